@@ -1,0 +1,135 @@
+//! The protocol between the host and the agent in a VM: HTTP/2 over one byte stream.
+//!
+//! It is additive: an agent in a warm VM is older than the server that talks to it. Unknown keys are ignored by both
+//! sides; a new ability is a new path or a new optional key, and [`PROTOCOL_VERSION`] counts up.
+
+use serde::{Deserialize, Serialize};
+
+/// Counts up with every addition that a peer may want to know of.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
+pub const PORT_NAME: &str = "org.hearth.agent.0";
+
+/// Reply of `GET /v1/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// The agent's own version.
+    pub version: String,
+    /// [`PROTOCOL_VERSION`] of the agent.
+    pub protocol: u32,
+    /// The kernel's boot id: changes when the VM booted anew.
+    pub boot_id: String,
+    /// Milliseconds since the VM booted.
+    pub uptime_ms: u64,
+}
+
+/// What to run. Exactly one of `argv` and `shell`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecSpec {
+    /// Program and arguments, run without a shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argv: Option<Vec<String>>,
+    /// A text run by `bash -eo pipefail -c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// Working directory; `/` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Added to the agent's small default environment (PATH, HOME, USER, LANG…), and stronger than it.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// A file in the VM that is sourced first with every variable exported (`set -a; . FILE`); skipped when it does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_file: Option<String>,
+    /// A user name or `uid[:gid]`; root when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The whole tree of processes is ended after this many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// The command goes on when the caller is gone, its output goes to a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detach: Option<Detach>,
+}
+
+/// How a detached command is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detach {
+    /// Standard output and error are appended here; parent folders are made.
+    pub log_path: String,
+    /// The command has this long to crash; if it still runs then, the exec ends with [`ExecEnd::Detached`].
+    pub grace_ms: u64,
+}
+
+/// The last frame of an exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum ExecEnd {
+    /// The command ended by itself or by a signal from elsewhere.
+    #[serde(rename_all = "camelCase")]
+    Exited {
+        /// Exit code; `None` when a signal ended it.
+        code: Option<i32>,
+        /// Signal number, when a signal ended it.
+        signal: Option<i32>,
+        /// How long it ran.
+        duration_ms: u64,
+    },
+    /// The timeout passed; every process of the command has been killed.
+    #[serde(rename_all = "camelCase")]
+    TimedOut {
+        /// How long it ran.
+        duration_ms: u64,
+    },
+    /// A detached command is running and goes on.
+    #[serde(rename_all = "camelCase")]
+    Detached {
+        /// Its process id in the VM.
+        pid: u32,
+    },
+    /// It could not be started at all.
+    #[serde(rename_all = "camelCase")]
+    NotStarted {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// Body of `POST /v1/clock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetClock {
+    /// The host's time, nanoseconds since the Unix epoch.
+    pub unix_nanos: i64,
+}
+
+/// Body of every reply that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFault {
+    /// What went wrong, for a person.
+    pub message: String,
+}
+
+/// Kinds of the frames inside an exec's request and reply bodies: one byte of kind, four bytes of length (big endian), payload.
+/// The request starts with `Spec` (an [`ExecSpec`] as JSON), then any number of `Stdin`, and `StdinEnd` or the end of the body.
+/// The reply holds `Stdout` and `Stderr` in the order in which they were read and ends with one `End` (an [`ExecEnd`] as JSON).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// An [`ExecSpec`] as JSON.
+    Spec = 1,
+    /// Bytes for the command's standard input.
+    Stdin = 2,
+    /// Standard input is closed.
+    StdinEnd = 3,
+    /// Bytes the command wrote to standard output.
+    Stdout = 4,
+    /// Bytes the command wrote to standard error.
+    Stderr = 5,
+    /// An [`ExecEnd`] as JSON; nothing follows.
+    End = 6,
+}
