@@ -2,4 +2,6 @@
 
 mod driver;
 
-pub use driver::{ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState};
+pub use driver::{
+    ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState,
+};
