@@ -2,4 +2,18 @@
 //! `client` (a typed client of the HTTP API) and `agent-client` (the host's end of the agent protocol).
 
 pub mod agent;
+pub mod claim;
+pub mod error;
+pub mod exec;
 pub mod ids;
+pub mod instance;
+pub mod page;
+mod patch;
+pub mod pool;
+pub mod project;
+pub mod time;
+pub mod token;
+pub mod variables;
+
+#[cfg(feature = "client")]
+pub mod client;

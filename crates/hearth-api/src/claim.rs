@@ -1,0 +1,141 @@
+//! The hand-over of one instance to one task.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{InstanceId, VmId};
+use crate::time;
+
+/// What to do when no instance is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Miss {
+    /// Take a ready one if there is one, else wait for one being made, else make one.
+    #[default]
+    Prefer,
+    /// Take a ready one or answer 429 (after waiting `waitMs`, if given).
+    Require,
+    /// Leave the pool alone and make one.
+    Bypass,
+}
+
+/// Body of `POST …/warm-pool/claim`; all optional.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ClaimRequest {
+    /// The idempotency key: same key + same body = the same VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<String>,
+    /// Check this branch out in every repository that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Never hand out an older recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+    /// What to do when no instance is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub miss: Option<Miss>,
+    /// How long to wait for an instance that is being made, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// Length of the lease; a heartbeat renews it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_minutes: Option<u64>,
+    /// Variables for this task alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
+}
+
+impl std::fmt::Debug for ClaimRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClaimRequest").field("task_id", &self.task_id).finish_non_exhaustive()
+    }
+}
+
+/// Where a claimed VM came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimSource {
+    /// It stood ready in the pool.
+    Ready,
+    /// It was forked from the template for this claim.
+    Fork,
+    /// It was being made already, and the claim waited for it.
+    Joined,
+    /// It was made for this claim.
+    Cold,
+}
+
+/// Reply of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimReply {
+    /// The instance's id: what release, heartbeat and exec take.
+    pub id: InstanceId,
+    /// The VM's name.
+    pub instance_id: VmId,
+    /// Where it came from.
+    pub source: ClaimSource,
+    /// Hash of everything that decided what the VM holds.
+    pub recipe: String,
+    /// Milliseconds since it became ready.
+    pub age_ms: u64,
+    /// Milliseconds the claim waited for it.
+    pub wait_ms: u64,
+    /// Its checkouts.
+    pub repos: Vec<ClaimedRepo>,
+    /// End of the lease; a heartbeat renews it.
+    #[serde(with = "time")]
+    pub expires_at: Timestamp,
+    /// Paths for the work inside.
+    pub agent: AgentPaths,
+}
+
+/// One checkout in a claimed VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimedRepo {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch that is checked out.
+    pub branch: String,
+    /// Its commit.
+    pub commit: String,
+    /// Where it is in the VM.
+    pub path: String,
+}
+
+/// Paths, relative to the server's address, for the work inside a claimed VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPaths {
+    /// Run commands.
+    pub exec: String,
+    /// Read and write files.
+    pub files: String,
+    /// A terminal (WebSocket).
+    pub terminal: String,
+    /// A port inside.
+    pub ports: String,
+}
+
+/// Reply of a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// The instance.
+    pub id: InstanceId,
+    /// The new end of the lease.
+    #[serde(with = "time")]
+    pub expires_at: Timestamp,
+}
+
+/// Reply of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// The instance; its VM is being destroyed.
+    pub id: InstanceId,
+    /// Always true.
+    pub released: bool,
+}

@@ -1,0 +1,59 @@
+//! The error body that every reply outside 2xx carries.
+
+use serde::{Deserialize, Serialize};
+
+/// `{"error":{…}}`, the only shape of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what happened and what to do.
+    pub message: String,
+    /// Which fields of the request are at fault, when it is about fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Vec<FieldError>>,
+}
+
+/// One field of a request that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// Where: `setupCommands[2].name`; `.` is the whole body.
+    pub path: String,
+    /// What must be different.
+    pub message: String,
+}
+
+/// The closed list of error codes; each belongs to one HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 401
+    Unauthorized,
+    /// 403
+    Forbidden,
+    /// 404
+    NotFound,
+    /// 405
+    MethodNotAllowed,
+    /// 409
+    Conflict,
+    /// 410
+    Gone,
+    /// 413
+    PayloadTooLarge,
+    /// 422
+    ValidationError,
+    /// 429
+    TooManyRequests,
+    /// 500
+    InternalError,
+    /// 503
+    Unavailable,
+}

@@ -1,0 +1,230 @@
+//! Instances: one VM made for a pool, from wish to destruction, and the log of its steps.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{InstanceId, VmId};
+use crate::time;
+
+/// What a client sees of an instance's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceStatus {
+    /// It can be claimed (a test boot: it succeeded).
+    Ready,
+    /// It is being made.
+    Provisioning,
+    /// A step failed.
+    Failed,
+    /// A task has it.
+    Claimed,
+}
+
+impl InstanceStatus {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Provisioning, Self::Failed, Self::Claimed];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Provisioning => "provisioning",
+            Self::Failed => "failed",
+            Self::Claimed => "claimed",
+        }
+    }
+}
+
+impl std::str::FromStr for InstanceStatus {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no status: use ready, provisioning, failed or claimed"))
+    }
+}
+
+/// One line of the list of instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceItem {
+    /// The record's id: what every path takes.
+    pub id: InstanceId,
+    /// The VM's name.
+    pub instance_id: VmId,
+    /// What it is doing.
+    pub status: InstanceStatus,
+    /// Made by a test boot: never handed out.
+    pub is_test: bool,
+    /// Why it failed.
+    pub failure_reason: Option<String>,
+    /// When it became ready.
+    #[serde(with = "time::nullable")]
+    pub provisioned_at: Option<Timestamp>,
+    /// When it was wished for.
+    #[serde(with = "time")]
+    pub created_at: Timestamp,
+}
+
+/// One instance with its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceDetail {
+    /// The record's id.
+    pub id: InstanceId,
+    /// The VM's name.
+    pub instance_id: VmId,
+    /// What it is doing.
+    pub status: InstanceStatus,
+    /// Made by a test boot.
+    pub is_test: bool,
+    /// The steps in one look.
+    pub summary: Summary,
+    /// Why it failed.
+    pub failure_reason: Option<String>,
+    /// The steps that have ended, in order.
+    pub steps: Vec<Step>,
+    /// When it was wished for.
+    #[serde(with = "time")]
+    pub created_at: Timestamp,
+}
+
+/// The steps in one look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// True only when ready or claimed.
+    pub success: bool,
+    /// From the wish to the end of the last step so far, milliseconds.
+    pub total_duration_ms: u64,
+    /// Name of the step that failed.
+    pub failed_step: Option<String>,
+    /// What it said.
+    pub error: Option<String>,
+    /// Entries with success.
+    pub completed_steps: u64,
+    /// Entries so far.
+    pub total_steps: u64,
+}
+
+/// Name of a provisioning step; the order of the variants is the order in which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    /// A fresh VM.
+    CreateVm,
+    /// The server inside the VM answers.
+    EnsureServer,
+    /// Project variables to `/home/.env`.
+    SetEnvVars,
+    /// One repository's files.
+    CloneRepo,
+    /// One repository's own hooks.
+    InitRepo,
+    /// The project's set-up commands.
+    ProjectSetup,
+    /// One repository's set-up commands.
+    RepoSetup,
+    /// The pool's set-up commands.
+    WarmPoolSetup,
+}
+
+impl StepName {
+    /// All steps in their order.
+    pub const ALL: [Self; 8] = [
+        Self::CreateVm,
+        Self::EnsureServer,
+        Self::SetEnvVars,
+        Self::CloneRepo,
+        Self::InitRepo,
+        Self::ProjectSetup,
+        Self::RepoSetup,
+        Self::WarmPoolSetup,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateVm => "create_vm",
+            Self::EnsureServer => "ensure_server",
+            Self::SetEnvVars => "set_env_vars",
+            Self::CloneRepo => "clone_repo",
+            Self::InitRepo => "init_repo",
+            Self::ProjectSetup => "project_setup",
+            Self::RepoSetup => "repo_setup",
+            Self::WarmPoolSetup => "warm_pool_setup",
+        }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepStatus {
+    /// It did what it should.
+    Success,
+    /// It did not; `error` says why.
+    Error,
+}
+
+/// The log entry of one step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Which step.
+    pub name: String,
+    /// How it ended.
+    pub status: StepStatus,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What its commands printed, secrets masked, the middle cut when it is long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// How long it took, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// When it ended.
+    #[serde(with = "time")]
+    pub timestamp: Timestamp,
+    /// Facts by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<serde_json::Value>,
+}
+
+/// One event of `GET /instances/{id}/follow` (server-sent events; the event's name is `kind`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum FollowEvent {
+    /// A step began.
+    #[serde(rename_all = "camelCase")]
+    StepStarted {
+        /// Which.
+        name: String,
+        /// What it works on: a repository or a command's name.
+        subject: Option<String>,
+    },
+    /// A command of the running step printed something; secrets are masked.
+    #[serde(rename_all = "camelCase")]
+    Output {
+        /// The text.
+        text: String,
+    },
+    /// A step ended; its entry as it is in the record.
+    #[serde(rename_all = "camelCase")]
+    StepEnded {
+        /// The entry.
+        step: Step,
+    },
+    /// The boot is over: the last event.
+    #[serde(rename_all = "camelCase")]
+    Ended {
+        /// Ready, failed or claimed; `None` when the instance was removed meanwhile.
+        status: Option<InstanceStatus>,
+        /// Why it failed.
+        failure_reason: Option<String>,
+    },
+}

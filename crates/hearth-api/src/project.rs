@@ -1,0 +1,161 @@
+//! Projects: repositories + variables + set-up, owned by a tenant.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::ProjectId;
+use crate::patch::present;
+use crate::pool::SetupCommand;
+use crate::time;
+
+/// A project as the documented operations show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Project {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// Short code that task names start with.
+    pub task_code: String,
+    /// Its repositories, in order.
+    pub repos: Vec<Repo>,
+    /// When it was made.
+    #[serde(with = "time")]
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    #[serde(with = "time")]
+    pub updated_at: Timestamp,
+}
+
+/// One repository of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repo {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch its instances start on.
+    pub branch: String,
+}
+
+/// One repository in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RepoInput {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch its instances start on.
+    pub branch: String,
+    /// Where the host fetches it from and what `origin` says in the VM: `https://`, `http://`, `ssh://`, `git@host:path` or
+    /// `file://`. Default: the server's git base URL + `org/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// Size of a project's VMs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmSize {
+    /// 1 vCPU, 1 GiB unless configured otherwise.
+    Small,
+    /// 2 vCPU, 2 GiB unless configured otherwise.
+    #[default]
+    Medium,
+    /// 4 vCPU, 8 GiB unless configured otherwise.
+    Large,
+    /// 8 vCPU, 16 GiB unless configured otherwise.
+    Ultra,
+    /// 16 vCPU, 32 GiB unless configured otherwise.
+    Hyper,
+}
+
+impl VmSize {
+    /// All sizes, smallest first.
+    pub const ALL: [Self; 5] = [Self::Small, Self::Medium, Self::Large, Self::Ultra, Self::Hyper];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Medium => "medium",
+            Self::Large => "large",
+            Self::Ultra => "ultra",
+            Self::Hyper => "hyper",
+        }
+    }
+}
+
+impl std::str::FromStr for VmSize {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|size| size.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no VM size: use small, medium, large, ultra or hyper"))
+    }
+}
+
+/// Body of `POST /projects`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CreateProject {
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Short code that task names start with; made from the name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_code: Option<String>,
+    /// Its repositories, in order.
+    #[serde(default)]
+    pub repos: Vec<RepoInput>,
+    /// Digest prefix or name of the guest image; the newest one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Commands of the step `project_setup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_setup: Option<Vec<SetupCommand>>,
+    /// Size of its VMs; `medium` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_size: Option<VmSize>,
+}
+
+/// Body of `PATCH /projects/{id}`; absent keeps, `null` clears where it is allowed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PatchProject {
+    /// Its name.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is, for people.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub description: Option<Option<String>>,
+    /// Short code that task names start with.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub task_code: Option<String>,
+    /// Its repositories, in order.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub repos: Option<Vec<RepoInput>>,
+    /// Digest prefix or name of the guest image.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub image: Option<Option<String>>,
+    /// Commands of the step `project_setup`.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub project_setup: Option<Option<Vec<SetupCommand>>>,
+    /// Size of its VMs.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub vm_size: Option<VmSize>,
+}
+
+/// Reply of `DELETE /projects/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectDeleted {
+    /// Always true: an unknown project is a 404.
+    pub deleted: bool,
+    /// The project that is gone.
+    pub id: ProjectId,
+}

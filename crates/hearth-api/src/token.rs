@@ -1,0 +1,125 @@
+//! API tokens.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ProjectId, TokenId};
+use crate::time;
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Scope {
+    /// Everything, tokens included.
+    #[serde(rename = "admin")]
+    Admin,
+    /// See projects, pools and instances.
+    #[serde(rename = "project:read")]
+    ProjectRead,
+    /// Change projects, variables and pools.
+    #[serde(rename = "project:write")]
+    ProjectWrite,
+    /// Claim instances and work inside the ones it claimed.
+    #[serde(rename = "claim")]
+    Claim,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Admin, Self::ProjectRead, Self::ProjectWrite, Self::Claim];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::ProjectRead => "project:read",
+            Self::ProjectWrite => "project:write",
+            Self::Claim => "claim",
+        }
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no scope: use admin, project:read, project:write or claim"))
+    }
+}
+
+/// Body of `POST /tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CreateToken {
+    /// What it is for.
+    pub name: String,
+    /// What it may do; at least one.
+    pub scopes: Vec<Scope>,
+    /// Whose it is (a user name); the creator's owner when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Only this project, if given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_id: Option<ProjectId>,
+    /// When it stops working, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The tenant it belongs to; the creator's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+}
+
+/// What is shown of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenItem {
+    /// Its public id.
+    pub id: TokenId,
+    /// What it is for.
+    pub name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// The tenant it belongs to.
+    pub tenant: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// Only this project, if set.
+    pub project_id: Option<ProjectId>,
+    /// When it was made.
+    #[serde(with = "time")]
+    pub created_at: Timestamp,
+    /// When it was last used.
+    #[serde(with = "time::nullable")]
+    pub last_used_at: Option<Timestamp>,
+    /// When it stops working.
+    #[serde(with = "time::nullable")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Reply of `POST /tokens`: the only time the secret is shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenCreated {
+    /// The token's record.
+    #[serde(flatten)]
+    pub item: TokenItem,
+    /// `hearth_…`; it is stored hashed and cannot be shown again.
+    pub token: String,
+}
+
+impl std::fmt::Debug for TokenCreated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenCreated").field("item", &self.item).finish_non_exhaustive()
+    }
+}
+
+/// Reply of `DELETE /tokens/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRevoked {
+    /// The token.
+    pub id: TokenId,
+    /// Always true.
+    pub revoked: bool,
+}

@@ -1,0 +1,368 @@
+//! The planner: one pure function from the world to the actions of one pass, each with its reason.
+//!
+//! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → remove broken → remove surplus →
+//! replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
+
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::state::{FailureKind, InstanceState};
+use crate::world::{Failure, InstanceWorld, Limits, PoolWorld, VmPresence, Work, World};
+
+/// A test boot's VM is kept this long after the boot ended, so that a person can look inside.
+pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
+/// Records of failed and test instances stay readable this long.
+pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// Failures in a row that blame the recipe before the pool stops making VMs by it.
+pub const BREAKER_AFTER: u32 = 3;
+/// First pause of an open breaker; doubles with every further failure up to [`BREAKER_PAUSE_MAX`].
+const BREAKER_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// Longest pause of an open breaker.
+const BREAKER_PAUSE_MAX: SignedDuration = SignedDuration::from_hours(1);
+/// First pause after a failure that blames the host; doubles up to [`HOST_PAUSE_MAX`].
+const HOST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// Longest pause after failures that blame the host.
+const HOST_PAUSE_MAX: SignedDuration = SignedDuration::from_mins(5);
+/// An instance is replaced when it has used between this share (per cent) of its maximum age and [`AGE_SPREAD_PERCENT`]
+/// more, so that instances made together do not all expire together and none outlives the maximum.
+const AGE_FROM_PERCENT: i64 = 85;
+/// Width of the window in which instances expire, per cent of the maximum age.
+const AGE_SPREAD_PERCENT: u64 = 10;
+
+/// One thing to do, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write a row for a new instance of this pool and make its VM.
+    Create {
+        /// Whose pool.
+        project: ProjectId,
+        /// Why.
+        reason: Reason,
+    },
+    /// Begin to make the VM of a row that somebody else wrote (a test boot, a claim).
+    Start {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The instance has failed.
+    Fail {
+        /// Which.
+        instance: InstanceId,
+        /// As of this generation.
+        generation: i64,
+        /// Why.
+        failure: Failure,
+    },
+    /// Destroy the VM, keep the record.
+    Retire {
+        /// Which.
+        instance: InstanceId,
+        /// As of this generation.
+        generation: i64,
+        /// Why.
+        reason: Reason,
+    },
+    /// Destroy the VM and remove the record.
+    Delete {
+        /// Which.
+        instance: InstanceId,
+        /// As of this generation.
+        generation: i64,
+        /// Why.
+        reason: Reason,
+    },
+    /// Go on destroying the VM of an instance that is retiring or deleting.
+    Teardown {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Destroy a VM that no row names.
+    DestroyOrphan {
+        /// Which.
+        vm: VmId,
+    },
+}
+
+/// Why the planner does something; shown to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Fewer instances than the target.
+    BelowTarget,
+    /// A stale one is about to be replaced.
+    ReplaceStale,
+    /// More instances than the target.
+    Surplus,
+    /// The pool is disabled.
+    PoolDisabled,
+    /// It is too old or made by an older recipe, and its replacement is ready.
+    Stale,
+    /// The lease of its claim ended.
+    LeaseEnded,
+    /// The time of a test boot's VM is up.
+    TestTimeUp,
+    /// The record of a failed VM needs no VM.
+    FailedVmNotNeeded,
+    /// The record has been kept long enough.
+    RecordExpired,
+    /// A server that is gone left it half made.
+    HalfMade,
+}
+
+/// Decides what to do in this pass.
+#[must_use]
+pub fn plan(world: &World) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for pool in &world.pools {
+        finish_and_release(world, pool, &mut actions);
+    }
+    let mut budget = Budget::new(world);
+    start_waiting(world, &mut budget, &mut actions);
+    add_missing(world, &mut budget, &mut actions);
+    for pool in &world.pools {
+        remove_broken(world, pool, &mut actions);
+        remove_surplus(world, pool, &mut actions);
+    }
+    replace_stale(world, &mut budget, &mut actions);
+    if world.drivers_observed {
+        actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
+    }
+    actions
+}
+
+/// What may still be made in this pass.
+struct Budget {
+    vms: usize,
+    memory_mib: u64,
+    provisions: usize,
+}
+
+impl Budget {
+    /// Everything that exists counts, whatever its state.
+    fn new(world: &World) -> Self {
+        let Limits { max_vms, memory_mib, concurrent_provisions } = world.limits;
+        let existing = || world.pools.iter().flat_map(|pool| &pool.instances).filter(|i| holds_resources(i));
+        let making = existing().filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here).count();
+        Self {
+            vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
+            memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
+            provisions: concurrent_provisions.saturating_sub(making),
+        }
+    }
+
+    /// Takes one VM that is not there yet.
+    fn take(&mut self, memory_mib: u64) -> bool {
+        if self.vms == 0 || self.provisions == 0 || self.memory_mib < memory_mib {
+            return false;
+        }
+        self.vms -= 1;
+        self.provisions -= 1;
+        self.memory_mib -= memory_mib;
+        true
+    }
+}
+
+/// An unstarted row has no VM yet: it takes its share when it is started.
+fn holds_resources(instance: &InstanceWorld) -> bool {
+    instance.state.may_have_vm() && !waits_for_start(instance)
+}
+
+fn waits_for_start(instance: &InstanceWorld) -> bool {
+    instance.state == InstanceState::Provisioning && instance.work == Work::Unstarted
+}
+
+/// Half-made rows, interrupted teardowns, ended leases.
+fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
+    for instance in &pool.instances {
+        let id = || instance.id.clone();
+        let generation = instance.generation;
+        match (instance.state, instance.work) {
+            (InstanceState::Retiring | InstanceState::Deleting, work) if work != Work::Here => {
+                actions.push(Action::Teardown { instance: id() });
+            }
+            (InstanceState::Provisioning, Work::Abandoned) if instance.is_test => {
+                let failure = Failure {
+                    kind: FailureKind::Interrupted,
+                    reason: "the server was restarted during this boot; run the test again".to_owned(),
+                };
+                actions.push(Action::Fail { instance: id(), generation, failure });
+            }
+            (InstanceState::Provisioning, Work::Abandoned) => {
+                actions.push(Action::Delete { instance: id(), generation, reason: Reason::HalfMade });
+            }
+            (InstanceState::Claimed, _) if instance.lease_ends_at.is_some_and(|end| end <= world.now) => {
+                actions.push(Action::Delete { instance: id(), generation, reason: Reason::LeaseEnded });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Rows that a test boot or a claim wrote, oldest first.
+fn start_waiting(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
+    let mut waiting: Vec<_> =
+        world.pools.iter().flat_map(|pool| &pool.instances).filter(|instance| waits_for_start(instance)).collect();
+    waiting.sort_by(|a, b| a.id.cmp(&b.id));
+    for instance in waiting {
+        if budget.take(instance.memory_mib) {
+            actions.push(Action::Start { instance: instance.id.clone() });
+        }
+    }
+}
+
+/// Instances that are, or will be, of use to the pool.
+fn serving(pool: &PoolWorld) -> impl Iterator<Item = &InstanceWorld> {
+    pool.instances.iter().filter(|i| {
+        !i.is_test
+            && !i.reserved
+            && match i.state {
+                InstanceState::Provisioning => i.work != Work::Abandoned,
+                InstanceState::Ready => true,
+                _ => false,
+            }
+    })
+}
+
+fn count_ready(pool: &PoolWorld) -> usize {
+    serving(pool).filter(|i| i.state == InstanceState::Ready).count()
+}
+
+/// One instance per pool and round, so that a large pool does not starve the others.
+fn add_missing(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
+    let mut missing: Vec<_> = world
+        .pools
+        .iter()
+        .filter(|pool| pool.enabled && may_try(pool, world.now))
+        .map(|pool| (pool, missing_now(pool)))
+        .collect();
+    while missing.iter().any(|(_, count)| *count > 0) {
+        for (pool, count) in missing.iter_mut().filter(|(_, count)| *count > 0) {
+            if budget.take(pool.memory_mib) {
+                *count -= 1;
+                actions.push(Action::Create { project: pool.project.clone(), reason: Reason::BelowTarget });
+            } else {
+                *count = 0;
+            }
+        }
+    }
+}
+
+/// How many to add now: all that are missing, or after a failure one at a time until one succeeds.
+fn missing_now(pool: &PoolWorld) -> usize {
+    let missing = pool.target.saturating_sub(serving(pool).count());
+    if pool.streak.recipe + pool.streak.host == 0 {
+        return missing;
+    }
+    let making = serving(pool).any(|i| i.state == InstanceState::Provisioning);
+    missing.min(usize::from(!making))
+}
+
+/// Whether the failures so far allow another try now.
+fn may_try(pool: &PoolWorld, now: Timestamp) -> bool {
+    let Some(last) = pool.streak.last_at else { return true };
+    let pause = if pool.streak.recipe >= BREAKER_AFTER {
+        doubled(BREAKER_PAUSE, pool.streak.recipe - BREAKER_AFTER, BREAKER_PAUSE_MAX)
+    } else if pool.streak.host > 0 {
+        doubled(HOST_PAUSE, pool.streak.host - 1, HOST_PAUSE_MAX)
+    } else {
+        return true;
+    };
+    now.duration_since(last) >= pause
+}
+
+fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDuration {
+    // 2^10 times the first pause is past every maximum here.
+    first.saturating_mul(1 << times.min(10)).min(max)
+}
+
+/// VMs that died, VMs of failures, records past their time.
+fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
+    for instance in &pool.instances {
+        let id = || instance.id.clone();
+        let generation = instance.generation;
+        let for_how_long = world.now.duration_since(instance.state_since);
+        match instance.state {
+            InstanceState::Ready if world.drivers_observed && instance.vm != VmPresence::Running => {
+                let failure = Failure {
+                    kind: FailureKind::VmLost,
+                    reason: "the VM ended unexpectedly while it stood ready".to_owned(),
+                };
+                actions.push(Action::Fail { instance: id(), generation, failure });
+            }
+            InstanceState::Ready | InstanceState::Failed if instance.is_test => {
+                if for_how_long >= TEST_VM_KEPT {
+                    actions.push(Action::Retire { instance: id(), generation, reason: Reason::TestTimeUp });
+                }
+            }
+            InstanceState::Failed => {
+                actions.push(Action::Retire { instance: id(), generation, reason: Reason::FailedVmNotNeeded });
+            }
+            InstanceState::Archived if for_how_long >= RECORD_KEPT => {
+                actions.push(Action::Delete { instance: id(), generation, reason: Reason::RecordExpired });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A reason why a ready instance should not be there, apart from being one too many.
+fn is_stale(pool: &PoolWorld, instance: &InstanceWorld, now: Timestamp) -> bool {
+    instance.recipe != pool.recipe || now.duration_since(instance.state_since) >= expires_after(pool, instance)
+}
+
+/// The instance's own maximum age: spread by its id, which is random enough, so that it is the same in every pass.
+fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
+    let spread = instance.id.as_str().bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let percent = AGE_FROM_PERCENT + i64::try_from(spread % (AGE_SPREAD_PERCENT + 1)).unwrap_or_default();
+    SignedDuration::from_secs(pool.max_age_seconds * percent / 100)
+}
+
+/// Ready instances above the target: stale ones first, then the oldest. Those being made count only when they are ready,
+/// but unneeded ones of a disabled pool or above the target are stopped as well.
+fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
+    let target = if pool.enabled { pool.target } else { 0 };
+    let alive = |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm == VmPresence::Running;
+    let mut ready: Vec<_> = serving(pool).filter(|i| i.state == InstanceState::Ready).filter(alive).collect();
+    ready.sort_by_key(|i| (!is_stale(pool, i, world.now), i.state_since));
+    let surplus = ready.len().saturating_sub(target);
+    for instance in ready.iter().take(surplus) {
+        let reason = if !pool.enabled {
+            Reason::PoolDisabled
+        } else if is_stale(pool, instance, world.now) {
+            Reason::Stale
+        } else {
+            Reason::Surplus
+        };
+        actions.push(Action::Delete { instance: instance.id.clone(), generation: instance.generation, reason });
+    }
+    // By an older recipe it would be stale the moment it is ready.
+    let (current, outdated): (Vec<_>, Vec<_>) = serving(pool)
+        .filter(|i| i.state == InstanceState::Provisioning)
+        .partition(|i| pool.enabled && i.recipe == pool.recipe);
+    // One above the target may be in the making: the replacement of a stale one.
+    let stale_left = ready.iter().skip(surplus).any(|i| is_stale(pool, i, world.now));
+    let allowed = target.saturating_sub(ready.len() - surplus) + usize::from(stale_left);
+    let mut current = current;
+    // The ones that began last have the least to lose.
+    current.sort_by(|a, b| b.id.cmp(&a.id));
+    let too_many = current.len().saturating_sub(allowed);
+    let unneeded = current.into_iter().take(too_many).map(|i| (i, Reason::Surplus));
+    let why_outdated = if pool.enabled { Reason::Stale } else { Reason::PoolDisabled };
+    for (instance, reason) in unneeded.chain(outdated.into_iter().map(|i| (i, why_outdated))) {
+        actions.push(Action::Delete { instance: instance.id.clone(), generation: instance.generation, reason });
+    }
+}
+
+/// Make before break: when a pool is full and nothing is being made, one more by the current recipe.
+fn replace_stale(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
+    for pool in world.pools.iter().filter(|pool| pool.enabled && may_try(pool, world.now)) {
+        let ready = count_ready(pool);
+        let idle = serving(pool).all(|i| i.state == InstanceState::Ready);
+        let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
+        if stale && idle && ready == pool.target && budget.take(pool.memory_mib) {
+            actions.push(Action::Create { project: pool.project.clone(), reason: Reason::ReplaceStale });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! What the planner sees: one snapshot of wishes and facts, joined from the store and the drivers.
+
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use jiff::Timestamp;
+
+use crate::state::{FailureKind, InstanceState};
+
+/// Everything one pass decides on.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The time of the pass; the planner has no clock.
+    pub now: Timestamp,
+    /// What the host may be asked for.
+    pub limits: Limits,
+    /// Every project that has a pool or an instance.
+    pub pools: Vec<PoolWorld>,
+    /// VMs of this installation that no row names.
+    pub orphans: Vec<VmId>,
+    /// Whether the drivers answered: without their answer no VM is called lost and no orphan is named.
+    pub drivers_observed: bool,
+}
+
+/// What the host may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// VMs that may exist at once, in any state.
+    pub max_vms: usize,
+    /// Sum of the memory sizes of all VMs, MiB.
+    pub memory_mib: u64,
+    /// VMs that may be in the making at once.
+    pub concurrent_provisions: usize,
+}
+
+/// One pool and its instances.
+#[derive(Debug, Clone)]
+pub struct PoolWorld {
+    /// Whose pool.
+    pub project: ProjectId,
+    /// Whether VMs are kept ready.
+    pub enabled: bool,
+    /// How many.
+    pub target: usize,
+    /// How long an instance may stay in the pool, seconds.
+    pub max_age_seconds: i64,
+    /// Name of the recipe that new instances are made by.
+    pub recipe: String,
+    /// Memory of one VM, MiB.
+    pub memory_mib: u64,
+    /// How the latest boots by the current recipe ended.
+    pub streak: FailureStreak,
+    /// All instances of the project.
+    pub instances: Vec<InstanceWorld>,
+}
+
+/// Failures in a row, newest backwards to the last success.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FailureStreak {
+    /// Failures that blame the recipe.
+    pub recipe: u32,
+    /// Failures that blame the host.
+    pub host: u32,
+    /// When the newest one happened.
+    pub last_at: Option<Timestamp>,
+}
+
+/// One instance.
+#[derive(Debug, Clone)]
+pub struct InstanceWorld {
+    /// The row.
+    pub id: InstanceId,
+    /// Its state.
+    pub state: InstanceState,
+    /// Counts up with every move; a decision is only good for the generation it saw.
+    pub generation: i64,
+    /// Made by a test boot.
+    pub is_test: bool,
+    /// A waiting claim has it: not for anyone else.
+    pub reserved: bool,
+    /// The recipe it is (being) made by.
+    pub recipe: String,
+    /// Memory of its VM, MiB.
+    pub memory_mib: u64,
+    /// When it was wished for.
+    pub created_at: Timestamp,
+    /// When it came into its state.
+    pub state_since: Timestamp,
+    /// End of the claim's lease.
+    pub lease_ends_at: Option<Timestamp>,
+    /// What the driver says.
+    pub vm: VmPresence,
+    /// Who works on it.
+    pub work: Work,
+}
+
+/// What the driver says of an instance's VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmPresence {
+    /// It runs.
+    Running,
+    /// It is there but does not run.
+    Stopped,
+    /// There is nothing of it.
+    Absent,
+}
+
+/// Who works on an instance right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Nobody has begun.
+    Unstarted,
+    /// A task of this server is at it.
+    Here,
+    /// A server that is gone had begun.
+    Abandoned,
+    /// Nothing to do.
+    Idle,
+}
+
+/// Why an instance failed, in a failure the planner finds by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Whose fault.
+    pub kind: FailureKind,
+    /// For a person.
+    pub reason: String,
+}
