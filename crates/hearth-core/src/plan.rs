@@ -139,9 +139,21 @@ struct Budget {
 impl Budget {
     /// Everything that exists counts, whatever its state.
     fn new(world: &World) -> Self {
-        let Limits { max_vms, memory_mib, concurrent_provisions } = world.limits;
-        let existing = || world.pools.iter().flat_map(|pool| &pool.instances).filter(|i| holds_resources(i));
-        let making = existing().filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here).count();
+        let Limits {
+            max_vms,
+            memory_mib,
+            concurrent_provisions,
+        } = world.limits;
+        let existing = || {
+            world
+                .pools
+                .iter()
+                .flat_map(|pool| &pool.instances)
+                .filter(|i| holds_resources(i))
+        };
+        let making = existing()
+            .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)
+            .count();
         Self {
             vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
             memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
@@ -184,13 +196,25 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
                     kind: FailureKind::Interrupted,
                     reason: "the server was restarted during this boot; run the test again".to_owned(),
                 };
-                actions.push(Action::Fail { instance: id(), generation, failure });
+                actions.push(Action::Fail {
+                    instance: id(),
+                    generation,
+                    failure,
+                });
             }
             (InstanceState::Provisioning, Work::Abandoned) => {
-                actions.push(Action::Delete { instance: id(), generation, reason: Reason::HalfMade });
+                actions.push(Action::Delete {
+                    instance: id(),
+                    generation,
+                    reason: Reason::HalfMade,
+                });
             }
             (InstanceState::Claimed, _) if instance.lease_ends_at.is_some_and(|end| end <= world.now) => {
-                actions.push(Action::Delete { instance: id(), generation, reason: Reason::LeaseEnded });
+                actions.push(Action::Delete {
+                    instance: id(),
+                    generation,
+                    reason: Reason::LeaseEnded,
+                });
             }
             _ => {}
         }
@@ -199,12 +223,18 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 
 /// Rows that a test boot or a claim wrote, oldest first.
 fn start_waiting(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
-    let mut waiting: Vec<_> =
-        world.pools.iter().flat_map(|pool| &pool.instances).filter(|instance| waits_for_start(instance)).collect();
+    let mut waiting: Vec<_> = world
+        .pools
+        .iter()
+        .flat_map(|pool| &pool.instances)
+        .filter(|instance| waits_for_start(instance))
+        .collect();
     waiting.sort_by(|a, b| a.id.cmp(&b.id));
     for instance in waiting {
         if budget.take(instance.memory_mib) {
-            actions.push(Action::Start { instance: instance.id.clone() });
+            actions.push(Action::Start {
+                instance: instance.id.clone(),
+            });
         }
     }
 }
@@ -238,7 +268,10 @@ fn add_missing(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
         for (pool, count) in missing.iter_mut().filter(|(_, count)| *count > 0) {
             if budget.take(pool.memory_mib) {
                 *count -= 1;
-                actions.push(Action::Create { project: pool.project.clone(), reason: Reason::BelowTarget });
+                actions.push(Action::Create {
+                    project: pool.project.clone(),
+                    reason: Reason::BelowTarget,
+                });
             } else {
                 *count = 0;
             }
@@ -286,18 +319,32 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
                     kind: FailureKind::VmLost,
                     reason: "the VM ended unexpectedly while it stood ready".to_owned(),
                 };
-                actions.push(Action::Fail { instance: id(), generation, failure });
+                actions.push(Action::Fail {
+                    instance: id(),
+                    generation,
+                    failure,
+                });
             }
-            InstanceState::Ready | InstanceState::Failed if instance.is_test => {
-                if for_how_long >= TEST_VM_KEPT {
-                    actions.push(Action::Retire { instance: id(), generation, reason: Reason::TestTimeUp });
-                }
+            InstanceState::Ready | InstanceState::Failed if instance.is_test && for_how_long >= TEST_VM_KEPT => {
+                actions.push(Action::Retire {
+                    instance: id(),
+                    generation,
+                    reason: Reason::TestTimeUp,
+                });
             }
-            InstanceState::Failed => {
-                actions.push(Action::Retire { instance: id(), generation, reason: Reason::FailedVmNotNeeded });
+            InstanceState::Failed if !instance.is_test => {
+                actions.push(Action::Retire {
+                    instance: id(),
+                    generation,
+                    reason: Reason::FailedVmNotNeeded,
+                });
             }
             InstanceState::Archived if for_how_long >= RECORD_KEPT => {
-                actions.push(Action::Delete { instance: id(), generation, reason: Reason::RecordExpired });
+                actions.push(Action::Delete {
+                    instance: id(),
+                    generation,
+                    reason: Reason::RecordExpired,
+                });
             }
             _ => {}
         }
@@ -311,7 +358,11 @@ fn is_stale(pool: &PoolWorld, instance: &InstanceWorld, now: Timestamp) -> bool 
 
 /// The instance's own maximum age: spread by its id, which is random enough, so that it is the same in every pass.
 fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
-    let spread = instance.id.as_str().bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let spread = instance
+        .id
+        .as_str()
+        .bytes()
+        .fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let percent = AGE_FROM_PERCENT + i64::try_from(spread % (AGE_SPREAD_PERCENT + 1)).unwrap_or_default();
     SignedDuration::from_secs(pool.max_age_seconds * percent / 100)
 }
@@ -320,8 +371,12 @@ fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
 /// but unneeded ones of a disabled pool or above the target are stopped as well.
 fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     let target = if pool.enabled { pool.target } else { 0 };
-    let alive = |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm == VmPresence::Running;
-    let mut ready: Vec<_> = serving(pool).filter(|i| i.state == InstanceState::Ready).filter(alive).collect();
+    let alive =
+        |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm == VmPresence::Running;
+    let mut ready: Vec<_> = serving(pool)
+        .filter(|i| i.state == InstanceState::Ready)
+        .filter(alive)
+        .collect();
     ready.sort_by_key(|i| (!is_stale(pool, i, world.now), i.state_since));
     let surplus = ready.len().saturating_sub(target);
     for instance in ready.iter().take(surplus) {
@@ -332,7 +387,11 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
         } else {
             Reason::Surplus
         };
-        actions.push(Action::Delete { instance: instance.id.clone(), generation: instance.generation, reason });
+        actions.push(Action::Delete {
+            instance: instance.id.clone(),
+            generation: instance.generation,
+            reason,
+        });
     }
     // By an older recipe it would be stale the moment it is ready.
     let (current, outdated): (Vec<_>, Vec<_>) = serving(pool)
@@ -346,20 +405,35 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     current.sort_by(|a, b| b.id.cmp(&a.id));
     let too_many = current.len().saturating_sub(allowed);
     let unneeded = current.into_iter().take(too_many).map(|i| (i, Reason::Surplus));
-    let why_outdated = if pool.enabled { Reason::Stale } else { Reason::PoolDisabled };
+    let why_outdated = if pool.enabled {
+        Reason::Stale
+    } else {
+        Reason::PoolDisabled
+    };
     for (instance, reason) in unneeded.chain(outdated.into_iter().map(|i| (i, why_outdated))) {
-        actions.push(Action::Delete { instance: instance.id.clone(), generation: instance.generation, reason });
+        actions.push(Action::Delete {
+            instance: instance.id.clone(),
+            generation: instance.generation,
+            reason,
+        });
     }
 }
 
 /// Make before break: when a pool is full and nothing is being made, one more by the current recipe.
 fn replace_stale(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
-    for pool in world.pools.iter().filter(|pool| pool.enabled && may_try(pool, world.now)) {
+    for pool in world
+        .pools
+        .iter()
+        .filter(|pool| pool.enabled && may_try(pool, world.now))
+    {
         let ready = count_ready(pool);
         let idle = serving(pool).all(|i| i.state == InstanceState::Ready);
         let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
         if stale && idle && ready == pool.target && budget.take(pool.memory_mib) {
-            actions.push(Action::Create { project: pool.project.clone(), reason: Reason::ReplaceStale });
+            actions.push(Action::Create {
+                project: pool.project.clone(),
+                reason: Reason::ReplaceStale,
+            });
         }
     }
 }

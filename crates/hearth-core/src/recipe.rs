@@ -59,12 +59,20 @@ mod tests {
 
     #[test]
     fn every_input_changes_the_name() {
-        let command = SetupCommand { name: "a".into(), command: "true".into(), background: None };
+        let command = SetupCommand {
+            name: "a".into(),
+            command: "true".into(),
+            background: None,
+        };
         let commands = [command];
         let base = Recipe {
             image: None,
             size: VmSize::Small,
-            repositories: vec![RecipeRepo { url: "file:///r", branch: "main", path: "/home/r" }],
+            repositories: vec![RecipeRepo {
+                url: "file:///r",
+                branch: "main",
+                path: "/home/r",
+            }],
             variables_version: 0,
             project_setup: &[],
             pool_setup: &[],
@@ -72,12 +80,30 @@ mod tests {
         let mut names = std::collections::BTreeSet::new();
         let variants = [
             base.clone(),
-            Recipe { image: Some("x"), ..base.clone() },
-            Recipe { size: VmSize::Large, ..base.clone() },
-            Recipe { repositories: vec![], ..base.clone() },
-            Recipe { variables_version: 1, ..base.clone() },
-            Recipe { project_setup: &commands, ..base.clone() },
-            Recipe { pool_setup: &commands, ..base.clone() },
+            Recipe {
+                image: Some("x"),
+                ..base.clone()
+            },
+            Recipe {
+                size: VmSize::Large,
+                ..base.clone()
+            },
+            Recipe {
+                repositories: vec![],
+                ..base.clone()
+            },
+            Recipe {
+                variables_version: 1,
+                ..base.clone()
+            },
+            Recipe {
+                project_setup: &commands,
+                ..base.clone()
+            },
+            Recipe {
+                pool_setup: &commands,
+                ..base.clone()
+            },
         ];
         for variant in &variants {
             assert!(names.insert(variant.name()));

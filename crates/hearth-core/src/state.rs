@@ -154,8 +154,14 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Setup, Self::Repository, Self::Image, Self::Host, Self::VmLost, Self::Interrupted];
+    pub const ALL: [Self; 6] = [
+        Self::Setup,
+        Self::Repository,
+        Self::Image,
+        Self::Host,
+        Self::VmLost,
+        Self::Interrupted,
+    ];
 
     /// The name in the database.
     #[must_use]
@@ -180,7 +186,10 @@ impl FailureKind {
 impl std::str::FromStr for FailureKind {
     type Err = UnknownState;
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 
@@ -209,7 +218,11 @@ mod tests {
 
     #[test]
     fn nothing_comes_back_from_deleting_and_nothing_returns_to_provisioning() {
-        assert!(InstanceState::ALL.into_iter().all(|to| !to.legal_sources().contains(&InstanceState::Deleting)));
+        assert!(
+            InstanceState::ALL
+                .into_iter()
+                .all(|to| !to.legal_sources().contains(&InstanceState::Deleting))
+        );
         assert!(InstanceState::Provisioning.legal_sources().is_empty());
     }
 }

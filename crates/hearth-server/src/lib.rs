@@ -1,1 +1,13 @@
-//! hearth-server
+//! The house: HTTP API, store, provisioning, reconciliation.
+
+mod http;
+mod locks;
+mod options;
+mod provision;
+mod reconcile;
+mod secrets;
+mod serve;
+mod store;
+
+pub use options::{DriverKind, ServeOptions, Sizes};
+pub use serve::{ServeError, serve};

@@ -24,7 +24,11 @@ fn instance(state: InstanceState, since: i64) -> InstanceWorld {
         state_since: at(since),
         lease_ends_at: None,
         vm: VmPresence::Running,
-        work: if state == InstanceState::Provisioning { Work::Here } else { Work::Idle },
+        work: if state == InstanceState::Provisioning {
+            Work::Here
+        } else {
+            Work::Idle
+        },
     }
 }
 
@@ -44,7 +48,11 @@ fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
 fn world(pools: Vec<PoolWorld>) -> World {
     World {
         now: at(1000),
-        limits: Limits { max_vms: 100, memory_mib: 100 * 1024, concurrent_provisions: 4 },
+        limits: Limits {
+            max_vms: 100,
+            memory_mib: 100 * 1024,
+            concurrent_provisions: 4,
+        },
         pools,
         orphans: Vec::new(),
         drivers_observed: true,
@@ -74,7 +82,10 @@ fn fills_up_to_the_target_and_then_rests() {
 
 #[test]
 fn what_is_being_made_counts_and_the_limits_hold() {
-    let half = vec![instance(InstanceState::Provisioning, 0), instance(InstanceState::Ready, 0)];
+    let half = vec![
+        instance(InstanceState::Provisioning, 0),
+        instance(InstanceState::Ready, 0),
+    ];
     assert_eq!(creates(&plan(&world(vec![pool(3, half)]))), 1);
     let mut tight = world(vec![pool(20, vec![])]);
     assert_eq!(creates(&plan(&tight)), 4);
@@ -113,18 +124,33 @@ fn a_stale_instance_goes_only_after_its_replacement_is_ready() {
     let mut old = instance(InstanceState::Ready, 0);
     old.recipe = "r0".into();
     let first = plan(&world(vec![pool(1, vec![old.clone()])]));
-    assert!(matches!(first[..], [Action::Create { reason: Reason::ReplaceStale, .. }]));
+    assert!(matches!(
+        first[..],
+        [Action::Create {
+            reason: Reason::ReplaceStale,
+            ..
+        }]
+    ));
     let making = instance(InstanceState::Provisioning, 0);
     assert_eq!(plan(&world(vec![pool(1, vec![old.clone(), making])])), []);
     let new = instance(InstanceState::Ready, 20);
-    assert_eq!(deleted(&plan(&world(vec![pool(1, vec![new, old.clone()])]))), [(&old.id, Reason::Stale)]);
+    assert_eq!(
+        deleted(&plan(&world(vec![pool(1, vec![new, old.clone()])]))),
+        [(&old.id, Reason::Stale)]
+    );
 }
 
 #[test]
 fn an_old_instance_is_replaced_before_its_maximum_age() {
-    let young = world(vec![pool(1, vec![instance(InstanceState::Ready, 1000 - 3600 * 84 / 100)])]);
+    let young = world(vec![pool(
+        1,
+        vec![instance(InstanceState::Ready, 1000 - 3600 * 84 / 100)],
+    )]);
     assert_eq!(plan(&young), []);
-    let old = world(vec![pool(1, vec![instance(InstanceState::Ready, 1000 - 3600 * 96 / 100)])]);
+    let old = world(vec![pool(
+        1,
+        vec![instance(InstanceState::Ready, 1000 - 3600 * 96 / 100)],
+    )]);
     assert_eq!(creates(&plan(&old)), 1);
 }
 
@@ -141,7 +167,11 @@ fn a_lost_vm_fails_its_instance_but_silence_of_the_driver_does_not() {
 #[test]
 fn the_breaker_opens_after_three_failures_and_probes_later() {
     let mut broken = pool(3, vec![]);
-    broken.streak = FailureStreak { recipe: BREAKER_AFTER, host: 0, last_at: Some(at(999)) };
+    broken.streak = FailureStreak {
+        recipe: BREAKER_AFTER,
+        host: 0,
+        last_at: Some(at(999)),
+    };
     assert_eq!(plan(&world(vec![broken.clone()])), []);
     broken.streak.last_at = Some(at(1000 - 301));
     assert_eq!(creates(&plan(&world(vec![broken]))), 1);
@@ -156,7 +186,11 @@ fn half_made_rows_of_a_dead_server_are_removed_and_tests_fail_with_a_sentence() 
     test.is_test = true;
     let actions = plan(&world(vec![pool(1, vec![half.clone(), test])]));
     assert_eq!(deleted(&actions), [(&half.id, Reason::HalfMade)]);
-    assert!(actions.iter().any(|a| matches!(a, Action::Fail { failure, .. } if failure.reason.contains("restarted"))));
+    assert!(
+        actions
+            .iter()
+            .any(|a| matches!(a, Action::Fail { failure, .. } if failure.reason.contains("restarted")))
+    );
     assert_eq!(creates(&actions), 1);
 }
 
@@ -218,7 +252,10 @@ fn apply(world: &mut World, actions: Vec<Action>) {
             Action::Delete { instance, reason, .. } => {
                 let at = find(&world.pools[0], &instance).unwrap();
                 let row = world.pools[0].instances.remove(at);
-                assert!(row.state != InstanceState::Claimed || reason == Reason::LeaseEnded, "touched a claimed one");
+                assert!(
+                    row.state != InstanceState::Claimed || reason == Reason::LeaseEnded,
+                    "touched a claimed one"
+                );
             }
             Action::Teardown { .. } | Action::DestroyOrphan { .. } => {}
         }

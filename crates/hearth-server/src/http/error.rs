@@ -1,0 +1,137 @@
+//! The one place that chooses a status: every refusal becomes an [`ApiError`] and leaves as the documented error body.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hearth_api::error::{ErrorBody, ErrorCode, ErrorDetail, FieldError};
+
+use crate::provision::agents::ConnectError;
+use crate::reconcile::ClaimError;
+use crate::store::StoreError;
+
+/// A reply outside 2xx.
+#[derive(Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+    details: Option<Vec<FieldError>>,
+    retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    /// Any error with a message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: None,
+            retry_after: None,
+        }
+    }
+
+    /// 404 for a thing of this kind.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no such {what}"))
+    }
+
+    /// 422 for these fields.
+    pub fn fields(fields: Vec<FieldError>) -> Self {
+        let message = match fields.as_slice() {
+            [one] if one.path == "." => format!("the request is not valid: {}", one.message),
+            [one] => format!("the request is not valid: {}: {}", one.path, one.message),
+            many => format!("the request is not valid: {} fields are wrong", many.len()),
+        };
+        Self {
+            details: Some(fields),
+            ..Self::new(ErrorCode::ValidationError, message)
+        }
+    }
+
+    /// 422 for one field.
+    pub fn field(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::fields(vec![FieldError {
+            path: path.into(),
+            message: message.into(),
+        }])
+    }
+
+    /// 503: try again soon.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        const RETRY_AFTER: Duration = Duration::from_secs(2);
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(ErrorCode::Unavailable, message)
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self.code {
+            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Conflict => StatusCode::CONFLICT,
+            ErrorCode::Gone => StatusCode::GONE,
+            ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = ErrorBody {
+            error: ErrorDetail {
+                code: self.code,
+                message: self.message,
+                details: self.details,
+            },
+        };
+        let mut response = (status, Json(body)).into_response();
+        if let Some(wait) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        // The cause is for the operator's log; a client can only report it.
+        tracing::error!(%error, "a request failed");
+        Self::new(
+            ErrorCode::InternalError,
+            "the server could not do it; its log says why, see the request id",
+        )
+    }
+}
+
+impl From<ClaimError> for ApiError {
+    fn from(error: ClaimError) -> Self {
+        let message = error.to_string();
+        match error {
+            ClaimError::NothingReady { retry_after, .. } => Self {
+                retry_after: Some(retry_after),
+                ..Self::new(ErrorCode::TooManyRequests, message)
+            },
+            ClaimError::OtherBody => Self::new(ErrorCode::Conflict, message),
+            ClaimError::Ended => Self::new(ErrorCode::Gone, message),
+            ClaimError::Failed(_) => Self::unavailable(message),
+            ClaimError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ConnectError> for ApiError {
+    fn from(error: ConnectError) -> Self {
+        Self::unavailable(format!("the VM does not answer: {error}"))
+    }
+}

@@ -1,0 +1,220 @@
+//! Commands in a VM: the reply when it has ended, or its output as it comes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use futures::StreamExt as _;
+use hearth_api::agent::client::{AgentError, ExecEvent, ExecStream, Upload};
+use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_api::error::ErrorCode;
+use hearth_api::exec::{ExecExit, ExecReply, ExecRequest};
+use hearth_api::ids::InstanceId;
+use hearth_api::instance::InstanceStatus;
+use hearth_api::token::Scope;
+use hearth_core::state::InstanceState;
+use jiff::Timestamp;
+
+use super::AppState;
+use super::auth::Caller;
+use super::claims::own_claim;
+use super::error::ApiError;
+use super::extract::{Body, Path};
+use super::validate::Faults;
+use crate::provision::envfile;
+use crate::store::InstanceRow;
+
+/// How long a VM's agent has to take the connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// What a JSON reply keeps of each output, bytes.
+const KEPT_BYTES: usize = 8 * 1024 * 1024;
+/// Longest time limit: a day.
+const MAX_TIMEOUT_SECONDS: u64 = 24 * 60 * 60;
+/// A silent command says that it is still there, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub async fn exec_in_instance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+    headers: HeaderMap,
+    Body(body): Body<ExecRequest>,
+) -> Result<Response, ApiError> {
+    let row = usable(&state, &caller, &id).await?;
+    let stdin = body.stdin.clone().unwrap_or_default();
+    let spec = to_spec(body)?;
+    let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await?;
+    if row.state == InstanceState::Claimed {
+        // Work is a sign of life.
+        state.store().renew_lease(&id, Timestamp::now()).await?;
+    }
+    let running = agent
+        .exec(&spec, Upload::from(stdin))
+        .await
+        .map_err(|error| refused(&error))?;
+    let streaming = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/event-stream"));
+    if streaming {
+        Ok(stream(running))
+    } else {
+        collect(running, &spec).await
+    }
+}
+
+/// Whether this caller may work in this instance: its own claim, or anything with a VM for an admin.
+async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
+    if !caller.has(Scope::Admin) {
+        return own_claim(state, caller, id).await;
+    }
+    let row = caller.instance(state, id, Scope::Admin).await?;
+    match row.state {
+        InstanceState::Ready | InstanceState::Claimed | InstanceState::Failed => Ok(row),
+        InstanceState::Provisioning => Err(ApiError::new(
+            ErrorCode::Conflict,
+            "this instance is still being made; wait until it is ready",
+        )),
+        _ if row.status() == Some(InstanceStatus::Failed) => Err(ApiError::new(
+            ErrorCode::Gone,
+            "the VM of this failed instance was removed; its record is what is left",
+        )),
+        _ => Err(ApiError::new(
+            ErrorCode::Gone,
+            "the VM of this instance was removed; its record is what is left",
+        )),
+    }
+}
+
+fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
+    let mut faults = Faults::default();
+    // `bash -c`, as documented: not the stricter shell of the set-up commands.
+    let argv = match (body.command, body.argv) {
+        (Some(command), None) => vec!["bash".to_owned(), "-c".to_owned(), command],
+        (None, Some(argv)) => argv,
+        _ => {
+            faults.add(".", "give either `command` or `argv`");
+            Vec::new()
+        }
+    };
+    faults.check(
+        argv.first().is_none_or(|program| !program.is_empty()),
+        "argv[0]",
+        "must name a program",
+    );
+    faults.check(!argv.iter().any(|word| word.contains('\0')), "argv", "must hold no NUL");
+    let timeout = body.timeout_seconds;
+    faults.check(
+        timeout.is_none_or(|seconds| (1..=MAX_TIMEOUT_SECONDS).contains(&seconds)),
+        "timeoutSeconds",
+        "must be from 1 to 86400",
+    );
+    for (name, value) in body.env.iter().flatten() {
+        faults.variable_name(&format!("env.{name}"), name);
+        faults.variable_value(&format!("env.{name}"), value);
+    }
+    faults.finish()?;
+    if argv.is_empty() {
+        return Err(ApiError::field("argv", "must name a program"));
+    }
+    Ok(ExecSpec {
+        argv: Some(argv),
+        cwd: Some(body.cwd.unwrap_or_else(|| "/home".to_owned())),
+        env: body.env.unwrap_or_default().into_iter().collect(),
+        env_file: Some(envfile::PATH.to_owned()),
+        user: body.user,
+        timeout_ms: timeout.map(|seconds| seconds * 1000),
+        ..ExecSpec::default()
+    })
+}
+
+fn refused(error: &AgentError) -> ApiError {
+    ApiError::unavailable(error.to_string())
+}
+
+async fn collect(running: ExecStream, spec: &ExecSpec) -> Result<Response, ApiError> {
+    let output = running.collect(KEPT_BYTES).await.map_err(|error| refused(&error))?;
+    let exit = to_exit(&output.end, spec.timeout_ms);
+    if let Some(error) = exit.error {
+        let field = if matches!(output.end, ExecEnd::NotStarted { .. }) {
+            "argv"
+        } else {
+            "timeoutSeconds"
+        };
+        return Err(ApiError::field(field, error));
+    }
+    Ok(Json(ExecReply {
+        exit_code: exit.exit_code,
+        signal: exit.signal,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        duration_ms: exit.duration_ms,
+        truncated: output.truncated,
+    })
+    .into_response())
+}
+
+fn stream(mut running: ExecStream) -> Response {
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let events = async_stream::stream! {
+        let mut exit = ExecExit { exit_code: None, signal: None, duration_ms: 0, error: None };
+        while let Some(event) = running.next().await {
+            match event {
+                Ok(ExecEvent::Stdout(bytes)) => yield Ok::<_, Infallible>(Event::default().event("stdout").data(encode(&bytes))),
+                Ok(ExecEvent::Stderr(bytes)) => yield Ok(Event::default().event("stderr").data(encode(&bytes))),
+                Ok(ExecEvent::End(end)) => {
+                    exit = to_exit(&end, None);
+                    break;
+                }
+                Err(error) => {
+                    exit.error = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        yield Ok(Event::default().event("exit").json_data(&exit).unwrap_or_default());
+    };
+    Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
+}
+
+fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
+    let mut exit = ExecExit {
+        exit_code: None,
+        signal: None,
+        duration_ms: 0,
+        error: None,
+    };
+    match end {
+        ExecEnd::Exited {
+            code,
+            signal,
+            duration_ms,
+        } => {
+            exit.exit_code = *code;
+            exit.signal = signal.map(signal_name);
+            exit.duration_ms = *duration_ms;
+        }
+        ExecEnd::TimedOut { duration_ms } => {
+            exit.duration_ms = *duration_ms;
+            let limit = timeout_ms.unwrap_or(*duration_ms) / 1000;
+            exit.error = Some(format!(
+                "the command and everything it had started were ended after {limit} s"
+            ));
+        }
+        ExecEnd::NotStarted { reason } => exit.error = Some(reason.clone()),
+        // Only asked for by the provisioner.
+        ExecEnd::Detached { .. } => exit.error = Some("the command was detached".to_owned()),
+    }
+    exit
+}
+
+fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
+}

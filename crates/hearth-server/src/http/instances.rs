@@ -1,0 +1,162 @@
+//! Instances: the list, one with its steps, and a boot followed live.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures::Stream;
+use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::instance::{FollowEvent, InstanceDetail, InstanceItem, InstanceStatus, Step, StepStatus, Summary};
+use hearth_api::page::Items;
+use hearth_api::token::Scope;
+use serde::Deserialize;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::AppState;
+use super::auth::Caller;
+use super::error::ApiError;
+use super::extract::{Path, Query};
+use super::validate::Faults;
+use crate::store::InstanceRow;
+
+/// Length of the list when none is asked for.
+const DEFAULT_LIMIT: i64 = 20;
+/// Bounds of the list.
+const LIMITS: std::ops::RangeInclusive<i64> = 1..=50;
+/// A silent stream says that it is still there, so that proxies keep it.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+#[derive(Deserialize)]
+pub struct ListQuery {
+    limit: Option<i64>,
+    status: Option<String>,
+}
+
+pub async fn list_instances(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Items<InstanceItem>>, ApiError> {
+    let project = caller.project(&state, &id, Scope::ProjectRead).await?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    let mut faults = Faults::default();
+    faults.check(LIMITS.contains(&limit), "limit", "must be from 1 to 50");
+    let status = query
+        .status
+        .as_deref()
+        .map(str::parse::<InstanceStatus>)
+        .transpose()
+        .unwrap_or_else(|message| {
+            faults.add("status", message);
+            None
+        });
+    faults.finish()?;
+    let rows = state.store().visible_instances(&project.id, status, limit).await?;
+    Ok(Json(Items {
+        items: rows.iter().filter_map(InstanceRow::to_item).collect(),
+    }))
+}
+
+pub async fn get_instance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((id, instance)): Path<(ProjectId, InstanceId)>,
+) -> Result<Json<InstanceDetail>, ApiError> {
+    let project = caller.project(&state, &id, Scope::ProjectRead).await?;
+    let gone = || ApiError::not_found("instance");
+    let row = state
+        .store()
+        .instance(&instance)
+        .await?
+        .filter(|row| row.project == project.id)
+        .ok_or_else(gone)?;
+    let status = row.status().ok_or_else(gone)?;
+    let steps = state.store().steps(&instance).await?;
+    Ok(Json(InstanceDetail {
+        summary: summary(&row, status, &steps),
+        id: row.id,
+        instance_id: row.vm,
+        status,
+        is_test: row.is_test,
+        failure_reason: row.failure_reason,
+        steps,
+        created_at: row.created_at,
+    }))
+}
+
+fn summary(row: &InstanceRow, status: InstanceStatus, steps: &[Step]) -> Summary {
+    let failed = steps.iter().find(|step| step.status == StepStatus::Error);
+    let last = steps.last().map_or(row.created_at, |step| step.timestamp);
+    Summary {
+        success: matches!(status, InstanceStatus::Ready | InstanceStatus::Claimed),
+        total_duration_ms: u64::try_from(last.duration_since(row.created_at).as_millis()).unwrap_or_default(),
+        failed_step: failed.map(|step| step.name.clone()),
+        error: row.failure_reason.clone(),
+        completed_steps: steps.iter().filter(|step| step.status == StepStatus::Success).count() as u64,
+        total_steps: steps.len() as u64,
+    }
+}
+
+pub async fn follow_instance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    caller.instance(&state, &id, Scope::ProjectRead).await?;
+    let followers = state.reconciler.context().followers.clone();
+    let (before, mut events) = followers.follow(&id);
+    // Only now: had the boot ended before, the entry just made would wait for ever.
+    let row = state.store().instance(&id).await?;
+    let status = row.as_ref().and_then(InstanceRow::status);
+    let over = status != Some(InstanceStatus::Provisioning);
+    let mut replay = before;
+    if over {
+        let reason = row.and_then(|row| row.failure_reason);
+        let steps = state.store().steps(&id).await?;
+        replay = steps.into_iter().map(|step| FollowEvent::StepEnded { step }).collect();
+        replay.push(FollowEvent::Ended {
+            status,
+            failure_reason: reason.clone(),
+        });
+        followers.ended(&id, status, reason);
+    }
+    let stream = async_stream::stream! {
+        for event in replay {
+            yield Ok(to_sse(&event));
+        }
+        loop {
+            if over {
+                break;
+            }
+            match events.recv().await {
+                Ok(event) => {
+                    yield Ok(to_sse(&event));
+                    if matches!(event, FollowEvent::Ended { .. }) {
+                        break;
+                    }
+                }
+                Err(RecvError::Lagged(count)) => {
+                    let text = format!("\n[… {count} events lost: the follower was too slow …]\n");
+                    yield Ok(to_sse(&FollowEvent::Output { text }));
+                }
+                Err(RecvError::Closed) => break,
+            }
+        }
+    };
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn to_sse(event: &FollowEvent) -> Event {
+    let name = match event {
+        FollowEvent::StepStarted { .. } => "stepStarted",
+        FollowEvent::Output { .. } => "output",
+        FollowEvent::StepEnded { .. } => "stepEnded",
+        FollowEvent::Ended { .. } => "ended",
+    };
+    let event_of = Event::default().event(name);
+    // Plain structs do not fail to serialise.
+    event_of.json_data(event).unwrap_or_default()
+}

@@ -1,0 +1,195 @@
+//! Projects.
+
+use axum::Json;
+use axum::extract::State;
+use hearth_api::ids::ProjectId;
+use hearth_api::page::Page;
+use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted};
+use hearth_api::token::Scope;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::AppState;
+use super::auth::Caller;
+use super::error::ApiError;
+use super::extract::{Body, Path, Query};
+use super::validate::Faults;
+use crate::store::ProjectRow;
+
+/// Page size when none is asked for.
+const DEFAULT_LIMIT: i64 = 20;
+/// Bounds of a page.
+const LIMITS: std::ops::RangeInclusive<i64> = 1..=100;
+
+#[derive(Deserialize)]
+pub struct ListQuery {
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+pub async fn list_projects(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Project>>, ApiError> {
+    caller.need(Scope::ProjectRead)?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    let mut faults = Faults::default();
+    faults.check(LIMITS.contains(&limit), "limit", "must be from 1 to 100");
+    let after = match &query.cursor {
+        None => None,
+        Some(cursor) => {
+            // A cursor is the id of the last item of the page before.
+            let after = cursor.parse::<ProjectId>().ok();
+            faults.check(after.is_some(), "cursor", "is not one that this server gave out");
+            after
+        }
+    };
+    faults.finish()?;
+    let after = after.as_ref().map(ProjectId::as_str);
+    let mut rows = state
+        .store()
+        .projects(&caller.0.tenant, caller.0.project_id.as_ref(), after, limit + 1)
+        .await?;
+    let limit = usize::try_from(limit).unwrap_or(rows.len());
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_cursor = if has_more {
+        rows.last().map(|row| row.id.to_string())
+    } else {
+        None
+    };
+    Ok(Json(Page {
+        items: rows.iter().map(ProjectRow::to_wire).collect(),
+        next_cursor,
+        has_more,
+    }))
+}
+
+pub async fn create_project(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(body): Body<CreateProject>,
+) -> Result<Json<Project>, ApiError> {
+    caller.need(Scope::ProjectWrite)?;
+    if caller.0.project_id.is_some() {
+        return Err(ApiError::new(
+            hearth_api::error::ErrorCode::Forbidden,
+            "this token is for one project and cannot make others",
+        ));
+    }
+    let mut faults = Faults::default();
+    faults.name("name", &body.name);
+    if let Some(description) = &body.description {
+        faults.description("description", description);
+    }
+    if let Some(code) = &body.task_code {
+        faults.name("taskCode", code);
+    }
+    if let Some(image) = &body.image {
+        faults.name("image", image);
+    }
+    if let Some(commands) = &body.project_setup {
+        faults.commands("projectSetup", commands);
+    }
+    let repos = faults.repos("repos", &body.repos, &state.git_base_url);
+    faults.finish()?;
+    let now = Timestamp::now();
+    let row = ProjectRow {
+        id: ProjectId::generate(),
+        tenant: caller.0.tenant.clone(),
+        task_code: body.task_code.unwrap_or_else(|| task_code(&body.name)),
+        name: body.name,
+        description: body.description,
+        repos,
+        image: body.image,
+        vm_size: body.vm_size.unwrap_or_default(),
+        project_setup: body.project_setup,
+        variables_version: 0,
+        created_at: now,
+        updated_at: now,
+    };
+    state.store().insert_project(&row).await?;
+    Ok(Json(row.to_wire()))
+}
+
+/// `My cool-app` → `MYCOOL`: what people tend to choose.
+fn task_code(name: &str) -> String {
+    const LENGTH: usize = 6;
+    let code: String = name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(LENGTH)
+        .collect::<String>()
+        .to_ascii_uppercase();
+    if code.is_empty() { "TASK".to_owned() } else { code }
+}
+
+pub async fn get_project(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+) -> Result<Json<Project>, ApiError> {
+    Ok(Json(caller.project(&state, &id, Scope::ProjectRead).await?.to_wire()))
+}
+
+pub async fn patch_project(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+    Body(patch): Body<PatchProject>,
+) -> Result<Json<Project>, ApiError> {
+    let mut row = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    let mut faults = Faults::default();
+    if let Some(name) = patch.name {
+        faults.name("name", &name);
+        row.name = name;
+    }
+    if let Some(description) = patch.description {
+        faults.description("description", description.as_deref().unwrap_or_default());
+        row.description = description;
+    }
+    if let Some(code) = patch.task_code {
+        faults.name("taskCode", &code);
+        row.task_code = code;
+    }
+    if let Some(repos) = patch.repos {
+        row.repos = faults.repos("repos", &repos, &state.git_base_url);
+    }
+    if let Some(image) = patch.image {
+        if let Some(image) = &image {
+            faults.name("image", image);
+        }
+        row.image = image;
+    }
+    if let Some(commands) = patch.project_setup {
+        faults.commands("projectSetup", commands.as_deref().unwrap_or_default());
+        row.project_setup = commands;
+    }
+    if let Some(size) = patch.vm_size {
+        row.vm_size = size;
+    }
+    faults.finish()?;
+    row.updated_at = Timestamp::now();
+    if !state.store().update_project(&row).await? {
+        return Err(ApiError::not_found("project"));
+    }
+    state.reconciler.wake();
+    Ok(Json(row.to_wire()))
+}
+
+pub async fn delete_project(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+) -> Result<Json<ProjectDeleted>, ApiError> {
+    let row = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    if !state.store().delete_project(&row.id, Timestamp::now()).await? {
+        return Err(ApiError::not_found("project"));
+    }
+    state.reconciler.wake();
+    Ok(Json(ProjectDeleted {
+        deleted: true,
+        id: row.id,
+    }))
+}

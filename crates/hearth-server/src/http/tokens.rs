@@ -1,0 +1,84 @@
+//! API tokens. The secret is shown once, when it is made.
+
+use axum::Json;
+use axum::extract::State;
+use hearth_api::ids::TokenId;
+use hearth_api::page::Items;
+use hearth_api::token::{CreateToken, Scope, TokenCreated, TokenItem, TokenRevoked};
+use jiff::Timestamp;
+
+use super::AppState;
+use super::auth::{Caller, new_token};
+use super::error::ApiError;
+use super::extract::{Body, Path};
+use super::validate::Faults;
+use crate::store::NewToken;
+
+pub async fn list_tokens(State(state): State<AppState>, caller: Caller) -> Result<Json<Items<TokenItem>>, ApiError> {
+    caller.need(Scope::Admin)?;
+    Ok(Json(Items {
+        items: state.store().tokens(&caller.0.tenant).await?,
+    }))
+}
+
+pub async fn create_token(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(body): Body<CreateToken>,
+) -> Result<Json<TokenCreated>, ApiError> {
+    caller.need(Scope::Admin)?;
+    let now = Timestamp::now();
+    let mut faults = Faults::default();
+    faults.name("name", &body.name);
+    faults.check(!body.scopes.is_empty(), "scopes", "must hold at least one scope");
+    for (path, text) in [("owner", &body.owner), ("tenant", &body.tenant)] {
+        if let Some(text) = text {
+            faults.name(path, text);
+        }
+    }
+    faults.check(
+        body.expires_at.is_none_or(|end| end > now),
+        "expiresAt",
+        "must be in the future",
+    );
+    if let Some(project) = &body.project_id {
+        let known = caller.project(&state, project, Scope::Admin).await.is_ok();
+        faults.check(known, "projectId", "must be a project of yours");
+    }
+    faults.finish()?;
+    let (token, hash) = new_token();
+    let mut scopes = body.scopes;
+    scopes.sort_by_key(|scope| scope.as_str());
+    scopes.dedup();
+    let item = TokenItem {
+        id: TokenId::generate(),
+        name: body.name,
+        owner: body.owner.unwrap_or_else(|| caller.0.owner.clone()),
+        tenant: body.tenant.unwrap_or_else(|| caller.0.tenant.clone()),
+        scopes,
+        project_id: body.project_id,
+        created_at: now,
+        last_used_at: None,
+        expires_at: body.expires_at,
+    };
+    state
+        .store()
+        .insert_token(&NewToken {
+            item: &item,
+            hash: &hash,
+        })
+        .await?;
+    Ok(Json(TokenCreated { item, token }))
+}
+
+pub async fn revoke_token(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<TokenId>,
+) -> Result<Json<TokenRevoked>, ApiError> {
+    caller.need(Scope::Admin)?;
+    if !state.store().delete_token(&caller.0.tenant, &id).await? {
+        return Err(ApiError::not_found("token"));
+    }
+    Ok(Json(TokenRevoked { id, revoked: true }))
+}

@@ -1,0 +1,115 @@
+//! How a server is started.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_api::project::VmSize;
+use hearth_drivers::VmShape;
+
+/// Everything `hearth serve` can be told.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What makes VMs.
+    pub driver: DriverKind,
+    /// Whether to use hardware virtualisation.
+    pub accel: hearth_drivers::qemu::Accel,
+    /// Where repositories without a URL come from: this + `org/name`.
+    pub git_base_url: String,
+    /// What the VM sizes mean.
+    pub sizes: Sizes,
+    /// Time limit of one set-up command.
+    pub command_timeout: Duration,
+    /// Time a VM has to boot until its agent answers.
+    pub boot_timeout: Duration,
+    /// VMs that may be in the making at once.
+    pub provision_concurrency: usize,
+    /// VMs that may exist at once.
+    pub max_vms: usize,
+    /// Sum of the memory sizes of all VMs, MiB.
+    pub memory_mib: u64,
+}
+
+/// Memory left to the host itself, MiB.
+const HOST_MEMORY_MIB: u64 = 1024;
+/// VMs that may exist at once when nothing else is said; the memory is used up long before.
+const MAX_VMS: usize = 500;
+
+impl ServeOptions {
+    /// The defaults, for this data folder.
+    #[must_use]
+    pub fn new(data_dir: PathBuf) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            data_dir,
+            listen: SocketAddr::from(([127, 0, 0, 1], 7717)),
+            driver: DriverKind::Qemu,
+            accel: hearth_drivers::qemu::Accel::Auto,
+            git_base_url: "https://github.com/".to_owned(),
+            sizes: Sizes::default(),
+            command_timeout: Duration::from_secs(1800),
+            boot_timeout: Duration::from_secs(300),
+            // A boot under software emulation keeps a processor busy; one more hides the waiting for disk and network.
+            provision_concurrency: processors + 1,
+            max_vms: MAX_VMS,
+            memory_mib: total_memory_mib().saturating_sub(HOST_MEMORY_MIB),
+        }
+    }
+}
+
+/// The host's memory; a machine that does not say counts as 4 GiB.
+fn total_memory_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse::<u64>()
+            .ok()
+    });
+    kib.map_or(4096, |kib| kib / 1024)
+}
+
+/// Which driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverKind {
+    /// Real VMs on this machine.
+    Qemu,
+    /// In memory, for tests of clients; never a default.
+    Fake,
+}
+
+/// What each VM size means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sizes([VmShape; VmSize::ALL.len()]);
+
+/// Size of the root disk when nothing else is said, GiB; sparse, so only what is written counts.
+const DISK_GIB: u32 = 20;
+
+impl Default for Sizes {
+    fn default() -> Self {
+        let shape = |vcpus, gib: u32| VmShape {
+            vcpus,
+            memory_mib: gib * 1024,
+            disk_gib: DISK_GIB,
+        };
+        Self([shape(1, 1), shape(2, 2), shape(4, 8), shape(8, 16), shape(16, 32)])
+    }
+}
+
+impl Sizes {
+    /// What a size means.
+    #[must_use]
+    pub fn shape(&self, size: VmSize) -> VmShape {
+        self.0[size as usize]
+    }
+
+    /// Gives a size another meaning.
+    pub fn set(&mut self, size: VmSize, shape: VmShape) {
+        self.0[size as usize] = shape;
+    }
+}

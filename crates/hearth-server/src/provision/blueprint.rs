@@ -1,0 +1,119 @@
+//! Everything one provisioning run needs, read once at its start, and the name of the recipe it follows.
+
+use std::collections::BTreeSet;
+
+use hearth_api::ids::ProjectId;
+use hearth_api::pool::SetupCommand;
+use hearth_core::recipe::{Recipe, RecipeRepo};
+use hearth_drivers::VmShape;
+
+use super::mask::Masker;
+use crate::options::Sizes;
+use crate::store::{PoolRow, ProjectRow, Store, StoreError, VariableRow};
+
+/// What a run does.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// Name of the recipe.
+    pub recipe: String,
+    /// The image, or the newest one.
+    pub image: Option<String>,
+    /// The VM's size.
+    pub shape: VmShape,
+    /// Repositories in order.
+    pub checkouts: Vec<Checkout>,
+    /// Shared variables.
+    pub variables: Vec<VariableRow>,
+    /// Hides their values.
+    pub masker: Masker,
+    /// Commands of `project_setup`.
+    pub project_setup: Vec<SetupCommand>,
+    /// Commands of `warm_pool_setup`.
+    pub pool_setup: Vec<SetupCommand>,
+}
+
+/// One repository and where it goes.
+#[derive(Debug, Clone)]
+pub struct Checkout {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// Where the host fetches it from and what `origin` says.
+    pub url: String,
+    /// The wanted branch.
+    pub branch: String,
+    /// The folder in the VM.
+    pub path: String,
+}
+
+/// Name of the recipe a pool follows now.
+#[must_use]
+pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>) -> String {
+    let checkouts = checkouts(project, pool);
+    let recipe = Recipe {
+        image: project.image.as_deref(),
+        size: project.vm_size,
+        repositories: checkouts
+            .iter()
+            .map(|checkout| RecipeRepo {
+                url: &checkout.url,
+                branch: &checkout.branch,
+                path: &checkout.path,
+            })
+            .collect(),
+        variables_version: project.variables_version,
+        project_setup: project.project_setup.as_deref().unwrap_or_default(),
+        pool_setup: pool
+            .and_then(|pool| pool.config.setup_commands.as_deref())
+            .unwrap_or_default(),
+    };
+    recipe.name()
+}
+
+/// The repositories with their branch and folder: `/home/<name>`, or `/home/<org>-<name>` when that is taken.
+fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> {
+    let branch = pool.and_then(|pool| pool.config.branch.as_deref());
+    let mut taken = BTreeSet::new();
+    project
+        .repos
+        .iter()
+        .map(|repo| {
+            let full = repo.repo_full_name.as_str();
+            let (org, name) = full.rsplit_once('/').unwrap_or(("", full));
+            let mut path = format!("/home/{name}");
+            if !taken.insert(path.clone()) {
+                path = format!("/home/{}-{name}", org.replace('/', "-"));
+                taken.insert(path.clone());
+            }
+            Checkout {
+                repo_full_name: full.to_owned(),
+                url: repo.url.clone(),
+                branch: branch.unwrap_or(&repo.branch).to_owned(),
+                path,
+            }
+        })
+        .collect()
+}
+
+impl Blueprint {
+    /// Reads it; `None` when the project is gone.
+    pub async fn load(store: &Store, sizes: &Sizes, project: &ProjectId) -> Result<Option<Self>, StoreError> {
+        // The variables may change between these reads. Then the recipe says an older version than the values are, and
+        // the next pass sees a newer recipe and replaces the instance: late, but never wrong for long.
+        let Some(row) = store.project(project).await? else {
+            return Ok(None);
+        };
+        let pool = store.pool(project).await?;
+        let variables = store.shared_variables(project).await?;
+        let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
+        Ok(Some(Self {
+            recipe: recipe_name(&row, pool.as_ref()),
+            image: row.image.clone(),
+            shape: sizes.shape(row.vm_size),
+            checkouts: checkouts(&row, pool.as_ref()),
+            masker: Masker::new(variables.iter().map(|variable| variable.value.as_str())),
+            variables,
+            project_setup: commands(row.project_setup.as_deref()),
+            pool_setup: commands(pool.as_ref().and_then(|pool| pool.config.setup_commands.as_deref())),
+        }))
+    }
+}

@@ -1,0 +1,117 @@
+//! Runs the host's `git`: without a terminal to ask on, with a time limit, and never leaving a process behind.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// Longest answer that is kept of one git command, bytes.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// A transfer slower than this many bytes per second …
+const SLOW_BYTES: &str = "1000";
+/// … for this many seconds is given up.
+const SLOW_SECONDS: &str = "60";
+
+/// Why a git command gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no git on the host, or it cannot run.
+    #[error("git cannot be run on the host: {0}; install it (`apt-get install git`)")]
+    NotRun(#[source] std::io::Error),
+    /// It took too long.
+    #[error("git gave no answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// It said no.
+    #[error("{}", if .stderr.is_empty() { "git failed without a word" } else { .stderr })]
+    Failed {
+        /// Its last words.
+        stderr: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+}
+
+/// A child whose whole process group ends with it: `git fetch` runs helpers that would otherwise go on.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // `id` is `None` once the child was waited for; only then could its number mean somebody else.
+        if let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
+            // It may just have ended by itself.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// What git said on its two outputs.
+#[derive(Debug)]
+pub struct Answer {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error: progress and warnings.
+    pub stderr: String,
+}
+
+/// Runs `git -C folder args…`.
+pub async fn git<S: AsRef<OsStr>>(
+    folder: &Path,
+    args: impl IntoIterator<Item = S>,
+    patience: Duration,
+) -> Result<Answer, GitError> {
+    let mut command = Command::new("git");
+    command
+        .arg("-C")
+        .arg(folder)
+        .args(args)
+        // Environment and not arguments: what is set here holds for the helpers as well.
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_ASKPASS", "true")
+        .env("SSH_ASKPASS", "true")
+        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=20")
+        .env("GIT_HTTP_LOW_SPEED_LIMIT", SLOW_BYTES)
+        .env("GIT_HTTP_LOW_SPEED_TIME", SLOW_SECONDS)
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut group = Group(command.spawn().map_err(GitError::NotRun)?);
+    let stdout = group.0.stdout.take();
+    let stderr = group.0.stderr.take();
+    let run = async {
+        let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
+        let status = group.0.wait().await?;
+        Ok::<_, std::io::Error>((stdout, stderr, status))
+    };
+    let (stdout, stderr, status) = tokio::time::timeout(patience, run)
+        .await
+        .map_err(|_| GitError::TimedOut(patience))?
+        .map_err(GitError::NotRun)?;
+    let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+    if status.success() {
+        Ok(Answer { stdout, stderr })
+    } else {
+        Err(GitError::Failed { stderr, status })
+    }
+}
+
+async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    if let Some(from) = from {
+        let mut from = BufReader::new(from).take(MAX_ANSWER);
+        from.read_to_end(&mut all).await?;
+        tokio::io::copy(&mut from.into_inner(), &mut tokio::io::sink()).await?;
+    }
+    Ok(all)
+}

@@ -1,0 +1,247 @@
+//! Bare mirrors of the projects' repositories on the host: one fetch serves all VMs, credentials stay here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio_util::io::SyncIoBridge;
+
+use super::git::{GitError, git};
+use crate::locks::Locks;
+
+/// Time limit of a git command that does not touch the network.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
+/// Bytes between the thread that writes a tar stream and the connection that carries it.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// What can go wrong with a repository; each is one plain sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The host cannot fetch it.
+    #[error("cannot fetch {repo} from {url}: {source}")]
+    Fetch {
+        /// `org/name`
+        repo: String,
+        /// Where from.
+        url: String,
+        /// Git's words.
+        source: GitError,
+    },
+    /// It has no such branch.
+    #[error("{repo} has no branch `{branch}` ({url})")]
+    NoBranch {
+        /// `org/name`
+        repo: String,
+        /// The branch.
+        branch: String,
+        /// Where from.
+        url: String,
+    },
+    /// The mirror on the host does not do what it should.
+    #[error("the host's copy of {repo} cannot be used: {source}")]
+    Local {
+        /// `org/name`
+        repo: String,
+        /// Git's words.
+        source: GitError,
+    },
+    /// A folder on the host cannot be written.
+    #[error("the folder {} on the host cannot be used: {source}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// All mirrors of this installation.
+#[derive(Debug, Clone)]
+pub struct Mirrors {
+    folder: PathBuf,
+    locks: Locks<String>,
+}
+
+/// A commit in a mirror.
+#[derive(Debug, Clone)]
+pub struct Tip {
+    mirror: PathBuf,
+    repo: String,
+    /// Full hexadecimal name.
+    pub commit: String,
+    /// What git said while it fetched.
+    pub messages: String,
+}
+
+impl Mirrors {
+    /// Mirrors below this folder.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            locks: Locks::default(),
+        }
+    }
+
+    /// Brings the mirror up to date and finds the tip of a branch.
+    pub async fn fetch(&self, repo: &str, url: &str, branch: &str, patience: Duration) -> Result<Tip, MirrorError> {
+        let name = hex::encode(Sha256::digest(url));
+        let mirror = self.folder.join(format!("{}.git", &name[..32]));
+        let _one_at_a_time = self.locks.lock(name).await;
+        let local = |source| MirrorError::Local {
+            repo: repo.to_owned(),
+            source,
+        };
+        prepare(&mirror).await.map_err(|source| match source {
+            PrepareError::Folder(source) => MirrorError::Folder {
+                path: mirror.clone(),
+                source,
+            },
+            PrepareError::Git(source) => local(source),
+        })?;
+        // The URL is given with each fetch and not kept as a remote: nothing about it is written into the mirror.
+        let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+        let options = [
+            "fetch",
+            "--prune",
+            "--no-auto-maintenance",
+            "--no-write-fetch-head",
+            "--",
+            url,
+        ];
+        let fetched = git(&mirror, options.iter().chain(&refspecs), patience)
+            .await
+            .map_err(|source| MirrorError::Fetch {
+                repo: repo.to_owned(),
+                url: url.to_owned(),
+                source,
+            })?;
+        let reference = format!("refs/heads/{branch}^{{commit}}");
+        let found = git(
+            &mirror,
+            ["rev-parse", "--verify", "--quiet", "--end-of-options", &reference],
+            LOCAL_PATIENCE,
+        )
+        .await;
+        let commit = match found {
+            Ok(answer) => String::from_utf8_lossy(&answer.stdout).trim().to_owned(),
+            Err(GitError::Failed { .. }) => {
+                let (repo, branch, url) = (repo.to_owned(), branch.to_owned(), url.to_owned());
+                return Err(MirrorError::NoBranch { repo, branch, url });
+            }
+            Err(source) => return Err(local(source)),
+        };
+        Ok(Tip {
+            mirror,
+            repo: repo.to_owned(),
+            commit,
+            messages: fetched.stderr,
+        })
+    }
+}
+
+enum PrepareError {
+    Folder(std::io::Error),
+    Git(GitError),
+}
+
+/// Makes the mirror when it is not there or is no repository (a crash in the middle of its making).
+async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
+    if mirror.exists() && git(mirror, ["rev-parse", "--git-dir"], LOCAL_PATIENCE).await.is_ok() {
+        return Ok(());
+    }
+    match tokio::fs::remove_dir_all(mirror).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(PrepareError::Folder(error)),
+        _ => {}
+    }
+    tokio::fs::create_dir_all(mirror).await.map_err(PrepareError::Folder)?;
+    git(mirror, ["init", "--quiet", "--bare", "--template="], LOCAL_PATIENCE)
+        .await
+        .map_err(PrepareError::Git)?;
+    Ok(())
+}
+
+impl Tip {
+    /// A file of the commit; `None` when it has none of that name.
+    pub async fn file(&self, path: &str) -> Result<Option<Vec<u8>>, MirrorError> {
+        let object = format!("{}:{path}", self.commit);
+        match git(&self.mirror, ["cat-file", "blob", &object], LOCAL_PATIENCE).await {
+            Ok(answer) => Ok(Some(answer.stdout)),
+            Err(GitError::Failed { .. }) => Ok(None),
+            Err(source) => Err(MirrorError::Local {
+                repo: self.repo.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// A tar stream of a `.git` folder: a full clone whose `origin` is `url`, on `branch`, without its files checked out.
+    /// It is made on the host, packs and their indexes included, because indexing a pack in an emulated guest is slow.
+    pub async fn clone_as_tar(
+        &self,
+        url: &str,
+        branch: &str,
+    ) -> Result<impl tokio::io::AsyncRead + Send + use<>, MirrorError> {
+        let local = |source| MirrorError::Local {
+            repo: self.repo.clone(),
+            source,
+        };
+        let scratch = tempfile::Builder::new()
+            .prefix("clone-")
+            .tempdir_in(self.mirror.parent().unwrap_or(Path::new(".")))
+            .map_err(|source| MirrorError::Folder {
+                path: self.mirror.clone(),
+                source,
+            })?;
+        let clone = scratch.path().join("c");
+        // Objects are hard links to the mirror's: no copy is made before the stream is.
+        let options = [
+            "clone",
+            "--quiet",
+            "--no-checkout",
+            "--local",
+            "--template=",
+            "--branch",
+            branch,
+            "--",
+        ];
+        let paths = [self.mirror.as_os_str(), clone.as_os_str()];
+        let words = options.iter().map(std::ffi::OsStr::new).chain(paths);
+        git(scratch.path(), words, LOCAL_PATIENCE).await.map_err(local)?;
+        git(&clone, ["remote", "set-url", "origin", url], LOCAL_PATIENCE)
+            .await
+            .map_err(local)?;
+        // The branch may have moved in the mirror since: what was promised is this commit.
+        git(&clone, ["update-ref", "HEAD", &self.commit], LOCAL_PATIENCE)
+            .await
+            .map_err(local)?;
+        let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
+        let writer = SyncIoBridge::new(writer);
+        tokio::task::spawn_blocking(move || {
+            let mut tar = tar::Builder::new(writer);
+            tar.mode(tar::HeaderMode::Deterministic);
+            tar.follow_symlinks(false);
+            // When the reader is gone or the disk fails, the stream ends without its end mark and the agent refuses it.
+            let done = tar
+                .append_dir_all(".", clone.join(".git"))
+                .and_then(|()| tar.into_inner())
+                .and_then(|mut writer| writer.shutdown());
+            if let Err(error) = done {
+                tracing::debug!(%error, "a repository's stream to a VM was broken off");
+            }
+            drop(scratch);
+        });
+        Ok(reader)
+    }
+}
+
+/// Removes what an earlier server left of clones it was streaming.
+pub fn sweep(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("clone-") {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Provisioning: from a row in the state `provisioning` to a VM that is ready, in eight steps. Every step's entry is in the
+//! store when the step has ended. Nothing here decides *whether* a VM is made (the planner does), and nothing here writes
+//! a state (the reconciler does).
+
+pub mod agents;
+pub mod blueprint;
+pub mod envfile;
+pub mod follow;
+mod git;
+pub mod mask;
+pub mod mirrors;
+pub mod output;
+mod recorder;
+mod settings;
+mod steps;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_drivers::Driver;
+
+use crate::store::Store;
+use agents::Agents;
+use follow::Followers;
+use mirrors::Mirrors;
+
+pub use steps::{Boot, provision};
+
+/// Everything a run works with.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Where entries go.
+    pub store: Store,
+    /// What makes VMs.
+    pub driver: Arc<dyn Driver>,
+    /// Connections to the agents.
+    pub agents: Agents,
+    /// The repositories on the host.
+    pub mirrors: Mirrors,
+    /// Who is watching.
+    pub followers: Followers,
+    /// Time limit of one set-up command.
+    pub command_timeout: Duration,
+    /// Time a VM has to boot until its agent answers.
+    pub boot_timeout: Duration,
+}

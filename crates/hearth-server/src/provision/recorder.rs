@@ -1,0 +1,154 @@
+//! Writes the entry of one step: what its commands printed goes live to followers and, when it ends, into the store.
+
+use std::time::Instant;
+
+use hearth_api::agent::client::{AgentClient, AgentError, ExecEvent, Upload};
+use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_api::ids::InstanceId;
+use hearth_api::instance::{Step, StepName, StepStatus};
+use jiff::Timestamp;
+
+use futures::StreamExt as _;
+
+use super::Context;
+use super::mask::Masker;
+use super::output::{Capped, CommandOutput};
+use crate::store::StoreError;
+
+/// A step that is running.
+pub struct Recorder<'a> {
+    context: &'a Context,
+    id: &'a InstanceId,
+    masker: &'a Masker,
+    name: StepName,
+    output: Capped,
+    began: Instant,
+}
+
+/// How a command ended that did not end well.
+#[derive(Debug)]
+pub enum CommandFailure {
+    /// It is the command's own fault.
+    Command {
+        /// One plain sentence.
+        sentence: String,
+        /// Its exit code, if it had one.
+        code: Option<i32>,
+    },
+    /// The VM or its agent is gone.
+    Lost(AgentError),
+}
+
+impl<'a> Recorder<'a> {
+    /// The step begins.
+    pub fn begin(
+        context: &'a Context,
+        id: &'a InstanceId,
+        masker: &'a Masker,
+        name: StepName,
+        subject: Option<&str>,
+    ) -> Self {
+        context.followers.started(id, name.as_str(), subject);
+        Self {
+            context,
+            id,
+            masker,
+            name,
+            output: Capped::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Text that the step's output shows: already free of secrets, or made so here.
+    pub fn print(&mut self, text: &str) {
+        self.show(&self.masker.mask(text));
+    }
+
+    fn show(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.output.push(text);
+            self.context.followers.output(self.id, text);
+        }
+    }
+
+    /// Runs a command in the VM to its end; its output becomes part of the step's.
+    pub async fn run(&mut self, agent: &AgentClient, spec: &ExecSpec) -> Result<ExecEnd, CommandFailure> {
+        let mut output = CommandOutput::new(self.masker);
+        let mut events = agent.exec(spec, Upload::empty()).await.map_err(CommandFailure::Lost)?;
+        let end = loop {
+            match events.next().await {
+                Some(Ok(ExecEvent::Stdout(bytes))) => self.show(&output.stdout(&bytes)),
+                Some(Ok(ExecEvent::Stderr(bytes))) => self.show(&output.stderr(&bytes)),
+                Some(Ok(ExecEvent::End(end))) => break end,
+                Some(Err(error)) => return Err(CommandFailure::Lost(error)),
+                None => {
+                    return Err(CommandFailure::Lost(AgentError::Protocol(
+                        "the command had no end".to_owned(),
+                    )));
+                }
+            }
+        };
+        self.show(&output.finish());
+        match sentence(&end, spec, &output.last_error_lines()) {
+            None => Ok(end),
+            Some(sentence) => {
+                let code = if let ExecEnd::Exited { code, .. } = end {
+                    code
+                } else {
+                    None
+                };
+                Err(CommandFailure::Command {
+                    sentence: self.masker.mask(&sentence),
+                    code,
+                })
+            }
+        }
+    }
+
+    /// The step ended: its entry is in the store when this returns.
+    pub async fn end(self, error: Option<&str>, metadata: serde_json::Value) -> Result<(), StoreError> {
+        let step = Step {
+            name: self.name.as_str().to_owned(),
+            status: if error.is_some() {
+                StepStatus::Error
+            } else {
+                StepStatus::Success
+            },
+            error: error.map(|error| self.masker.mask(error)),
+            output: (!self.output.is_empty()).then(|| self.output.text()),
+            duration_ms: Some(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            timestamp: Timestamp::now(),
+            metadata: Some(metadata),
+        };
+        self.context.store.append_step(self.id, &step).await?;
+        self.context.followers.step_ended(self.id, &step);
+        Ok(())
+    }
+}
+
+/// What is wrong with the way a command ended; `None` when it ended well.
+fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &str) -> Option<String> {
+    let quote = if last_error_lines.is_empty() {
+        String::new()
+    } else {
+        format!(": {last_error_lines}")
+    };
+    match end {
+        ExecEnd::Exited { code: Some(0), .. } if spec.detach.is_some() => {
+            Some("the background command ended at once (exit code 0) instead of going on".to_owned())
+        }
+        ExecEnd::Exited { code: Some(0), .. } | ExecEnd::Detached { .. } => None,
+        ExecEnd::Exited { code: Some(code), .. } => Some(format!("exit code {code}{quote}")),
+        ExecEnd::Exited { code: None, signal, .. } => Some(format!(
+            "ended by signal {}{quote}",
+            signal.map_or("?".to_owned(), |signal| signal.to_string())
+        )),
+        ExecEnd::TimedOut { .. } => {
+            let seconds = spec.timeout_ms.unwrap_or_default() / 1000;
+            Some(format!(
+                "timed out after {seconds} s; the command and every process it had started were ended{quote}"
+            ))
+        }
+        ExecEnd::NotStarted { reason } => Some(format!("the command could not be started: {reason}")),
+    }
+}

@@ -1,0 +1,252 @@
+//! Action: carries out what the planner decided. Each action is checked again by the store against the generation it was
+//! decided on; losing that race is normal.
+
+use hearth_api::ids::{InstanceId, VmId};
+use hearth_api::instance::InstanceStatus;
+use hearth_core::plan::Action;
+use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::world::{Failure, World};
+use hearth_drivers::VmState;
+use jiff::Timestamp;
+
+use super::Reconciler;
+use super::tasks::Running;
+use crate::provision::blueprint::Blueprint;
+use crate::provision::{Boot, provision};
+use crate::store::{InstanceRow, Moved, StoreError};
+
+impl Reconciler {
+    pub(super) async fn act(&self, world: &World, action: &Action) -> Result<(), StoreError> {
+        match action {
+            Action::Create { project, reason } => {
+                let Some(row) = self.context.store.project(project).await? else {
+                    return Ok(());
+                };
+                let Some(blueprint) = Blueprint::load(&self.context.store, &self.sizes, project).await? else {
+                    return Ok(());
+                };
+                let mut new = self.new_instance(project, blueprint.recipe.clone(), row.vm_size);
+                new.started_by = Some(self.session.clone());
+                let running = self.tasks.begin_provision(&new.id);
+                self.context.store.insert_instance(&new, world.now).await?;
+                tracing::info!(instance = %new.id, %project, ?reason, "making an instance");
+                self.spawn_provision(
+                    Boot {
+                        id: new.id,
+                        vm: new.vm,
+                        blueprint,
+                    },
+                    running,
+                );
+            }
+            Action::Start { instance } => {
+                let Some(row) = self.context.store.instance(instance).await? else {
+                    return Ok(());
+                };
+                let Some(blueprint) = Blueprint::load(&self.context.store, &self.sizes, &row.project).await? else {
+                    return Ok(());
+                };
+                let running = self.tasks.begin_provision(instance);
+                if self
+                    .context
+                    .store
+                    .start_instance(instance, &self.session, &blueprint.recipe)
+                    .await?
+                {
+                    tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
+                    self.spawn_provision(
+                        Boot {
+                            id: row.id,
+                            vm: row.vm,
+                            blueprint,
+                        },
+                        running,
+                    );
+                }
+            }
+            Action::Fail {
+                instance,
+                generation,
+                failure,
+            } => {
+                self.fail(instance, *generation, failure).await?;
+            }
+            Action::Retire {
+                instance,
+                generation,
+                reason,
+            } => {
+                self.end_instance(instance, *generation, InstanceState::Retiring, reason)
+                    .await?;
+            }
+            Action::Delete {
+                instance,
+                generation,
+                reason,
+            } => {
+                self.end_instance(instance, *generation, InstanceState::Deleting, reason)
+                    .await?;
+            }
+            Action::Teardown { instance } => {
+                if let Some(row) = self.context.store.instance(instance).await? {
+                    self.spawn_teardown(row);
+                }
+            }
+            Action::DestroyOrphan { vm } => self.spawn_destroy_orphan(vm.clone()),
+        }
+        Ok(())
+    }
+
+    /// The planner saw a VM missing in a list; the driver is asked about this one before it is believed.
+    async fn fail(&self, instance: &InstanceId, generation: i64, failure: &Failure) -> Result<(), StoreError> {
+        let Some(row) = self.context.store.instance(instance).await? else {
+            return Ok(());
+        };
+        if failure.kind == FailureKind::VmLost {
+            match self.context.driver.inspect(&row.vm).await {
+                Ok(Some(VmState::Running)) | Err(_) => return Ok(()),
+                Ok(_) => {}
+            }
+        }
+        if self
+            .context
+            .store
+            .fail_instance(instance, Some(generation), failure, Timestamp::now())
+            .await?
+            != Moved::Lost
+        {
+            tracing::warn!(%instance, project = %row.project, reason = failure.reason, "an instance failed");
+            self.context.agents.forget(&row.vm);
+            self.context
+                .followers
+                .ended(instance, Some(InstanceStatus::Failed), Some(failure.reason.clone()));
+            self.changed();
+        }
+        Ok(())
+    }
+
+    async fn end_instance(
+        &self,
+        instance: &InstanceId,
+        generation: i64,
+        to: InstanceState,
+        reason: &hearth_core::plan::Reason,
+    ) -> Result<(), StoreError> {
+        let moved = self
+            .context
+            .store
+            .move_instance(instance, to, Some(generation), Timestamp::now())
+            .await?;
+        if moved == Moved::Lost {
+            return Ok(());
+        }
+        if let Some(row) = self.context.store.instance(instance).await? {
+            tracing::info!(%instance, project = %row.project, ?reason, "ending an instance");
+            self.spawn_teardown(row);
+        }
+        self.changed();
+        Ok(())
+    }
+
+    fn spawn_provision(&self, boot: Boot, running: Running) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                biased;
+                () = running.cancel.cancelled() => None,
+                ended = provision(&this.context, &boot) => Some(ended),
+            };
+            if let Err(error) = this.finish_provision(&boot, ended).await {
+                // The row stays in `provisioning` with nobody at work: the next pass removes it.
+                tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
+            }
+            drop(running);
+            this.changed();
+        });
+    }
+
+    async fn finish_provision(
+        &self,
+        boot: &Boot,
+        ended: Option<Result<Vec<hearth_api::claim::ClaimedRepo>, Failure>>,
+    ) -> Result<(), StoreError> {
+        let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
+        match ended {
+            // Whoever cancelled it has moved the row.
+            None => followers.ended(id, None, None),
+            Some(Ok(repos)) => {
+                store.set_instance_repos(id, &repos).await?;
+                if store
+                    .move_instance(id, InstanceState::Ready, None, Timestamp::now())
+                    .await?
+                    == Moved::Lost
+                {
+                    followers.ended(id, None, None);
+                } else {
+                    tracing::info!(instance = %id, "an instance is ready");
+                    followers.ended(id, Some(InstanceStatus::Ready), None);
+                }
+            }
+            Some(Err(failure)) => {
+                if store.fail_instance(id, None, &failure, Timestamp::now()).await? == Moved::Lost {
+                    followers.ended(id, None, None);
+                } else {
+                    tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason, "a boot failed");
+                    followers.ended(id, Some(InstanceStatus::Failed), Some(failure.reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Destroys the VM of an instance that is retiring or deleting, then finishes its row.
+    fn spawn_teardown(&self, row: InstanceRow) {
+        let Some(entry) = self.tasks.begin_teardown(row.vm.as_str()) else {
+            return;
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            this.tasks.cancel_provision(&row.id).await;
+            this.context.agents.forget(&row.vm);
+            let id = &row.id;
+            match this.context.driver.destroy(&row.vm).await {
+                Err(error) => {
+                    tracing::warn!(%error, instance = %id, "a VM could not be destroyed; the next pass tries again")
+                }
+                Ok(()) => {
+                    let done = match row.state {
+                        InstanceState::Retiring => {
+                            let now = Timestamp::now();
+                            this.context
+                                .store
+                                .move_instance(id, InstanceState::Archived, None, now)
+                                .await
+                                .map(drop)
+                        }
+                        _ => this.context.store.forget_instance(id).await,
+                    };
+                    if let Err(error) = done {
+                        tracing::warn!(%error, instance = %id, "the end of an instance could not be written");
+                    }
+                    this.context.followers.ended(id, None, None);
+                }
+            }
+            drop(entry);
+            this.wake();
+        });
+    }
+
+    fn spawn_destroy_orphan(&self, vm: VmId) {
+        let Some(entry) = self.tasks.begin_teardown(vm.as_str()) else {
+            return;
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            tracing::info!(%vm, "destroying a VM that no row names");
+            if let Err(error) = this.context.driver.destroy(&vm).await {
+                tracing::warn!(%error, %vm, "a VM could not be destroyed; the next pass tries again");
+            }
+            drop(entry);
+        });
+    }
+}

@@ -1,0 +1,365 @@
+//! The hand-over of one instance to one task: a transaction, a look whether the VM answers, its task's variables and branch.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use hearth_api::agent::client::AgentClient;
+use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo, Miss};
+use hearth_api::ids::{InstanceId, TokenId};
+use hearth_core::state::InstanceState;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::provision::blueprint::recipe_name;
+use crate::provision::envfile;
+use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableRow};
+
+/// A ready VM has this long to answer when it is handed over; then the next one is tried.
+const ANSWER_BUDGET: Duration = Duration::from_secs(5);
+/// Time limit of a checkout of another branch.
+const CHECKOUT_BUDGET: Duration = Duration::from_secs(120);
+/// What a client is told to wait before it asks again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What a task asks for.
+#[derive(Clone)]
+pub struct ClaimOrder {
+    /// Idempotency key.
+    pub key: Option<String>,
+    /// Hash of the request's body.
+    pub body_hash: String,
+    /// The token that claims.
+    pub token: TokenId,
+    /// Branch to check out.
+    pub branch: Option<String>,
+    /// Never an older recipe.
+    pub strict: bool,
+    /// What to do when nothing is ready.
+    pub miss: Miss,
+    /// How long to wait for what is not ready.
+    pub patience: Duration,
+    /// Length of the lease.
+    pub lease: SignedDuration,
+    /// Variables of the task.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Why there is no VM.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Nothing is ready.
+    #[error("{reason}")]
+    NothingReady {
+        /// For a person: what the pool is doing.
+        reason: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The key was used for something else.
+    #[error("this task id was used before for another claim; use a new one")]
+    OtherBody,
+    /// The key's VM is gone.
+    #[error("the VM of this task id was released or its lease ended; use a new task id")]
+    Ended,
+    /// The instance that was made for this claim failed.
+    #[error("the VM that was made for this claim failed: {0}")]
+    Failed(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Gives a reserved instance back when the claim that waited for it is gone.
+struct Reservation {
+    reconciler: Reconciler,
+    id: Option<InstanceId>,
+    /// Back to the pool, or away with it.
+    pooled: bool,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let (reconciler, pooled) = (self.reconciler.clone(), self.pooled);
+        tokio::spawn(async move {
+            let store = &reconciler.context.store;
+            let done = if pooled {
+                store.unreserve_instance(&id).await
+            } else {
+                store
+                    .move_instance(&id, InstanceState::Deleting, None, Timestamp::now())
+                    .await
+                    .map(drop)
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
+            }
+            reconciler.wake();
+        });
+    }
+}
+
+impl Reconciler {
+    /// Hands a VM over.
+    pub async fn claim(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<ClaimReply, ClaimError> {
+        // Two requests with one key: the second sees the finished hand-over of the first.
+        let _alone = match &order.key {
+            Some(key) => Some(self.claims.lock((project.id.clone(), key.clone())).await),
+            None => None,
+        };
+        let began = Instant::now();
+        let deadline = began + order.patience;
+        let mut changes = self.changes.subscribe();
+        let mut reservation = Reservation {
+            reconciler: self.clone(),
+            id: None,
+            pooled: order.miss != Miss::Bypass,
+        };
+        loop {
+            changes.mark_unchanged();
+            let bypass_unmade = order.miss == Miss::Bypass && reservation.id.is_none();
+            if !bypass_unmade && let Some(reply) = self.try_claim(project, order, &reservation, began).await? {
+                reservation.id = None;
+                return Ok(reply);
+            }
+            if let Some(id) = &reservation.id {
+                self.check_reserved(id).await?;
+            } else if order.miss != Miss::Require && self.nothing_comes(project, order).await? {
+                if order.patience.is_zero() {
+                    return Err(self.nothing_ready(project).await?);
+                }
+                reservation.id = Some(self.order_instance(project, false, true).await?);
+            }
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(self.nothing_ready(project).await?);
+            }
+        }
+    }
+
+    /// Whether waiting alone would be in vain: nothing is being made for the pool, and nothing will be.
+    async fn nothing_comes(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<bool, StoreError> {
+        if order.miss == Miss::Bypass {
+            return Ok(true);
+        }
+        let enabled = self
+            .context
+            .store
+            .pool(&project.id)
+            .await?
+            .is_some_and(|pool| pool.config.enabled);
+        Ok(!enabled)
+    }
+
+    async fn check_reserved(&self, id: &InstanceId) -> Result<(), ClaimError> {
+        let row = self.context.store.instance(id).await?;
+        match row {
+            Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => Ok(()),
+            Some(row) => Err(ClaimError::Failed(
+                row.failure_reason.unwrap_or_else(|| "it was removed".to_owned()),
+            )),
+            None => Err(ClaimError::Failed("it was removed".to_owned())),
+        }
+    }
+
+    async fn nothing_ready(&self, project: &ProjectRow) -> Result<ClaimError, StoreError> {
+        let now = Timestamp::now();
+        let since = crate::store::Store::failed_window(now);
+        let status = self.context.store.pool_status(&project.id, since).await?;
+        let enabled = self
+            .context
+            .store
+            .pool(&project.id)
+            .await?
+            .is_some_and(|pool| pool.config.enabled);
+        let reason = if !enabled {
+            "no VM is ready and the pool is disabled; enable it, or claim with `waitMs` to have one made".to_owned()
+        } else {
+            format!(
+                "no VM is ready ({} being made, {} failed in 24 h); ask again, or claim with `waitMs` to wait for one",
+                status.provisioning, status.failed
+            )
+        };
+        Ok(ClaimError::NothingReady {
+            reason,
+            retry_after: RETRY_AFTER,
+        })
+    }
+
+    /// Takes ready instances until one answers; `None` when none is left.
+    async fn try_claim(
+        &self,
+        project: &ProjectRow,
+        order: &ClaimOrder,
+        reservation: &Reservation,
+        began: Instant,
+    ) -> Result<Option<ClaimReply>, ClaimError> {
+        let store = &self.context.store;
+        loop {
+            let pool = store.pool(&project.id).await?;
+            let current = recipe_name(project, pool.as_ref());
+            let now = Timestamp::now();
+            let wait_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let waited = self.waited(order, reservation, began);
+            let new = NewClaim {
+                project: &project.id,
+                key: order.key.as_deref(),
+                body_hash: &order.body_hash,
+                token: &order.token,
+                strict_recipe: order.strict.then_some(current.as_str()),
+                only: reservation.id.as_ref(),
+                lease: order.lease,
+            };
+            let taken = store
+                .take_ready(&new, &current, now, |row, expires_at| ClaimReply {
+                    id: row.id.clone(),
+                    instance_id: row.vm.clone(),
+                    source: waited,
+                    recipe: row.recipe.clone(),
+                    age_ms: row.provisioned_at.map_or(0, |at| {
+                        u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default()
+                    }),
+                    wait_ms,
+                    repos: row.repos.clone(),
+                    expires_at,
+                    agent: agent_paths(&row.id),
+                })
+                .await?;
+            let row = match taken {
+                Taken::Nothing => return Ok(None),
+                Taken::Before(claim) if claim.body_hash != order.body_hash => return Err(ClaimError::OtherBody),
+                Taken::Before(claim) if claim.ended_at.is_some() => return Err(ClaimError::Ended),
+                Taken::Before(claim) => return Ok(Some(claim.reply)),
+                Taken::Instance(row) => row,
+            };
+            self.changed();
+            match self.activate(project, order, &row).await {
+                Ok(repos) => {
+                    let claim = store.claim(&row.id).await?;
+                    let Some(mut reply) = claim.map(|claim| claim.reply) else {
+                        continue;
+                    };
+                    if reply.repos != repos {
+                        reply.repos = repos;
+                        store.set_claim_reply(&reply).await?;
+                    }
+                    return Ok(Some(reply));
+                }
+                Err(reason) => {
+                    tracing::warn!(instance = %row.id, reason, "a ready instance did not answer when it was claimed");
+                    store.undo_claim(&row.id, Timestamp::now()).await?;
+                    self.changed();
+                }
+            }
+        }
+    }
+
+    fn waited(&self, order: &ClaimOrder, reservation: &Reservation, began: Instant) -> ClaimSource {
+        // Everything that was ready when the claim came is found within the time a transaction takes.
+        const AT_ONCE: Duration = Duration::from_millis(500);
+        if reservation.id.is_some() || order.miss == Miss::Bypass {
+            ClaimSource::Cold
+        } else if began.elapsed() > AT_ONCE {
+            ClaimSource::Joined
+        } else {
+            ClaimSource::Ready
+        }
+    }
+
+    /// Makes the VM the task's own; a sentence when it cannot be.
+    async fn activate(
+        &self,
+        project: &ProjectRow,
+        order: &ClaimOrder,
+        row: &InstanceRow,
+    ) -> Result<Vec<ClaimedRepo>, String> {
+        let budget = Instant::now() + ANSWER_BUDGET;
+        let agent = self
+            .context
+            .agents
+            .get(&row.vm, ANSWER_BUDGET)
+            .await
+            .map_err(|error| error.to_string())?;
+        let clock = tokio::time::timeout_at(budget, agent.set_clock(SystemTime::now())).await;
+        clock
+            .map_err(|_| "its agent did not answer in time".to_owned())?
+            .map_err(|error| error.to_string())?;
+        if !order.env.is_empty() {
+            let shared = self
+                .context
+                .store
+                .shared_variables(&project.id)
+                .await
+                .map_err(|error| error.to_string())?;
+            let content = envfile::render(&merged(shared, &order.env));
+            agent
+                .write_file(envfile::PATH, 0o600, content)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        let mut repos = row.repos.clone();
+        if let Some(branch) = &order.branch {
+            for repo in &mut repos {
+                match checkout(&agent, &repo.path, branch).await {
+                    Ok(Some(commit)) => (repo.branch, repo.commit) = (branch.clone(), commit),
+                    Ok(None) => {}
+                    // The VM is good all the same: the reply says which branch the repository is on.
+                    Err(reason) => {
+                        tracing::warn!(instance = %row.id, repo = repo.repo_full_name, reason, "a branch stays")
+                    }
+                }
+            }
+        }
+        Ok(repos)
+    }
+}
+
+/// The project's variables with the task's own, which are stronger.
+fn merged(shared: Vec<VariableRow>, own: &BTreeMap<String, String>) -> Vec<VariableRow> {
+    let kept = shared.into_iter().filter(|variable| !own.contains_key(&variable.name));
+    let added = own.iter().map(|(name, value)| VariableRow {
+        name: name.clone(),
+        value: value.clone(),
+    });
+    kept.chain(added).collect()
+}
+
+/// Checks a branch out where the repository has it; the commit it is at.
+async fn checkout(agent: &AgentClient, path: &str, branch: &str) -> Result<Option<String>, String> {
+    const SCRIPT: &str = "git rev-parse --quiet --verify \"refs/remotes/origin/$BRANCH\" >/dev/null || exit 0\n\
+                          git checkout --quiet -B \"$BRANCH\" \"refs/remotes/origin/$BRANCH\"\n\
+                          git branch --quiet --set-upstream-to=\"origin/$BRANCH\" \"$BRANCH\"\n\
+                          git rev-parse HEAD";
+    let spec = ExecSpec {
+        shell: Some(SCRIPT.to_owned()),
+        cwd: Some(path.to_owned()),
+        env: vec![("BRANCH".to_owned(), branch.to_owned())],
+        timeout_ms: Some(u64::try_from(CHECKOUT_BUDGET.as_millis()).unwrap_or(u64::MAX)),
+        ..ExecSpec::default()
+    };
+    let output = agent
+        .exec_collect(&spec, 4096)
+        .await
+        .map_err(|error| error.to_string())?;
+    match output.end {
+        ExecEnd::Exited { code: Some(0), .. } => {
+            let commit = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            Ok((!commit.is_empty()).then_some(commit))
+        }
+        _ => Err(format!(
+            "{branch} could not be checked out: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+    }
+}
+
+fn agent_paths(id: &InstanceId) -> AgentPaths {
+    let path = |what: &str| format!("/api/v1/instances/{id}/{what}");
+    AgentPaths {
+        exec: path("exec"),
+        files: path("files"),
+        terminal: path("terminal"),
+        ports: path("ports"),
+    }
+}

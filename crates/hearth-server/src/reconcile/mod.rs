@@ -1,0 +1,156 @@
+//! The loop that makes the world as the pools wish it: observe → plan → act. A wake carries nothing; every pass reads
+//! everything anew; the timer is the retry. Only here do the store and the drivers meet.
+
+mod act;
+mod handover;
+mod observe;
+mod tasks;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_core::plan::plan;
+use hearth_core::world::Limits;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::locks::Locks;
+use crate::options::{ServeOptions, Sizes};
+use crate::provision::Context;
+use crate::provision::blueprint::recipe_name;
+use crate::store::{NewInstance, ProjectRow, StoreError};
+
+pub use handover::{ClaimError, ClaimOrder};
+use tasks::Tasks;
+
+/// Time between two passes when nobody wakes the loop. A VM that died is noticed after one such time.
+const TICK: Duration = Duration::from_secs(3);
+/// Ended claims are remembered this long, so that a repeated key is recognised.
+const CLAIMS_KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// The loop and its helpers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Reconciler(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    context: Context,
+    sizes: Sizes,
+    limits: Limits,
+    /// Names this server process; rows that another one began are half made.
+    session: String,
+    tasks: Tasks,
+    wake: Notify,
+    /// Counts the changes of instances; waiting claims look again at each.
+    changes: watch::Sender<u64>,
+    claims: Locks<(ProjectId, String)>,
+}
+
+impl std::ops::Deref for Reconciler {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Reconciler {
+    /// At rest until [`Reconciler::run`].
+    #[must_use]
+    pub fn new(context: Context, options: &ServeOptions) -> Self {
+        Self(Arc::new(Inner {
+            context,
+            sizes: options.sizes.clone(),
+            limits: Limits {
+                max_vms: options.max_vms,
+                memory_mib: options.memory_mib,
+                concurrent_provisions: options.provision_concurrency.max(1),
+            },
+            session: uuid::Uuid::now_v7().simple().to_string(),
+            tasks: Tasks::default(),
+            wake: Notify::new(),
+            changes: watch::Sender::new(0),
+            claims: Locks::default(),
+        }))
+    }
+
+    /// What runs work with.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Something changed: look soon.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Passes until the server stops. VMs and half-made work stay as they are: the next server goes on.
+    pub async fn run(&self, stop: CancellationToken) {
+        loop {
+            self.pass().await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    async fn pass(&self) {
+        let world = match self.observe(Timestamp::now()).await {
+            Ok(world) => world,
+            Err(error) => {
+                tracing::error!(%error, "the pools could not be looked at; the next pass tries again");
+                return;
+            }
+        };
+        for action in plan(&world) {
+            if let Err(error) = self.act(&world, &action).await {
+                tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
+            }
+        }
+        if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
+            tracing::warn!(%error, "old claims could not be removed");
+        }
+    }
+
+    /// Something about an instance changed: waiting claims and the loop look again.
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.wake();
+    }
+
+    /// Writes the row of an instance that somebody waits for (a test boot, a claim); the loop starts it.
+    pub async fn order_instance(
+        &self,
+        project: &ProjectRow,
+        is_test: bool,
+        reserved: bool,
+    ) -> Result<InstanceId, StoreError> {
+        let pool = self.context.store.pool(&project.id).await?;
+        let new = self.new_instance(&project.id, recipe_name(project, pool.as_ref()), project.vm_size);
+        let new = NewInstance {
+            is_test,
+            reserved,
+            ..new
+        };
+        self.context.store.insert_instance(&new, Timestamp::now()).await?;
+        self.wake();
+        Ok(new.id)
+    }
+
+    fn new_instance(&self, project: &ProjectId, recipe: String, size: hearth_api::project::VmSize) -> NewInstance {
+        NewInstance {
+            id: InstanceId::generate(),
+            project: project.clone(),
+            vm: VmId::generate(),
+            is_test: false,
+            reserved: false,
+            recipe,
+            memory_mib: u64::from(self.sizes.shape(size).memory_mib),
+            started_by: None,
+        }
+    }
+}

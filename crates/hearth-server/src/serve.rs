@@ -1,0 +1,194 @@
+//! Start and end of a server.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::ids::TokenId;
+use hearth_api::token::{Scope, TokenItem};
+use hearth_drivers::Driver;
+use hearth_drivers::fake::{FakeDriver, FakeOptions};
+use hearth_drivers::qemu::{QemuDriver, QemuOptions};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{AppState, new_token, router};
+use crate::options::{DriverKind, ServeOptions};
+use crate::provision::Context;
+use crate::provision::agents::Agents;
+use crate::provision::follow::Followers;
+use crate::provision::mirrors::{Mirrors, sweep};
+use crate::reconcile::Reconciler;
+use crate::secrets::{Cipher, SecretError, write_private};
+use crate::store::{NewToken, Store, StoreError};
+
+/// How long requests that are under way may take to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The tenant and owner of the first token.
+const FIRST: &str = "default";
+
+/// Why a server does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another server works on this data folder.
+    #[error("another Hearth server uses the data folder {}; stop it first, or use another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// The data folder cannot be used.
+    #[error("the data folder {} cannot be used: {source}", path.display())]
+    DataDir {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The driver.
+    #[error("VMs cannot be made on this machine: {0}; `hearth doctor` says more")]
+    Driver(#[from] hearth_drivers::DriverError),
+}
+
+/// Runs a server until `stop` is cancelled. `ready` is called with its address when it listens. VMs outlive it.
+pub async fn serve(
+    options: ServeOptions,
+    ready: impl FnOnce(SocketAddr) + Send,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let folder = options.data_dir.as_path();
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ServeError::DataDir { path, source }
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(fail(folder))?;
+    let _lock = lock(folder)?;
+    let mirrors = folder.join("mirrors");
+    std::fs::create_dir_all(&mirrors).map_err(fail(&mirrors))?;
+    sweep(&mirrors).map_err(fail(&mirrors))?;
+    let cipher = Cipher::open(&folder.join("secret.key"))?;
+    let store = Store::open(&folder.join("hearth.db"), cipher).await?;
+    let installation = store
+        .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
+        .await?;
+    store.unreserve_all().await?;
+    first_token(&store, folder).await?;
+    let driver = driver(&options, installation)?;
+    let context = Context {
+        store: store.clone(),
+        agents: Agents::new(driver.clone()),
+        driver,
+        mirrors: Mirrors::new(mirrors),
+        followers: Followers::default(),
+        command_timeout: options.command_timeout,
+        boot_timeout: options.boot_timeout,
+    };
+    let reconciler = Reconciler::new(context, &options);
+    let app = router(AppState {
+        reconciler: reconciler.clone(),
+        git_base_url: options.git_base_url.clone(),
+    });
+    let listen = |source| ServeError::Listen {
+        address: options.listen,
+        source,
+    };
+    let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let looping = tokio::spawn({
+        let stop = stop.clone();
+        async move { reconciler.run(stop).await }
+    });
+    tracing::info!(%address, data = %folder.display(), "listening");
+    ready(address);
+    let serving = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        ended = serving => ended.map_err(listen)?,
+        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+            tracing::info!("some requests were still under way and are broken off");
+        }
+    }
+    stop.cancel();
+    // A panic in the loop was logged where it happened.
+    let _ = looping.await;
+    store.close().await;
+    tracing::info!("stopped; VMs go on running and the next server takes them over");
+    Ok(())
+}
+
+/// One server per data folder; the lock goes with the process, however it ends.
+fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
+    let path = folder.join("lock");
+    let fail = |source| ServeError::DataDir {
+        path: path.clone(),
+        source,
+    };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(ServeError::InUse(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+/// The first start writes an admin token to `<data-dir>/admin-token` (0600).
+async fn first_token(store: &Store, folder: &Path) -> Result<(), ServeError> {
+    let path = folder.join("admin-token");
+    if store.count_tokens().await? > 0 {
+        return Ok(());
+    }
+    let (token, hash) = new_token();
+    let item = TokenItem {
+        id: TokenId::generate(),
+        name: "first admin token".to_owned(),
+        owner: FIRST.to_owned(),
+        tenant: FIRST.to_owned(),
+        scopes: vec![Scope::Admin],
+        project_id: None,
+        created_at: Timestamp::now(),
+        last_used_at: None,
+        expires_at: None,
+    };
+    // The file first: a token in the database that nobody knows would lock everybody out.
+    write_private(&path, format!("{token}\n").as_bytes()).map_err(|source| ServeError::DataDir { path, source })?;
+    store
+        .insert_token(&NewToken {
+            item: &item,
+            hash: &hash,
+        })
+        .await?;
+    Ok(())
+}
+
+fn driver(options: &ServeOptions, installation: String) -> Result<Arc<dyn Driver>, ServeError> {
+    Ok(match options.driver {
+        DriverKind::Qemu => Arc::new(QemuDriver::open(QemuOptions {
+            data_dir: options.data_dir.clone(),
+            images_dir: options.data_dir.join("images"),
+            installation,
+            accel: options.accel,
+            vm_user: None,
+        })?),
+        DriverKind::Fake => Arc::new(FakeDriver::new(0, FakeOptions::default())),
+    })
+}

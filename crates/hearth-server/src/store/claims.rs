@@ -1,0 +1,193 @@
+//! Claims: the hand-over in one transaction.
+
+use hearth_api::claim::ClaimReply;
+use hearth_api::ids::{InstanceId, ProjectId, TokenId};
+use hearth_core::state::InstanceState;
+use jiff::{SignedDuration, Timestamp};
+
+use super::instances::{move_row, select_instance};
+use super::{InstanceRow, Moved, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+
+/// A claim that was made.
+#[derive(Debug, Clone)]
+pub struct ClaimRow {
+    /// Hash of the request's body.
+    pub body_hash: String,
+    /// The token that claimed.
+    pub token: TokenId,
+    /// What was answered.
+    pub reply: ClaimReply,
+    /// When it was released or ran out.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A claim to be made.
+#[derive(Debug, Clone)]
+pub struct NewClaim<'a> {
+    /// Whose pool.
+    pub project: &'a ProjectId,
+    /// Idempotency key.
+    pub key: Option<&'a str>,
+    /// Hash of the request's body.
+    pub body_hash: &'a str,
+    /// The token that claims.
+    pub token: &'a TokenId,
+    /// Only an instance of this recipe.
+    pub strict_recipe: Option<&'a str>,
+    /// Only this instance (one that was made for the claim).
+    pub only: Option<&'a InstanceId>,
+    /// Length of the lease.
+    pub lease: SignedDuration,
+}
+
+/// How taking an instance ended.
+#[derive(Debug, Clone)]
+pub enum Taken {
+    /// It is claimed.
+    Instance(Box<InstanceRow>),
+    /// The key was used before, for this claim.
+    Before(Box<ClaimRow>),
+    /// No instance is ready.
+    Nothing,
+}
+
+#[derive(sqlx::FromRow)]
+struct Raw {
+    body_hash: String,
+    token_id: String,
+    reply: String,
+    ended_at: Option<i64>,
+}
+
+impl TryFrom<Raw> for ClaimRow {
+    type Error = StoreError;
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        Ok(Self {
+            body_hash: raw.body_hash,
+            token: parse("claim.token_id", &raw.token_id)?,
+            reply: from_json("claim.reply", &raw.reply)?,
+            ended_at: optional_timestamp(raw.ended_at)?,
+        })
+    }
+}
+
+impl Store {
+    /// Picks a ready row and writes the claim in one transaction: the oldest of the newest recipe first.
+    /// `reply` makes the answer that is stored for a repeated key.
+    pub async fn take_ready(
+        &self,
+        claim: &NewClaim<'_>,
+        current_recipe: &str,
+        now: Timestamp,
+        reply: impl FnOnce(&InstanceRow, Timestamp) -> ClaimReply,
+    ) -> Result<Taken, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        if let Some(key) = claim.key {
+            let before: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE project_id = ?1 AND key = ?2")
+                .bind(claim.project.as_str())
+                .bind(key)
+                .fetch_optional(&mut *tx)
+                .await?;
+            if let Some(before) = before {
+                return Ok(Taken::Before(Box::new(before.try_into()?)));
+            }
+        }
+        let picked: Option<String> = sqlx::query_scalar(
+            "SELECT id FROM instance
+             WHERE project_id = ?1 AND state = 'ready' AND is_test = 0
+               AND (?2 IS NULL AND reserved = 0 OR id = ?2) AND (?3 IS NULL OR recipe = ?3)
+             ORDER BY recipe = ?4 DESC, state_since LIMIT 1",
+        )
+        .bind(claim.project.as_str())
+        .bind(claim.only.map(InstanceId::as_str))
+        .bind(claim.strict_recipe)
+        .bind(current_recipe)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(id) = picked else { return Ok(Taken::Nothing) };
+        let id: InstanceId = parse("instance.id", &id)?;
+        if move_row(&mut tx, &id, InstanceState::Claimed, None, now).await? == Moved::Lost {
+            return Ok(Taken::Nothing);
+        }
+        let row = select_instance(&mut tx, &id).await?;
+        let Some(row) = row else { return Ok(Taken::Nothing) };
+        let expires_at = now + claim.lease;
+        sqlx::query(
+            "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at, expires_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )
+        .bind(id.as_str())
+        .bind(claim.project.as_str())
+        .bind(claim.key)
+        .bind(claim.body_hash)
+        .bind(claim.token.as_str())
+        .bind(to_json(&reply(&row, expires_at))?)
+        .bind(i64::try_from(claim.lease.as_millis()).unwrap_or(i64::MAX))
+        .bind(millis(now))
+        .bind(millis(expires_at))
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("UPDATE pool SET last_claimed_at = ?2 WHERE project_id = ?1")
+            .bind(claim.project.as_str())
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Taken::Instance(Box::new(row)))
+    }
+
+    /// The claim of an instance.
+    pub async fn claim(&self, instance: &InstanceId) -> Result<Option<ClaimRow>, StoreError> {
+        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE instance_id = ?1")
+            .bind(instance.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        raw.map(ClaimRow::try_from).transpose()
+    }
+
+    /// Notes what the hand-over ended in, so that a repeated key gets the same answer.
+    pub async fn set_claim_reply(&self, reply: &ClaimReply) -> Result<(), StoreError> {
+        sqlx::query("UPDATE claim SET reply = ?2 WHERE instance_id = ?1")
+            .bind(reply.id.as_str())
+            .bind(to_json(reply)?)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// The instance turned out to be unfit while it was handed over: it is deleted, and its claim never was.
+    pub async fn undo_claim(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
+            .bind(instance.as_str())
+            .execute(&mut *tx)
+            .await?;
+        move_row(&mut tx, instance, InstanceState::Deleting, None, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Renews a lease; the new end, or `None` when the instance is not claimed any more.
+    pub async fn renew_lease(&self, instance: &InstanceId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let end: Option<i64> = sqlx::query_scalar(
+            "UPDATE claim SET expires_at = max(expires_at, ?2 + lease_ms)
+             WHERE instance_id = ?1 AND ended_at IS NULL
+               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')
+             RETURNING expires_at",
+        )
+        .bind(instance.as_str())
+        .bind(millis(now))
+        .fetch_optional(&self.write)
+        .await?;
+        end.map(timestamp).transpose()
+    }
+
+    /// Removes claims that ended before this time: their keys may be used again.
+    pub async fn forget_claims(&self, ended_before: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM claim WHERE ended_at < ?1")
+            .bind(millis(ended_before))
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}

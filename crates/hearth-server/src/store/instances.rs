@@ -1,0 +1,448 @@
+//! Instances and their steps. [`Store::move_instance`] is the one function that writes a state.
+
+use hearth_api::claim::ClaimedRepo;
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_api::instance::{InstanceItem, InstanceStatus, Step};
+use hearth_api::pool::Status;
+use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::world::{Failure, FailureStreak};
+use jiff::{SignedDuration, Timestamp};
+use sqlx::SqliteConnection;
+
+use super::{Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+
+/// One instance as the database knows it.
+#[derive(Debug, Clone)]
+pub struct InstanceRow {
+    /// Its id.
+    pub id: InstanceId,
+    /// Whose.
+    pub project: ProjectId,
+    /// Its VM.
+    pub vm: VmId,
+    /// Its state.
+    pub state: InstanceState,
+    /// Counts up with every move.
+    pub generation: i64,
+    /// Made by a test boot.
+    pub is_test: bool,
+    /// A waiting claim has it.
+    pub reserved: bool,
+    /// The recipe it is made by.
+    pub recipe: String,
+    /// Memory of its VM, MiB.
+    pub memory_mib: u64,
+    /// The server process that began to make it.
+    pub started_by: Option<String>,
+    /// Why it failed.
+    pub failure_reason: Option<String>,
+    /// Its checkouts.
+    pub repos: Vec<ClaimedRepo>,
+    /// When it was wished for.
+    pub created_at: Timestamp,
+    /// When it came into its state.
+    pub state_since: Timestamp,
+    /// When it became ready.
+    pub provisioned_at: Option<Timestamp>,
+    /// End of its claim's lease.
+    pub lease_ends_at: Option<Timestamp>,
+}
+
+impl InstanceRow {
+    /// What a client sees of its state; `None` when it is as good as gone.
+    #[must_use]
+    pub fn status(&self) -> Option<InstanceStatus> {
+        self.state.status(self.failure_reason.is_some())
+    }
+
+    /// One line of the list; `None` when it is as good as gone.
+    #[must_use]
+    pub fn to_item(&self) -> Option<InstanceItem> {
+        Some(InstanceItem {
+            id: self.id.clone(),
+            instance_id: self.vm.clone(),
+            status: self.status()?,
+            is_test: self.is_test,
+            failure_reason: self.failure_reason.clone(),
+            provisioned_at: self.provisioned_at,
+            created_at: self.created_at,
+        })
+    }
+}
+
+/// A row to be written before its VM exists.
+#[derive(Debug, Clone)]
+pub struct NewInstance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Whose.
+    pub project: ProjectId,
+    /// Its VM.
+    pub vm: VmId,
+    /// Made by a test boot.
+    pub is_test: bool,
+    /// A waiting claim has it.
+    pub reserved: bool,
+    /// The recipe it is made by.
+    pub recipe: String,
+    /// Memory of its VM, MiB.
+    pub memory_mib: u64,
+    /// The server process that begins at once, if any.
+    pub started_by: Option<String>,
+}
+
+/// How a move ended. Losing the race is normal: somebody else decided first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// The row is in the new state, with this generation.
+    To(i64),
+    /// The row is gone, in another generation, or in a state from which the move is not legal.
+    Lost,
+}
+
+#[derive(sqlx::FromRow)]
+struct Raw {
+    id: String,
+    project_id: String,
+    vm_id: String,
+    state: String,
+    generation: i64,
+    is_test: bool,
+    reserved: bool,
+    recipe: String,
+    memory_mib: i64,
+    started_by: Option<String>,
+    failure_reason: Option<String>,
+    repos: String,
+    created_at: i64,
+    state_since: i64,
+    provisioned_at: Option<i64>,
+    lease_ends_at: Option<i64>,
+}
+
+impl TryFrom<Raw> for InstanceRow {
+    type Error = StoreError;
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: parse("instance.id", &raw.id)?,
+            project: parse("instance.project_id", &raw.project_id)?,
+            vm: parse("instance.vm_id", &raw.vm_id)?,
+            state: parse("instance.state", &raw.state)?,
+            generation: raw.generation,
+            is_test: raw.is_test,
+            reserved: raw.reserved,
+            recipe: raw.recipe,
+            memory_mib: u64::try_from(raw.memory_mib)
+                .map_err(|error| StoreError::corrupt("instance.memory_mib", error))?,
+            started_by: raw.started_by,
+            failure_reason: raw.failure_reason,
+            repos: from_json("instance.repos", &raw.repos)?,
+            created_at: timestamp(raw.created_at)?,
+            state_since: timestamp(raw.state_since)?,
+            provisioned_at: optional_timestamp(raw.provisioned_at)?,
+            lease_ends_at: optional_timestamp(raw.lease_ends_at)?,
+        })
+    }
+}
+
+/// Moves a row within a transaction: state, legal sources and generation are checked in the same statement.
+pub(super) async fn move_row(
+    tx: &mut SqliteConnection,
+    id: &InstanceId,
+    to: InstanceState,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Result<Moved, StoreError> {
+    let sources: Vec<_> = to.legal_sources().iter().map(|state| state.as_str()).collect();
+    let moved: Option<i64> = sqlx::query_scalar(
+        "UPDATE instance SET state = ?2, generation = generation + 1, state_since = ?3,
+                             provisioned_at = iif(?2 = 'ready', ?3, provisioned_at)
+         WHERE id = ?1 AND (?4 IS NULL OR generation = ?4) AND state IN (SELECT value FROM json_each(?5))
+         RETURNING generation",
+    )
+    .bind(id.as_str())
+    .bind(to.as_str())
+    .bind(millis(now))
+    .bind(generation)
+    .bind(to_json(&sources)?)
+    .fetch_optional(&mut *tx)
+    .await?;
+    Ok(moved.map_or(Moved::Lost, Moved::To))
+}
+
+/// One instance, on a connection that may be in a transaction.
+pub(super) async fn select_instance(
+    on: &mut SqliteConnection,
+    id: &InstanceId,
+) -> Result<Option<InstanceRow>, StoreError> {
+    let raw: Option<Raw> = sqlx::query_as(
+        "SELECT instance.*, claim.expires_at AS lease_ends_at
+         FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE instance.id = ?1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(on)
+    .await?;
+    raw.map(InstanceRow::try_from).transpose()
+}
+
+impl Store {
+    /// Writes a row in the state `provisioning`.
+    pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO instance (id, project_id, vm_id, state, generation, is_test, reserved, recipe, memory_mib,
+                                   started_by, created_at, state_since)
+             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+        )
+        .bind(new.id.as_str())
+        .bind(new.project.as_str())
+        .bind(new.vm.as_str())
+        .bind(new.is_test)
+        .bind(new.reserved)
+        .bind(&new.recipe)
+        .bind(i64::try_from(new.memory_mib).unwrap_or(i64::MAX))
+        .bind(&new.started_by)
+        .bind(millis(now))
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// Notes that this server begins to make an instance nobody has begun, by this recipe. False when it is too late.
+    pub async fn start_instance(&self, id: &InstanceId, session: &str, recipe: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE instance SET started_by = ?2, recipe = ?3
+             WHERE id = ?1 AND state = 'provisioning' AND started_by IS NULL",
+        )
+        .bind(id.as_str())
+        .bind(session)
+        .bind(recipe)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The one function that writes a state. `generation` is the one the decision was made on, if any.
+    pub async fn move_instance(
+        &self,
+        id: &InstanceId,
+        to: InstanceState,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Result<Moved, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let moved = move_row(&mut tx, id, to, generation, now).await?;
+        if moved != Moved::Lost && to == InstanceState::Ready {
+            sqlx::query(
+                "UPDATE pool SET last_provisioned_at = ?2
+                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND is_test = 0)",
+            )
+            .bind(id.as_str())
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        }
+        if moved != Moved::Lost && to == InstanceState::Deleting {
+            sqlx::query("UPDATE claim SET ended_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL")
+                .bind(id.as_str())
+                .bind(millis(now))
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(moved)
+    }
+
+    /// Moves to `failed` with the reason, in one transaction.
+    pub async fn fail_instance(
+        &self,
+        id: &InstanceId,
+        generation: Option<i64>,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> Result<Moved, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let moved = move_row(&mut tx, id, InstanceState::Failed, generation, now).await?;
+        if moved != Moved::Lost {
+            sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
+                .bind(id.as_str())
+                .bind(failure.kind.as_str())
+                .bind(&failure.reason)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(moved)
+    }
+
+    /// Removes the row of an instance whose VM is gone.
+    pub async fn forget_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM instance WHERE id = ?1 AND state = 'deleting'")
+            .bind(id.as_str())
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes the checkouts of an instance.
+    pub async fn set_instance_repos(&self, id: &InstanceId, repos: &[ClaimedRepo]) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET repos = ?2 WHERE id = ?1")
+            .bind(id.as_str())
+            .bind(to_json(&repos)?)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Gives a reserved instance to the pool, or (when it is not wanted there) to the broom.
+    pub async fn unreserve_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET reserved = 0 WHERE id = ?1")
+            .bind(id.as_str())
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// At start: no claim waits any more.
+    pub async fn unreserve_all(&self) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET reserved = 0 WHERE reserved = 1")
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// One instance.
+    pub async fn instance(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
+        select_instance(&mut *self.read.acquire().await?, id).await
+    }
+
+    /// Every instance: what the pool loop sees.
+    pub async fn all_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(
+            "SELECT instance.*, claim.expires_at AS lease_ends_at
+             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id ORDER BY instance.id",
+        )
+        .fetch_all(&self.read)
+        .await?;
+        raw.into_iter().map(InstanceRow::try_from).collect()
+    }
+
+    /// What clients see of a project's instances, newest first.
+    pub async fn visible_instances(
+        &self,
+        project: &ProjectId,
+        status: Option<InstanceStatus>,
+        limit: i64,
+    ) -> Result<Vec<InstanceRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(
+            "SELECT * FROM (
+                SELECT instance.*, claim.expires_at AS lease_ends_at,
+                    CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
+                         WHEN state = 'deleting' THEN NULL ELSE state END AS status
+                FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE instance.project_id = ?1)
+             WHERE status IS NOT NULL AND (?2 IS NULL OR status = ?2) ORDER BY id DESC LIMIT ?3",
+        )
+        .bind(project.as_str())
+        .bind(status.map(InstanceStatus::as_str))
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        raw.into_iter().map(InstanceRow::try_from).collect()
+    }
+
+    /// Counts of a pool; test boots and claimed instances apart.
+    pub async fn pool_status(&self, project: &ProjectId, failed_since: Timestamp) -> Result<Status, StoreError> {
+        let (ready, provisioning, failed): (i64, i64, i64) = sqlx::query_as(
+            "SELECT count(*) FILTER (WHERE state = 'ready' AND reserved = 0),
+                    count(*) FILTER (WHERE state = 'provisioning'),
+                    count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
+                                     AND failure_reason IS NOT NULL AND state_since >= ?2)
+             FROM instance WHERE project_id = ?1 AND is_test = 0",
+        )
+        .bind(project.as_str())
+        .bind(millis(failed_since))
+        .fetch_one(&self.read)
+        .await?;
+        let count = |n: i64| u64::try_from(n).unwrap_or_default();
+        Ok(Status {
+            ready: count(ready),
+            provisioning: count(provisioning),
+            failed: count(failed),
+        })
+    }
+
+    /// Marks for deletion everything `clear` removes, and says which.
+    pub async fn clear_instances(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let ids: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM instance WHERE project_id = ?1 AND reserved = 0 AND state NOT IN ('claimed', 'deleting')",
+        )
+        .bind(project.as_str())
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut cleared = Vec::with_capacity(ids.len());
+        for id in ids {
+            let id: InstanceId = parse("instance.id", &id)?;
+            if move_row(&mut tx, &id, InstanceState::Deleting, None, now).await? != Moved::Lost {
+                cleared.push(id);
+            }
+        }
+        tx.commit().await?;
+        Ok(cleared)
+    }
+
+    /// How the latest boots by a recipe ended, newest backwards to the last success.
+    pub async fn failure_streak(&self, project: &ProjectId, recipe: &str) -> Result<FailureStreak, StoreError> {
+        let rows: Vec<(Option<String>, i64)> = sqlx::query_as(
+            "SELECT failure_kind, state_since FROM instance
+             WHERE project_id = ?1 AND recipe = ?2 AND is_test = 0 AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
+             ORDER BY coalesce(provisioned_at, state_since) DESC LIMIT 20",
+        )
+        .bind(project.as_str())
+        .bind(recipe)
+        .fetch_all(&self.read)
+        .await?;
+        let mut streak = FailureStreak::default();
+        for (kind, since) in rows {
+            let Some(kind) = kind else { break };
+            let kind: FailureKind = parse("instance.failure_kind", &kind)?;
+            match kind {
+                kind if kind.blames_recipe() => streak.recipe += 1,
+                FailureKind::Host => streak.host += 1,
+                _ => continue,
+            }
+            if streak.last_at.is_none() {
+                streak.last_at = Some(timestamp(since)?);
+            }
+        }
+        Ok(streak)
+    }
+
+    /// Appends a step's entry.
+    pub async fn append_step(&self, id: &InstanceId, step: &Step) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO step (instance_id, seq, entry)
+             SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM step WHERE instance_id = ?1
+             HAVING EXISTS (SELECT 1 FROM instance WHERE id = ?1)",
+        )
+        .bind(id.as_str())
+        .bind(to_json(step)?)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// The steps that have ended, in order.
+    pub async fn steps(&self, id: &InstanceId) -> Result<Vec<Step>, StoreError> {
+        let entries: Vec<String> = sqlx::query_scalar("SELECT entry FROM step WHERE instance_id = ?1 ORDER BY seq")
+            .bind(id.as_str())
+            .fetch_all(&self.read)
+            .await?;
+        entries.iter().map(|entry| from_json("step.entry", entry)).collect()
+    }
+
+    /// Failed records older than this are not counted any more.
+    #[must_use]
+    pub fn failed_window(now: Timestamp) -> Timestamp {
+        now - SignedDuration::from_hours(24)
+    }
+}

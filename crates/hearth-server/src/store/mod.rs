@@ -1,0 +1,147 @@
+//! The only SQL of Hearth, and the only truth: memory is a cache that may be lost at any moment.
+//!
+//! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
+//! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
+
+mod claims;
+mod instances;
+mod pools;
+mod projects;
+mod tokens;
+mod variables;
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+pub use claims::{NewClaim, Taken};
+pub use instances::{InstanceRow, Moved, NewInstance};
+pub use pools::PoolRow;
+pub use projects::{ProjectRow, RepoSource};
+pub use tokens::{NewToken, TokenRow};
+pub use variables::VariableRow;
+
+use crate::secrets::Cipher;
+
+/// Readers at once; more would only wait for the disk.
+const READERS: u32 = 4;
+/// How long a statement waits for a lock that another process holds (a backup, an inspecting shell).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the store can say no with.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database answered with an error: disk full, file damaged, locked for too long.
+    #[error("the database could not do it: {0}; check free disk space and the folder's permissions")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("the database could not be brought to this version's schema: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A row holds something that this version does not understand.
+    #[error("the database holds something this version does not understand: {what}")]
+    Corrupt {
+        /// Which row and column.
+        what: String,
+    },
+    /// A secret could not be sealed or opened.
+    #[error(transparent)]
+    Secret(#[from] crate::secrets::SecretError),
+}
+
+impl StoreError {
+    fn corrupt(what: &str, cause: impl std::fmt::Display) -> Self {
+        Self::Corrupt {
+            what: format!("{what}: {cause}"),
+        }
+    }
+}
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    write: SqlitePool,
+    read: SqlitePool,
+    cipher: Cipher,
+}
+
+impl Store {
+    /// Opens (and makes, and migrates) the database in a file.
+    pub async fn open(file: &Path, cipher: Cipher) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            // Deleted rows are overwritten with zeros: a removed variable leaves no trace.
+            .pragma("secure_delete", "ON")
+            .busy_timeout(BUSY_TIMEOUT);
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await?;
+        sqlx::migrate!("./migrations").run(&write).await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await?;
+        Ok(Self { write, read, cipher })
+    }
+
+    /// A value that belongs to the whole installation, made on first use.
+    pub async fn meta_or_insert(&self, key: &str, value: &str) -> Result<String, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
+            .bind(key)
+            .bind(value)
+            .execute(&mut *tx)
+            .await?;
+        let value = sqlx::query_scalar("SELECT value FROM meta WHERE key = ?1")
+            .bind(key)
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(value)
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.read).await?;
+        Ok(())
+    }
+
+    /// Ends all connections after what is under way.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+/// A time as the database keeps it.
+fn millis(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+/// A time from the database.
+fn timestamp(millis: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(millis).map_err(|error| StoreError::corrupt("a time", error))
+}
+
+fn optional_timestamp(millis: Option<i64>) -> Result<Option<Timestamp>, StoreError> {
+    millis.map(timestamp).transpose()
+}
+
+/// JSON for a column. Wire types have string keys and no failing serialisers, so this cannot fail in practice.
+fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::corrupt("a value for a JSON column", error))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::corrupt(what, error))
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|error| StoreError::corrupt(what, error))
+}

@@ -1,0 +1,124 @@
+//! Pools: the wish.
+
+use hearth_api::ids::ProjectId;
+use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
+use jiff::Timestamp;
+
+use super::{Store, StoreError, from_json, millis, optional_timestamp, timestamp, to_json};
+
+/// Target of a pool that was never told one.
+const DEFAULT_TARGET: i64 = 1;
+/// Maximum age of a pool that was never told one, minutes.
+const DEFAULT_MAX_AGE: i64 = 60;
+
+/// A configured pool.
+#[derive(Debug, Clone)]
+pub struct PoolRow {
+    /// What the wire shows.
+    pub config: Config,
+    /// What the wire shows beside it.
+    pub metadata: PoolMetadata,
+}
+
+#[derive(sqlx::FromRow)]
+struct Raw {
+    enabled: bool,
+    target_size: i64,
+    max_age_minutes: i64,
+    branch: Option<String>,
+    setup_commands: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+    last_provisioned_at: Option<i64>,
+    last_claimed_at: Option<i64>,
+}
+
+impl TryFrom<Raw> for PoolRow {
+    type Error = StoreError;
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        let setup_commands: Option<Vec<SetupCommand>> = raw
+            .setup_commands
+            .map(|text| from_json("pool.setup_commands", &text))
+            .transpose()?;
+        Ok(Self {
+            config: Config {
+                enabled: raw.enabled,
+                target_size: raw.target_size,
+                max_age_minutes: raw.max_age_minutes,
+                branch: raw.branch,
+                setup_commands,
+                created_at: timestamp(raw.created_at)?,
+                updated_at: timestamp(raw.updated_at)?,
+            },
+            metadata: PoolMetadata {
+                last_provisioned_at: optional_timestamp(raw.last_provisioned_at)?,
+                last_claimed_at: optional_timestamp(raw.last_claimed_at)?,
+            },
+        })
+    }
+}
+
+impl Store {
+    /// The pool of a project, if it was ever configured.
+    pub async fn pool(&self, project: &ProjectId) -> Result<Option<PoolRow>, StoreError> {
+        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM pool WHERE project_id = ?1")
+            .bind(project.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        raw.map(PoolRow::try_from).transpose()
+    }
+
+    /// Applies a change, making the pool with its defaults when there is none. `None` when the project is gone.
+    pub async fn change_pool(
+        &self,
+        project: &ProjectId,
+        change: &PatchPool,
+        now: Timestamp,
+    ) -> Result<Option<PoolRow>, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let exists: Option<i64> = sqlx::query_scalar("SELECT 1 FROM project WHERE id = ?1")
+            .bind(project.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if exists.is_none() {
+            return Ok(None);
+        }
+        sqlx::query(
+            "INSERT INTO pool (project_id, enabled, target_size, max_age_minutes, created_at, updated_at)
+             VALUES (?1, 0, ?2, ?3, ?4, ?4) ON CONFLICT DO NOTHING",
+        )
+        .bind(project.as_str())
+        .bind(DEFAULT_TARGET)
+        .bind(DEFAULT_MAX_AGE)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await?;
+        let commands = match &change.setup_commands {
+            Some(Some(commands)) => Some(to_json(commands)?),
+            _ => None,
+        };
+        let raw: Raw = sqlx::query_as(
+            "UPDATE pool SET
+                enabled = coalesce(?2, enabled),
+                target_size = coalesce(?3, target_size),
+                max_age_minutes = coalesce(?4, max_age_minutes),
+                branch = iif(?5, ?6, branch),
+                setup_commands = iif(?7, ?8, setup_commands),
+                updated_at = ?9
+             WHERE project_id = ?1 RETURNING *",
+        )
+        .bind(project.as_str())
+        .bind(change.enabled)
+        .bind(change.target_size)
+        .bind(change.max_age_minutes)
+        .bind(change.branch.is_some())
+        .bind(change.branch.clone().flatten())
+        .bind(change.setup_commands.is_some())
+        .bind(commands)
+        .bind(millis(now))
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        PoolRow::try_from(raw).map(Some)
+    }
+}

@@ -1,0 +1,222 @@
+//! Projects.
+
+use hearth_api::ids::ProjectId;
+use hearth_api::pool::SetupCommand;
+use hearth_api::project::{Project, Repo, VmSize};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, from_json, millis, parse, timestamp, to_json};
+
+/// A project with everything that is not shown on the wire.
+#[derive(Debug, Clone)]
+pub struct ProjectRow {
+    /// Its id.
+    pub id: ProjectId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub description: Option<String>,
+    /// Short code.
+    pub task_code: String,
+    /// Its repositories.
+    pub repos: Vec<RepoSource>,
+    /// The image it wants.
+    pub image: Option<String>,
+    /// Size of its VMs.
+    pub vm_size: VmSize,
+    /// Commands of `project_setup`.
+    pub project_setup: Option<Vec<SetupCommand>>,
+    /// Counts up with every change of its variables.
+    pub variables_version: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A repository and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepoSource {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch its instances start on.
+    pub branch: String,
+    /// Where the host fetches it from; no credentials in it.
+    pub url: String,
+}
+
+impl ProjectRow {
+    /// As the documented operations show it.
+    #[must_use]
+    pub fn to_wire(&self) -> Project {
+        Project {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            description: self.description.clone(),
+            task_code: self.task_code.clone(),
+            repos: self
+                .repos
+                .iter()
+                .map(|repo| Repo {
+                    repo_full_name: repo.repo_full_name.clone(),
+                    branch: repo.branch.clone(),
+                })
+                .collect(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Raw {
+    id: String,
+    tenant: String,
+    name: String,
+    description: Option<String>,
+    task_code: String,
+    repos: String,
+    image: Option<String>,
+    vm_size: String,
+    project_setup: Option<String>,
+    variables_version: i64,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl TryFrom<Raw> for ProjectRow {
+    type Error = StoreError;
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: parse("project.id", &raw.id)?,
+            tenant: raw.tenant,
+            name: raw.name,
+            description: raw.description,
+            task_code: raw.task_code,
+            repos: from_json("project.repos", &raw.repos)?,
+            image: raw.image,
+            vm_size: parse("project.vm_size", &raw.vm_size)?,
+            project_setup: raw
+                .project_setup
+                .map(|text| from_json("project.project_setup", &text))
+                .transpose()?,
+            variables_version: raw.variables_version,
+            created_at: timestamp(raw.created_at)?,
+            updated_at: timestamp(raw.updated_at)?,
+        })
+    }
+}
+
+impl Store {
+    /// Writes a new project.
+    pub async fn insert_project(&self, project: &ProjectRow) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO project (id, tenant, name, description, task_code, repos, image, vm_size, project_setup,
+                                  variables_version, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )
+        .bind(project.id.as_str())
+        .bind(&project.tenant)
+        .bind(&project.name)
+        .bind(&project.description)
+        .bind(&project.task_code)
+        .bind(to_json(&project.repos)?)
+        .bind(&project.image)
+        .bind(project.vm_size.as_str())
+        .bind(project.project_setup.as_ref().map(to_json).transpose()?)
+        .bind(project.variables_version)
+        .bind(millis(project.created_at))
+        .bind(millis(project.updated_at))
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// Writes what a PATCH may change. False when the project is gone.
+    pub async fn update_project(&self, project: &ProjectRow) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
+                                project_setup = ?8, updated_at = ?9
+             WHERE id = ?1",
+        )
+        .bind(project.id.as_str())
+        .bind(&project.name)
+        .bind(&project.description)
+        .bind(&project.task_code)
+        .bind(to_json(&project.repos)?)
+        .bind(&project.image)
+        .bind(project.vm_size.as_str())
+        .bind(project.project_setup.as_ref().map(to_json).transpose()?)
+        .bind(millis(project.updated_at))
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// One project, whoever's it is.
+    pub async fn project(&self, id: &ProjectId) -> Result<Option<ProjectRow>, StoreError> {
+        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
+            .bind(id.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        raw.map(ProjectRow::try_from).transpose()
+    }
+
+    /// A tenant's projects by id, after the one named; `only` narrows to one.
+    pub async fn projects(
+        &self,
+        tenant: &str,
+        only: Option<&ProjectId>,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<ProjectRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(
+            "SELECT * FROM project
+             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR id > ?3) ORDER BY id LIMIT ?4",
+        )
+        .bind(tenant)
+        .bind(only.map(ProjectId::as_str))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        raw.into_iter().map(ProjectRow::try_from).collect()
+    }
+
+    /// Every project: what the pool loop sees.
+    pub async fn all_projects(&self) -> Result<Vec<ProjectRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM project ORDER BY id")
+            .fetch_all(&self.read)
+            .await?;
+        raw.into_iter().map(ProjectRow::try_from).collect()
+    }
+
+    /// Removes a project, its pool and its variables, and marks its instances for deletion, claimed ones too: their
+    /// project is gone. False when there was none.
+    pub async fn delete_project(&self, id: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(
+            "UPDATE instance SET state = 'deleting', generation = generation + 1, state_since = ?2
+             WHERE project_id = ?1 AND state <> 'deleting'",
+        )
+        .bind(id.as_str())
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("UPDATE claim SET ended_at = ?2 WHERE project_id = ?1 AND ended_at IS NULL")
+            .bind(id.as_str())
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        let done = sqlx::query("DELETE FROM project WHERE id = ?1")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+}

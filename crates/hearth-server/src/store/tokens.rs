@@ -1,0 +1,121 @@
+//! API tokens, by hash only.
+
+use hearth_api::ids::{ProjectId, TokenId};
+use hearth_api::token::{Scope, TokenItem};
+use jiff::Timestamp;
+
+use super::{Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+
+/// A token as the server knows it.
+pub type TokenRow = TokenItem;
+
+/// A token to be written.
+#[derive(Debug)]
+pub struct NewToken<'a> {
+    /// Everything that is shown.
+    pub item: &'a TokenItem,
+    /// SHA-256 of the whole token, hexadecimal.
+    pub hash: &'a str,
+}
+
+#[derive(sqlx::FromRow)]
+struct Raw {
+    id: String,
+    tenant: String,
+    name: String,
+    owner: String,
+    scopes: String,
+    project_id: Option<String>,
+    created_at: i64,
+    last_used_at: Option<i64>,
+    expires_at: Option<i64>,
+}
+
+impl TryFrom<Raw> for TokenRow {
+    type Error = StoreError;
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        let scopes: Vec<Scope> = from_json("token.scopes", &raw.scopes)?;
+        Ok(Self {
+            id: parse("token.id", &raw.id)?,
+            name: raw.name,
+            owner: raw.owner,
+            tenant: raw.tenant,
+            scopes,
+            project_id: raw
+                .project_id
+                .map(|id| parse::<ProjectId>("token.project_id", &id))
+                .transpose()?,
+            created_at: timestamp(raw.created_at)?,
+            last_used_at: optional_timestamp(raw.last_used_at)?,
+            expires_at: optional_timestamp(raw.expires_at)?,
+        })
+    }
+}
+
+impl Store {
+    /// Writes a new token.
+    pub async fn insert_token(&self, new: &NewToken<'_>) -> Result<(), StoreError> {
+        let item = new.item;
+        sqlx::query(
+            "INSERT INTO token (id, tenant, name, owner, hash, scopes, project_id, created_at, expires_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )
+        .bind(item.id.as_str())
+        .bind(&item.tenant)
+        .bind(&item.name)
+        .bind(&item.owner)
+        .bind(new.hash)
+        .bind(to_json(&item.scopes)?)
+        .bind(item.project_id.as_ref().map(ProjectId::as_str))
+        .bind(millis(item.created_at))
+        .bind(item.expires_at.map(millis))
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing.
+    pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {
+        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM token WHERE hash = ?1")
+            .bind(hash)
+            .fetch_optional(&self.read)
+            .await?;
+        raw.map(TokenRow::try_from).transpose()
+    }
+
+    /// A tenant's tokens, oldest first.
+    pub async fn tokens(&self, tenant: &str) -> Result<Vec<TokenRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM token WHERE tenant = ?1 ORDER BY id")
+            .bind(tenant)
+            .fetch_all(&self.read)
+            .await?;
+        raw.into_iter().map(TokenRow::try_from).collect()
+    }
+
+    /// How many tokens there are at all.
+    pub async fn count_tokens(&self) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar("SELECT count(*) FROM token")
+            .fetch_one(&self.read)
+            .await?)
+    }
+
+    /// Removes a token; false when the tenant has none of that id.
+    pub async fn delete_token(&self, tenant: &str, id: &TokenId) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM token WHERE tenant = ?1 AND id = ?2")
+            .bind(tenant)
+            .bind(id.as_str())
+            .execute(&self.write)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes that a token was used.
+    pub async fn touch_token(&self, id: &TokenId, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE token SET last_used_at = ?2 WHERE id = ?1")
+            .bind(id.as_str())
+            .bind(millis(now))
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}
