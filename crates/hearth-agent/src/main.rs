@@ -1,2 +1,88 @@
-//! stub
-fn main() {}
+//! The agent inside a VM: a small HTTP/2 server on a virtio-serial port, and the first process where nothing else is.
+//!
+//! One static binary with four roles, told apart by its arguments (or by being process 1):
+//!
+//! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_api::agent::session`.
+//! - `launch`: the last step before a command runs (own session, cgroup, user, folder); only the server starts it.
+//! - process 1 in an initial RAM disk: mounts the root disk and goes there, see [`init::initrd`].
+//! - `init`: process 1 in a root without an init of its own, see [`init::system`].
+//!
+//! It never logs what commands, files or variables hold.
+
+use std::process::ExitCode;
+
+mod exec;
+mod files;
+mod http;
+mod init;
+mod listen;
+mod port;
+mod reply;
+mod tree;
+mod upload;
+mod users;
+
+use listen::{Options, Where};
+
+const USAGE: &str = "usage: hearth-agent serve [--socket PATH | --port-name NAME] [--setup-network] [--no-cgroups]
+       hearth-agent init
+       hearth-agent version";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    drop(arguments.next());
+    match arguments.next().as_deref().and_then(|word| word.to_str()) {
+        // The kernel may pass words of its command line to process 1; only ours mean anything.
+        Some("init") => init::system::run(),
+        _ if std::process::id() == 1 => init::run_first(),
+        Some("launch") => exec::launch::run_launcher(arguments),
+        Some("serve") => match serve_options(arguments) {
+            Ok(options) => run_server(options),
+            Err(error) => fail(&format!("{error}\n{USAGE}")),
+        },
+        Some("version") => {
+            println!("{}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => fail(USAGE),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("hearth-agent: {message}");
+    ExitCode::FAILURE
+}
+
+fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut options = Options {
+        place: Where::Port(hearth_api::agent::PORT_NAME.to_owned()),
+        setup_network: false,
+        use_cgroups: true,
+    };
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("socket") => options.place = Where::Socket(parser.value()?.into()),
+            Long("port-name") => options.place = Where::Port(parser.value()?.string()?),
+            Long("setup-network") => options.setup_network = true,
+            Long("no-cgroups") => options.use_cgroups = false,
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(options)
+}
+
+fn run_server(options: Options) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.and_then(|runtime| {
+        let result = runtime.block_on(listen::run(options));
+        // A thread that still writes a file must not hold up the end.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("the server stopped: {error}")),
+    }
+}

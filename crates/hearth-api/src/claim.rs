@@ -50,7 +50,9 @@ pub struct ClaimRequest {
 
 impl std::fmt::Debug for ClaimRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClaimRequest").field("task_id", &self.task_id).finish_non_exhaustive()
+        f.debug_struct("ClaimRequest")
+            .field("task_id", &self.task_id)
+            .finish_non_exhaustive()
     }
 }
 

@@ -33,7 +33,9 @@ pub struct ExecRequest {
 
 impl std::fmt::Debug for ExecRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ExecRequest").field("cwd", &self.cwd).finish_non_exhaustive()
+        f.debug_struct("ExecRequest")
+            .field("cwd", &self.cwd)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ pub mod exec;
 pub mod ids;
 pub mod instance;
 pub mod page;
-mod patch;
+pub mod patch;
 pub mod pool;
 pub mod project;
 pub mod time;

@@ -1,6 +1,68 @@
 //! How a PATCH body tells "absent" from "null", and how whole numbers are read. Used with `#[serde(deserialize_with)]`.
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// A JSON object. Derived readers also take a list of the fields' values for a struct; a client that sends one has made a
+/// mistake and is told.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct OnlyMaps<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMaps<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        from.deserialize_map(OnlyMaps(PhantomData)).map(Self)
+    }
+}
+
+fn bare<T>(objects: Vec<Object<T>>) -> Vec<T> {
+    objects.into_iter().map(|object| object.0).collect()
+}
+
+/// A list of objects.
+pub(crate) fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Vec::deserialize(from).map(bare)
+}
+
+/// A list of objects or `null`.
+pub(crate) fn objects_or_null<'de, T, D>(from: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(from).map(|objects| objects.map(bare))
+}
+
+/// A present list of objects.
+pub(crate) fn present_objects<'de, T, D>(from: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    objects(from).map(Some)
+}
+
+/// A present list of objects or `null`.
+pub(crate) fn present_objects_or_null<'de, T, D>(from: D) -> Result<Option<Option<Vec<T>>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    objects_or_null(from).map(Some)
+}
 
 /// A present field: `None` is left to `#[serde(default)]`, so that `null` reaches `T` and only a nullable `T` takes it.
 pub(crate) fn present<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
@@ -24,7 +86,10 @@ where
         return Ok(Some(whole));
     }
     match number.as_f64() {
-        #[expect(clippy::cast_possible_truncation, reason = "within 2^53 and without a fraction, so exact")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "within 2^53 and without a fraction, so exact"
+        )]
         Some(float) if float.fract() == 0.0 && float.abs() <= EXACT => Ok(Some(float as i64)),
         _ => Err(D::Error::custom(format!("expected a whole number, got {number}"))),
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::InstanceId;
-use crate::patch::{present, present_whole};
+use crate::patch::{present, present_objects_or_null, present_whole};
 use crate::time;
 
 /// Bounds of `targetSize`.
@@ -99,7 +99,10 @@ pub struct PatchPool {
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub branch: Option<Option<String>>,
     /// Commands of the step `warm_pool_setup`.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "present_objects_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub setup_commands: Option<Option<Vec<SetupCommand>>>,
 }
 
@@ -117,7 +120,10 @@ pub struct PatchPoolReply {
 #[serde(rename_all = "camelCase", default)]
 pub struct TestRequest {
     /// Saved to the pool before the boot; `null` clears, absent keeps.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "present_objects_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub setup_commands: Option<Option<Vec<SetupCommand>>>,
 }
 

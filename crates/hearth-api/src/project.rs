@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ProjectId;
-use crate::patch::present;
+use crate::patch::{objects, objects_or_null, present, present_objects, present_objects_or_null};
 use crate::pool::SetupCommand;
 use crate::time;
 
@@ -111,13 +111,17 @@ pub struct CreateProject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_code: Option<String>,
     /// Its repositories, in order.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub repos: Vec<RepoInput>,
     /// Digest prefix or name of the guest image; the newest one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Commands of the step `project_setup`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "objects_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub project_setup: Option<Vec<SetupCommand>>,
     /// Size of its VMs; `medium` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,13 +142,16 @@ pub struct PatchProject {
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub task_code: Option<String>,
     /// Its repositories, in order.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "present_objects", skip_serializing_if = "Option::is_none")]
     pub repos: Option<Vec<RepoInput>>,
     /// Digest prefix or name of the guest image.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub image: Option<Option<String>>,
     /// Commands of the step `project_setup`.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "present_objects_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub project_setup: Option<Option<Vec<SetupCommand>>>,
     /// Size of its VMs.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]

@@ -111,7 +111,9 @@ pub struct TokenCreated {
 
 impl std::fmt::Debug for TokenCreated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenCreated").field("item", &self.item).finish_non_exhaustive()
+        f.debug_struct("TokenCreated")
+            .field("item", &self.item)
+            .finish_non_exhaustive()
     }
 }
 

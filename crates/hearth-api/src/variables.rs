@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::patch::objects;
 use crate::time;
 
 /// Longest name.
@@ -16,6 +17,7 @@ pub const MAX_VARIABLES: usize = 100;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutVariables {
     /// 1 to 100 variables.
+    #[serde(deserialize_with = "objects")]
     pub variables: Vec<Variable>,
 }
 
@@ -30,7 +32,9 @@ pub struct Variable {
 
 impl std::fmt::Debug for Variable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Variable").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Variable")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -66,8 +66,8 @@ pub struct VmShape {
 pub struct VmSpec {
     /// Our name for it; a second `create` with the same id is the same VM.
     pub id: VmId,
-    /// Digest or unique prefix of the image to start from, or an image's name.
-    pub image: String,
+    /// Digest or unique prefix of the image to start from; the newest one when absent.
+    pub image: Option<String>,
     /// CPU, memory, disk.
     pub shape: VmShape,
 }

@@ -10,4 +10,4 @@ mod serve;
 mod store;
 
 pub use options::{DriverKind, ServeOptions, Sizes};
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, serve, serve_with};

@@ -68,6 +68,17 @@ pub async fn serve(
     ready: impl FnOnce(SocketAddr) + Send,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let make = |installation| driver(&options, installation);
+    serve_with(&options, make, ready, stop).await
+}
+
+/// The same with a driver of the caller's own; `make` gets the name of the installation that labels its VMs.
+pub async fn serve_with(
+    options: &ServeOptions,
+    make: impl FnOnce(String) -> Result<Arc<dyn Driver>, ServeError> + Send,
+    ready: impl FnOnce(SocketAddr) + Send,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let folder = options.data_dir.as_path();
     let fail = |path: &Path| {
         let path = path.to_owned();
@@ -89,7 +100,7 @@ pub async fn serve(
         .await?;
     store.unreserve_all().await?;
     first_token(&store, folder).await?;
-    let driver = driver(&options, installation)?;
+    let driver = make(installation)?;
     let context = Context {
         store: store.clone(),
         agents: Agents::new(driver.clone()),
@@ -99,7 +110,7 @@ pub async fn serve(
         command_timeout: options.command_timeout,
         boot_timeout: options.boot_timeout,
     };
-    let reconciler = Reconciler::new(context, &options);
+    let reconciler = Reconciler::new(context, options);
     let app = router(AppState {
         reconciler: reconciler.clone(),
         git_base_url: options.git_base_url.clone(),

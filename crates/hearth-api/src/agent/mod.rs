@@ -5,6 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "agent-client")]
+pub mod client;
+#[cfg(feature = "agent-session")]
+pub mod frames;
+#[cfg(feature = "agent-session")]
+pub mod session;
+
 /// Counts up with every addition that a peer may want to know of.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -38,10 +45,12 @@ pub struct ExecSpec {
     /// Working directory; `/` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Added to the agent's small default environment (PATH, HOME, USER, LANG…), and stronger than it.
+    /// Added to the agent's small default environment (PATH, HOME, USER, LANG… and the image's `/etc/environment`), and
+    /// stronger than it.
     #[serde(default)]
     pub env: Vec<(String, String)>,
-    /// A file in the VM that is sourced first with every variable exported (`set -a; . FILE`); skipped when it does not exist.
+    /// A file in the VM, by its absolute path, that is sourced first with every variable exported (`set -a; . FILE`);
+    /// skipped when it does not exist. Its variables are stronger than [`ExecSpec::env`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_file: Option<String>,
     /// A user name or `uid[:gid]`; root when absent.
@@ -112,6 +121,26 @@ pub struct SetClock {
 pub struct AgentFault {
     /// What went wrong, for a person.
     pub message: String,
+}
+
+/// Paths and query keys of the agent's HTTP interface, in one place for both ends.
+pub mod paths {
+    /// `GET`: a [`Health`](super::Health).
+    pub const HEALTH: &str = "/v1/health";
+    /// `POST`: frames in, frames out, see [`FrameKind`](super::FrameKind).
+    pub const EXEC: &str = "/v1/exec";
+    /// `PUT`: the body becomes the file [`PATH`], with [`MODE`] and [`OWNER`]. `GET`: the file's bytes.
+    pub const FILES: &str = "/v1/files";
+    /// `PUT`: the body, a tar stream, is extracted below [`PATH`].
+    pub const TREE: &str = "/v1/tree";
+    /// `POST`: a [`SetClock`](super::SetClock).
+    pub const CLOCK: &str = "/v1/clock";
+    /// Query key: an absolute path in the VM.
+    pub const PATH: &str = "path";
+    /// Query key: permission bits, octal; `0644` when absent.
+    pub const MODE: &str = "mode";
+    /// Query key: a user name or `uid[:gid]`; root when absent.
+    pub const OWNER: &str = "owner";
 }
 
 /// Kinds of the frames inside an exec's request and reply bodies: one byte of kind, four bytes of length (big endian), payload.

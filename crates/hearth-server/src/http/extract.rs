@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use hearth_api::error::ErrorCode;
+use hearth_api::patch::Object;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -88,7 +89,7 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut from = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut from).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut from).map_err(|error| {
         let path = error.path().to_string();
         ApiError::field(
             if path == "?" { ".".to_owned() } else { path },

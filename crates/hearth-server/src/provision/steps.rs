@@ -133,7 +133,7 @@ impl Run<'_> {
         let recorder = self.begin(StepName::CreateVm, None);
         let spec = VmSpec {
             id: self.boot.vm.clone(),
-            image: image.clone().unwrap_or_default(),
+            image: image.clone(),
             shape: *shape,
         };
         let created = self.context.driver.create(&spec).await;

@@ -117,10 +117,15 @@ impl Reconciler {
             id: None,
             pooled: order.miss != Miss::Bypass,
         };
+        let mut source = ClaimSource::Ready;
         loop {
             changes.mark_unchanged();
             let bypass_unmade = order.miss == Miss::Bypass && reservation.id.is_none();
-            if !bypass_unmade && let Some(reply) = self.try_claim(project, order, &reservation, began).await? {
+            if !bypass_unmade
+                && let Some(reply) = self
+                    .try_claim(project, order, reservation.id.as_ref(), source, began)
+                    .await?
+            {
                 reservation.id = None;
                 return Ok(reply);
             }
@@ -131,6 +136,10 @@ impl Reconciler {
                     return Err(self.nothing_ready(project).await?);
                 }
                 reservation.id = Some(self.order_instance(project, false, true).await?);
+                source = ClaimSource::Cold;
+            }
+            if source == ClaimSource::Ready {
+                source = ClaimSource::Joined;
             }
             if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
                 return Err(self.nothing_ready(project).await?);
@@ -192,7 +201,8 @@ impl Reconciler {
         &self,
         project: &ProjectRow,
         order: &ClaimOrder,
-        reservation: &Reservation,
+        reserved: Option<&InstanceId>,
+        source: ClaimSource,
         began: Instant,
     ) -> Result<Option<ClaimReply>, ClaimError> {
         let store = &self.context.store;
@@ -201,21 +211,20 @@ impl Reconciler {
             let current = recipe_name(project, pool.as_ref());
             let now = Timestamp::now();
             let wait_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let waited = self.waited(order, reservation, began);
             let new = NewClaim {
                 project: &project.id,
                 key: order.key.as_deref(),
                 body_hash: &order.body_hash,
                 token: &order.token,
                 strict_recipe: order.strict.then_some(current.as_str()),
-                only: reservation.id.as_ref(),
+                only: reserved,
                 lease: order.lease,
             };
             let taken = store
                 .take_ready(&new, &current, now, |row, expires_at| ClaimReply {
                     id: row.id.clone(),
                     instance_id: row.vm.clone(),
-                    source: waited,
+                    source,
                     recipe: row.recipe.clone(),
                     age_ms: row.provisioned_at.map_or(0, |at| {
                         u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default()
@@ -252,18 +261,6 @@ impl Reconciler {
                     self.changed();
                 }
             }
-        }
-    }
-
-    fn waited(&self, order: &ClaimOrder, reservation: &Reservation, began: Instant) -> ClaimSource {
-        // Everything that was ready when the claim came is found within the time a transaction takes.
-        const AT_ONCE: Duration = Duration::from_millis(500);
-        if reservation.id.is_some() || order.miss == Miss::Bypass {
-            ClaimSource::Cold
-        } else if began.elapsed() > AT_ONCE {
-            ClaimSource::Joined
-        } else {
-            ClaimSource::Ready
         }
     }
 

@@ -1,0 +1,136 @@
+//! One cgroup (version 2) for each command: the only thing that still knows a process which left its session and lost
+//! its parent. No limits are set.
+//!
+//! They lie side by side in a tree of our own at the top of the hierarchy, not below the agent's service: a background
+//! process must not count as the service's when the agent is restarted.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::unistd::Pid;
+use uuid::Uuid;
+
+const TREE: &str = "hearth";
+
+/// Where the commands' cgroups are; without a place, processes are found by other signs.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    root: Option<PathBuf>,
+    /// Of commands that have ended, but left processes behind.
+    outlived: Mutex<Vec<PathBuf>>,
+}
+
+impl Cgroups {
+    /// Makes the tree, or goes without.
+    pub(super) fn find() -> Self {
+        let root = mount_point()
+            .map(|mount| mount.join(TREE))
+            .filter(|root| is_usable(root));
+        if let Some(root) = &root {
+            sweep(root);
+        } else {
+            eprintln!("hearth-agent: no cgroup v2 to write to; processes are tracked by session and environment only");
+        }
+        Self {
+            root,
+            outlived: Mutex::default(),
+        }
+    }
+
+    pub(super) fn none() -> Self {
+        Self {
+            root: None,
+            outlived: Mutex::default(),
+        }
+    }
+
+    /// A new cgroup; `None` when there can be none.
+    pub(super) fn create(&self) -> Option<Cgroup> {
+        let path = self
+            .root
+            .as_ref()?
+            .join(format!("{}-{}", std::process::id(), Uuid::new_v4().simple()));
+        fs::create_dir(&path).ok()?;
+        Some(Cgroup { path })
+    }
+
+    /// Removes a command's cgroup now, or some time after its last process has ended.
+    pub(super) fn retire(&self, cgroup: Cgroup) {
+        let mut outlived = self.outlived.lock().unwrap_or_else(PoisonError::into_inner);
+        outlived.push(cgroup.path);
+        outlived.retain(|path| fs::remove_dir(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+    }
+}
+
+/// One command's cgroup.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Everything alive in it and below.
+    pub(super) fn members(&self) -> Vec<Pid> {
+        let mut found = Vec::new();
+        collect_members(&self.path, &mut found);
+        found
+    }
+
+    /// Kills everything in it and below at once, forks in flight included. False when this kernel (before 5.14) cannot.
+    pub(super) fn kill(&self) -> bool {
+        fs::write(self.path.join("cgroup.kill"), "1").is_ok()
+    }
+}
+
+/// Removes what earlier agents have left, unless there are processes in it. Each name begins with its agent's process id.
+fn sweep(root: &Path) {
+    let ours = std::process::id().to_string();
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some((agent, _)) = name.to_str().and_then(|name| name.split_once('-')) else {
+            continue;
+        };
+        if agent == ours || !Path::new("/proc").join(agent).exists() {
+            drop(fs::remove_dir(entry.path()));
+        }
+    }
+}
+
+fn collect_members(path: &Path, found: &mut Vec<Pid>) {
+    if let Ok(text) = fs::read_to_string(path.join("cgroup.procs")) {
+        // 0 stands for a process of another pid namespace; signalling it would hit ourselves.
+        found.extend(
+            text.lines()
+                .filter_map(|line| line.parse().ok())
+                .filter(|pid| *pid > 0)
+                .map(Pid::from_raw),
+        );
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_members(&entry.path(), found);
+        }
+    }
+}
+
+/// The first cgroup v2 file system that is mounted.
+fn mount_point() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        (after.split(' ').next()? == "cgroup2").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// True when commands can have cgroups below `root`: it can be made, and a process could be moved there.
+fn is_usable(root: &Path) -> bool {
+    let made = fs::create_dir(root);
+    made.is_ok_and(|()| true)
+        || (root.join("cgroup.procs").exists() && nix::unistd::access(root, nix::unistd::AccessFlags::W_OK).is_ok())
+}

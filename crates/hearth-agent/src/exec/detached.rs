@@ -1,0 +1,109 @@
+//! A command that outlives its caller, and the agent: its output goes to a file, and it only has to survive its first
+//! moments before the caller is told that it runs.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_api::agent::{Detach, ExecEnd, FrameKind};
+
+use super::attached::end_all;
+use super::launch::{self, Started, Streams};
+use super::plan::Plan;
+use super::{Execs, Output, exited, time_is_up};
+
+/// How much of the log a command that crashed at once is shown with: its end.
+const TAIL_BYTES: u64 = 16 * 1024;
+
+/// Folders made for a log.
+const FOLDER_MODE: u32 = 0o755;
+
+pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, detach: Detach, output: Output) {
+    let start = Instant::now();
+    let opened = open_log(Path::new(&detach.log_path));
+    let (log, before, streams) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let reason = format!("the log {} cannot be written: {error}", detach.log_path);
+            return output.end(ExecEnd::NotStarted { reason }).await;
+        }
+    };
+    let Started { mut child, tree, .. } = match launch::start(&execs, &plan, streams).await {
+        Ok(started) => started,
+        Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
+    };
+    let grace = tokio::time::timeout(Duration::from_millis(detach.grace_ms), child.wait()).await;
+    match grace {
+        Ok(status) => {
+            if let Some(cgroup) = tree.cgroup {
+                execs.cgroups.retire(cgroup);
+            }
+            if let Ok(tail) = tail_since(log, before) {
+                output.send(FrameKind::Stdout, &tail).await;
+            }
+            output
+                .end(match status {
+                    Ok(status) => exited(status, start),
+                    Err(error) => ExecEnd::NotStarted {
+                        reason: format!("the command was lost: {error}"),
+                    },
+                })
+                .await;
+        }
+        Err(_) => {
+            output
+                .end(ExecEnd::Detached {
+                    pid: tree.leader.as_raw().unsigned_abs(),
+                })
+                .await;
+            // Not one of the tasks that the agent waits for when it is told to end.
+            tokio::spawn(async move {
+                let timed_out = tokio::select! {
+                    _ = child.wait() => false,
+                    () = time_is_up(start, timeout_ms) => true,
+                };
+                if timed_out {
+                    end_all(&tree, &mut child).await;
+                }
+                if let Some(cgroup) = tree.cgroup {
+                    execs.cgroups.retire(cgroup);
+                }
+                drop(plan.script);
+            });
+        }
+    }
+}
+
+/// Opens the log three times: to read its end, and for the command's two outputs. Also says how long it was.
+fn open_log(path: &Path) -> io::Result<(File, u64, Streams)> {
+    if !path.is_absolute() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not an absolute path",
+        ));
+    }
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    }
+    let log = OpenOptions::new().create(true).append(true).open(path)?;
+    let before = log.metadata()?.len();
+    let streams = Streams {
+        stdin: Stdio::null(),
+        stdout: Stdio::from(log.try_clone()?),
+        stderr: Stdio::from(log),
+    };
+    Ok((File::open(path)?, before, streams))
+}
+
+/// The last of what was written after `before`.
+fn tail_since(mut log: File, before: u64) -> io::Result<Vec<u8>> {
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(before.max(length.saturating_sub(TAIL_BYTES))))?;
+    let mut tail = Vec::new();
+    log.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    Ok(tail)
+}

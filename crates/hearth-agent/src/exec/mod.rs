@@ -1,0 +1,159 @@
+//! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it, [`process_tree`] knows and ends everything
+//! it started, [`attached`] and [`detached`] are its life with and without a caller.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hearth_api::agent::frames::{self, FrameDecoder, FrameError};
+use hearth_api::agent::{ExecEnd, ExecSpec, FrameKind};
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::reply::{self, Fault, Reply};
+
+mod attached;
+mod cgroup;
+mod detached;
+pub(crate) mod launch;
+mod plan;
+mod process_tree;
+
+use cgroup::Cgroups;
+use plan::Plan;
+
+/// Frames of output that wait for the host; when it does not read, the command is held back by its full pipe.
+const WAITING_FRAMES: usize = 4;
+
+/// What all commands share.
+#[derive(Debug)]
+pub(crate) struct Execs {
+    cgroups: Cgroups,
+    tasks: TaskTracker,
+}
+
+impl Execs {
+    pub(crate) fn new(use_cgroups: bool) -> Self {
+        let cgroups = if use_cgroups { Cgroups::find() } else { Cgroups::none() };
+        Self {
+            cgroups,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Waits until no attached command runs any more.
+    pub(crate) async fn all_ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The request's body as frames.
+#[derive(Debug)]
+struct Input {
+    body: Incoming,
+    decoder: FrameDecoder,
+}
+
+impl Input {
+    /// The next frame; `None` at the end of the body or when the host is gone (which the output notices by itself).
+    async fn next(&mut self) -> Result<Option<(FrameKind, Bytes)>, FrameError> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(Some(frame));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.decoder.feed(data);
+                    }
+                }
+                Some(Err(_)) => return Ok(None),
+                None => {
+                    self.decoder.finish()?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// The reply's body.
+#[derive(Debug, Clone)]
+struct Output(mpsc::Sender<std::io::Result<Bytes>>);
+
+impl Output {
+    /// Passes on what the command printed; false when the caller is gone.
+    async fn send(&self, kind: FrameKind, payload: &[u8]) -> bool {
+        self.0.send(Ok(frames::encode(kind, payload))).await.is_ok()
+    }
+
+    async fn end(self, end: ExecEnd) {
+        if let Ok(frame) = frames::encode_json(FrameKind::End, &end) {
+            // Nobody listens any more when this fails.
+            drop(self.0.send(Ok(frame)).await);
+        }
+    }
+
+    async fn caller_gone(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// Serves one exec: reads the specification, answers at once, and goes on in a task of its own.
+pub(crate) async fn run(
+    request: Request<Incoming>,
+    execs: Arc<Execs>,
+    session: CancellationToken,
+) -> Result<Reply, Fault> {
+    let mut input = Input {
+        body: request.into_body(),
+        decoder: FrameDecoder::default(),
+    };
+    let first = input.next().await.map_err(|error| Fault::bad(error.to_string()))?;
+    let Some((FrameKind::Spec, payload)) = first else {
+        return Err(Fault::bad("the body must start with the specification of the command"));
+    };
+    let spec: ExecSpec = frames::decode_json(&payload).map_err(|error| Fault::bad(error.to_string()))?;
+    let (sender, mut receiver) = mpsc::channel(WAITING_FRAMES);
+    let output = Output(sender);
+    let tasks = execs.tasks.clone();
+    let task = async move {
+        match Plan::new(&spec) {
+            Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
+            Ok(plan) => match spec.detach {
+                None => attached::run(&execs, plan, spec.timeout_ms, input, output, session).await,
+                Some(detach) => detached::run(execs, plan, spec.timeout_ms, detach, output).await,
+            },
+        }
+    };
+    tasks.spawn(task);
+    Ok(reply::stream(futures::stream::poll_fn(move |cx| {
+        receiver.poll_recv(cx)
+    })))
+}
+
+fn millis_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn exited(status: std::process::ExitStatus, start: Instant) -> ExecEnd {
+    use std::os::unix::process::ExitStatusExt;
+    ExecEnd::Exited {
+        code: status.code(),
+        signal: status.signal(),
+        duration_ms: millis_since(start),
+    }
+}
+
+/// Sleeps until a command's time is up; for ever when it has no limit.
+async fn time_is_up(start: Instant, timeout_ms: Option<u64>) {
+    match timeout_ms.and_then(|limit| start.checked_add(Duration::from_millis(limit))) {
+        Some(end) => tokio::time::sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
+}

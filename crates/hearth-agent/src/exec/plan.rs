@@ -1,0 +1,202 @@
+//! From an [`ExecSpec`] to exactly what is started: arguments, environment, user, folder. Starts nothing itself.
+
+use std::io::Write;
+use std::os::unix::fs::chown;
+
+use hearth_api::agent::ExecSpec;
+use tempfile::NamedTempFile;
+
+use crate::users::Identity;
+
+/// Search path of every command that is not given another one.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the image's maker wants under every command: certificates, proxies, a longer search path.
+const IMAGE_ENVIRONMENT: &str = "/etc/environment";
+
+/// The kernel allows 128 KiB for one argument. A longer text goes through a file; well below, because of what is added.
+const LONGEST_ARGUMENT: usize = 96 * 1024;
+
+/// Runs `"$@"` with the variables of the file `$0`.
+const SOURCE_AND_RUN: &str = r#"if [ -e "$0" ]; then set -a; . "$0"; set +a; fi; exec "$@""#;
+
+/// What is started.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) identity: Identity,
+    /// False when the agent's own user is meant.
+    pub(super) switch_user: bool,
+    pub(super) cwd: String,
+    /// A text too long for an argument; it must stay until the command has read it.
+    pub(super) script: Option<NamedTempFile>,
+}
+
+impl Plan {
+    /// The error is a sentence for the person who wrote the command.
+    pub(super) fn new(spec: &ExecSpec) -> Result<Self, String> {
+        let identity = Identity::find(spec.user.as_deref())?;
+        let mut script = None;
+        let argv = match (&spec.argv, &spec.shell) {
+            (Some(argv), None) => with_env_file(argv, spec.env_file.as_deref())?,
+            (None, Some(text)) => shell(text, spec.env_file.as_deref(), &identity, &mut script)?,
+            _ => return Err("exactly one of argv and shell must be given".to_owned()),
+        };
+        if argv.iter().any(|argument| argument.contains('\0')) {
+            return Err("an argument holds a zero byte, which no program can be given".to_owned());
+        }
+        if argv.iter().any(|argument| argument.len() >= 128 * 1024) {
+            return Err(
+                "an argument is longer than the 128 KiB that Linux allows; pass it in a file or by stdin".into(),
+            );
+        }
+        let cwd = spec.cwd.clone().unwrap_or_else(|| "/".to_owned());
+        if !cwd.starts_with('/') || cwd.contains('\0') {
+            return Err(format!("the working directory {cwd:?} is not an absolute path"));
+        }
+        let env = environment(&identity, &spec.env)?;
+        // An agent that is not root itself (in a test) can only run commands as who it is.
+        let switch_user = spec.user.is_some() && identity.uid != nix::unistd::getuid().as_raw();
+        Ok(Self {
+            argv,
+            env,
+            identity,
+            switch_user,
+            cwd,
+            script,
+        })
+    }
+}
+
+fn with_env_file(argv: &[String], env_file: Option<&str>) -> Result<Vec<String>, String> {
+    if argv.first().is_none_or(String::is_empty) {
+        return Err("argv names no program".to_owned());
+    }
+    let Some(file) = env_file else {
+        return Ok(argv.to_vec());
+    };
+    let mut wrapped = bash(SOURCE_AND_RUN);
+    wrapped.push(absolute(file)?.to_owned());
+    wrapped.extend_from_slice(argv);
+    Ok(wrapped)
+}
+
+fn shell(
+    text: &str,
+    env_file: Option<&str>,
+    identity: &Identity,
+    script: &mut Option<NamedTempFile>,
+) -> Result<Vec<String>, String> {
+    let mut whole = String::new();
+    if let Some(file) = env_file {
+        let file = quote(absolute(file)?);
+        // On one line with the text, so that bash's line numbers are the text's own.
+        whole = format!("if [ -e {file} ]; then set -a; . {file}; set +a; fi; ");
+    }
+    whole.push_str(text);
+    if whole.len() <= LONGEST_ARGUMENT {
+        return Ok(bash(&whole));
+    }
+    let file = script_file(&whole, identity).map_err(|error| format!("the command could not be stored: {error}"))?;
+    let path = file
+        .path()
+        .to_str()
+        .ok_or("the folder for temporary files has a strange name")?;
+    let argv = bash(&format!(". {}", quote(path)));
+    *script = Some(file);
+    Ok(argv)
+}
+
+fn bash(text: &str) -> Vec<String> {
+    ["bash", "-eo", "pipefail", "-c", text].map(str::to_owned).to_vec()
+}
+
+/// Readable by the command's user only.
+fn script_file(text: &str, identity: &Identity) -> std::io::Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix("hearth-command-").tempfile()?;
+    file.write_all(text.as_bytes())?;
+    if identity.uid != nix::unistd::getuid().as_raw() {
+        chown(file.path(), Some(identity.uid), Some(identity.gid))?;
+    }
+    Ok(file)
+}
+
+fn absolute(file: &str) -> Result<&str, String> {
+    if file.starts_with('/') {
+        Ok(file)
+    } else {
+        Err(format!("the variables' file {file:?} is not an absolute path"))
+    }
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// From weak to strong: our defaults, the image's own in [`IMAGE_ENVIRONMENT`], who the user is, what the caller wants.
+fn environment(identity: &Identity, extra: &[(String, String)]) -> Result<Vec<(String, String)>, String> {
+    let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let mut all = own(&[("PATH", DEFAULT_PATH), ("LANG", "C.UTF-8")]);
+    // An image need not have one; a broken one must not stop every command.
+    let image = std::fs::read(IMAGE_ENVIRONMENT).unwrap_or_default();
+    all.extend(String::from_utf8_lossy(&image).lines().filter_map(parse_assignment));
+    all.extend(own(&[
+        ("HOME", &identity.home),
+        ("USER", &identity.name),
+        ("LOGNAME", &identity.name),
+        ("SHELL", &identity.shell),
+    ]));
+    for (name, value) in extra {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!("{name:?} cannot be the name of a variable"));
+        }
+        if value.contains('\0') {
+            return Err(format!(
+                "the value of {name} holds a zero byte, which no program can be given"
+            ));
+        }
+        all.push((name.clone(), value.clone()));
+    }
+    Ok(all)
+}
+
+/// One line as `pam_env` reads it: `NAME=value`, an `export` before it and one pair of quotes around the value are ignored.
+fn parse_assignment(line: &str) -> Option<(String, String)> {
+    let line = line.trim();
+    let (name, value) = line
+        .strip_prefix("export ")
+        .unwrap_or(line)
+        .trim_start()
+        .split_once('=')?;
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !is_name(name) || value.contains('\0') {
+        return None;
+    }
+    let quoted = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+    Some((name.to_owned(), quoted.unwrap_or(value).to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_environment_is_read_like_pam_does() {
+        let parse = |line| parse_assignment(line).map(|(name, value)| format!("{name}|{value}"));
+        assert_eq!(parse("A=b c").as_deref(), Some("A|b c"));
+        assert_eq!(parse("  export A=\"b=c\" ").as_deref(), Some("A|b=c"));
+        assert_eq!(parse("A='\"'").as_deref(), Some("A|\""));
+        assert_eq!(parse("A=").as_deref(), Some("A|"));
+        for nothing in ["", "# A=b", "A", "=b", "A B=c"] {
+            assert_eq!(parse(nothing), None);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Everything a command started, and how it is ended: asked first, then killed.
+//!
+//! Known by its cgroup, in union with its session and process group. Without cgroups, a mark in the environment stands in:
+//! children inherit it, also those that left the session; a process that clears its environment as well escapes.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+use super::cgroup::Cgroup;
+
+/// Name of the variable that marks a command's processes where there are no cgroups.
+pub(super) const MARK: &str = "HEARTH_COMMAND";
+
+/// How long a process may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long the kernel may take to end processes after SIGKILL (one may be stuck in the disk).
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether they have ended.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+
+/// A command's processes.
+#[derive(Debug)]
+pub(super) struct ProcessTree {
+    /// The first one, leader of a session and a process group.
+    pub(super) leader: Pid,
+    pub(super) cgroup: Option<Cgroup>,
+    /// The value of [`MARK`], where there is no cgroup.
+    pub(super) mark: Option<String>,
+}
+
+impl ProcessTree {
+    /// Ends all of it. The leader must be waited for by someone else meanwhile.
+    pub(super) async fn end(&self) {
+        self.signal(Signal::SIGTERM);
+        // A stopped process does not see SIGTERM before it goes on.
+        self.signal(Signal::SIGCONT);
+        if self.ended_within(GRACE, None).await {
+            return;
+        }
+        self.ended_within(LAST_WAIT, Some(Signal::SIGKILL)).await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGKILL
+            && let Some(cgroup) = &self.cgroup
+        {
+            cgroup.kill();
+        }
+        // That something is gone already is the aim.
+        let _ = killpg(self.leader, signal);
+        for pid in self.members() {
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// Looks until nothing is left; with `again`, everything gets that signal before each look.
+    async fn ended_within(&self, time: Duration, again: Option<Signal>) -> bool {
+        let deadline = Instant::now() + time;
+        let mut pause = FIRST_LOOK;
+        loop {
+            if let Some(signal) = again {
+                self.signal(signal);
+            }
+            if self.members().is_empty() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
+    }
+
+    /// All processes of it that have not ended.
+    fn members(&self) -> Vec<Pid> {
+        let mut found = match &self.cgroup {
+            Some(cgroup) => cgroup.members(),
+            None => Vec::new(),
+        };
+        // The leader may not have entered its cgroup yet, and an old session may have been joined from elsewhere.
+        let group_alive = !matches!(killpg(self.leader, None), Err(Errno::ESRCH));
+        if self.cgroup.is_none() || group_alive {
+            for pid in marked_or_in_session(self.leader, self.mark.as_deref()) {
+                if !found.contains(&pid) {
+                    found.push(pid);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Goes through all processes; only done when something is to be ended.
+fn marked_or_in_session(leader: Pid, mark: Option<&str>) -> Vec<Pid> {
+    let wanted = mark.map(|mark| format!("{MARK}={mark}"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let Some(Stat { zombie, group, session }) = parse_stat(&stat) else {
+            continue;
+        };
+        if zombie {
+            continue;
+        }
+        let ours = pid == leader.as_raw() || group == leader.as_raw() || session == leader.as_raw();
+        let is_marked = || {
+            let Some(wanted) = &wanted else { return false };
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == wanted.as_bytes())
+        };
+        if ours || is_marked() {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+struct Stat {
+    zombie: bool,
+    group: i32,
+    session: i32,
+}
+
+/// `/proc/PID/stat`: the name in parentheses may itself hold anything, so everything counts from its end.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?;
+    let group = fields.nth(1)?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    Some(Stat {
+        zombie: matches!(state, "Z" | "X"),
+        group,
+        session,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strange_name_does_not_confuse_the_fields() {
+        let stat = parse_stat("42 (a) Z 1 (b) S 7 41 40 0 -1").unwrap();
+        assert_eq!((stat.zombie, stat.group, stat.session), (false, 41, 40));
+        assert!(parse_stat("42 (x) Z 1 2 3").unwrap().zombie);
+    }
+}

@@ -1,0 +1,115 @@
+//! The routes: which path and method is served by what. One HTTP/2 connection per session.
+
+use std::convert::Infallible;
+use std::fs;
+use std::sync::Arc;
+
+use hearth_api::agent::session::{CONNECTION_WINDOW, STREAM_WINDOW, SessionStream};
+use hearth_api::agent::{Health, PROTOCOL_VERSION, SetClock, paths};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+use tokio_util::sync::CancellationToken;
+
+use crate::exec::{self, Execs};
+use crate::reply::{self, Fault, Reply};
+use crate::{files, tree};
+
+/// Requests at a time; far more than any host has reason for.
+const MAX_STREAMS: u32 = 1024;
+
+/// A host that drops many commands at once resets many streams at once, which HTTP/2 servers take for an attack.
+const MAX_RESETS: usize = 4096;
+
+/// Room for a long path in a request's target.
+const MAX_HEADERS: u32 = 64 * 1024;
+
+/// What may wait in one reply for the host to take it.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
+/// Longest body of a request that holds JSON only.
+const SMALL_BODY: usize = 64 * 1024;
+
+const NANOS_PER_SECOND: i64 = 1_000_000_000;
+
+/// Serves one session to its end.
+pub(crate) async fn serve(session: SessionStream, execs: Arc<Execs>, alive: CancellationToken) {
+    let service = service_fn(move |request| {
+        let (execs, alive) = (Arc::clone(&execs), alive.clone());
+        async move { Ok::<_, Infallible>(answer(request, execs, alive).await.unwrap_or_else(Fault::into_reply)) }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buf_size(MAX_SEND_BUFFER);
+    // However it ended, the host is told by the session's end.
+    drop(builder.serve_connection(TokioIo::new(session), service).await);
+}
+
+async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: CancellationToken) -> Result<Reply, Fault> {
+    let path = request.uri().path();
+    let method = request.method();
+    match (path, method) {
+        (paths::HEALTH, &Method::GET) => health(),
+        (paths::EXEC, &Method::POST) => exec::run(request, execs, alive).await,
+        (paths::FILES, &Method::PUT) => files::write(request).await,
+        (paths::FILES, &Method::GET) => files::read(request).await,
+        (paths::TREE, &Method::PUT) => tree::write(request).await,
+        (paths::CLOCK, &Method::POST) => set_clock(request).await,
+        (paths::HEALTH | paths::EXEC | paths::FILES | paths::TREE | paths::CLOCK, method) => Err(Fault {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            message: format!("{path} does not know the method {method}"),
+        }),
+        _ => Err(Fault {
+            status: StatusCode::NOT_FOUND,
+            message: format!("this agent ({}) does not know {path}", env!("CARGO_PKG_VERSION")),
+        }),
+    }
+}
+
+fn health() -> Result<Reply, Fault> {
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| Fault::from_io(path, &error));
+    let uptime = read("/proc/uptime")?;
+    let seconds: f64 = uptime
+        .split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or_default();
+    let health = Health {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL_VERSION,
+        boot_id: read("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned(),
+        uptime_ms: std::time::Duration::try_from_secs_f64(seconds)
+            .ok()
+            .and_then(|uptime| u64::try_from(uptime.as_millis()).ok())
+            .unwrap_or_default(),
+    };
+    Ok(reply::json(StatusCode::OK, &health))
+}
+
+async fn set_clock(request: Request<Incoming>) -> Result<Reply, Fault> {
+    let body = Limited::new(request.into_body(), SMALL_BODY).collect().await;
+    let body = body
+        .map_err(|error| Fault::bad(format!("the body could not be read: {error}")))?
+        .to_bytes();
+    let SetClock { unix_nanos } =
+        serde_json::from_slice(&body).map_err(|error| Fault::bad(format!("the body is not a clock: {error}")))?;
+    let now = TimeSpec::new(
+        unix_nanos.div_euclid(NANOS_PER_SECOND),
+        unix_nanos.rem_euclid(NANOS_PER_SECOND),
+    );
+    clock_settime(ClockId::CLOCK_REALTIME, now)
+        .map_err(|error| Fault::from_io("the clock could not be set", &error.into()))?;
+    Ok(reply::done())
+}

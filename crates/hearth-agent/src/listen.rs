@@ -1,0 +1,127 @@
+//! Where the host comes from: the virtio-serial port of a VM, or a Unix socket for tests. Each transport carries one
+//! session after the other; a session's end ends what was running for it.
+
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::agent::session::{SessionStream, serve_sessions};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::exec::Execs;
+use crate::init::net;
+use crate::port::Port;
+
+/// After an error of the port, before it is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long commands may take to end when the agent itself is told to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What `serve` was asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) place: Where,
+    pub(crate) setup_network: bool,
+    pub(crate) use_cgroups: bool,
+}
+
+/// Where to listen.
+#[derive(Debug)]
+pub(crate) enum Where {
+    /// The virtio-serial port of this name.
+    Port(String),
+    /// A Unix socket; every connection is like a port of its own.
+    Socket(PathBuf),
+}
+
+/// Serves until it is told to stop.
+pub(crate) async fn run(options: Options) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let execs = Arc::new(Execs::new(options.use_cgroups));
+    let stop = CancellationToken::new();
+    if options.setup_network {
+        // Not awaited: the agent must answer even when the network never comes.
+        tokio::spawn(net::bring_up());
+    }
+    let result = tokio::select! {
+        result = listen(options.place, &execs, &stop) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    stop.cancel();
+    // Whatever is left after that is the next agent's or init's business.
+    drop(tokio::time::timeout(FAREWELL, execs.all_ended()).await);
+    result
+}
+
+async fn listen(place: Where, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
+    match place {
+        Where::Port(name) => listen_port(&name, execs, stop).await,
+        Where::Socket(path) => listen_socket(path, execs, stop).await,
+    }
+}
+
+async fn listen_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
+    let mut complained = false;
+    loop {
+        match serve_port(name, execs, stop).await {
+            Err(error) if !complained => {
+                complained = true;
+                eprintln!("hearth-agent: the port {name} failed, trying again: {error}");
+            }
+            // A port does not end by itself.
+            Ok(()) | Err(_) => {}
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
+    }
+}
+
+async fn serve_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
+    let port = Rc::new(Port::wait_for(name).await?);
+    port.wait_for_host().await?;
+    let next_host = async || port.wait_for_host().await.map(|()| true);
+    serve_sessions(
+        port.half(),
+        port.half(),
+        |session| serve_one(session, execs, stop),
+        next_host,
+    )
+    .await
+}
+
+async fn listen_socket(path: PathBuf, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
+    // A leftover of an agent that was killed.
+    drop(std::fs::remove_file(&path));
+    let listener = UnixListener::bind(&path)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let (execs, stop) = (Arc::clone(execs), stop.clone());
+        tokio::spawn(async move {
+            let (reader, writer) = stream.into_split();
+            // A broken connection of a test's is nobody's business here.
+            let no_other_host = async || Ok(false);
+            drop(
+                serve_sessions(
+                    reader,
+                    writer,
+                    |session| serve_one(session, &execs, &stop),
+                    no_other_host,
+                )
+                .await,
+            );
+        });
+    }
+}
+
+/// One session. Dropping this future ends the session's commands.
+async fn serve_one(session: SessionStream, execs: &Arc<Execs>, stop: &CancellationToken) {
+    let alive = stop.child_token();
+    let _ends_commands = alive.clone().drop_guard();
+    crate::http::serve(session, Arc::clone(execs), alive).await;
+}

@@ -1,0 +1,104 @@
+//! Much of everything: streams far larger than memory should be, slow readers, many commands at once.
+
+use futures::StreamExt;
+use hearth_api::agent::ExecEnd;
+use hearth_api::agent::client::{ExecEvent, Upload};
+
+use crate::support::*;
+
+/// The agent may have had this much in memory at any time; unoptimized, with a hundred commands at once.
+const MOST_KIB: u64 = 64 * 1024;
+
+const MIB: usize = 1 << 20;
+
+fn pieces(mebibytes: usize) -> Upload {
+    let piece = bytes::Bytes::from(vec![7; MIB]);
+    Upload::from_stream(futures::stream::iter((0..mebibytes).map(move |_| Ok(piece.clone()))))
+}
+
+#[tokio::test]
+async fn large_streams_are_never_held() {
+    const MEBIBYTES: usize = 300;
+    let agent = Agent::start();
+    let client = agent.client().await;
+    client
+        .write_file("/dev/shm/hearth-agent-test", 0o600, pieces(MEBIBYTES))
+        .await
+        .unwrap();
+    let mut download = client.read_file("/dev/shm/hearth-agent-test").await.unwrap();
+    let mut length = 0;
+    while let Some(piece) = download.next().await {
+        length += piece.unwrap().len();
+    }
+    std::fs::remove_file("/dev/shm/hearth-agent-test").unwrap();
+    assert_eq!(length, MEBIBYTES * MIB);
+    let output = client
+        .exec(&shell("wc -c"), pieces(MEBIBYTES))
+        .await
+        .unwrap()
+        .collect(MIB)
+        .await
+        .unwrap();
+    assert_eq!(output.stdout, format!("{}\n", MEBIBYTES * MIB).as_bytes());
+    let command = format!("head -c {} /dev/zero", MEBIBYTES * MIB);
+    let output = client.exec_collect(&shell(&command), MIB).await.unwrap();
+    assert!(output.truncated && matches!(output.end, ExecEnd::Exited { code: Some(0), .. }));
+    assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
+}
+
+#[tokio::test]
+async fn slow_readers_hold_back_their_commands_only() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        slow.push(client.exec(&argv(&["yes"]), Upload::empty()).await.unwrap());
+    }
+    for stream in &mut slow {
+        assert!(matches!(stream.next().await, Some(Ok(ExecEvent::Stdout(_)))));
+    }
+    for _ in 0..20 {
+        let output = client.exec_collect(&shell("echo quick"), MIB).await.unwrap();
+        assert_eq!(output.stdout, b"quick\n");
+    }
+    assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
+    drop(slow);
+    client.health().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_commands_at_once() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let commands = (0..100).map(|number| {
+        let client = client.clone();
+        async move {
+            let spec = shell(&format!(
+                "read x; echo $x-{number}; echo e{number} >&2; exit {}",
+                number % 50
+            ));
+            let output = client
+                .exec(&spec, format!("in{number}\n"))
+                .await
+                .unwrap()
+                .collect(MIB)
+                .await
+                .unwrap();
+            assert_eq!(output.stdout, format!("in{number}-{number}\n").as_bytes());
+            assert_eq!(output.stderr, format!("e{number}\n").as_bytes());
+            assert!(matches!(output.end, ExecEnd::Exited { code: Some(code), .. } if code == number % 50));
+        }
+    });
+    futures::future::join_all(commands).await;
+    // And a hundred that are dropped at once: many resets are no attack.
+    let dropped = futures::future::join_all(
+        (0..100).map(|_| async { client.exec(&shell("sleep 1000"), Upload::empty()).await.unwrap() }),
+    );
+    drop(dropped.await);
+    client.health().await.unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", agent.pid());
+    eventually("no child is left, not even a zombie", async || {
+        std::fs::read_to_string(&children).unwrap().is_empty().then_some(())
+    })
+    .await;
+}

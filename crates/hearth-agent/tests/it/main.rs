@@ -1,0 +1,9 @@
+//! The real agent, spoken to by the real client over a Unix socket.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod exec;
+mod files;
+mod limits;
+mod sessions;
+mod support;

@@ -1,0 +1,160 @@
+//! Running commands: the stream of what they print, and how it ends.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::stream::{self, StreamExt};
+use h2::RecvStream;
+
+use super::AgentError;
+use super::transfer::{Download, Sending, Upload};
+use crate::agent::frames::{self, FrameDecoder, FrameError};
+use crate::agent::{ExecEnd, ExecSpec, FrameKind};
+
+/// Longest piece of standard input in one frame.
+const STDIN_PIECE: usize = 32 * 1024;
+
+/// One thing that happened to a running command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    /// It wrote this to its standard output.
+    Stdout(Bytes),
+    /// It wrote this to its standard error.
+    Stderr(Bytes),
+    /// It is over; nothing follows.
+    End(ExecEnd),
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// The beginning of its standard output.
+    pub stdout: Vec<u8>,
+    /// The beginning of its standard error.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub end: ExecEnd,
+    /// True when it printed more than is kept here.
+    pub truncated: bool,
+}
+
+/// A running command. Dropping it before the end ends every process of the command, unless it is detached.
+#[derive(Debug)]
+pub struct ExecStream {
+    body: Download,
+    decoder: FrameDecoder,
+    /// Held for its drop: it cancels the standard input.
+    _stdin: Sending,
+    over: bool,
+}
+
+/// The request's body: the specification, the input, and its end.
+pub(super) fn request_body(spec: &ExecSpec, stdin: Upload) -> Result<Upload, AgentError> {
+    let spec = frames::encode_json(FrameKind::Spec, spec).map_err(protocol)?;
+    let input = stdin.into_stream().flat_map(|piece| {
+        let mut parts = VecDeque::new();
+        match piece {
+            Ok(mut piece) => {
+                while !piece.is_empty() {
+                    let part = piece.split_to(piece.len().min(STDIN_PIECE));
+                    parts.push_back(Ok(frames::encode(FrameKind::Stdin, &part)));
+                }
+            }
+            Err(error) => parts.push_back(Err(error)),
+        }
+        stream::iter(parts)
+    });
+    let end = frames::encode(FrameKind::StdinEnd, &[]);
+    let whole = stream::iter([Ok(spec)]).chain(input).chain(stream::iter([Ok(end)]));
+    Ok(Upload::from_stream(whole))
+}
+
+fn protocol(error: FrameError) -> AgentError {
+    AgentError::Protocol(error.to_string())
+}
+
+impl ExecStream {
+    pub(super) fn new(body: RecvStream, stdin: Sending) -> Self {
+        Self {
+            body: Download::new(body),
+            decoder: FrameDecoder::default(),
+            _stdin: stdin,
+            over: false,
+        }
+    }
+
+    /// Waits for the end and keeps the first `max_bytes` of each output.
+    pub async fn collect(mut self, max_bytes: usize) -> Result<ExecOutput, AgentError> {
+        let (mut stdout, mut stderr, mut truncated) = (Vec::new(), Vec::new(), false);
+        while let Some(event) = self.next().await {
+            let (kept, piece) = match event? {
+                ExecEvent::Stdout(piece) => (&mut stdout, piece),
+                ExecEvent::Stderr(piece) => (&mut stderr, piece),
+                ExecEvent::End(end) => {
+                    return Ok(ExecOutput {
+                        stdout,
+                        stderr,
+                        end,
+                        truncated,
+                    });
+                }
+            };
+            let room = max_bytes.saturating_sub(kept.len()).min(piece.len());
+            truncated |= room < piece.len();
+            kept.extend_from_slice(&piece[..room]);
+        }
+        Err(AgentError::Protocol(
+            "the output ended without saying how the command did".into(),
+        ))
+    }
+
+    fn next_event(&mut self) -> Result<Option<ExecEvent>, FrameError> {
+        let Some((kind, payload)) = self.decoder.next_frame()? else {
+            return Ok(None);
+        };
+        Ok(Some(match kind {
+            FrameKind::Stdout => ExecEvent::Stdout(payload),
+            FrameKind::Stderr => ExecEvent::Stderr(payload),
+            FrameKind::End => ExecEvent::End(frames::decode_json(&payload)?),
+            other => return Err(FrameError::Misplaced(other)),
+        }))
+    }
+}
+
+impl Stream for ExecStream {
+    type Item = Result<ExecEvent, AgentError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        loop {
+            match self.next_event() {
+                Ok(Some(event)) => {
+                    self.over = matches!(event, ExecEvent::End(_));
+                    return Poll::Ready(Some(Ok(event)));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(protocol(error))));
+                }
+            }
+            match std::task::ready!(self.body.poll_next_unpin(cx)) {
+                Some(Ok(piece)) => self.decoder.feed(&piece),
+                Some(Err(error)) => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    self.over = true;
+                    let error = "the output ended without saying how the command did";
+                    return Poll::Ready(Some(Err(AgentError::Protocol(error.into()))));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! One call: send, repeat where that is safe, read the answer. Knows HTTP, but no operation of the API.
+
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Method, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{self, ClientError};
+use super::{Client, REQUEST_ID_HEADER};
+
+/// Most attempts for one call: with the pauses below this bridges a restart of the server's process (about 3 s).
+const MAX_ATTEMPTS: u32 = 5;
+/// Pause before the second attempt; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A server that asks for a longer pause than this gets its wish passed on to the caller instead.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long an ordinary call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// When a call may be sent a second time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It only reads: after a lost connection, a 503, a 429.
+    Reads,
+    /// It carries an idempotency key: after a lost connection or a 503. A 429 is its answer.
+    Keyed,
+    /// Only when it provably never reached a server.
+    Unsent,
+}
+
+/// One call, ready to send (and to send again).
+pub(super) struct Call<'a> {
+    client: &'a Client,
+    method: Method,
+    url: Url,
+    body: Option<Vec<u8>>,
+    accept: &'static str,
+    timeout: Option<Duration>,
+    repeat: Repeat,
+}
+
+impl Client {
+    /// A call of the path made from these segments, which are escaped.
+    pub(super) fn call(&self, method: Method, segments: &[&str]) -> Call<'_> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        let repeat = if method == Method::GET {
+            Repeat::Reads
+        } else {
+            Repeat::Unsent
+        };
+        Call {
+            client: self,
+            method,
+            url,
+            body: None,
+            accept: "application/json",
+            timeout: Some(CALL_TIMEOUT),
+            repeat,
+        }
+    }
+
+    pub(super) fn get(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::GET, segments)
+    }
+
+    pub(super) fn post(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::POST, segments)
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn query(mut self, name: &str, value: &str) -> Self {
+        self.url.query_pairs_mut().append_pair(name, value);
+        self
+    }
+
+    pub(super) fn json<T: Serialize>(mut self, body: &T) -> Result<Self, ClientError> {
+        let bytes = serde_json::to_vec(body).map_err(|fault| ClientError::Setup {
+            reason: format!("the request cannot be written as JSON: {fault}"),
+        })?;
+        self.body = Some(bytes);
+        Ok(self)
+    }
+
+    /// For the few paths outside `/api/v1`.
+    pub(super) fn set_root_path(&mut self, segments: &[&str]) {
+        self.url = self.client.root.clone();
+        if let Ok(mut path) = self.url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+    }
+
+    /// `None`: as long as it takes (streams).
+    pub(super) fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    pub(super) fn repeat(mut self, repeat: Repeat) -> Self {
+        self.repeat = repeat;
+        self
+    }
+
+    pub(super) fn accept(mut self, accept: &'static str) -> Self {
+        self.accept = accept;
+        self
+    }
+
+    /// Sends it and reads the answer as JSON.
+    pub(super) async fn read<T: DeserializeOwned>(self) -> Result<T, ClientError> {
+        let mut attempt = 1;
+        loop {
+            let fault = match self.once().await {
+                Ok((body, request_id)) => {
+                    return serde_json::from_slice(&body).map_err(|fault| ClientError::Decode {
+                        url: self.url.to_string(),
+                        reason: fault.to_string(),
+                        request_id,
+                    });
+                }
+                Err(fault) => fault,
+            };
+            self.pause_or_give_up(fault, attempt).await?;
+            attempt += 1;
+        }
+    }
+
+    /// Sends it and hands over the reply with its body unread.
+    pub(super) async fn open(self) -> Result<Response, ClientError> {
+        let mut attempt = 1;
+        loop {
+            match self.send().await {
+                Ok(response) => return Ok(response),
+                Err(fault) => self.pause_or_give_up(fault, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn pause_or_give_up(&self, fault: ClientError, attempt: u32) -> Result<(), ClientError> {
+        match pause_before_next(self.repeat, &fault, attempt) {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            None => Err(fault),
+        }
+    }
+
+    async fn once(&self) -> Result<(bytes::Bytes, Option<String>), ClientError> {
+        let response = self.send().await?;
+        let request_id = request_id(&response);
+        let body = response.bytes().await.map_err(|fault| self.transport(fault))?;
+        Ok((body, request_id))
+    }
+
+    async fn send(&self) -> Result<Response, ClientError> {
+        let mut request = self
+            .client
+            .http
+            .request(self.method.clone(), self.url.clone())
+            .header(ACCEPT, self.accept);
+        if let Some(token) = &self.client.authorization {
+            request = request.header(AUTHORIZATION, token.clone());
+        }
+        if let Some(timeout) = self.timeout {
+            request = request.timeout(timeout);
+        }
+        if let Some(body) = &self.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        let response = request.send().await.map_err(|fault| self.transport(fault))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let request_id = request_id(&response);
+        let retry_after = retry_after(&response);
+        // A body that cannot be read changes nothing: the status already says that it failed.
+        let body = response.bytes().await.unwrap_or_default();
+        Err(error::from_reply(status, &body, request_id, retry_after))
+    }
+
+    fn transport(&self, fault: reqwest::Error) -> ClientError {
+        let url = self.client.address();
+        // Before the look at timeouts: a connection that was never made in time has not carried the request.
+        if fault.is_connect() {
+            return ClientError::Unreachable {
+                url,
+                reason: error::chain(&fault.without_url()),
+            };
+        }
+        if let (true, Some(after)) = (fault.is_timeout(), self.timeout) {
+            return ClientError::Timeout { url, after };
+        }
+        if fault.is_builder() {
+            return ClientError::Setup {
+                reason: error::chain(&fault.without_url()),
+            };
+        }
+        ClientError::Interrupted {
+            url,
+            reason: error::chain(&fault.without_url()),
+        }
+    }
+}
+
+fn header(response: &Response, name: &str) -> Option<String> {
+    response
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned)
+}
+
+pub(super) fn request_id(response: &Response) -> Option<String> {
+    header(response, REQUEST_ID_HEADER)
+}
+
+/// Seconds only; the form with a date is for caches, and Hearth never sends it.
+fn retry_after(response: &Response) -> Option<Duration> {
+    header(response, RETRY_AFTER.as_str())?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
+}
+
+/// The one decision about sending again: how long to wait first, or `None` to give up.
+fn pause_before_next(repeat: Repeat, fault: &ClientError, attempt: u32) -> Option<Duration> {
+    if attempt >= MAX_ATTEMPTS {
+        return None;
+    }
+    let step = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(8));
+    match fault {
+        ClientError::Unreachable { .. } => Some(step),
+        ClientError::Interrupted { .. } if repeat != Repeat::Unsent => Some(step),
+        ClientError::Timeout { .. } if repeat == Repeat::Keyed => Some(step),
+        ClientError::Api {
+            status: 503,
+            retry_after,
+            ..
+        } if repeat != Repeat::Unsent => wished(step, *retry_after),
+        ClientError::Api {
+            status: 429,
+            retry_after,
+            ..
+        } if repeat == Repeat::Reads => wished(step, *retry_after),
+        _ => None,
+    }
+}
+
+fn wished(step: Duration, retry_after: Option<Duration>) -> Option<Duration> {
+    let pause = retry_after.unwrap_or(step).max(step);
+    (pause <= LONGEST_PAUSE).then_some(pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn api(status: u16, retry_after: Option<u64>) -> ClientError {
+        error::from_reply(status, b"{}", None, retry_after.map(Duration::from_secs))
+    }
+
+    fn unreachable() -> ClientError {
+        ClientError::Unreachable {
+            url: String::new(),
+            reason: String::new(),
+        }
+    }
+
+    fn interrupted() -> ClientError {
+        ClientError::Interrupted {
+            url: String::new(),
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_write_is_sent_again_only_when_it_never_arrived() {
+        assert_eq!(pause_before_next(Repeat::Unsent, &unreachable(), 1), Some(FIRST_PAUSE));
+        assert_eq!(pause_before_next(Repeat::Unsent, &interrupted(), 1), None);
+        assert_eq!(pause_before_next(Repeat::Unsent, &api(503, Some(1)), 1), None);
+        assert_eq!(pause_before_next(Repeat::Unsent, &api(429, None), 1), None);
+    }
+
+    #[test]
+    fn a_read_is_sent_again_and_the_wish_for_a_pause_is_kept() {
+        assert_eq!(
+            pause_before_next(Repeat::Reads, &interrupted(), 2),
+            Some(FIRST_PAUSE * 2)
+        );
+        assert_eq!(
+            pause_before_next(Repeat::Reads, &api(503, Some(3)), 1),
+            Some(Duration::from_secs(3))
+        );
+        assert_eq!(pause_before_next(Repeat::Reads, &api(429, None), 1), Some(FIRST_PAUSE));
+        assert_eq!(pause_before_next(Repeat::Reads, &api(429, Some(3600)), 1), None);
+        assert_eq!(pause_before_next(Repeat::Reads, &api(500, None), 1), None);
+        assert_eq!(pause_before_next(Repeat::Reads, &unreachable(), MAX_ATTEMPTS), None);
+    }
+
+    #[test]
+    fn a_keyed_claim_is_sent_again_unless_the_pool_is_empty() {
+        assert_eq!(pause_before_next(Repeat::Keyed, &interrupted(), 1), Some(FIRST_PAUSE));
+        assert_eq!(pause_before_next(Repeat::Keyed, &api(503, None), 1), Some(FIRST_PAUSE));
+        assert_eq!(pause_before_next(Repeat::Keyed, &api(429, None), 1), None);
+    }
+}

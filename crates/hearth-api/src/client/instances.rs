@@ -1,0 +1,72 @@
+//! Work with one instance: commands, the live log, lease and release.
+
+use std::time::Duration;
+
+use super::stream::{self, ExecStream, FollowStream};
+use super::{Client, ClientError};
+use crate::claim::{Heartbeat, Released};
+use crate::exec::{ExecReply, ExecRequest};
+use crate::ids::InstanceId;
+
+/// What the answer may take beyond the command's own timeout.
+const EXEC_MARGIN: Duration = Duration::from_secs(60);
+/// The media type of a stream of events.
+const EVENT_STREAM: &str = "text/event-stream";
+
+impl Client {
+    /// Gives an instance back: its VM is destroyed.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn release(&self, id: &InstanceId) -> Result<Released, ClientError> {
+        self.post(&["instances", id.as_str(), "release"]).read().await
+    }
+
+    /// Renews the lease.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn heartbeat(&self, id: &InstanceId) -> Result<Heartbeat, ClientError> {
+        self.post(&["instances", id.as_str(), "heartbeat"]).read().await
+    }
+
+    /// Runs a command and waits for its end.
+    ///
+    /// # Errors
+    /// As every call. A command that fails is no error: look at the reply.
+    pub async fn exec(&self, id: &InstanceId, body: &ExecRequest) -> Result<ExecReply, ClientError> {
+        let timeout = body
+            .timeout_seconds
+            .map(|seconds| Duration::from_secs(seconds).saturating_add(EXEC_MARGIN));
+        self.post(&["instances", id.as_str(), "exec"])
+            .json(body)?
+            .timeout(timeout)
+            .read()
+            .await
+    }
+
+    /// Runs a command and gives its output as it comes. Dropping the stream ends the command.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn exec_stream(&self, id: &InstanceId, body: &ExecRequest) -> Result<ExecStream, ClientError> {
+        let call = self
+            .post(&["instances", id.as_str(), "exec"])
+            .json(body)?
+            .timeout(None)
+            .accept(EVENT_STREAM);
+        Ok(stream::exec_events(self.address(), call.open().await?))
+    }
+
+    /// Follows an instance while it is made: first all that has happened so far, then live, to the last event (`ended`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn follow(&self, id: &InstanceId) -> Result<FollowStream, ClientError> {
+        let call = self
+            .get(&["instances", id.as_str(), "follow"])
+            .timeout(None)
+            .accept(EVENT_STREAM);
+        Ok(stream::follow_events(self.address(), call.open().await?))
+    }
+}

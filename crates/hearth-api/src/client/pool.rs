@@ -1,0 +1,109 @@
+//! The warm pool of a project, and claims.
+
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::call::Repeat;
+use super::{Client, ClientError};
+use crate::claim::{ClaimReply, ClaimRequest};
+use crate::ids::{InstanceId, ProjectId};
+use crate::instance::{InstanceDetail, InstanceItem, InstanceStatus};
+use crate::page::Items;
+use crate::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, TestReply, TestRequest};
+
+/// How long a claim may take beyond the wait it asks for: it may have to make a VM from nothing, set-up included.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
+
+impl Client {
+    /// The pool: wish, counts, when things last happened.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn get_pool(&self, id: &ProjectId) -> Result<PoolView, ClientError> {
+        self.get(&["projects", id.as_str(), "warm-pool"]).read().await
+    }
+
+    /// Changes the wish.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn patch_pool(&self, id: &ProjectId, body: &PatchPool) -> Result<PatchPoolReply, ClientError> {
+        self.call(Method::PATCH, &["projects", id.as_str(), "warm-pool"])
+            .json(body)?
+            .read()
+            .await
+    }
+
+    /// Starts a test boot.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn test_pool(&self, id: &ProjectId, body: &TestRequest) -> Result<TestReply, ClientError> {
+        self.post(&["projects", id.as_str(), "warm-pool", "test"])
+            .json(body)?
+            .read()
+            .await
+    }
+
+    /// Removes every instance that nobody has claimed.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn clear_pool(&self, id: &ProjectId, body: &ClearRequest) -> Result<ClearReply, ClientError> {
+        self.post(&["projects", id.as_str(), "warm-pool", "clear"])
+            .json(body)?
+            .read()
+            .await
+    }
+
+    /// The newest instances.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn list_instances(
+        &self,
+        id: &ProjectId,
+        limit: Option<u32>,
+        status: Option<InstanceStatus>,
+    ) -> Result<Items<InstanceItem>, ClientError> {
+        let mut call = self.get(&["projects", id.as_str(), "warm-pool", "instances"]);
+        if let Some(limit) = limit {
+            call = call.query("limit", &limit.to_string());
+        }
+        if let Some(status) = status {
+            call = call.query("status", status.as_str());
+        }
+        call.read().await
+    }
+
+    /// One instance with its steps.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn get_instance(&self, project: &ProjectId, id: &InstanceId) -> Result<InstanceDetail, ClientError> {
+        self.get(&["projects", project.as_str(), "warm-pool", "instances", id.as_str()])
+            .read()
+            .await
+    }
+
+    /// Takes an instance. With a task id a lost answer is asked for again (same key + same body = the same VM); without
+    /// one it is not, because that could take a second VM.
+    ///
+    /// # Errors
+    /// As every call; 429 when `miss` is `require` and nothing is ready.
+    pub async fn claim(&self, id: &ProjectId, body: &ClaimRequest) -> Result<ClaimReply, ClientError> {
+        let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
+        let repeat = if body.task_id.is_some() {
+            Repeat::Keyed
+        } else {
+            Repeat::Unsent
+        };
+        self.post(&["projects", id.as_str(), "warm-pool", "claim"])
+            .json(body)?
+            .timeout(Some(CLAIM_TIMEOUT.saturating_add(wait)))
+            .repeat(repeat)
+            .read()
+            .await
+    }
+}

@@ -1,0 +1,49 @@
+//! Short ways to make a [`DriverError`]. Which kind an error is gets decided where it happens; nothing here guesses.
+
+use std::error::Error;
+
+use crate::DriverError;
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+impl DriverError {
+    /// It did not happen and may work later.
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::Retry {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    /// It did not happen and will not, however often it is asked.
+    pub fn permanent(reason: impl Into<String>) -> Self {
+        Self::Permanent {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    /// Nobody knows whether it happened.
+    pub fn unknown(reason: impl Into<String>) -> Self {
+        Self::Unknown {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    /// The same error with what lies beneath.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
+        match &mut self {
+            Self::Retry { source, .. } | Self::Permanent { source, .. } | Self::Unknown { source, .. } => {
+                *source = Some(cause.into());
+            }
+        }
+        self
+    }
+}
+
+/// A failed file operation of the driver itself: almost always a full or read-only disk, so worth trying again.
+pub(crate) fn io(what: impl std::fmt::Display, error: std::io::Error) -> DriverError {
+    DriverError::retry(format!("{what}: {error}")).caused_by(error)
+}

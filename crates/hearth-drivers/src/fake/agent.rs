@@ -1,0 +1,279 @@
+//! The agent of a fake VM: the real protocol (session, HTTP/2, frames) over a pipe in memory, with nothing behind it but a
+//! map of files and a list of rules. It runs no command.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_api::agent::frames::{self, FrameDecoder};
+use hearth_api::agent::session::{SessionStream, serve_sessions};
+use hearth_api::agent::{AgentFault, ExecEnd, ExecSpec, FrameKind, Health, PROTOCOL_VERSION, SetClock, paths};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+
+use super::script::ExecRule;
+
+/// The process id of every detached command: it says "some process", no more.
+const DETACHED_PID: u32 = 4711;
+
+type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
+type Refusal = (StatusCode, String);
+
+/// One fake guest: what it holds, and what was asked of it.
+#[derive(Debug)]
+pub(super) struct Guest {
+    boot_id: String,
+    rules: Arc<Mutex<Vec<ExecRule>>>,
+    inside: Mutex<Inside>,
+    started: tokio::time::Instant,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    files: BTreeMap<String, Bytes>,
+    commands: Vec<ExecSpec>,
+    clock: Option<i64>,
+}
+
+impl Guest {
+    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>) -> Self {
+        Self {
+            boot_id,
+            rules,
+            inside: Mutex::default(),
+            started: tokio::time::Instant::now(),
+        }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every command so far, in the order of their arrival.
+    pub(super) fn commands(&self) -> Vec<ExecSpec> {
+        self.inside().commands.clone()
+    }
+
+    /// A file's bytes.
+    pub(super) fn file(&self, path: &str) -> Option<Bytes> {
+        self.inside().files.get(path).cloned()
+    }
+
+    /// The clock as last set.
+    pub(super) fn clock(&self) -> Option<i64> {
+        self.inside().clock
+    }
+
+    /// Serves sessions on one stream until it ends.
+    pub(super) async fn serve(self: Arc<Self>, stream: DuplexStream) {
+        let (reader, writer) = tokio::io::split(stream);
+        // However it ends, the other side sees the end of the stream.
+        let serve = move |session| Arc::clone(&self).serve_session(session);
+        let _ = serve_sessions(reader, writer, serve, async || Ok(false)).await;
+    }
+
+    async fn serve_session(self: Arc<Self>, session: SessionStream) {
+        let service = service_fn(move |request| {
+            let guest = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(guest.answer(request).await.unwrap_or_else(refuse)) }
+        });
+        let _ = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(session), service)
+            .await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        match (request.uri().path(), request.method()) {
+            (paths::HEALTH, &Method::GET) => Ok(json(StatusCode::OK, &self.health())),
+            (paths::EXEC, &Method::POST) => self.exec(request).await,
+            (paths::FILES, &Method::PUT) => {
+                let path = path_of(&request)?;
+                let body = whole(request).await?;
+                self.inside().files.insert(path, body);
+                Ok(done())
+            }
+            (paths::FILES, &Method::GET) => {
+                let path = path_of(&request)?;
+                let file = self.file(&path);
+                let bytes = file.ok_or_else(|| (StatusCode::NOT_FOUND, format!("{path}: there is no such file")))?;
+                Ok(Response::new(full(bytes)))
+            }
+            (paths::TREE, &Method::PUT) => {
+                let path = path_of(&request)?;
+                let body = whole(request).await?;
+                let files = unpack(&path, &body).map_err(|error| bad(&error))?;
+                self.inside().files.extend(files);
+                Ok(done())
+            }
+            (paths::CLOCK, &Method::POST) => {
+                let body = whole(request).await?;
+                let clock: SetClock = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
+                self.inside().clock = Some(clock.unix_nanos);
+                Ok(done())
+            }
+            (path, method) => Err((
+                StatusCode::NOT_FOUND,
+                format!("the fake agent does not know {method} {path}"),
+            )),
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            version: "fake".into(),
+            protocol: PROTOCOL_VERSION,
+            boot_id: self.boot_id.clone(),
+            uptime_ms: millis(self.started.elapsed()),
+        }
+    }
+
+    /// The rule for a command, used up by one.
+    fn rule(&self, spec: &ExecSpec) -> ExecRule {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(rule) = rules.iter_mut().find(|rule| rule.matches(spec)) else {
+            return ExecRule::prints("", "");
+        };
+        rule.times = rule.times.map(|times| times.saturating_sub(1));
+        rule.clone()
+    }
+
+    async fn exec(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        let spec = read_spec(request).await?;
+        self.inside().commands.push(spec.clone());
+        let rule = self.rule(&spec);
+        let (sender, mut receiver) = mpsc::channel::<io::Result<Frame<Bytes>>>(4);
+        tokio::spawn(async move {
+            for frame in play(&spec, &rule).await {
+                if sender.send(Ok(Frame::data(frame))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+        Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+    }
+}
+
+/// What the command prints and how it ends, after the time it takes.
+async fn play(spec: &ExecSpec, rule: &ExecRule) -> Vec<Bytes> {
+    let limit = spec.timeout_ms.map(Duration::from_millis);
+    let timed_out = limit.is_some_and(|limit| rule.takes > limit);
+    let took = if timed_out {
+        limit.unwrap_or_default()
+    } else {
+        rule.takes
+    };
+    // A detached command that goes on is not waited for.
+    let detached = spec.detach.is_some() && rule.code == 0;
+    if !detached {
+        tokio::time::sleep(took).await;
+    }
+    let end = match (detached, timed_out) {
+        (true, _) => ExecEnd::Detached { pid: DETACHED_PID },
+        (_, true) => ExecEnd::TimedOut {
+            duration_ms: millis(took),
+        },
+        _ => ExecEnd::Exited {
+            code: Some(rule.code),
+            signal: None,
+            duration_ms: millis(took),
+        },
+    };
+    let texts = [(FrameKind::Stdout, &rule.stdout), (FrameKind::Stderr, &rule.stderr)];
+    let printed = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    let mut frames: Vec<Bytes> = printed
+        .map(|(kind, text)| frames::encode(kind, text.as_bytes()))
+        .collect();
+    frames.extend(frames::encode_json(FrameKind::End, &end));
+    frames
+}
+
+async fn read_spec(request: Request<Incoming>) -> Result<ExecSpec, Refusal> {
+    let mut body = request.into_body();
+    let mut decoder = FrameDecoder::default();
+    loop {
+        if let Some((kind, payload)) = decoder.next_frame().map_err(|error| bad(&error))? {
+            return match kind {
+                FrameKind::Spec => frames::decode_json(&payload).map_err(|error| bad(&error)),
+                _ => Err((
+                    StatusCode::BAD_REQUEST,
+                    "the body must start with the specification of the command".into(),
+                )),
+            };
+        }
+        match body.frame().await {
+            Some(Ok(frame)) => decoder.feed(frame.data_ref().map_or(&[], |data| data)),
+            _ => return Err((StatusCode::BAD_REQUEST, "the body ended early".into())),
+        }
+    }
+}
+
+fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
+    let mut files = Vec::new();
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() {
+            let name = format!("{}/{}", below.trim_end_matches('/'), entry.path()?.display());
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            files.push((name, bytes.into()));
+        }
+    }
+    Ok(files)
+}
+
+fn path_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let path = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == paths::PATH);
+    path.map(|(_, path)| path.into_owned())
+        .ok_or((StatusCode::BAD_REQUEST, "the path is missing".into()))
+}
+
+async fn whole(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    request
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| bad(&error))
+}
+
+fn bad(error: &dyn std::error::Error) -> Refusal {
+    (StatusCode::BAD_REQUEST, error.to_string())
+}
+
+fn refuse((status, message): Refusal) -> Reply {
+    json(status, &AgentFault { message })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    // Our own types always have a JSON form.
+    let mut reply = Response::new(full(serde_json::to_vec(value).unwrap_or_default().into()));
+    *reply.status_mut() = status;
+    reply
+}
+
+fn done() -> Reply {
+    let mut reply = Response::new(full(Bytes::new()));
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    reply
+}
+
+fn full(bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,320 @@
+//! Driver `fake`: VMs in memory, for tests of what stands above a driver. It passes the same contract suite as the real ones,
+//! serves the real agent protocol, and delays and fails as planned and seeded. Never a default: it runs no command.
+
+mod agent;
+mod script;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use hearth_api::agent::ExecSpec;
+use hearth_api::ids::VmId;
+use tokio_util::sync::CancellationToken;
+
+use crate::{ByteStream, Capabilities, Created, Driver, DriverError, VmInfo, VmSpec, VmState};
+use agent::Guest;
+pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
+
+/// How much the pipe between host and guest holds, as a virtio-serial port would.
+const PIPE_BYTES: usize = 64 * 1024;
+/// What the draws are for, besides the verbs' own numbers.
+const BOOT_DRAW: u64 = 1000;
+
+/// VMs in memory. Clones share them; [`FakeDriver::reopen`] is what a restarted server would open.
+#[derive(Debug, Clone)]
+pub struct FakeDriver {
+    world: Arc<World>,
+    gates: Arc<Mutex<HashMap<VmId, Arc<tokio::sync::Mutex<()>>>>>,
+}
+
+#[derive(Debug)]
+struct World {
+    seed: u64,
+    options: FakeOptions,
+    rules: Arc<Mutex<Vec<script::ExecRule>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    vms: BTreeMap<VmId, FakeVm>,
+    calls: BTreeMap<Verb, u64>,
+    created: u64,
+}
+
+#[derive(Debug)]
+struct FakeVm {
+    image: String,
+    state: VmState,
+    guest: Arc<Guest>,
+    answers_at: tokio::time::Instant,
+    /// Ends the stream that is open now.
+    connection: CancellationToken,
+}
+
+impl FakeDriver {
+    /// An empty world.
+    #[must_use]
+    pub fn new(seed: u64, mut options: FakeOptions) -> Self {
+        let rules = Arc::new(Mutex::new(std::mem::take(&mut options.rules)));
+        let world = World {
+            seed,
+            options,
+            rules,
+            state: Mutex::default(),
+        };
+        Self {
+            world: Arc::new(world),
+            gates: Arc::default(),
+        }
+    }
+
+    /// Another driver on the same VMs, as after a restart of the server.
+    #[must_use]
+    pub fn reopen(&self) -> Self {
+        Self {
+            world: Arc::clone(&self.world),
+            gates: Arc::default(),
+        }
+    }
+
+    /// Ends a VM as `kill -9` of its process would. False when it does not run.
+    pub fn crash(&self, id: &VmId) -> bool {
+        let mut state = self.world.state();
+        let Some(vm) = state.vms.get_mut(id).filter(|vm| vm.state == VmState::Running) else {
+            return false;
+        };
+        vm.state = VmState::Stopped;
+        vm.connection.cancel();
+        true
+    }
+
+    /// Adds a rule in front of all others.
+    pub fn add_rule(&self, rule: ExecRule) {
+        self.world
+            .rules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(0, rule);
+    }
+
+    /// The commands that a VM was asked to run, oldest first.
+    #[must_use]
+    pub fn commands(&self, id: &VmId) -> Vec<ExecSpec> {
+        self.guest(id).map(|guest| guest.commands()).unwrap_or_default()
+    }
+
+    /// A file that was written into a VM.
+    #[must_use]
+    pub fn file(&self, id: &VmId, path: &str) -> Option<Bytes> {
+        self.guest(id)?.file(path)
+    }
+
+    /// The clock that was set in a VM, nanoseconds since the Unix epoch.
+    #[must_use]
+    pub fn clock(&self, id: &VmId) -> Option<i64> {
+        self.guest(id)?.clock()
+    }
+
+    /// How often a verb has been called.
+    #[must_use]
+    pub fn calls(&self, verb: Verb) -> u64 {
+        self.world.state().calls.get(&verb).copied().unwrap_or_default()
+    }
+
+    fn guest(&self, id: &VmId) -> Option<Arc<Guest>> {
+        self.world.state().vms.get(id).map(|vm| Arc::clone(&vm.guest))
+    }
+
+    async fn gate(&self, id: &VmId) -> tokio::sync::OwnedMutexGuard<()> {
+        let gate = {
+            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            Arc::clone(gates.entry(id.clone()).or_default())
+        };
+        gate.lock_owned().await
+    }
+
+    /// One call: its delay, its planned failure, its work.
+    async fn call<T>(&self, verb: Verb, work: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+        let count = {
+            let mut state = self.world.state();
+            let count = state.calls.entry(verb).or_default();
+            *count += 1;
+            *count
+        };
+        let options = &self.world.options;
+        tokio::time::sleep(script::draw(self.world.seed, verb as u64, count, &options.call_delay)).await;
+        let fault = options
+            .faults
+            .iter()
+            .find(|fault| fault.verb == verb && fault.call == count);
+        match fault {
+            None => work.await,
+            Some(fault) if fault.moment == FaultMoment::Before => Err(fault.kind.error()),
+            Some(fault) => {
+                work.await?;
+                Err(fault.kind.error())
+            }
+        }
+    }
+}
+
+impl World {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_image(&self, wanted: Option<&str>) -> Result<String, DriverError> {
+        let found = self
+            .options
+            .images
+            .iter()
+            .find(|image| wanted.is_none_or(|wanted| !wanted.is_empty() && image.starts_with(wanted)));
+        found
+            .cloned()
+            .ok_or_else(|| DriverError::permanent(format!("there is no image \"{}\"", wanted.unwrap_or_default())))
+    }
+
+    fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
+        let mut state = self.state();
+        if let Some(vm) = state.vms.get(&spec.id).filter(|vm| vm.state == VmState::Running) {
+            return Ok(Created {
+                image: vm.image.clone(),
+            });
+        }
+        if spec.shape.vcpus == 0 || spec.shape.memory_mib == 0 || spec.shape.disk_gib == 0 {
+            return Err(DriverError::permanent(
+                "a VM needs at least one processor, some memory and some disk",
+            ));
+        }
+        let image = self.find_image(spec.image.as_deref())?;
+        if self
+            .options
+            .capacity
+            .is_some_and(|capacity| state.vms.len() >= capacity)
+        {
+            return Err(DriverError::retry("not enough memory on this (fake) host"));
+        }
+        state.created += 1;
+        let boot = script::draw(self.seed, BOOT_DRAW, state.created, &self.options.boot_delay);
+        let boot_id = format!("fake-{:016x}-{}", self.seed, state.created);
+        let vm = FakeVm {
+            image: image.clone(),
+            state: VmState::Running,
+            guest: Arc::new(Guest::new(boot_id, Arc::clone(&self.rules))),
+            answers_at: tokio::time::Instant::now() + boot,
+            connection: CancellationToken::new(),
+        };
+        state.vms.insert(spec.id.clone(), vm);
+        Ok(Created { image })
+    }
+
+    fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
+        let mut state = self.state();
+        let vm = state
+            .vms
+            .get_mut(id)
+            .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
+        if vm.state != VmState::Running {
+            return Err(DriverError::permanent(format!("{id} does not run any more")));
+        }
+        vm.connection.cancel();
+        vm.connection = CancellationToken::new();
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let (ended, guest, answers_at) = (vm.connection.clone(), Arc::clone(&vm.guest), vm.answers_at);
+        tokio::spawn(async move {
+            let serve = async {
+                tokio::time::sleep_until(answers_at).await;
+                guest.serve(theirs).await;
+            };
+            // Dropping the guest's end is what the host sees as the end.
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = serve => {}
+            }
+        });
+        Ok(Box::new(ours))
+    }
+
+    fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError> {
+        let state = self.state();
+        let vm = state
+            .vms
+            .get(id)
+            .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
+        let text = format!("[    0.000000] Linux version 0.0.0-fake (image {})\n", vm.image).into_bytes();
+        let keep = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(text.len());
+        Ok(text[text.len() - keep..].to_vec())
+    }
+}
+
+#[async_trait]
+impl Driver for FakeDriver {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "fake" }
+    }
+
+    async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
+        // To its end even when the caller stops waiting, as the real drivers do.
+        let (driver, spec) = (self.clone(), spec.clone());
+        let work = async move {
+            let _gate = driver.gate(&spec.id).await;
+            driver.call(Verb::Create, async { driver.world.create(&spec) }).await
+        };
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
+    }
+
+    async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
+        self.call(Verb::Inspect, async {
+            Ok(self.world.state().vms.get(id).map(|vm| vm.state))
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
+        let work = async {
+            let state = self.world.state();
+            Ok(state
+                .vms
+                .iter()
+                .map(|(id, vm)| VmInfo {
+                    id: id.clone(),
+                    state: vm.state,
+                })
+                .collect())
+        };
+        self.call(Verb::List, work).await
+    }
+
+    async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
+        self.call(Verb::Connect, async { self.world.connect(id) }).await
+    }
+
+    async fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError> {
+        self.call(Verb::Console, async { self.world.console(id, max_bytes) })
+            .await
+    }
+
+    async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {
+        let (driver, id) = (self.clone(), id.clone());
+        let work = async move {
+            let _gate = driver.gate(&id).await;
+            let remove = async {
+                if let Some(vm) = driver.world.state().vms.remove(&id) {
+                    vm.connection.cancel();
+                }
+                Ok(())
+            };
+            driver.call(Verb::Destroy, remove).await
+        };
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
+    }
+}

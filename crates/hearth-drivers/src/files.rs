@@ -1,0 +1,16 @@
+//! Small file helpers shared by the drivers.
+
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+
+/// Replaces a small JSON file so that a reader sees the old or the new text, never a part. Not synced to the disk: what it
+/// describes are processes, and those do not survive a power cut either.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer_pretty(file.as_file(), value)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The packet rules inside the VM network: everything private is refused, everything else may go out. Pure text, no IO.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// Where the uplink answers name queries. The uplink's own network is none of those that home routers, Docker or QEMU's
+/// inner network (10.0.2.0/24) use; it exists inside the VM network only.
+pub(super) const DNS: &str = "10.0.9.3";
+/// The uplink's network.
+pub(super) const CIDR: &str = "10.0.9.0/24";
+
+/// Never reachable from a VM (IANA's special-purpose registry): this host, private networks, carrier NAT, link-local
+/// (cloud metadata services live there), benchmark, multicast, reserved.
+const REFUSED_V4: &[&str] = &[
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+
+/// The same for IPv6, with the ways to write an IPv4 address as an IPv6 one.
+const REFUSED_V6: &[&str] = &[
+    "::/96",
+    "::ffff:0:0/96",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// The whole rule set, replacing the one before it in one transaction.
+pub(super) fn text(host: &BTreeSet<IpAddr>) -> String {
+    let set = |fixed: &[&str], own: Vec<String>| {
+        let all: Vec<String> = fixed.iter().map(|&net| net.to_owned()).chain(own).collect();
+        all.join(", ")
+    };
+    let v4 = host
+        .iter()
+        .filter(|address| address.is_ipv4() && !covered(address))
+        .map(IpAddr::to_string)
+        .collect();
+    let v6 = host
+        .iter()
+        .filter(|address| address.is_ipv6() && !covered(address))
+        .map(IpAddr::to_string)
+        .collect();
+    // A reset, not an ICMP message: the kernel drops the latter while the socket is still inside `connect`, and the guest
+    // would wait for its timeout. Both kinds of answer must themselves be let through.
+    let mut text = String::from("table inet hearth\ndelete table inet hearth\ntable inet hearth {\n");
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "  set refused4 {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }} }}\n  \
+           set refused6 {{ type ipv6_addr; flags interval; auto-merge; elements = {{ {} }} }}\n  \
+           chain refuse {{\n    \
+             meta l4proto tcp reject with tcp reset\n    \
+             reject\n  \
+           }}\n  \
+           chain output {{\n    \
+             type filter hook output priority 0; policy accept;\n    \
+             ip daddr {DNS} udp dport 53 accept\n    \
+             ip daddr {DNS} tcp dport 53 accept\n    \
+             tcp flags & rst == rst accept\n    \
+             icmp type destination-unreachable accept\n    \
+             icmpv6 type destination-unreachable accept\n    \
+             oifname \"lo\" goto refuse\n    \
+             ip daddr @refused4 goto refuse\n    \
+             ip6 daddr @refused6 goto refuse\n  \
+           }}\n}}\n",
+        set(REFUSED_V4, v4),
+        set(REFUSED_V6, v6),
+    );
+    text
+}
+
+/// Whether one of the fixed networks holds this address anyway: keeps the rules short and the same when only such addresses change.
+fn covered(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Every address that this host has now.
+pub(super) fn host_addresses() -> std::io::Result<BTreeSet<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    Ok(interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_public_addresses_are_refused_and_private_ones_already_are() {
+        let host = ["192.168.7.7", "203.0.113.9", "fd00::2", "2001:db8::5"].map(|text| text.parse().unwrap());
+        let text = text(&BTreeSet::from(host));
+        assert!(
+            text.contains(", 203.0.113.9 }") && text.contains(", 2001:db8::5 }"),
+            "{text}"
+        );
+        assert!(!text.contains("192.168.7.7") && !text.contains("fd00::2"), "{text}");
+        let refused = text.find("@refused4").unwrap();
+        assert!(
+            text.find("dport 53 accept").unwrap() < refused,
+            "name queries must be let through first"
+        );
+    }
+}

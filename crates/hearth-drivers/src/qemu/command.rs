@@ -1,0 +1,171 @@
+//! QEMU's command line. Pure: from what is wanted to words.
+
+use hearth_api::agent::PORT_NAME;
+use hearth_api::ids::VmId;
+
+use crate::VmShape;
+use crate::network::INSIDE;
+
+/// The program.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// What QEMU may never do again once it runs: start programs, gain rights, change its priorities, use outdated calls.
+pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Takes the last rights from a process that is "root" in the VM network's user namespace, before QEMU starts: a QEMU that
+/// was taken over must not be able to change the packet rules around it.
+pub(super) const WITHOUT_RIGHTS: [&str; 5] = [
+    "setpriv",
+    "--bounding-set=-all",
+    "--inh-caps=-all",
+    "--no-new-privs",
+    "--",
+];
+
+/// Most the translated code of one VM may take, MiB: without it QEMU takes up to an eighth of the host's memory.
+const TCG_CACHE_MIB: u32 = 256;
+
+/// How the guest's processor is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// Hardware, with a processor model that booted when it was tried.
+    Kvm { cpu: String },
+    /// Software.
+    Tcg,
+}
+
+impl Accelerator {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Kvm { .. } => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    /// `-accel … -cpu …`.
+    pub(super) fn words(&self) -> [String; 4] {
+        let (accelerator, cpu) = match self {
+            Self::Kvm { cpu } => ("kvm".to_owned(), cpu.clone()),
+            Self::Tcg => (format!("tcg,thread=multi,tb-size={TCG_CACHE_MIB}"), "max".to_owned()),
+        };
+        ["-accel".into(), accelerator, "-cpu".into(), cpu]
+    }
+}
+
+/// The value after `-name`: tells this VM's process, and this installation's processes, from all others.
+pub(super) fn process_name(installation: &str, id: &VmId) -> String {
+    format!("{}{id}", name_prefix(installation))
+}
+
+/// What all of this installation's process names start with.
+pub(super) fn name_prefix(installation: &str) -> String {
+    format!("hearth/{installation}/")
+}
+
+/// The words every QEMU of ours starts with, whatever it is for.
+pub(super) fn base(accelerator: &Accelerator) -> Vec<String> {
+    let fixed = [
+        PROGRAM,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-sandbox",
+        SANDBOX,
+        "-machine",
+        // q35 because microvm hangs in early boot on a busy host (it cannot calibrate its clock). Nothing a server in the
+        // cloud has no use for: each device less is a device less to break out of.
+        "q35,usb=off,vmport=off,smm=off,hpet=off,graphics=off,i8042=off,sata=off,smbus=off",
+    ];
+    fixed
+        .iter()
+        .map(|&word| word.to_owned())
+        .chain(accelerator.words())
+        .collect()
+}
+
+/// What a VM is made of, with paths as QEMU sees them.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) installation: &'a str,
+    pub(super) id: &'a VmId,
+    pub(super) shape: VmShape,
+    pub(super) accelerator: &'a Accelerator,
+    /// Full digest of the image.
+    pub(super) image: &'a str,
+    /// The VM's folder inside.
+    pub(super) folder: &'a str,
+    /// Kernel command line.
+    pub(super) kernel_arguments: &'a str,
+}
+
+/// The whole command.
+pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
+    let Wanted {
+        installation,
+        id,
+        shape,
+        accelerator,
+        image,
+        folder,
+        kernel_arguments,
+    } = wanted;
+    let image = image_inside(image);
+    let mut words: Vec<String> = WITHOUT_RIGHTS.iter().map(|&word| word.to_owned()).collect();
+    words.extend(base(accelerator));
+    let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+    add("-name", process_name(installation, id));
+    add("-smp", shape.vcpus.to_string());
+    add("-m", format!("{}M", shape.memory_mib));
+    add("-kernel", format!("{image}/vmlinuz"));
+    add("-initrd", format!("{image}/initrd"));
+    add("-append", (*kernel_arguments).to_owned());
+    // The image is shared by all VMs and only read.
+    add(
+        "-blockdev",
+        format!("driver=file,node-name=image-file,filename={image}/rootfs.ext4,read-only=on"),
+    );
+    add(
+        "-blockdev",
+        "driver=raw,node-name=image,file=image-file,read-only=on".into(),
+    );
+    // `no-flush`: a VM's disk is thrown away with the VM and never survives the host, so waiting until the host's disk has
+    // it buys nothing and makes every package installation slow. `unmap`: what the guest deletes is given back.
+    add(
+        "-blockdev",
+        format!("driver=file,node-name=layer,filename={folder}/disk.qcow2,cache.no-flush=on,discard=unmap"),
+    );
+    add(
+        "-blockdev",
+        "driver=qcow2,node-name=disk,file=layer,backing=image,cache.no-flush=on,discard=unmap,detect-zeroes=unmap"
+            .into(),
+    );
+    add("-device", "virtio-blk-pci,drive=disk,serial=hearth-root".into());
+    // The VM network around this process decides what the guest may reach. No IPv6: the uplink carries none, and a guest
+    // that has an address would try it first.
+    add("-netdev", "user,id=net,ipv6=off".into());
+    add("-device", "virtio-net-pci,netdev=net,romfile=".into());
+    add("-device", "virtio-rng-pci".into());
+    add("-device", "virtio-serial-pci".into());
+    add(
+        "-chardev",
+        format!("socket,id=agent,path={folder}/run/agent.sock,server=on,wait=off"),
+    );
+    add("-device", format!("virtserialport,chardev=agent,name={PORT_NAME}"));
+    add(
+        "-chardev",
+        format!("file,id=console,path={folder}/console.log,append=on"),
+    );
+    add("-serial", "chardev:console".into());
+    add(
+        "-chardev",
+        format!("socket,id=monitor,path={folder}/run/qmp.sock,server=on,wait=off"),
+    );
+    add("-mon", "chardev=monitor,mode=control".into());
+    words
+}
+
+/// An image's folder as QEMU sees it.
+pub(super) fn image_inside(digest: &str) -> String {
+    format!("{INSIDE}/images/{digest}")
+}

@@ -1,0 +1,236 @@
+//! One VM's folder: `<data>/vms/<vm id>/`. Its existence is what makes a VM exist; the record in it is written before the
+//! process, so a crash at any moment leaves something that `list` shows and `destroy` removes.
+//!
+//! ```text
+//! vm.json       what it is and which process runs it        console.log   what the guest wrote to its console
+//! disk.qcow2    its own layer over the image's disk          qemu.log      QEMU's own words
+//! run/          qmp.sock, agent.sock
+//! ```
+//! When the server is root, the folder is root's and only disk, console and `run/` belong to the VMs' user: a QEMU that was
+//! taken over can then not plant a link for root to follow.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use hearth_api::ids::VmId;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+use crate::network::INSIDE;
+use crate::process::ProcessId;
+use crate::program::VmUser;
+
+/// A console log longer than this loses its beginning. A kernel's boot messages are 50 KiB.
+const CONSOLE_CAP: u64 = 4 * 1024 * 1024;
+/// How much of its end stays then.
+const CONSOLE_KEEP: u64 = 1024 * 1024;
+/// How much of QEMU's stderr goes into an error.
+const WORDS_TAIL: u64 = 2048;
+
+/// What `vm.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) id: VmId,
+    /// Full digest of the image.
+    pub(super) image: String,
+    pub(super) vcpus: u32,
+    pub(super) memory_mib: u32,
+    pub(super) disk_gib: u32,
+    pub(super) qemu: String,
+    pub(super) accelerator: String,
+    pub(super) created_at: jiff::Timestamp,
+    /// Absent until QEMU has been started.
+    pub(super) process: Option<ProcessId>,
+}
+
+/// A place for one VM; need not exist.
+#[derive(Debug, Clone)]
+pub(super) struct VmFolder {
+    path: PathBuf,
+    id: VmId,
+}
+
+impl VmFolder {
+    pub(super) fn new(vms: &Path, id: &VmId) -> Self {
+        Self {
+            path: vms.join(id.as_str()),
+            id: id.clone(),
+        }
+    }
+
+    /// An error is no "no": a VM would be given up that is there.
+    pub(super) fn exists(&self) -> io::Result<bool> {
+        self.path.try_exists()
+    }
+
+    pub(super) fn disk(&self) -> PathBuf {
+        self.path.join("disk.qcow2")
+    }
+
+    /// The folder as QEMU sees it.
+    pub(super) fn inside(&self) -> String {
+        format!("{INSIDE}/vms/{}", self.id)
+    }
+
+    /// Makes the folder with its record and empty logs. `record.process` is still absent.
+    pub(super) fn make(&self, record: &Record) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
+        fs::set_permissions(&self.path, Permissions::from_mode(0o711))?;
+        self.write(record)?;
+        File::create(self.path.join("qemu.log"))?;
+        File::create(self.console_path())?;
+        fs::create_dir_all(self.path.join("run"))?;
+        fs::set_permissions(self.path.join("run"), Permissions::from_mode(0o700))
+    }
+
+    /// Gives QEMU's user what QEMU writes to.
+    pub(super) fn hand_over(&self, user: &VmUser) -> io::Result<()> {
+        for path in [self.disk(), self.console_path()] {
+            fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        }
+        if let Some(owner) = user.owner() {
+            for path in [self.disk(), self.console_path(), self.path.join("run")] {
+                chown(path, Some(owner), Some(owner))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&self, record: &Record) -> io::Result<()> {
+        crate::files::write_json(&self.path.join("vm.json"), record)
+    }
+
+    /// `None` when there is none or it is torn: half made, either way.
+    pub(super) fn read(&self) -> io::Result<Option<Record>> {
+        match fs::read(self.path.join("vm.json")) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// For QEMU's stdout and stderr.
+    pub(super) fn open_log(&self) -> io::Result<File> {
+        File::options()
+            .append(true)
+            .create(true)
+            .open(self.path.join("qemu.log"))
+    }
+
+    /// The end of QEMU's own log, on one line.
+    pub(super) fn last_words(&self) -> String {
+        let tail = File::open(self.path.join("qemu.log")).and_then(|mut file| tail(&mut file, WORDS_TAIL));
+        let text = String::from_utf8_lossy(&tail.unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        if lines.is_empty() {
+            "QEMU printed no reason".into()
+        } else {
+            lines.join("; ")
+        }
+    }
+
+    fn console_path(&self) -> PathBuf {
+        self.path.join("console.log")
+    }
+
+    /// The last bytes of the console.
+    pub(super) fn console(&self, max_bytes: u64) -> io::Result<Vec<u8>> {
+        tail(&mut File::open(self.console_path())?, max_bytes)
+    }
+
+    /// Gives the disk space of an overlong console log back, all but the end. The file keeps its length and QEMU its
+    /// position in it: the beginning becomes a hole.
+    pub(super) fn trim_console(&self) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        const BLOCK: u64 = 512;
+        let file = File::options().write(true).open(self.console_path())?;
+        let metadata = file.metadata()?;
+        if metadata.blocks() * BLOCK <= CONSOLE_CAP {
+            return Ok(());
+        }
+        let hole = metadata.len().saturating_sub(CONSOLE_KEEP);
+        match rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, hole) {
+            // A file system without holes: losing the text is better than losing the disk. QEMU appends, so it goes on at 0.
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(0),
+            other => Ok(other?),
+        }
+    }
+
+    /// Connects to one of QEMU's sockets. Through a handle on the folder, because the path to it may be longer than a
+    /// socket's address can hold; and only to a socket that the VMs' user listens on.
+    pub(super) async fn connect(&self, socket: &str, user: &VmUser) -> io::Result<UnixStream> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let folder: OwnedFd = rustix::fs::open(self.path.join("run"), flags, Mode::empty())?;
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd())).await?;
+        if stream.peer_cred()?.uid() != user.id() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the socket belongs to another user's process",
+            ));
+        }
+        Ok(stream)
+    }
+
+    /// Removes all of it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn tail(file: &mut File, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max_bytes)))?;
+    let mut bytes = Vec::new();
+    // A guest may write faster than we read; `take` keeps the promise of `max_bytes`.
+    file.take(max_bytes).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn an_overlong_console_gives_its_space_back_and_goes_on() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = VmFolder::new(data.path(), &VmId::generate());
+        fs::create_dir(&folder.path).unwrap();
+        let mut log = File::options()
+            .append(true)
+            .create(true)
+            .open(folder.console_path())
+            .unwrap();
+        log.write_all(&vec![b'x'; usize::try_from(CONSOLE_CAP).unwrap() + 100_000])
+            .unwrap();
+        log.write_all(b"the end").unwrap();
+        folder.trim_console().unwrap();
+        assert!(log.metadata().unwrap().blocks() * 512 <= 2 * CONSOLE_KEEP);
+        log.write_all(b" and more").unwrap();
+        assert_eq!(folder.console(16).unwrap(), b"the end and more");
+        assert!(!folder.console(CONSOLE_KEEP / 2).unwrap().contains(&0));
+    }
+
+    #[test]
+    fn a_torn_record_is_none_and_an_unreadable_one_is_an_error() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = VmFolder::new(data.path(), &VmId::generate());
+        assert!(!folder.exists().unwrap());
+        fs::create_dir(&folder.path).unwrap();
+        fs::write(folder.path.join("vm.json"), "{\"id\":").unwrap();
+        assert_eq!(folder.read().unwrap(), None);
+        fs::remove_file(folder.path.join("vm.json")).unwrap();
+        fs::create_dir(folder.path.join("vm.json")).unwrap();
+        assert!(folder.read().is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! What the driver needs of an image besides finding it: how large its disk is, and that QEMU's user may read it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::DriverError;
+use crate::image::{self, Image, ImageError};
+
+const BYTES_PER_GIB: u64 = 1024 * 1024 * 1024;
+
+/// The image with this digest, beginning of one, or name; the newest one when none is wanted.
+pub(super) fn find(images: &Path, wanted: Option<&str>) -> Result<Image, DriverError> {
+    image::find(images, wanted).map_err(|error| match error {
+        ImageError::Io { .. } | ImageError::DiskFull => DriverError::retry(error.to_string()).caused_by(error),
+        _ => DriverError::permanent(error.to_string()).caused_by(error),
+    })
+}
+
+/// The least disk a VM of this image can have, GiB: a layer smaller than its base would cut the file system off.
+pub(super) fn least_disk_gib(image: &Image) -> u64 {
+    image.manifest.sizes.rootfs.div_ceil(BYTES_PER_GIB)
+}
+
+/// Lets the VMs' user read an image; its files are no secrets. Only needed when that is another user than ours.
+pub(super) fn open_up(images: &Path, image: &Image) -> io::Result<()> {
+    let add = |path: &Path, bits: u32| {
+        let mode = fs::metadata(path)?.permissions().mode();
+        if mode & bits == bits {
+            Ok(())
+        } else {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode | bits))
+        }
+    };
+    add(images, 0o511)?;
+    add(&image.folder, 0o555)?;
+    let files = [&image.rootfs, &image.kernel, &image.initrd];
+    files.into_iter().try_for_each(|file| add(file, 0o444))
+}

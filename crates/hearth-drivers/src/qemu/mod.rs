@@ -1,0 +1,383 @@
+//! Driver `qemu`: real VMs on this one machine, each a QEMU process of its own that outlives the server.
+//!
+//! Truth is on the disk and in the process table, never in this struct: a driver opened on the same data folder by the next
+//! server sees and handles the same VMs. What the driver keeps in memory (who is being made, which stream is open) only
+//! matters while its own calls run. It decides nothing: which VMs should exist is its caller's business.
+
+mod command;
+mod folder;
+mod images;
+mod kvm;
+mod monitor;
+mod start;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use hearth_api::ids::VmId;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::network::VmNetwork;
+use crate::process::{self, ProcessId};
+use crate::program::VmUser;
+use crate::{ByteStream, Capabilities, Created, Driver, DriverError, VmInfo, VmSpec, VmState, error};
+use folder::VmFolder;
+use stream::Streams;
+
+pub(crate) use command::PROGRAM;
+pub use kvm::Verdict;
+pub(crate) use kvm::{device_exists, kept as kept_verdict};
+pub(crate) use start::version;
+
+/// Longest wait for a killed QEMU to be gone: the kernel has to give its memory back first.
+const END_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a VM's folder may go on filling while it is removed.
+const STRAGGLER_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two attempts to remove it.
+const STRAGGLER_PAUSE: Duration = Duration::from_millis(10);
+/// How often console logs are trimmed and the network is looked after. A guest can write a few MiB to its console meanwhile.
+const CARE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Hardware virtualisation: found out, or prescribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accel {
+    /// KVM if a tiny guest boots under it, else software.
+    #[default]
+    Auto,
+    /// Software, always.
+    Tcg,
+    /// KVM or an error.
+    Kvm,
+}
+
+/// How to open a [`QemuDriver`].
+#[derive(Debug, Clone)]
+pub struct QemuOptions {
+    /// VMs, the VM network's record and the KVM verdict lie below it. Made if missing.
+    pub data_dir: PathBuf,
+    /// Where images are.
+    pub images_dir: PathBuf,
+    /// Tells this installation's processes from those of another on the same host. 1 to 32 of a-z, 0-9, `-`, `_`.
+    pub installation: String,
+    /// Hardware virtualisation.
+    pub accel: Accel,
+    /// The user id for QEMU when the server is root; `None` for the built-in one.
+    pub vm_user: Option<u32>,
+}
+
+/// Makes VMs with QEMU on this machine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct QemuDriver {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    vms: PathBuf,
+    options: QemuOptions,
+    user: VmUser,
+    network: VmNetwork,
+    streams: Streams,
+    /// One call that changes something per VM at a time.
+    gates: Mutex<HashMap<VmId, Arc<tokio::sync::Mutex<()>>>>,
+    /// VMs that a running `create` of ours is making: they count as running, not as left half made.
+    making: Mutex<BTreeSet<VmId>>,
+    /// One KVM trial at a time.
+    trial: tokio::sync::Mutex<()>,
+}
+
+impl QemuDriver {
+    /// Prepares the folders. Needs a tokio runtime; starts no process.
+    pub fn open(mut options: QemuOptions) -> Result<Self, DriverError> {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        let label = &options.installation;
+        if label.is_empty() || label.len() > 32 || !label.bytes().all(legal) {
+            return Err(DriverError::permanent(
+                "an installation's label is 1 to 32 characters of a-z, 0-9, '-' and '_'",
+            ));
+        }
+        let user = VmUser::detect(options.vm_user);
+        options.data_dir = prepare(&options.data_dir)?;
+        options.images_dir = prepare(&options.images_dir)?;
+        let vms = prepare(&options.data_dir.join("vms"))?;
+        fs::set_permissions(&vms, fs::Permissions::from_mode(0o711))
+            .map_err(|error| error::io(format!("cannot set the mode of {}", vms.display()), error))?;
+        let network = VmNetwork::new(
+            options.data_dir.clone(),
+            options.images_dir.clone(),
+            &options.installation,
+            user.clone(),
+        );
+        let inner = Arc::new(Inner {
+            vms,
+            options,
+            user,
+            network,
+            streams: Streams::default(),
+            gates: Mutex::default(),
+            making: Mutex::default(),
+            trial: tokio::sync::Mutex::default(),
+        });
+        tokio::spawn(care(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// What is known of KVM on this host; `None` when it has not been tried yet (the first `create` tries it).
+    #[must_use]
+    pub fn kvm_verdict(&self) -> Option<Verdict> {
+        kvm::kept(&self.inner.options.data_dir)
+    }
+
+    /// Ends the VM network's helper processes. For a deliberate end of the installation, when no VM is left: refused otherwise.
+    pub async fn shutdown_network(&self) -> Result<(), DriverError> {
+        if !self.list().await?.is_empty() {
+            return Err(DriverError::permanent(
+                "the VM network is still in use: destroy every VM first",
+            ));
+        }
+        kvm::end_strays(&self.inner.options.installation).await;
+        self.inner.network.shutdown().await
+    }
+}
+
+/// Makes a folder and gives its absolute path.
+fn prepare(folder: &Path) -> Result<PathBuf, DriverError> {
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::canonicalize(folder))
+        .map_err(|error| error::io(format!("cannot make the folder {}", folder.display()), error))
+}
+
+/// Looks after what VMs need from the outside while the driver lives.
+async fn care(inner: Weak<Inner>) {
+    let mut tick = tokio::time::interval(CARE_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let ids = inner.folders().unwrap_or_default();
+        for id in &ids {
+            if let Err(error) = inner.folder(id).trim_console()
+                && error.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!(vm = %id, %error, "cannot trim a console log");
+            }
+        }
+        if !ids.is_empty()
+            && let Err(error) = inner.network.ensure().await
+        {
+            tracing::warn!(%error, "the VM network is not in order");
+        }
+    }
+}
+
+/// Marks a VM as being made for as long as it lives.
+struct Making<'a>(&'a Inner, VmId);
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0
+            .making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.1);
+    }
+}
+
+impl Inner {
+    fn folder(&self, id: &VmId) -> VmFolder {
+        VmFolder::new(&self.vms, id)
+    }
+
+    /// The VMs that have a folder.
+    fn folders(&self) -> Result<Vec<VmId>, DriverError> {
+        let names = fs::read_dir(&self.vms).and_then(|entries| {
+            let names = entries.map(|entry| Ok(entry?.file_name()));
+            names.collect::<io::Result<Vec<_>>>()
+        });
+        let names = names.map_err(|error| error::io(format!("cannot read {}", self.vms.display()), error))?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// This installation's QEMU processes, whether or not anything else is left of their VM.
+    fn processes(&self) -> Result<Vec<(ProcessId, VmId)>, DriverError> {
+        let prefix = command::name_prefix(&self.options.installation);
+        let mut found = process::find_by_argument("-name", |name| name.strip_prefix(&prefix)?.parse::<VmId>().ok())
+            .map_err(|error| error::io("cannot look for QEMU processes", error))?;
+        // A process of somebody else that merely carries the same words is not ours to count or kill.
+        let ours = [self.user.id(), nix::unistd::geteuid().as_raw()];
+        found.retain(|(process, _)| {
+            fs::metadata(format!("/proc/{}", process.pid)).is_ok_and(|metadata| ours.contains(&metadata.uid()))
+        });
+        Ok(found)
+    }
+
+    /// Waits until no other call changes this VM.
+    async fn gate(&self, id: &VmId) -> OwnedMutexGuard<()> {
+        let gate = {
+            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            gates.entry(id.clone()).or_default().clone()
+        };
+        gate.lock_owned().await
+    }
+
+    fn mark_making(&self, id: &VmId) -> Making<'_> {
+        self.making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.clone());
+        Making(self, id.clone())
+    }
+
+    fn is_making(&self, id: &VmId) -> bool {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// The process that a VM's record names.
+    fn recorded_process(&self, id: &VmId) -> Result<Option<ProcessId>, DriverError> {
+        let record = self.folder(id).read();
+        let record = record.map_err(|error| error::io(format!("cannot read the record of {id}"), error))?;
+        Ok(record.and_then(|record| record.process))
+    }
+
+    /// A VM that has a folder.
+    fn state_of_folder(&self, id: &VmId) -> Result<VmState, DriverError> {
+        if self.is_making(id) {
+            return Ok(VmState::Running);
+        }
+        let alive = self.recorded_process(id)?.map(|process| process.is_alive()).transpose();
+        match alive.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
+            Some(true) => Ok(VmState::Running),
+            Some(false) | None => Ok(VmState::Stopped),
+        }
+    }
+
+    fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
+        let exists = self.folder(id).exists();
+        if exists.map_err(|error| error::io(format!("cannot look at the folder of {id}"), error))? {
+            return self.state_of_folder(id).map(Some);
+        }
+        Ok(self
+            .processes()?
+            .iter()
+            .any(|(_, of)| of == id)
+            .then_some(VmState::Stopped))
+    }
+
+    fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
+        // A process whose folder is gone has no record and no socket: there is nothing to do with it but to destroy it.
+        let orphans = self.processes()?.into_iter().map(|(_, id)| (id, VmState::Stopped));
+        let mut all: BTreeMap<VmId, VmState> = orphans.collect();
+        for id in self.folders()? {
+            let state = self.state_of_folder(&id)?;
+            all.insert(id, state);
+        }
+        Ok(all.into_iter().map(|(id, state)| VmInfo { id, state }).collect())
+    }
+
+    /// Ends and removes everything of a VM. The caller holds its gate.
+    async fn remove(&self, id: &VmId) -> Result<(), DriverError> {
+        self.streams.end(id);
+        let folder = self.folder(id);
+        let mut processes: Vec<ProcessId> = self.recorded_process(id)?.into_iter().collect();
+        // One that was started by a server killed before it could write the number down.
+        let found = self.processes()?.into_iter().filter(|(_, of)| of == id);
+        processes.extend(found.map(|(process, _)| process));
+        for process in processes {
+            // Its disk is thrown away: there is nothing a gentler end would save.
+            process.kill(END_DEADLINE).await.map_err(|error| {
+                DriverError::unknown(format!("the QEMU process {} of {id} does not end", process.pid)).caused_by(error)
+            })?;
+        }
+        // A `qemu-img` that a killed server had started may still be writing; it takes milliseconds and cannot make the folder anew.
+        let begin = Instant::now();
+        loop {
+            match folder.remove() {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && begin.elapsed() < STRAGGLER_DEADLINE => {
+                    tokio::time::sleep(STRAGGLER_PAUSE).await;
+                }
+                result => {
+                    return result.map_err(|error| error::io(format!("cannot remove the files of {id}"), error));
+                }
+            }
+        }
+    }
+}
+
+/// Runs a call to its end even when its caller stops waiting: a half-done one would hold no lock and leave pieces behind.
+async fn to_the_end<T: Send + 'static>(
+    call: impl Future<Output = Result<T, DriverError>> + Send + 'static,
+) -> Result<T, DriverError> {
+    tokio::spawn(call)
+        .await
+        .unwrap_or_else(|error| Err(DriverError::unknown("the call was broken off").caused_by(error)))
+}
+
+#[async_trait]
+impl Driver for QemuDriver {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "qemu" }
+    }
+
+    async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
+        let (inner, spec) = (self.inner.clone(), spec.clone());
+        to_the_end(async move {
+            let _gate = inner.gate(&spec.id).await;
+            start::create(&inner, &spec).await
+        })
+        .await
+    }
+
+    async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
+        self.inner.inspect(id)
+    }
+
+    async fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
+        self.inner.list()
+    }
+
+    async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
+        let inner = &self.inner;
+        let _gate = inner.gate(id).await;
+        match inner.inspect(id)? {
+            Some(VmState::Running) => {}
+            Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
+            None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
+        }
+        inner.streams.end(id);
+        let stream = inner.folder(id).connect("agent.sock", &inner.user).await;
+        let stream = stream.and_then(|stream| inner.streams.wrap(id, stream));
+        let stream = stream.map_err(|error| {
+            DriverError::retry(format!("cannot connect to the agent's port of {id}: {error}")).caused_by(error)
+        })?;
+        Ok(Box::new(stream))
+    }
+
+    async fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError> {
+        match self.inner.folder(id).console(max_bytes) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.inner.inspect(id)? {
+                Some(_) => Ok(Vec::new()),
+                None => Err(DriverError::permanent(format!("there is no VM {id}"))),
+            },
+            Err(error) => Err(error::io(format!("cannot read the console of {id}"), error)),
+        }
+    }
+
+    async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        to_the_end(async move {
+            let _gate = inner.gate(&id).await;
+            inner.remove(&id).await
+        })
+        .await
+    }
+}

@@ -1,0 +1,38 @@
+//! One binary: the contract suite, run for every driver, and what only the driver `qemu` promises.
+
+#![expect(clippy::unwrap_used, reason = "a test ends by panicking, in its helpers too")]
+
+mod contract;
+mod fake;
+mod host;
+mod qemu;
+mod qemu_crash;
+mod qemu_network;
+mod support;
+
+/// The contract suite for one kind of driver. `$rig` is an expression that makes a fresh [`contract::Rig`].
+macro_rules! contract_suite {
+    (@each $rig:tt $($name:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let rig = crate::contract_suite!(@make $rig);
+                crate::contract::$name(&rig).await;
+                crate::contract::Rig::finish(&rig).await;
+            }
+        )*
+    };
+    (@make ($rig:expr)) => { $rig };
+    ($rig:expr) => {
+        crate::contract_suite!(@each ($rig)
+            a_vm_lives_is_found_again_and_leaves_nothing,
+            a_killed_vm_is_noticed_and_can_be_made_anew,
+            what_does_not_exist_is_said_so,
+            the_impossible_is_permanent,
+            one_id_is_one_vm_however_often_it_is_asked_for,
+            destroying_while_creating_ends_with_nothing,
+            a_caller_who_gives_up_leaves_no_pieces,
+        );
+    };
+}
+pub(crate) use contract_suite;

@@ -1,0 +1,180 @@
+//! The hand-over: never twice, idempotent, clear when there is nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use hearth_drivers::fake::{ExecRule, FakeOptions};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::harness::{SOON, Server, bare_project};
+
+/// What the boot of a fake VM waits for in these tests.
+const SLOW_BOOT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn ten_concurrent_claims_on_three_get_three_different_vms_and_seven_answers() {
+    let fake = FakeOptions {
+        boot_delay: SLOW_BOOT..=SLOW_BOOT,
+        ..FakeOptions::default()
+    };
+    let (server, _) = Server::fake(fake).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
+    server.until_full(SOON, &project, 3).await;
+    let claim = format!("{pool}/claim");
+    let replies = join_all((0..10).map(|_| server.call(Method::POST, &claim, json!({})))).await;
+    let got: Vec<_> = replies
+        .iter()
+        .filter(|(status, _)| *status == StatusCode::OK)
+        .map(|(_, body)| body)
+        .collect();
+    let vms: BTreeSet<_> = got.iter().map(|body| body["instanceId"].as_str().unwrap()).collect();
+    assert!((1..=3).contains(&vms.len()) && vms.len() == got.len(), "{replies:?}");
+    for (status, body) in replies.iter().filter(|(status, _)| *status != StatusCode::OK) {
+        assert_eq!(
+            (*status, &body["error"]["code"]),
+            (StatusCode::TOO_MANY_REQUESTS, &json!("too_many_requests"))
+        );
+    }
+    let refused = server
+        .request(Method::POST, &claim)
+        .json(&json!({ "strict": true }))
+        .send()
+        .await
+        .unwrap();
+    if refused.status() == StatusCode::TOO_MANY_REQUESTS {
+        assert!(refused.headers().contains_key("retry-after"));
+    }
+    server.until_full(SOON, &project, 3).await;
+}
+
+#[tokio::test]
+async fn the_same_key_gives_the_same_vm_and_another_body_is_a_conflict() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
+    server.until_full(SOON, &project, 2).await;
+    let claim = format!("{pool}/claim");
+    let body = json!({ "taskId": "T-1", "env": { "TASK": "geheim" } });
+    let replies = join_all((0..4).map(|_| server.post(&claim, body.clone()))).await;
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
+    assert_eq!(replies[0]["source"], "ready");
+    let (status, _) = server.call(Method::POST, &claim, json!({ "taskId": "T-1" })).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let id = replies[0]["id"].as_str().unwrap();
+    server.post(&format!("/instances/{id}/heartbeat"), json!({})).await;
+    server.post(&format!("/instances/{id}/release"), json!({})).await;
+    let (status, _) = server.call(Method::POST, &claim, body).await;
+    assert_eq!(status, StatusCode::GONE);
+    let (status, _) = server
+        .call(Method::POST, &format!("/instances/{id}/release"), json!({}))
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_claim_with_patience_waits_for_what_is_made_or_has_one_made() {
+    let fake = FakeOptions {
+        boot_delay: SLOW_BOOT..=SLOW_BOOT,
+        ..FakeOptions::default()
+    };
+    let (server, _) = Server::fake(fake).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let claim = format!("{pool}/claim");
+    let (status, reply) = server.call(Method::POST, &claim, json!({})).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(
+        reply["error"]["message"].as_str().unwrap().contains("waitMs"),
+        "{reply}"
+    );
+    let cold = server.post(&claim, json!({ "waitMs": 20_000 })).await;
+    assert_eq!(cold["source"], "cold");
+    server.patch(&pool, json!({ "enabled": true })).await;
+    let joined = server.post(&claim, json!({ "waitMs": 20_000 })).await;
+    assert_eq!(
+        (&joined["source"], joined["waitMs"].as_u64() > Some(100)),
+        (&json!("joined"), true)
+    );
+    server.until_full(SOON, &project, 1).await;
+    let bypass = server.post(&claim, json!({ "miss": "bypass", "waitMs": 20_000 })).await;
+    assert_eq!(bypass["source"], "cold");
+    assert_eq!(server.get(&pool).await["status"]["ready"], 1);
+    let all: BTreeSet<_> = [&cold, &joined, &bypass]
+        .iter()
+        .map(|it| it["instanceId"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(all.len(), 3);
+}
+
+#[tokio::test]
+async fn a_claim_token_works_only_in_its_own_instances_and_exec_answers_in_both_ways() {
+    let rules = vec![
+        ExecRule::prints("greet", "hello\n"),
+        ExecRule::fails("exit 3", 3, "no\n"),
+    ];
+    let (server, driver) = Server::fake(FakeOptions {
+        rules,
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
+    server.until_full(SOON, &project, 2).await;
+    let token = server
+        .post("/tokens", json!({ "name": "agent", "scopes": ["claim"] }))
+        .await;
+    let http = reqwest::Client::new();
+    let as_agent = |path: &str, body: serde_json::Value| {
+        let url = format!("http://{}/api/v1{path}", server.address);
+        http.post(url).bearer_auth(token["token"].as_str().unwrap()).json(&body)
+    };
+    let (_, own) = server
+        .send(as_agent(&format!("{pool}/claim"), json!({ "env": { "A": "it's" } })))
+        .await;
+    let foreign = server.post(&format!("{pool}/claim"), json!({})).await;
+    let exec = |reply: &serde_json::Value| format!("/instances/{}/exec", reply["id"].as_str().unwrap());
+    let (status, done) = server.send(as_agent(&exec(&own), json!({ "command": "greet" }))).await;
+    assert_eq!(
+        (status, &done["stdout"], &done["exitCode"]),
+        (StatusCode::OK, &json!("hello\n"), &json!(0))
+    );
+    let (status, _) = server
+        .send(as_agent(&exec(&foreign), json!({ "command": "greet" })))
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let failed = server.post(&exec(&own), json!({ "command": "exit 3" })).await;
+    assert_eq!((&failed["exitCode"], &failed["stderr"]), (&json!(3), &json!("no\n")));
+    let stream = server
+        .request(Method::POST, &exec(&own))
+        .header("accept", "text/event-stream");
+    let text = stream
+        .json(&json!({ "argv": ["greet"] }))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(
+        text.contains("event: stdout\ndata: aGVsbG8K\n") && text.contains("event: exit\ndata: {\"exitCode\":0"),
+        "{text}"
+    );
+    let vm = own["instanceId"].as_str().unwrap().parse().unwrap();
+    assert_eq!(driver.file(&vm, "/home/.env").unwrap(), "A='it'\\''s'\n");
+    assert!(driver.clock(&vm).is_some());
+    for body in [
+        json!({}),
+        json!({ "command": "a", "argv": ["b"] }),
+        json!({ "argv": [] }),
+        json!({ "command": 1 }),
+    ] {
+        let (status, _) = server.call(Method::POST, &exec(&own), body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    }
+}

@@ -1,0 +1,12 @@
+//! The server through its front door: real router, real store, the fake driver where only the house is tested and real
+//! QEMU where a claim about the product is made.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod claims;
+mod contract;
+mod harness;
+mod pools;
+mod restart;
+mod secrets;
+mod vms;

@@ -1,0 +1,222 @@
+//! The pool loop: target, refill, surplus, failure, freshness, clear.
+
+use std::time::Duration;
+
+use hearth_drivers::fake::{ExecRule, FakeOptions};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::harness::{SOON, Server, bare_project, git_repo};
+
+fn ids(list: &Value) -> Vec<String> {
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_pool_fills_shrinks_and_empties_as_it_is_told() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 5 })).await;
+    server.until_full(SOON, &project, 5).await;
+    let before = ids(&server.get(&format!("{pool}/instances?status=ready")).await);
+    server.patch(&pool, json!({ "targetSize": 2 })).await;
+    server.until_full(SOON, &project, 2).await;
+    // Newest first in the list, so the first two stay.
+    assert_eq!(ids(&server.get(&format!("{pool}/instances")).await), before[..2]);
+    server.patch(&pool, json!({ "enabled": false })).await;
+    server
+        .until(SOON, &format!("{pool}/instances"), |list| ids(list).is_empty())
+        .await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !hearth_drivers::Driver::list(&driver).await.unwrap().is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "VMs are left");
+        crate::harness::pause().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_vm_is_noticed_and_replaced() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true })).await;
+    server.until_full(SOON, &project, 1).await;
+    let list = server.get(&format!("{pool}/instances")).await;
+    let lost = list["items"][0].clone();
+    assert!(driver.crash(&lost["instanceId"].as_str().unwrap().parse().unwrap()));
+    let detail = format!("{pool}/instances/{}", lost["id"].as_str().unwrap());
+    let failed = server
+        .until(Duration::from_secs(10), &detail, |it| it["status"] == "failed")
+        .await;
+    assert!(failed["failureReason"].as_str().unwrap().contains("ended unexpectedly"));
+    let full = server.until_full(SOON, &project, 1).await;
+    assert_eq!(full["status"]["failed"], 1);
+}
+
+#[tokio::test]
+async fn changed_commands_replace_ready_instances_without_dropping_below_the_target() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
+    server.until_full(SOON, &project, 2).await;
+    let old = ids(&server.get(&format!("{pool}/instances")).await);
+    server
+        .patch(&pool, json!({ "setupCommands": [{ "name": "a", "command": "make" }] }))
+        .await;
+    server
+        .until(SOON, &format!("{pool}/instances?status=ready"), |list| {
+            let now = ids(list);
+            assert!(now.len() >= 2, "below the target: {list}");
+            now.len() == 2 && now.iter().all(|id| !old.contains(id))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_failing_command_says_what_failed_and_the_pool_stops_after_three() {
+    let rules = vec![ExecRule::fails("make all", 7, "one\nboom: no rule\n")];
+    let (server, driver) = Server::fake(FakeOptions {
+        rules,
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let commands = json!([{ "name": "ok", "command": "true" }, { "name": "build", "command": "make all" }]);
+    let failed = server
+        .test_boot(SOON, &project, json!({ "setupCommands": commands }))
+        .await;
+    assert_eq!(failed["status"], "failed");
+    assert_eq!(failed["summary"]["failedStep"], "warm_pool_setup");
+    assert_eq!(failed["summary"]["error"], "exit code 7: one\nboom: no rule");
+    assert_eq!(failed["failureReason"], failed["summary"]["error"]);
+    assert_eq!(
+        (&failed["summary"]["completedSteps"], &failed["summary"]["totalSteps"]),
+        (&json!(2), &json!(3))
+    );
+    let step = failed["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!(step["output"], "one\nboom: no rule\n");
+    let entries = &step["metadata"]["commands"];
+    assert_eq!(
+        (&entries[0]["exitCode"], &entries[1]["exitCode"], &entries[1]["name"]),
+        (&json!(0), &json!(7), &json!("build"))
+    );
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
+    server
+        .until(SOON, &pool, |it| {
+            it["status"]["failed"] == 3 && it["status"]["provisioning"] == 0
+        })
+        .await;
+    let made = driver.calls(hearth_drivers::fake::Verb::Create);
+    // Mending the commands closes the breaker at once.
+    server
+        .patch(&pool, json!({ "setupCommands": [{ "name": "ok", "command": "true" }] }))
+        .await;
+    server.until_full(SOON, &project, 3).await;
+    assert_eq!(driver.calls(hearth_drivers::fake::Verb::Create), made + 3);
+}
+
+#[tokio::test]
+async fn clear_removes_everything_but_what_is_claimed() {
+    let rules = vec![ExecRule {
+        takes: Duration::from_secs(600),
+        ..ExecRule::prints("hang", "")
+    }];
+    let (server, driver) = Server::fake(FakeOptions {
+        rules,
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
+    server.until_full(SOON, &project, 3).await;
+    let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
+    server.until_full(SOON, &project, 3).await;
+    server
+        .patch(
+            &pool,
+            json!({ "targetSize": 5, "setupCommands": [{ "name": "h", "command": "hang" }] }),
+        )
+        .await;
+    server
+        .until(SOON, &pool, |it| it["status"]["provisioning"].as_u64() >= Some(2))
+        .await;
+    let making = server.get(&pool).await["status"]["provisioning"].as_u64().unwrap();
+    let cleared = server
+        .post(&format!("{pool}/clear"), json!({ "replenish": true }))
+        .await;
+    assert_eq!(cleared["cleared"], 3 + making);
+    let list = server.get(&format!("{pool}/instances?status=claimed")).await;
+    assert_eq!(ids(&list), [claimed["id"].as_str().unwrap()]);
+    server
+        .until(SOON, &pool, |it| it["status"]["provisioning"].as_u64() >= Some(1))
+        .await;
+    server.patch(&pool, json!({ "enabled": false })).await;
+    let (status, _) = server
+        .call(
+            reqwest::Method::POST,
+            &format!("{pool}/clear"),
+            json!({ "replenish": true }),
+        )
+        .await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    server.post(&format!("{pool}/clear"), json!({})).await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    while hearth_drivers::Driver::list(&driver).await.unwrap().len() != 1 {
+        assert!(tokio::time::Instant::now() < deadline, "VMs are left");
+        crate::harness::pause().await;
+    }
+}
+
+#[tokio::test]
+async fn repositories_fail_their_own_step_with_a_sentence() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let parent = server.folder.path();
+    let good = git_repo(parent, "good", &[("a", "b")]);
+    let broken = git_repo(parent, "broken", &[(".capy/settings.json", "{\n  \"hooks\": [}\n")]);
+    let repo = |name: &str, url: &str, branch: &str| json!({ "repoFullName": format!("o/{name}"), "branch": branch, "url": url });
+    for (repos, step, says) in [
+        (
+            json!([repo("good", &good, "nope")]),
+            "clone_repo",
+            "has no branch `nope`",
+        ),
+        (
+            json!([repo("x", "file:///nowhere/at/all", "main")]),
+            "clone_repo",
+            "cannot fetch o/x from file:///nowhere/at/all",
+        ),
+        (
+            json!([repo("x", "http://127.0.0.1:9/x.git", "main")]),
+            "clone_repo",
+            "cannot fetch o/x from http://127.0.0.1:9",
+        ),
+        (
+            json!([repo("good", &good, "main"), repo("broken", &broken, "main")]),
+            "init_repo",
+            ".capy/settings.json is broken at line 2, column 13",
+        ),
+    ] {
+        let project = server.project(json!({ "name": "p", "repos": repos })).await;
+        let failed = server.test_boot(SOON, &project, json!({})).await;
+        assert_eq!(
+            (&failed["status"], &failed["summary"]["failedStep"]),
+            (&json!("failed"), &json!(step)),
+            "{failed:#}"
+        );
+        let error = failed["summary"]["error"].as_str().unwrap();
+        assert!(error.contains(says), "{error}");
+        assert_eq!(
+            failed["steps"].as_array().unwrap().last().unwrap()["error"],
+            failed["summary"]["error"]
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! Known secrets must be nowhere but in the VM.
+
+use std::path::Path;
+
+use futures::StreamExt as _;
+use hearth_drivers::fake::{ExecRule, FakeOptions};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{SOON, Server, bare_project};
+
+/// What is looked for; long and unlikely enough.
+const SECRET: &str = "it's a \"secret\" $HOME #1\nsecond-line-of-secret";
+
+fn files_with(folder: &Path, needle: &[u8], found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_with(&path, needle, found);
+        } else if std::fs::read(&path).is_ok_and(|text| text.windows(needle.len()).any(|w| w == needle)) {
+            found.push(path.display().to_string());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_variable_is_in_no_output_no_error_no_file_and_no_reply() {
+    let printing = format!("before {SECRET} after\n");
+    let rules = vec![
+        ExecRule::prints("leak", &printing),
+        ExecRule::fails("die", 3, &printing),
+    ];
+    let (server, driver) = Server::fake(FakeOptions {
+        rules,
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let variables = json!({ "variables": [{ "name": "S", "value": SECRET }] });
+    server
+        .put(&format!("{project}/environment-variables/shared"), variables)
+        .await;
+    let commands = json!([{ "name": "leak", "command": "leak" }, { "name": "die", "command": "die" }]);
+    let id = server
+        .post(
+            &format!("{project}/warm-pool/test"),
+            json!({ "setupCommands": commands }),
+        )
+        .await["id"]
+        .clone();
+    let id = id.as_str().unwrap();
+    let follow = server
+        .request(Method::GET, &format!("/instances/{id}/follow"))
+        .send()
+        .await
+        .unwrap();
+    let mut stream = follow.bytes_stream();
+    let mut live = Vec::new();
+    while let Some(piece) = stream.next().await {
+        live.extend(piece.unwrap());
+    }
+    let live = String::from_utf8(live).unwrap();
+    assert!(
+        live.contains("event: ended") && live.contains("event: stepEnded"),
+        "{live}"
+    );
+    let detail = server
+        .until(SOON, &format!("{project}/warm-pool/instances/{id}"), |it| {
+            it["status"] == "failed"
+        })
+        .await;
+    assert_eq!(detail["failureReason"], "exit code 3: before *** after");
+    for text in [
+        live,
+        detail.to_string(),
+        server
+            .get(&format!("{project}/environment-variables/shared"))
+            .await
+            .to_string(),
+    ] {
+        for piece in ["$HOME #1", "second-line"] {
+            assert!(!text.contains(piece), "{text}");
+        }
+    }
+    let vm = detail["instanceId"].as_str().unwrap().parse().unwrap();
+    let env = driver.file(&vm, "/home/.env").unwrap();
+    assert!(String::from_utf8_lossy(&env).contains("second-line-of-secret"));
+    let (folder, _) = server.stop().await;
+    let mut found = Vec::new();
+    for needle in [SECRET.as_bytes(), b"second-line-of-secret"] {
+        files_with(folder.path(), needle, &mut found);
+    }
+    assert_eq!(found, Vec::<String>::new());
+}
