@@ -1,2 +1,62 @@
-//! stub
-fn main() {}
+//! The project's own tasks. `cargo xtask demo` and `cargo xtask test` need nothing but Rust: they do all set-up.
+
+mod agent;
+mod demo;
+mod packages;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 120)]
+/// The project's own tasks
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install the system packages that are missing (needs root or sudo)
+    Setup,
+    /// Build the static agent that goes into guest images
+    Agent,
+    /// Everything at once: set-up, image, server, a project, a full pool, a claim
+    Demo(demo::DemoArgs),
+    /// All set-up, then formatting, clippy, house rules and every test, VM tests included
+    Test(test::TestArgs),
+    /// The house rules: size of files, words in the wrong room, sleeping tests
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = process::listen_for_ctrl_c() {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let done = match cli.task {
+        Task::Setup => setup::run(),
+        Task::Agent => agent::build().map(|path| println!("{}", path.display())),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<process::Interrupted>() => {
+            eprintln!("interrupted");
+            ExitCode::from(process::EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

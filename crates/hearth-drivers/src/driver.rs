@@ -120,6 +120,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Ends the VM and removes everything of it, whatever state it is in; success when there is nothing (left).
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError>;
+
+    /// The server is about to end. VMs go on running; helper processes that only VMs need are ended when there is no VM.
+    async fn stand_down(&self) -> Result<(), DriverError> {
+        Ok(())
+    }
 }
 
 /// How long a driver lets one call to a helper program or the VM's monitor take before it says `Unknown`.

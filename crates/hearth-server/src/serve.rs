@@ -104,7 +104,7 @@ pub async fn serve_with(
     let context = Context {
         store: store.clone(),
         agents: Agents::new(driver.clone()),
-        driver,
+        driver: driver.clone(),
         mirrors: Mirrors::new(mirrors),
         followers: Followers::default(),
         command_timeout: options.command_timeout,
@@ -138,6 +138,9 @@ pub async fn serve_with(
     // A panic in the loop was logged where it happened.
     let _ = looping.await;
     store.close().await;
+    if let Err(error) = driver.stand_down().await {
+        tracing::warn!(%error, "helper processes of the VMs could not be ended");
+    }
     tracing::info!("stopped; VMs go on running and the next server takes them over");
     Ok(())
 }

@@ -19,11 +19,13 @@ use crate::reply::{self, Fault, Reply};
 mod attached;
 mod cgroup;
 mod detached;
+mod env_file;
 pub(crate) mod launch;
 mod plan;
 mod process_tree;
 
 use cgroup::Cgroups;
+use env_file::EnvFiles;
 use plan::Plan;
 
 /// Frames of output that wait for the host; when it does not read, the command is held back by its full pipe.
@@ -33,6 +35,7 @@ const WAITING_FRAMES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Execs {
     cgroups: Cgroups,
+    env_files: EnvFiles,
     tasks: TaskTracker,
 }
 
@@ -41,8 +44,17 @@ impl Execs {
         let cgroups = if use_cgroups { Cgroups::find() } else { Cgroups::none() };
         Self {
             cgroups,
+            env_files: EnvFiles::default(),
             tasks: TaskTracker::new(),
         }
+    }
+
+    async fn plan(&self, spec: &ExecSpec) -> Result<Plan, String> {
+        let variables = match &spec.env_file {
+            Some(file) => self.env_files.read(file).await?,
+            None => Arc::default(),
+        };
+        Plan::new(spec, &variables)
     }
 
     /// Waits until no attached command runs any more.
@@ -123,7 +135,7 @@ pub(crate) async fn run(
     let output = Output(sender);
     let tasks = execs.tasks.clone();
     let task = async move {
-        match Plan::new(&spec) {
+        match execs.plan(&spec).await {
             Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
             Ok(plan) => match spec.detach {
                 None => attached::run(&execs, plan, spec.timeout_ms, input, output, session).await,

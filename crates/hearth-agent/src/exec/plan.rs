@@ -9,16 +9,13 @@ use tempfile::NamedTempFile;
 use crate::users::Identity;
 
 /// Search path of every command that is not given another one.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the image's maker wants under every command: certificates, proxies, a longer search path.
 const IMAGE_ENVIRONMENT: &str = "/etc/environment";
 
 /// The kernel allows 128 KiB for one argument. A longer text goes through a file; well below, because of what is added.
 const LONGEST_ARGUMENT: usize = 96 * 1024;
-
-/// Runs `"$@"` with the variables of the file `$0`.
-const SOURCE_AND_RUN: &str = r#"if [ -e "$0" ]; then set -a; . "$0"; set +a; fi; exec "$@""#;
 
 /// What is started.
 #[derive(Debug)]
@@ -34,13 +31,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The error is a sentence for the person who wrote the command.
-    pub(super) fn new(spec: &ExecSpec) -> Result<Self, String> {
+    /// `variables` are those of the spec's file. The error is a sentence for the person who wrote the command.
+    pub(super) fn new(spec: &ExecSpec, variables: &[(String, String)]) -> Result<Self, String> {
         let identity = Identity::find(spec.user.as_deref())?;
         let mut script = None;
         let argv = match (&spec.argv, &spec.shell) {
-            (Some(argv), None) => with_env_file(argv, spec.env_file.as_deref())?,
-            (None, Some(text)) => shell(text, spec.env_file.as_deref(), &identity, &mut script)?,
+            (Some(argv), None) if argv.first().is_some_and(|program| !program.is_empty()) => argv.clone(),
+            (Some(_), None) => return Err("argv names no program".to_owned()),
+            (None, Some(text)) => shell(text, &identity, &mut script)?,
             _ => return Err("exactly one of argv and shell must be given".to_owned()),
         };
         if argv.iter().any(|argument| argument.contains('\0')) {
@@ -55,7 +53,7 @@ impl Plan {
         if !cwd.starts_with('/') || cwd.contains('\0') {
             return Err(format!("the working directory {cwd:?} is not an absolute path"));
         }
-        let env = environment(&identity, &spec.env)?;
+        let env = environment(&identity, variables, &spec.env)?;
         // An agent that is not root itself (in a test) can only run commands as who it is.
         let switch_user = spec.user.is_some() && identity.uid != nix::unistd::getuid().as_raw();
         Ok(Self {
@@ -69,36 +67,11 @@ impl Plan {
     }
 }
 
-fn with_env_file(argv: &[String], env_file: Option<&str>) -> Result<Vec<String>, String> {
-    if argv.first().is_none_or(String::is_empty) {
-        return Err("argv names no program".to_owned());
+fn shell(text: &str, identity: &Identity, script: &mut Option<NamedTempFile>) -> Result<Vec<String>, String> {
+    if text.len() <= LONGEST_ARGUMENT {
+        return Ok(bash(text));
     }
-    let Some(file) = env_file else {
-        return Ok(argv.to_vec());
-    };
-    let mut wrapped = bash(SOURCE_AND_RUN);
-    wrapped.push(absolute(file)?.to_owned());
-    wrapped.extend_from_slice(argv);
-    Ok(wrapped)
-}
-
-fn shell(
-    text: &str,
-    env_file: Option<&str>,
-    identity: &Identity,
-    script: &mut Option<NamedTempFile>,
-) -> Result<Vec<String>, String> {
-    let mut whole = String::new();
-    if let Some(file) = env_file {
-        let file = quote(absolute(file)?);
-        // On one line with the text, so that bash's line numbers are the text's own.
-        whole = format!("if [ -e {file} ]; then set -a; . {file}; set +a; fi; ");
-    }
-    whole.push_str(text);
-    if whole.len() <= LONGEST_ARGUMENT {
-        return Ok(bash(&whole));
-    }
-    let file = script_file(&whole, identity).map_err(|error| format!("the command could not be stored: {error}"))?;
+    let file = script_file(text, identity).map_err(|error| format!("the command could not be stored: {error}"))?;
     let path = file
         .path()
         .to_str()
@@ -122,20 +95,17 @@ fn script_file(text: &str, identity: &Identity) -> std::io::Result<NamedTempFile
     Ok(file)
 }
 
-fn absolute(file: &str) -> Result<&str, String> {
-    if file.starts_with('/') {
-        Ok(file)
-    } else {
-        Err(format!("the variables' file {file:?} is not an absolute path"))
-    }
-}
-
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// From weak to strong: our defaults, the image's own in [`IMAGE_ENVIRONMENT`], who the user is, what the caller wants.
-fn environment(identity: &Identity, extra: &[(String, String)]) -> Result<Vec<(String, String)>, String> {
+/// From weak to strong: our defaults, the image's own in [`IMAGE_ENVIRONMENT`], who the user is, the variables' file, what
+/// the caller wants.
+fn environment(
+    identity: &Identity,
+    variables: &[(String, String)],
+    extra: &[(String, String)],
+) -> Result<Vec<(String, String)>, String> {
     let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
         pairs
             .iter()
@@ -152,6 +122,7 @@ fn environment(identity: &Identity, extra: &[(String, String)]) -> Result<Vec<(S
         ("LOGNAME", &identity.name),
         ("SHELL", &identity.shell),
     ]));
+    all.extend_from_slice(variables);
     for (name, value) in extra {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(format!("{name:?} cannot be the name of a variable"));

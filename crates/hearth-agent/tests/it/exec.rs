@@ -102,6 +102,16 @@ async fn the_variables_file_is_exact_for_shells_and_programs() {
         let output = client.exec_collect(&spec, MAX).await.unwrap();
         assert_eq!((text(&output.stdout), text(&output.stderr)), (wanted, ""));
     }
+    // A new content is seen, whoever wrote it and how soon; what the caller wants is stronger.
+    std::fs::write(&file, "A=new\nB='own'\n").unwrap();
+    let mut changed = argv(&["sh", "-c", "printf '%s|%s' \"$A\" \"$B\""]);
+    (changed.env_file, changed.env) = (Some(file.clone()), vec![("B".into(), "mine".into())]);
+    assert_eq!(
+        text(&client.exec_collect(&changed, MAX).await.unwrap().stdout),
+        "new|mine"
+    );
+    std::fs::write(&file, "A='unfinished\n").unwrap();
+    assert!(reason(&client.exec_collect(&changed, MAX).await.unwrap()).contains("bash finds an error in it"));
     let mut missing = shell("echo fine");
     missing.env_file = Some(agent.path_text("none"));
     assert_eq!(

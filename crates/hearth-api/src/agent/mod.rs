@@ -49,8 +49,8 @@ pub struct ExecSpec {
     /// stronger than it.
     #[serde(default)]
     pub env: Vec<(String, String)>,
-    /// A file in the VM, by its absolute path, that is sourced first with every variable exported (`set -a; . FILE`);
-    /// skipped when it does not exist. Its variables are stronger than [`ExecSpec::env`].
+    /// A file in the VM, by its absolute path, that is sourced by root's shell with every variable exported
+    /// (`set -a; . FILE`); skipped when it does not exist. [`ExecSpec::env`] is stronger than its variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_file: Option<String>,
     /// A user name or `uid[:gid]`; root when absent.

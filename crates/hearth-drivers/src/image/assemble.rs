@@ -47,8 +47,10 @@ impl Agent {
             why,
         };
         let bytes = tokio::fs::read(path).await.map_err(|error| bad(error.to_string()))?;
+        // Helpers run in `/`, where a relative path means something else.
+        let absolute = std::path::absolute(path).map_err(|error| bad(error.to_string()))?;
         check_static(&bytes).map_err(|why| bad(why.to_owned()))?;
-        let mut command = program::clean(path);
+        let mut command = program::clean(absolute);
         command.arg("version");
         let output = program::run(command, &[])
             .await

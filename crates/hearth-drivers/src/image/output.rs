@@ -15,6 +15,8 @@ const MAX_ERRORS: usize = 50;
 pub(super) struct Output {
     /// Packages of all rounds so far; Debian is installed in two.
     packages: u64,
+    /// Whether packages are being installed rather than only fetched.
+    is_installing: bool,
     /// Of this round, and how many of them have been fetched.
     round: u64,
     fetched: u64,
@@ -32,7 +34,9 @@ impl Output {
             return self.read_own(own);
         }
         if let Some(count) = newly_installed(line) {
-            self.packages += count;
+            if self.is_installing {
+                self.packages += count;
+            }
             self.round = count;
             self.fetched = 0;
             return None;
@@ -67,6 +71,11 @@ impl Output {
     fn read_own(&mut self, line: &str) -> Option<Progress> {
         match line {
             "stage lists" => Some(Progress::stage(Stage::Lists)),
+            "stage download" => Some(Progress::stage(Stage::Download)),
+            "stage install" => {
+                self.is_installing = true;
+                Some(Progress::stage(Stage::Unpack))
+            }
             "stage customize" => Some(Progress::stage(Stage::Customize)),
             "stage kernel" | "stage filesystem" => Some(Progress::stage(Stage::FileSystem)),
             "offline" => {
@@ -94,9 +103,8 @@ impl Output {
         let offline = |what: &'static str| ImageError::Offline {
             mirror: mirror.to_owned(),
             what,
-            detail: self
-                .errors
-                .first()
+            detail: find("Failed to fetch")
+                .or(self.errors.first())
                 .cloned()
                 .unwrap_or_else(|| "no reason was given".to_owned()),
         };
@@ -180,6 +188,9 @@ mod tests {
         let (_, reports) = read_all(
             "hearth: stage lists\n\
              Get:1 http://deb.debian.org/debian bookworm InRelease [151 kB]\n\
+             hearth: stage download\n\
+             0 upgraded, 4 newly installed, 0 to remove and 0 not upgraded.\n\
+             hearth: stage install\n\
              0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded.\n\
              Get:1 http://deb.debian.org/debian bookworm/main amd64 libc6 amd64 2.36 [2759 kB]\n\
              Unpacking libc6:amd64 (2.36) ...\n\
@@ -197,6 +208,8 @@ mod tests {
             [
                 (Stage::Lists, 0, 0),
                 (Stage::Lists, 0, 0),
+                (Stage::Download, 0, 0),
+                (Stage::Unpack, 0, 0),
                 (Stage::Download, 1, 2),
                 (Stage::Unpack, 1, 2),
                 (Stage::Configure, 1, 2),
@@ -204,7 +217,7 @@ mod tests {
                 (Stage::FileSystem, 0, 0),
             ]
         );
-        assert_eq!(reports[2].detail.as_deref(), Some("libc6"));
+        assert_eq!(reports[4].detail.as_deref(), Some("libc6"));
     }
 
     #[test]

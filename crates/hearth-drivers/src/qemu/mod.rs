@@ -323,6 +323,13 @@ async fn to_the_end<T: Send + 'static>(
 
 #[async_trait]
 impl Driver for QemuDriver {
+    async fn stand_down(&self) -> Result<(), DriverError> {
+        if self.list().await?.is_empty() {
+            self.shutdown_network().await?;
+        }
+        Ok(())
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { name: "qemu" }
     }

@@ -409,8 +409,6 @@ impl Run<'_> {
         ExecSpec {
             shell: Some(command.to_owned()),
             cwd: Some(cwd.to_owned()),
-            // Nobody is there to answer a package's questions.
-            env: vec![("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())],
             env_file: Some(envfile::PATH.to_owned()),
             timeout_ms: Some(millis(self.context.command_timeout)),
             ..ExecSpec::default()

@@ -56,7 +56,7 @@ impl Server {
         let (ready, address) = tokio::sync::oneshot::channel();
         let mut ended = tokio::spawn({
             let (options, stop) = (options.clone(), stop.clone());
-            async move { serve_with(&options, make, |address| drop(ready.send(address)), stop).await }
+            async move { serve_with(&options, make, |address| ready.send(address).unwrap(), stop).await }
         });
         let address = tokio::select! {
             biased;

@@ -12,7 +12,7 @@ use crate::harness::{SOON, Server, bare_project};
 /// What is looked for; long and unlikely enough.
 const SECRET: &str = "it's a \"secret\" $HOME #1\nsecond-line-of-secret";
 
-fn files_with(folder: &Path, needle: &[u8], found: &mut Vec<String>) {
+pub fn files_with(folder: &Path, needle: &[u8], found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

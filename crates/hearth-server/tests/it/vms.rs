@@ -1,1 +1,296 @@
-//! Real VMs.
+//! Real VMs: QEMU, the built image, real git repositories, packages from the real registries.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use hearth_drivers::Driver;
+use hearth_drivers::qemu::{Accel, QemuDriver, QemuOptions};
+use hearth_server::ServeError;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{BOOT, Server, commit, git, git_repo, options, repo_folder};
+use crate::secrets::files_with;
+
+/// Time limit of one set-up command in these tests: an install under emulation fits, a hanging command does not cost much.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(240);
+/// A value with everything that shells, JSON and files stumble over.
+const NASTY: &str = "with spaces, 'single' and \"double\" quotes, $HOME `id` # no comment \\ \nand-a-second-line";
+
+/// A server with real VMs on the image that `cargo xtask test` has built.
+async fn server(command_timeout: Duration) -> Server {
+    let data = std::env::var_os("HEARTH_TEST_DATA").expect("tests with real VMs need an image: run `cargo xtask test`");
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.command_timeout = command_timeout;
+    std::fs::create_dir_all(&options.data_dir).unwrap();
+    std::os::unix::fs::symlink(Path::new(&data).join("images"), options.data_dir.join("images")).unwrap();
+    let qemu = QemuOptions {
+        data_dir: options.data_dir.clone(),
+        images_dir: options.data_dir.join("images"),
+        installation: String::new(),
+        accel: Accel::Auto,
+        vm_user: None,
+    };
+    let make = move |installation| -> Result<Arc<dyn Driver>, ServeError> {
+        Ok(Arc::new(QemuDriver::open(QemuOptions { installation, ..qemu })?))
+    };
+    Server::start(folder, options, make).await.unwrap()
+}
+
+/// Deletes the project and waits until no VM, folder or process of this server is left.
+async fn clean_up(server: Server, project: &str) {
+    server.call(Method::DELETE, project, json!({})).await;
+    let vms = server.options.data_dir.join("vms");
+    let deadline = tokio::time::Instant::now() + BOOT;
+    while std::fs::read_dir(&vms).unwrap().count() > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "VMs are left");
+        crate::harness::pause().await;
+    }
+    server.stop().await;
+}
+
+/// The process that runs a VM, by the id in its arguments.
+fn qemu_of(vm: &str) -> Option<u32> {
+    processes()
+        .find(|(_, arguments)| arguments.contains("qemu-system") && arguments.contains(vm))
+        .map(|(pid, _)| pid)
+}
+
+fn processes() -> impl Iterator<Item = (u32, String)> {
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&arguments).replace('\0', " ")))
+    })
+}
+
+async fn exec(server: &Server, id: &str, command: &str) -> Value {
+    server
+        .post(&format!("/instances/{id}/exec"), json!({ "command": command }))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_repositories_five_variables_and_packages_from_the_registries() {
+    let server = server(COMMAND_TIMEOUT).await;
+    let parent = server.folder.path();
+    let hooks = r#"{"hooks":{"setup":["echo hook >>/home/order",{"command":"pwd >>/home/order"}]}}"#;
+    let package = r#"{"name":"app","version":"1.0.0","dependencies":{"is-number":"7.0.0"}}"#;
+    let app = git_repo(
+        parent,
+        "app",
+        &[(".capy/settings.json", hooks), ("package.json", package)],
+    );
+    let lib = git_repo(parent, "lib", &[("readme", "lib")]);
+    git(&repo_folder(&lib), &["checkout", "--quiet", "-b", "dev"]);
+    commit(&repo_folder(&lib), &[("dev", "dev")], "dev");
+    let tip = git(&repo_folder(&lib), &["rev-parse", "HEAD"]);
+    git(&repo_folder(&lib), &["checkout", "--quiet", "main"]);
+    let repos = json!([
+        { "repoFullName": "acme/app", "branch": "main", "url": app },
+        { "repoFullName": "acme/lib", "branch": "dev", "url": lib },
+    ]);
+    let project = server
+        .project(json!({ "name": "two", "repos": repos, "vmSize": "small" }))
+        .await;
+    let values = [
+        ("PLAIN", "plain-value-1"),
+        ("NASTY", NASTY),
+        ("URL", "https://x.example/?a=b&c=%20"),
+        ("TOKEN", "tok-4f9a8b7c"),
+        ("UNICODE", "größe→∞"),
+    ];
+    let variables: Vec<_> = values
+        .iter()
+        .map(|(name, value)| json!({ "name": name, "value": value }))
+        .collect();
+    server
+        .put(
+            &format!("{project}/environment-variables/shared"),
+            json!({ "variables": variables }),
+        )
+        .await;
+    let commands = json!([
+        { "name": "order", "command": "echo pool >>/home/order" },
+        { "name": "leak", "command": "echo \"$NASTY\"; echo \"$TOKEN\" >&2; env; set; cat /home/.env" },
+        { "name": "apt", "command": "apt-get update -qq && apt-get install -y -qq figlet && figlet -v | head -1" },
+        { "name": "npm", "command": "cd app && npm install --no-audit --no-fund && test -d node_modules/is-number" },
+        { "name": "pip", "command": "python3 -m venv /opt/v && /opt/v/bin/pip install -q six && /opt/v/bin/python -c 'import six'" },
+        { "name": "web", "command": "exec python3 -m http.server 8000", "background": true },
+    ]);
+    let boot = server
+        .test_boot(BOOT, &project, json!({ "setupCommands": commands }))
+        .await;
+    assert_eq!(boot["status"], "ready", "{boot:#}");
+    let steps: Vec<_> = boot["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            "create_vm",
+            "ensure_server",
+            "set_env_vars",
+            "clone_repo",
+            "clone_repo",
+            "init_repo",
+            "warm_pool_setup"
+        ]
+    );
+    assert_eq!(boot["steps"][4]["metadata"]["commit"], tip.as_str());
+    let id = boot["id"].as_str().unwrap();
+    let facts = exec(&server, id, "cat order; git -C lib status -sb; git -C lib rev-parse HEAD; git -C app remote get-url origin; cat app/.git/config lib/dev; stat -c %a .env; curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/; test -s /var/log/hearth/web.log && echo logged").await;
+    let facts = facts["stdout"].as_str().unwrap();
+    assert!(
+        facts.starts_with(&format!("hook\n/home/app\npool\n## dev...origin/dev\n{tip}\n{app}\n")),
+        "{facts}"
+    );
+    assert!(facts.ends_with("dev600\n200logged\n"), "{facts}");
+    for (name, value) in values {
+        let sourced = exec(
+            &server,
+            id,
+            &format!("unset {name}; set -a; . /home/.env; set +a; printf %s \"${name}\""),
+        )
+        .await;
+        assert_eq!(sourced["stdout"], value, "{name}");
+        let other = json!({ "argv": ["printenv", name], "user": "nobody" });
+        assert_eq!(
+            server.post(&format!("/instances/{id}/exec"), other).await["stdout"],
+            format!("{value}\n")
+        );
+    }
+    no_secret_anywhere(&server, &boot, &values);
+    clean_up(server, &project).await;
+}
+
+/// The values are in no reply, no process's arguments, and no file of the server; the VMs' own disks apart.
+fn no_secret_anywhere(server: &Server, boot: &Value, values: &[(&str, &str)]) {
+    let shown = boot.to_string();
+    let mut found = Vec::new();
+    for (name, value) in values {
+        for line in value.lines() {
+            assert!(
+                !shown.contains(line) && !shown.contains(&line.replace('"', "\\\"")),
+                "{name} is shown: {shown}"
+            );
+            assert!(
+                processes().all(|(_, arguments)| !arguments.contains(line)),
+                "{name} is in a process's arguments"
+            );
+            for entry in std::fs::read_dir(&server.options.data_dir).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() && !path.ends_with("vms") && !path.ends_with("images") {
+                    files_with(&path, line.as_bytes(), &mut found);
+                } else if path.is_file()
+                    && std::fs::read(&path)
+                        .unwrap()
+                        .windows(line.len())
+                        .any(|w| w == line.as_bytes())
+                {
+                    found.push(path.display().to_string());
+                }
+            }
+        }
+    }
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_and_a_hanging_command_end_with_their_whole_tree() {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let server = server(LIMIT).await;
+    let project = server.project(json!({ "name": "bad", "vmSize": "small" })).await;
+    let fails =
+        json!({ "setupCommands": [{ "name": "x", "command": "echo whole log; echo 'cannot go on' >&2; exit 7" }] });
+    let failed = server.test_boot(BOOT, &project, fails).await;
+    assert_eq!(
+        (&failed["status"], &failed["summary"]["failedStep"]),
+        (&json!("failed"), &json!("warm_pool_setup"))
+    );
+    assert_eq!(failed["summary"]["error"], "exit code 7: cannot go on");
+    let output = failed["steps"].as_array().unwrap().last().unwrap()["output"]
+        .as_str()
+        .unwrap();
+    assert!(
+        output.contains("whole log") && output.contains("cannot go on"),
+        "{output}"
+    );
+    let hangs = "sleep 7001 & setsid sleep 7002 & (trap '' TERM; sleep 7003); sleep 7004";
+    let hung = server
+        .test_boot(
+            BOOT,
+            &project,
+            json!({ "setupCommands": [{ "name": "x", "command": hangs }] }),
+        )
+        .await;
+    assert_eq!(hung["status"], "failed");
+    assert!(
+        hung["summary"]["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("timed out after 20 s"),
+        "{hung:#}"
+    );
+    // The VM of a failed test boot is kept for a look inside.
+    let left = exec(
+        &server,
+        hung["id"].as_str().unwrap(),
+        "pgrep -f 'sleep 700[0-9]' | grep -v $$ || true",
+    )
+    .await;
+    assert_eq!(left["stdout"], "");
+    clean_up(server, &project).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
+    let server = server(COMMAND_TIMEOUT).await;
+    let project = server.project(json!({ "name": "pool", "vmSize": "small" })).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
+    server.until_full(BOOT, &project, 3).await;
+    let ready = server.get(&format!("{pool}/instances?status=ready")).await;
+    let victim = ready["items"][0]["instanceId"].as_str().unwrap().to_owned();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(qemu_of(&victim).unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let noticed = |list: &Value| {
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it["instanceId"] == victim.as_str())
+    };
+    server
+        .until(
+            Duration::from_secs(10),
+            &format!("{pool}/instances?status=failed"),
+            noticed,
+        )
+        .await;
+    server.until_full(BOOT, &project, 3).await;
+    let claim = format!("{pool}/claim");
+    let replies = join_all((0..10).map(|_| server.call(Method::POST, &claim, json!({})))).await;
+    let mut got: Vec<_> = replies
+        .iter()
+        .filter(|(status, _)| *status == StatusCode::OK)
+        .map(|(_, body)| body)
+        .collect();
+    assert_eq!(got.len(), 3, "{replies:?}");
+    got.sort_by_key(|body| body["instanceId"].as_str().map(str::to_owned));
+    got.dedup_by_key(|body| body["instanceId"].as_str().map(str::to_owned));
+    assert_eq!(got.len(), 3, "the same VM twice: {replies:?}");
+    for reply in &got {
+        let name = exec(&server, reply["id"].as_str().unwrap(), "hostname").await;
+        assert_eq!(name["stdout"], format!("{}\n", reply["instanceId"].as_str().unwrap()));
+    }
+    let released = got[0]["id"].as_str().unwrap();
+    server.post(&format!("/instances/{released}/release"), json!({})).await;
+    clean_up(server, &project).await;
+}

@@ -11,7 +11,7 @@ APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq autoclean || true
 umount "$root/var/cache/apt/archives" "$root/var/lib/apt/lists"
 rm -f "$root"/var/cache/apt/*.bin
 # A VM that has the lists already only asks whether they are still the newest: seconds instead of half a minute under emulation.
-cp "$HEARTH_CACHE"/lists/*_InRelease "$HEARTH_CACHE"/lists/*_Packages "$root/var/lib/apt/lists/"
+cp --preserve=timestamps "$HEARTH_CACHE"/lists/*_InRelease "$HEARTH_CACHE"/lists/*_Packages "$root/var/lib/apt/lists/"
 
 mkdir -p "$sysd" "$root/home" "$root/var/log/hearth"
 while read -r mode path; do

@@ -1,0 +1,99 @@
+//! The command line as a whole: what is common to all commands, and the list of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{claim, doctor, env, exec, image, pool, project, release, serve, token};
+
+const AFTER_HELP: &str = "\
+Finding the server: --url and --token-file, then HEARTH_URL and HEARTH_TOKEN, then the server that runs on this machine
+under your user (if several run: choose with --data-dir).
+
+Exit codes:
+  0    it worked
+  1    it did not: the server said no, a test boot failed, doctor found a fault
+  2    the arguments make no sense
+  3    no server found, or it does not answer
+  4    the token is missing, unknown or may not do this
+  5    nothing is ready or the server is busy: try again later
+  130  ended by Ctrl-C
+`hearth exec` ends with the exit code of the command it ran (128 + n when signal n ended it); 124 when the command's time
+passed, 125 when Hearth failed and not the command.";
+
+/// Keeps virtual machines warm: created, set up with your repositories and variables, ready to be taken.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, after_help = AFTER_HELP, propagate_version = true, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Args)]
+pub(crate) struct Globals {
+    /// The server's address, like http://127.0.0.1:7717 [env: HEARTH_URL]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Server")]
+    pub(crate) url: Option<String>,
+    /// The API token. Other users of this machine can read arguments: better use --token-file or the variable
+    /// [env: HEARTH_TOKEN]
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Server")]
+    pub(crate) token: Option<String>,
+    /// A file that holds the API token
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "token",
+        help_heading = "Server"
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The server's data folder. `serve` and `image`: where it is (default: /var/lib/hearth for root, else
+    /// ~/.local/share/hearth). Others: choose the local server that uses it
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Server")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Print the API's JSON instead of text for people
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+impl std::fmt::Debug for Globals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Globals")
+            .field("url", &self.url)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server
+    Serve(serve::ServeArgs),
+    /// Check what this machine can do, and say for each finding what to do
+    Doctor(doctor::DoctorArgs),
+    /// The images that VMs are made from
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Projects: repositories, variables, set-up
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
+    /// A project's environment variables
+    #[command(subcommand)]
+    Env(env::EnvCommand),
+    /// A project's warm pool
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+    /// Take a VM out of a project's pool
+    Claim(claim::ClaimArgs),
+    /// Run a command in a VM
+    Exec(exec::ExecArgs),
+    /// Give a claimed VM back: it is destroyed
+    Release(release::ReleaseArgs),
+    /// API tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+}

@@ -1,0 +1,162 @@
+//! Following the boot of one instance: live over the event stream, and by asking again and again where the stream breaks.
+
+mod screen;
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use hearth_api::client::{Client, ClientError};
+use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::instance::{FollowEvent, InstanceDetail, InstanceStatus, Step, StepStatus};
+
+use crate::failure::{EXIT_NO_SERVER, Failure};
+use crate::output;
+use crate::text::last_lines;
+
+pub(crate) use screen::Screen;
+
+/// Pause between two looks when there is no stream.
+const POLL_PAUSE: Duration = Duration::from_secs(1);
+/// How long a server may be away (a restart, say) before we stop asking.
+const MAX_AWAY: Duration = Duration::from_secs(60);
+/// Lines of a failed step's output that are shown; the record has all.
+const LAST_LINES: usize = 20;
+
+/// Shows the boot until it is over and gives the instance's record then.
+pub(crate) async fn follow(
+    client: &Client,
+    project: &ProjectId,
+    id: &InstanceId,
+    screen: &mut Screen,
+) -> Result<InstanceDetail, Failure> {
+    let shown = match follow_stream(client, id, screen).await {
+        Ok(()) => usize::MAX,
+        Err(broken) => {
+            screen.note(&format!(
+                "the live log stopped ({}); asking every second instead",
+                broken.fault
+            ));
+            broken.shown
+        }
+    };
+    let detail = poll(client, project, id, screen, shown).await;
+    screen.finish();
+    detail
+}
+
+/// The stream ended too early.
+struct Broken {
+    fault: ClientError,
+    /// Steps whose end has been shown.
+    shown: usize,
+}
+
+async fn follow_stream(client: &Client, id: &InstanceId, screen: &mut Screen) -> Result<(), Broken> {
+    let mut shown = 0;
+    let mut events = client.follow(id).await.map_err(|fault| Broken { fault, shown })?;
+    while let Some(event) = events.next().await {
+        match event.map_err(|fault| Broken { fault, shown })? {
+            FollowEvent::StepStarted { name, subject } => screen.step_started(&name, subject.as_deref()),
+            FollowEvent::Output { text } => screen.output(&text),
+            FollowEvent::StepEnded { step } => {
+                screen.step_ended(&step);
+                shown += 1;
+            }
+            FollowEvent::Ended { .. } => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Asks for the record until the boot is over, and shows the steps that were not shown yet.
+async fn poll(
+    client: &Client,
+    project: &ProjectId,
+    id: &InstanceId,
+    screen: &mut Screen,
+    mut shown: usize,
+) -> Result<InstanceDetail, Failure> {
+    let mut last_answer = Instant::now();
+    loop {
+        match client.get_instance(project, id).await {
+            Ok(detail) => {
+                last_answer = Instant::now();
+                for step in detail.steps.iter().skip(shown) {
+                    screen.step_ended(step);
+                }
+                shown = shown.max(detail.steps.len());
+                if detail.status != InstanceStatus::Provisioning {
+                    return Ok(detail);
+                }
+            }
+            Err(error) if error.is_not_found() => {
+                return Err(Failure::new("the instance was removed while it was being made")
+                    .hint("somebody cleared the pool or deleted the project; start again"));
+            }
+            Err(error @ ClientError::Api { .. }) if error.code() != Some(hearth_api::error::ErrorCode::Unavailable) => {
+                return Err(error.into());
+            }
+            Err(error) if last_answer.elapsed() > MAX_AWAY => {
+                return Err(Failure::from(error)
+                    .with_code(EXIT_NO_SERVER)
+                    .detail("the boot goes on in the server if it lives"));
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(POLL_PAUSE).await;
+    }
+}
+
+/// What a step worked on, for people: its repository or its commands.
+pub(crate) fn subject_of(step: &Step) -> Option<String> {
+    let metadata = step.metadata.as_ref()?;
+    if let Some(repo) = metadata.get("repo").and_then(|repo| repo.as_str()) {
+        return Some(repo.to_owned());
+    }
+    let commands = metadata.get("commands")?.as_array()?;
+    let names: Vec<&str> = commands
+        .iter()
+        .filter_map(|command| {
+            command
+                .as_str()
+                .or_else(|| command.get("name").and_then(|name| name.as_str()))
+        })
+        .collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// The steps as a table, with the time of each.
+pub(crate) fn table(detail: &InstanceDetail) -> String {
+    let row = |step: &Step| {
+        let took = step.duration_ms.map_or_else(|| "-".to_owned(), output::millis);
+        let result = match step.status {
+            StepStatus::Success => "ok",
+            StepStatus::Error => "FAILED",
+        };
+        [
+            step.name.clone(),
+            crate::text::clean_line(&subject_of(step).unwrap_or_default()),
+            result.to_owned(),
+            took,
+        ]
+    };
+    let total = [
+        String::new(),
+        "total".to_owned(),
+        String::new(),
+        output::millis(detail.summary.total_duration_ms),
+    ];
+    output::table(
+        ["Step", "What", "Result", "Took"],
+        detail.steps.iter().map(row).chain([total]),
+    )
+}
+
+/// The end of what the failed step printed, indented.
+pub(crate) fn failed_output(detail: &InstanceDetail) -> Vec<String> {
+    let failed = detail.steps.iter().rev().find(|step| step.status == StepStatus::Error);
+    let Some(text) = failed.and_then(|step| step.output.as_deref()) else {
+        return Vec::new();
+    };
+    last_lines(text, LAST_LINES)
+}

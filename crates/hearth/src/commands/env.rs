@@ -1,0 +1,215 @@
+//! `hearth env`: a project's variables. Values go in and never come out, and no value has to stand in an argument, where
+//! every user of the machine could read it.
+
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use hearth_api::page::Items;
+use hearth_api::variables::{PutVariables, Variable, VariableItem};
+
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::{connect, output};
+
+const SET_HELP: &str = "\
+Examples:
+  hearth env set web LOG_LEVEL=debug
+  hearth env set web API_KEY < key.txt
+  hearth env set web DEPLOY_KEY --from-file ~/.ssh/deploy --exact
+
+A value in an argument can be read by every user of this machine and stays in the shell's history: give secrets as NAME
+alone, with the value from --from-file or standard input. One line end at the end is removed from such a value, unless
+--exact is given.";
+
+/// What to do with variables.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvCommand {
+    /// Set variables: NAME=VALUE, or NAME with the value from a file or standard input (use that for secrets)
+    #[command(after_help = SET_HELP)]
+    Set(SetArgs),
+    /// List the variables (never the values)
+    List {
+        /// The project's name or id
+        project: String,
+    },
+    /// Remove variables
+    Unset {
+        /// The project's name or id
+        project: String,
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// `hearth env set`.
+#[derive(Args)]
+pub(crate) struct SetArgs {
+    /// The project's name or id
+    project: String,
+    /// NAME=VALUE, or one NAME alone
+    #[arg(required = true, value_name = "NAME[=VALUE]")]
+    variables: Vec<String>,
+    /// Take the value of NAME from this file
+    #[arg(long, value_name = "FILE")]
+    from_file: Option<PathBuf>,
+    /// Keep the line end at the end of a value from a file or standard input
+    #[arg(long)]
+    exact: bool,
+}
+
+impl std::fmt::Debug for SetArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SetArgs")
+            .field("project", &self.project)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Failure> {
+    match command {
+        EnvCommand::Set(args) => {
+            // Before the server is asked: a mistake in the arguments needs no server to be seen.
+            let body = PutVariables {
+                variables: variables(&args)?,
+            };
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &args.project).await?;
+            let items = client.put_variables(&project.id, &body).await?;
+            output::print(globals.json, &items, |_| {
+                let names: Vec<&str> = body.variables.iter().map(|variable| variable.name.as_str()).collect();
+                format!("set {}", names.join(", "))
+            })?;
+        }
+        EnvCommand::List { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            output::print(globals.json, &client.list_variables(&project.id).await?, list)?;
+        }
+        EnvCommand::Unset { project, names } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            for name in &names {
+                let deleted = client.delete_variable(&project.id, name).await?;
+                output::print(globals.json, &deleted, |reply| {
+                    if reply.deleted {
+                        format!("removed {name}")
+                    } else {
+                        format!("{name} was not set")
+                    }
+                })?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn list(items: &Items<VariableItem>) -> String {
+    if items.items.is_empty() {
+        return "no variables yet: set one with `hearth env set PROJECT NAME`".to_owned();
+    }
+    let row = |item: &VariableItem| {
+        let by = item.last_updated_by_user_id.clone().unwrap_or_else(|| "-".to_owned());
+        [item.name.clone(), output::ago(item.updated_at), by]
+    };
+    output::table(["Name", "Set", "By"], items.items.iter().map(row))
+}
+
+fn variables(args: &SetArgs) -> Result<Vec<Variable>, Failure> {
+    let mut outside_value = None;
+    let mut variables = Vec::with_capacity(args.variables.len());
+    for text in &args.variables {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None if outside_value.is_some() => {
+                return Err(Failure::usage(
+                    "only one variable can take its value from outside; set the others apart",
+                ));
+            }
+            None => {
+                outside_value = Some(());
+                (
+                    text.as_str(),
+                    value_from_outside(text, args.from_file.as_deref(), args.exact)?,
+                )
+            }
+        };
+        variables.push(Variable {
+            name: name.to_owned(),
+            value,
+        });
+    }
+    if outside_value.is_none() && args.from_file.is_some() {
+        return Err(Failure::usage("--from-file needs a NAME without a value"));
+    }
+    Ok(variables)
+}
+
+fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<String, Failure> {
+    let (bytes, from) = match file {
+        Some(path) => (std::fs::read(path), path.display().to_string()),
+        None if io::stdin().is_terminal() => {
+            output::note(&format!("type the value of {name} (it is not shown), then Enter:"));
+            return read_hidden_line().map_err(|error| Failure::new(format!("the value cannot be read: {error}")));
+        }
+        None => {
+            let mut bytes = Vec::new();
+            (
+                io::stdin().read_to_end(&mut bytes).map(|_| bytes),
+                "standard input".to_owned(),
+            )
+        }
+    };
+    let bytes = bytes.map_err(|error| Failure::usage(format!("{from} cannot be read: {error}")))?;
+    let mut value = String::from_utf8(bytes).map_err(|_| {
+        Failure::usage(format!(
+            "{from} is not UTF-8 text; a variable cannot hold other bytes (use base64)"
+        ))
+    })?;
+    if !exact && value.ends_with('\n') {
+        value.pop();
+        if value.ends_with('\r') {
+            value.pop();
+        }
+    }
+    Ok(value)
+}
+
+/// One line from the terminal without showing it; the terminal is put back even when reading fails.
+fn read_hidden_line() -> io::Result<String> {
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+    let terminal = io::stdin();
+    let shown = tcgetattr(&terminal)?;
+    let mut hidden = shown.clone();
+    hidden.local_flags.remove(LocalFlags::ECHO);
+    tcsetattr(&terminal, SetArg::TCSANOW, &hidden)?;
+    let mut line = String::new();
+    let read = terminal.read_line(&mut line);
+    tcsetattr(&terminal, SetArg::TCSANOW, &shown)?;
+    output::note("");
+    read?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(variables: &[&str]) -> SetArgs {
+        let variables = variables.iter().map(|&text| text.to_owned()).collect();
+        SetArgs {
+            project: "p".to_owned(),
+            variables,
+            from_file: None,
+            exact: false,
+        }
+    }
+
+    #[test]
+    fn only_the_first_equals_sign_divides() {
+        let set = variables(&args(&["A=b=c", "B="])).unwrap();
+        let seen: Vec<_> = set.iter().map(|v| (v.name.as_str(), v.value.as_str())).collect();
+        assert_eq!(seen, [("A", "b=c"), ("B", "")]);
+    }
+}

@@ -1,0 +1,32 @@
+//! The commands, one file per noun. Each takes its arguments, talks to the server through the typed client and prints.
+
+pub(crate) mod claim;
+pub(crate) mod doctor;
+pub(crate) mod env;
+pub(crate) mod exec;
+pub(crate) mod image;
+pub(crate) mod pool;
+pub(crate) mod project;
+pub(crate) mod release;
+pub(crate) mod serve;
+pub(crate) mod token;
+
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+
+/// Runs the command; the exit code when it came to its end.
+pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Serve(args) => serve::run(globals, args).await,
+        Command::Doctor(args) => doctor::run(globals, args).await,
+        Command::Image(command) => image::run(globals, command).await,
+        Command::Project(command) => project::run(globals, command).await,
+        Command::Env(command) => env::run(globals, command).await,
+        Command::Pool(command) => pool::run(globals, command).await,
+        Command::Claim(args) => claim::run(globals, args).await,
+        Command::Exec(args) => exec::run(globals, args).await,
+        Command::Release(args) => release::run(globals, args).await,
+        Command::Token(command) => token::run(globals, command).await,
+    }
+}

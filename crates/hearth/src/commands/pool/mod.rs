@@ -1,0 +1,200 @@
+//! `hearth pool`: the wish (`set`), what there is (`status`, `instances`, `instance`), a try (`test`), a fresh start (`clear`).
+
+mod show;
+mod test;
+mod wait;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use hearth_api::ids::InstanceId;
+use hearth_api::instance::InstanceStatus;
+use hearth_api::pool::{ClearRequest, PatchPool};
+
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::setup_commands::SetupArgs;
+use crate::{connect, output};
+
+/// What to do with a pool.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Say what the pool should be; what is not named stays as it is
+    Set(SetArgs),
+    /// Show the pool
+    Status(StatusArgs),
+    /// Make one VM from scratch and watch every step; nobody gets this VM
+    #[command(after_help = test::AFTER_HELP)]
+    Test(TestArgs),
+    /// Remove all VMs of the pool that nobody has claimed
+    Clear {
+        /// The project's name or id
+        project: String,
+        /// Make new ones at once
+        #[arg(long)]
+        replenish: bool,
+    },
+    /// List the newest instances
+    Instances {
+        /// The project's name or id
+        project: String,
+        /// At most so many (1 to 50)
+        #[arg(long)]
+        limit: Option<u32>,
+        /// Only these: ready, provisioning, failed, claimed
+        #[arg(long)]
+        status: Option<InstanceStatus>,
+    },
+    /// Show one instance with its steps
+    Instance {
+        /// The project's name or id
+        project: String,
+        /// The instance's id
+        id: InstanceId,
+        /// With everything that the steps printed
+        #[arg(long)]
+        log: bool,
+        /// If it is being made: watch it until it is done
+        #[arg(long)]
+        follow: bool,
+    },
+}
+
+/// `hearth pool set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The project's name or id
+    project: String,
+    /// Keep VMs ready
+    #[arg(long, conflicts_with = "disabled")]
+    enabled: bool,
+    /// Keep none
+    #[arg(long)]
+    disabled: bool,
+    /// How many to keep ready (1 to 20)
+    #[arg(long, value_name = "NUMBER")]
+    target: Option<i64>,
+    /// How long a VM may stay in the pool, in minutes (30 to 180)
+    #[arg(long, value_name = "MINUTES")]
+    max_age: Option<i64>,
+    /// The branch of every repository
+    #[arg(long, conflicts_with = "no_branch")]
+    branch: Option<String>,
+    /// Each repository's own branch
+    #[arg(long)]
+    no_branch: bool,
+    #[command(flatten)]
+    commands: SetupArgs,
+}
+
+/// `hearth pool status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The project's name or id
+    project: String,
+    /// Wait until as many are ready as should be; exit code 1 when that does not come about
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, requires = "wait")]
+    timeout: u64,
+}
+
+/// `hearth pool test`.
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// The project's name or id
+    project: String,
+    #[command(flatten)]
+    commands: SetupArgs,
+}
+
+pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, Failure> {
+    match command {
+        PoolCommand::Set(args) => set(globals, args).await,
+        PoolCommand::Status(args) => status(globals, args).await,
+        PoolCommand::Test(args) => test::run(globals, &args).await,
+        PoolCommand::Clear { project, replenish } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            let reply = client
+                .clear_pool(
+                    &project.id,
+                    &ClearRequest {
+                        replenish: replenish.then_some(true),
+                    },
+                )
+                .await?;
+            output::print(globals.json, &reply, |reply| {
+                format!(
+                    "removed {}; now {}",
+                    output::count(reply.cleared, "instance"),
+                    show::counts(&reply.status)
+                )
+            })?;
+            Ok(0)
+        }
+        PoolCommand::Instances { project, limit, status } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            let items = client.list_instances(&project.id, limit, status).await?;
+            output::print(globals.json, &items, show::instances)?;
+            Ok(0)
+        }
+        PoolCommand::Instance {
+            project,
+            id,
+            log,
+            follow,
+        } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            let mut detail = client.get_instance(&project.id, &id).await?;
+            if follow && detail.status == InstanceStatus::Provisioning {
+                detail = crate::boot::follow(&client, &project.id, &id, &mut crate::boot::Screen::on_stderr()).await?;
+            }
+            output::print(globals.json, &detail, |detail| show::instance(detail, log))?;
+            Ok(0)
+        }
+    }
+}
+
+async fn set(globals: &Globals, args: SetArgs) -> Result<u8, Failure> {
+    let patch = PatchPool {
+        enabled: match (args.enabled, args.disabled) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
+        target_size: args.target,
+        max_age_minutes: args.max_age,
+        branch: if args.no_branch {
+            Some(None)
+        } else {
+            args.branch.map(Some)
+        },
+        setup_commands: args.commands.read()?,
+    };
+    if patch == PatchPool::default() {
+        return Err(Failure::usage("nothing to set").hint("see `hearth pool set --help`"));
+    }
+    let client = connect::client(globals)?;
+    let project = connect::project(&client, &args.project).await?;
+    let reply = client.patch_pool(&project.id, &patch).await?;
+    output::print(globals.json, &reply, |reply| {
+        show::config_and_counts(reply.config.as_ref(), &reply.status)
+    })?;
+    Ok(0)
+}
+
+async fn status(globals: &Globals, args: StatusArgs) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    let project = connect::project(&client, &args.project).await?;
+    let (view, full) = if args.wait {
+        wait::until_full(&client, &project, Duration::from_secs(args.timeout)).await?
+    } else {
+        (client.get_pool(&project.id).await?, true)
+    };
+    output::print(globals.json, &view, show::pool)?;
+    Ok(if full { 0 } else { crate::failure::EXIT_FAILED })
+}

@@ -1,0 +1,144 @@
+//! Pools and instances as text for people.
+
+use hearth_api::instance::{InstanceDetail, InstanceItem, InstanceStatus};
+use hearth_api::page::Items;
+use hearth_api::pool::{Config, PoolView, Status};
+
+use crate::text::clean_line;
+use crate::{boot, output};
+
+pub(super) fn counts(status: &Status) -> String {
+    format!(
+        "{} ready, {} being made, {} failed",
+        status.ready, status.provisioning, status.failed
+    )
+}
+
+pub(super) fn pool(view: &PoolView) -> String {
+    let mut text = config_and_counts(view.config.as_ref(), &view.status);
+    if let Some(metadata) = &view.metadata {
+        text.push('\n');
+        text.push_str(&output::pairs([
+            ("last made", output::ago_or(metadata.last_provisioned_at, "never")),
+            ("last claimed", output::ago_or(metadata.last_claimed_at, "never")),
+        ]));
+    }
+    if !view.allowed {
+        text.push_str("\nthis project may have no pool");
+    }
+    text
+}
+
+pub(super) fn config_and_counts(config: Option<&Config>, status: &Status) -> String {
+    let Some(config) = config else {
+        return format!(
+            "not set up yet ({}): say what it should be with `hearth pool set PROJECT`",
+            counts(status)
+        );
+    };
+    let commands = match config.setup_commands.as_deref() {
+        None | Some([]) => "-".to_owned(),
+        Some(commands) => {
+            let line = |command: &hearth_api::pool::SetupCommand| {
+                let kind = if command.background == Some(true) {
+                    " (in the background)"
+                } else {
+                    ""
+                };
+                format!(
+                    "{}{kind}: {}",
+                    command.name,
+                    clean_line(&command.command.replace('\n', "; "))
+                )
+            };
+            commands.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+    };
+    output::pairs([
+        ("now", counts(status)),
+        ("enabled", if config.enabled { "yes" } else { "no" }.to_owned()),
+        ("target", config.target_size.to_string()),
+        ("maximum age", format!("{} min", config.max_age_minutes)),
+        (
+            "branch",
+            config
+                .branch
+                .clone()
+                .unwrap_or_else(|| "each repository's own".to_owned()),
+        ),
+        ("commands", commands),
+    ])
+}
+
+pub(super) fn instances(items: &Items<InstanceItem>) -> String {
+    if items.items.is_empty() {
+        return "no instances".to_owned();
+    }
+    let row = |item: &InstanceItem| {
+        let kind = if item.is_test { "test" } else { "pool" };
+        let reason = item
+            .failure_reason
+            .as_deref()
+            .unwrap_or("-")
+            .lines()
+            .next()
+            .unwrap_or("-");
+        [
+            item.id.to_string(),
+            item.status.as_str().to_owned(),
+            kind.to_owned(),
+            output::ago(item.created_at),
+            output::ago_or(item.provisioned_at, "-"),
+            clean_line(reason),
+        ]
+    };
+    output::table(
+        ["Id", "Status", "Kind", "Wished", "Ready", "Failure"],
+        items.items.iter().map(row),
+    )
+}
+
+pub(super) fn instance(detail: &InstanceDetail, log: bool) -> String {
+    let mut text = output::pairs([
+        ("id", detail.id.to_string()),
+        ("VM", detail.instance_id.to_string()),
+        ("status", detail.status.as_str().to_owned()),
+        (
+            "kind",
+            if detail.is_test {
+                "test boot: nobody gets it"
+            } else {
+                "pool"
+            }
+            .to_owned(),
+        ),
+        ("wished", output::ago(detail.created_at)),
+    ]);
+    text.push_str("\n\n");
+    text.push_str(&boot::table(detail));
+    if let Some(reason) = &detail.failure_reason {
+        text.push_str(&format!(
+            "\n\nfailed: {}",
+            reason.lines().map(clean_line).collect::<Vec<_>>().join("\n        ")
+        ));
+    }
+    if log {
+        for step in &detail.steps {
+            let Some(printed) = &step.output else { continue };
+            let subject = boot::subject_of(step)
+                .map(|subject| format!(" {subject}"))
+                .unwrap_or_default();
+            text.push_str(&clean_line(&format!("--- {}{subject}", step.name)).replacen("---", "\n\n---", 1));
+            for line in printed.lines() {
+                text.push_str("\n  | ");
+                text.push_str(&clean_line(line));
+            }
+        }
+    } else if detail.status == InstanceStatus::Failed {
+        for line in boot::failed_output(detail) {
+            text.push_str("\n  | ");
+            text.push_str(&line);
+        }
+    }
+    text
+}

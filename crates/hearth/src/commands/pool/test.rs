@@ -1,0 +1,112 @@
+//! `hearth pool test`: one boot from scratch, watched live; says what to do next when it fails.
+
+use hearth_api::client::Client;
+use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
+use hearth_api::pool::TestRequest;
+use hearth_api::project::Project;
+
+use super::TestArgs;
+use crate::args::Globals;
+use crate::boot::{self, Screen};
+use crate::failure::{EXIT_FAILED, EXIT_SIGNAL_BASE, Failure};
+use crate::text::clean_line;
+use crate::{connect, output};
+
+pub(super) const AFTER_HELP: &str = "\
+Given commands are saved to the pool first. Steps and their output go to standard error as they happen, the table at the
+end to standard output. Works while the pool is disabled. The exit code is 1 when a step failed. The VM stays for
+15 minutes, so that you can look into it with `hearth exec`. Ctrl-C stops the watching, not the boot.";
+
+pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failure> {
+    let body = TestRequest {
+        setup_commands: args.commands.read()?,
+    };
+    let client = connect::client(globals)?;
+    let project = connect::project(&client, &args.project).await?;
+    let id = client.test_pool(&project.id, &body).await?.id;
+    output::note(&format!("test boot {id} of {}", project.name));
+    let mut screen = Screen::on_stderr();
+    let detail = tokio::select! {
+        detail = boot::follow(&client, &project.id, &id, &mut screen) => Some(detail?),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    drop(screen);
+    let Some(detail) = detail else {
+        output::note(&format!(
+            "the test boot goes on; watch it again with: hearth pool instance {} {id} --follow",
+            project.name
+        ));
+        return Ok(EXIT_SIGNAL_BASE + nix::libc::SIGINT as u8);
+    };
+    if globals.json {
+        output::print_json(&detail)?;
+    } else {
+        output::print_line(&boot::table(&detail))?;
+    }
+    if detail.status == InstanceStatus::Failed {
+        say_what_failed(&client, &project, &detail);
+        return Ok(EXIT_FAILED);
+    }
+    output::note(&format!(
+        "ready after {}",
+        output::millis(detail.summary.total_duration_ms)
+    ));
+    Ok(0)
+}
+
+fn say_what_failed(_client: &Client, project: &Project, detail: &InstanceDetail) {
+    let step = detail.summary.failed_step.as_deref().unwrap_or("a step");
+    let reason = detail
+        .summary
+        .error
+        .as_deref()
+        .or(detail.failure_reason.as_deref())
+        .unwrap_or("it said nothing");
+    let mut lines = vec![format!(
+        "\nFAILED: {}: {}",
+        clean_line(step),
+        reason.lines().map(clean_line).collect::<Vec<_>>().join("\n  ")
+    )];
+    let printed = boot::failed_output(detail);
+    if !printed.is_empty() {
+        lines.push("its last lines:".to_owned());
+        lines.extend(printed.iter().map(|line| format!("  | {line}")));
+    }
+    let name = &project.name;
+    let id = &detail.id;
+    lines.push("what to do next:".to_owned());
+    // Without a VM there is nothing to look into.
+    if step != StepName::CreateVm.as_str() {
+        lines.push(format!(
+            "  look inside (the VM stays for 15 minutes): hearth exec {id} -- <command>"
+        ));
+    }
+    lines.push(format!(
+        "  read the whole log:                        hearth pool instance {name} {id} --log"
+    ));
+    lines.push(match next_fix(step, name) {
+        Some(fix) => format!("  fix it:                                    {fix}"),
+        None => "  see what this host lacks:                  hearth doctor".to_owned(),
+    });
+    lines.push(format!(
+        "  try again:                                 hearth pool test {name}"
+    ));
+    output::note(&lines.join("\n"));
+}
+
+/// Where the cause of a failed step is changed; `None` when it is no matter of the project.
+fn next_fix(step: &str, project: &str) -> Option<String> {
+    let step = StepName::ALL.into_iter().find(|name| name.as_str() == step)?;
+    match step {
+        StepName::CreateVm | StepName::EnsureServer => None,
+        StepName::SetEnvVars => Some(format!("hearth env list {project}")),
+        StepName::CloneRepo => Some(format!(
+            "hearth project show {project}   (is the branch there, can the host reach it?)"
+        )),
+        StepName::InitRepo => {
+            Some("change .capy/settings.json (or .hearth/settings.json) in the repository, and push".to_owned())
+        }
+        StepName::ProjectSetup | StepName::RepoSetup => Some(format!("change the set-up of the project {project}")),
+        StepName::WarmPoolSetup => Some(format!("hearth pool set {project} --command 'name: command' …")),
+    }
+}

@@ -1,0 +1,123 @@
+//! Waiting until a pool is full, with a bar on a terminal and a line per change elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use hearth_api::client::Client;
+use hearth_api::instance::InstanceStatus;
+use hearth_api::pool::{PoolView, Status};
+use hearth_api::project::Project;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::show;
+use crate::failure::Failure;
+use crate::output;
+use crate::text::clean_line;
+
+/// Pause between two looks.
+const POLL_PAUSE: Duration = Duration::from_millis(500);
+/// So many failures since the waiting began mean that it will not come about.
+const MAX_NEW_FAILURES: u64 = 3;
+/// Failures, and nothing being made for so long: nothing will come any more.
+const STALLED: Duration = Duration::from_secs(15);
+/// How often the clock moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The pool as it is in the end, and whether it is full.
+pub(super) async fn until_full(
+    client: &Client,
+    project: &Project,
+    limit: Duration,
+) -> Result<(PoolView, bool), Failure> {
+    let start = Instant::now();
+    let mut picture = Picture::new();
+    let mut failed_before = None;
+    let mut last_making = Instant::now();
+    loop {
+        let view = client.get_pool(&project.id).await?;
+        let Some(config) = view.config.as_ref().filter(|config| config.enabled) else {
+            return Err(Failure::new("the pool is not enabled, so it will not fill")
+                .hint(format!("enable it with `hearth pool set {} --enabled`", project.name)));
+        };
+        let target = u64::try_from(config.target_size).unwrap_or_default();
+        picture.show(&view.status, target);
+        if view.status.ready >= target {
+            picture.done();
+            return Ok((view, true));
+        }
+        let failures = view
+            .status
+            .failed
+            .saturating_sub(*failed_before.get_or_insert(view.status.failed));
+        if view.status.provisioning > 0 {
+            last_making = Instant::now();
+        }
+        let stalled = view.status.failed > 0 && last_making.elapsed() > STALLED;
+        if failures >= MAX_NEW_FAILURES || stalled {
+            picture.done();
+            return Err(Failure::new(format!(
+                "the pool does not fill: {} failed",
+                output::count(view.status.failed, "VM")
+            ))
+            .detail(last_failure(client, project).await)
+            .hint(format!(
+                "see `hearth pool instances {}`, and try with `hearth pool test {}`",
+                project.name, project.name
+            )));
+        }
+        if start.elapsed() > limit {
+            picture.done();
+            output::note(&format!("not full after {}", output::duration(limit)));
+            return Ok((view, false));
+        }
+        tokio::time::sleep(POLL_PAUSE).await;
+    }
+}
+
+async fn last_failure(client: &Client, project: &Project) -> String {
+    let newest = client
+        .list_instances(&project.id, Some(1), Some(InstanceStatus::Failed))
+        .await;
+    let reason = newest
+        .ok()
+        .and_then(|items| items.items.into_iter().next())
+        .and_then(|item| item.failure_reason);
+    clean_line(reason.as_deref().unwrap_or("the reason is not known"))
+}
+
+struct Picture {
+    bar: Option<ProgressBar>,
+    last: Option<Status>,
+}
+
+impl Picture {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} ready  {msg}  {elapsed}");
+            let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        Self { bar, last: None }
+    }
+
+    fn show(&mut self, status: &Status, target: u64) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(target);
+                bar.set_position(status.ready);
+                bar.set_message(show::counts(status));
+            }
+            None if self.last != Some(*status) => output::note(&format!("of {target}: {}", show::counts(status))),
+            None => {}
+        }
+        self.last = Some(*status);
+    }
+
+    fn done(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! `hearth serve`: runs the server in this process, tells local clients where it is, and stops it politely.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use hearth_api::project::VmSize;
+use hearth_drivers::VmShape;
+use hearth_drivers::qemu::Accel;
+use hearth_server::{DriverKind, ServeOptions, Sizes};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Globals;
+use crate::connect;
+use crate::failure::Failure;
+use crate::local::{LocalServer, Registration};
+
+/// The file in the data folder that holds the first token.
+const TOKEN_FILE: &str = "admin-token";
+
+const AFTER_HELP: &str = "\
+The first start writes an admin token to the file admin-token of the data folder. SIGTERM and Ctrl-C stop the server; its VMs
+go on running, and the next start finds them. RUST_LOG sets what is logged, like RUST_LOG=debug.";
+
+/// `hearth serve`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct ServeArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
+    listen: SocketAddr,
+    /// What makes the VMs
+    #[arg(long, value_enum, default_value = "qemu", hide = true)]
+    driver: DriverArg,
+    /// Hardware virtualisation: if it truly works (auto), never (tcg), or else an error (kvm)
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: AccelArg,
+    /// Where repositories without a URL of their own come from: this + `/org/name`
+    #[arg(long, value_name = "URL", default_value = "https://github.com")]
+    git_base_url: String,
+    /// What a VM size means, like `medium=2:4096:20` (vCPUs, memory in MiB, disk in GiB); may be repeated
+    #[arg(long = "size", value_name = "NAME=VCPUS:MIB:GIB")]
+    sizes: Vec<SizeArg>,
+    /// Longest run of one set-up command
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    command_timeout: u64,
+    /// Longest boot until the VM answers
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    boot_timeout: u64,
+    /// VMs that may be in the making at once [default: half of the processors, at least 2]
+    #[arg(long, value_name = "NUMBER")]
+    provision_concurrency: Option<usize>,
+    /// VMs that may exist at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    max_vms: usize,
+    /// Memory that all VMs together may have, in MiB [default: three quarters of this machine's]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DriverArg {
+    Qemu,
+    Fake,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AccelArg {
+    Auto,
+    Tcg,
+    Kvm,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// `--size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SizeArg {
+    size: VmSize,
+    shape: VmShape,
+}
+
+impl FromStr for SizeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || "write it like medium=2:4096:20 (vCPUs, memory in MiB, disk in GiB, none of them 0)".to_owned();
+        let (name, shape) = text.split_once('=').ok_or_else(wanted)?;
+        let size = name.parse()?;
+        let numbers: Vec<u32> = shape
+            .split(':')
+            .map_while(|part| part.parse().ok().filter(|n| *n > 0))
+            .collect();
+        match numbers[..] {
+            [vcpus, memory_mib, disk_gib] if shape.split(':').count() == 3 => Ok(Self {
+                size,
+                shape: VmShape {
+                    vcpus,
+                    memory_mib,
+                    disk_gib,
+                },
+            }),
+            _ => Err(wanted()),
+        }
+    }
+}
+
+pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
+    start_log(args.log_format);
+    let data_dir = data_dir(globals);
+    let options = options(&args, data_dir.clone());
+    let shutdown = CancellationToken::new();
+    stop_on_signals(shutdown.clone())?;
+    // Kept until the server has ended: it says that we live.
+    let mut registration = None;
+    let ready = |address| registration = register(address, &data_dir);
+    let served = hearth_server::serve(options, ready, shutdown).await;
+    drop(registration);
+    served.map(|()| 0).map_err(|error| Failure::new(chain(&error)))
+}
+
+/// An error and what lies beneath it, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(inner) = next {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        next = inner.source();
+    }
+    text
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// The data folder of this machine's server, unless another one is named.
+pub(crate) fn data_dir(globals: &Globals) -> PathBuf {
+    if let Some(folder) = &globals.data_dir {
+        return connect::absolute(folder);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/hearth");
+    }
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    match (set("XDG_DATA_HOME"), set("HOME")) {
+        (Some(folder), _) if folder.is_absolute() => folder.join("hearth"),
+        (_, Some(home)) => home.join(".local/share/hearth"),
+        _ => connect::absolute(std::path::Path::new("hearth-data")),
+    }
+}
+
+fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
+    let mut sizes = Sizes::default();
+    for arg in &args.sizes {
+        sizes.set(arg.size, arg.shape);
+    }
+    ServeOptions {
+        data_dir,
+        listen: args.listen,
+        driver: match args.driver {
+            DriverArg::Qemu => DriverKind::Qemu,
+            DriverArg::Fake => DriverKind::Fake,
+        },
+        accel: match args.accel {
+            AccelArg::Auto => Accel::Auto,
+            AccelArg::Tcg => Accel::Tcg,
+            AccelArg::Kvm => Accel::Kvm,
+        },
+        git_base_url: args.git_base_url.trim_end_matches('/').to_owned(),
+        sizes,
+        command_timeout: Duration::from_secs(args.command_timeout),
+        boot_timeout: Duration::from_secs(args.boot_timeout),
+        provision_concurrency: args.provision_concurrency.unwrap_or_else(usual_concurrency).max(1),
+        max_vms: args.max_vms,
+        memory_mib: args.memory.unwrap_or_else(usual_memory_mib),
+    }
+}
+
+/// Set-up commands keep about two processors busy; more at once would only make each slower.
+fn usual_concurrency() -> usize {
+    const LEAST: usize = 2;
+    std::thread::available_parallelism().map_or(LEAST, |processors| (processors.get() / 2).max(LEAST))
+}
+
+/// The rest is for the host itself, its page cache above all.
+fn usual_memory_mib() -> u64 {
+    const KIB_PER_MIB: u64 = 1024;
+    /// For a host that does not tell: the memory of a small laptop.
+    const UNKNOWN_HOST_MIB: u64 = 8 * 1024;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(UNKNOWN_HOST_MIB, |kib| kib / KIB_PER_MIB) / 4 * 3
+}
+
+fn stop_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("signals cannot be received: {error}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping; VMs go on running");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// Tells local clients where we are. A server works without it, so a fault is but a warning.
+fn register(address: SocketAddr, data_dir: &std::path::Path) -> Option<Registration> {
+    let server = LocalServer {
+        url: format!("http://{}", reachable(address)),
+        token_file: connect::absolute(&data_dir.join(TOKEN_FILE)),
+        pid: std::process::id(),
+        data_dir: connect::absolute(data_dir),
+    };
+    match Registration::create(&server) {
+        Ok(registration) => Some(registration),
+        Err(error) => {
+            tracing::warn!(%error, "clients on this machine will not find the server by themselves");
+            None
+        }
+    }
+}
+
+/// A server that listens everywhere is reached over the loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_whole_or_refused() {
+        let size: SizeArg = "medium=2:4096:20".parse().unwrap();
+        let shape = VmShape {
+            vcpus: 2,
+            memory_mib: 4096,
+            disk_gib: 20,
+        };
+        assert_eq!(
+            size,
+            SizeArg {
+                size: VmSize::Medium,
+                shape
+            }
+        );
+        for text in [
+            "medium",
+            "medium=2",
+            "medium=2:1:1:1",
+            "medium=2:x:1",
+            "medium=0:1:1",
+            "tiny=1:1:1",
+        ] {
+            assert!(text.parse::<SizeArg>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_listens_everywhere_is_found_on_the_loopback() {
+        assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");
+        assert_eq!(reachable("[::]:1".parse().unwrap()).to_string(), "[::1]:1");
+        assert_eq!(reachable("10.0.0.5:1".parse().unwrap()).to_string(), "10.0.0.5:1");
+    }
+}

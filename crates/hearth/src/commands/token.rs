@@ -1,0 +1,146 @@
+//! `hearth token`: create, list, revoke.
+
+use clap::{Args, Subcommand};
+use hearth_api::ids::TokenId;
+use hearth_api::page::Items;
+use hearth_api::token::{CreateToken, Scope, TokenItem};
+use jiff::{Span, Timestamp};
+
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::{connect, output};
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token. Its secret is printed this once and never again
+    Create(CreateArgs),
+    /// List the tokens (never the secrets)
+    List,
+    /// Make a token stop working
+    Revoke {
+        /// The ids of the tokens
+        #[arg(required = true)]
+        ids: Vec<TokenId>,
+    },
+}
+
+/// `hearth token create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// What it is for
+    name: String,
+    /// What it may do: admin, project:read, project:write, claim; may be repeated
+    #[arg(long = "scope", required = true, value_delimiter = ',')]
+    scopes: Vec<Scope>,
+    /// Whose it is (default: yours)
+    #[arg(long)]
+    owner: Option<String>,
+    /// Only for this project (name or id)
+    #[arg(long)]
+    project: Option<String>,
+    /// When it stops working: a time span like `30d` or `12h`, or a time like 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = parse_when)]
+    expires: Option<Timestamp>,
+    /// The tenant it belongs to (default: yours)
+    #[arg(long)]
+    tenant: Option<String>,
+}
+
+pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    match command {
+        TokenCommand::Create(args) => {
+            let project_id = match &args.project {
+                Some(project) => Some(connect::project(&client, project).await?.id),
+                None => None,
+            };
+            let body = CreateToken {
+                name: args.name,
+                scopes: args.scopes,
+                owner: args.owner,
+                project_id,
+                expires_at: args.expires,
+                tenant: args.tenant,
+            };
+            let created = client.create_token(&body).await?;
+            if !globals.json {
+                output::note(&format!(
+                    "token {} ({}); keep it, it is not shown again:",
+                    created.item.name, created.item.id
+                ));
+            }
+            // Alone on its line, so that TOKEN=$(hearth token create …) works.
+            output::print(globals.json, &created, |created| created.token.clone())?;
+        }
+        TokenCommand::List => output::print(globals.json, &client.list_tokens().await?, list)?,
+        TokenCommand::Revoke { ids } => {
+            for id in &ids {
+                output::print(globals.json, &client.revoke_token(id).await?, |reply| {
+                    format!("revoked {}", reply.id)
+                })?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn list(items: &Items<TokenItem>) -> String {
+    let row = |item: &TokenItem| {
+        let scopes: Vec<&str> = item.scopes.iter().map(|scope| scope.as_str()).collect();
+        [
+            item.name.clone(),
+            item.id.to_string(),
+            item.owner.clone(),
+            scopes.join(" "),
+            item.project_id
+                .as_ref()
+                .map_or_else(|| "all".to_owned(), ToString::to_string),
+            output::ago_or(item.last_used_at, "never"),
+            item.expires_at
+                .map_or_else(|| "never".to_owned(), |at| format!("{at:.0}")),
+        ]
+    };
+    output::table(
+        ["Name", "Id", "Owner", "Scopes", "Project", "Used", "Ends"],
+        items.items.iter().map(row),
+    )
+}
+
+/// A point in time, or a span from now. Days count 24 hours here: a token needs no calendar.
+fn parse_when(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at);
+    }
+    let wanted = || format!("`{text}` is neither a span like 30d or 12h nor a time like 2030-01-31T12:00:00Z");
+    let span: Span = text.parse().map_err(|_| wanted())?;
+    let length = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| wanted())?;
+    if !length.is_positive() {
+        return Err("that is in the past".to_owned());
+    }
+    Timestamp::now().checked_add(length).map_err(|_| wanted())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_times_both_work() {
+        let hour = Timestamp::now()
+            .checked_add(jiff::SignedDuration::from_hours(1))
+            .unwrap();
+        let parsed = parse_when("1h").unwrap();
+        assert!((parsed - hour).as_secs().abs() < 5);
+        assert!(parse_when("30d").unwrap() > hour);
+        assert_eq!(
+            parse_when("2030-01-31T12:00:00Z").unwrap().to_string(),
+            "2030-01-31T12:00:00Z"
+        );
+        for text in ["soon", "-1h", ""] {
+            assert!(parse_when(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Which server a client command talks to, and with which token: flags, then the environment, then the server that runs
+//! on this machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hearth_api::client::{Client, ClientError};
+use hearth_api::ids::ProjectId;
+use hearth_api::project::Project;
+
+use crate::args::Globals;
+use crate::failure::{EXIT_NO_SERVER, EXIT_REFUSED, EXIT_USAGE, Failure};
+use crate::local::{self, LocalServer};
+use crate::output;
+
+/// The server's address.
+const URL_VARIABLE: &str = "HEARTH_URL";
+/// The token.
+const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
+
+/// The client for this command.
+pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
+    let token = given_token(globals)?;
+    let url = match (&globals.url, &globals.data_dir) {
+        (Some(url), _) => Some(url.clone()),
+        // A folder named on the command line is nearer than an address in the environment.
+        (None, Some(_)) => None,
+        (None, None) => variable(URL_VARIABLE),
+    };
+    let (url, token) = match (url, token) {
+        (Some(url), Some(token)) => (url, token),
+        (Some(url), None) => {
+            let token = token_for(&url)?;
+            (url, token)
+        }
+        (None, token) => {
+            let server = the_local_server(globals.data_dir.as_deref())?;
+            let token = match token {
+                Some(token) => token,
+                None => read_token(&server.token_file)?,
+            };
+            (server.url, token)
+        }
+    };
+    Ok(Client::new(&url, &token)?)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn given_token(globals: &Globals) -> Result<Option<String>, Failure> {
+    match (&globals.token, &globals.token_file) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(file)) => read_token(file).map(Some),
+        (None, None) => Ok(variable(TOKEN_VARIABLE)),
+    }
+}
+
+fn read_token(file: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        Failure::new(format!("the token file {} cannot be read: {error}", file.display())).with_code(EXIT_REFUSED)
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// A local server's token goes to that server only.
+fn token_for(url: &str) -> Result<String, Failure> {
+    let same = |server: &LocalServer| server.url.trim_end_matches('/') == url.trim_end_matches('/');
+    let server = local::servers().unwrap_or_default().into_iter().find(same);
+    match server {
+        Some(server) => read_token(&server.token_file),
+        None => Err(Failure::new(format!("no token for {url}"))
+            .with_code(EXIT_REFUSED)
+            .hint(format!("set {TOKEN_VARIABLE}, or use --token-file"))),
+    }
+}
+
+fn the_local_server(data_dir: Option<&Path>) -> Result<LocalServer, Failure> {
+    let all = local::servers().map_err(|error| Failure::new(error.to_string()).with_code(EXIT_NO_SERVER))?;
+    let wanted = data_dir.map(absolute);
+    let mut fitting: Vec<LocalServer> = all
+        .into_iter()
+        .filter(|server| wanted.as_ref().is_none_or(|dir| server.data_dir == *dir))
+        .collect();
+    if fitting.len() > 1 {
+        let mut failure = Failure::usage("several Hearth servers run on this machine");
+        for server in &fitting {
+            failure = failure.detail(format!(
+                "{}  --data-dir {}  (pid {})",
+                server.url,
+                server.data_dir.display(),
+                server.pid
+            ));
+        }
+        return Err(failure.hint("say which one with --data-dir or --url"));
+    }
+    fitting.pop().ok_or_else(|| match wanted {
+        Some(dir) => Failure::new(format!(
+            "no Hearth server of yours runs with the data folder {}",
+            dir.display()
+        ))
+        .with_code(EXIT_NO_SERVER)
+        .hint(format!("start it with `hearth serve --data-dir {}`", dir.display())),
+        None => Failure::new("no Hearth server of yours runs on this machine")
+            .with_code(EXIT_NO_SERVER)
+            .hint(format!(
+                "start one with `hearth serve`, or name one with {URL_VARIABLE} and {TOKEN_VARIABLE}"
+            )),
+    })
+}
+
+/// As the server wrote it: absolute, links resolved.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_owned())
+}
+
+/// How ids of projects start. Only the order of the two look-ups hangs on it: ids are opaque.
+const PROJECT_ID_START: &str = "prj_";
+
+/// The project that a person named by its id or its (unique) name.
+pub(crate) async fn project(client: &Client, text: &str) -> Result<Project, Failure> {
+    let id: Option<ProjectId> = text.parse().ok();
+    let mut by_id_tried = false;
+    if let Some(id) = id.as_ref().filter(|_| text.starts_with(PROJECT_ID_START)) {
+        if let Some(project) = by_id(client, id).await? {
+            return Ok(project);
+        }
+        by_id_tried = true;
+    }
+    let mut named = client.list_all_projects().await?;
+    named.retain(|project| project.name == text);
+    if named.len() > 1 {
+        let mut failure = Failure::new(format!(
+            "{} are named `{text}`",
+            output::count(named.len() as u64, "project")
+        ))
+        .with_code(EXIT_USAGE)
+        .hint("use the id instead of the name");
+        for project in &named {
+            failure = failure.detail(project.id.to_string());
+        }
+        return Err(failure);
+    }
+    if let Some(project) = named.pop() {
+        return Ok(project);
+    }
+    if let Some(id) = id.filter(|_| !by_id_tried)
+        && let Some(project) = by_id(client, &id).await?
+    {
+        return Ok(project);
+    }
+    Err(Failure::new(format!("there is no project with the name or id `{text}`")).hint("see `hearth project list`"))
+}
+
+async fn by_id(client: &Client, id: &ProjectId) -> Result<Option<Project>, Failure> {
+    match client.get_project(id).await {
+        Ok(project) => Ok(Some(project)),
+        Err(error @ ClientError::Api { .. }) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,175 @@
+//! Which server, with which token, and what is said when there is none.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::fake::{Fake, Reply};
+use crate::support::{hearth, hearth_at, local_server, project_page, run};
+
+#[test]
+fn nobody_listening_is_said_with_a_hint() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ran = run(hearth_at(&format!("http://{free}"), &["project", "list"]));
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.stderr
+            .starts_with(&format!("error: no Hearth server answers at http://{free}")),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("hint: start a server with `hearth serve`"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn without_any_server_the_hint_names_both_ways() {
+    let ran = run(hearth(&["project", "list"]));
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.stderr.contains("`hearth serve`") && ran.stderr.contains("HEARTH_URL"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn the_local_server_is_found_with_its_token() {
+    let fake = Fake::start(|_| Reply::ok(&project_page()));
+    let folder = tempfile::tempdir().unwrap();
+    let _living = local_server(folder.path(), 1, &fake.url);
+    let mut command = hearth(&["project", "list"]);
+    command.env("HEARTH_RUNTIME_DIR", folder.path());
+    let ran = run(command);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("web"));
+    assert!(
+        fake.requests()[0]
+            .headers
+            .contains("authorization: bearer hearth_local\r\n")
+    );
+}
+
+#[test]
+fn of_two_local_servers_one_must_be_chosen() {
+    let fake = Fake::start(|_| Reply::ok(&project_page()));
+    let folder = tempfile::tempdir().unwrap();
+    let _one = local_server(folder.path(), 1, &fake.url);
+    let _two = local_server(folder.path(), 2, "http://127.0.0.1:1");
+    let list = |more: &[&str]| {
+        let mut command = hearth(&[&["project", "list"], more].concat());
+        command.env("HEARTH_RUNTIME_DIR", folder.path());
+        run(command)
+    };
+    let ran = list(&[]);
+    assert_eq!(ran.code, 2);
+    let first = folder.path().join("data-1");
+    let first = first.to_str().unwrap();
+    assert!(
+        ran.stderr.contains("several") && ran.stderr.contains(first),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(list(&["--data-dir", first]).code, 0);
+    let none = list(&["--data-dir", "/nonexistent/data"]);
+    assert_eq!(none.code, 3, "{}", none.stderr);
+}
+
+#[test]
+fn a_dead_servers_entry_counts_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(local_server(folder.path(), 1, "http://127.0.0.1:1"));
+    let mut command = hearth(&["project", "list"]);
+    command.env("HEARTH_RUNTIME_DIR", folder.path());
+    let ran = run(command);
+    assert_eq!(ran.code, 3);
+    assert!(ran.stderr.contains("no Hearth server of yours runs"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_folder_that_others_can_write_to_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let _living = local_server(folder.path(), 1, "http://127.0.0.1:1");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = hearth(&["project", "list"]);
+    command.env("HEARTH_RUNTIME_DIR", folder.path());
+    let ran = run(command);
+    assert_eq!(ran.code, 3);
+    assert!(ran.stderr.contains("can be changed by others"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_local_servers_token_goes_to_no_other_server() {
+    let fake = Fake::start(|_| Reply::ok(&project_page()));
+    let folder = tempfile::tempdir().unwrap();
+    let _living = local_server(folder.path(), 1, "http://127.0.0.1:1");
+    let mut command = hearth(&["project", "list", "--url", &fake.url]);
+    command.env("HEARTH_RUNTIME_DIR", folder.path());
+    let ran = run(command);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(fake.requests().is_empty());
+}
+
+#[test]
+fn a_read_is_repeated_and_a_write_is_not() {
+    let seen = AtomicUsize::new(0);
+    let fake = Fake::start(move |request| {
+        let busy = r#"{"error":{"code":"unavailable","message":"the server is starting"}}"#;
+        if request.line.starts_with("POST") || seen.fetch_add(1, Ordering::SeqCst) < 2 {
+            return Reply::json(503, busy).with("retry-after: 0\r\n");
+        }
+        Reply::ok(&project_page())
+    });
+    let read = run(hearth_at(&fake.url, &["project", "list"]));
+    assert_eq!(read.code, 0, "{}", read.stderr);
+    assert_eq!(fake.requests_of("GET").len(), 3);
+    let write = run(hearth_at(&fake.url, &["project", "create", "x"]));
+    assert_eq!(write.code, 5);
+    assert_eq!(fake.requests_of("POST").len(), 1);
+    assert!(
+        write.stderr.contains("the server is starting") && write.stderr.contains("try again"),
+        "{}",
+        write.stderr
+    );
+}
+
+#[test]
+fn projects_are_named_by_id_or_by_their_only_name() {
+    let fake = Fake::start(|request| {
+        if request.line.contains("/projects?") {
+            let project = |id: &str, name: &str| {
+                crate::support::PROJECT
+                    .replace("prj_1", id)
+                    .replace(r#""name":"web""#, &format!(r#""name":"{name}""#))
+            };
+            let items = [
+                project("prj_1", "twin"),
+                project("prj_2", "twin"),
+                project("prj_3", "one"),
+            ]
+            .join(",");
+            return Reply::ok(&format!(r#"{{"items":[{items}],"nextCursor":null,"hasMore":false}}"#));
+        }
+        if request.line.ends_with("/projects/prj_1") {
+            Reply::ok(crate::support::PROJECT)
+        } else {
+            Reply::not_found()
+        }
+    });
+    let show = |name: &str| run(hearth_at(&fake.url, &["project", "show", name]));
+    assert_eq!(show("one").code, 0);
+    assert_eq!(show("prj_1").code, 0);
+    let twin = show("twin");
+    assert_eq!(twin.code, 2);
+    assert!(
+        twin.stderr.contains("prj_1") && twin.stderr.contains("prj_2"),
+        "{}",
+        twin.stderr
+    );
+    let none = show("none");
+    assert_eq!(none.code, 1);
+    assert!(none.stderr.contains("hearth project list"), "{}", none.stderr);
+}

@@ -1,0 +1,17 @@
+//! The command line, tried with the real binary. No VM and no Hearth server: what the binary makes of arguments, of its
+//! surroundings and of a server's answers.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests: what cannot go on should stop and say where"
+)]
+
+mod arguments;
+mod connecting;
+mod exec;
+mod fake;
+mod killed;
+mod output;
+mod pool_test;
+mod support;
+mod variables;

@@ -1,0 +1,57 @@
+//! Values of variables: where they may come from, and that they are never shown.
+
+use crate::fake::{Fake, Reply};
+use crate::support::{hearth_at, project_page, run, run_with_stdin};
+
+fn server() -> Fake {
+    Fake::start(|request| {
+        if request.line.starts_with("PUT") {
+            return Reply::ok(
+                r#"{"items":[{"name":"KEY","configured":true,"updatedAt":"2025-01-01T00:00:00.000Z","lastUpdatedByUserId":null}]}"#,
+            );
+        }
+        Reply::ok(&project_page())
+    })
+}
+
+fn value_sent(fake: &Fake) -> String {
+    let body: serde_json::Value = serde_json::from_str(&fake.requests_of("PUT")[0].body).unwrap();
+    assert_eq!(body["variables"][0]["name"], "KEY");
+    body["variables"][0]["value"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_value_from_standard_input_loses_its_line_end_and_nothing_else() {
+    let fake = server();
+    let ran = run_with_stdin(
+        hearth_at(&fake.url, &["env", "set", "web", "KEY"]),
+        b" two\nlines '\"$# \n",
+    );
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(value_sent(&fake), " two\nlines '\"$# ");
+    assert!(!ran.stdout.contains("two") && !ran.stderr.contains("two"));
+}
+
+#[test]
+fn a_value_from_a_file_can_be_kept_exactly() {
+    let fake = server();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "pem\n").unwrap();
+    let file = file.to_str().unwrap();
+    let ran = run(hearth_at(
+        &fake.url,
+        &["env", "set", "web", "KEY", "--from-file", file, "--exact"],
+    ));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(value_sent(&fake), "pem\n");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_before_anything_is_sent() {
+    let fake = server();
+    let ran = run_with_stdin(hearth_at(&fake.url, &["env", "set", "web", "KEY"]), &[0xff, 0xfe]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("UTF-8"), "{}", ran.stderr);
+    assert!(fake.requests().is_empty());
+}

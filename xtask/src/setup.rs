@@ -1,0 +1,232 @@
+//! `cargo xtask setup`: the system packages. Fast when all are there; never removes a package; with neither root nor sudo it
+//! prints the one line to run.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::packages::{self, EMULATOR};
+use crate::process::{self, output_of};
+
+/// What a version from backports has in its name.
+const BACKPORTS_MARK: &str = "~bpo";
+/// Our own source of packages; nobody else's file is touched.
+const SOURCE_FILE: &str = "/etc/apt/sources.list.d/hearth-backports.sources";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
+/// Somebody else (unattended upgrades, say) may hold the lock for some minutes.
+const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=600";
+
+pub(crate) fn run() -> Result<()> {
+    if output_of(Command::new("dpkg-query").arg("--version")).is_none() {
+        bail!(
+            "this set-up knows Debian and Ubuntu only; install what these packages hold, by hand: {}",
+            packages::missing().join(" ")
+        );
+    }
+    let missing = packages::missing();
+    if missing.is_empty() {
+        println!("system packages: all there");
+        return Ok(());
+    }
+    println!("system packages: {} missing ({})", missing.len(), missing.join(", "));
+    let backports = backports_suite(&missing);
+    let root = Root::find(&one_line(&missing, backports.as_deref()))?;
+    install(&root, &missing, backports.as_deref())?;
+    let still = packages::missing();
+    if !still.is_empty() {
+        bail!(
+            "apt reported success, but these are not installed: {}",
+            still.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The suite that the emulator must come from: `qemu-utils` from backports and an emulator from the main suite exclude each
+/// other, and apt refuses.
+fn backports_suite(missing: &[&str]) -> Option<String> {
+    if !missing.contains(&EMULATOR) || !packages::version("qemu-utils")?.contains(BACKPORTS_MARK) {
+        return None;
+    }
+    packages::codename().map(|codename| format!("{codename}-backports"))
+}
+
+/// The source of the suite, in apt's form.
+fn source_text(suite: &str) -> String {
+    let codename = suite.trim_end_matches("-backports");
+    let mirror = packages::mirror(codename).unwrap_or_else(|| DEFAULT_MIRROR.to_owned());
+    let signed = if Path::new(KEYRING).exists() {
+        format!("Signed-By: {KEYRING}\n")
+    } else {
+        String::new()
+    };
+    format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{signed}")
+}
+
+/// What a person without root can hand to one who has it.
+fn one_line(missing: &[&str], backports: Option<&str>) -> String {
+    let mut parts = Vec::new();
+    if let Some(suite) = backports.filter(|suite| !packages::offered_by(EMULATOR, suite)) {
+        let text = source_text(suite).trim_end().replace('\n', "\\n");
+        parts.push(format!("printf '{text}\\n' > {SOURCE_FILE}"));
+    }
+    parts.push("apt-get update".to_owned());
+    let (emulator, others) = split(missing);
+    if let Some((suite, emulator)) = backports.zip(emulator) {
+        parts.push(format!(
+            "apt-get install -y --no-install-recommends --no-remove -t {suite} {emulator}"
+        ));
+        if !others.is_empty() {
+            parts.push(format!(
+                "apt-get install -y --no-install-recommends --no-remove {}",
+                others.join(" ")
+            ));
+        }
+    } else {
+        parts.push(format!(
+            "apt-get install -y --no-install-recommends --no-remove {}",
+            missing.join(" ")
+        ));
+    }
+    parts.join(" && ")
+}
+
+fn split<'a>(missing: &[&'a str]) -> (Option<&'a str>, Vec<&'a str>) {
+    let (emulator, others): (Vec<&str>, Vec<&str>) = missing.iter().partition(|name| **name == EMULATOR);
+    (emulator.first().copied(), others)
+}
+
+fn install(root: &Root, missing: &[&str], backports: Option<&str>) -> Result<()> {
+    let mut updated = false;
+    if let Some(suite) = backports {
+        println!("qemu-utils is from {suite}: the emulator must come from there too");
+        if !packages::offered_by(EMULATOR, suite) {
+            root.write(SOURCE_FILE, &source_text(suite))?;
+            root.update()?;
+            updated = true;
+        }
+    }
+    if !updated && missing.iter().any(|name| !packages::has_candidate(name)) {
+        root.update()?;
+        updated = true;
+    }
+    let (emulator, others) = split(missing);
+    let mut rounds: Vec<(Option<&str>, Vec<&str>)> = match backports {
+        Some(suite) => vec![(Some(suite), emulator.into_iter().collect()), (None, others)],
+        None => vec![(None, missing.to_vec())],
+    };
+    rounds.retain(|(_, names)| !names.is_empty());
+    for (suite, names) in rounds {
+        if root.install(suite, &names)? {
+            continue;
+        }
+        // Lists that are some weeks old name files that the mirror no longer has.
+        if updated {
+            bail!("apt-get could not install {}; its message is above", names.join(" "));
+        }
+        root.update()?;
+        updated = true;
+        if !root.install(suite, &names)? {
+            bail!("apt-get could not install {}; its message is above", names.join(" "));
+        }
+    }
+    Ok(())
+}
+
+/// The right to install packages.
+struct Root {
+    sudo: bool,
+}
+
+impl Root {
+    fn find(one_line: &str) -> Result<Self> {
+        if nix::unistd::geteuid().is_root() {
+            return Ok(Self { sudo: false });
+        }
+        if output_of(Command::new("sudo").args(["-n", "true"])).is_some() {
+            return Ok(Self { sudo: true });
+        }
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
+        let asked = terminal && process::run_interactive(Command::new("sudo").arg("-v")).is_ok_and(|s| s.success());
+        process::check_stop()?;
+        if asked {
+            return Ok(Self { sudo: true });
+        }
+        bail!("installing packages needs root or sudo, and you have neither. As root, run:\n\n{one_line}\n");
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = if self.sudo {
+            Command::new("sudo")
+        } else {
+            Command::new("env")
+        };
+        if self.sudo {
+            command.arg("env");
+        }
+        command.args(["DEBIAN_FRONTEND=noninteractive", program]);
+        command
+    }
+
+    fn update(&self) -> Result<()> {
+        let status = process::run_interactive(self.command("apt-get").args(["-o", LOCK_SECONDS, "-q", "update"]))?;
+        if !status.success() {
+            // One broken source among many needs not be one of those that matter; installing will tell.
+            println!("apt-get update met a fault (above); trying all the same");
+        }
+        Ok(())
+    }
+
+    fn install(&self, suite: Option<&str>, names: &[&str]) -> Result<bool> {
+        let mut command = self.command("apt-get");
+        command.args(["-o", LOCK_SECONDS, "-q", "-y", "--no-install-recommends", "--no-remove"]);
+        // A changed file of the administrator's stays as it is, without a question.
+        command.args([
+            "-o",
+            "Dpkg::Options::=--force-confdef",
+            "-o",
+            "Dpkg::Options::=--force-confold",
+            "install",
+        ]);
+        if let Some(suite) = suite {
+            command.args(["-t", suite]);
+        }
+        Ok(process::run_interactive(command.args(names))?.success())
+    }
+
+    /// Writes a file that only root may write.
+    fn write(&self, path: &str, text: &str) -> Result<()> {
+        let script = format!("printf '%s' \"$1\" > {path} && chmod 644 {path}");
+        let status = process::run_interactive(self.command("sh").args(["-c", &script, "sh", text]))
+            .with_context(|| format!("{path} cannot be written"))?;
+        if !status.success() {
+            bail!("{path} cannot be written");
+        }
+        println!("added {path}");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_for_root_installs_the_emulator_from_where_it_fits() {
+        let line = one_line(&["git", EMULATOR], Some("nosuch-backports"));
+        assert!(line.contains(&format!("-t nosuch-backports {EMULATOR} && ")), "{line}");
+        assert!(line.ends_with("--no-remove git"), "{line}");
+        assert!(line.starts_with("printf 'Types: deb\\nURIs: "), "{line}");
+    }
+
+    #[test]
+    fn without_backports_it_is_one_command() {
+        let line = one_line(&["git", "zstd"], None);
+        assert_eq!(
+            line,
+            "apt-get update && apt-get install -y --no-install-recommends --no-remove git zstd"
+        );
+    }
+}

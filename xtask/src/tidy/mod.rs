@@ -1,0 +1,94 @@
+//! `cargo xtask tidy`: the house rules as code. Each rule has a reason; a rule without one does not belong here.
+
+mod rules;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace;
+
+/// Folders that hold nothing of ours.
+const SKIPPED: [&str; 4] = ["target", ".git", ".hearth", "node_modules"];
+
+/// One text file of the checkout.
+#[derive(Debug, Clone)]
+struct Source {
+    /// From the checkout's root, with `/`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn is_rust(&self) -> bool {
+        self.path.ends_with(".rs")
+    }
+
+    /// Lines with their numbers, from 1.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
+    }
+}
+
+/// A place where a rule is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    line: usize,
+    what: String,
+}
+
+/// A rule, and why there is one.
+struct Rule {
+    name: &'static str,
+    reason: &'static str,
+    check: fn(&Source) -> Vec<Finding>,
+}
+
+pub(crate) fn run() -> Result<()> {
+    let root = workspace::root();
+    let mut files = Vec::new();
+    collect(&root, &root, &mut files)?;
+    let mut broken = 0;
+    for rule in rules::ALL {
+        let found: Vec<(&Source, Finding)> = files
+            .iter()
+            .flat_map(|file| (rule.check)(file).into_iter().map(move |finding| (file, finding)))
+            .collect();
+        if found.is_empty() {
+            continue;
+        }
+        broken += found.len();
+        eprintln!("{} ({})", rule.name, rule.reason);
+        for (file, finding) in found {
+            eprintln!("  {}:{}: {}", file.path, finding.line, finding.what);
+        }
+    }
+    if broken > 0 {
+        bail!("{broken} places break a house rule");
+    }
+    println!("tidy: {} files keep {} rules", files.len(), rules::ALL.len());
+    Ok(())
+}
+
+fn collect(root: &Path, folder: &Path, files: &mut Vec<Source>) -> Result<()> {
+    let read = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+    let mut entries: Vec<PathBuf> = read.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok(meta) = path.symlink_metadata() else { continue };
+        if meta.is_dir() {
+            if !SKIPPED.contains(&name.as_str()) {
+                collect(root, &path, files)?;
+            }
+        } else if meta.is_file() {
+            // What is no text is no matter of these rules.
+            let Ok(text) = std::fs::read_to_string(&path) else {
+                continue;
+            };
+            let path = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            files.push(Source { path, text });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! The rules. Words that a rule looks for are put together here, so that this file does not break it.
+
+use super::{Finding, Rule, Source};
+
+/// Longest file.
+const MAX_LINES: usize = 600;
+/// The one comment that lets a test pause: inside a helper that looks again and again until a deadline.
+const PAUSE_COMMENT: &str = "pause between two looks";
+
+pub(super) const ALL: [Rule; 8] = [
+    Rule {
+        name: "a file has at most 600 lines",
+        reason: "a longer one holds more than one thing, and nobody reads it to the end",
+        check: short_files,
+    },
+    Rule {
+        name: "every module starts with //!",
+        reason: "a reader must learn what a room is for before opening its drawers",
+        check: module_docs,
+    },
+    Rule {
+        name: "SQL only in store/",
+        reason: "one place that knows the tables keeps states legal and lets the schema change",
+        check: sql_in_store,
+    },
+    Rule {
+        name: "axum only in http/",
+        reason: "the rest of the server must be usable, and testable, without a request",
+        check: axum_in_http,
+    },
+    Rule {
+        name: "hearth-core does no IO and asks no clock",
+        reason: "the plan is a pure function of the world, or property tests mean nothing",
+        check: pure_core,
+    },
+    Rule {
+        name: "tests never sleep",
+        reason: "a fixed sleep is too short on a slow machine and wasted on a fast one; wait for a predicate with a deadline",
+        check: sleepless_tests,
+    },
+    Rule {
+        name: "versions only in the root manifest",
+        reason: "two versions of one crate come from two places that name one",
+        check: versions_in_root,
+    },
+    Rule {
+        name: "no path of this machine",
+        reason: "it works here and nowhere else",
+        check: no_machine_paths,
+    },
+];
+
+fn finding(line: usize, what: impl Into<String>) -> Finding {
+    Finding {
+        line,
+        what: what.into(),
+    }
+}
+
+fn short_files(file: &Source) -> Vec<Finding> {
+    let lines = file.text.lines().count();
+    if file.is_rust() && lines > MAX_LINES {
+        vec![finding(lines, format!("{lines} lines"))]
+    } else {
+        Vec::new()
+    }
+}
+
+fn module_docs(file: &Source) -> Vec<Finding> {
+    if !file.is_rust() || file.text.trim_start().starts_with("//!") {
+        return Vec::new();
+    }
+    vec![finding(1, "starts without a word about what it is")]
+}
+
+/// Lines of code (not comments) that hold one of these words.
+fn code_with(file: &Source, words: &[String]) -> Vec<Finding> {
+    file.lines()
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .filter_map(|(number, line)| {
+            let word = words.iter().find(|word| line.contains(word.as_str()))?;
+            Some(finding(number, format!("`{}`", word.trim_matches('"'))))
+        })
+        .collect()
+}
+
+fn sql_in_store(file: &Source) -> Vec<Finding> {
+    if !file.is_rust() || file.path.starts_with("crates/hearth-server/src/store/") {
+        return Vec::new();
+    }
+    let words: Vec<String> = ["SELECT", "INSERT", "UPDATE", "DELETE FROM", "CREATE TABLE"]
+        .iter()
+        .map(|verb| format!("\"{verb} "))
+        .chain([concat!("sql", "x::").to_owned()])
+        .collect();
+    code_with(file, &words)
+}
+
+fn axum_in_http(file: &Source) -> Vec<Finding> {
+    if !file.is_rust() || file.path.starts_with("crates/hearth-server/src/http/") {
+        return Vec::new();
+    }
+    code_with(file, &[concat!("ax", "um::").to_owned()])
+}
+
+fn pure_core(file: &Source) -> Vec<Finding> {
+    if !file.path.starts_with("crates/hearth-core/src/") {
+        return Vec::new();
+    }
+    let words = [
+        "tokio::",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::env",
+        "Timestamp::now",
+        "Instant::now",
+        "SystemTime::now",
+    ];
+    code_with(file, &words.map(str::to_owned))
+}
+
+fn sleepless_tests(file: &Source) -> Vec<Finding> {
+    if !file.is_rust() {
+        return Vec::new();
+    }
+    let from = if file.path.contains("/tests/") {
+        0
+    } else {
+        // The tests of a module are at its end.
+        match file.lines().find(|(_, line)| line.trim() == "#[cfg(test)]") {
+            Some((number, _)) => number,
+            None => return Vec::new(),
+        }
+    };
+    let sleep = [
+        concat!("thread::sl", "eep("),
+        concat!("time::sl", "eep("),
+        concat!("sl", "eep_ms("),
+    ];
+    let lines: Vec<&str> = file.text.lines().collect();
+    let mut found = Vec::new();
+    for (number, line) in file.lines().filter(|(number, _)| *number > from) {
+        let allowed = line.contains(PAUSE_COMMENT) || (number >= 2 && lines[number - 2].contains(PAUSE_COMMENT));
+        if !allowed && sleep.iter().any(|word| line.contains(word)) {
+            found.push(finding(number, "sleeps"));
+        }
+    }
+    found
+}
+
+fn versions_in_root(file: &Source) -> Vec<Finding> {
+    if !file.path.ends_with("/Cargo.toml") {
+        return Vec::new();
+    }
+    let mut in_dependencies = false;
+    let mut found = Vec::new();
+    for (number, line) in file.lines() {
+        let line = line.trim();
+        if line.starts_with('[') {
+            in_dependencies = line.trim_matches(['[', ']']).ends_with("dependencies");
+        } else if in_dependencies && !line.is_empty() && !line.starts_with('#') && !line.contains("workspace = true") {
+            found.push(finding(number, format!("`{line}` does not say `workspace = true`")));
+        }
+    }
+    found
+}
+
+/// Found out, not written down: the name of a folder of somebody's machine has no place in this file either.
+fn no_machine_paths(file: &Source) -> Vec<Finding> {
+    let checkout = crate::workspace::root().to_string_lossy().into_owned();
+    let home = std::env::var("HOME").unwrap_or_default();
+    // `/`, `/root` and the like mean nothing of this machine alone.
+    let own = |path: &String| path.matches('/').count() >= 2;
+    let words: Vec<String> = [checkout, home].into_iter().filter(own).collect();
+    file.lines()
+        .filter_map(|(number, line)| {
+            let word = words.iter().find(|word| line.contains(word.as_str()))?;
+            Some(finding(number, format!("names {word}")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Source {
+        Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_rule_finds_what_it_forbids() {
+        let long = "x\n".repeat(MAX_LINES + 1);
+        assert_eq!(short_files(&source("a.rs", &long)).len(), 1);
+        assert_eq!(module_docs(&source("a.rs", "fn main() {}")).len(), 1);
+        let query = concat!("let q = \"SEL", "ECT 1\";");
+        assert_eq!(sql_in_store(&source("crates/hearth-server/src/x.rs", query)).len(), 1);
+        assert!(sql_in_store(&source("crates/hearth-server/src/store/x.rs", query)).is_empty());
+        let import = concat!("use ax", "um::Router;");
+        assert_eq!(axum_in_http(&source("crates/hearth-server/src/x.rs", import)).len(), 1);
+        assert!(axum_in_http(&source("crates/hearth-server/src/http/x.rs", import)).is_empty());
+        assert_eq!(
+            pure_core(&source("crates/hearth-core/src/x.rs", "use std::fs;")).len(),
+            1
+        );
+        assert_eq!(
+            versions_in_root(&source("crates/x/Cargo.toml", "[dependencies]\na = \"1\"\n")).len(),
+            1
+        );
+        let here = format!("let x = \"{}\";", crate::workspace::root().display());
+        assert_eq!(no_machine_paths(&source("a.rs", &here)).len(), 1);
+    }
+
+    #[test]
+    fn only_a_polling_helper_may_pause_in_a_test() {
+        let sleep = concat!("std::thread::sl", "eep(x);");
+        assert_eq!(sleepless_tests(&source("crates/a/tests/it/main.rs", sleep)).len(), 1);
+        assert!(
+            sleepless_tests(&source(
+                "crates/a/tests/it/main.rs",
+                &format!("// {PAUSE_COMMENT}\n{sleep}")
+            ))
+            .is_empty()
+        );
+        assert!(sleepless_tests(&source("crates/a/src/x.rs", sleep)).is_empty());
+        assert_eq!(
+            sleepless_tests(&source("crates/a/src/x.rs", &format!("#[cfg(test)]\n{sleep}"))).len(),
+            1
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! Where things are in the checkout.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The checkout's root.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Where Cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}
+
+/// Guest images, shared by the demo and the tests: they are named by the digest of what is in them.
+pub(crate) fn shared_images() -> PathBuf {
+    root().join(".hearth/cache/images")
+}
+
+/// Packages that images are made from; with them a build needs no network.
+pub(crate) fn shared_packages() -> PathBuf {
+    root().join(".hearth/cache/packages")
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Makes `<data_dir>/images` a link to the shared images, so that a data folder can go while they stay.
+pub(crate) fn link_images(data_dir: &Path) -> std::io::Result<()> {
+    let shared = shared_images();
+    std::fs::create_dir_all(&shared)?;
+    std::fs::create_dir_all(data_dir)?;
+    let link = data_dir.join("images");
+    if link.symlink_metadata().is_err() {
+        std::os::unix::fs::symlink(shared, link)?;
+    }
+    Ok(())
+}
