@@ -14,7 +14,7 @@ use hearth_drivers::qemu::{QemuDriver, QemuOptions};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{AppState, new_token, router};
+use crate::http::{AppState, answer, new_token};
 use crate::options::{DriverKind, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;
@@ -111,10 +111,10 @@ pub async fn serve_with(
         boot_timeout: options.boot_timeout,
     };
     let reconciler = Reconciler::new(context, options);
-    let app = router(AppState {
+    let state = AppState {
         reconciler: reconciler.clone(),
         git_base_url: options.git_base_url.clone(),
-    });
+    };
     let listen = |source| ServeError::Listen {
         address: options.listen,
         source,
@@ -127,7 +127,7 @@ pub async fn serve_with(
     });
     tracing::info!(%address, data = %folder.display(), "listening");
     ready(address);
-    let serving = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let serving = answer(listener, state, stop.clone());
     tokio::select! {
         ended = serving => ended.map_err(listen)?,
         () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {

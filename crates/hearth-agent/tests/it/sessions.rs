@@ -113,11 +113,13 @@ async fn relay_until<T>(
     port: &mut UnixStream,
     task: JoinHandle<T>,
 ) -> Result<T, tokio::task::JoinError> {
-    tokio::select! {
-        result = task => result,
-        broken = copy_bidirectional(host, port) => panic!("the port ended: {broken:?}"),
-        () = tokio::time::sleep(DEADLINE) => panic!("no answer"),
-    }
+    let relayed = async {
+        tokio::select! {
+            result = task => result,
+            broken = copy_bidirectional(host, port) => panic!("the port ended: {broken:?}"),
+        }
+    };
+    tokio::time::timeout(DEADLINE, relayed).await.expect("no answer")
 }
 
 #[tokio::test]

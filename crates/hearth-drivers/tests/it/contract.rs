@@ -231,6 +231,7 @@ pub(crate) async fn destroying_while_creating_ends_with_nothing(rig: &impl Rig) 
         let id = VmId::generate();
         let wanted = spec(rig, &id);
         let end = async {
+            // the moment of a disturbance
             tokio::time::sleep(Duration::from_millis(delay)).await;
             driver.destroy(&id).await
         };

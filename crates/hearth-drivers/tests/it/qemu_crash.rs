@@ -60,6 +60,7 @@ async fn a_killed_server_leaves_nothing_that_its_successor_does_not_find() {
             std::fs::read_dir(&vms).unwrap().next().is_some().then_some(())
         })
         .await;
+        // the moment of a disturbance
         tokio::time::sleep(Duration::from_millis(moment)).await;
         server.kill().await.unwrap();
 

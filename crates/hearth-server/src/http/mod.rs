@@ -18,6 +18,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use hearth_api::error::ErrorCode;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
@@ -42,8 +43,19 @@ impl AppState {
     }
 }
 
+/// Answers requests until `stop`, then lets those under way end.
+pub async fn answer(
+    listener: tokio::net::TcpListener,
+    state: AppState,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(state))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
 /// The whole route table.
-pub fn router(state: AppState) -> Router {
+fn router(state: AppState) -> Router {
     let project = "/projects/{project_id}";
     let pool = "/projects/{project_id}/warm-pool";
     let shared = "/projects/{project_id}/environment-variables/shared";

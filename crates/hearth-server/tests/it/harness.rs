@@ -185,6 +185,7 @@ pub fn install_tls() {
 
 /// The time between two looks at a predicate.
 pub async fn pause() {
+    // pause between two looks
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 

@@ -31,12 +31,9 @@ pub(crate) async fn follow(
 ) -> Result<InstanceDetail, Failure> {
     let shown = match follow_stream(client, id, screen).await {
         Ok(()) => usize::MAX,
-        Err(broken) => {
-            screen.note(&format!(
-                "the live log stopped ({}); asking every second instead",
-                broken.fault
-            ));
-            broken.shown
+        Err(Broken { shown }) => {
+            screen.note("the live log stopped; asking every second instead");
+            shown
         }
     };
     let detail = poll(client, project, id, screen, shown).await;
@@ -46,16 +43,15 @@ pub(crate) async fn follow(
 
 /// The stream ended too early.
 struct Broken {
-    fault: ClientError,
     /// Steps whose end has been shown.
     shown: usize,
 }
 
 async fn follow_stream(client: &Client, id: &InstanceId, screen: &mut Screen) -> Result<(), Broken> {
     let mut shown = 0;
-    let mut events = client.follow(id).await.map_err(|fault| Broken { fault, shown })?;
+    let mut events = client.follow(id).await.map_err(|_| Broken { shown })?;
     while let Some(event) = events.next().await {
-        match event.map_err(|fault| Broken { fault, shown })? {
+        match event.map_err(|_| Broken { shown })? {
             FollowEvent::StepStarted { name, subject } => screen.step_started(&name, subject.as_deref()),
             FollowEvent::Output { text } => screen.output(&text),
             FollowEvent::StepEnded { step } => {

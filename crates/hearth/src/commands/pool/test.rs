@@ -1,6 +1,5 @@
 //! `hearth pool test`: one boot from scratch, watched live; says what to do next when it fails.
 
-use hearth_api::client::Client;
 use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
 use hearth_api::pool::TestRequest;
 use hearth_api::project::Project;
@@ -44,7 +43,7 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         output::print_line(&boot::table(&detail))?;
     }
     if detail.status == InstanceStatus::Failed {
-        say_what_failed(&client, &project, &detail);
+        say_what_failed(&project, &detail);
         return Ok(EXIT_FAILED);
     }
     output::note(&format!(
@@ -54,19 +53,20 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     Ok(0)
 }
 
-fn say_what_failed(_client: &Client, project: &Project, detail: &InstanceDetail) {
-    let step = detail.summary.failed_step.as_deref().unwrap_or("a step");
+fn say_what_failed(project: &Project, detail: &InstanceDetail) {
     let reason = detail
         .summary
         .error
         .as_deref()
         .or(detail.failure_reason.as_deref())
         .unwrap_or("it said nothing");
-    let mut lines = vec![format!(
-        "\nFAILED: {}: {}",
-        clean_line(step),
-        reason.lines().map(clean_line).collect::<Vec<_>>().join("\n  ")
-    )];
+    let reason = reason.lines().map(clean_line).collect::<Vec<_>>().join("\n  ");
+    let failed = detail.summary.failed_step.as_deref();
+    let mut lines = vec![match failed {
+        Some(step) => format!("\nFAILED: {}: {reason}", clean_line(step)),
+        // It was no step's fault: the server was stopped in the middle, say.
+        None => format!("\nFAILED: {reason}"),
+    }];
     let printed = boot::failed_output(detail);
     if !printed.is_empty() {
         lines.push("its last lines:".to_owned());
@@ -76,7 +76,7 @@ fn say_what_failed(_client: &Client, project: &Project, detail: &InstanceDetail)
     let id = &detail.id;
     lines.push("what to do next:".to_owned());
     // Without a VM there is nothing to look into.
-    if step != StepName::CreateVm.as_str() {
+    if failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
         lines.push(format!(
             "  look inside (the VM stays for 15 minutes): hearth exec {id} -- <command>"
         ));
@@ -84,10 +84,10 @@ fn say_what_failed(_client: &Client, project: &Project, detail: &InstanceDetail)
     lines.push(format!(
         "  read the whole log:                        hearth pool instance {name} {id} --log"
     ));
-    lines.push(match next_fix(step, name) {
+    lines.extend(failed.map(|step| match next_fix(step, name) {
         Some(fix) => format!("  fix it:                                    {fix}"),
         None => "  see what this host lacks:                  hearth doctor".to_owned(),
-    });
+    }));
     lines.push(format!(
         "  try again:                                 hearth pool test {name}"
     ));
