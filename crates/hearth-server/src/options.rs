@@ -34,10 +34,16 @@ pub struct ServeOptions {
     pub memory_mib: u64,
 }
 
-/// Memory left to the host itself, MiB.
-const HOST_MEMORY_MIB: u64 = 1024;
 /// VMs that may exist at once when nothing else is said; the memory is used up long before.
 const MAX_VMS: usize = 500;
+/// Share of the host's memory that all VMs together may have, in quarters; the rest is for the host and its page cache.
+const MEMORY_QUARTERS: u64 = 3;
+/// A host that does not tell its memory counts as a small laptop, MiB.
+const UNKNOWN_HOST_MIB: u64 = 8 * 1024;
+/// A set-up command of one VM keeps a processor of the guest and one of the emulator busy; fewer at once finish sooner.
+const PROCESSORS_PER_PROVISION: usize = 2;
+/// Two at once hide each other's waiting for disk and network.
+const LEAST_PROVISIONS: usize = 2;
 
 impl ServeOptions {
     /// The defaults, for this data folder.
@@ -49,29 +55,22 @@ impl ServeOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 7717)),
             driver: DriverKind::Qemu,
             accel: hearth_drivers::qemu::Accel::Auto,
-            git_base_url: "https://github.com/".to_owned(),
+            git_base_url: "https://github.com".to_owned(),
             sizes: Sizes::default(),
             command_timeout: Duration::from_secs(1800),
             boot_timeout: Duration::from_secs(300),
-            // A boot under software emulation keeps a processor busy; one more hides the waiting for disk and network.
-            provision_concurrency: processors + 1,
+            provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
             max_vms: MAX_VMS,
-            memory_mib: total_memory_mib().saturating_sub(HOST_MEMORY_MIB),
+            memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
         }
     }
 }
 
-/// The host's memory; a machine that does not say counts as 4 GiB.
 fn total_memory_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .parse::<u64>()
-            .ok()
-    });
-    kib.map_or(4096, |kib| kib / 1024)
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map_or(UNKNOWN_HOST_MIB, |kib| kib / 1024)
 }
 
 /// Which driver.

@@ -140,7 +140,11 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         "driver=qcow2,node-name=disk,file=layer,backing=image,cache.no-flush=on,discard=unmap,detect-zeroes=unmap"
             .into(),
     );
-    add("-device", "virtio-blk-pci,drive=disk,serial=hearth-root".into());
+    // A full host disk is an I/O error in the guest. The default would stop the VM, which looks like a hang and heals never.
+    add(
+        "-device",
+        "virtio-blk-pci,drive=disk,serial=hearth-root,werror=report,rerror=report".into(),
+    );
     // The VM network around this process decides what the guest may reach. No IPv6: the uplink carries none, and a guest
     // that has an address would try it first.
     add("-netdev", "user,id=net,ipv6=off".into());

@@ -107,6 +107,11 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         // The cause is for the operator's log; a client can only report it.
         tracing::error!(%error, "a request failed");
+        if error.is_disk_full() {
+            return Self::unavailable(
+                "the disk under the server's data folder is full; free some space, then try again",
+            );
+        }
         Self::new(
             ErrorCode::InternalError,
             "the server could not do it; its log says why, see the request id",

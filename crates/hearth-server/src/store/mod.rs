@@ -51,6 +51,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk under the database is full (SQLite's result code `SQLITE_FULL`, <https://sqlite.org/rescode.html#full>).
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        const SQLITE_FULL: &str = "13";
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(SQLITE_FULL))
+    }
+
     fn corrupt(what: &str, cause: impl std::fmt::Display) -> Self {
         Self::Corrupt {
             what: format!("{what}: {cause}"),

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
-use hearth_server::{DriverKind, ServeOptions, Sizes};
+use hearth_server::{DriverKind, ServeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -30,33 +30,33 @@ go on running, and the next start finds them. RUST_LOG sets what is logged, like
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeArgs {
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
-    listen: SocketAddr,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7717]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// What makes the VMs
     #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: DriverArg,
     /// Hardware virtualisation: if it truly works (auto), never (tcg), or else an error (kvm)
     #[arg(long, value_enum, default_value = "auto")]
     accel: AccelArg,
-    /// Where repositories without a URL of their own come from: this + `/org/name`
-    #[arg(long, value_name = "URL", default_value = "https://github.com")]
-    git_base_url: String,
+    /// Where repositories without a URL of their own come from: this + `/org/name.git` [default: https://github.com]
+    #[arg(long, value_name = "URL")]
+    git_base_url: Option<String>,
     /// What a VM size means, like `medium=2:4096:20` (vCPUs, memory in MiB, disk in GiB); may be repeated
     #[arg(long = "size", value_name = "NAME=VCPUS:MIB:GIB")]
     sizes: Vec<SizeArg>,
-    /// Longest run of one set-up command
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
-    command_timeout: u64,
-    /// Longest boot until the VM answers
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
-    boot_timeout: u64,
+    /// Longest run of one set-up command [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    command_timeout: Option<u64>,
+    /// Longest boot until the VM answers [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    boot_timeout: Option<u64>,
     /// VMs that may be in the making at once [default: half of the processors, at least 2]
     #[arg(long, value_name = "NUMBER")]
     provision_concurrency: Option<usize>,
-    /// VMs that may exist at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    max_vms: usize,
+    /// VMs that may exist at once [default: 500]
+    #[arg(long, value_name = "NUMBER")]
+    max_vms: Option<usize>,
     /// Memory that all VMs together may have, in MiB [default: three quarters of this machine's]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
@@ -179,13 +179,13 @@ pub(crate) fn data_dir(globals: &Globals) -> PathBuf {
 }
 
 fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
-    let mut sizes = Sizes::default();
+    let usual = ServeOptions::new(data_dir);
+    let mut sizes = usual.sizes;
     for arg in &args.sizes {
         sizes.set(arg.size, arg.shape);
     }
     ServeOptions {
-        data_dir,
-        listen: args.listen,
+        listen: args.listen.unwrap_or(usual.listen),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
             DriverArg::Fake => DriverKind::Fake,
@@ -195,31 +195,15 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
             AccelArg::Tcg => Accel::Tcg,
             AccelArg::Kvm => Accel::Kvm,
         },
-        git_base_url: args.git_base_url.trim_end_matches('/').to_owned(),
+        git_base_url: args.git_base_url.clone().unwrap_or(usual.git_base_url),
         sizes,
-        command_timeout: Duration::from_secs(args.command_timeout),
-        boot_timeout: Duration::from_secs(args.boot_timeout),
-        provision_concurrency: args.provision_concurrency.unwrap_or_else(usual_concurrency).max(1),
-        max_vms: args.max_vms,
-        memory_mib: args.memory.unwrap_or_else(usual_memory_mib),
+        command_timeout: args.command_timeout.map_or(usual.command_timeout, Duration::from_secs),
+        boot_timeout: args.boot_timeout.map_or(usual.boot_timeout, Duration::from_secs),
+        provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
+        max_vms: args.max_vms.unwrap_or(usual.max_vms),
+        memory_mib: args.memory.unwrap_or(usual.memory_mib),
+        ..usual
     }
-}
-
-/// Set-up commands keep about two processors busy; more at once would only make each slower.
-fn usual_concurrency() -> usize {
-    const LEAST: usize = 2;
-    std::thread::available_parallelism().map_or(LEAST, |processors| (processors.get() / 2).max(LEAST))
-}
-
-/// The rest is for the host itself, its page cache above all.
-fn usual_memory_mib() -> u64 {
-    const KIB_PER_MIB: u64 = 1024;
-    /// For a host that does not tell: the memory of a small laptop.
-    const UNKNOWN_HOST_MIB: u64 = 8 * 1024;
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(UNKNOWN_HOST_MIB, |kib| kib / KIB_PER_MIB) / 4 * 3
 }
 
 fn stop_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {
