@@ -7,6 +7,9 @@ use std::time::Duration;
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 
+/// The tenant of the first token, and its owner: whoever runs the installation.
+pub(crate) const FIRST_TENANT: &str = "default";
+
 /// Everything `hearth serve` can be told.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AppState, answer, new_token};
-use crate::options::{DriverKind, ServeOptions};
+use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;
 use crate::provision::follow::Followers;
@@ -26,8 +26,6 @@ use crate::store::{NewToken, Store, StoreError};
 
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The tenant and owner of the first token.
-const FIRST: &str = "default";
 
 /// Why a server does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -175,8 +173,8 @@ async fn first_token(store: &Store, folder: &Path) -> Result<(), ServeError> {
     let item = TokenItem {
         id: TokenId::generate(),
         name: "first admin token".to_owned(),
-        owner: FIRST.to_owned(),
-        tenant: FIRST.to_owned(),
+        owner: FIRST_TENANT.to_owned(),
+        tenant: FIRST_TENANT.to_owned(),
         scopes: vec![Scope::Admin],
         project_id: None,
         created_at: Timestamp::now(),

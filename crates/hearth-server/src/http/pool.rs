@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use hearth_api::ids::ProjectId;
+use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, Status, TestReply, TestRequest};
 use hearth_api::token::Scope;
 use jiff::Timestamp;
@@ -77,7 +77,8 @@ pub async fn test_pool(
             .await?;
         pool.ok_or_else(|| ApiError::not_found("project"))?;
     }
-    let id = state.reconciler.order_instance(&project, true, false).await?;
+    let id = InstanceId::generate();
+    state.reconciler.order_instance(&id, &project, true, false).await?;
     Ok(Json(TestReply { id }))
 }
 

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use hearth_api::error::ErrorCode;
 use hearth_api::ids::TokenId;
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenCreated, TokenItem, TokenRevoked};
@@ -12,6 +13,7 @@ use super::auth::{Caller, new_token};
 use super::error::ApiError;
 use super::extract::{Body, Path};
 use super::validate::Faults;
+use crate::options::FIRST_TENANT;
 use crate::store::NewToken;
 
 pub async fn list_tokens(State(state): State<AppState>, caller: Caller) -> Result<Json<Items<TokenItem>>, ApiError> {
@@ -27,6 +29,15 @@ pub async fn create_token(
     Body(body): Body<CreateToken>,
 ) -> Result<Json<TokenCreated>, ApiError> {
     caller.need(Scope::Admin)?;
+    // A token never makes one that may do more than itself.
+    let refuse = |message: &str| Err(ApiError::new(ErrorCode::Forbidden, message));
+    if caller.0.project_id.is_some() && body.project_id != caller.0.project_id {
+        return refuse("this token is for one project and can make tokens for that project only");
+    }
+    let foreign = body.tenant.as_ref().is_some_and(|tenant| *tenant != caller.0.tenant);
+    if foreign && (caller.0.tenant != FIRST_TENANT || caller.0.project_id.is_some()) {
+        return refuse("only an admin of the installation's first tenant can make tokens of another tenant");
+    }
     let now = Timestamp::now();
     let mut faults = Faults::default();
     faults.name("name", &body.name);

@@ -135,7 +135,10 @@ impl Reconciler {
                 if order.patience.is_zero() {
                     return Err(self.nothing_ready(project).await?);
                 }
-                reservation.id = Some(self.order_instance(project, false, true).await?);
+                let id = InstanceId::generate();
+                // Before the row is there: whenever this future is dropped, the row is given back.
+                reservation.id = Some(id.clone());
+                self.order_instance(&id, project, false, true).await?;
                 source = ClaimSource::Cold;
             }
             if source == ClaimSource::Ready {
@@ -253,6 +256,7 @@ impl Reconciler {
                         reply.repos = repos;
                         store.set_claim_reply(&reply).await?;
                     }
+                    tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
                     return Ok(Some(reply));
                 }
                 Err(reason) => {

@@ -122,23 +122,26 @@ impl Reconciler {
         self.wake();
     }
 
-    /// Writes the row of an instance that somebody waits for (a test boot, a claim); the loop starts it.
+    /// Writes the row of an instance that somebody waits for (a test boot, a claim); the loop starts it. The caller chooses
+    /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(
         &self,
+        id: &InstanceId,
         project: &ProjectRow,
         is_test: bool,
         reserved: bool,
-    ) -> Result<InstanceId, StoreError> {
+    ) -> Result<(), StoreError> {
         let pool = self.context.store.pool(&project.id).await?;
         let new = self.new_instance(&project.id, recipe_name(project, pool.as_ref()), project.vm_size);
         let new = NewInstance {
+            id: id.clone(),
             is_test,
             reserved,
             ..new
         };
         self.context.store.insert_instance(&new, Timestamp::now()).await?;
         self.wake();
-        Ok(new.id)
+        Ok(())
     }
 
     fn new_instance(&self, project: &ProjectId, recipe: String, size: hearth_api::project::VmSize) -> NewInstance {

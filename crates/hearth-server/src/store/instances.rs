@@ -185,6 +185,22 @@ pub(super) async fn select_instance(
     raw.map(InstanceRow::try_from).transpose()
 }
 
+/// Moves rows to `deleting` within a transaction; those that were moved.
+pub(super) async fn delete_rows(
+    tx: &mut SqliteConnection,
+    ids: Vec<String>,
+    now: Timestamp,
+) -> Result<Vec<InstanceId>, StoreError> {
+    let mut moved = Vec::with_capacity(ids.len());
+    for id in ids {
+        let id: InstanceId = parse("instance.id", &id)?;
+        if move_row(tx, &id, InstanceState::Deleting, None, now).await? != Moved::Lost {
+            moved.push(id);
+        }
+    }
+    Ok(moved)
+}
+
 impl Store {
     /// Writes a row in the state `provisioning`.
     pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
@@ -379,22 +395,17 @@ impl Store {
         .bind(project.as_str())
         .fetch_all(&mut *tx)
         .await?;
-        let mut cleared = Vec::with_capacity(ids.len());
-        for id in ids {
-            let id: InstanceId = parse("instance.id", &id)?;
-            if move_row(&mut tx, &id, InstanceState::Deleting, None, now).await? != Moved::Lost {
-                cleared.push(id);
-            }
-        }
+        let cleared = delete_rows(&mut tx, ids, now).await?;
         tx.commit().await?;
         Ok(cleared)
     }
 
     /// How the latest boots by a recipe ended, newest backwards to the last success.
     pub async fn failure_streak(&self, project: &ProjectId, recipe: &str) -> Result<FailureStreak, StoreError> {
-        let rows: Vec<(Option<String>, i64)> = sqlx::query_as(
-            "SELECT failure_kind, state_since FROM instance
-             WHERE project_id = ?1 AND recipe = ?2 AND is_test = 0 AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
+        let rows: Vec<(Option<String>, i64, bool)> = sqlx::query_as(
+            "SELECT failure_kind, state_since, provisioned_at IS NOT NULL FROM instance
+             WHERE project_id = ?1 AND recipe = ?2 AND is_test = 0
+               AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
              ORDER BY coalesce(provisioned_at, state_since) DESC LIMIT 20",
         )
         .bind(project.as_str())
@@ -402,8 +413,11 @@ impl Store {
         .fetch_all(&self.read)
         .await?;
         let mut streak = FailureStreak::default();
-        for (kind, since) in rows {
-            let Some(kind) = kind else { break };
+        for (kind, since, was_ready) in rows {
+            // Whatever happened to it later: the recipe made a ready VM.
+            let Some(kind) = kind.filter(|_| !was_ready) else {
+                break;
+            };
             let kind: FailureKind = parse("instance.failure_kind", &kind)?;
             match kind {
                 kind if kind.blames_recipe() => streak.recipe += 1,

@@ -6,6 +6,7 @@ use hearth_api::project::{Project, Repo, VmSize};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::instances::delete_rows;
 use super::{Store, StoreError, from_json, millis, parse, timestamp, to_json};
 
 /// A project with everything that is not shown on the wire.
@@ -199,14 +200,11 @@ impl Store {
     /// project is gone. False when there was none.
     pub async fn delete_project(&self, id: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
-        sqlx::query(
-            "UPDATE instance SET state = 'deleting', generation = generation + 1, state_since = ?2
-             WHERE project_id = ?1 AND state <> 'deleting'",
-        )
-        .bind(id.as_str())
-        .bind(millis(now))
-        .execute(&mut *tx)
-        .await?;
+        let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM instance WHERE project_id = ?1")
+            .bind(id.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
+        delete_rows(&mut tx, ids, now).await?;
         sqlx::query("UPDATE claim SET ended_at = ?2 WHERE project_id = ?1 AND ended_at IS NULL")
             .bind(id.as_str())
             .bind(millis(now))

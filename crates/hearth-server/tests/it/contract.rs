@@ -354,3 +354,32 @@ async fn variables_go_in_and_only_their_names_come_back() {
     let (_, gone) = server.call(Method::DELETE, &format!("{path}/A"), json!({})).await;
     assert_eq!(gone, json!({ "deleted": false, "name": "A" }));
 }
+
+#[tokio::test]
+async fn a_token_makes_none_that_may_do_more_than_itself() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let project = server.project(bare_project()).await;
+    let id = project.strip_prefix("/projects/").unwrap();
+    let make = async |body: Value| server.post("/tokens", body).await["token"].as_str().unwrap().to_owned();
+    let narrow = make(json!({ "name": "n", "scopes": ["admin"], "projectId": id })).await;
+    let other = make(json!({ "name": "o", "scopes": ["admin"], "tenant": "other" })).await;
+    let http = reqwest::Client::new();
+    for (token, body, status) in [
+        (&narrow, json!({ "name": "x", "scopes": ["admin"] }), 403),
+        (
+            &narrow,
+            json!({ "name": "x", "scopes": ["claim"], "projectId": id }),
+            200,
+        ),
+        (
+            &other,
+            json!({ "name": "x", "scopes": ["admin"], "tenant": "default" }),
+            403,
+        ),
+        (&other, json!({ "name": "x", "scopes": ["admin"] }), 200),
+    ] {
+        let url = format!("http://{}/api/v1/tokens", server.address);
+        let reply = http.post(url).bearer_auth(token).json(&body).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), status, "{body}");
+    }
+}
