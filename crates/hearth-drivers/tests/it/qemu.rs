@@ -237,6 +237,8 @@ async fn a_guest_has_its_size_and_runs_without_root() {
         .unwrap()
         * 512;
     assert_eq!(bytes, 9 << 30);
+    // The file system grows while the guest boots, and the agent answers before that is done.
+    shell(&client, "systemctl is-system-running --wait || true").await;
     let size: u64 = shell(&client, "df -B1 --output=size / | tail -1")
         .await
         .1
