@@ -9,6 +9,7 @@
 //! When the server is root, the folder is root's and only disk, console and `run/` belong to the VMs' user: a QEMU that was
 //! taken over can then not plant a link for root to follow.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -46,6 +47,29 @@ pub(super) struct Record {
     pub(super) created_at: jiff::Timestamp,
     /// Absent until QEMU has been started.
     pub(super) process: Option<ProcessId>,
+}
+
+/// How many VMs below a data folder lie on each image, by its full digest: such an image must stay. Asks no server; a
+/// data folder without VMs has none.
+pub fn images_in_use(data_dir: &Path) -> io::Result<BTreeMap<String, usize>> {
+    let mut used = BTreeMap::new();
+    let entries = match fs::read_dir(data_dir.join("vms")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(used),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        match fs::read(entry?.path().join("vm.json")) {
+            Ok(text) => {
+                let record: Record = serde_json::from_slice(&text)?;
+                *used.entry(record.image).or_default() += 1;
+            }
+            // It was destroyed just now, or has no disk yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(used)
 }
 
 /// A place for one VM; need not exist.
@@ -232,5 +256,30 @@ mod tests {
         fs::remove_file(folder.path.join("vm.json")).unwrap();
         fs::create_dir(folder.path.join("vm.json")).unwrap();
         assert!(folder.read().is_err());
+    }
+
+    #[test]
+    fn an_image_is_in_use_while_a_vm_lies_on_it() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(images_in_use(data.path()).unwrap().is_empty());
+        for name in ["vm-1", "vm-2"] {
+            let folder = VmFolder::new(&data.path().join("vms"), &name.parse().unwrap());
+            fs::create_dir_all(&folder.path).unwrap();
+            folder
+                .write(&Record {
+                    id: folder.id.clone(),
+                    image: "digest".into(),
+                    vcpus: 1,
+                    memory_mib: 1,
+                    disk_gib: 1,
+                    qemu: String::new(),
+                    accelerator: String::new(),
+                    created_at: jiff::Timestamp::UNIX_EPOCH,
+                    process: None,
+                })
+                .unwrap();
+        }
+        let used = images_in_use(data.path()).unwrap();
+        assert_eq!(used, BTreeMap::from([("digest".to_owned(), 2)]));
     }
 }

@@ -33,6 +33,7 @@ use folder::VmFolder;
 use stream::Streams;
 
 pub(crate) use command::PROGRAM;
+pub use folder::images_in_use;
 pub use kvm::Verdict;
 pub(crate) use kvm::{device_exists, kept as kept_verdict};
 pub(crate) use start::version;

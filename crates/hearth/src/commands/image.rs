@@ -1,4 +1,4 @@
-//! `hearth image`: build and list the images in a data folder. Asks no server: the one on this machine finds them there.
+//! `hearth image`: build, list and remove the images in a data folder. Asks no server: the one on this machine finds them there.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,15 @@ pub(crate) enum ImageCommand {
     Build(BuildArgs),
     /// List the images
     List,
+    /// Remove an image that no VM lies on; the newest one is what projects without an image of their own start from
+    Remove(RemoveArgs),
+}
+
+/// `hearth image remove`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// The beginning of its digest, or its name
+    image: String,
 }
 
 /// `hearth image build`.
@@ -79,7 +88,29 @@ pub(crate) async fn run(globals: &Globals, command: ImageCommand) -> Result<u8, 
             output::print(globals.json, &manifests, |_| list(&listed))?;
             Ok(0)
         }
+        ImageCommand::Remove(args) => remove(globals, &data, &args.image),
     }
+}
+
+fn remove(globals: &Globals, data: &Path, wanted: &str) -> Result<u8, Failure> {
+    let images = data.join("images");
+    let found = image::find(&images, Some(wanted)).map_err(|error| failure(&error))?;
+    let used = hearth_drivers::qemu::images_in_use(data)
+        .map_err(|error| Failure::new(format!("the VMs in {} cannot be looked at: {error}", data.display())))?;
+    if let Some(count) = used.get(&found.manifest.digest) {
+        let are = if *count == 1 {
+            "1 VM lies"
+        } else {
+            &format!("{count} VMs lie")
+        };
+        return Err(Failure::new(format!("{are} on the image {}", short(&found.manifest)))
+            .hint("wait until they are replaced, or remove them with `hearth pool clear` and `hearth release`"));
+    }
+    let removed = image::remove(&images, &found.manifest.digest).map_err(|error| failure(&error))?;
+    output::print(globals.json, &removed, |removed| {
+        format!("removed {} {}", removed.name, short(removed))
+    })?;
+    Ok(0)
 }
 
 async fn build(globals: &Globals, data: &Path, args: BuildArgs) -> Result<u8, Failure> {
