@@ -238,26 +238,22 @@ impl Reconciler {
                     agent: agent_paths(&row.id),
                 })
                 .await?;
-            let row = match taken {
+            let (row, mut reply) = match taken {
                 Taken::Nothing => return Ok(None),
                 Taken::Before(claim) if claim.body_hash != order.body_hash => return Err(ClaimError::OtherBody),
                 Taken::Before(claim) if claim.ended_at.is_some() => return Err(ClaimError::Ended),
                 Taken::Before(claim) => return Ok(Some(claim.reply)),
-                Taken::Instance(row) => row,
+                Taken::Instance(row, reply) => (row, reply),
             };
             self.changed();
             match self.activate(project, order, &row).await {
                 Ok(repos) => {
-                    let claim = store.claim(&row.id).await?;
-                    let Some(mut reply) = claim.map(|claim| claim.reply) else {
-                        continue;
-                    };
                     if reply.repos != repos {
                         reply.repos = repos;
                         store.set_claim_reply(&reply).await?;
                     }
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
-                    return Ok(Some(reply));
+                    return Ok(Some(*reply));
                 }
                 Err(reason) => {
                     tracing::warn!(instance = %row.id, reason, "a ready instance did not answer when it was claimed");

@@ -43,8 +43,8 @@ pub struct NewClaim<'a> {
 /// How taking an instance ended.
 #[derive(Debug, Clone)]
 pub enum Taken {
-    /// It is claimed.
-    Instance(Box<InstanceRow>),
+    /// It is claimed, and this is the stored answer.
+    Instance(Box<InstanceRow>, Box<ClaimReply>),
     /// The key was used before, for this claim.
     Before(Box<ClaimRow>),
     /// No instance is ready.
@@ -112,6 +112,7 @@ impl Store {
         let row = select_instance(&mut tx, &id).await?;
         let Some(row) = row else { return Ok(Taken::Nothing) };
         let expires_at = now + claim.lease;
+        let reply = reply(&row, expires_at);
         sqlx::query(
             "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at, expires_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -121,7 +122,7 @@ impl Store {
         .bind(claim.key)
         .bind(claim.body_hash)
         .bind(claim.token.as_str())
-        .bind(to_json(&reply(&row, expires_at))?)
+        .bind(to_json(&reply)?)
         .bind(i64::try_from(claim.lease.as_millis()).unwrap_or(i64::MAX))
         .bind(millis(now))
         .bind(millis(expires_at))
@@ -133,7 +134,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        Ok(Taken::Instance(Box::new(row)))
+        Ok(Taken::Instance(Box::new(row), Box::new(reply)))
     }
 
     /// The claim of an instance.

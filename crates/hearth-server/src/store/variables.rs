@@ -36,13 +36,16 @@ fn context(project: &ProjectId, name: &str) -> String {
 }
 
 impl Store {
+    async fn variable_rows(&self, project: &ProjectId) -> Result<Vec<Raw>, StoreError> {
+        let rows = sqlx::query_as("SELECT * FROM variable WHERE project_id = ?1 ORDER BY name");
+        Ok(rows.bind(project.as_str()).fetch_all(&self.read).await?)
+    }
+
     /// What is shown of a project's shared variables, by name.
     pub async fn shared_variable_items(&self, project: &ProjectId) -> Result<Vec<VariableItem>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM variable WHERE project_id = ?1 ORDER BY name")
-            .bind(project.as_str())
-            .fetch_all(&self.read)
-            .await?;
-        raw.into_iter()
+        self.variable_rows(project)
+            .await?
+            .into_iter()
             .map(|raw| {
                 Ok(VariableItem {
                     name: raw.name,
@@ -56,11 +59,9 @@ impl Store {
 
     /// The variables with their values, by name.
     pub async fn shared_variables(&self, project: &ProjectId) -> Result<Vec<VariableRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM variable WHERE project_id = ?1 ORDER BY name")
-            .bind(project.as_str())
-            .fetch_all(&self.read)
-            .await?;
-        raw.into_iter()
+        self.variable_rows(project)
+            .await?
+            .into_iter()
             .map(|raw| {
                 let value = self.cipher.open_value(&context(project, &raw.name), &raw.value)?;
                 Ok(VariableRow { name: raw.name, value })

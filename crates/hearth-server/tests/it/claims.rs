@@ -20,10 +20,7 @@ async fn ten_concurrent_claims_on_three_get_three_different_vms_and_seven_answer
         ..FakeOptions::default()
     };
     let (server, _) = Server::fake(fake).await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
-    server.until_full(SOON, &project, 3).await;
+    let (project, pool) = server.full_pool(3).await;
     let claim = format!("{pool}/claim");
     let replies = join_all((0..10).map(|_| server.call(Method::POST, &claim, json!({})))).await;
     let got: Vec<_> = replies
@@ -54,10 +51,7 @@ async fn ten_concurrent_claims_on_three_get_three_different_vms_and_seven_answer
 #[tokio::test]
 async fn the_same_key_gives_the_same_vm_and_another_body_is_a_conflict() {
     let (server, _) = Server::fake(FakeOptions::default()).await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
-    server.until_full(SOON, &project, 2).await;
+    let (_, pool) = server.full_pool(2).await;
     let claim = format!("{pool}/claim");
     let body = json!({ "taskId": "T-1", "env": { "TASK": "geheim" } });
     let replies = join_all((0..4).map(|_| server.post(&claim, body.clone()))).await;
@@ -122,10 +116,7 @@ async fn a_claim_token_works_only_in_its_own_instances_and_exec_answers_in_both_
         ..FakeOptions::default()
     })
     .await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
-    server.until_full(SOON, &project, 2).await;
+    let (_, pool) = server.full_pool(2).await;
     let token = server
         .post("/tokens", json!({ "name": "agent", "scopes": ["claim"] }))
         .await;

@@ -165,6 +165,16 @@ impl Server {
         self.until(patience, &format!("{project}/warm-pool"), want).await
     }
 
+    /// A project without repositories whose pool has this many ready: its path and its pool's.
+    pub async fn full_pool(&self, ready: u64) -> (String, String) {
+        let project = self.project(bare_project()).await;
+        let pool = format!("{project}/warm-pool");
+        let enable = json!({ "enabled": true, "targetSize": ready });
+        self.patch(&pool, enable).await;
+        self.until_full(SOON, &project, ready).await;
+        (project, pool)
+    }
+
     /// Starts a test boot and waits for its end.
     pub async fn test_boot(&self, patience: Duration, project: &str, body: Value) -> Value {
         let id = self.post(&format!("{project}/warm-pool/test"), body).await["id"]

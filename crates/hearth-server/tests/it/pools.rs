@@ -20,10 +20,7 @@ fn ids(list: &Value) -> Vec<String> {
 #[tokio::test]
 async fn a_pool_fills_shrinks_and_empties_as_it_is_told() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 5 })).await;
-    server.until_full(SOON, &project, 5).await;
+    let (project, pool) = server.full_pool(5).await;
     let before = ids(&server.get(&format!("{pool}/instances?status=ready")).await);
     server.patch(&pool, json!({ "targetSize": 2 })).await;
     server.until_full(SOON, &project, 2).await;
@@ -43,10 +40,7 @@ async fn a_pool_fills_shrinks_and_empties_as_it_is_told() {
 #[tokio::test]
 async fn a_lost_vm_is_noticed_and_replaced() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true })).await;
-    server.until_full(SOON, &project, 1).await;
+    let (project, pool) = server.full_pool(1).await;
     let list = server.get(&format!("{pool}/instances")).await;
     let lost = list["items"][0].clone();
     assert!(driver.crash(&lost["instanceId"].as_str().unwrap().parse().unwrap()));
@@ -62,10 +56,7 @@ async fn a_lost_vm_is_noticed_and_replaced() {
 #[tokio::test]
 async fn changed_commands_replace_ready_instances_without_dropping_below_the_target() {
     let (server, _) = Server::fake(FakeOptions::default()).await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
-    server.until_full(SOON, &project, 2).await;
+    let (_, pool) = server.full_pool(2).await;
     let old = ids(&server.get(&format!("{pool}/instances")).await);
     server
         .patch(&pool, json!({ "setupCommands": [{ "name": "a", "command": "make" }] }))
@@ -134,10 +125,7 @@ async fn clear_removes_everything_but_what_is_claimed() {
         ..FakeOptions::default()
     })
     .await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
-    server.until_full(SOON, &project, 3).await;
+    let (project, pool) = server.full_pool(3).await;
     let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
     server.until_full(SOON, &project, 3).await;
     server

@@ -8,7 +8,7 @@ use hearth_drivers::fake::{ExecRule, FakeOptions};
 use hearth_server::ServeError;
 use serde_json::json;
 
-use crate::harness::{SOON, Server, bare_project};
+use crate::harness::{SOON, Server};
 
 #[tokio::test]
 async fn ready_and_claimed_instances_survive_and_half_made_ones_are_made_anew() {
@@ -22,10 +22,7 @@ async fn ready_and_claimed_instances_survive_and_half_made_ones_are_made_anew() 
         ..FakeOptions::default()
     })
     .await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
-    server.until_full(SOON, &project, 2).await;
+    let (project, pool) = server.full_pool(2).await;
     let claimed = server.post(&format!("{pool}/claim"), json!({ "taskId": "T" })).await;
     server.until_full(SOON, &project, 2).await;
     server
