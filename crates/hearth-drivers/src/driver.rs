@@ -48,6 +48,8 @@ pub enum DriverError {
 pub struct Capabilities {
     /// The driver's name as it appears in `create_vm`'s metadata.
     pub name: &'static str,
+    /// Processes that ran in a VM when it became ready still run when it is handed over.
+    pub live_processes: bool,
 }
 
 /// The size of a VM as the driver must make it.

@@ -255,7 +255,10 @@ impl World {
 #[async_trait]
 impl Driver for FakeDriver {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "fake" }
+        Capabilities {
+            name: "fake",
+            live_processes: !self.world.options.loses_processes,
+        }
     }
 
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {

@@ -141,6 +141,8 @@ pub struct FakeOptions {
     pub rules: Vec<ExecRule>,
     /// `create` answers `Retry` when this many VMs exist.
     pub capacity: Option<usize>,
+    /// Whether processes of a VM are gone when it is handed over.
+    pub loses_processes: bool,
 }
 
 impl Default for FakeOptions {
@@ -153,6 +155,7 @@ impl Default for FakeOptions {
             faults: Vec::new(),
             rules: Vec::new(),
             capacity: None,
+            loses_processes: false,
         }
     }
 }

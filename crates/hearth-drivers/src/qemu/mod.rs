@@ -332,7 +332,10 @@ impl Driver for QemuDriver {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "qemu" }
+        Capabilities {
+            name: "qemu",
+            live_processes: true,
+        }
     }
 
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
