@@ -14,11 +14,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{files, tree};
+use crate::{activate, files, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -67,10 +68,13 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::FILES, &Method::GET) => files::read(request).await,
         (paths::TREE, &Method::PUT) => tree::write(request).await,
         (paths::CLOCK, &Method::POST) => set_clock(request).await,
-        (paths::HEALTH | paths::EXEC | paths::FILES | paths::TREE | paths::CLOCK, method) => Err(Fault {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            message: format!("{path} does not know the method {method}"),
-        }),
+        (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
+        (paths::HEALTH | paths::EXEC | paths::FILES | paths::TREE | paths::CLOCK | paths::ACTIVATE, method) => {
+            Err(Fault {
+                status: StatusCode::METHOD_NOT_ALLOWED,
+                message: format!("{path} does not know the method {method}"),
+            })
+        }
         _ => Err(Fault {
             status: StatusCode::NOT_FOUND,
             message: format!("this agent ({}) does not know {path}", env!("CARGO_PKG_VERSION")),
@@ -98,13 +102,17 @@ fn health() -> Result<Reply, Fault> {
     Ok(reply::json(StatusCode::OK, &health))
 }
 
-async fn set_clock(request: Request<Incoming>) -> Result<Reply, Fault> {
+/// A body that holds JSON only.
+pub(crate) async fn small_json<T: DeserializeOwned>(request: Request<Incoming>, what: &str) -> Result<T, Fault> {
     let body = Limited::new(request.into_body(), SMALL_BODY).collect().await;
     let body = body
         .map_err(|error| Fault::bad(format!("the body could not be read: {error}")))?
         .to_bytes();
-    let SetClock { unix_nanos } =
-        serde_json::from_slice(&body).map_err(|error| Fault::bad(format!("the body is not a clock: {error}")))?;
+    serde_json::from_slice(&body).map_err(|error| Fault::bad(format!("the body is not {what}: {error}")))
+}
+
+async fn set_clock(request: Request<Incoming>) -> Result<Reply, Fault> {
+    let SetClock { unix_nanos } = small_json(request, "a clock").await?;
     let now = TimeSpec::new(
         unix_nanos.div_euclid(NANOS_PER_SECOND),
         unix_nanos.rem_euclid(NANOS_PER_SECOND),

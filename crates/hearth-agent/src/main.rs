@@ -11,6 +11,7 @@
 
 use std::process::ExitCode;
 
+mod activate;
 mod exec;
 mod files;
 mod http;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_api::ids::VmId;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkSpec, VmUsage};
 
 /// A byte stream to the agent in a VM.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -48,12 +51,19 @@ pub enum DriverError {
 pub struct Capabilities {
     /// The driver's name as it appears in `create_vm`'s metadata.
     pub name: &'static str,
-    /// Processes that ran in a VM when it became ready still run when it is handed over.
+    /// A checkpoint keeps the VM's memory: a fork goes on where the VM stood, without booting.
+    pub memory_checkpoints: bool,
+    /// A checkpoint keeps the VM's disk.
+    pub disk_checkpoints: bool,
+    /// A VM can stand still without costing processor time.
+    pub pause: bool,
+    /// Processes go on in a fork; where they do not, whoever needs them must start them again.
     pub live_processes: bool,
 }
 
 /// The size of a VM as the driver must make it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VmShape {
     /// Virtual CPUs, at least 1.
     pub vcpus: u32,
@@ -72,6 +82,8 @@ pub struct VmSpec {
     pub image: Option<String>,
     /// CPU, memory, disk.
     pub shape: VmShape,
+    /// It will be frozen. Costs a little: its memory must lie where it can be copied from.
+    pub checkpointable: bool,
 }
 
 /// What a driver sees of a VM that exists.
@@ -79,6 +91,8 @@ pub struct VmSpec {
 pub enum VmState {
     /// Its processor runs (or could run).
     Running,
+    /// It stands still, whole, until `resume`.
+    Paused,
     /// It is there (files, a record) but does not run: crashed, killed or half made. Only `destroy` makes sense.
     Stopped,
 }
@@ -92,7 +106,7 @@ pub struct VmInfo {
     pub state: VmState,
 }
 
-/// What `create` did, for the metadata of the step `create_vm`.
+/// What `create` or `fork` did, for the metadata of the step `create_vm`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     /// Full digest of the image the VM was made from.
@@ -108,13 +122,46 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Makes the VM and starts it; returns when its processor runs, not when its agent answers.
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError>;
 
+    /// Makes a VM that goes on from a checkpoint, with a disk of its own. Looks at the checkpoint first
+    /// ([`CheckDepth::Quick`]) and never uses one that is damaged: see [`DriverError::checkpoint_fault`]. The fork still has
+    /// the identity (host name, random pool, clock) of the VM that was frozen: see the agent's `activate`.
+    async fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError>;
+
+    /// Freezes a VM that was made `checkpointable`, or forked for [`ForkPurpose::Build`], under a key. The VM goes on as
+    /// soon as its memory is copied (a paused one stays paused); what is left of the call is the host's own work, and the VM
+    /// may be used meanwhile. A caller that gives up leaves a whole checkpoint or none.
+    async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError>;
+
+    /// Everything that a checkpoint of such a VM holds for (image, engine, accelerator, devices, size), as a digest: belongs
+    /// into every checkpoint's key.
+    async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError>;
+
+    /// Every checkpoint that is there, sorted by key. Does not look whether they are whole.
+    async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError>;
+
+    /// Looks whether a checkpoint is as it was when it was made; [`DriverError::checkpoint_fault`] says what is wrong.
+    async fn check_checkpoint(&self, key: &CheckpointKey, depth: CheckDepth) -> Result<(), DriverError>;
+
+    /// Removes a checkpoint; success when there is none. `Retry` while a VM or another checkpoint lies on it.
+    async fn remove_checkpoint(&self, key: &CheckpointKey) -> Result<(), DriverError>;
+
+    /// Lets the VM stand still, with every process in it. Success when it does already.
+    async fn pause(&self, id: &VmId) -> Result<(), DriverError>;
+
+    /// Lets it go on. Success when it does already. Its clock has stood still too.
+    async fn resume(&self, id: &VmId) -> Result<(), DriverError>;
+
+    /// What it costs now, measured.
+    async fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError>;
+
     /// What is known of one VM; `None` when nothing of it exists.
     async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError>;
 
     /// Every VM that carries this installation's label, half-made ones included.
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError>;
 
-    /// A fresh byte stream to the agent. At most one is open per VM: a new one ends the one before it.
+    /// A fresh byte stream to the agent. At most one is open per VM: a new one ends the one before it. A paused VM's agent
+    /// answers once it goes on; an open stream lasts over `pause`, `resume` and `checkpoint`.
     async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError>;
 
     /// The last `max_bytes` of what the VM wrote to its console.

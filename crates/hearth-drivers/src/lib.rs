@@ -1,5 +1,6 @@
 //! The hands: one trait, one module per driver, one contract suite that all of them pass.
 
+mod checkpoint;
 mod driver;
 mod error;
 pub mod fake;
@@ -11,6 +12,10 @@ mod process;
 mod program;
 pub mod qemu;
 
+pub use checkpoint::{
+    CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart,
+    InvalidKey, VmUsage,
+};
 pub use driver::{
     ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState,
 };

@@ -25,6 +25,8 @@ pub(crate) struct ProcessId {
 struct Stat {
     state: u8,
     started: u64,
+    /// Processor time used, clock ticks.
+    used: u64,
 }
 
 /// A file of one process; `None` when the process is gone. Any other failure (no file handles left, say) must not be taken
@@ -42,10 +44,13 @@ fn parse_stat(text: &str) -> Option<Stat> {
     // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    // proc(5) counts from 1 and `rest` begins with field 3 (state); the start time is field 22.
+    // proc(5) counts from 1 and `rest` begins with field 3 (state); the start time is field 22, time in user mode and in the
+    // kernel are 14 and 15.
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     Some(Stat {
         state: *fields.first()?.as_bytes().first()?,
-        started: fields.get(22 - 3)?.parse().ok()?,
+        started: number(22)?,
+        used: number(14)? + number(15)?,
     })
 }
 
@@ -90,6 +95,12 @@ impl ProcessId {
     /// Whether exactly this process still lives.
     pub(crate) fn is_alive(&self) -> io::Result<bool> {
         Ok(Self::of(self.pid)?.as_ref() == Some(self))
+    }
+
+    /// The processor time it has used so far, in clock ticks of 10 ms; `None` when it is gone.
+    pub(crate) fn ticks_used(&self) -> io::Result<Option<u64>> {
+        let stat = read(self.pid, "stat")?.and_then(|bytes| parse_stat(&String::from_utf8_lossy(&bytes)));
+        Ok(stat.filter(|stat| stat.started == self.started).map(|stat| stat.used))
     }
 
     /// A handle that keeps meaning this process even when its number is given to another one. `None` when it is gone.

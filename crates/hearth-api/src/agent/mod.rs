@@ -13,7 +13,12 @@ pub mod frames;
 pub mod session;
 
 /// Counts up with every addition that a peer may want to know of.
-pub const PROTOCOL_VERSION: u32 = 1;
+///
+/// 1: health, exec, files, tree, clock. 2: activate.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
+pub const ACTIVATE_SINCE: u32 = 2;
 
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
@@ -116,6 +121,43 @@ pub struct SetClock {
     pub unix_nanos: i64,
 }
 
+/// Body of `POST /v1/activate`: who a VM is that was forked, and so woke up as somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Activate {
+    /// The host's time, nanoseconds since the Unix epoch.
+    pub unix_nanos: i64,
+    /// Random bytes of the host, base64; at least [`ENTROPY_BYTES`].
+    pub entropy: String,
+    /// The new host name: a DNS label.
+    pub hostname: String,
+    /// The new machine id, 32 small hexadecimal digits; a random one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+}
+
+/// How many random bytes a VM must be given at least: a whole key of the kernel's random generator, twice.
+pub const ENTROPY_BYTES: usize = 64;
+
+/// Reply of `POST /v1/activate`: everything in the VM that tells it from others is its own now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Activated {
+    /// The machine id it has now.
+    pub machine_id: String,
+    /// The boot id that programs see now.
+    pub boot_id: String,
+    /// File names of the SSH host keys that were made.
+    #[serde(default)]
+    pub host_keys: Vec<String>,
+    /// TCP connections to the outside that were left from before the freeze, and are closed now.
+    #[serde(default)]
+    pub closed_connections: u32,
+    /// How long it took in the VM.
+    #[serde(default)]
+    pub duration_ms: u64,
+}
+
 /// Body of every reply that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFault {
@@ -135,6 +177,8 @@ pub mod paths {
     pub const TREE: &str = "/v1/tree";
     /// `POST`: a [`SetClock`](super::SetClock).
     pub const CLOCK: &str = "/v1/clock";
+    /// `POST`: an [`Activate`](super::Activate), answered by an [`Activated`](super::Activated). Before any other command.
+    pub const ACTIVATE: &str = "/v1/activate";
     /// Query key: an absolute path in the VM.
     pub const PATH: &str = "path";
     /// Query key: permission bits, octal; `0644` when absent.

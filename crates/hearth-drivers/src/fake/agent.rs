@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hearth_api::agent::frames::{self, FrameDecoder};
 use hearth_api::agent::session::{SessionStream, serve_sessions};
-use hearth_api::agent::{AgentFault, ExecEnd, ExecSpec, FrameKind, Health, PROTOCOL_VERSION, SetClock, paths};
+use hearth_api::agent::{
+    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, PROTOCOL_VERSION, SetClock, paths,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -20,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Serialize;
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::script::ExecRule;
 
@@ -36,6 +38,8 @@ pub(super) struct Guest {
     boot_id: String,
     rules: Arc<Mutex<Vec<ExecRule>>>,
     inside: Mutex<Inside>,
+    /// False while the VM is paused: requests then wait.
+    runs: watch::Sender<bool>,
     started: tokio::time::Instant,
 }
 
@@ -44,6 +48,7 @@ struct Inside {
     files: BTreeMap<String, Bytes>,
     commands: Vec<ExecSpec>,
     clock: Option<i64>,
+    activated: Option<Activate>,
 }
 
 impl Guest {
@@ -52,8 +57,26 @@ impl Guest {
             boot_id,
             rules,
             inside: Mutex::default(),
+            runs: watch::Sender::new(true),
             started: tokio::time::Instant::now(),
         }
+    }
+
+    /// Another guest that holds what this one holds now.
+    pub(super) fn copy(&self, boot_id: String) -> Self {
+        let copy = Self::new(boot_id, Arc::clone(&self.rules));
+        copy.inside().files = self.inside().files.clone();
+        copy
+    }
+
+    /// Lets it answer, or not.
+    pub(super) fn set_running(&self, runs: bool) {
+        self.runs.send_replace(runs);
+    }
+
+    /// As whom it was last activated.
+    pub(super) fn activated(&self) -> Option<Activate> {
+        self.inside().activated.clone()
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -94,6 +117,8 @@ impl Guest {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        // An error would mean that the sender, which is ours, is gone.
+        drop(self.runs.subscribe().wait_for(|runs| *runs).await);
         match (request.uri().path(), request.method()) {
             (paths::HEALTH, &Method::GET) => Ok(json(StatusCode::OK, &self.health())),
             (paths::EXEC, &Method::POST) => self.exec(request).await,
@@ -121,6 +146,21 @@ impl Guest {
                 let clock: SetClock = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
                 self.inside().clock = Some(clock.unix_nanos);
                 Ok(done())
+            }
+            (paths::ACTIVATE, &Method::POST) => {
+                let body = whole(request).await?;
+                let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
+                let mut inside = self.inside();
+                inside.clock = Some(wanted.unix_nanos);
+                let activated = Activated {
+                    machine_id: wanted.machine_id.clone().unwrap_or_default(),
+                    boot_id: self.boot_id.clone(),
+                    host_keys: Vec::new(),
+                    closed_connections: 0,
+                    duration_ms: 0,
+                };
+                inside.activated = Some(wanted);
+                Ok(json(StatusCode::OK, &activated))
             }
             (path, method) => Err((
                 StatusCode::NOT_FOUND,

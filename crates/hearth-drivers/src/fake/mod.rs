@@ -2,6 +2,7 @@
 //! serves the real agent protocol, and delays and fails as planned and seeded. Never a default: it runs no command.
 
 mod agent;
+mod checkpoints;
 mod script;
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,12 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_api::agent::ExecSpec;
+use hearth_api::agent::{Activate, ExecSpec};
 use hearth_api::ids::VmId;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ByteStream, Capabilities, Created, Driver, DriverError, VmInfo, VmSpec, VmState};
+use crate::{
+    ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
+    ForkSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+};
 use agent::Guest;
+use checkpoints::Checkpoint;
 pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
 
 /// How much the pipe between host and guest holds, as a virtio-serial port would.
@@ -41,6 +46,7 @@ struct World {
 #[derive(Debug, Default)]
 struct State {
     vms: BTreeMap<VmId, FakeVm>,
+    checkpoints: BTreeMap<CheckpointKey, Checkpoint>,
     calls: BTreeMap<Verb, u64>,
     created: u64,
 }
@@ -48,7 +54,12 @@ struct State {
 #[derive(Debug)]
 struct FakeVm {
     image: String,
+    shape: VmShape,
     state: VmState,
+    /// It can be frozen.
+    checkpointable: bool,
+    /// The checkpoint that it lies on.
+    lies_on: Option<CheckpointKey>,
     guest: Arc<Guest>,
     answers_at: tokio::time::Instant,
     /// Ends the stream that is open now.
@@ -84,7 +95,7 @@ impl FakeDriver {
     /// Ends a VM as `kill -9` of its process would. False when it does not run.
     pub fn crash(&self, id: &VmId) -> bool {
         let mut state = self.world.state();
-        let Some(vm) = state.vms.get_mut(id).filter(|vm| vm.state == VmState::Running) else {
+        let Some(vm) = state.vms.get_mut(id).filter(|vm| vm.state != VmState::Stopped) else {
             return false;
         };
         vm.state = VmState::Stopped;
@@ -119,6 +130,12 @@ impl FakeDriver {
         self.guest(id)?.clock()
     }
 
+    /// The identity that a VM was last given.
+    #[must_use]
+    pub fn activated(&self, id: &VmId) -> Option<Activate> {
+        self.guest(id)?.activated()
+    }
+
     /// How often a verb has been called.
     #[must_use]
     pub fn calls(&self, verb: Verb) -> u64 {
@@ -136,6 +153,23 @@ impl FakeDriver {
             Arc::clone(gates.entry(id.clone()).or_default())
         };
         gate.lock_owned().await
+    }
+
+    /// A call that changes a VM: one at a time, and to its end even when the caller stops waiting, as the real drivers do.
+    async fn change<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        id: &VmId,
+        work: impl FnOnce(&World) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let (driver, id) = (self.clone(), id.clone());
+        let work = async move {
+            let _gate = driver.gate(&id).await;
+            driver.call(verb, async { work(&driver.world) }).await
+        };
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
     }
 
     /// One call: its delay, its planned failure, its work.
@@ -181,7 +215,7 @@ impl World {
 
     fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
         let mut state = self.state();
-        if let Some(vm) = state.vms.get(&spec.id).filter(|vm| vm.state == VmState::Running) {
+        if let Some(vm) = state.vms.get(&spec.id).filter(|vm| vm.state != VmState::Stopped) {
             return Ok(Created {
                 image: vm.image.clone(),
             });
@@ -192,19 +226,16 @@ impl World {
             ));
         }
         let image = self.find_image(spec.image.as_deref())?;
-        if self
-            .options
-            .capacity
-            .is_some_and(|capacity| state.vms.len() >= capacity)
-        {
-            return Err(DriverError::retry("not enough memory on this (fake) host"));
-        }
+        self.check_capacity(&state)?;
         state.created += 1;
         let boot = script::draw(self.seed, BOOT_DRAW, state.created, &self.options.boot_delay);
         let boot_id = format!("fake-{:016x}-{}", self.seed, state.created);
         let vm = FakeVm {
             image: image.clone(),
+            shape: spec.shape,
             state: VmState::Running,
+            checkpointable: spec.checkpointable,
+            lies_on: None,
             guest: Arc::new(Guest::new(boot_id, Arc::clone(&self.rules))),
             answers_at: tokio::time::Instant::now() + boot,
             connection: CancellationToken::new(),
@@ -213,13 +244,24 @@ impl World {
         Ok(Created { image })
     }
 
+    fn check_capacity(&self, state: &State) -> Result<(), DriverError> {
+        if self
+            .options
+            .capacity
+            .is_some_and(|capacity| state.vms.len() >= capacity)
+        {
+            return Err(DriverError::retry("not enough memory on this (fake) host"));
+        }
+        Ok(())
+    }
+
     fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let mut state = self.state();
         let vm = state
             .vms
             .get_mut(id)
             .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
-        if vm.state != VmState::Running {
+        if vm.state == VmState::Stopped {
             return Err(DriverError::permanent(format!("{id} does not run any more")));
         }
         vm.connection.cancel();
@@ -257,20 +299,65 @@ impl Driver for FakeDriver {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             name: "fake",
+            memory_checkpoints: true,
+            disk_checkpoints: true,
+            pause: true,
             live_processes: !self.world.options.loses_processes,
         }
     }
 
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
-        // To its end even when the caller stops waiting, as the real drivers do.
-        let (driver, spec) = (self.clone(), spec.clone());
-        let work = async move {
-            let _gate = driver.gate(&spec.id).await;
-            driver.call(Verb::Create, async { driver.world.create(&spec) }).await
-        };
-        tokio::spawn(work)
+        let wanted = spec.clone();
+        self.change(Verb::Create, &spec.id, move |world| world.create(&wanted))
             .await
-            .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
+    }
+
+    async fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError> {
+        let wanted = spec.clone();
+        self.change(Verb::Fork, &spec.id, move |world| world.fork(&wanted))
+            .await
+    }
+
+    async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
+        let (of, spec) = (id.clone(), spec.clone());
+        self.change(Verb::Checkpoint, id, move |world| world.checkpoint(&of, &spec))
+            .await
+    }
+
+    async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {
+        self.call(Verb::Environment, async { self.world.environment(image, shape) })
+            .await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError> {
+        self.call(Verb::Checkpoints, async { Ok(self.world.checkpoints()) })
+            .await
+    }
+
+    async fn check_checkpoint(&self, key: &CheckpointKey, _depth: CheckDepth) -> Result<(), DriverError> {
+        self.call(Verb::CheckCheckpoint, async { self.world.check_checkpoint(key) })
+            .await
+    }
+
+    async fn remove_checkpoint(&self, key: &CheckpointKey) -> Result<(), DriverError> {
+        self.call(Verb::RemoveCheckpoint, async { self.world.remove_checkpoint(key) })
+            .await
+    }
+
+    async fn pause(&self, id: &VmId) -> Result<(), DriverError> {
+        let of = id.clone();
+        self.change(Verb::Pause, id, move |world| world.set_paused(&of, true))
+            .await
+    }
+
+    async fn resume(&self, id: &VmId) -> Result<(), DriverError> {
+        let of = id.clone();
+        self.change(Verb::Resume, id, move |world| world.set_paused(&of, false))
+            .await
+    }
+
+    async fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {
+        self.call(Verb::Usage, async { self.world.usage(id) }).await
     }
 
     async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
@@ -305,19 +392,13 @@ impl Driver for FakeDriver {
     }
 
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {
-        let (driver, id) = (self.clone(), id.clone());
-        let work = async move {
-            let _gate = driver.gate(&id).await;
-            let remove = async {
-                if let Some(vm) = driver.world.state().vms.remove(&id) {
-                    vm.connection.cancel();
-                }
-                Ok(())
-            };
-            driver.call(Verb::Destroy, remove).await
+        let of = id.clone();
+        let remove = move |world: &World| {
+            if let Some(vm) = world.state().vms.remove(&of) {
+                vm.connection.cancel();
+            }
+            Ok(())
         };
-        tokio::spawn(work)
-            .await
-            .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
+        self.change(Verb::Destroy, id, remove).await
     }
 }

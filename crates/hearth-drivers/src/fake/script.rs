@@ -25,6 +25,24 @@ pub enum Verb {
     Console,
     /// `destroy`
     Destroy,
+    /// `fork`
+    Fork,
+    /// `checkpoint`
+    Checkpoint,
+    /// `environment`
+    Environment,
+    /// `checkpoints`
+    Checkpoints,
+    /// `check_checkpoint`
+    CheckCheckpoint,
+    /// `remove_checkpoint`
+    RemoveCheckpoint,
+    /// `pause`
+    Pause,
+    /// `resume`
+    Resume,
+    /// `usage`
+    Usage,
 }
 
 /// Which of the three errors.

@@ -21,7 +21,7 @@ use crate::process::{self, ProcessId};
 use crate::program::{self, VmUser};
 use crate::{DriverError, error};
 
-/// Where the holder's mount namespace shows the data folder's `vms` and `images`. Every Linux has this folder, and
+/// Where the holder's mount namespace shows the data folder's `vms`, `templates` and `images`. Every Linux has this folder, and
 /// covering it is seen by nobody else. It makes paths short (a socket's path must fit 108 bytes, data folders can lie deep)
 /// and reachable for QEMU even when the data folder lies below a folder that only root may enter.
 pub(crate) const INSIDE: &str = "/mnt";
@@ -41,6 +41,7 @@ const MARKER: &str = "HEARTH_NETWORK";
 /// `$1` data folder, `$2` image folder.
 const MOUNTS: &str = r#"
 mount --bind "$1/vms" "$1/network/root/vms"
+mount --bind "$1/templates" "$1/network/root/templates"
 mount --bind "$2" "$1/network/root/images"
 mount --rbind "$1/network/root" /mnt
 mount --bind /mnt/resolv.conf /etc/resolv.conf
@@ -63,9 +64,15 @@ const KVM: &str = "name=kvm minor=232";
 /// What root keeps while it makes namespaces as another user, in words for `setpriv`.
 pub(crate) const KEEP_FOR_NAMESPACES: [&str; 4] = ["--inh-caps", "+sys_admin", "--ambient-caps", "+sys_admin"];
 
+/// Counts up when [`MOUNTS`] changes: a holder that an older server has made does not show everything, and is replaced.
+const LAYOUT: u32 = 1;
+
 /// What stands, as written to `network/network.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
+    /// [`LAYOUT`] of the holder.
+    #[serde(default)]
+    layout: u32,
     holder: Option<ProcessId>,
     uplink: Option<ProcessId>,
     /// Uplinks of holders that died while VMs still ran in their namespace: those VMs keep their network until they end.
@@ -133,7 +140,8 @@ impl VmNetwork {
         }
         let before = self.load()?;
         let mut record = before.clone();
-        let holder = match living(record.holder.as_ref())? {
+        let current = record.holder.as_ref().filter(|_| record.layout == LAYOUT);
+        let holder = match living(current)? {
             Some(holder) => holder,
             None => {
                 record.retired.extend(record.uplink.take());
@@ -141,6 +149,7 @@ impl VmNetwork {
                 record.rules = None;
                 let holder = self.start_holder().await?;
                 record.holder = Some(holder.clone());
+                record.layout = LAYOUT;
                 self.save(&record)?;
                 holder
             }
@@ -194,7 +203,7 @@ impl VmNetwork {
         for file in ["network.json", "holder.log", "uplink.log", "root/resolv.conf"] {
             gone(std::fs::remove_file(folder.join(file)))?;
         }
-        for empty in ["root/vms", "root/images", "root", "device", ""] {
+        for empty in ["root/vms", "root/templates", "root/images", "root", "device", ""] {
             gone(std::fs::remove_dir(folder.join(empty)))?;
         }
         Ok(())
@@ -283,7 +292,12 @@ impl VmNetwork {
         use std::os::unix::fs::PermissionsExt;
         let folder = self.folder();
         let root = folder.join("root");
-        for path in [root.join("vms"), root.join("images"), folder.join("device")] {
+        for path in [
+            root.join("vms"),
+            root.join("templates"),
+            root.join("images"),
+            folder.join("device"),
+        ] {
             std::fs::create_dir_all(path)?;
         }
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755))?;

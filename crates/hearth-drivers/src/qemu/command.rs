@@ -22,6 +22,9 @@ pub(super) const WITHOUT_RIGHTS: [&str; 5] = [
     "--",
 ];
 
+/// What the machine's memory is called.
+const MEMORY: &str = "mem";
+
 /// Most the translated code of one VM may take, MiB: without it QEMU takes up to an eighth of the host's memory.
 const TCG_CACHE_MIB: u32 = 256;
 
@@ -97,6 +100,36 @@ pub(super) struct Wanted<'a> {
     pub(super) folder: &'a str,
     /// Kernel command line.
     pub(super) kernel_arguments: &'a str,
+    /// Where the memory lies.
+    pub(super) memory: Memory,
+    /// The frozen layers between the image and the VM's own, the lowest first.
+    pub(super) layers: Vec<String>,
+    pub(super) start: Start,
+}
+
+/// Where a VM's memory lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Nowhere but in memory.
+    Anonymous,
+    /// In a file of its own, which always holds what the guest sees: can be frozen.
+    Own(String),
+    /// In a template's file, of which it copies every page that it writes to.
+    Shared(String),
+}
+
+/// How a VM comes up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It boots.
+    Boot,
+    /// It waits to be given a file of saved devices, and then stands still as the VM did when they were saved.
+    Restore,
+}
+
+/// What QEMU calls the VM's own disk layer after so many times of putting another one above it.
+pub(super) fn disk_node(generation: usize) -> String {
+    format!("disk-{generation}")
 }
 
 /// The whole command.
@@ -109,6 +142,9 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         image,
         folder,
         kernel_arguments,
+        memory,
+        layers,
+        start,
     } = wanted;
     let image = image_inside(image);
     let mut words: Vec<String> = WITHOUT_RIGHTS.iter().map(|&word| word.to_owned()).collect();
@@ -117,6 +153,19 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
     add("-name", process_name(installation, id));
     add("-smp", shape.vcpus.to_string());
     add("-m", format!("{}M", shape.memory_mib));
+    let backend = |path: &str, how: &str| {
+        let size = shape.memory_mib;
+        format!("memory-backend-file,id={MEMORY},size={size}M,mem-path={path},{how}")
+    };
+    match memory {
+        Memory::Anonymous => {}
+        Memory::Own(path) => add("-object", backend(path, "share=on")),
+        // The file is opened for reading only: not even a QEMU that was taken over can change a template.
+        Memory::Shared(path) => add("-object", backend(path, "share=off,readonly=on,rom=off")),
+    }
+    if *memory != Memory::Anonymous {
+        add("-machine", format!("memory-backend={MEMORY}"));
+    }
     add("-kernel", format!("{image}/vmlinuz"));
     add("-initrd", format!("{image}/initrd"));
     add("-append", (*kernel_arguments).to_owned());
@@ -129,21 +178,32 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         "-blockdev",
         "driver=raw,node-name=image,file=image-file,read-only=on".into(),
     );
+    let mut below = "image".to_owned();
+    for (index, path) in layers.iter().enumerate() {
+        let file = format!("driver=file,node-name=layer-{index}-file,filename={path},read-only=on");
+        add("-blockdev", file);
+        let layer =
+            format!("driver=qcow2,node-name=layer-{index},file=layer-{index}-file,backing={below},read-only=on");
+        add("-blockdev", layer);
+        below = format!("layer-{index}");
+    }
+    let top = disk_node(0);
     // `no-flush`: a VM's disk is thrown away with the VM and never survives the host, so waiting until the host's disk has
     // it buys nothing and makes every package installation slow. `unmap`: what the guest deletes is given back.
     add(
         "-blockdev",
-        format!("driver=file,node-name=layer,filename={folder}/disk.qcow2,cache.no-flush=on,discard=unmap"),
+        format!("driver=file,node-name={top}-file,filename={folder}/disk.qcow2,cache.no-flush=on,discard=unmap"),
     );
     add(
         "-blockdev",
-        "driver=qcow2,node-name=disk,file=layer,backing=image,cache.no-flush=on,discard=unmap,detect-zeroes=unmap"
-            .into(),
+        format!(
+            "driver=qcow2,node-name={top},file={top}-file,backing={below},cache.no-flush=on,discard=unmap,detect-zeroes=unmap"
+        ),
     );
     // A full host disk is an I/O error in the guest. The default would stop the VM, which looks like a hang and heals never.
     add(
         "-device",
-        "virtio-blk-pci,drive=disk,serial=hearth-root,werror=report,rerror=report".into(),
+        format!("virtio-blk-pci,id=root,drive={top},serial=hearth-root,werror=report,rerror=report"),
     );
     // The VM network around this process decides what the guest may reach. No IPv6: the uplink carries none, and a guest
     // that has an address would try it first.
@@ -166,6 +226,11 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         format!("socket,id=monitor,path={folder}/run/qmp.sock,server=on,wait=off"),
     );
     add("-mon", "chardev=monitor,mode=control".into());
+    if *start == Start::Restore {
+        // Not at once: that the memory is there already can only be said through the monitor.
+        add("-incoming", "defer".into());
+        words.push("-S".into());
+    }
     words
 }
 

@@ -4,7 +4,8 @@
 //! ```text
 //! vm.json       what it is and which process runs it        console.log   what the guest wrote to its console
 //! disk.qcow2    its own layer over the image's disk          qemu.log      QEMU's own words
-//! run/          qmp.sock, agent.sock
+//! run/          qmp.sock, agent.sock                         paused        there while it stands still
+//! ram           its memory, when it can be frozen            disk-1.qcow2  the layer above disk.qcow2 after it was frozen
 //! ```
 //! When the server is root, the folder is root's and only disk, console and `run/` belong to the VMs' user: a QEMU that was
 //! taken over can then not plant a link for root to follow.
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use hearth_api::ids::VmId;
@@ -21,9 +22,12 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+use super::sparse;
+use super::template::Layer;
 use crate::network::INSIDE;
 use crate::process::ProcessId;
 use crate::program::VmUser;
+use crate::{CheckpointKey, VmShape};
 
 /// A console log longer than this loses its beginning. A kernel's boot messages are 50 KiB.
 const CONSOLE_CAP: u64 = 4 * 1024 * 1024;
@@ -47,6 +51,50 @@ pub(super) struct Record {
     pub(super) created_at: jiff::Timestamp,
     /// Absent until QEMU has been started.
     pub(super) process: Option<ProcessId>,
+    #[serde(default)]
+    pub(super) memory: MemoryKind,
+    /// The checkpoint that it was forked from, or last frozen as.
+    #[serde(default)]
+    pub(super) template: Option<CheckpointKey>,
+    /// The frozen layers between the image and its own, the lowest first.
+    #[serde(default)]
+    pub(super) chain: Vec<Layer>,
+    /// Its own layers above those, by number; only the last is written to. More than one after a checkpoint that failed.
+    #[serde(default = "first_disk")]
+    pub(super) disks: Vec<usize>,
+}
+
+/// Where its memory lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum MemoryKind {
+    /// Nowhere but in memory.
+    #[default]
+    Anonymous,
+    /// In its own file: it can be frozen.
+    Own,
+    /// In its template's file, until it writes.
+    Shared,
+}
+
+/// What a VM begins with.
+pub(super) fn first_disk() -> Vec<usize> {
+    vec![0]
+}
+
+impl Record {
+    pub(super) fn shape(&self) -> VmShape {
+        VmShape {
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            disk_gib: self.disk_gib,
+        }
+    }
+
+    /// Whether the VM needs this checkpoint.
+    pub(super) fn lies_on(&self, key: &CheckpointKey) -> bool {
+        self.template.as_ref() == Some(key) || self.chain.iter().any(|layer| layer.template == *key)
+    }
 }
 
 /// How many VMs below a data folder lie on each image, by its full digest: such an image must stay. Asks no server; a
@@ -93,7 +141,72 @@ impl VmFolder {
     }
 
     pub(super) fn disk(&self) -> PathBuf {
-        self.path.join("disk.qcow2")
+        self.disk_number(0)
+    }
+
+    /// One of its own disk layers.
+    pub(super) fn disk_number(&self, number: usize) -> PathBuf {
+        self.path.join(disk_file(number))
+    }
+
+    /// The same as QEMU sees it.
+    pub(super) fn disk_number_inside(&self, number: usize) -> String {
+        format!("{}/{}", self.inside(), disk_file(number))
+    }
+
+    /// Its memory, when that lies in a file of its own.
+    pub(super) fn ram(&self) -> PathBuf {
+        self.path.join("ram")
+    }
+
+    /// The same as QEMU sees it.
+    pub(super) fn ram_inside(&self) -> String {
+        format!("{}/ram", self.inside())
+    }
+
+    /// Where QEMU writes its devices' state to, and where it goes from there.
+    pub(super) fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// The same as QEMU sees it.
+    pub(super) fn state_inside(&self) -> String {
+        format!("{}/state", self.inside())
+    }
+
+    /// Makes an empty file of a size that QEMU may write.
+    pub(super) fn make_for_qemu(&self, path: &Path, bytes: u64, user: &VmUser) -> io::Result<()> {
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        file.set_len(bytes)?;
+        give(path, user)
+    }
+
+    fn paused(&self) -> PathBuf {
+        self.path.join("paused")
+    }
+
+    /// Notes that it stands still, or does no longer.
+    pub(super) fn set_paused(&self, paused: bool) -> io::Result<()> {
+        if paused {
+            return File::create(self.paused()).map(drop);
+        }
+        match fs::remove_file(self.paused()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> io::Result<bool> {
+        self.paused().try_exists()
+    }
+
+    /// What its own files take on the disk.
+    pub(super) fn bytes_on_disk(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.path)? {
+            bytes += sparse::bytes_on_disk(&entry?.metadata()?);
+        }
+        Ok(bytes)
     }
 
     /// The folder as QEMU sees it.
@@ -117,10 +230,8 @@ impl VmFolder {
         for path in [self.disk(), self.console_path()] {
             fs::set_permissions(path, Permissions::from_mode(0o600))?;
         }
-        if let Some(owner) = user.owner() {
-            for path in [self.disk(), self.console_path(), self.path.join("run")] {
-                chown(path, Some(owner), Some(owner))?;
-            }
+        for path in [self.disk(), self.console_path(), self.path.join("run")] {
+            give(&path, user)?;
         }
         Ok(())
     }
@@ -209,6 +320,22 @@ impl VmFolder {
     }
 }
 
+fn disk_file(number: usize) -> String {
+    if number == 0 {
+        "disk.qcow2".into()
+    } else {
+        format!("disk-{number}.qcow2")
+    }
+}
+
+/// Makes QEMU's user the owner, when that is another one than ours.
+pub(super) fn give(path: &Path, user: &VmUser) -> io::Result<()> {
+    match user.owner() {
+        Some(owner) => chown(path, Some(owner), Some(owner)),
+        None => Ok(()),
+    }
+}
+
 fn tail(file: &mut File, max_bytes: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(max_bytes)))?;
@@ -276,6 +403,10 @@ mod tests {
                     accelerator: String::new(),
                     created_at: jiff::Timestamp::UNIX_EPOCH,
                     process: None,
+                    memory: MemoryKind::Anonymous,
+                    template: None,
+                    chain: Vec::new(),
+                    disks: first_disk(),
                 })
                 .unwrap();
         }

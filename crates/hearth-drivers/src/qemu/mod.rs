@@ -5,14 +5,23 @@
 //! matters while its own calls run. It decides nothing: which VMs should exist is its caller's business.
 
 mod command;
+mod environment;
 mod folder;
+mod fork;
+mod freeze;
+mod gates;
 mod images;
 mod kvm;
+mod launch;
 mod monitor;
+mod qcow2;
+mod sparse;
 mod start;
 mod stream;
+mod template;
+mod usage;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -21,16 +30,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use hearth_api::ids::VmId;
-use tokio::sync::OwnedMutexGuard;
-
 use crate::network::VmNetwork;
 use crate::process::{self, ProcessId};
 use crate::program::VmUser;
-use crate::{ByteStream, Capabilities, Created, Driver, DriverError, VmInfo, VmSpec, VmState, error};
+use crate::{
+    ByteStream, CALL_TIMEOUT, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver,
+    DriverError, ForkSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
+};
+use async_trait::async_trait;
 use folder::VmFolder;
+use gates::Gates;
+use hearth_api::ids::VmId;
+use monitor::Monitor;
 use stream::Streams;
+use template::Templates;
 
 pub(crate) use command::PROGRAM;
 pub use folder::images_in_use;
@@ -87,8 +100,15 @@ struct Inner {
     user: VmUser,
     network: VmNetwork,
     streams: Streams,
+    templates: Arc<Templates>,
     /// One call that changes something per VM at a time.
-    gates: Mutex<HashMap<VmId, Arc<tokio::sync::Mutex<()>>>>,
+    gates: Gates<VmId>,
+    /// One checkpoint per VM at a time; it lasts longer than it holds up the VM's other calls.
+    freeze_gates: Gates<VmId>,
+    /// One maker per checkpoint.
+    key_gates: Gates<CheckpointKey>,
+    /// Held for writing while a checkpoint is removed; for reading until it can be seen that something lies on one.
+    removals: tokio::sync::RwLock<()>,
     /// VMs that a running `create` of ours is making: they count as running, not as left half made.
     making: Mutex<BTreeSet<VmId>>,
     /// One KVM trial at a time.
@@ -111,6 +131,9 @@ impl QemuDriver {
         let vms = prepare(&options.data_dir.join("vms"))?;
         fs::set_permissions(&vms, fs::Permissions::from_mode(0o711))
             .map_err(|error| error::io(format!("cannot set the mode of {}", vms.display()), error))?;
+        let templates = options.data_dir.join("templates");
+        let templates = Templates::open(templates.clone())
+            .map_err(|error| error::io(format!("cannot prepare the folder {}", templates.display()), error))?;
         let network = VmNetwork::new(
             options.data_dir.clone(),
             options.images_dir.clone(),
@@ -123,7 +146,11 @@ impl QemuDriver {
             user,
             network,
             streams: Streams::default(),
-            gates: Mutex::default(),
+            templates: Arc::new(templates),
+            gates: Gates::default(),
+            freeze_gates: Gates::default(),
+            key_gates: Gates::default(),
+            removals: tokio::sync::RwLock::default(),
             making: Mutex::default(),
             trial: tokio::sync::Mutex::default(),
         });
@@ -220,16 +247,6 @@ impl Inner {
         Ok(found)
     }
 
-    /// Waits until no other call changes this VM.
-    async fn gate(&self, id: &VmId) -> OwnedMutexGuard<()> {
-        let gate = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-            gates.entry(id.clone()).or_default().clone()
-        };
-        gate.lock_owned().await
-    }
-
     fn mark_making(&self, id: &VmId) -> Making<'_> {
         self.making
             .lock()
@@ -256,7 +273,11 @@ impl Inner {
         }
         let alive = self.recorded_process(id)?.map(|process| process.is_alive()).transpose();
         match alive.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
-            Some(true) => Ok(VmState::Running),
+            Some(true) => {
+                let paused = self.folder(id).is_paused();
+                let paused = paused.map_err(|error| error::io(format!("cannot look at the folder of {id}"), error))?;
+                Ok(if paused { VmState::Paused } else { VmState::Running })
+            }
             Some(false) | None => Ok(VmState::Stopped),
         }
     }
@@ -282,6 +303,52 @@ impl Inner {
             all.insert(id, state);
         }
         Ok(all.into_iter().map(|(id, state)| VmInfo { id, state }).collect())
+    }
+
+    /// Lets a VM's processors stand still or go on. The caller holds its gate.
+    async fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
+        match self.inspect(id)? {
+            Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
+            None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
+            // Asked of QEMU even when the note says that it is so: a server may have been killed between the two.
+            Some(VmState::Running | VmState::Paused) => {}
+        }
+        let folder = self.folder(id);
+        let ask = async {
+            let mut monitor = Monitor::open(&folder, &self.user, CALL_TIMEOUT).await?;
+            if wanted {
+                monitor.stop().await
+            } else {
+                monitor.cont().await
+            }
+        };
+        ask.await.map_err(|error| {
+            DriverError::unknown(format!("QEMU's monitor does not answer for {id}: {error}")).caused_by(error)
+        })?;
+        folder
+            .set_paused(wanted)
+            .map_err(|error| error::io(format!("cannot note the state of {id}"), error))
+    }
+
+    /// Who needs a checkpoint, for a person; `None` when nobody does.
+    fn user_of(&self, key: &CheckpointKey) -> Result<Option<String>, DriverError> {
+        for id in self.folders()? {
+            let record = self.folder(&id).read();
+            let record = record.map_err(|error| error::io(format!("cannot read the record of {id}"), error))?;
+            if record.is_some_and(|record| record.lies_on(key)) {
+                return Ok(Some(format!("the VM {id}")));
+            }
+        }
+        let keys = self.templates.keys();
+        for other in keys.map_err(|error| error::io("cannot list the checkpoints", error))? {
+            // One whose manifest is unreadable cannot be used, so it needs nothing.
+            if let Ok(manifest) = self.templates.read(&other)
+                && manifest.lies_on().any(|below| below == key)
+            {
+                return Ok(Some(format!("the checkpoint {other}")));
+            }
+        }
+        Ok(None)
     }
 
     /// Ends and removes everything of a VM. The caller holds its gate.
@@ -334,6 +401,9 @@ impl Driver for QemuDriver {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             name: "qemu",
+            memory_checkpoints: true,
+            disk_checkpoints: true,
+            pause: true,
             live_processes: true,
         }
     }
@@ -341,10 +411,110 @@ impl Driver for QemuDriver {
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
         let (inner, spec) = (self.inner.clone(), spec.clone());
         to_the_end(async move {
-            let _gate = inner.gate(&spec.id).await;
+            let _gate = inner.gates.enter(&spec.id).await;
             start::create(&inner, &spec).await
         })
         .await
+    }
+
+    async fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError> {
+        let (inner, spec) = (self.inner.clone(), spec.clone());
+        to_the_end(async move {
+            let _gate = inner.gates.enter(&spec.id).await;
+            fork::fork(&inner, &spec).await
+        })
+        .await
+    }
+
+    async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
+        let (inner, id, spec) = (self.inner.clone(), id.clone(), spec.clone());
+        to_the_end(async move { freeze::checkpoint(&inner, &id, &spec).await }).await
+    }
+
+    async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {
+        // The first look may boot a tiny guest, which needs the network.
+        let now = environment::look(&self.inner, image, shape).await?;
+        Ok(now.digest)
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError> {
+        let templates = &self.inner.templates;
+        let keys = templates.keys();
+        let keys = keys.map_err(|error| error::io("cannot list the checkpoints", error))?;
+        let mut found = Vec::new();
+        for key in keys {
+            match templates.read(&key) {
+                Ok(manifest) => found.push(templates.info(&manifest)),
+                // `check_checkpoint` and `fork` say what is wrong; here it must not hide the others.
+                Err(error) => tracing::warn!(%key, %error, "a checkpoint cannot be read"),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn check_checkpoint(&self, key: &CheckpointKey, depth: CheckDepth) -> Result<(), DriverError> {
+        let (templates, key) = (self.inner.templates.clone(), key.clone());
+        let check = move || {
+            let manifest = templates.read(&key)?;
+            templates.check(&manifest, depth)
+        };
+        match depth {
+            CheckDepth::Quick => check(),
+            CheckDepth::Full => tokio::task::spawn_blocking(check)
+                .await
+                .unwrap_or_else(|error| Err(DriverError::unknown("the check was broken off").caused_by(error))),
+        }
+    }
+
+    async fn remove_checkpoint(&self, key: &CheckpointKey) -> Result<(), DriverError> {
+        let (inner, key) = (self.inner.clone(), key.clone());
+        to_the_end(async move {
+            let _key = inner.key_gates.enter(&key).await;
+            let _nobody_begins_to_use_it = inner.removals.write().await;
+            if let Some(user) = inner.user_of(&key)? {
+                return Err(DriverError::retry(format!(
+                    "the checkpoint {key} is in use: {user} lies on it; it can be removed when that is gone"
+                )));
+            }
+            let removed = inner.templates.remove(&key);
+            removed.map_err(|error| error::io(format!("cannot remove the checkpoint {key}"), error))
+        })
+        .await
+    }
+
+    async fn pause(&self, id: &VmId) -> Result<(), DriverError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        to_the_end(async move {
+            let _gate = inner.gates.enter(&id).await;
+            inner.set_paused(&id, true).await
+        })
+        .await
+    }
+
+    async fn resume(&self, id: &VmId) -> Result<(), DriverError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        to_the_end(async move {
+            let _gate = inner.gates.enter(&id).await;
+            inner.set_paused(&id, false).await
+        })
+        .await
+    }
+
+    async fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {
+        let process = self.inner.recorded_process(id)?;
+        let Some(process) = process else {
+            return Err(DriverError::permanent(format!("there is no VM {id} that runs")));
+        };
+        let measure = || {
+            let usage = usage::of_process(&process)?;
+            let disk_bytes = self.inner.folder(id).bytes_on_disk()?;
+            Ok::<_, io::Error>(VmUsage { disk_bytes, ..usage })
+        };
+        let alive = process.is_alive();
+        match alive.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
+            true => measure().map_err(|error| error::io(format!("cannot measure {id}"), error)),
+            false => Err(DriverError::permanent(format!("{id} does not run any more"))),
+        }
     }
 
     async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
@@ -357,9 +527,9 @@ impl Driver for QemuDriver {
 
     async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let inner = &self.inner;
-        let _gate = inner.gate(id).await;
+        let _gate = inner.gates.enter(id).await;
         match inner.inspect(id)? {
-            Some(VmState::Running) => {}
+            Some(VmState::Running | VmState::Paused) => {}
             Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
             None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
         }
@@ -386,7 +556,7 @@ impl Driver for QemuDriver {
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {
         let (inner, id) = (self.inner.clone(), id.clone());
         to_the_end(async move {
-            let _gate = inner.gate(&id).await;
+            let _gate = inner.gates.enter(&id).await;
             inner.remove(&id).await
         })
         .await

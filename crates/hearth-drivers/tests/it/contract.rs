@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use hearth_api::agent::client::AgentClient;
 use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
-use hearth_drivers::{Driver, DriverError, VmShape, VmSpec, VmState};
+use hearth_drivers::{CheckpointKey, Driver, DriverError, VmShape, VmSpec, VmState};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub(crate) trait Rig: Send + Sync {
     async fn kill(&self, id: &VmId);
     fn image(&self) -> String;
     fn shape(&self) -> VmShape;
+    /// Changes a file of a checkpoint behind the driver's back.
+    fn damage(&self, key: &CheckpointKey);
     /// Ends everything and panics when something of a VM is left.
     async fn finish(&self);
 }
@@ -37,6 +39,7 @@ pub(crate) fn spec(rig: &(impl Rig + ?Sized), id: &VmId) -> VmSpec {
         id: id.clone(),
         image: Some(rig.image()),
         shape: rig.shape(),
+        checkpointable: false,
     }
 }
 
@@ -259,3 +262,5 @@ pub(crate) async fn a_caller_who_gives_up_leaves_no_pieces(rig: &impl Rig) {
     }
     assert_eq!(states(&*driver).await, []);
 }
+
+pub(crate) use crate::contract_forks::*;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use hearth_api::agent::{Detach, ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
-use hearth_drivers::{Driver, DriverError, VmShape, VmSpec, VmState};
+use hearth_drivers::{CheckpointKey, Driver, DriverError, VmShape, VmSpec, VmState};
 
 use crate::contract::{Rig, agent, shell, spec};
 use crate::contract_suite;
@@ -57,7 +57,12 @@ impl Rig for Fake {
         }
     }
 
+    fn damage(&self, key: &CheckpointKey) {
+        assert!(self.0.damage(key));
+    }
+
     async fn finish(&self) {
+        assert_eq!(self.0.checkpoints().await.unwrap(), []);
         assert_eq!(self.0.list().await.unwrap(), []);
     }
 }

@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test ends by panicking, in its helpers too")]
 
 mod contract;
+mod contract_forks;
 mod fake;
 mod host;
 mod qemu;
 mod qemu_crash;
+mod qemu_forks;
 mod qemu_network;
 mod support;
 
@@ -32,6 +34,11 @@ macro_rules! contract_suite {
             one_id_is_one_vm_however_often_it_is_asked_for,
             destroying_while_creating_ends_with_nothing,
             a_caller_who_gives_up_leaves_no_pieces,
+            a_paused_vm_stands_still_and_goes_on,
+            forks_go_on_from_the_checkpoint_and_are_apart,
+            a_fork_can_be_frozen_again_and_what_lies_below_stays,
+            what_cannot_be_frozen_or_forked_is_said_so,
+            a_damaged_checkpoint_is_never_used,
         );
     };
 }

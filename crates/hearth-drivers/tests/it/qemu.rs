@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use hearth_api::ids::VmId;
 use hearth_drivers::image::{self, Image};
 use hearth_drivers::qemu::{Accel, QemuDriver, QemuOptions};
-use hearth_drivers::{Driver, DriverError, VmInfo, VmShape, VmSpec, VmState};
+use hearth_drivers::{CheckpointKey, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::contract::{Rig, agent, shell, spec};
@@ -138,6 +138,17 @@ impl Rig for Qemu {
         }
     }
 
+    fn damage(&self, key: &CheckpointKey) {
+        let state = self.data().join("templates").join(key.as_str()).join("state");
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(state)
+            .unwrap()
+            .set_len(1000)
+            .unwrap();
+    }
+
     async fn finish(&self) {
         self.driver.shutdown_network().await.unwrap();
         // Found once, it serves the tests after this one (if this user may write there).
@@ -148,13 +159,13 @@ impl Rig for Qemu {
             .flatten()
             .map(|entry| entry.path())
             .collect::<Vec<_>>();
-        let expected = |path: &PathBuf| path.ends_with("vms") || path.ends_with("kvm-verdict.json");
+        let kept = ["vms", "templates", "kvm-verdict.json"];
+        let expected = |path: &PathBuf| kept.iter().any(|name| path.ends_with(name));
         assert!(left.iter().all(expected), "files are left: {left:?}");
-        assert_eq!(
-            std::fs::read_dir(self.data().join("vms")).unwrap().count(),
-            0,
-            "files of VMs are left"
-        );
+        for folder in ["vms", "templates"] {
+            let count = std::fs::read_dir(self.data().join(folder)).unwrap().count();
+            assert_eq!(count, 0, "{folder} are left");
+        }
         assert_eq!(processes_with(&self.label), [], "processes are left");
     }
 }

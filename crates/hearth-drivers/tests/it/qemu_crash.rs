@@ -33,6 +33,7 @@ async fn server_to_be_killed() {
                     id: VmId::generate(),
                     image: Some(image),
                     shape,
+                    checkpointable: false,
                 };
                 driver.create(&spec).await.unwrap();
                 driver.destroy(&spec.id).await.unwrap();

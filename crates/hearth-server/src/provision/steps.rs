@@ -146,6 +146,7 @@ impl Run<'_> {
             id: self.boot.vm.clone(),
             image: image.clone(),
             shape: *shape,
+            checkpointable: false,
         };
         let created = self.context.driver.create(&spec).await;
         let mut metadata = json!({
@@ -226,7 +227,7 @@ impl Run<'_> {
 
     async fn still_runs(&self) -> Result<(), Failure> {
         match self.context.driver.inspect(&self.boot.vm).await {
-            Ok(Some(VmState::Running)) | Err(_) => Ok(()),
+            Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => Ok(()),
             Ok(_) => {
                 let console = self.console().await;
                 Err(failure(

@@ -104,7 +104,7 @@ impl Reconciler {
         };
         if failure.kind == FailureKind::VmLost {
             match self.context.driver.inspect(&row.vm).await {
-                Ok(Some(VmState::Running)) | Err(_) => return Ok(()),
+                Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => return Ok(()),
                 Ok(_) => {}
             }
         }

@@ -111,7 +111,7 @@ impl Reconciler {
             state_since: row.state_since,
             lease_ends_at: row.lease_ends_at,
             vm: match vms.get(&row.vm) {
-                Some(VmState::Running) => VmPresence::Running,
+                Some(VmState::Running | VmState::Paused) => VmPresence::Running,
                 Some(VmState::Stopped) => VmPresence::Stopped,
                 None => VmPresence::Absent,
             },

@@ -20,9 +20,11 @@ use tokio::time::{Instant, timeout_at};
 use super::session::{self, CONNECTION_WINDOW, STREAM_WINDOW};
 use super::{AgentFault, ExecSpec, Health, SetClock, paths};
 
+mod activate;
 mod exec;
 mod transfer;
 
+pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream};
 pub use transfer::{Download, Upload};
 
@@ -192,11 +194,7 @@ impl AgentClient {
 
     /// Sets the guest's clock.
     pub async fn set_clock(&self, now: SystemTime) -> Result<(), AgentError> {
-        let since = now
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|since| i64::try_from(since.as_nanos()).ok());
-        let unix_nanos = since.ok_or_else(|| AgentError::Protocol("the host's clock is out of range".into()))?;
+        let unix_nanos = unix_nanos(now)?;
         let body = serde_json::to_vec(&SetClock { unix_nanos }).map_err(|e| AgentError::Protocol(e.to_string()))?;
         self.call(Method::POST, paths::CLOCK, Some(body.into())).await.map(drop)
     }
@@ -241,6 +239,13 @@ impl AgentClient {
         };
         Ok((reply, sending))
     }
+}
+
+fn unix_nanos(now: SystemTime) -> Result<i64, AgentError> {
+    let since = now.duration_since(UNIX_EPOCH).ok();
+    since
+        .and_then(|since| i64::try_from(since.as_nanos()).ok())
+        .ok_or_else(|| AgentError::Protocol("the host's clock is out of range".into()))
 }
 
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {

@@ -1,0 +1,169 @@
+//! The names a VM goes by: host name, machine id, boot id.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use uuid::Uuid;
+
+use super::{Part, at};
+
+/// The address that Debian gives to a machine's own name.
+const OWN_ADDRESS: &str = "127.0.1.1";
+/// What programs read as "this boot".
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// What lies over it in a fork: the kernel cannot be told another.
+const OUR_BOOT_ID: &str = "/run/hearth/boot-id";
+/// Journals are kept in a folder named like the machine.
+const JOURNAL: &str = "run/log/journal";
+/// Files that hold the machine id besides `/etc/machine-id`, where they are.
+const MACHINE_ID_COPIES: [&str; 2] = ["var/lib/dbus/machine-id", "run/machine-id"];
+
+/// Writes the host name where the next boot and name look-ups find it.
+pub(super) fn set_hostname(root: &Path, name: &str) -> Part<()> {
+    write(&root.join("etc/hostname"), &format!("{name}\n"))?;
+    let path = root.join("etc/hosts");
+    let before = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(at(&path)(error)),
+    };
+    write(&path, &hosts(&before, name))
+}
+
+/// The text of `/etc/hosts` with the machine's own line replaced, or added.
+fn hosts(before: &str, name: &str) -> String {
+    let own = format!("{OWN_ADDRESS} {name}\n");
+    let mut text = String::new();
+    let mut is_there = false;
+    for line in before.lines() {
+        if line.split_whitespace().next() == Some(OWN_ADDRESS) {
+            if !is_there {
+                text.push_str(&own);
+            }
+            is_there = true;
+        } else {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    if !is_there {
+        text.push_str(&own);
+    }
+    text
+}
+
+/// Writes the machine id everywhere it is kept.
+pub(super) fn set_machine_id(root: &Path, id: &str) -> Part<()> {
+    let path = root.join("etc/machine-id");
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    let text = format!("{id}\n");
+    write(&path, &text)?;
+    for copy in MACHINE_ID_COPIES {
+        let path = root.join(copy);
+        // A link leads to the file above.
+        if path.is_file() && !path.is_symlink() {
+            write(&path, &text)?;
+        }
+    }
+    // What was logged so far stays readable; a journal that is not there, or has moved already, is none of our business.
+    let before = before.trim();
+    if !before.is_empty() {
+        let journal = root.join(JOURNAL);
+        drop(fs::rename(journal.join(before), journal.join(id)));
+    }
+    Ok(())
+}
+
+/// Lays a new boot id over the kernel's. Gives it.
+pub(super) fn set_boot_id() -> Part<String> {
+    let id = Uuid::from_bytes(super::random::bytes()?);
+    let id = uuid::Builder::from_random_bytes(*id.as_bytes()).into_uuid().to_string();
+    let ours = PathBuf::from(OUR_BOOT_ID);
+    if let Some(folder) = ours.parent() {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+    }
+    // In place: of a VM that was activated before it was frozen, this very file lies there already.
+    fs::write(&ours, format!("{id}\n")).map_err(at(&ours))?;
+    let seen = || fs::read_to_string(BOOT_ID).unwrap_or_default();
+    if seen().trim() == id {
+        return Ok(id);
+    }
+    let nothing = None::<&str>;
+    mount(Some(&ours), BOOT_ID, nothing, MsFlags::MS_BIND, nothing)
+        .map_err(|error| format!("{BOOT_ID}: {}", error.desc()))?;
+    if seen().trim() == id {
+        Ok(id)
+    } else {
+        Err(format!("{BOOT_ID}: it does not change"))
+    }
+}
+
+/// Replaces a file at once; one that something is mounted on is written in place.
+fn write(path: &Path, text: &str) -> Part<()> {
+    const MODE: u32 = 0o644;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let replace = || {
+        let mut file = tempfile::Builder::new().prefix(".hearth-").tempfile_in(folder)?;
+        io::Write::write_all(file.as_file_mut(), text.as_bytes())?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(MODE);
+        file.as_file().set_permissions(mode)?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    };
+    match replace() {
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => fs::write(path, text).map_err(at(path)),
+        result => result.map_err(at(path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["etc", "var/lib/dbus", "run/log/journal/old"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_host_name_replaces_the_one_before() {
+        let root = root();
+        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        fs::write(
+            root.path().join("etc/hosts"),
+            "127.0.0.1 localhost\n127.0.1.1 old\n10.0.0.1 a",
+        )
+        .unwrap();
+        set_hostname(root.path(), "one").unwrap();
+        set_hostname(root.path(), "two").unwrap();
+        assert_eq!(read("etc/hostname"), "two\n");
+        assert_eq!(read("etc/hosts"), "127.0.0.1 localhost\n127.0.1.1 two\n10.0.0.1 a\n");
+        assert_eq!(hosts("", "x"), "127.0.1.1 x\n");
+        assert_eq!(hosts("127.0.1.1 a\n127.0.1.1 b\n", "x"), "127.0.1.1 x\n");
+    }
+
+    #[test]
+    fn the_machine_id_is_the_same_everywhere() {
+        let root = root();
+        let path = |name: &str| root.path().join(name);
+        fs::write(path("etc/machine-id"), "old\n").unwrap();
+        fs::write(path("var/lib/dbus/machine-id"), "old\n").unwrap();
+        set_machine_id(root.path(), "new").unwrap();
+        for name in ["etc/machine-id", "var/lib/dbus/machine-id"] {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "new\n");
+        }
+        assert!(!path("run/machine-id").exists());
+        assert!(path("run/log/journal/new").exists() && !path("run/log/journal/old").exists());
+        // As a link, as Debian makes it.
+        fs::remove_file(path("var/lib/dbus/machine-id")).unwrap();
+        std::os::unix::fs::symlink("../../../etc/machine-id", path("var/lib/dbus/machine-id")).unwrap();
+        set_machine_id(root.path(), "newer").unwrap();
+        assert!(path("var/lib/dbus/machine-id").is_symlink());
+        assert_eq!(fs::read_to_string(path("var/lib/dbus/machine-id")).unwrap(), "newer\n");
+    }
+}

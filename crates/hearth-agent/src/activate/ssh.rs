@@ -1,0 +1,172 @@
+//! SSH host keys: a fork must not answer with its template's. RSA keys are only removed: making one takes seconds under
+//! emulation, and no client of this decade needs it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ssh_key::rand_core::OsRng;
+use ssh_key::{Algorithm, EcdsaCurve, LineEnding, PrivateKey};
+
+use super::{Part, at};
+
+const FOLDER: &str = "etc/ssh";
+/// Says that a server is installed, with or without keys.
+const SERVER_CONFIG: &str = "sshd_config";
+const PREFIX: &str = "ssh_host_";
+const ED25519: &str = "ssh_host_ed25519_key";
+const ECDSA: &str = "ssh_host_ecdsa_key";
+
+/// Replaces the keys of a VM that has some, or has an SSH server. Gives the new files' names.
+pub(super) fn replace_host_keys(root: &Path) -> Part<Vec<String>> {
+    let folder = root.join(FOLDER);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(at(&folder)(error)),
+    };
+    let mut old = Vec::new();
+    let mut has_server = false;
+    for entry in entries {
+        let entry = entry.map_err(at(&folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        has_server |= name == SERVER_CONFIG;
+        if name.starts_with(PREFIX) {
+            old.push(name);
+        }
+    }
+    if old.is_empty() && !has_server {
+        return Ok(Vec::new());
+    }
+    for name in &old {
+        let path = folder.join(name);
+        fs::remove_file(&path).map_err(at(&path))?;
+    }
+    let curve = EcdsaCurve::NistP256;
+    let mut made = Vec::new();
+    for (name, algorithm) in [(ED25519, Algorithm::Ed25519), (ECDSA, Algorithm::Ecdsa { curve })] {
+        // Always the one that every client prefers; the other where it was.
+        if name == ED25519 || old.iter().any(|old| old == name) {
+            write_key(&folder, name, algorithm)?;
+            made.push(name.to_owned());
+        }
+    }
+    Ok(made)
+}
+
+fn write_key(folder: &Path, name: &str, algorithm: Algorithm) -> Part<()> {
+    let failed = |error: ssh_key::Error| format!("a new {name}: {error}");
+    let key = PrivateKey::random(&mut OsRng, algorithm).map_err(failed)?;
+    let private = key.to_openssh(LineEnding::LF).map_err(failed)?;
+    let public = key.public_key().to_openssh().map_err(failed)?;
+    let public_name = format!("{name}.pub");
+    for (name, mode, text) in [
+        (name, 0o600, private.as_str()),
+        (&public_name, 0o644, &format!("{public} root\n")),
+    ] {
+        let path = folder.join(name);
+        let mut options = fs::File::options();
+        let file = options.write(true).create_new(true).mode(mode).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(at(&path))?;
+    }
+    Ok(())
+}
+
+/// Lets a server that runs read its keys anew. Only the one that listens, not those that serve a connection.
+pub(super) fn reload() -> Part<()> {
+    for entry in fs::read_dir("/proc").map_err(at(Path::new("/proc")))?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // A process that ends meanwhile is none to reload.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if is_listener(&stat) {
+            kill(Pid::from_raw(pid), Signal::SIGHUP).map_err(|error| format!("sshd: {}", error.desc()))?;
+        }
+    }
+    Ok(())
+}
+
+/// From `/proc/PID/stat`: the program's name is in parentheses, its parent the second field after it.
+fn is_listener(stat: &str) -> bool {
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+    stat.contains("(sshd)") && parent == Some("1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join(FOLDER)).unwrap();
+        for file in files {
+            fs::write(root.path().join(FOLDER).join(file), "old").unwrap();
+        }
+        root
+    }
+
+    fn names(root: &Path) -> Vec<String> {
+        let entries = fs::read_dir(root.join(FOLDER)).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn old_keys_go_and_new_ones_are_each_their_own() {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..2 {
+            let root = root(&[
+                "sshd_config",
+                "ssh_host_rsa_key",
+                "ssh_host_rsa_key.pub",
+                "ssh_host_ecdsa_key",
+                "ssh_host_ecdsa_key.pub",
+                "ssh_host_ed25519_key",
+                "ssh_host_ed25519_key.pub",
+            ]);
+            assert_eq!(replace_host_keys(root.path()).unwrap(), [ED25519, ECDSA]);
+            let expected = [
+                "ssh_host_ecdsa_key",
+                "ssh_host_ecdsa_key.pub",
+                "ssh_host_ed25519_key",
+                "ssh_host_ed25519_key.pub",
+                "sshd_config",
+            ];
+            assert_eq!(names(root.path()), expected);
+            for name in [ED25519, ECDSA] {
+                let path = root.path().join(FOLDER).join(name);
+                let key = PrivateKey::from_openssh(fs::read(&path).unwrap()).unwrap();
+                let public = fs::read_to_string(path.with_extension("pub")).unwrap();
+                assert!(public.starts_with(&key.public_key().to_openssh().unwrap()));
+                assert!(seen.insert(public), "a key of its own");
+                let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap());
+                assert_eq!(mode & 0o777, 0o600);
+                // The tool that everybody has reads it too.
+                let output = std::process::Command::new("ssh-keygen").arg("-lf").arg(&path).output();
+                assert!(output.is_ok_and(|output| output.status.success()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_alone_gets_no_keys() {
+        let root = root(&["ssh_config"]);
+        assert!(replace_host_keys(root.path()).unwrap().is_empty());
+        assert!(replace_host_keys(&root.path().join("nowhere")).unwrap().is_empty());
+        assert_eq!(names(root.path()), ["ssh_config"]);
+    }
+
+    #[test]
+    fn only_the_listening_server_is_reloaded() {
+        assert!(is_listener("77 (sshd) S 1 77 77 0"));
+        assert!(!is_listener("78 (sshd) S 77 77 77 0"));
+        assert!(!is_listener("79 (bash) S 1 77 77 0"));
+        assert!(!is_listener(""));
+    }
+}

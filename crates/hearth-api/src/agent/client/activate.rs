@@ -1,0 +1,78 @@
+//! Making a fork somebody of its own, and its clock right. The guest does the work; this end brings what only the host has:
+//! time and randomness.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::Method;
+use tokio::time::Instant;
+
+use super::{AgentClient, AgentError, json, unix_nanos};
+use crate::agent::{Activate, Activated, ENTROPY_BYTES, paths};
+
+/// The guest's clock may differ by this much from the host's after it was set.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
+/// How often the clock is set until one round trip was quick enough. Only a host that is busy over and over needs more than one.
+const CLOCK_ATTEMPTS: u32 = 12;
+/// What an agent that does not know a path answers.
+const NOT_FOUND: u16 = 404;
+
+/// Who a VM is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewIdentity {
+    /// A DNS label.
+    pub hostname: String,
+    /// 32 small hexadecimal digits; a random one when absent.
+    pub machine_id: Option<String>,
+}
+
+impl AgentClient {
+    /// Gives a fork an identity, fresh randomness and the time, and closes what was open to the outside before the freeze.
+    /// After an error the VM must not be used: it may still be somebody else in part.
+    pub async fn activate(&self, identity: &NewIdentity) -> Result<Activated, AgentError> {
+        let mut entropy = [0; ENTROPY_BYTES];
+        getrandom::fill(&mut entropy)
+            .map_err(|error| AgentError::Protocol(format!("the host has no random bytes to give: {error}")))?;
+        let wanted = Activate {
+            unix_nanos: unix_nanos(SystemTime::now())?,
+            entropy: BASE64.encode(entropy),
+            hostname: identity.hostname.clone(),
+            machine_id: identity.machine_id.clone(),
+        };
+        let body = serde_json::to_vec(&wanted).map_err(|error| AgentError::Protocol(error.to_string()))?;
+        let reply = self.call(Method::POST, paths::ACTIVATE, Some(body.into())).await;
+        let reply = reply.map_err(|error| match error {
+            AgentError::Refused { status: NOT_FOUND, .. } => AgentError::Refused {
+                status: NOT_FOUND,
+                message: "it is too old to give a forked VM an identity of its own: build the image anew".into(),
+            },
+            other => other,
+        })?;
+        let activated = json(reply).await?;
+        self.sync_clock().await?;
+        Ok(activated)
+    }
+
+    /// Sets the guest's clock to the host's, as near as [`CLOCK_TOLERANCE`], and gives the largest possible difference.
+    /// What the request takes on its way is allowed for by the half of what the one before took, there and back.
+    pub async fn sync_clock(&self) -> Result<Duration, AgentError> {
+        let mut on_the_way = Duration::ZERO;
+        let mut last = Duration::MAX;
+        for _ in 0..CLOCK_ATTEMPTS {
+            let begin = Instant::now();
+            self.set_clock(SystemTime::now() + on_the_way).await?;
+            let took = begin.elapsed();
+            // It was set at some moment in between.
+            last = on_the_way.max(took.saturating_sub(on_the_way));
+            if last <= CLOCK_TOLERANCE {
+                return Ok(last);
+            }
+            on_the_way = (took / 2).min(CLOCK_TOLERANCE);
+        }
+        Err(AgentError::Protocol(format!(
+            "its clock cannot be set better than to {} ms: the host or the VM is too busy",
+            last.as_millis()
+        )))
+    }
+}

@@ -1,0 +1,258 @@
+//! Words about checkpoints that every driver shares: their names, what is asked for, what is known of one, what can be
+//! wrong with one. Plain data: nothing here touches a VM or a file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use hearth_api::ids::VmId;
+use serde::{Deserialize, Serialize};
+
+use crate::{DriverError, VmShape};
+
+/// Fewest and most digits of a key: from 64 bits up to a SHA-512.
+const KEY_DIGITS: std::ops::RangeInclusive<usize> = 16..=128;
+
+/// Names a checkpoint: a digest over everything that decides what it holds, in small hexadecimal digits. Safe as a file name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CheckpointKey(String);
+
+/// Why a text cannot be a [`CheckpointKey`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a checkpoint's key is 16 to 128 digits of 0-9 and a-f")]
+pub struct InvalidKey;
+
+impl CheckpointKey {
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CheckpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for CheckpointKey {
+    type Error = InvalidKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidKey> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if KEY_DIGITS.contains(&text.len()) && text.bytes().all(is_digit) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidKey)
+        }
+    }
+}
+
+impl std::str::FromStr for CheckpointKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl From<CheckpointKey> for String {
+    fn from(key: CheckpointKey) -> Self {
+        key.0
+    }
+}
+
+/// What `checkpoint` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointSpec {
+    /// Its name. A whole checkpoint that is already called so is kept and given back.
+    pub key: CheckpointKey,
+    /// The checkpoint that the VM itself was forked from, or last frozen as; `None` when it was made from an image and
+    /// never frozen. Only a safeguard against a mix-up: another one than the driver knows of is refused.
+    pub parent: Option<CheckpointKey>,
+    /// The caller's own words about it (recipe, step); given back as they are, and never read by a driver.
+    pub labels: BTreeMap<String, String>,
+    /// How long to wait, at most, for the guest to come to rest. Whatever a VM is in the middle of when it is frozen, each of
+    /// its forks goes on with, and pays for in time and memory; one that never rests is frozen all the same.
+    pub rest: Duration,
+}
+
+/// What is known of a checkpoint that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointInfo {
+    /// Its name.
+    pub key: CheckpointKey,
+    /// The checkpoint that it lies on. It stays for as long as this one exists.
+    pub parent: Option<CheckpointKey>,
+    /// As the caller gave them.
+    pub labels: BTreeMap<String, String>,
+    /// Full digest of the image at the bottom.
+    pub image: String,
+    /// What [`Driver::environment`](crate::Driver::environment) said when it was made: it can only be forked while that
+    /// still holds.
+    pub environment: String,
+    /// The size of the VM, and of every fork.
+    pub shape: VmShape,
+    /// Version of what runs the VMs.
+    pub engine: String,
+    /// Version of the agent inside, as the image says.
+    pub agent_version: String,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+    /// When it was last forked; when it was made, before that.
+    pub last_used: jiff::Timestamp,
+    /// How long the VM stood still for it.
+    pub paused_ms: u64,
+    /// What it takes on the host's disk, without what it lies on.
+    pub bytes: u64,
+}
+
+/// What a fork is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ForkPurpose {
+    /// To be used and thrown away. Shares its memory with the checkpoint until it writes; cannot be frozen again.
+    Instance,
+    /// To be worked on and frozen again. Costs a copy of the checkpoint's memory.
+    Build,
+}
+
+/// How a fork comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ForkStart {
+    /// It stands still until `resume`.
+    Paused,
+    /// Its processor runs.
+    Running,
+}
+
+/// Everything a driver needs to fork one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForkSpec {
+    /// Our name for it; a second `fork` with the same id is the same VM.
+    pub id: VmId,
+    /// What to fork.
+    pub from: CheckpointKey,
+    /// What for.
+    pub purpose: ForkPurpose,
+    /// The size the caller expects; a checkpoint of another size is refused. `None` takes it as it is.
+    pub shape: Option<VmShape>,
+    /// Running or standing still.
+    pub start: ForkStart,
+}
+
+/// How closely a checkpoint is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckDepth {
+    /// Sizes and times of its files and of all it lies on, as at every fork: microseconds.
+    Quick,
+    /// Besides, every byte of its own files against the checksums: about a second per gigabyte of data.
+    Full,
+}
+
+/// What is wrong with a checkpoint. A driver gives it as the cause of a [`DriverError::Permanent`]:
+/// [`DriverError::checkpoint_fault`] finds it there. In every case the cure is to make the checkpoint anew.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointFault {
+    /// There is none.
+    #[error("there is no checkpoint {key}")]
+    Missing {
+        /// Which.
+        key: CheckpointKey,
+    },
+    /// It is not as it was when it was made.
+    #[error("the checkpoint {key} is damaged: {what}")]
+    Damaged {
+        /// Which.
+        key: CheckpointKey,
+        /// The file, and what is wrong with it.
+        what: String,
+    },
+    /// It was made by another version of what runs the VMs, or on other hardware.
+    #[error(
+        "the checkpoint {key} was made for another environment (program version, accelerator, devices or image) than this host has now"
+    )]
+    OtherEnvironment {
+        /// Which.
+        key: CheckpointKey,
+    },
+}
+
+impl CheckpointFault {
+    /// The checkpoint.
+    #[must_use]
+    pub fn key(&self) -> &CheckpointKey {
+        match self {
+            Self::Missing { key } | Self::Damaged { key, .. } | Self::OtherEnvironment { key } => key,
+        }
+    }
+}
+
+impl From<CheckpointFault> for DriverError {
+    fn from(fault: CheckpointFault) -> Self {
+        let advice = match &fault {
+            CheckpointFault::Missing { .. } => "make it first",
+            _ => "it must be removed and made anew",
+        };
+        Self::permanent(format!("{fault}; {advice}")).caused_by(fault)
+    }
+}
+
+impl DriverError {
+    /// What is wrong with a checkpoint, when that is what the error is about.
+    #[must_use]
+    pub fn checkpoint_fault(&self) -> Option<&CheckpointFault> {
+        match self {
+            Self::Permanent {
+                source: Some(source), ..
+            } => source.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// What a VM costs its host now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VmUsage {
+    /// Memory that goes away with the VM: what nobody else shares and cannot be read again from a file.
+    pub private_bytes: u64,
+    /// Memory that it maps besides: programs, and what it still shares with its checkpoint.
+    pub shared_bytes: u64,
+    /// What its own files take on the disk, without what it lies on.
+    pub disk_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_digests_are_keys() {
+        assert!("0123456789abcdef".parse::<CheckpointKey>().is_ok());
+        for bad in [
+            "",
+            "0123456789abcde",
+            "0123456789ABCDEF",
+            "../../../../etc/",
+            "0123456789abcdeg",
+        ] {
+            assert_eq!(bad.parse::<CheckpointKey>(), Err(InvalidKey), "{bad}");
+        }
+        assert!("0".repeat(129).parse::<CheckpointKey>().is_err());
+    }
+
+    #[test]
+    fn a_fault_is_found_in_the_error_it_became() {
+        let fault = CheckpointFault::Missing {
+            key: "0123456789abcdef".parse().unwrap(),
+        };
+        let error = DriverError::from(fault.clone());
+        assert_eq!(error.checkpoint_fault(), Some(&fault));
+        assert!(matches!(error, DriverError::Permanent { .. }));
+        assert_eq!(DriverError::permanent("other").checkpoint_fault(), None);
+    }
+}

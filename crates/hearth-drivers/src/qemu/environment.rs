@@ -1,0 +1,78 @@
+//! What a checkpoint holds for: the same devices' state and memory mean something only to the same QEMU with the same
+//! command line, on a processor that can do the same. As one digest.
+
+use hearth_api::ids::VmId;
+use sha2::{Digest, Sha256};
+
+use super::command::{self, Accelerator, Memory, Start, Wanted};
+use super::{Inner, images, launch, start};
+use crate::image::Image;
+use crate::{DriverError, VmShape};
+
+/// Counts up when something changes that the command line does not show, as the meaning of a template's files.
+const VERSION: u32 = 1;
+
+/// Everything that the environment depends on, found out.
+#[derive(Debug)]
+pub(super) struct Environment {
+    pub(super) digest: String,
+    pub(super) image: Image,
+    pub(super) qemu: String,
+    pub(super) accelerator: Accelerator,
+}
+
+/// Looks at image, QEMU and accelerator as they are now. Cheap, but for the first time on a host with `/dev/kvm`.
+pub(super) async fn look(inner: &Inner, image: Option<&str>, shape: VmShape) -> Result<Environment, DriverError> {
+    let image = images::find(&inner.options.images_dir, image)?;
+    let qemu = start::version().await?;
+    let accelerator = start::accelerator(inner, &qemu, &image.manifest.digest).await?;
+    // Somebody's id, always the same: only what is the same in all VMs counts.
+    let nobody: VmId = "vm-environment"
+        .parse()
+        .map_err(|_| DriverError::permanent("an id of our own is none: this is a mistake in Hearth"))?;
+    let words = command::words(&Wanted {
+        installation: "environment",
+        id: &nobody,
+        shape,
+        accelerator: &accelerator,
+        image: &image.manifest.digest,
+        folder: "",
+        kernel_arguments: launch::KERNEL_ARGUMENTS,
+        memory: Memory::Own(String::new()),
+        layers: Vec::new(),
+        start: Start::Boot,
+    });
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    };
+    add(&VERSION.to_string());
+    add(&qemu);
+    add(&shape.disk_gib.to_string());
+    add(&image.manifest.agent_sha256);
+    if matches!(accelerator, Accelerator::Kvm { .. }) {
+        add(&processor());
+    }
+    for word in &words {
+        add(word);
+    }
+    Ok(Environment {
+        digest: hex::encode(hash.finalize()),
+        image,
+        qemu,
+        accelerator,
+    })
+}
+
+/// The host's processor, which a guest under KVM sees: its model and what it can do.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let lines = first.lines().filter(|line| {
+        ["vendor_id", "cpu family", "model", "stepping", "flags"]
+            .iter()
+            .any(|key| line.starts_with(key))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

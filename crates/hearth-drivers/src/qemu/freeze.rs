@@ -1,0 +1,265 @@
+//! Freezing a running VM as a template. The VM stands still while its devices' state is written and its memory is copied;
+//! the rest (checksums, syncing) happens while it goes on. Whatever fails, the VM goes on.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use hearth_api::ids::VmId;
+
+use super::command::disk_node;
+use super::folder::{MemoryKind, Record, VmFolder, give};
+use super::monitor::Monitor;
+use super::template::{Facts, Layer, Making, RAM, STATE};
+use super::{Inner, VmState, environment, qcow2, sparse, start};
+use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, error};
+
+/// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon meet write errors below it.
+const DISK_RESERVE: u64 = 512 * 1024 * 1024;
+/// A guest rests that used no more than [`REST_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
+const REST_WINDOW: Duration = Duration::from_millis(150);
+/// Clock ticks of 10 ms.
+const REST_TICKS: u64 = 1;
+/// Longest for the copy of the memory: a slow disk and a VM of many gigabytes.
+const COPY_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Freezes the VM, unless a whole checkpoint of that key is there.
+pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
+    // One maker per key, and one freezing per VM; neither stops the VM's other calls once it goes on.
+    let _key = inner.key_gates.enter(&spec.key).await;
+    if let Ok(manifest) = inner.templates.read(&spec.key)
+        && inner.templates.check(&manifest, CheckDepth::Quick).is_ok()
+    {
+        return Ok(inner.templates.info(&manifest));
+    }
+    let _freezing = inner.freeze_gates.enter(id).await;
+    rest(inner, id, spec.rest).await?;
+    let gate = inner.gates.enter(id).await;
+    let state = inner.inspect(id)?;
+    let was_paused = match state {
+        Some(VmState::Running) => false,
+        Some(VmState::Paused) => true,
+        Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
+        None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
+    };
+    let folder = inner.folder(id);
+    let record = folder
+        .read()
+        .map_err(|error| error::io(format!("cannot read the record of {id}"), error))?
+        .ok_or_else(|| DriverError::permanent(format!("the record of {id} is torn: destroy it")))?;
+    check(&record, spec)?;
+    let now = environment::look(inner, Some(&record.image), record.shape()).await?;
+    check_room(inner, &folder)?;
+    let making = inner.templates.begin(&spec.key);
+    let mut making = making.map_err(|error| error::io(format!("cannot begin the checkpoint {}", spec.key), error))?;
+
+    let frozen = freeze(inner, &folder, record, &mut making, was_paused).await;
+    drop(gate);
+    let Frozen { record, stood_still } = frozen?;
+    let facts = Facts {
+        parent: record.template.clone(),
+        labels: spec.labels.clone(),
+        image: record.image.clone(),
+        environment: now.digest,
+        shape: record.shape(),
+        qemu: record.qemu.clone(),
+        agent_version: now.image.manifest.agent_version.clone(),
+        paused_ms: u64::try_from(stood_still.as_millis()).unwrap_or(u64::MAX),
+        below: record.chain.clone(),
+    };
+    // From here on nothing below may be removed, even if the VM is destroyed meanwhile.
+    let manifest = {
+        let _nothing_is_removed = inner.removals.read().await;
+        for below in facts.below.iter().map(|layer| &layer.template) {
+            inner.templates.read(below)?;
+        }
+        let templates = inner.templates.clone();
+        tokio::task::spawn_blocking(move || templates.finish(making, facts))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|error| full_or(format!("cannot keep the checkpoint {}", spec.key), error))?
+    };
+    let _gate = inner.gates.enter(id).await;
+    rebase(&folder, record, &manifest.key, &manifest.chain)
+        .map_err(|error| error::io(format!("cannot write the record of {id}"), error))?;
+    Ok(inner.templates.info(&manifest))
+}
+
+/// Waits until the guest's processors have next to nothing to do, or the time is up.
+async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverError> {
+    let Some(process) = inner.recorded_process(id)? else {
+        return Ok(());
+    };
+    let look = || {
+        let used = process.ticks_used();
+        used.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))
+    };
+    let begin = Instant::now();
+    let mut before = look()?;
+    while begin.elapsed() + REST_WINDOW <= longest {
+        tokio::time::sleep(REST_WINDOW).await;
+        let now = look()?;
+        let (Some(earlier), Some(later)) = (before, now) else {
+            return Ok(());
+        };
+        if later.saturating_sub(earlier) <= REST_TICKS {
+            return Ok(());
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+fn check(record: &Record, spec: &CheckpointSpec) -> Result<(), DriverError> {
+    let id = &record.id;
+    if record.memory != MemoryKind::Own {
+        return Err(DriverError::permanent(format!(
+            "{id} cannot be frozen: it was not made to be; create it with `checkpointable`, or fork it to build on"
+        )));
+    }
+    if record.template != spec.parent {
+        let is = |key: &Option<CheckpointKey>| key.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+        return Err(DriverError::permanent(format!(
+            "{id} lies on {}, not on {}: its checkpoint would be called wrong",
+            is(&record.template),
+            is(&spec.parent)
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the copy of the memory fits. The disk layers are there already.
+fn check_room(inner: &Inner, folder: &VmFolder) -> Result<(), DriverError> {
+    let needed = std::fs::metadata(folder.ram())
+        .map(|metadata| sparse::bytes_on_disk(&metadata))
+        .map_err(|error| error::io("cannot look at the VM's memory", error))?;
+    let data = &inner.options.data_dir;
+    let free = crate::host::free_disk_mib(data)
+        .map_err(|error| error::io(format!("cannot look at the disk under {}", data.display()), error))?;
+    let free = free.saturating_mul(1024 * 1024);
+    if free < needed.saturating_add(DISK_RESERVE) {
+        const MIB: u64 = 1024 * 1024;
+        return Err(DriverError::retry(format!(
+            "not enough disk space under {} for a checkpoint: it needs {} MiB and {} MiB must stay, {} MiB are free; remove \
+             templates that nothing needs, or free some space",
+            data.display(),
+            needed / MIB,
+            DISK_RESERVE / MIB,
+            free / MIB
+        )));
+    }
+    Ok(())
+}
+
+/// A VM that was frozen and goes on.
+struct Frozen {
+    /// Already written; its own disks still include the frozen ones.
+    record: Record,
+    stood_still: Duration,
+}
+
+/// What must happen while the VM stands still, and that it goes on afterwards.
+async fn freeze(
+    inner: &Inner,
+    folder: &VmFolder,
+    mut record: Record,
+    making: &mut Making,
+    was_paused: bool,
+) -> Result<Frozen, DriverError> {
+    let id = record.id.clone();
+    let failed = |what: &str, error: io::Error| full_or(format!("cannot freeze {id}: {what}"), error);
+    let next = record.disks.last().map_or(0, |last| last + 1);
+    // Whatever can be done while the VM still runs.
+    let below = making.disk_inside(record.disks.len().saturating_sub(1));
+    let layer = folder.disk_number(next);
+    drop(std::fs::remove_file(&layer));
+    drop(std::fs::remove_file(folder.state()));
+    qcow2::create_layer(&layer, start::disk_bytes(record.shape()), &below, "qcow2")
+        .and_then(|()| give(&layer, &inner.user))
+        .and_then(|()| folder.make_for_qemu(&folder.state(), 0, &inner.user))
+        .map_err(|error| failed("its next disk layer", error))?;
+    let mut monitor = Monitor::open(folder, &inner.user, CALL_TIMEOUT)
+        .await
+        .map_err(|error| failed("QEMU's monitor", error))?;
+    // Should we be killed now, the next server finds a VM that stands still.
+    folder.set_paused(true).map_err(|error| failed("its record", error))?;
+
+    let begin = Instant::now();
+    let still = async {
+        monitor.stop().await.map_err(|error| failed("stopping it", error))?;
+        let (top, below) = (disk_node(next), disk_node(next.saturating_sub(1)));
+        monitor
+            .add_layer(&folder.disk_number_inside(next), &top, &below)
+            .await
+            .map_err(|error| failed("its disk", error))?;
+        let frozen = record.disks.clone();
+        record.disks.push(next);
+        folder.write(&record).map_err(|error| failed("its record", error))?;
+        monitor
+            .save_state(&folder.state_inside())
+            .await
+            .map_err(|error| failed("its devices", error))?;
+        let (ram, copy) = (folder.ram(), making.path(RAM));
+        let copied = tokio::task::spawn_blocking(move || sparse::copy(&ram, &copy, 0o600)).await;
+        copied
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|error| failed("its memory", error))?;
+        std::fs::rename(folder.state(), making.path(STATE)).map_err(|error| failed("its devices", error))?;
+        for number in frozen {
+            making
+                .add_disk(&folder.disk_number(number))
+                .map_err(|error| failed("its disk", error))?;
+        }
+        Ok(())
+    };
+    let still = tokio::time::timeout(COPY_TIMEOUT, still)
+        .await
+        .unwrap_or_else(|_| Err(DriverError::unknown(format!("freezing {id} did not end"))));
+    monitor.extend(CALL_TIMEOUT);
+    let goes_on = if was_paused {
+        Ok(())
+    } else {
+        let goes_on = monitor.cont().await;
+        goes_on.and_then(|()| folder.set_paused(false))
+    };
+    let stood_still = begin.elapsed();
+    drop(std::fs::remove_file(folder.state()));
+    if still.is_err() && record.disks.last() != Some(&next) {
+        drop(std::fs::remove_file(&layer));
+    }
+    still?;
+    goes_on.map_err(|error| {
+        DriverError::unknown(format!("{id} does not go on after it was frozen: {error}; destroy it")).caused_by(error)
+    })?;
+    Ok(Frozen { record, stood_still })
+}
+
+/// The VM's frozen layers are the template's from now on.
+fn rebase(folder: &VmFolder, frozen: Record, key: &CheckpointKey, chain: &[Layer]) -> io::Result<()> {
+    // Destroyed meanwhile, or even made anew: nothing to do.
+    let Some(mut record) = folder.read()?.filter(|record| *record == frozen) else {
+        return Ok(());
+    };
+    let Some(own) = record.disks.pop() else { return Ok(()) };
+    let given = std::mem::replace(&mut record.disks, vec![own]);
+    record.template = Some(key.clone());
+    record.chain = chain.to_vec();
+    folder.write(&record)?;
+    for number in given {
+        std::fs::remove_file(folder.disk_number(number))?;
+    }
+    Ok(())
+}
+
+/// A full disk said as such: what to do about it is something else than about other errors.
+fn full_or(what: String, error: io::Error) -> DriverError {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || error.to_string().contains("No space left");
+    let advice = if full {
+        ": the disk is full; remove templates that nothing needs, or free some space"
+    } else {
+        ""
+    };
+    DriverError::retry(format!("{what}: {error}{advice}")).caused_by(error)
+}

@@ -1,0 +1,171 @@
+//! One QEMU process: from a VM's record and files to a process whose monitor says that the VM is up. Makes no files but the
+//! record.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use qapi::qmp::RunState;
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::command::{self, Accelerator, Memory, Start, Wanted};
+use super::folder::{MemoryKind, Record, VmFolder};
+use super::monitor::Monitor;
+use super::template::{RAM, Templates};
+use crate::process::ProcessId;
+use crate::program::VmUser;
+use crate::{CALL_TIMEOUT, DriverError, error, program};
+
+/// Between two looks whether QEMU's monitor is there yet: it takes 30 ms and more, and a fork waits for it. The shortest that
+/// the runtime's clock can do.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// What QEMU's own allocator gets: one arena for all threads, because each further one keeps memory of its own in every VM.
+const QEMU_ENVIRONMENT: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
+/// The kernel's words: the root disk, the console that is logged, `eth0` for the one network card, no waiting after a panic.
+/// `nokaslr` saves 25 MiB of touched memory per VM, and a VM has one tenant, who is root in it: `mitigations` would protect
+/// that tenant from itself. The clock is the emulated processor's own and steady.
+pub(super) const KERNEL_ARGUMENTS: &str =
+    "root=/dev/vda rw console=ttyS0 net.ifnames=0 nokaslr mitigations=off tsc=reliable panic=-1";
+
+/// Where a VM goes on from.
+#[derive(Debug)]
+pub(super) struct Restore {
+    /// The file of saved devices as QEMU sees it.
+    pub(super) state: String,
+    /// Whether it goes on at once.
+    pub(super) runs: bool,
+}
+
+/// Starts QEMU for a VM whose folder is filled, and waits until the VM is up.
+pub(super) async fn launch(
+    inner: &Inner,
+    folder: &VmFolder,
+    record: &mut Record,
+    accelerator: &Accelerator,
+    restore: Option<&Restore>,
+    holder: i32,
+) -> Result<(), DriverError> {
+    let wanted = Wanted {
+        installation: &inner.options.installation,
+        id: &record.id,
+        shape: record.shape(),
+        accelerator,
+        image: &record.image,
+        folder: &folder.inside(),
+        kernel_arguments: KERNEL_ARGUMENTS,
+        memory: memory(record, folder),
+        layers: record
+            .chain
+            .iter()
+            .map(|layer| Templates::inside(&layer.template, &layer.file))
+            .collect(),
+        start: restore.map_or(Start::Boot, |_| Start::Restore),
+    };
+    let mut words = inner.network.enter(holder);
+    words.extend(command::words(&wanted));
+    let log = folder
+        .open_log()
+        .map_err(|error| error::io("cannot open the VM's log", error))?;
+    let errors = log
+        .try_clone()
+        .map_err(|error| error::io("cannot open the VM's log", error))?;
+    // `setsid` frees it from our terminal and our process group; each word of the chain replaces the one before, so the
+    // process number stays the same up to QEMU.
+    let mut command = program::clean("setsid");
+    command.args(&words).envs(QEMU_ENVIRONMENT).stdout(log).stderr(errors);
+    let mut child = command.spawn().map_err(|error| error::io("cannot start QEMU", error))?;
+    let process = ProcessId::of_child(&child);
+    // Collects the exit status whenever it ends, so that no zombie stays while we live.
+    let (tell, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        let _ = tell.send(child.wait().await);
+    });
+    record.process = match process {
+        Ok(process) => Some(process),
+        Err(error) => {
+            // Most likely it has ended already, and said why.
+            let ended = tokio::time::timeout(LOOK_AGAIN, ended).await;
+            return Err(match ended {
+                Ok(_) => refused(folder),
+                Err(_) => error::io("cannot look at the QEMU process", error),
+            });
+        }
+    };
+    folder
+        .write(record)
+        .map_err(|error| error::io("cannot write the VM's record", error))?;
+    tokio::select! {
+        _ = ended => Err(refused(folder)),
+        up = wait_until_up(folder, &inner.user, restore) => up,
+    }
+}
+
+fn memory(record: &Record, folder: &VmFolder) -> Memory {
+    match (record.memory, &record.template) {
+        (MemoryKind::Own, _) => Memory::Own(folder.ram_inside()),
+        (MemoryKind::Shared, Some(template)) => Memory::Shared(Templates::inside(template, RAM)),
+        (MemoryKind::Shared | MemoryKind::Anonymous, _) => Memory::Anonymous,
+    }
+}
+
+/// Gives QEMU the saved state, if there is one, as soon as its monitor is there, and waits until it says that the VM is up.
+async fn wait_until_up(folder: &VmFolder, user: &VmUser, mut restore: Option<&Restore>) -> Result<(), DriverError> {
+    let up = match restore {
+        Some(Restore { runs: false, .. }) => RunState::paused,
+        _ => RunState::running,
+    };
+    let begin = Instant::now();
+    loop {
+        let left = CALL_TIMEOUT.saturating_sub(begin.elapsed());
+        let asked = async {
+            let mut monitor = Monitor::open(folder, user, left).await?;
+            if let Some(Restore { state, runs }) = restore.take() {
+                monitor.load_state(state).await?;
+                if *runs {
+                    monitor.cont().await?;
+                }
+            }
+            monitor.state().await
+        };
+        match asked.await {
+            Ok(state) if state == up => return Ok(()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            // QEMU is ending; the other branch knows more.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => {
+                let reason = format!("QEMU's monitor does not answer as it should: {error}");
+                return Err(DriverError::retry(reason).caused_by(error));
+            }
+        }
+        if left.is_zero() {
+            return Err(DriverError::retry(format!(
+                "QEMU did not come up within {} s",
+                CALL_TIMEOUT.as_secs()
+            )));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// QEMU ended at once: which kind of trouble its last words are.
+fn refused(folder: &VmFolder) -> DriverError {
+    let words = folder.last_words();
+    let short = [
+        "Cannot allocate memory",
+        "No space left",
+        "Resource temporarily unavailable",
+    ];
+    if let Some(what) = short.iter().find(|text| words.contains(*text)) {
+        return DriverError::retry(format!("this host is short of something ({what}): {words}"));
+    }
+    // The VM network's holder died between the look at it and its use.
+    if words.contains("nsenter:") {
+        return DriverError::retry(format!("cannot enter the VM network: {words}"));
+    }
+    DriverError::permanent(format!("QEMU refused to start: {words}"))
+}

@@ -1,0 +1,575 @@
+//! Checkpoints on the disk: `<data>/templates/<key>/`, each written under another name, synced and then renamed, so that
+//! there is a whole one or none. Read-only afterwards. Knows nothing of processes.
+//!
+//! ```text
+//! ram             the VM's memory, sparse         manifest.json   what it is, with size, time and checksum of every file
+//! state           its devices                     used            empty; its time says when it was last forked
+//! disk-0.qcow2 …  its frozen disk layers, the lowest first
+//! ```
+//! Folders that begin with a dot are not (or no longer) templates: whoever makes or removes one holds a lock on it, and
+//! those without a lock are swept.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::sparse;
+use crate::network::INSIDE;
+use crate::{CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, DriverError, VmShape, error};
+
+pub(super) const RAM: &str = "ram";
+pub(super) const STATE: &str = "state";
+const MANIFEST: &str = "manifest.json";
+const USED: &str = "used";
+/// Everybody may look (QEMU runs as another user); nobody writes.
+const FOLDER_MODE: u32 = 0o755;
+const FILE_MODE: u32 = 0o444;
+/// Being made, and being removed.
+const MAKING_PREFIX: &str = ".making-";
+const REMOVING_PREFIX: &str = ".removing-";
+/// Counts up when the files' meaning changes: an older one is then as good as damaged.
+const MANIFEST_VERSION: u32 = 1;
+
+/// One frozen disk layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Layer {
+    pub(super) template: CheckpointKey,
+    pub(super) file: String,
+    pub(super) stamp: Stamp,
+}
+
+/// Tells a file that was changed or cut: its size, and when it was last written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Stamp {
+    bytes: u64,
+    seconds: i64,
+    nanos: i64,
+}
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file"));
+        }
+        Ok(Self {
+            bytes: metadata.len(),
+            seconds: metadata.mtime(),
+            nanos: metadata.mtime_nsec(),
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FileFacts {
+    stamp: Stamp,
+    sha256: String,
+}
+
+/// What `manifest.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Manifest {
+    version: u32,
+    pub(super) key: CheckpointKey,
+    parent: Option<CheckpointKey>,
+    labels: BTreeMap<String, String>,
+    pub(super) image: String,
+    pub(super) environment: String,
+    pub(super) shape: VmShape,
+    pub(super) qemu: String,
+    agent_version: String,
+    created: jiff::Timestamp,
+    paused_ms: u64,
+    bytes: u64,
+    /// Every frozen layer above the image, the lowest first; the last ones are its own.
+    pub(super) chain: Vec<Layer>,
+    files: BTreeMap<String, FileFacts>,
+}
+
+/// What the maker of a template says about it.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) parent: Option<CheckpointKey>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) image: String,
+    pub(super) environment: String,
+    pub(super) shape: VmShape,
+    pub(super) qemu: String,
+    pub(super) agent_version: String,
+    pub(super) paused_ms: u64,
+    /// The layers below its own.
+    pub(super) below: Vec<Layer>,
+}
+
+impl Manifest {
+    /// The templates that its disk lies on.
+    pub(super) fn lies_on(&self) -> impl Iterator<Item = &CheckpointKey> {
+        self.chain
+            .iter()
+            .map(|layer| &layer.template)
+            .chain(&self.parent)
+            .filter(|key| **key != self.key)
+    }
+}
+
+/// The folder of templates.
+#[derive(Debug)]
+pub(super) struct Templates {
+    folder: PathBuf,
+}
+
+/// A template that is being made; goes away unless it is finished.
+#[derive(Debug)]
+pub(super) struct Making {
+    key: CheckpointKey,
+    path: PathBuf,
+    /// Locked: a sweep by another driver leaves the folder alone.
+    _lock: File,
+    disks: usize,
+}
+
+impl Templates {
+    /// Makes the folder and sweeps what a crash has left in it.
+    pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o711))?;
+        let templates = Self { folder };
+        templates.sweep()?;
+        Ok(templates)
+    }
+
+    fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_rubbish = name
+                .to_str()
+                .is_some_and(|name| name.starts_with(MAKING_PREFIX) || name.starts_with(REMOVING_PREFIX));
+            if is_rubbish && lock(&entry.path()).is_ok_and(|lock| lock.is_some()) {
+                tracing::info!(folder = %entry.path().display(), "sweeping an unfinished checkpoint");
+                remove_all(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self, key: &CheckpointKey) -> PathBuf {
+        self.folder.join(key.as_str())
+    }
+
+    /// A template's file as QEMU sees it.
+    pub(super) fn inside(key: &CheckpointKey, file: &str) -> String {
+        format!("{INSIDE}/templates/{key}/{file}")
+    }
+
+    /// The templates that are there, by their folders' names.
+    pub(super) fn keys(&self) -> io::Result<Vec<CheckpointKey>> {
+        let names = fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name()));
+        let names = names.collect::<io::Result<Vec<_>>>()?;
+        let mut keys: Vec<CheckpointKey> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Reads one. A [`CheckpointFault`] when there is none or its manifest is not what it should be.
+    pub(super) fn read(&self, key: &CheckpointKey) -> Result<Manifest, DriverError> {
+        let path = self.path(key).join(MANIFEST);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let fault = if self.path(key).exists() {
+                    damaged(key, MANIFEST, "it is gone")
+                } else {
+                    CheckpointFault::Missing { key: key.clone() }
+                };
+                return Err(fault.into());
+            }
+            Err(error) => return Err(error::io(format!("cannot read {}", path.display()), error)),
+        };
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|error| damaged(key, MANIFEST, &error.to_string()))?;
+        if manifest.key != *key || manifest.version != MANIFEST_VERSION {
+            return Err(damaged(
+                key,
+                MANIFEST,
+                "it is that of another checkpoint or of another version of Hearth",
+            )
+            .into());
+        }
+        Ok(manifest)
+    }
+
+    /// What a driver tells of a template.
+    pub(super) fn info(&self, manifest: &Manifest) -> CheckpointInfo {
+        let used = fs::metadata(self.path(&manifest.key).join(USED)).and_then(|metadata| metadata.modified());
+        let used = used.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+        CheckpointInfo {
+            key: manifest.key.clone(),
+            parent: manifest.parent.clone(),
+            labels: manifest.labels.clone(),
+            image: manifest.image.clone(),
+            environment: manifest.environment.clone(),
+            shape: manifest.shape,
+            engine: manifest.qemu.clone(),
+            agent_version: manifest.agent_version.clone(),
+            created: manifest.created,
+            last_used: used.unwrap_or(manifest.created),
+            paused_ms: manifest.paused_ms,
+            bytes: manifest.bytes,
+        }
+    }
+
+    /// Whether its files, and the disks it lies on, are what they were.
+    pub(super) fn check(&self, manifest: &Manifest, depth: CheckDepth) -> Result<(), DriverError> {
+        let key = &manifest.key;
+        let own = manifest.files.iter().map(|(name, facts)| (key, name, facts.stamp));
+        let below = manifest.chain.iter().filter(|layer| layer.template != *key);
+        let below = below.map(|layer| (&layer.template, &layer.file, layer.stamp));
+        for (of, name, stamp) in own.chain(below) {
+            let path = self.path(of).join(name);
+            let what = match Stamp::of(&path) {
+                Ok(found) if found == stamp => continue,
+                Ok(found) if found.bytes != stamp.bytes => {
+                    format!("it has {} bytes instead of {}", found.bytes, stamp.bytes)
+                }
+                Ok(_) => "it was written to after it was made".to_owned(),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                    error.to_string()
+                }
+                // Anything else (no file handles left) says nothing about the file.
+                Err(error) => return Err(error::io(format!("cannot look at {}", path.display()), error)),
+            };
+            let file = if of == key {
+                name.clone()
+            } else {
+                format!("{of}/{name}")
+            };
+            return Err(damaged(key, &file, &what).into());
+        }
+        if depth == CheckDepth::Full {
+            for (name, facts) in &manifest.files {
+                let path = self.path(key).join(name);
+                let sum = sparse::checksum(&path);
+                let sum = sum.map_err(|error| damaged(key, name, &format!("it cannot be read: {error}")))?;
+                if sum != facts.sha256 {
+                    return Err(damaged(key, name, "its checksum is another one").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that it was used now.
+    pub(super) fn touch(&self, key: &CheckpointKey) -> io::Result<()> {
+        let file = File::options().append(true).open(self.path(key).join(USED))?;
+        file.set_modified(SystemTime::now())
+    }
+
+    /// Begins a new one.
+    pub(super) fn begin(&self, key: &CheckpointKey) -> io::Result<Making> {
+        let path = self.folder.join(format!("{MAKING_PREFIX}{key}"));
+        // Of a crashed maker; a living one in this process is excluded by the caller.
+        remove_all(&path)?;
+        fs::create_dir(&path)?;
+        let lock = lock(&path)?.ok_or_else(|| io::Error::other("another server is making it"))?;
+        Ok(Making {
+            key: key.clone(),
+            path,
+            _lock: lock,
+            disks: 0,
+        })
+    }
+
+    /// Puts a template whose files are all there into its place. Slow: reads and syncs all of it.
+    pub(super) fn finish(&self, making: Making, facts: Facts) -> io::Result<Manifest> {
+        let mut files = BTreeMap::new();
+        let mut chain = facts.below;
+        let mut bytes = 0;
+        let disks = (0..making.disks).map(disk_name);
+        for name in [RAM.to_owned(), STATE.to_owned()].into_iter().chain(disks) {
+            let path = making.path.join(&name);
+            let file = File::open(&path)?;
+            // What QEMU's user owned is ours from here on.
+            let metadata = file.metadata()?;
+            let us = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            if (metadata.uid(), metadata.gid()) != us {
+                chown(&path, Some(us.0), Some(us.1))?;
+            }
+            fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
+            bytes += sparse::bytes_on_disk(&metadata);
+            // The disk works while the processors sum.
+            let (synced, sha256) = std::thread::scope(|scope| {
+                let syncing = scope.spawn(|| file.sync_all());
+                let sum = sparse::checksum(&path);
+                (syncing.join(), sum)
+            });
+            synced.map_err(|_| io::Error::other("a thread died"))??;
+            let stamp = Stamp::of(&path)?;
+            if name != RAM && name != STATE {
+                chain.push(Layer {
+                    template: making.key.clone(),
+                    file: name.clone(),
+                    stamp,
+                });
+            }
+            files.insert(name, FileFacts { stamp, sha256: sha256? });
+        }
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            key: making.key.clone(),
+            parent: facts.parent,
+            labels: facts.labels,
+            image: facts.image,
+            environment: facts.environment,
+            shape: facts.shape,
+            qemu: facts.qemu,
+            agent_version: facts.agent_version,
+            created: jiff::Timestamp::now(),
+            paused_ms: facts.paused_ms,
+            bytes,
+            chain,
+            files,
+        };
+        File::create(making.path.join(USED))?;
+        let path = making.path.join(MANIFEST);
+        let file = File::create(&path)?;
+        serde_json::to_writer_pretty(&file, &manifest)?;
+        file.sync_all()?;
+        fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
+        fs::set_permissions(&making.path, Permissions::from_mode(FOLDER_MODE))?;
+        File::open(&making.path)?.sync_all()?;
+        // A damaged one of this name is what the caller wants replaced.
+        self.remove(&making.key)?;
+        fs::rename(&making.path, self.path(&making.key))?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok(manifest)
+    }
+
+    /// Removes one: out of sight first, so that a crash leaves no half of it. The caller knows that nothing lies on it.
+    pub(super) fn remove(&self, key: &CheckpointKey) -> io::Result<()> {
+        let away = self.folder.join(format!("{REMOVING_PREFIX}{key}"));
+        remove_all(&away)?;
+        match fs::rename(self.path(key), &away) {
+            Ok(()) => remove_all(&away),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Making {
+    /// Where the next file of this name goes.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A layer that it will hold, as QEMU will see it.
+    pub(super) fn disk_inside(&self, index: usize) -> String {
+        Templates::inside(&self.key, &disk_name(index))
+    }
+
+    /// Takes a frozen disk layer in, above those it has. It keeps its old name too, so that nothing is lost when this
+    /// template never gets finished.
+    pub(super) fn add_disk(&mut self, from: &Path) -> io::Result<()> {
+        fs::hard_link(from, self.path.join(disk_name(self.disks)))?;
+        self.disks += 1;
+        Ok(())
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // After `finish` it has another name and this finds nothing.
+        if let Err(error) = remove_all(&self.path) {
+            tracing::warn!(folder = %self.path.display(), %error, "an unfinished checkpoint is left; it is swept at the next start");
+        }
+    }
+}
+
+/// The name of a template's own layer.
+fn disk_name(index: usize) -> String {
+    format!("disk-{index}.qcow2")
+}
+
+fn damaged(key: &CheckpointKey, file: &str, what: &str) -> CheckpointFault {
+    CheckpointFault::Damaged {
+        key: key.clone(),
+        what: format!("{file}: {what}"),
+    }
+}
+
+/// A lock on a folder that ends with its holder; `None` when somebody else has it.
+fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let file = File::open(folder)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            parent: None,
+            labels: BTreeMap::from([("step".into(), "base".into())]),
+            image: "image".into(),
+            environment: "environment".into(),
+            shape: VmShape {
+                vcpus: 1,
+                memory_mib: 1,
+                disk_gib: 1,
+            },
+            qemu: "0".into(),
+            agent_version: "0".into(),
+            paused_ms: 7,
+            below: Vec::new(),
+        }
+    }
+
+    fn begin(templates: &Templates, folder: &Path, key: &CheckpointKey) -> Making {
+        let mut making = templates.begin(key).unwrap();
+        fs::write(making.path(RAM), [1; 10_000]).unwrap();
+        fs::write(making.path(STATE), "state").unwrap();
+        let disk = folder.join("disk.qcow2");
+        fs::write(&disk, "disk").unwrap();
+        making.add_disk(&disk).unwrap();
+        making
+    }
+
+    fn fault(result: Result<(), DriverError>) -> String {
+        let error = result.unwrap_err();
+        match error.checkpoint_fault() {
+            Some(CheckpointFault::Damaged { what, .. }) => what.clone(),
+            other => panic!("{error:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_template_is_whole_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let key: CheckpointKey = "00112233445566778899".parse().unwrap();
+        let store = folder.path().join("templates");
+        let templates = Templates::open(store.clone()).unwrap();
+        drop(begin(&templates, folder.path(), &key));
+        assert_eq!(fs::read_dir(&store).unwrap().count(), 0, "given up");
+        let making = begin(&templates, folder.path(), &key);
+        // Another driver opens the folder meanwhile.
+        Templates::open(store.clone()).unwrap();
+        assert_eq!(templates.keys().unwrap(), [], "not before it is whole");
+        let manifest = templates.finish(making, facts()).unwrap();
+        assert_eq!(templates.keys().unwrap(), [key.clone()]);
+        assert_eq!(templates.read(&key).unwrap(), manifest);
+        assert_eq!(templates.info(&manifest).labels["step"], "base");
+        templates.check(&manifest, CheckDepth::Full).unwrap();
+        assert!(
+            folder.path().join("disk.qcow2").exists(),
+            "the VM's own name for it stays"
+        );
+        // What a crash leaves.
+        for name in [format!("{MAKING_PREFIX}{key}"), format!("{REMOVING_PREFIX}{key}")] {
+            fs::create_dir(store.join(&name)).unwrap();
+            fs::write(store.join(&name).join(RAM), "half").unwrap();
+        }
+        Templates::open(store.clone()).unwrap();
+        assert_eq!(fs::read_dir(&store).unwrap().count(), 1);
+        templates.remove(&key).unwrap();
+        templates.remove(&key).unwrap();
+        assert_eq!(fs::read_dir(&store).unwrap().count(), 0);
+        let error = templates.read(&key).unwrap_err();
+        assert_eq!(error.checkpoint_fault(), Some(&CheckpointFault::Missing { key }));
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let key: CheckpointKey = "00112233445566778899".parse().unwrap();
+        let templates = Templates::open(folder.path().join("templates")).unwrap();
+        let path = |name: &str| templates.path(&key).join(name);
+        let make = || {
+            templates
+                .finish(begin(&templates, folder.path(), &key), facts())
+                .unwrap()
+        };
+        for name in [RAM, STATE, "disk-0.qcow2"] {
+            let manifest = make();
+            let before = fs::metadata(path(name)).unwrap().modified().unwrap();
+            fs::set_permissions(path(name), Permissions::from_mode(0o600)).unwrap();
+            let mut bytes = fs::read(path(name)).unwrap();
+            bytes[2] ^= 1;
+            fs::write(path(name), &bytes).unwrap();
+            assert!(fault(templates.check(&manifest, CheckDepth::Quick)).contains("written to"));
+            // Rotten without a trace: only the checksum knows.
+            File::options()
+                .append(true)
+                .open(path(name))
+                .unwrap()
+                .set_modified(before)
+                .unwrap();
+            templates.check(&manifest, CheckDepth::Quick).unwrap();
+            assert!(fault(templates.check(&manifest, CheckDepth::Full)).contains(&format!("{name}: its checksum")));
+            let manifest = make();
+            File::options()
+                .write(true)
+                .open(path(name))
+                .unwrap()
+                .set_len(1)
+                .unwrap();
+            assert!(fault(templates.check(&manifest, CheckDepth::Quick)).contains("1 bytes instead of"));
+            let manifest = make();
+            fs::remove_file(path(name)).unwrap();
+            assert!(fault(templates.check(&manifest, CheckDepth::Quick)).starts_with(name));
+        }
+        make();
+        fs::remove_file(path(MANIFEST)).unwrap();
+        assert!(fault(templates.read(&key).map(drop)).contains("manifest.json: it is gone"));
+        fs::write(path(MANIFEST), "{").unwrap();
+        assert!(fault(templates.read(&key).map(drop)).contains("manifest.json"));
+    }
+
+    #[test]
+    fn damage_below_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let (below, above): (CheckpointKey, CheckpointKey) = (
+            "00112233445566778899".parse().unwrap(),
+            "ff112233445566778899".parse().unwrap(),
+        );
+        let templates = Templates::open(folder.path().join("templates")).unwrap();
+        let first = templates
+            .finish(begin(&templates, folder.path(), &below), facts())
+            .unwrap();
+        let facts = Facts {
+            parent: Some(below.clone()),
+            below: first.chain.clone(),
+            ..facts()
+        };
+        fs::remove_file(folder.path().join("disk.qcow2")).unwrap();
+        let second = templates
+            .finish(begin(&templates, folder.path(), &above), facts)
+            .unwrap();
+        assert!(second.lies_on().all(|key| *key == below));
+        templates.check(&second, CheckDepth::Full).unwrap();
+        templates.remove(&below).unwrap();
+        assert!(fault(templates.check(&second, CheckDepth::Quick)).contains(&format!("{below}/disk-0.qcow2")));
+    }
+}
