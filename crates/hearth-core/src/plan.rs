@@ -78,6 +78,11 @@ pub enum Action {
         /// Which.
         instance: InstanceId,
     },
+    /// Let the VM of a ready instance stand still: somebody worked in it, or a claim gave it back.
+    Rest {
+        /// Which.
+        instance: InstanceId,
+    },
     /// Destroy a VM that no row names.
     DestroyOrphan {
         /// Which.
@@ -125,6 +130,13 @@ pub fn plan(world: &World) -> Vec<Action> {
         remove_surplus(world, pool, &mut actions);
     }
     replace_stale(world, &mut budget, &mut actions);
+    if world.can_rest {
+        let tired = |i: &&InstanceWorld| {
+            i.state == InstanceState::Ready && !i.is_test && !i.reserved && i.vm == VmPresence::Running
+        };
+        let all = world.pools.iter().flat_map(|pool| &pool.instances).filter(tired);
+        actions.extend(all.map(|i| Action::Rest { instance: i.id.clone() }));
+    }
     if world.drivers_observed {
         actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
     }
@@ -136,6 +148,7 @@ struct Budget<'a> {
     vms: usize,
     memory_mib: u64,
     provisions: usize,
+    forks: usize,
     /// What is left to the projects that have a limit of their own.
     projects: HashMap<&'a ProjectId, usize>,
 }
@@ -147,6 +160,7 @@ impl<'a> Budget<'a> {
             max_vms,
             memory_mib,
             concurrent_provisions,
+            concurrent_forks,
         } = world.limits;
         let existing = || {
             world
@@ -155,13 +169,18 @@ impl<'a> Budget<'a> {
                 .flat_map(|pool| &pool.instances)
                 .filter(|i| holds_resources(i))
         };
-        let making = existing()
-            .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)
-            .count();
+        let making = |prepared: bool| {
+            let pools = world.pools.iter().filter(move |pool| pool.prepared == prepared);
+            pools
+                .flat_map(|pool| &pool.instances)
+                .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)
+                .count()
+        };
         Self {
             vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
             memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
-            provisions: concurrent_provisions.saturating_sub(making),
+            provisions: concurrent_provisions.saturating_sub(making(false)),
+            forks: concurrent_forks.saturating_sub(making(true)),
             projects: world
                 .pools
                 .iter()
@@ -174,16 +193,21 @@ impl<'a> Budget<'a> {
     }
 
     /// Takes one VM that is not there yet.
-    fn take(&mut self, project: &ProjectId, memory_mib: u64) -> bool {
-        let own = self.projects.get_mut(project);
-        if self.vms == 0 || self.provisions == 0 || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
+    fn take(&mut self, pool: &PoolWorld, memory_mib: u64) -> bool {
+        let own = self.projects.get_mut(&pool.project);
+        let at_once = if pool.prepared {
+            &mut self.forks
+        } else {
+            &mut self.provisions
+        };
+        if self.vms == 0 || *at_once == 0 || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
             return false;
         }
+        *at_once -= 1;
         if let Some(own) = own {
             *own -= 1;
         }
         self.vms -= 1;
-        self.provisions -= 1;
         self.memory_mib -= memory_mib;
         true
     }
@@ -247,12 +271,12 @@ fn start_waiting(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
     let mut waiting: Vec<_> = world
         .pools
         .iter()
-        .flat_map(|pool| pool.instances.iter().map(move |instance| (&pool.project, instance)))
+        .flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)))
         .filter(|(_, instance)| waits_for_start(instance))
         .collect();
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
-    for (project, instance) in waiting {
-        if budget.take(project, instance.memory_mib) {
+    for (pool, instance) in waiting {
+        if budget.take(pool, instance.memory_mib) {
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
@@ -287,7 +311,7 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
         .collect();
     while missing.iter().any(|(_, count)| *count > 0) {
         for (pool, count) in missing.iter_mut().filter(|(_, count)| *count > 0) {
-            if budget.take(&pool.project, pool.memory_mib) {
+            if budget.take(pool, pool.memory_mib) {
                 *count -= 1;
                 actions.push(Action::Create {
                     project: pool.project.clone(),
@@ -300,10 +324,11 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
     }
 }
 
-/// How many to add now: all that are missing, or after a failure one at a time until one succeeds.
+/// How many to add now: all that are missing; without a template, or after a failure, one at a time until one succeeds.
 fn missing_now(pool: &PoolWorld) -> usize {
     let missing = pool.target.saturating_sub(serving(pool).count());
-    if pool.streak.recipe + pool.streak.host == 0 {
+    // The first one makes the template; the others would only wait for it.
+    if pool.prepared && pool.streak.recipe + pool.streak.host == 0 {
         return missing;
     }
     let making = serving(pool).any(|i| i.state == InstanceState::Provisioning);
@@ -335,7 +360,7 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
         let generation = instance.generation;
         let for_how_long = world.now.duration_since(instance.state_since);
         match instance.state {
-            InstanceState::Ready if world.drivers_observed && instance.vm != VmPresence::Running => {
+            InstanceState::Ready if world.drivers_observed && !instance.vm.is_alive() => {
                 let failure = Failure {
                     kind: FailureKind::VmLost,
                     reason: "the VM ended unexpectedly while it stood ready".to_owned(),
@@ -392,8 +417,7 @@ fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
 /// but unneeded ones of a disabled pool or above the target are stopped as well.
 fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     let target = if pool.enabled { pool.target } else { 0 };
-    let alive =
-        |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm == VmPresence::Running;
+    let alive = |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm.is_alive();
     let mut ready: Vec<_> = serving(pool)
         .filter(|i| i.state == InstanceState::Ready)
         .filter(alive)
@@ -454,7 +478,7 @@ fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
         if !(stale && idle && ready == pool.target) {
             continue;
         }
-        if budget.take(&pool.project, pool.memory_mib) {
+        if budget.take(pool, pool.memory_mib) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 reason: Reason::ReplaceStale,

@@ -148,18 +148,21 @@ pub enum FailureKind {
     Host,
     /// The VM died or stopped answering.
     VmLost,
+    /// A fork could not be given an identity of its own.
+    Identity,
     /// The server ended in the middle.
     Interrupted,
 }
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Setup,
         Self::Repository,
         Self::Image,
         Self::Host,
         Self::VmLost,
+        Self::Identity,
         Self::Interrupted,
     ];
 
@@ -172,6 +175,7 @@ impl FailureKind {
             Self::Image => "image",
             Self::Host => "host",
             Self::VmLost => "vm_lost",
+            Self::Identity => "identity",
             Self::Interrupted => "interrupted",
         }
     }

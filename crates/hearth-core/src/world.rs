@@ -14,6 +14,8 @@ pub struct World {
     pub limits: Limits,
     /// Every project that has a pool or an instance.
     pub pools: Vec<PoolWorld>,
+    /// Whether VMs can stand still.
+    pub can_rest: bool,
     /// VMs of this installation that no row names.
     pub orphans: Vec<VmId>,
     /// Whether the drivers answered: without their answer no VM is called lost and no orphan is named.
@@ -27,8 +29,10 @@ pub struct Limits {
     pub max_vms: usize,
     /// Sum of the memory sizes of all VMs, MiB.
     pub memory_mib: u64,
-    /// VMs that may be in the making at once.
+    /// VMs that may be in the making at once, set-up and all.
     pub concurrent_provisions: usize,
+    /// Forks of a template that may be in the making at once.
+    pub concurrent_forks: usize,
 }
 
 /// One pool and its instances.
@@ -46,8 +50,10 @@ pub struct PoolWorld {
     pub max_age_seconds: i64,
     /// Name of the recipe that new instances are made by.
     pub recipe: String,
-    /// Memory of one VM, MiB.
+    /// Memory that one more VM takes, MiB: the whole size where it must be set up, what a fork costs where it is forked.
     pub memory_mib: u64,
+    /// An instance can be made at once: its template is there, or the driver makes none.
+    pub prepared: bool,
     /// How the latest boots by the current recipe ended.
     pub streak: FailureStreak,
     /// All instances of the project.
@@ -80,7 +86,7 @@ pub struct InstanceWorld {
     pub reserved: bool,
     /// The recipe it is (being) made by.
     pub recipe: String,
-    /// Memory of its VM, MiB.
+    /// Memory that its VM counts with, MiB: measured for one at rest, its whole size for one that may still grow.
     pub memory_mib: u64,
     /// When it was wished for.
     pub created_at: Timestamp,
@@ -99,10 +105,20 @@ pub struct InstanceWorld {
 pub enum VmPresence {
     /// It runs.
     Running,
+    /// It stands still.
+    Paused,
     /// It is there but does not run.
     Stopped,
     /// There is nothing of it.
     Absent,
+}
+
+impl VmPresence {
+    /// Whether it can still be of use.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
 }
 
 /// Who works on an instance right now.

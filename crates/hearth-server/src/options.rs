@@ -35,6 +35,8 @@ pub struct ServeOptions {
     pub boot_timeout: Duration,
     /// VMs that may be in the making at once.
     pub provision_concurrency: usize,
+    /// Forks of templates that may be in the making at once.
+    pub fork_concurrency: usize,
     /// VMs that may exist at once.
     pub max_vms: usize,
     /// Sum of the memory sizes of all VMs, MiB.
@@ -51,6 +53,8 @@ const MEMORY_QUARTERS: u64 = 3;
 const UNKNOWN_HOST_MIB: u64 = 8 * 1024;
 /// A set-up command of one VM keeps a processor of the guest and one of the emulator busy; fewer at once finish sooner.
 const PROCESSORS_PER_PROVISION: usize = 2;
+/// A fork waits for its emulator's process and its disk about as long as it computes.
+const FORKS_PER_PROCESSOR: usize = 2;
 /// Two at once hide each other's waiting for disk and network.
 const LEAST_PROVISIONS: usize = 2;
 
@@ -71,6 +75,7 @@ impl ServeOptions {
             requests_per_second: REQUESTS_PER_SECOND,
             boot_timeout: Duration::from_secs(300),
             provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
+            fork_concurrency: processors * FORKS_PER_PROCESSOR,
             max_vms: MAX_VMS,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
         }

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AppState, Pace, answer, new_token};
+use crate::locks::Locks;
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;
@@ -105,6 +106,7 @@ pub async fn serve_with(
         driver: driver.clone(),
         mirrors: Mirrors::new(mirrors),
         followers: Followers::default(),
+        builds: Locks::default(),
         command_timeout: options.command_timeout,
         boot_timeout: options.boot_timeout,
     };

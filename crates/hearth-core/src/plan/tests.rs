@@ -41,6 +41,7 @@ fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
         max_age_seconds: 3600,
         recipe: "r1".into(),
         memory_mib: 1024,
+        prepared: true,
         streak: FailureStreak::default(),
         instances,
     }
@@ -53,8 +54,10 @@ fn world(pools: Vec<PoolWorld>) -> World {
             max_vms: 100,
             memory_mib: 100 * 1024,
             concurrent_provisions: 4,
+            concurrent_forks: 4,
         },
         pools,
+        can_rest: false,
         orphans: Vec::new(),
         drivers_observed: true,
     }
@@ -285,7 +288,7 @@ fn apply(world: &mut World, actions: Vec<Action>) {
                     "touched a claimed one"
                 );
             }
-            Action::Teardown { .. } | Action::DestroyOrphan { .. } => {}
+            Action::Teardown { .. } | Action::Rest { .. } | Action::DestroyOrphan { .. } => {}
         }
     }
     let existing = world.pools[0].instances.iter().filter(|i| holds_resources(i)).count();

@@ -26,6 +26,7 @@ use super::claims::own_claim;
 use super::error::ApiError;
 use super::extract::{Body, Path};
 use crate::provision::envfile;
+use crate::reconcile::Awake;
 use crate::store::InstanceRow;
 
 /// How long a VM's agent has to take the connection.
@@ -56,6 +57,13 @@ pub async fn exec_in_instance(
     let row = usable(&state, &caller, &id).await?;
     let stdin = body.stdin.clone().unwrap_or_default();
     let spec = to_spec(body)?;
+    // A VM of the pool stands still; it goes on for as long as the command runs.
+    let awake = if row.state == InstanceState::Ready {
+        let awake = state.reconciler.keep_awake(&row.vm).await;
+        Some(awake.map_err(|error| ApiError::unavailable(error.to_string()))?)
+    } else {
+        None
+    };
     let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await?;
     if row.state == InstanceState::Claimed {
         // Work is a sign of life.
@@ -70,9 +78,11 @@ pub async fn exec_in_instance(
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/event-stream"));
     if streaming {
-        Ok(stream(running))
+        Ok(stream(running, awake))
     } else {
-        collect(running, &spec).await
+        let reply = collect(running, &spec).await;
+        drop(awake);
+        reply
     }
 }
 
@@ -144,7 +154,7 @@ async fn collect(running: ExecStream, spec: &ExecSpec) -> Result<Response, ApiEr
     .into_response())
 }
 
-fn stream(mut running: ExecStream) -> Response {
+fn stream(mut running: ExecStream, awake: Option<Awake>) -> Response {
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let events = async_stream::stream! {
         let mut exit = ExecExit { exit_code: None, signal: None, duration_ms: 0, error: None };
@@ -162,6 +172,7 @@ fn stream(mut running: ExecStream) -> Response {
                 }
             }
         }
+        drop(awake);
         yield Ok(Event::default().event("exit").json_data(&exit).unwrap_or_default());
     };
     Sse::new(events)

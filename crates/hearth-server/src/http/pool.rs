@@ -14,6 +14,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, OptionalBody, Path, Query};
+use crate::reconcile::Order;
 use crate::store::{ProjectRow, Store};
 
 #[derive(Deserialize, IntoParams)]
@@ -121,9 +122,6 @@ pub async fn test_pool(
 ) -> Result<Json<TestReply>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
     need_allowed(&project)?;
-    if query.cache == Some(true) {
-        tracing::debug!("a test boot may use the cache, and there is none yet: every step runs");
-    }
     if body.setup_commands.is_some() {
         let change = PatchPool {
             setup_commands: body.setup_commands,
@@ -136,7 +134,10 @@ pub async fn test_pool(
         pool.ok_or_else(|| ApiError::not_found("project"))?;
     }
     let id = InstanceId::generate();
-    state.reconciler.order_instance(&id, &project, true, false).await?;
+    let order = Order::Test {
+        use_cache: query.cache.unwrap_or(true),
+    };
+    state.reconciler.order_instance(&id, &project, order).await?;
     Ok(Json(TestReply { id }))
 }
 

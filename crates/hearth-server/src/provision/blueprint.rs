@@ -15,6 +15,8 @@ use crate::store::{PoolRow, ProjectRow, Store, StoreError, VariableOwner, Variab
 /// What a run does.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
+    /// Whose.
+    pub project: ProjectId,
     /// Name of the recipe.
     pub recipe: String,
     /// The image, or the newest one.
@@ -25,6 +27,8 @@ pub struct Blueprint {
     pub checkouts: Vec<Checkout>,
     /// Shared variables.
     pub variables: Vec<VariableRow>,
+    /// Counts up with every change of them.
+    pub variables_version: i64,
     /// Hides their values.
     pub masker: Masker,
     /// Whether hooks in `.capy/settings.json` run: a saved setup object replaces them.
@@ -122,6 +126,8 @@ impl Blueprint {
         let variables = store.variables(project, VariableOwner::Shared).await?;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
+            project: row.id.clone(),
+            variables_version: row.variables_version,
             recipe: recipe_name(&row, pool.as_ref()),
             image: row.image.clone(),
             shape: sizes.shape(row.vm_size),

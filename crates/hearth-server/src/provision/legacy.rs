@@ -11,6 +11,9 @@ use crate::store::ProjectRow;
 /// How long a request waits for repositories to be fetched. A longer first fetch goes on, and a later request sees its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A tip that was fetched so long ago is good enough for a look.
+const FRESH: Duration = Duration::from_secs(2);
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyFound {
@@ -29,7 +32,7 @@ pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> Legac
         let look =
             tokio::spawn(async move {
                 let tip = mirrors
-                    .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience)
+                    .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience, FRESH)
                     .await?;
                 // Where Hearth's own file exists, the other one is not read.
                 if tip.file(OWN_FILE).await?.is_some() {

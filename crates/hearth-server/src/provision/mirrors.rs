@@ -1,7 +1,9 @@
 //! Bare mirrors of the projects' repositories on the host: one fetch serves all VMs, credentials stay here.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio_util::io::SyncIoBridge;
@@ -60,6 +62,8 @@ pub enum MirrorError {
 pub struct Mirrors {
     folder: PathBuf,
     locks: Locks<String>,
+    /// Tips as they were when they were last fetched, by URL and branch. A cache.
+    tips: Arc<Mutex<HashMap<(String, String), (Instant, Tip)>>>,
 }
 
 /// A commit in a mirror.
@@ -71,6 +75,8 @@ pub struct Tip {
     pub commit: String,
     /// What git said while it fetched.
     pub messages: String,
+    /// Files that were asked for: a commit's never change.
+    files: Arc<Mutex<HashMap<String, Option<Vec<u8>>>>>,
 }
 
 impl Mirrors {
@@ -80,14 +86,46 @@ impl Mirrors {
         Self {
             folder,
             locks: Locks::default(),
+            tips: Arc::default(),
         }
     }
 
-    /// Brings the mirror up to date and finds the tip of a branch.
-    pub async fn fetch(&self, repo: &str, url: &str, branch: &str, patience: Duration) -> Result<Tip, MirrorError> {
+    /// Brings the mirror up to date and finds the tip of a branch. A tip that was fetched less than `fresh` ago is good enough.
+    pub async fn fetch(
+        &self,
+        repo: &str,
+        url: &str,
+        branch: &str,
+        patience: Duration,
+        fresh: Duration,
+    ) -> Result<Tip, MirrorError> {
         let name = hex::encode(Sha256::digest(url));
         let mirror = self.folder.join(format!("{}.git", &name[..32]));
         let _one_at_a_time = self.locks.lock(name).await;
+        let place = (url.to_owned(), branch.to_owned());
+        let known = self.tips().get(&place).cloned();
+        if let Some((at, tip)) = known
+            && at.elapsed() < fresh
+        {
+            return Ok(tip);
+        }
+        let tip = self.fetch_now(repo, url, branch, patience, mirror).await?;
+        self.tips().insert(place, (Instant::now(), tip.clone()));
+        Ok(tip)
+    }
+
+    fn tips(&self) -> MutexGuard<'_, HashMap<(String, String), (Instant, Tip)>> {
+        self.tips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch_now(
+        &self,
+        repo: &str,
+        url: &str,
+        branch: &str,
+        patience: Duration,
+        mirror: PathBuf,
+    ) -> Result<Tip, MirrorError> {
         let local = |source| MirrorError::Local {
             repo: repo.to_owned(),
             source,
@@ -136,6 +174,7 @@ impl Mirrors {
             repo: repo.to_owned(),
             commit,
             messages: fetched.stderr,
+            files: Arc::default(),
         })
     }
 }
@@ -164,15 +203,23 @@ async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
 impl Tip {
     /// A file of the commit; `None` when it has none of that name.
     pub async fn file(&self, path: &str) -> Result<Option<Vec<u8>>, MirrorError> {
-        let object = format!("{}:{path}", self.commit);
-        match git(&self.mirror, ["cat-file", "blob", &object], LOCAL_PATIENCE).await {
-            Ok(answer) => Ok(Some(answer.stdout)),
-            Err(GitError::Failed { .. }) => Ok(None),
-            Err(source) => Err(MirrorError::Local {
-                repo: self.repo.clone(),
-                source,
-            }),
+        let files = || self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = files().get(path).cloned() {
+            return Ok(known);
         }
+        let object = format!("{}:{path}", self.commit);
+        let content = match git(&self.mirror, ["cat-file", "blob", &object], LOCAL_PATIENCE).await {
+            Ok(answer) => Some(answer.stdout),
+            Err(GitError::Failed { .. }) => None,
+            Err(source) => {
+                return Err(MirrorError::Local {
+                    repo: self.repo.clone(),
+                    source,
+                });
+            }
+        };
+        files().insert(path.to_owned(), content.clone());
+        Ok(content)
     }
 
     /// A tar stream of a `.git` folder: a full clone whose `origin` is `url`, on `branch`, without its files checked out.

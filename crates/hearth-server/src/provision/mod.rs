@@ -4,13 +4,18 @@
 
 pub mod agents;
 pub mod blueprint;
+mod chain;
+mod commands;
 pub mod envfile;
 pub mod follow;
+mod forge;
 mod git;
 pub mod legacy;
+mod machine;
 pub mod mask;
 pub mod mirrors;
 pub mod output;
+mod piece;
 mod recorder;
 mod repositories;
 pub mod scripts;
@@ -22,11 +27,13 @@ use std::time::Duration;
 
 use hearth_drivers::Driver;
 
+use crate::locks::Locks;
 use crate::store::Store;
 use agents::Agents;
 use follow::Followers;
 use mirrors::Mirrors;
 
+pub use piece::Piece;
 pub use steps::{Boot, Provisioned, provision};
 
 /// Everything a run works with.
@@ -42,6 +49,8 @@ pub struct Context {
     pub mirrors: Mirrors,
     /// Who is watching.
     pub followers: Followers,
+    /// One build per project, and one per base, at a time.
+    pub builds: Locks<String>,
     /// Time limit of one set-up command.
     pub command_timeout: Duration,
     /// Time a VM has to boot until its agent answers.

@@ -13,6 +13,7 @@ use futures::StreamExt as _;
 use super::Context;
 use super::mask::Masker;
 use super::output::{Capped, CommandOutput};
+use super::piece::{Entry, Piece};
 use crate::store::StoreError;
 
 /// A step that is running.
@@ -23,6 +24,8 @@ pub struct Recorder<'a> {
     name: StepName,
     subject: Option<String>,
     output: Capped,
+    /// What the latest command printed.
+    command: Capped,
     began: Instant,
 }
 
@@ -57,6 +60,7 @@ impl<'a> Recorder<'a> {
             name,
             subject: subject.map(str::to_owned),
             output: Capped::default(),
+            command: Capped::default(),
             began: Instant::now(),
         }
     }
@@ -66,9 +70,26 @@ impl<'a> Recorder<'a> {
         self.show(&self.masker.mask(text));
     }
 
+    /// Text of an earlier run's entry: it was masked then.
+    pub fn print_again(&mut self, text: &str) {
+        self.show(text);
+    }
+
+    /// From here on, what is printed belongs to the next command.
+    pub fn next_command(&mut self) {
+        self.command = Capped::default();
+    }
+
+    /// What the command printed.
+    #[must_use]
+    pub fn of_command(&self) -> String {
+        self.command.text()
+    }
+
     fn show(&mut self, text: &str) {
         if !text.is_empty() {
             self.output.push(text);
+            self.command.push(text);
             self.context
                 .followers
                 .output(self.id, self.name.as_str(), self.subject.as_deref(), text);
@@ -109,8 +130,8 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// The step ended: its entry is in the store when this returns.
-    pub async fn end(self, error: Option<&str>, metadata: serde_json::Value) -> Result<(), StoreError> {
+    /// The step ended: its entry is in the store when this returns. What a checkpoint keeps of it.
+    pub async fn end(self, error: Option<&str>, metadata: serde_json::Value) -> Result<Piece, StoreError> {
         let step = Step {
             name: self.name.as_str().to_owned(),
             status: if error.is_some() {
@@ -128,8 +149,31 @@ impl<'a> Recorder<'a> {
         self.context
             .followers
             .step_ended(self.id, self.subject.as_deref(), &step);
-        Ok(())
+        Ok(Piece {
+            step: self.name,
+            output: step.output.unwrap_or_default(),
+            duration_ms: step.duration_ms.unwrap_or_default(),
+            metadata: step.metadata.unwrap_or_default(),
+            is_command: false,
+        })
     }
+}
+
+/// Writes the entry of a step that did not run this time, because the VM goes on from after it.
+pub async fn show_again(context: &Context, id: &InstanceId, entry: &Entry<'_>) -> Result<(), StoreError> {
+    let output = entry.output();
+    let step = Step {
+        name: entry.step().as_str().to_owned(),
+        status: StepStatus::Success,
+        error: None,
+        output: (!output.is_empty()).then_some(output),
+        duration_ms: Some(0),
+        timestamp: Timestamp::now(),
+        metadata: Some(entry.metadata()),
+    };
+    context.store.append_step(id, &step).await?;
+    context.followers.step_ended(id, None, &step);
+    Ok(())
 }
 
 /// What is wrong with the way a command ended; `None` when it ended well.

@@ -13,102 +13,29 @@ use super::mirrors::{MirrorError, Tip};
 use super::recorder::Recorder;
 use super::scripts::Phase;
 use super::settings;
-use super::steps::{Run, Stop, command_failure, failure, millis};
+use super::steps::{Found, Run, Stop, command_failure, failure, millis};
 
 impl Run<'_> {
-    pub(super) async fn clone_repo(&self, agent: &AgentClient, checkout: &Checkout) -> Result<Tip, Stop> {
-        let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
-        let result = self.bring_repo(&mut recorder, agent, checkout).await;
-        let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
-        if let Ok(tip) = &result {
-            metadata["commit"] = json!(tip.commit);
-        }
-        self.end(recorder, result, metadata).await
-    }
-
-    async fn bring_repo(
-        &self,
-        recorder: &mut Recorder<'_>,
-        agent: &AgentClient,
-        checkout: &Checkout,
-    ) -> Result<Tip, Failure> {
-        let Checkout {
-            repo_full_name,
-            url,
-            branch,
-            path,
-            ..
-        } = checkout;
-        let mirror = |error: MirrorError| match error {
-            MirrorError::Folder { .. } | MirrorError::Local { .. } => failure(FailureKind::Host, error.to_string()),
-            MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => {
-                failure(FailureKind::Repository, error.to_string())
-            }
-        };
+    /// The tip of a repository's branch and what its settings file says.
+    pub(super) async fn look_at(&self, checkout: &Checkout) -> Found {
         let tip = self
             .context
             .mirrors
-            .fetch(repo_full_name, url, branch, self.context.command_timeout)
+            .fetch(
+                &checkout.repo_full_name,
+                &checkout.url,
+                &checkout.branch,
+                self.context.command_timeout,
+                self.fresh(),
+            )
             .await
-            .map_err(mirror)?;
-        if !tip.messages.is_empty() {
-            recorder.print(&format!("{}\n", tip.messages));
-        }
-        let tar = tip.clone_as_tar(url, branch).await.map_err(mirror)?;
-        agent
-            .put_tree(&format!("{path}/.git"), Upload::from_reader(tar))
-            .await
-            .map_err(|error| {
-                failure(
-                    FailureKind::VmLost,
-                    format!("{repo_full_name} could not be written: {error}"),
-                )
-            })?;
-        let checkout = ExecSpec {
-            argv: Some(["git", "-C", path, "reset", "--hard"].map(str::to_owned).to_vec()),
-            timeout_ms: Some(millis(self.context.command_timeout)),
-            ..ExecSpec::default()
+            .map_err(mirror_failure);
+        let settings = match &tip {
+            Ok(tip) => self.read_settings(checkout, tip).await,
+            // The clone will say it.
+            Err(_) => Ok(None),
         };
-        recorder
-            .run(agent, &checkout)
-            .await
-            .map_err(|error| command_failure(FailureKind::Repository, error))?;
-        Ok(tip)
-    }
-
-    /// The repository's own hooks; no entry when it has none. What its settings file says, if it has one.
-    pub(super) async fn init_repo(
-        &self,
-        agent: &AgentClient,
-        checkout: &Checkout,
-        tip: &Tip,
-    ) -> Result<Option<RepoSettings>, Stop> {
-        let name = &checkout.repo_full_name;
-        let metadata = |count: usize| json!({ "repo": name, "commands": count });
-        let settings = match self.read_settings(checkout, tip).await {
-            Ok(settings) => settings,
-            Err(failure) => {
-                let recorder = self.begin(StepName::InitRepo, Some(name));
-                return self.end(recorder, Err(failure), metadata(0)).await;
-            }
-        };
-        let hooks = settings
-            .iter()
-            .flat_map(|read| &read.settings.hooks.setup)
-            .collect::<Vec<_>>();
-        if !hooks.is_empty() {
-            let mut recorder = self.begin(StepName::InitRepo, Some(name));
-            let mut result = Ok(());
-            for hook in &hooks {
-                let spec = self.shell(hook.command(), &checkout.path);
-                if let Err(error) = recorder.run(agent, &spec).await {
-                    result = Err(command_failure(FailureKind::Setup, error));
-                    break;
-                }
-            }
-            self.end(recorder, result, metadata(hooks.len())).await?;
-        }
-        Ok(settings)
+        Found { tip, settings }
     }
 
     /// The repository's settings file: Hearth's own, else the documented service's unless a setup object replaces it.
@@ -132,6 +59,89 @@ impl Run<'_> {
         Ok(None)
     }
 
+    pub(super) async fn clone_repo(
+        &self,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        tip: &Result<Tip, Failure>,
+    ) -> Result<(), Stop> {
+        let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
+        let result = match tip {
+            Ok(tip) => self.bring_repo(&mut recorder, agent, checkout, tip).await,
+            Err(failure) => Err(failure.clone()),
+        };
+        let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
+        if let Ok(tip) = tip {
+            metadata["commit"] = json!(tip.commit);
+        }
+        self.end(recorder, result, metadata).await
+    }
+
+    async fn bring_repo(
+        &self,
+        recorder: &mut Recorder<'_>,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        tip: &Tip,
+    ) -> Result<(), Failure> {
+        let Checkout {
+            repo_full_name,
+            url,
+            branch,
+            path,
+            ..
+        } = checkout;
+        if !tip.messages.is_empty() {
+            recorder.print(&format!("{}\n", tip.messages));
+        }
+        let tar = tip.clone_as_tar(url, branch).await.map_err(mirror_failure)?;
+        agent
+            .put_tree(&format!("{path}/.git"), Upload::from_reader(tar))
+            .await
+            .map_err(|error| {
+                failure(
+                    FailureKind::VmLost,
+                    format!("{repo_full_name} could not be written: {error}"),
+                )
+            })?;
+        let checkout = ExecSpec {
+            argv: Some(["git", "-C", path, "reset", "--hard"].map(str::to_owned).to_vec()),
+            timeout_ms: Some(millis(self.context.command_timeout)),
+            ..ExecSpec::default()
+        };
+        recorder
+            .run(agent, &checkout)
+            .await
+            .map(drop)
+            .map_err(|error| command_failure(FailureKind::Repository, error))
+    }
+
+    /// The repository's own hooks, or what is wrong with the file that says them.
+    pub(super) async fn init_repo(
+        &self,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        settings: &Result<Option<RepoSettings>, Failure>,
+    ) -> Result<(), Stop> {
+        let name = &checkout.repo_full_name;
+        let mut recorder = self.begin(StepName::InitRepo, Some(name));
+        let mut result = settings.as_ref().map(drop).map_err(Failure::clone);
+        let hooks: Vec<_> = settings
+            .iter()
+            .flatten()
+            .flat_map(|read| &read.settings.hooks.setup)
+            .collect();
+        for hook in &hooks {
+            let spec = self.shell(hook.command(), &checkout.path);
+            if let Err(error) = recorder.run(agent, &spec).await {
+                result = Err(command_failure(FailureKind::Setup, error));
+                break;
+            }
+        }
+        self.end(recorder, result, json!({ "repo": name, "commands": hooks.len() }))
+            .await
+    }
+
     /// The scripts of one phase, those of all repositories at the same time; the first that fails ends the others. Each
     /// leaves an entry of its own, named `repo_setup`.
     pub(super) async fn run_scripts(&self, agent: &AgentClient, phase: Phase) -> Result<(), Stop> {
@@ -150,5 +160,12 @@ impl Run<'_> {
             })
         });
         try_join_all(runs).await.map(drop)
+    }
+}
+
+fn mirror_failure(error: MirrorError) -> Failure {
+    match error {
+        MirrorError::Folder { .. } | MirrorError::Local { .. } => failure(FailureKind::Host, error.to_string()),
+        MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => failure(FailureKind::Repository, error.to_string()),
     }
 }

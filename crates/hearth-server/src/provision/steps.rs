@@ -1,34 +1,32 @@
-//! The eight steps, in order. The first that fails ends the run.
+//! One provisioning run: the stages of its chain, in order, from the longest prefix that is frozen already. What it makes is
+//! frozen after each stage; the last checkpoint is the template, and the instance is a fork of it. The first stage that
+//! fails ends the run.
 
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, AgentError};
-use hearth_api::agent::{Detach, ExecEnd, ExecSpec};
+use futures::future::join_all;
+use hearth_api::agent::ExecSpec;
+use hearth_api::agent::client::AgentClient;
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
-use hearth_api::pool::SetupCommand;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
-use hearth_drivers::{DriverError, VmSpec, VmState};
 use serde_json::json;
 
 use super::Context;
-use super::agents::ConnectError;
 use super::blueprint::Blueprint;
+use super::chain::{self, Known, Stage, Work};
 use super::envfile;
+use super::mirrors::Tip;
+use super::piece::Piece;
 use super::recorder::{CommandFailure, Recorder};
 use super::scripts::Phase;
 use crate::store::StoreError;
 
-/// A background command has this long to crash.
-const BACKGROUND_GRACE: Duration = Duration::from_secs(1);
-/// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
-const CONNECT_TRY: Duration = Duration::from_secs(5);
-/// Time limit of Hearth's own small commands in a VM.
-const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
-/// How much of the console an error quotes when a VM dies while it boots, bytes.
-const CONSOLE_QUOTE: u64 = 600;
+/// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
+const POOL_FRESH: Duration = Duration::from_secs(30);
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -39,6 +37,12 @@ pub struct Boot {
     pub vm: VmId,
     /// What to do.
     pub blueprint: Blueprint,
+    /// Somebody wants to see how the set-up goes *now*: nothing that was looked up before is good enough.
+    pub is_test: bool,
+    /// Stages that are frozen already need not run.
+    pub use_cache: bool,
+    /// It is to stand in the pool, at rest, until it is claimed.
+    pub rests: bool,
 }
 
 /// What a finished run leaves behind.
@@ -48,6 +52,8 @@ pub struct Provisioned {
     pub repos: Vec<ClaimedRepo>,
     /// What the repositories' settings files say.
     pub settings: Vec<RepoSettings>,
+    /// Memory that the VM at rest has to itself, MiB; `None` for one that does not rest.
+    pub private_mib: Option<u64>,
 }
 
 /// Why a step ended the run.
@@ -62,6 +68,12 @@ impl From<StoreError> for Stop {
     }
 }
 
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
 pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
     Failure {
         kind,
@@ -71,7 +83,12 @@ pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
 pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Failure> {
-    Run { context, boot }.all().await.map_err(|stop| match stop {
+    let run = Run {
+        context,
+        boot,
+        pieces: Mutex::default(),
+    };
+    run.all().await.map_err(|stop| match stop {
         Stop::Failure(failure) => failure,
         Stop::Store(error) => failure(FailureKind::Host, error.to_string()),
     })
@@ -80,41 +97,140 @@ pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Fa
 pub(super) struct Run<'a> {
     pub(super) context: &'a Context,
     pub(super) boot: &'a Boot,
+    /// What ran since the last checkpoint.
+    pub(super) pieces: Mutex<Vec<Piece>>,
+}
+
+/// What was found of a repository before the run.
+pub(super) struct Found {
+    pub(super) tip: Result<Tip, Failure>,
+    pub(super) settings: Result<Option<RepoSettings>, Failure>,
 }
 
 impl Run<'_> {
     async fn all(&self) -> Result<Provisioned, Stop> {
-        let blueprint = &self.boot.blueprint;
-        self.create_vm().await?;
-        let agent = self.ensure_server().await?;
-        if !blueprint.variables.is_empty() {
-            self.set_env_vars(&agent).await?;
-        }
-        let mut cloned = Vec::new();
-        for checkout in &blueprint.checkouts {
-            cloned.push((checkout, self.clone_repo(&agent, checkout).await?));
-        }
-        let mut settings = Vec::new();
-        for (checkout, tip) in &cloned {
-            settings.extend(self.init_repo(&agent, checkout, tip).await?);
-        }
-        self.run_setup(&agent, StepName::ProjectSetup, &blueprint.project_setup)
-            .await?;
-        self.run_scripts(&agent, Phase::Initialize).await?;
-        self.run_setup(&agent, StepName::WarmPoolSetup, &blueprint.pool_setup)
-            .await?;
-        self.run_scripts(&agent, Phase::Startup).await?;
+        let found = join_all(
+            self.boot
+                .blueprint
+                .checkouts
+                .iter()
+                .map(|checkout| self.look_at(checkout)),
+        )
+        .await;
+        let stages = self.stages(&found).await;
+        let agent = if stages.iter().all(|stage| stage.key.is_none()) {
+            let (agent, mut forge) = (self.create().await?, None);
+            self.run_stages(&agent, &stages[1..], &found, Vec::new(), &mut forge)
+                .await?;
+            agent
+        } else {
+            self.fork_or_build(&stages, &found).await?
+        };
         self.prove_ready(&agent).await?;
-        let repos = cloned
-            .into_iter()
-            .map(|(checkout, tip)| ClaimedRepo {
+        let private_mib = if self.boot.rests { self.rest().await? } else { None };
+        let (mut repos, mut settings) = (Vec::new(), Vec::new());
+        for (checkout, found) in self.boot.blueprint.checkouts.iter().zip(found) {
+            repos.push(ClaimedRepo {
                 repo_full_name: checkout.repo_full_name.clone(),
                 branch: checkout.branch.clone(),
-                commit: tip.commit,
+                commit: found.tip?.commit,
                 path: checkout.path.clone(),
+            });
+            settings.extend(found.settings?);
+        }
+        Ok(Provisioned {
+            repos,
+            settings,
+            private_mib,
+        })
+    }
+
+    /// The chain; without any key where nothing can or shall be frozen.
+    async fn stages(&self, found: &[Found]) -> Vec<Stage> {
+        let Blueprint { image, shape, .. } = &self.boot.blueprint;
+        let driver = &self.context.driver;
+        let environment = if self.boot.use_cache && driver.capabilities().memory_checkpoints {
+            // What is wrong with the image, `create_vm` will say.
+            driver.environment(image.as_deref(), *shape).await.ok()
+        } else {
+            None
+        };
+        let known: Vec<_> = found
+            .iter()
+            .map(|found| Known {
+                commit: found.tip.as_ref().ok().map(|tip| tip.commit.as_str()),
+                settings: match &found.settings {
+                    Ok(settings) => settings.as_ref().map(|read| Ok(&read.settings)),
+                    Err(_) => Some(Err(())),
+                },
             })
             .collect();
-        Ok(Provisioned { repos, settings })
+        let timeout = self.context.command_timeout.as_secs();
+        chain::stages(environment.as_deref(), timeout, &self.boot.blueprint, &known)
+    }
+
+    /// How old a repository's tip may be.
+    pub(super) fn fresh(&self) -> Duration {
+        if self.boot.is_test { Duration::ZERO } else { POOL_FRESH }
+    }
+
+    /// Runs stages in a VM; after each, `forge` freezes it. `begun` is what commands of the first stage's step left that ran
+    /// before the VM was frozen.
+    pub(super) async fn run_stages(
+        &self,
+        agent: &AgentClient,
+        stages: &[Stage],
+        found: &[Found],
+        mut begun: Vec<Piece>,
+        forge: &mut Option<super::forge::Forge>,
+    ) -> Result<(), Stop> {
+        let blueprint = &self.boot.blueprint;
+        let mut at = 0;
+        while let Some(stage) = stages.get(at) {
+            let (step, commands) = match stage.work {
+                Work::Project(_) => (StepName::ProjectSetup, &blueprint.project_setup),
+                Work::Pool(_) => (StepName::WarmPoolSetup, &blueprint.pool_setup),
+                other => {
+                    match other {
+                        Work::Variables => self.set_env_vars(agent).await?,
+                        Work::Clone(repo) => {
+                            self.clone_repo(agent, &blueprint.checkouts[repo], &found[repo].tip)
+                                .await?;
+                        }
+                        Work::Hooks(repo) => {
+                            self.init_repo(agent, &blueprint.checkouts[repo], &found[repo].settings)
+                                .await?;
+                        }
+                        Work::Initialize => self.run_scripts(agent, Phase::Initialize).await?,
+                        Work::Startup => self.run_scripts(agent, Phase::Startup).await?,
+                        // The VM has been made; commands are below.
+                        Work::Base | Work::Project(_) | Work::Pool(_) => {}
+                    }
+                    at += 1;
+                    self.freeze(&stages[at - 1..], forge).await?;
+                    continue;
+                }
+            };
+            let same = |stage: &&Stage| {
+                matches!(
+                    (stage.work, step),
+                    (Work::Project(_), StepName::ProjectSetup) | (Work::Pool(_), StepName::WarmPoolSetup)
+                )
+            };
+            let count = stages[at..].iter().take_while(same).count();
+            self.run_commands(
+                agent,
+                step,
+                commands,
+                &stages[at..],
+                count,
+                std::mem::take(&mut begun),
+                forge,
+            )
+            .await?;
+            at += count;
+        }
+        Ok(())
     }
 
     pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
@@ -128,130 +244,30 @@ impl Run<'_> {
         result: Result<T, Failure>,
         metadata: serde_json::Value,
     ) -> Result<T, Stop> {
+        let (value, piece) = self.end_apart(recorder, result, metadata).await?;
+        self.keep(piece);
+        Ok(value)
+    }
+
+    /// The same for an entry whose pieces are kept one by one.
+    pub(super) async fn end_apart<T>(
+        &self,
+        recorder: Recorder<'_>,
+        result: Result<T, Failure>,
+        metadata: serde_json::Value,
+    ) -> Result<(T, Piece), Stop> {
         let masker = &self.boot.blueprint.masker;
         let result = result.map_err(|failure| Failure {
             reason: masker.mask(&failure.reason),
             ..failure
         });
-        recorder
-            .end(result.as_ref().err().map(|failure| failure.reason.as_str()), metadata)
-            .await?;
-        result.map_err(Stop::Failure)
+        let error = result.as_ref().err().map(|failure| failure.reason.as_str());
+        let piece = recorder.end(error, metadata).await?;
+        Ok((result?, piece))
     }
 
-    async fn create_vm(&self) -> Result<(), Stop> {
-        let Blueprint { shape, image, .. } = &self.boot.blueprint;
-        let recorder = self.begin(StepName::CreateVm, None);
-        let spec = VmSpec {
-            id: self.boot.vm.clone(),
-            image: image.clone(),
-            shape: *shape,
-            checkpointable: false,
-        };
-        let created = self.context.driver.create(&spec).await;
-        let mut metadata = json!({
-            "driver": self.context.driver.capabilities().name,
-            "vcpus": shape.vcpus,
-            "memoryMib": shape.memory_mib,
-            "from": "image",
-        });
-        if let Ok(created) = &created {
-            metadata["image"] = json!(created.image);
-        }
-        let result = created.map(drop).map_err(|error| match error {
-            DriverError::Permanent { reason, .. } => failure(FailureKind::Image, reason),
-            DriverError::Retry { reason, .. } | DriverError::Unknown { reason, .. } => {
-                failure(FailureKind::Host, reason)
-            }
-        });
-        self.end(recorder, result, metadata).await
-    }
-
-    async fn ensure_server(&self) -> Result<AgentClient, Stop> {
-        let mut recorder = self.begin(StepName::EnsureServer, None);
-        let result = self.reach_agent(&mut recorder).await;
-        let version = result.as_ref().map(|(_, version)| version.clone()).unwrap_or_default();
-        let metadata = if version.is_empty() {
-            json!({})
-        } else {
-            json!({ "agentVersion": version })
-        };
-        self.end(recorder, result.map(|(agent, _)| agent), metadata).await
-    }
-
-    /// Waits for the agent, then until the guest has settled, and gives it its time and its name.
-    async fn reach_agent(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
-        let deadline = tokio::time::Instant::now() + self.context.boot_timeout;
-        let agent = loop {
-            match self.context.agents.get(&self.boot.vm, CONNECT_TRY).await {
-                Ok(agent) => break agent,
-                Err(ConnectError::Driver(DriverError::Permanent { reason, .. })) => {
-                    return Err(failure(FailureKind::VmLost, reason));
-                }
-                Err(error) => {
-                    self.still_runs().await?;
-                    if tokio::time::Instant::now() >= deadline {
-                        let seconds = self.context.boot_timeout.as_secs();
-                        let console = self.console().await;
-                        let reason =
-                            format!("the server inside the VM did not answer within {seconds} s: {error}{console}");
-                        return Err(failure(FailureKind::Image, reason));
-                    }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        };
-        let lost = |error: AgentError| failure(FailureKind::VmLost, error.to_string());
-        let health = agent.health().await.map_err(lost)?;
-        agent.set_clock(SystemTime::now()).await.map_err(lost)?;
-        let settle = ExecSpec {
-            // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
-            // system (exit code 1) is still a system.
-            shell: Some(
-                "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi\n\
-                 echo \"$HEARTH_NAME\" >/etc/hostname\n\
-                 hostname \"$HEARTH_NAME\" 2>/dev/null || echo \"$HEARTH_NAME\" >/proc/sys/kernel/hostname\n\
-                 grep -qs \"$HEARTH_NAME\" /etc/hosts || echo \"127.0.1.1 $HEARTH_NAME\" >>/etc/hosts"
-                    .to_owned(),
-            ),
-            env: vec![("HEARTH_NAME".to_owned(), self.boot.vm.to_string())],
-            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
-            ..ExecSpec::default()
-        };
-        recorder
-            .run(&agent, &settle)
-            .await
-            .map_err(|error| command_failure(FailureKind::Image, error))?;
-        Ok((agent, health.version))
-    }
-
-    async fn still_runs(&self) -> Result<(), Failure> {
-        match self.context.driver.inspect(&self.boot.vm).await {
-            Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => Ok(()),
-            Ok(_) => {
-                let console = self.console().await;
-                Err(failure(
-                    FailureKind::VmLost,
-                    format!("the VM ended while it booted{console}"),
-                ))
-            }
-        }
-    }
-
-    async fn console(&self) -> String {
-        let tail = self
-            .context
-            .driver
-            .console(&self.boot.vm, CONSOLE_QUOTE)
-            .await
-            .unwrap_or_default();
-        let tail = String::from_utf8_lossy(&tail);
-        let tail = tail.trim();
-        if tail.is_empty() {
-            String::new()
-        } else {
-            format!("; its console ends with: {tail}")
-        }
+    pub(super) fn keep(&self, piece: Piece) {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).push(piece);
     }
 
     async fn set_env_vars(&self, agent: &AgentClient) -> Result<(), Stop> {
@@ -262,57 +278,6 @@ impl Run<'_> {
             .await;
         let result = written.map_err(|error| failure(FailureKind::VmLost, error.to_string()));
         self.end(recorder, result, json!({ "count": variables.len() })).await
-    }
-
-    /// A list of set-up commands, in order, from `/home`; no entry when the list is empty.
-    async fn run_setup(&self, agent: &AgentClient, step: StepName, commands: &[SetupCommand]) -> Result<(), Stop> {
-        if commands.is_empty() {
-            return Ok(());
-        }
-        let mut recorder = self.begin(step, None);
-        let mut entries = Vec::new();
-        let mut result = Ok(());
-        for command in commands {
-            let background = command.background.unwrap_or_default();
-            let mut spec = self.shell(&command.command, "/home");
-            if background {
-                spec.timeout_ms = None;
-                spec.detach = Some(Detach {
-                    log_path: format!("/var/log/hearth/{}.log", file_name(&command.name)),
-                    grace_ms: millis(BACKGROUND_GRACE),
-                });
-            }
-            let began = std::time::Instant::now();
-            let ended = recorder.run(agent, &spec).await;
-            entries.push(json!({
-                "name": self.boot.blueprint.masker.mask(&command.name),
-                "exitCode": exit_code(&ended),
-                "durationMs": millis(began.elapsed()),
-                "background": background,
-            }));
-            if let Err(error) = ended {
-                result = Err(command_failure(FailureKind::Setup, error));
-                break;
-            }
-        }
-        self.end(recorder, result, json!({ "commands": entries })).await
-    }
-
-    /// Ready means: a command ran in this VM after everything else.
-    async fn prove_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
-        let spec = ExecSpec {
-            argv: Some(vec!["/bin/true".to_owned()]),
-            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
-            ..ExecSpec::default()
-        };
-        match agent.exec_collect(&spec, 0).await {
-            Ok(output) if matches!(output.end, ExecEnd::Exited { code: Some(0), .. }) => Ok(()),
-            Ok(_) => Err(Stop::Failure(failure(
-                FailureKind::Setup,
-                "after its set-up the VM cannot run /bin/true",
-            ))),
-            Err(error) => Err(Stop::Failure(failure(FailureKind::VmLost, error.to_string()))),
-        }
     }
 
     /// A set-up command as CONTRACT.md wants it run.
@@ -335,35 +300,5 @@ pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failu
     match error {
         CommandFailure::Command { sentence, .. } => failure(kind, sentence),
         CommandFailure::Lost(error) => failure(FailureKind::VmLost, error.to_string()),
-    }
-}
-
-/// The exit code for the metadata: `null` while it runs, or when there is none.
-fn exit_code(ended: &Result<ExecEnd, CommandFailure>) -> Option<i32> {
-    match ended {
-        Ok(ExecEnd::Exited { code, .. }) => *code,
-        Ok(_) => None,
-        Err(CommandFailure::Command { code, .. }) => *code,
-        Err(CommandFailure::Lost(_)) => None,
-    }
-}
-
-/// A command's name as a file name.
-fn file_name(name: &str) -> String {
-    let safe: String = name
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || "-_.".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    let safe = safe.trim_start_matches('.');
-    if safe.is_empty() {
-        "command".to_owned()
-    } else {
-        safe.chars().take(100).collect()
     }
 }

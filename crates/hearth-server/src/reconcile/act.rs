@@ -35,6 +35,9 @@ impl Reconciler {
                         id: new.id,
                         vm: new.vm,
                         blueprint,
+                        is_test: false,
+                        use_cache: true,
+                        rests: true,
                     },
                     running,
                 );
@@ -59,6 +62,10 @@ impl Reconciler {
                             id: row.id,
                             vm: row.vm,
                             blueprint,
+                            is_test: row.is_test,
+                            use_cache: row.use_cache,
+                            // A claim waits for it, or somebody wants to look inside.
+                            rests: false,
                         },
                         running,
                     );
@@ -92,6 +99,7 @@ impl Reconciler {
                     self.spawn_teardown(row);
                 }
             }
+            Action::Rest { instance } => self.let_rest(instance).await,
             Action::DestroyOrphan { vm } => self.spawn_destroy_orphan(vm.clone()),
         }
         Ok(())
@@ -174,8 +182,8 @@ impl Reconciler {
         match ended {
             // Whoever cancelled it has moved the row.
             None => followers.ended(id, None, None),
-            Some(Ok(Provisioned { repos, settings })) => {
-                store.set_instance_repos(id, &repos, &settings).await?;
+            Some(Ok(made)) => {
+                store.set_instance_made(id, &made).await?;
                 if store
                     .move_instance(id, InstanceState::Ready, None, Timestamp::now())
                     .await?

@@ -2,7 +2,7 @@
 //! and the scripts that a moved checkout or lost processes ask for.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::agent::{ExecEnd, ExecSpec};
@@ -12,7 +12,7 @@ use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::Reconciler;
+use super::{Order, Reconciler};
 use crate::provision::blueprint::{Checkout, checkouts, recipe_name};
 use crate::provision::envfile;
 use crate::provision::mask::Masker;
@@ -23,6 +23,8 @@ use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken
 const ANSWER_BUDGET: Duration = Duration::from_secs(5);
 /// Time limit of a checkout of another branch.
 const CHECKOUT_BUDGET: Duration = Duration::from_secs(120);
+/// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
+const FORK_BUDGET: Duration = Duration::from_secs(10);
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -145,7 +147,7 @@ impl Reconciler {
             None => None,
         };
         let began = Instant::now();
-        let deadline = began + order.patience;
+        let mut deadline = began + order.patience;
         let mut changes = self.changes.subscribe();
         let mut reservation = Reservation {
             reconciler: self.clone(),
@@ -166,6 +168,13 @@ impl Reconciler {
             }
             if let Some(id) = &reservation.id {
                 self.check_reserved(id).await?;
+            } else if order.miss == Miss::Prefer && self.can_fork(project).await? {
+                let id = InstanceId::generate();
+                // Before the row is there: whenever this future is dropped, the row is given back.
+                reservation.id = Some(id.clone());
+                self.order_instance(&id, project, Order::Claim).await?;
+                source = ClaimSource::Fork;
+                deadline = deadline.max(began + FORK_BUDGET);
             } else if order.miss != Miss::Require && self.nothing_comes(project, order).await? {
                 if order.patience.is_zero() {
                     return Err(self.nothing_ready(project).await?);
@@ -173,7 +182,7 @@ impl Reconciler {
                 let id = InstanceId::generate();
                 // Before the row is there: whenever this future is dropped, the row is given back.
                 reservation.id = Some(id.clone());
-                self.order_instance(&id, project, false, true).await?;
+                self.order_instance(&id, project, Order::Claim).await?;
                 source = ClaimSource::Cold;
             }
             if source == ClaimSource::Ready {
@@ -197,6 +206,14 @@ impl Reconciler {
             .await?
             .is_some_and(|pool| pool.config.enabled);
         Ok(!enabled)
+    }
+
+    /// Whether a VM of the current recipe can be had at once.
+    async fn can_fork(&self, project: &ProjectRow) -> Result<bool, StoreError> {
+        let store = &self.context.store;
+        let pool = store.pool(&project.id).await?;
+        let recipe = recipe_name(project, pool.as_ref());
+        Ok(store.template(&project.id, &recipe).await?.is_some())
     }
 
     async fn check_reserved(&self, id: &InstanceId) -> Result<(), ClaimError> {
@@ -317,13 +334,17 @@ impl Reconciler {
         row: &InstanceRow,
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
         let budget = Instant::now() + ANSWER_BUDGET;
+        let resumed = tokio::time::timeout_at(budget, self.resume(&row.vm)).await;
+        resumed
+            .map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))?
+            .map_err(|error| Unfit::Instance(error.to_string()))?;
         let agent = self
             .context
             .agents
             .get(&row.vm, ANSWER_BUDGET)
             .await
             .map_err(|error| Unfit::Instance(error.to_string()))?;
-        let clock = tokio::time::timeout_at(budget, agent.set_clock(SystemTime::now())).await;
+        let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
         clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         let variables = self.task_variables(project, order).await?;
         if let Some(variables) = &variables {

@@ -4,9 +4,11 @@
 mod act;
 mod handover;
 mod observe;
+mod rest;
 mod tasks;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
@@ -23,7 +25,20 @@ use crate::provision::blueprint::recipe_name;
 use crate::store::{NewInstance, ProjectRow, StoreError};
 
 pub use handover::{ClaimError, ClaimOrder};
+pub use rest::Awake;
 use tasks::Tasks;
+
+/// Who waits for an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Somebody tests the set-up.
+    Test {
+        /// Stages that are frozen already need not run.
+        use_cache: bool,
+    },
+    /// A claim.
+    Claim,
+}
 
 /// Time between two passes when nobody wakes the loop. A VM that died is noticed after one such time.
 const TICK: Duration = Duration::from_secs(3);
@@ -46,6 +61,10 @@ pub(crate) struct Inner {
     /// Counts the changes of instances; waiting claims look again at each.
     changes: watch::Sender<u64>,
     claims: Locks<(ProjectId, String)>,
+    /// Whoever lets a VM stand still or go on is alone with it.
+    rest: Locks<VmId>,
+    /// Who works in VMs that would stand still otherwise.
+    awake: Arc<Mutex<HashMap<VmId, usize>>>,
 }
 
 impl std::ops::Deref for Reconciler {
@@ -66,12 +85,15 @@ impl Reconciler {
                 max_vms: options.max_vms,
                 memory_mib: options.memory_mib,
                 concurrent_provisions: options.provision_concurrency.max(1),
+                concurrent_forks: options.fork_concurrency.max(1),
             },
             session: uuid::Uuid::now_v7().simple().to_string(),
             tasks: Tasks::default(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
             claims: Locks::default(),
+            rest: Locks::default(),
+            awake: Arc::default(),
         }))
     }
 
@@ -124,19 +146,14 @@ impl Reconciler {
 
     /// Writes the row of an instance that somebody waits for (a test boot, a claim); the loop starts it. The caller chooses
     /// the id, so that it can clean up after a call whose end it did not see.
-    pub async fn order_instance(
-        &self,
-        id: &InstanceId,
-        project: &ProjectRow,
-        is_test: bool,
-        reserved: bool,
-    ) -> Result<(), StoreError> {
+    pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
         let pool = self.context.store.pool(&project.id).await?;
         let new = self.new_instance(&project.id, recipe_name(project, pool.as_ref()), project.vm_size);
         let new = NewInstance {
             id: id.clone(),
-            is_test,
-            reserved,
+            is_test: matches!(order, Order::Test { .. }),
+            use_cache: order != Order::Test { use_cache: false },
+            reserved: order == Order::Claim,
             ..new
         };
         self.context.store.insert_instance(&new, Timestamp::now()).await?;
@@ -153,6 +170,7 @@ impl Reconciler {
             reserved: false,
             recipe,
             memory_mib: u64::from(self.sizes.shape(size).memory_mib),
+            use_cache: true,
             started_by: None,
         }
     }

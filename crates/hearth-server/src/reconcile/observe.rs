@@ -12,6 +12,9 @@ use super::Reconciler;
 use crate::provision::blueprint::recipe_name;
 use crate::store::{InstanceRow, StoreError};
 
+/// What a fork counts with that has no sibling yet, MiB; more than what one costs where it was measured.
+const UNKNOWN_FORK_MIB: u64 = 96;
+
 impl Reconciler {
     pub(super) async fn observe(&self, now: Timestamp) -> Result<World, StoreError> {
         // The driver first: a VM it names has had its row before, so a VM without a row in the later read is an orphan.
@@ -35,6 +38,15 @@ impl Reconciler {
             .filter(|vm| !known.contains(vm) && !self.tasks.is_tearing_down(vm.as_str()))
             .cloned()
             .collect();
+        let templates: HashSet<(ProjectId, String)> = self
+            .context
+            .store
+            .templates()
+            .await?
+            .into_iter()
+            .map(|template| (template.project, template.recipe))
+            .collect();
+        let capabilities = self.context.driver.capabilities();
         let mut by_project: HashMap<ProjectId, Vec<InstanceWorld>> = HashMap::new();
         for row in &rows {
             by_project
@@ -45,11 +57,20 @@ impl Reconciler {
         let mut pools = Vec::new();
         for project in self.context.store.all_projects().await? {
             let pool = self.context.store.pool(&project.id).await?;
-            let instances = by_project.remove(&project.id).unwrap_or_default();
+            let mut instances = by_project.remove(&project.id).unwrap_or_default();
             if pool.is_none() && instances.is_empty() {
                 continue;
             }
             let recipe = recipe_name(&project, pool.as_ref());
+            let forked = templates.contains(&(project.id.clone(), recipe.clone()));
+            let memory_mib = if forked {
+                let cost = fork_cost(&instances);
+                let waiting = instances.iter_mut().filter(|i| i.state == InstanceState::Provisioning);
+                waiting.for_each(|i| i.memory_mib = cost);
+                cost
+            } else {
+                u64::from(self.sizes.shape(project.vm_size).memory_mib)
+            };
             let streak = self.context.store.failure_streak(&project.id, &recipe).await?;
             let config = pool.as_ref().map(|pool| &pool.config);
             let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
@@ -61,7 +82,8 @@ impl Reconciler {
                     .min(max_vms.unwrap_or(usize::MAX)),
                 max_vms,
                 max_age_seconds: config.map_or(i64::MAX / 1000, |config| config.max_age_minutes * 60),
-                memory_mib: u64::from(self.sizes.shape(project.vm_size).memory_mib),
+                memory_mib,
+                prepared: forked || !capabilities.memory_checkpoints,
                 project: project.id,
                 recipe,
                 streak,
@@ -77,12 +99,14 @@ impl Reconciler {
             max_age_seconds: 0,
             recipe: String::new(),
             memory_mib: 0,
+            prepared: true,
             streak: FailureStreak::default(),
             instances,
         }));
         Ok(World {
             now,
             limits: self.limits,
+            can_rest: capabilities.pause,
             pools,
             orphans,
             drivers_observed,
@@ -106,16 +130,35 @@ impl Reconciler {
             is_test: row.is_test,
             reserved: row.reserved,
             recipe: row.recipe.clone(),
-            memory_mib: row.memory_mib,
+            memory_mib: match row.state {
+                // At rest it cannot grow.
+                InstanceState::Ready => row.private_mib.unwrap_or(row.memory_mib),
+                _ => row.memory_mib,
+            },
             created_at: row.created_at,
             state_since: row.state_since,
             lease_ends_at: row.lease_ends_at,
             vm: match vms.get(&row.vm) {
-                Some(VmState::Running | VmState::Paused) => VmPresence::Running,
+                Some(VmState::Running) => VmPresence::Running,
+                Some(VmState::Paused) => VmPresence::Paused,
                 Some(VmState::Stopped) => VmPresence::Stopped,
                 None => VmPresence::Absent,
             },
             work,
         }
+    }
+}
+
+/// What one more fork will cost, MiB: what its siblings at rest cost, or a guess when there are none.
+fn fork_cost(siblings: &[InstanceWorld]) -> u64 {
+    let resting = || {
+        siblings
+            .iter()
+            .filter(|i| i.vm == VmPresence::Paused)
+            .map(|i| i.memory_mib)
+    };
+    match resting().count() as u64 {
+        0 => UNKNOWN_FORK_MIB,
+        count => resting().sum::<u64>().div_ceil(count),
     }
 }

@@ -9,6 +9,8 @@ use hearth_core::world::{Failure, FailureStreak};
 use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
 
+use crate::provision::Provisioned;
+
 use super::{Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// One instance as the database knows it.
@@ -42,6 +44,10 @@ pub struct InstanceRow {
     pub repos: Vec<ClaimedRepo>,
     /// What its repositories' settings files say.
     pub settings: Vec<RepoSettings>,
+    /// Stages that are frozen already need not run.
+    pub use_cache: bool,
+    /// Memory that the VM at rest has to itself, MiB.
+    pub private_mib: Option<u64>,
     /// When it was wished for.
     pub created_at: Timestamp,
     /// When it came into its state.
@@ -91,6 +97,8 @@ pub struct NewInstance {
     pub recipe: String,
     /// Memory of its VM, MiB.
     pub memory_mib: u64,
+    /// Stages that are frozen already need not run.
+    pub use_cache: bool,
     /// The server process that begins at once, if any.
     pub started_by: Option<String>,
 }
@@ -120,6 +128,8 @@ struct Raw {
     failure_reason: Option<String>,
     repos: String,
     settings: String,
+    use_cache: bool,
+    private_mib: Option<i64>,
     created_at: i64,
     state_since: i64,
     provisioned_at: Option<i64>,
@@ -148,6 +158,8 @@ impl TryFrom<Raw> for InstanceRow {
             failure_reason: raw.failure_reason,
             repos: from_json("instance.repos", &raw.repos)?,
             settings: from_json("instance.settings", &raw.settings)?,
+            use_cache: raw.use_cache,
+            private_mib: raw.private_mib.and_then(|mib| u64::try_from(mib).ok()),
             created_at: timestamp(raw.created_at)?,
             state_since: timestamp(raw.state_since)?,
             provisioned_at: optional_timestamp(raw.provisioned_at)?,
@@ -217,8 +229,8 @@ impl Store {
     pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO instance (id, project_id, vm_id, state, generation, is_test, reserved, recipe, memory_mib,
-                                   started_by, created_at, state_since)
-             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+                                   started_by, created_at, state_since, use_cache)
+             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10)",
         )
         .bind(new.id.as_str())
         .bind(new.project.as_str())
@@ -229,6 +241,7 @@ impl Store {
         .bind(i64::try_from(new.memory_mib).unwrap_or(i64::MAX))
         .bind(&new.started_by)
         .bind(millis(now))
+        .bind(new.use_cache)
         .execute(&self.write)
         .await?;
         Ok(())
@@ -310,17 +323,13 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the checkouts of an instance and what their settings files say.
-    pub async fn set_instance_repos(
-        &self,
-        id: &InstanceId,
-        repos: &[ClaimedRepo],
-        settings: &[RepoSettings],
-    ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3 WHERE id = ?1")
+    /// Notes what a finished run left: checkouts, what their settings files say, what the VM costs.
+    pub async fn set_instance_made(&self, id: &InstanceId, made: &Provisioned) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3, private_mib = ?4 WHERE id = ?1")
             .bind(id.as_str())
-            .bind(to_json(&repos)?)
-            .bind(to_json(&settings)?)
+            .bind(to_json(&made.repos)?)
+            .bind(to_json(&made.settings)?)
+            .bind(made.private_mib.and_then(|mib| i64::try_from(mib).ok()))
             .execute(&self.write)
             .await?;
         Ok(())

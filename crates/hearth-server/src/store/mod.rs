@@ -3,6 +3,7 @@
 //! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
 //! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
 
+mod checkpoints;
 mod claims;
 mod instances;
 mod pools;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claims::{NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;

@@ -1,0 +1,113 @@
+//! Lists of set-up commands: one entry for the list, a checkpoint after each command.
+
+use std::time::{Duration, Instant};
+
+use hearth_api::agent::client::AgentClient;
+use hearth_api::agent::{Detach, ExecEnd};
+use hearth_api::instance::StepName;
+use hearth_api::pool::SetupCommand;
+use hearth_core::state::FailureKind;
+use serde_json::json;
+
+use super::chain::Stage;
+use super::forge::Forge;
+use super::piece::Piece;
+use super::recorder::CommandFailure;
+use super::steps::{Run, Stop, command_failure, millis};
+
+/// A background command has this long to crash.
+const BACKGROUND_GRACE: Duration = Duration::from_secs(1);
+
+impl Run<'_> {
+    /// The last `count` of the commands, from `/home`. `begun` are those before them, which ran before the VM was frozen.
+    /// `stages` begins with those of these commands and goes to the end of the chain.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each says something else, and there is one caller"
+    )]
+    pub(super) async fn run_commands(
+        &self,
+        agent: &AgentClient,
+        step: StepName,
+        commands: &[SetupCommand],
+        stages: &[Stage],
+        count: usize,
+        begun: Vec<Piece>,
+        forge: &mut Option<Forge>,
+    ) -> Result<(), Stop> {
+        let mut recorder = self.begin(step, None);
+        let mut lines: Vec<_> = begun.iter().map(Piece::cached_command).collect();
+        for piece in &begun {
+            recorder.print_again(&piece.output);
+        }
+        let mut result = Ok(());
+        let left = &commands[commands.len().saturating_sub(count)..];
+        for (at, command) in left.iter().enumerate() {
+            let background = command.background.unwrap_or_default();
+            let mut spec = self.shell(&command.command, "/home");
+            if background {
+                spec.timeout_ms = None;
+                spec.detach = Some(Detach {
+                    log_path: format!("/var/log/hearth/{}.log", file_name(&command.name)),
+                    grace_ms: millis(BACKGROUND_GRACE),
+                });
+            }
+            recorder.next_command();
+            let began = Instant::now();
+            let ended = recorder.run(agent, &spec).await;
+            let duration_ms = millis(began.elapsed());
+            let line = json!({
+                "name": self.boot.blueprint.masker.mask(&command.name),
+                "exitCode": exit_code(&ended),
+                "durationMs": duration_ms,
+                "background": background,
+            });
+            lines.push(line.clone());
+            if let Err(error) = ended {
+                result = Err(command_failure(FailureKind::Setup, error));
+                break;
+            }
+            self.keep(Piece {
+                step,
+                output: recorder.of_command(),
+                duration_ms,
+                metadata: line,
+                is_command: true,
+            });
+            self.freeze(&stages[at..], forge).await?;
+        }
+        self.end_apart(recorder, result, json!({ "commands": lines }))
+            .await
+            .map(drop)
+    }
+}
+
+/// The exit code for the metadata: `null` while it runs, or when there is none.
+fn exit_code(ended: &Result<ExecEnd, CommandFailure>) -> Option<i32> {
+    match ended {
+        Ok(ExecEnd::Exited { code, .. }) => *code,
+        Ok(_) => None,
+        Err(CommandFailure::Command { code, .. }) => *code,
+        Err(CommandFailure::Lost(_)) => None,
+    }
+}
+
+/// A command's name as a file name.
+fn file_name(name: &str) -> String {
+    let safe: String = name
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let safe = safe.trim_start_matches('.');
+    if safe.is_empty() {
+        "command".to_owned()
+    } else {
+        safe.chars().take(100).collect()
+    }
+}

@@ -1,0 +1,229 @@
+//! Prepare once, fork many: where a run begins, what it freezes on its way, and the template it ends in.
+
+use std::time::{Duration, Instant};
+
+use hearth_api::agent::client::AgentClient;
+use hearth_core::state::FailureKind;
+use hearth_core::world::Failure;
+use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose};
+use jiff::Timestamp;
+
+use super::chain::{Stage, Work};
+use super::machine::driver_failure;
+use super::piece::{Piece, entries};
+use super::recorder::show_again;
+use super::steps::{Found, Run, Stop, failure};
+use crate::store::CheckpointRow;
+
+/// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
+/// middle of.
+const TEMPLATE_REST: Duration = Duration::from_millis(500);
+/// The same for a base, from which everything is made.
+const BASE_REST: Duration = Duration::from_secs(3);
+/// So many commands of a list are each followed by a checkpoint; in a longer list only those that took long.
+const EACH_COMMAND: usize = 64;
+/// A stage that took at least this long is worth a checkpoint whatever else holds.
+const WORTH: Duration = Duration::from_secs(1);
+
+/// The VM that a template is made in.
+pub(super) struct Forge {
+    /// The checkpoint it goes on from.
+    lies_on: Option<CheckpointKey>,
+    /// When it was last frozen.
+    since: Instant,
+}
+
+impl Run<'_> {
+    /// A VM with all stages done: a fork of the template. When there is none, it is made first, from the longest prefix that
+    /// is frozen already; of several runs that need the same template one makes it and the others wait.
+    pub(super) async fn fork_or_build(&self, stages: &[Stage], found: &[Found]) -> Result<AgentClient, Stop> {
+        if let Some(agent) = self.fork_template(stages).await? {
+            return Ok(agent);
+        }
+        let project = self.boot.blueprint.project.to_string();
+        let _alone = self.context.builds.lock(project).await;
+        if let Some(agent) = self.fork_template(stages).await? {
+            return Ok(agent);
+        }
+        let agent = self.build(stages, found).await?;
+        let Some(key) = stages.last().and_then(|stage| stage.key.as_ref()) else {
+            // It cannot have come so far without knowing every commit.
+            return Ok(agent);
+        };
+        let store = &self.context.store;
+        store
+            .set_template(
+                &self.boot.blueprint.project,
+                &self.boot.blueprint.recipe,
+                key,
+                Timestamp::now(),
+            )
+            .await?;
+        drop(agent);
+        self.context.agents.forget(&self.boot.vm);
+        self.context
+            .driver
+            .destroy(&self.boot.vm)
+            .await
+            .map_err(driver_failure)?;
+        let agent = self.fork_again(key).await?;
+        agent.ok_or_else(|| {
+            Stop::Failure(failure(
+                FailureKind::Host,
+                "the template was damaged right after it was made; is the disk sound?",
+            ))
+        })
+    }
+
+    async fn fork_template(&self, stages: &[Stage]) -> Result<Option<AgentClient>, Stop> {
+        let Some(key) = stages.last().and_then(|stage| stage.key.as_ref()) else {
+            return Ok(None);
+        };
+        let store = &self.context.store;
+        let Some(pieces) = store.pieces_up_to(key).await? else {
+            return Ok(None);
+        };
+        let Some(agent) = self.fork(key, ForkPurpose::Instance, "template").await? else {
+            return Ok(None);
+        };
+        self.show_again(&pieces).await?;
+        // It may be the template of another recipe too: a project without anything shares its base with all others.
+        let blueprint = &self.boot.blueprint;
+        store
+            .set_template(&blueprint.project, &blueprint.recipe, key, Timestamp::now())
+            .await?;
+        Ok(Some(agent))
+    }
+
+    /// Runs what is not frozen yet, and freezes it.
+    async fn build(&self, stages: &[Stage], found: &[Found]) -> Result<AgentClient, Stop> {
+        for done in (1..=stages.len()).rev() {
+            let Some(key) = &stages[done - 1].key else { continue };
+            let Some(pieces) = self.context.store.pieces_up_to(key).await? else {
+                continue;
+            };
+            let Some(agent) = self.fork(key, ForkPurpose::Build, "checkpoint").await? else {
+                continue;
+            };
+            let left = &stages[done..];
+            let begun = self.show_again_but_for(&pieces, left).await?;
+            let mut forge = Some(Forge {
+                lies_on: Some(key.clone()),
+                since: Instant::now(),
+            });
+            self.run_stages(&agent, left, found, begun, &mut forge).await?;
+            return Ok(agent);
+        }
+        let base = stages[0].key.as_ref().map(ToString::to_string).unwrap_or_default();
+        // All projects of this size share the base: one makes it.
+        let making = self.context.builds.lock(base).await;
+        if let Some(key) = &stages[0].key
+            && self.context.store.pieces_up_to(key).await?.is_some()
+        {
+            drop(making);
+            return Box::pin(self.build(stages, found)).await;
+        }
+        let agent = self.create().await?;
+        let mut forge = Some(Forge {
+            lies_on: None,
+            since: Instant::now(),
+        });
+        self.freeze(stages, &mut forge).await?;
+        drop(making);
+        self.run_stages(&agent, &stages[1..], found, Vec::new(), &mut forge)
+            .await?;
+        Ok(agent)
+    }
+
+    /// Freezes the VM after the first of these stages, if that is worth it. Without a forge nothing is frozen.
+    pub(super) async fn freeze(&self, stages: &[Stage], forge: &mut Option<Forge>) -> Result<(), Stop> {
+        let (Some(at), Some(Stage { work, key: Some(key) })) = (forge.as_mut(), stages.first()) else {
+            return Ok(());
+        };
+        let is_last = stages.len() == 1;
+        if !is_last && !worth_it(*work, stages.get(1), at.since.elapsed()) {
+            return Ok(());
+        }
+        let spec = CheckpointSpec {
+            key: key.clone(),
+            parent: at.lies_on.clone(),
+            labels: [
+                ("recipe".to_owned(), self.boot.blueprint.recipe.clone()),
+                ("stage".to_owned(), format!("{work:?}")),
+            ]
+            .into(),
+            rest: match work {
+                Work::Base => BASE_REST,
+                _ if is_last => TEMPLATE_REST,
+                _ => Duration::ZERO,
+            },
+        };
+        if let Err(error) = self.context.driver.checkpoint(&self.boot.vm, &spec).await {
+            if is_last {
+                let failure = driver_failure(error);
+                let reason = format!("the prepared VM could not be frozen: {}", failure.reason);
+                return Err(Failure {
+                    kind: FailureKind::Host,
+                    reason,
+                }
+                .into());
+            }
+            // The run goes on; only a later one will have to do this stage again.
+            tracing::warn!(%error, stage = ?work, "a stage could not be frozen");
+            return Ok(());
+        }
+        let pieces = std::mem::take(&mut *self.pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let row = CheckpointRow {
+            key: key.clone(),
+            parent: at.lies_on.replace(key.clone()),
+            project: (*work != Work::Base).then(|| self.boot.blueprint.project.clone()),
+            pieces,
+        };
+        self.context.store.insert_checkpoint(&row, Timestamp::now()).await?;
+        at.since = Instant::now();
+        Ok(())
+    }
+
+    /// A checkpoint turned out to be damaged: nobody is to begin at it again.
+    pub(super) async fn forget(&self, key: &CheckpointKey) -> Result<(), Failure> {
+        let forgotten = self.context.store.forget_checkpoint(key).await;
+        forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+        if let Err(error) = self.context.driver.remove_checkpoint(key).await {
+            // VMs may lie on it; the broom comes by later.
+            tracing::debug!(%error, %key, "a damaged checkpoint stays for now");
+        }
+        Ok(())
+    }
+
+    async fn show_again(&self, pieces: &[Piece]) -> Result<(), Stop> {
+        for entry in entries(pieces) {
+            show_again(self.context, &self.boot.id, &entry).await?;
+        }
+        Ok(())
+    }
+
+    /// The same, but for the commands of a list that goes on: they are the beginning of its entry.
+    async fn show_again_but_for(&self, pieces: &[Piece], left: &[Stage]) -> Result<Vec<Piece>, Stop> {
+        let goes_on = match left.first().map(|stage| stage.work) {
+            Some(Work::Project(at) | Work::Pool(at)) => at,
+            _ => 0,
+        };
+        let (whole, begun) = pieces.split_at(pieces.len().saturating_sub(goes_on));
+        self.show_again(whole).await?;
+        Ok(begun.to_vec())
+    }
+}
+
+/// Whether a checkpoint after this stage may spare a later run anything.
+fn worth_it(work: Work, next: Option<&Stage>, took: Duration) -> bool {
+    let next = next.map(|stage| stage.work);
+    took >= WORTH
+        || match work {
+            // A file is written in no time.
+            Work::Variables => false,
+            // Repositories are cloned one after the other; they are frozen together.
+            Work::Clone(_) => !matches!(next, Some(Work::Clone(_))),
+            Work::Project(at) | Work::Pool(at) => at < EACH_COMMAND,
+            _ => true,
+        }
+}

@@ -1,0 +1,273 @@
+//! The VM of a run: made from the image or forked, reached, given an identity, proved, put to rest.
+
+use std::time::{Duration, SystemTime};
+
+use hearth_api::agent::client::{AgentClient, AgentError, NewIdentity};
+use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_api::instance::StepName;
+use hearth_core::state::FailureKind;
+use hearth_core::world::Failure;
+use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmSpec, VmState};
+use serde_json::json;
+
+use super::agents::ConnectError;
+use super::blueprint::Blueprint;
+use super::recorder::Recorder;
+use super::steps::{Run, Stop, command_failure, failure, millis};
+
+/// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
+const CONNECT_TRY: Duration = Duration::from_secs(5);
+/// Time limit of Hearth's own small commands in a VM.
+const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
+/// How much of the console an error quotes when a VM dies while it boots, bytes.
+const CONSOLE_QUOTE: u64 = 600;
+/// Bytes in a MiB.
+const MIB: u64 = 1 << 20;
+
+pub(super) fn driver_failure(error: DriverError) -> Failure {
+    match error {
+        DriverError::Permanent { reason, .. } => failure(FailureKind::Image, reason),
+        DriverError::Retry { reason, .. } | DriverError::Unknown { reason, .. } => failure(FailureKind::Host, reason),
+    }
+}
+
+impl Run<'_> {
+    /// A VM from the image, booted and settled: the steps `create_vm` and `ensure_server`.
+    pub(super) async fn create(&self) -> Result<AgentClient, Stop> {
+        self.create_vm().await?;
+        self.ensure_server().await
+    }
+
+    /// A VM that goes on from a checkpoint, as somebody of its own: the same steps. `None` when the checkpoint turned out to
+    /// be damaged.
+    pub(super) async fn fork(
+        &self,
+        from: &CheckpointKey,
+        purpose: ForkPurpose,
+        word: &str,
+    ) -> Result<Option<AgentClient>, Stop> {
+        let recorder = self.begin(StepName::CreateVm, None);
+        let mut metadata = self.create_metadata(word);
+        metadata["cached"] = json!(true);
+        match self.fork_vm(from, purpose).await {
+            Ok(Some(image)) => metadata["image"] = json!(image),
+            Ok(None) => return Ok(None),
+            Err(failure) => {
+                return self
+                    .end_apart(recorder, Err(failure), metadata)
+                    .await
+                    .map(|(none, _)| none);
+            }
+        }
+        self.end_apart(recorder, Ok(()), metadata).await?;
+        let recorder = self.begin(StepName::EnsureServer, None);
+        let reached = self.become_somebody().await;
+        let mut metadata = json!({ "cached": true });
+        if let Ok((_, version)) = &reached {
+            metadata["agentVersion"] = json!(version);
+        }
+        let (agent, _) = self
+            .end_apart(recorder, reached.map(|(agent, _)| agent), metadata)
+            .await?;
+        Ok(Some(agent))
+    }
+
+    /// The same without entries: the VM of a finished build becomes the instance.
+    pub(super) async fn fork_again(&self, from: &CheckpointKey) -> Result<Option<AgentClient>, Stop> {
+        if self.fork_vm(from, ForkPurpose::Instance).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.become_somebody().await?.0))
+    }
+
+    /// Full digest of the image below; `None` when the checkpoint is damaged: then it is forgotten.
+    async fn fork_vm(&self, from: &CheckpointKey, purpose: ForkPurpose) -> Result<Option<String>, Failure> {
+        let spec = ForkSpec {
+            id: self.boot.vm.clone(),
+            from: from.clone(),
+            purpose,
+            shape: Some(self.boot.blueprint.shape),
+            start: ForkStart::Running,
+        };
+        match self.context.driver.fork(&spec).await {
+            Ok(created) => Ok(Some(created.image)),
+            Err(error) if error.checkpoint_fault().is_some() => {
+                tracing::warn!(%error, "a checkpoint is thrown away and made anew");
+                self.forget(from).await?;
+                Ok(None)
+            }
+            Err(error) => Err(driver_failure(error)),
+        }
+    }
+
+    /// Reaches the agent of a fork and gives the VM an identity of its own.
+    async fn become_somebody(&self) -> Result<(AgentClient, String), Failure> {
+        let agent = self.connect().await?;
+        let lost = |error: AgentError| failure(FailureKind::VmLost, error.to_string());
+        let health = agent.health().await.map_err(lost)?;
+        let identity = NewIdentity {
+            hostname: self.boot.vm.to_string(),
+            machine_id: None,
+        };
+        if let Err(error) = agent.activate(&identity).await {
+            // It may be its sibling in part: nobody may have it.
+            if let Err(error) = self.context.driver.destroy(&self.boot.vm).await {
+                tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
+            }
+            self.context.agents.forget(&self.boot.vm);
+            return Err(failure(FailureKind::Identity, error.to_string()));
+        }
+        Ok((agent, health.version))
+    }
+
+    fn create_metadata(&self, from: &str) -> serde_json::Value {
+        let shape = self.boot.blueprint.shape;
+        json!({
+            "driver": self.context.driver.capabilities().name,
+            "vcpus": shape.vcpus,
+            "memoryMib": shape.memory_mib,
+            "from": from,
+        })
+    }
+
+    async fn create_vm(&self) -> Result<(), Stop> {
+        let Blueprint { shape, image, .. } = &self.boot.blueprint;
+        let recorder = self.begin(StepName::CreateVm, None);
+        let spec = VmSpec {
+            id: self.boot.vm.clone(),
+            image: image.clone(),
+            shape: *shape,
+            checkpointable: self.boot.use_cache && self.context.driver.capabilities().memory_checkpoints,
+        };
+        let created = self.context.driver.create(&spec).await;
+        let mut metadata = self.create_metadata("image");
+        if let Ok(created) = &created {
+            metadata["image"] = json!(created.image);
+        }
+        let result = created.map(drop).map_err(driver_failure);
+        self.end_apart(recorder, result, metadata).await.map(drop)
+    }
+
+    async fn ensure_server(&self) -> Result<AgentClient, Stop> {
+        let mut recorder = self.begin(StepName::EnsureServer, None);
+        let result = self.reach_agent(&mut recorder).await;
+        let version = result.as_ref().map(|(_, version)| version.clone()).unwrap_or_default();
+        let metadata = if version.is_empty() {
+            json!({})
+        } else {
+            json!({ "agentVersion": version })
+        };
+        let (agent, _) = self
+            .end_apart(recorder, result.map(|(agent, _)| agent), metadata)
+            .await?;
+        Ok(agent)
+    }
+
+    /// Waits for the agent, then until the guest has settled, and gives it its time and its name.
+    async fn reach_agent(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
+        let agent = self.connect().await?;
+        let lost = |error: AgentError| failure(FailureKind::VmLost, error.to_string());
+        let health = agent.health().await.map_err(lost)?;
+        agent.set_clock(SystemTime::now()).await.map_err(lost)?;
+        let settle = ExecSpec {
+            // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
+            // system (exit code 1) is still a system.
+            shell: Some(
+                "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi\n\
+                 echo \"$HEARTH_NAME\" >/etc/hostname\n\
+                 hostname \"$HEARTH_NAME\" 2>/dev/null || echo \"$HEARTH_NAME\" >/proc/sys/kernel/hostname\n\
+                 grep -qs \"$HEARTH_NAME\" /etc/hosts || echo \"127.0.1.1 $HEARTH_NAME\" >>/etc/hosts"
+                    .to_owned(),
+            ),
+            env: vec![("HEARTH_NAME".to_owned(), self.boot.vm.to_string())],
+            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
+            ..ExecSpec::default()
+        };
+        recorder
+            .run(&agent, &settle)
+            .await
+            .map_err(|error| command_failure(FailureKind::Image, error))?;
+        Ok((agent, health.version))
+    }
+
+    async fn connect(&self) -> Result<AgentClient, Failure> {
+        let deadline = tokio::time::Instant::now() + self.context.boot_timeout;
+        loop {
+            match self.context.agents.get(&self.boot.vm, CONNECT_TRY).await {
+                Ok(agent) => return Ok(agent),
+                Err(ConnectError::Driver(DriverError::Permanent { reason, .. })) => {
+                    return Err(failure(FailureKind::VmLost, reason));
+                }
+                Err(error) => {
+                    self.still_runs().await?;
+                    if tokio::time::Instant::now() >= deadline {
+                        let seconds = self.context.boot_timeout.as_secs();
+                        let console = self.console().await;
+                        let reason =
+                            format!("the server inside the VM did not answer within {seconds} s: {error}{console}");
+                        return Err(failure(FailureKind::Image, reason));
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn still_runs(&self) -> Result<(), Failure> {
+        match self.context.driver.inspect(&self.boot.vm).await {
+            Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => Ok(()),
+            Ok(_) => {
+                let console = self.console().await;
+                Err(failure(
+                    FailureKind::VmLost,
+                    format!("the VM ended while it booted{console}"),
+                ))
+            }
+        }
+    }
+
+    async fn console(&self) -> String {
+        let tail = self
+            .context
+            .driver
+            .console(&self.boot.vm, CONSOLE_QUOTE)
+            .await
+            .unwrap_or_default();
+        let tail = String::from_utf8_lossy(&tail);
+        let tail = tail.trim();
+        if tail.is_empty() {
+            String::new()
+        } else {
+            format!("; its console ends with: {tail}")
+        }
+    }
+
+    /// Ready means: a command ran in this VM after everything else.
+    pub(super) async fn prove_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
+        let spec = ExecSpec {
+            argv: Some(vec!["/bin/true".to_owned()]),
+            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
+            ..ExecSpec::default()
+        };
+        match agent.exec_collect(&spec, 0).await {
+            Ok(output) if matches!(output.end, ExecEnd::Exited { code: Some(0), .. }) => Ok(()),
+            Ok(_) => Err(Stop::Failure(failure(
+                FailureKind::Setup,
+                "after its set-up the VM cannot run /bin/true",
+            ))),
+            Err(error) => Err(Stop::Failure(failure(FailureKind::VmLost, error.to_string()))),
+        }
+    }
+
+    /// Lets the VM stand still until it is claimed; what it costs then, MiB.
+    pub(super) async fn rest(&self) -> Result<Option<u64>, Stop> {
+        let driver = &self.context.driver;
+        if !driver.capabilities().pause {
+            return Ok(None);
+        }
+        driver.pause(&self.boot.vm).await.map_err(driver_failure)?;
+        // Only a figure: without it the VM counts with its whole size.
+        let usage = driver.usage(&self.boot.vm).await.ok();
+        Ok(usage.map(|usage| usage.private_bytes.div_ceil(MIB)))
+    }
+}
