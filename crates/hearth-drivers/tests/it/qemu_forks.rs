@@ -51,11 +51,12 @@ async fn background(client: &AgentClient, text: &str) -> u32 {
     }
 }
 
-/// Until systemd has started everything, and udev's idle workers, which would wait for three more seconds, have ended.
+/// Until systemd has started everything, udev's idle workers have ended (they would wait for three more seconds), and the
+/// disk has what was written: what is left of these, each fork would do again.
 async fn settle(client: &AgentClient) {
     shell(
         client,
-        "systemctl is-system-running --wait || true; udevadm settle; udevadm control --reload",
+        "systemctl is-system-running --wait || true; udevadm settle; udevadm control --reload; sync",
     )
     .await;
 }
