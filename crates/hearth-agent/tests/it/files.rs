@@ -221,7 +221,9 @@ async fn unknown_paths_and_bad_bodies_are_faults() {
     tokio::spawn(connection);
     let long = format!("{}?path=/{}", paths::FILES, "x".repeat(5000));
     let json = hearth_api::agent::frames::encode(hearth_api::agent::FrameKind::Spec, b"{nonsense");
-    let cases: [(&str, &str, bytes::Bytes, u16); 10] = [
+    // Nothing that is right: an agent in a test would make this very machine somebody else.
+    let named = |hostname: &str| format!(r#"{{"unixNanos":0,"entropy":"AAAA","hostname":"{hostname}"}}"#);
+    let cases: [(&str, &str, bytes::Bytes, u16); 14] = [
         ("GET", "/", "".into(), 404),
         ("GET", "/v1/nothing", "".into(), 404),
         ("DELETE", paths::HEALTH, "".into(), 405),
@@ -229,6 +231,10 @@ async fn unknown_paths_and_bad_bodies_are_faults() {
         ("GET", &long, "".into(), 400),
         ("POST", paths::CLOCK, "{".into(), 400),
         ("POST", paths::CLOCK, vec![b' '; 1 << 20].into(), 400),
+        ("GET", paths::ACTIVATE, "".into(), 405),
+        ("POST", paths::ACTIVATE, "{}".into(), 400),
+        ("POST", paths::ACTIVATE, named("two words").into(), 400),
+        ("POST", paths::ACTIVATE, named("too-little-entropy").into(), 400),
         ("POST", paths::EXEC, "".into(), 400),
         ("POST", paths::EXEC, "garbage garbage garbage".into(), 400),
         ("POST", paths::EXEC, json, 400),

@@ -66,6 +66,7 @@ impl Guest {
     pub(super) fn copy(&self, boot_id: String) -> Self {
         let copy = Self::new(boot_id, Arc::clone(&self.rules));
         copy.inside().files = self.inside().files.clone();
+        copy.inside().commands = self.inside().commands.clone();
         copy
     }
 

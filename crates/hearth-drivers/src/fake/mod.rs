@@ -299,8 +299,8 @@ impl Driver for FakeDriver {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             name: "fake",
-            memory_checkpoints: true,
-            disk_checkpoints: true,
+            memory_checkpoints: !self.world.options.no_checkpoints,
+            disk_checkpoints: !self.world.options.no_checkpoints,
             pause: true,
             live_processes: !self.world.options.loses_processes,
         }

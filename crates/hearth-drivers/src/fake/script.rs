@@ -159,6 +159,8 @@ pub struct FakeOptions {
     pub rules: Vec<ExecRule>,
     /// `create` answers `Retry` when this many VMs exist.
     pub capacity: Option<usize>,
+    /// Whether it is a driver that cannot freeze a VM.
+    pub no_checkpoints: bool,
     /// Whether processes of a VM are gone when it is handed over.
     pub loses_processes: bool,
 }
@@ -173,6 +175,7 @@ impl Default for FakeOptions {
             faults: Vec::new(),
             rules: Vec::new(),
             capacity: None,
+            no_checkpoints: false,
             loses_processes: false,
         }
     }

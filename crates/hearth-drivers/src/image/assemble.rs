@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::base::{self, Base};
 use super::guest::AGENT_IN_GUEST;
-use super::manifest::{INITRD, Image, KERNEL, MANIFEST, Manifest, PACKAGES, ROOTFS, Sizes};
-use super::{ImageError, initrd, sandbox};
+use super::manifest::{INITRD, Image, KERNEL, MANIFEST, Manifest, PACKAGES, ROOTFS, Sizes, UNPACKED_KERNEL};
+use super::{ImageError, initrd, kernel, sandbox};
 use crate::program;
 
 /// Everybody may look at an image; nobody writes to it.
@@ -129,6 +129,11 @@ pub(super) async fn make(
     for name in [KERNEL, PACKAGES] {
         fs::copy(parts.base.folder.join(name), out.join(name)).map_err(failed(name))?;
     }
+    let unpacked = fs::read(out.join(KERNEL)).map_err(failed(KERNEL))?;
+    let unpacked = kernel::unpack(&unpacked);
+    if let Some(kernel) = &unpacked {
+        fs::write(out.join(UNPACKED_KERNEL), kernel).map_err(failed(UNPACKED_KERNEL))?;
+    }
     let file = fs::File::create(out.join(INITRD)).map_err(failed(INITRD))?;
     let modules = parts.base.folder.join(base::MODULES);
     initrd::write(BufWriter::new(file), &parts.agent.bytes, &modules, &parts.base.modules).map_err(failed(INITRD))?;
@@ -152,11 +157,13 @@ pub(super) async fn make(
             rootfs_on_disk: rootfs.blocks() * STAT_BLOCK,
             vmlinuz: size(KERNEL)?.len(),
             initrd: size(INITRD)?.len(),
+            vmlinux: unpacked.as_ref().map(|kernel| kernel.len() as u64),
         },
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|error| failed(MANIFEST)(error.into()))?;
     fs::write(out.join(MANIFEST), text).map_err(failed(MANIFEST))?;
-    for name in [ROOTFS, KERNEL, INITRD, PACKAGES, MANIFEST] {
+    let unpacked = unpacked.map(|_| UNPACKED_KERNEL);
+    for name in [ROOTFS, KERNEL, INITRD, PACKAGES, MANIFEST].into_iter().chain(unpacked) {
         // The manifest's time says which image was asked for last, so its owner must be able to open it.
         let mode = if name == MANIFEST { FILE_MODE | 0o200 } else { FILE_MODE };
         fs::set_permissions(out.join(name), fs::Permissions::from_mode(mode)).map_err(failed(name))?;

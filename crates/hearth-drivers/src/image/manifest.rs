@@ -11,6 +11,8 @@ use super::ImageError;
 
 pub(super) const ROOTFS: &str = "rootfs.ext4";
 pub(super) const KERNEL: &str = "vmlinuz";
+/// The same kernel unpacked, where that is possible.
+pub(super) const UNPACKED_KERNEL: &str = "vmlinux";
 pub(super) const INITRD: &str = "initrd";
 pub(super) const MANIFEST: &str = "manifest.json";
 /// Every package of the image with its version, a line each.
@@ -61,6 +63,9 @@ pub struct Sizes {
     pub vmlinuz: u64,
     /// The initial RAM disk.
     pub initrd: u64,
+    /// The kernel unpacked, if the image holds it so too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmlinux: Option<u64>,
 }
 
 /// A whole image and where its parts are.
@@ -72,6 +77,8 @@ pub struct Image {
     pub rootfs: PathBuf,
     /// The kernel.
     pub kernel: PathBuf,
+    /// The kernel unpacked, if the image holds it so too: what VMs are started with then.
+    pub unpacked_kernel: Option<PathBuf>,
     /// The initial RAM disk.
     pub initrd: PathBuf,
     /// What it is.
@@ -99,9 +106,12 @@ impl Image {
             rootfs,
             vmlinuz,
             initrd,
+            vmlinux,
             ..
         } = manifest.sizes;
-        for (name, size) in [(ROOTFS, rootfs), (KERNEL, vmlinuz), (INITRD, initrd)] {
+        let unpacked = vmlinux.map(|size| (UNPACKED_KERNEL, size));
+        let files = [(ROOTFS, rootfs), (KERNEL, vmlinuz), (INITRD, initrd)];
+        for (name, size) in files.into_iter().chain(unpacked) {
             let found = fs::metadata(folder.join(name))
                 .map_err(|error| format!("{name}: {error}"))?
                 .len();
@@ -113,6 +123,7 @@ impl Image {
             folder: folder.to_owned(),
             rootfs: folder.join(ROOTFS),
             kernel: folder.join(KERNEL),
+            unpacked_kernel: vmlinux.map(|_| folder.join(UNPACKED_KERNEL)),
             initrd: folder.join(INITRD),
             manifest,
         })
@@ -261,6 +272,7 @@ mod tests {
                 rootfs: 4,
                 rootfs_on_disk: 4,
                 vmlinuz: 4,
+                vmlinux: None,
                 initrd: 4,
             },
         };

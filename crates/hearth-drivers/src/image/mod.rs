@@ -15,6 +15,7 @@ mod build;
 mod error;
 mod guest;
 mod initrd;
+mod kernel;
 mod manifest;
 mod output;
 mod recipe;

@@ -9,6 +9,9 @@ use super::{BuildOptions, ImageError};
 /// Counts up when the code that builds changes what comes out without any text in `guest/` or `host/` changing.
 const BUILDER_VERSION: u32 = 1;
 
+/// The same for what turns a base and an agent into an image. 2: the kernel is there unpacked too.
+const ASSEMBLER_VERSION: u32 = 2;
+
 /// Digits of a digest in names that only need to differ (cache folders, certificates).
 const SHORT_DIGITS: usize = 16;
 
@@ -47,7 +50,7 @@ pub(super) struct ImageRecipe<'a> {
 impl<'a> ImageRecipe<'a> {
     pub(super) fn new(name: &'a str, base: &'a str, agent: &'a str) -> Self {
         Self {
-            builder: BUILDER_VERSION,
+            builder: ASSEMBLER_VERSION,
             name,
             base,
             agent,

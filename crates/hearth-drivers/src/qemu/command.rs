@@ -98,6 +98,8 @@ pub(super) struct Wanted<'a> {
     pub(super) image: &'a str,
     /// The VM's folder inside.
     pub(super) folder: &'a str,
+    /// File name of the kernel in the image.
+    pub(super) kernel: &'a str,
     /// Kernel command line.
     pub(super) kernel_arguments: &'a str,
     /// Where the memory lies.
@@ -141,6 +143,7 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         accelerator,
         image,
         folder,
+        kernel,
         kernel_arguments,
         memory,
         layers,
@@ -166,7 +169,7 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
     if *memory != Memory::Anonymous {
         add("-machine", format!("memory-backend={MEMORY}"));
     }
-    add("-kernel", format!("{image}/vmlinuz"));
+    add("-kernel", format!("{image}/{kernel}"));
     add("-initrd", format!("{image}/initrd"));
     add("-append", (*kernel_arguments).to_owned());
     // The image is shared by all VMs and only read.

@@ -37,6 +37,7 @@ pub(super) async fn look(inner: &Inner, image: Option<&str>, shape: VmShape) -> 
         accelerator: &accelerator,
         image: &image.manifest.digest,
         folder: "",
+        kernel: images::kernel_file(&inner.options.images_dir, &image.manifest.digest),
         kernel_arguments: launch::KERNEL_ARGUMENTS,
         memory: Memory::Own(String::new()),
         layers: Vec::new(),

@@ -23,6 +23,15 @@ pub(super) fn least_disk_gib(image: &Image) -> u64 {
     image.manifest.sizes.rootfs.div_ceil(BYTES_PER_GIB)
 }
 
+/// The name of the kernel's file that VMs of an image are started with.
+pub(super) fn kernel_file(images: &Path, digest: &str) -> &'static str {
+    if images.join(digest).join("vmlinux").exists() {
+        "vmlinux"
+    } else {
+        "vmlinuz"
+    }
+}
+
 /// Lets the VMs' user read an image; its files are no secrets. Only needed when that is another user than ours.
 pub(super) fn open_up(images: &Path, image: &Image) -> io::Result<()> {
     let add = |path: &Path, bits: u32| {
@@ -36,5 +45,8 @@ pub(super) fn open_up(images: &Path, image: &Image) -> io::Result<()> {
     add(images, 0o511)?;
     add(&image.folder, 0o555)?;
     let files = [&image.rootfs, &image.kernel, &image.initrd];
-    files.into_iter().try_for_each(|file| add(file, 0o444))
+    files
+        .into_iter()
+        .chain(&image.unpacked_kernel)
+        .try_for_each(|file| add(file, 0o444))
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use qapi::qmp::RunState;
 use tokio::sync::oneshot;
 
-use super::Inner;
 use super::command::{self, Accelerator, Memory, Start, Wanted};
 use super::folder::{MemoryKind, Record, VmFolder};
 use super::monitor::Monitor;
 use super::template::{RAM, Templates};
+use super::{Inner, images};
 use crate::process::ProcessId;
 use crate::program::VmUser;
 use crate::{CALL_TIMEOUT, DriverError, error, program};
@@ -52,6 +52,7 @@ pub(super) async fn launch(
         accelerator,
         image: &record.image,
         folder: &folder.inside(),
+        kernel: images::kernel_file(&inner.options.images_dir, &record.image),
         kernel_arguments: KERNEL_ARGUMENTS,
         memory: memory(record, folder),
         layers: record

@@ -478,7 +478,7 @@ mod tests {
         Templates::open(store.clone()).unwrap();
         assert_eq!(templates.keys().unwrap(), [], "not before it is whole");
         let manifest = templates.finish(making, facts()).unwrap();
-        assert_eq!(templates.keys().unwrap(), [key.clone()]);
+        assert_eq!(templates.keys().unwrap(), std::slice::from_ref(&key));
         assert_eq!(templates.read(&key).unwrap(), manifest);
         assert_eq!(templates.info(&manifest).labels["step"], "base");
         templates.check(&manifest, CheckDepth::Full).unwrap();

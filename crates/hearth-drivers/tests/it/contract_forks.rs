@@ -139,7 +139,7 @@ pub(crate) async fn forks_go_on_from_the_checkpoint_and_are_apart(rig: &impl Rig
     let again = driver.checkpoint(&base, &freeze(&template, None)).await.unwrap();
     assert_eq!(again, info, "asked again, it is kept");
     let next = rig.reopen();
-    assert_eq!(next.checkpoints().await.unwrap(), [info.clone()]);
+    assert_eq!(next.checkpoints().await.unwrap(), std::slice::from_ref(&info));
     next.check_checkpoint(&template, CheckDepth::Quick).await.unwrap();
     next.check_checkpoint(&template, CheckDepth::Full).await.unwrap();
     driver.destroy(&base).await.unwrap();

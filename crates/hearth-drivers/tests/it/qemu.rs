@@ -55,8 +55,20 @@ pub(crate) fn open(data_dir: PathBuf, label: &str) -> QemuDriver {
 
 impl Qemu {
     pub(crate) async fn new() -> Self {
-        let room = ROOM.acquire().await.unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same on a disk of its own, in memory and of a certain size; for root.
+    pub(crate) async fn on_small_disk(size: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let kind = Some("tmpfs");
+        nix::mount::mount(kind, folder.path(), kind, nix::mount::MsFlags::empty(), Some(&*options)).unwrap();
+        Self::in_folder(folder).await
+    }
+
+    async fn in_folder(folder: tempfile::TempDir) -> Self {
+        let room = ROOM.acquire().await.unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let label = format!("test-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let data = Self::data_in(folder.path());
@@ -176,6 +188,8 @@ impl Drop for Qemu {
         for (pid, _) in processes_with(&self.label) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
+        // A disk of its own goes with the folder; most have none.
+        let _ = nix::mount::umount2(self.folder.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

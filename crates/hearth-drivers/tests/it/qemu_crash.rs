@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
-use hearth_drivers::{Driver, VmShape, VmSpec};
+use hearth_drivers::{CheckDepth, CheckpointKey, CheckpointSpec, Driver, ForkPurpose, ForkStart, VmShape, VmSpec};
 
 use crate::contract::Rig;
+use crate::contract_forks::{fork, freezable, freeze, key};
 use crate::qemu::{Qemu, open};
 use crate::support::{eventually, processes_with};
 
@@ -81,5 +82,88 @@ async fn a_killed_server_leaves_nothing_that_its_successor_does_not_find() {
             std::fs::write(rig.data().join("network/network.json"), "").unwrap();
         }
     }
+    rig.finish().await;
+}
+
+/// Not a test: the server that [`a_server_killed_while_it_freezes_and_forks_leaves_whole_checkpoints_or_none`] kills.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by another test"]
+async fn forking_server_to_be_killed() {
+    let argument = |name: &str| std::env::var(name).unwrap();
+    let driver = open(PathBuf::from(argument("CRASH_DATA")), &argument("CRASH_LABEL"));
+    let from: CheckpointKey = argument("CRASH_KEY").parse().unwrap();
+    for round in 0..u64::MAX {
+        let (instance, build) = (VmId::generate(), VmId::generate());
+        let wanted = fork(&instance, &from, ForkPurpose::Instance, ForkStart::Paused);
+        let made = driver.fork(&wanted);
+        let worked = async {
+            driver
+                .fork(&fork(&build, &from, ForkPurpose::Build, ForkStart::Running))
+                .await
+                .unwrap();
+            let key: CheckpointKey = format!("{round:032x}").parse().unwrap();
+            let wanted = CheckpointSpec {
+                rest: Duration::ZERO,
+                ..freeze(&key, Some(&from))
+            };
+            driver.checkpoint(&build, &wanted).await.unwrap();
+            driver.destroy(&build).await.unwrap();
+            driver.remove_checkpoint(&key).await.unwrap();
+        };
+        let (made, ()) = tokio::join!(made, worked);
+        made.unwrap();
+        driver.destroy(&instance).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_while_it_freezes_and_forks_leaves_whole_checkpoints_or_none() {
+    let rig = Qemu::new().await;
+    let (base, client) = freezable(&rig).await;
+    let from = key("f0");
+    rig.driver().checkpoint(&base, &freeze(&from, None)).await.unwrap();
+    drop(client);
+    rig.driver().destroy(&base).await.unwrap();
+    let vms = rig.data().join("vms");
+    // At moments that fall into different parts: the copy of the memory, the start, the freezing, the summing, the removal.
+    for moment in [0, 60, 130, 210, 300, 400, 550, 750] {
+        let mut server = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "qemu_crash::forking_server_to_be_killed"])
+            .env("CRASH_DATA", rig.data())
+            .env("CRASH_LABEL", rig.label())
+            .env("CRASH_KEY", from.as_str())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the server makes VMs", SOON, || async {
+            std::fs::read_dir(&vms).unwrap().next().is_some().then_some(())
+        })
+        .await;
+        // the moment of a disturbance
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        server.kill().await.unwrap();
+
+        let next = rig.reopen();
+        eventually("no VM is left", SOON, || async {
+            for vm in next.list().await.unwrap() {
+                next.destroy(&vm.id).await.unwrap();
+            }
+            let qemu = processes_with(&format!("hearth/{}/", rig.label()));
+            (qemu.is_empty() && std::fs::read_dir(&vms).unwrap().count() == 0).then_some(())
+        })
+        .await;
+        // The driver's opening has swept what was unfinished; what is there is whole.
+        let infos = next.checkpoints().await.unwrap();
+        let folders = std::fs::read_dir(rig.data().join("templates")).unwrap().count();
+        assert_eq!(folders, infos.len(), "something unfinished is left");
+        for info in &infos {
+            next.check_checkpoint(&info.key, CheckDepth::Full).await.unwrap();
+            if info.key != from {
+                next.remove_checkpoint(&info.key).await.unwrap();
+            }
+        }
+        assert!(infos.iter().any(|info| info.key == from));
+    }
+    rig.driver().remove_checkpoint(&from).await.unwrap();
     rig.finish().await;
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hearth_api::agent::client::{AgentClient, NewIdentity, Upload};
 use hearth_api::agent::{Activated, Detach, ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
-use hearth_drivers::{CheckDepth, CheckpointKey, ForkPurpose, ForkStart, VmShape, VmSpec};
+use hearth_drivers::{CheckDepth, CheckpointKey, DriverError, ForkPurpose, ForkStart, VmShape, VmSpec, VmState};
 
 use crate::contract::{Rig, agent, shell, spec};
 use crate::contract_forks::{fork, freezable, freeze, key};
@@ -16,6 +16,8 @@ use crate::support::eventually;
 const SOON: Duration = Duration::from_secs(60);
 /// What the guest's clock may differ from the host's by.
 const CLOCK_LIMIT: Duration = Duration::from_millis(50);
+/// Room for a VM, a template and what must stay free, and no more than a test may take.
+const SMALL_DISK: &str = "3G";
 /// How wrong the clock of a template of some age is.
 const AGE: Duration = Duration::from_secs(5 * 3600);
 
@@ -49,11 +51,12 @@ async fn background(client: &AgentClient, text: &str) -> u32 {
     }
 }
 
-/// Until systemd has started everything, and udev's idle workers, which would wait for three more seconds, have ended.
+/// Until systemd has started everything, udev's idle workers have ended (they would wait for three more seconds), and the
+/// disk has what was written: what is left of these, each fork would do again.
 async fn settle(client: &AgentClient) {
     shell(
         client,
-        "systemctl is-system-running --wait || true; udevadm settle; udevadm control --reload",
+        "systemctl is-system-running --wait || true; udevadm settle; udevadm control --reload; sync",
     )
     .await;
 }
@@ -214,6 +217,85 @@ async fn background_commands_go_on_and_half_open_connections_end() {
     .await;
     driver.destroy(&id).await.unwrap();
     driver.remove_checkpoint(&template).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_while_freezing_is_said_and_leaves_nothing() {
+    // A disk of its own for the data folder; only root can have one.
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let rig = Qemu::on_small_disk(SMALL_DISK).await;
+    let driver = rig.driver();
+    let (base, client) = freezable(&rig).await;
+    settle(&client).await;
+    let (first, second) = (key("d1"), key("d2"));
+    driver.checkpoint(&base, &freeze(&first, None)).await.unwrap();
+    // What is free now is enough to pass the look at the room, and not enough for the copy.
+    let ballast = rig.data().join("ballast");
+    let memory = rig.data().join("vms").join(base.as_str()).join("ram");
+    // Written by the guest after it was looked at, in a manner of speaking.
+    print(&client, "head -c 64M /dev/urandom >/dev/shm/filler").await;
+    let taken = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(memory).unwrap()) * 512;
+    fill(&ballast, &rig.data(), taken / 2);
+    let error = driver
+        .checkpoint(&base, &freeze(&second, Some(&first)))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, DriverError::Retry { reason, .. } if reason.contains("disk")),
+        "{error:?}"
+    );
+    // The VM goes on, the other checkpoint serves, nothing else is there.
+    assert_eq!(driver.inspect(&base).await.unwrap(), Some(VmState::Running));
+    print(&client, "true").await;
+    driver.check_checkpoint(&first, CheckDepth::Full).await.unwrap();
+    assert_eq!(std::fs::read_dir(rig.data().join("templates")).unwrap().count(), 1);
+    std::fs::remove_file(&ballast).unwrap();
+    let info = driver.checkpoint(&base, &freeze(&second, Some(&first))).await.unwrap();
+    assert_eq!(info.parent, Some(first.clone()));
+    driver.destroy(&base).await.unwrap();
+    let (id, client) = fork_now(&rig, &second, ForkPurpose::Instance).await;
+    print(&client, "test $(stat -c %s /dev/shm/filler) = 67108864").await;
+    driver.destroy(&id).await.unwrap();
+    for key in [&second, &first] {
+        driver.remove_checkpoint(key).await.unwrap();
+    }
+    rig.finish().await;
+}
+
+/// Leaves this much free on a folder's disk.
+fn fill(ballast: &std::path::Path, folder: &std::path::Path, leave: u64) {
+    let stat = rustix::fs::statvfs(folder).unwrap();
+    let file = std::fs::File::create(ballast).unwrap();
+    let take = (stat.f_bavail * stat.f_frsize).saturating_sub(leave);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_in_use_by_a_vm_that_another_server_made_stays() {
+    let rig = Qemu::new().await;
+    let driver = rig.driver();
+    let (base, client) = freezable(&rig).await;
+    let template = key("e1");
+    driver.checkpoint(&base, &freeze(&template, None)).await.unwrap();
+    drop(client);
+    let (id, client) = fork_now(&rig, &template, ForkPurpose::Instance).await;
+    drop(client);
+    driver.destroy(&base).await.unwrap();
+    let next = rig.reopen();
+    assert_eq!(next.inspect(&id).await.unwrap(), Some(VmState::Running));
+    assert!(matches!(
+        next.remove_checkpoint(&template).await,
+        Err(DriverError::Retry { .. })
+    ));
+    // Its process gone, it still lies there until it is destroyed.
+    rig.kill(&id).await;
+    assert!(next.remove_checkpoint(&template).await.is_err());
+    next.destroy(&id).await.unwrap();
+    next.remove_checkpoint(&template).await.unwrap();
     rig.finish().await;
 }
 

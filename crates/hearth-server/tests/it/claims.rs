@@ -74,6 +74,7 @@ async fn the_same_key_gives_the_same_vm_and_another_body_is_a_conflict() {
 async fn a_claim_with_patience_waits_for_what_is_made_or_has_one_made() {
     let fake = FakeOptions {
         boot_delay: SLOW_BOOT..=SLOW_BOOT,
+        no_checkpoints: true,
         ..FakeOptions::default()
     };
     let (server, _) = Server::fake(fake).await;

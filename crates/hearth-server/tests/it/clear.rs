@@ -20,7 +20,11 @@ async fn clear_takes_what_is_made_and_what_is_ready_and_leaves_what_is_claimed()
         takes: Duration::from_secs(3600),
         ..ExecRule::prints("hang", "")
     };
-    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (server, driver) = Server::fake(FakeOptions {
+        no_checkpoints: true,
+        ..FakeOptions::default()
+    })
+    .await;
     let (project, pool) = server.full_pool(3).await;
     let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
     server.until_full(SOON, &project, 3).await;

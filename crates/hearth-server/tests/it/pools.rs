@@ -105,13 +105,13 @@ async fn a_failing_command_says_what_failed_and_the_pool_stops_after_three() {
             it["status"]["failed"] == 3 && it["status"]["provisioning"] == 0
         })
         .await;
-    let made = driver.calls(hearth_drivers::fake::Verb::Create);
     // Mending the commands closes the breaker at once.
     server
         .patch(&pool, json!({ "setupCommands": [{ "name": "ok", "command": "true" }] }))
         .await;
     server.until_full(SOON, &project, 3).await;
-    assert_eq!(driver.calls(hearth_drivers::fake::Verb::Create), made + 3);
+    // Everything goes on from the one base that was made first.
+    assert_eq!(driver.calls(hearth_drivers::fake::Verb::Create), 1);
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn clear_removes_everything_but_what_is_claimed() {
         )
         .await;
     server
-        .until(SOON, &pool, |it| it["status"]["provisioning"].as_u64() >= Some(2))
+        .until(SOON, &pool, |it| it["status"]["provisioning"].as_u64() >= Some(1))
         .await;
     let making = server.get(&pool).await["status"]["provisioning"].as_u64().unwrap();
     let cleared = server
