@@ -34,7 +34,7 @@ use follow::Followers;
 use mirrors::Mirrors;
 
 pub use piece::Piece;
-pub use steps::{Boot, Provisioned, provision};
+pub use steps::{Boot, Provisioned, Stop, provision};
 
 /// Everything a run works with.
 #[derive(Debug, Clone)]

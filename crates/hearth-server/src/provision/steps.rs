@@ -56,9 +56,12 @@ pub struct Provisioned {
     pub private_mib: Option<u64>,
 }
 
-/// Why a step ended the run.
-pub(super) enum Stop {
+/// Why a run ended before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// A step failed.
     Failure(Failure),
+    /// The record could not be written or read: nobody knows how far it came.
     Store(StoreError),
 }
 
@@ -82,16 +85,13 @@ pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
 }
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
-pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Failure> {
+pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Stop> {
     let run = Run {
         context,
         boot,
         pieces: Mutex::default(),
     };
-    run.all().await.map_err(|stop| match stop {
-        Stop::Failure(failure) => failure,
-        Stop::Store(error) => failure(FailureKind::Host, error.to_string()),
-    })
+    run.all().await
 }
 
 pub(super) struct Run<'a> {

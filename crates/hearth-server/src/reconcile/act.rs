@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::Reconciler;
 use super::tasks::Running;
 use crate::provision::blueprint::Blueprint;
-use crate::provision::{Boot, Provisioned, provision};
+use crate::provision::{Boot, Provisioned, Stop, provision};
 use crate::store::{InstanceRow, Moved, StoreError};
 
 impl Reconciler {
@@ -176,7 +176,7 @@ impl Reconciler {
     async fn finish_provision(
         &self,
         boot: &Boot,
-        ended: Option<Result<Provisioned, Failure>>,
+        ended: Option<Result<Provisioned, Stop>>,
     ) -> Result<(), StoreError> {
         let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
         match ended {
@@ -195,7 +195,9 @@ impl Reconciler {
                     followers.ended(id, Some(InstanceStatus::Ready), None);
                 }
             }
-            Some(Err(failure)) => {
+            // The server is ending, or the disk is full: the row stays as it is, and whoever sees it next takes it for half made.
+            Some(Err(Stop::Store(error))) => return Err(error),
+            Some(Err(Stop::Failure(failure))) => {
                 if store.fail_instance(id, None, &failure, Timestamp::now()).await? == Moved::Lost {
                     followers.ended(id, None, None);
                 } else {
