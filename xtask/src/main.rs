@@ -1,7 +1,9 @@
 //! The project's own tasks. `cargo xtask demo` and `cargo xtask test` need nothing but Rust: they do all set-up.
 
 mod agent;
+mod contract;
 mod demo;
+mod openapi;
 mod packages;
 mod process;
 mod setup;
@@ -31,6 +33,10 @@ enum Task {
     Demo(demo::DemoArgs),
     /// All set-up, then formatting, clippy, house rules and every test, VM tests included
     Test(test::TestArgs),
+    /// Write openapi.json, the description of the HTTP API, from the code
+    Openapi,
+    /// Try openapi.json against a running server with a tester of the API's that is not ours (Schemathesis)
+    Contract,
     /// The house rules: size of files, words in the wrong room, sleeping tests
     Tidy,
 }
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
         Task::Agent => agent::build().map(|path| println!("{}", path.display())),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Openapi => openapi::write().map(|path| println!("{}", path.display())),
+        Task::Contract => contract::run(),
         Task::Tidy => tidy::run(),
     };
     match done {

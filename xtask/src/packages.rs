@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 19] = [
+const NEEDED: [&str; 20] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
@@ -25,6 +25,8 @@ const NEEDED: [&str; 19] = [
     "util-linux",
     "mount",
     "procps",
+    // The tester of the HTTP API.
+    "python3-venv",
     // Building Hearth.
     "gcc",
     "libc6-dev",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
-use crate::{agent, process, setup, tidy, workspace};
+use crate::{agent, contract, process, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -68,6 +68,9 @@ fn stages(args: &TestArgs, took: &mut Vec<(&'static str, Duration)>) -> Result<(
                 .arg(workspace::shared_packages()),
         )
     })?;
+    if args.filter.is_none() {
+        stage("contract", &mut contract::run)?;
+    }
     stage("tests", &mut || {
         let mut command = workspace::cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{InstanceId, VmId};
+use crate::patch::whole_or_null;
+use crate::text::{Branch, TaskId, VariableName, VariableValue};
 use crate::time;
 
 /// What to do when no instance is ready.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Miss {
     /// Take a ready one if there is one, else wait for one being made, else make one.
@@ -22,14 +25,17 @@ pub enum Miss {
 }
 
 /// Body of `POST …/warm-pool/claim`; all optional.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(example = json!({ "taskId": "task-4711", "branch": "feature/login", "waitMs": 60_000 }))]
 pub struct ClaimRequest {
     /// The idempotency key: same key + same body = the same VM.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TaskId>)]
     pub task_id: Option<String>,
     /// Check this branch out in every repository that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Branch>)]
     pub branch: Option<String>,
     /// Never hand out an older recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,14 +43,17 @@ pub struct ClaimRequest {
     /// What to do when no instance is ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
-    /// How long to wait for an instance that is being made, milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How long to wait for an instance that is being made, milliseconds. The server may be told to wait less.
+    #[serde(deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 3_600_000)]
     pub wait_ms: Option<u64>,
     /// Length of the lease; a heartbeat renews it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10_080)]
     pub ttl_minutes: Option<u64>,
     /// Variables for this task alone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<VariableName, VariableValue>>)]
     pub env: Option<BTreeMap<String, String>>,
 }
 
@@ -57,7 +66,7 @@ impl std::fmt::Debug for ClaimRequest {
 }
 
 /// Where a claimed VM came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimSource {
     /// It stood ready in the pool.
@@ -71,7 +80,7 @@ pub enum ClaimSource {
 }
 
 /// Reply of a claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimReply {
     /// The instance's id: what release, heartbeat and exec take.
@@ -90,13 +99,14 @@ pub struct ClaimReply {
     pub repos: Vec<ClaimedRepo>,
     /// End of the lease; a heartbeat renews it.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
     /// Paths for the work inside.
     pub agent: AgentPaths,
 }
 
 /// One checkout in a claimed VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimedRepo {
     /// `org/name`.
@@ -110,7 +120,7 @@ pub struct ClaimedRepo {
 }
 
 /// Paths, relative to the server's address, for the work inside a claimed VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AgentPaths {
     /// Run commands.
     pub exec: String,
@@ -123,18 +133,19 @@ pub struct AgentPaths {
 }
 
 /// Reply of a heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
     /// The instance.
     pub id: InstanceId,
     /// The new end of the lease.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
 }
 
 /// Reply of a release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Released {
     /// The instance; its VM is being destroyed.
     pub id: InstanceId,

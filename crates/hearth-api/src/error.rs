@@ -1,16 +1,17 @@
 //! The error body that every reply outside 2xx carries.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `{"error":{…}}`, the only shape of an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
 }
 
 /// What went wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetail {
     /// For programs.
     pub code: ErrorCode,
@@ -18,11 +19,12 @@ pub struct ErrorDetail {
     pub message: String,
     /// Which fields of the request are at fault, when it is about fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub details: Option<Vec<FieldError>>,
 }
 
 /// One field of a request that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// Where: `setupCommands[2].name`; `.` is the whole body.
     pub path: String,
@@ -31,7 +33,7 @@ pub struct FieldError {
 }
 
 /// The closed list of error codes; each belongs to one HTTP status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// 401
@@ -56,4 +58,21 @@ pub enum ErrorCode {
     InternalError,
     /// 503
     Unavailable,
+}
+
+impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::Gone,
+        Self::PayloadTooLarge,
+        Self::ValidationError,
+        Self::TooManyRequests,
+        Self::InternalError,
+        Self::Unavailable,
+    ];
 }

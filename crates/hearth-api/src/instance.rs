@@ -2,12 +2,15 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::ids::{InstanceId, VmId};
+use crate::claim::ClaimedRepo;
+use crate::ids::{InstanceId, ProjectId, VmId};
+use crate::settings::Settings;
 use crate::time;
 
 /// What a client sees of an instance's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InstanceStatus {
     /// It can be claimed (a test boot: it succeeded).
@@ -47,7 +50,7 @@ impl std::str::FromStr for InstanceStatus {
 }
 
 /// One line of the list of instances.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceItem {
     /// The record's id: what every path takes.
@@ -59,17 +62,20 @@ pub struct InstanceItem {
     /// Made by a test boot: never handed out.
     pub is_test: bool,
     /// Why it failed.
+    #[schema(required)]
     pub failure_reason: Option<String>,
     /// When it became ready.
     #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub provisioned_at: Option<Timestamp>,
     /// When it was wished for.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
 /// One instance with its steps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceDetail {
     /// The record's id.
@@ -83,16 +89,72 @@ pub struct InstanceDetail {
     /// The steps in one look.
     pub summary: Summary,
     /// Why it failed.
+    #[schema(required)]
     pub failure_reason: Option<String>,
     /// The steps that have ended, in order.
     pub steps: Vec<Step>,
     /// When it was wished for.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
+/// One instance with what is inside: the reply of `GET /instances/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceView {
+    /// The record's id.
+    pub id: InstanceId,
+    /// The VM's name.
+    pub instance_id: VmId,
+    /// Whose.
+    pub project_id: ProjectId,
+    /// What it is doing.
+    pub status: InstanceStatus,
+    /// Made by a test boot.
+    pub is_test: bool,
+    /// Name of the recipe it was made by.
+    pub recipe: String,
+    /// Its checkouts.
+    pub repos: Vec<ClaimedRepo>,
+    /// Commands of the project's setup object, to be run by name.
+    pub commands: Vec<InstanceCommand>,
+    /// What the repositories' settings files say.
+    pub settings: Vec<RepoSettings>,
+    /// End of its claim's lease.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A command that can be run by name in an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceCommand {
+    /// What it is called.
+    pub name: String,
+    /// A text for a shell.
+    pub command: String,
+    /// The repository it belongs to.
+    pub repo_full_name: String,
+    /// Where it runs.
+    pub path: String,
+}
+
+/// What one repository's settings file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepoSettings {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// Which file.
+    pub file: String,
+    /// What it says.
+    pub settings: Settings,
+}
+
 /// The steps in one look.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// True only when ready or claimed.
@@ -100,8 +162,10 @@ pub struct Summary {
     /// From the wish to the end of the last step so far, milliseconds.
     pub total_duration_ms: u64,
     /// Name of the step that failed.
+    #[schema(required)]
     pub failed_step: Option<String>,
     /// What it said.
+    #[schema(required)]
     pub error: Option<String>,
     /// Entries with success.
     pub completed_steps: u64,
@@ -110,7 +174,7 @@ pub struct Summary {
 }
 
 /// Name of a provisioning step; the order of the variants is the order in which they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
     /// A fresh VM.
@@ -161,7 +225,7 @@ impl StepName {
 }
 
 /// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StepStatus {
     /// It did what it should.
@@ -171,32 +235,38 @@ pub enum StepStatus {
 }
 
 /// The log entry of one step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Which step.
+    #[schema(value_type = StepName)]
     pub name: String,
     /// How it ended.
     pub status: StepStatus,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub error: Option<String>,
     /// What its commands printed, secrets masked, the middle cut when it is long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub output: Option<String>,
     /// How long it took, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub duration_ms: Option<u64>,
     /// When it ended.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
     /// Facts by step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
     pub metadata: Option<serde_json::Value>,
 }
 
 /// One event of `GET /instances/{id}/follow` (server-sent events; the event's name is `kind`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum FollowEvent {
     /// A step began.
@@ -207,9 +277,12 @@ pub enum FollowEvent {
         /// What it works on: a repository or a command's name.
         subject: Option<String>,
     },
-    /// A command of the running step printed something; secrets are masked.
+    /// A command of a running step printed something; secrets are masked.
     #[serde(rename_all = "camelCase")]
     Output {
+        /// What the step works on, as in `stepStarted`: several repositories' scripts may run at the same time.
+        #[serde(default)]
+        subject: Option<String>,
         /// The text.
         text: String,
     },

@@ -64,6 +64,21 @@ where
     objects_or_null(from).map(Some)
 }
 
+/// An object in a field.
+pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Object::deserialize(from).map(|object| object.0)
+}
+
+/// An object in a field that may be absent but not `null`.
+pub(crate) fn optional_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    object(from).map(Some)
+}
+
+/// A nullable field that must be there: with a reader of its own serde does not take an absent field for `null`.
+pub(crate) fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from)
+}
+
 /// A present field: `None` is left to `#[serde(default)]`, so that `null` reaches `T` and only a nullable `T` takes it.
 pub(crate) fn present<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
 where
@@ -76,21 +91,48 @@ where
 /// Largest whole number that every JSON reader holds exactly (2^53).
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A present whole number; `5.0` is one, `5.5` is not. The bounds are checked later, so that the error can name them.
-pub(crate) fn present_whole<'de, D>(from: D) -> Result<Option<i64>, D::Error>
+/// A whole number that may be absent but not `null`; `5.0` is one, `5.5` is not. The bounds are the schema's to check.
+pub(crate) fn whole<'de, D, N>(from: D) -> Result<Option<N>, D::Error>
 where
     D: Deserializer<'de>,
+    N: TryFrom<i64, Error: fmt::Display>,
 {
     let number = serde_json::Number::deserialize(from)?;
+    let whole = exact(&number).ok_or_else(|| D::Error::custom(format!("expected a whole number, got {number}")))?;
+    N::try_from(whole).map(Some).map_err(D::Error::custom)
+}
+
+/// A whole number or `null`.
+pub(crate) fn whole_or_null<'de, D, N>(from: D) -> Result<Option<N>, D::Error>
+where
+    D: Deserializer<'de>,
+    N: TryFrom<i64, Error: fmt::Display>,
+{
+    match Option::<serde_json::Number>::deserialize(from)? {
+        None => Ok(None),
+        Some(number) => whole(number).map_err(D::Error::custom),
+    }
+}
+
+/// A present whole number or `null`.
+pub(crate) fn present_whole_or_null<'de, D, N>(from: D) -> Result<Option<Option<N>>, D::Error>
+where
+    D: Deserializer<'de>,
+    N: TryFrom<i64, Error: fmt::Display>,
+{
+    whole_or_null(from).map(Some)
+}
+
+fn exact(number: &serde_json::Number) -> Option<i64> {
     if let Some(whole) = number.as_i64() {
-        return Ok(Some(whole));
+        return Some(whole);
     }
-    match number.as_f64() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "within 2^53 and without a fraction, so exact"
-        )]
-        Some(float) if float.fract() == 0.0 && float.abs() <= EXACT => Ok(Some(float as i64)),
-        _ => Err(D::Error::custom(format!("expected a whole number, got {number}"))),
-    }
+    let float = number
+        .as_f64()
+        .filter(|float| float.fract() == 0.0 && float.abs() <= EXACT)?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "within 2^53 and without a fraction, so exact"
+    )]
+    Some(float as i64)
 }

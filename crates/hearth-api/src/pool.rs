@@ -2,52 +2,58 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::InstanceId;
-use crate::patch::{present, present_objects_or_null, present_whole};
+use crate::patch::{present, present_objects_or_null, whole};
+use crate::text::{Branch, CommandText, Name};
 use crate::time;
 
-/// Bounds of `targetSize`.
-pub const TARGET_SIZE: std::ops::RangeInclusive<i64> = 1..=20;
-/// Bounds of `maxAgeMinutes`.
-pub const MAX_AGE_MINUTES: std::ops::RangeInclusive<i64> = 30..=180;
-
 /// One set-up command.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct SetupCommand {
     /// What it is called in logs.
+    #[schema(value_type = Name)]
     pub name: String,
     /// A text for `bash -eo pipefail -c`.
+    #[schema(value_type = CommandText)]
     pub command: String,
     /// Started detached; later commands do not wait for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub background: Option<bool>,
 }
 
 /// What the pool should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Whether VMs are kept ready.
     pub enabled: bool,
     /// How many.
+    #[schema(minimum = 1, maximum = 20)]
     pub target_size: i64,
     /// How long an instance may stay in the pool.
+    #[schema(minimum = 30, maximum = 180)]
     pub max_age_minutes: i64,
     /// The branch of every repository; `null` = each repository's own.
+    #[schema(required)]
     pub branch: Option<String>,
     /// Commands of the step `warm_pool_setup`.
+    #[schema(required)]
     pub setup_commands: Option<Vec<SetupCommand>>,
     /// When the pool was first configured.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it was last changed.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
 /// How many instances there are, test boots and claimed ones apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Ready to be claimed.
     pub ready: u64,
@@ -58,93 +64,112 @@ pub struct Status {
 }
 
 /// Reply of `GET …/warm-pool`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolView {
     /// Whether the project may have a pool.
     pub allowed: bool,
     /// `null` until it is first configured.
+    #[schema(required)]
     pub config: Option<Config>,
     /// Counts.
     pub status: Status,
     /// `null` until it is first configured.
+    #[schema(required)]
     pub metadata: Option<PoolMetadata>,
 }
 
 /// When things last happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolMetadata {
     /// When an instance of the pool last became ready.
     #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub last_provisioned_at: Option<Timestamp>,
     /// When one was last handed over.
     #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub last_claimed_at: Option<Timestamp>,
 }
 
 /// Body of `PATCH …/warm-pool`; absent keeps, `null` clears where it is allowed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schema(example = json!({
+    "enabled": true, "targetSize": 3,
+    "setupCommands": [{ "name": "build", "command": "cd app && npm run build" },
+                      { "name": "dev", "command": "cd app && npm run dev", "background": true }]
+}))]
 pub struct PatchPool {
     /// Whether VMs are kept ready.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub enabled: Option<bool>,
     /// 1 to 20.
-    #[serde(deserialize_with = "present_whole", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 20)]
     pub target_size: Option<i64>,
     /// 30 to 180.
-    #[serde(deserialize_with = "present_whole", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 30, maximum = 180)]
     pub max_age_minutes: Option<i64>,
     /// The branch of every repository.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Branch>)]
     pub branch: Option<Option<String>>,
     /// Commands of the step `warm_pool_setup`.
     #[serde(
         deserialize_with = "present_objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<SetupCommand>>, max_items = 1000)]
     pub setup_commands: Option<Option<Vec<SetupCommand>>>,
 }
 
 /// Reply of `PATCH …/warm-pool`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PatchPoolReply {
     /// As it is now.
+    #[schema(required)]
     pub config: Option<Config>,
     /// Counts.
     pub status: Status,
 }
 
 /// Body of `POST …/warm-pool/test`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schema(example = json!({ "setupCommands": [{ "name": "build", "command": "cd app && npm run build" }] }))]
 pub struct TestRequest {
     /// Saved to the pool before the boot; `null` clears, absent keeps.
     #[serde(
         deserialize_with = "present_objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<SetupCommand>>, max_items = 1000)]
     pub setup_commands: Option<Option<Vec<SetupCommand>>>,
 }
 
 /// Reply of `POST …/warm-pool/test`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TestReply {
     /// The test instance to poll.
     pub id: InstanceId,
 }
 
 /// Body of `POST …/warm-pool/clear`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
+#[schema(example = json!({ "replenish": true }))]
 pub struct ClearRequest {
     /// Start new instances at once.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub replenish: Option<bool>,
 }
 
 /// Reply of `POST …/warm-pool/clear`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClearReply {
     /// How many instances were removed.
     pub cleared: u64,

@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::ProjectId;
 use crate::patch::{objects, objects_or_null, present, present_objects, present_objects_or_null};
 use crate::pool::SetupCommand;
+use crate::text::{Branch, Description, Name, RepoFullName, RepoUrl};
 use crate::time;
 
 /// A project as the documented operations show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Project {
     /// Its id.
@@ -17,6 +19,7 @@ pub struct Project {
     /// Its name.
     pub name: String,
     /// What it is, for people.
+    #[schema(required)]
     pub description: Option<String>,
     /// Short code that task names start with.
     pub task_code: String,
@@ -24,14 +27,16 @@ pub struct Project {
     pub repos: Vec<Repo>,
     /// When it was made.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it was last changed.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
 /// One repository of a project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Repo {
     /// `org/name`.
@@ -41,21 +46,24 @@ pub struct Repo {
 }
 
 /// One repository in a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RepoInput {
     /// `org/name`.
+    #[schema(value_type = RepoFullName)]
     pub repo_full_name: String,
     /// The branch its instances start on.
+    #[schema(value_type = Branch)]
     pub branch: String,
     /// Where the host fetches it from and what `origin` says in the VM: `https://`, `http://`, `ssh://`, `git@host:path` or
     /// `file://`. Default: the server's git base URL + `org/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RepoUrl>)]
     pub url: Option<String>,
 }
 
 /// Size of a project's VMs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VmSize {
     /// 1 vCPU, 1 GiB unless configured otherwise.
@@ -99,22 +107,32 @@ impl std::str::FromStr for VmSize {
 }
 
 /// Body of `POST /projects`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "web",
+    "repos": [{ "repoFullName": "acme/app", "branch": "main", "url": "https://git.example.org/acme/app.git" }],
+    "vmSize": "small"
+}))]
 pub struct CreateProject {
     /// Its name.
+    #[schema(value_type = Name)]
     pub name: String,
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Description>)]
     pub description: Option<String>,
     /// Short code that task names start with; made from the name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub task_code: Option<String>,
     /// Its repositories, in order.
     #[serde(default, deserialize_with = "objects")]
+    #[schema(max_items = 50)]
     pub repos: Vec<RepoInput>,
     /// Digest prefix or name of the guest image; the newest one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub image: Option<String>,
     /// Commands of the step `project_setup`.
     #[serde(
@@ -122,44 +140,68 @@ pub struct CreateProject {
         deserialize_with = "objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(max_items = 1000)]
     pub project_setup: Option<Vec<SetupCommand>>,
     /// Size of its VMs; `medium` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_size: Option<VmSize>,
+    /// Most VMs the project may have at once, in any state; 0 forbids it a pool, `null` or absent sets no limit of its own.
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::whole_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(minimum = 0, maximum = 10_000)]
+    pub max_vms: Option<u32>,
 }
 
 /// Body of `PATCH /projects/{id}`; absent keeps, `null` clears where it is allowed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(example = json!({ "description": "The shop", "maxVms": 10 }))]
 pub struct PatchProject {
     /// Its name.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Name)]
     pub name: Option<String>,
     /// What it is, for people.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Description>)]
     pub description: Option<Option<String>>,
     /// Short code that task names start with.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Name)]
     pub task_code: Option<String>,
     /// Its repositories, in order.
     #[serde(deserialize_with = "present_objects", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, max_items = 50)]
     pub repos: Option<Vec<RepoInput>>,
     /// Digest prefix or name of the guest image.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub image: Option<Option<String>>,
     /// Commands of the step `project_setup`.
     #[serde(
         deserialize_with = "present_objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Vec<SetupCommand>>, max_items = 1000)]
     pub project_setup: Option<Option<Vec<SetupCommand>>>,
     /// Size of its VMs.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub vm_size: Option<VmSize>,
+    /// Most VMs the project may have at once, in any state; 0 forbids it a pool, `null` sets no limit of its own.
+    #[serde(
+        deserialize_with = "crate::patch::present_whole_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 10_000)]
+    pub max_vms: Option<Option<u32>>,
 }
 
 /// Reply of `DELETE /projects/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectDeleted {
     /// Always true: an unknown project is a 404.
     pub deleted: bool,

@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{ProjectId, TokenId};
+use crate::text::Name;
 use crate::time;
 
 /// What a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Scope {
     /// Everything, tokens included.
     #[serde(rename = "admin")]
@@ -50,29 +52,35 @@ impl std::str::FromStr for Scope {
 }
 
 /// Body of `POST /tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "name": "ci", "scopes": ["claim"], "owner": "ada" }))]
 pub struct CreateToken {
     /// What it is for.
+    #[schema(value_type = Name)]
     pub name: String,
     /// What it may do; at least one.
+    #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
     /// Whose it is (a user name); the creator's owner when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub owner: Option<String>,
     /// Only this project, if given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<ProjectId>,
     /// When it stops working, if ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
     /// The tenant it belongs to; the creator's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub tenant: Option<String>,
 }
 
 /// What is shown of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenItem {
     /// Its public id.
@@ -86,20 +94,24 @@ pub struct TokenItem {
     /// What it may do.
     pub scopes: Vec<Scope>,
     /// Only this project, if set.
+    #[schema(required)]
     pub project_id: Option<ProjectId>,
     /// When it was made.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it was last used.
     #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub last_used_at: Option<Timestamp>,
     /// When it stops working.
     #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
 }
 
 /// Reply of `POST /tokens`: the only time the secret is shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenCreated {
     /// The token's record.
@@ -118,7 +130,7 @@ impl std::fmt::Debug for TokenCreated {
 }
 
 /// Reply of `DELETE /tokens/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TokenRevoked {
     /// The token.
     pub id: TokenId,

@@ -2,31 +2,30 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::patch::objects;
+use crate::text::{VariableName, VariableValue};
 use crate::time;
 
-/// Longest name.
-pub const MAX_NAME_CHARS: usize = 191;
-/// Longest value.
-pub const MAX_VALUE_CHARS: usize = 100_000;
-/// Most variables in one PUT.
-pub const MAX_VARIABLES: usize = 100;
-
 /// Body of PUT: each one is made or replaced, the others stay.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({ "variables": [{ "name": "API_KEY", "value": "s3cret" }] }))]
 pub struct PutVariables {
     /// 1 to 100 variables.
     #[serde(deserialize_with = "objects")]
+    #[schema(min_items = 1, max_items = 100)]
     pub variables: Vec<Variable>,
 }
 
 /// One variable. No `Debug` that shows the value.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Variable {
     /// A shell name.
+    #[schema(value_type = VariableName)]
     pub name: String,
     /// Its value.
+    #[schema(value_type = VariableValue)]
     pub value: String,
 }
 
@@ -45,7 +44,7 @@ impl std::fmt::Debug for PutVariables {
 }
 
 /// What is shown of a variable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VariableItem {
     /// Its name.
@@ -54,13 +53,15 @@ pub struct VariableItem {
     pub configured: bool,
     /// When it was last set.
     #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
     /// Who set it.
+    #[schema(required)]
     pub last_updated_by_user_id: Option<String>,
 }
 
 /// Reply of DELETE.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VariableDeleted {
     /// Whether there was one.
     pub deleted: bool,

@@ -3,6 +3,8 @@
 //! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → remove broken → remove surplus →
 //! replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
 
+use std::collections::HashMap;
+
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::{SignedDuration, Timestamp};
 
@@ -130,15 +132,17 @@ pub fn plan(world: &World) -> Vec<Action> {
 }
 
 /// What may still be made in this pass.
-struct Budget {
+struct Budget<'a> {
     vms: usize,
     memory_mib: u64,
     provisions: usize,
+    /// What is left to the projects that have a limit of their own.
+    projects: HashMap<&'a ProjectId, usize>,
 }
 
-impl Budget {
+impl<'a> Budget<'a> {
     /// Everything that exists counts, whatever its state.
-    fn new(world: &World) -> Self {
+    fn new(world: &'a World) -> Self {
         let Limits {
             max_vms,
             memory_mib,
@@ -158,18 +162,35 @@ impl Budget {
             vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
             memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
             provisions: concurrent_provisions.saturating_sub(making),
+            projects: world
+                .pools
+                .iter()
+                .filter_map(|pool| {
+                    let existing = pool.instances.iter().filter(|i| holds_resources(i)).count();
+                    Some((&pool.project, pool.max_vms?.saturating_sub(existing)))
+                })
+                .collect(),
         }
     }
 
     /// Takes one VM that is not there yet.
-    fn take(&mut self, memory_mib: u64) -> bool {
-        if self.vms == 0 || self.provisions == 0 || self.memory_mib < memory_mib {
+    fn take(&mut self, project: &ProjectId, memory_mib: u64) -> bool {
+        let own = self.projects.get_mut(project);
+        if self.vms == 0 || self.provisions == 0 || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
             return false;
+        }
+        if let Some(own) = own {
+            *own -= 1;
         }
         self.vms -= 1;
         self.provisions -= 1;
         self.memory_mib -= memory_mib;
         true
+    }
+
+    /// Whether waiting alone makes no room for one more.
+    fn has_no_room(&self, project: &ProjectId, memory_mib: u64) -> bool {
+        self.vms == 0 || self.memory_mib < memory_mib || self.projects.get(project) == Some(&0)
     }
 }
 
@@ -222,16 +243,16 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 }
 
 /// Rows that a test boot or a claim wrote, oldest first.
-fn start_waiting(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
+fn start_waiting(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
     let mut waiting: Vec<_> = world
         .pools
         .iter()
-        .flat_map(|pool| &pool.instances)
-        .filter(|instance| waits_for_start(instance))
+        .flat_map(|pool| pool.instances.iter().map(move |instance| (&pool.project, instance)))
+        .filter(|(_, instance)| waits_for_start(instance))
         .collect();
-    waiting.sort_by(|a, b| a.id.cmp(&b.id));
-    for instance in waiting {
-        if budget.take(instance.memory_mib) {
+    waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
+    for (project, instance) in waiting {
+        if budget.take(project, instance.memory_mib) {
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
@@ -257,7 +278,7 @@ fn count_ready(pool: &PoolWorld) -> usize {
 }
 
 /// One instance per pool and round, so that a large pool does not starve the others.
-fn add_missing(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
+fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
     let mut missing: Vec<_> = world
         .pools
         .iter()
@@ -266,7 +287,7 @@ fn add_missing(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
         .collect();
     while missing.iter().any(|(_, count)| *count > 0) {
         for (pool, count) in missing.iter_mut().filter(|(_, count)| *count > 0) {
-            if budget.take(pool.memory_mib) {
+            if budget.take(&pool.project, pool.memory_mib) {
                 *count -= 1;
                 actions.push(Action::Create {
                     project: pool.project.clone(),
@@ -419,8 +440,9 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     }
 }
 
-/// Make before break: when a pool is full and nothing is being made, one more by the current recipe.
-fn replace_stale(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) {
+/// Make before break: when a pool is full and nothing is being made, one more by the current recipe. Where a limit leaves no
+/// room for one more, the stalest goes first.
+fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
     for pool in world
         .pools
         .iter()
@@ -429,11 +451,23 @@ fn replace_stale(world: &World, budget: &mut Budget, actions: &mut Vec<Action>) 
         let ready = count_ready(pool);
         let idle = serving(pool).all(|i| i.state == InstanceState::Ready);
         let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
-        if stale && idle && ready == pool.target && budget.take(pool.memory_mib) {
+        if !(stale && idle && ready == pool.target) {
+            continue;
+        }
+        if budget.take(&pool.project, pool.memory_mib) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 reason: Reason::ReplaceStale,
             });
+        } else if budget.has_no_room(&pool.project, pool.memory_mib) {
+            let oldest = serving(pool)
+                .filter(|i| is_stale(pool, i, world.now))
+                .min_by_key(|i| i.state_since);
+            actions.extend(oldest.map(|instance| Action::Delete {
+                instance: instance.id.clone(),
+                generation: instance.generation,
+                reason: Reason::Stale,
+            }));
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// Counts up when Hearth changes what it does with the same inputs.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 
 /// Length of a recipe's short name in hexadecimal digits: 64 bits, enough to tell a project's recipes apart.
 const SHORT_DIGITS: usize = 16;
@@ -24,6 +24,8 @@ pub struct Recipe<'a> {
     pub variables_version: i64,
     /// Commands of the step `project_setup`.
     pub project_setup: &'a [SetupCommand],
+    /// Whether hooks in `.capy/settings.json` run: a saved setup object replaces them.
+    pub legacy_hooks: bool,
     /// Commands of the step `warm_pool_setup`.
     pub pool_setup: &'a [SetupCommand],
 }
@@ -37,6 +39,10 @@ pub struct RecipeRepo<'a> {
     pub branch: &'a str,
     /// The folder in the VM.
     pub path: &'a str,
+    /// Its script of the step `repo_setup`.
+    pub initialize: Option<&'a str>,
+    /// Its script that starts services.
+    pub startup: Option<&'a str>,
 }
 
 impl Recipe<'_> {
@@ -72,9 +78,12 @@ mod tests {
                 url: "file:///r",
                 branch: "main",
                 path: "/home/r",
+                initialize: None,
+                startup: None,
             }],
             variables_version: 0,
             project_setup: &[],
+            legacy_hooks: true,
             pool_setup: &[],
         };
         let mut names = std::collections::BTreeSet::new();
@@ -90,6 +99,24 @@ mod tests {
             },
             Recipe {
                 repositories: vec![],
+                ..base.clone()
+            },
+            Recipe {
+                legacy_hooks: false,
+                ..base.clone()
+            },
+            Recipe {
+                repositories: vec![RecipeRepo {
+                    initialize: Some("x"),
+                    ..base.repositories[0].clone()
+                }],
+                ..base.clone()
+            },
+            Recipe {
+                repositories: vec![RecipeRepo {
+                    startup: Some("x"),
+                    ..base.repositories[0].clone()
+                }],
                 ..base.clone()
             },
             Recipe {

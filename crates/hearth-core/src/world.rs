@@ -40,6 +40,8 @@ pub struct PoolWorld {
     pub enabled: bool,
     /// How many.
     pub target: usize,
+    /// Most VMs the project may have at once, in any state.
+    pub max_vms: Option<usize>,
     /// How long an instance may stay in the pool, seconds.
     pub max_age_seconds: i64,
     /// Name of the recipe that new instances are made by.

@@ -9,5 +9,6 @@ mod secrets;
 mod serve;
 mod store;
 
+pub use http::openapi_document;
 pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};

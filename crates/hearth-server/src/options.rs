@@ -27,6 +27,10 @@ pub struct ServeOptions {
     pub sizes: Sizes,
     /// Time limit of one set-up command.
     pub command_timeout: Duration,
+    /// Longest wait of a claim; one that asks for more gets this.
+    pub longest_claim_wait: Duration,
+    /// Requests per second and token, with bursts of five seconds' worth; 0 sets no limit.
+    pub requests_per_second: u32,
     /// Time a VM has to boot until its agent answers.
     pub boot_timeout: Duration,
     /// VMs that may be in the making at once.
@@ -37,6 +41,8 @@ pub struct ServeOptions {
     pub memory_mib: u64,
 }
 
+/// Far more than an agent or a polling client needs, and little enough that a client gone wild hurts nobody else.
+const REQUESTS_PER_SECOND: u32 = 100;
 /// VMs that may exist at once when nothing else is said; the memory is used up long before.
 const MAX_VMS: usize = 500;
 /// Share of the host's memory that all VMs together may have, in quarters; the rest is for the host and its page cache.
@@ -61,6 +67,8 @@ impl ServeOptions {
             git_base_url: "https://github.com".to_owned(),
             sizes: Sizes::default(),
             command_timeout: Duration::from_secs(1800),
+            longest_claim_wait: Duration::from_secs(3600),
+            requests_per_second: REQUESTS_PER_SECOND,
             boot_timeout: Duration::from_secs(300),
             provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
             max_vms: MAX_VMS,

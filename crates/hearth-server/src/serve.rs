@@ -14,7 +14,7 @@ use hearth_drivers::qemu::{QemuDriver, QemuOptions};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{AppState, answer, new_token};
+use crate::http::{AppState, Pace, answer, new_token};
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;
@@ -112,12 +112,15 @@ pub async fn serve_with(
     let state = AppState {
         reconciler: reconciler.clone(),
         git_base_url: options.git_base_url.clone(),
+        pace: Pace::new(options.requests_per_second),
+        longest_wait: options.longest_claim_wait,
     };
     let listen = |source| ServeError::Listen {
         address: options.listen,
         source,
     };
-    let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(listen)?;
+    let listener = std::net::TcpListener::bind(options.listen).map_err(listen)?;
+    listener.set_nonblocking(true).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let looping = tokio::spawn({
         let stop = stop.clone();
@@ -125,13 +128,7 @@ pub async fn serve_with(
     });
     tracing::info!(%address, data = %folder.display(), "listening");
     ready(address);
-    let serving = answer(listener, state, stop.clone());
-    tokio::select! {
-        ended = serving => ended.map_err(listen)?,
-        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
-            tracing::info!("some requests were still under way and are broken off");
-        }
-    }
+    answer(listener, state, stop.clone(), DRAIN).await.map_err(listen)?;
     stop.cancel();
     // A panic in the loop was logged where it happened.
     let _ = looping.await;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{claim, doctor, env, exec, image, pool, project, release, serve, token};
+use crate::commands::{claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, token};
 
 const AFTER_HELP: &str = "\
 Finding the server: --url and --token-file, then HEARTH_URL and HEARTH_TOKEN, then the server that runs on this machine
@@ -18,8 +18,8 @@ Exit codes:
   4    the token is missing, unknown or may not do this
   5    nothing is ready or the server is busy: try again later
   130  ended by Ctrl-C
-`hearth exec` ends with the exit code of the command it ran (128 + n when signal n ended it); 124 when the command's time
-passed, 125 when Hearth failed and not the command.";
+`hearth exec` and `hearth run` end with the exit code of the command they ran (128 + n when signal n ended it); 124 when the
+command's time passed, 125 when Hearth failed and not the command.";
 
 /// Keeps virtual machines warm: created, set up with your repositories and variables, ready to be taken.
 #[derive(Debug, Parser)]
@@ -81,6 +81,9 @@ pub(crate) enum Command {
     /// Projects: repositories, variables, set-up
     #[command(subcommand)]
     Project(project::ProjectCommand),
+    /// A project's setup object: what its VMs are and what runs in them, repository by repository
+    #[command(subcommand)]
+    Setup(setup::SetupCommand),
     /// A project's environment variables
     #[command(subcommand)]
     Env(env::EnvCommand),
@@ -89,11 +92,17 @@ pub(crate) enum Command {
     Pool(pool::PoolCommand),
     /// Take a VM out of a project's pool
     Claim(claim::ClaimArgs),
+    /// Show what is in a VM: checkouts, commands with a name, terminals, previews
+    Instance(instance::InstanceArgs),
     /// Run a command in a VM
     Exec(exec::ExecArgs),
+    /// Run a command of the project's setup object in a VM, by its name
+    Run(run::RunArgs),
     /// Give a claimed VM back: it is destroyed
     Release(release::ReleaseArgs),
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Print the OpenAPI document of the HTTP API; needs no server
+    Openapi,
 }

@@ -108,7 +108,11 @@ impl From<ClientError> for Failure {
             } => {
                 let mut failure = failure;
                 for field in details {
-                    failure = failure.detail(format!("{}: {}", field.path, field.message));
+                    let line = format!("{}: {}", field.path, field.message);
+                    // A single field's fault may stand in the message already.
+                    if !failure.message.contains(&line) {
+                        failure = failure.detail(line);
+                    }
                 }
                 // The id helps only where somebody has to look into the server's log.
                 if status >= 500 {

@@ -6,6 +6,7 @@ mod caller_env;
 mod commands;
 mod connect;
 mod failure;
+mod input;
 mod local;
 mod output;
 mod setup_commands;

@@ -51,8 +51,8 @@ pub(crate) fn print<T: Serialize>(json: bool, value: &T, human: impl FnOnce(&T) 
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(header);
-    // Cut to the screen only where there is one: `grep` wants whole lines.
-    if io::stdout().is_terminal() {
+    // Cut to the screen only where there is one (and it knows its width): `grep` wants whole lines.
+    if io::stdout().is_terminal() && table.width() > Some(0) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     for row in rows {
@@ -76,6 +76,15 @@ pub(crate) fn pairs<const N: usize>(rows: [(&str, String); N]) -> String {
             parts.next().unwrap_or_default()
         ));
         lines.extend(parts.map(|part| format!("{:width$} {part}", "")));
+    }
+    lines.join("\n")
+}
+
+/// Several lines as one value of a pair; `-` when there are none.
+pub(crate) fn lines_or_dash(lines: impl IntoIterator<Item = String>) -> String {
+    let lines: Vec<String> = lines.into_iter().collect();
+    if lines.is_empty() {
+        return "-".to_owned();
     }
     lines.join("\n")
 }

@@ -1,13 +1,13 @@
 //! Set-up commands on the command line: `--command 'name: text'` and `--background 'name: text'` in the order in which they
 //! stand there, or a JSON file of the API's form.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use hearth_api::pool::SetupCommand;
 
 use crate::failure::Failure;
+use crate::input;
 
 const COMMAND: &str = "command";
 const BACKGROUND: &str = "background";
@@ -42,14 +42,8 @@ impl SetupArgs {
 }
 
 fn read_file(path: &Path) -> Result<Vec<SetupCommand>, Failure> {
-    let name = path.display();
-    let text = if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(path)
-    };
-    let text = text.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
+    let name = input::name(path);
+    let text = input::text(path)?;
     serde_json::from_str(&text).map_err(|error| {
         Failure::usage(format!("{name} holds no list of set-up commands: {error}"))
             .hint(r#"write it like [{"name": "install", "command": "npm ci"}, {"name": "db", "command": "...", "background": true}]"#)

@@ -19,15 +19,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long an ordinary call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// When a call may be sent a second time.
+/// When a call may be sent a second time. A request that never reached a server always may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// It only reads: after a lost connection, a 503, a 429.
-    Reads,
-    /// It carries an idempotency key: after a lost connection or a 503. A 429 is its answer.
-    Keyed,
-    /// Only when it provably never reached a server.
-    Unsent,
+    /// Twice does no more than once (it reads, or sets or removes something by its name): after a lost connection, a 503, a
+    /// 429.
+    Harmless,
+    /// Twice does more than once: after a 429, which a server says before it does anything.
+    Once,
+    /// A claim with an idempotency key: after a lost connection, no answer in time, a 503. A 429 is its answer.
+    KeyedClaim,
+    /// A claim without one: never. A 429 is its answer.
+    PlainClaim,
 }
 
 /// One call, ready to send (and to send again).
@@ -49,9 +52,9 @@ impl Client {
             path.pop_if_empty().extend(segments);
         }
         let repeat = if method == Method::GET {
-            Repeat::Reads
+            Repeat::Harmless
         } else {
-            Repeat::Unsent
+            Repeat::Once
         };
         Call {
             client: self,
@@ -237,20 +240,22 @@ fn pause_before_next(repeat: Repeat, fault: &ClientError, attempt: u32) -> Optio
         return None;
     }
     let step = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(8));
+    let harmless = matches!(repeat, Repeat::Harmless | Repeat::KeyedClaim);
     match fault {
         ClientError::Unreachable { .. } => Some(step),
-        ClientError::Interrupted { .. } if repeat != Repeat::Unsent => Some(step),
-        ClientError::Timeout { .. } if repeat == Repeat::Keyed => Some(step),
+        ClientError::Interrupted { .. } if harmless => Some(step),
+        ClientError::Timeout { .. } if repeat == Repeat::KeyedClaim => Some(step),
+        // A server may say 503 in the middle of its work (its own time was up): nobody knows what it has done.
         ClientError::Api {
             status: 503,
             retry_after,
             ..
-        } if repeat != Repeat::Unsent => wished(step, *retry_after),
+        } if harmless => wished(step, *retry_after),
         ClientError::Api {
             status: 429,
             retry_after,
             ..
-        } if repeat == Repeat::Reads => wished(step, *retry_after),
+        } if matches!(repeat, Repeat::Harmless | Repeat::Once) => wished(step, *retry_after),
         _ => None,
     }
 }
@@ -282,34 +287,75 @@ mod tests {
         }
     }
 
+    fn timed_out() -> ClientError {
+        ClientError::Timeout {
+            url: String::new(),
+            after: CALL_TIMEOUT,
+        }
+    }
+
+    const ALL: [Repeat; 4] = [Repeat::Harmless, Repeat::Once, Repeat::KeyedClaim, Repeat::PlainClaim];
+
     #[test]
-    fn a_write_is_sent_again_only_when_it_never_arrived() {
-        assert_eq!(pause_before_next(Repeat::Unsent, &unreachable(), 1), Some(FIRST_PAUSE));
-        assert_eq!(pause_before_next(Repeat::Unsent, &interrupted(), 1), None);
-        assert_eq!(pause_before_next(Repeat::Unsent, &api(503, Some(1)), 1), None);
-        assert_eq!(pause_before_next(Repeat::Unsent, &api(429, None), 1), None);
+    fn what_never_arrived_is_always_sent_again_but_not_for_ever() {
+        for repeat in ALL {
+            assert_eq!(pause_before_next(repeat, &unreachable(), 1), Some(FIRST_PAUSE));
+            assert_eq!(pause_before_next(repeat, &unreachable(), 3), Some(FIRST_PAUSE * 4));
+            assert_eq!(pause_before_next(repeat, &unreachable(), MAX_ATTEMPTS), None);
+        }
     }
 
     #[test]
-    fn a_read_is_sent_again_and_the_wish_for_a_pause_is_kept() {
-        assert_eq!(
-            pause_before_next(Repeat::Reads, &interrupted(), 2),
-            Some(FIRST_PAUSE * 2)
-        );
-        assert_eq!(
-            pause_before_next(Repeat::Reads, &api(503, Some(3)), 1),
-            Some(Duration::from_secs(3))
-        );
-        assert_eq!(pause_before_next(Repeat::Reads, &api(429, None), 1), Some(FIRST_PAUSE));
-        assert_eq!(pause_before_next(Repeat::Reads, &api(429, Some(3600)), 1), None);
-        assert_eq!(pause_before_next(Repeat::Reads, &api(500, None), 1), None);
-        assert_eq!(pause_before_next(Repeat::Reads, &unreachable(), MAX_ATTEMPTS), None);
+    fn what_the_server_refuses_is_not_sent_again() {
+        for repeat in ALL {
+            for status in [401, 403, 404, 409, 410, 413, 422, 500] {
+                assert_eq!(pause_before_next(repeat, &api(status, Some(1)), 1), None, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_is_sent_again_only_when_it_was_provably_not_carried_out() {
+        let next = |fault| pause_before_next(Repeat::Once, &fault, 1);
+        assert_eq!(next(interrupted()), None);
+        assert_eq!(next(timed_out()), None);
+        assert_eq!(next(api(503, Some(1))), None);
+        assert_eq!(next(api(429, Some(2))), Some(Duration::from_secs(2)));
+        assert_eq!(next(api(429, Some(3600))), None);
+    }
+
+    #[test]
+    fn what_does_no_harm_twice_is_sent_again_and_the_wish_for_a_pause_is_kept() {
+        let next = |fault, attempt| pause_before_next(Repeat::Harmless, &fault, attempt);
+        assert_eq!(next(interrupted(), 2), Some(FIRST_PAUSE * 2));
+        assert_eq!(next(api(503, Some(3)), 1), Some(Duration::from_secs(3)));
+        assert_eq!(next(api(429, None), 1), Some(FIRST_PAUSE));
+        assert_eq!(next(api(429, Some(3600)), 1), None);
+        assert_eq!(next(timed_out(), 1), None);
     }
 
     #[test]
     fn a_keyed_claim_is_sent_again_unless_the_pool_is_empty() {
-        assert_eq!(pause_before_next(Repeat::Keyed, &interrupted(), 1), Some(FIRST_PAUSE));
-        assert_eq!(pause_before_next(Repeat::Keyed, &api(503, None), 1), Some(FIRST_PAUSE));
-        assert_eq!(pause_before_next(Repeat::Keyed, &api(429, None), 1), None);
+        let next = |fault| pause_before_next(Repeat::KeyedClaim, &fault, 1);
+        assert_eq!(next(interrupted()), Some(FIRST_PAUSE));
+        assert_eq!(next(timed_out()), Some(FIRST_PAUSE));
+        assert_eq!(next(api(503, None)), Some(FIRST_PAUSE));
+        assert_eq!(next(api(429, Some(1))), None);
+    }
+
+    #[test]
+    fn a_claim_without_a_key_could_take_a_second_vm() {
+        for fault in [interrupted(), timed_out(), api(503, Some(1)), api(429, Some(1))] {
+            assert_eq!(pause_before_next(Repeat::PlainClaim, &fault, 1), None);
+        }
+    }
+
+    #[test]
+    fn only_what_reads_is_harmless_by_its_method() {
+        let client = Client::new("http://localhost:1", "").unwrap();
+        assert_eq!(client.get(&["x"]).repeat, Repeat::Harmless);
+        for method in [Method::POST, Method::PATCH, Method::PUT, Method::DELETE] {
+            assert_eq!(client.call(method, &["x"]).repeat, Repeat::Once);
+        }
     }
 }

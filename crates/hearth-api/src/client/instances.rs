@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use super::call::Repeat;
 use super::stream::{self, ExecStream, FollowStream};
 use super::{Client, ClientError};
 use crate::claim::{Heartbeat, Released};
 use crate::exec::{ExecReply, ExecRequest};
 use crate::ids::InstanceId;
+use crate::instance::InstanceView;
 
 /// What the answer may take beyond the command's own timeout.
 const EXEC_MARGIN: Duration = Duration::from_secs(60);
@@ -14,6 +16,14 @@ const EXEC_MARGIN: Duration = Duration::from_secs(60);
 const EVENT_STREAM: &str = "text/event-stream";
 
 impl Client {
+    /// An instance with what is inside: checkouts, named commands, what the repositories' settings files say.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn view_instance(&self, id: &InstanceId) -> Result<InstanceView, ClientError> {
+        self.get(&["instances", id.as_str()]).read().await
+    }
+
     /// Gives an instance back: its VM is destroyed.
     ///
     /// # Errors
@@ -27,7 +37,10 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn heartbeat(&self, id: &InstanceId) -> Result<Heartbeat, ClientError> {
-        self.post(&["instances", id.as_str(), "heartbeat"]).read().await
+        self.post(&["instances", id.as_str(), "heartbeat"])
+            .repeat(Repeat::Harmless)
+            .read()
+            .await
     }
 
     /// Runs a command and waits for its end.

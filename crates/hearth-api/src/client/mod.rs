@@ -1,5 +1,6 @@
 //! A typed client of the HTTP API: one method per operation, one error type, and repeats only where a repeat is safe
-//! (reads; a claim with a task id; anything that never reached a server).
+//! (reads, heartbeats and writes of variables; a claim with a task id; anything that never reached a server or that the
+//! server put off with a 429, which for a claim is the answer).
 //!
 //! It does not look for servers or tokens: the caller says where and with what.
 
@@ -8,8 +9,10 @@ mod error;
 mod instances;
 mod pool;
 mod projects;
+mod setup;
 mod stream;
 mod tokens;
+mod variables;
 
 use std::fmt;
 use std::time::Duration;

@@ -35,15 +35,16 @@ impl Client {
             .await
     }
 
-    /// Starts a test boot.
+    /// Starts a test boot; without `cache` every step runs, also those whose result is kept from an earlier boot.
     ///
     /// # Errors
     /// As every call.
-    pub async fn test_pool(&self, id: &ProjectId, body: &TestRequest) -> Result<TestReply, ClientError> {
-        self.post(&["projects", id.as_str(), "warm-pool", "test"])
-            .json(body)?
-            .read()
-            .await
+    pub async fn test_pool(&self, id: &ProjectId, body: &TestRequest, cache: bool) -> Result<TestReply, ClientError> {
+        let mut call = self.post(&["projects", id.as_str(), "warm-pool", "test"]).json(body)?;
+        if !cache {
+            call = call.query("cache", "false");
+        }
+        call.read().await
     }
 
     /// Removes every instance that nobody has claimed.
@@ -95,9 +96,9 @@ impl Client {
     pub async fn claim(&self, id: &ProjectId, body: &ClaimRequest) -> Result<ClaimReply, ClientError> {
         let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
         let repeat = if body.task_id.is_some() {
-            Repeat::Keyed
+            Repeat::KeyedClaim
         } else {
-            Repeat::Unsent
+            Repeat::PlainClaim
         };
         self.post(&["projects", id.as_str(), "warm-pool", "claim"])
             .json(body)?

@@ -1,12 +1,11 @@
-//! Projects and their variables.
+//! Projects.
 
 use reqwest::Method;
 
 use super::{Client, ClientError};
 use crate::ids::ProjectId;
-use crate::page::{Items, Page};
+use crate::page::Page;
 use crate::project::{CreateProject, PatchProject, Project, ProjectDeleted};
-use crate::variables::{PutVariables, VariableDeleted, VariableItem};
 
 /// Most items a page may have.
 const PAGE_LIMIT: &str = "100";
@@ -71,33 +70,5 @@ impl Client {
     /// As every call.
     pub async fn delete_project(&self, id: &ProjectId) -> Result<ProjectDeleted, ClientError> {
         self.call(Method::DELETE, &["projects", id.as_str()]).read().await
-    }
-
-    /// The project's variables; values never come back.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn list_variables(&self, id: &ProjectId) -> Result<Items<VariableItem>, ClientError> {
-        self.get(&["projects", id.as_str(), "environment-variables", "shared"])
-            .read()
-            .await
-    }
-
-    /// Makes or replaces variables.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn put_variables(&self, id: &ProjectId, body: &PutVariables) -> Result<Items<VariableItem>, ClientError> {
-        let path = ["projects", id.as_str(), "environment-variables", "shared"];
-        self.call(Method::PUT, &path).json(body)?.read().await
-    }
-
-    /// Removes a variable.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn delete_variable(&self, id: &ProjectId, name: &str) -> Result<VariableDeleted, ClientError> {
-        let path = ["projects", id.as_str(), "environment-variables", "shared", name];
-        self.call(Method::DELETE, &path).read().await
     }
 }

@@ -37,6 +37,7 @@ fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
         project: ProjectId::generate(),
         enabled: true,
         target,
+        max_vms: None,
         max_age_seconds: 3600,
         recipe: "r1".into(),
         memory_mib: 1024,
@@ -93,6 +94,33 @@ fn what_is_being_made_counts_and_the_limits_hold() {
     assert_eq!(creates(&plan(&tight)), 2);
     tight.limits.max_vms = 1;
     assert_eq!(creates(&plan(&tight)), 1);
+}
+
+#[test]
+fn a_projects_own_limit_counts_everything_it_has() {
+    let mut limited = pool(3, vec![instance(InstanceState::Claimed, 0)]);
+    limited.max_vms = Some(2);
+    let other = pool(2, vec![]);
+    let world = world(vec![limited, other]);
+    let actions = plan(&world);
+    let of = |pool: &PoolWorld| {
+        let own = |a: &&Action| matches!(a, Action::Create { project, .. } if *project == pool.project);
+        actions.iter().filter(own).count()
+    };
+    assert_eq!((of(&world.pools[0]), of(&world.pools[1])), (1, 2));
+}
+
+#[test]
+fn without_room_for_one_more_the_stalest_goes_first() {
+    let mut full = pool(
+        2,
+        vec![instance(InstanceState::Ready, 5), instance(InstanceState::Ready, 0)],
+    );
+    full.max_vms = Some(2);
+    full.recipe = "r2".into();
+    let actions = plan(&world(vec![full.clone()]));
+    assert_eq!(deleted(&actions), [(&full.instances[1].id, Reason::Stale)]);
+    assert_eq!(creates(&actions), 0);
 }
 
 #[test]

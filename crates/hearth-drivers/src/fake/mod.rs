@@ -302,7 +302,7 @@ impl Driver for FakeDriver {
             memory_checkpoints: true,
             disk_checkpoints: true,
             pause: true,
-            live_processes: true,
+            live_processes: !self.world.options.loses_processes,
         }
     }
 

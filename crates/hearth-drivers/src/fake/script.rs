@@ -159,6 +159,8 @@ pub struct FakeOptions {
     pub rules: Vec<ExecRule>,
     /// `create` answers `Retry` when this many VMs exist.
     pub capacity: Option<usize>,
+    /// Whether processes of a VM are gone when it is handed over.
+    pub loses_processes: bool,
 }
 
 impl Default for FakeOptions {
@@ -171,6 +173,7 @@ impl Default for FakeOptions {
             faults: Vec::new(),
             rules: Vec::new(),
             capacity: None,
+            loses_processes: false,
         }
     }
 }

@@ -55,6 +55,9 @@ impl FromRequestParts<AppState> for Caller {
         if row.expires_at.is_some_and(|end| end <= now) {
             return Err(refuse("this token has expired"));
         }
+        if let Some(wait) = state.pace.must_wait(&row.id) {
+            return Err(ApiError::too_often(wait));
+        }
         if row.last_used_at.is_none_or(|at| now.duration_since(at) > TOUCH_EVERY) {
             let (store, id) = (state.store().clone(), row.id.clone());
             // Not worth making the request wait, nor failing it.
@@ -87,17 +90,36 @@ impl Caller {
 
     /// The project, if it is this tenant's and the token is for it. Everything else is 404.
     pub async fn project(&self, state: &AppState, id: &ProjectId, scope: Scope) -> Result<ProjectRow, ApiError> {
+        self.project_by(state, id, &[scope]).await
+    }
+
+    /// The same where one of several scopes is enough.
+    pub async fn project_by(&self, state: &AppState, id: &ProjectId, scopes: &[Scope]) -> Result<ProjectRow, ApiError> {
         let project = state.store().project(id).await?;
         let project = project
             .filter(|project| project.tenant == self.0.tenant)
             .filter(|project| self.0.project_id.as_ref().is_none_or(|only| *only == project.id))
             .ok_or_else(|| ApiError::not_found("project"))?;
-        self.need(scope)?;
+        if !scopes.iter().any(|scope| self.has(*scope)) {
+            for scope in scopes {
+                self.need(*scope)?;
+            }
+        }
         Ok(project)
     }
 
     /// The instance, if its project is visible. An instance that is as good as gone is 404.
     pub async fn instance(&self, state: &AppState, id: &InstanceId, scope: Scope) -> Result<InstanceRow, ApiError> {
+        Ok(self.instance_by(state, id, &[scope]).await?.0)
+    }
+
+    /// The same with its project, where one of several scopes is enough.
+    pub async fn instance_by(
+        &self,
+        state: &AppState,
+        id: &InstanceId,
+        scopes: &[Scope],
+    ) -> Result<(InstanceRow, ProjectRow), ApiError> {
         let gone = || ApiError::not_found("instance");
         let row = state
             .store()
@@ -105,9 +127,9 @@ impl Caller {
             .await?
             .filter(|row| row.status().is_some())
             .ok_or_else(gone)?;
-        match self.project(state, &row.project, scope).await {
-            Ok(_) => Ok(row),
-            Err(error) if self.has(scope) => {
+        match self.project_by(state, &row.project, scopes).await {
+            Ok(project) => Ok((row, project)),
+            Err(error) if scopes.iter().any(|scope| self.has(*scope)) => {
                 drop(error);
                 Err(gone())
             }

@@ -9,28 +9,36 @@ use axum::http::HeaderMap;
 use hearth_api::claim::{ClaimReply, ClaimRequest, Heartbeat, Released};
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::text::TaskId;
 use hearth_api::token::Scope;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Path, RawBody};
-use super::validate::Faults;
+use super::schema;
 use crate::reconcile::ClaimOrder;
 use crate::store::{InstanceRow, Moved};
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
 const DEFAULT_TTL_MINUTES: u64 = 12 * 60;
-/// Longest lease: a week.
-const MAX_TTL_MINUTES: u64 = 7 * 24 * 60;
-/// Longest wait.
-const MAX_WAIT_MS: u64 = 60 * 60 * 1000;
-/// Longest idempotency key, characters.
-const MAX_KEY: usize = 200;
 
+/// Claim a VM
+///
+/// Hands one VM over to one task, for ever. `taskId` (or the header `Idempotency-Key`) makes it safe to repeat: the same
+/// key and body is the same VM.
+#[utoipa::path(
+    post,
+    path = "/projects/{projectId}/warm-pool/claim",
+    tag = "claims",
+    params(("Idempotency-Key" = Option<TaskId>, Header, description = "The same as `taskId`")),
+    request_body(content = Option<ClaimRequest>),
+    responses((status = 200, body = ClaimReply, description = "The VM is yours"), (status = 409, description = "refused"), (status = 410, description = "refused"))
+)]
 pub async fn claim_instance(
     State(state): State<AppState>,
     caller: Caller,
@@ -39,33 +47,19 @@ pub async fn claim_instance(
     RawBody(raw, body): RawBody<ClaimRequest>,
 ) -> Result<Json<ClaimReply>, ApiError> {
     let project = caller.project(&state, &id, Scope::Claim).await?;
-    let mut faults = Faults::default();
     let header = headers
         .get("idempotency-key")
-        .map(|key| key.to_str().unwrap_or_default().to_owned());
-    let key = body.task_id.clone().or(header);
-    if let Some(key) = &key {
-        let fine = !key.is_empty() && key.chars().count() <= MAX_KEY && !key.chars().any(char::is_control);
-        faults.check(fine, "taskId", &format!("must be 1 to {MAX_KEY} printable characters"));
-    }
-    if let Some(branch) = &body.branch {
-        faults.branch("branch", branch);
+        .map(|key| key.to_str().unwrap_or_default());
+    if let Some(key) = header {
+        let faults = schema::faults("TaskId", &Value::String(key.to_owned()));
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(ApiError::field("Idempotency-Key", fault.message));
+        }
     }
     let ttl = body.ttl_minutes.unwrap_or(DEFAULT_TTL_MINUTES);
-    faults.check(
-        (1..=MAX_TTL_MINUTES).contains(&ttl),
-        "ttlMinutes",
-        "must be from 1 to 10080",
-    );
-    let wait = body.wait_ms.unwrap_or_default();
-    faults.check(wait <= MAX_WAIT_MS, "waitMs", "must be at most 3600000");
-    for (name, value) in body.env.iter().flatten() {
-        faults.variable_name(&format!("env.{name}"), name);
-        faults.variable_value(&format!("env.{name}"), value);
-    }
-    faults.finish()?;
+    let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
     let order = ClaimOrder {
-        key,
+        key: body.task_id.or(header.map(str::to_owned)),
         // Keyed with the token's id: the hash of a body with secrets in it must not be guessable from the database.
         body_hash: hex::encode(
             Sha256::new()
@@ -74,10 +68,11 @@ pub async fn claim_instance(
                 .finalize(),
         ),
         token: caller.0.id.clone(),
+        user: caller.0.owner.clone(),
         branch: body.branch,
         strict: body.strict.unwrap_or_default(),
         miss: body.miss.unwrap_or_default(),
-        patience: Duration::from_millis(wait),
+        patience: wait.min(state.longest_wait),
         lease: SignedDuration::from_mins(i64::try_from(ttl).unwrap_or(i64::MAX)),
         env: body.env.unwrap_or_else(BTreeMap::new),
     };
@@ -99,6 +94,15 @@ pub(super) async fn own_claim(state: &AppState, caller: &Caller, id: &InstanceId
     Ok(row)
 }
 
+/// Release a claimed VM
+///
+/// It is destroyed: a VM is used once.
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/release",
+    tag = "claims",
+    responses((status = 200, body = Released, description = "It is being destroyed"), (status = 409, description = "refused"))
+)]
 pub async fn release_instance(
     State(state): State<AppState>,
     caller: Caller,
@@ -116,6 +120,13 @@ pub async fn release_instance(
     Ok(Json(Released { id, released: true }))
 }
 
+/// Keep the lease of a claimed VM
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/heartbeat",
+    tag = "claims",
+    responses((status = 200, body = Heartbeat, description = "The new end of the lease"), (status = 409, description = "refused"))
+)]
 pub async fn heartbeat_instance(
     State(state): State<AppState>,
     caller: Caller,

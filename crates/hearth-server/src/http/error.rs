@@ -66,26 +66,53 @@ impl ApiError {
         }
     }
 
-    fn status(&self) -> StatusCode {
-        match self.code {
-            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
-            ErrorCode::Forbidden => StatusCode::FORBIDDEN,
-            ErrorCode::NotFound => StatusCode::NOT_FOUND,
-            ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            ErrorCode::Conflict => StatusCode::CONFLICT,
-            ErrorCode::Gone => StatusCode::GONE,
-            ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorCode::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
-            ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    /// 429: this token asks too often.
+    pub fn too_often(wait: Duration) -> Self {
+        Self {
+            retry_after: Some(wait),
+            ..Self::new(
+                ErrorCode::TooManyRequests,
+                "this token asks too often; wait as `Retry-After` says",
+            )
         }
+    }
+
+    /// The documented error for a refusal that something below the handlers made, with its own status.
+    pub fn of_status(status: StatusCode) -> Self {
+        let code = ErrorCode::ALL.into_iter().find(|code| status_of(*code) == status);
+        match code {
+            Some(ErrorCode::Unavailable) => Self::unavailable("the server took too long; try again"),
+            Some(ErrorCode::NotFound) => Self::not_found("path"),
+            Some(code) => Self::new(code, status.canonical_reason().unwrap_or("the request failed")),
+            None if status.is_server_error() => Self::new(
+                ErrorCode::InternalError,
+                "the server could not do it; its log says why, see the request id",
+            ),
+            None => Self::field(".", status.canonical_reason().unwrap_or("the request is not valid")),
+        }
+    }
+}
+
+/// The status that belongs to a code.
+pub fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::Conflict => StatusCode::CONFLICT,
+        ErrorCode::Gone => StatusCode::GONE,
+        ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.status();
+        let status = status_of(self.code);
         let body = ErrorBody {
             error: ErrorDetail {
                 code: self.code,
@@ -95,9 +122,10 @@ impl IntoResponse for ApiError {
         };
         let mut response = (status, Json(body)).into_response();
         if let Some(wait) = self.retry_after {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            response.headers_mut().insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64),
+            );
         }
         response
     }
@@ -127,9 +155,12 @@ impl From<ClaimError> for ApiError {
                 retry_after: Some(retry_after),
                 ..Self::new(ErrorCode::TooManyRequests, message)
             },
-            ClaimError::OtherBody => Self::new(ErrorCode::Conflict, message),
+            ClaimError::OtherBody | ClaimError::Script(_) => Self::new(ErrorCode::Conflict, message),
             ClaimError::Ended => Self::new(ErrorCode::Gone, message),
-            ClaimError::Failed(_) => Self::unavailable(message),
+            ClaimError::Failed {
+                blames_recipe: true, ..
+            } => Self::new(ErrorCode::Conflict, message),
+            ClaimError::Failed { .. } => Self::unavailable(message),
             ClaimError::Store(error) => error.into(),
         }
     }

@@ -1,5 +1,7 @@
 //! Extractors whose refusals are documented errors: bodies, queries, ids.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -8,11 +10,16 @@ use hearth_api::error::ErrorCode;
 use hearth_api::patch::Object;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::schema;
 
 /// Longest request body: a PUT of 100 variables of 100,000 characters with room for escapes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+/// How long a body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A JSON body.
 pub struct Body<T>(pub T);
@@ -23,7 +30,7 @@ pub struct OptionalBody<T>(pub T);
 /// The raw bytes of a JSON body and what they say.
 pub struct RawBody<T>(pub Bytes, pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
@@ -31,7 +38,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalBody<T> {
+impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for OptionalBody<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         RawBody::from_request(request, state)
@@ -40,7 +47,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalBody<T> {
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for RawBody<T> {
+impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for RawBody<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let typed = check_content_type(request.headers());
@@ -77,7 +84,15 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 async fn read(request: Request) -> Result<Bytes, ApiError> {
-    match Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await {
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+    let Ok(body) = tokio::time::timeout(BODY_PATIENCE, body).await else {
+        let seconds = BODY_PATIENCE.as_secs();
+        return Err(ApiError::field(
+            ".",
+            format!("the body did not arrive within {seconds} s"),
+        ));
+    };
+    match body {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
             ErrorCode::PayloadTooLarge,
@@ -87,16 +102,20 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    let mut from = serde_json::Deserializer::from_slice(bytes);
-    let Object(value) = serde_path_to_error::deserialize(&mut from).map_err(|error| {
+/// The published schema is asked first: it finds all faults. What it lets pass and the type does not, the type says.
+fn parse<T: DeserializeOwned + ToSchema>(bytes: &[u8]) -> Result<T, ApiError> {
+    let body: Value = serde_json::from_slice(bytes).map_err(|error| ApiError::field(".", error.to_string()))?;
+    let faults = schema::faults(&T::name(), &body);
+    if !faults.is_empty() {
+        return Err(ApiError::fields(faults));
+    }
+    let Object(value) = serde_path_to_error::deserialize(body).map_err(|error: serde_path_to_error::Error<_>| {
         let path = error.path().to_string();
-        ApiError::field(
-            if path == "?" { ".".to_owned() } else { path },
-            error.into_inner().to_string(),
-        )
+        let path = if path == "?" { ".".to_owned() } else { path };
+        // The type's own message would quote the value.
+        tracing::debug!(path, "a body passed its schema and not its type");
+        ApiError::field(path, "is not a value that this field can hold")
     })?;
-    from.end().map_err(|error| ApiError::field(".", error.to_string()))?;
     Ok(value)
 }
 
@@ -106,13 +125,17 @@ pub struct Query<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        match axum::extract::Query::<T>::try_from_uri(&parts.uri) {
-            Ok(query) => Ok(Self(query.0)),
-            Err(error) => Err(ApiError::field(
-                "query",
-                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
-            )),
-        }
+        let text = parts.uri.query().unwrap_or_default();
+        let from = serde_urlencoded::Deserializer::new(form_urlencoded::parse(text.as_bytes()));
+        serde_path_to_error::deserialize(from).map(Self).map_err(|error| {
+            let path = error.path().to_string();
+            let path = if path == "." || path == "?" {
+                "query".to_owned()
+            } else {
+                path
+            };
+            ApiError::field(path, error.into_inner().to_string())
+        })
     }
 }
 

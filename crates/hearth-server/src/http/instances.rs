@@ -8,11 +8,14 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_api::instance::{FollowEvent, InstanceDetail, InstanceItem, InstanceStatus, Step, StepStatus, Summary};
+use hearth_api::instance::{
+    FollowEvent, InstanceCommand, InstanceDetail, InstanceItem, InstanceStatus, InstanceView, Step, StepStatus, Summary,
+};
 use hearth_api::page::Items;
 use hearth_api::token::Scope;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
+use utoipa::IntoParams;
 
 use super::AppState;
 use super::auth::Caller;
@@ -28,12 +31,27 @@ const LIMITS: std::ops::RangeInclusive<i64> = 1..=50;
 /// A silent stream says that it is still there, so that proxies keep it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
+    /// Most items; 20 when absent.
+    #[param(nullable = false, minimum = 1, maximum = 50, default = 20)]
     limit: Option<i64>,
-    status: Option<String>,
+    /// Only these.
+    #[param(nullable = false)]
+    status: Option<InstanceStatus>,
 }
 
+/// List instances
+///
+/// Newest first.
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}/warm-pool/instances",
+    tag = "warm pool",
+    params(ListQuery),
+    responses((status = 200, body = Items<InstanceItem>, description = "The instances"))
+)]
 pub async fn list_instances(
     State(state): State<AppState>,
     caller: Caller,
@@ -44,22 +62,23 @@ pub async fn list_instances(
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     let mut faults = Faults::default();
     faults.check(LIMITS.contains(&limit), "limit", "must be from 1 to 50");
-    let status = query
-        .status
-        .as_deref()
-        .map(str::parse::<InstanceStatus>)
-        .transpose()
-        .unwrap_or_else(|message| {
-            faults.add("status", message);
-            None
-        });
     faults.finish()?;
-    let rows = state.store().visible_instances(&project.id, status, limit).await?;
+    let rows = state
+        .store()
+        .visible_instances(&project.id, query.status, limit)
+        .await?;
     Ok(Json(Items {
         items: rows.iter().filter_map(InstanceRow::to_item).collect(),
     }))
 }
 
+/// Get an instance with its steps
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}/warm-pool/instances/{id}",
+    tag = "warm pool",
+    responses((status = 200, body = InstanceDetail, description = "The instance"))
+)]
 pub async fn get_instance(
     State(state): State<AppState>,
     caller: Caller,
@@ -87,6 +106,49 @@ pub async fn get_instance(
     }))
 }
 
+/// Get an instance with what is inside
+///
+/// Its checkouts, the project's named commands, and what the repositories' settings files say.
+#[utoipa::path(
+    get,
+    path = "/instances/{id}",
+    tag = "claims",
+    responses((status = 200, body = InstanceView, description = "The instance"))
+)]
+pub async fn view_instance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+) -> Result<Json<InstanceView>, ApiError> {
+    let (row, project) = caller
+        .instance_by(&state, &id, &[Scope::ProjectRead, Scope::Claim])
+        .await?;
+    let status = row.status().ok_or_else(|| ApiError::not_found("instance"))?;
+    let commands = project.setup.iter().flat_map(|setup| &setup.repositories);
+    let commands = commands.flat_map(|setup| setup.commands.iter().map(move |command| (setup, command)));
+    let commands = commands.filter_map(|(setup, command)| {
+        let repo = row.repos.iter().find(|repo| repo.repo_full_name == setup.repository)?;
+        Some(InstanceCommand {
+            name: command.name.clone(),
+            command: command.command.clone(),
+            repo_full_name: setup.repository.clone(),
+            path: repo.path.clone(),
+        })
+    });
+    Ok(Json(InstanceView {
+        commands: commands.collect(),
+        id: row.id,
+        instance_id: row.vm,
+        project_id: row.project,
+        status,
+        is_test: row.is_test,
+        recipe: row.recipe,
+        repos: row.repos,
+        settings: row.settings,
+        expires_at: row.lease_ends_at,
+    }))
+}
+
 fn summary(row: &InstanceRow, status: InstanceStatus, steps: &[Step]) -> Summary {
     let failed = steps.iter().find(|step| step.status == StepStatus::Error);
     let last = steps.last().map_or(row.created_at, |step| step.timestamp);
@@ -100,6 +162,16 @@ fn summary(row: &InstanceRow, status: InstanceStatus, steps: &[Step]) -> Summary
     }
 }
 
+/// Follow a boot
+///
+/// Server-sent events `stepStarted`, `output`, `stepEnded` and at last `ended`, each with a `FollowEvent` as data. What
+/// happened before comes first.
+#[utoipa::path(
+    get,
+    path = "/instances/{id}/follow",
+    tag = "warm pool",
+    responses((status = 200, content_type = "text/event-stream", body = String, description = "The events"))
+)]
 pub async fn follow_instance(
     State(state): State<AppState>,
     caller: Caller,
@@ -140,7 +212,7 @@ pub async fn follow_instance(
                 }
                 Err(RecvError::Lagged(count)) => {
                     let text = format!("\n[… {count} events lost: the follower was too slow …]\n");
-                    yield Ok(to_sse(&FollowEvent::Output { text }));
+                    yield Ok(to_sse(&FollowEvent::Output { subject: None, text }));
                 }
                 Err(RecvError::Closed) => break,
             }

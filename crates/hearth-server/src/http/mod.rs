@@ -6,28 +6,54 @@ mod error;
 mod exec;
 mod extract;
 mod instances;
+mod openapi;
+mod pace;
 mod pool;
 mod projects;
+mod schema;
+mod setup;
 mod tokens;
 mod validate;
 mod variables;
 
-use axum::Router;
+use std::time::Duration;
+
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::get;
+use axum::{Json, Router};
 use hearth_api::error::ErrorCode;
+use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
 
 use crate::reconcile::Reconciler;
 use crate::store::Store;
 use error::ApiError;
 
 pub use auth::new_token;
+pub use pace::Pace;
+
+/// Where the API is.
+const BASE: &str = "/api/v1";
+/// How long the headers of a request may take to arrive.
+const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an ordinary request may take; those that wait, run or stream are not under it.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The published OpenAPI document.
+#[must_use]
+pub fn openapi_document() -> &'static serde_json::Value {
+    &openapi::DOCUMENT
+}
 
 /// What every handler has.
 #[derive(Debug, Clone)]
@@ -35,6 +61,10 @@ pub struct AppState {
     pub reconciler: Reconciler,
     /// Where repositories without a URL come from.
     pub git_base_url: String,
+    /// How often a token may ask.
+    pub pace: Pace,
+    /// Longest wait of a claim.
+    pub longest_wait: Duration,
 }
 
 impl AppState {
@@ -43,55 +73,79 @@ impl AppState {
     }
 }
 
-/// Answers requests until `stop`, then lets those under way end.
+/// Answers requests until `stop`, then lets those under way end, up to `drain`.
 pub async fn answer(
-    listener: tokio::net::TcpListener,
+    listener: std::net::TcpListener,
     state: AppState,
     stop: CancellationToken,
+    drain: Duration,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(state))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let handle = axum_server::Handle::new();
+    let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
+    server
+        .http_builder()
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE);
+    let ending = tokio::spawn(async move {
+        stop.cancelled().await;
+        handle.graceful_shutdown(Some(drain));
+    });
+    let served = server.serve(router(state).into_make_service()).await;
+    ending.abort();
+    served
 }
 
-/// The whole route table.
+/// The whole route table; each path stands at its handler.
+fn routes() -> OpenApiRouter<AppState> {
+    let quick = OpenApiRouter::new()
+        .routes(routes!(projects::list_projects, projects::create_project))
+        .routes(routes!(
+            projects::get_project,
+            projects::patch_project,
+            projects::delete_project
+        ))
+        .routes(routes!(setup::get_setup, setup::patch_setup))
+        .routes(routes!(
+            variables::list_shared_variables,
+            variables::put_shared_variables
+        ))
+        .routes(routes!(variables::delete_shared_variable))
+        .routes(routes!(
+            variables::list_personal_variables,
+            variables::put_personal_variables
+        ))
+        .routes(routes!(variables::delete_personal_variable))
+        .routes(routes!(pool::get_pool, pool::patch_pool))
+        .routes(routes!(pool::test_pool))
+        .routes(routes!(pool::clear_pool))
+        .routes(routes!(instances::list_instances))
+        .routes(routes!(instances::get_instance))
+        .routes(routes!(instances::view_instance))
+        .routes(routes!(claims::release_instance))
+        .routes(routes!(claims::heartbeat_instance))
+        .routes(routes!(tokens::list_tokens, tokens::create_token))
+        .routes(routes!(tokens::revoke_token))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            REQUEST_PATIENCE,
+        ));
+    let slow = OpenApiRouter::new()
+        .routes(routes!(claims::claim_instance))
+        .routes(routes!(instances::follow_instance))
+        .routes(routes!(exec::exec_in_instance));
+    OpenApiRouter::with_openapi(openapi::Base::openapi())
+        .nest(BASE, quick.merge(slow))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+}
+
 fn router(state: AppState) -> Router {
-    let project = "/projects/{project_id}";
-    let pool = "/projects/{project_id}/warm-pool";
-    let shared = "/projects/{project_id}/environment-variables/shared";
-    let api = Router::new()
-        .route("/projects", get(projects::list_projects).post(projects::create_project))
-        .route(
-            project,
-            get(projects::get_project)
-                .patch(projects::patch_project)
-                .delete(projects::delete_project),
-        )
-        .route(
-            shared,
-            get(variables::list_shared_variables).put(variables::put_shared_variables),
-        )
-        .route(&format!("{shared}/{{name}}"), delete(variables::delete_shared_variable))
-        .route(pool, get(pool::get_pool).patch(pool::patch_pool))
-        .route(&format!("{pool}/test"), post(pool::test_pool))
-        .route(&format!("{pool}/clear"), post(pool::clear_pool))
-        .route(&format!("{pool}/claim"), post(claims::claim_instance))
-        .route(&format!("{pool}/instances"), get(instances::list_instances))
-        .route(
-            &format!("{pool}/instances/{{instance_id}}"),
-            get(instances::get_instance),
-        )
-        .route("/instances/{instance_id}/follow", get(instances::follow_instance))
-        .route("/instances/{instance_id}/release", post(claims::release_instance))
-        .route("/instances/{instance_id}/heartbeat", post(claims::heartbeat_instance))
-        .route("/instances/{instance_id}/exec", post(exec::exec_in_instance))
-        .route("/tokens", get(tokens::list_tokens).post(tokens::create_token))
-        .route("/tokens/{token_id}", delete(tokens::revoke_token));
     let request_id = HeaderName::from_static("x-request-id");
-    Router::new()
-        .nest("/api/v1", api)
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+    let (api, _) = routes().split_for_parts();
+    api.route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
+        .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
+        .merge(SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from(openapi::PATH)))
         .fallback(async || ApiError::not_found("path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "this path does not take this method")
@@ -103,6 +157,7 @@ fn router(state: AppState) -> Router {
             )
             .into_response()
         }))
+        .layer(axum::middleware::map_response(in_error_shape))
         // The path and nothing else of the request: no header, no query, no body.
         .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
             let id = request
@@ -114,6 +169,23 @@ fn router(state: AppState) -> Router {
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))
         .with_state(state)
+}
+
+/// Whatever a layer below the handlers refuses leaves in the documented shape too.
+async fn in_error_shape(response: Response) -> Response {
+    let status = response.status();
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value == "application/json");
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let mut shaped = ApiError::of_status(status).into_response();
+    if let Some(allowed) = response.headers().get(header::ALLOW) {
+        shaped.headers_mut().insert(header::ALLOW, allowed.clone());
+    }
+    shaped
 }
 
 /// Request ids that sort by time.
@@ -128,12 +200,23 @@ impl MakeRequestId for NewRequestId {
 }
 
 /// The process answers.
-async fn healthz() -> Response {
-    axum::Json(serde_json::json!({ "status": "ok" })).into_response()
+#[derive(serde::Serialize, utoipa::ToSchema)]
+struct Health {
+    /// Always `ok`.
+    status: &'static str,
 }
 
-/// The process can do its work.
-async fn readyz(State(state): State<AppState>) -> Result<Response, ApiError> {
+/// The process answers
+#[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, body = Health, description = "It does")))]
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// The process can do its work
+///
+/// Its database answers.
+#[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, body = Health, description = "It can")))]
+async fn readyz(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
     state
         .store()
         .ping()

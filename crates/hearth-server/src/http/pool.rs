@@ -2,17 +2,42 @@
 
 use axum::Json;
 use axum::extract::State;
+use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, Status, TestReply, TestRequest};
 use hearth_api::token::Scope;
 use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::extract::{Body, OptionalBody, Path};
-use super::validate::Faults;
-use crate::store::Store;
+use super::extract::{Body, OptionalBody, Path, Query};
+use crate::store::{ProjectRow, Store};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TestQuery {
+    /// `false` runs every step, whatever is cached.
+    #[param(nullable = false, default = true)]
+    cache: Option<bool>,
+}
+
+/// Whether the project's own limit leaves room for a pool.
+fn allowed(project: &ProjectRow) -> bool {
+    project.max_vms != Some(0)
+}
+
+fn need_allowed(project: &ProjectRow) -> Result<(), ApiError> {
+    if allowed(project) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::Forbidden,
+        "this project may have no VMs: its `maxVms` is 0",
+    ))
+}
 
 async fn status(state: &AppState, project: &ProjectId) -> Result<Status, ApiError> {
     Ok(state
@@ -21,6 +46,15 @@ async fn status(state: &AppState, project: &ProjectId) -> Result<Status, ApiErro
         .await?)
 }
 
+/// Get the warm pool
+///
+/// `config` is `null` until the pool is first configured.
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}/warm-pool",
+    tag = "warm pool",
+    responses((status = 200, body = PoolView, description = "The wish and how far it is fulfilled"))
+)]
 pub async fn get_pool(
     State(state): State<AppState>,
     caller: Caller,
@@ -30,13 +64,24 @@ pub async fn get_pool(
     let pool = state.store().pool(&project.id).await?;
     let (config, metadata) = pool.map(|pool| (pool.config, pool.metadata)).unzip();
     Ok(Json(PoolView {
-        allowed: true,
+        allowed: allowed(&project),
         config,
         status: status(&state, &project.id).await?,
         metadata,
     }))
 }
 
+/// Configure the warm pool
+///
+/// The first PATCH makes the pool, disabled and with a target of 1 unless it says otherwise. An absent field stays as it
+/// is; `null` clears `branch` and `setupCommands`.
+#[utoipa::path(
+    patch,
+    path = "/projects/{projectId}/warm-pool",
+    tag = "warm pool",
+    request_body = PatchPool,
+    responses((status = 200, body = PatchPoolReply, description = "The wish as it is now"))
+)]
 pub async fn patch_pool(
     State(state): State<AppState>,
     caller: Caller,
@@ -44,9 +89,7 @@ pub async fn patch_pool(
     Body(patch): Body<PatchPool>,
 ) -> Result<Json<PatchPoolReply>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
-    let mut faults = Faults::default();
-    faults.pool(&patch);
-    faults.finish()?;
+    need_allowed(&project)?;
     let pool = state.store().change_pool(&project.id, &patch, Timestamp::now()).await?;
     let pool = pool.ok_or_else(|| ApiError::not_found("project"))?;
     state.reconciler.wake();
@@ -56,21 +99,36 @@ pub async fn patch_pool(
     }))
 }
 
+/// Test-boot the set-up
+///
+/// Starts one VM from the current configuration; poll its instance. Given commands are saved to the pool first. Works
+/// while the pool is disabled. The VM is never handed out and is deleted 15 minutes after the boot has ended; its record
+/// stays readable for 24 hours.
+#[utoipa::path(
+    post,
+    path = "/projects/{projectId}/warm-pool/test",
+    tag = "warm pool",
+    params(TestQuery),
+    request_body(content = Option<TestRequest>),
+    responses((status = 200, body = TestReply, description = "The instance to poll"))
+)]
 pub async fn test_pool(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ProjectId>,
+    Query(query): Query<TestQuery>,
     OptionalBody(body): OptionalBody<TestRequest>,
 ) -> Result<Json<TestReply>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    need_allowed(&project)?;
+    if query.cache == Some(true) {
+        tracing::debug!("a test boot may use the cache, and there is none yet: every step runs");
+    }
     if body.setup_commands.is_some() {
         let change = PatchPool {
             setup_commands: body.setup_commands,
             ..PatchPool::default()
         };
-        let mut faults = Faults::default();
-        faults.pool(&change);
-        faults.finish()?;
         let pool = state
             .store()
             .change_pool(&project.id, &change, Timestamp::now())
@@ -82,6 +140,17 @@ pub async fn test_pool(
     Ok(Json(TestReply { id }))
 }
 
+/// Clear the warm pool
+///
+/// Removes every provisioning, ready and failed instance and every test instance, VM and record. Claimed ones are left
+/// alone.
+#[utoipa::path(
+    post,
+    path = "/projects/{projectId}/warm-pool/clear",
+    tag = "warm pool",
+    request_body(content = Option<ClearRequest>),
+    responses((status = 200, body = ClearReply, description = "How many were removed"))
+)]
 pub async fn clear_pool(
     State(state): State<AppState>,
     caller: Caller,

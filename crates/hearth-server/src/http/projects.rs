@@ -8,6 +8,7 @@ use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted};
 use hearth_api::token::Scope;
 use jiff::Timestamp;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::AppState;
 use super::auth::Caller;
@@ -21,12 +22,27 @@ const DEFAULT_LIMIT: i64 = 20;
 /// Bounds of a page.
 const LIMITS: std::ops::RangeInclusive<i64> = 1..=100;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
+    /// Most items of the page; 20 when absent.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
+    /// `nextCursor` of the page before.
+    #[param(nullable = false, min_length = 1, max_length = 64, pattern = "^[a-z0-9_-]+$")]
     cursor: Option<String>,
 }
 
+/// List projects
+///
+/// Oldest first, in pages.
+#[utoipa::path(
+    get,
+    path = "/projects",
+    tag = "projects",
+    params(ListQuery),
+    responses((status = 200, body = Page<Project>, description = "A page of projects"))
+)]
 pub async fn list_projects(
     State(state): State<AppState>,
     caller: Caller,
@@ -66,6 +82,16 @@ pub async fn list_projects(
     }))
 }
 
+/// Make a project
+///
+/// Its VMs get the repositories in the order given.
+#[utoipa::path(
+    post,
+    path = "/projects",
+    tag = "projects",
+    request_body = CreateProject,
+    responses((status = 200, body = Project, description = "The new project"))
+)]
 pub async fn create_project(
     State(state): State<AppState>,
     caller: Caller,
@@ -79,19 +105,6 @@ pub async fn create_project(
         ));
     }
     let mut faults = Faults::default();
-    faults.name("name", &body.name);
-    if let Some(description) = &body.description {
-        faults.description("description", description);
-    }
-    if let Some(code) = &body.task_code {
-        faults.name("taskCode", code);
-    }
-    if let Some(image) = &body.image {
-        faults.name("image", image);
-    }
-    if let Some(commands) = &body.project_setup {
-        faults.commands("projectSetup", commands);
-    }
     let repos = faults.repos("repos", &body.repos, &state.git_base_url);
     faults.finish()?;
     let now = Timestamp::now();
@@ -105,6 +118,8 @@ pub async fn create_project(
         image: body.image,
         vm_size: body.vm_size.unwrap_or_default(),
         project_setup: body.project_setup,
+        setup: None,
+        max_vms: body.max_vms,
         variables_version: 0,
         created_at: now,
         updated_at: now,
@@ -125,6 +140,13 @@ fn task_code(name: &str) -> String {
     if code.is_empty() { "TASK".to_owned() } else { code }
 }
 
+/// Get a project
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}",
+    tag = "projects",
+    responses((status = 200, body = Project, description = "The project"))
+)]
 pub async fn get_project(
     State(state): State<AppState>,
     caller: Caller,
@@ -133,6 +155,16 @@ pub async fn get_project(
     Ok(Json(caller.project(&state, &id, Scope::ProjectRead).await?.to_wire()))
 }
 
+/// Change a project
+///
+/// An absent field stays as it is; `null` clears it where it may be empty. Ready VMs are replaced as they need to be.
+#[utoipa::path(
+    patch,
+    path = "/projects/{projectId}",
+    tag = "projects",
+    request_body = PatchProject,
+    responses((status = 200, body = Project, description = "The changed project"))
+)]
 pub async fn patch_project(
     State(state): State<AppState>,
     caller: Caller,
@@ -142,32 +174,28 @@ pub async fn patch_project(
     let mut row = caller.project(&state, &id, Scope::ProjectWrite).await?;
     let mut faults = Faults::default();
     if let Some(name) = patch.name {
-        faults.name("name", &name);
         row.name = name;
     }
     if let Some(description) = patch.description {
-        faults.description("description", description.as_deref().unwrap_or_default());
         row.description = description;
     }
     if let Some(code) = patch.task_code {
-        faults.name("taskCode", &code);
         row.task_code = code;
     }
     if let Some(repos) = patch.repos {
         row.repos = faults.repos("repos", &repos, &state.git_base_url);
     }
     if let Some(image) = patch.image {
-        if let Some(image) = &image {
-            faults.name("image", image);
-        }
         row.image = image;
     }
     if let Some(commands) = patch.project_setup {
-        faults.commands("projectSetup", commands.as_deref().unwrap_or_default());
         row.project_setup = commands;
     }
     if let Some(size) = patch.vm_size {
         row.vm_size = size;
+    }
+    if let Some(most) = patch.max_vms {
+        row.max_vms = most;
     }
     faults.finish()?;
     row.updated_at = Timestamp::now();
@@ -178,6 +206,15 @@ pub async fn patch_project(
     Ok(Json(row.to_wire()))
 }
 
+/// Delete a project
+///
+/// Its pool, its variables and its VMs go with it, claimed ones too.
+#[utoipa::path(
+    delete,
+    path = "/projects/{projectId}",
+    tag = "projects",
+    responses((status = 200, body = ProjectDeleted, description = "It is gone"))
+)]
 pub async fn delete_project(
     State(state): State<AppState>,
     caller: Caller,

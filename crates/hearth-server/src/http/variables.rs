@@ -1,4 +1,5 @@
-//! Shared variables of a project. Values go in and never come back.
+//! Variables of a project: the shared ones in every VM, and the personal ones of the token's owner in the VMs that owner
+//! claims. Values go in and never come back.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,54 +8,199 @@ use hearth_api::page::Items;
 use hearth_api::token::Scope;
 use hearth_api::variables::{PutVariables, VariableDeleted, VariableItem};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path};
-use super::validate::Faults;
+use super::schema;
+use crate::store::VariableOwner;
 
+/// Scopes that may see personal variables: whoever may claim needs no other scope for them.
+const READ_PERSONAL: [Scope; 2] = [Scope::ProjectRead, Scope::Claim];
+/// Scopes that may change personal variables.
+const WRITE_PERSONAL: [Scope; 2] = [Scope::ProjectWrite, Scope::Claim];
+
+/// List shared variables
+///
+/// Their values never come back.
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}/environment-variables/shared",
+    tag = "projects",
+    responses((status = 200, body = Items<VariableItem>, description = "Their names"))
+)]
 pub async fn list_shared_variables(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ProjectId>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let project = caller.project(&state, &id, Scope::ProjectRead).await?;
-    Ok(Json(Items {
-        items: state.store().shared_variable_items(&project.id).await?,
-    }))
+    list(&state, &caller, &id, VariableOwner::Shared, &[Scope::ProjectRead]).await
 }
 
+/// Set shared variables
+///
+/// Each one is made or replaced, the others stay. They are in every VM of the project, in `/home/.env`.
+#[utoipa::path(
+    put,
+    path = "/projects/{projectId}/environment-variables/shared",
+    tag = "projects",
+    request_body = PutVariables,
+    responses((status = 200, body = Items<VariableItem>, description = "The names of all"))
+)]
 pub async fn put_shared_variables(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ProjectId>,
-    Body(put): Body<PutVariables>,
+    Body(body): Body<PutVariables>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
-    let mut faults = Faults::default();
-    faults.variables(&put);
-    faults.finish()?;
+    put(
+        &state,
+        &caller,
+        &id,
+        VariableOwner::Shared,
+        &[Scope::ProjectWrite],
+        &body,
+    )
+    .await
+}
+
+/// Remove a shared variable
+#[utoipa::path(
+    delete,
+    path = "/projects/{projectId}/environment-variables/shared/{name}",
+    tag = "projects",
+    responses((status = 200, body = VariableDeleted, description = "Whether there was one"))
+)]
+pub async fn delete_shared_variable(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((id, name)): Path<(ProjectId, String)>,
+) -> Result<Json<VariableDeleted>, ApiError> {
+    remove(
+        &state,
+        &caller,
+        &id,
+        VariableOwner::Shared,
+        &[Scope::ProjectWrite],
+        name,
+    )
+    .await
+}
+
+/// List your personal variables
+///
+/// Those of the token's owner. Their values never come back.
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}/environment-variables/personal",
+    tag = "projects",
+    responses((status = 200, body = Items<VariableItem>, description = "Their names"))
+)]
+pub async fn list_personal_variables(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+) -> Result<Json<Items<VariableItem>>, ApiError> {
+    list(
+        &state,
+        &caller,
+        &id,
+        VariableOwner::User(&caller.0.owner),
+        &READ_PERSONAL,
+    )
+    .await
+}
+
+/// Set personal variables
+///
+/// Each one is made or replaced, the others stay. They are given to the VMs that the token's owner claims, override shared
+/// ones, and are never in a pool's VM.
+#[utoipa::path(
+    put,
+    path = "/projects/{projectId}/environment-variables/personal",
+    tag = "projects",
+    request_body = PutVariables,
+    responses((status = 200, body = Items<VariableItem>, description = "The names of all"))
+)]
+pub async fn put_personal_variables(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+    Body(body): Body<PutVariables>,
+) -> Result<Json<Items<VariableItem>>, ApiError> {
+    let owner = VariableOwner::User(&caller.0.owner);
+    put(&state, &caller, &id, owner, &WRITE_PERSONAL, &body).await
+}
+
+/// Remove a personal variable
+#[utoipa::path(
+    delete,
+    path = "/projects/{projectId}/environment-variables/personal/{name}",
+    tag = "projects",
+    responses((status = 200, body = VariableDeleted, description = "Whether there was one"))
+)]
+pub async fn delete_personal_variable(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((id, name)): Path<(ProjectId, String)>,
+) -> Result<Json<VariableDeleted>, ApiError> {
+    let owner = VariableOwner::User(&caller.0.owner);
+    remove(&state, &caller, &id, owner, &WRITE_PERSONAL, name).await
+}
+
+async fn list(
+    state: &AppState,
+    caller: &Caller,
+    id: &ProjectId,
+    owner: VariableOwner<'_>,
+    scopes: &[Scope],
+) -> Result<Json<Items<VariableItem>>, ApiError> {
+    let project = caller.project_by(state, id, scopes).await?;
+    Ok(Json(Items {
+        items: state.store().variable_items(&project.id, owner).await?,
+    }))
+}
+
+async fn put(
+    state: &AppState,
+    caller: &Caller,
+    id: &ProjectId,
+    owner: VariableOwner<'_>,
+    scopes: &[Scope],
+    body: &PutVariables,
+) -> Result<Json<Items<VariableItem>>, ApiError> {
+    let project = caller.project_by(state, id, scopes).await?;
     let (store, by) = (state.store(), caller.0.owner.as_str());
     if !store
-        .put_shared_variables(&project.id, &put.variables, by, Timestamp::now())
+        .put_variables(&project.id, owner, &body.variables, by, Timestamp::now())
         .await?
     {
         return Err(ApiError::not_found("project"));
     }
     state.reconciler.wake();
     Ok(Json(Items {
-        items: store.shared_variable_items(&project.id).await?,
+        items: store.variable_items(&project.id, owner).await?,
     }))
 }
 
-pub async fn delete_shared_variable(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path((id, name)): Path<(ProjectId, String)>,
+async fn remove(
+    state: &AppState,
+    caller: &Caller,
+    id: &ProjectId,
+    owner: VariableOwner<'_>,
+    scopes: &[Scope],
+    name: String,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
-    let deleted = state.store().delete_shared_variable(&project.id, &name).await?;
+    let project = caller.project_by(state, id, scopes).await?;
+    if let Some(fault) = schema::faults("VariableName", &Value::String(name.clone()))
+        .into_iter()
+        .next()
+    {
+        return Err(ApiError::field("name", fault.message));
+    }
+    let deleted = state.store().delete_variable(&project.id, owner, &name).await?;
     state.reconciler.wake();
     Ok(Json(VariableDeleted { deleted, name }))
 }

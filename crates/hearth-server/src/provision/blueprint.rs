@@ -8,8 +8,9 @@ use hearth_core::recipe::{Recipe, RecipeRepo};
 use hearth_drivers::VmShape;
 
 use super::mask::Masker;
+use super::scripts::{Phase, RepoScripts};
 use crate::options::Sizes;
-use crate::store::{PoolRow, ProjectRow, Store, StoreError, VariableRow};
+use crate::store::{PoolRow, ProjectRow, Store, StoreError, VariableOwner, VariableRow};
 
 /// What a run does.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Blueprint {
     pub variables: Vec<VariableRow>,
     /// Hides their values.
     pub masker: Masker,
+    /// Whether hooks in `.capy/settings.json` run: a saved setup object replaces them.
+    pub legacy_hooks: bool,
     /// Commands of `project_setup`.
     pub project_setup: Vec<SetupCommand>,
     /// Commands of `warm_pool_setup`.
@@ -43,6 +46,8 @@ pub struct Checkout {
     pub branch: String,
     /// The folder in the VM.
     pub path: String,
+    /// What the setup object runs in it.
+    pub scripts: RepoScripts,
 }
 
 /// Name of the recipe a pool follows now.
@@ -58,10 +63,13 @@ pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>) -> String {
                 url: &checkout.url,
                 branch: &checkout.branch,
                 path: &checkout.path,
+                initialize: checkout.scripts.script(Phase::Initialize),
+                startup: checkout.scripts.script(Phase::Startup),
             })
             .collect(),
         variables_version: project.variables_version,
         project_setup: project.project_setup.as_deref().unwrap_or_default(),
+        legacy_hooks: project.setup.is_none(),
         pool_setup: pool
             .and_then(|pool| pool.config.setup_commands.as_deref())
             .unwrap_or_default(),
@@ -70,7 +78,8 @@ pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>) -> String {
 }
 
 /// The repositories with their branch and folder: `/home/<name>`, or `/home/<org>-<name>` when that is taken.
-fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> {
+#[must_use]
+pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> {
     let branch = pool.and_then(|pool| pool.config.branch.as_deref());
     let mut taken = BTreeSet::new();
     project
@@ -89,6 +98,13 @@ fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> {
                 url: repo.url.clone(),
                 branch: branch.unwrap_or(&repo.branch).to_owned(),
                 path,
+                scripts: project
+                    .setup
+                    .iter()
+                    .flat_map(|setup| &setup.repositories)
+                    .find(|setup| setup.repository == full)
+                    .map(RepoScripts::from)
+                    .unwrap_or_default(),
             }
         })
         .collect()
@@ -103,7 +119,7 @@ impl Blueprint {
             return Ok(None);
         };
         let pool = store.pool(project).await?;
-        let variables = store.shared_variables(project).await?;
+        let variables = store.variables(project, VariableOwner::Shared).await?;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             recipe: recipe_name(&row, pool.as_ref()),
@@ -112,6 +128,7 @@ impl Blueprint {
             checkouts: checkouts(&row, pool.as_ref()),
             masker: Masker::new(variables.iter().map(|variable| variable.value.as_str())),
             variables,
+            legacy_hooks: row.setup.is_none(),
             project_setup: commands(row.project_setup.as_deref()),
             pool_setup: commands(pool.as_ref().and_then(|pool| pool.config.setup_commands.as_deref())),
         }))

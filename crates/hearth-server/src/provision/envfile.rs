@@ -4,6 +4,8 @@ use crate::store::VariableRow;
 
 /// Where the file is in every VM.
 pub const PATH: &str = "/home/.env";
+/// Its mode: only root reads it.
+pub const MODE: u32 = 0o600;
 
 /// The file's content. Single quotes keep every byte except the single quote itself.
 #[must_use]

@@ -19,17 +19,30 @@ pub struct Followers(Arc<Mutex<HashMap<InstanceId, Boot>>>);
 #[derive(Debug)]
 struct Boot {
     ended: Vec<Step>,
-    running: Option<(String, Option<String>)>,
-    output: String,
+    /// Usually one; scripts of several repositories run at the same time.
+    running: Vec<Running>,
     events: broadcast::Sender<FollowEvent>,
+}
+
+/// A step under way.
+#[derive(Debug)]
+struct Running {
+    name: String,
+    subject: Option<String>,
+    output: String,
+}
+
+impl Running {
+    fn is(&self, name: &str, subject: Option<&str>) -> bool {
+        self.name == name && self.subject.as_deref() == subject
+    }
 }
 
 impl Default for Boot {
     fn default() -> Self {
         Self {
             ended: Vec::new(),
-            running: None,
-            output: String::new(),
+            running: Vec::new(),
             events: broadcast::channel(CHANNEL_EVENTS).0,
         }
     }
@@ -51,11 +64,15 @@ impl Followers {
                 .cloned()
                 .map(|step| FollowEvent::StepEnded { step })
                 .collect();
-            if let Some((name, subject)) = boot.running.clone() {
-                before.push(FollowEvent::StepStarted { name, subject });
-                if !boot.output.is_empty() {
+            for running in &boot.running {
+                before.push(FollowEvent::StepStarted {
+                    name: running.name.clone(),
+                    subject: running.subject.clone(),
+                });
+                if !running.output.is_empty() {
                     before.push(FollowEvent::Output {
-                        text: boot.output.clone(),
+                        subject: running.subject.clone(),
+                        text: running.output.clone(),
                     });
                 }
             }
@@ -68,36 +85,42 @@ impl Followers {
         let (name, subject) = (name.to_owned(), subject.map(str::to_owned));
         self.with(|boots| {
             let boot = boots.entry(id.clone()).or_default();
-            boot.running = Some((name.clone(), subject.clone()));
-            boot.output.clear();
+            boot.running.push(Running {
+                name: name.clone(),
+                subject: subject.clone(),
+                output: String::new(),
+            });
             // Nobody listening is normal.
             let _ = boot.events.send(FollowEvent::StepStarted { name, subject });
         });
     }
 
-    /// The running step printed something.
-    pub fn output(&self, id: &InstanceId, text: &str) {
+    /// A running step printed something.
+    pub fn output(&self, id: &InstanceId, name: &str, subject: Option<&str>, text: &str) {
         self.with(|boots| {
-            if let Some(boot) = boots.get_mut(id) {
-                boot.output.push_str(text);
-                if boot.output.len() > BACKLOG_BYTES {
-                    let mut at = boot.output.len() - BACKLOG_BYTES / 2;
-                    while !boot.output.is_char_boundary(at) {
+            let Some(boot) = boots.get_mut(id) else { return };
+            if let Some(running) = boot.running.iter_mut().find(|running| running.is(name, subject)) {
+                running.output.push_str(text);
+                if running.output.len() > BACKLOG_BYTES {
+                    let mut at = running.output.len() - BACKLOG_BYTES / 2;
+                    while !running.output.is_char_boundary(at) {
                         at += 1;
                     }
-                    boot.output.drain(..at);
+                    running.output.drain(..at);
                 }
-                let _ = boot.events.send(FollowEvent::Output { text: text.to_owned() });
             }
+            let _ = boot.events.send(FollowEvent::Output {
+                subject: subject.map(str::to_owned),
+                text: text.to_owned(),
+            });
         });
     }
 
-    /// The running step ended.
-    pub fn step_ended(&self, id: &InstanceId, step: &Step) {
+    /// A running step ended.
+    pub fn step_ended(&self, id: &InstanceId, subject: Option<&str>, step: &Step) {
         self.with(|boots| {
             if let Some(boot) = boots.get_mut(id) {
-                boot.running = None;
-                boot.output.clear();
+                boot.running.retain(|running| !running.is(&step.name, subject));
                 boot.ended.push(step.clone());
                 let _ = boot.events.send(FollowEvent::StepEnded { step: step.clone() });
             }

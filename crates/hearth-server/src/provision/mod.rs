@@ -7,11 +7,14 @@ pub mod blueprint;
 pub mod envfile;
 pub mod follow;
 mod git;
+pub mod legacy;
 pub mod mask;
 pub mod mirrors;
 pub mod output;
 mod recorder;
-mod settings;
+mod repositories;
+pub mod scripts;
+pub mod settings;
 mod steps;
 
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use agents::Agents;
 use follow::Followers;
 use mirrors::Mirrors;
 
-pub use steps::{Boot, provision};
+pub use steps::{Boot, Provisioned, provision};
 
 /// Everything a run works with.
 #[derive(Debug, Clone)]

@@ -21,6 +21,7 @@ pub struct Recorder<'a> {
     id: &'a InstanceId,
     masker: &'a Masker,
     name: StepName,
+    subject: Option<String>,
     output: Capped,
     began: Instant,
 }
@@ -54,6 +55,7 @@ impl<'a> Recorder<'a> {
             id,
             masker,
             name,
+            subject: subject.map(str::to_owned),
             output: Capped::default(),
             began: Instant::now(),
         }
@@ -67,7 +69,9 @@ impl<'a> Recorder<'a> {
     fn show(&mut self, text: &str) {
         if !text.is_empty() {
             self.output.push(text);
-            self.context.followers.output(self.id, text);
+            self.context
+                .followers
+                .output(self.id, self.name.as_str(), self.subject.as_deref(), text);
         }
     }
 
@@ -121,13 +125,15 @@ impl<'a> Recorder<'a> {
             metadata: Some(metadata),
         };
         self.context.store.append_step(self.id, &step).await?;
-        self.context.followers.step_ended(self.id, &step);
+        self.context
+            .followers
+            .step_ended(self.id, self.subject.as_deref(), &step);
         Ok(())
     }
 }
 
 /// What is wrong with the way a command ended; `None` when it ended well.
-fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &str) -> Option<String> {
+pub fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &str) -> Option<String> {
     let quote = if last_error_lines.is_empty() {
         String::new()
     } else {

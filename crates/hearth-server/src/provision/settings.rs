@@ -1,33 +1,16 @@
-//! A repository's own settings: `.hearth/settings.json`, else `.capy/settings.json`. Only `hooks.setup` is read here;
-//! unknown keys are left to newer versions.
+//! Reads a repository's own settings file. What it may say is [`Settings`]; unknown keys are left to newer versions.
 
-use serde::Deserialize;
+use hearth_api::patch::Object;
+use hearth_api::settings::Settings;
 
-/// The files that may hold the settings; the first that exists wins.
-pub const FILES: [&str; 2] = [".hearth/settings.json", ".capy/settings.json"];
+/// Hearth's own file; where it exists, [`LEGACY_FILE`] is not read.
+pub const OWN_FILE: &str = ".hearth/settings.json";
+/// The documented service's file, whose hooks a saved setup object replaces.
+pub const LEGACY_FILE: &str = ".capy/settings.json";
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Settings {
-    hooks: Hooks,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Hooks {
-    setup: Vec<Hook>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a command: a string or an object with \"command\"")]
-enum Hook {
-    Text(String),
-    Object { command: String },
-}
-
-/// The commands of `hooks.setup`, or a sentence that says what is broken and where.
-pub fn setup_hooks(file: &str, content: &[u8]) -> Result<Vec<String>, String> {
-    let settings: Settings = serde_json::from_slice(content).map_err(|error| {
+/// What the file says, or a sentence that says what is broken and where.
+pub fn read(file: &str, content: &[u8]) -> Result<Settings, String> {
+    let broken = |error: serde_json::Error| {
         // serde_json appends its own "at line 1 column 2"; the position goes in front, as compilers do it.
         let text = error.to_string();
         let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
@@ -36,15 +19,11 @@ pub fn setup_hooks(file: &str, content: &[u8]) -> Result<Vec<String>, String> {
             error.line(),
             error.column()
         )
-    })?;
-    Ok(settings
-        .hooks
-        .setup
-        .into_iter()
-        .map(|hook| match hook {
-            Hook::Text(command) | Hook::Object { command } => command,
-        })
-        .collect())
+    };
+    // The syntax of the whole file first: a slip of the pen is not to be reported as a wrong type.
+    serde_json::from_slice::<serde::de::IgnoredAny>(content).map_err(broken)?;
+    let Object(settings) = serde_json::from_slice(content).map_err(broken)?;
+    Ok(settings)
 }
 
 #[cfg(test)]
@@ -52,17 +31,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_and_objects_are_commands_and_the_rest_is_ignored() {
+    fn strings_and_objects_are_commands_and_unknown_keys_are_ignored() {
         let text = br#"{"x":1,"hooks":{"setup":["a",{"command":"b","more":2}],"other":[]}}"#;
-        assert_eq!(setup_hooks("f", text).unwrap(), ["a", "b"]);
-        assert!(setup_hooks("f", b"{}").unwrap().is_empty());
+        let settings = read("f", text).unwrap();
+        let commands: Vec<_> = settings.hooks.setup.iter().map(|hook| hook.command()).collect();
+        assert_eq!(commands, ["a", "b"]);
+        assert_eq!(read("f", b"{}").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn terminals_previews_and_tool_hooks_are_read() {
+        let text = br#"{"hooks":{"terminals":[{"name":"dev","command":"x"}],"previews":[{"name":"app","port":3000}],
+            "tools":{"pre":{"edit":["lint"]}},"context":{"maxOutputLength":2000,"truncateStrategy":"tail"}}}"#;
+        let hooks = read("f", text).unwrap().hooks;
+        assert_eq!((hooks.terminals.len(), hooks.previews[0].port.get()), (1, 3000));
+        assert_eq!(hooks.tools.unwrap().pre["edit"], ["lint"]);
+        assert_eq!(hooks.context.unwrap().max_output_length, Some(2000));
     }
 
     #[test]
     fn a_broken_file_is_named_with_line_and_column() {
-        let error = setup_hooks("f", b"{\n  \"hooks\": {]\n").unwrap_err();
+        let error = read("f", b"{\n  \"hooks\": {]\n").unwrap_err();
         assert!(error.starts_with("f is broken at line 2, column 13: "), "{error}");
-        let error = setup_hooks("f", br#"{"hooks":{"setup":[1]}}"#).unwrap_err();
-        assert!(error.contains("a command: a string or an object"), "{error}");
+        for (text, says) in [
+            (r#"{"hooks":{"setup":[1]}}"#, "a command: a string or an object"),
+            (r#"{"hooks":{"previews":[{"name":"a","port":0}]}}"#, "nonzero"),
+            (r#"{"hooks":{"terminals":[{"name":"a"}]}}"#, "missing field `command`"),
+            ("[]", "an object"),
+        ] {
+            let error = read("f", text.as_bytes()).unwrap_err();
+            assert!(
+                error.starts_with("f is broken at line 1") && error.contains(says),
+                "{error}"
+            );
+        }
     }
 }

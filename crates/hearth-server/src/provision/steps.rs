@@ -6,7 +6,7 @@ use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::agent::{Detach, ExecEnd, ExecSpec};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
-use hearth_api::instance::StepName;
+use hearth_api::instance::{RepoSettings, StepName};
 use hearth_api::pool::SetupCommand;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
@@ -15,10 +15,10 @@ use serde_json::json;
 
 use super::Context;
 use super::agents::ConnectError;
-use super::blueprint::{Blueprint, Checkout};
-use super::mirrors::{MirrorError, Tip};
+use super::blueprint::Blueprint;
+use super::envfile;
 use super::recorder::{CommandFailure, Recorder};
-use super::{envfile, settings};
+use super::scripts::Phase;
 use crate::store::StoreError;
 
 /// A background command has this long to crash.
@@ -29,8 +29,6 @@ const CONNECT_TRY: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
-/// Mode of `/home/.env`: only root reads it.
-const ENV_MODE: u32 = 0o600;
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -43,8 +41,17 @@ pub struct Boot {
     pub blueprint: Blueprint,
 }
 
+/// What a finished run leaves behind.
+#[derive(Debug, Clone, Default)]
+pub struct Provisioned {
+    /// The checkouts.
+    pub repos: Vec<ClaimedRepo>,
+    /// What the repositories' settings files say.
+    pub settings: Vec<RepoSettings>,
+}
+
 /// Why a step ended the run.
-enum Stop {
+pub(super) enum Stop {
     Failure(Failure),
     Store(StoreError),
 }
@@ -55,7 +62,7 @@ impl From<StoreError> for Stop {
     }
 }
 
-fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
+pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
     Failure {
         kind,
         reason: reason.into(),
@@ -63,20 +70,20 @@ fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
 }
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
-pub async fn provision(context: &Context, boot: &Boot) -> Result<Vec<ClaimedRepo>, Failure> {
+pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Failure> {
     Run { context, boot }.all().await.map_err(|stop| match stop {
         Stop::Failure(failure) => failure,
         Stop::Store(error) => failure(FailureKind::Host, error.to_string()),
     })
 }
 
-struct Run<'a> {
-    context: &'a Context,
-    boot: &'a Boot,
+pub(super) struct Run<'a> {
+    pub(super) context: &'a Context,
+    pub(super) boot: &'a Boot,
 }
 
 impl Run<'_> {
-    async fn all(&self) -> Result<Vec<ClaimedRepo>, Stop> {
+    async fn all(&self) -> Result<Provisioned, Stop> {
         let blueprint = &self.boot.blueprint;
         self.create_vm().await?;
         let agent = self.ensure_server().await?;
@@ -87,15 +94,18 @@ impl Run<'_> {
         for checkout in &blueprint.checkouts {
             cloned.push((checkout, self.clone_repo(&agent, checkout).await?));
         }
+        let mut settings = Vec::new();
         for (checkout, tip) in &cloned {
-            self.init_repo(&agent, checkout, tip).await?;
+            settings.extend(self.init_repo(&agent, checkout, tip).await?);
         }
         self.run_setup(&agent, StepName::ProjectSetup, &blueprint.project_setup)
             .await?;
+        self.run_scripts(&agent, Phase::Initialize).await?;
         self.run_setup(&agent, StepName::WarmPoolSetup, &blueprint.pool_setup)
             .await?;
+        self.run_scripts(&agent, Phase::Startup).await?;
         self.prove_ready(&agent).await?;
-        Ok(cloned
+        let repos = cloned
             .into_iter()
             .map(|(checkout, tip)| ClaimedRepo {
                 repo_full_name: checkout.repo_full_name.clone(),
@@ -103,15 +113,16 @@ impl Run<'_> {
                 commit: tip.commit,
                 path: checkout.path.clone(),
             })
-            .collect())
+            .collect();
+        Ok(Provisioned { repos, settings })
     }
 
-    fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
+    pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
         Recorder::begin(self.context, &self.boot.id, &self.boot.blueprint.masker, name, subject)
     }
 
     /// Writes the entry and passes the failure on, if it was one.
-    async fn end<T>(
+    pub(super) async fn end<T>(
         &self,
         recorder: Recorder<'_>,
         result: Result<T, Failure>,
@@ -247,111 +258,10 @@ impl Run<'_> {
         let recorder = self.begin(StepName::SetEnvVars, None);
         let variables = &self.boot.blueprint.variables;
         let written = agent
-            .write_file(envfile::PATH, ENV_MODE, envfile::render(variables))
+            .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
             .await;
         let result = written.map_err(|error| failure(FailureKind::VmLost, error.to_string()));
         self.end(recorder, result, json!({ "count": variables.len() })).await
-    }
-
-    async fn clone_repo(&self, agent: &AgentClient, checkout: &Checkout) -> Result<Tip, Stop> {
-        let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
-        let result = self.bring_repo(&mut recorder, agent, checkout).await;
-        let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
-        if let Ok(tip) = &result {
-            metadata["commit"] = json!(tip.commit);
-        }
-        self.end(recorder, result, metadata).await
-    }
-
-    async fn bring_repo(
-        &self,
-        recorder: &mut Recorder<'_>,
-        agent: &AgentClient,
-        checkout: &Checkout,
-    ) -> Result<Tip, Failure> {
-        let Checkout {
-            repo_full_name,
-            url,
-            branch,
-            path,
-        } = checkout;
-        let mirror = |error: MirrorError| match error {
-            MirrorError::Folder { .. } | MirrorError::Local { .. } => failure(FailureKind::Host, error.to_string()),
-            MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => {
-                failure(FailureKind::Repository, error.to_string())
-            }
-        };
-        let tip = self
-            .context
-            .mirrors
-            .fetch(repo_full_name, url, branch, self.context.command_timeout)
-            .await
-            .map_err(mirror)?;
-        if !tip.messages.is_empty() {
-            recorder.print(&format!("{}\n", tip.messages));
-        }
-        let tar = tip.clone_as_tar(url, branch).await.map_err(mirror)?;
-        agent
-            .put_tree(
-                &format!("{path}/.git"),
-                hearth_api::agent::client::Upload::from_reader(tar),
-            )
-            .await
-            .map_err(|error| {
-                failure(
-                    FailureKind::VmLost,
-                    format!("{repo_full_name} could not be written: {error}"),
-                )
-            })?;
-        let checkout = ExecSpec {
-            argv: Some(["git", "-C", path, "reset", "--hard"].map(str::to_owned).to_vec()),
-            timeout_ms: Some(millis(self.context.command_timeout)),
-            ..ExecSpec::default()
-        };
-        recorder
-            .run(agent, &checkout)
-            .await
-            .map_err(|error| command_failure(FailureKind::Repository, error))?;
-        Ok(tip)
-    }
-
-    /// The repository's own hooks; no entry when it has none.
-    async fn init_repo(&self, agent: &AgentClient, checkout: &Checkout, tip: &Tip) -> Result<(), Stop> {
-        let name = &checkout.repo_full_name;
-        let metadata = |count: usize| json!({ "repo": name, "commands": count });
-        let mut found = Ok(Vec::new());
-        for file in settings::FILES {
-            match tip.file(file).await {
-                Ok(None) => {}
-                Ok(Some(content)) => {
-                    found = settings::setup_hooks(file, &content).map_err(|reason| failure(FailureKind::Setup, reason));
-                    break;
-                }
-                Err(error) => {
-                    found = Err(failure(FailureKind::Host, error.to_string()));
-                    break;
-                }
-            }
-        }
-        let hooks = match found {
-            Ok(hooks) if hooks.is_empty() => return Ok(()),
-            Ok(hooks) => hooks,
-            Err(failure) => {
-                return self
-                    .end(self.begin(StepName::InitRepo, Some(name)), Err(failure), metadata(0))
-                    .await;
-            }
-        };
-        let mut recorder = self.begin(StepName::InitRepo, Some(name));
-        let mut result = Ok(());
-        for hook in &hooks {
-            let spec = self.shell(hook, &checkout.path);
-            if let Err(error) = recorder.run(agent, &spec).await {
-                result = Err(command_failure(FailureKind::Setup, error));
-                break;
-            }
-        }
-        self.end(recorder, result, metadata(hooks.len())).await
     }
 
     /// A list of set-up commands, in order, from `/home`; no entry when the list is empty.
@@ -406,7 +316,7 @@ impl Run<'_> {
     }
 
     /// A set-up command as CONTRACT.md wants it run.
-    fn shell(&self, command: &str, cwd: &str) -> ExecSpec {
+    pub(super) fn shell(&self, command: &str, cwd: &str) -> ExecSpec {
         ExecSpec {
             shell: Some(command.to_owned()),
             cwd: Some(cwd.to_owned()),
@@ -417,11 +327,11 @@ impl Run<'_> {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn command_failure(kind: FailureKind, error: CommandFailure) -> Failure {
+pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failure {
     match error {
         CommandFailure::Command { sentence, .. } => failure(kind, sentence),
         CommandFailure::Lost(error) => failure(FailureKind::VmLost, error.to_string()),

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::Reconciler;
 use super::tasks::Running;
 use crate::provision::blueprint::Blueprint;
-use crate::provision::{Boot, provision};
+use crate::provision::{Boot, Provisioned, provision};
 use crate::store::{InstanceRow, Moved, StoreError};
 
 impl Reconciler {
@@ -168,14 +168,14 @@ impl Reconciler {
     async fn finish_provision(
         &self,
         boot: &Boot,
-        ended: Option<Result<Vec<hearth_api::claim::ClaimedRepo>, Failure>>,
+        ended: Option<Result<Provisioned, Failure>>,
     ) -> Result<(), StoreError> {
         let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
         match ended {
             // Whoever cancelled it has moved the row.
             None => followers.ended(id, None, None),
-            Some(Ok(repos)) => {
-                store.set_instance_repos(id, &repos).await?;
+            Some(Ok(Provisioned { repos, settings })) => {
+                store.set_instance_repos(id, &repos, &settings).await?;
                 if store
                     .move_instance(id, InstanceState::Ready, None, Timestamp::now())
                     .await?

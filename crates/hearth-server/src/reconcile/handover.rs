@@ -1,20 +1,23 @@
-//! The hand-over of one instance to one task: a transaction, a look whether the VM answers, its task's variables and branch.
+//! The hand-over of one instance to one task: a transaction, a look whether the VM answers, its task's variables and branch,
+//! and the scripts that a moved checkout or lost processes ask for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use hearth_api::agent::client::AgentClient;
+use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo, Miss};
 use hearth_api::ids::{InstanceId, TokenId};
-use hearth_core::state::InstanceState;
+use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Reconciler;
-use crate::provision::blueprint::recipe_name;
+use crate::provision::blueprint::{Checkout, checkouts, recipe_name};
 use crate::provision::envfile;
-use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableRow};
+use crate::provision::mask::Masker;
+use crate::provision::scripts::{Phase, run_at_claim};
+use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
 /// A ready VM has this long to answer when it is handed over; then the next one is tried.
 const ANSWER_BUDGET: Duration = Duration::from_secs(5);
@@ -32,6 +35,8 @@ pub struct ClaimOrder {
     pub body_hash: String,
     /// The token that claims.
     pub token: TokenId,
+    /// Whose token it is: this user's personal variables go into the VM.
+    pub user: String,
     /// Branch to check out.
     pub branch: Option<String>,
     /// Never an older recipe.
@@ -64,11 +69,41 @@ pub enum ClaimError {
     #[error("the VM of this task id was released or its lease ended; use a new task id")]
     Ended,
     /// The instance that was made for this claim failed.
-    #[error("the VM that was made for this claim failed: {0}")]
-    Failed(String),
+    #[error("the VM that was made for this claim failed: {reason}")]
+    Failed {
+        /// What happened.
+        reason: String,
+        /// The project's set-up fails: trying again changes nothing.
+        blames_recipe: bool,
+    },
+    /// A script of the setup object failed in the VM while it was handed over.
+    #[error("{0}; the VM was thrown away, mend the script or claim another branch")]
+    Script(String),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why an instance could not be made the task's own.
+enum Unfit {
+    /// It does not answer as it should: the next one may.
+    Instance(String),
+    /// A script failed: it would fail in the next one too.
+    Script(String),
+    /// The database.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unfit {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<AgentError> for Unfit {
+    fn from(error: AgentError) -> Self {
+        Self::Instance(error.to_string())
+    }
 }
 
 /// Gives a reserved instance back when the claim that waited for it is gone.
@@ -168,10 +203,13 @@ impl Reconciler {
         let row = self.context.store.instance(id).await?;
         match row {
             Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => Ok(()),
-            Some(row) => Err(ClaimError::Failed(
-                row.failure_reason.unwrap_or_else(|| "it was removed".to_owned()),
-            )),
-            None => Err(ClaimError::Failed("it was removed".to_owned())),
+            row => {
+                let (kind, reason) = row.map_or((None, None), |row| (row.failure_kind, row.failure_reason));
+                Err(ClaimError::Failed {
+                    reason: reason.unwrap_or_else(|| "it was removed".to_owned()),
+                    blames_recipe: kind.is_some_and(FailureKind::blames_recipe),
+                })
+            }
         }
     }
 
@@ -186,10 +224,10 @@ impl Reconciler {
             .await?
             .is_some_and(|pool| pool.config.enabled);
         let reason = if !enabled {
-            "no VM is ready and the pool is disabled; enable it, or claim with `waitMs` to have one made".to_owned()
+            "no VM is ready and the pool is disabled; enable it, or claim with a wait to have one made".to_owned()
         } else {
             format!(
-                "no VM is ready ({} being made, {} failed in 24 h); ask again, or claim with `waitMs` to wait for one",
+                "no VM is ready ({} being made, {} failed in 24 h); ask again, or claim with a wait",
                 status.provisioning, status.failed
             )
         };
@@ -246,7 +284,7 @@ impl Reconciler {
                 Taken::Instance(row, reply) => (row, reply),
             };
             self.changed();
-            match self.activate(project, order, &row).await {
+            match self.activate(project, pool.as_ref(), order, &row).await {
                 Ok(repos) => {
                     if reply.repos != repos {
                         reply.repos = repos;
@@ -255,45 +293,43 @@ impl Reconciler {
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
                     return Ok(Some(*reply));
                 }
-                Err(reason) => {
-                    tracing::warn!(instance = %row.id, reason, "a ready instance did not answer when it was claimed");
+                Err(unfit) => {
                     store.undo_claim(&row.id, Timestamp::now()).await?;
                     self.changed();
+                    match unfit {
+                        Unfit::Instance(reason) => {
+                            tracing::warn!(instance = %row.id, reason, "a ready instance did not answer when it was claimed");
+                        }
+                        Unfit::Script(reason) => return Err(ClaimError::Script(reason)),
+                        Unfit::Store(error) => return Err(error.into()),
+                    }
                 }
             }
         }
     }
 
-    /// Makes the VM the task's own; a sentence when it cannot be.
+    /// Makes the VM the task's own.
     async fn activate(
         &self,
         project: &ProjectRow,
+        pool: Option<&PoolRow>,
         order: &ClaimOrder,
         row: &InstanceRow,
-    ) -> Result<Vec<ClaimedRepo>, String> {
+    ) -> Result<Vec<ClaimedRepo>, Unfit> {
         let budget = Instant::now() + ANSWER_BUDGET;
         let agent = self
             .context
             .agents
             .get(&row.vm, ANSWER_BUDGET)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Unfit::Instance(error.to_string()))?;
         let clock = tokio::time::timeout_at(budget, agent.set_clock(SystemTime::now())).await;
-        clock
-            .map_err(|_| "its agent did not answer in time".to_owned())?
-            .map_err(|error| error.to_string())?;
-        if !order.env.is_empty() {
-            let shared = self
-                .context
-                .store
-                .shared_variables(&project.id)
-                .await
-                .map_err(|error| error.to_string())?;
-            let content = envfile::render(&merged(shared, &order.env));
+        clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        let variables = self.task_variables(project, order).await?;
+        if let Some(variables) = &variables {
             agent
-                .write_file(envfile::PATH, 0o600, content)
-                .await
-                .map_err(|error| error.to_string())?;
+                .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
+                .await?;
         }
         let mut repos = row.repos.clone();
         if let Some(branch) = &order.branch {
@@ -308,18 +344,63 @@ impl Reconciler {
                 }
             }
         }
+        let checkouts = checkouts(project, pool);
+        let moved = |checkout: &&Checkout| {
+            let at = |repos: &[ClaimedRepo]| {
+                let repo = repos.iter().find(|repo| repo.path == checkout.path);
+                repo.map(|repo| repo.commit.clone())
+            };
+            at(&repos) != at(&row.repos)
+        };
+        let moved: Vec<&Checkout> = checkouts.iter().filter(moved).collect();
+        let all: Vec<&Checkout> = checkouts.iter().collect();
+        let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
+        if !self.context.driver.capabilities().live_processes {
+            phases.push((Phase::Startup, all));
+        }
+        for (phase, checkouts) in phases {
+            if checkouts
+                .iter()
+                .all(|checkout| checkout.scripts.script(phase).is_none())
+            {
+                continue;
+            }
+            let variables = match &variables {
+                Some(variables) => variables.clone(),
+                None => self.shared_variables(project).await?,
+            };
+            let masker = Masker::new(variables.iter().map(|variable| variable.value.as_str()));
+            run_at_claim(&agent, phase, &checkouts, &masker)
+                .await
+                .map_err(Unfit::Script)?;
+        }
         Ok(repos)
     }
-}
 
-/// The project's variables with the task's own, which are stronger.
-fn merged(shared: Vec<VariableRow>, own: &BTreeMap<String, String>) -> Vec<VariableRow> {
-    let kept = shared.into_iter().filter(|variable| !own.contains_key(&variable.name));
-    let added = own.iter().map(|(name, value)| VariableRow {
-        name: name.clone(),
-        value: value.clone(),
-    });
-    kept.chain(added).collect()
+    async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
+        let store = &self.context.store;
+        store.variables(&project.id, VariableOwner::Shared).await
+    }
+
+    /// The variables of the task, weakest first replaced by stronger: shared, personal, the claim's own. `None` when they
+    /// are just the shared ones, which the VM has.
+    async fn task_variables(
+        &self,
+        project: &ProjectRow,
+        order: &ClaimOrder,
+    ) -> Result<Option<Vec<VariableRow>>, StoreError> {
+        let owner = VariableOwner::User(&order.user);
+        let personal = self.context.store.variables(&project.id, owner).await?;
+        if personal.is_empty() && order.env.is_empty() {
+            return Ok(None);
+        }
+        let shared = self.shared_variables(project).await?;
+        let pairs = shared.into_iter().chain(personal).map(|row| (row.name, row.value));
+        let own = order.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let strongest: BTreeMap<String, String> = pairs.chain(own).collect();
+        let rows = strongest.into_iter().map(|(name, value)| VariableRow { name, value });
+        Ok(Some(rows.collect()))
+    }
 }
 
 /// Checks a branch out where the repository has it; the commit it is at.

@@ -52,11 +52,14 @@ impl Reconciler {
             let recipe = recipe_name(&project, pool.as_ref());
             let streak = self.context.store.failure_streak(&project.id, &recipe).await?;
             let config = pool.as_ref().map(|pool| &pool.config);
+            let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
             pools.push(PoolWorld {
                 enabled: config.is_some_and(|config| config.enabled),
                 target: config
                     .and_then(|config| usize::try_from(config.target_size).ok())
-                    .unwrap_or_default(),
+                    .unwrap_or_default()
+                    .min(max_vms.unwrap_or(usize::MAX)),
+                max_vms,
                 max_age_seconds: config.map_or(i64::MAX / 1000, |config| config.max_age_minutes * 60),
                 memory_mib: u64::from(self.sizes.shape(project.vm_size).memory_mib),
                 project: project.id,
@@ -70,6 +73,7 @@ impl Reconciler {
             project,
             enabled: false,
             target: 0,
+            max_vms: None,
             max_age_seconds: 0,
             recipe: String::new(),
             memory_mib: 0,

@@ -2,7 +2,7 @@
 
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
-use hearth_api::instance::{InstanceItem, InstanceStatus, Step};
+use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings, Step};
 use hearth_api::pool::Status;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{Failure, FailureStreak};
@@ -34,10 +34,14 @@ pub struct InstanceRow {
     pub memory_mib: u64,
     /// The server process that began to make it.
     pub started_by: Option<String>,
+    /// Whose fault its failure was.
+    pub failure_kind: Option<FailureKind>,
     /// Why it failed.
     pub failure_reason: Option<String>,
     /// Its checkouts.
     pub repos: Vec<ClaimedRepo>,
+    /// What its repositories' settings files say.
+    pub settings: Vec<RepoSettings>,
     /// When it was wished for.
     pub created_at: Timestamp,
     /// When it came into its state.
@@ -112,8 +116,10 @@ struct Raw {
     recipe: String,
     memory_mib: i64,
     started_by: Option<String>,
+    failure_kind: Option<String>,
     failure_reason: Option<String>,
     repos: String,
+    settings: String,
     created_at: i64,
     state_since: i64,
     provisioned_at: Option<i64>,
@@ -135,8 +141,13 @@ impl TryFrom<Raw> for InstanceRow {
             memory_mib: u64::try_from(raw.memory_mib)
                 .map_err(|error| StoreError::corrupt("instance.memory_mib", error))?,
             started_by: raw.started_by,
+            failure_kind: raw
+                .failure_kind
+                .map(|kind| parse("instance.failure_kind", &kind))
+                .transpose()?,
             failure_reason: raw.failure_reason,
             repos: from_json("instance.repos", &raw.repos)?,
+            settings: from_json("instance.settings", &raw.settings)?,
             created_at: timestamp(raw.created_at)?,
             state_since: timestamp(raw.state_since)?,
             provisioned_at: optional_timestamp(raw.provisioned_at)?,
@@ -299,11 +310,17 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the checkouts of an instance.
-    pub async fn set_instance_repos(&self, id: &InstanceId, repos: &[ClaimedRepo]) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET repos = ?2 WHERE id = ?1")
+    /// Notes the checkouts of an instance and what their settings files say.
+    pub async fn set_instance_repos(
+        &self,
+        id: &InstanceId,
+        repos: &[ClaimedRepo],
+        settings: &[RepoSettings],
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3 WHERE id = ?1")
             .bind(id.as_str())
             .bind(to_json(&repos)?)
+            .bind(to_json(&settings)?)
             .execute(&self.write)
             .await?;
         Ok(())

@@ -21,7 +21,7 @@ pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource};
 pub use tokens::{NewToken, TokenRow};
-pub use variables::VariableRow;
+pub use variables::{VariableOwner, VariableRow};
 
 use crate::secrets::Cipher;
 

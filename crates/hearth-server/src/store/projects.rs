@@ -3,6 +3,7 @@
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{Project, Repo, VmSize};
+use hearth_api::setup::SetupBody;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,11 @@ pub struct ProjectRow {
     pub vm_size: VmSize,
     /// Commands of `project_setup`.
     pub project_setup: Option<Vec<SetupCommand>>,
-    /// Counts up with every change of its variables.
+    /// The setup object as it was saved. Its VM size and branches are the project's: they are not read from here.
+    pub setup: Option<SetupBody>,
+    /// Most VMs it may have at once; 0 forbids it a pool.
+    pub max_vms: Option<u32>,
+    /// Counts up with every change of its shared variables.
     pub variables_version: i64,
     /// When it was made.
     pub created_at: Timestamp,
@@ -84,6 +89,8 @@ struct Raw {
     image: Option<String>,
     vm_size: String,
     project_setup: Option<String>,
+    setup: Option<String>,
+    max_vms: Option<i64>,
     variables_version: i64,
     created_at: i64,
     updated_at: i64,
@@ -105,6 +112,11 @@ impl TryFrom<Raw> for ProjectRow {
                 .project_setup
                 .map(|text| from_json("project.project_setup", &text))
                 .transpose()?,
+            setup: raw.setup.map(|text| from_json("project.setup", &text)).transpose()?,
+            max_vms: raw
+                .max_vms
+                .map(|most| u32::try_from(most).map_err(|error| StoreError::corrupt("project.max_vms", error)))
+                .transpose()?,
             variables_version: raw.variables_version,
             created_at: timestamp(raw.created_at)?,
             updated_at: timestamp(raw.updated_at)?,
@@ -117,8 +129,8 @@ impl Store {
     pub async fn insert_project(&self, project: &ProjectRow) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO project (id, tenant, name, description, task_code, repos, image, vm_size, project_setup,
-                                  variables_version, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                                  variables_version, created_at, updated_at, setup, max_vms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )
         .bind(project.id.as_str())
         .bind(&project.tenant)
@@ -132,6 +144,8 @@ impl Store {
         .bind(project.variables_version)
         .bind(millis(project.created_at))
         .bind(millis(project.updated_at))
+        .bind(project.setup.as_ref().map(to_json).transpose()?)
+        .bind(project.max_vms)
         .execute(&self.write)
         .await?;
         Ok(())
@@ -141,7 +155,7 @@ impl Store {
     pub async fn update_project(&self, project: &ProjectRow) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
-                                project_setup = ?8, updated_at = ?9
+                                project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11
              WHERE id = ?1",
         )
         .bind(project.id.as_str())
@@ -153,6 +167,8 @@ impl Store {
         .bind(project.vm_size.as_str())
         .bind(project.project_setup.as_ref().map(to_json).transpose()?)
         .bind(millis(project.updated_at))
+        .bind(project.setup.as_ref().map(to_json).transpose()?)
+        .bind(project.max_vms)
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() == 1)

@@ -3,6 +3,7 @@
 use hearth_api::ids::{ProjectId, TokenId};
 use hearth_api::token::{Scope, TokenItem};
 use jiff::Timestamp;
+use subtle::ConstantTimeEq as _;
 
 use super::{Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
@@ -24,6 +25,7 @@ struct Raw {
     tenant: String,
     name: String,
     owner: String,
+    hash: String,
     scopes: String,
     project_id: Option<String>,
     created_at: i64,
@@ -74,13 +76,16 @@ impl Store {
         Ok(())
     }
 
-    /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing.
+    /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing; the found
+    /// one is compared in constant time all the same.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {
         let raw: Option<Raw> = sqlx::query_as("SELECT * FROM token WHERE hash = ?1")
             .bind(hash)
             .fetch_optional(&self.read)
             .await?;
-        raw.map(TokenRow::try_from).transpose()
+        raw.filter(|raw| raw.hash.as_bytes().ct_eq(hash.as_bytes()).into())
+            .map(TokenRow::try_from)
+            .transpose()
     }
 
     /// A tenant's tokens, oldest first.
@@ -99,9 +104,9 @@ impl Store {
             .await?)
     }
 
-    /// Removes a token; false when the tenant has none of that id.
-    pub async fn delete_token(&self, tenant: &str, id: &TokenId) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM token WHERE tenant = ?1 AND id = ?2")
+    /// Removes a token; false when the tenant (all of them, if none is named) has none of that id.
+    pub async fn delete_token(&self, tenant: Option<&str>, id: &TokenId) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM token WHERE (?1 IS NULL OR tenant = ?1) AND id = ?2")
             .bind(tenant)
             .bind(id.as_str())
             .execute(&self.write)

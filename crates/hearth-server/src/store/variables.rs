@@ -1,10 +1,37 @@
-//! Shared variables of a project, sealed.
+//! Variables of a project, sealed: the shared ones, and each user's personal ones.
 
 use hearth_api::ids::ProjectId;
 use hearth_api::variables::{Variable, VariableItem};
 use jiff::Timestamp;
 
 use super::{Store, StoreError, millis, timestamp};
+
+/// Whose variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VariableOwner<'a> {
+    /// The project's: in every VM.
+    Shared,
+    /// A user's: only in the VMs this user claims.
+    User(&'a str),
+}
+
+impl VariableOwner<'_> {
+    /// The owner's column.
+    fn column(self) -> String {
+        match self {
+            Self::Shared => String::new(),
+            Self::User(user) => user.to_owned(),
+        }
+    }
+
+    /// What a sealed value is bound to: moved to another row it does not open.
+    fn context(self, project: &ProjectId, name: &str) -> String {
+        match self {
+            Self::Shared => format!("shared\0{project}\0{name}"),
+            Self::User(user) => format!("personal\0{project}\0{user}\0{name}"),
+        }
+    }
+}
 
 /// A variable with its value.
 #[derive(Clone)]
@@ -31,19 +58,23 @@ struct Raw {
     updated_by: Option<String>,
 }
 
-fn context(project: &ProjectId, name: &str) -> String {
-    format!("shared\0{project}\0{name}")
-}
-
 impl Store {
-    async fn variable_rows(&self, project: &ProjectId) -> Result<Vec<Raw>, StoreError> {
-        let rows = sqlx::query_as("SELECT * FROM variable WHERE project_id = ?1 ORDER BY name");
-        Ok(rows.bind(project.as_str()).fetch_all(&self.read).await?)
+    async fn variable_rows(&self, project: &ProjectId, owner: VariableOwner<'_>) -> Result<Vec<Raw>, StoreError> {
+        let rows = sqlx::query_as("SELECT * FROM variable WHERE project_id = ?1 AND owner = ?2 ORDER BY name");
+        Ok(rows
+            .bind(project.as_str())
+            .bind(owner.column())
+            .fetch_all(&self.read)
+            .await?)
     }
 
-    /// What is shown of a project's shared variables, by name.
-    pub async fn shared_variable_items(&self, project: &ProjectId) -> Result<Vec<VariableItem>, StoreError> {
-        self.variable_rows(project)
+    /// What is shown of variables, by name.
+    pub async fn variable_items(
+        &self,
+        project: &ProjectId,
+        owner: VariableOwner<'_>,
+    ) -> Result<Vec<VariableItem>, StoreError> {
+        self.variable_rows(project, owner)
             .await?
             .into_iter()
             .map(|raw| {
@@ -58,28 +89,36 @@ impl Store {
     }
 
     /// The variables with their values, by name.
-    pub async fn shared_variables(&self, project: &ProjectId) -> Result<Vec<VariableRow>, StoreError> {
-        self.variable_rows(project)
+    pub async fn variables(
+        &self,
+        project: &ProjectId,
+        owner: VariableOwner<'_>,
+    ) -> Result<Vec<VariableRow>, StoreError> {
+        self.variable_rows(project, owner)
             .await?
             .into_iter()
             .map(|raw| {
-                let value = self.cipher.open_value(&context(project, &raw.name), &raw.value)?;
+                let context = owner.context(project, &raw.name);
+                let value = self.cipher.open_value(&context, &raw.value)?;
                 Ok(VariableRow { name: raw.name, value })
             })
             .collect()
     }
 
-    /// Makes or replaces variables; false when the project is gone.
-    pub async fn put_shared_variables(
+    /// Makes or replaces variables; false when the project is gone. Only shared ones change the recipe.
+    pub async fn put_variables(
         &self,
         project: &ProjectId,
+        owner: VariableOwner<'_>,
         variables: &[Variable],
         by: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
-        let known = sqlx::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = ?1")
+        let step = i64::from(owner == VariableOwner::Shared);
+        let known = sqlx::query("UPDATE project SET variables_version = variables_version + ?2 WHERE id = ?1")
             .bind(project.as_str())
+            .bind(step)
             .execute(&mut *tx)
             .await?;
         if known.rows_affected() == 0 {
@@ -87,13 +126,18 @@ impl Store {
         }
         for variable in variables {
             sqlx::query(
-                "INSERT INTO variable (project_id, name, value, updated_at, updated_by) VALUES (?1, ?2, ?3, ?4, ?5)
+                "INSERT INTO variable (project_id, owner, name, value, updated_at, updated_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
                                            updated_by = excluded.updated_by",
             )
             .bind(project.as_str())
+            .bind(owner.column())
             .bind(&variable.name)
-            .bind(self.cipher.seal(&context(project, &variable.name), &variable.value)?)
+            .bind(
+                self.cipher
+                    .seal(&owner.context(project, &variable.name), &variable.value)?,
+            )
             .bind(millis(now))
             .bind(by)
             .execute(&mut *tx)
@@ -104,15 +148,21 @@ impl Store {
     }
 
     /// Removes a variable; false when there was none.
-    pub async fn delete_shared_variable(&self, project: &ProjectId, name: &str) -> Result<bool, StoreError> {
+    pub async fn delete_variable(
+        &self,
+        project: &ProjectId,
+        owner: VariableOwner<'_>,
+        name: &str,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
-        let done = sqlx::query("DELETE FROM variable WHERE project_id = ?1 AND name = ?2")
+        let done = sqlx::query("DELETE FROM variable WHERE project_id = ?1 AND owner = ?2 AND name = ?3")
             .bind(project.as_str())
+            .bind(owner.column())
             .bind(name)
             .execute(&mut *tx)
             .await?;
         let deleted = done.rows_affected() == 1;
-        if deleted {
+        if deleted && owner == VariableOwner::Shared {
             sqlx::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = ?1")
                 .bind(project.as_str())
                 .execute(&mut *tx)

@@ -83,7 +83,10 @@ async fn a_claim_with_patience_waits_for_what_is_made_or_has_one_made() {
     let (status, reply) = server.call(Method::POST, &claim, json!({})).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     assert!(
-        reply["error"]["message"].as_str().unwrap().contains("waitMs"),
+        reply["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("claim with a wait"),
         "{reply}"
     );
     let cold = server.post(&claim, json!({ "waitMs": 20_000 })).await;

@@ -42,7 +42,9 @@ impl Server {
     pub async fn fake(fake: FakeOptions) -> (Self, FakeDriver) {
         let driver = FakeDriver::new(1, fake);
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        let options = options(folder.path());
+        let mut options = options(folder.path());
+        // Fake VMs need no processor of their own.
+        options.provision_concurrency = 4;
         let made: Arc<dyn Driver> = Arc::new(driver.clone());
         (Self::start(folder, options, move |_| Ok(made)).await.unwrap(), driver)
     }
@@ -88,7 +90,11 @@ impl Server {
     }
 
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let path = if path.starts_with("/api") || path == "/healthz" {
+        let path = if path.starts_with("/api")
+            || ["/healthz", "/readyz", "/openapi.json"]
+                .iter()
+                .any(|root| path.starts_with(root))
+        {
             path.to_owned()
         } else {
             format!("/api/v1{path}")

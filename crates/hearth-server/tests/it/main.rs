@@ -4,9 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod claims;
+mod clear;
 mod contract;
+mod documents;
 mod harness;
 mod pools;
 mod restart;
+mod rubbish;
 mod secrets;
+mod setup;
 mod vms;

@@ -294,3 +294,61 @@ async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
     server.post(&format!("/instances/{released}/release"), json!({})).await;
     clean_up(server, &project).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_setup_objects_scripts_work_in_a_real_vm() {
+    let server = server(COMMAND_TIMEOUT).await;
+    let parent = server.folder.path();
+    let app = git_repo(parent, "app", &[("version", "main\n")]);
+    git(&repo_folder(&app), &["checkout", "--quiet", "-b", "feature"]);
+    commit(&repo_folder(&app), &[("version", "feature\n")], "feature");
+    git(&repo_folder(&app), &["checkout", "--quiet", "main"]);
+    let lib = git_repo(parent, "lib", &[("a", "b")]);
+    let repos = json!([
+        { "repoFullName": "acme/app", "branch": "main", "url": app },
+        { "repoFullName": "acme/lib", "branch": "main", "url": lib },
+    ]);
+    let project = server.project(json!({ "name": "scripts", "repos": repos })).await;
+    let none: Value = Value::Null;
+    let setup = json!({ "vmSize": "small", "repositories": [
+        { "repository": "acme/app", "branch": "main",
+          "scripts": { "initialize": "pwd >/home/initialized", "updateAfterCheckout": "cp version /home/updated; env >/home/update-env",
+                       "startup": "nohup python3 -m http.server 8123 >/tmp/web.log 2>&1 &" },
+          "commands": [{ "name": "version", "command": "cat version" }] },
+        { "repository": "acme/lib", "branch": "main",
+          "scripts": { "initialize": "sleep 1; echo \"lib $SHARED\"", "updateAfterCheckout": none, "startup": none }, "commands": [] }
+    ] });
+    server.patch(&format!("{project}/setup"), setup).await;
+    let variables = |name: &str, value: &str| json!({ "variables": [{ "name": name, "value": value }] });
+    let path = |whose: &str| format!("{project}/environment-variables/{whose}");
+    server.put(&path("shared"), variables("SHARED", "geheim-shared")).await;
+    server.put(&path("personal"), variables("OWN", NASTY)).await;
+    let claim = json!({ "branch": "feature", "waitMs": 400_000 });
+    let claimed = server.post(&format!("{project}/warm-pool/claim"), claim).await;
+    let id = claimed["id"].as_str().unwrap();
+    assert_eq!(
+        (&claimed["repos"][0]["branch"], &claimed["repos"][1]["branch"]),
+        (&json!("feature"), &json!("main"))
+    );
+    let detail = server.get(&format!("{project}/warm-pool/instances/{id}")).await;
+    let steps = detail["steps"].as_array().unwrap();
+    let scripts: Vec<_> = steps.iter().filter(|step| step["name"] == "repo_setup").collect();
+    assert_eq!(scripts.len(), 3, "{detail:#}");
+    assert!(scripts.iter().any(|step| step["output"] == "lib ***\n"), "{detail:#}");
+    for (command, prints) in [
+        ("cat /home/initialized", "/home/app\n"),
+        ("cat /home/updated", "feature\n"),
+        // The service that was started when the VM became ready serves the checkout as it is now.
+        (
+            "curl -sS --retry 20 --retry-connrefused http://127.0.0.1:8123/version",
+            "feature\n",
+        ),
+        ("printf %s \"$OWN\"", NASTY),
+        ("grep -c geheim-shared /home/update-env", "1\n"),
+    ] {
+        assert_eq!(exec(&server, id, command).await["stdout"], prints, "{command}");
+    }
+    let view = server.get(&format!("/instances/{id}")).await;
+    assert_eq!(view["commands"][0]["path"], "/home/app");
+    clean_up(server, &project).await;
+}

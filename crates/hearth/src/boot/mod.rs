@@ -11,7 +11,7 @@ use hearth_api::instance::{FollowEvent, InstanceDetail, InstanceStatus, Step, St
 
 use crate::failure::{EXIT_NO_SERVER, Failure};
 use crate::output;
-use crate::text::last_lines;
+use crate::text::{clean_line, last_lines};
 
 pub(crate) use screen::Screen;
 
@@ -36,9 +36,9 @@ pub(crate) async fn follow(
             shown
         }
     };
-    let detail = poll(client, project, id, screen, shown).await;
-    screen.finish();
-    detail
+    let detail = poll(client, project, id, screen, shown).await?;
+    screen.finish(&detail.steps);
+    Ok(detail)
 }
 
 /// The stream ended too early.
@@ -53,7 +53,7 @@ async fn follow_stream(client: &Client, id: &InstanceId, screen: &mut Screen) ->
     while let Some(event) = events.next().await {
         match event.map_err(|_| Broken { shown })? {
             FollowEvent::StepStarted { name, subject } => screen.step_started(&name, subject.as_deref()),
-            FollowEvent::Output { text } => screen.output(&text),
+            FollowEvent::Output { subject, text } => screen.output(subject.as_deref(), &text),
             FollowEvent::StepEnded { step } => {
                 screen.step_ended(&step);
                 shown += 1;
@@ -103,11 +103,19 @@ async fn poll(
     }
 }
 
-/// What a step worked on, for people: its repository or its commands.
+/// The repository that a step worked on.
+fn repo_of(step: &Step) -> Option<&str> {
+    step.metadata.as_ref()?.get("repo")?.as_str()
+}
+
+/// What a step worked on, for people: its repository (and which of its scripts), or its commands.
 pub(crate) fn subject_of(step: &Step) -> Option<String> {
     let metadata = step.metadata.as_ref()?;
-    if let Some(repo) = metadata.get("repo").and_then(|repo| repo.as_str()) {
-        return Some(repo.to_owned());
+    if let Some(repo) = repo_of(step) {
+        return Some(match metadata.get("script").and_then(|script| script.as_str()) {
+            Some(script) => format!("{repo} ({script})"),
+            None => repo.to_owned(),
+        });
     }
     let commands = metadata.get("commands")?.as_array()?;
     let names: Vec<&str> = commands
@@ -121,6 +129,24 @@ pub(crate) fn subject_of(step: &Step) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
+/// A step and what it works on, in one line that is safe to show.
+fn title(name: &str, subject: Option<&str>) -> String {
+    match subject {
+        Some(subject) => clean_line(&format!("{name} {subject}")),
+        None => clean_line(name),
+    }
+}
+
+/// The failed step's name, with its repository where it has one: of several, it may be any.
+pub(crate) fn failed_title(detail: &InstanceDetail, name: &str) -> String {
+    let failed = failed_step(detail).filter(|step| step.name == name && repo_of(step).is_some());
+    title(name, failed.and_then(subject_of).as_deref())
+}
+
+fn failed_step(detail: &InstanceDetail) -> Option<&Step> {
+    detail.steps.iter().find(|step| step.status == StepStatus::Error)
+}
+
 /// The steps as a table, with the time of each.
 pub(crate) fn table(detail: &InstanceDetail) -> String {
     let row = |step: &Step| {
@@ -131,7 +157,7 @@ pub(crate) fn table(detail: &InstanceDetail) -> String {
         };
         [
             step.name.clone(),
-            crate::text::clean_line(&subject_of(step).unwrap_or_default()),
+            clean_line(&subject_of(step).unwrap_or_default()),
             result.to_owned(),
             took,
         ]
@@ -150,8 +176,7 @@ pub(crate) fn table(detail: &InstanceDetail) -> String {
 
 /// The end of what the failed step printed, indented.
 pub(crate) fn failed_output(detail: &InstanceDetail) -> Vec<String> {
-    let failed = detail.steps.iter().rev().find(|step| step.status == StepStatus::Error);
-    let Some(text) = failed.and_then(|step| step.output.as_deref()) else {
+    let Some(text) = failed_step(detail).and_then(|step| step.output.as_deref()) else {
         return Vec::new();
     };
     last_lines(text, LAST_LINES)

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
-use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, Miss};
+use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, Miss};
+use jiff::Timestamp;
 
 use crate::args::Globals;
 use crate::caller_env;
@@ -99,34 +100,29 @@ fn show(reply: &ClaimReply) -> String {
         ClaimSource::Joined => "it was being made already",
         ClaimSource::Cold => "made for this claim",
     };
-    let repos: Vec<String> = reply
-        .repos
-        .iter()
-        .map(|repo| {
-            let commit: String = repo.commit.chars().take(SHORT_COMMIT_CHARS).collect();
-            format!("{} at {} ({} {commit})", repo.repo_full_name, repo.path, repo.branch)
-        })
-        .collect();
     output::pairs([
         ("id", reply.id.to_string()),
         ("VM", reply.instance_id.to_string()),
         ("came from", source.to_owned()),
         ("age", output::millis(reply.age_ms)),
         ("waited", output::millis(reply.wait_ms)),
-        (
-            "repositories",
-            if repos.is_empty() {
-                "-".to_owned()
-            } else {
-                repos.join("\n")
-            },
-        ),
-        (
-            "yours until",
-            format!("{:.0} (a heartbeat renews it)", reply.expires_at),
-        ),
+        ("repositories", checkouts(&reply.repos)),
+        ("yours until", lease_end(reply.expires_at)),
     ])
 }
 
 /// As much of a commit as git shows.
 const SHORT_COMMIT_CHARS: usize = 10;
+
+/// One line per checkout.
+pub(super) fn checkouts(repos: &[ClaimedRepo]) -> String {
+    let line = |repo: &ClaimedRepo| {
+        let commit: String = repo.commit.chars().take(SHORT_COMMIT_CHARS).collect();
+        format!("{} at {} ({} {commit})", repo.repo_full_name, repo.path, repo.branch)
+    };
+    output::lines_or_dash(repos.iter().map(line))
+}
+
+pub(super) fn lease_end(at: Timestamp) -> String {
+    format!("{at:.0} (a heartbeat renews it)")
+}

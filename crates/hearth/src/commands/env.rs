@@ -17,10 +17,14 @@ Examples:
   hearth env set web LOG_LEVEL=debug
   hearth env set web API_KEY < key.txt
   hearth env set web DEPLOY_KEY --from-file ~/.ssh/deploy --exact
+  hearth env set web GITHUB_TOKEN --personal < token.txt
 
 A value in an argument can be read by every user of this machine and stays in the shell's history: give secrets as NAME
 alone, with the value from --from-file or standard input. One line end at the end is removed from such a value, unless
---exact is given.";
+--exact is given.
+
+Personal variables are yours alone: no VM of a pool holds them, a VM gets them when you claim it, and they win over the
+project's variables of the same name.";
 
 /// What to do with variables.
 #[derive(Debug, Subcommand)]
@@ -32,6 +36,9 @@ pub(crate) enum EnvCommand {
     List {
         /// The project's name or id
         project: String,
+        /// Yours instead of those that all share
+        #[arg(long)]
+        personal: bool,
     },
     /// Remove variables
     Unset {
@@ -40,6 +47,9 @@ pub(crate) enum EnvCommand {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
+        /// Yours instead of those that all share
+        #[arg(long)]
+        personal: bool,
     },
 }
 
@@ -57,6 +67,9 @@ pub(crate) struct SetArgs {
     /// Keep the line end at the end of a value from a file or standard input
     #[arg(long)]
     exact: bool,
+    /// For you alone instead of for all: given to the VMs that you claim
+    #[arg(long)]
+    personal: bool,
 }
 
 impl std::fmt::Debug for SetArgs {
@@ -76,27 +89,45 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
             };
             let client = connect::client(globals)?;
             let project = connect::project(&client, &args.project).await?;
-            let items = client.put_variables(&project.id, &body).await?;
+            let items = if args.personal {
+                client.put_personal_variables(&project.id, &body).await?
+            } else {
+                client.put_variables(&project.id, &body).await?
+            };
             output::print(globals.json, &items, |_| {
                 let names: Vec<&str> = body.variables.iter().map(|variable| variable.name.as_str()).collect();
                 format!("set {}", names.join(", "))
             })?;
         }
-        EnvCommand::List { project } => {
+        EnvCommand::List { project, personal } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
-            output::print(globals.json, &client.list_variables(&project.id).await?, list)?;
+            let items = if personal {
+                client.list_personal_variables(&project.id).await?
+            } else {
+                client.list_variables(&project.id).await?
+            };
+            output::print(globals.json, &items, |items| list(items, personal))?;
         }
-        EnvCommand::Unset { project, names } => {
+        EnvCommand::Unset {
+            project,
+            names,
+            personal,
+        } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             for name in &names {
-                let deleted = client.delete_variable(&project.id, name).await?;
+                let deleted = if personal {
+                    client.delete_personal_variable(&project.id, name).await?
+                } else {
+                    client.delete_variable(&project.id, name).await?
+                };
                 output::print(globals.json, &deleted, |reply| {
                     if reply.deleted {
                         format!("removed {name}")
                     } else {
-                        format!("{name} was not set")
+                        // Not "was": a removal that had to be sent twice finds nothing the second time.
+                        format!("{name} is not set")
                     }
                 })?;
             }
@@ -105,9 +136,14 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
     Ok(0)
 }
 
-fn list(items: &Items<VariableItem>) -> String {
+fn list(items: &Items<VariableItem>, personal: bool) -> String {
     if items.items.is_empty() {
-        return "no variables yet: set one with `hearth env set PROJECT NAME`".to_owned();
+        let (whose, option) = if personal {
+            ("personal ", " --personal")
+        } else {
+            ("", "")
+        };
+        return format!("no {whose}variables yet: set one with `hearth env set PROJECT NAME{option}`");
     }
     let row = |item: &VariableItem| {
         let by = item.last_updated_by_user_id.clone().unwrap_or_else(|| "-".to_owned());
@@ -203,6 +239,7 @@ mod tests {
             variables,
             from_file: None,
             exact: false,
+            personal: false,
         }
     }
 

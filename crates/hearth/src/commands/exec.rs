@@ -36,6 +36,7 @@ command, whole, before it starts; in a loop or a script that has other plans for
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ExecArgs {
     /// The instance's id
+    #[arg(value_name = "INSTANCE")]
     id: InstanceId,
     /// Run this text with `bash -c` instead of a program with arguments
     #[arg(long, value_name = "TEXT", conflicts_with = "argv")]
@@ -43,6 +44,16 @@ pub(crate) struct ExecArgs {
     /// Working directory [default: /home]
     #[arg(long, value_name = "PATH")]
     cwd: Option<String>,
+    #[command(flatten)]
+    options: ExecOptions,
+    /// The program and its arguments, run without a shell
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
+    argv: Vec<String>,
+}
+
+/// How a command is run, whatever it is.
+#[derive(Debug, Args)]
+pub(super) struct ExecOptions {
     /// The user it runs as [default: root]
     #[arg(long)]
     user: Option<String>,
@@ -55,40 +66,57 @@ pub(crate) struct ExecArgs {
     /// Do not read standard input
     #[arg(long, short = 'n')]
     no_stdin: bool,
-    /// The program and its arguments, run without a shell
-    #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
-    argv: Vec<String>,
 }
 
 pub(crate) async fn run(globals: &Globals, args: ExecArgs) -> Result<u8, Failure> {
     let code = async {
         let client = connect::client(globals)?;
-        let env = caller_env::read(&args.env)?;
-        let request = ExecRequest {
+        let what = ExecRequest {
             command: args.shell,
             argv: (!args.argv.is_empty()).then_some(args.argv),
             cwd: args.cwd,
-            env: (!env.is_empty()).then_some(env),
-            user: args.user,
-            timeout_seconds: args.timeout,
-            stdin: if args.no_stdin { None } else { piped_input()? },
+            ..ExecRequest::default()
         };
-        if globals.json {
-            let reply = until_stopped(async { Ok(client.exec(&args.id, &request).await?) }).await?;
-            output::print_json(&reply)?;
-            let exit = ExecExit {
-                exit_code: reply.exit_code,
-                signal: reply.signal,
-                duration_ms: reply.duration_ms,
-                error: None,
-            };
-            return exit_code(&exit, args.timeout);
-        }
-        let exit = until_stopped(stream(&client, &args.id, &request)).await?;
-        exit_code(&exit, args.timeout)
+        run_in(globals, &client, &args.id, what, args.options).await
     };
-    // 1 to 5 would look like codes of the command.
-    code.await.map_err(|failure: Failure| match failure.code() {
+    apart_from_the_commands(code.await)
+}
+
+/// Runs this in an instance, its bytes passed on; the exit code is the command's own.
+pub(super) async fn run_in(
+    globals: &Globals,
+    client: &Client,
+    id: &InstanceId,
+    what: ExecRequest,
+    options: ExecOptions,
+) -> Result<u8, Failure> {
+    let env = caller_env::read(&options.env)?;
+    let timeout = options.timeout;
+    let request = ExecRequest {
+        env: (!env.is_empty()).then_some(env),
+        user: options.user,
+        timeout_seconds: timeout,
+        stdin: if options.no_stdin { None } else { piped_input()? },
+        ..what
+    };
+    if globals.json {
+        let reply = until_stopped(async { Ok(client.exec(id, &request).await?) }).await?;
+        output::print_json(&reply)?;
+        let exit = ExecExit {
+            exit_code: reply.exit_code,
+            signal: reply.signal,
+            duration_ms: reply.duration_ms,
+            error: None,
+        };
+        return exit_code(&exit, timeout);
+    }
+    let exit = until_stopped(stream(client, id, &request)).await?;
+    exit_code(&exit, timeout)
+}
+
+/// Our own exit codes from 1 to 5 would look like codes of the command.
+pub(super) fn apart_from_the_commands(code: Result<u8, Failure>) -> Result<u8, Failure> {
+    code.map_err(|failure: Failure| match failure.code() {
         EXIT_FAILED..=5 if failure.code() != EXIT_USAGE => failure.with_code(EXIT_EXEC_FAILED),
         _ => failure,
     })

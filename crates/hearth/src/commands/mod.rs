@@ -5,10 +5,14 @@ pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod image;
+pub(crate) mod instance;
+pub(crate) mod openapi;
 pub(crate) mod pool;
 pub(crate) mod project;
 pub(crate) mod release;
+pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod setup;
 pub(crate) mod token;
 
 use crate::args::{Cli, Command};
@@ -22,11 +26,15 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Doctor(args) => doctor::run(globals, args).await,
         Command::Image(command) => image::run(globals, command).await,
         Command::Project(command) => project::run(globals, command).await,
+        Command::Setup(command) => setup::run(globals, command).await,
         Command::Env(command) => env::run(globals, command).await,
         Command::Pool(command) => pool::run(globals, command).await,
         Command::Claim(args) => claim::run(globals, args).await,
+        Command::Instance(args) => instance::run(globals, args).await,
         Command::Exec(args) => exec::run(globals, args).await,
+        Command::Run(args) => run::run(globals, args).await,
         Command::Release(args) => release::run(globals, args).await,
         Command::Token(command) => token::run(globals, command).await,
+        Command::Openapi => openapi::run(),
     }
 }

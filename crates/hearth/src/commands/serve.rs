@@ -10,6 +10,7 @@ use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
 use hearth_server::{DriverKind, ServeOptions};
+use jiff::SignedDuration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -45,12 +46,18 @@ pub(crate) struct ServeArgs {
     /// What a VM size means, like `medium=2:4096:20` (vCPUs, memory in MiB, disk in GiB); may be repeated
     #[arg(long = "size", value_name = "NAME=VCPUS:MIB:GIB")]
     sizes: Vec<SizeArg>,
-    /// Longest run of one set-up command [default: 1800]
-    #[arg(long, value_name = "SECONDS")]
-    command_timeout: Option<u64>,
-    /// Longest boot until the VM answers [default: 300]
-    #[arg(long, value_name = "SECONDS")]
-    boot_timeout: Option<u64>,
+    /// Longest run of one set-up command, in seconds or like `30m` [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    command_timeout: Option<Duration>,
+    /// Longest boot until the VM answers, in seconds or like `5m` [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    boot_timeout: Option<Duration>,
+    /// Longest wait of a claim, in seconds or like `10m`; one that asks for more gets this [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    longest_claim_wait: Option<Duration>,
+    /// Requests per second that one token may make, with bursts of five seconds' worth; 0 sets no limit [default: 100]
+    #[arg(long, value_name = "NUMBER")]
+    requests_per_second: Option<u32>,
     /// VMs that may be in the making at once [default: half of the processors, at least 2]
     #[arg(long, value_name = "NUMBER")]
     provision_concurrency: Option<usize>,
@@ -114,6 +121,17 @@ impl FromStr for SizeArg {
             _ => Err(wanted()),
         }
     }
+}
+
+/// Whole seconds, or a length of time like `90s`, `10m` or `1h 30m`.
+fn parse_length(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let length = text.parse::<SignedDuration>().ok();
+    length
+        .and_then(|length| Duration::try_from(length).ok())
+        .ok_or_else(|| "write it in seconds, or like 90s, 10m or 1h".to_owned())
 }
 
 pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
@@ -197,8 +215,10 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         },
         git_base_url: args.git_base_url.clone().unwrap_or(usual.git_base_url),
         sizes,
-        command_timeout: args.command_timeout.map_or(usual.command_timeout, Duration::from_secs),
-        boot_timeout: args.boot_timeout.map_or(usual.boot_timeout, Duration::from_secs),
+        command_timeout: args.command_timeout.unwrap_or(usual.command_timeout),
+        boot_timeout: args.boot_timeout.unwrap_or(usual.boot_timeout),
+        longest_claim_wait: args.longest_claim_wait.unwrap_or(usual.longest_claim_wait),
+        requests_per_second: args.requests_per_second.unwrap_or(usual.requests_per_second),
         provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
@@ -277,6 +297,46 @@ mod tests {
         ] {
             assert!(text.parse::<SizeArg>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lengths_of_time_are_seconds_or_have_units() {
+        for (text, seconds) in [("0", 0), ("90", 90), ("90s", 90), ("10m", 600), ("1h 30m", 5400)] {
+            assert_eq!(parse_length(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "-1", "-1h", "soon", "1.5", "99999999999999999999"] {
+            assert!(parse_length(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_command_line_says_reaches_the_server() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            serve: ServeArgs,
+        }
+        let said = |words: &[&str]| {
+            let line: Line = clap::Parser::parse_from([&["x"], words].concat());
+            options(&line.serve, PathBuf::from("data"))
+        };
+        let given = said(&[
+            "--requests-per-second",
+            "0",
+            "--longest-claim-wait",
+            "10m",
+            "--boot-timeout",
+            "7",
+        ]);
+        assert_eq!(given.requests_per_second, 0);
+        assert_eq!(given.longest_claim_wait, Duration::from_secs(600));
+        assert_eq!(given.boot_timeout, Duration::from_secs(7));
+        // What the help calls the defaults.
+        let usual = said(&[]);
+        assert_eq!(usual.requests_per_second, 100);
+        assert_eq!(usual.longest_claim_wait, Duration::from_secs(3600));
+        assert_eq!(usual.command_timeout, Duration::from_secs(1800));
+        assert_eq!(usual.boot_timeout, Duration::from_secs(300));
     }
 
     #[test]

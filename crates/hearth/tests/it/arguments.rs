@@ -27,11 +27,17 @@ fn every_command_has_help() {
         &["image", "build"],
         &["image", "list"],
         &["project", "create"],
+        &["project", "set"],
+        &["setup", "show"],
+        &["setup", "save"],
         &["env", "set"],
         &["pool", "set"],
         &["pool", "test"],
         &["claim"],
+        &["instance"],
         &["exec"],
+        &["run"],
+        &["openapi"],
         &["release"],
         &["token", "create"],
     ] {
@@ -58,7 +64,23 @@ fn bad_arguments_end_with_2_and_say_how_to_write_them() {
             "org/name[@branch][=URL]",
         ),
         (&["project", "create", "web", "--size", "tiny"], "small, medium, large"),
+        (&["project", "set", "web"], "nothing to set"),
+        (
+            &["project", "set", "web", "--max-vms", "1", "--no-max-vms"],
+            "cannot be used with",
+        ),
+        (&["project", "set", "web", "--max-vms", "-1"], "unexpected argument"),
+        (&["project", "set", "web", "--max-vms=-1"], "invalid value"),
         (&["serve", "--size", "medium=0:1:1"], "medium=2:4096:20"),
+        (&["serve", "--longest-claim-wait", "soon"], "like 90s, 10m or 1h"),
+        (&["serve", "--requests-per-second", "many"], "invalid"),
+        (&["instance", "NO ID"], "an id is"),
+        (&["run", "NO ID"], "an id is"),
+        (&["setup", "save", "web", "/nonexistent"], "cannot be read"),
+        (
+            &["token", "create", "x", "--scope", "claim", "--expires", "soon"],
+            "like 30d",
+        ),
         (&["exec", "wpi_1"], "COMMAND"),
         (&["exec", "NO ID", "--", "true"], "an id is"),
         (&["token", "create", "x", "--scope", "root"], "project:read"),
@@ -76,4 +98,14 @@ fn bad_arguments_end_with_2_and_say_how_to_write_them() {
         assert!(ran.stderr.contains(text), "{args:?}: {}", ran.stderr);
         assert_eq!(ran.stdout, "", "{args:?}");
     }
+}
+
+#[test]
+fn the_api_can_be_printed_without_a_server() {
+    let ran = run(hearth(&["openapi"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.starts_with("{\n  ") && ran.stdout.ends_with("}\n"));
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert!(document["paths"]["/api/v1/projects"]["get"].is_object());
 }

@@ -137,6 +137,35 @@ fn a_read_is_repeated_and_a_write_is_not() {
 }
 
 #[test]
+fn a_write_that_the_server_put_off_or_that_may_be_done_twice_is_repeated() {
+    let put_off = r#"{"error":{"code":"too_many_requests","message":"slow down"}}"#;
+    let failing = |status: u16, body: &'static str| {
+        let seen = AtomicUsize::new(0);
+        Fake::start(move |request| {
+            if !request.line.starts_with("GET") && seen.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Reply::json(status, body).with("retry-after: 0\r\n");
+            }
+            match &request.line {
+                line if line.contains("/claim") => Reply::not_found(),
+                line if line.starts_with("POST") => Reply::ok(crate::support::PROJECT),
+                line if line.starts_with("PUT") => Reply::ok(r#"{"items":[]}"#),
+                _ => Reply::ok(&project_page()),
+            }
+        })
+    };
+    let fake = failing(429, put_off);
+    assert_eq!(run(hearth_at(&fake.url, &["project", "create", "x"])).code, 0);
+    assert_eq!(fake.requests_of("POST").len(), 2);
+    // For a claim it is the answer: nothing is ready.
+    let fake = failing(429, put_off);
+    assert_eq!(run(hearth_at(&fake.url, &["claim", "web", "--task", "t"])).code, 5);
+    assert_eq!(fake.requests_of("POST").len(), 1);
+    let fake = failing(503, r#"{"error":{"code":"unavailable","message":"starting"}}"#);
+    assert_eq!(run(hearth_at(&fake.url, &["env", "set", "web", "A=1"])).code, 0);
+    assert_eq!(fake.requests_of("PUT").len(), 2);
+}
+
+#[test]
 fn projects_are_named_by_id_or_by_their_only_name() {
     let fake = Fake::start(|request| {
         if request.line.contains("/projects?") {

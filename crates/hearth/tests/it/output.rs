@@ -45,6 +45,20 @@ fn field_errors_are_shown_one_by_one() {
 }
 
 #[test]
+fn a_fault_that_the_message_tells_already_is_not_told_twice() {
+    let fake = Fake::start(|_| {
+        Reply::json(
+            422,
+            r#"{"error":{"code":"validation_error","message":"the request is not valid: name: must not be empty",
+                "details":[{"path":"name","message":"must not be empty"}]}}"#,
+        )
+    });
+    let ran = run(hearth_at(&fake.url, &["project", "create", "x"]));
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.stderr, "error: the request is not valid: name: must not be empty\n");
+}
+
+#[test]
 fn another_server_at_the_address_is_recognised() {
     let fake = Fake::start(|_| Reply::json(404, "<html>").with("content-type: text/html\r\n"));
     let ran = run(hearth_at(&fake.url, &["project", "create", "x"]));

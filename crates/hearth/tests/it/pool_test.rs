@@ -35,7 +35,7 @@ fn event(step: &str) -> String {
 fn boot(events: Vec<(&'static str, String)>, records: Vec<String>, more: &[&str]) -> (Ran, Fake) {
     let looks = AtomicUsize::new(0);
     let fake = Fake::start(move |request| {
-        if request.line.ends_with("/warm-pool/test") {
+        if request.line.contains("/warm-pool/test") {
             return Reply::ok(r#"{"id":"wpi_1"}"#);
         }
         if request.line.ends_with("/follow") {
@@ -88,6 +88,108 @@ fn a_good_boot_is_followed_and_ends_with_a_table() {
     );
     let sent = &fake.requests_of("POST")[0].body;
     assert_eq!(sent, r#"{"setupCommands":[{"name":"a","command":"true"}]}"#);
+    assert!(fake.requests_of("POST")[0].line.ends_with("/warm-pool/test"));
+}
+
+#[test]
+fn kept_results_can_be_left_out() {
+    let ended = r#"{"kind":"ended","status":"ready","failureReason":null}"#.to_owned();
+    let (ran, fake) = boot(vec![("ended", ended)], vec![detail("ready", &[])], &["--no-cache"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(
+        fake.requests_of("POST")[0]
+            .line
+            .ends_with("/warm-pool/test?cache=false")
+    );
+}
+
+fn script_step(repo: &str, script: &str, error: Option<&str>) -> String {
+    let result = match error {
+        Some(error) => format!(r#""status":"error","error":"{error}""#),
+        None => r#""status":"success""#.to_owned(),
+    };
+    format!(
+        r#"{{"name":"repo_setup",{result},"output":"x\n","durationMs":1000,"timestamp":"2025-01-01T00:00:02.000Z",
+        "metadata":{{"repo":"{repo}","script":"{script}"}}}}"#
+    )
+}
+
+/// Events of two repositories' scripts at the same time.
+pub(crate) fn two_at_once() -> Vec<(&'static str, String)> {
+    let started = |repo: &str| format!(r#"{{"kind":"stepStarted","name":"repo_setup","subject":"{repo}"}}"#);
+    let output = |repo: &str, text: &str| format!(r#"{{"kind":"output","subject":"{repo}","text":"{text}"}}"#);
+    vec![
+        ("stepStarted", started("acme/a")),
+        ("output", output("acme/a", r"alone\n")),
+        ("stepStarted", started("acme/b")),
+        ("output", output("acme/a", "half a ")),
+        ("output", output("acme/b", r"of b\nno end")),
+        ("output", output("acme/a", r"line of a\n")),
+        ("stepEnded", event(&script_step("acme/b", "initialize", None))),
+        ("output", output("acme/a", r"alone again\n")),
+        ("stepEnded", event(&script_step("acme/a", "initialize", None))),
+    ]
+}
+
+#[test]
+fn scripts_that_run_at_the_same_time_are_told_apart() {
+    let mut events = two_at_once();
+    events.push((
+        "ended",
+        r#"{"kind":"ended","status":"ready","failureReason":null}"#.to_owned(),
+    ));
+    let steps = [
+        script_step("acme/b", "initialize", None),
+        script_step("acme/a", "initialize", None),
+    ];
+    let (ran, _fake) = boot(events, vec![detail("ready", &[&steps[0], &steps[1]])], &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let (picture, _) = ran.stderr.split_once("ready after").unwrap();
+    assert_eq!(
+        picture,
+        "test boot wpi_1 of web
+start  repo_setup acme/a
+       | alone
+start  repo_setup acme/b
+       acme/b | of b
+       acme/a | half a line of a
+       acme/b | no end
+ok     repo_setup acme/b (initialize)  1.0 s
+       | alone again
+ok     repo_setup acme/a (initialize)  1.0 s
+"
+    );
+    assert!(ran.stdout.contains("acme/a (initialize)"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_script_that_another_ones_failure_ended_is_said_to_have_stopped() {
+    let started = |repo: &str| format!(r#"{{"kind":"stepStarted","name":"repo_setup","subject":"{repo}"}}"#);
+    let failed = script_step("acme/b", "startup", Some("exit code 7: boom"));
+    let lost = script_step("acme/c", "startup", None);
+    let events = vec![
+        ("stepStarted", started("acme/a")),
+        ("stepStarted", started("acme/b")),
+        ("stepStarted", started("acme/c")),
+        ("stepEnded", event(&failed)),
+        (
+            "ended",
+            r#"{"kind":"ended","status":"failed","failureReason":"exit code 7: boom"}"#.to_owned(),
+        ),
+    ];
+    let record = detail("failed", &[&lost, &failed]).replace("warm_pool_setup", "repo_setup");
+    let (ran, _fake) = boot(events, vec![record], &[]);
+    assert_eq!(ran.code, 1);
+    for text in [
+        "FAILED repo_setup acme/b (startup)  1.0 s\n",
+        // The news of its end was lost, its entry was not.
+        "ok     repo_setup acme/c (startup)  1.0 s\n",
+        "stop   repo_setup acme/a\n",
+        "FAILED: repo_setup acme/b (startup): exit code 7: boom",
+        "hearth setup save web",
+    ] {
+        assert!(ran.stderr.contains(text), "{text} is missing in:\n{}", ran.stderr);
+    }
 }
 
 #[test]

@@ -10,6 +10,12 @@ fn server() -> Fake {
                 r#"{"items":[{"name":"KEY","configured":true,"updatedAt":"2025-01-01T00:00:00.000Z","lastUpdatedByUserId":null}]}"#,
             );
         }
+        if request.line.starts_with("DELETE") {
+            return Reply::ok(r#"{"deleted":true,"name":"KEY"}"#);
+        }
+        if request.line.contains("/environment-variables/") {
+            return Reply::ok(r#"{"items":[]}"#);
+        }
         Reply::ok(&project_page())
     })
 }
@@ -54,4 +60,26 @@ fn bytes_that_are_no_text_are_refused_before_anything_is_sent() {
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("UTF-8"), "{}", ran.stderr);
     assert!(fake.requests().is_empty());
+}
+
+#[test]
+fn personal_variables_are_apart_from_those_that_all_share() {
+    for (option, place) in [(&["--personal"][..], "personal"), (&[], "shared")] {
+        let fake = server();
+        let path = format!("/api/v1/projects/prj_1/environment-variables/{place}");
+        let with = |args: &[&str]| run(hearth_at(&fake.url, &[args, option].concat()));
+        assert_eq!(with(&["env", "set", "web", "KEY=v"]).code, 0);
+        assert_eq!(fake.requests_of(&format!("PUT {path}")).len(), 1, "{place}");
+        let list = with(&["env", "list", "web"]);
+        assert!(list.stdout.contains("hearth env set PROJECT NAME"), "{}", list.stdout);
+        assert_eq!(
+            list.stdout.contains("--personal"),
+            place == "personal",
+            "{}",
+            list.stdout
+        );
+        assert_eq!(fake.requests_of(&format!("GET {path}")).len(), 1, "{place}");
+        assert_eq!(with(&["env", "unset", "web", "KEY"]).stdout, "removed KEY\n");
+        assert_eq!(fake.requests_of(&format!("DELETE {path}/KEY")).len(), 1, "{place}");
+    }
 }

@@ -105,6 +105,9 @@ pub(crate) struct StatusArgs {
 pub(crate) struct TestArgs {
     /// The project's name or id
     project: String,
+    /// Run every step, also those whose result is kept from an earlier boot
+    #[arg(long)]
+    no_cache: bool,
     #[command(flatten)]
     commands: SetupArgs,
 }

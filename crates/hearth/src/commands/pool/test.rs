@@ -22,7 +22,7 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     };
     let client = connect::client(globals)?;
     let project = connect::project(&client, &args.project).await?;
-    let id = client.test_pool(&project.id, &body).await?.id;
+    let id = client.test_pool(&project.id, &body, !args.no_cache).await?.id;
     output::note(&format!("test boot {id} of {}", project.name));
     let mut screen = Screen::on_stderr();
     let detail = tokio::select! {
@@ -63,7 +63,7 @@ fn say_what_failed(project: &Project, detail: &InstanceDetail) {
     let reason = reason.lines().map(clean_line).collect::<Vec<_>>().join("\n  ");
     let failed = detail.summary.failed_step.as_deref();
     let mut lines = vec![match failed {
-        Some(step) => format!("\nFAILED: {}: {reason}", clean_line(step)),
+        Some(step) => format!("\nFAILED: {}: {reason}", boot::failed_title(detail, step)),
         // It was no step's fault: the server was stopped in the middle, say.
         None => format!("\nFAILED: {reason}"),
     }];
@@ -106,7 +106,10 @@ fn next_fix(step: &str, project: &str) -> Option<String> {
         StepName::InitRepo => {
             Some("change .capy/settings.json (or .hearth/settings.json) in the repository, and push".to_owned())
         }
-        StepName::ProjectSetup | StepName::RepoSetup => Some(format!("change the set-up of the project {project}")),
+        StepName::ProjectSetup => Some(format!("hearth project set {project} --setup 'name: command' …")),
+        StepName::RepoSetup => Some(format!(
+            "hearth setup save {project} FILE   (see hearth setup show {project})"
+        )),
         StepName::WarmPoolSetup => Some(format!("hearth pool set {project} --command 'name: command' …")),
     }
 }

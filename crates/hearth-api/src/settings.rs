@@ -1,0 +1,122 @@
+//! A repository's own settings file: `.hearth/settings.json` or `.capy/settings.json`. Unknown keys are left to newer
+//! versions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::patch::{objects, optional_object};
+use crate::setup::HookContext;
+use crate::text::{CommandText, Name};
+
+/// The file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+#[schema(example = json!({
+    "hooks": {
+        "setup": ["npm ci"],
+        "terminals": [{ "name": "dev", "command": "npm run dev", "readonly": false }],
+        "previews": [{ "name": "app", "port": 3000 }]
+    }
+}))]
+pub struct Settings {
+    /// What happens when.
+    #[serde(deserialize_with = "crate::patch::object", skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+}
+
+/// What happens when.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hooks {
+    /// Run once when the repository is first in a VM, in the repository: the step `init_repo`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<SetupHook>,
+    /// Terminals that are open from the start.
+    #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    pub terminals: Vec<Terminal>,
+    /// Ports that are worth a look.
+    #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    pub previews: Vec<Preview>,
+    /// Commands around an agent's tools.
+    #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub tools: Option<Tools>,
+    /// How the output of tool hooks is shown to the agent.
+    #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub context: Option<HookContext>,
+}
+
+impl Hooks {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One set-up command: a text, or an object with `command`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a command: a string or an object with \"command\"")]
+pub enum SetupHook {
+    /// The command.
+    #[schema(value_type = CommandText)]
+    Text(String),
+    /// The command in an object.
+    Object {
+        /// The command.
+        #[schema(value_type = CommandText)]
+        command: String,
+    },
+}
+
+impl SetupHook {
+    /// The command.
+    #[must_use]
+    pub fn command(&self) -> &str {
+        match self {
+            Self::Text(command) | Self::Object { command } => command,
+        }
+    }
+}
+
+/// A terminal that is open from the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Terminal {
+    /// What it is called.
+    #[schema(value_type = Name)]
+    pub name: String,
+    /// What runs in it.
+    #[schema(value_type = CommandText)]
+    pub command: String,
+    /// Whether it takes no input.
+    #[serde(default)]
+    pub readonly: bool,
+}
+
+/// A port that is worth a look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// What it is called.
+    #[schema(value_type = Name)]
+    pub name: String,
+    /// A TCP port in the VM.
+    #[schema(value_type = u16, minimum = 1, maximum = 65535)]
+    pub port: std::num::NonZeroU16,
+}
+
+/// Commands around an agent's tools, by tool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Tools {
+    /// Before the tool runs.
+    #[schema(value_type = BTreeMap<String, Vec<CommandText>>)]
+    pub pre: BTreeMap<String, Vec<String>>,
+    /// After it ran.
+    #[schema(value_type = BTreeMap<String, Vec<CommandText>>)]
+    pub post: BTreeMap<String, Vec<String>>,
+}

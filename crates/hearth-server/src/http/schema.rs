@@ -1,0 +1,268 @@
+//! Checks a request body against the published document and says everything that is wrong with it, field by field. Values are
+//! never quoted: they may be secrets.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use hearth_api::error::FieldError;
+use hearth_api::text::PATTERN_MEANINGS;
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{ValidationError, Validator};
+use serde_json::{Value, json};
+
+use super::openapi::DOCUMENT;
+
+/// Most faults of one request that are listed.
+const MAX_FAULTS: usize = 100;
+
+/// One validator for each schema of the document.
+static VALIDATORS: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
+    let components = &DOCUMENT["components"];
+    let names = components["schemas"]
+        .as_object()
+        .into_iter()
+        .flat_map(|schemas| schemas.keys());
+    names
+        .filter_map(|name| {
+            let schema = json!({ "$ref": format!("#/components/schemas/{name}"), "components": components });
+            match jsonschema::draft202012::new(&schema) {
+                Ok(validator) => Some((name.clone(), validator)),
+                Err(error) => {
+                    tracing::error!(%error, name, "a schema of our own document cannot be used");
+                    None
+                }
+            }
+        })
+        .collect()
+});
+
+/// Everything that is wrong with a body by the schema of this name.
+pub fn faults(schema: &str, body: &Value) -> Vec<FieldError> {
+    let Some(validator) = VALIDATORS.get(schema) else {
+        return Vec::new();
+    };
+    let mut faults = Vec::new();
+    for error in validator.iter_errors(body).take(MAX_FAULTS) {
+        collect(&error, body, &mut faults);
+    }
+    // An empty text breaks its pattern too; the first fault says enough.
+    faults.dedup_by(|later, first| later.path == first.path);
+    faults
+}
+
+fn collect(error: &ValidationError<'_>, body: &Value, faults: &mut Vec<FieldError>) {
+    let at = error.instance_path().as_str();
+    match error.kind() {
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            // A nullable field: what is wrong by the branch that is not `null`. Or alternatives: by the nearest one.
+            let instance = body.pointer(at).unwrap_or(&Value::Null);
+            let branch = context
+                .iter()
+                .filter(|errors| !errors.iter().any(is_null_branch) || instance.is_null())
+                .min_by_key(|errors| errors.len());
+            for error in branch.into_iter().flatten() {
+                collect(error, body, faults);
+            }
+        }
+        ValidationErrorKind::Required { property } => {
+            let name = property.as_str().unwrap_or_default();
+            let path = path(&format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")));
+            faults.push(fault(path, "is missing"));
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            for name in unexpected {
+                let path = path(&format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")));
+                faults.push(fault(path, "is not known here"));
+            }
+        }
+        ValidationErrorKind::PropertyNames { error } => {
+            faults.push(fault(path(at), format!("has a name that {}", sentence(error))));
+        }
+        _ => faults.push(fault(path(at), sentence(error))),
+    }
+}
+
+fn is_null_branch(error: &ValidationError<'_>) -> bool {
+    matches!(error.kind(), ValidationErrorKind::Type { kind: TypeKind::Single(only) } if only.to_string() == "null")
+}
+
+fn fault(path: String, message: impl Into<String>) -> FieldError {
+    FieldError {
+        path,
+        message: message.into(),
+    }
+}
+
+/// `/setupCommands/2/name` → `setupCommands[2].name`; the whole body is `.`.
+fn path(pointer: &str) -> String {
+    let mut path = String::new();
+    for part in pointer.split('/').skip(1) {
+        if !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
+            path.push_str(&format!("[{part}]"));
+        } else {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(&part.replace("~1", "/").replace("~0", "~"));
+        }
+    }
+    if path.is_empty() { ".".to_owned() } else { path }
+}
+
+fn sentence(error: &ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::Type { kind } => {
+            let types = match kind {
+                TypeKind::Single(one) => one.to_string(),
+                TypeKind::Multiple(many) => many.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" or "),
+            };
+            format!("must be of the type {types}")
+        }
+        ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
+        ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
+        ValidationErrorKind::MaxLength { limit } => format!("must be at most {limit} characters"),
+        ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".to_owned(),
+        ValidationErrorKind::MinLength { limit } => format!("must be at least {limit} characters"),
+        ValidationErrorKind::MaxItems { limit } => format!("must be at most {limit} items"),
+        ValidationErrorKind::MinItems { limit } => format!("must be at least {limit} items"),
+        ValidationErrorKind::Pattern { pattern } => PATTERN_MEANINGS
+            .iter()
+            .find(|(known, _)| known == pattern)
+            .map_or_else(|| format!("must match {pattern}"), |(_, meaning)| (*meaning).to_owned()),
+        ValidationErrorKind::Enum { options } => {
+            let names = options.as_array().into_iter().flatten();
+            let names: Vec<_> = names.map(|name| name.as_str().unwrap_or_default()).collect();
+            format!("must be one of {}", names.join(", "))
+        }
+        ValidationErrorKind::OneOfMultipleValid { .. } => {
+            "gives alternatives of which only one may be given".to_owned()
+        }
+        _ => error.masked().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(schema: &str, body: Value) -> Vec<(String, String)> {
+        faults(schema, &body)
+            .into_iter()
+            .map(|fault| (fault.path, fault.message))
+            .collect()
+    }
+
+    #[test]
+    fn every_schema_of_the_document_can_be_used() {
+        let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+        assert_eq!(VALIDATORS.len(), schemas.len());
+    }
+
+    #[test]
+    fn every_pattern_of_the_document_has_a_meaning() {
+        fn patterns(value: &Value, found: &mut Vec<String>) {
+            match value {
+                Value::Object(object) => {
+                    if let Some(Value::String(pattern)) = object.get("pattern") {
+                        found.push(pattern.clone());
+                    }
+                    object.values().for_each(|value| patterns(value, found));
+                }
+                Value::Array(values) => values.iter().for_each(|value| patterns(value, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        patterns(&DOCUMENT["components"]["schemas"], &mut found);
+        assert!(found.len() > 5);
+        for pattern in found {
+            assert!(PATTERN_MEANINGS.iter().any(|(known, _)| *known == pattern), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_said_at_once_and_no_value_is_quoted() {
+        let body = json!({
+            "enabled": "geheim", "targetSize": 21, "maxAgeMinutes": null, "branch": "-x",
+            "setupCommands": [{ "name": "geheim\n", "command": " " }, { "name": 1 }]
+        });
+        let said = said("PatchPool", body);
+        let paths: Vec<&str> = said.iter().map(|(path, _)| path.as_str()).collect();
+        for path in [
+            "enabled",
+            "targetSize",
+            "maxAgeMinutes",
+            "branch",
+            "setupCommands[0].name",
+            "setupCommands[0].command",
+            "setupCommands[1].name",
+            "setupCommands[1].command",
+        ] {
+            assert!(paths.contains(&path), "{path}: {said:?}");
+        }
+        assert!(!format!("{said:?}").contains("geheim"), "{said:?}");
+    }
+
+    #[test]
+    fn unknown_and_missing_fields_are_named() {
+        assert_eq!(
+            said("CreateProject", json!({ "more": 1 })),
+            [
+                ("more".to_owned(), "is not known here".to_owned()),
+                ("name".to_owned(), "is missing".to_owned())
+            ]
+        );
+        assert_eq!(said("PatchPool", json!([]))[0].0, ".");
+        assert!(said("PatchPool", json!({ "unknown": 1, "branch": null })).is_empty());
+    }
+
+    #[test]
+    fn branches_follow_gits_rules() {
+        for (branch, fine) in [
+            ("main", true),
+            ("feature/ä-1", true),
+            ("-x", false),
+            ("a..b", false),
+            ("a b", false),
+            ("", false),
+            ("a.lock", false),
+            ("x/.y", false),
+            ("a@{b", false),
+            ("@", false),
+            ("/a", false),
+            ("a/", false),
+            ("a//b", false),
+            ("a.lock/b", false),
+        ] {
+            assert_eq!(faults("Branch", &json!(branch)).is_empty(), fine, "{branch}");
+        }
+    }
+
+    #[test]
+    fn urls_that_run_programs_or_hold_credentials_are_refused() {
+        for good in [
+            "https://h/o/n.git",
+            "file:///srv/x",
+            "ssh://git@h/o/n",
+            "git@h.example:o/n.git",
+            "http://127.0.0.1:80/x",
+            "http://[::1]:80/x",
+        ] {
+            assert!(faults("RepoUrl", &json!(good)).is_empty(), "{good}");
+        }
+        for bad in [
+            "ext::sh -c x",
+            "https://user:pw@h/x",
+            "https://token@h/x",
+            "-oProxy=x:y",
+            "",
+            "ftp://h/x",
+            "ssh://-o/x",
+            "/tmp/x",
+            "file://x",
+            "git@h:-x",
+        ] {
+            assert!(!faults("RepoUrl", &json!(bad)).is_empty(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The steps of repositories: their files, their own hooks, their scripts of the setup object.
+
+use futures::future::try_join_all;
+use hearth_api::agent::ExecSpec;
+use hearth_api::agent::client::{AgentClient, Upload};
+use hearth_api::instance::{RepoSettings, StepName};
+use hearth_core::state::FailureKind;
+use hearth_core::world::Failure;
+use serde_json::json;
+
+use super::blueprint::Checkout;
+use super::mirrors::{MirrorError, Tip};
+use super::recorder::Recorder;
+use super::scripts::Phase;
+use super::settings;
+use super::steps::{Run, Stop, command_failure, failure, millis};
+
+impl Run<'_> {
+    pub(super) async fn clone_repo(&self, agent: &AgentClient, checkout: &Checkout) -> Result<Tip, Stop> {
+        let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
+        let result = self.bring_repo(&mut recorder, agent, checkout).await;
+        let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
+        if let Ok(tip) = &result {
+            metadata["commit"] = json!(tip.commit);
+        }
+        self.end(recorder, result, metadata).await
+    }
+
+    async fn bring_repo(
+        &self,
+        recorder: &mut Recorder<'_>,
+        agent: &AgentClient,
+        checkout: &Checkout,
+    ) -> Result<Tip, Failure> {
+        let Checkout {
+            repo_full_name,
+            url,
+            branch,
+            path,
+            ..
+        } = checkout;
+        let mirror = |error: MirrorError| match error {
+            MirrorError::Folder { .. } | MirrorError::Local { .. } => failure(FailureKind::Host, error.to_string()),
+            MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => {
+                failure(FailureKind::Repository, error.to_string())
+            }
+        };
+        let tip = self
+            .context
+            .mirrors
+            .fetch(repo_full_name, url, branch, self.context.command_timeout)
+            .await
+            .map_err(mirror)?;
+        if !tip.messages.is_empty() {
+            recorder.print(&format!("{}\n", tip.messages));
+        }
+        let tar = tip.clone_as_tar(url, branch).await.map_err(mirror)?;
+        agent
+            .put_tree(&format!("{path}/.git"), Upload::from_reader(tar))
+            .await
+            .map_err(|error| {
+                failure(
+                    FailureKind::VmLost,
+                    format!("{repo_full_name} could not be written: {error}"),
+                )
+            })?;
+        let checkout = ExecSpec {
+            argv: Some(["git", "-C", path, "reset", "--hard"].map(str::to_owned).to_vec()),
+            timeout_ms: Some(millis(self.context.command_timeout)),
+            ..ExecSpec::default()
+        };
+        recorder
+            .run(agent, &checkout)
+            .await
+            .map_err(|error| command_failure(FailureKind::Repository, error))?;
+        Ok(tip)
+    }
+
+    /// The repository's own hooks; no entry when it has none. What its settings file says, if it has one.
+    pub(super) async fn init_repo(
+        &self,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        tip: &Tip,
+    ) -> Result<Option<RepoSettings>, Stop> {
+        let name = &checkout.repo_full_name;
+        let metadata = |count: usize| json!({ "repo": name, "commands": count });
+        let settings = match self.read_settings(checkout, tip).await {
+            Ok(settings) => settings,
+            Err(failure) => {
+                let recorder = self.begin(StepName::InitRepo, Some(name));
+                return self.end(recorder, Err(failure), metadata(0)).await;
+            }
+        };
+        let hooks = settings
+            .iter()
+            .flat_map(|read| &read.settings.hooks.setup)
+            .collect::<Vec<_>>();
+        if !hooks.is_empty() {
+            let mut recorder = self.begin(StepName::InitRepo, Some(name));
+            let mut result = Ok(());
+            for hook in &hooks {
+                let spec = self.shell(hook.command(), &checkout.path);
+                if let Err(error) = recorder.run(agent, &spec).await {
+                    result = Err(command_failure(FailureKind::Setup, error));
+                    break;
+                }
+            }
+            self.end(recorder, result, metadata(hooks.len())).await?;
+        }
+        Ok(settings)
+    }
+
+    /// The repository's settings file: Hearth's own, else the documented service's unless a setup object replaces it.
+    async fn read_settings(&self, checkout: &Checkout, tip: &Tip) -> Result<Option<RepoSettings>, Failure> {
+        let files = [settings::OWN_FILE, settings::LEGACY_FILE];
+        let read = if self.boot.blueprint.legacy_hooks { 2 } else { 1 };
+        for file in &files[..read] {
+            let content = tip
+                .file(file)
+                .await
+                .map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+            if let Some(content) = content {
+                let settings = settings::read(file, &content).map_err(|reason| failure(FailureKind::Setup, reason))?;
+                return Ok(Some(RepoSettings {
+                    repo_full_name: checkout.repo_full_name.clone(),
+                    file: (*file).to_owned(),
+                    settings,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The scripts of one phase, those of all repositories at the same time; the first that fails ends the others. Each
+    /// leaves an entry of its own, named `repo_setup`.
+    pub(super) async fn run_scripts(&self, agent: &AgentClient, phase: Phase) -> Result<(), Stop> {
+        let runs = self.boot.blueprint.checkouts.iter().filter_map(|checkout| {
+            let spec = checkout.scripts.spec(phase, &checkout.path)?;
+            Some(async move {
+                let repo = checkout.repo_full_name.as_str();
+                let subject = format!("{repo} ({})", phase.as_str());
+                let mut recorder = self.begin(StepName::RepoSetup, Some(&subject));
+                let ended = recorder.run(agent, &spec).await;
+                let result = ended
+                    .map(drop)
+                    .map_err(|error| command_failure(FailureKind::Setup, error));
+                self.end(recorder, result, json!({ "repo": repo, "script": phase.as_str() }))
+                    .await
+            })
+        });
+        try_join_all(runs).await.map(drop)
+    }
+}

@@ -1,0 +1,91 @@
+//! `hearth instance`: what is in one instance. How it was made is the matter of `hearth pool instance`.
+
+use clap::Args;
+use hearth_api::ids::InstanceId;
+use hearth_api::instance::{InstanceCommand, InstanceStatus, InstanceView, RepoSettings};
+
+use super::claim::{checkouts, lease_end};
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::text::clean_line;
+use crate::{connect, output};
+
+/// `hearth instance`.
+#[derive(Debug, Args)]
+pub(crate) struct InstanceArgs {
+    /// The instance's id
+    #[arg(value_name = "INSTANCE")]
+    id: InstanceId,
+}
+
+pub(crate) async fn run(globals: &Globals, args: InstanceArgs) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    let view = client.view_instance(&args.id).await?;
+    output::print(globals.json, &view, show)?;
+    Ok(0)
+}
+
+fn show(view: &InstanceView) -> String {
+    output::pairs([
+        ("id", view.id.to_string()),
+        ("VM", view.instance_id.to_string()),
+        ("project", view.project_id.to_string()),
+        ("status", view.status.as_str().to_owned()),
+        ("kind", kind(view).to_owned()),
+        ("recipe", view.recipe.clone()),
+        ("yours until", view.expires_at.map_or_else(|| "-".to_owned(), lease_end)),
+        ("repositories", checkouts(&view.repos)),
+        ("commands", commands(&view.commands)),
+        ("terminals", terminals(&view.settings)),
+        ("previews", previews(&view.settings)),
+        ("settings", files(&view.settings)),
+    ])
+}
+
+fn kind(view: &InstanceView) -> &'static str {
+    match (view.is_test, view.status) {
+        (true, _) => "test boot: nobody gets it",
+        (false, InstanceStatus::Claimed) => "claimed from the pool",
+        (false, _) => "pool",
+    }
+}
+
+/// One line per command that can be run by name.
+pub(super) fn commands(commands: &[InstanceCommand]) -> String {
+    output::lines_or_dash(commands.iter().map(command))
+}
+
+/// `test (acme/app): npm test`.
+pub(super) fn command(command: &InstanceCommand) -> String {
+    let text = command.command.replace('\n', "; ");
+    clean_line(&format!("{} ({}): {text}", command.name, command.repo_full_name))
+}
+
+fn terminals(settings: &[RepoSettings]) -> String {
+    let lines = settings.iter().flat_map(|repo| {
+        repo.settings.hooks.terminals.iter().map(|terminal| {
+            let kind = if terminal.readonly { ", read only" } else { "" };
+            let text = terminal.command.replace('\n', "; ");
+            clean_line(&format!("{} ({}{kind}): {text}", terminal.name, repo.repo_full_name))
+        })
+    });
+    output::lines_or_dash(lines)
+}
+
+fn previews(settings: &[RepoSettings]) -> String {
+    let lines = settings.iter().flat_map(|repo| {
+        let line = |preview: &hearth_api::settings::Preview| {
+            clean_line(&format!(
+                "{} ({}): port {}",
+                preview.name, repo.repo_full_name, preview.port
+            ))
+        };
+        repo.settings.hooks.previews.iter().map(line)
+    });
+    output::lines_or_dash(lines)
+}
+
+fn files(settings: &[RepoSettings]) -> String {
+    let line = |repo: &RepoSettings| clean_line(&format!("{} of {}", repo.file, repo.repo_full_name));
+    output::lines_or_dash(settings.iter().map(line))
+}

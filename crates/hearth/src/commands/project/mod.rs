@@ -1,0 +1,241 @@
+//! `hearth project`: create, change, list, show, delete.
+
+mod repo;
+
+use clap::{Args, Subcommand};
+use hearth_api::page::Page;
+use hearth_api::pool::SetupCommand;
+use hearth_api::project::{CreateProject, PatchProject, Project, RepoInput, VmSize};
+
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::setup_commands::parse_command;
+use crate::{connect, output};
+
+use repo::parse_repo;
+
+/// What to do with projects.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectCommand {
+    /// Make a project
+    Create(CreateArgs),
+    /// Change a project; what is not named stays as it is
+    Set(SetArgs),
+    /// List the projects
+    List,
+    /// Show a project
+    Show {
+        /// Its name or id
+        project: String,
+    },
+    /// Delete a project with its pool and all its VMs, claimed ones included
+    Delete {
+        /// Its name or id
+        project: String,
+    },
+}
+
+/// `hearth project create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Its name
+    name: String,
+    /// A repository: `org/name[@branch][=URL]`, or its URL alone (`#branch` at the end); may be repeated. The branch is
+    /// `main` unless said otherwise; without URL it is fetched from the server's git base URL
+    #[arg(long = "repo", value_name = "REPO", value_parser = parse_repo)]
+    repos: Vec<RepoInput>,
+    /// What it is, for people
+    #[arg(long)]
+    description: Option<String>,
+    /// Short code that task names start with
+    #[arg(long)]
+    task_code: Option<String>,
+    /// Size of its VMs: small, medium, large, ultra, hyper
+    #[arg(long)]
+    size: Option<VmSize>,
+    /// Name or digest of the image its VMs are made from (default: the newest)
+    #[arg(long)]
+    image: Option<String>,
+    /// A command that prepares every VM of this project, run by bash before the pool's own; may be repeated
+    #[arg(long = "setup", value_name = "'NAME: TEXT'", value_parser = parse_command)]
+    setup: Vec<SetupCommand>,
+    /// Most VMs it may have at once, in any state; 0 forbids it a warm pool (default: only the server's own limit)
+    #[arg(long, value_name = "NUMBER")]
+    max_vms: Option<u32>,
+}
+
+/// `hearth project set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Its name or id
+    project: String,
+    /// Another name
+    #[arg(long)]
+    name: Option<String>,
+    /// A repository, as in `hearth project create`; may be repeated. These take the place of all it has
+    #[arg(long = "repo", value_name = "REPO", value_parser = parse_repo)]
+    repos: Vec<RepoInput>,
+    /// No repositories any more
+    #[arg(long, conflicts_with = "repos")]
+    no_repos: bool,
+    /// What it is, for people
+    #[arg(long)]
+    description: Option<String>,
+    /// No description any more
+    #[arg(long, conflicts_with = "description")]
+    no_description: bool,
+    /// Short code that task names start with
+    #[arg(long)]
+    task_code: Option<String>,
+    /// Size of its VMs: small, medium, large, ultra, hyper
+    #[arg(long)]
+    size: Option<VmSize>,
+    /// Name or digest of the image its VMs are made from
+    #[arg(long)]
+    image: Option<String>,
+    /// Make its VMs from the newest image
+    #[arg(long, conflicts_with = "image")]
+    no_image: bool,
+    /// A command that prepares every VM of this project, run by bash before the pool's own; may be repeated. These take
+    /// the place of all it has
+    #[arg(long = "setup", value_name = "'NAME: TEXT'", value_parser = parse_command)]
+    setup: Vec<SetupCommand>,
+    /// No such commands any more
+    #[arg(long, conflicts_with = "setup")]
+    no_setup: bool,
+    /// Most VMs it may have at once, in any state; 0 forbids it a warm pool
+    #[arg(long, value_name = "NUMBER")]
+    max_vms: Option<u32>,
+    /// No limit of its own any more, only the server's
+    #[arg(long, conflicts_with = "max_vms")]
+    no_max_vms: bool,
+}
+
+impl SetArgs {
+    fn patch(self) -> PatchProject {
+        let setup = (!self.setup.is_empty()).then_some(self.setup);
+        let repos = (!self.repos.is_empty()).then_some(self.repos);
+        PatchProject {
+            name: self.name,
+            description: value_or_null(self.description, self.no_description),
+            task_code: self.task_code,
+            repos: repos.or_else(|| self.no_repos.then(Vec::new)),
+            image: value_or_null(self.image, self.no_image),
+            project_setup: value_or_null(setup, self.no_setup),
+            vm_size: self.size,
+            max_vms: value_or_null(self.max_vms, self.no_max_vms),
+        }
+    }
+}
+
+/// Absent, `null` or a value.
+fn value_or_null<T>(value: Option<T>, null: bool) -> Option<Option<T>> {
+    if null { Some(None) } else { value.map(Some) }
+}
+
+pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8, Failure> {
+    match command {
+        ProjectCommand::Create(args) => {
+            let client = connect::client(globals)?;
+            let body = CreateProject {
+                name: args.name,
+                description: args.description,
+                task_code: args.task_code,
+                repos: args.repos,
+                image: args.image,
+                project_setup: (!args.setup.is_empty()).then_some(args.setup),
+                vm_size: args.size,
+                max_vms: args.max_vms,
+            };
+            let project = client.create_project(&body).await?;
+            output::print(globals.json, &project, show)?;
+            if !globals.json {
+                output::note(&format!("next: hearth pool test {}", project.name));
+            }
+        }
+        ProjectCommand::Set(args) => {
+            let text = args.project.clone();
+            let patch = args.patch();
+            if patch == PatchProject::default() {
+                return Err(Failure::usage("nothing to set").hint("see `hearth project set --help`"));
+            }
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &text).await?;
+            let project = client.patch_project(&project.id, &patch).await?;
+            output::print(globals.json, &project, show)?;
+        }
+        ProjectCommand::List => {
+            let client = connect::client(globals)?;
+            let items = client.list_all_projects().await?;
+            output::print(
+                globals.json,
+                &Page {
+                    items,
+                    next_cursor: None,
+                    has_more: false,
+                },
+                list,
+            )?;
+        }
+        ProjectCommand::Show { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            output::print(globals.json, &project, show)?;
+        }
+        ProjectCommand::Delete { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            let deleted = client.delete_project(&project.id).await?;
+            output::print(globals.json, &deleted, |_| {
+                format!("deleted {} ({})", project.name, project.id)
+            })?;
+        }
+    }
+    Ok(0)
+}
+
+fn list(page: &Page<Project>) -> String {
+    if page.items.is_empty() {
+        return "no projects yet: make one with `hearth project create NAME --repo URL`".to_owned();
+    }
+    let row = |project: &Project| {
+        [
+            project.name.clone(),
+            project.id.to_string(),
+            repos(project, ", "),
+            output::ago(project.updated_at),
+        ]
+    };
+    output::table(["Name", "Id", "Repositories", "Changed"], page.items.iter().map(row))
+}
+
+fn show(project: &Project) -> String {
+    output::pairs([
+        ("name", project.name.clone()),
+        ("id", project.id.to_string()),
+        (
+            "description",
+            project.description.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
+        ("task code", project.task_code.clone()),
+        (
+            "repositories",
+            if project.repos.is_empty() {
+                "-".to_owned()
+            } else {
+                repos(project, "\n")
+            },
+        ),
+        ("created", output::ago(project.created_at)),
+        ("changed", output::ago(project.updated_at)),
+    ])
+}
+
+fn repos(project: &Project, separator: &str) -> String {
+    let texts: Vec<String> = project
+        .repos
+        .iter()
+        .map(|repo| format!("{}@{}", repo.repo_full_name, repo.branch))
+        .collect();
+    texts.join(separator)
+}

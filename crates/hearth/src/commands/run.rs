@@ -1,0 +1,113 @@
+//! `hearth run`: a command of the project's setup object, run by its name in the repository it belongs to.
+
+use clap::Args;
+use hearth_api::exec::ExecRequest;
+use hearth_api::ids::InstanceId;
+use hearth_api::instance::InstanceCommand;
+use hearth_api::page::Items;
+
+use super::exec::{self, ExecOptions};
+use super::instance;
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::text::clean_line;
+use crate::{connect, output};
+
+const AFTER_HELP: &str = "\
+Examples:
+  hearth run wpi_…
+  hearth run wpi_… test
+  hearth run wpi_… test --repo acme/app
+
+Without NAME it lists the commands. With it, it behaves as `hearth exec` does: the command's bytes come out exactly, piped
+input goes in (unless --no-stdin), the exit code is the command's own; 128 + n when signal n ended it, 124 when its time
+passed, 125 when Hearth failed and not the command. Commands are given names with `hearth setup save`.";
+
+/// `hearth run`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct RunArgs {
+    /// The instance's id
+    #[arg(value_name = "INSTANCE")]
+    id: InstanceId,
+    /// The command's name
+    name: Option<String>,
+    /// The repository it belongs to, where several have a command of this name
+    #[arg(long, value_name = "ORG/NAME")]
+    repo: Option<String>,
+    #[command(flatten)]
+    options: ExecOptions,
+}
+
+pub(crate) async fn run(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
+    match args.name.clone() {
+        None => list(globals, args).await,
+        Some(name) => exec::apart_from_the_commands(run_named(globals, args, &name).await),
+    }
+}
+
+async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    let mut items = client.view_instance(&args.id).await?.commands;
+    items.retain(|command| belongs_to(command, args.repo.as_deref()));
+    output::print(globals.json, &Items { items }, |list| {
+        if list.items.is_empty() {
+            "no commands: give some names with `hearth setup save`".to_owned()
+        } else {
+            instance::commands(&list.items)
+        }
+    })?;
+    Ok(0)
+}
+
+async fn run_named(globals: &Globals, args: RunArgs, name: &str) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    let view = client.view_instance(&args.id).await?;
+    let command = choose(&view.commands, name, args.repo.as_deref())?;
+    let what = ExecRequest {
+        command: Some(command.command.clone()),
+        cwd: Some(command.path.clone()),
+        ..ExecRequest::default()
+    };
+    exec::run_in(globals, &client, &args.id, what, args.options).await
+}
+
+fn belongs_to(command: &InstanceCommand, repo: Option<&str>) -> bool {
+    repo.is_none_or(|repo| command.repo_full_name == repo)
+}
+
+/// The one command that is meant.
+fn choose<'a>(commands: &'a [InstanceCommand], name: &str, repo: Option<&str>) -> Result<&'a InstanceCommand, Failure> {
+    let fitting: Vec<&InstanceCommand> = commands
+        .iter()
+        .filter(|command| command.name == name && belongs_to(command, repo))
+        .collect();
+    let named = clean_line(name);
+    let with_lines = |failure: Failure, commands: &[&InstanceCommand]| {
+        commands
+            .iter()
+            .fold(failure, |failure, command| failure.detail(instance::command(command)))
+    };
+    match fitting[..] {
+        [command] => Ok(command),
+        [] => {
+            let place = repo.map_or_else(String::new, |repo| format!(" of {}", clean_line(repo)));
+            let failure = Failure::usage(format!("there is no command `{named}`{place} in this instance"));
+            let all: Vec<&InstanceCommand> = commands.iter().collect();
+            if all.is_empty() {
+                return Err(failure.hint("there are none at all: give some names with `hearth setup save`"));
+            }
+            Err(with_lines(failure, &all).hint("use one of these"))
+        }
+        [first, ..] if fitting.iter().all(|other| other.repo_full_name == first.repo_full_name) => Err(with_lines(
+            Failure::usage(format!("several commands are called `{named}`")),
+            &fitting,
+        )
+        .hint("give each its own name with `hearth setup save`")),
+        _ => Err(with_lines(
+            Failure::usage(format!("several repositories have a command `{named}`")),
+            &fitting,
+        )
+        .hint("say whose with --repo")),
+    }
+}

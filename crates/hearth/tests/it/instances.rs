@@ -1,0 +1,155 @@
+//! `hearth instance` and `hearth run`: what is in a VM, and its commands by name.
+
+use crate::fake::{Fake, Reply};
+use crate::support::{hearth_at, run, run_with_stdin};
+
+const VIEW: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"claimed","isTest":false,"recipe":"r1",
+    "repos":[{"repoFullName":"acme/web","branch":"main","commit":"0123456789abcdef","path":"/home/web"}],
+    "commands":[
+        {"name":"test","command":"npm test","repoFullName":"acme/web","path":"/home/web"},
+        {"name":"lint","command":"npm run lint","repoFullName":"acme/web","path":"/home/web"},
+        {"name":"test","command":"cargo test\ncargo doc","repoFullName":"acme/api","path":"/home/api"}],
+    "settings":[{"repoFullName":"acme/web","file":".hearth/settings.json","settings":{"hooks":{
+        "terminals":[{"name":"dev","command":"npm run \u001b[31mdev","readonly":true}],
+        "previews":[{"name":"app","port":3000}]}}}],
+    "expiresAt":"2030-01-01T00:00:00.000Z"}"#;
+
+const EMPTY: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"ready","isTest":true,"recipe":"r1",
+    "repos":[],"commands":[],"settings":[],"expiresAt":null}"#;
+
+const EXIT_3: &str = r#"{"exitCode":3,"signal":null,"durationMs":5,"error":null}"#;
+
+fn server(view: &'static str) -> Fake {
+    Fake::start(move |request| {
+        if request.line.ends_with("/exec") {
+            return Reply::events(&[("stdout", "aGkK"), ("exit", EXIT_3)]);
+        }
+        Reply::ok(view)
+    })
+}
+
+#[test]
+fn what_is_inside_is_shown() {
+    let fake = server(VIEW);
+    let ran = run(hearth_at(&fake.url, &["instance", "wpi_1"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        ran.stdout,
+        "id:           wpi_1
+VM:           vm-1
+project:      prj_1
+status:       claimed
+kind:         claimed from the pool
+recipe:       r1
+yours until:  2030-01-01T00:00:00Z (a heartbeat renews it)
+repositories: acme/web at /home/web (main 0123456789)
+commands:     test (acme/web): npm test
+              lint (acme/web): npm run lint
+              test (acme/api): cargo test; cargo doc
+terminals:    dev (acme/web, read only): npm run dev
+previews:     app (acme/web): port 3000
+settings:     .hearth/settings.json of acme/web
+"
+    );
+    assert_eq!(fake.requests()[0].line, "GET /api/v1/instances/wpi_1");
+    let ran = run(hearth_at(&fake.url, &["instance", "wpi_1", "--json"]));
+    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(printed, serde_json::from_str::<serde_json::Value>(VIEW).unwrap());
+}
+
+#[test]
+fn an_instance_with_nothing_inside_can_be_shown_too() {
+    let fake = server(EMPTY);
+    let ran = run(hearth_at(&fake.url, &["instance", "wpi_1"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("nobody gets it") && ran.stdout.contains("commands:     -"));
+    let gone = Fake::start(|_| Reply::not_found());
+    assert_eq!(run(hearth_at(&gone.url, &["instance", "wpi_1"])).code, 1);
+}
+
+#[test]
+fn a_command_runs_by_name_where_it_belongs_and_its_exit_code_is_ours() {
+    let fake = server(VIEW);
+    let ran = run_with_stdin(
+        hearth_at(&fake.url, &["run", "wpi_1", "lint", "--timeout", "9", "--env", "A=b"]),
+        b"in",
+    );
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert_eq!(ran.stdout, "hi\n");
+    assert_eq!(ran.stderr, "");
+    let exec = fake.requests_of("POST").remove(0);
+    assert_eq!(exec.line, "POST /api/v1/instances/wpi_1/exec");
+    assert_eq!(
+        exec.body,
+        r#"{"command":"npm run lint","cwd":"/home/web","env":{"A":"b"},"timeoutSeconds":9,"stdin":"in"}"#
+    );
+}
+
+#[test]
+fn without_a_name_the_commands_are_listed() {
+    let fake = server(VIEW);
+    let ran = run(hearth_at(&fake.url, &["run", "wpi_1"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(ran.stdout.lines().count(), 3, "{}", ran.stdout);
+    let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "--repo", "acme/api", "--json"]));
+    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(printed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(printed["items"][0]["path"], "/home/api");
+    let none = run(hearth_at(&server(EMPTY).url, &["run", "wpi_1"]));
+    assert_eq!(none.code, 0);
+    assert!(none.stdout.contains("hearth setup save"), "{}", none.stdout);
+    assert!(fake.requests_of("POST").is_empty());
+}
+
+#[test]
+fn the_same_name_in_two_repositories_needs_the_repository() {
+    let fake = server(VIEW);
+    let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "test"]));
+    assert_eq!(ran.code, 2);
+    assert_eq!(
+        ran.stderr,
+        "error: several repositories have a command `test`
+  test (acme/web): npm test
+  test (acme/api): cargo test; cargo doc
+hint: say whose with --repo
+"
+    );
+    assert!(fake.requests_of("POST").is_empty());
+    let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "test", "--repo", "acme/api"]));
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert_eq!(
+        fake.requests_of("POST")[0].body,
+        r#"{"command":"cargo test\ncargo doc","cwd":"/home/api"}"#
+    );
+}
+
+#[test]
+fn an_unknown_name_says_which_there_are() {
+    let fake = server(VIEW);
+    for (args, text) in [
+        (&["run", "wpi_1", "deploy"][..], "no command `deploy` in this instance"),
+        (
+            &["run", "wpi_1", "lint", "--repo", "acme/api"],
+            "no command `lint` of acme/api in this instance",
+        ),
+    ] {
+        let ran = run(hearth_at(&fake.url, args));
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(text) && ran.stderr.contains("lint (acme/web): npm run lint"),
+            "{}",
+            ran.stderr
+        );
+    }
+    let none = run(hearth_at(&server(EMPTY).url, &["run", "wpi_1", "test"]));
+    assert_eq!(none.code, 2);
+    assert!(none.stderr.contains("there are none at all"), "{}", none.stderr);
+    assert!(fake.requests_of("POST").is_empty());
+}
+
+#[test]
+fn an_unknown_instance_is_not_taken_for_the_commands_failure() {
+    let fake = Fake::start(|_| Reply::not_found());
+    assert_eq!(run(hearth_at(&fake.url, &["run", "wpi_1", "test"])).code, 125);
+    assert_eq!(run(hearth_at(&fake.url, &["run", "wpi_1"])).code, 1);
+}

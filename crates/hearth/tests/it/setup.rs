@@ -1,0 +1,161 @@
+//! `hearth setup`: the setup object in and out, and files that hold none.
+
+use crate::fake::{Fake, Reply};
+use crate::support::{hearth_at, project_page, run, run_with_stdin};
+
+const OBJECT: &str = r#"{"vmSize":"large","repositories":[{"repository":"acme/web","branch":"main",
+    "scripts":{"initialize":"npm ci\nnpm run build","updateAfterCheckout":null,"startup":"npm start &"},
+    "timeouts":{"initialize":900},"commands":[{"name":"test","command":"npm test"}]}]}"#;
+
+fn view() -> String {
+    format!(
+        r#"{{"source":"setup","legacyHooks":{{"status":"ignored","repositories":["acme/web"],"checkComplete":false}},
+        "setup":{OBJECT}}}"#
+    )
+}
+
+fn server() -> Fake {
+    Fake::start(|request| {
+        if request.line.contains("/setup") {
+            return Reply::ok(&view());
+        }
+        Reply::ok(&project_page())
+    })
+}
+
+fn sent(fake: &Fake) -> (String, serde_json::Value) {
+    let request = fake.requests_of("PATCH").remove(0);
+    (request.line, serde_json::from_str(&request.body).unwrap())
+}
+
+#[test]
+fn it_is_shown_for_people_and_for_programs() {
+    let fake = server();
+    let ran = run(hearth_at(&fake.url, &["setup", "show", "web"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        ran.stdout,
+        "set up by:  this setup object
+old hooks:  in acme/web, but the setup object takes their place (not every repository could be looked at)
+VM size:    large
+tool hooks: -
+
+acme/web@main
+  initialize:          npm ci
+                       npm run build
+                       (at most 900 s)
+  updateAfterCheckout: -
+  startup:             npm start &
+                       (at most 1800 s)
+  commands:            test: npm test
+"
+    );
+    let ran = run(hearth_at(&fake.url, &["setup", "show", "web", "--json"]));
+    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(printed, serde_json::from_str::<serde_json::Value>(&view()).unwrap());
+    assert_eq!(fake.requests_of("GET /api/v1/projects/prj_1/setup").len(), 2);
+}
+
+#[test]
+fn a_file_is_saved_as_it_is() {
+    let fake = server();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("setup.json");
+    std::fs::write(&file, OBJECT).unwrap();
+    let ran = run(hearth_at(&fake.url, &["setup", "save", "web", file.to_str().unwrap()]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(ran.stderr, "");
+    let (line, body) = sent(&fake);
+    assert_eq!(line, "PATCH /api/v1/projects/prj_1/setup");
+    assert_eq!(body, serde_json::from_str::<serde_json::Value>(OBJECT).unwrap());
+}
+
+#[test]
+fn what_show_prints_can_be_saved_again() {
+    let fake = server();
+    let ran = run_with_stdin(
+        hearth_at(&fake.url, &["setup", "save", "web", "--replace-legacy-hooks"]),
+        view().as_bytes(),
+    );
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let (line, body) = sent(&fake);
+    assert_eq!(line, "PATCH /api/v1/projects/prj_1/setup?replaceLegacyHooks=true");
+    assert_eq!(body, serde_json::from_str::<serde_json::Value>(OBJECT).unwrap());
+}
+
+#[test]
+fn a_file_that_holds_none_is_refused_with_its_place_before_anything_is_sent() {
+    let fake = server();
+    for (text, place) in [
+        ("{\"repositories\": [\n  {]}", "line 2 column 4"),
+        ("{\"vmSize\": \"tiny\",\n\"repositories\": []}", "line 1 column 17"),
+        ("{\n\"repositories\": {}\n}", "line 2 column 1"),
+        ("{\"setup\": {\n\"repositories\": 5}}", "line 2 column"),
+        (
+            "{\"repositories\": [{\"repository\": \"a/b\",\n\"branch\": \"main\", \"commands\": []}]}",
+            "missing field `scripts` at line 2",
+        ),
+        (
+            "{\"repositories\": [{\"repository\": \"a/b\", \"branch\": \"main\", \"commands\": [],\n\"scripts\": {\"startup\": null}}]}",
+            "missing field `initialize` at line 2",
+        ),
+        ("[[]]", "an object at line 1"),
+        ("{}", "missing field `repositories` at line 1"),
+        ("", "line 1 column 0"),
+    ] {
+        let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web", "-"]), text.as_bytes());
+        assert_eq!(ran.code, 2, "{text}: {}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with("error: standard input holds no setup object: ") && ran.stderr.contains(place),
+            "{text}: {}",
+            ran.stderr
+        );
+    }
+    let ran = run(hearth_at(
+        &fake.url,
+        &["setup", "save", "web", "/nonexistent/setup.json"],
+    ));
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("/nonexistent/setup.json cannot be read"),
+        "{}",
+        ran.stderr
+    );
+    assert!(fake.requests().is_empty());
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_named() {
+    let fake = server();
+    let text = OBJECT.replace(r#""timeouts""#, r#""timeout""#);
+    let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        ran.stderr,
+        "note: Hearth does not know and leaves out: repositories[0].timeout\n"
+    );
+}
+
+#[test]
+fn when_hooks_would_be_replaced_the_hint_says_how_to_agree() {
+    let fake = Fake::start(|request| {
+        if request.line.starts_with("PATCH") {
+            return Reply::json(
+                422,
+                r#"{"error":{"code":"validation_error","message":"the request is not as it must be","details":[
+                    {"path":"replaceLegacyHooks","message":"must be true: saving replaces the active hooks"}]}}"#,
+            );
+        }
+        Reply::ok(&project_page())
+    });
+    let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), OBJECT.as_bytes());
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stderr.contains("must be true: saving replaces the active hooks")
+            && ran
+                .stderr
+                .contains("hint: if they may be replaced, say --replace-legacy-hooks"),
+        "{}",
+        ran.stderr
+    );
+}
