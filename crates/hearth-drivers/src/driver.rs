@@ -57,7 +57,8 @@ pub struct Capabilities {
     pub disk_checkpoints: bool,
     /// A VM can stand still without costing processor time.
     pub pause: bool,
-    /// Processes go on in a fork; where they do not, whoever needs them must start them again.
+    /// Processes that ran in a VM when it became ready (or was frozen) still run when it (or its fork) is handed over; where
+    /// they do not, whoever needs them must start them again.
     pub live_processes: bool,
 }
 
