@@ -59,6 +59,10 @@ impl Run<'_> {
                 Timestamp::now(),
             )
             .await?;
+        if self.boot.is_test {
+            // Nobody gets it: the VM that was set up is good enough to look into, and sooner there.
+            return Ok(agent);
+        }
         drop(agent);
         self.context.agents.forget(&self.boot.vm);
         self.context
