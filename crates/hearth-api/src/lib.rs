@@ -13,6 +13,7 @@ pub mod pool;
 pub mod project;
 pub mod settings;
 pub mod setup;
+pub mod template;
 pub mod text;
 pub mod time;
 pub mod token;

@@ -111,20 +111,69 @@ pub enum Reason {
     FailedVmNotNeeded,
     /// The record has been kept long enough.
     RecordExpired,
+    /// It has made a new template and is of no other use.
+    Built,
     /// A server that is gone left it half made.
     HalfMade,
+}
+
+/// Why a pool gets fewer VMs than it wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// All VMs of this host together may not be more.
+    HostVms {
+        /// How many.
+        max: usize,
+    },
+    /// The memory of all VMs of this host together may not be more.
+    HostMemory {
+        /// What one more would take, MiB.
+        wants_mib: u64,
+        /// What is left, MiB.
+        left_mib: u64,
+    },
+    /// The project's own limit.
+    ProjectVms,
+    /// So many are in the making already.
+    InTheMaking,
+    /// The set-up failed too often in a row.
+    BreakerOpen {
+        /// How often.
+        failures: u32,
+    },
+    /// The host failed; the next try waits.
+    HostTrouble {
+        /// How often.
+        failures: u32,
+    },
+}
+
+/// What one pass decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do, in this order.
+    pub actions: Vec<Action>,
+    /// Which pools are held back, and why.
+    pub holds: Vec<(ProjectId, Hold)>,
 }
 
 /// Decides what to do in this pass.
 #[must_use]
 pub fn plan(world: &World) -> Vec<Action> {
+    decide(world).actions
+}
+
+/// The same, with the reasons for what is not done.
+#[must_use]
+pub fn decide(world: &World) -> Decision {
     let mut actions = Vec::new();
+    let mut holds = Vec::new();
     for pool in &world.pools {
         finish_and_release(world, pool, &mut actions);
     }
     let mut budget = Budget::new(world);
-    start_waiting(world, &mut budget, &mut actions);
-    add_missing(world, &mut budget, &mut actions);
+    start_waiting(world, &mut budget, &mut actions, &mut holds);
+    add_missing(world, &mut budget, &mut actions, &mut holds);
     for pool in &world.pools {
         remove_broken(world, pool, &mut actions);
         remove_surplus(world, pool, &mut actions);
@@ -132,7 +181,7 @@ pub fn plan(world: &World) -> Vec<Action> {
     replace_stale(world, &mut budget, &mut actions);
     if world.can_rest {
         let tired = |i: &&InstanceWorld| {
-            i.state == InstanceState::Ready && !i.is_test && !i.reserved && i.vm == VmPresence::Running
+            i.state == InstanceState::Ready && !i.is_test && !i.is_build && !i.reserved && i.vm == VmPresence::Running
         };
         let all = world.pools.iter().flat_map(|pool| &pool.instances).filter(tired);
         actions.extend(all.map(|i| Action::Rest { instance: i.id.clone() }));
@@ -140,7 +189,8 @@ pub fn plan(world: &World) -> Vec<Action> {
     if world.drivers_observed {
         actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
     }
-    actions
+    holds.dedup();
+    Decision { actions, holds }
 }
 
 /// What may still be made in this pass.
@@ -212,6 +262,24 @@ impl<'a> Budget<'a> {
         true
     }
 
+    /// Why [`Budget::take`] said no.
+    fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64) -> Hold {
+        if self.projects.get(&pool.project) == Some(&0) {
+            Hold::ProjectVms
+        } else if self.vms == 0 {
+            Hold::HostVms {
+                max: world.limits.max_vms,
+            }
+        } else if self.memory_mib < memory_mib {
+            Hold::HostMemory {
+                wants_mib: memory_mib,
+                left_mib: self.memory_mib,
+            }
+        } else {
+            Hold::InTheMaking
+        }
+    }
+
     /// Whether waiting alone makes no room for one more.
     fn has_no_room(&self, project: &ProjectId, memory_mib: u64) -> bool {
         self.vms == 0 || self.memory_mib < memory_mib || self.projects.get(project) == Some(&0)
@@ -267,7 +335,12 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 }
 
 /// Rows that a test boot or a claim wrote, oldest first.
-fn start_waiting(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
+fn start_waiting(
+    world: &World,
+    budget: &mut Budget<'_>,
+    actions: &mut Vec<Action>,
+    holds: &mut Vec<(ProjectId, Hold)>,
+) {
     let mut waiting: Vec<_> = world
         .pools
         .iter()
@@ -280,6 +353,8 @@ fn start_waiting(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
+        } else {
+            holds.push((pool.project.clone(), budget.why_not(world, pool, instance.memory_mib)));
         }
     }
 }
@@ -288,6 +363,7 @@ fn start_waiting(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
 fn serving(pool: &PoolWorld) -> impl Iterator<Item = &InstanceWorld> {
     pool.instances.iter().filter(|i| {
         !i.is_test
+            && !i.is_build
             && !i.reserved
             && match i.state {
                 InstanceState::Provisioning => i.work != Work::Abandoned,
@@ -302,7 +378,16 @@ fn count_ready(pool: &PoolWorld) -> usize {
 }
 
 /// One instance per pool and round, so that a large pool does not starve the others.
-fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
+fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
+    for pool in world
+        .pools
+        .iter()
+        .filter(|pool| pool.enabled && !may_try(pool, world.now))
+    {
+        if pool.target > serving(pool).count() {
+            holds.push((pool.project.clone(), paused_by(pool)));
+        }
+    }
     let mut missing: Vec<_> = world
         .pools
         .iter()
@@ -319,6 +404,7 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
                 });
             } else {
                 *count = 0;
+                holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib)));
             }
         }
     }
@@ -348,6 +434,19 @@ fn may_try(pool: &PoolWorld, now: Timestamp) -> bool {
     now.duration_since(last) >= pause
 }
 
+/// Why [`may_try`] said no.
+fn paused_by(pool: &PoolWorld) -> Hold {
+    if pool.streak.recipe >= BREAKER_AFTER {
+        Hold::BreakerOpen {
+            failures: pool.streak.recipe,
+        }
+    } else {
+        Hold::HostTrouble {
+            failures: pool.streak.host,
+        }
+    }
+}
+
 fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDuration {
     // 2^10 times the first pause is past every maximum here.
     first.saturating_mul(1 << times.min(10)).min(max)
@@ -369,6 +468,13 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
                     instance: id(),
                     generation,
                     failure,
+                });
+            }
+            InstanceState::Ready if instance.is_build => {
+                actions.push(Action::Delete {
+                    instance: id(),
+                    generation,
+                    reason: Reason::Built,
                 });
             }
             InstanceState::Ready | InstanceState::Failed if instance.is_test && for_how_long >= TEST_VM_KEPT => {

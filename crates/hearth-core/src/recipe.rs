@@ -20,6 +20,8 @@ pub struct Recipe<'a> {
     pub size: VmSize,
     /// Repositories in order.
     pub repositories: Vec<RecipeRepo<'a>>,
+    /// Counts up when the template is renewed without its inputs having changed.
+    pub epoch: i64,
     /// Counts up with every change of the project's shared variables; their values stay out of the recipe.
     pub variables_version: i64,
     /// Commands of the step `project_setup`.
@@ -81,6 +83,7 @@ mod tests {
                 initialize: None,
                 startup: None,
             }],
+            epoch: 0,
             variables_version: 0,
             project_setup: &[],
             legacy_hooks: true,
@@ -117,6 +120,10 @@ mod tests {
                     startup: Some("x"),
                     ..base.repositories[0].clone()
                 }],
+                ..base.clone()
+            },
+            Recipe {
+                epoch: 1,
                 ..base.clone()
             },
             Recipe {

@@ -82,6 +82,8 @@ pub struct InstanceWorld {
     pub generation: i64,
     /// Made by a test boot.
     pub is_test: bool,
+    /// Made to renew the template, and for nobody to have.
+    pub is_build: bool,
     /// A waiting claim has it: not for anyone else.
     pub reserved: bool,
     /// The recipe it is (being) made by.

@@ -20,3 +20,17 @@ CREATE INDEX template_by_key ON template (key);
 
 ALTER TABLE instance ADD COLUMN use_cache INTEGER NOT NULL DEFAULT 1;  -- 0: a test boot that runs every step
 ALTER TABLE instance ADD COLUMN private_mib INTEGER;                   -- measured when it was put to rest
+ALTER TABLE instance ADD COLUMN template_key TEXT;                     -- the checkpoint it was forked from
+ALTER TABLE instance ADD COLUMN is_build INTEGER NOT NULL DEFAULT 0;   -- renews the template; nobody gets it
+
+-- Counts up when a template is renewed without its inputs having changed.
+ALTER TABLE project ADD COLUMN template_epoch INTEGER NOT NULL DEFAULT 0;
+
+-- Checkpoints that were found damaged, for whoever asks why something was made anew.
+CREATE TABLE checkpoint_fault (
+    key        TEXT NOT NULL,
+    project_id TEXT,
+    reason     TEXT NOT NULL,
+    at         INTEGER NOT NULL
+) STRICT;
+CREATE INDEX checkpoint_fault_by_time ON checkpoint_fault (at);

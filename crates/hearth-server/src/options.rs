@@ -37,6 +37,10 @@ pub struct ServeOptions {
     pub provision_concurrency: usize,
     /// Forks of templates that may be in the making at once.
     pub fork_concurrency: usize,
+    /// What checkpoints may take on the disk, MiB. Those that a pool needs stay whatever they take.
+    pub template_disk_mib: u64,
+    /// A template that was made so long ago is made anew, from the image.
+    pub template_max_age: jiff::SignedDuration,
     /// VMs that may exist at once.
     pub max_vms: usize,
     /// Sum of the memory sizes of all VMs, MiB.
@@ -53,6 +57,8 @@ const MEMORY_QUARTERS: u64 = 3;
 const UNKNOWN_HOST_MIB: u64 = 8 * 1024;
 /// A set-up command of one VM keeps a processor of the guest and one of the emulator busy; fewer at once finish sooner.
 const PROCESSORS_PER_PROVISION: usize = 2;
+/// About 150 checkpoints of a small VM.
+const TEMPLATE_DISK_MIB: u64 = 20 * 1024;
 /// A fork waits for its emulator's process and its disk about as long as it computes.
 const FORKS_PER_PROCESSOR: usize = 2;
 /// Two at once hide each other's waiting for disk and network.
@@ -76,6 +82,8 @@ impl ServeOptions {
             boot_timeout: Duration::from_secs(300),
             provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
             fork_concurrency: processors * FORKS_PER_PROCESSOR,
+            template_disk_mib: TEMPLATE_DISK_MIB,
+            template_max_age: jiff::SignedDuration::from_hours(24),
             max_vms: MAX_VMS,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
         }

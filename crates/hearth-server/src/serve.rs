@@ -124,6 +124,10 @@ pub async fn serve_with(
     let listener = std::net::TcpListener::bind(options.listen).map_err(listen)?;
     listener.set_nonblocking(true).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
+    let keeping = tokio::spawn({
+        let (reconciler, stop) = (reconciler.clone(), stop.clone());
+        async move { reconciler.keep(stop).await }
+    });
     let looping = tokio::spawn({
         let stop = stop.clone();
         async move { reconciler.run(stop).await }
@@ -133,7 +137,7 @@ pub async fn serve_with(
     answer(listener, state, stop.clone(), DRAIN).await.map_err(listen)?;
     stop.cancel();
     // A panic in the loop was logged where it happened.
-    let _ = looping.await;
+    let _ = tokio::join!(looping, keeping);
     store.close().await;
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, token};
+use crate::commands::{
+    claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, template, token,
+};
 
 const AFTER_HELP: &str = "\
 Finding the server: --url and --token-file, then HEARTH_URL and HEARTH_TOKEN, then the server that runs on this machine
@@ -100,6 +102,9 @@ pub(crate) enum Command {
     Run(run::RunArgs),
     /// Give a claimed VM back: it is destroyed
     Release(release::ReleaseArgs),
+    /// Templates: the frozen VMs that others are forked from
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),

@@ -11,6 +11,7 @@ mod pool;
 mod projects;
 mod setup;
 mod stream;
+mod templates;
 mod tokens;
 mod variables;
 

@@ -17,6 +17,7 @@ fn instance(state: InstanceState, since: i64) -> InstanceWorld {
         state,
         generation: 1,
         is_test: false,
+        is_build: false,
         reserved: false,
         recipe: "r1".into(),
         memory_mib: 1024,

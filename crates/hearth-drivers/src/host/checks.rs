@@ -200,6 +200,37 @@ pub(super) fn disk(data_dir: &Path) -> Finding {
     }
 }
 
+/// What frozen VMs take on the disk.
+pub(super) fn templates(data_dir: &Path) -> Finding {
+    const NAME: &str = "templates";
+    /// `st_blocks` counts in these, whatever the file system's own are (stat(2)).
+    const BLOCK_BYTES: u64 = 512;
+    let folders = std::fs::read_dir(data_dir.join("templates"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let (mut count, mut bytes) = (0_u64, 0);
+    for folder in folders {
+        let Ok(files) = std::fs::read_dir(folder.path()) else {
+            continue;
+        };
+        count += 1;
+        let blocks = files.flatten().filter_map(|file| file.metadata().ok());
+        bytes += blocks
+            .map(|file| std::os::unix::fs::MetadataExt::blocks(&file) * BLOCK_BYTES)
+            .sum::<u64>();
+    }
+    let mib = bytes / (1 << 20);
+    Finding::ok(
+        NAME,
+        format!(
+            "{count} checkpoints take {:.1} GiB under {}",
+            gib(mib),
+            data_dir.display()
+        ),
+    )
+}
+
 /// Clones a small file on the data folder's file system.
 pub(super) fn reflink(data_dir: &Path) -> Finding {
     const NAME: &str = "reflink";

@@ -75,6 +75,7 @@ pub async fn check(data_dir: &Path, images_dir: &Path, listen: Option<SocketAddr
         checks::disk(data_dir),
     ]);
     findings.extend([
+        checks::templates(data_dir),
         checks::reflink(data_dir),
         checks::git().await,
         checks::image(images_dir),

@@ -24,6 +24,8 @@ use crate::network::INSIDE;
 use crate::{CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, DriverError, VmShape, error};
 
 pub(super) const RAM: &str = "ram";
+/// An empty file in a template whose checksums did not fit.
+const FOUND_DAMAGED: &str = "damaged";
 pub(super) const STATE: &str = "state";
 const MANIFEST: &str = "manifest.json";
 const USED: &str = "used";
@@ -232,6 +234,9 @@ impl Templates {
     /// Whether its files, and the disks it lies on, are what they were.
     pub(super) fn check(&self, manifest: &Manifest, depth: CheckDepth) -> Result<(), DriverError> {
         let key = &manifest.key;
+        if self.path(key).join(FOUND_DAMAGED).exists() {
+            return Err(damaged(key, RAM, "an earlier look at every byte found it changed").into());
+        }
         let own = manifest.files.iter().map(|(name, facts)| (key, name, facts.stamp));
         let below = manifest.chain.iter().filter(|layer| layer.template != *key);
         let below = below.map(|layer| (&layer.template, &layer.file, layer.stamp));
@@ -262,6 +267,10 @@ impl Templates {
                 let sum = sparse::checksum(&path);
                 let sum = sum.map_err(|error| damaged(key, name, &format!("it cannot be read: {error}")))?;
                 if sum != facts.sha256 {
+                    // Sizes and times still fit: without this mark the next fork would use it.
+                    if let Err(error) = File::create(self.path(key).join(FOUND_DAMAGED)) {
+                        tracing::warn!(%error, %key, "a damaged checkpoint could not be marked");
+                    }
                     return Err(damaged(key, name, "its checksum is another one").into());
                 }
             }

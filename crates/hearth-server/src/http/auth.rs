@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::AppState;
 use super::error::ApiError;
+use crate::options::FIRST_TENANT;
 use crate::store::{InstanceRow, ProjectRow, TokenRow};
 
 /// Every token begins with this, so that leak scanners find it.
@@ -85,6 +86,18 @@ impl Caller {
         Err(ApiError::new(
             ErrorCode::Forbidden,
             format!("this token lacks the scope `{}`", scope.as_str()),
+        ))
+    }
+
+    /// 403 unless the token may see what belongs to the whole host: an admin of the first tenant, for no one project.
+    pub fn need_host(&self) -> Result<(), ApiError> {
+        self.need(Scope::Admin)?;
+        if self.0.tenant == FIRST_TENANT && self.0.project_id.is_none() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "only an admin of the installation's first tenant may do this",
         ))
     }
 

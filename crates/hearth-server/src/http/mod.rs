@@ -12,6 +12,7 @@ mod pool;
 mod projects;
 mod schema;
 mod setup;
+mod templates;
 mod tokens;
 mod validate;
 mod variables;
@@ -124,6 +125,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(instances::view_instance))
         .routes(routes!(claims::release_instance))
         .routes(routes!(claims::heartbeat_instance))
+        .routes(routes!(templates::explain_pool))
+        .routes(routes!(templates::list_templates))
         .routes(routes!(tokens::list_tokens, tokens::create_token))
         .routes(routes!(tokens::revoke_token))
         .layer(TimeoutLayer::with_status_code(
@@ -132,6 +135,7 @@ fn routes() -> OpenApiRouter<AppState> {
         ));
     let slow = OpenApiRouter::new()
         .routes(routes!(claims::claim_instance))
+        .routes(routes!(templates::verify_templates))
         .routes(routes!(instances::follow_instance))
         .routes(routes!(exec::exec_in_instance));
     OpenApiRouter::with_openapi(openapi::Base::openapi())

@@ -121,6 +121,7 @@ pub async fn create_project(
         setup: None,
         max_vms: body.max_vms,
         variables_version: 0,
+        template_epoch: 0,
         created_at: now,
         updated_at: now,
     };

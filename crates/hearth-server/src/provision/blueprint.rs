@@ -23,6 +23,8 @@ pub struct Blueprint {
     pub image: Option<String>,
     /// The VM's size.
     pub shape: VmShape,
+    /// Counts up when the template is renewed without its inputs having changed.
+    pub epoch: i64,
     /// Repositories in order.
     pub checkouts: Vec<Checkout>,
     /// Shared variables.
@@ -71,6 +73,7 @@ pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>) -> String {
                 startup: checkout.scripts.script(Phase::Startup),
             })
             .collect(),
+        epoch: project.template_epoch,
         variables_version: project.variables_version,
         project_setup: project.project_setup.as_deref().unwrap_or_default(),
         legacy_hooks: project.setup.is_none(),
@@ -117,17 +120,29 @@ pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> 
 impl Blueprint {
     /// Reads it; `None` when the project is gone.
     pub async fn load(store: &Store, sizes: &Sizes, project: &ProjectId) -> Result<Option<Self>, StoreError> {
+        Self::load_for(store, sizes, project, false).await
+    }
+
+    /// The same; `renews`: what the template's renewal is made by.
+    pub async fn load_for(
+        store: &Store,
+        sizes: &Sizes,
+        project: &ProjectId,
+        renews: bool,
+    ) -> Result<Option<Self>, StoreError> {
         // The variables may change between these reads. Then the recipe says an older version than the values are, and
         // the next pass sees a newer recipe and replaces the instance: late, but never wrong for long.
-        let Some(row) = store.project(project).await? else {
+        let Some(mut row) = store.project(project).await? else {
             return Ok(None);
         };
+        row.template_epoch += i64::from(renews);
         let pool = store.pool(project).await?;
         let variables = store.variables(project, VariableOwner::Shared).await?;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),
             variables_version: row.variables_version,
+            epoch: row.template_epoch,
             recipe: recipe_name(&row, pool.as_ref()),
             image: row.image.clone(),
             shape: sizes.shape(row.vm_size),

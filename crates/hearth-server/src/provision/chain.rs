@@ -62,13 +62,9 @@ pub fn stages(environment: Option<&str>, timeout: u64, blueprint: &Blueprint, kn
     let project = &blueprint.project;
     chain.push(Work::Base, Some(&"base"));
     // From here on nothing is shared between projects: the VM holds what is one project's own.
+    chain.fold(&("project", project, blueprint.epoch));
     if !blueprint.variables.is_empty() {
-        chain.push(
-            Work::Variables,
-            Some(&("variables", project, blueprint.variables_version)),
-        );
-    } else {
-        chain.fold(&("project", project));
+        chain.push(Work::Variables, Some(&("variables", blueprint.variables_version)));
     }
     for (at, (checkout, known)) in blueprint.checkouts.iter().zip(known).enumerate() {
         let inputs = known

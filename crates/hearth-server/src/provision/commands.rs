@@ -74,7 +74,7 @@ impl Run<'_> {
                 metadata: line,
                 is_command: true,
             });
-            self.freeze(&stages[at..], forge).await?;
+            self.freeze(agent, &stages[at..], forge).await?;
         }
         self.end_apart(recorder, result, json!({ "commands": lines }))
             .await

@@ -59,7 +59,7 @@ impl Run<'_> {
                 Timestamp::now(),
             )
             .await?;
-        if self.boot.is_test {
+        if self.boot.is_test || self.boot.is_build {
             // Nobody gets it: the VM that was set up is good enough to look into, and sooner there.
             return Ok(agent);
         }
@@ -132,7 +132,7 @@ impl Run<'_> {
             lies_on: None,
             since: Instant::now(),
         });
-        self.freeze(stages, &mut forge).await?;
+        self.freeze(&agent, stages, &mut forge).await?;
         drop(making);
         self.run_stages(&agent, &stages[1..], found, Vec::new(), &mut forge)
             .await?;
@@ -140,7 +140,12 @@ impl Run<'_> {
     }
 
     /// Freezes the VM after the first of these stages, if that is worth it. Without a forge nothing is frozen.
-    pub(super) async fn freeze(&self, stages: &[Stage], forge: &mut Option<Forge>) -> Result<(), Stop> {
+    pub(super) async fn freeze(
+        &self,
+        agent: &AgentClient,
+        stages: &[Stage],
+        forge: &mut Option<Forge>,
+    ) -> Result<(), Stop> {
         let (Some(at), Some(Stage { work, key: Some(key) })) = (forge.as_mut(), stages.first()) else {
             return Ok(());
         };
@@ -162,6 +167,14 @@ impl Run<'_> {
                 _ => Duration::ZERO,
             },
         };
+        // One without a row would be kept as it is, and this VM would not lie on it.
+        if let Err(error) = self.context.driver.remove_checkpoint(key).await {
+            tracing::debug!(%error, %key, "what was left of a checkpoint stays");
+        }
+        if is_last || *work == Work::Base {
+            // What is not on the disk yet would be written by every fork anew.
+            self.run_quietly(agent, &["sync"]).await;
+        }
         if let Err(error) = self.context.driver.checkpoint(&self.boot.vm, &spec).await {
             if is_last {
                 let failure = driver_failure(error);
@@ -189,8 +202,14 @@ impl Run<'_> {
     }
 
     /// A checkpoint turned out to be damaged: nobody is to begin at it again.
-    pub(super) async fn forget(&self, key: &CheckpointKey) -> Result<(), Failure> {
-        let forgotten = self.context.store.forget_checkpoint(key).await;
+    pub(super) async fn forget(&self, key: &CheckpointKey, reason: &str) -> Result<(), Failure> {
+        let store = &self.context.store;
+        let now = Timestamp::now();
+        let noted = store.note_checkpoint_fault(key, reason, now).await;
+        let forgotten = match noted {
+            Ok(()) => store.forget_checkpoint(key, true, now).await,
+            Err(error) => Err(error),
+        };
         forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
         if let Err(error) = self.context.driver.remove_checkpoint(key).await {
             // VMs may lie on it; the broom comes by later.

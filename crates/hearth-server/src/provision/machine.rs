@@ -93,7 +93,7 @@ impl Run<'_> {
             Ok(created) => Ok(Some(created.image)),
             Err(error) if error.checkpoint_fault().is_some() => {
                 tracing::warn!(%error, "a checkpoint is thrown away and made anew");
-                self.forget(from).await?;
+                self.forget(from, &error.to_string()).await?;
                 Ok(None)
             }
             Err(error) => Err(driver_failure(error)),
@@ -174,6 +174,7 @@ impl Run<'_> {
             // system (exit code 1) is still a system.
             shell: Some(
                 "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi\n\
+                 command -v udevadm >/dev/null && udevadm settle && udevadm control --reload || true\n\
                  echo \"$HEARTH_NAME\" >/etc/hostname\n\
                  hostname \"$HEARTH_NAME\" 2>/dev/null || echo \"$HEARTH_NAME\" >/proc/sys/kernel/hostname\n\
                  grep -qs \"$HEARTH_NAME\" /etc/hosts || echo \"127.0.1.1 $HEARTH_NAME\" >>/etc/hosts"
@@ -256,6 +257,18 @@ impl Run<'_> {
                 "after its set-up the VM cannot run /bin/true",
             ))),
             Err(error) => Err(Stop::Failure(failure(FailureKind::VmLost, error.to_string()))),
+        }
+    }
+
+    /// A command whose end changes nothing.
+    pub(super) async fn run_quietly(&self, agent: &AgentClient, argv: &[&str]) {
+        let spec = ExecSpec {
+            argv: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
+            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
+            ..ExecSpec::default()
+        };
+        if let Err(error) = agent.exec_collect(&spec, 0).await {
+            tracing::debug!(%error, ?argv, "a housekeeping command did not run");
         }
     }
 

@@ -13,6 +13,7 @@ use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
+use hearth_drivers::CheckpointKey;
 use serde_json::json;
 
 use super::Context;
@@ -39,6 +40,8 @@ pub struct Boot {
     pub blueprint: Blueprint,
     /// Somebody wants to see how the set-up goes *now*: nothing that was looked up before is good enough.
     pub is_test: bool,
+    /// It is made for its template, and for nobody to have.
+    pub is_build: bool,
     /// Stages that are frozen already need not run.
     pub use_cache: bool,
     /// It is to stand in the pool, at rest, until it is claimed.
@@ -54,6 +57,8 @@ pub struct Provisioned {
     pub settings: Vec<RepoSettings>,
     /// Memory that the VM at rest has to itself, MiB; `None` for one that does not rest.
     pub private_mib: Option<u64>,
+    /// The checkpoint it was forked from.
+    pub template: Option<CheckpointKey>,
 }
 
 /// Why a run ended before its end.
@@ -142,6 +147,7 @@ impl Run<'_> {
             repos,
             settings,
             private_mib,
+            template: stages.last().and_then(|stage| stage.key.clone()),
         })
     }
 
@@ -171,7 +177,11 @@ impl Run<'_> {
 
     /// How old a repository's tip may be.
     pub(super) fn fresh(&self) -> Duration {
-        if self.boot.is_test { Duration::ZERO } else { POOL_FRESH }
+        if self.boot.is_test || self.boot.is_build {
+            Duration::ZERO
+        } else {
+            POOL_FRESH
+        }
     }
 
     /// Runs stages in a VM; after each, `forge` freezes it. `begun` is what commands of the first stage's step left that ran
@@ -207,7 +217,7 @@ impl Run<'_> {
                         Work::Base | Work::Project(_) | Work::Pool(_) => {}
                     }
                     at += 1;
-                    self.freeze(&stages[at - 1..], forge).await?;
+                    self.freeze(agent, &stages[at - 1..], forge).await?;
                     continue;
                 }
             };

@@ -36,6 +36,7 @@ impl Reconciler {
                         vm: new.vm,
                         blueprint,
                         is_test: false,
+                        is_build: false,
                         use_cache: true,
                         rests: true,
                     },
@@ -46,7 +47,8 @@ impl Reconciler {
                 let Some(row) = self.context.store.instance(instance).await? else {
                     return Ok(());
                 };
-                let Some(blueprint) = Blueprint::load(&self.context.store, &self.sizes, &row.project).await? else {
+                let blueprint = Blueprint::load_for(&self.context.store, &self.sizes, &row.project, row.is_build);
+                let Some(blueprint) = blueprint.await? else {
                     return Ok(());
                 };
                 let running = self.tasks.begin_provision(instance);
@@ -63,6 +65,7 @@ impl Reconciler {
                             vm: row.vm,
                             blueprint,
                             is_test: row.is_test,
+                            is_build: row.is_build,
                             use_cache: row.use_cache,
                             // A claim waits for it, or somebody wants to look inside.
                             rests: false,
@@ -173,16 +176,17 @@ impl Reconciler {
         });
     }
 
-    async fn finish_provision(
-        &self,
-        boot: &Boot,
-        ended: Option<Result<Provisioned, Stop>>,
-    ) -> Result<(), StoreError> {
+    async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {
         let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
         match ended {
             // Whoever cancelled it has moved the row.
             None => followers.ended(id, None, None),
             Some(Ok(made)) => {
+                if boot.is_build {
+                    let blueprint = &boot.blueprint;
+                    store.set_template_epoch(&blueprint.project, blueprint.epoch).await?;
+                    tracing::info!(project = %blueprint.project, "the template is renewed");
+                }
                 store.set_instance_made(id, &made).await?;
                 if store
                     .move_instance(id, InstanceState::Ready, None, Timestamp::now())

@@ -240,7 +240,10 @@ impl Reconciler {
             .pool(&project.id)
             .await?
             .is_some_and(|pool| pool.config.enabled);
-        let reason = if !enabled {
+        let held = self.held(&project.id);
+        let reason = if let Some(held) = held {
+            format!("no VM is ready: {}", held.message)
+        } else if !enabled {
             "no VM is ready and the pool is disabled; enable it, or claim with a wait to have one made".to_owned()
         } else {
             format!(

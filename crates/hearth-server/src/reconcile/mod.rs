@@ -2,7 +2,9 @@
 //! everything anew; the timer is the retry. Only here do the store and the drivers meet.
 
 mod act;
+mod explain;
 mod handover;
+mod keeper;
 mod observe;
 mod rest;
 mod tasks;
@@ -12,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
-use hearth_core::plan::plan;
+use hearth_core::plan::{Decision, Hold, decide};
 use hearth_core::world::Limits;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -25,6 +27,7 @@ use crate::provision::blueprint::recipe_name;
 use crate::store::{NewInstance, ProjectRow, StoreError};
 
 pub use handover::{ClaimError, ClaimOrder};
+pub use keeper::KeptCheckpoint;
 pub use rest::Awake;
 use tasks::Tasks;
 
@@ -38,6 +41,8 @@ pub enum Order {
     },
     /// A claim.
     Claim,
+    /// The template has become old.
+    Renewal,
 }
 
 /// Time between two passes when nobody wakes the loop. A VM that died is noticed after one such time.
@@ -61,8 +66,16 @@ pub(crate) struct Inner {
     /// Counts the changes of instances; waiting claims look again at each.
     changes: watch::Sender<u64>,
     claims: Locks<(ProjectId, String)>,
+    /// What checkpoints may take on the disk.
+    template_disk_bytes: u64,
+    /// An older template is renewed.
+    template_max_age: SignedDuration,
     /// Whoever lets a VM stand still or go on is alone with it.
     rest: Locks<VmId>,
+    /// Which pools are held back, why, and since when.
+    holds: Mutex<HashMap<ProjectId, (Hold, Timestamp)>>,
+    /// What is known of the checkpoints on the disk.
+    keeping: Mutex<keeper::Keeping>,
     /// Who works in VMs that would stand still otherwise.
     awake: Arc<Mutex<HashMap<VmId, usize>>>,
 }
@@ -94,6 +107,10 @@ impl Reconciler {
             claims: Locks::default(),
             rest: Locks::default(),
             awake: Arc::default(),
+            holds: Mutex::default(),
+            keeping: Mutex::default(),
+            template_disk_bytes: options.template_disk_mib << 20,
+            template_max_age: options.template_max_age,
         }))
     }
 
@@ -128,7 +145,9 @@ impl Reconciler {
                 return;
             }
         };
-        for action in plan(&world) {
+        let Decision { actions, holds } = decide(&world);
+        self.note_holds(holds, world.now);
+        for action in actions {
             if let Err(error) = self.act(&world, &action).await {
                 tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
             }
@@ -152,6 +171,7 @@ impl Reconciler {
         let new = NewInstance {
             id: id.clone(),
             is_test: matches!(order, Order::Test { .. }),
+            is_build: order == Order::Renewal,
             use_cache: order != Order::Test { use_cache: false },
             reserved: order == Order::Claim,
             ..new
@@ -167,6 +187,7 @@ impl Reconciler {
             project: project.clone(),
             vm: VmId::generate(),
             is_test: false,
+            is_build: false,
             reserved: false,
             recipe,
             memory_mib: u64::from(self.sizes.shape(size).memory_mib),

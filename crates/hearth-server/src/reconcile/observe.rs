@@ -128,13 +128,10 @@ impl Reconciler {
             state: row.state,
             generation: row.generation,
             is_test: row.is_test,
+            is_build: row.is_build,
             reserved: row.reserved,
             recipe: row.recipe.clone(),
-            memory_mib: match row.state {
-                // At rest it cannot grow.
-                InstanceState::Ready => row.private_mib.unwrap_or(row.memory_mib),
-                _ => row.memory_mib,
-            },
+            memory_mib: row.counts_mib(),
             created_at: row.created_at,
             state_since: row.state_since,
             lease_ends_at: row.lease_ends_at,

@@ -1,9 +1,12 @@
 //! Checkpoints and templates: what the driver's files mean.
 
+use std::collections::HashMap;
+
 use hearth_api::ids::ProjectId;
 use hearth_drivers::CheckpointKey;
 use jiff::Timestamp;
 
+use super::instances::delete_rows;
 use super::{Store, StoreError, from_json, millis, parse, timestamp, to_json};
 use crate::provision::Piece;
 
@@ -31,6 +34,19 @@ pub struct TemplateRow {
     pub key: CheckpointKey,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// A checkpoint that was found damaged.
+#[derive(Debug, Clone)]
+pub struct CheckpointFaultRow {
+    /// Which.
+    pub key: CheckpointKey,
+    /// Whose.
+    pub project: Option<ProjectId>,
+    /// What was wrong.
+    pub reason: String,
+    /// When it was found.
+    pub at: Timestamp,
 }
 
 #[derive(sqlx::FromRow)]
@@ -88,25 +104,91 @@ impl Store {
         Ok(Some(pieces.concat()))
     }
 
-    /// Every checkpoint that has a row.
-    pub async fn checkpoint_keys(&self) -> Result<Vec<CheckpointKey>, StoreError> {
-        let keys: Vec<String> = sqlx::query_scalar("SELECT key FROM checkpoint ORDER BY key")
+    /// Every checkpoint that has a row, and whose it is.
+    pub async fn checkpoint_owners(&self) -> Result<HashMap<CheckpointKey, Option<ProjectId>>, StoreError> {
+        let rows: Vec<(String, Option<String>)> = sqlx::query_as("SELECT key, project_id FROM checkpoint")
             .fetch_all(&self.read)
             .await?;
-        keys.iter().map(|key| parse("checkpoint.key", key)).collect()
+        rows.into_iter()
+            .map(|(key, project)| {
+                let project = project
+                    .map(|project| parse("checkpoint.project_id", &project))
+                    .transpose()?;
+                Ok((parse("checkpoint.key", &key)?, project))
+            })
+            .collect()
     }
 
-    /// Forgets a checkpoint and all that lie on it, and the templates among them: none of them is used any more.
-    pub async fn forget_checkpoint(&self, key: &CheckpointKey) -> Result<(), StoreError> {
+    /// Forgets a checkpoint and all that lie on it, and the templates among them: none of them is used any more. With
+    /// `damaged`, ready instances that were forked from one of them go too: what they share with it is not what it was.
+    pub async fn forget_checkpoint(
+        &self,
+        key: &CheckpointKey,
+        damaged: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        const GONE: &str = "WITH RECURSIVE gone (key) AS (
+            VALUES (?1) UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)";
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        if damaged {
+            let ids: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+                "{GONE} SELECT id FROM instance
+                 WHERE template_key IN (SELECT key FROM gone) AND state = 'ready' AND reserved = 0"
+            )))
+            .bind(key.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
+            delete_rows(&mut tx, ids, now).await?;
+        }
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{GONE} DELETE FROM checkpoint WHERE key IN (SELECT key FROM gone)"
+        )))
+        .bind(key.as_str())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Notes that a checkpoint was found damaged.
+    pub async fn note_checkpoint_fault(
+        &self,
+        key: &CheckpointKey,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         sqlx::query(
-            "WITH RECURSIVE gone (key) AS (
-                 VALUES (?1) UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)
-             DELETE FROM checkpoint WHERE key IN (SELECT key FROM gone)",
+            "INSERT INTO checkpoint_fault (key, project_id, reason, at)
+             VALUES (?1, (SELECT project_id FROM checkpoint WHERE key = ?1), ?2, ?3)",
         )
         .bind(key.as_str())
+        .bind(reason)
+        .bind(millis(now))
         .execute(&self.write)
         .await?;
         Ok(())
+    }
+
+    /// Checkpoints that were found damaged since then, newest first, and forgets the older ones.
+    pub async fn checkpoint_faults(&self, since: Timestamp) -> Result<Vec<CheckpointFaultRow>, StoreError> {
+        let rows: Vec<(String, Option<String>, String, i64)> = sqlx::query_as(
+            "SELECT key, project_id, reason, at FROM checkpoint_fault WHERE at >= ?1 ORDER BY at DESC LIMIT 100",
+        )
+        .bind(millis(since))
+        .fetch_all(&self.read)
+        .await?;
+        rows.into_iter()
+            .map(|(key, project, reason, at)| {
+                Ok(CheckpointFaultRow {
+                    key: parse("checkpoint_fault.key", &key)?,
+                    project: project
+                        .map(|project| parse("checkpoint_fault.project_id", &project))
+                        .transpose()?,
+                    reason,
+                    at: timestamp(at)?,
+                })
+            })
+            .collect()
     }
 
     /// Notes which checkpoint the instances of a recipe are forked from.
@@ -148,15 +230,5 @@ impl Store {
             .fetch_all(&self.read)
             .await?;
         raw.into_iter().map(TemplateRow::try_from).collect()
-    }
-
-    /// Forgets the templates of a project for other recipes than these: nobody forks from them any more.
-    pub async fn keep_templates(&self, project: &ProjectId, recipes: &[&str]) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM template WHERE project_id = ?1 AND recipe NOT IN (SELECT value FROM json_each(?2))")
-            .bind(project.as_str())
-            .bind(to_json(&recipes)?)
-            .execute(&self.write)
-            .await?;
-        Ok(())
     }
 }

@@ -94,7 +94,7 @@ impl Store {
         }
         let picked: Option<String> = sqlx::query_scalar(
             "SELECT id FROM instance
-             WHERE project_id = ?1 AND state = 'ready' AND is_test = 0
+             WHERE project_id = ?1 AND state = 'ready' AND is_test = 0 AND is_build = 0
                AND (?2 IS NULL AND reserved = 0 OR id = ?2) AND (?3 IS NULL OR recipe = ?3)
              ORDER BY recipe = ?4 DESC, state_since LIMIT 1",
         )

@@ -28,6 +28,8 @@ pub struct InstanceRow {
     pub generation: i64,
     /// Made by a test boot.
     pub is_test: bool,
+    /// Made to renew the template.
+    pub is_build: bool,
     /// A waiting claim has it.
     pub reserved: bool,
     /// The recipe it is made by.
@@ -65,6 +67,16 @@ impl InstanceRow {
         self.state.status(self.failure_reason.is_some())
     }
 
+    /// Memory that its VM counts with, MiB: what was measured while it is at rest and cannot grow, else its whole size.
+    #[must_use]
+    pub fn counts_mib(&self) -> u64 {
+        match self.state {
+            InstanceState::Ready => self.private_mib.unwrap_or(self.memory_mib),
+            InstanceState::Archived => 0,
+            _ => self.memory_mib,
+        }
+    }
+
     /// One line of the list; `None` when it is as good as gone.
     #[must_use]
     pub fn to_item(&self) -> Option<InstanceItem> {
@@ -91,6 +103,8 @@ pub struct NewInstance {
     pub vm: VmId,
     /// Made by a test boot.
     pub is_test: bool,
+    /// Made to renew the template.
+    pub is_build: bool,
     /// A waiting claim has it.
     pub reserved: bool,
     /// The recipe it is made by.
@@ -120,6 +134,7 @@ struct Raw {
     state: String,
     generation: i64,
     is_test: bool,
+    is_build: bool,
     reserved: bool,
     recipe: String,
     memory_mib: i64,
@@ -146,6 +161,7 @@ impl TryFrom<Raw> for InstanceRow {
             state: parse("instance.state", &raw.state)?,
             generation: raw.generation,
             is_test: raw.is_test,
+            is_build: raw.is_build,
             reserved: raw.reserved,
             recipe: raw.recipe,
             memory_mib: u64::try_from(raw.memory_mib)
@@ -229,8 +245,8 @@ impl Store {
     pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO instance (id, project_id, vm_id, state, generation, is_test, reserved, recipe, memory_mib,
-                                   started_by, created_at, state_since, use_cache)
-             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10)",
+                                   started_by, created_at, state_since, use_cache, is_build)
+             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
         )
         .bind(new.id.as_str())
         .bind(new.project.as_str())
@@ -242,6 +258,7 @@ impl Store {
         .bind(&new.started_by)
         .bind(millis(now))
         .bind(new.use_cache)
+        .bind(new.is_build)
         .execute(&self.write)
         .await?;
         Ok(())
@@ -274,7 +291,7 @@ impl Store {
         if moved != Moved::Lost && to == InstanceState::Ready {
             sqlx::query(
                 "UPDATE pool SET last_provisioned_at = ?2
-                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND is_test = 0)",
+                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND is_test = 0 AND is_build = 0)",
             )
             .bind(id.as_str())
             .bind(millis(now))
@@ -325,11 +342,12 @@ impl Store {
 
     /// Notes what a finished run left: checkouts, what their settings files say, what the VM costs.
     pub async fn set_instance_made(&self, id: &InstanceId, made: &Provisioned) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3, private_mib = ?4 WHERE id = ?1")
+        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3, private_mib = ?4, template_key = ?5 WHERE id = ?1")
             .bind(id.as_str())
             .bind(to_json(&made.repos)?)
             .bind(to_json(&made.settings)?)
             .bind(made.private_mib.and_then(|mib| i64::try_from(mib).ok()))
+            .bind(made.template.as_ref().map(|key| key.as_str()))
             .execute(&self.write)
             .await?;
         Ok(())
@@ -380,7 +398,8 @@ impl Store {
                 SELECT instance.*, claim.expires_at AS lease_ends_at,
                     CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
                          WHEN state = 'deleting' THEN NULL ELSE state END AS status
-                FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE instance.project_id = ?1)
+                FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
+                WHERE instance.project_id = ?1 AND is_build = 0)
              WHERE status IS NOT NULL AND (?2 IS NULL OR status = ?2) ORDER BY id DESC LIMIT ?3",
         )
         .bind(project.as_str())
@@ -398,7 +417,7 @@ impl Store {
                     count(*) FILTER (WHERE state = 'provisioning'),
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
                                      AND failure_reason IS NOT NULL AND state_since >= ?2)
-             FROM instance WHERE project_id = ?1 AND is_test = 0",
+             FROM instance WHERE project_id = ?1 AND is_test = 0 AND is_build = 0",
         )
         .bind(project.as_str())
         .bind(millis(failed_since))

@@ -37,6 +37,8 @@ pub struct ProjectRow {
     pub max_vms: Option<u32>,
     /// Counts up with every change of its shared variables.
     pub variables_version: i64,
+    /// Counts up when its template is renewed without its inputs having changed.
+    pub template_epoch: i64,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -92,6 +94,7 @@ struct Raw {
     setup: Option<String>,
     max_vms: Option<i64>,
     variables_version: i64,
+    template_epoch: i64,
     created_at: i64,
     updated_at: i64,
 }
@@ -118,6 +121,7 @@ impl TryFrom<Raw> for ProjectRow {
                 .map(|most| u32::try_from(most).map_err(|error| StoreError::corrupt("project.max_vms", error)))
                 .transpose()?,
             variables_version: raw.variables_version,
+            template_epoch: raw.template_epoch,
             created_at: timestamp(raw.created_at)?,
             updated_at: timestamp(raw.updated_at)?,
         })
@@ -172,6 +176,16 @@ impl Store {
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// The template of this epoch is there: from now on it is the project's.
+    pub async fn set_template_epoch(&self, id: &ProjectId, epoch: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE project SET template_epoch = ?2 WHERE id = ?1 AND template_epoch < ?2")
+            .bind(id.as_str())
+            .bind(epoch)
+            .execute(&self.write)
+            .await?;
+        Ok(())
     }
 
     /// One project, whoever's it is.

@@ -13,6 +13,7 @@ pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod setup;
+pub(crate) mod template;
 pub(crate) mod token;
 
 use crate::args::{Cli, Command};
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => exec::run(globals, args).await,
         Command::Run(args) => run::run(globals, args).await,
         Command::Release(args) => release::run(globals, args).await,
+        Command::Template(command) => template::run(globals, command).await,
         Command::Token(command) => token::run(globals, command).await,
         Command::Openapi => openapi::run(),
     }

@@ -61,6 +61,12 @@ pub(crate) struct ServeArgs {
     /// VMs that may be in the making at once [default: half of the processors, at least 2]
     #[arg(long, value_name = "NUMBER")]
     provision_concurrency: Option<usize>,
+    /// What checkpoints (frozen VMs that others are forked from) may take on the disk, in MiB [default: 20480]
+    #[arg(long, value_name = "MIB")]
+    template_disk: Option<u64>,
+    /// A template this old is made anew, in seconds or like `12h` [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    template_max_age: Option<Duration>,
     /// VMs that may exist at once [default: 500]
     #[arg(long, value_name = "NUMBER")]
     max_vms: Option<usize>,
@@ -221,6 +227,11 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         requests_per_second: args.requests_per_second.unwrap_or(usual.requests_per_second),
         provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
+        template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
+        template_max_age: args
+            .template_max_age
+            .and_then(|age| jiff::SignedDuration::try_from(age).ok())
+            .unwrap_or(usual.template_max_age),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
         ..usual
     }

@@ -34,6 +34,11 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         replenish: bool,
     },
+    /// Why the pool is as it is: what holds it back, its template, what this host has left
+    Explain {
+        /// The project's name or id
+        project: String,
+    },
     /// List the newest instances
     Instances {
         /// The project's name or id
@@ -135,6 +140,13 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
                     show::counts(&reply.status)
                 )
             })?;
+            Ok(0)
+        }
+        PoolCommand::Explain { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            let explained = client.explain_pool(&project.id).await?;
+            output::print(globals.json, &explained, show::explained)?;
             Ok(0)
         }
         PoolCommand::Instances { project, limit, status } => {

@@ -1,0 +1,41 @@
+//! Templates and other checkpoints, and why a pool is as it is.
+
+use std::time::Duration;
+
+use super::{Client, ClientError};
+use crate::ids::ProjectId;
+use crate::template::{PoolExplained, TemplateList, TemplatesVerified};
+
+/// Looking at every byte takes about a second per gigabyte of checkpoints.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+impl Client {
+    /// Every checkpoint of the host.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn list_templates(&self) -> Result<TemplateList, ClientError> {
+        self.get(&["templates"]).read().await
+    }
+
+    /// Looks at every byte of every checkpoint.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn verify_templates(&self) -> Result<TemplatesVerified, ClientError> {
+        self.post(&["templates", "verify"])
+            .timeout(Some(VERIFY_TIMEOUT))
+            .read()
+            .await
+    }
+
+    /// Why a pool is as it is.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn explain_pool(&self, id: &ProjectId) -> Result<PoolExplained, ClientError> {
+        self.get(&["projects", id.as_str(), "warm-pool", "explain"])
+            .read()
+            .await
+    }
+}

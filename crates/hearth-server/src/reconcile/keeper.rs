@@ -1,0 +1,255 @@
+//! The keeper of checkpoints: removes what nobody knows or needs, looks whether the rest is whole, renews old templates. What
+//! the pool's loop does not wait for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+
+use hearth_api::ids::ProjectId;
+use hearth_drivers::{CheckDepth, CheckpointInfo, CheckpointKey};
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::{Order, Reconciler};
+use crate::provision::blueprint::recipe_name;
+use crate::store::{StoreError, TemplateRow};
+
+/// How often the keeper makes its round.
+const ROUND: std::time::Duration = std::time::Duration::from_secs(60);
+/// How often every byte of every checkpoint is looked at.
+const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
+/// A checkpoint that no pool needs is kept this long after its last use: whoever tries something out comes back.
+const UNNEEDED_KEPT: SignedDuration = SignedDuration::from_hours(1);
+/// After a renewal, good or bad, the next one waits this long.
+const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+
+/// What is known of the checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// What they take on the disk.
+    bytes: u64,
+    /// When every byte was last looked at.
+    checked: Option<Timestamp>,
+    /// When each project's template was last ordered to be renewed.
+    renewed: HashMap<ProjectId, Timestamp>,
+}
+
+/// What a look at every byte found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// How many checkpoints were looked at.
+    pub checked: usize,
+    /// Those that are damaged, and how; they are not used any more.
+    pub faults: Vec<(CheckpointKey, String)>,
+}
+
+/// A checkpoint as it is shown.
+#[derive(Debug)]
+pub struct KeptCheckpoint {
+    /// What the driver knows.
+    pub info: CheckpointInfo,
+    /// Whose; `None` for a base.
+    pub project: Option<ProjectId>,
+    /// The recipes whose template it is.
+    pub recipes: Vec<String>,
+    /// A pool's current template lies on it, or is it.
+    pub needed: bool,
+}
+
+impl Reconciler {
+    /// Rounds until the server stops.
+    pub async fn keep(&self, stop: CancellationToken) {
+        if !self.context.driver.capabilities().memory_checkpoints {
+            return;
+        }
+        loop {
+            if let Err(error) = self.round(Timestamp::now()).await {
+                tracing::warn!(%error, "the checkpoints could not be looked after; the next round tries again");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(ROUND) => {}
+            }
+        }
+    }
+
+    async fn round(&self, now: Timestamp) -> Result<(), StoreError> {
+        let kept = self.kept().await?;
+        self.sweep(kept, now).await?;
+        let checked = self.keeping(|keeping| keeping.checked);
+        if checked.is_none_or(|at| now.duration_since(at) >= FULL_CHECK) {
+            self.verify().await?;
+        }
+        self.renew(now).await
+    }
+
+    fn keeping<T>(&self, act: impl FnOnce(&mut Keeping) -> T) -> T {
+        act(&mut self.keeping.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What checkpoints take on the disk, as of the last round, and what they may.
+    pub fn template_disk(&self) -> (u64, u64) {
+        (self.keeping(|keeping| keeping.bytes), self.template_disk_bytes)
+    }
+
+    /// Every checkpoint, least recently used first. Those without a row are of no use: they are removed here.
+    pub async fn kept(&self) -> Result<Vec<KeptCheckpoint>, StoreError> {
+        let infos = match self.context.driver.checkpoints().await {
+            Ok(infos) => infos,
+            Err(error) => {
+                tracing::warn!(%error, "the driver cannot say which checkpoints there are");
+                return Ok(Vec::new());
+            }
+        };
+        let owners = self.context.store.checkpoint_owners().await?;
+        let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
+        for gone in owners.keys().filter(|key| !there.contains(key)) {
+            // Its files were taken away: what lies on it is of no use either.
+            self.forget(gone, "its files are gone").await?;
+        }
+        let templates = self.context.store.templates().await?;
+        let needed = self.needed(&infos, &templates).await?;
+        let mut kept: Vec<KeptCheckpoint> = infos
+            .into_iter()
+            .map(|info| KeptCheckpoint {
+                project: owners.get(&info.key).cloned().flatten(),
+                recipes: templates
+                    .iter()
+                    .filter(|template| template.key == info.key)
+                    .map(|template| template.recipe.clone())
+                    .collect(),
+                needed: needed.contains(&info.key),
+                info,
+            })
+            .collect();
+        kept.sort_by_key(|kept| kept.info.last_used);
+        self.keeping(|keeping| keeping.bytes = kept.iter().map(|kept| kept.info.bytes).sum());
+        Ok(kept)
+    }
+
+    /// The current templates of all pools and whatever they lie on.
+    async fn needed(
+        &self,
+        infos: &[CheckpointInfo],
+        templates: &[TemplateRow],
+    ) -> Result<HashSet<CheckpointKey>, StoreError> {
+        let parents: HashMap<&CheckpointKey, Option<&CheckpointKey>> =
+            infos.iter().map(|info| (&info.key, info.parent.as_ref())).collect();
+        let mut needed = HashSet::new();
+        for project in self.context.store.all_projects().await? {
+            let pool = self.context.store.pool(&project.id).await?;
+            if pool.as_ref().is_none_or(|pool| !pool.config.enabled) {
+                continue;
+            }
+            let recipe = recipe_name(&project, pool.as_ref());
+            let own = templates
+                .iter()
+                .find(|template| template.project == project.id && template.recipe == recipe);
+            let mut at = own.map(|template| &template.key);
+            while let Some(key) = at {
+                needed.insert(key.clone());
+                at = parents.get(key).copied().flatten();
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Removes what no pool needs: what was not used for long, and, while there is too much, whatever was used longest ago.
+    async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<(), StoreError> {
+        let mut bytes: u64 = kept.iter().map(|kept| kept.info.bytes).sum();
+        let owners = self.context.store.checkpoint_owners().await?;
+        let mut left: Vec<KeptCheckpoint> = kept.into_iter().filter(|kept| !kept.needed).collect();
+        // Leaves first, and again, until nothing more can go.
+        loop {
+            let before = left.len();
+            let mut stays = Vec::new();
+            for kept in left {
+                let info = &kept.info;
+                let old = now.duration_since(info.last_used) >= UNNEEDED_KEPT;
+                let unknown = !owners.contains_key(&info.key);
+                // A build that is under way has it under its feet, or writes its row in a moment.
+                let young = now.duration_since(info.created) < SignedDuration::from_mins(5);
+                let goes = (unknown && !young) || old || bytes > self.template_disk_bytes;
+                if !goes || self.context.driver.remove_checkpoint(&info.key).await.is_err() {
+                    stays.push(kept);
+                    continue;
+                }
+                tracing::info!(key = %info.key, bytes = info.bytes, "removed a checkpoint that no pool needs");
+                bytes = bytes.saturating_sub(info.bytes);
+                self.context.store.forget_checkpoint(&info.key, false, now).await?;
+            }
+            left = stays;
+            if left.len() == before {
+                break;
+            }
+        }
+        self.keeping(|keeping| keeping.bytes = bytes);
+        if bytes > self.template_disk_bytes {
+            tracing::warn!(
+                bytes,
+                limit = self.template_disk_bytes,
+                "the checkpoints that pools need take more than they may; give them more with --template-disk"
+            );
+        }
+        Ok(())
+    }
+
+    /// Looks at every byte of every checkpoint. A damaged one is not used any more; the pool makes it anew.
+    pub async fn verify(&self) -> Result<Verified, StoreError> {
+        let mut verified = Verified::default();
+        for kept in self.kept().await? {
+            let key = kept.info.key;
+            verified.checked += 1;
+            if let Err(error) = self.context.driver.check_checkpoint(&key, CheckDepth::Full).await {
+                let Some(fault) = error.checkpoint_fault() else {
+                    tracing::warn!(%error, %key, "a checkpoint could not be looked at");
+                    continue;
+                };
+                let reason = fault.to_string();
+                self.forget(&key, &reason).await?;
+                verified.faults.push((key, reason));
+            }
+        }
+        self.keeping(|keeping| keeping.checked = Some(Timestamp::now()));
+        if !verified.faults.is_empty() {
+            self.wake();
+        }
+        Ok(verified)
+    }
+
+    async fn forget(&self, key: &CheckpointKey, reason: &str) -> Result<(), StoreError> {
+        tracing::error!(%key, reason, "a checkpoint is damaged; it is not used any more and made anew when it is needed");
+        let store = &self.context.store;
+        let now = Timestamp::now();
+        store.note_checkpoint_fault(key, reason, now).await?;
+        store.forget_checkpoint(key, true, now).await?;
+        // VMs may lie on it still; then a later round removes it.
+        let _ = self.context.driver.remove_checkpoint(key).await;
+        Ok(())
+    }
+
+    /// Orders a new template, from the image on, for every pool whose template is too old.
+    async fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        for project in store.all_projects().await? {
+            let pool = store.pool(&project.id).await?;
+            if pool.as_ref().is_none_or(|pool| !pool.config.enabled) {
+                continue;
+            }
+            let recipe = recipe_name(&project, pool.as_ref());
+            let Some(template) = store.template(&project.id, &recipe).await? else {
+                continue;
+            };
+            let old = now.duration_since(template.created_at) >= self.template_max_age;
+            let last = self.keeping(|keeping| keeping.renewed.get(&project.id).copied());
+            let pause = RENEWAL_PAUSE.min(self.template_max_age);
+            if !old || last.is_some_and(|last| now.duration_since(last) < pause) {
+                continue;
+            }
+            tracing::info!(project = %project.id, made = %template.created_at, "the template is old; a new one is made");
+            self.keeping(|keeping| keeping.renewed.insert(project.id.clone(), now));
+            let id = hearth_api::ids::InstanceId::generate();
+            self.order_instance(&id, &project, Order::Renewal).await?;
+        }
+        Ok(())
+    }
+}
