@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use hearth_api::ids::ProjectId;
 use hearth_drivers::{CheckDepth, CheckpointInfo, CheckpointKey};
@@ -13,8 +14,8 @@ use super::{Order, Reconciler};
 use crate::provision::blueprint::recipe_name;
 use crate::store::{StoreError, TemplateRow};
 
-/// How often the keeper makes its round.
-const ROUND: std::time::Duration = std::time::Duration::from_secs(60);
+/// How often the keeper makes its round, unless templates are renewed more often than that.
+const ROUND: Duration = Duration::from_secs(60);
 /// How often every byte of every checkpoint is looked at.
 const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
 /// A checkpoint that no pool needs is kept this long after its last use: whoever tries something out comes back.
@@ -61,13 +62,14 @@ impl Reconciler {
         if !self.context.driver.capabilities().memory_checkpoints {
             return;
         }
+        let renewal = Duration::try_from(self.template_max_age).unwrap_or(ROUND);
         loop {
             if let Err(error) = self.round(Timestamp::now()).await {
                 tracing::warn!(%error, "the checkpoints could not be looked after; the next round tries again");
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(ROUND) => {}
+                () = tokio::time::sleep(ROUND.min(renewal)) => {}
             }
         }
     }

@@ -55,7 +55,7 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 30);
+    assert_eq!(count, 33);
 }
 
 #[tokio::test]

@@ -13,4 +13,5 @@ mod restart;
 mod rubbish;
 mod secrets;
 mod setup;
+mod templates;
 mod vms;

@@ -127,6 +127,17 @@ impl Server {
             .collect()
     }
 
+    /// The checkpoints on the disk, half-made ones included.
+    fn templates(&self) -> BTreeSet<String> {
+        let templates = std::fs::read_dir(self.folder.path().join("data/templates"));
+        templates
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect()
+    }
+
     /// The VMs whose process lives, of all that were ever seen.
     fn running(&self) -> BTreeSet<String> {
         let arguments: Vec<_> = std::fs::read_dir("/proc")
@@ -162,24 +173,22 @@ fn the_next_server_goes_on_and_nothing_is_lost_or_left_over() {
     let claim: Value = serde_json::from_str(&server.run(&["--json", "claim", "p", "--task", "T"])).unwrap();
     let id = claim["id"].as_str().unwrap();
     server.run(&["exec", id, "--shell", "echo kept >/root/work"]);
-    // While the next one is wished for, created, booted: at each moment the server dies.
-    server.wait("the next is being made", || server.count("provisioning") == 1);
+    // The refill is a fork of a moment; whatever it was doing, the server dies.
     server.kill_and_restart();
-    server.wait("the next has a VM", || {
-        server.count("provisioning") == 1 && server.running().len() == 2
-    });
-    server.kill_and_restart();
-    let making = |server: &Server| server.instances().into_iter().find(|it| it["status"] == "provisioning");
-    server.wait("its agent answers", || {
-        let id = making(&server).map(|it| it["id"].as_str().unwrap().to_owned());
-        id.is_some_and(|id| {
-            server
-                .try_run(&["--json", "pool", "instance", "p", &id])
-                .stdout
-                .contains("create_vm")
-        })
-    });
-    server.kill_and_restart();
+    // A changed set-up is built: the server dies when it is wished for, while its command runs, while the VM is frozen, and
+    // while the template is forked.
+    for (at, moment) in ["wished", "running", "freezing", "forking"].into_iter().enumerate() {
+        let before = server.templates();
+        let command = format!("a: sleep 1; echo {at}");
+        server.run(&["pool", "set", "p", "--enabled", "--command", &command]);
+        server.wait(moment, || match moment {
+            "wished" => true,
+            "running" => server.count("provisioning") == 1,
+            "freezing" => server.templates().iter().any(|name| name.starts_with('.')) || server.templates() != before,
+            _ => server.templates().iter().filter(|name| !name.starts_with('.')).count() > before.len(),
+        });
+        server.kill_and_restart();
+    }
     assert_eq!(server.run(&["exec", id, "--", "cat", "/root/work"]), "kept\n");
     server.wait("one is ready again", || {
         server.count("ready") == 1 && server.count("provisioning") == 0
@@ -192,6 +201,9 @@ fn the_next_server_goes_on_and_nothing_is_lost_or_left_over() {
     server.wait("only what has a row is left", || {
         server.running() == rows && server.folders() == rows
     });
+    let half_made = |name: &String| name.starts_with('.');
+    assert!(!server.templates().iter().any(half_made), "{:?}", server.templates());
+    assert!(server.run(&["template", "verify"]).contains("all are whole"));
     let again: Value = serde_json::from_str(&server.run(&["--json", "claim", "p", "--task", "T"])).unwrap();
     assert_eq!(again, claim, "the same task gets the same VM");
     server.run(&["release", id]);
