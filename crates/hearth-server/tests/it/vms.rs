@@ -1,5 +1,6 @@
 //! Real VMs: QEMU, the built image, real git repositories, packages from the real registries.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,7 +187,7 @@ fn no_secret_anywhere(server: &Server, boot: &Value, values: &[(&str, &str)]) {
             );
             for entry in std::fs::read_dir(&server.options.data_dir).unwrap().flatten() {
                 let path = entry.path();
-                if path.is_dir() && !path.ends_with("vms") && !path.ends_with("images") {
+                if path.is_dir() && !["vms", "images", "templates"].iter().any(|own| path.ends_with(own)) {
                     files_with(&path, line.as_bytes(), &mut found);
                 } else if path.is_file()
                     && std::fs::read(&path)
@@ -254,7 +255,10 @@ async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
     let server = server(COMMAND_TIMEOUT).await;
     let project = server.project(json!({ "name": "pool", "vmSize": "small" })).await;
     let pool = format!("{project}/warm-pool");
-    server.patch(&pool, json!({ "enabled": true, "targetSize": 3 })).await;
+    let web = json!([{ "name": "web", "command": "exec python3 -m http.server 8000", "background": true }]);
+    server
+        .patch(&pool, json!({ "enabled": true, "targetSize": 3, "setupCommands": web }))
+        .await;
     server.until_full(BOOT, &project, 3).await;
     let ready = server.get(&format!("{pool}/instances?status=ready")).await;
     let victim = ready["items"][0]["instanceId"].as_str().unwrap().to_owned();
@@ -282,14 +286,42 @@ async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
         .filter(|(status, _)| *status == StatusCode::OK)
         .map(|(_, body)| body)
         .collect();
-    assert_eq!(got.len(), 3, "{replies:?}");
+    // Three stand ready; the others are forked for their claims.
+    assert_eq!(got.len(), 10, "{replies:?}");
     got.sort_by_key(|body| body["instanceId"].as_str().map(str::to_owned));
     got.dedup_by_key(|body| body["instanceId"].as_str().map(str::to_owned));
-    assert_eq!(got.len(), 3, "the same VM twice: {replies:?}");
+    assert_eq!(got.len(), 10, "the same VM twice: {replies:?}");
+    let mut strangers = BTreeSet::new();
+    let mut services = BTreeSet::new();
     for reply in &got {
-        let name = exec(&server, reply["id"].as_str().unwrap(), "hostname").await;
+        let id = reply["id"].as_str().unwrap();
+        let name = exec(&server, id, "hostname").await;
         assert_eq!(name["stdout"], format!("{}\n", reply["instanceId"].as_str().unwrap()));
+        let own =
+            "cat /etc/machine-id /proc/sys/kernel/random/uuid; python3 -c 'import os; print(os.getrandom(16).hex())'";
+        let own = exec(&server, id, own).await["stdout"].as_str().unwrap().to_owned();
+        strangers.extend(own.lines().map(str::to_owned));
+        let clock = exec(&server, id, "date +%s").await["stdout"]
+            .as_str()
+            .unwrap()
+            .trim()
+            .parse::<i64>()
+            .unwrap();
+        assert!((jiff::Timestamp::now().as_second() - clock).abs() <= 2);
+        let web = exec(
+            &server,
+            id,
+            "pgrep -f http.server; curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/",
+        )
+        .await;
+        services.insert(web["stdout"].as_str().unwrap().to_owned());
     }
+    assert_eq!(strangers.len(), 30, "two forks have something in common: {strangers:?}");
+    // The same process answers in all of them: it was started once, before the template was frozen.
+    assert!(
+        services.len() == 1 && services.first().unwrap().ends_with("\n200"),
+        "{services:?}"
+    );
     let released = got[0]["id"].as_str().unwrap();
     server.post(&format!("/instances/{released}/release"), json!({})).await;
     clean_up(server, &project).await;
