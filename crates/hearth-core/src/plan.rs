@@ -3,13 +3,17 @@
 //! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → remove broken → remove surplus →
 //! replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
 
-use std::collections::HashMap;
-
-use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_api::ids::ProjectId;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::state::{FailureKind, InstanceState};
-use crate::world::{Failure, InstanceWorld, Limits, PoolWorld, VmPresence, Work, World};
+use crate::world::{Failure, InstanceWorld, PoolWorld, VmPresence, Work, World};
+
+mod budget;
+mod decision;
+
+use budget::{Budget, waits_for_start};
+pub use decision::{Action, Decision, Hold, Reason};
 
 /// A test boot's VM is kept this long after the boot ended, so that a person can look inside.
 pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
@@ -30,132 +34,6 @@ const HOST_PAUSE_MAX: SignedDuration = SignedDuration::from_mins(5);
 const AGE_FROM_PERCENT: i64 = 85;
 /// Width of the window in which instances expire, per cent of the maximum age.
 const AGE_SPREAD_PERCENT: u64 = 10;
-
-/// One thing to do, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Write a row for a new instance of this pool and make its VM.
-    Create {
-        /// Whose pool.
-        project: ProjectId,
-        /// Why.
-        reason: Reason,
-    },
-    /// Begin to make the VM of a row that somebody else wrote (a test boot, a claim).
-    Start {
-        /// Which.
-        instance: InstanceId,
-    },
-    /// The instance has failed.
-    Fail {
-        /// Which.
-        instance: InstanceId,
-        /// As of this generation.
-        generation: i64,
-        /// Why.
-        failure: Failure,
-    },
-    /// Destroy the VM, keep the record.
-    Retire {
-        /// Which.
-        instance: InstanceId,
-        /// As of this generation.
-        generation: i64,
-        /// Why.
-        reason: Reason,
-    },
-    /// Destroy the VM and remove the record.
-    Delete {
-        /// Which.
-        instance: InstanceId,
-        /// As of this generation.
-        generation: i64,
-        /// Why.
-        reason: Reason,
-    },
-    /// Go on destroying the VM of an instance that is retiring or deleting.
-    Teardown {
-        /// Which.
-        instance: InstanceId,
-    },
-    /// Let the VM of a ready instance stand still: somebody worked in it, or a claim gave it back.
-    Rest {
-        /// Which.
-        instance: InstanceId,
-    },
-    /// Destroy a VM that no row names.
-    DestroyOrphan {
-        /// Which.
-        vm: VmId,
-    },
-}
-
-/// Why the planner does something; shown to people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Fewer instances than the target.
-    BelowTarget,
-    /// A stale one is about to be replaced.
-    ReplaceStale,
-    /// More instances than the target.
-    Surplus,
-    /// The pool is disabled.
-    PoolDisabled,
-    /// It is too old or made by an older recipe, and its replacement is ready.
-    Stale,
-    /// The lease of its claim ended.
-    LeaseEnded,
-    /// The time of a test boot's VM is up.
-    TestTimeUp,
-    /// The record of a failed VM needs no VM.
-    FailedVmNotNeeded,
-    /// The record has been kept long enough.
-    RecordExpired,
-    /// It has made a new template and is of no other use.
-    Built,
-    /// A server that is gone left it half made.
-    HalfMade,
-}
-
-/// Why a pool gets fewer VMs than it wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hold {
-    /// All VMs of this host together may not be more.
-    HostVms {
-        /// How many.
-        max: usize,
-    },
-    /// The memory of all VMs of this host together may not be more.
-    HostMemory {
-        /// What one more would take, MiB.
-        wants_mib: u64,
-        /// What is left, MiB.
-        left_mib: u64,
-    },
-    /// The project's own limit.
-    ProjectVms,
-    /// So many are in the making already.
-    InTheMaking,
-    /// The set-up failed too often in a row.
-    BreakerOpen {
-        /// How often.
-        failures: u32,
-    },
-    /// The host failed; the next try waits.
-    HostTrouble {
-        /// How often.
-        failures: u32,
-    },
-}
-
-/// What one pass decides.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// What to do, in this order.
-    pub actions: Vec<Action>,
-    /// Which pools are held back, and why.
-    pub holds: Vec<(ProjectId, Hold)>,
-}
 
 /// Decides what to do in this pass.
 #[must_use]
@@ -191,108 +69,6 @@ pub fn decide(world: &World) -> Decision {
     }
     holds.dedup();
     Decision { actions, holds }
-}
-
-/// What may still be made in this pass.
-struct Budget<'a> {
-    vms: usize,
-    memory_mib: u64,
-    provisions: usize,
-    forks: usize,
-    /// What is left to the projects that have a limit of their own.
-    projects: HashMap<&'a ProjectId, usize>,
-}
-
-impl<'a> Budget<'a> {
-    /// Everything that exists counts, whatever its state.
-    fn new(world: &'a World) -> Self {
-        let Limits {
-            max_vms,
-            memory_mib,
-            concurrent_provisions,
-            concurrent_forks,
-        } = world.limits;
-        let existing = || {
-            world
-                .pools
-                .iter()
-                .flat_map(|pool| &pool.instances)
-                .filter(|i| holds_resources(i))
-        };
-        let making = |prepared: bool| {
-            let pools = world.pools.iter().filter(move |pool| pool.prepared == prepared);
-            pools
-                .flat_map(|pool| &pool.instances)
-                .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)
-                .count()
-        };
-        Self {
-            vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
-            memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
-            provisions: concurrent_provisions.saturating_sub(making(false)),
-            forks: concurrent_forks.saturating_sub(making(true)),
-            projects: world
-                .pools
-                .iter()
-                .filter_map(|pool| {
-                    let existing = pool.instances.iter().filter(|i| holds_resources(i)).count();
-                    Some((&pool.project, pool.max_vms?.saturating_sub(existing)))
-                })
-                .collect(),
-        }
-    }
-
-    /// Takes one VM that is not there yet.
-    fn take(&mut self, pool: &PoolWorld, memory_mib: u64) -> bool {
-        let own = self.projects.get_mut(&pool.project);
-        let at_once = if pool.prepared {
-            &mut self.forks
-        } else {
-            &mut self.provisions
-        };
-        if self.vms == 0 || *at_once == 0 || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
-            return false;
-        }
-        *at_once -= 1;
-        if let Some(own) = own {
-            *own -= 1;
-        }
-        self.vms -= 1;
-        self.memory_mib -= memory_mib;
-        true
-    }
-
-    /// Why [`Budget::take`] said no.
-    fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64) -> Hold {
-        if self.projects.get(&pool.project) == Some(&0) {
-            Hold::ProjectVms
-        } else if self.vms == 0 {
-            Hold::HostVms {
-                max: world.limits.max_vms,
-            }
-        } else if self.memory_mib < memory_mib {
-            Hold::HostMemory {
-                wants_mib: memory_mib,
-                left_mib: self.memory_mib,
-            }
-        } else {
-            Hold::InTheMaking
-        }
-    }
-
-    /// Whether waiting alone makes no room for one more.
-    fn has_no_room(&self, project: &ProjectId, memory_mib: u64) -> bool {
-        self.vms == 0 || self.memory_mib < memory_mib || self.projects.get(project) == Some(&0)
-    }
-}
-
-/// An unstarted row has no VM yet: it takes its share when it is started.
-fn holds_resources(instance: &InstanceWorld) -> bool {
-    instance.state.may_have_vm() && !waits_for_start(instance)
-}
-
-fn waits_for_start(instance: &InstanceWorld) -> bool {
-    instance.state == InstanceState::Provisioning && instance.work == Work::Unstarted
 }
 
 /// Half-made rows, interrupted teardowns, ended leases.

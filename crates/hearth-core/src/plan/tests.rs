@@ -4,8 +4,9 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
+use super::budget::holds_resources;
 use super::*;
-use crate::world::{FailureStreak, PoolWorld};
+use crate::world::{FailureStreak, Limits, PoolWorld};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000_000 + seconds)

@@ -63,8 +63,11 @@ pub struct Mirrors {
     folder: PathBuf,
     locks: Locks<String>,
     /// Tips as they were when they were last fetched, by URL and branch. A cache.
-    tips: Arc<Mutex<HashMap<(String, String), (Instant, Tip)>>>,
+    tips: Arc<Mutex<Tips>>,
 }
+
+/// Tips and when they were fetched, by URL and branch.
+type Tips = HashMap<(String, String), (Instant, Tip)>;
 
 /// A commit in a mirror.
 #[derive(Debug, Clone)]
@@ -114,7 +117,7 @@ impl Mirrors {
         Ok(tip)
     }
 
-    fn tips(&self) -> MutexGuard<'_, HashMap<(String, String), (Instant, Tip)>> {
+    fn tips(&self) -> MutexGuard<'_, Tips> {
         self.tips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

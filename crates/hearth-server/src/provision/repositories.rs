@@ -40,18 +40,25 @@ impl Run<'_> {
 
     /// The repository's settings file: Hearth's own, else the documented service's unless a setup object replaces it.
     async fn read_settings(&self, checkout: &Checkout, tip: &Tip) -> Result<Option<RepoSettings>, Failure> {
-        let files = [settings::OWN_FILE, settings::LEGACY_FILE];
-        let read = if self.boot.blueprint.legacy_hooks { 2 } else { 1 };
-        for file in &files[..read] {
+        for file in [settings::OWN_FILE, settings::LEGACY_FILE] {
+            let replaced = file == settings::LEGACY_FILE && !self.boot.blueprint.legacy_hooks;
             let content = tip
                 .file(file)
                 .await
                 .map_err(|error| failure(FailureKind::Host, error.to_string()))?;
             if let Some(content) = content {
-                let settings = settings::read(file, &content).map_err(|reason| failure(FailureKind::Setup, reason))?;
+                let mut settings = match settings::read(file, &content) {
+                    Ok(settings) => settings,
+                    // Nothing of it runs: its faults are nobody's.
+                    Err(_) if replaced => return Ok(None),
+                    Err(reason) => return Err(failure(FailureKind::Setup, reason)),
+                };
+                if replaced {
+                    settings.hooks.setup.clear();
+                }
                 return Ok(Some(RepoSettings {
                     repo_full_name: checkout.repo_full_name.clone(),
-                    file: (*file).to_owned(),
+                    file: file.to_owned(),
                     settings,
                 }));
             }

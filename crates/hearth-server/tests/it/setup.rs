@@ -193,6 +193,14 @@ async fn hooks_in_capy_settings_run_until_a_setup_object_replaces_them() {
     let boot = server.test_boot(SOON, &project, json!({})).await;
     let ran = shells(&driver, &boot["instanceId"]);
     assert!(!ran.iter().any(|(shell, ..)| shell == "legacy-hook"), "{ran:?}");
+    // What its file says beside the hooks is shown all the same.
+    let view = server
+        .get(&format!("/instances/{}", boot["id"].as_str().unwrap()))
+        .await;
+    assert_eq!(
+        view["settings"][0]["settings"],
+        json!({ "hooks": { "terminals": [{ "name": "dev", "command": "npm run dev", "readonly": false }] } })
+    );
     assert!(
         ran.contains(&("init".to_owned(), Some("/home/app".to_owned()), Some(60_000))),
         "{ran:?}"

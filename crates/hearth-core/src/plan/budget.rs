@@ -1,0 +1,111 @@
+//! What may still be made in a pass: the limits of the host and of projects, less everything that exists.
+
+use std::collections::HashMap;
+
+use hearth_api::ids::ProjectId;
+
+use super::decision::Hold;
+use crate::state::InstanceState;
+use crate::world::{InstanceWorld, Limits, PoolWorld, Work, World};
+
+/// What may still be made in this pass.
+pub(super) struct Budget<'a> {
+    vms: usize,
+    memory_mib: u64,
+    provisions: usize,
+    forks: usize,
+    /// What is left to the projects that have a limit of their own.
+    projects: HashMap<&'a ProjectId, usize>,
+}
+
+impl<'a> Budget<'a> {
+    /// Everything that exists counts, whatever its state.
+    pub(super) fn new(world: &'a World) -> Self {
+        let Limits {
+            max_vms,
+            memory_mib,
+            concurrent_provisions,
+            concurrent_forks,
+        } = world.limits;
+        let existing = || {
+            world
+                .pools
+                .iter()
+                .flat_map(|pool| &pool.instances)
+                .filter(|i| holds_resources(i))
+        };
+        let making = |prepared: bool| {
+            let pools = world.pools.iter().filter(move |pool| pool.prepared == prepared);
+            pools
+                .flat_map(|pool| &pool.instances)
+                .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)
+                .count()
+        };
+        Self {
+            vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
+            memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
+            provisions: concurrent_provisions.saturating_sub(making(false)),
+            forks: concurrent_forks.saturating_sub(making(true)),
+            projects: world
+                .pools
+                .iter()
+                .filter_map(|pool| {
+                    let existing = pool.instances.iter().filter(|i| holds_resources(i)).count();
+                    Some((&pool.project, pool.max_vms?.saturating_sub(existing)))
+                })
+                .collect(),
+        }
+    }
+
+    /// Takes one VM that is not there yet.
+    pub(super) fn take(&mut self, pool: &PoolWorld, memory_mib: u64) -> bool {
+        let own = self.projects.get_mut(&pool.project);
+        let at_once = if pool.prepared {
+            &mut self.forks
+        } else {
+            &mut self.provisions
+        };
+        if self.vms == 0 || *at_once == 0 || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
+            return false;
+        }
+        *at_once -= 1;
+        if let Some(own) = own {
+            *own -= 1;
+        }
+        self.vms -= 1;
+        self.memory_mib -= memory_mib;
+        true
+    }
+
+    /// Why [`Budget::take`] said no.
+    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64) -> Hold {
+        if self.projects.get(&pool.project) == Some(&0) {
+            Hold::ProjectVms
+        } else if self.vms == 0 {
+            Hold::HostVms {
+                max: world.limits.max_vms,
+            }
+        } else if self.memory_mib < memory_mib {
+            Hold::HostMemory {
+                wants_mib: memory_mib,
+                left_mib: self.memory_mib,
+            }
+        } else {
+            Hold::InTheMaking
+        }
+    }
+
+    /// Whether waiting alone makes no room for one more.
+    pub(super) fn has_no_room(&self, project: &ProjectId, memory_mib: u64) -> bool {
+        self.vms == 0 || self.memory_mib < memory_mib || self.projects.get(project) == Some(&0)
+    }
+}
+
+/// An unstarted row has no VM yet: it takes its share when it is started.
+pub(super) fn holds_resources(instance: &InstanceWorld) -> bool {
+    instance.state.may_have_vm() && !waits_for_start(instance)
+}
+
+pub(super) fn waits_for_start(instance: &InstanceWorld) -> bool {
+    instance.state == InstanceState::Provisioning && instance.work == Work::Unstarted
+}

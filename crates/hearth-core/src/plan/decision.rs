@@ -1,0 +1,131 @@
+//! What a pass decides: actions with their reasons, and what holds pools back.
+
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+
+use crate::world::Failure;
+
+/// One thing to do, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write a row for a new instance of this pool and make its VM.
+    Create {
+        /// Whose pool.
+        project: ProjectId,
+        /// Why.
+        reason: Reason,
+    },
+    /// Begin to make the VM of a row that somebody else wrote (a test boot, a claim).
+    Start {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The instance has failed.
+    Fail {
+        /// Which.
+        instance: InstanceId,
+        /// As of this generation.
+        generation: i64,
+        /// Why.
+        failure: Failure,
+    },
+    /// Destroy the VM, keep the record.
+    Retire {
+        /// Which.
+        instance: InstanceId,
+        /// As of this generation.
+        generation: i64,
+        /// Why.
+        reason: Reason,
+    },
+    /// Destroy the VM and remove the record.
+    Delete {
+        /// Which.
+        instance: InstanceId,
+        /// As of this generation.
+        generation: i64,
+        /// Why.
+        reason: Reason,
+    },
+    /// Go on destroying the VM of an instance that is retiring or deleting.
+    Teardown {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Let the VM of a ready instance stand still: somebody worked in it, or a claim gave it back.
+    Rest {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Destroy a VM that no row names.
+    DestroyOrphan {
+        /// Which.
+        vm: VmId,
+    },
+}
+
+/// Why the planner does something; shown to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Fewer instances than the target.
+    BelowTarget,
+    /// A stale one is about to be replaced.
+    ReplaceStale,
+    /// More instances than the target.
+    Surplus,
+    /// The pool is disabled.
+    PoolDisabled,
+    /// It is too old or made by an older recipe, and its replacement is ready.
+    Stale,
+    /// The lease of its claim ended.
+    LeaseEnded,
+    /// The time of a test boot's VM is up.
+    TestTimeUp,
+    /// The record of a failed VM needs no VM.
+    FailedVmNotNeeded,
+    /// The record has been kept long enough.
+    RecordExpired,
+    /// It has made a new template and is of no other use.
+    Built,
+    /// A server that is gone left it half made.
+    HalfMade,
+}
+
+/// Why a pool gets fewer VMs than it wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// All VMs of this host together may not be more.
+    HostVms {
+        /// How many.
+        max: usize,
+    },
+    /// The memory of all VMs of this host together may not be more.
+    HostMemory {
+        /// What one more would take, MiB.
+        wants_mib: u64,
+        /// What is left, MiB.
+        left_mib: u64,
+    },
+    /// The project's own limit.
+    ProjectVms,
+    /// So many are in the making already.
+    InTheMaking,
+    /// The set-up failed too often in a row.
+    BreakerOpen {
+        /// How often.
+        failures: u32,
+    },
+    /// The host failed; the next try waits.
+    HostTrouble {
+        /// How often.
+        failures: u32,
+    },
+}
+
+/// What one pass decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do, in this order.
+    pub actions: Vec<Action>,
+    /// Which pools are held back, and why.
+    pub holds: Vec<(ProjectId, Hold)>,
+}
