@@ -168,7 +168,7 @@ impl Reconciler {
             }
             if let Some(id) = &reservation.id {
                 self.check_reserved(id).await?;
-            } else if order.miss == Miss::Prefer && self.can_fork(project).await? {
+            } else if order.miss != Miss::Require && self.can_fork(project).await? {
                 let id = InstanceId::generate();
                 // Before the row is there: whenever this future is dropped, the row is given back.
                 reservation.id = Some(id.clone());
