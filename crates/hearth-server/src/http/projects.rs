@@ -15,6 +15,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
+use crate::provision::mask_cache;
 use crate::store::ProjectRow;
 
 /// Page size when none is asked for.
@@ -224,6 +225,7 @@ pub async fn delete_project(
     if !state.store().delete_project(&row.id, Timestamp::now()).await? {
         return Err(ApiError::not_found("project"));
     }
+    mask_cache::forget(&row.id);
     state.reconciler.wake();
     Ok(Json(ProjectDeleted {
         deleted: true,

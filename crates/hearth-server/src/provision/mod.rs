@@ -9,6 +9,7 @@ pub mod follow;
 mod git;
 pub mod legacy;
 pub mod mask;
+pub mod mask_cache;
 pub mod mirrors;
 pub mod output;
 mod recorder;
