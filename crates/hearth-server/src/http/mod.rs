@@ -10,6 +10,7 @@ mod openapi;
 mod pace;
 mod pool;
 mod projects;
+mod replies;
 mod schema;
 mod setup;
 mod tokens;
