@@ -69,7 +69,7 @@ pub struct Word(pub String);
 pub struct GuestPath(pub String);
 
 /// Each pattern above and what it means, for the message of a refusal.
-pub const PATTERN_MEANINGS: [(&str, &str); 10] = [
+pub const PATTERN_MEANINGS: [(&str, &str); 11] = [
     (
         r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$",
         "must be one line and not blank",
@@ -95,5 +95,6 @@ pub const PATTERN_MEANINGS: [(&str, &str); 10] = [
         "must be letters, digits and `_`, not beginning with a digit",
     ),
     (r"^[^\x00-\x1f\x7f]+$", "must hold no control characters"),
+    ("^[A-Za-z0-9_-]+$", "must be a `nextCursor` that this server gave out"),
     ("^[a-z0-9_-]+$", "must be an id: characters of a-z, 0-9, `-` and `_`"),
 ];

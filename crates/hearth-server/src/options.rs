@@ -31,6 +31,8 @@ pub struct ServeOptions {
     pub longest_claim_wait: Duration,
     /// Requests per second and token, with bursts of five seconds' worth; 0 sets no limit.
     pub requests_per_second: u32,
+    /// How long the headers of a request may take to arrive, and a new connection to send its first request.
+    pub header_patience: Duration,
     /// Time a VM has to boot until its agent answers.
     pub boot_timeout: Duration,
     /// VMs that may be in the making at once.
@@ -49,6 +51,8 @@ pub struct ServeOptions {
 
 /// Far more than an agent or a polling client needs, and little enough that a client gone wild hurts nobody else.
 const REQUESTS_PER_SECOND: u32 = 100;
+/// How long the headers of a request may take to arrive: long for the slowest line, short for who only wants to hold one.
+const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// VMs that may exist at once when nothing else is said; the memory is used up long before.
 const MAX_VMS: usize = 500;
 /// Share of the host's memory that all VMs together may have, in quarters; the rest is for the host and its page cache.
@@ -79,6 +83,7 @@ impl ServeOptions {
             command_timeout: Duration::from_secs(1800),
             longest_claim_wait: Duration::from_secs(3600),
             requests_per_second: REQUESTS_PER_SECOND,
+            header_patience: HEADER_PATIENCE,
             boot_timeout: Duration::from_secs(300),
             provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
             fork_concurrency: processors * FORKS_PER_PROCESSOR,

@@ -134,7 +134,9 @@ pub async fn serve_with(
     });
     tracing::info!(%address, data = %folder.display(), "listening");
     ready(address);
-    answer(listener, state, stop.clone(), DRAIN).await.map_err(listen)?;
+    answer(listener, state, stop.clone(), options.header_patience, DRAIN)
+        .await
+        .map_err(listen)?;
     stop.cancel();
     // A panic in the loop was logged where it happened.
     let _ = tokio::join!(looping, keeping);

@@ -19,7 +19,8 @@ use sha2::{Digest, Sha256};
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::extract::{Path, RawBody};
+use super::extract::{OptionalBody, Path};
+use super::pool::need_allowed;
 use super::schema;
 use crate::reconcile::ClaimOrder;
 use crate::store::{InstanceRow, Moved};
@@ -44,27 +45,21 @@ pub async fn claim_instance(
     caller: Caller,
     Path(id): Path<ProjectId>,
     headers: HeaderMap,
-    RawBody(raw, body): RawBody<ClaimRequest>,
+    OptionalBody(mut body): OptionalBody<ClaimRequest>,
 ) -> Result<Json<ClaimReply>, ApiError> {
     let project = caller.project(&state, &id, Scope::Claim).await?;
-    let header = headers
-        .get("idempotency-key")
-        .map(|key| key.to_str().unwrap_or_default());
-    if let Some(key) = header {
-        let faults = schema::faults("TaskId", &Value::String(key.to_owned()));
-        if let Some(fault) = faults.into_iter().next() {
-            return Err(ApiError::field("Idempotency-Key", fault.message));
-        }
-    }
+    need_allowed(&project)?;
+    let key = idempotency_key(&headers, body.task_id.take())?;
     let ttl = body.ttl_minutes.unwrap_or(DEFAULT_TTL_MINUTES);
     let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
     let order = ClaimOrder {
-        key: body.task_id.or(header.map(str::to_owned)),
+        key,
+        // What was asked and not how it was written: without the key, wherever that stood, and with `null` as good as absent.
         // Keyed with the token's id: the hash of a body with secrets in it must not be guessable from the database.
         body_hash: hex::encode(
             Sha256::new()
                 .chain_update(caller.0.id.as_str())
-                .chain_update(&raw)
+                .chain_update(serde_json::to_vec(&body).unwrap_or_default())
                 .finalize(),
         ),
         token: caller.0.id.clone(),
@@ -77,6 +72,33 @@ pub async fn claim_instance(
         env: body.env.unwrap_or_else(BTreeMap::new),
     };
     Ok(Json(state.reconciler.claim(&project, &order).await?))
+}
+
+/// The key of a claim, from the header or the body. Both may be given when they say the same.
+fn idempotency_key(headers: &HeaderMap, in_body: Option<String>) -> Result<Option<String>, ApiError> {
+    const HEADER: &str = "Idempotency-Key";
+    let Some(value) = headers.get(HEADER) else {
+        return Ok(in_body);
+    };
+    let Ok(key) = value.to_str() else {
+        return Err(ApiError::field(
+            HEADER,
+            "must be visible ASCII characters; for others use `taskId` in the body",
+        ));
+    };
+    if let Some(fault) = schema::faults("TaskId", &Value::String(key.to_owned()))
+        .into_iter()
+        .next()
+    {
+        return Err(ApiError::field(HEADER, fault.message));
+    }
+    if in_body.is_some_and(|other| other != key) {
+        return Err(ApiError::field(
+            HEADER,
+            "is not the same as `taskId` in the body: give one of the two",
+        ));
+    }
+    Ok(Some(key.to_owned()))
 }
 
 /// A claimed instance that this caller may use: a claim token only its own.

@@ -127,6 +127,10 @@ impl IntoResponse for ApiError {
                 HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64),
             );
         }
+        if status == StatusCode::UNAUTHORIZED {
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::body::HttpBody as _;
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -27,9 +28,6 @@ pub struct Body<T>(pub T);
 /// A JSON body that may be missing or empty, which counts as `{}`, with or without a content type.
 pub struct OptionalBody<T>(pub T);
 
-/// The raw bytes of a JSON body and what they say.
-pub struct RawBody<T>(pub Bytes, pub T);
-
 impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
@@ -40,24 +38,14 @@ impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Body<T> 
 
 impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for OptionalBody<T> {
     type Rejection = ApiError;
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        RawBody::from_request(request, state)
-            .await
-            .map(|RawBody(_, value)| Self(value))
-    }
-}
-
-impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for RawBody<T> {
-    type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let typed = check_content_type(request.headers());
         let bytes = read(request).await?;
         if bytes.is_empty() {
-            return parse(b"{}").map(|value| Self(bytes, value));
+            return parse(b"{}").map(Self);
         }
         typed?;
-        let value = parse(&bytes)?;
-        Ok(Self(bytes, value))
+        parse(&bytes).map(Self)
     }
 }
 
@@ -84,6 +72,16 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 async fn read(request: Request) -> Result<Bytes, ApiError> {
+    let too_long = || {
+        ApiError::new(
+            ErrorCode::PayloadTooLarge,
+            format!("the body is longer than {} MiB", MAX_BODY_BYTES / 1024 / 1024),
+        )
+    };
+    // A length that is announced is refused before anything of it is read.
+    if request.body().size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_long());
+    }
     let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
     let Ok(body) = tokio::time::timeout(BODY_PATIENCE, body).await else {
         let seconds = BODY_PATIENCE.as_secs();
@@ -94,10 +92,7 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
     };
     match body {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            ErrorCode::PayloadTooLarge,
-            format!("the body is longer than {} MiB", MAX_BODY_BYTES / 1024 / 1024),
-        )),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
         Err(_) => Err(ApiError::field(".", "the body broke off")),
     }
 }
@@ -126,6 +121,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let text = parts.uri.query().unwrap_or_default();
+        let given: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
+        // The published parameters of this operation are asked first, as for bodies: they find all faults.
+        if let Some(route) = parts.extensions.get::<MatchedPath>() {
+            let faults = schema::query_faults(route.as_str(), parts.method.as_str(), &given);
+            if !faults.is_empty() {
+                return Err(ApiError::fields(faults));
+            }
+        }
         let from = serde_urlencoded::Deserializer::new(form_urlencoded::parse(text.as_bytes()));
         serde_path_to_error::deserialize(from).map(Self).map_err(|error| {
             let path = error.path().to_string();
@@ -134,7 +137,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             } else {
                 path
             };
-            ApiError::field(path, error.into_inner().to_string())
+            ApiError::field(path, "is not a value that this parameter can hold")
         })
     }
 }

@@ -10,6 +10,7 @@ mod openapi;
 mod pace;
 mod pool;
 mod projects;
+mod replies;
 mod schema;
 mod setup;
 mod templates;
@@ -45,8 +46,8 @@ pub use pace::Pace;
 
 /// Where the API is.
 const BASE: &str = "/api/v1";
-/// How long the headers of a request may take to arrive.
-const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// Names a request in the log and to the client.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long an ordinary request may take; those that wait, run or stream are not under it.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -74,20 +75,23 @@ impl AppState {
     }
 }
 
-/// Answers requests until `stop`, then lets those under way end, up to `drain`.
+/// Answers requests until `stop`, then lets those under way end, up to `drain`. Headers have `patience` to arrive.
 pub async fn answer(
     listener: std::net::TcpListener,
     state: AppState,
     stop: CancellationToken,
+    patience: Duration,
     drain: Duration,
 ) -> std::io::Result<()> {
     let handle = axum_server::Handle::new();
-    let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_PATIENCE);
+    let mut server = axum_server::from_tcp(listener)?
+        .handle(handle.clone())
+        .first_request_timeout(patience);
+    // HTTP/1 alone: HTTP/2 has many more things that need a limit, and no client of ours needs it. Not by axum-server's
+    // own `http1_only`, which takes protocol upgrades away.
+    let builder = server.http_builder();
+    *builder = builder.clone().http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
     let ending = tokio::spawn(async move {
         stop.cancelled().await;
         handle.graceful_shutdown(Some(drain));
@@ -145,11 +149,10 @@ fn routes() -> OpenApiRouter<AppState> {
 }
 
 fn router(state: AppState) -> Router {
-    let request_id = HeaderName::from_static("x-request-id");
     let (api, _) = routes().split_for_parts();
     api.route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
-        .merge(SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from(openapi::PATH)))
+        .merge(documents_page())
         .fallback(async || ApiError::not_found("path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "this path does not take this method")
@@ -170,9 +173,38 @@ fn router(state: AppState) -> Router {
                 .and_then(|id| id.header_value().to_str().ok());
             tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
         }))
-        .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(SetRequestIdLayer::new(request_id, NewRequestId))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, NewRequestId))
+        .layer(axum::middleware::map_request(without_bad_request_id))
         .with_state(state)
+}
+
+/// The page that shows the document. It loads nothing from elsewhere and sends the document nowhere.
+fn documents_page() -> Router<AppState> {
+    const POLICY: HeaderValue =
+        HeaderValue::from_static("default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:");
+    let config = utoipa_swagger_ui::Config::from(openapi::PATH).validator_url("none");
+    Router::from(SwaggerUi::new("/docs").config(config)).layer(axum::middleware::map_response(
+        async |mut response: Response| {
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+            response
+        },
+    ))
+}
+
+/// Longest request id that is taken from a client.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// A client's own request id is taken when it can stand in a log as it is; otherwise the request gets a new one.
+async fn without_bad_request_id(mut request: Request) -> Request {
+    let is_good = |id: &HeaderValue| {
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(legal)
+    };
+    if request.headers().get(REQUEST_ID).is_some_and(|id| !is_good(id)) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
 }
 
 /// Whatever a layer below the handlers refuses leaves in the documented shape too.

@@ -82,7 +82,7 @@ fn collect_definitions(from: &Value, schemas: &Value, into: &mut Map<String, Val
     }
 }
 
-fn schema_name(reference: &str) -> Option<&str> {
+pub fn schema_name(reference: &str) -> Option<&str> {
     reference.strip_prefix("#/components/schemas/")
 }
 
@@ -111,6 +111,12 @@ fn complete(document: &mut Value) {
         "token": { "type": "http", "scheme": "bearer", "description": "A token: `hearth_…`" }
     });
     document["security"] = json!([{ "token": [] }]);
+    // Wherever the document was fetched from: a server does not know the names that proxies give it.
+    document["servers"] = json!([{ "url": "/" }]);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        paths.extend(super::replies::document_paths());
+    }
+    super::replies::complete(document);
     document["components"]["headers"] = json!({
         "RequestId": {
             "description": "Names this request in the server's log.",

@@ -30,7 +30,7 @@ fn allowed(project: &ProjectRow) -> bool {
     project.max_vms != Some(0)
 }
 
-fn need_allowed(project: &ProjectRow) -> Result<(), ApiError> {
+pub(super) fn need_allowed(project: &ProjectRow) -> Result<(), ApiError> {
     if allowed(project) {
         return Ok(());
     }

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Page;
 use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted};
@@ -15,7 +17,8 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
-use crate::store::ProjectRow;
+use crate::provision::mask_cache;
+use crate::store::{ProjectRow, RepoSource};
 
 /// Page size when none is asked for.
 const DEFAULT_LIMIT: i64 = 20;
@@ -29,7 +32,7 @@ pub struct ListQuery {
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// `nextCursor` of the page before.
-    #[param(nullable = false, min_length = 1, max_length = 64, pattern = "^[a-z0-9_-]+$")]
+    #[param(nullable = false, min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_-]+$")]
     cursor: Option<String>,
 }
 
@@ -55,8 +58,7 @@ pub async fn list_projects(
     let after = match &query.cursor {
         None => None,
         Some(cursor) => {
-            // A cursor is the id of the last item of the page before.
-            let after = cursor.parse::<ProjectId>().ok();
+            let after = from_cursor(cursor);
             faults.check(after.is_some(), "cursor", "is not one that this server gave out");
             after
         }
@@ -71,7 +73,7 @@ pub async fn list_projects(
     let has_more = rows.len() > limit;
     rows.truncate(limit);
     let next_cursor = if has_more {
-        rows.last().map(|row| row.id.to_string())
+        rows.last().map(|row| to_cursor(&row.id))
     } else {
         None
     };
@@ -80,6 +82,19 @@ pub async fn list_projects(
         next_cursor,
         has_more,
     }))
+}
+
+/// What a cursor says before it is encoded, so that a later version can tell its own from this one's.
+const CURSOR_VERSION: &str = "1:";
+
+/// The place after this project.
+fn to_cursor(last: &ProjectId) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{CURSOR_VERSION}{last}"))
+}
+
+fn from_cursor(cursor: &str) -> Option<ProjectId> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    text.strip_prefix(CURSOR_VERSION)?.parse().ok()
 }
 
 /// Make a project
@@ -172,8 +187,28 @@ pub async fn patch_project(
     Path(id): Path<ProjectId>,
     Body(patch): Body<PatchProject>,
 ) -> Result<Json<Project>, ApiError> {
-    let mut row = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
     let mut faults = Faults::default();
+    let repos = patch
+        .repos
+        .as_ref()
+        .map(|repos| faults.repos("repos", repos, &state.git_base_url));
+    faults.finish()?;
+    let change = |row: &mut ProjectRow| {
+        apply(patch, repos, row);
+        Ok::<_, ApiError>(())
+    };
+    let changed = state
+        .store()
+        .change_project(&project.id, Timestamp::now(), change)
+        .await?;
+    let row = changed.ok_or_else(|| ApiError::not_found("project"))?;
+    state.reconciler.wake();
+    Ok(Json(row.to_wire()))
+}
+
+/// Changes the fields that the body has, and no other.
+fn apply(patch: PatchProject, repos: Option<Vec<RepoSource>>, row: &mut ProjectRow) {
     if let Some(name) = patch.name {
         row.name = name;
     }
@@ -183,8 +218,8 @@ pub async fn patch_project(
     if let Some(code) = patch.task_code {
         row.task_code = code;
     }
-    if let Some(repos) = patch.repos {
-        row.repos = faults.repos("repos", &repos, &state.git_base_url);
+    if let Some(repos) = repos {
+        row.repos = repos;
     }
     if let Some(image) = patch.image {
         row.image = image;
@@ -198,13 +233,6 @@ pub async fn patch_project(
     if let Some(most) = patch.max_vms {
         row.max_vms = most;
     }
-    faults.finish()?;
-    row.updated_at = Timestamp::now();
-    if !state.store().update_project(&row).await? {
-        return Err(ApiError::not_found("project"));
-    }
-    state.reconciler.wake();
-    Ok(Json(row.to_wire()))
 }
 
 /// Delete a project
@@ -225,6 +253,7 @@ pub async fn delete_project(
     if !state.store().delete_project(&row.id, Timestamp::now()).await? {
         return Err(ApiError::not_found("project"));
     }
+    mask_cache::forget(&row.id);
     state.reconciler.wake();
     Ok(Json(ProjectDeleted {
         deleted: true,

@@ -1,6 +1,7 @@
 //! Checks a request body against the published document and says everything that is wrong with it, field by field. Values are
 //! never quoted: they may be secrets.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -25,16 +26,94 @@ static VALIDATORS: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
     names
         .filter_map(|name| {
             let schema = json!({ "$ref": format!("#/components/schemas/{name}"), "components": components });
-            match jsonschema::draft202012::new(&schema) {
-                Ok(validator) => Some((name.clone(), validator)),
-                Err(error) => {
-                    tracing::error!(%error, name, "a schema of our own document cannot be used");
-                    None
-                }
-            }
+            Some((name.clone(), validator(&schema, name)?))
         })
         .collect()
 });
+
+/// The query parameters of each operation that has any, by method and path.
+static QUERIES: LazyLock<HashMap<(String, String), Vec<Parameter>>> = LazyLock::new(|| {
+    let mut queries = HashMap::new();
+    for (path, item) in DOCUMENT["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in item.as_object().into_iter().flatten() {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let parameters: Vec<_> = parameters.filter_map(Parameter::read).collect();
+            queries.insert((method.to_uppercase(), path.clone()), parameters);
+        }
+    }
+    queries
+});
+
+struct Parameter {
+    name: String,
+    kind: Option<String>,
+    validator: Validator,
+}
+
+impl Parameter {
+    fn read(parameter: &Value) -> Option<Self> {
+        if parameter["in"] != "query" {
+            return None;
+        }
+        let name = parameter["name"].as_str()?.to_owned();
+        let mut schema = parameter["schema"].clone();
+        let kind = schema["type"].as_str().map(str::to_owned);
+        schema["components"] = DOCUMENT["components"].clone();
+        let validator = validator(&schema, &name)?;
+        Some(Self { name, kind, validator })
+    }
+
+    /// What a text in a query says, by the parameter's type; what it cannot be stays a text and fails the check.
+    fn value(&self, text: &str) -> Value {
+        let as_text = || Value::String(text.to_owned());
+        match self.kind.as_deref() {
+            Some("integer") => text.parse::<i64>().map_or_else(|_| as_text(), Value::from),
+            Some("boolean") => text.parse::<bool>().map_or_else(|_| as_text(), Value::from),
+            _ => as_text(),
+        }
+    }
+
+    fn fault(&self, text: &str) -> Option<FieldError> {
+        let value = self.value(text);
+        let error = self.validator.iter_errors(&value).next()?;
+        let message = match (self.kind.as_deref(), &value) {
+            (Some("boolean"), Value::String(_)) => "must be true or false".to_owned(),
+            (Some("integer"), Value::String(_)) => "must be a whole number".to_owned(),
+            _ => sentence(&error),
+        };
+        Some(fault(self.name.clone(), message))
+    }
+}
+
+/// Everything that is wrong with a query by the parameters of this operation. Parameters that it does not have are ignored.
+pub fn query_faults(route: &str, method: &str, given: &[(Cow<'_, str>, Cow<'_, str>)]) -> Vec<FieldError> {
+    let parameters = QUERIES.get(&(method.to_owned(), route.to_owned()));
+    let mut faults = Vec::new();
+    for parameter in parameters.into_iter().flatten() {
+        let mut texts = given
+            .iter()
+            .filter(|(name, _)| *name == parameter.name)
+            .map(|(_, text)| text);
+        match (texts.next(), texts.next()) {
+            (Some(_), Some(_)) => faults.push(fault(parameter.name.clone(), "is given more than once")),
+            (Some(text), None) => faults.extend(parameter.fault(text)),
+            (None, _) => {}
+        }
+    }
+    faults
+}
+
+fn validator(schema: &Value, name: &str) -> Option<Validator> {
+    let options = jsonschema::draft202012::options();
+    // A format is a promise, as every other bound is.
+    match options.should_validate_formats(true).build(schema) {
+        Ok(validator) => Some(validator),
+        Err(error) => {
+            tracing::error!(%error, name, "a schema of our own document cannot be used");
+            None
+        }
+    }
+}
 
 /// Everything that is wrong with a body by the schema of this name.
 pub fn faults(schema: &str, body: &Value) -> Vec<FieldError> {
@@ -45,9 +124,26 @@ pub fn faults(schema: &str, body: &Value) -> Vec<FieldError> {
     for error in validator.iter_errors(body).take(MAX_FAULTS) {
         collect(&error, body, &mut faults);
     }
+    // Alternatives of a whole body, as of `ExecRequest`: the words that the document has for them.
+    if let Some(alternatives) = alternatives(schema) {
+        let given = alternatives.iter().filter(|name| body.get(name).is_some()).count();
+        let both = if given > 1 { ", not both" } else { "" };
+        for fault in &mut faults {
+            if fault.path == "." && body.is_object() || given == 0 && alternatives.contains(&fault.path.as_str()) {
+                fault.path = ".".to_owned();
+                fault.message = format!("give either `{}`{both}", alternatives.join("` or `"));
+            }
+        }
+    }
     // An empty text breaks its pattern too; the first fault says enough.
     faults.dedup_by(|later, first| later.path == first.path);
     faults
+}
+
+/// The fields of which a body by this schema has exactly one.
+fn alternatives(schema: &str) -> Option<Vec<&'static str>> {
+    let branches = DOCUMENT["components"]["schemas"][schema]["oneOf"].as_array()?;
+    branches.iter().map(|branch| branch["required"][0].as_str()).collect()
 }
 
 fn collect(error: &ValidationError<'_>, body: &Value, faults: &mut Vec<FieldError>) {
@@ -133,6 +229,9 @@ fn sentence(error: &ValidationError<'_>) -> String {
             let names = options.as_array().into_iter().flatten();
             let names: Vec<_> = names.map(|name| name.as_str().unwrap_or_default()).collect();
             format!("must be one of {}", names.join(", "))
+        }
+        ValidationErrorKind::Format { format } if format == "date-time" => {
+            "must be an RFC 3339 time like 2027-01-31T12:00:00Z, at most the year 9999".to_owned()
         }
         ValidationErrorKind::OneOfMultipleValid { .. } => {
             "gives alternatives of which only one may be given".to_owned()

@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
 use crate::provision::legacy::{LegacyFound, find_legacy_hooks};
-use crate::store::ProjectRow;
+use crate::store::{ProjectRow, RepoSource, StoreError};
 
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
@@ -66,12 +66,67 @@ pub async fn patch_setup(
     Body(body): Body<SetupBody>,
 ) -> Result<Json<SetupView>, ApiError> {
     let mut project = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    let confirmed = query.replace_legacy_hooks == Some(true);
+    for _ in 0..LOOKS {
+        // Git is asked outside of the transaction, about the branches as they will be.
+        set_branches(&body, &mut project)?;
+        let found = find_legacy_hooks(state.reconciler.context(), &project).await;
+        let looked_at = project.repos;
+        let change = |row: &mut ProjectRow| {
+            set_branches(&body, row)?;
+            if row.repos != looked_at {
+                return Err(Refused::Moved(Box::new(row.clone())));
+            }
+            Ok(save(body.clone(), confirmed, &found, row)?)
+        };
+        match state
+            .store()
+            .change_project(&project.id, Timestamp::now(), change)
+            .await
+        {
+            Ok(Some(row)) => {
+                state.reconciler.wake();
+                return Ok(Json(view(&row, found)));
+            }
+            Ok(None) => return Err(ApiError::not_found("project")),
+            Err(Refused::Moved(row)) => project = *row,
+            Err(Refused::Error(error)) => return Err(error),
+        }
+    }
+    Err(ApiError::unavailable(
+        "the project's repositories are being changed all the time; try again",
+    ))
+}
+
+/// How often repositories are looked at while others change them meanwhile.
+const LOOKS: usize = 3;
+
+/// Why a setup object was not saved.
+enum Refused {
+    /// The repositories are not those that were looked at; this is the project now.
+    Moved(Box<ProjectRow>),
+    Error(ApiError),
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// One truth for the branches: the project's.
+fn set_branches(body: &SetupBody, project: &mut ProjectRow) -> Result<(), ApiError> {
     let mut faults = Faults::default();
     for (at, wanted) in body.repositories.iter().enumerate() {
         let path = format!("repositories[{at}].repository");
-        let known = |repo: &&mut crate::store::RepoSource| repo.repo_full_name == wanted.repository;
+        let known = |repo: &&mut RepoSource| repo.repo_full_name == wanted.repository;
         match project.repos.iter_mut().find(known) {
-            // One truth for the branch: the project's.
             Some(repo) => repo.branch.clone_from(&wanted.branch),
             None => faults.add(path.clone(), "is no repository of this project"),
         }
@@ -79,12 +134,15 @@ pub async fn patch_setup(
         let twice = earlier.iter().any(|other| other.repository == wanted.repository);
         faults.check(!twice, &path, "is in the list twice");
     }
-    faults.finish()?;
-    let found = find_legacy_hooks(state.reconciler.context(), &project).await;
+    faults.finish()
+}
+
+fn save(body: SetupBody, confirmed: bool, found: &LegacyFound, project: &mut ProjectRow) -> Result<(), ApiError> {
     let active = project.setup.is_none() && !found.repositories.is_empty();
-    if active && query.replace_legacy_hooks != Some(true) {
+    if active && !confirmed {
         let message = format!(
-            "must be true: saving replaces the active hooks in .capy/settings.json of {}",
+            "this query parameter must be true: saving replaces the active hooks in .capy/settings.json of {}; to do so, \
+             send the request with `?replaceLegacyHooks=true`",
             found.repositories.join(", ")
         );
         return Err(ApiError::field("replaceLegacyHooks", message));
@@ -100,12 +158,7 @@ pub async fn patch_setup(
         repositories: body.repositories,
         hooks,
     });
-    project.updated_at = Timestamp::now();
-    if !state.store().update_project(&project).await? {
-        return Err(ApiError::not_found("project"));
-    }
-    state.reconciler.wake();
-    Ok(Json(view(&project, found)))
+    Ok(())
 }
 
 fn view(project: &ProjectRow, found: LegacyFound) -> SetupView {

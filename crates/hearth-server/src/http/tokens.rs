@@ -14,19 +14,40 @@ use super::error::ApiError;
 use super::extract::{Body, Path};
 use super::validate::Faults;
 use crate::options::FIRST_TENANT;
-use crate::store::NewToken;
+use crate::store::{NewToken, TokenReach};
 
-/// List the tokens of your tenant
+/// Which tokens the caller may see and revoke. Who makes tokens for other tenants sees them and can take them back; a token
+/// for one project reaches that project's alone, and nothing once the project is gone.
+async fn reach<'a>(state: &AppState, caller: &'a Caller) -> Result<TokenReach<'a>, ApiError> {
+    caller.need(Scope::Admin)?;
+    let token = &caller.0;
+    if let Some(project) = &token.project_id {
+        caller.project(state, project, Scope::Admin).await?;
+        return Ok(TokenReach::Project(project));
+    }
+    Ok(if token.tenant == FIRST_TENANT {
+        TokenReach::Everywhere
+    } else {
+        TokenReach::Tenant(&token.tenant)
+    })
+}
+
+/// List tokens
+///
+/// Those of your tenant; an admin of the installation's first tenant sees all, a token for one project that project's.
 #[utoipa::path(
     get,
     path = "/tokens",
     tag = "tokens",
-    responses((status = 200, body = Items<TokenItem>, description = "The tokens, without their secrets"))
+    responses(
+        (status = 200, body = Items<TokenItem>, description = "The tokens, without their secrets"),
+        (status = 404, description = "refused")
+    )
 )]
 pub async fn list_tokens(State(state): State<AppState>, caller: Caller) -> Result<Json<Items<TokenItem>>, ApiError> {
-    caller.need(Scope::Admin)?;
+    let reach = reach(&state, &caller).await?;
     Ok(Json(Items {
-        items: state.store().tokens(&caller.0.tenant).await?,
+        items: state.store().tokens(reach).await?,
     }))
 }
 
@@ -57,6 +78,13 @@ pub async fn create_token(
     let foreign = body.tenant.as_ref().is_some_and(|tenant| *tenant != caller.0.tenant);
     if foreign && (caller.0.tenant != FIRST_TENANT || caller.0.project_id.is_some()) {
         return refuse("only an admin of the installation's first tenant can make tokens of another tenant");
+    }
+    if let Some(end) = caller.0.expires_at
+        && body.expires_at.is_none_or(|wanted| wanted > end)
+    {
+        return refuse(
+            "this token expires and cannot make one that lives longer: give an `expiresAt` not after its own",
+        );
     }
     let now = Timestamp::now();
     let mut faults = Faults::default();
@@ -109,11 +137,8 @@ pub async fn revoke_token(
     caller: Caller,
     Path(id): Path<TokenId>,
 ) -> Result<Json<TokenRevoked>, ApiError> {
-    caller.need(Scope::Admin)?;
-    // Who makes tokens for other tenants can take them back.
-    let everywhere = caller.0.tenant == FIRST_TENANT && caller.0.project_id.is_none();
-    let tenant = (!everywhere).then_some(caller.0.tenant.as_str());
-    if !state.store().delete_token(tenant, &id).await? {
+    let reach = reach(&state, &caller).await?;
+    if !state.store().delete_token(reach, &id).await? {
         return Err(ApiError::not_found("token"));
     }
     Ok(Json(TokenRevoked { id, revoked: true }))

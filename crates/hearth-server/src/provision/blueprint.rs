@@ -8,6 +8,7 @@ use hearth_core::recipe::{Recipe, RecipeRepo};
 use hearth_drivers::VmShape;
 
 use super::mask::Masker;
+use super::mask_cache;
 use super::scripts::{Phase, RepoScripts};
 use crate::options::Sizes;
 use crate::store::{PoolRow, ProjectRow, Store, StoreError, VariableOwner, VariableRow};
@@ -133,11 +134,19 @@ impl Blueprint {
         // The variables may change between these reads. Then the recipe says an older version than the values are, and
         // the next pass sees a newer recipe and replaces the instance: late, but never wrong for long.
         let Some(mut row) = store.project(project).await? else {
+            mask_cache::forget(project);
             return Ok(None);
         };
         row.template_epoch += i64::from(renews);
         let pool = store.pool(project).await?;
         let variables = store.variables(project, VariableOwner::Shared).await?;
+        let now = store.project(project).await?.map(|row| row.variables_version);
+        let masker = if now == Some(row.variables_version) {
+            mask_cache::masker_of(project, row.variables_version, &variables).await
+        } else {
+            // These values may belong to either version.
+            mask_cache::build(&variables).await
+        };
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),
@@ -147,7 +156,7 @@ impl Blueprint {
             image: row.image.clone(),
             shape: sizes.shape(row.vm_size),
             checkouts: checkouts(&row, pool.as_ref()),
-            masker: Masker::new(variables.iter().map(|variable| variable.value.as_str())),
+            masker,
             variables,
             legacy_hooks: row.setup.is_none(),
             project_setup: commands(row.project_setup.as_deref()),

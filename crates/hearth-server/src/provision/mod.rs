@@ -13,6 +13,7 @@ mod git;
 pub mod legacy;
 mod machine;
 pub mod mask;
+pub mod mask_cache;
 pub mod mirrors;
 pub mod output;
 mod piece;

@@ -11,6 +11,7 @@ mod projects;
 mod tokens;
 mod variables;
 
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub use claims::{NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource};
-pub use tokens::{NewToken, TokenRow};
+pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
 
 use crate::secrets::Cipher;
@@ -78,6 +79,7 @@ pub struct Store {
 impl Store {
     /// Opens (and makes, and migrates) the database in a file.
     pub async fn open(file: &Path, cipher: Cipher) -> Result<Self, StoreError> {
+        make_private(file)?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
@@ -126,6 +128,29 @@ impl Store {
         self.read.close().await;
         self.write.close().await;
     }
+}
+
+/// Makes the database's files readable by their owner alone, whatever the folder's mode is. SQLite gives the files beside the
+/// database its own mode, so it is there before SQLite makes it.
+fn make_private(file: &Path) -> Result<(), StoreError> {
+    const OWNER_ONLY: u32 = 0o600;
+    let io = |error| StoreError::Database(sqlx::Error::Io(error));
+    let mut options = std::fs::OpenOptions::new();
+    options
+        .create(true)
+        .append(true)
+        .mode(OWNER_ONLY)
+        .open(file)
+        .map_err(io)?;
+    for beside in ["", "-wal", "-shm"] {
+        let mut path = file.as_os_str().to_owned();
+        path.push(beside);
+        match std::fs::set_permissions(&path, std::fs::Permissions::from_mode(OWNER_ONLY)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A time as the database keeps it.

@@ -6,6 +6,7 @@ use hearth_api::project::{Project, Repo, VmSize};
 use hearth_api::setup::SetupBody;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
 use super::instances::delete_rows;
 use super::{Store, StoreError, from_json, millis, parse, timestamp, to_json};
@@ -155,27 +156,33 @@ impl Store {
         Ok(())
     }
 
-    /// Writes what a PATCH may change. False when the project is gone.
-    pub async fn update_project(&self, project: &ProjectRow) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
-                                project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11
-             WHERE id = ?1",
-        )
-        .bind(project.id.as_str())
-        .bind(&project.name)
-        .bind(&project.description)
-        .bind(&project.task_code)
-        .bind(to_json(&project.repos)?)
-        .bind(&project.image)
-        .bind(project.vm_size.as_str())
-        .bind(project.project_setup.as_ref().map(to_json).transpose()?)
-        .bind(millis(project.updated_at))
-        .bind(project.setup.as_ref().map(to_json).transpose()?)
-        .bind(project.max_vms)
-        .execute(&self.write)
-        .await?;
-        Ok(done.rows_affected() == 1)
+    /// Changes what a PATCH may change, reading and writing in one transaction: of two changes at the same time neither undoes
+    /// the other. `change` does no work but on the row, since every other writer waits for it; its refusal leaves everything
+    /// as it was. `None` when the project is gone.
+    pub async fn change_project<E: From<StoreError>>(
+        &self,
+        id: &ProjectId,
+        now: Timestamp,
+        change: impl FnOnce(&mut ProjectRow) -> Result<(), E> + Send,
+    ) -> Result<Option<ProjectRow>, E> {
+        let mut tx = self
+            .write
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(StoreError::from)?;
+        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(StoreError::from)?;
+        let Some(mut project) = raw.map(ProjectRow::try_from).transpose()? else {
+            return Ok(None);
+        };
+        change(&mut project)?;
+        project.updated_at = now;
+        write_changed(&mut tx, &project).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        Ok(Some(project))
     }
 
     /// The template of this epoch is there: from now on it is the project's.
@@ -247,4 +254,27 @@ impl Store {
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// Writes what a PATCH may change.
+async fn write_changed(tx: &mut SqliteConnection, project: &ProjectRow) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
+                            project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11
+         WHERE id = ?1",
+    )
+    .bind(project.id.as_str())
+    .bind(&project.name)
+    .bind(&project.description)
+    .bind(&project.task_code)
+    .bind(to_json(&project.repos)?)
+    .bind(&project.image)
+    .bind(project.vm_size.as_str())
+    .bind(project.project_setup.as_ref().map(to_json).transpose()?)
+    .bind(millis(project.updated_at))
+    .bind(project.setup.as_ref().map(to_json).transpose()?)
+    .bind(project.max_vms)
+    .execute(tx)
+    .await?;
+    Ok(())
 }

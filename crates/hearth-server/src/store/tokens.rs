@@ -19,6 +19,28 @@ pub struct NewToken<'a> {
     pub hash: &'a str,
 }
 
+/// Which tokens somebody may see and revoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenReach<'a> {
+    /// Those of every tenant.
+    Everywhere,
+    /// A tenant's.
+    Tenant(&'a str),
+    /// Those for one project alone.
+    Project(&'a ProjectId),
+}
+
+impl<'a> TokenReach<'a> {
+    /// What the columns `tenant` and `project_id` must be, if anything.
+    fn columns(self) -> (Option<&'a str>, Option<&'a str>) {
+        match self {
+            Self::Everywhere => (None, None),
+            Self::Tenant(tenant) => (Some(tenant), None),
+            Self::Project(project) => (None, Some(project.as_str())),
+        }
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct Raw {
     id: String,
@@ -88,12 +110,16 @@ impl Store {
             .transpose()
     }
 
-    /// A tenant's tokens, oldest first.
-    pub async fn tokens(&self, tenant: &str) -> Result<Vec<TokenRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM token WHERE tenant = ?1 ORDER BY id")
-            .bind(tenant)
-            .fetch_all(&self.read)
-            .await?;
+    /// The tokens of a reach, oldest first.
+    pub async fn tokens(&self, reach: TokenReach<'_>) -> Result<Vec<TokenRow>, StoreError> {
+        let (tenant, project) = reach.columns();
+        let raw: Vec<Raw> = sqlx::query_as(
+            "SELECT * FROM token WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project_id = ?2) ORDER BY id",
+        )
+        .bind(tenant)
+        .bind(project)
+        .fetch_all(&self.read)
+        .await?;
         raw.into_iter().map(TokenRow::try_from).collect()
     }
 
@@ -104,13 +130,17 @@ impl Store {
             .await?)
     }
 
-    /// Removes a token; false when the tenant (all of them, if none is named) has none of that id.
-    pub async fn delete_token(&self, tenant: Option<&str>, id: &TokenId) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM token WHERE (?1 IS NULL OR tenant = ?1) AND id = ?2")
-            .bind(tenant)
-            .bind(id.as_str())
-            .execute(&self.write)
-            .await?;
+    /// Removes a token; false when there is none of that id in the reach.
+    pub async fn delete_token(&self, reach: TokenReach<'_>, id: &TokenId) -> Result<bool, StoreError> {
+        let (tenant, project) = reach.columns();
+        let done = sqlx::query(
+            "DELETE FROM token WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project_id = ?2) AND id = ?3",
+        )
+        .bind(tenant)
+        .bind(project)
+        .bind(id.as_str())
+        .execute(&self.write)
+        .await?;
         Ok(done.rows_affected() == 1)
     }
 

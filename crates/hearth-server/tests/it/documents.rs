@@ -45,6 +45,16 @@ async fn every_operation_is_described_with_its_refusals() {
                     "{at}"
                 );
             }
+            for (content_type, content) in responses["200"]["content"].as_object().unwrap() {
+                assert!(content.get("example").is_some(), "{at}: {content_type} has no example");
+                let mut schema = content["schema"].clone();
+                schema["components"] = document["components"].clone();
+                let validator = jsonschema::draft202012::new(&schema).unwrap();
+                let mut faults = validator
+                    .iter_errors(&content["example"])
+                    .map(|fault| fault.to_string());
+                assert_eq!(faults.next(), None, "{at}");
+            }
             if let Some(body) = operation.get("requestBody") {
                 let schema = body["content"]["application/json"]["schema"]["$ref"].as_str().unwrap();
                 let name = schema.rsplit('/').next().unwrap();
@@ -55,7 +65,48 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 33);
+    assert_eq!(count, 36);
+}
+
+#[tokio::test]
+async fn replies_are_closed_requests_open_and_no_schema_is_unused_or_written_twice() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let document = server.get("/openapi.json").await;
+    assert_eq!(document["servers"], json!([{ "url": "/" }]));
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let text = document.to_string();
+    for name in schemas.keys() {
+        assert!(
+            text.contains(&format!(r##""#/components/schemas/{name}""##)),
+            "{name} is unused"
+        );
+    }
+    let closed = |name: &str| schemas[name]["additionalProperties"] == false;
+    for reply in [
+        "Project",
+        "Page_Project",
+        "PoolView",
+        "InstanceDetail",
+        "TokenCreated",
+        "ErrorBody",
+        "Step",
+    ] {
+        assert!(closed(reply), "{reply}");
+    }
+    for request in [
+        "PatchPool",
+        "TestRequest",
+        "PutVariables",
+        "SetupBody",
+        "SetupCommand",
+        "Settings",
+    ] {
+        assert!(!closed(request), "{request}");
+    }
+    assert_eq!(
+        schemas["Page_Project"]["properties"]["items"]["items"],
+        json!({ "$ref": "#/components/schemas/Project" })
+    );
 }
 
 #[tokio::test]

@@ -92,3 +92,32 @@ async fn a_variable_is_in_no_output_no_error_no_file_and_no_reply() {
     }
     assert_eq!(found, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn values_as_long_as_they_may_be_do_not_hold_up_a_boot() {
+    let long = "a".repeat(100_000);
+    let rules = vec![ExecRule::prints("leak", &format!("<{long}>\n"))];
+    let (server, _) = Server::fake(FakeOptions {
+        rules,
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let variables: Vec<_> = (0..10)
+        .map(|at| json!({ "name": format!("S{at}"), "value": long[at..] }))
+        .collect();
+    server
+        .put(
+            &format!("{project}/environment-variables/shared"),
+            json!({ "variables": variables }),
+        )
+        .await;
+    let body = json!({ "setupCommands": [{ "name": "leak", "command": "leak" }] });
+    let boot = server.test_boot(SOON, &project, body).await;
+    let step = boot["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&boot["status"], &step["output"]),
+        (&json!("ready"), &json!("<***>\n")),
+        "{boot}"
+    );
+}

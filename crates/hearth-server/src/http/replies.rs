@@ -1,0 +1,266 @@
+//! What the published document says of replies: an example of each, no key that is not named, and the paths that have no
+//! handler of their own to be read from. The replies' types say the rest.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::openapi::{PATH, SETTINGS_PATH, schema_name};
+
+const CREATED: &str = "2026-11-02T09:00:00.000Z";
+const LATER: &str = "2026-11-02T09:01:12.480Z";
+const INSTANCE: &str = "ins_019a42f6c0b27d0f8f3a5be1c7d9e604";
+const VM: &str = "vm_019a42f6c0b27d0f8f3a5be1c7d9e605";
+const PROJECT: &str = "prj_019a42f0a1b27c3d9e4f5a6b7c8d9e0f";
+
+/// Completes what the handlers say.
+pub fn complete(document: &mut Value) {
+    lists_refer_to_their_items(&mut document["components"]["schemas"]);
+    merge_created_token(&mut document["components"]["schemas"]);
+    close_replies(document);
+    add_examples(document);
+}
+
+/// The paths that serve documents.
+pub fn document_paths() -> Map<String, Value> {
+    let get = |id: &str, summary: &str, content_type: &str, schema: Value| {
+        json!({ "get": {
+            "tags": ["server"], "operationId": id, "summary": summary,
+            "responses": { "200": {
+                "description": "The document",
+                "content": { content_type: { "schema": schema } }
+            } }
+        } })
+    };
+    let object = json!({ "type": "object" });
+    [
+        (
+            PATH,
+            get("get_openapi", "This document", "application/json", object.clone()),
+        ),
+        (
+            SETTINGS_PATH,
+            get(
+                "get_settings_schema",
+                "The JSON schema of a repository's settings file",
+                "application/json",
+                object,
+            ),
+        ),
+        (
+            "/docs/",
+            get(
+                "get_docs",
+                "This document as a page for people",
+                "text/html",
+                json!({ "type": "string" }),
+            ),
+        ),
+    ]
+    .into_iter()
+    .map(|(path, item)| (path.to_owned(), item))
+    .collect()
+}
+
+/// The derive writes an item's whole schema into each list of it.
+fn lists_refer_to_their_items(schemas: &mut Value) {
+    let Some(schemas) = schemas.as_object_mut() else {
+        return;
+    };
+    for (name, schema) in schemas {
+        if let Some(item) = name.strip_prefix("Page_").or_else(|| name.strip_prefix("Items_")) {
+            schema["properties"]["items"]["items"] = json!({ "$ref": format!("#/components/schemas/{item}") });
+        }
+    }
+}
+
+/// A new token is its record and one key more. Written as `allOf`, its record could not be closed.
+fn merge_created_token(schemas: &mut Value) {
+    let mut whole = schemas["TokenItem"].clone();
+    let created = schemas["TokenCreated"].take();
+    whole["description"] = created["description"].clone();
+    for part in created["allOf"].as_array().into_iter().flatten() {
+        for (name, schema) in part["properties"].as_object().into_iter().flatten() {
+            whole["properties"][name] = schema.clone();
+        }
+        if let (Some(all), Some(more)) = (whole["required"].as_array_mut(), part["required"].as_array()) {
+            all.extend(more.iter().cloned());
+        }
+    }
+    schemas["TokenCreated"] = whole;
+}
+
+/// A reply never has a key that its schema does not name. What requests share with replies stays open, since a client may
+/// send more than we know, and so does the settings file, which is published as a schema of its own.
+fn close_replies(document: &mut Value) {
+    let schemas = &document["components"]["schemas"];
+    let mut open = BTreeSet::new();
+    reach(&json!({ "$ref": "#/components/schemas/Settings" }), schemas, &mut open);
+    let items = document["paths"].as_object().into_iter().flat_map(Map::values);
+    for operation in items.filter_map(Value::as_object).flat_map(Map::values) {
+        reach(&operation["requestBody"], schemas, &mut open);
+        reach(&operation["parameters"], schemas, &mut open);
+    }
+    let schemas = document["components"]["schemas"].as_object_mut();
+    for (name, schema) in schemas.into_iter().flatten() {
+        if !open.contains(name) && schema["type"] == "object" && schema.get("additionalProperties").is_none() {
+            schema["additionalProperties"] = json!(false);
+        }
+    }
+}
+
+/// The names of all schemas that are used from here.
+fn reach(from: &Value, schemas: &Value, into: &mut BTreeSet<String>) {
+    match from {
+        Value::Object(object) => {
+            if let Some(name) = object.get("$ref").and_then(Value::as_str).and_then(schema_name)
+                && into.insert(name.to_owned())
+            {
+                reach(&schemas[name], schemas, into);
+            }
+            object.values().for_each(|value| reach(value, schemas, into));
+        }
+        Value::Array(values) => values.iter().for_each(|value| reach(value, schemas, into)),
+        _ => {}
+    }
+}
+
+fn add_examples(document: &mut Value) {
+    let items = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    for operation in items.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        let contents = operation["responses"]["200"]["content"].as_object_mut();
+        for (content_type, content) in contents.into_iter().flatten() {
+            if content_type == "text/event-stream" {
+                let (example, event) = events(&id);
+                content["example"] = json!(example);
+                // No standard key says what the data of an event is.
+                content["schema"]["x-event-data"] = json!({ "$ref": format!("#/components/schemas/{event}") });
+                continue;
+            }
+            let schema = content["schema"]["$ref"].as_str().and_then(schema_name).unwrap_or(&id);
+            if let Some(example) = example(schema) {
+                content["example"] = example;
+            }
+        }
+    }
+}
+
+fn events(operation: &str) -> (&'static str, &'static str) {
+    if operation == "exec_in_instance" {
+        let example = "event: stdout\ndata: aGkK\n\n\
+                       event: exit\ndata: {\"exitCode\":0,\"signal\":null,\"durationMs\":4,\"error\":null}\n\n";
+        return (example, "ExecExit");
+    }
+    (
+        "event: stepStarted\ndata: {\"kind\":\"stepStarted\",\"name\":\"create_vm\",\"subject\":null}\n\n\
+         event: ended\ndata: {\"kind\":\"ended\",\"status\":\"ready\",\"failureReason\":null}\n\n",
+        "FollowEvent",
+    )
+}
+
+/// An example of a reply, by its schema's name or, where it has none, the operation.
+fn example(schema: &str) -> Option<Value> {
+    let status = json!({ "ready": 2, "provisioning": 1, "failed": 0 });
+    let config = json!({
+        "enabled": true, "targetSize": 3, "maxAgeMinutes": 60, "branch": null,
+        "setupCommands": [{ "name": "build", "command": "npm ci" }], "createdAt": CREATED, "updatedAt": LATER
+    });
+    let checkout = json!({
+        "repoFullName": "acme/app", "branch": "main", "commit": "8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e", "path": "/home/app"
+    });
+    let item = |item: Value| json!({ "items": [item] });
+    Some(match schema {
+        "Project" => project(),
+        "Page_Project" => json!({ "items": [project()], "nextCursor": null, "hasMore": false }),
+        "ProjectDeleted" => json!({ "deleted": true, "id": PROJECT }),
+        "Items_VariableItem" => item(json!({
+            "name": "API_KEY", "configured": true, "updatedAt": CREATED, "lastUpdatedByUserId": "ada"
+        })),
+        "VariableDeleted" => json!({ "deleted": true, "name": "API_KEY" }),
+        "SetupView" => json!({
+            "source": "setup",
+            "legacyHooks": { "status": "none", "repositories": [], "checkComplete": true },
+            "setup": { "vmSize": "medium", "repositories": [{
+                "repository": "acme/app", "branch": "main",
+                "scripts": { "initialize": "npm ci", "updateAfterCheckout": "npm ci", "startup": null },
+                "commands": [{ "name": "test", "command": "npm test" }]
+            }] }
+        }),
+        "PoolView" => json!({
+            "allowed": true, "config": config, "status": status,
+            "metadata": { "lastProvisionedAt": LATER, "lastClaimedAt": null }
+        }),
+        "PatchPoolReply" => json!({ "config": config, "status": status }),
+        "TestReply" => json!({ "id": INSTANCE }),
+        "ClearReply" => json!({ "cleared": 3, "status": { "ready": 0, "provisioning": 0, "failed": 0 } }),
+        "Items_InstanceItem" => item(json!({
+            "id": INSTANCE, "instanceId": VM, "status": "ready", "isTest": false, "failureReason": null,
+            "provisionedAt": LATER, "createdAt": CREATED
+        })),
+        "InstanceDetail" => failed_instance(),
+        "InstanceView" => json!({
+            "id": INSTANCE, "instanceId": VM, "projectId": PROJECT, "status": "claimed", "isTest": false,
+            "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "expiresAt": LATER,
+            "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
+        }),
+        "ClaimReply" => json!({
+            "id": INSTANCE, "instanceId": VM, "source": "ready", "recipe": "5b2f9c31a7d04e68", "ageMs": 840_000,
+            "waitMs": 0, "repos": [checkout], "expiresAt": "2026-11-02T21:00:00.000Z",
+            "agent": {
+                "exec": format!("/api/v1/instances/{INSTANCE}/exec"),
+                "files": format!("/api/v1/instances/{INSTANCE}/files"),
+                "terminal": format!("/api/v1/instances/{INSTANCE}/terminal"),
+                "ports": format!("/api/v1/instances/{INSTANCE}/ports")
+            }
+        }),
+        "Heartbeat" => json!({ "id": INSTANCE, "expiresAt": "2026-11-02T21:30:00.000Z" }),
+        "Released" => json!({ "id": INSTANCE, "released": true }),
+        "ExecReply" => json!({
+            "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "durationMs": 412, "truncated": false
+        }),
+        "Items_TokenItem" => item(token()),
+        "TokenCreated" => {
+            let mut created = token();
+            created["token"] = json!("hearth_…");
+            created
+        }
+        "TokenRevoked" => json!({ "id": token()["id"], "revoked": true }),
+        "Health" => json!({ "status": "ok" }),
+        "get_openapi" => json!({ "openapi": "3.1.0", "info": { "title": "Hearth", "version": "0.1.0" }, "paths": {} }),
+        "get_settings_schema" => json!({ "title": "Hearth repository settings", "type": "object" }),
+        "get_docs" => json!("<!doctype html>"),
+        _ => return None,
+    })
+}
+
+fn project() -> Value {
+    json!({
+        "id": PROJECT, "name": "web", "description": null, "taskCode": "WEB",
+        "repos": [{ "repoFullName": "acme/app", "branch": "main" }], "createdAt": CREATED, "updatedAt": LATER
+    })
+}
+
+fn token() -> Value {
+    json!({
+        "id": "tok_019a42f1b2c37d4e8f5a6b7c8d9e0f1a", "name": "ci", "owner": "ada", "tenant": "default",
+        "scopes": ["claim"], "projectId": PROJECT, "createdAt": CREATED, "lastUsedAt": null, "expiresAt": null
+    })
+}
+
+fn failed_instance() -> Value {
+    let error = "exit code 1: npm error missing script: build";
+    json!({
+        "id": INSTANCE, "instanceId": VM, "status": "failed", "isTest": true, "failureReason": error, "createdAt": CREATED,
+        "summary": {
+            "success": false, "totalDurationMs": 72_480, "failedStep": "warm_pool_setup", "error": error,
+            "completedSteps": 1, "totalSteps": 2
+        },
+        "steps": [
+            { "name": "create_vm", "status": "success", "durationMs": 1_900, "timestamp": CREATED,
+              "metadata": { "driver": "qemu", "vcpus": 2, "memoryMib": 2048 } },
+            { "name": "warm_pool_setup", "status": "error", "error": error, "durationMs": 5_120, "timestamp": LATER,
+              "output": "npm error missing script: build\n" }
+        ]
+    })
+}
