@@ -30,7 +30,7 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
     let (url, token) = match (url, token) {
         (Some(url), Some(token)) => (url, token),
         (Some(url), None) => {
-            let token = token_for(&url)?;
+            let token = token_for(without_base_path(&url))?;
             (url, token)
         }
         (None, token) => {
@@ -42,7 +42,13 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
             (server.url, token)
         }
     };
-    Ok(Client::new(&url, &token)?)
+    Ok(Client::new(without_base_path(&url), &token)?)
+}
+
+/// People copy the address that the documents show for requests.
+fn without_base_path(url: &str) -> &str {
+    let bare = url.trim().trim_end_matches('/');
+    bare.strip_suffix("/api/v1").unwrap_or(url)
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -51,6 +51,12 @@ impl Failure {
         Self::new(String::new()).with_code(code)
     }
 
+    /// Says which of several things it is about.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     pub(crate) fn detail(mut self, line: impl Into<String>) -> Self {
         self.details.push(line.into());
         self

@@ -164,7 +164,7 @@ fn make_project(hearth: &Hearth, repository: &Repository) -> Result<()> {
             println!("the project `{PROJECT}` of the last run is still there");
             return Ok(());
         }
-        process::run(&mut hearth.command(&["project", "delete", PROJECT]))?;
+        process::run(&mut hearth.command(&["project", "delete", PROJECT, "--yes"]))?;
     }
     let repo = repository.argument();
     process::run(&mut hearth.command(&["project", "create", PROJECT, "--repo", &repo, "--size", VM_SIZE]))
@@ -227,7 +227,11 @@ fn remove(args: &DemoArgs, places: &Places, server: Option<Server>) -> Result<()
             program: server.program.clone(),
             data: places.data.clone(),
         };
-        process::output_of(hearth.command(&["project", "delete", PROJECT]).stderr(Stdio::null()));
+        process::output_of(
+            hearth
+                .command(&["project", "delete", PROJECT, "--yes"])
+                .stderr(Stdio::null()),
+        );
         process::wait_until(DESTROY_LIMIT, || clean::vms(&places.data).is_empty())?;
         server.stop()?;
     }

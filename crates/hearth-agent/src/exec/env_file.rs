@@ -1,5 +1,7 @@
-//! The variables of a shell file, as a shell understands it. Read by root's bash once and kept until the file changes: a
-//! command then costs no extra shell, and one that runs as another user gets them without being able to read the file.
+//! The variables of a shell file, as a shell understands it. Read once and kept until the file changes: a command then costs
+//! no extra shell, and one that runs as another user gets them without being able to read the file. The form that Hearth
+//! itself writes is read here; whatever else somebody made of the file is left to root's bash, which cannot give back more
+//! than Linux lets a process have.
 
 use std::collections::HashMap;
 use std::fs;
@@ -43,11 +45,43 @@ impl EnvFiles {
         if let Some((_, variables)) = kept.filter(|(kept, _)| *kept == version) {
             return Ok(variables);
         }
-        let variables = Arc::new(source(file).await?);
+        let own = fs::read_to_string(file).ok().and_then(|text| parse_own_form(&text));
+        let variables = Arc::new(match own {
+            Some(variables) => variables,
+            None => source(file).await?,
+        });
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.insert(file.to_owned(), (version, Arc::clone(&variables)));
         Ok(variables)
     }
+}
+
+/// Lines `NAME='value'` with every single quote of the value as `'\''`, and nothing else. `None` for any other text.
+fn parse_own_form(mut text: &str) -> Option<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    while !text.is_empty() {
+        let (name, rest) = text.split_once("='")?;
+        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && name.bytes().next().is_some_and(|first| !first.is_ascii_digit());
+        if !is_name {
+            return None;
+        }
+        let mut value = String::new();
+        text = rest;
+        loop {
+            let (piece, rest) = text.split_once('\'')?;
+            value.push_str(piece);
+            if let Some(rest) = rest.strip_prefix(r"\''") {
+                value.push('\'');
+                text = rest;
+            } else {
+                text = rest.strip_prefix('\n')?;
+                break;
+            }
+        }
+        variables.push((name.to_owned(), value));
+    }
+    Some(variables)
 }
 
 async fn source(file: &str) -> Result<Vec<(String, String)>, String> {
@@ -77,4 +111,32 @@ async fn source(file: &str) -> Result<Vec<(String, String)>, String> {
         .filter(|entry| !is_own(entry))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hearths_own_form_is_read_here() {
+        let own = |text| {
+            parse_own_form(text).map(|all| all.into_iter().map(|(name, value)| format!("{name}|{value}")).collect())
+        };
+        let some = |all: &[&str]| Some(all.iter().map(|&text| text.to_owned()).collect::<Vec<String>>());
+        assert_eq!(own(""), some(&[]));
+        assert_eq!(own("A=''\nB_1='x y\n# z'\n"), some(&["A|", "B_1|x y\n# z"]));
+        assert_eq!(own("A='it'\\''s'\n"), some(&["A|it's"]));
+        for other in [
+            "A=b\n",
+            "A='b'",
+            "A='b' C='d'\n",
+            "# no\nA='b'\n",
+            "1A='b'\n",
+            "A='b'c\n",
+            "export A='b'\n",
+            "='b'\n",
+        ] {
+            assert_eq!(own(other), None, "{other:?}");
+        }
+    }
 }

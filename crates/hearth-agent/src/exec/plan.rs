@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::chown;
 
 use hearth_api::agent::ExecSpec;
+use nix::sys::resource::{Resource, getrlimit};
 use tempfile::NamedTempFile;
 
 use crate::users::Identity;
@@ -16,6 +17,28 @@ const IMAGE_ENVIRONMENT: &str = "/etc/environment";
 
 /// The kernel allows 128 KiB for one argument. A longer text goes through a file; well below, because of what is added.
 const LONGEST_ARGUMENT: usize = 96 * 1024;
+
+/// The kernel's limit for one string of arguments and environment, its zero byte included (`MAX_ARG_STRLEN`).
+const LONGEST_STRING: usize = 128 * 1024;
+/// Each string also takes a pointer of the same room.
+const POINTER_BYTES: usize = 8;
+/// The launcher's own arguments, the program's path and the auxiliary vector.
+const ROOM_MARGIN: usize = 32 * 1024;
+/// The room that Linux gives arguments and environment together never exceeds this (three quarters of 8 MiB, `execve(2)`).
+const MOST_ROOM: usize = 6 * 1024 * 1024;
+/// What it gives at the usual limit of the stack, where that cannot be asked for.
+const USUAL_ROOM: usize = 2 * 1024 * 1024;
+
+/// What a string of this length takes of the room.
+fn string_bytes(length: usize) -> usize {
+    length + 1 + POINTER_BYTES
+}
+
+/// Room for arguments and environment: a quarter of the stack's limit, as `execve(2)` says.
+fn environment_room() -> usize {
+    let stack = getrlimit(Resource::RLIMIT_STACK).map(|(soft, _)| usize::try_from(soft / 4).unwrap_or(MOST_ROOM));
+    stack.unwrap_or(USUAL_ROOM).min(MOST_ROOM).saturating_sub(ROOM_MARGIN)
+}
 
 /// What is started.
 #[derive(Debug)]
@@ -53,7 +76,8 @@ impl Plan {
         if !cwd.starts_with('/') || cwd.contains('\0') {
             return Err(format!("the working directory {cwd:?} is not an absolute path"));
         }
-        let env = environment(&identity, variables, &spec.env)?;
+        let taken = argv.iter().map(|argument| string_bytes(argument.len())).sum();
+        let env = environment(&identity, variables, &spec.env, taken)?;
         // An agent that is not root itself (in a test) can only run commands as who it is.
         let switch_user = spec.user.is_some() && identity.uid != nix::unistd::getuid().as_raw();
         Ok(Self {
@@ -105,6 +129,7 @@ fn environment(
     identity: &Identity,
     variables: &[(String, String)],
     extra: &[(String, String)],
+    mut taken: usize,
 ) -> Result<Vec<(String, String)>, String> {
     let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
         pairs
@@ -122,7 +147,17 @@ fn environment(
         ("LOGNAME", &identity.name),
         ("SHELL", &identity.shell),
     ]));
-    all.extend_from_slice(variables);
+    let of = |(name, value): &(String, String)| string_bytes(name.len() + 1 + value.len());
+    taken += all.iter().chain(extra).map(of).sum::<usize>();
+    // Those that Linux gives no process are left out, like a shell that has them without exporting them: the file has them
+    // all, and a command that needs none of them must not fail for it.
+    let room = environment_room();
+    for variable in variables {
+        if of(variable) - POINTER_BYTES <= LONGEST_STRING && taken + of(variable) <= room {
+            taken += of(variable);
+            all.push(variable.clone());
+        }
+    }
     for (name, value) in extra {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(format!("{name:?} cannot be the name of a variable"));

@@ -31,6 +31,26 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[tokio::test]
+async fn variables_that_linux_cannot_export_are_left_out_and_fail_no_command() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let file = agent.path_text("large.env");
+    let mut content = format!("TOO_LONG='{}'\nQUOTED='it'\\''s'\n", "x".repeat(140_000));
+    for at in 0..40 {
+        content.push_str(&format!("V{at}='{}'\n", "y".repeat(99_000)));
+    }
+    std::fs::write(&file, content).unwrap();
+    let mut spec = shell("echo \"${TOO_LONG-out} $QUOTED ${#V0} ${V39-out} $MINE\"");
+    spec.env_file = Some(file);
+    spec.env = vec![("MINE".into(), "mine".into())];
+    let output = client.exec_collect(&spec, MAX).await.unwrap();
+    assert_eq!(
+        (text(&output.stdout), code(&output)),
+        ("out it's 99000 out mine\n", Some(0))
+    );
+}
+
+#[tokio::test]
 async fn outputs_and_exit_code() {
     let agent = Agent::start();
     let client = agent.client().await;

@@ -25,8 +25,9 @@ pub(crate) struct ClaimArgs {
     /// Check this branch out in every repository that has it
     #[arg(long)]
     branch: Option<String>,
-    /// What to do when none is ready: wait or make one (prefer), say so with exit code 5 (require), or leave the pool
-    /// alone and make one (bypass)
+    /// What to do when none is ready: wait for one that is being made or make one (prefer, the default), say so with exit
+    /// code 5 (require), or leave the pool alone and make one (bypass). Making one takes time: without --wait, prefer and
+    /// bypass make none and say so with exit code 5 too
     #[arg(long, value_enum)]
     miss: Option<MissArg>,
     /// How long to wait for one that is being made, in seconds

@@ -21,7 +21,7 @@ Examples:
 
 A value in an argument can be read by every user of this machine and stays in the shell's history: give secrets as NAME
 alone, with the value from --from-file or standard input. One line end at the end is removed from such a value, unless
---exact is given.
+--exact is given, and an empty one is refused: write NAME= for that.
 
 Personal variables are yours alone: no VM of a pool holds them, a VM gets them when you claim it, and they win over the
 project's variables of the same name.";
@@ -208,6 +208,11 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
         if value.ends_with('\r') {
             value.pop();
         }
+    }
+    // `NAME </dev/null` is more often a forgotten pipe than a wish; a variable that is empty can be said in so many words.
+    if value.is_empty() && !exact {
+        return Err(Failure::usage(format!("{from} is empty, so {name} would be too"))
+            .hint(format!("to set it to nothing, write `{name}=` or add --exact")));
     }
     Ok(value)
 }

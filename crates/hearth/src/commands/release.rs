@@ -18,7 +18,15 @@ pub(crate) struct ReleaseArgs {
 pub(crate) async fn run(globals: &Globals, args: ReleaseArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     for id in &args.ids {
-        let released = client.release(id).await?;
+        let released = client.release(id).await.map_err(|error| {
+            let failure = Failure::from(error);
+            // With one id there is no doubt which one is meant.
+            if args.ids.len() > 1 {
+                failure.about(id.as_str())
+            } else {
+                failure
+            }
+        })?;
         output::print(globals.json, &released, |reply| {
             format!("released {}: its VM is being destroyed", reply.id)
         })?;

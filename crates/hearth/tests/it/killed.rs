@@ -42,7 +42,7 @@ impl Drop for Server {
         if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
             return;
         }
-        self.try_run(&["project", "delete", "p"]);
+        self.try_run(&["project", "delete", "p", "--yes"]);
         let began = Instant::now();
         while !self.running().is_empty() && began.elapsed() < Duration::from_secs(20) {
             // pause between two looks

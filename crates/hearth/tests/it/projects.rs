@@ -33,6 +33,78 @@ fn a_project_can_have_a_limit_from_the_start() {
     );
 }
 
+/// A server with this many claimed VMs and as many projects of the one name.
+fn server_with(claimed: usize, named: usize) -> Fake {
+    let item = r#"{"id":"ins_1","instanceId":"vm_1","status":"claimed","isTest":false,"failureReason":null,
+        "provisionedAt":null,"createdAt":"2025-01-01T00:00:00.000Z"}"#;
+    let instances = format!(r#"{{"items":[{}]}}"#, vec![item; claimed].join(","));
+    let projects = format!(
+        r#"{{"items":[{}],"nextCursor":null,"hasMore":false}}"#,
+        vec![PROJECT; named].join(",")
+    );
+    Fake::start(move |request| {
+        if request.line.contains("/warm-pool/instances?") {
+            return Reply::ok(&instances);
+        }
+        if request.line.starts_with("GET /api/v1/projects?") {
+            return Reply::ok(&projects);
+        }
+        if request.line.starts_with("DELETE") {
+            return Reply::ok(r#"{"deleted":true,"id":"prj_1"}"#);
+        }
+        Reply::ok(PROJECT)
+    })
+}
+
+#[test]
+fn a_project_with_claimed_vms_is_deleted_only_when_that_is_said() {
+    let fake = server_with(2, 1);
+    let ran = run(hearth_at(&fake.url, &["project", "delete", "web"]));
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("destroys 2 claimed VMs") && ran.stderr.contains("--yes"),
+        "{}",
+        ran.stderr
+    );
+    assert!(fake.requests_of("DELETE").is_empty());
+    let ran = run(hearth_at(&fake.url, &["project", "delete", "web", "--yes"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let idle = server_with(0, 1);
+    let ran = run(hearth_at(&idle.url, &["project", "delete", "web"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn the_next_line_names_a_project_so_that_it_works() {
+    for (named, next) in [(1, "pool test web"), (2, "pool test prj_1")] {
+        let fake = server_with(0, named);
+        let ran = run(hearth_at(&fake.url, &["project", "create", "web"]));
+        assert!(ran.stderr.contains(next), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_address_may_end_as_the_documents_show_it() {
+    let fake = server();
+    for end in ["/api/v1", "/api/v1/", "/"] {
+        let ran = run(hearth_at(&format!("{}{end}", fake.url), &["project", "show", "web"]));
+        assert_eq!(ran.code, 0, "{end}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn of_several_ids_the_one_that_is_not_known_is_named() {
+    let fake = Fake::start(|request| {
+        if request.line.contains("/ins_1/") {
+            return Reply::ok(r#"{"id":"ins_1","released":true}"#);
+        }
+        Reply::not_found()
+    });
+    let ran = run(hearth_at(&fake.url, &["release", "ins_1", "ins_2"]));
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("error: ins_2: there is no such"), "{}", ran.stderr);
+}
+
 #[test]
 fn each_field_can_be_changed_alone_and_cleared_where_that_makes_sense() {
     for (args, body) in [

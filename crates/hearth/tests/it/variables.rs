@@ -83,3 +83,12 @@ fn personal_variables_are_apart_from_those_that_all_share() {
         assert_eq!(fake.requests_of(&format!("DELETE {path}/KEY")).len(), 1, "{place}");
     }
 }
+
+#[test]
+fn an_empty_value_is_set_only_when_that_is_said() {
+    let fake = server();
+    for (args, code) in [(&["TOKEN"][..], 2), (&["TOKEN", "--exact"], 0), (&["TOKEN="], 0)] {
+        let ran = run(hearth_at(&fake.url, &[&["env", "set", "web"], args].concat()));
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.stderr);
+    }
+}

@@ -1,5 +1,6 @@
 //! `hearth project`: create, change, list, show, delete.
 
+mod delete;
 mod repo;
 
 use clap::{Args, Subcommand};
@@ -32,6 +33,9 @@ pub(crate) enum ProjectCommand {
     Delete {
         /// Its name or id
         project: String,
+        /// Do not ask, even if claimed VMs are destroyed with it
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -150,7 +154,14 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
             let project = client.create_project(&body).await?;
             output::print(globals.json, &project, show)?;
             if !globals.json {
-                output::note(&format!("next: hearth pool test {}", project.name));
+                let named = client.list_all_projects().await.unwrap_or_default();
+                let is_unique = named.iter().filter(|other| other.name == project.name).count() <= 1;
+                let name = if is_unique {
+                    project.name.as_str()
+                } else {
+                    project.id.as_str()
+                };
+                output::note(&format!("next: hearth pool test {name}"));
             }
         }
         ProjectCommand::Set(args) => {
@@ -182,9 +193,12 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
             let project = connect::project(&client, &project).await?;
             output::print(globals.json, &project, show)?;
         }
-        ProjectCommand::Delete { project } => {
+        ProjectCommand::Delete { project, yes } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
+            if !yes {
+                delete::confirm(&client, &project).await?;
+            }
             let deleted = client.delete_project(&project.id).await?;
             output::print(globals.json, &deleted, |_| {
                 format!("deleted {} ({})", project.name, project.id)
