@@ -95,6 +95,9 @@ pub const PATTERN_MEANINGS: [(&str, &str); 11] = [
         "must be letters, digits and `_`, not beginning with a digit",
     ),
     (r"^[^\x00-\x1f\x7f]+$", "must hold no control characters"),
-    ("^[A-Za-z0-9_-]+$", "must be a `nextCursor` that this server gave out"),
+    (
+        "^31(2d|3[0-9]|5f|6[1-9a-f]|7[0-9a]){1,64}$",
+        "must be a `nextCursor` that this server gave out",
+    ),
     ("^[a-z0-9_-]+$", "must be an id: characters of a-z, 0-9, `-` and `_`"),
 ];

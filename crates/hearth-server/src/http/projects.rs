@@ -2,8 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Page;
 use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted};
@@ -32,7 +30,7 @@ pub struct ListQuery {
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// `nextCursor` of the page before.
-    #[param(nullable = false, min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_-]+$")]
+    #[param(nullable = false, pattern = "^31(2d|3[0-9]|5f|6[1-9a-f]|7[0-9a]){1,64}$")]
     cursor: Option<String>,
 }
 
@@ -84,16 +82,17 @@ pub async fn list_projects(
     }))
 }
 
-/// What a cursor says before it is encoded, so that a later version can tell its own from this one's.
-const CURSOR_VERSION: &str = "1:";
+/// What a cursor says before it is encoded, so that a later version can tell its own from this one's. The published pattern
+/// is that of exactly the texts that decode: this version and then the characters of an id, in hexadecimal.
+const CURSOR_VERSION: &str = "1";
 
 /// The place after this project.
 fn to_cursor(last: &ProjectId) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{CURSOR_VERSION}{last}"))
+    hex::encode(format!("{CURSOR_VERSION}{last}"))
 }
 
 fn from_cursor(cursor: &str) -> Option<ProjectId> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let text = String::from_utf8(hex::decode(cursor).ok()?).ok()?;
     text.strip_prefix(CURSOR_VERSION)?.parse().ok()
 }
 
