@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Order, Reconciler};
 use crate::provision::blueprint::{Checkout, checkouts, recipe_name};
 use crate::provision::envfile;
-use crate::provision::mask::Masker;
+use crate::provision::mask_cache;
 use crate::provision::scripts::{Phase, run_at_claim};
 use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
@@ -393,7 +393,7 @@ impl Reconciler {
                 Some(variables) => variables.clone(),
                 None => self.shared_variables(project).await?,
             };
-            let masker = Masker::new(variables.iter().map(|variable| variable.value.as_str()));
+            let masker = mask_cache::build(&variables).await;
             run_at_claim(&agent, phase, &checkouts, &masker)
                 .await
                 .map_err(Unfit::Script)?;
