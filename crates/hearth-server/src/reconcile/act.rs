@@ -173,11 +173,7 @@ impl Reconciler {
         });
     }
 
-    async fn finish_provision(
-        &self,
-        boot: &Boot,
-        ended: Option<Result<Provisioned, Stop>>,
-    ) -> Result<(), StoreError> {
+    async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {
         let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
         match ended {
             // Whoever cancelled it has moved the row.
