@@ -17,6 +17,8 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u64,
     /// Of the last minute, five and fifteen.
     pub(crate) load: String,
+    /// Our own VMs count too.
+    pub(crate) load_at_end: String,
     pub(crate) kernel: String,
     pub(crate) quick: bool,
     pub(crate) versions: Vec<(String, String)>,
@@ -29,7 +31,6 @@ pub(crate) async fn look(args: &Args) -> Result<Machine> {
         line.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
     };
     let memory = field("/proc/meminfo", "MemTotal");
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let image = image::find(&args.images, None).context("there is no guest image")?;
     let mut versions = vec![
         ("hearth".to_owned(), first_line(&args.hearth.to_string_lossy()).await),
@@ -51,7 +52,8 @@ pub(crate) async fn look(args: &Args) -> Result<Machine> {
             .and_then(|kib| kib.parse::<u64>().ok())
             .unwrap_or_default()
             / 1024,
-        load: load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+        load: load(),
+        load_at_end: String::new(),
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
             .trim()
@@ -59,6 +61,12 @@ pub(crate) async fn look(args: &Args) -> Result<Machine> {
         quick: args.quick,
         versions,
     })
+}
+
+/// How busy the machine is, ours and others' work together.
+pub(crate) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// What a program says of its version; nothing when there is no such program.

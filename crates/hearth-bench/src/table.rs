@@ -61,6 +61,10 @@ pub(crate) fn print(report: &Report) {
         );
         lines.for_each(|line| println!("{line}"));
     }
+    println!(
+        "\nload {} at the start, {} at the end",
+        report.machine.load, report.machine.load_at_end
+    );
     if !report.verdicts.is_empty() {
         println!("\nmust hold");
     }
