@@ -1,6 +1,7 @@
 //! The project's own tasks. `cargo xtask demo` and `cargo xtask test` need nothing but Rust: they do all set-up.
 
 mod agent;
+mod bench;
 mod contract;
 mod demo;
 mod openapi;
@@ -31,6 +32,8 @@ enum Task {
     Agent,
     /// Everything at once: set-up, image, server, a project, a full pool, a claim
     Demo(demo::DemoArgs),
+    /// Measure what Hearth promises, each figure beside what it is compared with
+    Bench(bench::BenchArgs),
     /// All set-up, then formatting, clippy, house rules and every test, VM tests included
     Test(test::TestArgs),
     /// Write openapi.json, the description of the HTTP API, from the code
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Agent => agent::build().map(|path| println!("{}", path.display())),
         Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Openapi => openapi::write().map(|path| println!("{}", path.display())),
         Task::Contract => contract::run(),

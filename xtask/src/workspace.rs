@@ -27,9 +27,16 @@ pub(crate) fn shared_packages() -> PathBuf {
     root().join(".hearth/cache/packages")
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us, told nothing of the package that it runs: some build scripts take that for their own, and then
+/// all that depends on them is built again whenever somebody calls cargo without us.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(ours) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
 }

@@ -1,4 +1,4 @@
-//! Ends what a demo has left: VMs, their network's helpers, a server of a run that was killed. Only processes that the data
+//! Ends what a demo or a bench has left: VMs, their network's helpers, a server of a run that was killed. Only processes that the data
 //! folder's own records name, each checked by its start time: process ids come back.
 
 use std::fs;
@@ -17,7 +17,7 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 const START_FIELD: usize = 19;
 
 /// The folders of the VMs that exist.
-pub(super) fn vms(data: &Path) -> Vec<PathBuf> {
+pub(crate) fn vms(data: &Path) -> Vec<PathBuf> {
     let Ok(read) = fs::read_dir(data.join("vms")) else {
         return Vec::new();
     };
@@ -27,7 +27,7 @@ pub(super) fn vms(data: &Path) -> Vec<PathBuf> {
 }
 
 /// Ends every process that the data folder knows of.
-pub(super) fn end_leftovers(data: &Path) -> Result<()> {
+pub(crate) fn end_leftovers(data: &Path) -> Result<()> {
     // The server first: it would make new VMs.
     for pid in servers(data) {
         end(pid, Signal::SIGTERM, || servers(data).contains(&pid))?;
@@ -51,12 +51,12 @@ pub(super) fn end_leftovers(data: &Path) -> Result<()> {
 const VERDICT: &str = "kvm-verdict.json";
 
 /// Gives a new data folder what an earlier one knew. Without it all works, only later.
-pub(super) fn bring_verdict(data: &Path) {
+pub(crate) fn bring_verdict(data: &Path) {
     let _ = fs::copy(kept_verdict(), data.join(VERDICT));
 }
 
 /// Keeps it for the next demo.
-pub(super) fn keep_verdict(data: &Path) {
+pub(crate) fn keep_verdict(data: &Path) {
     let _ = fs::copy(data.join(VERDICT), kept_verdict());
 }
 
@@ -70,7 +70,7 @@ fn end(pid: i32, signal: Signal, alive: impl Fn() -> bool) -> Result<()> {
     }
     process::signal(pid, signal);
     if !process::wait_until(END_LIMIT, || !alive())? {
-        bail!("process {pid} of the last demo does not end");
+        bail!("process {pid} of the last run does not end");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: from a checkout to a command in a claimed VM, everything included. Drives the built binary as a person
 //! would; it knows no API.
 
-mod clean;
+pub(crate) mod clean;
 mod repository;
 mod server;
 mod timing;

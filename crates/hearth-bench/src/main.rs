@@ -1,0 +1,246 @@
+//! What `cargo xtask bench` runs when everything is set up: measures, prints a table, writes JSON. Made to be called by it:
+//! xtask gives it a folder and a guest image, and ends whatever is left in that folder afterwards, however this ended.
+
+mod again;
+mod bare;
+mod claims;
+mod cold;
+mod fill;
+mod fork;
+mod machine;
+mod peers;
+mod project;
+mod report;
+mod server;
+mod table;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use report::Report;
+
+/// What a shell gives for a program that Ctrl-C ended.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// What `cargo xtask bench` runs
+#[derive(Debug, Parser)]
+struct Args {
+    /// The built binary `hearth`
+    #[arg(long)]
+    hearth: PathBuf,
+    /// Where the guest images are
+    #[arg(long)]
+    images: PathBuf,
+    /// An empty folder for everything that is made
+    #[arg(long)]
+    folder: PathBuf,
+    /// Few rounds
+    #[arg(long)]
+    quick: bool,
+    /// Only these rows
+    #[arg(long, value_enum)]
+    only: Vec<Row>,
+    /// Write the figures there, too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A row of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Row {
+    /// 1: from a template to a paused VM, against a bare QEMU
+    Fork,
+    /// 2: claims and first commands
+    Claim,
+    /// 3: the same without templates
+    Cold,
+    /// 4: what a user would pick instead
+    Peers,
+    /// 5: filling a pool, and a burst of claims
+    Fill,
+    /// 6: memory of a warm VM
+    Memory,
+    /// 7: test boots again
+    Again,
+}
+
+/// How often each thing is measured.
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    /// Forks, and as many bare restores.
+    forks: usize,
+    /// VMs that are forked in a row, and stay.
+    in_a_row: usize,
+    /// Claims from a hot pool, and commands at the driver.
+    claims: usize,
+    /// Claims from an empty pool.
+    empty: usize,
+    /// Pools filled for the claim after that.
+    first: usize,
+    /// Boots without templates.
+    cold: usize,
+    /// VMs of each kind beside what a user would pick instead.
+    peers: usize,
+    /// Pools of 20 filled.
+    fills: usize,
+    /// Test boots of each kind.
+    again: usize,
+}
+
+impl Counts {
+    fn new(quick: bool) -> Self {
+        if quick {
+            Self {
+                forks: 10,
+                in_a_row: 20,
+                claims: 10,
+                empty: 3,
+                first: 2,
+                cold: 1,
+                peers: 4,
+                fills: 1,
+                again: 2,
+            }
+        } else {
+            Self {
+                forks: 40,
+                in_a_row: 20,
+                claims: 60,
+                empty: 12,
+                first: 4,
+                cold: 2,
+                peers: 8,
+                fills: 2,
+                again: 3,
+            }
+        }
+    }
+}
+
+/// What every row works with.
+struct Bench {
+    args: Args,
+    counts: Counts,
+    report: Report,
+}
+
+impl Bench {
+    fn wants(&self, row: Row) -> bool {
+        self.args.only.is_empty() || self.args.only.contains(&row)
+    }
+
+    fn wants_any(&self, rows: &[Row]) -> bool {
+        rows.iter().any(|row| self.wants(*row))
+    }
+}
+
+/// A line for whoever is waiting.
+fn say(text: &str) {
+    eprintln!("    {text}");
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let folder = args.folder.clone();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the bench cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        let done = tokio::select! {
+            done = run(args) => Some(done),
+            stop = stopped() => match stop {
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            },
+        };
+        // What containers left is not in any record of Hearth's.
+        peers::clean(&folder).await;
+        done
+    });
+    match done {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::from(EXIT_INTERRUPTED),
+    }
+}
+
+async fn stopped() -> Result<()> {
+    let listen = |kind| signal(kind).context("signals cannot be received");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn run(args: Args) -> Result<()> {
+    let report = Report::new(machine::look(&args).await?);
+    table::print_head(&report);
+    let mut bench = Bench {
+        counts: Counts::new(args.quick),
+        args,
+        report,
+    };
+    let done = rows(&mut bench).await;
+    // What was measured before something failed is worth as much as ever.
+    bench.report.machine.load_at_end = machine::load();
+    bench.report.judge();
+    table::print(&bench.report);
+    if let Some(path) = &bench.args.json {
+        let text = serde_json::to_vec_pretty(&bench.report)?;
+        std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    done
+}
+
+async fn rows(bench: &mut Bench) -> Result<()> {
+    if bench.wants_any(&[Row::Fork, Row::Claim, Row::Memory]) {
+        fork::measure(bench).await.context("rows at the driver")?;
+    }
+    let with_server = [Row::Claim, Row::Cold, Row::Peers, Row::Fill, Row::Memory, Row::Again];
+    if !bench.wants_any(&with_server) {
+        return Ok(());
+    }
+    let project = project::Project::make(bench).await?;
+    let done = server_rows(bench, &project).await;
+    let ended = project.end().await;
+    done.and(ended)
+}
+
+async fn server_rows(bench: &mut Bench, project: &project::Project) -> Result<()> {
+    if bench.wants(Row::Cold) {
+        cold::measure(bench, project).await.context("row 3")?;
+    }
+    project.make_template().await?;
+    if bench.wants(Row::Again) {
+        again::measure(bench, project).await.context("row 7")?;
+    }
+    if bench.wants(Row::Claim) {
+        claims::empty(bench, project).await.context("row 2")?;
+    }
+    if bench.wants_any(&[Row::Fill, Row::Memory]) {
+        fill::measure(bench, project).await.context("rows 5 and 6")?;
+    }
+    if bench.wants(Row::Claim) {
+        claims::first(bench, project).await.context("row 2")?;
+        claims::hot(bench, project).await.context("row 2")?;
+    }
+    if bench.wants(Row::Peers) {
+        peers::measure(bench, project).await.context("row 4")?;
+    }
+    Ok(())
+}
