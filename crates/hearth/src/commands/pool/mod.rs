@@ -23,7 +23,7 @@ pub(crate) enum PoolCommand {
     Set(SetArgs),
     /// Show the pool
     Status(StatusArgs),
-    /// Make one VM from scratch and watch every step; nobody gets this VM
+    /// Make one VM and watch every step; what has not changed since an earlier boot is not run again. Nobody gets this VM
     #[command(after_help = test::AFTER_HELP)]
     Test(TestArgs),
     /// Remove all VMs of the pool that nobody has claimed
