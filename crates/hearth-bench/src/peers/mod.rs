@@ -57,19 +57,17 @@ impl Way {
 
     /// From nothing to the command's end; the machine is gone afterwards.
     async fn run(&self, project: &Project, at: usize, round: usize) -> Result<Duration> {
+        // Else the pool's making up for the claim before would be in everybody's time.
+        project.wait_for(POOL).await?;
         match self {
             Self::Podman(podman) => podman.run(&words(at), round).await,
             Self::Incus(incus) => incus.run(&words(at), round).await,
             Self::Nspawn(nspawn) => nspawn.run(&words(at)).await,
             Self::Hearth => {
-                project.wait_for(POOL).await?;
                 let taken = claims::take(project, at, ClaimSource::Ready).await?;
                 Ok(taken.claim + taken.command)
             }
-            Self::HearthByCommands => {
-                project.wait_for(POOL).await?;
-                by_commands(project, &words(at)).await
-            }
+            Self::HearthByCommands => by_commands(project, &words(at)).await,
         }
     }
 }
