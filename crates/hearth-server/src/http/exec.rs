@@ -66,8 +66,13 @@ pub async fn exec_in_instance(
     };
     let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await?;
     if row.state == InstanceState::Claimed {
-        // Work is a sign of life.
-        state.store().renew_lease(&id, Timestamp::now()).await?;
+        // Work is a sign of life. The command need not wait until it is written.
+        let (store, id) = (state.store().clone(), id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.renew_lease(&id, Timestamp::now()).await {
+                tracing::warn!(%error, instance = %id, "a lease could not be renewed");
+            }
+        });
     }
     let running = agent
         .exec(&spec, Upload::from(stdin))

@@ -132,7 +132,12 @@ impl Run<'_> {
             self.fork_or_build(&stages, &found).await?
         };
         self.prove_ready(&agent).await?;
-        let private_mib = if self.boot.rests { self.rest().await? } else { None };
+        let private_mib = if self.boot.rests {
+            self.warm_up(&agent).await;
+            self.rest().await?
+        } else {
+            None
+        };
         let (mut repos, mut settings) = (Vec::new(), Vec::new());
         for (checkout, found) in self.boot.blueprint.checkouts.iter().zip(found) {
             repos.push(ClaimedRepo {

@@ -303,7 +303,6 @@ impl Reconciler {
                 Taken::Before(claim) => return Ok(Some(claim.reply)),
                 Taken::Instance(row, reply) => (row, reply),
             };
-            self.changed();
             match self.activate(project, pool.as_ref(), order, &row).await {
                 Ok(repos) => {
                     if reply.repos != repos {
@@ -311,6 +310,8 @@ impl Reconciler {
                         store.set_claim_reply(&reply).await?;
                     }
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
+                    // Only now: the refill shall not take the processor from the hand-over.
+                    self.changed();
                     return Ok(Some(*reply));
                 }
                 Err(unfit) => {

@@ -17,6 +17,8 @@ const SLOW_BOOT: Duration = Duration::from_millis(300);
 async fn ten_concurrent_claims_on_three_get_three_different_vms_and_seven_answers() {
     let fake = FakeOptions {
         boot_delay: SLOW_BOOT..=SLOW_BOOT,
+        // With a template the seven would be forked for.
+        no_checkpoints: true,
         ..FakeOptions::default()
     };
     let (server, _) = Server::fake(fake).await;
