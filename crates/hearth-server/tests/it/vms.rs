@@ -311,7 +311,7 @@ async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
         let web = exec(
             &server,
             id,
-            "pgrep -f http.server; curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/",
+            "pgrep -f 'http[.]server'; curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/",
         )
         .await;
         services.insert(web["stdout"].as_str().unwrap().to_owned());
