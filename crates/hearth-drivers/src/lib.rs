@@ -7,6 +7,7 @@ pub mod fake;
 mod files;
 pub mod host;
 pub mod image;
+mod locks;
 mod network;
 mod process;
 mod program;
@@ -19,3 +20,4 @@ pub use checkpoint::{
 pub use driver::{
     ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState,
 };
+pub use locks::Locks;

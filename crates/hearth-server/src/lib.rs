@@ -1,7 +1,6 @@
 //! The house: HTTP API, store, provisioning, reconciliation.
 
 mod http;
-mod locks;
 mod options;
 mod provision;
 mod reconcile;

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use hearth_api::ids::TokenId;
 use hearth_api::token::{Scope, TokenItem};
-use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use hearth_drivers::qemu::{QemuDriver, QemuOptions};
+use hearth_drivers::{Driver, Locks};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AppState, Pace, answer, new_token};
-use crate::locks::Locks;
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;

@@ -5,7 +5,7 @@ mod agent;
 mod checkpoints;
 mod script;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+    ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
 use agent::Guest;
 use checkpoints::Checkpoint;
@@ -32,7 +32,7 @@ const BOOT_DRAW: u64 = 1000;
 #[derive(Debug, Clone)]
 pub struct FakeDriver {
     world: Arc<World>,
-    gates: Arc<Mutex<HashMap<VmId, Arc<tokio::sync::Mutex<()>>>>>,
+    gates: Locks<VmId>,
 }
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl FakeDriver {
         };
         Self {
             world: Arc::new(world),
-            gates: Arc::default(),
+            gates: Locks::default(),
         }
     }
 
@@ -88,7 +88,7 @@ impl FakeDriver {
     pub fn reopen(&self) -> Self {
         Self {
             world: Arc::clone(&self.world),
-            gates: Arc::default(),
+            gates: Locks::default(),
         }
     }
 
@@ -146,15 +146,6 @@ impl FakeDriver {
         self.world.state().vms.get(id).map(|vm| Arc::clone(&vm.guest))
     }
 
-    async fn gate(&self, id: &VmId) -> tokio::sync::OwnedMutexGuard<()> {
-        let gate = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-            Arc::clone(gates.entry(id.clone()).or_default())
-        };
-        gate.lock_owned().await
-    }
-
     /// A call that changes a VM: one at a time, and to its end even when the caller stops waiting, as the real drivers do.
     async fn change<T: Send + 'static>(
         &self,
@@ -164,7 +155,7 @@ impl FakeDriver {
     ) -> Result<T, DriverError> {
         let (driver, id) = (self.clone(), id.clone());
         let work = async move {
-            let _gate = driver.gate(&id).await;
+            let _gate = driver.gates.lock(id).await;
             driver.call(verb, async { work(&driver.world) }).await
         };
         tokio::spawn(work)

@@ -25,15 +25,15 @@ const COPY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Freezes the VM, unless a whole checkpoint of that key is there.
 pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
     // One maker per key, and one freezing per VM; neither stops the VM's other calls once it goes on.
-    let _key = inner.key_gates.enter(&spec.key).await;
+    let _key = inner.key_gates.lock(spec.key.clone()).await;
     if let Ok(manifest) = inner.templates.read(&spec.key)
         && inner.templates.check(&manifest, CheckDepth::Quick).is_ok()
     {
         return Ok(inner.templates.info(&manifest));
     }
-    let _freezing = inner.freeze_gates.enter(id).await;
+    let _freezing = inner.freeze_gates.lock(id.clone()).await;
     rest(inner, id, spec.rest).await?;
-    let gate = inner.gates.enter(id).await;
+    let gate = inner.gates.lock(id.clone()).await;
     let state = inner.inspect(id)?;
     let was_paused = match state {
         Some(VmState::Running) => false,
@@ -79,7 +79,7 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
             .flatten()
             .map_err(|error| full_or(format!("cannot keep the checkpoint {}", spec.key), error))?
     };
-    let _gate = inner.gates.enter(id).await;
+    let _gate = inner.gates.lock(id.clone()).await;
     rebase(&folder, record, &manifest.key, &manifest.chain)
         .map_err(|error| error::io(format!("cannot write the record of {id}"), error))?;
     Ok(inner.templates.info(&manifest))

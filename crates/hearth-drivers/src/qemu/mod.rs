@@ -9,7 +9,6 @@ mod environment;
 mod folder;
 mod fork;
 mod freeze;
-mod gates;
 mod images;
 mod kvm;
 mod launch;
@@ -35,11 +34,10 @@ use crate::process::{self, ProcessId};
 use crate::program::VmUser;
 use crate::{
     ByteStream, CALL_TIMEOUT, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver,
-    DriverError, ForkSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
+    DriverError, ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
 use folder::VmFolder;
-use gates::Gates;
 use hearth_api::ids::VmId;
 use monitor::Monitor;
 use stream::Streams;
@@ -102,11 +100,11 @@ struct Inner {
     streams: Streams,
     templates: Arc<Templates>,
     /// One call that changes something per VM at a time.
-    gates: Gates<VmId>,
+    gates: Locks<VmId>,
     /// One checkpoint per VM at a time; it lasts longer than it holds up the VM's other calls.
-    freeze_gates: Gates<VmId>,
+    freeze_gates: Locks<VmId>,
     /// One maker per checkpoint.
-    key_gates: Gates<CheckpointKey>,
+    key_gates: Locks<CheckpointKey>,
     /// Held for writing while a checkpoint is removed; for reading until it can be seen that something lies on one.
     removals: tokio::sync::RwLock<()>,
     /// VMs that a running `create` of ours is making: they count as running, not as left half made.
@@ -147,9 +145,9 @@ impl QemuDriver {
             network,
             streams: Streams::default(),
             templates: Arc::new(templates),
-            gates: Gates::default(),
-            freeze_gates: Gates::default(),
-            key_gates: Gates::default(),
+            gates: Locks::default(),
+            freeze_gates: Locks::default(),
+            key_gates: Locks::default(),
             removals: tokio::sync::RwLock::default(),
             making: Mutex::default(),
             trial: tokio::sync::Mutex::default(),
@@ -411,7 +409,7 @@ impl Driver for QemuDriver {
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
         let (inner, spec) = (self.inner.clone(), spec.clone());
         to_the_end(async move {
-            let _gate = inner.gates.enter(&spec.id).await;
+            let _gate = inner.gates.lock(spec.id.clone()).await;
             start::create(&inner, &spec).await
         })
         .await
@@ -420,7 +418,7 @@ impl Driver for QemuDriver {
     async fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError> {
         let (inner, spec) = (self.inner.clone(), spec.clone());
         to_the_end(async move {
-            let _gate = inner.gates.enter(&spec.id).await;
+            let _gate = inner.gates.lock(spec.id.clone()).await;
             fork::fork(&inner, &spec).await
         })
         .await
@@ -469,7 +467,7 @@ impl Driver for QemuDriver {
     async fn remove_checkpoint(&self, key: &CheckpointKey) -> Result<(), DriverError> {
         let (inner, key) = (self.inner.clone(), key.clone());
         to_the_end(async move {
-            let _key = inner.key_gates.enter(&key).await;
+            let _key = inner.key_gates.lock(key.clone()).await;
             let _nobody_begins_to_use_it = inner.removals.write().await;
             if let Some(user) = inner.user_of(&key)? {
                 return Err(DriverError::retry(format!(
@@ -485,7 +483,7 @@ impl Driver for QemuDriver {
     async fn pause(&self, id: &VmId) -> Result<(), DriverError> {
         let (inner, id) = (self.inner.clone(), id.clone());
         to_the_end(async move {
-            let _gate = inner.gates.enter(&id).await;
+            let _gate = inner.gates.lock(id.clone()).await;
             inner.set_paused(&id, true).await
         })
         .await
@@ -494,7 +492,7 @@ impl Driver for QemuDriver {
     async fn resume(&self, id: &VmId) -> Result<(), DriverError> {
         let (inner, id) = (self.inner.clone(), id.clone());
         to_the_end(async move {
-            let _gate = inner.gates.enter(&id).await;
+            let _gate = inner.gates.lock(id.clone()).await;
             inner.set_paused(&id, false).await
         })
         .await
@@ -527,7 +525,7 @@ impl Driver for QemuDriver {
 
     async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let inner = &self.inner;
-        let _gate = inner.gates.enter(id).await;
+        let _gate = inner.gates.lock(id.clone()).await;
         match inner.inspect(id)? {
             Some(VmState::Running | VmState::Paused) => {}
             Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
@@ -556,7 +554,7 @@ impl Driver for QemuDriver {
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {
         let (inner, id) = (self.inner.clone(), id.clone());
         to_the_end(async move {
-            let _gate = inner.gates.enter(&id).await;
+            let _gate = inner.gates.lock(id.clone()).await;
             inner.remove(&id).await
         })
         .await

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hearth_drivers::Locks;
 use sha2::{Digest, Sha256};
 use tokio_util::io::SyncIoBridge;
 
 use super::git::{GitError, git};
-use crate::locks::Locks;
 
 /// Time limit of a git command that does not touch the network.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(300);

@@ -26,9 +26,8 @@ mod steps;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_drivers::Driver;
+use hearth_drivers::{Driver, Locks};
 
-use crate::locks::Locks;
 use crate::store::Store;
 use agents::Agents;
 use follow::Followers;

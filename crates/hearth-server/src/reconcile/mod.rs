@@ -16,11 +16,11 @@ use std::time::Duration;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::plan::{Decision, Hold, decide};
 use hearth_core::world::Limits;
+use hearth_drivers::Locks;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::locks::Locks;
 use crate::options::{ServeOptions, Sizes};
 use crate::provision::Context;
 use crate::provision::blueprint::recipe_name;

@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 /// The locks. Those that nobody holds are forgotten when the next one is taken.
 #[derive(Debug)]
-pub(crate) struct Locks<K>(Arc<Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>>);
+pub struct Locks<K>(Arc<Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>>);
 
 impl<K> Default for Locks<K> {
     fn default() -> Self {
@@ -24,7 +24,7 @@ impl<K> Clone for Locks<K> {
 
 impl<K: Hash + Eq> Locks<K> {
     /// Waits until the key is free.
-    pub(crate) async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
+    pub async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
