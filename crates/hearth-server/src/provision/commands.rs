@@ -19,29 +19,23 @@ use super::steps::{Run, Stop, command_failure, millis};
 const BACKGROUND_GRACE: Duration = Duration::from_secs(1);
 
 impl Run<'_> {
-    /// The last `count` of the commands, from `/home`. `begun` are those before them, which ran before the VM was frozen.
-    /// `stages` begins with those of these commands and goes to the end of the chain.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each says something else, and there is one caller"
-    )]
+    /// The commands of a step from the one at `from` on, in `/home`; how many there were. `begun` are those before them, which
+    /// ran before the VM was frozen. `stages` begins with those of these commands and goes to the end of the chain.
     pub(super) async fn run_commands(
         &self,
         agent: &AgentClient,
-        step: StepName,
-        commands: &[SetupCommand],
+        (step, commands, from): (StepName, &[SetupCommand], usize),
         stages: &[Stage],
-        count: usize,
         begun: Vec<Piece>,
         forge: &mut Option<Forge>,
-    ) -> Result<(), Stop> {
+    ) -> Result<usize, Stop> {
         let mut recorder = self.begin(step, None);
         let mut lines: Vec<_> = begun.iter().map(Piece::cached_command).collect();
         for piece in &begun {
             recorder.print_again(&piece.output);
         }
         let mut result = Ok(());
-        let left = &commands[commands.len().saturating_sub(count)..];
+        let left = commands.get(from..).unwrap_or_default();
         for (at, command) in left.iter().enumerate() {
             let background = command.background.unwrap_or_default();
             let mut spec = self.shell(&command.command, "/home");
@@ -76,9 +70,8 @@ impl Run<'_> {
             });
             self.freeze(agent, &stages[at..], forge).await?;
         }
-        self.end_apart(recorder, result, json!({ "commands": lines }))
-            .await
-            .map(drop)
+        self.end_apart(recorder, result, json!({ "commands": lines })).await?;
+        Ok(left.len())
     }
 }
 

@@ -11,6 +11,7 @@ use hearth_api::agent::client::AgentClient;
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
+use hearth_api::pool::SetupCommand;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::CheckpointKey;
@@ -199,53 +200,42 @@ impl Run<'_> {
         mut begun: Vec<Piece>,
         forge: &mut Option<super::forge::Forge>,
     ) -> Result<(), Stop> {
-        let blueprint = &self.boot.blueprint;
         let mut at = 0;
         while let Some(stage) = stages.get(at) {
-            let (step, commands) = match stage.work {
-                Work::Project(_) => (StepName::ProjectSetup, &blueprint.project_setup),
-                Work::Pool(_) => (StepName::WarmPoolSetup, &blueprint.pool_setup),
-                other => {
-                    match other {
-                        Work::Variables => self.set_env_vars(agent).await?,
-                        Work::Clone(repo) => {
-                            self.clone_repo(agent, &blueprint.checkouts[repo], &found[repo].tip)
-                                .await?;
-                        }
-                        Work::Hooks(repo) => {
-                            self.init_repo(agent, &blueprint.checkouts[repo], &found[repo].settings)
-                                .await?;
-                        }
-                        Work::Initialize => self.run_scripts(agent, Phase::Initialize).await?,
-                        Work::Startup => self.run_scripts(agent, Phase::Startup).await?,
-                        // The VM has been made; commands are below.
-                        Work::Base | Work::Project(_) | Work::Pool(_) => {}
-                    }
-                    at += 1;
-                    self.freeze(agent, &stages[at - 1..], forge).await?;
-                    continue;
-                }
+            let left = &stages[at..];
+            at += if let Some(commands) = self.commands_from(stage.work) {
+                let begun = std::mem::take(&mut begun);
+                self.run_commands(agent, commands, left, begun, forge).await?
+            } else {
+                self.run_stage(agent, stage.work, found).await?;
+                self.freeze(agent, left, forge).await?;
+                1
             };
-            let same = |stage: &&Stage| {
-                matches!(
-                    (stage.work, step),
-                    (Work::Project(_), StepName::ProjectSetup) | (Work::Pool(_), StepName::WarmPoolSetup)
-                )
-            };
-            let count = stages[at..].iter().take_while(same).count();
-            self.run_commands(
-                agent,
-                step,
-                commands,
-                &stages[at..],
-                count,
-                std::mem::take(&mut begun),
-                forge,
-            )
-            .await?;
-            at += count;
         }
         Ok(())
+    }
+
+    /// The step, the whole list and the place in it, when a stage is a command of a list.
+    fn commands_from(&self, work: Work) -> Option<(StepName, &[SetupCommand], usize)> {
+        let blueprint = &self.boot.blueprint;
+        match work {
+            Work::Project(at) => Some((StepName::ProjectSetup, &blueprint.project_setup, at)),
+            Work::Pool(at) => Some((StepName::WarmPoolSetup, &blueprint.pool_setup, at)),
+            _ => None,
+        }
+    }
+
+    async fn run_stage(&self, agent: &AgentClient, work: Work, found: &[Found]) -> Result<(), Stop> {
+        let checkouts = &self.boot.blueprint.checkouts;
+        match work {
+            Work::Variables => self.set_env_vars(agent).await,
+            Work::Clone(repo) => self.clone_repo(agent, &checkouts[repo], &found[repo].tip).await,
+            Work::Hooks(repo) => self.init_repo(agent, &checkouts[repo], &found[repo].settings).await,
+            Work::Initialize => self.run_scripts(agent, Phase::Initialize).await,
+            Work::Startup => self.run_scripts(agent, Phase::Startup).await,
+            // The VM has been made; commands run list by list.
+            Work::Base | Work::Project(_) | Work::Pool(_) => Ok(()),
+        }
     }
 
     pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
