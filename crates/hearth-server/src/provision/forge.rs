@@ -201,23 +201,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A checkpoint turned out to be damaged: nobody is to begin at it again.
-    pub(super) async fn forget(&self, key: &CheckpointKey, reason: &str) -> Result<(), Failure> {
-        let store = &self.context.store;
-        let now = Timestamp::now();
-        let noted = store.note_checkpoint_fault(key, reason, now).await;
-        let forgotten = match noted {
-            Ok(()) => store.forget_checkpoint(key, true, now).await,
-            Err(error) => Err(error),
-        };
-        forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
-        if let Err(error) = self.context.driver.remove_checkpoint(key).await {
-            // VMs may lie on it; the broom comes by later.
-            tracing::debug!(%error, %key, "a damaged checkpoint stays for now");
-        }
-        Ok(())
-    }
-
     async fn show_again(&self, pieces: &[Piece]) -> Result<(), Stop> {
         for entry in entries(pieces) {
             show_again(self.context, &self.boot.id, &entry).await?;

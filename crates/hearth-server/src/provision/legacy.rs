@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::Context;
-use super::settings::{LEGACY_FILE, OWN_FILE, read};
+use super::mirrors::MirrorError;
+use super::{Context, settings};
 use crate::store::ProjectRow;
 
 /// How long a request waits for repositories to be fetched. A longer first fetch goes on, and a later request sees its end.
@@ -29,21 +29,17 @@ pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> Legac
         let (mirrors, patience) = (context.mirrors.clone(), context.command_timeout);
         let repo = repo.clone();
         // A task of its own: when the request has waited long enough, the fetch goes on.
-        let look =
-            tokio::spawn(async move {
-                let tip = mirrors
-                    .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience, FRESH)
-                    .await?;
-                // Where Hearth's own file exists, the other one is not read.
-                if tip.file(OWN_FILE).await?.is_some() {
-                    return Ok(false);
-                }
-                let content = tip.file(LEGACY_FILE).await?;
-                // A broken file says something too: provisioning fails with it.
-                Ok::<_, super::mirrors::MirrorError>(content.is_some_and(|content| {
-                    read(LEGACY_FILE, &content).map_or(true, |settings| !settings.hooks.is_empty())
-                }))
-            });
+        let look = tokio::spawn(async move {
+            let tip = mirrors
+                .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience, FRESH)
+                .await?;
+            let found = settings::find(&tip).await?;
+            // A broken file says something too: provisioning fails with it.
+            Ok::<_, MirrorError>(found.is_some_and(|(file, content)| {
+                file == settings::LEGACY_FILE
+                    && settings::read(file, &content).map_or(true, |settings| !settings.hooks.is_empty())
+            }))
+        });
         tokio::time::timeout(PATIENCE, look)
     });
     let mut found = LegacyFound {

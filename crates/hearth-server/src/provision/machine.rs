@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use hearth_api::agent::client::{AgentClient, AgentError, NewIdentity};
+use hearth_api::agent::client::{AgentClient, NewIdentity};
 use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::instance::StepName;
 use hearth_core::state::FailureKind;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::agents::ConnectError;
 use super::blueprint::Blueprint;
 use super::recorder::Recorder;
-use super::steps::{Run, Stop, command_failure, failure, millis};
+use super::steps::{Run, Stop, command_failure, failure, millis, vm_lost};
 
 /// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
 const CONNECT_TRY: Duration = Duration::from_secs(5);
@@ -62,13 +62,7 @@ impl Run<'_> {
         self.end_apart(recorder, Ok(()), metadata).await?;
         let recorder = self.begin(StepName::EnsureServer, None);
         let reached = self.become_somebody().await;
-        let mut metadata = json!({ "cached": true });
-        if let Ok((_, version)) = &reached {
-            metadata["agentVersion"] = json!(version);
-        }
-        let (agent, _) = self
-            .end_apart(recorder, reached.map(|(agent, _)| agent), metadata)
-            .await?;
+        let agent = self.end_reached(recorder, reached, json!({ "cached": true })).await?;
         Ok(Some(agent))
     }
 
@@ -92,8 +86,8 @@ impl Run<'_> {
         match self.context.driver.fork(&spec).await {
             Ok(created) => Ok(Some(created.image)),
             Err(error) if error.checkpoint_fault().is_some() => {
-                tracing::warn!(%error, "a checkpoint is thrown away and made anew");
-                self.forget(from, &error.to_string()).await?;
+                let forgotten = self.context.forget_checkpoint(from, &error.to_string()).await;
+                forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
                 Ok(None)
             }
             Err(error) => Err(driver_failure(error)),
@@ -102,9 +96,7 @@ impl Run<'_> {
 
     /// Reaches the agent of a fork and gives the VM an identity of its own.
     async fn become_somebody(&self) -> Result<(AgentClient, String), Failure> {
-        let agent = self.connect().await?;
-        let lost = |error: AgentError| failure(FailureKind::VmLost, error.to_string());
-        let health = agent.health().await.map_err(lost)?;
+        let (agent, version) = self.reach().await?;
         let identity = NewIdentity {
             hostname: self.boot.vm.to_string(),
             machine_id: None,
@@ -117,7 +109,7 @@ impl Run<'_> {
             self.context.agents.forget(&self.boot.vm);
             return Err(failure(FailureKind::Identity, error.to_string()));
         }
-        Ok((agent, health.version))
+        Ok((agent, version))
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {
@@ -150,25 +142,30 @@ impl Run<'_> {
 
     async fn ensure_server(&self) -> Result<AgentClient, Stop> {
         let mut recorder = self.begin(StepName::EnsureServer, None);
-        let result = self.reach_agent(&mut recorder).await;
-        let version = result.as_ref().map(|(_, version)| version.clone()).unwrap_or_default();
-        let metadata = if version.is_empty() {
-            json!({})
-        } else {
-            json!({ "agentVersion": version })
-        };
+        let result = self.settle(&mut recorder).await;
+        self.end_reached(recorder, result, json!({})).await
+    }
+
+    /// Ends the step `ensure_server`, with the version of what answers.
+    async fn end_reached(
+        &self,
+        recorder: Recorder<'_>,
+        reached: Result<(AgentClient, String), Failure>,
+        mut metadata: serde_json::Value,
+    ) -> Result<AgentClient, Stop> {
+        if let Ok((_, version)) = &reached {
+            metadata["agentVersion"] = json!(version);
+        }
         let (agent, _) = self
-            .end_apart(recorder, result.map(|(agent, _)| agent), metadata)
+            .end_apart(recorder, reached.map(|(agent, _)| agent), metadata)
             .await?;
         Ok(agent)
     }
 
     /// Waits for the agent, then until the guest has settled, and gives it its time and its name.
-    async fn reach_agent(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
-        let agent = self.connect().await?;
-        let lost = |error: AgentError| failure(FailureKind::VmLost, error.to_string());
-        let health = agent.health().await.map_err(lost)?;
-        agent.set_clock(SystemTime::now()).await.map_err(lost)?;
+    async fn settle(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
+        let (agent, version) = self.reach().await?;
+        agent.set_clock(SystemTime::now()).await.map_err(vm_lost)?;
         let settle = ExecSpec {
             // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
             // system (exit code 1) is still a system.
@@ -188,6 +185,13 @@ impl Run<'_> {
             .run(&agent, &settle)
             .await
             .map_err(|error| command_failure(FailureKind::Image, error))?;
+        Ok((agent, version))
+    }
+
+    /// The agent and its version.
+    async fn reach(&self) -> Result<(AgentClient, String), Failure> {
+        let agent = self.connect().await?;
+        let health = agent.health().await.map_err(vm_lost)?;
         Ok((agent, health.version))
     }
 
@@ -256,7 +260,7 @@ impl Run<'_> {
                 FailureKind::Setup,
                 "after its set-up the VM cannot run /bin/true",
             ))),
-            Err(error) => Err(Stop::Failure(failure(FailureKind::VmLost, error.to_string()))),
+            Err(error) => Err(vm_lost(error).into()),
         }
     }
 

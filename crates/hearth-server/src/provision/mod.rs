@@ -26,9 +26,10 @@ mod steps;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_drivers::{Driver, Locks};
+use hearth_drivers::{CheckpointKey, Driver, Locks};
+use jiff::Timestamp;
 
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use agents::Agents;
 use follow::Followers;
 use mirrors::Mirrors;
@@ -55,4 +56,19 @@ pub struct Context {
     pub command_timeout: Duration,
     /// Time a VM has to boot until its agent answers.
     pub boot_timeout: Duration,
+}
+
+impl Context {
+    /// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.
+    pub async fn forget_checkpoint(&self, key: &CheckpointKey, reason: &str) -> Result<(), StoreError> {
+        tracing::error!(%key, reason, "a checkpoint is not used any more and made anew when it is needed");
+        let now = Timestamp::now();
+        self.store.note_checkpoint_fault(key, reason, now).await?;
+        self.store.forget_checkpoint(key, true, now).await?;
+        if let Err(error) = self.driver.remove_checkpoint(key).await {
+            // VMs may lie on it still; then a later round of the keeper removes it.
+            tracing::debug!(%error, %key, "a damaged checkpoint stays for now");
+        }
+        Ok(())
+    }
 }

@@ -38,32 +38,28 @@ impl Run<'_> {
         Found { tip, settings }
     }
 
-    /// The repository's settings file: Hearth's own, else the documented service's unless a setup object replaces it.
+    /// What the repository's settings file says; hooks that a setup object replaces are left out.
     async fn read_settings(&self, checkout: &Checkout, tip: &Tip) -> Result<Option<RepoSettings>, Failure> {
-        for file in [settings::OWN_FILE, settings::LEGACY_FILE] {
-            let replaced = file == settings::LEGACY_FILE && !self.boot.blueprint.legacy_hooks;
-            let content = tip
-                .file(file)
-                .await
-                .map_err(|error| failure(FailureKind::Host, error.to_string()))?;
-            if let Some(content) = content {
-                let mut settings = match settings::read(file, &content) {
-                    Ok(settings) => settings,
-                    // Nothing of it runs: its faults are nobody's.
-                    Err(_) if replaced => return Ok(None),
-                    Err(reason) => return Err(failure(FailureKind::Setup, reason)),
-                };
-                if replaced {
-                    settings.hooks.setup.clear();
-                }
-                return Ok(Some(RepoSettings {
-                    repo_full_name: checkout.repo_full_name.clone(),
-                    file: file.to_owned(),
-                    settings,
-                }));
-            }
+        let found = settings::find(tip).await;
+        let found = found.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+        let Some((file, content)) = found else {
+            return Ok(None);
+        };
+        let replaced = file == settings::LEGACY_FILE && !self.boot.blueprint.legacy_hooks;
+        let mut settings = match settings::read(file, &content) {
+            Ok(settings) => settings,
+            // Nothing of it runs: its faults are nobody's.
+            Err(_) if replaced => return Ok(None),
+            Err(reason) => return Err(failure(FailureKind::Setup, reason)),
+        };
+        if replaced {
+            settings.hooks.setup.clear();
         }
-        Ok(None)
+        Ok(Some(RepoSettings {
+            repo_full_name: checkout.repo_full_name.clone(),
+            file: file.to_owned(),
+            settings,
+        }))
     }
 
     pub(super) async fn clone_repo(

@@ -3,10 +3,22 @@
 use hearth_api::patch::Object;
 use hearth_api::settings::Settings;
 
+use super::mirrors::{MirrorError, Tip};
+
 /// Hearth's own file; where it exists, [`LEGACY_FILE`] is not read.
-pub const OWN_FILE: &str = ".hearth/settings.json";
+const OWN_FILE: &str = ".hearth/settings.json";
 /// The documented service's file, whose hooks a saved setup object replaces.
 pub const LEGACY_FILE: &str = ".capy/settings.json";
+
+/// The settings file that counts, and its content: Hearth's own, else the documented service's.
+pub async fn find(tip: &Tip) -> Result<Option<(&'static str, Vec<u8>)>, MirrorError> {
+    for file in [OWN_FILE, LEGACY_FILE] {
+        if let Some(content) = tip.file(file).await? {
+            return Ok(Some((file, content)));
+        }
+    }
+    Ok(None)
+}
 
 /// What the file says, or a sentence that says what is broken and where.
 pub fn read(file: &str, content: &[u8]) -> Result<Settings, String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::AgentClient;
+use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
@@ -88,6 +88,11 @@ pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
         kind,
         reason: reason.into(),
     }
+}
+
+/// The agent does not answer any more.
+pub(super) fn vm_lost(error: AgentError) -> Failure {
+    failure(FailureKind::VmLost, error.to_string())
 }
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
@@ -281,7 +286,7 @@ impl Run<'_> {
         let written = agent
             .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
             .await;
-        let result = written.map_err(|error| failure(FailureKind::VmLost, error.to_string()));
+        let result = written.map_err(vm_lost);
         self.end(recorder, result, json!({ "count": variables.len() })).await
     }
 
@@ -304,6 +309,6 @@ pub(super) fn millis(duration: Duration) -> u64 {
 pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failure {
     match error {
         CommandFailure::Command { sentence, .. } => failure(kind, sentence),
-        CommandFailure::Lost(error) => failure(FailureKind::VmLost, error.to_string()),
+        CommandFailure::Lost(error) => vm_lost(error),
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Order, Reconciler};
 use crate::provision::blueprint::recipe_name;
-use crate::store::{StoreError, TemplateRow};
+use crate::store::{ProjectRow, StoreError, TemplateRow};
 
 /// How often the keeper makes its round, unless templates are renewed more often than that.
 const ROUND: Duration = Duration::from_secs(60);
@@ -93,7 +93,7 @@ impl Reconciler {
         (self.keeping(|keeping| keeping.bytes), self.template_disk_bytes)
     }
 
-    /// Every checkpoint, least recently used first. Those without a row are of no use: they are removed here.
+    /// Every checkpoint, least recently used first. A row whose files are gone is forgotten on the way.
     pub async fn kept(&self) -> Result<Vec<KeptCheckpoint>, StoreError> {
         let infos = match self.context.driver.checkpoints().await {
             Ok(infos) => infos,
@@ -106,7 +106,7 @@ impl Reconciler {
         let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
         for gone in owners.keys().filter(|key| !there.contains(key)) {
             // Its files were taken away: what lies on it is of no use either.
-            self.forget(gone, "its files are gone").await?;
+            self.context.forget_checkpoint(gone, "its files are gone").await?;
         }
         let templates = self.context.store.templates().await?;
         let needed = self.needed(&infos, &templates).await?;
@@ -128,6 +128,19 @@ impl Reconciler {
         Ok(kept)
     }
 
+    /// The projects with an enabled pool, and the recipe that each follows now.
+    async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, String)>, StoreError> {
+        let mut enabled = Vec::new();
+        for project in self.context.store.all_projects().await? {
+            let pool = self.context.store.pool(&project.id).await?;
+            if let Some(pool) = pool.filter(|pool| pool.config.enabled) {
+                let recipe = recipe_name(&project, Some(&pool));
+                enabled.push((project, recipe));
+            }
+        }
+        Ok(enabled)
+    }
+
     /// The current templates of all pools and whatever they lie on.
     async fn needed(
         &self,
@@ -137,12 +150,7 @@ impl Reconciler {
         let parents: HashMap<&CheckpointKey, Option<&CheckpointKey>> =
             infos.iter().map(|info| (&info.key, info.parent.as_ref())).collect();
         let mut needed = HashSet::new();
-        for project in self.context.store.all_projects().await? {
-            let pool = self.context.store.pool(&project.id).await?;
-            if pool.as_ref().is_none_or(|pool| !pool.config.enabled) {
-                continue;
-            }
-            let recipe = recipe_name(&project, pool.as_ref());
+        for (project, recipe) in self.enabled_pools().await? {
             let own = templates
                 .iter()
                 .find(|template| template.project == project.id && template.recipe == recipe);
@@ -207,7 +215,7 @@ impl Reconciler {
                     continue;
                 };
                 let reason = fault.to_string();
-                self.forget(&key, &reason).await?;
+                self.context.forget_checkpoint(&key, &reason).await?;
                 verified.faults.push((key, reason));
             }
         }
@@ -218,27 +226,10 @@ impl Reconciler {
         Ok(verified)
     }
 
-    async fn forget(&self, key: &CheckpointKey, reason: &str) -> Result<(), StoreError> {
-        tracing::error!(%key, reason, "a checkpoint is damaged; it is not used any more and made anew when it is needed");
-        let store = &self.context.store;
-        let now = Timestamp::now();
-        store.note_checkpoint_fault(key, reason, now).await?;
-        store.forget_checkpoint(key, true, now).await?;
-        // VMs may lie on it still; then a later round removes it.
-        let _ = self.context.driver.remove_checkpoint(key).await;
-        Ok(())
-    }
-
     /// Orders a new template, from the image on, for every pool whose template is too old.
     async fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
-        let store = &self.context.store;
-        for project in store.all_projects().await? {
-            let pool = store.pool(&project.id).await?;
-            if pool.as_ref().is_none_or(|pool| !pool.config.enabled) {
-                continue;
-            }
-            let recipe = recipe_name(&project, pool.as_ref());
-            let Some(template) = store.template(&project.id, &recipe).await? else {
+        for (project, recipe) in self.enabled_pools().await? {
+            let Some(template) = self.context.store.template(&project.id, &recipe).await? else {
                 continue;
             };
             let old = now.duration_since(template.created_at) >= self.template_max_age;
