@@ -119,13 +119,8 @@ pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> 
 }
 
 impl Blueprint {
-    /// Reads it; `None` when the project is gone.
-    pub async fn load(store: &Store, sizes: &Sizes, project: &ProjectId) -> Result<Option<Self>, StoreError> {
-        Self::load_for(store, sizes, project, false).await
-    }
-
-    /// The same; `renews`: what the template's renewal is made by.
-    pub async fn load_for(
+    /// Reads it; `None` when the project is gone. `renews`: what the template's renewal is made by.
+    pub async fn load(
         store: &Store,
         sizes: &Sizes,
         project: &ProjectId,

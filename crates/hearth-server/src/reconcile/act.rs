@@ -9,8 +9,8 @@ use hearth_core::world::{Failure, World};
 use hearth_drivers::VmState;
 use jiff::Timestamp;
 
-use super::Reconciler;
 use super::tasks::Running;
+use super::{Reconciler, new_instance};
 use crate::provision::blueprint::Blueprint;
 use crate::provision::{Boot, Provisioned, Stop, provision};
 use crate::store::{InstanceRow, Moved, StoreError};
@@ -19,13 +19,11 @@ impl Reconciler {
     pub(super) async fn act(&self, world: &World, action: &Action) -> Result<(), StoreError> {
         match action {
             Action::Create { project, reason } => {
-                let Some(row) = self.context.store.project(project).await? else {
+                let blueprint = Blueprint::load(&self.context.store, &self.sizes, project, false);
+                let Some(blueprint) = blueprint.await? else {
                     return Ok(());
                 };
-                let Some(blueprint) = Blueprint::load(&self.context.store, &self.sizes, project).await? else {
-                    return Ok(());
-                };
-                let mut new = self.new_instance(project, blueprint.recipe.clone(), row.vm_size);
+                let mut new = new_instance(project, blueprint.recipe.clone(), blueprint.shape);
                 new.started_by = Some(self.session.clone());
                 let running = self.tasks.begin_provision(&new.id);
                 self.context.store.insert_instance(&new, world.now).await?;
@@ -47,7 +45,7 @@ impl Reconciler {
                 let Some(row) = self.context.store.instance(instance).await? else {
                     return Ok(());
                 };
-                let blueprint = Blueprint::load_for(&self.context.store, &self.sizes, &row.project, row.is_build);
+                let blueprint = Blueprint::load(&self.context.store, &self.sizes, &row.project, row.is_build);
                 let Some(blueprint) = blueprint.await? else {
                     return Ok(());
                 };

@@ -168,22 +168,17 @@ impl Reconciler {
             }
             if let Some(id) = &reservation.id {
                 self.check_reserved(id).await?;
-            } else if order.miss != Miss::Require && self.can_fork(project).await? {
-                let id = InstanceId::generate();
-                // Before the row is there: whenever this future is dropped, the row is given back.
-                reservation.id = Some(id.clone());
-                self.order_instance(&id, project, Order::Claim).await?;
-                source = ClaimSource::Fork;
-                deadline = deadline.max(began + FORK_BUDGET);
-            } else if order.miss != Miss::Require && self.nothing_comes(project, order).await? {
-                if order.patience.is_zero() {
+            } else if let Some(made) = self.makes_one(project, order).await? {
+                if made == ClaimSource::Fork {
+                    deadline = deadline.max(began + FORK_BUDGET);
+                } else if order.patience.is_zero() {
                     return Err(self.nothing_ready(project).await?);
                 }
                 let id = InstanceId::generate();
                 // Before the row is there: whenever this future is dropped, the row is given back.
                 reservation.id = Some(id.clone());
                 self.order_instance(&id, project, Order::Claim).await?;
-                source = ClaimSource::Cold;
+                source = made;
             }
             if source == ClaimSource::Ready {
                 source = ClaimSource::Joined;
@@ -194,26 +189,20 @@ impl Reconciler {
         }
     }
 
-    /// Whether waiting alone would be in vain: nothing is being made for the pool, and nothing will be.
-    async fn nothing_comes(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<bool, StoreError> {
-        if order.miss == Miss::Bypass {
-            return Ok(true);
+    /// Whether the claim has a VM made for itself, and how: a fork where there is a template, and a cold one where waiting alone
+    /// would be in vain, because nothing is being made for the pool and nothing will be.
+    async fn makes_one(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<Option<ClaimSource>, StoreError> {
+        if order.miss == Miss::Require {
+            return Ok(None);
         }
-        let enabled = self
-            .context
-            .store
-            .pool(&project.id)
-            .await?
-            .is_some_and(|pool| pool.config.enabled);
-        Ok(!enabled)
-    }
-
-    /// Whether a VM of the current recipe can be had at once.
-    async fn can_fork(&self, project: &ProjectRow) -> Result<bool, StoreError> {
         let store = &self.context.store;
         let pool = store.pool(&project.id).await?;
         let recipe = recipe_name(project, pool.as_ref());
-        Ok(store.template(&project.id, &recipe).await?.is_some())
+        if store.template(&project.id, &recipe).await?.is_some() {
+            return Ok(Some(ClaimSource::Fork));
+        }
+        let in_vain = order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled);
+        Ok(in_vain.then_some(ClaimSource::Cold))
     }
 
     async fn check_reserved(&self, id: &InstanceId) -> Result<(), ClaimError> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::plan::{Decision, Hold, decide};
 use hearth_core::world::Limits;
-use hearth_drivers::Locks;
+use hearth_drivers::{Locks, VmShape};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -167,7 +167,8 @@ impl Reconciler {
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
         let pool = self.context.store.pool(&project.id).await?;
-        let new = self.new_instance(&project.id, recipe_name(project, pool.as_ref()), project.vm_size);
+        let shape = self.sizes.shape(project.vm_size);
+        let new = new_instance(&project.id, recipe_name(project, pool.as_ref()), shape);
         let new = NewInstance {
             id: id.clone(),
             is_test: matches!(order, Order::Test { .. }),
@@ -180,19 +181,19 @@ impl Reconciler {
         self.wake();
         Ok(())
     }
+}
 
-    fn new_instance(&self, project: &ProjectId, recipe: String, size: hearth_api::project::VmSize) -> NewInstance {
-        NewInstance {
-            id: InstanceId::generate(),
-            project: project.clone(),
-            vm: VmId::generate(),
-            is_test: false,
-            is_build: false,
-            reserved: false,
-            recipe,
-            memory_mib: u64::from(self.sizes.shape(size).memory_mib),
-            use_cache: true,
-            started_by: None,
-        }
+fn new_instance(project: &ProjectId, recipe: String, shape: VmShape) -> NewInstance {
+    NewInstance {
+        id: InstanceId::generate(),
+        project: project.clone(),
+        vm: VmId::generate(),
+        is_test: false,
+        is_build: false,
+        reserved: false,
+        recipe,
+        memory_mib: u64::from(shape.memory_mib),
+        use_cache: true,
+        started_by: None,
     }
 }
