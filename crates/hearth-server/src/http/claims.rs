@@ -13,7 +13,6 @@ use hearth_api::text::TaskId;
 use hearth_api::token::Scope;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::AppState;
@@ -86,11 +85,8 @@ fn idempotency_key(headers: &HeaderMap, in_body: Option<String>) -> Result<Optio
             "must be visible ASCII characters; for others use `taskId` in the body",
         ));
     };
-    if let Some(fault) = schema::faults("TaskId", &Value::String(key.to_owned()))
-        .into_iter()
-        .next()
-    {
-        return Err(ApiError::field(HEADER, fault.message));
+    if let Some(fault) = schema::text_fault("TaskId", key) {
+        return Err(ApiError::field(HEADER, fault));
     }
     if in_body.is_some_and(|other| other != key) {
         return Err(ApiError::field(

@@ -57,6 +57,14 @@ impl ApiError {
         }])
     }
 
+    /// 500: the cause is for the operator's log.
+    fn internal() -> Self {
+        Self::new(
+            ErrorCode::InternalError,
+            "the server could not do it; its log says why, see the request id",
+        )
+    }
+
     /// 503: try again soon.
     pub fn unavailable(message: impl Into<String>) -> Self {
         const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -84,10 +92,7 @@ impl ApiError {
             Some(ErrorCode::Unavailable) => Self::unavailable("the server took too long; try again"),
             Some(ErrorCode::NotFound) => Self::not_found("path"),
             Some(code) => Self::new(code, status.canonical_reason().unwrap_or("the request failed")),
-            None if status.is_server_error() => Self::new(
-                ErrorCode::InternalError,
-                "the server could not do it; its log says why, see the request id",
-            ),
+            None if status.is_server_error() => Self::internal(),
             None => Self::field(".", status.canonical_reason().unwrap_or("the request is not valid")),
         }
     }
@@ -144,10 +149,7 @@ impl From<StoreError> for ApiError {
                 "the disk under the server's data folder is full; free some space, then try again",
             );
         }
-        Self::new(
-            ErrorCode::InternalError,
-            "the server could not do it; its log says why, see the request id",
-        )
+        Self::internal()
     }
 }
 

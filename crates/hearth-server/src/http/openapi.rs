@@ -2,6 +2,7 @@
 //! operations share: the token, path parameters, refusals, the request id. The same document checks request bodies
 //! ([`super::schema`]), so what it says is what the server does.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use hearth_api::error::{ErrorBody, ErrorCode};
@@ -52,8 +53,15 @@ pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 pub static SETTINGS_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let schemas = &DOCUMENT["components"]["schemas"];
     let mut whole = schemas["Settings"].clone();
-    let mut definitions = Map::new();
-    collect_definitions(&whole, schemas, &mut definitions);
+    let mut names = BTreeSet::new();
+    reach(&whole, schemas, &mut names);
+    let definitions: Map<String, Value> = names
+        .into_iter()
+        .map(|name| {
+            let definition = schemas[&name].clone();
+            (name, definition)
+        })
+        .collect();
     whole["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     whole["title"] = json!("Hearth repository settings");
     whole["properties"]["$schema"] = json!({ "type": "string" });
@@ -62,28 +70,24 @@ pub static SETTINGS_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     whole
 });
 
-fn collect_definitions(from: &Value, schemas: &Value, into: &mut Map<String, Value>) {
+pub fn schema_name(reference: &str) -> Option<&str> {
+    reference.strip_prefix("#/components/schemas/")
+}
+
+/// The names of all schemas that are used from here.
+pub fn reach(from: &Value, schemas: &Value, into: &mut BTreeSet<String>) {
     match from {
         Value::Object(object) => {
             if let Some(name) = object.get("$ref").and_then(Value::as_str).and_then(schema_name)
-                && !into.contains_key(name)
+                && into.insert(name.to_owned())
             {
-                into.insert(name.to_owned(), schemas[name].clone());
-                collect_definitions(&schemas[name], schemas, into);
+                reach(&schemas[name], schemas, into);
             }
-            for value in object.values() {
-                collect_definitions(value, schemas, into);
-            }
+            object.values().for_each(|value| reach(value, schemas, into));
         }
-        Value::Array(values) => values
-            .iter()
-            .for_each(|value| collect_definitions(value, schemas, into)),
+        Value::Array(values) => values.iter().for_each(|value| reach(value, schemas, into)),
         _ => {}
     }
-}
-
-pub fn schema_name(reference: &str) -> Option<&str> {
-    reference.strip_prefix("#/components/schemas/")
 }
 
 fn point_to_definitions(value: &mut Value) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::openapi::{PATH, SETTINGS_PATH, schema_name};
+use super::openapi::{PATH, SETTINGS_PATH, reach, schema_name};
 
 const CREATED: &str = "2026-11-02T09:00:00.000Z";
 const LATER: &str = "2026-11-02T09:01:12.480Z";
@@ -106,22 +106,6 @@ fn close_replies(document: &mut Value) {
         if !open.contains(name) && schema["type"] == "object" && schema.get("additionalProperties").is_none() {
             schema["additionalProperties"] = json!(false);
         }
-    }
-}
-
-/// The names of all schemas that are used from here.
-fn reach(from: &Value, schemas: &Value, into: &mut BTreeSet<String>) {
-    match from {
-        Value::Object(object) => {
-            if let Some(name) = object.get("$ref").and_then(Value::as_str).and_then(schema_name)
-                && into.insert(name.to_owned())
-            {
-                reach(&schemas[name], schemas, into);
-            }
-            object.values().for_each(|value| reach(value, schemas, into));
-        }
-        Value::Array(values) => values.iter().for_each(|value| reach(value, schemas, into)),
-        _ => {}
     }
 }
 

@@ -140,6 +140,12 @@ pub fn faults(schema: &str, body: &Value) -> Vec<FieldError> {
     faults
 }
 
+/// What is wrong with a text outside of a body, by the schema of this name; the first fault says enough.
+pub fn text_fault(schema: &str, text: &str) -> Option<String> {
+    let faults = faults(schema, &Value::String(text.to_owned()));
+    faults.into_iter().next().map(|fault| fault.message)
+}
+
 /// The fields of which a body by this schema has exactly one.
 fn alternatives(schema: &str) -> Option<Vec<&'static str>> {
     let branches = DOCUMENT["components"]["schemas"][schema]["oneOf"].as_array()?;
@@ -162,13 +168,11 @@ fn collect(error: &ValidationError<'_>, body: &Value, faults: &mut Vec<FieldErro
         }
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            let path = path(&format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")));
-            faults.push(fault(path, "is missing"));
+            faults.push(fault(member(at, name), "is missing"));
         }
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             for name in unexpected {
-                let path = path(&format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")));
-                faults.push(fault(path, "is not known here"));
+                faults.push(fault(member(at, name), "is not known here"));
             }
         }
         ValidationErrorKind::PropertyNames { error } => {
@@ -187,6 +191,11 @@ fn fault(path: String, message: impl Into<String>) -> FieldError {
         path,
         message: message.into(),
     }
+}
+
+/// The path of an object's member, from the object's pointer.
+fn member(at: &str, name: &str) -> String {
+    path(&format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")))
 }
 
 /// `/setupCommands/2/name` → `setupCommands[2].name`; the whole body is `.`.

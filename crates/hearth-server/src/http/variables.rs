@@ -8,19 +8,44 @@ use hearth_api::page::Items;
 use hearth_api::token::Scope;
 use hearth_api::variables::{PutVariables, VariableDeleted, VariableItem};
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path};
 use super::schema;
-use crate::store::VariableOwner;
+use crate::store::{ProjectRow, VariableOwner};
 
-/// Scopes that may see personal variables: whoever may claim needs no other scope for them.
-const READ_PERSONAL: [Scope; 2] = [Scope::ProjectRead, Scope::Claim];
-/// Scopes that may change personal variables.
-const WRITE_PERSONAL: [Scope; 2] = [Scope::ProjectWrite, Scope::Claim];
+/// Which variables a request is about.
+#[derive(Clone, Copy)]
+enum Kind {
+    Shared,
+    /// Of the token's owner.
+    Personal,
+}
+
+impl Kind {
+    fn owner(self, caller: &Caller) -> VariableOwner<'_> {
+        match self {
+            Self::Shared => VariableOwner::Shared,
+            Self::Personal => VariableOwner::User(&caller.0.owner),
+        }
+    }
+
+    /// The project, for a caller with `scope`. Whoever may claim needs no other scope for personal variables.
+    async fn project(
+        self,
+        state: &AppState,
+        caller: &Caller,
+        id: &ProjectId,
+        scope: Scope,
+    ) -> Result<ProjectRow, ApiError> {
+        match self {
+            Self::Shared => caller.project(state, id, scope).await,
+            Self::Personal => caller.project_by(state, id, &[scope, Scope::Claim]).await,
+        }
+    }
+}
 
 /// List shared variables
 ///
@@ -36,7 +61,7 @@ pub async fn list_shared_variables(
     caller: Caller,
     Path(id): Path<ProjectId>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    list(&state, &caller, &id, VariableOwner::Shared, &[Scope::ProjectRead]).await
+    list(&state, &caller, &id, Kind::Shared).await
 }
 
 /// Set shared variables
@@ -55,15 +80,7 @@ pub async fn put_shared_variables(
     Path(id): Path<ProjectId>,
     Body(body): Body<PutVariables>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    put(
-        &state,
-        &caller,
-        &id,
-        VariableOwner::Shared,
-        &[Scope::ProjectWrite],
-        &body,
-    )
-    .await
+    put(&state, &caller, &id, Kind::Shared, &body).await
 }
 
 /// Remove a shared variable
@@ -78,15 +95,7 @@ pub async fn delete_shared_variable(
     caller: Caller,
     Path((id, name)): Path<(ProjectId, String)>,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    remove(
-        &state,
-        &caller,
-        &id,
-        VariableOwner::Shared,
-        &[Scope::ProjectWrite],
-        name,
-    )
-    .await
+    remove(&state, &caller, &id, Kind::Shared, name).await
 }
 
 /// List your personal variables
@@ -103,14 +112,7 @@ pub async fn list_personal_variables(
     caller: Caller,
     Path(id): Path<ProjectId>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    list(
-        &state,
-        &caller,
-        &id,
-        VariableOwner::User(&caller.0.owner),
-        &READ_PERSONAL,
-    )
-    .await
+    list(&state, &caller, &id, Kind::Personal).await
 }
 
 /// Set personal variables
@@ -130,8 +132,7 @@ pub async fn put_personal_variables(
     Path(id): Path<ProjectId>,
     Body(body): Body<PutVariables>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let owner = VariableOwner::User(&caller.0.owner);
-    put(&state, &caller, &id, owner, &WRITE_PERSONAL, &body).await
+    put(&state, &caller, &id, Kind::Personal, &body).await
 }
 
 /// Remove a personal variable
@@ -146,20 +147,18 @@ pub async fn delete_personal_variable(
     caller: Caller,
     Path((id, name)): Path<(ProjectId, String)>,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    let owner = VariableOwner::User(&caller.0.owner);
-    remove(&state, &caller, &id, owner, &WRITE_PERSONAL, name).await
+    remove(&state, &caller, &id, Kind::Personal, name).await
 }
 
 async fn list(
     state: &AppState,
     caller: &Caller,
     id: &ProjectId,
-    owner: VariableOwner<'_>,
-    scopes: &[Scope],
+    kind: Kind,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let project = caller.project_by(state, id, scopes).await?;
+    let project = kind.project(state, caller, id, Scope::ProjectRead).await?;
     Ok(Json(Items {
-        items: state.store().variable_items(&project.id, owner).await?,
+        items: state.store().variable_items(&project.id, kind.owner(caller)).await?,
     }))
 }
 
@@ -167,12 +166,11 @@ async fn put(
     state: &AppState,
     caller: &Caller,
     id: &ProjectId,
-    owner: VariableOwner<'_>,
-    scopes: &[Scope],
+    kind: Kind,
     body: &PutVariables,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let project = caller.project_by(state, id, scopes).await?;
-    let (store, by) = (state.store(), caller.0.owner.as_str());
+    let project = kind.project(state, caller, id, Scope::ProjectWrite).await?;
+    let (store, owner, by) = (state.store(), kind.owner(caller), caller.0.owner.as_str());
     if !store
         .put_variables(&project.id, owner, &body.variables, by, Timestamp::now())
         .await?
@@ -189,18 +187,17 @@ async fn remove(
     state: &AppState,
     caller: &Caller,
     id: &ProjectId,
-    owner: VariableOwner<'_>,
-    scopes: &[Scope],
+    kind: Kind,
     name: String,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    let project = caller.project_by(state, id, scopes).await?;
-    if let Some(fault) = schema::faults("VariableName", &Value::String(name.clone()))
-        .into_iter()
-        .next()
-    {
-        return Err(ApiError::field("name", fault.message));
+    let project = kind.project(state, caller, id, Scope::ProjectWrite).await?;
+    if let Some(fault) = schema::text_fault("VariableName", &name) {
+        return Err(ApiError::field("name", fault));
     }
-    let deleted = state.store().delete_variable(&project.id, owner, &name).await?;
+    let deleted = state
+        .store()
+        .delete_variable(&project.id, kind.owner(caller), &name)
+        .await?;
     state.reconciler.wake();
     Ok(Json(VariableDeleted { deleted, name }))
 }

@@ -169,7 +169,7 @@ impl Store {
         Ok(())
     }
 
-    /// Checkpoints that were found damaged since then, newest first, and forgets the older ones.
+    /// Checkpoints that were found damaged since then, newest first; the 100 latest of them.
     pub async fn checkpoint_faults(&self, since: Timestamp) -> Result<Vec<CheckpointFaultRow>, StoreError> {
         let rows: Vec<(String, Option<String>, String, i64)> = sqlx::query_as(
             "SELECT key, project_id, reason, at FROM checkpoint_fault WHERE at >= ?1 ORDER BY at DESC LIMIT 100",
