@@ -8,6 +8,26 @@ use crate::patch::objects;
 use crate::text::{VariableName, VariableValue};
 use crate::time;
 
+/// Which variables of a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VariableKind {
+    /// In every VM of the project.
+    Shared,
+    /// Those of the token's owner: only in the VMs that this owner claims.
+    Personal,
+}
+
+impl VariableKind {
+    /// As it stands in paths.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Personal => "personal",
+        }
+    }
+}
+
 /// Body of PUT: each one is made or replaced, the others stay.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({ "variables": [{ "name": "API_KEY", "value": "s3cret" }] }))]

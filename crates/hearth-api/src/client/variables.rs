@@ -9,87 +9,52 @@ use super::call::Repeat;
 use super::{Client, ClientError};
 use crate::ids::ProjectId;
 use crate::page::Items;
-use crate::variables::{PutVariables, VariableDeleted, VariableItem};
-
-/// Every VM of the project has them.
-const SHARED: &str = "shared";
-/// Only VMs that their owner claimed have them.
-const PERSONAL: &str = "personal";
+use crate::variables::{PutVariables, VariableDeleted, VariableItem, VariableKind};
 
 impl Client {
-    /// The project's variables; values never come back.
+    /// The variables; values never come back.
     ///
     /// # Errors
     /// As every call.
-    pub async fn list_variables(&self, id: &ProjectId) -> Result<Items<VariableItem>, ClientError> {
-        self.list_of(id, SHARED).await
+    pub async fn list_variables(&self, id: &ProjectId, kind: VariableKind) -> Result<Items<VariableItem>, ClientError> {
+        self.get(&path(id, kind)).read().await
     }
 
-    /// Makes or replaces variables of the project.
+    /// Makes or replaces variables.
     ///
     /// # Errors
     /// As every call.
-    pub async fn put_variables(&self, id: &ProjectId, body: &PutVariables) -> Result<Items<VariableItem>, ClientError> {
-        self.put_of(id, SHARED, body).await
-    }
-
-    /// Removes a variable of the project.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn delete_variable(&self, id: &ProjectId, name: &str) -> Result<VariableDeleted, ClientError> {
-        self.delete_of(id, SHARED, name).await
-    }
-
-    /// The variables of the token's owner; values never come back.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn list_personal_variables(&self, id: &ProjectId) -> Result<Items<VariableItem>, ClientError> {
-        self.list_of(id, PERSONAL).await
-    }
-
-    /// Makes or replaces variables of the token's owner.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn put_personal_variables(
+    pub async fn put_variables(
         &self,
         id: &ProjectId,
+        kind: VariableKind,
         body: &PutVariables,
     ) -> Result<Items<VariableItem>, ClientError> {
-        self.put_of(id, PERSONAL, body).await
-    }
-
-    /// Removes a variable of the token's owner.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn delete_personal_variable(&self, id: &ProjectId, name: &str) -> Result<VariableDeleted, ClientError> {
-        self.delete_of(id, PERSONAL, name).await
-    }
-
-    async fn list_of(&self, id: &ProjectId, kind: &str) -> Result<Items<VariableItem>, ClientError> {
-        self.get(&["projects", id.as_str(), "environment-variables", kind])
-            .read()
-            .await
-    }
-
-    async fn put_of(
-        &self,
-        id: &ProjectId,
-        kind: &str,
-        body: &PutVariables,
-    ) -> Result<Items<VariableItem>, ClientError> {
-        self.call(Method::PUT, &["projects", id.as_str(), "environment-variables", kind])
+        self.call(Method::PUT, &path(id, kind))
             .json(body)?
             .repeat(Repeat::Harmless)
             .read()
             .await
     }
 
-    async fn delete_of(&self, id: &ProjectId, kind: &str, name: &str) -> Result<VariableDeleted, ClientError> {
-        let path = ["projects", id.as_str(), "environment-variables", kind, name];
-        self.call(Method::DELETE, &path).repeat(Repeat::Harmless).read().await
+    /// Removes a variable.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn delete_variable(
+        &self,
+        id: &ProjectId,
+        kind: VariableKind,
+        name: &str,
+    ) -> Result<VariableDeleted, ClientError> {
+        let [projects, id, variables, kind] = path(id, kind);
+        self.call(Method::DELETE, &[projects, id, variables, kind, name])
+            .repeat(Repeat::Harmless)
+            .read()
+            .await
     }
+}
+
+fn path(id: &ProjectId, kind: VariableKind) -> [&str; 4] {
+    ["projects", id.as_str(), "environment-variables", kind.as_str()]
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
 use hearth_api::token::Scope;
-use hearth_api::variables::{PutVariables, VariableDeleted, VariableItem};
+use hearth_api::variables::{PutVariables, VariableDeleted, VariableItem, VariableKind};
 use jiff::Timestamp;
 
 use super::AppState;
@@ -16,34 +16,25 @@ use super::extract::{Body, Path};
 use super::schema;
 use crate::store::{ProjectRow, VariableOwner};
 
-/// Which variables a request is about.
-#[derive(Clone, Copy)]
-enum Kind {
-    Shared,
-    /// Of the token's owner.
-    Personal,
+/// Whose they are, when this caller asks.
+fn owner(kind: VariableKind, caller: &Caller) -> VariableOwner<'_> {
+    match kind {
+        VariableKind::Shared => VariableOwner::Shared,
+        VariableKind::Personal => VariableOwner::User(&caller.0.owner),
+    }
 }
 
-impl Kind {
-    fn owner(self, caller: &Caller) -> VariableOwner<'_> {
-        match self {
-            Self::Shared => VariableOwner::Shared,
-            Self::Personal => VariableOwner::User(&caller.0.owner),
-        }
-    }
-
-    /// The project, for a caller with `scope`. Whoever may claim needs no other scope for personal variables.
-    async fn project(
-        self,
-        state: &AppState,
-        caller: &Caller,
-        id: &ProjectId,
-        scope: Scope,
-    ) -> Result<ProjectRow, ApiError> {
-        match self {
-            Self::Shared => caller.project(state, id, scope).await,
-            Self::Personal => caller.project_by(state, id, &[scope, Scope::Claim]).await,
-        }
+/// The project, for a caller with `scope`. Whoever may claim needs no other scope for personal variables.
+async fn project(
+    kind: VariableKind,
+    state: &AppState,
+    caller: &Caller,
+    id: &ProjectId,
+    scope: Scope,
+) -> Result<ProjectRow, ApiError> {
+    match kind {
+        VariableKind::Shared => caller.project(state, id, scope).await,
+        VariableKind::Personal => caller.project_by(state, id, &[scope, Scope::Claim]).await,
     }
 }
 
@@ -61,7 +52,7 @@ pub async fn list_shared_variables(
     caller: Caller,
     Path(id): Path<ProjectId>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    list(&state, &caller, &id, Kind::Shared).await
+    list(&state, &caller, &id, VariableKind::Shared).await
 }
 
 /// Set shared variables
@@ -80,7 +71,7 @@ pub async fn put_shared_variables(
     Path(id): Path<ProjectId>,
     Body(body): Body<PutVariables>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    put(&state, &caller, &id, Kind::Shared, &body).await
+    put(&state, &caller, &id, VariableKind::Shared, &body).await
 }
 
 /// Remove a shared variable
@@ -95,7 +86,7 @@ pub async fn delete_shared_variable(
     caller: Caller,
     Path((id, name)): Path<(ProjectId, String)>,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    remove(&state, &caller, &id, Kind::Shared, name).await
+    remove(&state, &caller, &id, VariableKind::Shared, name).await
 }
 
 /// List your personal variables
@@ -112,7 +103,7 @@ pub async fn list_personal_variables(
     caller: Caller,
     Path(id): Path<ProjectId>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    list(&state, &caller, &id, Kind::Personal).await
+    list(&state, &caller, &id, VariableKind::Personal).await
 }
 
 /// Set personal variables
@@ -132,7 +123,7 @@ pub async fn put_personal_variables(
     Path(id): Path<ProjectId>,
     Body(body): Body<PutVariables>,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    put(&state, &caller, &id, Kind::Personal, &body).await
+    put(&state, &caller, &id, VariableKind::Personal, &body).await
 }
 
 /// Remove a personal variable
@@ -147,18 +138,18 @@ pub async fn delete_personal_variable(
     caller: Caller,
     Path((id, name)): Path<(ProjectId, String)>,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    remove(&state, &caller, &id, Kind::Personal, name).await
+    remove(&state, &caller, &id, VariableKind::Personal, name).await
 }
 
 async fn list(
     state: &AppState,
     caller: &Caller,
     id: &ProjectId,
-    kind: Kind,
+    kind: VariableKind,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let project = kind.project(state, caller, id, Scope::ProjectRead).await?;
+    let project = project(kind, state, caller, id, Scope::ProjectRead).await?;
     Ok(Json(Items {
-        items: state.store().variable_items(&project.id, kind.owner(caller)).await?,
+        items: state.store().variable_items(&project.id, owner(kind, caller)).await?,
     }))
 }
 
@@ -166,11 +157,11 @@ async fn put(
     state: &AppState,
     caller: &Caller,
     id: &ProjectId,
-    kind: Kind,
+    kind: VariableKind,
     body: &PutVariables,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
-    let project = kind.project(state, caller, id, Scope::ProjectWrite).await?;
-    let (store, owner, by) = (state.store(), kind.owner(caller), caller.0.owner.as_str());
+    let project = project(kind, state, caller, id, Scope::ProjectWrite).await?;
+    let (store, owner, by) = (state.store(), owner(kind, caller), caller.0.owner.as_str());
     if !store
         .put_variables(&project.id, owner, &body.variables, by, Timestamp::now())
         .await?
@@ -187,16 +178,16 @@ async fn remove(
     state: &AppState,
     caller: &Caller,
     id: &ProjectId,
-    kind: Kind,
+    kind: VariableKind,
     name: String,
 ) -> Result<Json<VariableDeleted>, ApiError> {
-    let project = kind.project(state, caller, id, Scope::ProjectWrite).await?;
+    let project = project(kind, state, caller, id, Scope::ProjectWrite).await?;
     if let Some(fault) = schema::text_fault("VariableName", &name) {
         return Err(ApiError::field("name", fault));
     }
     let deleted = state
         .store()
-        .delete_variable(&project.id, kind.owner(caller), &name)
+        .delete_variable(&project.id, owner(kind, caller), &name)
         .await?;
     state.reconciler.wake();
     Ok(Json(VariableDeleted { deleted, name }))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use hearth_api::page::Items;
-use hearth_api::variables::{PutVariables, Variable, VariableItem};
+use hearth_api::variables::{PutVariables, Variable, VariableItem, VariableKind};
 
 use crate::args::Globals;
 use crate::failure::Failure;
@@ -89,11 +89,7 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
             };
             let client = connect::client(globals)?;
             let project = connect::project(&client, &args.project).await?;
-            let items = if args.personal {
-                client.put_personal_variables(&project.id, &body).await?
-            } else {
-                client.put_variables(&project.id, &body).await?
-            };
+            let items = client.put_variables(&project.id, kind(args.personal), &body).await?;
             output::print(globals.json, &items, |_| {
                 let names: Vec<&str> = body.variables.iter().map(|variable| variable.name.as_str()).collect();
                 format!("set {}", names.join(", "))
@@ -102,11 +98,7 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
         EnvCommand::List { project, personal } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
-            let items = if personal {
-                client.list_personal_variables(&project.id).await?
-            } else {
-                client.list_variables(&project.id).await?
-            };
+            let items = client.list_variables(&project.id, kind(personal)).await?;
             output::print(globals.json, &items, |items| list(items, personal))?;
         }
         EnvCommand::Unset {
@@ -117,11 +109,7 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             for name in &names {
-                let deleted = if personal {
-                    client.delete_personal_variable(&project.id, name).await?
-                } else {
-                    client.delete_variable(&project.id, name).await?
-                };
+                let deleted = client.delete_variable(&project.id, kind(personal), name).await?;
                 output::print(globals.json, &deleted, |reply| {
                     if reply.deleted {
                         format!("removed {name}")
@@ -134,6 +122,14 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
         }
     }
     Ok(0)
+}
+
+fn kind(personal: bool) -> VariableKind {
+    if personal {
+        VariableKind::Personal
+    } else {
+        VariableKind::Shared
+    }
 }
 
 fn list(items: &Items<VariableItem>, personal: bool) -> String {
