@@ -5,6 +5,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
+/// Removes a folder with everything in it; one that is not there is removed already.
+pub(crate) fn remove_all(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Replaces a small JSON file so that a reader sees the old or the new text, never a part. Not synced to the disk: what it
 /// describes are processes, and those do not survive a power cut either.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {

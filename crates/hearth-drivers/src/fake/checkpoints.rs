@@ -53,13 +53,7 @@ impl World {
         if let Some(kept) = state.checkpoints.get(&spec.key).filter(|kept| kept.damage.is_none()) {
             return Ok(kept.info.clone());
         }
-        let vm = state
-            .vms
-            .get_mut(id)
-            .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
-        if vm.state == VmState::Stopped {
-            return Err(DriverError::permanent(format!("{id} does not run any more")));
-        }
+        let vm = state.need_alive(id)?;
         if !vm.checkpointable {
             return Err(DriverError::permanent(format!("{id} was not made to be frozen")));
         }
@@ -159,24 +153,14 @@ impl World {
 
     pub(super) fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
         let mut state = self.state();
-        let vm = state
-            .vms
-            .get_mut(id)
-            .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
-        if vm.state == VmState::Stopped {
-            return Err(DriverError::permanent(format!("{id} does not run any more")));
-        }
+        let vm = state.need_alive(id)?;
         vm.state = if wanted { VmState::Paused } else { VmState::Running };
         vm.guest.set_running(!wanted);
         Ok(())
     }
 
     pub(super) fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {
-        match self.state().vms.get(id) {
-            Some(vm) if vm.state != VmState::Stopped => Ok(USAGE),
-            Some(_) => Err(DriverError::permanent(format!("{id} does not run any more"))),
-            None => Err(DriverError::permanent(format!("there is no VM {id} that runs"))),
-        }
+        self.state().need_alive(id).map(|_| USAGE)
     }
 }
 

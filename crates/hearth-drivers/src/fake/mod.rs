@@ -66,6 +66,17 @@ struct FakeVm {
     connection: CancellationToken,
 }
 
+impl State {
+    /// A VM that runs or stands still.
+    fn need_alive(&mut self, id: &VmId) -> Result<&mut FakeVm, DriverError> {
+        match self.vms.get_mut(id) {
+            Some(vm) if vm.state != VmState::Stopped => Ok(vm),
+            Some(_) => Err(DriverError::permanent(format!("{id} does not run any more"))),
+            None => Err(DriverError::permanent(format!("there is no VM {id}"))),
+        }
+    }
+}
+
 impl FakeDriver {
     /// An empty world.
     #[must_use]
@@ -248,13 +259,7 @@ impl World {
 
     fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let mut state = self.state();
-        let vm = state
-            .vms
-            .get_mut(id)
-            .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
-        if vm.state == VmState::Stopped {
-            return Err(DriverError::permanent(format!("{id} does not run any more")));
-        }
+        let vm = state.need_alive(id)?;
         vm.connection.cancel();
         vm.connection = CancellationToken::new();
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);

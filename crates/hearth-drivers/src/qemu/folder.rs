@@ -313,10 +313,7 @@ impl VmFolder {
 
     /// Removes all of it.
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        crate::files::remove_all(&self.path)
     }
 }
 

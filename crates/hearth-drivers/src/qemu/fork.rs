@@ -14,23 +14,14 @@ const INSTANCE_MIB: u64 = 64;
 /// Makes the VM, unless it is there. The caller holds its gate.
 pub(super) async fn fork(inner: &Inner, spec: &ForkSpec) -> Result<Created, DriverError> {
     let folder = inner.folder(&spec.id);
-    let record = folder.read();
-    let record = record.map_err(|error| error::io(format!("cannot read the record of {}", spec.id), error))?;
-    match (inner.inspect(&spec.id)?, record) {
+    match (inner.inspect(&spec.id)?, inner.record(&spec.id)?) {
         (Some(VmState::Running | VmState::Paused), Some(record)) => return Ok(Created { image: record.image }),
         // What a crashed call or a crashed VM left under this id.
         (Some(_), _) => inner.remove(&spec.id).await?,
         (None, _) => {}
     }
     let _making = inner.mark_making(&spec.id);
-    let made = make(inner, &folder, spec).await;
-    if made.is_err() {
-        // If even this fails, the folder stays and the next `fork` or `destroy` finds it.
-        if let Err(left) = inner.remove(&spec.id).await {
-            tracing::warn!(vm = %spec.id, error = %left, "pieces of a VM that was not made are left");
-        }
-    }
-    made
+    inner.make_or_remove(&spec.id, make(inner, &folder, spec)).await
 }
 
 async fn make(inner: &Inner, folder: &VmFolder, spec: &ForkSpec) -> Result<Created, DriverError> {
@@ -106,7 +97,7 @@ async fn fill(
     qcow2::create_layer(&folder.disk(), start::disk_bytes(record.shape()), &below, format)?;
     if record.memory == MemoryKind::Own {
         let (from, to) = (inner.templates.path(&manifest.key).join(RAM), folder.ram());
-        tokio::task::spawn_blocking(move || sparse::copy(&from, &to, 0o600))
+        tokio::task::spawn_blocking(move || sparse::copy(&from, &to))
             .await
             .map_err(std::io::Error::other)??;
         give(&folder.ram(), &inner.user)?;

@@ -10,7 +10,7 @@ use super::command::disk_node;
 use super::folder::{MemoryKind, Record, VmFolder, give};
 use super::monitor::Monitor;
 use super::template::{Facts, Layer, Making, RAM, STATE};
-use super::{Inner, VmState, environment, qcow2, sparse, start};
+use super::{Inner, environment, qcow2, sparse, start};
 use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, error};
 
 /// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon meet write errors below it.
@@ -34,17 +34,10 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
     let _freezing = inner.freeze_gates.lock(id.clone()).await;
     rest(inner, id, spec.rest).await?;
     let gate = inner.gates.lock(id.clone()).await;
-    let state = inner.inspect(id)?;
-    let was_paused = match state {
-        Some(VmState::Running) => false,
-        Some(VmState::Paused) => true,
-        Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
-        None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
-    };
+    let was_paused = inner.need_alive(id)?;
     let folder = inner.folder(id);
-    let record = folder
-        .read()
-        .map_err(|error| error::io(format!("cannot read the record of {id}"), error))?
+    let record = inner
+        .record(id)?
         .ok_or_else(|| DriverError::permanent(format!("the record of {id} is torn: destroy it")))?;
     check(&record, spec)?;
     let now = environment::look(inner, Some(&record.image), record.shape()).await?;
@@ -200,7 +193,7 @@ async fn freeze(
             .await
             .map_err(|error| failed("its devices", error))?;
         let (ram, copy) = (folder.ram(), making.path(RAM));
-        let copied = tokio::task::spawn_blocking(move || sparse::copy(&ram, &copy, 0o600)).await;
+        let copied = tokio::task::spawn_blocking(move || sparse::copy(&ram, &copy)).await;
         copied
             .map_err(io::Error::other)
             .flatten()

@@ -37,7 +37,7 @@ use crate::{
     DriverError, ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
-use folder::VmFolder;
+use folder::{Record, VmFolder};
 use hearth_api::ids::VmId;
 use monitor::Monitor;
 use stream::Streams;
@@ -257,11 +257,15 @@ impl Inner {
         self.making.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
+    /// A VM's record; `None` when there is none or it is torn.
+    fn record(&self, id: &VmId) -> Result<Option<Record>, DriverError> {
+        let record = self.folder(id).read();
+        record.map_err(|error| error::io(format!("cannot read the record of {id}"), error))
+    }
+
     /// The process that a VM's record names.
     fn recorded_process(&self, id: &VmId) -> Result<Option<ProcessId>, DriverError> {
-        let record = self.folder(id).read();
-        let record = record.map_err(|error| error::io(format!("cannot read the record of {id}"), error))?;
-        Ok(record.and_then(|record| record.process))
+        Ok(self.record(id)?.and_then(|record| record.process))
     }
 
     /// A VM that has a folder.
@@ -292,6 +296,16 @@ impl Inner {
             .then_some(VmState::Stopped))
     }
 
+    /// Whether a VM stands still; an error when it does not run.
+    fn need_alive(&self, id: &VmId) -> Result<bool, DriverError> {
+        match self.inspect(id)? {
+            Some(VmState::Running) => Ok(false),
+            Some(VmState::Paused) => Ok(true),
+            Some(VmState::Stopped) => Err(DriverError::permanent(format!("{id} does not run any more"))),
+            None => Err(DriverError::permanent(format!("there is no VM {id}"))),
+        }
+    }
+
     fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
         // A process whose folder is gone has no record and no socket: there is nothing to do with it but to destroy it.
         let orphans = self.processes()?.into_iter().map(|(_, id)| (id, VmState::Stopped));
@@ -305,12 +319,8 @@ impl Inner {
 
     /// Lets a VM's processors stand still or go on. The caller holds its gate.
     async fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
-        match self.inspect(id)? {
-            Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
-            None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
-            // Asked of QEMU even when the note says that it is so: a server may have been killed between the two.
-            Some(VmState::Running | VmState::Paused) => {}
-        }
+        // Asked of QEMU even when the note says that it is so: a server may have been killed between the two.
+        self.need_alive(id)?;
         let folder = self.folder(id);
         let ask = async {
             let mut monitor = Monitor::open(&folder, &self.user, CALL_TIMEOUT).await?;
@@ -331,8 +341,7 @@ impl Inner {
     /// Who needs a checkpoint, for a person; `None` when nobody does.
     fn user_of(&self, key: &CheckpointKey) -> Result<Option<String>, DriverError> {
         for id in self.folders()? {
-            let record = self.folder(&id).read();
-            let record = record.map_err(|error| error::io(format!("cannot read the record of {id}"), error))?;
+            let record = self.record(&id)?;
             if record.is_some_and(|record| record.lies_on(key)) {
                 return Ok(Some(format!("the VM {id}")));
             }
@@ -347,6 +356,22 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// Makes a VM; what a failure has left of it is removed. The caller holds its gate.
+    async fn make_or_remove(
+        &self,
+        id: &VmId,
+        making: impl Future<Output = Result<Created, DriverError>>,
+    ) -> Result<Created, DriverError> {
+        let made = making.await;
+        if made.is_err() {
+            // If even this fails, the folder stays and the next `create`, `fork` or `destroy` finds it.
+            if let Err(left) = self.remove(id).await {
+                tracing::warn!(vm = %id, error = %left, "pieces of a VM that was not made are left");
+            }
+        }
+        made
     }
 
     /// Ends and removes everything of a VM. The caller holds its gate.
@@ -526,11 +551,7 @@ impl Driver for QemuDriver {
     async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let inner = &self.inner;
         let _gate = inner.gates.lock(id.clone()).await;
-        match inner.inspect(id)? {
-            Some(VmState::Running | VmState::Paused) => {}
-            Some(VmState::Stopped) => return Err(DriverError::permanent(format!("{id} does not run any more"))),
-            None => return Err(DriverError::permanent(format!("there is no VM {id}"))),
-        }
+        inner.need_alive(id)?;
         inner.streams.end(id);
         let stream = inner.folder(id).connect("agent.sock", &inner.user).await;
         let stream = stream.and_then(|stream| inner.streams.wrap(id, stream));

@@ -26,9 +26,9 @@ pub(super) fn bytes_on_disk(metadata: &std::fs::Metadata) -> u64 {
 
 /// Copies a file to a new one that only we can write: shares the blocks where the file system can, else copies what is
 /// neither a hole nor zero. The source may be mapped by a process, if that does not write meanwhile. Not synced.
-pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
-    let target = File::options().write(true).create_new(true).mode(mode).open(to)?;
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
         return Ok(());
     }
@@ -175,12 +175,12 @@ mod tests {
         ];
         let source = patched(folder.path(), "source", 64 * MIB, &patches);
         let target = folder.path().join("target");
-        copy(&source, &target, 0o600).unwrap();
+        copy(&source, &target).unwrap();
         assert_eq!(std::fs::read(&source).unwrap(), std::fs::read(&target).unwrap());
         let taken = bytes_on_disk(&std::fs::metadata(&target).unwrap());
         assert!(taken < MIB, "{taken} bytes");
         assert_eq!(checksum(&source).unwrap(), checksum(&target).unwrap());
-        assert!(copy(&source, &target, 0o600).is_err(), "nothing is overwritten");
+        assert!(copy(&source, &target).is_err(), "nothing is overwritten");
     }
 
     #[test]

@@ -45,10 +45,8 @@ pub(crate) async fn version() -> Result<String, DriverError> {
 /// Makes the VM, unless it already runs. The caller holds its gate.
 pub(super) async fn create(inner: &Inner, spec: &VmSpec) -> Result<Created, DriverError> {
     let folder = inner.folder(&spec.id);
-    let record = folder.read();
-    let record = record.map_err(|error| error::io(format!("cannot read the record of {}", spec.id), error))?;
     if matches!(inner.inspect(&spec.id)?, Some(VmState::Running | VmState::Paused))
-        && let Some(record) = record
+        && let Some(record) = inner.record(&spec.id)?
     {
         return Ok(Created { image: record.image });
     }
@@ -96,20 +94,12 @@ pub(super) async fn create(inner: &Inner, spec: &VmSpec) -> Result<Created, Driv
         chain: Vec::new(),
         disks: first_disk(),
     };
-    let made = async {
+    let making = async {
         prepare(inner, &folder, &record).map_err(|error| error::io("cannot make the VM's files", error))?;
-        launch::launch(inner, &folder, &mut record, &accelerator, None, holder).await
+        launch::launch(inner, &folder, &mut record, &accelerator, None, holder).await?;
+        Ok(Created { image })
     };
-    match made.await {
-        Ok(()) => Ok(Created { image }),
-        Err(error) => {
-            // If even this fails, the folder stays and the next `create` or `destroy` finds it.
-            if let Err(left) = inner.remove(&spec.id).await {
-                tracing::warn!(vm = %spec.id, error = %left, "pieces of a VM that was not made are left");
-            }
-            Err(error)
-        }
-    }
+    inner.make_or_remove(&spec.id, making).await
 }
 
 /// The folder, and everything in it that QEMU needs.
