@@ -12,14 +12,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, files, tree};
+use crate::{activate, clock, files, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -35,8 +33,6 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// Longest body of a request that holds JSON only.
 const SMALL_BODY: usize = 64 * 1024;
-
-const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
 /// Serves one session to its end.
 pub(crate) async fn serve(session: SessionStream, execs: Arc<Execs>, alive: CancellationToken) {
@@ -113,11 +109,6 @@ pub(crate) async fn small_json<T: DeserializeOwned>(request: Request<Incoming>, 
 
 async fn set_clock(request: Request<Incoming>) -> Result<Reply, Fault> {
     let SetClock { unix_nanos } = small_json(request, "a clock").await?;
-    let now = TimeSpec::new(
-        unix_nanos.div_euclid(NANOS_PER_SECOND),
-        unix_nanos.rem_euclid(NANOS_PER_SECOND),
-    );
-    clock_settime(ClockId::CLOCK_REALTIME, now)
-        .map_err(|error| Fault::from_io("the clock could not be set", &error.into()))?;
+    clock::set(unix_nanos).map_err(|error| Fault::from_io("the clock could not be set", &error.into()))?;
     Ok(reply::done())
 }

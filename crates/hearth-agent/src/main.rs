@@ -12,6 +12,7 @@
 use std::process::ExitCode;
 
 mod activate;
+mod clock;
 mod exec;
 mod files;
 mod http;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use hearth_api::claim::{ClaimRequest, ClaimSource};
+use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource};
 
 use crate::cold::COLD;
 use crate::project::{Project, argv_true, cat_answer};
@@ -25,29 +25,32 @@ pub(crate) struct Taken {
 }
 
 /// Whether the round is one for `/bin/true`; in the others it is `cat FILE` by a shell.
-pub(crate) fn is_argv(round: usize) -> bool {
+fn is_argv(round: usize) -> bool {
     round.is_multiple_of(2)
 }
 
-/// The VM is released.
+/// Claims a VM and runs the round's command in it, twice; the VM stays.
+pub(crate) async fn try_out(project: &Project, round: usize, body: &ClaimRequest) -> Result<(ClaimReply, Taken)> {
+    let words = if is_argv(round) { argv_true() } else { cat_answer() };
+    let (reply, claim) = project.claim(body).await?;
+    let command = project.exec(&reply.id, &words).await?;
+    let again = project.exec(&reply.id, &words).await?;
+    let taken = Taken { claim, command, again };
+    Ok((reply, taken))
+}
+
+/// The same, and the VM is released.
 pub(crate) async fn take(project: &Project, round: usize, expected: ClaimSource) -> Result<Taken> {
     let body = ClaimRequest {
         wait_ms: Some(PATIENCE_MS),
         ..ClaimRequest::default()
     };
-    let command = if is_argv(round) { argv_true() } else { cat_answer() };
-    let (reply, claim) = project.claim(&body).await?;
-    let first = project.exec(&reply.id, &command).await?;
-    let again = project.exec(&reply.id, &command).await?;
+    let (reply, taken) = try_out(project, round, &body).await?;
     project.release(&reply.id).await?;
     if reply.source != expected {
         bail!("a claim was served from {:?}, not {expected:?}", reply.source);
     }
-    Ok(Taken {
-        claim,
-        command: first,
-        again,
-    })
+    Ok(taken)
 }
 
 /// The pool is off: each claim gets a fork of its own.

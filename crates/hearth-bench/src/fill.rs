@@ -7,8 +7,8 @@ use futures::future::try_join_all;
 use hearth_api::claim::{ClaimRequest, ClaimSource};
 use hearth_api::project::PatchProject;
 
-use crate::claims::{self, Taken, is_argv};
-use crate::project::{Project, argv_true, cat_answer};
+use crate::claims;
+use crate::project::{Project, argv_true};
 use crate::report::{Unit, names};
 use crate::{Bench, Row, say, vm};
 
@@ -88,15 +88,8 @@ async fn undisturbed(bench: &mut Bench, project: &Project) -> Result<()> {
     limit(project, Some(u32::try_from(POOL)?)).await?;
     let (mut all, mut ids) = (Vec::new(), Vec::new());
     for round in 0..POOL {
-        let command = if is_argv(round) { argv_true() } else { cat_answer() };
-        let (reply, claim) = project.claim(&ClaimRequest::default()).await?;
-        let first = project.exec(&reply.id, &command).await?;
-        let again = project.exec(&reply.id, &command).await?;
-        all.push(Taken {
-            claim,
-            command: first,
-            again,
-        });
+        let (reply, taken) = claims::try_out(project, round, &ClaimRequest::default()).await?;
+        all.push(taken);
         ids.push(reply.id);
     }
     claims::lines(&mut bench.report, Row::Fill, "20 in a row, nothing made anew", &all);

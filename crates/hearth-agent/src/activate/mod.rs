@@ -18,16 +18,14 @@ use hearth_api::agent::{Activate, Activated, ENTROPY_BYTES};
 use http::StatusCode;
 use hyper::Request;
 use hyper::body::Incoming;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 
+use crate::clock;
 use crate::http::small_json;
 use crate::reply::{self, Fault, Reply};
 
 /// Longest label of a host name (RFC 1035).
 const LONGEST_LABEL: usize = 63;
 const MACHINE_ID_DIGITS: usize = 32;
-const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
 /// What did not work, in words; the host adds that the VM cannot be used.
 type Part<T> = Result<T, String>;
@@ -114,8 +112,7 @@ fn activate(wanted: &Activate, entropy: &[u8], begin: Instant) -> Part<Activated
 fn set_clock(unix_nanos: i64, came: Instant) -> Part<()> {
     let since = i64::try_from(came.elapsed().as_nanos()).unwrap_or_default();
     let now = unix_nanos.saturating_add(since);
-    let now = TimeSpec::new(now.div_euclid(NANOS_PER_SECOND), now.rem_euclid(NANOS_PER_SECOND));
-    clock_settime(ClockId::CLOCK_REALTIME, now).map_err(|error| format!("the clock: {}", error.desc()))
+    clock::set(now).map_err(|error| format!("the clock: {}", error.desc()))
 }
 
 /// What a file operation said about a path.

@@ -44,28 +44,33 @@ async fn server_to_be_killed() {
     }
 }
 
+/// Starts one of the servers that are not tests and kills it so many milliseconds after its first VM has come to be.
+async fn kill_at(rig: &Qemu, which: &str, (name, value): (&str, &str), moment: u64) {
+    let mut server = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", &format!("qemu_crash::{which}")])
+        .env("CRASH_DATA", rig.data())
+        .env("CRASH_LABEL", rig.label())
+        .env(name, value)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let vms = rig.data().join("vms");
+    eventually("the server makes VMs", SOON, || async {
+        std::fs::read_dir(&vms).unwrap().next().is_some().then_some(())
+    })
+    .await;
+    // the moment of a disturbance
+    tokio::time::sleep(Duration::from_millis(moment)).await;
+    server.kill().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_leaves_nothing_that_its_successor_does_not_find() {
     let rig = Qemu::new().await;
     // At moments that fall into different parts of the making: the network, the folder, the disk, the process.
     for moment in [0, 30, 70, 120, 200, 350] {
-        let mut server = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "qemu_crash::server_to_be_killed"])
-            .env("CRASH_DATA", rig.data())
-            .env("CRASH_LABEL", rig.label())
-            .env("CRASH_IMAGE", rig.image())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        kill_at(&rig, "server_to_be_killed", ("CRASH_IMAGE", &rig.image()), moment).await;
         let vms = rig.data().join("vms");
-        eventually("the server makes VMs", SOON, || async {
-            std::fs::read_dir(&vms).unwrap().next().is_some().then_some(())
-        })
-        .await;
-        // the moment of a disturbance
-        tokio::time::sleep(Duration::from_millis(moment)).await;
-        server.kill().await.unwrap();
-
         let next = rig.reopen();
         // A process that the killed server had just started may still be on its way to become QEMU.
         eventually("nothing is left", SOON, || async {
@@ -127,22 +132,13 @@ async fn a_server_killed_while_it_freezes_and_forks_leaves_whole_checkpoints_or_
     let vms = rig.data().join("vms");
     // At moments that fall into different parts: the copy of the memory, the start, the freezing, the summing, the removal.
     for moment in [0, 60, 130, 210, 300, 400, 550, 750] {
-        let mut server = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "qemu_crash::forking_server_to_be_killed"])
-            .env("CRASH_DATA", rig.data())
-            .env("CRASH_LABEL", rig.label())
-            .env("CRASH_KEY", from.as_str())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("the server makes VMs", SOON, || async {
-            std::fs::read_dir(&vms).unwrap().next().is_some().then_some(())
-        })
+        kill_at(
+            &rig,
+            "forking_server_to_be_killed",
+            ("CRASH_KEY", from.as_str()),
+            moment,
+        )
         .await;
-        // the moment of a disturbance
-        tokio::time::sleep(Duration::from_millis(moment)).await;
-        server.kill().await.unwrap();
-
         let next = rig.reopen();
         eventually("no VM is left", SOON, || async {
             for vm in next.list().await.unwrap() {
