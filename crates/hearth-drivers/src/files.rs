@@ -5,6 +5,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
+/// What a file truly takes on the disk, holes left out.
+pub(crate) fn bytes_on_disk(metadata: &std::fs::Metadata) -> u64 {
+    /// `st_blocks` counts in these, whatever the file system's own blocks are (stat(2)).
+    const STAT_BLOCK: u64 = 512;
+    std::os::unix::fs::MetadataExt::blocks(metadata) * STAT_BLOCK
+}
+
 /// Removes a folder with everything in it; one that is not there is removed already.
 pub(crate) fn remove_all(folder: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(folder) {

@@ -42,7 +42,7 @@ pub struct ServeOptions {
     /// What checkpoints may take on the disk, MiB. Those that a pool needs stay whatever they take.
     pub template_disk_mib: u64,
     /// A template that was made so long ago is made anew, from the image.
-    pub template_max_age: jiff::SignedDuration,
+    pub template_max_age: Duration,
     /// VMs that may exist at once.
     pub max_vms: usize,
     /// Sum of the memory sizes of all VMs, MiB.
@@ -63,6 +63,8 @@ const UNKNOWN_HOST_MIB: u64 = 8 * 1024;
 const PROCESSORS_PER_PROVISION: usize = 2;
 /// About 150 checkpoints of a small VM.
 const TEMPLATE_DISK_MIB: u64 = 20 * 1024;
+/// A day: long enough to be worth making, short enough that packages and repositories below it are not forgotten.
+const TEMPLATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// A fork waits for its emulator's process and its disk about as long as it computes.
 const FORKS_PER_PROCESSOR: usize = 2;
 /// Two at once hide each other's waiting for disk and network.
@@ -88,7 +90,7 @@ impl ServeOptions {
             provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
             fork_concurrency: processors * FORKS_PER_PROCESSOR,
             template_disk_mib: TEMPLATE_DISK_MIB,
-            template_max_age: jiff::SignedDuration::from_hours(24),
+            template_max_age: TEMPLATE_MAX_AGE,
             max_vms: MAX_VMS,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
         }

@@ -108,6 +108,12 @@ pub(crate) fn millis(length: u64) -> String {
     }
 }
 
+/// As much of a digest or a checkpoint's key as people need: enough to tell some thousands apart.
+pub(crate) fn short_digest(digest: &str) -> String {
+    const SHORT_DIGEST_CHARS: usize = 12;
+    digest.chars().take(SHORT_DIGEST_CHARS).collect()
+}
+
 /// `5 min 2 s ago`.
 pub(crate) fn ago(at: Timestamp) -> String {
     match Duration::try_from(Timestamp::now() - at) {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use uuid::Uuid;
 
 use super::{Part, at};
 
@@ -79,8 +78,8 @@ pub(super) fn set_machine_id(root: &Path, id: &str) -> Part<()> {
 
 /// Lays a new boot id over the kernel's. Gives it.
 pub(super) fn set_boot_id() -> Part<String> {
-    let id = Uuid::from_bytes(super::random::bytes()?);
-    let id = uuid::Builder::from_random_bytes(*id.as_bytes()).into_uuid().to_string();
+    let id = uuid::Builder::from_random_bytes(super::random::bytes()?);
+    let id = id.into_uuid().to_string();
     let ours = PathBuf::from(OUR_BOOT_ID);
     if let Some(folder) = ours.parent() {
         fs::create_dir_all(folder).map_err(at(folder))?;

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use super::{Finding, available_memory_mib, free_disk_mib};
+use crate::files::bytes_on_disk;
 use crate::network::{Tun, namespace_advice};
 use crate::program::{self, VmUser};
 use crate::{DriverError, qemu};
@@ -203,8 +204,6 @@ pub(super) fn disk(data_dir: &Path) -> Finding {
 /// What frozen VMs take on the disk.
 pub(super) fn templates(data_dir: &Path) -> Finding {
     const NAME: &str = "templates";
-    /// `st_blocks` counts in these, whatever the file system's own are (stat(2)).
-    const BLOCK_BYTES: u64 = 512;
     let folders = std::fs::read_dir(data_dir.join("templates"))
         .into_iter()
         .flatten()
@@ -215,10 +214,8 @@ pub(super) fn templates(data_dir: &Path) -> Finding {
             continue;
         };
         count += 1;
-        let blocks = files.flatten().filter_map(|file| file.metadata().ok());
-        bytes += blocks
-            .map(|file| std::os::unix::fs::MetadataExt::blocks(&file) * BLOCK_BYTES)
-            .sum::<u64>();
+        let files = files.flatten().filter_map(|file| file.metadata().ok());
+        bytes += files.map(|file| bytes_on_disk(&file)).sum::<u64>();
     }
     let mib = bytes / (1 << 20);
     Finding::ok(

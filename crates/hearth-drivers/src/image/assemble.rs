@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::BufWriter;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -15,6 +15,7 @@ use super::base::{self, Base};
 use super::guest::AGENT_IN_GUEST;
 use super::manifest::{INITRD, Image, KERNEL, MANIFEST, Manifest, PACKAGES, ROOTFS, Sizes, UNPACKED_KERNEL};
 use super::{ImageError, initrd, kernel, sandbox};
+use crate::files::bytes_on_disk;
 use crate::program;
 
 /// Everybody may look at an image; nobody writes to it.
@@ -140,8 +141,6 @@ pub(super) async fn make(
 
     let size = |name: &str| fs::metadata(out.join(name)).map_err(failed(name));
     let rootfs = size(ROOTFS)?;
-    /// `st_blocks` counts in these, whatever the file system's blocks are.
-    const STAT_BLOCK: u64 = 512;
     let manifest = Manifest {
         digest: parts.digest.to_owned(),
         name: parts.name.to_owned(),
@@ -154,7 +153,7 @@ pub(super) async fn make(
         created: jiff::Timestamp::now(),
         sizes: Sizes {
             rootfs: rootfs.len(),
-            rootfs_on_disk: rootfs.blocks() * STAT_BLOCK,
+            rootfs_on_disk: bytes_on_disk(&rootfs),
             vmlinuz: size(KERNEL)?.len(),
             initrd: size(INITRD)?.len(),
             vmlinux: unpacked.as_ref().map(|kernel| kernel.len() as u64),

@@ -22,8 +22,8 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use super::sparse;
 use super::template::Layer;
+use crate::files::bytes_on_disk;
 use crate::network::INSIDE;
 use crate::process::ProcessId;
 use crate::program::VmUser;
@@ -204,7 +204,7 @@ impl VmFolder {
     pub(super) fn bytes_on_disk(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for entry in fs::read_dir(&self.path)? {
-            bytes += sparse::bytes_on_disk(&entry?.metadata()?);
+            bytes += bytes_on_disk(&entry?.metadata()?);
         }
         Ok(bytes)
     }
@@ -281,11 +281,9 @@ impl VmFolder {
     /// Gives the disk space of an overlong console log back, all but the end. The file keeps its length and QEMU its
     /// position in it: the beginning becomes a hole.
     pub(super) fn trim_console(&self) -> io::Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        const BLOCK: u64 = 512;
         let file = File::options().write(true).open(self.console_path())?;
         let metadata = file.metadata()?;
-        if metadata.blocks() * BLOCK <= CONSOLE_CAP {
+        if bytes_on_disk(&metadata) <= CONSOLE_CAP {
             return Ok(());
         }
         let hole = metadata.len().saturating_sub(CONSOLE_KEEP);

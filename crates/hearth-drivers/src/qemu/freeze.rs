@@ -11,6 +11,7 @@ use super::folder::{MemoryKind, Record, VmFolder, give};
 use super::monitor::Monitor;
 use super::template::{Facts, Layer, Making, RAM, STATE};
 use super::{Inner, environment, qcow2, sparse, start};
+use crate::files::bytes_on_disk;
 use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, error};
 
 /// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon meet write errors below it.
@@ -124,7 +125,7 @@ fn check(record: &Record, spec: &CheckpointSpec) -> Result<(), DriverError> {
 /// Whether the copy of the memory fits. The disk layers are there already.
 fn check_room(inner: &Inner, folder: &VmFolder) -> Result<(), DriverError> {
     let needed = std::fs::metadata(folder.ram())
-        .map(|metadata| sparse::bytes_on_disk(&metadata))
+        .map(|metadata| bytes_on_disk(&metadata))
         .map_err(|error| error::io("cannot look at the VM's memory", error))?;
     let data = &inner.options.data_dir;
     let free = crate::host::free_disk_mib(data)

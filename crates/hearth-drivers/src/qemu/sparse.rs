@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{SeekFrom, seek};
@@ -16,13 +16,6 @@ const ZERO_PAGE: [u8; PAGE] = [0; PAGE];
 const PIECE: usize = 1024 * 1024;
 /// Summed by one thread at a time. Part of what a checksum means: another size gives other sums.
 const CHUNK: u64 = 16 * 1024 * 1024;
-/// `st_blocks` counts in these, whatever the file system's blocks are.
-const STAT_BLOCK: u64 = 512;
-
-/// What a file truly takes on the disk.
-pub(super) fn bytes_on_disk(metadata: &std::fs::Metadata) -> u64 {
-    metadata.blocks() * STAT_BLOCK
-}
 
 /// Copies a file to a new one that only we can write: shares the blocks where the file system can, else copies what is
 /// neither a hole nor zero. The source may be mapped by a process, if that does not write meanwhile. Not synced.
@@ -149,6 +142,7 @@ fn sum_chunk(file: &File, start: u64, end: u64, buffer: &mut [u8]) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::bytes_on_disk;
 
     const MIB: u64 = 1024 * 1024;
 

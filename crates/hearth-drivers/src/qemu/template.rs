@@ -20,7 +20,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::sparse;
-use crate::files::remove_all;
+use crate::files::{bytes_on_disk, remove_all};
 use crate::network::INSIDE;
 use crate::{CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, DriverError, VmShape, error};
 
@@ -316,7 +316,7 @@ impl Templates {
                 chown(&path, Some(us.0), Some(us.1))?;
             }
             fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
-            bytes += sparse::bytes_on_disk(&metadata);
+            bytes += bytes_on_disk(&metadata);
             // The disk works while the processors sum.
             let (synced, sha256) = std::thread::scope(|scope| {
                 let syncing = scope.spawn(|| file.sync_all());

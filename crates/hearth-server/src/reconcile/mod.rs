@@ -110,7 +110,7 @@ impl Reconciler {
             holds: Mutex::default(),
             keeping: Mutex::default(),
             template_disk_bytes: options.template_disk_mib << 20,
-            template_max_age: options.template_max_age,
+            template_max_age: SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),
         }))
     }
 

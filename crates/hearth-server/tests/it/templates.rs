@@ -243,7 +243,7 @@ async fn a_damaged_template_is_found_said_and_made_anew_and_nobody_gets_its_vms(
 async fn an_old_template_is_renewed_from_the_image_while_the_old_one_serves() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut options = options(folder.path());
-    options.template_max_age = jiff::SignedDuration::from_secs(2);
+    options.template_max_age = Duration::from_secs(2);
     let driver = FakeDriver::new(1, FakeOptions::default());
     let made: Arc<dyn Driver> = Arc::new(driver.clone());
     let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();

@@ -21,8 +21,6 @@ use crate::{connect, output};
 const AGENT_FILE: &str = "hearth-agent";
 /// Where a package would put the agent.
 const AGENT_INSTALLED: &str = "/usr/lib/hearth/hearth-agent";
-/// As much of a digest as people need.
-const SHORT_DIGEST_CHARS: usize = 12;
 /// Without a terminal: the shortest time between two lines that only count.
 const COUNT_PAUSE: Duration = Duration::from_secs(10);
 /// How often the clock of a running stage moves.
@@ -103,12 +101,15 @@ fn remove(globals: &Globals, data: &Path, wanted: &str) -> Result<u8, Failure> {
         } else {
             &format!("{count} VMs lie")
         };
-        return Err(Failure::new(format!("{are} on the image {}", short(&found.manifest)))
-            .hint("wait until they are replaced, or remove them with `hearth pool clear` and `hearth release`"));
+        return Err(Failure::new(format!(
+            "{are} on the image {}",
+            output::short_digest(&found.manifest.digest)
+        ))
+        .hint("wait until they are replaced, or remove them with `hearth pool clear` and `hearth release`"));
     }
     let removed = image::remove(&images, &found.manifest.digest).map_err(|error| failure(&error))?;
     output::print(globals.json, &removed, |removed| {
-        format!("removed {} {}", removed.name, short(removed))
+        format!("removed {} {}", removed.name, output::short_digest(&removed.digest))
     })?;
     Ok(0)
 }
@@ -143,7 +144,7 @@ async fn build(globals: &Globals, data: &Path, args: BuildArgs) -> Result<u8, Fa
         format!(
             "image {} {} after {}",
             manifest.name,
-            short(manifest),
+            output::short_digest(&manifest.digest),
             output::duration(started.elapsed())
         )
     })?;
@@ -185,10 +186,6 @@ fn failure(error: &ImageError) -> Failure {
     Failure::new(super::serve::chain(error))
 }
 
-fn short(manifest: &Manifest) -> String {
-    manifest.digest.chars().take(SHORT_DIGEST_CHARS).collect()
-}
-
 fn list(listed: &Listed) -> String {
     if listed.images.is_empty() {
         return "no images yet: make one with `hearth image build`".to_owned();
@@ -197,7 +194,7 @@ fn list(listed: &Listed) -> String {
         let manifest = &image.manifest;
         [
             manifest.name.clone(),
-            short(manifest),
+            output::short_digest(&manifest.digest),
             manifest.suite.clone(),
             manifest.kernel_version.clone(),
             manifest.agent_version.clone(),

@@ -228,10 +228,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
         template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
-        template_max_age: args
-            .template_max_age
-            .and_then(|age| jiff::SignedDuration::try_from(age).ok())
-            .unwrap_or(usual.template_max_age),
+        template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
         ..usual
     }

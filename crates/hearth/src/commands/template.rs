@@ -8,9 +8,6 @@ use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::{connect, output};
 
-/// Digits of a key that are shown: enough to tell some thousands apart.
-const SHORT_KEY: usize = 12;
-
 /// What to do with templates.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
@@ -55,7 +52,7 @@ fn list(templates: &TemplateList) -> String {
                 "template"
             };
             [
-                short(&item.key),
+                output::short_digest(&item.key),
                 item.project_id
                     .as_ref()
                     .map_or_else(|| "all (base)".to_owned(), ToString::to_string),
@@ -80,8 +77,4 @@ fn list(templates: &TemplateList) -> String {
         text.push_str(&format!("\nfound damaged {}: {}", output::ago(fault.at), fault.reason));
     }
     text
-}
-
-fn short(key: &str) -> String {
-    key.chars().take(SHORT_KEY).collect()
 }

@@ -148,7 +148,10 @@ pub(super) fn instance(detail: &InstanceDetail, log: bool) -> String {
 /// Why the pool is as it is.
 pub(super) fn explained(explained: &PoolExplained) -> String {
     let template = match &explained.template {
-        Some(template) => format!("made {} ({:.12})", output::ago(template.created_at), template.key),
+        Some(template) => {
+            let (made, key) = (output::ago(template.created_at), output::short_digest(&template.key));
+            format!("made {made} ({key})")
+        }
         None => "not made yet: the next VM is set up from the longest checkpoint there is".to_owned(),
     };
     let host = &explained.host;
