@@ -1,13 +1,17 @@
 //! The planner: one pure function from the world to the actions of one pass, each with its reason.
 //!
-//! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → remove broken → remove surplus →
-//! replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
+//! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → build what is wanted → remove broken →
+//! remove surplus → replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
+//!
+//! A pool follows its wanted recipe. While that has no template, the last good one keeps serving and the wanted one is built
+//! beside it, once; only when that went well do new instances come from it, and the old ones go one by one.
 
 use hearth_api::ids::ProjectId;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
-use crate::world::{Failure, InstanceWorld, PoolWorld, VmPresence, Work, World};
+use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
 
 mod budget;
 mod decision;
@@ -17,6 +21,8 @@ pub use decision::{Action, Decision, Hold, Reason};
 
 /// A test boot's VM is kept this long after the boot ended, so that a person can look inside.
 pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
+/// One VM whose set-up failed is kept running this long, so that a person can look inside.
+pub const DEBUG_VM_KEPT: SignedDuration = SignedDuration::from_mins(30);
 /// Records of failed and test instances stay readable this long.
 pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Failures in a row that blame the recipe before the pool stops making VMs by it.
@@ -29,6 +35,10 @@ const BREAKER_PAUSE_MAX: SignedDuration = SignedDuration::from_hours(1);
 const HOST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// Longest pause after failures that blame the host.
 const HOST_PAUSE_MAX: SignedDuration = SignedDuration::from_mins(5);
+/// First pause when something that a recipe needs is missing (image, repository); doubles up to [`BREAKER_PAUSE_MAX`].
+const MISSING_PAUSE: SignedDuration = SignedDuration::from_secs(15);
+/// Pauses are lengthened by up to this share of themselves, per cent, so that pools that failed together do not try together.
+const PAUSE_SPREAD_PERCENT: u64 = 25;
 /// An instance is replaced when it has used between this share (per cent) of its maximum age and [`AGE_SPREAD_PERCENT`]
 /// more, so that instances made together do not all expire together and none outlives the maximum.
 const AGE_FROM_PERCENT: i64 = 85;
@@ -52,6 +62,7 @@ pub fn decide(world: &World) -> Decision {
     let mut budget = Budget::new(world);
     start_waiting(world, &mut budget, &mut actions, &mut holds);
     add_missing(world, &mut budget, &mut actions, &mut holds);
+    build_wanted(world, &mut budget, &mut actions, &mut holds);
     for pool in &world.pools {
         remove_broken(world, pool, &mut actions);
         remove_surplus(world, pool, &mut actions);
@@ -125,13 +136,40 @@ fn start_waiting(
         .collect();
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
     for (pool, instance) in waiting {
-        if budget.take(pool, instance.memory_mib) {
+        if budget.take(&pool.project, instance.memory_mib, instance.forked) {
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
         } else {
-            holds.push((pool.project.clone(), budget.why_not(world, pool, instance.memory_mib)));
+            let why = budget.why_not(world, &pool.project, instance.memory_mib);
+            holds.push((pool.project.clone(), why));
         }
+    }
+}
+
+/// What new instances of a pool are made by right now.
+#[derive(Debug, Clone, Copy)]
+struct Source<'a> {
+    recipe: &'a str,
+    memory_mib: u64,
+    forked: bool,
+    streak: FailureStreak,
+}
+
+fn source(pool: &PoolWorld) -> Source<'_> {
+    match &pool.last_good {
+        Some(last) if !pool.prepared => Source {
+            recipe: &last.recipe,
+            memory_mib: last.memory_mib,
+            forked: true,
+            streak: last.streak,
+        },
+        _ => Source {
+            recipe: &pool.recipe,
+            memory_mib: pool.memory_mib,
+            forked: pool.prepared,
+            streak: pool.streak,
+        },
     }
 }
 
@@ -155,72 +193,106 @@ fn count_ready(pool: &PoolWorld) -> usize {
 
 /// One instance per pool and round, so that a large pool does not starve the others.
 fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
-    for pool in world
-        .pools
-        .iter()
-        .filter(|pool| pool.enabled && !may_try(pool, world.now))
-    {
-        if pool.target > serving(pool).count() {
-            holds.push((pool.project.clone(), paused_by(pool)));
+    budget.spare_for_claims();
+    let mut missing = Vec::new();
+    for pool in world.pools.iter().filter(|pool| pool.enabled) {
+        let source = source(pool);
+        let count = pool.target.saturating_sub(serving(pool).count());
+        match paused(pool, &source.streak, world.now) {
+            None => missing.push((pool, source, missing_now(pool, &source, count))),
+            Some(hold) if count > 0 => holds.push((pool.project.clone(), hold)),
+            Some(_) => {}
         }
     }
-    let mut missing: Vec<_> = world
-        .pools
-        .iter()
-        .filter(|pool| pool.enabled && may_try(pool, world.now))
-        .map(|pool| (pool, missing_now(pool)))
-        .collect();
-    while missing.iter().any(|(_, count)| *count > 0) {
-        for (pool, count) in missing.iter_mut().filter(|(_, count)| *count > 0) {
-            if budget.take(pool, pool.memory_mib) {
+    let mut left = true;
+    while left {
+        left = false;
+        for (pool, source, count) in missing.iter_mut().filter(|(.., count)| *count > 0) {
+            if budget.take(&pool.project, source.memory_mib, source.forked) {
                 *count -= 1;
+                left |= *count > 0;
                 actions.push(Action::Create {
                     project: pool.project.clone(),
+                    recipe: source.recipe.to_owned(),
                     reason: Reason::BelowTarget,
                 });
             } else {
                 *count = 0;
-                holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib)));
+                holds.push((pool.project.clone(), budget.why_not(world, &pool.project, source.memory_mib)));
             }
         }
     }
 }
 
-/// How many to add now: all that are missing; without a template, or after a failure, one at a time until one succeeds.
-fn missing_now(pool: &PoolWorld) -> usize {
-    let missing = pool.target.saturating_sub(serving(pool).count());
-    // The first one makes the template; the others would only wait for it.
-    if pool.prepared && pool.streak.recipe + pool.streak.host == 0 {
-        return missing;
-    }
-    let making = serving(pool).any(|i| i.state == InstanceState::Provisioning);
-    missing.min(usize::from(!making))
-}
-
-/// Whether the failures so far allow another try now.
-fn may_try(pool: &PoolWorld, now: Timestamp) -> bool {
-    let Some(last) = pool.streak.last_at else { return true };
-    let pause = if pool.streak.recipe >= BREAKER_AFTER {
-        doubled(BREAKER_PAUSE, pool.streak.recipe - BREAKER_AFTER, BREAKER_PAUSE_MAX)
-    } else if pool.streak.host > 0 {
-        doubled(HOST_PAUSE, pool.streak.host - 1, HOST_PAUSE_MAX)
+/// How many to add now: with every success twice as many at once. What is not prepared is set up once: the others would only
+/// wait for it.
+fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
+    let at_once = if source.forked {
+        1_usize.saturating_add(source.streak.successes as usize)
     } else {
-        return true;
+        1
     };
-    now.duration_since(last) >= pause
+    let making = serving(pool).filter(|i| i.state == InstanceState::Provisioning).count();
+    missing.min(at_once.saturating_sub(making))
 }
 
-/// Why [`may_try`] said no.
-fn paused_by(pool: &PoolWorld) -> Hold {
-    if pool.streak.recipe >= BREAKER_AFTER {
-        Hold::BreakerOpen {
-            failures: pool.streak.recipe,
+/// The wanted recipe of a pool that is served by its last good one, or that keeps no VM but is to answer at once, is built by
+/// a VM of its own. One build of a set-up at a time: when the next commit comes, the one under way still ends.
+fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
+    let waits = |pool: &&PoolWorld| pool.enabled && !pool.prepared && (pool.last_good.is_some() || pool.target == 0);
+    for pool in world.pools.iter().filter(waits) {
+        let builds = |i: &InstanceWorld| {
+            i.state == InstanceState::Provisioning
+                && i.work != Work::Abandoned
+                && !i.forked
+                && same_set_up(&i.recipe, &pool.recipe)
+        };
+        if pool.instances.iter().any(builds) {
+            continue;
         }
-    } else {
-        Hold::HostTrouble {
-            failures: pool.streak.host,
+        if let Some(hold) = paused(pool, &pool.streak, world.now) {
+            holds.push((pool.project.clone(), hold));
+        } else if budget.take(&pool.project, pool.memory_mib, false) {
+            actions.push(Action::Build {
+                project: pool.project.clone(),
+            });
+        } else {
+            holds.push((pool.project.clone(), budget.why_not(world, &pool.project, pool.memory_mib)));
         }
     }
+}
+
+/// What keeps a pool from trying again now, after the failures so far.
+fn paused(pool: &PoolWorld, streak: &FailureStreak, now: Timestamp) -> Option<Hold> {
+    let last = streak.last_at?;
+    let (pause, hold) = match streak.last_kind? {
+        kind @ (FailureKind::Repository | FailureKind::Image) => {
+            let pause = doubled(MISSING_PAUSE, streak.recipe.saturating_sub(1), BREAKER_PAUSE_MAX);
+            let failures = streak.recipe;
+            (pause, Hold::Missing { kind, failures })
+        }
+        _ if streak.recipe >= BREAKER_AFTER => {
+            let failures = streak.recipe;
+            let pause = doubled(BREAKER_PAUSE, failures - BREAKER_AFTER, BREAKER_PAUSE_MAX);
+            (pause, Hold::BreakerOpen { failures })
+        }
+        _ if streak.host > 0 => {
+            let failures = streak.host;
+            let pause = doubled(HOST_PAUSE, failures - 1, HOST_PAUSE_MAX);
+            (pause, Hold::HostTrouble { failures })
+        }
+        _ => return None,
+    };
+    let failures = u64::from(streak.recipe + streak.host);
+    let percent = (spread(pool.project.as_str()).wrapping_add(failures.wrapping_mul(7))) % (PAUSE_SPREAD_PERCENT + 1);
+    let pause = pause + pause.saturating_mul(i32::try_from(percent).unwrap_or_default()) / 100;
+    (now.duration_since(last) < pause).then_some(hold)
+}
+
+/// A number that is always the same for a text, and likely another for another.
+fn spread(text: &str) -> u64 {
+    text.bytes()
+        .fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
 fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDuration {
@@ -230,6 +302,7 @@ fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDura
 
 /// VMs that died, VMs of failures, records past their time.
 fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
+    let kept = kept_for_debugging(world, pool).map(|i| &i.id);
     for instance in &pool.instances {
         let id = || instance.id.clone();
         let generation = instance.generation;
@@ -260,7 +333,7 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
                     reason: Reason::TestTimeUp,
                 });
             }
-            InstanceState::Failed if !instance.is_test => {
+            InstanceState::Failed if !instance.is_test && kept != Some(&instance.id) => {
                 actions.push(Action::Retire {
                     instance: id(),
                     generation,
@@ -279,19 +352,28 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     }
 }
 
+/// The VM of a failing set-up that a person may look into: the one that failed first, once nothing more is made by its recipe.
+fn kept_for_debugging<'a>(world: &World, pool: &'a PoolWorld) -> Option<&'a InstanceWorld> {
+    let lasts = |i: &&InstanceWorld| {
+        i.state == InstanceState::Failed
+            && !i.is_test
+            && i.failure == Some(FailureKind::Setup)
+            && (!world.drivers_observed || i.vm.is_alive())
+            && world.now.duration_since(i.state_since) < DEBUG_VM_KEPT
+            && (i.recipe != pool.recipe || pool.streak.recipe >= BREAKER_AFTER)
+    };
+    pool.instances.iter().filter(lasts).min_by_key(|i| i.state_since)
+}
+
 /// A reason why a ready instance should not be there, apart from being one too many.
 fn is_stale(pool: &PoolWorld, instance: &InstanceWorld, now: Timestamp) -> bool {
-    instance.recipe != pool.recipe || now.duration_since(instance.state_since) >= expires_after(pool, instance)
+    instance.recipe != source(pool).recipe || now.duration_since(instance.state_since) >= expires_after(pool, instance)
 }
 
 /// The instance's own maximum age: spread by its id, which is random enough, so that it is the same in every pass.
 fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
-    let spread = instance
-        .id
-        .as_str()
-        .bytes()
-        .fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    let percent = AGE_FROM_PERCENT + i64::try_from(spread % (AGE_SPREAD_PERCENT + 1)).unwrap_or_default();
+    let own = spread(instance.id.as_str()) % (AGE_SPREAD_PERCENT + 1);
+    let percent = AGE_FROM_PERCENT + i64::try_from(own).unwrap_or_default();
     SignedDuration::from_secs(pool.max_age_seconds * percent / 100)
 }
 
@@ -320,10 +402,17 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
             reason,
         });
     }
-    // By an older recipe it would be stale the moment it is ready.
+    // By an older set-up it would be stale the moment it is ready. One of an older commit still ends: were it stopped, a
+    // branch that moves faster than a build takes would never be built at all.
+    let serves = source(pool).recipe;
+    let lasts = |i: &InstanceWorld| pool.enabled && (i.recipe == serves || same_set_up(&i.recipe, &pool.recipe));
     let (current, outdated): (Vec<_>, Vec<_>) = serving(pool)
         .filter(|i| i.state == InstanceState::Provisioning)
-        .partition(|i| pool.enabled && i.recipe == pool.recipe);
+        .partition(|i| lasts(i));
+    let builds = pool
+        .instances
+        .iter()
+        .filter(|i| i.state == InstanceState::Provisioning && i.is_build && !lasts(i));
     // One above the target may be in the making: the replacement of a stale one.
     let stale_left = ready.iter().skip(surplus).any(|i| is_stale(pool, i, world.now));
     let allowed = target.saturating_sub(ready.len() - surplus) + usize::from(stale_left);
@@ -337,7 +426,7 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     } else {
         Reason::PoolDisabled
     };
-    for (instance, reason) in unneeded.chain(outdated.into_iter().map(|i| (i, why_outdated))) {
+    for (instance, reason) in unneeded.chain(outdated.into_iter().chain(builds).map(|i| (i, why_outdated))) {
         actions.push(Action::Delete {
             instance: instance.id.clone(),
             generation: instance.generation,
@@ -346,26 +435,27 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     }
 }
 
-/// Make before break: when a pool is full and nothing is being made, one more by the current recipe. Where a limit leaves no
-/// room for one more, the stalest goes first.
+/// Make before break: when a pool is full and nothing is being made, one more by what serves now. Where a limit leaves no room
+/// for one more, the stalest goes first.
 fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
-    for pool in world
-        .pools
-        .iter()
-        .filter(|pool| pool.enabled && may_try(pool, world.now))
-    {
+    for pool in world.pools.iter().filter(|pool| pool.enabled) {
+        let source = source(pool);
+        if paused(pool, &source.streak, world.now).is_some() {
+            continue;
+        }
         let ready = count_ready(pool);
         let idle = serving(pool).all(|i| i.state == InstanceState::Ready);
         let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
         if !(stale && idle && ready == pool.target) {
             continue;
         }
-        if budget.take(pool, pool.memory_mib) {
+        if budget.take(&pool.project, source.memory_mib, source.forked) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
+                recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if budget.has_no_room(&pool.project, pool.memory_mib) {
+        } else if budget.has_no_room(&pool.project, source.memory_mib) {
             let oldest = serving(pool)
                 .filter(|i| is_stale(pool, i, world.now))
                 .min_by_key(|i| i.state_since);

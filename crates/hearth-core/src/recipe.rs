@@ -1,4 +1,7 @@
 //! The recipe: everything that decides what a ready VM holds. Its hash names it; two VMs of one recipe are interchangeable.
+//!
+//! A name has two halves: what a person set up, and what that meets (commits, image, host). Recipes of one set-up differ only
+//! in what they were made from.
 
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::VmSize;
@@ -6,10 +9,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// Counts up when Hearth changes what it does with the same inputs.
-const RECIPE_VERSION: u32 = 2;
+const RECIPE_VERSION: u32 = 3;
 
-/// Length of a recipe's short name in hexadecimal digits: 64 bits, enough to tell a project's recipes apart.
-const SHORT_DIGITS: usize = 16;
+/// Hexadecimal digits of each half of a name: 48 bits, enough to tell a project's recipes apart.
+const HALF_DIGITS: usize = 12;
 
 /// Everything that decides what a ready VM holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,8 +23,6 @@ pub struct Recipe<'a> {
     pub size: VmSize,
     /// Repositories in order.
     pub repositories: Vec<RecipeRepo<'a>>,
-    /// Counts up when the template is renewed without its inputs having changed.
-    pub epoch: i64,
     /// Counts up with every change of the project's shared variables; their values stay out of the recipe.
     pub variables_version: i64,
     /// Commands of the step `project_setup`.
@@ -30,6 +31,20 @@ pub struct Recipe<'a> {
     pub legacy_hooks: bool,
     /// Commands of the step `warm_pool_setup`.
     pub pool_setup: &'a [SetupCommand],
+    /// What the set-up meets.
+    #[serde(skip)]
+    pub meets: Meets<'a>,
+}
+
+/// What a set-up meets when it is carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Meets<'a> {
+    /// What the host gives to VMs, image and all; nothing while that is not known.
+    pub environment: Option<&'a str>,
+    /// The commit of each repository, in order; nothing for one that was never seen.
+    pub commits: Vec<Option<&'a str>>,
+    /// Counts up when the template is renewed without anything having changed.
+    pub epoch: i64,
 }
 
 /// One repository of a recipe.
@@ -51,14 +66,23 @@ impl Recipe<'_> {
     /// The recipe's name.
     #[must_use]
     pub fn name(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(RECIPE_VERSION.to_be_bytes());
-        // Serialising plain structs with string keys into memory cannot fail; an empty text would only make recipes equal.
-        hash.update(serde_json::to_vec(self).unwrap_or_default());
-        let mut name = hex::encode(hash.finalize());
-        name.truncate(SHORT_DIGITS);
-        name
+        let set_up = half(&(RECIPE_VERSION, self));
+        let whole = half(&(&set_up, &self.meets));
+        set_up + &whole
     }
+}
+
+fn half(of: &impl Serialize) -> String {
+    // Serialising plain structs with string keys into memory cannot fail; an empty text would only make recipes equal.
+    let mut name = hex::encode(Sha256::digest(serde_json::to_vec(of).unwrap_or_default()));
+    name.truncate(HALF_DIGITS);
+    name
+}
+
+/// Whether two recipes are of one set-up: only commits, image or host moved between them.
+#[must_use]
+pub fn same_set_up(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.get(..HALF_DIGITS) == other.get(..HALF_DIGITS)
 }
 
 #[cfg(test)]
@@ -83,11 +107,11 @@ mod tests {
                 initialize: None,
                 startup: None,
             }],
-            epoch: 0,
             variables_version: 0,
             project_setup: &[],
             legacy_hooks: true,
             pool_setup: &[],
+            meets: Meets::default(),
         };
         let mut names = std::collections::BTreeSet::new();
         let variants = [
@@ -123,10 +147,6 @@ mod tests {
                 ..base.clone()
             },
             Recipe {
-                epoch: 1,
-                ..base.clone()
-            },
-            Recipe {
                 variables_version: 1,
                 ..base.clone()
             },
@@ -142,6 +162,30 @@ mod tests {
         for variant in &variants {
             assert!(names.insert(variant.name()));
             assert_eq!(variant.name(), variant.clone().name());
+            assert_eq!(same_set_up(&variant.name(), &base.name()), *variant == base);
+        }
+        let meetings = [
+            Meets {
+                epoch: 1,
+                ..Meets::default()
+            },
+            Meets {
+                environment: Some("x"),
+                ..Meets::default()
+            },
+            Meets {
+                commits: vec![None],
+                ..Meets::default()
+            },
+            Meets {
+                commits: vec![Some("c")],
+                ..Meets::default()
+            },
+        ];
+        for meets in meetings {
+            let variant = Recipe { meets, ..base.clone() };
+            assert!(names.insert(variant.name()));
+            assert!(same_set_up(&variant.name(), &base.name()));
         }
     }
 }

@@ -31,8 +31,11 @@ pub struct Limits {
     pub memory_mib: u64,
     /// VMs that may be in the making at once, set-up and all.
     pub concurrent_provisions: usize,
-    /// Forks of a template that may be in the making at once.
+    /// Forks of a template that may be in the making at once. One of several is kept free for claims.
     pub concurrent_forks: usize,
+    /// VMs that may still be begun in this pass: a bucket that fills up again with time, so that nothing that goes round in
+    /// circles takes the host with it.
+    pub tokens: usize,
 }
 
 /// One pool and its instances.
@@ -48,19 +51,33 @@ pub struct PoolWorld {
     pub max_vms: Option<usize>,
     /// How long an instance may stay in the pool, seconds.
     pub max_age_seconds: i64,
-    /// Name of the recipe that new instances are made by.
+    /// Name of the recipe that the pool is to follow.
     pub recipe: String,
-    /// Memory that one more VM takes, MiB: the whole size where it must be set up, what a fork costs where it is forked.
+    /// Memory that one more VM of it takes, MiB: the whole size where it must be set up, what a fork costs where it is forked.
     pub memory_mib: u64,
-    /// An instance can be made at once: its template is there, or the driver makes none.
+    /// An instance of it can be made at once: its template is there, or the driver makes none.
     pub prepared: bool,
-    /// How the latest boots by the current recipe ended.
+    /// How the latest boots by it ended.
     pub streak: FailureStreak,
+    /// The last recipe that went well, while the wanted one is not prepared.
+    pub last_good: Option<LastGood>,
     /// All instances of the project.
     pub instances: Vec<InstanceWorld>,
 }
 
-/// Failures in a row, newest backwards to the last success.
+/// A recipe that there is a template of, and that keeps serving until the wanted one has one too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastGood {
+    /// Its name.
+    pub recipe: String,
+    /// Memory that one more fork takes, MiB.
+    pub memory_mib: u64,
+    /// How the latest forks ended.
+    pub streak: FailureStreak,
+}
+
+/// How the latest boots by a recipe ended: failures from the newest backwards to the last success, or successes from the
+/// newest backwards to the last failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FailureStreak {
     /// Failures that blame the recipe.
@@ -69,6 +86,10 @@ pub struct FailureStreak {
     pub host: u32,
     /// When the newest one happened.
     pub last_at: Option<Timestamp>,
+    /// What it was.
+    pub last_kind: Option<FailureKind>,
+    /// Successes; nothing failed since.
+    pub successes: u32,
 }
 
 /// One instance.
@@ -88,6 +109,10 @@ pub struct InstanceWorld {
     pub reserved: bool,
     /// The recipe it is (being) made by.
     pub recipe: String,
+    /// It is (to be) forked from a template that is there.
+    pub forked: bool,
+    /// Whose fault its failure was.
+    pub failure: Option<FailureKind>,
     /// Memory that its VM counts with, MiB: measured for one at rest, its whole size for one that may still grow.
     pub memory_mib: u64,
     /// When it was wished for.

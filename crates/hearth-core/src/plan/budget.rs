@@ -6,7 +6,7 @@ use hearth_api::ids::ProjectId;
 
 use super::decision::Hold;
 use crate::state::InstanceState;
-use crate::world::{InstanceWorld, Limits, PoolWorld, Work, World};
+use crate::world::{InstanceWorld, Limits, Work, World};
 
 /// What may still be made in this pass.
 pub(super) struct Budget<'a> {
@@ -14,6 +14,9 @@ pub(super) struct Budget<'a> {
     memory_mib: u64,
     provisions: usize,
     forks: usize,
+    /// Forks that only claims may have.
+    spared: usize,
+    tokens: usize,
     /// What is left to the projects that have a limit of their own.
     projects: HashMap<&'a ProjectId, usize>,
 }
@@ -26,6 +29,7 @@ impl<'a> Budget<'a> {
             memory_mib,
             concurrent_provisions,
             concurrent_forks,
+            tokens,
         } = world.limits;
         let existing = || {
             world
@@ -34,11 +38,9 @@ impl<'a> Budget<'a> {
                 .flat_map(|pool| &pool.instances)
                 .filter(|i| holds_resources(i))
         };
-        let making = |prepared: bool| {
-            let pools = world.pools.iter().filter(move |pool| pool.prepared == prepared);
-            pools
-                .flat_map(|pool| &pool.instances)
-                .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)
+        let making = |forked: bool| {
+            let all = world.pools.iter().flat_map(|pool| &pool.instances);
+            all.filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here && i.forked == forked)
                 .count()
         };
         Self {
@@ -46,6 +48,8 @@ impl<'a> Budget<'a> {
             memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
             provisions: concurrent_provisions.saturating_sub(making(false)),
             forks: concurrent_forks.saturating_sub(making(true)),
+            spared: usize::from(concurrent_forks > 1),
+            tokens,
             projects: world
                 .pools
                 .iter()
@@ -57,15 +61,17 @@ impl<'a> Budget<'a> {
         }
     }
 
+    /// From here on nobody waits for what is made: a refill never takes the last fork that a claim may ask for.
+    pub(super) fn spare_for_claims(&mut self) {
+        self.forks = self.forks.saturating_sub(self.spared);
+    }
+
     /// Takes one VM that is not there yet.
-    pub(super) fn take(&mut self, pool: &PoolWorld, memory_mib: u64) -> bool {
-        let own = self.projects.get_mut(&pool.project);
-        let at_once = if pool.prepared {
-            &mut self.forks
-        } else {
-            &mut self.provisions
-        };
-        if self.vms == 0 || *at_once == 0 || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
+    pub(super) fn take(&mut self, project: &ProjectId, memory_mib: u64, forked: bool) -> bool {
+        let own = self.projects.get_mut(project);
+        let at_once = if forked { &mut self.forks } else { &mut self.provisions };
+        let none_left = self.vms == 0 || *at_once == 0 || self.tokens == 0;
+        if none_left || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
             return false;
         }
         *at_once -= 1;
@@ -73,13 +79,14 @@ impl<'a> Budget<'a> {
             *own -= 1;
         }
         self.vms -= 1;
+        self.tokens -= 1;
         self.memory_mib -= memory_mib;
         true
     }
 
     /// Why [`Budget::take`] said no.
-    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64) -> Hold {
-        if self.projects.get(&pool.project) == Some(&0) {
+    pub(super) fn why_not(&self, world: &World, project: &ProjectId, memory_mib: u64) -> Hold {
+        if self.projects.get(project) == Some(&0) {
             Hold::ProjectVms
         } else if self.vms == 0 {
             Hold::HostVms {

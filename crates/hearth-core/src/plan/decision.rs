@@ -2,6 +2,7 @@
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 
+use crate::state::FailureKind;
 use crate::world::Failure;
 
 /// One thing to do, and why.
@@ -11,8 +12,15 @@ pub enum Action {
     Create {
         /// Whose pool.
         project: ProjectId,
+        /// What it is made by.
+        recipe: String,
         /// Why.
         reason: Reason,
+    },
+    /// Write a row for a VM that sets up the wanted recipe, for its template and for nobody to have.
+    Build {
+        /// Whose pool.
+        project: ProjectId,
     },
     /// Begin to make the VM of a row that somebody else wrote (a test boot, a claim).
     Start {
@@ -109,6 +117,13 @@ pub enum Hold {
     ProjectVms,
     /// So many are in the making already.
     InTheMaking,
+    /// Something that the recipe needs is not there: the image, a repository, a branch.
+    Missing {
+        /// Which of them.
+        kind: FailureKind,
+        /// How often it was looked for in vain.
+        failures: u32,
+    },
     /// The set-up failed too often in a row.
     BreakerOpen {
         /// How often.
