@@ -63,7 +63,7 @@ pub struct Capabilities {
 }
 
 /// The size of a VM as the driver must make it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmShape {
     /// Virtual CPUs, at least 1.

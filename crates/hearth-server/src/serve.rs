@@ -18,6 +18,7 @@ use crate::http::{AppState, Pace, answer, new_token};
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;
+use crate::provision::environments::Environments;
 use crate::provision::follow::Followers;
 use crate::provision::mirrors::{Mirrors, sweep};
 use crate::reconcile::Reconciler;
@@ -106,6 +107,8 @@ pub async fn serve_with(
         mirrors: Mirrors::new(mirrors),
         followers: Followers::default(),
         builds: Locks::default(),
+        environments: Environments::new(driver.clone()),
+        sizes: options.sizes.clone(),
         command_timeout: options.command_timeout,
         boot_timeout: options.boot_timeout,
     };

@@ -14,7 +14,6 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::provision::blueprint::recipe_name;
 use crate::reconcile::KeptCheckpoint;
 
 /// Faults are told this long.
@@ -103,7 +102,7 @@ pub async fn explain_pool(
     let project = caller.project(&state, &id, Scope::ProjectRead).await?;
     let (store, now) = (state.store(), Timestamp::now());
     let pool = store.pool(&project.id).await?;
-    let recipe = recipe_name(&project, pool.as_ref());
+    let recipe = state.reconciler.context().wanted(&project, pool.as_ref()).await?;
     let template = store.template(&project.id, &recipe).await?;
     let held = state.reconciler.held(&project.id);
     let rows = store.all_instances().await?;

@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
-use hearth_core::recipe::{Recipe, RecipeRepo};
+use hearth_core::recipe::{Meets, Recipe, RecipeRepo};
 use hearth_drivers::VmShape;
 
 use super::mask::Masker;
-use super::mask_cache;
 use super::scripts::{Phase, RepoScripts};
-use crate::options::Sizes;
-use crate::store::{PoolRow, ProjectRow, Store, StoreError, VariableOwner, VariableRow};
+use super::{Context, mask_cache};
+use crate::store::{PoolRow, ProjectRow, StoreError, Tips, VariableOwner, VariableRow};
 
 /// What a run does.
 #[derive(Debug, Clone)]
@@ -28,6 +27,8 @@ pub struct Blueprint {
     pub epoch: i64,
     /// Repositories in order.
     pub checkouts: Vec<Checkout>,
+    /// The commit that each of them was last seen at, in order.
+    pub tips: Vec<Option<String>>,
     /// Shared variables.
     pub variables: Vec<VariableRow>,
     /// Counts up with every change of them.
@@ -40,6 +41,8 @@ pub struct Blueprint {
     pub project_setup: Vec<SetupCommand>,
     /// Commands of `warm_pool_setup`.
     pub pool_setup: Vec<SetupCommand>,
+    /// What it was read from.
+    wish: Box<(ProjectRow, Option<PoolRow>)>,
 }
 
 /// One repository and where it goes.
@@ -57,9 +60,14 @@ pub struct Checkout {
     pub scripts: RepoScripts,
 }
 
-/// Name of the recipe a pool follows now.
+/// Name of the recipe of a pool whose branches are at these tips, on a host that gives VMs this environment.
 #[must_use]
-pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>) -> String {
+pub fn recipe_name(
+    project: &ProjectRow,
+    pool: Option<&PoolRow>,
+    tips: &Tips,
+    environment: Option<&str>,
+) -> String {
     let checkouts = checkouts(project, pool);
     let recipe = Recipe {
         image: project.image.as_deref(),
@@ -74,13 +82,20 @@ pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>) -> String {
                 startup: checkout.scripts.script(Phase::Startup),
             })
             .collect(),
-        epoch: project.template_epoch,
         variables_version: project.variables_version,
         project_setup: project.project_setup.as_deref().unwrap_or_default(),
         legacy_hooks: project.setup.is_none(),
         pool_setup: pool
             .and_then(|pool| pool.config.setup_commands.as_deref())
             .unwrap_or_default(),
+        meets: Meets {
+            environment,
+            commits: checkouts
+                .iter()
+                .map(|checkout| tips.commit(&checkout.url, &checkout.branch))
+                .collect(),
+            epoch: project.template_epoch,
+        },
     };
     recipe.name()
 }
@@ -120,12 +135,8 @@ pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> 
 
 impl Blueprint {
     /// Reads it; `None` when the project is gone. `renews`: what the template's renewal is made by.
-    pub async fn load(
-        store: &Store,
-        sizes: &Sizes,
-        project: &ProjectId,
-        renews: bool,
-    ) -> Result<Option<Self>, StoreError> {
+    pub async fn load(context: &Context, project: &ProjectId, renews: bool) -> Result<Option<Self>, StoreError> {
+        let store = &context.store;
         // The variables may change between these reads. Then the recipe says an older version than the values are, and
         // the next pass sees a newer recipe and replaces the instance: late, but never wrong for long.
         let Some(mut row) = store.project(project).await? else {
@@ -142,20 +153,39 @@ impl Blueprint {
             // These values may belong to either version.
             mask_cache::build(&variables).await
         };
+        let tips = store.tips_of(&row.repos).await?;
+        let checkouts = checkouts(&row, pool.as_ref());
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),
             variables_version: row.variables_version,
             epoch: row.template_epoch,
-            recipe: recipe_name(&row, pool.as_ref()),
+            recipe: context.wanted_by(&row, pool.as_ref(), &tips).await,
             image: row.image.clone(),
-            shape: sizes.shape(row.vm_size),
-            checkouts: checkouts(&row, pool.as_ref()),
+            shape: context.sizes.shape(row.vm_size),
+            tips: checkouts
+                .iter()
+                .map(|checkout| tips.commit(&checkout.url, &checkout.branch).map(str::to_owned))
+                .collect(),
+            checkouts,
             masker,
             variables,
             legacy_hooks: row.setup.is_none(),
             project_setup: commands(row.project_setup.as_deref()),
             pool_setup: commands(pool.as_ref().and_then(|pool| pool.config.setup_commands.as_deref())),
+            wish: Box::new((row, pool)),
         }))
+    }
+
+    /// Name of the recipe when its branches are at these commits; one that cannot be seen is where it was last seen.
+    pub async fn recipe_at(&self, context: &Context, commits: &[Option<&str>]) -> String {
+        let mut tips = Tips::default();
+        for ((checkout, now), before) in self.checkouts.iter().zip(commits).zip(&self.tips) {
+            if let Some(commit) = now.or(before.as_deref()) {
+                tips.insert(&checkout.url, &checkout.branch, commit);
+            }
+        }
+        let (project, pool) = &*self.wish;
+        context.wanted_by(project, pool.as_ref(), &tips).await
     }
 }

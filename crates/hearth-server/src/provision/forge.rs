@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hearth_api::agent::client::AgentClient;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
-use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose};
+use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose, VmShape};
 use jiff::Timestamp;
 
 use super::chain::{Stage, Work};
@@ -13,7 +13,7 @@ use super::machine::driver_failure;
 use super::piece::{Piece, entries};
 use super::recorder::show_again;
 use super::steps::{Found, Run, Stop, failure};
-use crate::store::CheckpointRow;
+use crate::store::{CheckpointRow, TemplateRow};
 
 /// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
 /// middle of.
@@ -37,12 +37,12 @@ impl Run<'_> {
     /// A VM with all stages done: a fork of the template. When there is none, it is made first, from the longest prefix that
     /// is frozen already; of several runs that need the same template one makes it and the others wait.
     pub(super) async fn fork_or_build(&self, stages: &[Stage], found: &[Found]) -> Result<AgentClient, Stop> {
-        if let Some(agent) = self.fork_template(stages).await? {
+        if let Some(agent) = self.fork_template(stages, found).await? {
             return Ok(agent);
         }
         let project = self.boot.blueprint.project.to_string();
         let _alone = self.context.builds.lock(project).await;
-        if let Some(agent) = self.fork_template(stages).await? {
+        if let Some(agent) = self.fork_template(stages, found).await? {
             return Ok(agent);
         }
         let agent = self.build(stages, found).await?;
@@ -50,15 +50,7 @@ impl Run<'_> {
             // It cannot have come so far without knowing every commit.
             return Ok(agent);
         };
-        let store = &self.context.store;
-        store
-            .set_template(
-                &self.boot.blueprint.project,
-                &self.boot.blueprint.recipe,
-                key,
-                Timestamp::now(),
-            )
-            .await?;
+        self.note_template(key, found).await?;
         if self.boot.is_test || self.boot.is_build {
             // Nobody gets it: the VM that was set up is good enough to look into, and sooner there.
             return Ok(agent);
@@ -79,24 +71,46 @@ impl Run<'_> {
         })
     }
 
-    async fn fork_template(&self, stages: &[Stage]) -> Result<Option<AgentClient>, Stop> {
+    async fn fork_template(&self, stages: &[Stage], found: &[Found]) -> Result<Option<AgentClient>, Stop> {
         let Some(key) = stages.last().and_then(|stage| stage.key.as_ref()) else {
             return Ok(None);
         };
-        let store = &self.context.store;
-        let Some(pieces) = store.pieces_up_to(key).await? else {
+        let agent = self.fork_whole(key, Some(self.boot.blueprint.shape)).await?;
+        if agent.is_some() {
+            // It may be the template of another recipe too: a project without anything shares its base with all others.
+            self.note_template(key, found).await?;
+        }
+        Ok(agent)
+    }
+
+    /// A fork of a checkpoint with everything done, and the entries of what had been done.
+    pub(super) async fn fork_whole(
+        &self,
+        key: &CheckpointKey,
+        shape: Option<VmShape>,
+    ) -> Result<Option<AgentClient>, Stop> {
+        let Some(pieces) = self.context.store.pieces_up_to(key).await? else {
             return Ok(None);
         };
-        let Some(agent) = self.fork(key, ForkPurpose::Instance, "template").await? else {
+        let Some(agent) = self.fork(key, ForkPurpose::Instance, shape, "template").await? else {
             return Ok(None);
         };
         self.show_again(&pieces).await?;
-        // It may be the template of another recipe too: a project without anything shares its base with all others.
-        let blueprint = &self.boot.blueprint;
-        store
-            .set_template(&blueprint.project, &blueprint.recipe, key, Timestamp::now())
-            .await?;
         Ok(Some(agent))
+    }
+
+    async fn note_template(&self, key: &CheckpointKey, found: &[Found]) -> Result<(), Stop> {
+        let (repos, settings) = self.holds(found)?;
+        let blueprint = &self.boot.blueprint;
+        let row = TemplateRow {
+            project: blueprint.project.clone(),
+            recipe: blueprint.recipe.clone(),
+            key: key.clone(),
+            created_at: Timestamp::now(),
+            repos,
+            settings,
+        };
+        Ok(self.context.store.set_template(&row).await?)
     }
 
     /// Runs what is not frozen yet, and freezes it.
@@ -106,7 +120,7 @@ impl Run<'_> {
             let Some(pieces) = self.context.store.pieces_up_to(key).await? else {
                 continue;
             };
-            let Some(agent) = self.fork(key, ForkPurpose::Build, "checkpoint").await? else {
+            let Some(agent) = self.fork(key, ForkPurpose::Build, Some(self.boot.blueprint.shape), "checkpoint").await? else {
                 continue;
             };
             let left = &stages[done..];

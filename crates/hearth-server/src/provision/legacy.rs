@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::mirrors::MirrorError;
+use super::mirrors::{MirrorError, Wanted};
 use super::{Context, settings};
 use crate::store::ProjectRow;
 
@@ -31,7 +31,7 @@ pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> Legac
         // A task of its own: when the request has waited long enough, the fetch goes on.
         let look = tokio::spawn(async move {
             let tip = mirrors
-                .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience, FRESH)
+                .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience, Wanted::Fetched(FRESH))
                 .await?;
             let found = settings::find(&tip).await?;
             // A broken file says something too: provisioning fails with it.

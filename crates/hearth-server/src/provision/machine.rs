@@ -7,7 +7,7 @@ use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::instance::StepName;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
-use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmSpec, VmState};
+use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec, VmState};
 use serde_json::json;
 
 use super::agents::ConnectError;
@@ -44,12 +44,13 @@ impl Run<'_> {
         &self,
         from: &CheckpointKey,
         purpose: ForkPurpose,
+        shape: Option<VmShape>,
         word: &str,
     ) -> Result<Option<AgentClient>, Stop> {
         let recorder = self.begin(StepName::CreateVm, None);
         let mut metadata = self.create_metadata(word);
         metadata["cached"] = json!(true);
-        match self.fork_vm(from, purpose).await {
+        match self.fork_vm(from, purpose, shape).await {
             Ok(Some(image)) => metadata["image"] = json!(image),
             Ok(None) => return Ok(None),
             Err(failure) => {
@@ -68,19 +69,25 @@ impl Run<'_> {
 
     /// The same without entries: the VM of a finished build becomes the instance.
     pub(super) async fn fork_again(&self, from: &CheckpointKey) -> Result<Option<AgentClient>, Stop> {
-        if self.fork_vm(from, ForkPurpose::Instance).await?.is_none() {
+        let shape = Some(self.boot.blueprint.shape);
+        if self.fork_vm(from, ForkPurpose::Instance, shape).await?.is_none() {
             return Ok(None);
         }
         Ok(Some(self.become_somebody().await?.0))
     }
 
     /// Full digest of the image below; `None` when the checkpoint is damaged: then it is forgotten.
-    async fn fork_vm(&self, from: &CheckpointKey, purpose: ForkPurpose) -> Result<Option<String>, Failure> {
+    async fn fork_vm(
+        &self,
+        from: &CheckpointKey,
+        purpose: ForkPurpose,
+        shape: Option<VmShape>,
+    ) -> Result<Option<String>, Failure> {
         let spec = ForkSpec {
             id: self.boot.vm.clone(),
             from: from.clone(),
             purpose,
-            shape: Some(self.boot.blueprint.shape),
+            shape,
             start: ForkStart::Running,
         };
         match self.context.driver.fork(&spec).await {

@@ -66,6 +66,22 @@ pub struct Mirrors {
     tips: Arc<Mutex<Tips>>,
 }
 
+/// Which tip is good enough.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// The one that is there now.
+    Newest,
+    /// One that was fetched less than this ago.
+    Fetched(Duration),
+    /// This commit, whenever it was the tip.
+    Commit(&'a str),
+}
+
+async fn has_commit(mirror: &Path, commit: &str) -> bool {
+    let object = format!("{commit}^{{commit}}");
+    mirror.exists() && git(mirror, ["cat-file", "-e", &object], LOCAL_PATIENCE).await.is_ok()
+}
+
 /// Tips and when they were fetched, by URL and branch.
 type Tips = HashMap<(String, String), (Instant, Tip)>;
 
@@ -93,23 +109,42 @@ impl Mirrors {
         }
     }
 
-    /// Brings the mirror up to date and finds the tip of a branch. A tip that was fetched less than `fresh` ago is good enough.
+    /// Finds the tip of a branch. Where the wanted one is not in the mirror, it is brought up to date; what is there then is the
+    /// answer, even where another commit was wanted.
     pub async fn fetch(
         &self,
         repo: &str,
         url: &str,
         branch: &str,
         patience: Duration,
-        fresh: Duration,
+        wanted: Wanted<'_>,
     ) -> Result<Tip, MirrorError> {
         let name = hex::encode(Sha256::digest(url));
         let mirror = self.folder.join(format!("{}.git", &name[..32]));
         let _one_at_a_time = self.locks.lock(name).await;
         let place = (url.to_owned(), branch.to_owned());
         let known = self.tips().get(&place).cloned();
-        if let Some((at, tip)) = known
-            && at.elapsed() < fresh
+        if let Some((at, tip)) = known {
+            let good = match wanted {
+                Wanted::Newest => false,
+                Wanted::Fetched(fresh) => at.elapsed() < fresh,
+                Wanted::Commit(commit) => tip.commit == commit,
+            };
+            if good {
+                return Ok(tip);
+            }
+        }
+        if let Wanted::Commit(commit) = wanted
+            && has_commit(&mirror, commit).await
         {
+            let tip = Tip {
+                mirror,
+                repo: repo.to_owned(),
+                commit: commit.to_owned(),
+                messages: String::new(),
+                files: Arc::default(),
+            };
+            self.tips().insert(place, (Instant::now(), tip.clone()));
             return Ok(tip);
         }
         let tip = self.fetch_now(repo, url, branch, patience, mirror).await?;

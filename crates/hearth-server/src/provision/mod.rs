@@ -7,6 +7,7 @@ pub mod blueprint;
 mod chain;
 mod commands;
 pub mod envfile;
+pub mod environments;
 pub mod follow;
 mod forge;
 mod git;
@@ -29,8 +30,10 @@ use std::time::Duration;
 use hearth_drivers::{CheckpointKey, Driver, Locks};
 use jiff::Timestamp;
 
-use crate::store::{Store, StoreError};
+use crate::options::Sizes;
+use crate::store::{PoolRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use agents::Agents;
+use environments::Environments;
 use follow::Followers;
 use mirrors::Mirrors;
 
@@ -52,13 +55,38 @@ pub struct Context {
     pub followers: Followers,
     /// One build per project, and one per base, at a time.
     pub builds: Locks<String>,
+    /// What the host gives to VMs.
+    pub environments: Environments,
+    /// What the VM sizes mean.
+    pub sizes: Sizes,
     /// Time limit of one set-up command.
     pub command_timeout: Duration,
     /// Time a VM has to boot until its agent answers.
     pub boot_timeout: Duration,
 }
 
+/// The template that forks of a pool come from: the wanted recipe's, or, while that is not built, the newest other one. `all`:
+/// of any projects.
+pub fn serving<'a>(all: &'a [TemplateRow], project: &ProjectRow, wanted: &str) -> Option<&'a TemplateRow> {
+    all.iter()
+        .filter(|template| template.project == project.id)
+        .max_by_key(|template| (template.recipe == wanted, template.created_at))
+}
+
 impl Context {
+    /// Name of the recipe that a pool is to follow now.
+    pub async fn wanted(&self, project: &ProjectRow, pool: Option<&PoolRow>) -> Result<String, StoreError> {
+        let tips = self.store.tips_of(&project.repos).await?;
+        Ok(self.wanted_by(project, pool, &tips).await)
+    }
+
+    /// The same for somebody who knows the tips.
+    pub async fn wanted_by(&self, project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips) -> String {
+        let shape = self.sizes.shape(project.vm_size);
+        let environment = self.environments.get(project.image.as_deref(), shape).await;
+        blueprint::recipe_name(project, pool, tips, environment.as_deref())
+    }
+
     /// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.
     pub async fn forget_checkpoint(&self, key: &CheckpointKey, reason: &str) -> Result<(), StoreError> {
         tracing::error!(%key, reason, "a checkpoint is not used any more and made anew when it is needed");

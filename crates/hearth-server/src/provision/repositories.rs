@@ -17,7 +17,7 @@ use super::steps::{Found, Run, Stop, command_failure, failure, millis};
 
 impl Run<'_> {
     /// The tip of a repository's branch and what its settings file says.
-    pub(super) async fn look_at(&self, checkout: &Checkout) -> Found {
+    pub(super) async fn look_at(&self, checkout: &Checkout, last: Option<&str>) -> Found {
         let tip = self
             .context
             .mirrors
@@ -26,7 +26,7 @@ impl Run<'_> {
                 &checkout.url,
                 &checkout.branch,
                 self.context.command_timeout,
-                self.fresh(),
+                self.wants(last),
             )
             .await
             .map_err(mirror_failure);

@@ -15,17 +15,18 @@ use hearth_api::pool::SetupCommand;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::CheckpointKey;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::Context;
 use super::blueprint::Blueprint;
 use super::chain::{self, Known, Stage, Work};
 use super::envfile;
-use super::mirrors::Tip;
+use super::mirrors::{Tip, Wanted};
 use super::piece::Piece;
 use super::recorder::{CommandFailure, Recorder};
 use super::scripts::Phase;
-use crate::store::StoreError;
+use crate::store::{StoreError, TemplateRow};
 
 /// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
 const POOL_FRESH: Duration = Duration::from_secs(30);
@@ -47,6 +48,8 @@ pub struct Boot {
     pub use_cache: bool,
     /// It is to stand in the pool, at rest, until it is claimed.
     pub rests: bool,
+    /// It is a fork of this template; what the blueprint says is for another one.
+    pub template: Option<TemplateRow>,
 }
 
 /// What a finished run leaves behind.
@@ -97,12 +100,39 @@ pub(super) fn vm_lost(error: AgentError) -> Failure {
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
 pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Stop> {
-    let run = Run {
-        context,
-        boot,
-        pieces: Mutex::default(),
-    };
-    run.all().await
+    if let Some(template) = &boot.template {
+        if let Some(made) = Run::new(context, boot).known(template).await? {
+            return Ok(made);
+        }
+        if template.recipe != boot.blueprint.recipe {
+            let reason = "the template was damaged; it is made anew";
+            return Err(failure(FailureKind::Host, reason).into());
+        }
+    }
+    let found = Run::new(context, boot).look().await;
+    let mut boot = boot.clone();
+    boot.blueprint.recipe = met(context, &boot, &found).await?;
+    Run::new(context, &boot).all(found).await
+}
+
+/// Notes where the branches turned out to be; the recipe that this run follows.
+async fn met(context: &Context, boot: &Boot, found: &[Found]) -> Result<String, Stop> {
+    let blueprint = &boot.blueprint;
+    let commits: Vec<_> = found
+        .iter()
+        .map(|found| found.tip.as_ref().ok().map(|tip| tip.commit.as_str()))
+        .collect();
+    for ((checkout, now), before) in blueprint.checkouts.iter().zip(&commits).zip(&blueprint.tips) {
+        if let Some(commit) = now.filter(|commit| Some(*commit) != before.as_deref()) {
+            let (url, branch) = (&checkout.url, &checkout.branch);
+            context.store.note_tip(url, branch, commit, Timestamp::now()).await?;
+        }
+    }
+    let recipe = blueprint.recipe_at(context, &commits).await;
+    if recipe != blueprint.recipe {
+        context.store.set_instance_recipe(&boot.id, &recipe).await?;
+    }
+    Ok(recipe)
 }
 
 pub(super) struct Run<'a> {
@@ -118,16 +148,39 @@ pub(super) struct Found {
     pub(super) settings: Result<Option<RepoSettings>, Failure>,
 }
 
+impl<'a> Run<'a> {
+    fn new(context: &'a Context, boot: &'a Boot) -> Self {
+        Self {
+            context,
+            boot,
+            pieces: Mutex::default(),
+        }
+    }
+}
+
 impl Run<'_> {
-    async fn all(&self) -> Result<Provisioned, Stop> {
-        let found = join_all(
-            self.boot
-                .blueprint
-                .checkouts
-                .iter()
-                .map(|checkout| self.look_at(checkout)),
-        )
-        .await;
+    /// All repositories as they are now.
+    async fn look(&self) -> Vec<Found> {
+        let Blueprint { checkouts, tips, .. } = &self.boot.blueprint;
+        let looks = checkouts.iter().zip(tips);
+        join_all(looks.map(|(checkout, tip)| self.look_at(checkout, tip.as_deref()))).await
+    }
+
+    /// A fork of a template that is known whole: no repository is looked at. `None` when it turned out to be damaged.
+    async fn known(&self, template: &TemplateRow) -> Result<Option<Provisioned>, Stop> {
+        let Some(agent) = self.fork_whole(&template.key, None).await? else {
+            return Ok(None);
+        };
+        let private_mib = self.finish(&agent).await?;
+        Ok(Some(Provisioned {
+            repos: template.repos.clone(),
+            settings: template.settings.clone(),
+            private_mib,
+            template: Some(template.key.clone()),
+        }))
+    }
+
+    async fn all(&self, found: Vec<Found>) -> Result<Provisioned, Stop> {
         let stages = self.stages(&found).await;
         let agent = if stages.iter().all(|stage| stage.key.is_none()) {
             let (agent, mut forge) = (self.create().await?, None);
@@ -137,29 +190,39 @@ impl Run<'_> {
         } else {
             self.fork_or_build(&stages, &found).await?
         };
-        self.prove_ready(&agent).await?;
-        let private_mib = if self.boot.rests {
-            self.warm_up(&agent).await;
-            self.rest().await?
-        } else {
-            None
-        };
-        let (mut repos, mut settings) = (Vec::new(), Vec::new());
-        for (checkout, found) in self.boot.blueprint.checkouts.iter().zip(found) {
-            repos.push(ClaimedRepo {
-                repo_full_name: checkout.repo_full_name.clone(),
-                branch: checkout.branch.clone(),
-                commit: found.tip?.commit,
-                path: checkout.path.clone(),
-            });
-            settings.extend(found.settings?);
-        }
+        let private_mib = self.finish(&agent).await?;
+        let (repos, settings) = self.holds(&found)?;
         Ok(Provisioned {
             repos,
             settings,
             private_mib,
             template: stages.last().and_then(|stage| stage.key.clone()),
         })
+    }
+
+    /// Proves that the VM is ready, and lets one of the pool rest; what it costs then, MiB.
+    async fn finish(&self, agent: &AgentClient) -> Result<Option<u64>, Stop> {
+        self.prove_ready(agent).await?;
+        if !self.boot.rests {
+            return Ok(None);
+        }
+        self.warm_up(agent).await;
+        self.rest().await
+    }
+
+    /// The checkouts, and what their settings files say.
+    pub(super) fn holds(&self, found: &[Found]) -> Result<(Vec<ClaimedRepo>, Vec<RepoSettings>), Failure> {
+        let (mut repos, mut settings) = (Vec::new(), Vec::new());
+        for (checkout, found) in self.boot.blueprint.checkouts.iter().zip(found) {
+            repos.push(ClaimedRepo {
+                repo_full_name: checkout.repo_full_name.clone(),
+                branch: checkout.branch.clone(),
+                commit: found.tip.as_ref().map_err(Clone::clone)?.commit.clone(),
+                path: checkout.path.clone(),
+            });
+            settings.extend(found.settings.clone()?);
+        }
+        Ok((repos, settings))
     }
 
     /// The chain; without any key where nothing can or shall be frozen.
@@ -186,12 +249,12 @@ impl Run<'_> {
         chain::stages(environment.as_deref(), timeout, &self.boot.blueprint, &known)
     }
 
-    /// How old a repository's tip may be.
-    pub(super) fn fresh(&self) -> Duration {
-        if self.boot.is_test || self.boot.is_build {
-            Duration::ZERO
-        } else {
-            POOL_FRESH
+    /// Which tip of a repository is good enough: the one that the recipe names, for a VM of the pool.
+    pub(super) fn wants<'b>(&self, last: Option<&'b str>) -> Wanted<'b> {
+        match last {
+            _ if self.boot.is_test => Wanted::Newest,
+            Some(commit) => Wanted::Commit(commit),
+            None => Wanted::Fetched(POOL_FRESH),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Action: carries out what the planner decided. Each action is checked again by the store against the generation it was
 //! decided on; losing that race is normal.
 
-use hearth_api::ids::{InstanceId, VmId};
+use std::sync::PoisonError;
+
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::InstanceStatus;
 use hearth_core::plan::Action;
 use hearth_core::state::{FailureKind, InstanceState};
@@ -13,65 +15,22 @@ use super::tasks::Running;
 use super::{Reconciler, new_instance};
 use crate::provision::blueprint::Blueprint;
 use crate::provision::{Boot, Provisioned, Stop, provision};
-use crate::store::{InstanceRow, Moved, StoreError};
+use crate::store::{InstanceRow, Moved, StoreError, TemplateRow};
 
 impl Reconciler {
     pub(super) async fn act(&self, world: &World, action: &Action) -> Result<(), StoreError> {
         match action {
-            Action::Create { project, reason } => {
-                let blueprint = Blueprint::load(&self.context.store, &self.sizes, project, false);
-                let Some(blueprint) = blueprint.await? else {
-                    return Ok(());
-                };
-                let mut new = new_instance(project, blueprint.recipe.clone(), blueprint.shape);
-                new.started_by = Some(self.session.clone());
-                let running = self.tasks.begin_provision(&new.id);
-                self.context.store.insert_instance(&new, world.now).await?;
-                tracing::info!(instance = %new.id, %project, ?reason, "making an instance");
-                self.spawn_provision(
-                    Boot {
-                        id: new.id,
-                        vm: new.vm,
-                        blueprint,
-                        is_test: false,
-                        is_build: false,
-                        use_cache: true,
-                        rests: true,
-                    },
-                    running,
-                );
+            Action::Create {
+                project,
+                recipe,
+                reason,
+            } => {
+                let template = self.context.store.template(project, recipe).await?;
+                tracing::debug!(%project, recipe, ?reason, "an instance is wanted");
+                self.begin(world, project, template, false).await?;
             }
-            Action::Start { instance } => {
-                let Some(row) = self.context.store.instance(instance).await? else {
-                    return Ok(());
-                };
-                let blueprint = Blueprint::load(&self.context.store, &self.sizes, &row.project, row.is_build);
-                let Some(blueprint) = blueprint.await? else {
-                    return Ok(());
-                };
-                let running = self.tasks.begin_provision(instance);
-                if self
-                    .context
-                    .store
-                    .start_instance(instance, &self.session, &blueprint.recipe)
-                    .await?
-                {
-                    tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
-                    self.spawn_provision(
-                        Boot {
-                            id: row.id,
-                            vm: row.vm,
-                            blueprint,
-                            is_test: row.is_test,
-                            is_build: row.is_build,
-                            use_cache: row.use_cache,
-                            // A claim waits for it, or somebody wants to look inside.
-                            rests: false,
-                        },
-                        running,
-                    );
-                }
-            }
+            Action::Build { project } => self.begin(world, project, None, true).await?,
+            Action::Start { instance } => self.start(instance).await?,
             Action::Fail {
                 instance,
                 generation,
@@ -103,6 +62,75 @@ impl Reconciler {
             Action::Rest { instance } => self.let_rest(instance).await,
             Action::DestroyOrphan { vm } => self.spawn_destroy_orphan(vm.clone()),
         }
+        Ok(())
+    }
+
+    /// Writes the row of a new instance and makes its VM: a fork of this template, or what the pool is to follow now.
+    async fn begin(
+        &self,
+        world: &World,
+        project: &ProjectId,
+        template: Option<TemplateRow>,
+        is_build: bool,
+    ) -> Result<(), StoreError> {
+        let Some(blueprint) = Blueprint::load(&self.context, project, false).await? else {
+            return Ok(());
+        };
+        let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
+        let mut new = new_instance(project, recipe.clone(), blueprint.shape);
+        new.is_build = is_build;
+        new.started_by = Some(self.session.clone());
+        let running = self.tasks.begin_provision(&new.id);
+        self.context.store.insert_instance(&new, world.now).await?;
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tracing::info!(instance = %new.id, %project, recipe = new.recipe, is_build, "making an instance");
+        let boot = Boot {
+            id: new.id,
+            vm: new.vm,
+            blueprint,
+            is_test: false,
+            is_build,
+            use_cache: true,
+            rests: !is_build,
+            template,
+        };
+        self.spawn_provision(boot, running);
+        Ok(())
+    }
+
+    /// Makes the VM of a row that is there already.
+    async fn start(&self, instance: &InstanceId) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        let Some(row) = store.instance(instance).await? else {
+            return Ok(());
+        };
+        let Some(blueprint) = Blueprint::load(&self.context, &row.project, row.is_build).await? else {
+            return Ok(());
+        };
+        let template = if row.is_test || row.is_build {
+            None
+        } else {
+            store.template(&row.project, &row.recipe).await?
+        };
+        let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
+        let running = self.tasks.begin_provision(instance);
+        if !store.start_instance(instance, &self.session, recipe).await? {
+            return Ok(());
+        }
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
+        let boot = Boot {
+            id: row.id,
+            vm: row.vm,
+            blueprint,
+            is_test: row.is_test,
+            is_build: row.is_build,
+            use_cache: row.use_cache,
+            // A claim waits for it, or somebody wants to look inside.
+            rests: false,
+            template,
+        };
+        self.spawn_provision(boot, running);
         Ok(())
     }
 
@@ -183,7 +211,7 @@ impl Reconciler {
                 if boot.is_build {
                     let blueprint = &boot.blueprint;
                     store.set_template_epoch(&blueprint.project, blueprint.epoch).await?;
-                    tracing::info!(project = %blueprint.project, "the template is renewed");
+                    tracing::info!(project = %blueprint.project, "a template is built");
                 }
                 store.set_instance_made(id, &made).await?;
                 if store

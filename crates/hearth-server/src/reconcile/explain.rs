@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use hearth_api::ids::ProjectId;
 use hearth_core::plan::Hold;
+use hearth_core::state::FailureKind;
 use jiff::Timestamp;
 
 use super::Reconciler;
@@ -86,6 +87,8 @@ fn kind(hold: Hold) -> &'static str {
     match hold {
         Hold::HostVms { .. } | Hold::HostMemory { .. } | Hold::ProjectVms => "CapacityLimited",
         Hold::InTheMaking => "Busy",
+        Hold::Missing { kind, .. } if kind == FailureKind::Image => "ImageMissing",
+        Hold::Missing { .. } => "RepositoryMissing",
         Hold::BreakerOpen { .. } => "BreakerOpen",
         Hold::HostTrouble { .. } => "HostTrouble",
     }
@@ -102,6 +105,14 @@ fn sentence(hold: Hold) -> String {
         ),
         Hold::ProjectVms => "the project has as many VMs as its own limit allows (`maxVms`)".to_owned(),
         Hold::InTheMaking => "as many VMs are in the making as may be at once".to_owned(),
+        Hold::Missing { kind, failures } => {
+            let what = if kind == FailureKind::Image {
+                "the image is missing or does not boot"
+            } else {
+                "a repository cannot be fetched or lacks the branch"
+            };
+            format!("{what}: looked for {failures} times in vain; the pauses between two looks grow")
+        }
         Hold::BreakerOpen { failures } => format!(
             "the set-up failed {failures} times in a row; no more VMs are made until it changes or some time has passed"
         ),

@@ -13,9 +13,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::{Order, Reconciler};
-use crate::provision::blueprint::{Checkout, checkouts, recipe_name};
+use crate::provision::blueprint::{Checkout, checkouts};
 use crate::provision::envfile;
-use crate::provision::mask_cache;
+use crate::provision::{mask_cache, serving};
 use crate::provision::scripts::{Phase, run_at_claim};
 use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
@@ -177,7 +177,8 @@ impl Reconciler {
                 let id = InstanceId::generate();
                 // Before the row is there: whenever this future is dropped, the row is given back.
                 reservation.id = Some(id.clone());
-                self.order_instance(&id, project, Order::Claim).await?;
+                let order = Order::Claim { strict: order.strict };
+                self.order_instance(&id, project, order).await?;
                 source = made;
             }
             if source == ClaimSource::Ready {
@@ -197,8 +198,10 @@ impl Reconciler {
         }
         let store = &self.context.store;
         let pool = store.pool(&project.id).await?;
-        let recipe = recipe_name(project, pool.as_ref());
-        if store.template(&project.id, &recipe).await?.is_some() {
+        let recipe = self.context.wanted(project, pool.as_ref()).await?;
+        let templates = store.templates_of(&project.id).await?;
+        let from = serving(&templates, project, &recipe);
+        if from.is_some_and(|template| !order.strict || template.recipe == recipe) {
             return Ok(Some(ClaimSource::Fork));
         }
         let in_vain = order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled);
@@ -258,7 +261,7 @@ impl Reconciler {
         let store = &self.context.store;
         loop {
             let pool = store.pool(&project.id).await?;
-            let current = recipe_name(project, pool.as_ref());
+            let current = self.context.wanted(project, pool.as_ref()).await?;
             let now = Timestamp::now();
             let wait_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let new = NewClaim {
@@ -292,7 +295,8 @@ impl Reconciler {
                 Taken::Before(claim) => return Ok(Some(claim.reply)),
                 Taken::Instance(row, reply) => (row, reply),
             };
-            match self.activate(project, pool.as_ref(), order, &row).await {
+            let is_current = row.recipe == current;
+            match self.activate(project, pool.as_ref(), order, &row, is_current).await {
                 Ok(repos) => {
                     if reply.repos != repos {
                         reply.repos = repos;
@@ -325,6 +329,7 @@ impl Reconciler {
         pool: Option<&PoolRow>,
         order: &ClaimOrder,
         row: &InstanceRow,
+        is_current: bool,
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
         let budget = Instant::now() + ANSWER_BUDGET;
         let resumed = tokio::time::timeout_at(budget, self.resume(&row.vm)).await;
@@ -339,7 +344,7 @@ impl Reconciler {
             .map_err(|error| Unfit::Instance(error.to_string()))?;
         let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
         clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
-        let variables = self.task_variables(project, order).await?;
+        let variables = self.task_variables(project, order, is_current).await?;
         if let Some(variables) = &variables {
             agent
                 .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
@@ -397,15 +402,16 @@ impl Reconciler {
     }
 
     /// The variables of the task, weakest first replaced by stronger: shared, personal, the claim's own. `None` when they
-    /// are just the shared ones, which the VM has.
+    /// are just the shared ones, which a VM of the current recipe has.
     async fn task_variables(
         &self,
         project: &ProjectRow,
         order: &ClaimOrder,
+        is_current: bool,
     ) -> Result<Option<Vec<VariableRow>>, StoreError> {
         let owner = VariableOwner::User(&order.user);
         let personal = self.context.store.variables(&project.id, owner).await?;
-        if personal.is_empty() && order.env.is_empty() {
+        if is_current && personal.is_empty() && order.env.is_empty() {
             return Ok(None);
         }
         let shared = self.shared_variables(project).await?;

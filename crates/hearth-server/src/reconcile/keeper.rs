@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::{Order, Reconciler};
-use crate::provision::blueprint::recipe_name;
+use crate::provision::serving;
 use crate::store::{ProjectRow, StoreError, TemplateRow};
 
 /// How often the keeper makes its round, unless templates are renewed more often than that.
@@ -128,13 +128,13 @@ impl Reconciler {
         Ok(kept)
     }
 
-    /// The projects with an enabled pool, and the recipe that each follows now.
+    /// The projects with an enabled pool, and the recipe that each is to follow now.
     async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, String)>, StoreError> {
         let mut enabled = Vec::new();
         for project in self.context.store.all_projects().await? {
             let pool = self.context.store.pool(&project.id).await?;
             if let Some(pool) = pool.filter(|pool| pool.config.enabled) {
-                let recipe = recipe_name(&project, Some(&pool));
+                let recipe = self.context.wanted(&project, Some(&pool)).await?;
                 enabled.push((project, recipe));
             }
         }
@@ -151,10 +151,7 @@ impl Reconciler {
             infos.iter().map(|info| (&info.key, info.parent.as_ref())).collect();
         let mut needed = HashSet::new();
         for (project, recipe) in self.enabled_pools().await? {
-            let own = templates
-                .iter()
-                .find(|template| template.project == project.id && template.recipe == recipe);
-            let mut at = own.map(|template| &template.key);
+            let mut at = serving(templates, &project, &recipe).map(|template| &template.key);
             while let Some(key) = at {
                 needed.insert(key.clone());
                 at = parents.get(key).copied().flatten();

@@ -5,6 +5,7 @@ mod act;
 mod explain;
 mod handover;
 mod keeper;
+mod bucket;
 mod observe;
 mod rest;
 mod tasks;
@@ -21,14 +22,14 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::options::{ServeOptions, Sizes};
-use crate::provision::Context;
-use crate::provision::blueprint::recipe_name;
+use crate::options::ServeOptions;
+use crate::provision::{Context, serving};
 use crate::store::{NewInstance, ProjectRow, StoreError};
 
 pub use handover::{ClaimError, ClaimOrder};
 pub use keeper::KeptCheckpoint;
 pub use rest::Awake;
+use bucket::Bucket;
 use tasks::Tasks;
 
 /// Who waits for an instance.
@@ -40,7 +41,10 @@ pub enum Order {
         use_cache: bool,
     },
     /// A claim.
-    Claim,
+    Claim {
+        /// Only the wanted recipe will do.
+        strict: bool,
+    },
     /// The template has become old.
     Renewal,
 }
@@ -57,8 +61,9 @@ pub(crate) struct Reconciler(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     context: Context,
-    sizes: Sizes,
     limits: Limits,
+    /// What may still be begun; fills up with time.
+    tokens: Mutex<Bucket>,
     /// Names this server process; rows that another one began are half made.
     session: String,
     tasks: Tasks,
@@ -93,13 +98,14 @@ impl Reconciler {
     pub fn new(context: Context, options: &ServeOptions) -> Self {
         Self(Arc::new(Inner {
             context,
-            sizes: options.sizes.clone(),
             limits: Limits {
                 max_vms: options.max_vms,
                 memory_mib: options.memory_mib,
                 concurrent_provisions: options.provision_concurrency.max(1),
                 concurrent_forks: options.fork_concurrency.max(1),
+                tokens: 0,
             },
+            tokens: Mutex::new(Bucket::full()),
             session: uuid::Uuid::now_v7().simple().to_string(),
             tasks: Tasks::default(),
             wake: Notify::new(),
@@ -167,14 +173,21 @@ impl Reconciler {
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
         let pool = self.context.store.pool(&project.id).await?;
-        let shape = self.sizes.shape(project.vm_size);
-        let new = new_instance(&project.id, recipe_name(project, pool.as_ref()), shape);
+        let mut recipe = self.context.wanted(project, pool.as_ref()).await?;
+        if order == (Order::Claim { strict: false }) {
+            let templates = self.context.store.templates_of(&project.id).await?;
+            if let Some(template) = serving(&templates, project, &recipe) {
+                recipe.clone_from(&template.recipe);
+            }
+        }
+        let shape = self.context.sizes.shape(project.vm_size);
+        let new = new_instance(&project.id, recipe, shape);
         let new = NewInstance {
             id: id.clone(),
             is_test: matches!(order, Order::Test { .. }),
             is_build: order == Order::Renewal,
             use_cache: order != Order::Test { use_cache: false },
-            reserved: order == Order::Claim,
+            reserved: matches!(order, Order::Claim { .. }),
             ..new
         };
         self.context.store.insert_instance(&new, Timestamp::now()).await?;

@@ -1,16 +1,19 @@
 //! Observation: store + drivers → one [`World`].
 
 use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
 
 use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::state::InstanceState;
-use hearth_core::world::{FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
+use hearth_core::world::{
+    FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World,
+};
 use hearth_drivers::{CALL_TIMEOUT, VmState};
 use jiff::Timestamp;
 
 use super::Reconciler;
-use crate::provision::blueprint::recipe_name;
-use crate::store::{InstanceRow, StoreError};
+use crate::provision::serving;
+use crate::store::{InstanceRow, PoolRow, ProjectRow, StoreError, TemplateRow};
 
 /// What a fork counts with that has no sibling yet, MiB; more than what one costs where it was measured.
 const UNKNOWN_FORK_MIB: u64 = 96;
@@ -38,57 +41,31 @@ impl Reconciler {
             .filter(|vm| !known.contains(vm) && !self.tasks.is_tearing_down(vm.as_str()))
             .cloned()
             .collect();
-        let templates: HashSet<(ProjectId, String)> = self
-            .context
-            .store
-            .templates()
-            .await?
-            .into_iter()
-            .map(|template| (template.project, template.recipe))
+        let templates = self.context.store.templates().await?;
+        let tips = self.context.store.tips().await?;
+        let prepared: HashSet<(&ProjectId, &str)> = templates
+            .iter()
+            .map(|template| (&template.project, template.recipe.as_str()))
             .collect();
         let capabilities = self.context.driver.capabilities();
         let mut by_project: HashMap<ProjectId, Vec<InstanceWorld>> = HashMap::new();
         for row in &rows {
+            let forked = row.use_cache && !row.is_build && prepared.contains(&(&row.project, row.recipe.as_str()));
             by_project
                 .entry(row.project.clone())
                 .or_default()
-                .push(self.instance_world(row, &vms));
+                .push(self.instance_world(row, forked, &vms));
         }
         let mut pools = Vec::new();
         for project in self.context.store.all_projects().await? {
             let pool = self.context.store.pool(&project.id).await?;
-            let mut instances = by_project.remove(&project.id).unwrap_or_default();
+            let instances = by_project.remove(&project.id).unwrap_or_default();
             if pool.is_none() && instances.is_empty() {
                 continue;
             }
-            let recipe = recipe_name(&project, pool.as_ref());
-            let forked = templates.contains(&(project.id.clone(), recipe.clone()));
-            let memory_mib = if forked {
-                let cost = fork_cost(&instances);
-                let waiting = instances.iter_mut().filter(|i| i.state == InstanceState::Provisioning);
-                waiting.for_each(|i| i.memory_mib = cost);
-                cost
-            } else {
-                u64::from(self.sizes.shape(project.vm_size).memory_mib)
-            };
-            let streak = self.context.store.failure_streak(&project.id, &recipe).await?;
-            let config = pool.as_ref().map(|pool| &pool.config);
-            let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-            pools.push(PoolWorld {
-                enabled: config.is_some_and(|config| config.enabled),
-                target: config
-                    .and_then(|config| usize::try_from(config.target_size).ok())
-                    .unwrap_or_default()
-                    .min(max_vms.unwrap_or(usize::MAX)),
-                max_vms,
-                max_age_seconds: config.map_or(i64::MAX / 1000, |config| config.max_age_minutes * 60),
-                memory_mib,
-                prepared: forked || !capabilities.memory_checkpoints,
-                project: project.id,
-                recipe,
-                streak,
-                instances,
-            });
+            let recipe = self.context.wanted_by(&project, pool.as_ref(), &tips).await;
+            let serving = serving(&templates, &project, &recipe);
+            pools.push(self.pool_world(project, pool, recipe, serving, instances).await?);
         }
         // Instances whose project is gone: nothing is wished for them.
         pools.extend(by_project.into_iter().map(|(project, instances)| PoolWorld {
@@ -101,11 +78,15 @@ impl Reconciler {
             memory_mib: 0,
             prepared: true,
             streak: FailureStreak::default(),
+            last_good: None,
             instances,
         }));
         Ok(World {
             now,
-            limits: self.limits,
+            limits: Limits {
+                tokens: self.tokens.lock().unwrap_or_else(PoisonError::into_inner).look(),
+                ..self.limits
+            },
             can_rest: capabilities.pause,
             pools,
             orphans,
@@ -113,7 +94,51 @@ impl Reconciler {
         })
     }
 
-    fn instance_world(&self, row: &InstanceRow, vms: &HashMap<VmId, VmState>) -> InstanceWorld {
+    async fn pool_world(
+        &self,
+        project: ProjectRow,
+        pool: Option<PoolRow>,
+        recipe: String,
+        serving: Option<&TemplateRow>,
+        mut instances: Vec<InstanceWorld>,
+    ) -> Result<PoolWorld, StoreError> {
+        let capabilities = self.context.driver.capabilities();
+        let cost = fork_cost(&instances);
+        let waiting = |i: &&mut InstanceWorld| i.state == InstanceState::Provisioning && i.forked;
+        instances.iter_mut().filter(waiting).for_each(|i| i.memory_mib = cost);
+        let forked = serving.is_some_and(|template| template.recipe == recipe);
+        let retried = pool.as_ref().and_then(|pool| pool.retried_at);
+        let store = &self.context.store;
+        let last_good = match serving.filter(|_| !forked) {
+            Some(template) => Some(LastGood {
+                recipe: template.recipe.clone(),
+                memory_mib: cost,
+                streak: store.failure_streak(&project.id, &template.recipe, retried).await?,
+            }),
+            None => None,
+        };
+        let config = pool.as_ref().map(|pool| &pool.config);
+        let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        let whole = u64::from(self.context.sizes.shape(project.vm_size).memory_mib);
+        Ok(PoolWorld {
+            enabled: config.is_some_and(|config| config.enabled),
+            target: config
+                .and_then(|config| usize::try_from(config.target_size).ok())
+                .unwrap_or_default()
+                .min(max_vms.unwrap_or(usize::MAX)),
+            max_vms,
+            max_age_seconds: config.map_or(i64::MAX / 1000, |config| config.max_age_minutes * 60),
+            memory_mib: if forked { cost } else { whole },
+            prepared: forked || !capabilities.memory_checkpoints,
+            streak: store.failure_streak(&project.id, &recipe, retried).await?,
+            last_good,
+            project: project.id,
+            recipe,
+            instances,
+        })
+    }
+
+    fn instance_world(&self, row: &InstanceRow, forked: bool, vms: &HashMap<VmId, VmState>) -> InstanceWorld {
         let work = match row.state {
             InstanceState::Provisioning if self.tasks.is_provisioning(&row.id) => Work::Here,
             InstanceState::Provisioning if row.started_by.is_none() => Work::Unstarted,
@@ -131,6 +156,8 @@ impl Reconciler {
             is_build: row.is_build,
             reserved: row.reserved,
             recipe: row.recipe.clone(),
+            forked,
+            failure: row.failure_kind,
             memory_mib: row.counts_mib(),
             created_at: row.created_at,
             state_since: row.state_since,

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::ProjectId;
+use hearth_api::instance::RepoSettings;
 use hearth_drivers::CheckpointKey;
 use jiff::Timestamp;
 
@@ -34,6 +36,10 @@ pub struct TemplateRow {
     pub key: CheckpointKey,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The checkouts of its forks.
+    pub repos: Vec<ClaimedRepo>,
+    /// What their settings files say.
+    pub settings: Vec<RepoSettings>,
 }
 
 /// A checkpoint that was found damaged.
@@ -55,6 +61,8 @@ struct RawTemplate {
     recipe: String,
     key: String,
     created_at: i64,
+    repos: String,
+    settings: String,
 }
 
 impl TryFrom<RawTemplate> for TemplateRow {
@@ -65,6 +73,8 @@ impl TryFrom<RawTemplate> for TemplateRow {
             recipe: raw.recipe,
             key: parse("template.key", &raw.key)?,
             created_at: timestamp(raw.created_at)?,
+            repos: from_json("template.repos", &raw.repos)?,
+            settings: from_json("template.settings", &raw.settings)?,
         })
     }
 }
@@ -191,24 +201,20 @@ impl Store {
             .collect()
     }
 
-    /// Notes which checkpoint the instances of a recipe are forked from.
-    pub async fn set_template(
-        &self,
-        project: &ProjectId,
-        recipe: &str,
-        key: &CheckpointKey,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    /// Notes which checkpoint the instances of a recipe are forked from. Not when that has no row any more.
+    pub async fn set_template(&self, row: &TemplateRow) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO template (project_id, recipe, key, created_at)
-             SELECT ?1, ?2, key, ?4 FROM checkpoint WHERE key = ?3
+            "INSERT INTO template (project_id, recipe, key, created_at, repos, settings)
+             SELECT ?1, ?2, key, ?4, ?5, ?6 FROM checkpoint WHERE key = ?3
              ON CONFLICT DO UPDATE SET created_at = iif(key = excluded.key, created_at, excluded.created_at),
-                                       key = excluded.key",
+                                       key = excluded.key, repos = excluded.repos, settings = excluded.settings",
         )
-        .bind(project.as_str())
-        .bind(recipe)
-        .bind(key.as_str())
-        .bind(millis(now))
+        .bind(row.project.as_str())
+        .bind(&row.recipe)
+        .bind(row.key.as_str())
+        .bind(millis(row.created_at))
+        .bind(to_json(&row.repos)?)
+        .bind(to_json(&row.settings)?)
         .execute(&self.write)
         .await?;
         Ok(())
@@ -222,6 +228,15 @@ impl Store {
             .fetch_optional(&self.read)
             .await?;
         raw.map(TemplateRow::try_from).transpose()
+    }
+
+    /// Every template of a project.
+    pub async fn templates_of(&self, project: &ProjectId) -> Result<Vec<TemplateRow>, StoreError> {
+        let raw: Vec<RawTemplate> = sqlx::query_as("SELECT * FROM template WHERE project_id = ?1 ORDER BY recipe")
+            .bind(project.as_str())
+            .fetch_all(&self.read)
+            .await?;
+        raw.into_iter().map(TemplateRow::try_from).collect()
     }
 
     /// Every template.

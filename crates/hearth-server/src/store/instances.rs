@@ -399,7 +399,7 @@ impl Store {
                     CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
                          WHEN state = 'deleting' THEN NULL ELSE state END AS status
                 FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
-                WHERE instance.project_id = ?1 AND is_build = 0)
+                WHERE instance.project_id = ?1 AND (is_build = 0 OR failure_reason IS NOT NULL))
              WHERE status IS NOT NULL AND (?2 IS NULL OR status = ?2) ORDER BY id DESC LIMIT ?3",
         )
         .bind(project.as_str())
@@ -417,7 +417,7 @@ impl Store {
                     count(*) FILTER (WHERE state = 'provisioning'),
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
                                      AND failure_reason IS NOT NULL AND state_since >= ?2)
-             FROM instance WHERE project_id = ?1 AND is_test = 0 AND is_build = 0",
+             FROM instance WHERE project_id = ?1 AND is_test = 0 AND (is_build = 0 OR failure_reason IS NOT NULL)",
         )
         .bind(project.as_str())
         .bind(millis(failed_since))
@@ -445,24 +445,38 @@ impl Store {
         Ok(cleared)
     }
 
-    /// How the latest boots by a recipe ended, newest backwards to the last success.
-    pub async fn failure_streak(&self, project: &ProjectId, recipe: &str) -> Result<FailureStreak, StoreError> {
+    /// How the latest boots by a recipe ended; those that ended before `since` do not count.
+    pub async fn failure_streak(
+        &self,
+        project: &ProjectId,
+        recipe: &str,
+        since: Option<Timestamp>,
+    ) -> Result<FailureStreak, StoreError> {
         let rows: Vec<(Option<String>, i64, bool)> = sqlx::query_as(
             "SELECT failure_kind, state_since, provisioned_at IS NOT NULL FROM instance
              WHERE project_id = ?1 AND recipe = ?2 AND is_test = 0
                AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
+               AND coalesce(provisioned_at, state_since) > ?3
              ORDER BY coalesce(provisioned_at, state_since) DESC LIMIT 20",
         )
         .bind(project.as_str())
         .bind(recipe)
+        .bind(since.map_or(i64::MIN, millis))
         .fetch_all(&self.read)
         .await?;
         let mut streak = FailureStreak::default();
         for (kind, since, was_ready) in rows {
             // Whatever happened to it later: the recipe made a ready VM.
             let Some(kind) = kind.filter(|_| !was_ready) else {
-                break;
+                if streak.last_at.is_some() {
+                    break;
+                }
+                streak.successes += 1;
+                continue;
             };
+            if streak.successes > 0 {
+                break;
+            }
             let kind: FailureKind = parse("instance.failure_kind", &kind)?;
             match kind {
                 kind if kind.blames_recipe() => streak.recipe += 1,
@@ -471,9 +485,23 @@ impl Store {
             }
             if streak.last_at.is_none() {
                 streak.last_at = Some(timestamp(since)?);
+                streak.last_kind = Some(kind);
             }
         }
         Ok(streak)
+    }
+
+    /// Notes the recipe that a run turned out to follow. Whoever decided by the other one decides again.
+    pub async fn set_instance_recipe(&self, id: &InstanceId, recipe: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE instance SET recipe = ?2, generation = generation + 1
+             WHERE id = ?1 AND state = 'provisioning' AND recipe <> ?2",
+        )
+        .bind(id.as_str())
+        .bind(recipe)
+        .execute(&self.write)
+        .await?;
+        Ok(())
     }
 
     /// Appends a step's entry.

@@ -24,7 +24,7 @@ pub use claims::{NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource};
-pub use tips::{TipRow, Tips};
+pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
 

@@ -18,6 +18,8 @@ pub struct PoolRow {
     pub config: Config,
     /// What the wire shows beside it.
     pub metadata: PoolMetadata,
+    /// When a person last said to try again.
+    pub retried_at: Option<Timestamp>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -31,6 +33,7 @@ struct Raw {
     updated_at: i64,
     last_provisioned_at: Option<i64>,
     last_claimed_at: Option<i64>,
+    retried_at: Option<i64>,
 }
 
 impl TryFrom<Raw> for PoolRow {
@@ -54,6 +57,7 @@ impl TryFrom<Raw> for PoolRow {
                 last_provisioned_at: optional_timestamp(raw.last_provisioned_at)?,
                 last_claimed_at: optional_timestamp(raw.last_claimed_at)?,
             },
+            retried_at: optional_timestamp(raw.retried_at)?,
         })
     }
 }
@@ -66,6 +70,16 @@ impl Store {
             .fetch_optional(&self.read)
             .await?;
         raw.map(PoolRow::try_from).transpose()
+    }
+
+    /// Failures up to now do not count against the pool's recipe any more. False when there is no pool.
+    pub async fn retry_pool(&self, project: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE pool SET retried_at = ?2 WHERE project_id = ?1")
+            .bind(project.as_str())
+            .bind(millis(now))
+            .execute(&self.write)
+            .await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Applies a change, making the pool with its defaults when there is none. `None` when the project is gone.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{Store, StoreError, millis, timestamp};
+use super::{RepoSource, Store, StoreError, millis, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,11 @@ impl Tips {
     }
 
     /// Notes one, in this snapshot only.
-    pub fn insert(&mut self, url: &str, branch: &str, tip: TipRow) {
+    pub fn insert(&mut self, url: &str, branch: &str, commit: &str) {
+        let tip = TipRow {
+            commit: commit.to_owned(),
+            changed_at: Timestamp::now(),
+        };
         self.0.insert((url.to_owned(), branch.to_owned()), tip);
     }
 }
@@ -64,15 +68,15 @@ impl Store {
         let mut tips = Tips::default();
         for (url, branch, commit, changed_at) in rows {
             let changed_at = timestamp(changed_at)?;
-            tips.insert(&url, &branch, TipRow { commit, changed_at });
+            tips.0.insert((url, branch), TipRow { commit, changed_at });
         }
         Ok(tips)
     }
 
     /// The tips of these repositories alone, each with every branch that was seen.
-    pub async fn tips_of(&self, urls: impl IntoIterator<Item = &str>) -> Result<Tips, StoreError> {
+    pub async fn tips_of(&self, repos: &[RepoSource]) -> Result<Tips, StoreError> {
         let mut tips = Tips::default();
-        for url in urls {
+        for RepoSource { url, .. } in repos {
             let rows: Vec<(String, String, i64)> =
                 sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE url = ?1")
                     .bind(url)
@@ -80,7 +84,7 @@ impl Store {
                     .await?;
             for (branch, commit, changed_at) in rows {
                 let changed_at = timestamp(changed_at)?;
-                tips.insert(url, &branch, TipRow { commit, changed_at });
+                tips.0.insert((url.clone(), branch), TipRow { commit, changed_at });
             }
         }
         Ok(tips)

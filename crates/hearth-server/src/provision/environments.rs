@@ -1,0 +1,80 @@
+//! What the host gives to VMs of a kind (image, engine, size), as the driver's digest. A cache: the pool's loop and claims ask
+//! far more often than it can change.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hearth_drivers::{Driver, DriverError, VmShape};
+
+/// What was found out so long ago is true enough.
+const FRESH: Duration = Duration::from_secs(2);
+/// Nobody waits longer; the look goes on, and its answer is there the next time.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+type Kind = (Option<String>, VmShape);
+
+/// What was found out.
+#[derive(Debug, Clone)]
+pub struct Environments {
+    driver: Arc<dyn Driver>,
+    known: Arc<Mutex<HashMap<Kind, Known>>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    digest: Option<String>,
+    at: Option<Instant>,
+    looking: bool,
+}
+
+impl Environments {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(driver: Arc<dyn Driver>) -> Self {
+        Self {
+            driver,
+            known: Arc::default(),
+        }
+    }
+
+    /// The digest; nothing when the image is not there, or as long as nobody knows.
+    pub async fn get(&self, image: Option<&str>, shape: VmShape) -> Option<String> {
+        let kind = (image.map(str::to_owned), shape);
+        let before = self.with(&kind, |known| {
+            let before = known.clone();
+            known.looking = true;
+            before
+        });
+        let is_fresh = before.at.is_some_and(|at| at.elapsed() < FRESH);
+        if before.looking || is_fresh {
+            self.with(&kind, |known| known.looking = before.looking);
+            return before.digest;
+        }
+        let this = self.clone();
+        let last = before.digest;
+        let look = tokio::spawn(async move {
+            let found = this.driver.environment(kind.0.as_deref(), kind.1).await;
+            this.with(&kind, |known| {
+                known.looking = false;
+                known.at = Some(Instant::now());
+                match found {
+                    Ok(digest) => known.digest = Some(digest),
+                    // It will say so when a VM is made of it.
+                    Err(DriverError::Permanent { .. }) => known.digest = None,
+                    Err(error) => tracing::debug!(%error, "what the host gives to VMs is not known right now"),
+                }
+                known.digest.clone()
+            })
+        });
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok(digest)) => digest,
+            _ => last,
+        }
+    }
+
+    fn with<T>(&self, kind: &Kind, act: impl FnOnce(&mut Known) -> T) -> T {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        act(known.entry(kind.clone()).or_default())
+    }
+}
