@@ -197,7 +197,7 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
     let mut missing = Vec::new();
     for pool in world.pools.iter().filter(|pool| pool.enabled) {
         let source = source(pool);
-        let count = pool.target.saturating_sub(serving(pool).count());
+        let count = pool.target.saturating_sub(serving(pool).filter(|i| !is_first(pool, i)).count());
         match paused(pool, &source.streak, world.now) {
             None => missing.push((pool, source, missing_now(pool, &source, count))),
             Some(hold) if count > 0 => holds.push((pool.project.clone(), hold)),
@@ -224,6 +224,11 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
     }
 }
 
+/// The first instance of a wanted recipe, which is set up beside the pool: only when it is ready is it one of it.
+fn is_first(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
+    instance.state == InstanceState::Provisioning && !instance.forked && (pool.last_good.is_some() || pool.target == 0)
+}
+
 /// How many to add now: with every success twice as many at once. What is not prepared is set up once: the others would only
 /// wait for it.
 fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
@@ -232,12 +237,14 @@ fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
     } else {
         1
     };
-    let making = serving(pool).filter(|i| i.state == InstanceState::Provisioning).count();
+    let making = serving(pool)
+        .filter(|i| i.state == InstanceState::Provisioning && !is_first(pool, i))
+        .count();
     missing.min(at_once.saturating_sub(making))
 }
 
 /// The wanted recipe of a pool that is served by its last good one, or that keeps no VM but is to answer at once, is built by
-/// a VM of its own. One build of a set-up at a time: when the next commit comes, the one under way still ends.
+/// one instance above the target. One build of a set-up at a time: when the next commit comes, the one under way still ends.
 fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
     let waits = |pool: &&PoolWorld| pool.enabled && !pool.prepared && (pool.last_good.is_some() || pool.target == 0);
     for pool in world.pools.iter().filter(waits) {
@@ -413,6 +420,7 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
         .instances
         .iter()
         .filter(|i| i.state == InstanceState::Provisioning && i.is_build && !lasts(i));
+    let current: Vec<_> = current.into_iter().filter(|i| !is_first(pool, i)).collect();
     // One above the target may be in the making: the replacement of a stale one.
     let stale_left = ready.iter().skip(surplus).any(|i| is_stale(pool, i, world.now));
     let allowed = target.saturating_sub(ready.len() - surplus) + usize::from(stale_left);
@@ -444,7 +452,7 @@ fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
             continue;
         }
         let ready = count_ready(pool);
-        let idle = serving(pool).all(|i| i.state == InstanceState::Ready);
+        let idle = serving(pool).all(|i| i.state == InstanceState::Ready || is_first(pool, i));
         let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
         if !(stale && idle && ready == pool.target) {
             continue;

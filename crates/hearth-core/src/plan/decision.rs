@@ -17,7 +17,7 @@ pub enum Action {
         /// Why.
         reason: Reason,
     },
-    /// Write a row for a VM that sets up the wanted recipe, for its template and for nobody to have.
+    /// Write a row for the first instance of the wanted recipe, one above the target, and make its VM.
     Build {
         /// Whose pool.
         project: ProjectId,

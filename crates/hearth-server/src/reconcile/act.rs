@@ -27,9 +27,9 @@ impl Reconciler {
             } => {
                 let template = self.context.store.template(project, recipe).await?;
                 tracing::debug!(%project, recipe, ?reason, "an instance is wanted");
-                self.begin(world, project, template, false).await?;
+                self.begin(world, project, template).await?;
             }
-            Action::Build { project } => self.begin(world, project, None, true).await?,
+            Action::Build { project } => self.begin(world, project, None).await?,
             Action::Start { instance } => self.start(instance).await?,
             Action::Fail {
                 instance,
@@ -71,27 +71,25 @@ impl Reconciler {
         world: &World,
         project: &ProjectId,
         template: Option<TemplateRow>,
-        is_build: bool,
     ) -> Result<(), StoreError> {
         let Some(blueprint) = Blueprint::load(&self.context, project, false).await? else {
             return Ok(());
         };
         let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
         let mut new = new_instance(project, recipe.clone(), blueprint.shape);
-        new.is_build = is_build;
         new.started_by = Some(self.session.clone());
         let running = self.tasks.begin_provision(&new.id);
         self.context.store.insert_instance(&new, world.now).await?;
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).take();
-        tracing::info!(instance = %new.id, %project, recipe = new.recipe, is_build, "making an instance");
+        tracing::info!(instance = %new.id, %project, recipe = new.recipe, "making an instance");
         let boot = Boot {
             id: new.id,
             vm: new.vm,
             blueprint,
             is_test: false,
-            is_build,
+            is_build: false,
             use_cache: true,
-            rests: !is_build,
+            rests: true,
             template,
         };
         self.spawn_provision(boot, running);

@@ -399,7 +399,7 @@ impl Store {
                     CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
                          WHEN state = 'deleting' THEN NULL ELSE state END AS status
                 FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
-                WHERE instance.project_id = ?1 AND (is_build = 0 OR failure_reason IS NOT NULL))
+                WHERE instance.project_id = ?1 AND is_build = 0)
              WHERE status IS NOT NULL AND (?2 IS NULL OR status = ?2) ORDER BY id DESC LIMIT ?3",
         )
         .bind(project.as_str())
@@ -417,7 +417,7 @@ impl Store {
                     count(*) FILTER (WHERE state = 'provisioning'),
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
                                      AND failure_reason IS NOT NULL AND state_since >= ?2)
-             FROM instance WHERE project_id = ?1 AND is_test = 0 AND (is_build = 0 OR failure_reason IS NOT NULL)",
+             FROM instance WHERE project_id = ?1 AND is_test = 0 AND is_build = 0",
         )
         .bind(project.as_str())
         .bind(millis(failed_since))
