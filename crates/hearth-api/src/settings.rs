@@ -33,6 +33,11 @@ pub struct Hooks {
     /// Run once when the repository is first in a VM, in the repository: the step `init_repo`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub setup: Vec<SetupHook>,
+    /// Patterns of files, like `**/package-lock.json`. When a claim moves the checkout, its script `updateAfterCheckout` runs only
+    /// if one of them changed; without this, lock files of the usual package managers are watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub update_when_changed: Option<Vec<String>>,
     /// Terminals that are open from the start.
     #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
     pub terminals: Vec<Terminal>,

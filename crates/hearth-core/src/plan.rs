@@ -197,7 +197,9 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
     let mut missing = Vec::new();
     for pool in world.pools.iter().filter(|pool| pool.enabled) {
         let source = source(pool);
-        let count = pool.target.saturating_sub(serving(pool).filter(|i| !is_first(pool, i)).count());
+        let count = pool
+            .target
+            .saturating_sub(serving(pool).filter(|i| !is_first(pool, i)).count());
         match paused(pool, &source.streak, world.now) {
             None => missing.push((pool, source, missing_now(pool, &source, count))),
             Some(hold) if count > 0 => holds.push((pool.project.clone(), hold)),
@@ -218,7 +220,10 @@ fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>
                 });
             } else {
                 *count = 0;
-                holds.push((pool.project.clone(), budget.why_not(world, &pool.project, source.memory_mib)));
+                holds.push((
+                    pool.project.clone(),
+                    budget.why_not(world, &pool.project, source.memory_mib),
+                ));
             }
         }
     }
@@ -264,7 +269,10 @@ fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action
                 project: pool.project.clone(),
             });
         } else {
-            holds.push((pool.project.clone(), budget.why_not(world, &pool.project, pool.memory_mib)));
+            holds.push((
+                pool.project.clone(),
+                budget.why_not(world, &pool.project, pool.memory_mib),
+            ));
         }
     }
 }

@@ -62,12 +62,7 @@ pub struct Checkout {
 
 /// Name of the recipe of a pool whose branches are at these tips, on a host that gives VMs this environment.
 #[must_use]
-pub fn recipe_name(
-    project: &ProjectRow,
-    pool: Option<&PoolRow>,
-    tips: &Tips,
-    environment: Option<&str>,
-) -> String {
+pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips, environment: Option<&str>) -> String {
     let checkouts = checkouts(project, pool);
     let recipe = Recipe {
         image: project.image.as_deref(),
@@ -153,8 +148,9 @@ impl Blueprint {
             // These values may belong to either version.
             mask_cache::build(&variables).await
         };
-        let tips = store.tips_of(&row.repos).await?;
         let checkouts = checkouts(&row, pool.as_ref());
+        let urls: Vec<_> = checkouts.iter().map(|checkout| checkout.url.as_str()).collect();
+        let tips = store.tips_at(&urls).await?;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),

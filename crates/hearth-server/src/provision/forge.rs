@@ -120,7 +120,10 @@ impl Run<'_> {
             let Some(pieces) = self.context.store.pieces_up_to(key).await? else {
                 continue;
             };
-            let Some(agent) = self.fork(key, ForkPurpose::Build, Some(self.boot.blueprint.shape), "checkpoint").await? else {
+            let Some(agent) = self
+                .fork(key, ForkPurpose::Build, Some(self.boot.blueprint.shape), "checkpoint")
+                .await?
+            else {
                 continue;
             };
             let left = &stages[done..];

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// Longest answer that is kept of one git command, bytes.
-const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// Longest answer that one git command may give, bytes.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// A transfer slower than this many bytes per second …
 const SLOW_BYTES: &str = "1000";
 /// … for this many seconds is given up.
@@ -26,6 +26,9 @@ pub enum GitError {
     /// It took too long.
     #[error("git gave no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
+    /// It said too much.
+    #[error("git's answer is longer than {} MiB", MAX_ANSWER >> 20)]
+    TooLong,
     /// It said no.
     #[error("{}", if .stderr.is_empty() { "git failed without a word" } else { .stderr })]
     Failed {
@@ -64,6 +67,16 @@ pub async fn git<S: AsRef<OsStr>>(
     args: impl IntoIterator<Item = S>,
     patience: Duration,
 ) -> Result<Answer, GitError> {
+    git_fed(folder, args, Vec::new(), patience).await
+}
+
+/// The same with something to read.
+pub async fn git_fed<S: AsRef<OsStr>>(
+    folder: &Path,
+    args: impl IntoIterator<Item = S>,
+    input: Vec<u8>,
+    patience: Duration,
+) -> Result<Answer, GitError> {
     let mut command = Command::new("git");
     command
         .arg("-C")
@@ -81,16 +94,28 @@ pub async fn git<S: AsRef<OsStr>>(
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
     let mut group = Group(command.spawn().map_err(GitError::NotRun)?);
+    let stdin = group.0.stdin.take();
     let stdout = group.0.stdout.take();
     let stderr = group.0.stderr.take();
     let run = async {
-        let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A git that does not read says why by itself.
+                let _ = stdin.write_all(&input).await;
+            }
+            Ok(())
+        };
+        let ((), stdout, stderr) = tokio::try_join!(feed, read(stdout), read(stderr))?;
         let status = group.0.wait().await?;
         Ok::<_, std::io::Error>((stdout, stderr, status))
     };
@@ -99,6 +124,9 @@ pub async fn git<S: AsRef<OsStr>>(
         .map_err(|_| GitError::TimedOut(patience))?
         .map_err(GitError::NotRun)?;
     let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+    if stdout.len() as u64 >= MAX_ANSWER {
+        return Err(GitError::TooLong);
+    }
     if status.success() {
         Ok(Answer { stdout, stderr })
     } else {

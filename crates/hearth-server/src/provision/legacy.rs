@@ -31,7 +31,13 @@ pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> Legac
         // A task of its own: when the request has waited long enough, the fetch goes on.
         let look = tokio::spawn(async move {
             let tip = mirrors
-                .fetch(&repo.repo_full_name, &repo.url, &repo.branch, patience, Wanted::Fetched(FRESH))
+                .fetch(
+                    &repo.repo_full_name,
+                    &repo.url,
+                    &repo.branch,
+                    patience,
+                    Wanted::Fetched(FRESH),
+                )
                 .await?;
             let found = settings::find(&tip).await?;
             // A broken file says something too: provisioning fails with it.

@@ -239,6 +239,11 @@ async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
 }
 
 impl Tip {
+    /// The mirror it is in.
+    pub(super) fn mirror(&self) -> &Path {
+        &self.mirror
+    }
+
     /// A file of the commit; `None` when it has none of that name.
     pub async fn file(&self, path: &str) -> Result<Option<Vec<u8>>, MirrorError> {
         let files = || self.files.lock().unwrap_or_else(PoisonError::into_inner);

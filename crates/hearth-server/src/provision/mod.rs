@@ -10,6 +10,7 @@ pub mod envfile;
 pub mod environments;
 pub mod follow;
 mod forge;
+pub mod forward;
 mod git;
 pub mod legacy;
 mod machine;
@@ -76,7 +77,8 @@ pub fn serving<'a>(all: &'a [TemplateRow], project: &ProjectRow, wanted: &str) -
 impl Context {
     /// Name of the recipe that a pool is to follow now.
     pub async fn wanted(&self, project: &ProjectRow, pool: Option<&PoolRow>) -> Result<String, StoreError> {
-        let tips = self.store.tips_of(&project.repos).await?;
+        let urls: Vec<_> = project.repos.iter().map(|repo| repo.url.as_str()).collect();
+        let tips = self.store.tips_at(&urls).await?;
         Ok(self.wanted_by(project, pool, &tips).await)
     }
 

@@ -66,12 +66,7 @@ impl Reconciler {
     }
 
     /// Writes the row of a new instance and makes its VM: a fork of this template, or what the pool is to follow now.
-    async fn begin(
-        &self,
-        world: &World,
-        project: &ProjectId,
-        template: Option<TemplateRow>,
-    ) -> Result<(), StoreError> {
+    async fn begin(&self, world: &World, project: &ProjectId, template: Option<TemplateRow>) -> Result<(), StoreError> {
         let Some(blueprint) = Blueprint::load(&self.context, project, false).await? else {
             return Ok(());
         };

@@ -36,7 +36,11 @@ impl Bucket {
         let more = now.duration_since(self.at).as_secs_f64() * self.per_second;
         self.left = (self.left + more).min(self.most);
         self.at = now;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and a few thousand")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and a few thousand"
+        )]
         let whole = self.left as usize;
         whole
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hearth_api::agent::client::{AgentClient, AgentError};
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo, Miss};
 use hearth_api::ids::{InstanceId, TokenId};
 use hearth_core::state::{FailureKind, InstanceState};
@@ -15,14 +14,15 @@ use tokio::time::Instant;
 use super::{Order, Reconciler};
 use crate::provision::blueprint::{Checkout, checkouts};
 use crate::provision::envfile;
-use crate::provision::{mask_cache, serving};
+use crate::provision::forward::{Move, MoveError};
 use crate::provision::scripts::{Phase, run_at_claim};
+use crate::provision::{mask_cache, serving};
 use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
 /// A ready VM has this long to answer when it is handed over; then the next one is tried.
 const ANSWER_BUDGET: Duration = Duration::from_secs(5);
-/// Time limit of a checkout of another branch.
-const CHECKOUT_BUDGET: Duration = Duration::from_secs(120);
+/// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
+const FETCH_BUDGET: Duration = Duration::from_secs(5);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
 const FORK_BUDGET: Duration = Duration::from_secs(10);
 /// What a client is told to wait before it asks again.
@@ -350,29 +350,10 @@ impl Reconciler {
                 .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
                 .await?;
         }
-        let mut repos = row.repos.clone();
-        if let Some(branch) = &order.branch {
-            for repo in &mut repos {
-                match checkout(&agent, &repo.path, branch).await {
-                    Ok(Some(commit)) => (repo.branch, repo.commit) = (branch.clone(), commit),
-                    Ok(None) => {}
-                    // The VM is good all the same: the reply says which branch the repository is on.
-                    Err(reason) => {
-                        tracing::warn!(instance = %row.id, repo = repo.repo_full_name, reason, "a branch stays")
-                    }
-                }
-            }
-        }
         let checkouts = checkouts(project, pool);
-        let moved = |checkout: &&Checkout| {
-            let at = |repos: &[ClaimedRepo]| {
-                let repo = repos.iter().find(|repo| repo.path == checkout.path);
-                repo.map(|repo| repo.commit.clone())
-            };
-            at(&repos) != at(&row.repos)
-        };
-        let moved: Vec<&Checkout> = checkouts.iter().filter(moved).collect();
+        let (repos, moved) = self.move_checkouts(&checkouts, order, row, &agent).await?;
         let all: Vec<&Checkout> = checkouts.iter().collect();
+        let moved = moved.into_iter().filter_map(|at| checkouts.get(at)).collect();
         let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
         if !self.context.driver.capabilities().live_processes {
             phases.push((Phase::Startup, all));
@@ -394,6 +375,73 @@ impl Reconciler {
                 .map_err(Unfit::Script)?;
         }
         Ok(repos)
+    }
+
+    /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
+    /// places of those whose script `updateAfterCheckout` has something to do.
+    async fn move_checkouts(
+        &self,
+        checkouts: &[Checkout],
+        order: &ClaimOrder,
+        row: &InstanceRow,
+        agent: &AgentClient,
+    ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
+        let urls: Vec<_> = checkouts.iter().map(|checkout| checkout.url.as_str()).collect();
+        let tips = self.context.store.tips_at(&urls).await?;
+        let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
+        for (at, checkout) in checkouts.iter().enumerate() {
+            let Some(repo) = repos.iter_mut().find(|repo| repo.path == checkout.path) else {
+                continue;
+            };
+            let from = repo.clone();
+            let settings = row
+                .settings
+                .iter()
+                .find(|read| read.repo_full_name == checkout.repo_full_name);
+            let mut wishes: Vec<_> = order
+                .branch
+                .as_deref()
+                .map(|branch| (branch, None))
+                .into_iter()
+                .collect();
+            if let Some(commit) = tips.commit(&checkout.url, &checkout.branch) {
+                wishes.push((&checkout.branch, Some(commit)));
+            }
+            for (branch, commit) in wishes {
+                if branch == from.branch && commit == Some(from.commit.as_str()) {
+                    break;
+                }
+                let wish = Move {
+                    checkout,
+                    from: &from,
+                    branch,
+                    commit,
+                    settings,
+                };
+                match wish
+                    .carry_out(&self.context.mirrors, agent, FETCH_BUDGET.max(order.patience))
+                    .await
+                {
+                    Ok(Some(moved)) => {
+                        (repo.branch, repo.commit) = (branch.to_owned(), moved.commit);
+                        // Another branch is another task: whatever its files say.
+                        if moved.needs_update || order.branch.is_some() {
+                            updates.push(at);
+                        }
+                        break;
+                    }
+                    // It is there already, unless the repository has no such branch.
+                    Ok(None) if commit.is_some() || branch == from.branch => break,
+                    Ok(None) => {}
+                    Err(MoveError::Agent(error)) => return Err(error.into()),
+                    // The VM is good all the same: the reply says where the repository is.
+                    Err(error) => {
+                        tracing::warn!(instance = %row.id, repo = repo.repo_full_name, branch, %error, "a checkout stays");
+                    }
+                }
+            }
+        }
+        Ok((repos, updates))
     }
 
     async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
@@ -420,35 +468,6 @@ impl Reconciler {
         let strongest: BTreeMap<String, String> = pairs.chain(own).collect();
         let rows = strongest.into_iter().map(|(name, value)| VariableRow { name, value });
         Ok(Some(rows.collect()))
-    }
-}
-
-/// Checks a branch out where the repository has it; the commit it is at.
-async fn checkout(agent: &AgentClient, path: &str, branch: &str) -> Result<Option<String>, String> {
-    const SCRIPT: &str = "git rev-parse --quiet --verify \"refs/remotes/origin/$BRANCH\" >/dev/null || exit 0\n\
-                          git checkout --quiet -B \"$BRANCH\" \"refs/remotes/origin/$BRANCH\"\n\
-                          git branch --quiet --set-upstream-to=\"origin/$BRANCH\" \"$BRANCH\"\n\
-                          git rev-parse HEAD";
-    let spec = ExecSpec {
-        shell: Some(SCRIPT.to_owned()),
-        cwd: Some(path.to_owned()),
-        env: vec![("BRANCH".to_owned(), branch.to_owned())],
-        timeout_ms: Some(u64::try_from(CHECKOUT_BUDGET.as_millis()).unwrap_or(u64::MAX)),
-        ..ExecSpec::default()
-    };
-    let output = agent
-        .exec_collect(&spec, 4096)
-        .await
-        .map_err(|error| error.to_string())?;
-    match output.end {
-        ExecEnd::Exited { code: Some(0), .. } => {
-            let commit = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            Ok((!commit.is_empty()).then_some(commit))
-        }
-        _ => Err(format!(
-            "{branch} could not be checked out: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
     }
 }
 

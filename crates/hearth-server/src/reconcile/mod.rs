@@ -2,10 +2,10 @@
 //! everything anew; the timer is the retry. Only here do the store and the drivers meet.
 
 mod act;
+mod bucket;
 mod explain;
 mod handover;
 mod keeper;
-mod bucket;
 mod observe;
 mod rest;
 mod tasks;
@@ -26,10 +26,10 @@ use crate::options::ServeOptions;
 use crate::provision::{Context, serving};
 use crate::store::{NewInstance, ProjectRow, StoreError};
 
+use bucket::Bucket;
 pub use handover::{ClaimError, ClaimOrder};
 pub use keeper::KeptCheckpoint;
 pub use rest::Awake;
-use bucket::Bucket;
 use tasks::Tasks;
 
 /// Who waits for an instance.

@@ -5,9 +5,7 @@ use std::sync::PoisonError;
 
 use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::state::InstanceState;
-use hearth_core::world::{
-    FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World,
-};
+use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
 use hearth_drivers::{CALL_TIMEOUT, VmState};
 use jiff::Timestamp;
 

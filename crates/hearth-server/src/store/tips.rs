@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{RepoSource, Store, StoreError, millis, timestamp};
+use super::{Store, StoreError, millis, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
@@ -74,9 +74,9 @@ impl Store {
     }
 
     /// The tips of these repositories alone, each with every branch that was seen.
-    pub async fn tips_of(&self, repos: &[RepoSource]) -> Result<Tips, StoreError> {
+    pub async fn tips_at(&self, urls: &[&str]) -> Result<Tips, StoreError> {
         let mut tips = Tips::default();
-        for RepoSource { url, .. } in repos {
+        for url in urls.iter().copied() {
             let rows: Vec<(String, String, i64)> =
                 sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE url = ?1")
                     .bind(url)
@@ -84,7 +84,7 @@ impl Store {
                     .await?;
             for (branch, commit, changed_at) in rows {
                 let changed_at = timestamp(changed_at)?;
-                tips.0.insert((url.clone(), branch), TipRow { commit, changed_at });
+                tips.0.insert((url.to_owned(), branch), TipRow { commit, changed_at });
             }
         }
         Ok(tips)
