@@ -130,6 +130,10 @@ pub async fn serve_with(
         let (reconciler, stop) = (reconciler.clone(), stop.clone());
         async move { reconciler.keep(stop).await }
     });
+    let probing = tokio::spawn({
+        let (reconciler, stop) = (reconciler.clone(), stop.clone());
+        async move { reconciler.probe(stop).await }
+    });
     let looping = tokio::spawn({
         let stop = stop.clone();
         async move { reconciler.run(stop).await }
@@ -141,7 +145,7 @@ pub async fn serve_with(
         .map_err(listen)?;
     stop.cancel();
     // A panic in the loop was logged where it happened.
-    let _ = tokio::join!(looping, keeping);
+    let _ = tokio::join!(looping, keeping, probing);
     store.close().await;
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");

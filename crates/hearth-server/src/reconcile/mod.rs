@@ -5,7 +5,9 @@ mod act;
 mod bucket;
 mod explain;
 mod handover;
+mod health;
 mod keeper;
+mod lead;
 mod observe;
 mod rest;
 mod tasks;
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::plan::{Decision, Hold, decide};
-use hearth_core::world::Limits;
+use hearth_core::world::{Limits, World};
 use hearth_drivers::{Locks, VmShape};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -79,6 +81,12 @@ pub(crate) struct Inner {
     rest: Locks<VmId>,
     /// Which pools are held back, why, and since when.
     holds: Mutex<HashMap<ProjectId, (Hold, Timestamp)>>,
+    /// The controller's lease, and the clock.
+    lead: Mutex<lead::Lead>,
+    /// How ready VMs answer.
+    probing: Mutex<health::Probes>,
+    /// How often a ready VM is asked whether it answers; zero: never.
+    probe_interval: Duration,
     /// What is known of the checkpoints on the disk.
     keeping: Mutex<keeper::Keeping>,
     /// Who works in VMs that would stand still otherwise.
@@ -114,6 +122,9 @@ impl Reconciler {
             rest: Locks::default(),
             awake: Arc::default(),
             holds: Mutex::default(),
+            lead: Mutex::default(),
+            probing: Mutex::default(),
+            probe_interval: options.probe_interval,
             keeping: Mutex::default(),
             template_disk_bytes: options.template_disk_mib << 20,
             template_max_age: SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),
@@ -133,10 +144,13 @@ impl Reconciler {
 
     /// Passes until the server stops. VMs and half-made work stay as they are: the next server goes on.
     pub async fn run(&self, stop: CancellationToken) {
+        if let Err(error) = self.take_lead().await {
+            tracing::error!(%error, "the controller's lease could not be taken; the first pass tries again");
+        }
         loop {
             self.pass().await;
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.give_up_lead().await,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(TICK) => {}
             }
@@ -144,8 +158,9 @@ impl Reconciler {
     }
 
     async fn pass(&self) {
-        let world = match self.observe(Timestamp::now()).await {
-            Ok(world) => world,
+        let world = match self.world().await {
+            Ok(Some(world)) => world,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "the pools could not be looked at; the next pass tries again");
                 return;
@@ -161,6 +176,16 @@ impl Reconciler {
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }
+    }
+
+    /// What this pass decides on; `None` while another server does.
+    async fn world(&self) -> Result<Option<World>, StoreError> {
+        let now = Timestamp::now();
+        self.look_at_clock(now).await?;
+        if !self.leads(now).await? {
+            return Ok(None);
+        }
+        self.observe(now).await.map(Some)
     }
 
     /// Something about an instance changed: waiting claims and the loop look again.

@@ -67,6 +67,9 @@ pub(crate) struct ServeArgs {
     /// A template this old is made anew, in seconds or like `12h` [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     template_max_age: Option<Duration>,
+    /// How often a ready VM is asked whether it still answers, in seconds or like `5m`; 0: never [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    probe_interval: Option<Duration>,
     /// VMs that may exist at once [default: 500]
     #[arg(long, value_name = "NUMBER")]
     max_vms: Option<usize>,
@@ -228,6 +231,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
         template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
+        probe_interval: args.probe_interval.unwrap_or(usual.probe_interval),
         template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
         ..usual
