@@ -8,6 +8,7 @@ mod claims;
 mod instances;
 mod pools;
 mod projects;
+mod tips;
 mod tokens;
 mod variables;
 
@@ -23,6 +24,7 @@ pub use claims::{NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource};
+pub use tips::{TipRow, Tips};
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
 

@@ -1,0 +1,99 @@
+//! Tips: what each branch was last seen at.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::{Store, StoreError, millis, timestamp};
+
+/// What branches were last seen at. A snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct Tips(HashMap<(String, String), TipRow>);
+
+/// What one branch was last seen at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TipRow {
+    /// Full hexadecimal name.
+    pub commit: String,
+    /// When it was first seen there.
+    pub changed_at: Timestamp,
+}
+
+impl Tips {
+    /// The commit of a branch of a repository, if it was ever seen.
+    #[must_use]
+    pub fn commit(&self, url: &str, branch: &str) -> Option<&str> {
+        self.get(url, branch).map(|tip| tip.commit.as_str())
+    }
+
+    /// The same with its time.
+    #[must_use]
+    pub fn get(&self, url: &str, branch: &str) -> Option<&TipRow> {
+        self.0.get(&(url.to_owned(), branch.to_owned()))
+    }
+
+    /// Notes one, in this snapshot only.
+    pub fn insert(&mut self, url: &str, branch: &str, tip: TipRow) {
+        self.0.insert((url.to_owned(), branch.to_owned()), tip);
+    }
+}
+
+impl Store {
+    /// Notes what a branch is at; true when that is news.
+    pub async fn note_tip(&self, url: &str, branch: &str, commit: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "INSERT INTO tip (url, branch, commit_id, changed_at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id, changed_at = excluded.changed_at
+             WHERE commit_id <> excluded.commit_id",
+        )
+        .bind(url)
+        .bind(branch)
+        .bind(commit)
+        .bind(millis(now))
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Every branch that was ever seen.
+    pub async fn tips(&self) -> Result<Tips, StoreError> {
+        let rows: Vec<(String, String, String, i64)> =
+            sqlx::query_as("SELECT url, branch, commit_id, changed_at FROM tip")
+                .fetch_all(&self.read)
+                .await?;
+        let mut tips = Tips::default();
+        for (url, branch, commit, changed_at) in rows {
+            let changed_at = timestamp(changed_at)?;
+            tips.insert(&url, &branch, TipRow { commit, changed_at });
+        }
+        Ok(tips)
+    }
+
+    /// The tips of these repositories alone, each with every branch that was seen.
+    pub async fn tips_of(&self, urls: impl IntoIterator<Item = &str>) -> Result<Tips, StoreError> {
+        let mut tips = Tips::default();
+        for url in urls {
+            let rows: Vec<(String, String, i64)> =
+                sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE url = ?1")
+                    .bind(url)
+                    .fetch_all(&self.read)
+                    .await?;
+            for (branch, commit, changed_at) in rows {
+                let changed_at = timestamp(changed_at)?;
+                tips.insert(url, &branch, TipRow { commit, changed_at });
+            }
+        }
+        Ok(tips)
+    }
+
+    /// Forgets branches of repositories that no project has any more.
+    pub async fn forget_tips(&self) -> Result<(), StoreError> {
+        sqlx::query(
+            "DELETE FROM tip WHERE url NOT IN (
+                SELECT json_extract(repo.value, '$.url') FROM project, json_each(project.repos) AS repo)",
+        )
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+}
