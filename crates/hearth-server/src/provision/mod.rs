@@ -9,7 +9,7 @@ mod commands;
 pub mod envfile;
 pub mod follow;
 mod forge;
-mod git;
+pub mod git;
 pub mod legacy;
 mod machine;
 pub mod mask;
