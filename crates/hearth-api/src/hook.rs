@@ -7,10 +7,7 @@ use utoipa::ToSchema;
 /// Body of `POST /hooks/git`: whatever the forge sends. Only the repository's addresses and its name are read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
-#[schema(value_type = Object, example = json!({
-    "ref": "refs/heads/main",
-    "repository": { "full_name": "acme/app", "clone_url": "https://git.example.org/acme/app.git" }
-}))]
+#[schema(value_type = Object)]
 pub struct GitHook(pub Map<String, Value>);
 
 /// Reply of `POST /hooks/git`.
