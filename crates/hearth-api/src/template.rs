@@ -98,7 +98,7 @@ pub struct PoolExplained {
 /// Something that holds a pool back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
-    /// Its name: `CapacityLimited`, `BreakerOpen`, `HostTrouble`.
+    /// Its name: `CapacityLimited`, `BreakerOpen`, `HostTrouble`, `RepositoryUnreachable`, `BranchMissing`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Since when.

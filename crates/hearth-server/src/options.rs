@@ -7,6 +7,8 @@ use std::time::Duration;
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 
+use crate::watch::WebhookSecret;
+
 /// The tenant of the first token, and its owner: whoever runs the installation.
 pub(crate) const FIRST_TENANT: &str = "default";
 
@@ -45,6 +47,10 @@ pub struct ServeOptions {
     pub template_max_age: Duration,
     /// How often a ready VM is asked whether it still answers; zero: never.
     pub probe_interval: Duration,
+    /// Time between two looks at a repository whose branches are followed; zero: only webhooks make the server look.
+    pub watch_interval: Duration,
+    /// What webhooks are signed with; without one none is taken.
+    pub webhook_secret: Option<WebhookSecret>,
     /// VMs that may exist at once.
     pub max_vms: usize,
     /// Sum of the memory sizes of all VMs, MiB.
@@ -69,6 +75,8 @@ const TEMPLATE_DISK_MIB: u64 = 20 * 1024;
 const TEMPLATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Often enough that a dead VM is rarely the first that a claim finds, and too seldom to cost anything.
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
+/// A push shows soon enough without a webhook, and a forge does not notice the looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 /// A fork waits for its emulator's process and its disk about as long as it computes.
 const FORKS_PER_PROCESSOR: usize = 2;
 /// Two at once hide each other's waiting for disk and network.
@@ -96,6 +104,8 @@ impl ServeOptions {
             template_disk_mib: TEMPLATE_DISK_MIB,
             template_max_age: TEMPLATE_MAX_AGE,
             probe_interval: PROBE_INTERVAL,
+            watch_interval: WATCH_INTERVAL,
+            webhook_secret: None,
             max_vms: MAX_VMS,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
         }

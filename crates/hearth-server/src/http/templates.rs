@@ -14,7 +14,9 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
+use crate::provision::blueprint::checkouts;
 use crate::reconcile::KeptCheckpoint;
+use crate::store::{PoolRow, ProjectRow};
 
 /// Faults are told this long.
 const FAULTS_TOLD: SignedDuration = SignedDuration::from_hours(24);
@@ -105,6 +107,7 @@ pub async fn explain_pool(
     let recipe = state.reconciler.context().wanted(&project, pool.as_ref()).await?;
     let template = store.template(&project.id, &recipe).await?;
     let held = state.reconciler.held(&project.id);
+    let not_followed = not_followed(&state, &project, pool.as_ref());
     let rows = store.all_instances().await?;
     let host = state.reconciler.host_use(&rows);
     let (template_disk_bytes, max_template_disk_bytes) = state.reconciler.template_disk();
@@ -117,6 +120,7 @@ pub async fn explain_pool(
                 since: held.since,
                 message: held.message,
             })
+            .chain(not_followed)
             .collect(),
         template: template.map(|template| TemplateInfo {
             key: template.key.to_string(),
@@ -145,4 +149,21 @@ pub async fn explain_pool(
             .collect(),
         recipe,
     }))
+}
+
+/// Repositories and branches of the pool that cannot be followed.
+fn not_followed(state: &AppState, project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Condition> {
+    let faults = checkouts(project, pool)
+        .into_iter()
+        .filter_map(|checkout| state.watch.fault(&checkout.url, &checkout.branch));
+    let conditions = faults.map(|fault| Condition {
+        kind: if fault.branch.is_some() {
+            "BranchMissing".to_owned()
+        } else {
+            "RepositoryUnreachable".to_owned()
+        },
+        since: fault.since,
+        message: fault.message,
+    });
+    conditions.collect()
 }

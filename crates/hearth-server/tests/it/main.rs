@@ -17,3 +17,4 @@ mod setup;
 mod templates;
 mod tokens;
 mod vms;
+mod watch;

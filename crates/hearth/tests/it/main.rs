@@ -19,3 +19,4 @@ mod setup;
 mod support;
 mod terminal;
 mod variables;
+mod webhook;
