@@ -13,7 +13,7 @@ use super::place::{Place, Pushed};
 /// A webhook is answered with a look when no other has come for so long: a push of many branches sends many.
 const QUIET: Duration = Duration::from_millis(1500);
 /// … but at the latest so long after the first, however busy the repository is.
-const LONGEST_QUIET: Duration = Duration::from_secs(60);
+const LONGEST_QUIET: Duration = Duration::from_secs(120);
 /// Pause after the first look that failed, if the usual one is not shorter; it doubles with each that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause after failures.
@@ -251,24 +251,29 @@ mod tests {
     }
 
     #[test]
-    fn hooks_are_answered_when_they_are_quiet_and_at_the_latest_after_a_minute() {
+    fn hooks_are_answered_when_they_are_quiet_and_at_the_latest_after_two_minutes() {
         let start = Instant::now();
         let mut schedule = watching(Duration::ZERO, start);
         assert_eq!(schedule.next_due(), None, "without an interval only hooks count");
         assert_eq!(schedule.hook(&push(), start), 1);
         assert_eq!(schedule.next_due(), Some(start + QUIET));
-        // A thousand in a minute: one look when the minute is over, one for those that came during it.
-        let mut looks = 0;
-        for number in 0..1000 {
-            let now = start + Duration::from_millis(60 * number);
-            schedule.hook(&push(), now);
-            looks += schedule.begin(now, 8).len();
+        // A thousand in a minute: one look at the end. Three minutes of them: one in between.
+        for (minutes, wanted) in [(1, 1), (3, 2)] {
+            let (mut now, mut looks) = (start, 0);
+            for number in 0..1000 * minutes {
+                now = start + Duration::from_millis(60 * number);
+                schedule.hook(&push(), now);
+                if !schedule.begin(now, 8).is_empty() {
+                    looks += 1;
+                    schedule.ended(URL, false, now, 0.0);
+                }
+            }
+            let end = now + QUIET;
+            looks += schedule.begin(end, 8).len();
+            schedule.ended(URL, false, end, 0.0);
+            assert_eq!(looks, wanted, "{minutes}");
+            assert_eq!(schedule.next_due(), None);
         }
-        let end = start + MINUTE + QUIET;
-        looks += schedule.begin(end, 8).len();
-        schedule.ended(URL, false, end, 0.0);
-        assert_eq!(looks, 1);
-        assert_eq!(schedule.next_due(), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::{Pushed, Watch};
 use crate::options::ServeOptions;
 use crate::provision::Context;
 use crate::provision::agents::Agents;
+use crate::provision::environments::Environments;
 use crate::provision::follow::Followers;
 use crate::provision::mirrors::Mirrors;
 use crate::reconcile::Reconciler;
@@ -51,10 +52,12 @@ impl House {
         let context = Context {
             store: store.clone(),
             agents: Agents::new(driver.clone()),
-            driver,
+            driver: driver.clone(),
             mirrors: Mirrors::new(mirrors),
             followers: Followers::default(),
             builds: Locks::default(),
+            environments: Environments::new(driver),
+            sizes: options.sizes.clone(),
             command_timeout: SOON,
             boot_timeout: SOON,
         };
@@ -114,7 +117,7 @@ impl House {
 
     async fn tip(&self, repo: &Repo, branch: &str) -> Option<String> {
         let url = repo.url();
-        let tips = self.store.tips_of([url.as_str()]).await.unwrap();
+        let tips = self.store.tips_at(&[url.as_str()]).await.unwrap();
         tips.commit(&url, branch).map(str::to_owned)
     }
 

@@ -20,12 +20,12 @@ use tokio::time::Instant;
 use crate::harness::{SOON, Server, bare_project, commit, git, git_repo, options, pause, repo_folder};
 use crate::secrets::files_with;
 
-const SECRET: &str = "webhook-secret-of-the-tests";
+pub const SECRET: &str = "webhook-secret-of-the-tests";
 /// A look so seldom that none happens by itself during a test.
-const SELDOM: Duration = Duration::from_secs(3600);
+pub const SELDOM: Duration = Duration::from_secs(3600);
 
 /// A server that looks this often and takes webhooks.
-async fn start(folder: &Arc<tempfile::TempDir>, interval: Duration) -> Server {
+pub async fn start(folder: &Arc<tempfile::TempDir>, interval: Duration) -> Server {
     let mut options = options(folder.path());
     options.watch_interval = interval;
     options.webhook_secret = WebhookSecret::new(SECRET);
@@ -36,7 +36,7 @@ async fn start(folder: &Arc<tempfile::TempDir>, interval: Duration) -> Server {
 }
 
 /// A project with an enabled pool that follows `main` of this repository.
-async fn follow(server: &Server, url: &str) -> String {
+pub async fn follow(server: &Server, url: &str) -> String {
     let repos = json!([{ "repoFullName": "acme/app", "branch": "main", "url": url }]);
     let project = server.project(json!({ "name": "p", "repos": repos })).await;
     server
@@ -86,7 +86,7 @@ fn signature(body: &str, secret: &str) -> String {
 }
 
 /// A webhook as a forge sends it: without a token.
-async fn hook(server: &Server, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
+pub async fn hook(server: &Server, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
     let mut request = reqwest::Client::new()
         .post(format!("http://{}/hooks/git", server.address))
         .header("content-type", "application/json")
