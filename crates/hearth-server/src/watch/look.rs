@@ -75,7 +75,7 @@ impl Watch {
             Err(LookError::Store(error)) => {
                 tracing::error!(%error, url = order.url, "what a repository said could not be noted; it is asked again");
             }
-            Err(error) => faults.note(&order.url, None, error.to_string(), Timestamp::now()),
+            Err(error) => faults.note(&order.url, None, &error.to_string(), Timestamp::now()),
         }
     }
 
@@ -111,7 +111,7 @@ impl Watch {
             } else {
                 let name = order.wanted.name();
                 let message = format!("{name} has no branch `{branch}` ({url}); push it, or choose another branch");
-                self.0.faults.note(url, Some(branch), message, Timestamp::now());
+                self.0.faults.note(url, Some(branch), &message, Timestamp::now());
             }
         }
         self.wake_if(moved);
