@@ -45,7 +45,12 @@ impl Faults {
             fault.message = message;
             return;
         }
-        tracing::warn!(url, branch, message, "cannot be followed; it is tried again and again");
+        tracing::warn!(
+            url,
+            branch,
+            why = message,
+            "cannot be followed; it is tried again and again"
+        );
         let (url, branch) = place.clone();
         let fault = Fault {
             url,

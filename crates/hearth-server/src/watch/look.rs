@@ -24,7 +24,7 @@ const NOWHERE: &str = "/";
 enum LookError {
     /// It does not say where its branches are.
     #[error(
-        "{url} cannot be reached: {source}; check the address, and that the server's user may read it (git credentials, SSH key)"
+        "{url} cannot be reached; check the address, and that the server's user may read it (git credentials, SSH key). Git says: {source}"
     )]
     Reach {
         /// Where it is.
@@ -135,7 +135,7 @@ impl Watch {
         let commit = fetch.await?.commit;
         let is_news = self.store().note_tip(url, branch, &commit, Timestamp::now()).await?;
         if is_news {
-            tracing::info!(url, branch, commit, "a branch moved");
+            tracing::info!(url, branch, commit, "a branch is at a new commit");
         }
         Ok(is_news)
     }
