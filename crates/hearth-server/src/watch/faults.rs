@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+/// Longest message that is kept, characters: git repeats what a remote says, and a remote may say much.
+const MESSAGE_CHARS: usize = 1000;
+
 /// A repository that cannot be looked at, or a branch that is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -33,7 +36,8 @@ impl Faults {
     }
 
     /// It is so, or still so. Said in the log when it begins.
-    pub(super) fn note(&self, url: &str, branch: Option<&str>, message: String, now: Timestamp) {
+    pub(super) fn note(&self, url: &str, branch: Option<&str>, message: &str, now: Timestamp) {
+        let message = one_line(message);
         let place = (url.to_owned(), branch.map(str::to_owned));
         let mut table = self.table();
         if let Some(fault) = table.get_mut(&place) {
@@ -41,7 +45,12 @@ impl Faults {
             fault.message = message;
             return;
         }
-        tracing::warn!(url, branch, message, "cannot be followed; it is tried again and again");
+        tracing::warn!(
+            url,
+            branch,
+            why = message,
+            "cannot be followed; it is tried again and again"
+        );
         let (url, branch) = place.clone();
         let fault = Fault {
             url,
@@ -77,5 +86,39 @@ impl Faults {
         whole
             .or_else(|| table.get(&(url.to_owned(), Some(branch.to_owned()))))
             .cloned()
+    }
+}
+
+/// The text in one line, cut to its length.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut line = words.join(" ");
+    if let Some((end, _)) = line.char_indices().nth(MESSAGE_CHARS) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_keeps_its_beginning_and_counts() {
+        let faults = Faults::default();
+        let (first, later) = (Timestamp::UNIX_EPOCH, Timestamp::now());
+        faults.note("u", None, "one\n\n two", first);
+        faults.note("u", None, &"ä ".repeat(MESSAGE_CHARS), later);
+        faults.note("u", Some("b"), "gone", later);
+        let fault = faults.of("u", "b").unwrap();
+        assert_eq!((fault.since, fault.times, fault.branch), (first, 2, None));
+        assert_eq!(fault.message.chars().count(), MESSAGE_CHARS + 1);
+        faults.end("u", None);
+        assert_eq!(faults.of("u", "b").unwrap().message, "gone");
+        assert_eq!(faults.of("u", "c"), None);
+        faults.keep(|_, branch| branch.is_none());
+        assert_eq!(faults.all(), []);
+        assert_eq!(one_line(" a\n\n b\t"), "a b");
     }
 }

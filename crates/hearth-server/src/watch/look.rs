@@ -24,7 +24,7 @@ const NOWHERE: &str = "/";
 enum LookError {
     /// It does not say where its branches are.
     #[error(
-        "{url} cannot be reached: {source}; check the address, and that the server's user may read it (git credentials, SSH key)"
+        "{url} cannot be reached; check the address, and that the server's user may read it (git credentials, SSH key). Git says: {source}"
     )]
     Reach {
         /// Where it is.
@@ -75,7 +75,7 @@ impl Watch {
             Err(LookError::Store(error)) => {
                 tracing::error!(%error, url = order.url, "what a repository said could not be noted; it is asked again");
             }
-            Err(error) => faults.note(&order.url, None, error.to_string(), Timestamp::now()),
+            Err(error) => faults.note(&order.url, None, &error.to_string(), Timestamp::now()),
         }
     }
 
@@ -111,7 +111,7 @@ impl Watch {
             } else {
                 let name = order.wanted.name();
                 let message = format!("{name} has no branch `{branch}` ({url}); push it, or choose another branch");
-                self.0.faults.note(url, Some(branch), message, Timestamp::now());
+                self.0.faults.note(url, Some(branch), &message, Timestamp::now());
             }
         }
         self.wake_if(moved);
@@ -135,7 +135,7 @@ impl Watch {
         let commit = fetch.await?.commit;
         let is_news = self.store().note_tip(url, branch, &commit, Timestamp::now()).await?;
         if is_news {
-            tracing::info!(url, branch, commit, "a branch moved");
+            tracing::info!(url, branch, commit, "a branch is at a new commit");
         }
         Ok(is_news)
     }

@@ -209,7 +209,8 @@ async fn a_burst_of_a_thousand_hooks_is_one_look_or_two() {
     let house = House::new(SELDOM).await;
     let repo = house.repo("app");
     house.follow(&repo, "main").await;
-    until("the first look", || house.watch.looks() == 1).await;
+    let first = repo.git(&["rev-parse", "HEAD"]);
+    house.until_tip(&repo, "main", &first).await;
     let commit = repo.commit();
     for _ in 0..1000 {
         assert_eq!(house.watch.hook(&push()), 1);

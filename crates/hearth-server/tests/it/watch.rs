@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use hearth_server::WebhookSecret;
@@ -85,10 +86,10 @@ fn signature(body: &str, secret: &str) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// A webhook as a forge sends it: without a token.
+/// A webhook. The token that it has too is not looked at.
 pub async fn hook(server: &Server, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
-    let mut request = reqwest::Client::new()
-        .post(format!("http://{}/hooks/git", server.address))
+    let mut request = server
+        .request(Method::POST, "/hooks/git")
         .header("content-type", "application/json")
         .body(body.to_owned());
     for (name, value) in headers {
@@ -205,6 +206,9 @@ async fn a_webhook_without_the_right_secret_is_refused_and_told_nothing() {
     )
     .await;
     assert_eq!(other_body.0, StatusCode::UNAUTHORIZED);
+    let long = " ".repeat(26 * 1024 * 1024);
+    let too_long = hook(&server, &[event, ("X-Gitea-Signature", &right)], &long).await;
+    assert_eq!(too_long.0, StatusCode::PAYLOAD_TOO_LARGE);
     // Who has the secret is told what is wrong.
     let token = ("X-Gitlab-Token", SECRET);
     for (headers, body) in [
@@ -241,6 +245,37 @@ async fn pings_and_other_events_are_fine_and_do_nothing() {
             "{event:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn webhooks_over_the_pace_are_not_read_and_not_lost() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.watch_interval = SELDOM;
+    options.webhook_secret = WebhookSecret::new(SECRET);
+    options.requests_per_second = 50;
+    let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
+    let server = Server::start(folder.clone(), options, move |_| Ok(driver))
+        .await
+        .unwrap();
+    let url = git_repo(folder.path(), "app", &[("a", "1")]);
+    follow(&server, &url).await;
+    until_seen(folder.path(), &git(&repo_folder(&url), &["rev-parse", "HEAD"])).await;
+    let news = push_to(&url, 1);
+    // They speak of another repository: only one that is not read makes the server look at ours.
+    let other = json!({ "repository": { "full_name": "acme/other" } }).to_string();
+    let headers = [("X-Gitlab-Token", SECRET), ("X-Gitlab-Event", "Push Hook")];
+    let burst = (0..1000).map(|_| hook(&server, &headers, &other));
+    let replies = futures::stream::iter(burst)
+        .buffer_unordered(32)
+        .collect::<Vec<_>>()
+        .await;
+    let refused = replies
+        .iter()
+        .find(|(status, _)| *status == StatusCode::TOO_MANY_REQUESTS);
+    let (_, reply) = refused.expect("a burst of 1000 at 50 per second was let through");
+    assert_eq!(reply["error"]["code"], "too_many_requests");
+    until_seen(folder.path(), &news).await;
 }
 
 #[tokio::test]
