@@ -6,7 +6,9 @@
 //! A pool follows its wanted recipe. While that has no template, the last good one keeps serving and the wanted one is built
 //! beside it, once; only when that went well do new instances come from it, and the old ones go one by one.
 
-use hearth_api::ids::ProjectId;
+use std::collections::HashSet;
+
+use hearth_api::ids::{InstanceId, ProjectId};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::recipe::same_set_up;
@@ -59,21 +61,20 @@ pub fn decide(world: &World) -> Decision {
     for pool in &world.pools {
         finish_and_release(world, pool, &mut actions);
     }
+    // Decided first and done later: what is about to end is not started.
+    let mut endings = Vec::new();
+    for pool in &world.pools {
+        remove_broken(world, pool, &mut endings);
+        remove_surplus(world, pool, &mut endings);
+    }
     let mut budget = Budget::new(world);
-    start_waiting(world, &mut budget, &mut actions, &mut holds);
+    start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
     add_missing(world, &mut budget, &mut actions, &mut holds);
     build_wanted(world, &mut budget, &mut actions, &mut holds);
-    for pool in &world.pools {
-        remove_broken(world, pool, &mut actions);
-        remove_surplus(world, pool, &mut actions);
-    }
+    actions.append(&mut endings);
     replace_stale(world, &mut budget, &mut actions);
     if world.can_rest {
-        let tired = |i: &&InstanceWorld| {
-            i.state == InstanceState::Ready && !i.is_test && !i.is_build && !i.reserved && i.vm == VmPresence::Running
-        };
-        let all = world.pools.iter().flat_map(|pool| &pool.instances).filter(tired);
-        actions.extend(all.map(|i| Action::Rest { instance: i.id.clone() }));
+        let_rest(world, &mut actions);
     }
     if world.drivers_observed {
         actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
@@ -124,15 +125,17 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 /// Rows that a test boot or a claim wrote, oldest first.
 fn start_waiting(
     world: &World,
+    endings: &[Action],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
+    let ending: HashSet<&InstanceId> = endings.iter().filter_map(Action::instance).collect();
     let mut waiting: Vec<_> = world
         .pools
         .iter()
         .flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)))
-        .filter(|(_, instance)| waits_for_start(instance))
+        .filter(|(_, instance)| waits_for_start(instance) && !ending.contains(&instance.id))
         .collect();
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
     for (pool, instance) in waiting {
@@ -187,47 +190,66 @@ fn serving(pool: &PoolWorld) -> impl Iterator<Item = &InstanceWorld> {
     })
 }
 
-fn count_ready(pool: &PoolWorld) -> usize {
-    serving(pool).filter(|i| i.state == InstanceState::Ready).count()
+/// Instances that a claim could have now: a VM that is known to be dead is none of them.
+fn ready<'a>(world: &World, pool: &'a PoolWorld) -> impl Iterator<Item = &'a InstanceWorld> {
+    let observed = world.drivers_observed;
+    serving(pool).filter(move |i| i.state == InstanceState::Ready && (!observed || i.vm.is_alive()))
 }
 
-/// One instance per pool and round, so that a large pool does not starve the others.
+/// One instance per pool and round, so that a large pool does not starve the others; the emptiest pools first, and among
+/// equals another one in every second, so that neither does the first in the list.
 fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
     budget.spare_for_claims();
     let mut missing = Vec::new();
     for pool in world.pools.iter().filter(|pool| pool.enabled) {
+        let there = serving(pool).count();
+        if there >= pool.target {
+            continue;
+        }
         let source = source(pool);
-        let count = pool.target.saturating_sub(serving(pool).count());
-        match paused(pool, &source.streak, world.now) {
-            None => missing.push((pool, source, missing_now(pool, &source, count))),
-            Some(hold) if count > 0 => holds.push((pool.project.clone(), hold)),
-            Some(_) => {}
+        if let Some(hold) = paused(pool, &source.streak, world.now) {
+            holds.push((pool.project.clone(), hold));
+        } else {
+            let count = missing_now(pool, &source, pool.target - there);
+            missing.push((there, pool, source, count));
         }
     }
-    let mut left = true;
-    while left {
-        left = false;
-        for (pool, source, count) in missing.iter_mut().filter(|(.., count)| *count > 0) {
-            if budget.take(&pool.project, source.memory_mib, source.forked) {
-                *count -= 1;
-                left |= *count > 0;
-                actions.push(Action::Create {
-                    project: pool.project.clone(),
-                    recipe: source.recipe.to_owned(),
-                    reason: Reason::BelowTarget,
-                });
-            } else {
-                *count = 0;
-                holds.push((pool.project.clone(), budget.why_not(world, &pool.project, source.memory_mib)));
+    if let Some(turn) = usize::try_from(world.now.as_second())
+        .unwrap_or_default()
+        .checked_rem(missing.len())
+    {
+        missing.rotate_left(turn);
+    }
+    missing.sort_by_key(|(there, ..)| *there);
+    while !missing.is_empty() {
+        missing.retain_mut(|(_, pool, source, count)| {
+            if *count == 0 {
+                return false;
             }
-        }
+            if !budget.take(&pool.project, source.memory_mib, source.forked) {
+                holds.push((
+                    pool.project.clone(),
+                    budget.why_not(world, &pool.project, source.memory_mib),
+                ));
+                return false;
+            }
+            *count -= 1;
+            actions.push(Action::Create {
+                project: pool.project.clone(),
+                recipe: source.recipe.to_owned(),
+                reason: Reason::BelowTarget,
+            });
+            true
+        });
     }
 }
 
 /// How many to add now: with every success twice as many at once. What is not prepared is set up once: the others would only
 /// wait for it.
 fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
-    let at_once = if source.forked {
+    let at_once = if !source.forked && pool.instances.iter().any(|i| builds_wanted(pool, i)) {
+        0
+    } else if source.forked {
         1_usize.saturating_add(source.streak.successes as usize)
     } else {
         1
@@ -241,13 +263,7 @@ fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
 fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
     let waits = |pool: &&PoolWorld| pool.enabled && !pool.prepared && (pool.last_good.is_some() || pool.target == 0);
     for pool in world.pools.iter().filter(waits) {
-        let builds = |i: &InstanceWorld| {
-            i.state == InstanceState::Provisioning
-                && i.work != Work::Abandoned
-                && !i.forked
-                && same_set_up(&i.recipe, &pool.recipe)
-        };
-        if pool.instances.iter().any(builds) {
+        if pool.instances.iter().any(|i| builds_wanted(pool, i)) {
             continue;
         }
         if let Some(hold) = paused(pool, &pool.streak, world.now) {
@@ -257,9 +273,20 @@ fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action
                 project: pool.project.clone(),
             });
         } else {
-            holds.push((pool.project.clone(), budget.why_not(world, &pool.project, pool.memory_mib)));
+            holds.push((
+                pool.project.clone(),
+                budget.why_not(world, &pool.project, pool.memory_mib),
+            ));
         }
     }
+}
+
+/// It is setting up what the pool wants, or an older commit of it: a template will come of it.
+fn builds_wanted(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
+    instance.state == InstanceState::Provisioning
+        && instance.work != Work::Abandoned
+        && !instance.forked
+        && same_set_up(&instance.recipe, &pool.recipe)
 }
 
 /// What keeps a pool from trying again now, after the failures so far.
@@ -367,7 +394,8 @@ fn kept_for_debugging<'a>(world: &World, pool: &'a PoolWorld) -> Option<&'a Inst
 
 /// A reason why a ready instance should not be there, apart from being one too many.
 fn is_stale(pool: &PoolWorld, instance: &InstanceWorld, now: Timestamp) -> bool {
-    instance.recipe != source(pool).recipe || now.duration_since(instance.state_since) >= expires_after(pool, instance)
+    let outdated = instance.recipe != pool.recipe && instance.recipe != source(pool).recipe;
+    outdated || now.duration_since(instance.state_since) >= expires_after(pool, instance)
 }
 
 /// The instance's own maximum age: spread by its id, which is random enough, so that it is the same in every pass.
@@ -381,11 +409,7 @@ fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
 /// but unneeded ones of a disabled pool or above the target are stopped as well.
 fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     let target = if pool.enabled { pool.target } else { 0 };
-    let alive = |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm.is_alive();
-    let mut ready: Vec<_> = serving(pool)
-        .filter(|i| i.state == InstanceState::Ready)
-        .filter(alive)
-        .collect();
+    let mut ready: Vec<_> = ready(world, pool).collect();
     ready.sort_by_key(|i| (!is_stale(pool, i, world.now), i.state_since));
     let surplus = ready.len().saturating_sub(target);
     for instance in ready.iter().take(surplus) {
@@ -412,7 +436,7 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     let builds = pool
         .instances
         .iter()
-        .filter(|i| i.state == InstanceState::Provisioning && i.is_build && !lasts(i));
+        .filter(|i| i.state == InstanceState::Provisioning && i.work != Work::Abandoned && i.is_build && !lasts(i));
     // One above the target may be in the making: the replacement of a stale one.
     let stale_left = ready.iter().skip(surplus).any(|i| is_stale(pool, i, world.now));
     let allowed = target.saturating_sub(ready.len() - surplus) + usize::from(stale_left);
@@ -436,17 +460,16 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
 }
 
 /// Make before break: when a pool is full and nothing is being made, one more by what serves now. Where a limit leaves no room
-/// for one more, the stalest goes first.
+/// for one more, the stalest goes first; of all pools only so many at a time as can be made anew at a time.
 fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
     for pool in world.pools.iter().filter(|pool| pool.enabled) {
-        let source = source(pool);
-        if paused(pool, &source.streak, world.now).is_some() {
+        let stale = ready(world, pool).filter(|i| is_stale(pool, i, world.now));
+        let Some(stalest) = stale.min_by_key(|i| i.state_since) else {
             continue;
-        }
-        let ready = count_ready(pool);
+        };
         let idle = serving(pool).all(|i| i.state == InstanceState::Ready);
-        let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
-        if !(stale && idle && ready == pool.target) {
+        let source = source(pool);
+        if !idle || ready(world, pool).count() != pool.target || paused(pool, &source.streak, world.now).is_some() {
             continue;
         }
         if budget.take(&pool.project, source.memory_mib, source.forked) {
@@ -455,17 +478,27 @@ fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
                 recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if budget.has_no_room(&pool.project, source.memory_mib) {
-            let oldest = serving(pool)
-                .filter(|i| is_stale(pool, i, world.now))
-                .min_by_key(|i| i.state_since);
-            actions.extend(oldest.map(|instance| Action::Delete {
-                instance: instance.id.clone(),
-                generation: instance.generation,
+        } else if budget.has_no_room(&pool.project, source.memory_mib) && budget.take_turn(source.forked) {
+            actions.push(Action::Delete {
+                instance: stalest.id.clone(),
+                generation: stalest.generation,
                 reason: Reason::Stale,
-            }));
+            });
         }
     }
+}
+
+/// VMs that somebody worked in, or that a claim gave back.
+fn let_rest(world: &World, actions: &mut Vec<Action>) {
+    let named: HashSet<&InstanceId> = actions.iter().filter_map(Action::instance).collect();
+    let tired = |i: &&InstanceWorld| {
+        i.state == InstanceState::Ready
+            && i.vm == VmPresence::Running
+            && !(i.is_test || i.is_build || i.reserved || named.contains(&i.id))
+    };
+    let all = world.pools.iter().flat_map(|pool| &pool.instances).filter(tired);
+    let rests: Vec<_> = all.map(|i| Action::Rest { instance: i.id.clone() }).collect();
+    actions.extend(rests);
 }
 
 #[cfg(test)]

@@ -84,6 +84,17 @@ impl<'a> Budget<'a> {
         true
     }
 
+    /// Takes the turn of one VM that can be made only after another one is gone.
+    pub(super) fn take_turn(&mut self, forked: bool) -> bool {
+        let at_once = if forked { &mut self.forks } else { &mut self.provisions };
+        if *at_once == 0 || self.tokens == 0 {
+            return false;
+        }
+        *at_once -= 1;
+        self.tokens -= 1;
+        true
+    }
+
     /// Why [`Budget::take`] said no.
     pub(super) fn why_not(&self, world: &World, project: &ProjectId, memory_mib: u64) -> Hold {
         if self.projects.get(project) == Some(&0) {
