@@ -258,10 +258,13 @@ fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
     missing.min(at_once.saturating_sub(making))
 }
 
-/// The wanted recipe of a pool that is served by its last good one, or that keeps no VM but is to answer at once, is built by
+/// The wanted recipe of a pool that is served by its last good one, or that misses no VM but is to answer at once, is built by
 /// a VM of its own. One build of a set-up at a time: when the next commit comes, the one under way still ends.
 fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
-    let waits = |pool: &&PoolWorld| pool.enabled && !pool.prepared && (pool.last_good.is_some() || pool.target == 0);
+    let waits = |pool: &&PoolWorld| {
+        let full = || serving(pool).count() >= pool.target;
+        pool.enabled && !pool.prepared && (pool.last_good.is_some() || full())
+    };
     for pool in world.pools.iter().filter(waits) {
         if pool.instances.iter().any(|i| builds_wanted(pool, i)) {
             continue;
