@@ -59,6 +59,7 @@ fn apply(world: &mut World, actions: Vec<Action>) {
                     created_at: now,
                     state_since: now,
                     recipe: pool.recipe.clone(),
+                    forked: false,
                     ..instance(InstanceState::Provisioning, 0)
                 });
             }
