@@ -6,7 +6,7 @@ use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{SOON, Server, bare_project, git_repo};
+use crate::harness::{SOON, Server, bare_project, commit, git, git_repo};
 
 /// Hooks as they are in repositories today.
 const LEGACY: &str = r#"{"hooks":{"setup":["legacy-hook"],"terminals":[{"name":"dev","command":"npm run dev"}]}}"#;
@@ -303,14 +303,12 @@ async fn a_failing_script_fails_the_instance_and_ends_the_others() {
 
 #[tokio::test]
 async fn a_claim_that_moves_the_checkout_updates_it_and_a_failing_update_is_a_conflict() {
-    let commit = "1111111111111111111111111111111111111111\n";
-    let rules = vec![
-        // The fake's git finds the branch in both repositories.
-        ExecRule::prints("git rev-parse --quiet --verify", commit),
-        ExecRule::fails("update-bad", 3, "lockfile is broken\n"),
-    ];
-    let (server, driver) = server(rules).await;
+    let (server, driver) = server(vec![ExecRule::fails("update-bad", 3, "lockfile is broken\n")]).await;
     let project = project_of(&server, &["app", "lib"], ("a", "b")).await;
+    let app = server.folder.path().join("repos/app");
+    git(&app, &["checkout", "--quiet", "-b", "feature"]);
+    commit(&app, &[("a", "feature")], "feature");
+    let feature = git(&app, &["rev-parse", "HEAD"]);
     let (setup, pool) = (format!("{project}/setup"), format!("{project}/warm-pool"));
     let good = json!([
         repo("app", None, Some("update-good"), Some("start")),
@@ -324,7 +322,7 @@ async fn a_claim_that_moves_the_checkout_updates_it_and_a_failing_update_is_a_co
         .await;
     assert_eq!(
         (&moved["repos"][0]["branch"], &moved["repos"][0]["commit"]),
-        (&json!("feature"), &json!(commit.trim()))
+        (&json!("feature"), &json!(feature))
     );
     let ran = shells(&driver, &moved["instanceId"]);
     let count = |name: &str| ran.iter().filter(|(shell, ..)| shell == name).count();
