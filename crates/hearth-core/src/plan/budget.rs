@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use hearth_api::ids::ProjectId;
 
 use super::decision::Hold;
+use super::standing::host_load;
 use crate::state::InstanceState;
 use crate::world::{InstanceWorld, Limits, Work, World};
 
@@ -31,23 +32,12 @@ impl<'a> Budget<'a> {
             concurrent_forks,
             tokens,
         } = world.limits;
-        let existing = || {
-            world
-                .pools
-                .iter()
-                .flat_map(|pool| &pool.instances)
-                .filter(|i| holds_resources(i))
-        };
-        let making = |forked: bool| {
-            let all = world.pools.iter().flat_map(|pool| &pool.instances);
-            all.filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here && i.forked == forked)
-                .count()
-        };
+        let load = host_load(world);
         Self {
-            vms: max_vms.saturating_sub(existing().count() + world.orphans.len()),
-            memory_mib: memory_mib.saturating_sub(existing().map(|i| i.memory_mib).sum()),
-            provisions: concurrent_provisions.saturating_sub(making(false)),
-            forks: concurrent_forks.saturating_sub(making(true)),
+            vms: max_vms.saturating_sub(load.vms),
+            memory_mib: memory_mib.saturating_sub(load.memory_mib),
+            provisions: concurrent_provisions.saturating_sub(load.provisions),
+            forks: concurrent_forks.saturating_sub(load.forks),
             spared: usize::from(concurrent_forks > 1),
             tokens,
             projects: world
