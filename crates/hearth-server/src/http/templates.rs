@@ -1,19 +1,13 @@
-//! Templates and other checkpoints, and why a pool is as it is.
+//! Templates and other checkpoints.
 
 use axum::Json;
 use axum::extract::State;
-use hearth_api::ids::ProjectId;
-use hearth_api::template::{
-    CheckpointFault, CheckpointItem, Condition, HostUse, InstanceExplained, PoolExplained, TemplateInfo, TemplateList,
-    TemplatesVerified,
-};
-use hearth_api::token::Scope;
+use hearth_api::template::{CheckpointFault, CheckpointItem, TemplateList, TemplatesVerified};
 use jiff::{SignedDuration, Timestamp};
 
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::extract::Path;
 use crate::reconcile::KeptCheckpoint;
 
 /// Faults are told this long.
@@ -82,67 +76,5 @@ pub async fn verify_templates(
     Ok(Json(TemplatesVerified {
         checked: verified.checked as u64,
         damaged: verified.faults.len() as u64,
-    }))
-}
-
-/// Explain the warm pool
-///
-/// What holds it back, in words and figures; its template; each instance.
-#[utoipa::path(
-    get,
-    path = "/projects/{projectId}/warm-pool/explain",
-    tag = "warm pool",
-    responses((status = 200, body = PoolExplained, description = "Why the pool is as it is"))
-)]
-pub async fn explain_pool(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(id): Path<ProjectId>,
-) -> Result<Json<PoolExplained>, ApiError> {
-    let project = caller.project(&state, &id, Scope::ProjectRead).await?;
-    let (store, now) = (state.store(), Timestamp::now());
-    let pool = store.pool(&project.id).await?;
-    let recipe = state.reconciler.context().wanted(&project, pool.as_ref()).await?;
-    let template = store.template(&project.id, &recipe).await?;
-    let held = state.reconciler.held(&project.id);
-    let rows = store.all_instances().await?;
-    let host = state.reconciler.host_use(&rows);
-    let (template_disk_bytes, max_template_disk_bytes) = state.reconciler.template_disk();
-    let instances = rows.iter().filter(|row| row.project == project.id && !row.is_build);
-    Ok(Json(PoolExplained {
-        conditions: held
-            .into_iter()
-            .map(|held| Condition {
-                kind: held.kind.to_owned(),
-                since: held.since,
-                message: held.message,
-            })
-            .collect(),
-        template: template.map(|template| TemplateInfo {
-            key: template.key.to_string(),
-            created_at: template.created_at,
-        }),
-        host: HostUse {
-            vms: host.vms as u64,
-            max_vms: host.max_vms as u64,
-            memory_mib: host.memory_mib,
-            max_memory_mib: host.max_memory_mib,
-            template_disk_bytes,
-            max_template_disk_bytes,
-        },
-        instances: instances
-            .filter_map(|row| {
-                Some(InstanceExplained {
-                    id: row.id.clone(),
-                    status: row.status()?,
-                    is_test: row.is_test,
-                    recipe: row.recipe.clone(),
-                    current: row.recipe == recipe,
-                    memory_mib: row.counts_mib(),
-                    since_ms: u64::try_from(now.duration_since(row.state_since).as_millis()).unwrap_or_default(),
-                })
-            })
-            .collect(),
-        recipe,
     }))
 }

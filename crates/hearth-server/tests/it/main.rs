@@ -8,6 +8,7 @@ mod clear;
 mod contract;
 mod documents;
 mod edges;
+mod explain;
 mod harness;
 mod pools;
 mod restart;
