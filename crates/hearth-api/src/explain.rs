@@ -231,7 +231,7 @@ pub struct ClaimExplained {
     pub ended_at: Option<Timestamp>,
     /// Why it came from there: one or two sentences.
     pub why: String,
-    /// What the hand-over saw and where its time went; `null` when the server ended before it was written.
+    /// What the hand-over saw and where its time went; `null` when the server was killed before it was written.
     #[schema(required)]
     pub hand_over: Option<HandOver>,
 }

@@ -1,3 +1,3 @@
--- What a hand-over saw and where its time went. Written with the reply, or a moment after it; nothing where the server ended
--- in between.
+-- What a hand-over saw and where its time went. Written with the reply, or some seconds later; nothing where the server was
+-- killed in between.
 ALTER TABLE claim ADD COLUMN hand_over TEXT; -- JSON

@@ -145,7 +145,7 @@ impl Reconciler {
                 () = tokio::time::sleep(TICK) => {}
             }
         }
-        self.write_hand_overs().await;
+        self.write_hand_overs(Duration::ZERO).await;
     }
 
     async fn pass(&self) {
@@ -163,7 +163,7 @@ impl Reconciler {
                 tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
             }
         }
-        self.write_hand_overs().await;
+        self.write_hand_overs(trace::WRITTEN_AFTER).await;
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }

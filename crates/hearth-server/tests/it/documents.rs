@@ -65,7 +65,7 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 36);
+    assert_eq!(count, 38);
 }
 
 #[tokio::test]
