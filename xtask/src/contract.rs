@@ -15,6 +15,8 @@ use crate::{process, workspace};
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long one reply may take, seconds.
 const REPLY_SECONDS: &str = "30";
+/// What webhooks are signed with, for a server that lives as long as the run.
+const WEBHOOK_SECRET: &str = "the-tester's-webhook-secret";
 /// Claims wait no longer: the tester asks for up to an hour.
 const CLAIM_WAIT: &str = "500ms";
 
@@ -81,6 +83,7 @@ impl Server {
             .arg("--data-dir")
             .arg(&data)
             .env("HEARTH_RUNTIME_DIR", &runtime)
+            .env("HEARTH_WEBHOOK_SECRET", WEBHOOK_SECRET)
             // The tester's repositories are made up: nothing may be fetched over a network.
             .env("GIT_ALLOW_PROTOCOL", "file")
             .stdin(Stdio::null())
@@ -134,7 +137,8 @@ impl Server {
             "\n[headers]\nAuthorization = \"Bearer {}\"\n\n[[operations]]\ninclude-name = [\"GET /api/v1/instances/{{id}}\", \"GET /api/v1/instances/{{id}}/follow\", \
              \"GET /api/v1/instances/{{id}}/claim\", \
              \"POST /api/v1/instances/{{id}}/exec\", \"POST /api/v1/instances/{{id}}/heartbeat\"]\n\
-             parameters.id = \"{instance}\"\n",
+             parameters.id = \"{instance}\"\n\n[[operations]]\ninclude-name = \"POST /hooks/git\"\n\
+             headers = {{ X-Gitlab-Token = \"{WEBHOOK_SECRET}\", X-Gitlab-Event = \"Push Hook\" }}\n",
             token.trim()
         ));
         fs::write(&config, text)?;

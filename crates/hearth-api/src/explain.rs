@@ -15,7 +15,7 @@ use crate::time;
 pub struct PoolExplained {
     /// What a person should know first: one sentence.
     pub summary: String,
-    /// Every condition, true or not, always in the same order.
+    /// Every condition, true or not, always in the same order; then what cannot be followed, for as long as that is so.
     pub conditions: Vec<Condition>,
     /// The recipe that the pool follows.
     pub recipe: String,
@@ -38,7 +38,8 @@ pub struct PoolExplained {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
     /// Its name: `Full`, `Fresh`, `Building`, `Rolling`, `RecipeFailing`, `BreakerOpen`, `CapacityLimited`, `HostTrouble`,
-    /// `ImageMissing`, `RepositoryMissing`, `Disabled`, `DebugVmKept`. There may be more.
+    /// `ImageMissing`, `RepositoryMissing`, `Disabled`, `DebugVmKept`; `RepositoryUnreachable` and `BranchMissing` where a branch
+    /// cannot be followed. There may be more.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether it is so.
@@ -110,6 +111,8 @@ pub struct InstanceExplained {
     pub since_ms: u64,
     /// Counts up with every move of its state.
     pub generation: i64,
+    /// How often in a row it did not answer when it was asked; after a few times it is replaced.
+    pub missed: u32,
     /// Its set-up failed, and until then a person may look into it.
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
@@ -186,7 +189,7 @@ pub struct DecisionInputs {
 }
 
 /// What this host may be asked for, and what is used of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostUse {
     /// VMs that exist.
@@ -209,6 +212,13 @@ pub struct HostUse {
     pub template_disk_bytes: u64,
     /// What they may take.
     pub max_template_disk_bytes: u64,
+    /// When the host's clock last jumped, as seen by this server; leases were moved along, ages count by the new time.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub clock_jumped_at: Option<Timestamp>,
+    /// By how much it jumped, milliseconds; negative: back.
+    #[schema(required)]
+    pub clock_jumped_by_ms: Option<i64>,
 }
 
 /// Reply of `GET /instances/{id}/claim`.

@@ -6,20 +6,22 @@
 //! A pool follows its wanted recipe. While that has no template, the last good one keeps serving and the wanted one is built
 //! beside it, once; only when that went well do new instances come from it, and the old ones go one by one.
 
-use hearth_api::ids::ProjectId;
+use std::collections::HashSet;
+
+use hearth_api::ids::{InstanceId, ProjectId};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
 use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
 
+mod account;
 mod budget;
 mod decision;
-mod standing;
 
+pub use account::{Account, HostLoad, Pause, account_of, host_load};
 use budget::{Budget, waits_for_start};
 pub use decision::{Action, Decision, Hold, Reason};
-pub use standing::{HostLoad, Pause, Standing, host_load, stand};
 
 /// A test boot's VM is kept this long after the boot ended, so that a person can look inside.
 pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
@@ -58,24 +60,24 @@ pub fn plan(world: &World) -> Vec<Action> {
 pub fn decide(world: &World) -> Decision {
     let mut actions = Vec::new();
     let mut holds = Vec::new();
+    // Decided first and done later: what is about to end is not started.
+    let mut endings = Vec::new();
+    let mut standings = Vec::with_capacity(world.pools.len());
     for pool in &world.pools {
+        let standing = Standing::new(world, pool);
         finish_and_release(world, pool, &mut actions);
+        remove_broken(world, pool, &mut endings);
+        remove_surplus(world, &standing, &mut endings);
+        standings.push(standing);
     }
     let mut budget = Budget::new(world);
-    start_waiting(world, &mut budget, &mut actions, &mut holds);
-    add_missing(world, &mut budget, &mut actions, &mut holds);
-    build_wanted(world, &mut budget, &mut actions, &mut holds);
-    for pool in &world.pools {
-        remove_broken(world, pool, &mut actions);
-        remove_surplus(world, pool, &mut actions);
-    }
-    replace_stale(world, &mut budget, &mut actions);
+    start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
+    add_missing(world, &standings, &mut budget, &mut actions, &mut holds);
+    build_wanted(world, &standings, &mut budget, &mut actions, &mut holds);
+    actions.append(&mut endings);
+    replace_stale(world, &standings, &mut budget, &mut actions);
     if world.can_rest {
-        let tired = |i: &&InstanceWorld| {
-            i.state == InstanceState::Ready && !i.is_test && !i.is_build && !i.reserved && i.vm == VmPresence::Running
-        };
-        let all = world.pools.iter().flat_map(|pool| &pool.instances).filter(tired);
-        actions.extend(all.map(|i| Action::Rest { instance: i.id.clone() }));
+        let_rest(world, &mut actions);
     }
     if world.drivers_observed {
         actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
@@ -126,16 +128,19 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 /// Rows that a test boot or a claim wrote, oldest first.
 fn start_waiting(
     world: &World,
+    endings: &[Action],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
-    let mut waiting: Vec<_> = world
-        .pools
-        .iter()
-        .flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)))
-        .filter(|(_, instance)| waits_for_start(instance))
-        .collect();
+    let all = world.pools.iter();
+    let all = all.flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)));
+    let mut waiting: Vec<_> = all.filter(|(_, instance)| waits_for_start(instance)).collect();
+    if waiting.is_empty() {
+        return;
+    }
+    let ending: HashSet<&InstanceId> = endings.iter().filter_map(Action::instance).collect();
+    waiting.retain(|(_, instance)| !ending.contains(&instance.id));
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
     for (pool, instance) in waiting {
         if budget.take(&pool.project, instance.memory_mib, instance.forked) {
@@ -189,75 +194,141 @@ fn serving(pool: &PoolWorld) -> impl Iterator<Item = &InstanceWorld> {
     })
 }
 
-fn count_ready(pool: &PoolWorld) -> usize {
-    serving(pool).filter(|i| i.state == InstanceState::Ready).count()
+/// Instances that a claim could have now: a VM that is known to be dead is none of them.
+fn ready<'a>(world: &World, pool: &'a PoolWorld) -> impl Iterator<Item = &'a InstanceWorld> {
+    let observed = world.drivers_observed;
+    serving(pool).filter(move |i| i.state == InstanceState::Ready && (!observed || i.vm.is_alive()))
 }
 
-/// One instance per pool and round, so that a large pool does not starve the others.
-fn add_missing(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
-    budget.spare_for_claims();
-    let mut missing = Vec::new();
-    for pool in world.pools.iter().filter(|pool| pool.enabled) {
-        let source = source(pool);
-        let count = pool
-            .target
-            .saturating_sub(serving(pool).filter(|i| !is_first(pool, i)).count());
-        match paused(pool, &source.streak, world.now) {
-            None => missing.push((pool, source, missing_now(pool, &source, count))),
-            Some(hold) if count > 0 => holds.push((pool.project.clone(), hold)),
-            Some(_) => {}
+/// How a pool stands: looked at once in a pass.
+#[derive(Debug, Clone, Copy)]
+struct Standing<'a> {
+    pool: &'a PoolWorld,
+    source: Source<'a>,
+    /// Instances that serve, or will; not the first of a wanted recipe.
+    there: usize,
+    /// Of them: those in the making.
+    making: usize,
+    /// Of them: those that a claim could have now.
+    ready: usize,
+    /// Of these: those that should not be there.
+    stale: usize,
+    /// The one of those that has been there longest.
+    stalest: Option<&'a InstanceWorld>,
+    /// What is wanted is being set up.
+    builds: bool,
+}
+
+impl<'a> Standing<'a> {
+    fn new(world: &World, pool: &'a PoolWorld) -> Self {
+        let ready_now = ready(world, pool).count();
+        let there = || serving(pool).filter(|i| !is_first(pool, ready_now, i));
+        let making = |i: &&InstanceWorld| i.state == InstanceState::Provisioning;
+        let stale = || ready(world, pool).filter(|i| is_stale(pool, i, world.now));
+        Self {
+            pool,
+            source: source(pool),
+            there: there().count(),
+            making: there().filter(making).count(),
+            ready: ready_now,
+            stale: stale().count(),
+            stalest: stale().min_by_key(|i| i.state_since),
+            builds: !pool.prepared && pool.instances.iter().any(|i| builds_wanted(pool, i)),
         }
     }
-    let mut left = true;
-    while left {
-        left = false;
-        for (pool, source, count) in missing.iter_mut().filter(|(.., count)| *count > 0) {
-            if budget.take(&pool.project, source.memory_mib, source.forked) {
-                *count -= 1;
-                left |= *count > 0;
-                actions.push(Action::Create {
-                    project: pool.project.clone(),
-                    recipe: source.recipe.to_owned(),
-                    reason: Reason::BelowTarget,
-                });
-            } else {
-                *count = 0;
+
+    fn missing(&self) -> usize {
+        self.pool.target.saturating_sub(self.there)
+    }
+}
+
+/// One instance per pool and round, so that a large pool does not starve the others; the emptiest pools first, and among
+/// equals another one in every second, so that neither does the first in the list.
+fn add_missing(
+    world: &World,
+    standings: &[Standing<'_>],
+    budget: &mut Budget<'_>,
+    actions: &mut Vec<Action>,
+    holds: &mut Vec<(ProjectId, Hold)>,
+) {
+    budget.spare_for_claims();
+    let mut missing = Vec::new();
+    for standing in standings
+        .iter()
+        .filter(|standing| standing.pool.enabled && standing.missing() > 0)
+    {
+        let Standing {
+            pool, source, there, ..
+        } = *standing;
+        match paused(pool, &source.streak, world.now) {
+            Some(hold) => holds.push((pool.project.clone(), hold)),
+            None => missing.push((there, pool, source, missing_now(standing))),
+        }
+    }
+    if let Some(turn) = usize::try_from(world.now.as_second())
+        .unwrap_or_default()
+        .checked_rem(missing.len())
+    {
+        missing.rotate_left(turn);
+    }
+    missing.sort_by_key(|(there, ..)| *there);
+    while !missing.is_empty() {
+        missing.retain_mut(|(_, pool, source, count)| {
+            if *count == 0 {
+                return false;
+            }
+            if !budget.take(&pool.project, source.memory_mib, source.forked) {
                 holds.push((
                     pool.project.clone(),
                     budget.why_not(world, &pool.project, source.memory_mib),
                 ));
+                return false;
             }
-        }
+            *count -= 1;
+            actions.push(Action::Create {
+                project: pool.project.clone(),
+                recipe: source.recipe.to_owned(),
+                reason: Reason::BelowTarget,
+            });
+            true
+        });
     }
 }
 
-/// The first instance of a wanted recipe, which is set up beside the pool: only when it is ready is it one of it.
-fn is_first(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
-    instance.state == InstanceState::Provisioning && !instance.forked && (pool.last_good.is_some() || pool.target == 0)
+/// The first instance of a wanted recipe, which is set up beside a pool that serves without it: only when it is ready is it one
+/// of the pool.
+fn is_first(pool: &PoolWorld, ready: usize, instance: &InstanceWorld) -> bool {
+    let beside = pool.last_good.is_some() || ready >= pool.target;
+    instance.state == InstanceState::Provisioning && !instance.forked && !pool.prepared && beside
 }
 
 /// How many to add now: with every success twice as many at once. What is not prepared is set up once: the others would only
 /// wait for it.
-fn missing_now(pool: &PoolWorld, source: &Source<'_>, missing: usize) -> usize {
-    let at_once = if source.forked {
-        1_usize.saturating_add(source.streak.successes as usize)
-    } else {
-        1
+fn missing_now(standing: &Standing<'_>) -> usize {
+    let at_once = match standing.source {
+        Source {
+            forked: true, streak, ..
+        } => 1_usize.saturating_add(streak.successes as usize),
+        _ if standing.builds => 0,
+        _ => 1,
     };
-    let making = serving(pool)
-        .filter(|i| i.state == InstanceState::Provisioning && !is_first(pool, i))
-        .count();
-    missing.min(at_once.saturating_sub(making))
+    standing.missing().min(at_once.saturating_sub(standing.making))
 }
 
-/// The wanted recipe of a pool that is served by its last good one, or that keeps no VM but is to answer at once, is built by
+/// The wanted recipe of a pool that is served by its last good one, or that misses no VM but is to answer at once, is built by
 /// one instance above the target. One build of a set-up at a time: when the next commit comes, the one under way still ends.
-fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>, holds: &mut Vec<(ProjectId, Hold)>) {
-    let waits = |pool: &&PoolWorld| pool.enabled && !pool.prepared && (pool.last_good.is_some() || pool.target == 0);
-    for pool in world.pools.iter().filter(waits) {
-        if pool.instances.iter().any(|i| builds_wanted(pool, i)) {
-            continue;
-        }
+fn build_wanted(
+    world: &World,
+    standings: &[Standing<'_>],
+    budget: &mut Budget<'_>,
+    actions: &mut Vec<Action>,
+    holds: &mut Vec<(ProjectId, Hold)>,
+) {
+    let waits = |standing: &&Standing<'_>| {
+        let (pool, full) = (standing.pool, standing.missing() == 0);
+        pool.enabled && !pool.prepared && (pool.last_good.is_some() || full) && !standing.builds
+    };
+    for pool in standings.iter().filter(waits).map(|standing| standing.pool) {
         if let Some(hold) = paused(pool, &pool.streak, world.now) {
             holds.push((pool.project.clone(), hold));
         } else if budget.take(&pool.project, pool.memory_mib, false) {
@@ -273,6 +344,7 @@ fn build_wanted(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action
     }
 }
 
+/// It is setting up what the pool wants, or an older commit of it: a template will come of it.
 fn builds_wanted(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
     instance.state == InstanceState::Provisioning
         && instance.work != Work::Abandoned
@@ -391,57 +463,66 @@ fn kept_for_debugging(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) 
 
 /// A reason why a ready instance should not be there, apart from being one too many.
 fn is_stale(pool: &PoolWorld, instance: &InstanceWorld, now: Timestamp) -> bool {
-    instance.recipe != source(pool).recipe || now.duration_since(instance.state_since) >= expires_after(pool, instance)
+    let outdated = instance.recipe != pool.recipe && instance.recipe != source(pool).recipe;
+    let age = now.duration_since(instance.state_since);
+    // The spread is looked at only where it can matter.
+    outdated || age >= share(pool, AGE_FROM_PERCENT) && age >= expires_after(pool, instance)
 }
 
 /// The instance's own maximum age: spread by its id, which is random enough, so that it is the same in every pass.
 fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
     let own = spread(instance.id.as_str()) % (AGE_SPREAD_PERCENT + 1);
     let percent = AGE_FROM_PERCENT + i64::try_from(own).unwrap_or_default();
-    SignedDuration::from_secs(pool.max_age_seconds * percent / 100)
+    share(pool, percent)
+}
+
+/// So much of the maximum age.
+fn share(pool: &PoolWorld, percent: i64) -> SignedDuration {
+    SignedDuration::from_secs(pool.max_age_seconds.saturating_mul(percent) / 100)
 }
 
 /// Ready instances above the target: stale ones first, then the oldest. Those being made count only when they are ready,
 /// but unneeded ones of a disabled pool or above the target are stopped as well.
-fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
+fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &mut Vec<Action>) {
+    let pool = standing.pool;
     let target = if pool.enabled { pool.target } else { 0 };
-    let alive = |i: &&InstanceWorld| !world.drivers_observed || i.state != InstanceState::Ready || i.vm.is_alive();
-    let mut ready: Vec<_> = serving(pool)
-        .filter(|i| i.state == InstanceState::Ready)
-        .filter(alive)
-        .collect();
-    ready.sort_by_key(|i| (!is_stale(pool, i, world.now), i.state_since));
-    let surplus = ready.len().saturating_sub(target);
-    for instance in ready.iter().take(surplus) {
-        let reason = if !pool.enabled {
-            Reason::PoolDisabled
-        } else if is_stale(pool, instance, world.now) {
-            Reason::Stale
-        } else {
-            Reason::Surplus
-        };
-        actions.push(Action::Delete {
-            instance: instance.id.clone(),
-            generation: instance.generation,
-            reason,
-        });
+    let surplus = standing.ready.saturating_sub(target);
+    if surplus > 0 {
+        let mut ready: Vec<_> = ready(world, pool)
+            .map(|i| (!is_stale(pool, i, world.now), i.state_since, i))
+            .collect();
+        ready.sort_by_key(|(fresh, since, _)| (*fresh, *since));
+        for (fresh, _, instance) in ready.into_iter().take(surplus) {
+            let reason = match (pool.enabled, fresh) {
+                (false, _) => Reason::PoolDisabled,
+                (true, true) => Reason::Surplus,
+                (true, false) => Reason::Stale,
+            };
+            actions.push(Action::Delete {
+                instance: instance.id.clone(),
+                generation: instance.generation,
+                reason,
+            });
+        }
     }
     // By an older set-up it would be stale the moment it is ready. One of an older commit still ends: were it stopped, a
     // branch that moves faster than a build takes would never be built at all.
-    let serves = source(pool).recipe;
+    let serves = standing.source.recipe;
     let lasts = |i: &InstanceWorld| pool.enabled && (i.recipe == serves || same_set_up(&i.recipe, &pool.recipe));
     let (current, outdated): (Vec<_>, Vec<_>) = serving(pool)
         .filter(|i| i.state == InstanceState::Provisioning)
         .partition(|i| lasts(i));
+    let mut current: Vec<_> = current
+        .into_iter()
+        .filter(|i| !is_first(pool, standing.ready, i))
+        .collect();
     let builds = pool
         .instances
         .iter()
-        .filter(|i| i.state == InstanceState::Provisioning && i.is_build && !lasts(i));
-    let current: Vec<_> = current.into_iter().filter(|i| !is_first(pool, i)).collect();
+        .filter(|i| i.state == InstanceState::Provisioning && i.work != Work::Abandoned && i.is_build && !lasts(i));
     // One above the target may be in the making: the replacement of a stale one.
-    let stale_left = ready.iter().skip(surplus).any(|i| is_stale(pool, i, world.now));
-    let allowed = target.saturating_sub(ready.len() - surplus) + usize::from(stale_left);
-    let mut current = current;
+    let stale_left = standing.stale > surplus;
+    let allowed = target.saturating_sub(standing.ready - surplus) + usize::from(stale_left);
     // The ones that began last have the least to lose.
     current.sort_by(|a, b| b.id.cmp(&a.id));
     let too_many = current.len().saturating_sub(allowed);
@@ -461,17 +542,16 @@ fn remove_surplus(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
 }
 
 /// Make before break: when a pool is full and nothing is being made, one more by what serves now. Where a limit leaves no room
-/// for one more, the stalest goes first.
-fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
-    for pool in world.pools.iter().filter(|pool| pool.enabled) {
-        let source = source(pool);
-        if paused(pool, &source.streak, world.now).is_some() {
+/// for one more, the stalest goes first; of all pools only so many at a time as can be made anew at a time.
+fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
+    for standing in standings {
+        let Standing { pool, source, .. } = *standing;
+        let idle = standing.making == 0 && standing.there == standing.ready;
+        let full = pool.enabled && idle && standing.ready == pool.target;
+        let Some(stalest) = standing.stalest.filter(|_| full) else {
             continue;
-        }
-        let ready = count_ready(pool);
-        let idle = serving(pool).all(|i| i.state == InstanceState::Ready || is_first(pool, i));
-        let stale = serving(pool).any(|i| i.state == InstanceState::Ready && is_stale(pool, i, world.now));
-        if !(stale && idle && ready == pool.target) {
+        };
+        if paused(pool, &source.streak, world.now).is_some() {
             continue;
         }
         if budget.take(&pool.project, source.memory_mib, source.forked) {
@@ -480,17 +560,29 @@ fn replace_stale(world: &World, budget: &mut Budget<'_>, actions: &mut Vec<Actio
                 recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if budget.has_no_room(&pool.project, source.memory_mib) {
-            let oldest = serving(pool)
-                .filter(|i| is_stale(pool, i, world.now))
-                .min_by_key(|i| i.state_since);
-            actions.extend(oldest.map(|instance| Action::Delete {
-                instance: instance.id.clone(),
-                generation: instance.generation,
+        } else if budget.has_no_room(&pool.project, source.memory_mib) && budget.take_turn(source.forked) {
+            actions.push(Action::Delete {
+                instance: stalest.id.clone(),
+                generation: stalest.generation,
                 reason: Reason::Stale,
-            }));
+            });
         }
     }
+}
+
+/// VMs that somebody worked in, or that a claim gave back.
+fn let_rest(world: &World, actions: &mut Vec<Action>) {
+    let tired = |i: &&InstanceWorld| {
+        i.state == InstanceState::Ready && i.vm == VmPresence::Running && !(i.is_test || i.is_build || i.reserved)
+    };
+    let all = world.pools.iter().flat_map(|pool| &pool.instances);
+    let mut tired: Vec<_> = all.filter(tired).map(|i| i.id.clone()).collect();
+    if tired.is_empty() {
+        return;
+    }
+    let named: HashSet<&InstanceId> = actions.iter().filter_map(Action::instance).collect();
+    tired.retain(|id| !named.contains(id));
+    actions.extend(tired.into_iter().map(|instance| Action::Rest { instance }));
 }
 
 #[cfg(test)]

@@ -185,6 +185,13 @@ impl FailureKind {
     pub fn blames_recipe(self) -> bool {
         matches!(self, Self::Setup | Self::Repository | Self::Image)
     }
+
+    /// Whether it speaks against the host: repeating it at once will most likely fail again. A server that ended in the
+    /// middle says nothing about either.
+    #[must_use]
+    pub fn blames_host(self) -> bool {
+        matches!(self, Self::Host | Self::VmLost | Self::Identity)
+    }
 }
 
 impl std::str::FromStr for FailureKind {

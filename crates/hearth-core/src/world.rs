@@ -92,6 +92,33 @@ pub struct FailureStreak {
     pub successes: u32,
 }
 
+impl FailureStreak {
+    /// After one more boot that went well.
+    #[must_use]
+    pub fn succeeded(self) -> Self {
+        let successes = if self.last_at.is_some() { 0 } else { self.successes };
+        Self {
+            successes: successes.saturating_add(1),
+            ..Self::default()
+        }
+    }
+
+    /// After one more boot that failed.
+    #[must_use]
+    pub fn failed(self, kind: FailureKind, at: Timestamp) -> Self {
+        let mut after = Self { successes: 0, ..self };
+        if kind.blames_recipe() {
+            after.recipe += 1;
+        } else if kind.blames_host() {
+            after.host += 1;
+        } else {
+            return self;
+        }
+        (after.last_at, after.last_kind) = (Some(at), Some(kind));
+        after
+    }
+}
+
 /// One instance.
 #[derive(Debug, Clone)]
 pub struct InstanceWorld {

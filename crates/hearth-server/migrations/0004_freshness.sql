@@ -13,3 +13,11 @@ ALTER TABLE template ADD COLUMN settings TEXT NOT NULL DEFAULT '[]'; -- JSON lis
 
 -- A person said to try again: failures before this do not count against the recipe.
 ALTER TABLE pool ADD COLUMN retried_at INTEGER;
+
+-- Which server makes the pools as they are wished. Whoever holds it alone acts; a new holder counts up.
+CREATE TABLE controller (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    holder     TEXT NOT NULL,               -- the server process
+    generation INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;

@@ -7,7 +7,9 @@ mod reconcile;
 mod secrets;
 mod serve;
 mod store;
+mod watch;
 
 pub use http::openapi_document;
 pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};
+pub use watch::WebhookSecret;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 
+use crate::watch::WebhookSecret;
+
 /// The tenant of the first token, and its owner: whoever runs the installation.
 pub(crate) const FIRST_TENANT: &str = "default";
 
@@ -43,6 +45,12 @@ pub struct ServeOptions {
     pub template_disk_mib: u64,
     /// A template that was made so long ago is made anew, from the image.
     pub template_max_age: Duration,
+    /// How often a ready VM is asked whether it still answers; zero: never.
+    pub probe_interval: Duration,
+    /// Time between two looks at a repository whose branches are followed; zero: only webhooks make the server look.
+    pub watch_interval: Duration,
+    /// What webhooks are signed with; without one none is taken.
+    pub webhook_secret: Option<WebhookSecret>,
     /// VMs that may exist at once.
     pub max_vms: usize,
     /// Sum of the memory sizes of all VMs, MiB.
@@ -65,6 +73,10 @@ const PROCESSORS_PER_PROVISION: usize = 2;
 const TEMPLATE_DISK_MIB: u64 = 20 * 1024;
 /// A day: long enough to be worth making, short enough that packages and repositories below it are not forgotten.
 const TEMPLATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Often enough that a dead VM is rarely the first that a claim finds, and too seldom to cost anything.
+const PROBE_INTERVAL: Duration = Duration::from_secs(300);
+/// A push shows soon enough without a webhook, and a forge does not notice the looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 /// A fork waits for its emulator's process and its disk about as long as it computes.
 const FORKS_PER_PROCESSOR: usize = 2;
 /// Two at once hide each other's waiting for disk and network.
@@ -91,6 +103,9 @@ impl ServeOptions {
             fork_concurrency: processors * FORKS_PER_PROCESSOR,
             template_disk_mib: TEMPLATE_DISK_MIB,
             template_max_age: TEMPLATE_MAX_AGE,
+            probe_interval: PROBE_INTERVAL,
+            watch_interval: WATCH_INTERVAL,
+            webhook_secret: None,
             max_vms: MAX_VMS,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
         }

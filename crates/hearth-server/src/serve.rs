@@ -14,7 +14,7 @@ use hearth_drivers::{Driver, Locks};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{AppState, Pace, answer, new_token};
+use crate::http::{AppState, HookGate, Pace, answer, new_token};
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::agents::Agents;
@@ -24,6 +24,7 @@ use crate::provision::mirrors::{Mirrors, sweep};
 use crate::reconcile::Reconciler;
 use crate::secrets::{Cipher, SecretError, write_private};
 use crate::store::{NewToken, Store, StoreError};
+use crate::watch::Watch;
 
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -113,8 +114,11 @@ pub async fn serve_with(
         boot_timeout: options.boot_timeout,
     };
     let reconciler = Reconciler::new(context, options);
+    let watch = Watch::new(reconciler.clone(), options);
     let state = AppState {
         reconciler: reconciler.clone(),
+        watch: watch.clone(),
+        hooks: HookGate::new(options.webhook_secret.clone(), options.requests_per_second),
         git_base_url: options.git_base_url.clone(),
         pace: Pace::new(options.requests_per_second),
         longest_wait: options.longest_claim_wait,
@@ -130,6 +134,14 @@ pub async fn serve_with(
         let (reconciler, stop) = (reconciler.clone(), stop.clone());
         async move { reconciler.keep(stop).await }
     });
+    let probing = tokio::spawn({
+        let (reconciler, stop) = (reconciler.clone(), stop.clone());
+        async move { reconciler.probe(stop).await }
+    });
+    let watching = tokio::spawn({
+        let stop = stop.clone();
+        async move { watch.run(stop).await }
+    });
     let looping = tokio::spawn({
         let stop = stop.clone();
         async move { reconciler.run(stop).await }
@@ -141,7 +153,7 @@ pub async fn serve_with(
         .map_err(listen)?;
     stop.cancel();
     // A panic in the loop was logged where it happened.
-    let _ = tokio::join!(looping, keeping);
+    let _ = tokio::join!(looping, keeping, probing, watching);
     store.close().await;
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use hearth_api::ids::ProjectId;
 
 use super::decision::Hold;
-use super::standing::host_load;
 use crate::state::InstanceState;
 use crate::world::{InstanceWorld, Limits, Work, World};
 
@@ -32,23 +31,36 @@ impl<'a> Budget<'a> {
             concurrent_forks,
             tokens,
         } = world.limits;
-        let load = host_load(world);
-        Self {
-            vms: max_vms.saturating_sub(load.vms),
-            memory_mib: memory_mib.saturating_sub(load.memory_mib),
-            provisions: concurrent_provisions.saturating_sub(load.provisions),
-            forks: concurrent_forks.saturating_sub(load.forks),
+        let mut budget = Self {
+            vms: max_vms.saturating_sub(world.orphans.len()),
+            memory_mib,
+            provisions: concurrent_provisions,
+            forks: concurrent_forks,
             spared: usize::from(concurrent_forks > 1),
             tokens,
-            projects: world
-                .pools
-                .iter()
-                .filter_map(|pool| {
-                    let existing = pool.instances.iter().filter(|i| holds_resources(i)).count();
-                    Some((&pool.project, pool.max_vms?.saturating_sub(existing)))
-                })
-                .collect(),
+            projects: HashMap::new(),
+        };
+        for pool in &world.pools {
+            let mut existing = 0;
+            for instance in pool.instances.iter().filter(|i| holds_resources(i)) {
+                existing += 1;
+                budget.memory_mib = budget.memory_mib.saturating_sub(instance.memory_mib);
+                if instance.state == InstanceState::Provisioning && instance.work == Work::Here {
+                    let at_once = budget.at_once(instance.forked);
+                    *at_once = at_once.saturating_sub(1);
+                }
+            }
+            budget.vms = budget.vms.saturating_sub(existing);
+            if let Some(most) = pool.max_vms {
+                budget.projects.insert(&pool.project, most.saturating_sub(existing));
+            }
         }
+        budget
+    }
+
+    /// How many of a kind may be in the making at once.
+    fn at_once(&mut self, forked: bool) -> &mut usize {
+        if forked { &mut self.forks } else { &mut self.provisions }
     }
 
     /// From here on nobody waits for what is made: a refill never takes the last fork that a claim may ask for.
@@ -58,19 +70,27 @@ impl<'a> Budget<'a> {
 
     /// Takes one VM that is not there yet.
     pub(super) fn take(&mut self, project: &ProjectId, memory_mib: u64, forked: bool) -> bool {
-        let own = self.projects.get_mut(project);
-        let at_once = if forked { &mut self.forks } else { &mut self.provisions };
-        let none_left = self.vms == 0 || *at_once == 0 || self.tokens == 0;
-        if none_left || self.memory_mib < memory_mib || own.as_deref() == Some(&0) {
+        let none_left = self.tokens == 0 || *self.at_once(forked) == 0;
+        if none_left || self.has_no_room(project, memory_mib) {
             return false;
         }
-        *at_once -= 1;
-        if let Some(own) = own {
+        *self.at_once(forked) -= 1;
+        if let Some(own) = self.projects.get_mut(project) {
             *own -= 1;
         }
         self.vms -= 1;
         self.tokens -= 1;
         self.memory_mib -= memory_mib;
+        true
+    }
+
+    /// Takes the turn of one VM that can be made only after another one is gone.
+    pub(super) fn take_turn(&mut self, forked: bool) -> bool {
+        if *self.at_once(forked) == 0 || self.tokens == 0 {
+            return false;
+        }
+        *self.at_once(forked) -= 1;
+        self.tokens -= 1;
         true
     }
 

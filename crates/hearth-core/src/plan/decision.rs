@@ -71,6 +71,22 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The instance that it is about; nothing for one that is still to be made, and for a VM without a row.
+    #[must_use]
+    pub fn instance(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Create { .. } | Self::Build { .. } | Self::DestroyOrphan { .. } => None,
+            Self::Start { instance }
+            | Self::Fail { instance, .. }
+            | Self::Retire { instance, .. }
+            | Self::Delete { instance, .. }
+            | Self::Teardown { instance }
+            | Self::Rest { instance } => Some(instance),
+        }
+    }
+}
+
 /// Why the planner does something; shown to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {

@@ -1,15 +1,19 @@
-//! Single decisions by example, and a simulation that checks the promises over random histories.
+//! Single decisions by example.
 
 use hearth_api::ids::{InstanceId, ProjectId};
 use jiff::{SignedDuration, Timestamp};
-use proptest::prelude::*;
 
 use super::budget::holds_resources;
 use super::*;
-use crate::world::{FailureStreak, Limits, PoolWorld};
+use crate::world::{FailureStreak, LastGood, Limits, PoolWorld};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000_000 + seconds)
+}
+
+/// A recipe's name: a set-up, and what it met.
+fn recipe(set_up: u32, commit: u32) -> String {
+    format!("{set_up:012x}{commit:012x}")
 }
 
 fn instance(state: InstanceState, since: i64) -> InstanceWorld {
@@ -20,7 +24,9 @@ fn instance(state: InstanceState, since: i64) -> InstanceWorld {
         is_test: false,
         is_build: false,
         reserved: false,
-        recipe: "r1".into(),
+        recipe: recipe(1, 1),
+        forked: true,
+        failure: None,
         memory_mib: 1024,
         created_at: at(since),
         state_since: at(since),
@@ -41,10 +47,14 @@ fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
         target,
         max_vms: None,
         max_age_seconds: 3600,
-        recipe: "r1".into(),
+        recipe: recipe(1, 1),
         memory_mib: 1024,
         prepared: true,
-        streak: FailureStreak::default(),
+        streak: FailureStreak {
+            successes: 20,
+            ..FailureStreak::default()
+        },
+        last_good: None,
         instances,
     }
 }
@@ -56,13 +66,38 @@ fn world(pools: Vec<PoolWorld>) -> World {
             max_vms: 100,
             memory_mib: 100 * 1024,
             concurrent_provisions: 4,
-            concurrent_forks: 4,
+            concurrent_forks: 5,
+            tokens: 100,
         },
         pools,
         can_rest: false,
         orphans: Vec::new(),
         drivers_observed: true,
     }
+}
+
+/// The branch of a pool has moved; there is no template of the new commit yet.
+fn push(pool: &mut PoolWorld) {
+    pool.last_good = Some(LastGood {
+        recipe: std::mem::replace(&mut pool.recipe, recipe(1, 2)),
+        memory_mib: 64,
+        streak: std::mem::take(&mut pool.streak),
+    });
+    pool.prepared = false;
+}
+
+/// A VM in which a recipe is being set up, for its template alone.
+fn build(recipe: String) -> InstanceWorld {
+    InstanceWorld {
+        recipe,
+        is_build: true,
+        forked: false,
+        ..instance(InstanceState::Provisioning, 0)
+    }
+}
+
+fn builds(actions: &[Action]) -> usize {
+    actions.iter().filter(|a| matches!(a, Action::Build { .. })).count()
 }
 
 fn creates(actions: &[Action]) -> usize {
@@ -122,7 +157,7 @@ fn without_room_for_one_more_the_stalest_goes_first() {
         vec![instance(InstanceState::Ready, 5), instance(InstanceState::Ready, 0)],
     );
     full.max_vms = Some(2);
-    full.recipe = "r2".into();
+    full.recipe = recipe(1, 2);
     let actions = plan(&world(vec![full.clone()]));
     assert_eq!(deleted(&actions), [(&full.instances[1].id, Reason::Stale)]);
     assert_eq!(creates(&actions), 0);
@@ -155,7 +190,7 @@ fn surplus_goes_oldest_first_and_a_disabled_pool_empties() {
 #[test]
 fn a_stale_instance_goes_only_after_its_replacement_is_ready() {
     let mut old = instance(InstanceState::Ready, 0);
-    old.recipe = "r0".into();
+    old.recipe = recipe(1, 0);
     let first = plan(&world(vec![pool(1, vec![old.clone()])]));
     assert!(matches!(
         first[..],
@@ -202,12 +237,236 @@ fn the_breaker_opens_after_three_failures_and_probes_later() {
     let mut broken = pool(3, vec![]);
     broken.streak = FailureStreak {
         recipe: BREAKER_AFTER,
-        host: 0,
         last_at: Some(at(999)),
+        last_kind: Some(FailureKind::Setup),
+        ..FailureStreak::default()
     };
     assert_eq!(plan(&world(vec![broken.clone()])), []);
-    broken.streak.last_at = Some(at(1000 - 301));
+    broken.streak.last_at = Some(at(1000 - 5 * 60 * 125 / 100));
     assert_eq!(creates(&plan(&world(vec![broken]))), 1);
+}
+
+/// How long a pool waits after a failure, in whole seconds.
+fn pause_after(recipe: u32, host: u32, kind: FailureKind) -> i64 {
+    let streak = FailureStreak {
+        recipe,
+        host,
+        last_at: Some(at(0)),
+        last_kind: Some(kind),
+        successes: 0,
+    };
+    let pool = pool(1, vec![]);
+    (0..10_000)
+        .find(|seconds| paused(&pool, &streak, at(*seconds)).is_none())
+        .unwrap()
+}
+
+#[test]
+fn pauses_grow_with_every_failure_up_to_their_longest() {
+    // Each with up to a quarter more, so that pools do not try together.
+    let about = |seconds: i64, pause: i64| (seconds..=seconds * 5 / 4 + 1).contains(&pause);
+    for (failures, minutes) in [(3, 5), (4, 10), (5, 20), (6, 40), (7, 60), (40, 60)] {
+        assert!(about(minutes * 60, pause_after(failures, 0, FailureKind::Setup)));
+    }
+    assert_eq!(pause_after(2, 0, FailureKind::Setup), 0);
+    for (failures, seconds) in [(1, 15), (2, 30), (3, 60), (20, 3600)] {
+        assert!(about(seconds, pause_after(failures, 0, FailureKind::Image)));
+        assert!(about(seconds, pause_after(failures, 0, FailureKind::Repository)));
+    }
+    for (failures, seconds) in [(1, 5), (2, 10), (3, 20), (20, 300)] {
+        assert!(about(seconds, pause_after(0, failures, FailureKind::Host)));
+    }
+}
+
+#[test]
+fn a_streak_ends_with_the_first_boot_that_ends_the_other_way() {
+    let good = FailureStreak::default().succeeded().succeeded();
+    assert_eq!((good.successes, good.last_at), (2, None));
+    let bad = good
+        .failed(FailureKind::Setup, at(1))
+        .failed(FailureKind::Identity, at(2));
+    assert_eq!(
+        (bad.successes, bad.recipe, bad.host, bad.last_at),
+        (0, 1, 1, Some(at(2)))
+    );
+    assert_eq!(bad.failed(FailureKind::Interrupted, at(3)), bad);
+    assert_eq!(bad.succeeded().successes, 1);
+}
+
+#[test]
+fn the_last_good_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
+    let mut pushed = pool(3, vec![instance(InstanceState::Ready, 0)]);
+    push(&mut pushed);
+    let first = plan(&world(vec![pushed.clone()]));
+    assert_eq!((creates(&first), builds(&first)), (2, 1));
+    let old = recipe(1, 1);
+    assert!(
+        first
+            .iter()
+            .all(|a| !matches!(a, Action::Create { recipe, .. } if *recipe != old))
+    );
+    // Under way: neither a second one nor a replacement of what serves.
+    pushed
+        .instances
+        .extend([1, 1].map(|_| instance(InstanceState::Ready, 0)));
+    pushed.instances.push(build(pushed.recipe.clone()));
+    assert_eq!(plan(&world(vec![pushed.clone()])), []);
+    // Prepared: one more than the target at a time, and never one less.
+    (pushed.prepared, pushed.last_good) = (true, None);
+    pushed.instances[3].state = InstanceState::Ready;
+    let rolling = plan(&world(vec![pushed.clone()]));
+    assert_eq!(creates(&rolling), 1);
+    assert_eq!(deleted(&rolling), [(&pushed.instances[3].id, Reason::Built)]);
+    pushed.instances[3] = InstanceWorld {
+        recipe: pushed.recipe.clone(),
+        ..instance(InstanceState::Ready, 5)
+    };
+    assert!(matches!(deleted(&plan(&world(vec![pushed])))[..], [(_, Reason::Stale)]));
+}
+
+#[test]
+fn a_build_outlives_the_next_commit_but_not_another_set_up() {
+    let full = (0..2).map(|_| instance(InstanceState::Ready, 0)).collect();
+    let mut pushed = pool(2, full);
+    push(&mut pushed);
+    pushed.instances.push(build(pushed.recipe.clone()));
+    pushed.recipe = recipe(1, 3);
+    assert_eq!(plan(&world(vec![pushed.clone()])), []);
+    pushed.recipe = recipe(2, 3);
+    let actions = plan(&world(vec![pushed.clone()]));
+    assert_eq!(deleted(&actions), [(&pushed.instances[2].id, Reason::Stale)]);
+    assert_eq!(builds(&actions), 1);
+}
+
+#[test]
+fn a_pool_waits_for_a_build_that_is_under_way_and_is_set_up_once() {
+    let mut empty = pool(3, vec![build(recipe(1, 1))]);
+    empty.prepared = false;
+    assert_eq!(plan(&world(vec![empty.clone()])), []);
+    empty.instances.clear();
+    assert_eq!(creates(&plan(&world(vec![empty.clone()]))), 1);
+    empty.target = 0;
+    assert_eq!(builds(&plan(&world(vec![empty]))), 1);
+}
+
+#[test]
+fn a_lost_template_does_not_replace_the_wanted_by_older_ones() {
+    let mut lost = pool(1, vec![instance(InstanceState::Ready, 0)]);
+    push(&mut lost);
+    lost.instances[0].recipe.clone_from(&lost.recipe);
+    let actions = plan(&world(vec![lost]));
+    assert_eq!(
+        (creates(&actions), builds(&actions), deleted(&actions).len()),
+        (0, 1, 0)
+    );
+}
+
+#[test]
+fn a_recipe_starts_slowly() {
+    let mut fresh = pool(20, vec![]);
+    for (successes, at_once) in [(0, 1), (1, 2), (3, 4)] {
+        fresh.streak.successes = successes;
+        assert_eq!(creates(&plan(&world(vec![fresh.clone()]))), at_once);
+    }
+    fresh.instances.push(instance(InstanceState::Provisioning, 0));
+    assert_eq!(creates(&plan(&world(vec![fresh]))), 3);
+}
+
+#[test]
+fn tokens_bound_what_a_pass_begins_and_one_fork_is_spared_for_claims() {
+    let mut waiting = instance(InstanceState::Provisioning, 0);
+    (waiting.work, waiting.reserved) = (Work::Unstarted, true);
+    let mut world = world(vec![pool(20, vec![]), pool(1, vec![waiting])]);
+    let starts = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
+    world.limits.tokens = 3;
+    let actions = plan(&world);
+    assert_eq!((starts(&actions), creates(&actions)), (1, 2));
+    world.limits.tokens = 100;
+    let actions = plan(&world);
+    assert_eq!((starts(&actions), creates(&actions)), (1, 3));
+    world.pools[1].instances.clear();
+    assert_eq!(creates(&plan(&world)), 4);
+    world.limits.concurrent_forks = 1;
+    assert_eq!(creates(&plan(&world)), 1);
+}
+
+#[test]
+fn of_a_full_host_only_so_many_give_way_at_a_time_as_can_be_made_anew() {
+    let pools = (0..20).map(|_| {
+        let mut stale = pool(1, vec![instance(InstanceState::Ready, 0)]);
+        stale.recipe = recipe(1, 2);
+        stale
+    });
+    let mut world = world(pools.collect());
+    world.limits.max_vms = 20;
+    assert_eq!(deleted(&plan(&world)).len(), 4);
+}
+
+#[test]
+fn a_row_that_is_not_needed_any_more_is_not_started_and_nothing_is_named_twice() {
+    let mut left = instance(InstanceState::Provisioning, 0);
+    left.work = Work::Unstarted;
+    let mut tired = instance(InstanceState::Ready, 0);
+    tired.vm = VmPresence::Running;
+    let mut old = build(recipe(2, 1));
+    old.work = Work::Abandoned;
+    let ids = [left.id.clone(), tired.id.clone(), old.id.clone()];
+    let mut pool = pool(1, vec![left, tired, old]);
+    pool.enabled = false;
+    let mut world = world(vec![pool]);
+    world.can_rest = true;
+    let actions = plan(&world);
+    for id in &ids {
+        assert_eq!(actions.iter().filter(|a| a.instance() == Some(id)).count(), 1);
+    }
+}
+
+#[test]
+fn the_first_vm_that_fails_with_an_open_breaker_is_kept_for_half_an_hour() {
+    let failed = |since| InstanceWorld {
+        failure: Some(FailureKind::Setup),
+        ..instance(InstanceState::Failed, since)
+    };
+    let mut broken = pool(1, vec![failed(900), failed(800)]);
+    let retired = |pool: &PoolWorld, now| {
+        let mut world = world(vec![pool.clone()]);
+        world.now = at(now);
+        let retires = |a: Action| match a {
+            Action::Retire { instance, .. } => Some(instance),
+            _ => None,
+        };
+        plan(&world).into_iter().filter_map(retires).collect::<Vec<_>>()
+    };
+    let [later, first] = [0, 1].map(|index: usize| broken.instances[index].id.clone());
+    broken.streak = FailureStreak {
+        recipe: 2,
+        last_at: Some(at(900)),
+        last_kind: Some(FailureKind::Setup),
+        ..FailureStreak::default()
+    };
+    assert_eq!(retired(&broken, 1000), [later.clone(), first.clone()]);
+    broken.streak.recipe = 3;
+    assert_eq!(retired(&broken, 1000), std::slice::from_ref(&later));
+    // A dead one shows nothing, and half an hour is enough.
+    assert_eq!(retired(&broken, 800 + 30 * 60), std::slice::from_ref(&first));
+    broken.instances[1].vm = VmPresence::Stopped;
+    assert_eq!(retired(&broken, 1000), [first]);
+}
+
+#[test]
+fn something_missing_backs_off_from_the_first_time() {
+    for kind in [FailureKind::Image, FailureKind::Repository] {
+        let mut missing = pool(1, vec![]);
+        (missing.prepared, missing.streak) = (false, FailureStreak::default().failed(kind, at(990)));
+        let decision = decide(&world(vec![missing.clone()]));
+        assert_eq!(decision.actions, []);
+        assert_eq!(
+            decision.holds,
+            [(missing.project.clone(), Hold::Missing { kind, failures: 1 })]
+        );
+        missing.streak.last_at = Some(at(980));
+        assert_eq!(creates(&plan(&world(vec![missing]))), 1);
+    }
 }
 
 #[test]
@@ -227,132 +486,4 @@ fn half_made_rows_of_a_dead_server_are_removed_and_tests_fail_with_a_sentence() 
     assert_eq!(creates(&actions), 1);
 }
 
-/// One event of a random history.
-#[derive(Debug, Clone)]
-enum Event {
-    Pass,
-    Finish { which: usize, well: bool },
-    Claim { which: usize },
-    Kill { which: usize },
-    SetTarget { target: usize, enabled: bool },
-    NewRecipe,
-    Restart,
-    Later { seconds: i64 },
-}
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let event = prop_oneof![
-        6 => Just(Event::Pass),
-        4 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Event::Finish { which, well }),
-        2 => (0..8_usize).prop_map(|which| Event::Claim { which }),
-        1 => (0..8_usize).prop_map(|which| Event::Kill { which }),
-        1 => (1..5_usize, any::<bool>()).prop_map(|(target, enabled)| Event::SetTarget { target, enabled }),
-        1 => Just(Event::NewRecipe),
-        1 => Just(Event::Restart),
-        1 => (1..4000_i64).prop_map(|seconds| Event::Later { seconds }),
-    ];
-    prop::collection::vec(event, 0..80)
-}
-
-/// Carries the actions out, and checks what must hold for each.
-fn apply(world: &mut World, actions: Vec<Action>) {
-    let now = world.now;
-    for action in actions {
-        let find = |pool: &PoolWorld, id: &InstanceId| pool.instances.iter().position(|i| i.id == *id);
-        match action {
-            Action::Create { .. } => {
-                let recipe = world.pools[0].recipe.clone();
-                let mut new = instance(InstanceState::Provisioning, 0);
-                (new.recipe, new.created_at, new.state_since) = (recipe, now, now);
-                world.pools[0].instances.push(new);
-            }
-            Action::Start { instance } => {
-                let at = find(&world.pools[0], &instance).unwrap();
-                world.pools[0].instances[at].work = Work::Here;
-            }
-            Action::Fail { instance, .. } => {
-                let at = find(&world.pools[0], &instance).unwrap();
-                let row = &mut world.pools[0].instances[at];
-                assert!(InstanceState::Failed.legal_sources().contains(&row.state));
-                (row.state, row.state_since) = (InstanceState::Failed, now);
-            }
-            Action::Retire { instance, .. } => {
-                let at = find(&world.pools[0], &instance).unwrap();
-                let row = &mut world.pools[0].instances[at];
-                assert!(InstanceState::Retiring.legal_sources().contains(&row.state));
-                (row.state, row.state_since, row.work) = (InstanceState::Archived, now, Work::Idle);
-            }
-            Action::Delete { instance, reason, .. } => {
-                let at = find(&world.pools[0], &instance).unwrap();
-                let row = world.pools[0].instances.remove(at);
-                assert!(
-                    row.state != InstanceState::Claimed || reason == Reason::LeaseEnded,
-                    "touched a claimed one"
-                );
-            }
-            Action::Teardown { .. } | Action::Rest { .. } | Action::DestroyOrphan { .. } => {}
-        }
-    }
-    let existing = world.pools[0].instances.iter().filter(|i| holds_resources(i)).count();
-    assert!(existing <= world.limits.max_vms, "above the limit: {existing}");
-}
-
-proptest! {
-    #[test]
-    fn random_histories_keep_the_promises_and_settle(events in events()) {
-        let mut world = world(vec![pool(2, vec![])]);
-        world.limits.max_vms = 12;
-        for event in events {
-            let rows = &mut world.pools[0].instances;
-            let count = rows.len().max(1);
-            match event {
-                Event::Pass => {
-                    let actions = plan(&world);
-                    apply(&mut world, actions);
-                }
-                Event::Finish { which, well } => {
-                    if let Some(row) = rows.get_mut(which % count).filter(|r| r.state == InstanceState::Provisioning) {
-                        row.state = if well { InstanceState::Ready } else { InstanceState::Failed };
-                        (row.state_since, row.work) = (world.now, Work::Idle);
-                    }
-                }
-                Event::Claim { which } => {
-                    if let Some(row) = rows.get_mut(which % count).filter(|r| r.state == InstanceState::Ready) {
-                        (row.state, row.state_since) = (InstanceState::Claimed, world.now);
-                    }
-                }
-                Event::Kill { which } => {
-                    if let Some(row) = rows.get_mut(which % count) {
-                        row.vm = VmPresence::Stopped;
-                    }
-                }
-                Event::SetTarget { target, enabled } => {
-                    (world.pools[0].target, world.pools[0].enabled) = (target, enabled);
-                }
-                Event::NewRecipe => world.pools[0].recipe.push('x'),
-                Event::Restart => {
-                    for row in rows.iter_mut().filter(|r| r.state == InstanceState::Provisioning) {
-                        row.work = Work::Abandoned;
-                    }
-                }
-                Event::Later { seconds } => world.now += SignedDuration::from_secs(seconds),
-            }
-        }
-        // Left alone, with every boot succeeding and claims given back, it settles on the target by the current recipe.
-        world.pools[0].instances.retain(|r| r.state != InstanceState::Claimed);
-        for _ in 0..64 {
-            let actions = plan(&world);
-            apply(&mut world, actions);
-            for row in &mut world.pools[0].instances {
-                if row.state == InstanceState::Provisioning && row.work == Work::Here {
-                    (row.state, row.state_since, row.work) = (InstanceState::Ready, world.now, Work::Idle);
-                }
-            }
-        }
-        let pool = &world.pools[0];
-        let ready = pool.instances.iter().filter(|r| r.state == InstanceState::Ready).count();
-        prop_assert_eq!(ready, if pool.enabled { pool.target } else { 0 });
-        prop_assert!(pool.instances.iter().filter(|r| r.state == InstanceState::Ready).all(|r| r.recipe == pool.recipe));
-        prop_assert_eq!(plan(&world), []);
-    }
-}
+mod history;

@@ -57,7 +57,7 @@ impl FromRequestParts<AppState> for Caller {
             return Err(refuse("this token has expired"));
         }
         if let Some(wait) = state.pace.must_wait(&row.id) {
-            return Err(ApiError::too_often(wait));
+            return Err(ApiError::too_often("this token", wait));
         }
         if row.last_used_at.is_none_or(|at| now.duration_since(at) > TOUCH_EVERY) {
             let (store, id) = (state.store().clone(), row.id.clone());

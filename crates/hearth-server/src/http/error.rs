@@ -11,6 +11,11 @@ use crate::provision::agents::ConnectError;
 use crate::reconcile::ClaimError;
 use crate::store::StoreError;
 
+/// It was done.
+pub const OK: StatusCode = StatusCode::OK;
+/// It will be done.
+pub const ACCEPTED: StatusCode = StatusCode::ACCEPTED;
+
 /// A reply outside 2xx.
 #[derive(Debug)]
 pub struct ApiError {
@@ -74,13 +79,13 @@ impl ApiError {
         }
     }
 
-    /// 429: this token asks too often.
-    pub fn too_often(wait: Duration) -> Self {
+    /// 429: this one asks too often.
+    pub fn too_often(who: &str, wait: Duration) -> Self {
         Self {
             retry_after: Some(wait),
             ..Self::new(
                 ErrorCode::TooManyRequests,
-                "this token asks too often; wait as `Retry-After` says",
+                format!("{who} asks too often; wait as `Retry-After` says"),
             )
         }
     }

@@ -34,11 +34,11 @@ pub fn pool_explained() -> Value {
             {
                 "id": "ins_019a42f6c0b27d0f8f3a5be1c7d9e604", "status": "ready", "isTest": false, "recipe": BEFORE,
                 "current": false, "repos": behind, "memoryMib": 54, "ageMs": 4_970_000, "sinceMs": 4_960_000,
-                "generation": 2, "keptUntil": null
+                "generation": 2, "missed": 0, "keptUntil": null
             },
             {
                 "id": FAILED, "status": "failed", "isTest": false, "recipe": WANTED, "current": true, "repos": [],
-                "memoryMib": 2048, "ageMs": 61_000, "sinceMs": 40_000, "generation": 2,
+                "memoryMib": 2048, "ageMs": 61_000, "sinceMs": 40_000, "generation": 2, "missed": 0,
                 "keptUntil": "2026-11-24T10:05:16.000Z"
             }
         ],
@@ -54,7 +54,8 @@ pub fn pool_explained() -> Value {
         }],
         "host": {
             "vms": 2, "maxVms": 500, "memoryMib": 2102, "maxMemoryMib": 18_078, "provisions": 0, "maxProvisions": 1,
-            "forks": 0, "maxForks": 4, "templateDiskBytes": 614_465_536, "maxTemplateDiskBytes": 21_474_836_480_u64
+            "forks": 0, "maxForks": 4, "templateDiskBytes": 614_465_536, "maxTemplateDiskBytes": 21_474_836_480_u64,
+            "clockJumpedAt": null, "clockJumpedByMs": null
         }
     })
 }

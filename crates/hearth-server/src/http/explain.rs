@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use hearth_api::error::ErrorCode;
-use hearth_api::explain::{ClaimExplained, PoolExplained};
+use hearth_api::explain::{ClaimExplained, Condition, PoolExplained};
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::token::Scope;
 
@@ -11,6 +11,8 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
+use crate::provision::blueprint::checkouts;
+use crate::store::ProjectRow;
 
 /// Explain the warm pool
 ///
@@ -28,7 +30,33 @@ pub async fn explain_pool(
     Path(id): Path<ProjectId>,
 ) -> Result<Json<PoolExplained>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectRead).await?;
-    Ok(Json(state.reconciler.explain_pool(&project).await?))
+    let mut explained = state.reconciler.explain_pool(&project).await?;
+    let not_followed = not_followed(&state, &project).await?;
+    if let Some(first) = not_followed.first() {
+        explained.summary.push_str("; ");
+        explained.summary.push_str(&first.message);
+    }
+    explained.conditions.extend(not_followed);
+    Ok(Json(explained))
+}
+
+/// Repositories and branches of the pool that cannot be followed.
+async fn not_followed(state: &AppState, project: &ProjectRow) -> Result<Vec<Condition>, ApiError> {
+    let pool = state.store().pool(&project.id).await?;
+    let faults = checkouts(project, pool.as_ref())
+        .into_iter()
+        .filter_map(|checkout| state.watch.fault(&checkout.url, &checkout.branch));
+    let conditions = faults.map(|fault| Condition {
+        kind: if fault.branch.is_some() {
+            "BranchMissing".to_owned()
+        } else {
+            "RepositoryUnreachable".to_owned()
+        },
+        status: true,
+        since: fault.since,
+        message: fault.message,
+    });
+    Ok(conditions.collect())
 }
 
 /// Explain a claim

@@ -32,7 +32,7 @@ impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Body<T> 
     type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
-        parse(&read(request).await?).map(Self)
+        parse(&read(request, MAX_BODY_BYTES, BODY_PATIENCE).await?).map(Self)
     }
 }
 
@@ -40,7 +40,7 @@ impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Optional
     type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let typed = check_content_type(request.headers());
-        let bytes = read(request).await?;
+        let bytes = read(request, MAX_BODY_BYTES, BODY_PATIENCE).await?;
         if bytes.is_empty() {
             return parse(b"{}").map(Self);
         }
@@ -50,7 +50,7 @@ impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Optional
 }
 
 /// No content type is taken for JSON; another one is a mistake that is better said than guessed at.
-fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+pub fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(());
     };
@@ -71,20 +71,21 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     ))
 }
 
-async fn read(request: Request) -> Result<Bytes, ApiError> {
+/// A whole body of at most `limit` bytes that arrives within `patience`.
+pub async fn read(request: Request, limit: usize, patience: Duration) -> Result<Bytes, ApiError> {
     let too_long = || {
         ApiError::new(
             ErrorCode::PayloadTooLarge,
-            format!("the body is longer than {} MiB", MAX_BODY_BYTES / 1024 / 1024),
+            format!("the body is longer than {} MiB", limit / 1024 / 1024),
         )
     };
     // A length that is announced is refused before anything of it is read.
-    if request.body().size_hint().lower() > MAX_BODY_BYTES as u64 {
+    if request.body().size_hint().lower() > limit as u64 {
         return Err(too_long());
     }
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
-    let Ok(body) = tokio::time::timeout(BODY_PATIENCE, body).await else {
-        let seconds = BODY_PATIENCE.as_secs();
+    let body = Limited::new(request.into_body(), limit).collect();
+    let Ok(body) = tokio::time::timeout(patience, body).await else {
+        let seconds = patience.as_secs();
         return Err(ApiError::field(
             ".",
             format!("the body did not arrive within {seconds} s"),
@@ -98,7 +99,7 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
 }
 
 /// The published schema is asked first: it finds all faults. What it lets pass and the type does not, the type says.
-fn parse<T: DeserializeOwned + ToSchema>(bytes: &[u8]) -> Result<T, ApiError> {
+pub fn parse<T: DeserializeOwned + ToSchema>(bytes: &[u8]) -> Result<T, ApiError> {
     let body: Value = serde_json::from_slice(bytes).map_err(|error| ApiError::field(".", error.to_string()))?;
     let faults = schema::faults(&T::name(), &body);
     if !faults.is_empty() {

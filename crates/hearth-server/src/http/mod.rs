@@ -7,6 +7,7 @@ mod examples;
 mod exec;
 mod explain;
 mod extract;
+mod hooks;
 mod instances;
 mod openapi;
 mod pace;
@@ -41,9 +42,11 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::reconcile::Reconciler;
 use crate::store::Store;
+use crate::watch::Watch;
 use error::ApiError;
 
 pub use auth::new_token;
+pub use hooks::HookGate;
 pub use pace::Pace;
 
 /// Where the API is.
@@ -63,6 +66,10 @@ pub fn openapi_document() -> &'static serde_json::Value {
 #[derive(Debug, Clone)]
 pub struct AppState {
     pub reconciler: Reconciler,
+    /// Follows branches.
+    pub watch: Watch,
+    /// What stands before the webhooks.
+    pub hooks: HookGate,
     /// Where repositories without a URL come from.
     pub git_base_url: String,
     /// How often a token may ask.
@@ -137,10 +144,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(templates::list_templates))
         .routes(routes!(tokens::list_tokens, tokens::create_token))
         .routes(routes!(tokens::revoke_token))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::SERVICE_UNAVAILABLE,
-            REQUEST_PATIENCE,
-        ));
+        .layer(patience());
+    let hooks = OpenApiRouter::new()
+        .routes(routes!(hooks::take_git_hook))
+        .layer(patience());
     let slow = OpenApiRouter::new()
         .routes(routes!(claims::claim_instance))
         .routes(routes!(templates::verify_templates))
@@ -148,8 +155,13 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(exec::exec_in_instance));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
+        .merge(hooks)
         .routes(routes!(healthz))
         .routes(routes!(readyz))
+}
+
+fn patience() -> TimeoutLayer {
+    TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_PATIENCE)
 }
 
 fn router(state: AppState) -> Router {

@@ -111,6 +111,11 @@ fn complete(document: &mut Value) {
     let exec = &mut document["components"]["schemas"]["ExecRequest"];
     exec["oneOf"] = json!([{ "required": ["command"] }, { "required": ["argv"] }]);
     exec["properties"]["argv"]["prefixItems"] = json!([{ "type": "string", "minLength": 1 }]);
+    // The derive loses the example of a type that is any object.
+    document["components"]["schemas"]["GitHook"]["example"] = json!({
+        "ref": "refs/heads/main",
+        "repository": { "full_name": "acme/app", "clone_url": "https://git.example.org/acme/app.git" }
+    });
     document["components"]["securitySchemes"] = json!({
         "token": { "type": "http", "scheme": "bearer", "description": "A token: `hearth_…`" }
     });

@@ -1,5 +1,6 @@
-//! How often a token may ask: a bucket per token that fills at a steady rate.
+//! How often a token may ask: a bucket per token that fills at a steady rate. All webhooks share one.
 
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,9 @@ const BURST_SECONDS: u32 = 5;
 
 /// The buckets. Only tokens that exist have one, so there are never many.
 #[derive(Debug, Clone)]
-pub struct Pace(Option<Arc<DefaultKeyedRateLimiter<TokenId>>>);
+pub struct Pace<K: Hash + Eq + Clone = TokenId>(Option<Arc<DefaultKeyedRateLimiter<K>>>);
 
-impl Pace {
+impl<K: Hash + Eq + Clone> Pace<K> {
     /// Requests per second and token; 0 sets no limit.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
@@ -27,7 +28,7 @@ impl Pace {
 
     /// Counts a request; how long the token must wait before the next, when it has asked too often.
     #[must_use]
-    pub fn must_wait(&self, token: &TokenId) -> Option<Duration> {
+    pub fn must_wait(&self, token: &K) -> Option<Duration> {
         let limiter = self.0.as_ref()?;
         let refused = limiter.check_key(token).err()?;
         Some(refused.wait_time_from(DefaultClock::default().now()))

@@ -113,8 +113,10 @@ fn add_examples(document: &mut Value) {
     let items = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
     for operation in items.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
-        let contents = operation["responses"]["200"]["content"].as_object_mut();
-        for (content_type, content) in contents.into_iter().flatten() {
+        let replies = operation["responses"].as_object_mut().into_iter().flatten();
+        let good = replies.filter(|(status, _)| status.starts_with('2'));
+        let contents = good.filter_map(|(_, reply)| reply["content"].as_object_mut());
+        for (content_type, content) in contents.flatten() {
             if content_type == "text/event-stream" {
                 let (example, event) = events(&id);
                 content["example"] = json!(example);
@@ -224,6 +226,7 @@ fn example(schema: &str) -> Option<Value> {
             created
         }
         "TokenRevoked" => json!({ "id": token()["id"], "revoked": true }),
+        "GitHookReply" => json!({ "repositories": 1 }),
         "Health" => json!({ "status": "ok" }),
         "get_openapi" => json!({ "openapi": "3.1.0", "info": { "title": "Hearth", "version": "0.1.0" }, "paths": {} }),
         "get_settings_schema" => json!({ "title": "Hearth repository settings", "type": "object" }),

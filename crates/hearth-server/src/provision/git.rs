@@ -91,6 +91,8 @@ pub async fn git_fed<S: AsRef<OsStr>>(
         .env("GIT_HTTP_LOW_SPEED_TIME", SLOW_SECONDS)
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("LC_ALL", "C.UTF-8")
+        // Not for git's helpers.
+        .env_remove("HEARTH_WEBHOOK_SECRET")
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")

@@ -11,7 +11,7 @@ pub mod environments;
 pub mod follow;
 mod forge;
 pub mod forward;
-mod git;
+pub mod git;
 pub mod legacy;
 mod machine;
 pub mod mask;

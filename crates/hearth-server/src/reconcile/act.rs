@@ -138,18 +138,25 @@ impl Reconciler {
                 Ok(_) => {}
             }
         }
-        if self
-            .context
-            .store
-            .fail_instance(instance, Some(generation), failure, Timestamp::now())
-            .await?
-            != Moved::Lost
-        {
-            tracing::warn!(%instance, project = %row.project, reason = failure.reason, "an instance failed");
+        if row.generation == generation {
+            self.give_up(&row, failure).await?;
+        }
+        Ok(())
+    }
+
+    /// The instance has failed, unless somebody else has decided about it since this row was read.
+    pub(super) async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        let moved = store
+            .fail_instance(&row.id, Some(row.generation), failure, Timestamp::now())
+            .await?;
+        if moved != Moved::Lost {
+            tracing::warn!(instance = %row.id, project = %row.project, reason = failure.reason, "an instance failed");
             self.context.agents.forget(&row.vm);
+            let reason = Some(failure.reason.clone());
             self.context
                 .followers
-                .ended(instance, Some(InstanceStatus::Failed), Some(failure.reason.clone()));
+                .ended(&row.id, Some(InstanceStatus::Failed), reason);
             self.changed();
         }
         Ok(())

@@ -20,8 +20,9 @@ use crate::provision::scripts::{Phase, run_at_claim};
 use crate::provision::{mask_cache, serving};
 use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
-/// A ready VM has this long to answer when it is handed over; then the next one is tried.
-const ANSWER_BUDGET: Duration = Duration::from_secs(5);
+/// A ready VM has this long to go on and to answer when it is handed over; then the next one is tried. A healthy one takes
+/// milliseconds, and a host where fifty are asked for at once half a second.
+const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 /// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
 const FETCH_BUDGET: Duration = Duration::from_secs(5);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
@@ -370,7 +371,7 @@ impl Reconciler {
         let agent = self
             .context
             .agents
-            .get(&row.vm, ANSWER_BUDGET)
+            .get(&row.vm, budget.duration_since(Instant::now()))
             .await
             .map_err(|error| Unfit::Instance(error.to_string()))?;
         trace.lap("connect");

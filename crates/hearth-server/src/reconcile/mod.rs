@@ -5,7 +5,9 @@ mod act;
 mod bucket;
 mod explain;
 mod handover;
+mod health;
 mod keeper;
+mod lead;
 mod observe;
 mod rest;
 mod tasks;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::plan::decide;
-use hearth_core::world::Limits;
+use hearth_core::world::{Limits, World};
 use hearth_drivers::{Locks, VmShape};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -82,6 +84,12 @@ pub(crate) struct Inner {
     notes: Mutex<explain::Notes>,
     /// How claims went, until a pass writes it.
     hand_overs: Mutex<trace::Unwritten>,
+    /// The controller's lease, and the clock.
+    lead: Mutex<lead::Lead>,
+    /// How ready VMs answer.
+    probing: Mutex<health::Probes>,
+    /// How often a ready VM is asked whether it answers; zero: never.
+    probe_interval: Duration,
     /// What is known of the checkpoints on the disk.
     keeping: Mutex<keeper::Keeping>,
     /// Who works in VMs that would stand still otherwise.
@@ -118,6 +126,9 @@ impl Reconciler {
             awake: Arc::default(),
             notes: Mutex::default(),
             hand_overs: Mutex::default(),
+            lead: Mutex::default(),
+            probing: Mutex::default(),
+            probe_interval: options.probe_interval,
             keeping: Mutex::default(),
             template_disk_bytes: options.template_disk_mib << 20,
             template_max_age: SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),
@@ -137,6 +148,9 @@ impl Reconciler {
 
     /// Passes until the server stops. VMs and half-made work stay as they are: the next server goes on.
     pub async fn run(&self, stop: CancellationToken) {
+        if let Err(error) = self.take_lead().await {
+            tracing::error!(%error, "the controller's lease could not be taken; the first pass tries again");
+        }
         loop {
             self.pass().await;
             tokio::select! {
@@ -146,11 +160,13 @@ impl Reconciler {
             }
         }
         self.write_hand_overs(Duration::ZERO).await;
+        self.give_up_lead().await;
     }
 
     async fn pass(&self) {
-        let world = match self.observe(Timestamp::now()).await {
-            Ok(world) => world,
+        let world = match self.world().await {
+            Ok(Some(world)) => world,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "the pools could not be looked at; the next pass tries again");
                 return;
@@ -167,6 +183,16 @@ impl Reconciler {
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }
+    }
+
+    /// What this pass decides on; `None` while another server does.
+    async fn world(&self) -> Result<Option<World>, StoreError> {
+        let now = Timestamp::now();
+        self.look_at_clock(now).await?;
+        if !self.leads(now).await? {
+            return Ok(None);
+        }
+        self.observe(now).await.map(Some)
     }
 
     /// Something about an instance changed: waiting claims and the loop look again.

@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod claims;
+mod controller;
 mod instances;
 mod pools;
 mod projects;

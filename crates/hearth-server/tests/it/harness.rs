@@ -91,7 +91,7 @@ impl Server {
 
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let path = if path.starts_with("/api")
-            || ["/healthz", "/readyz", "/openapi.json"]
+            || ["/healthz", "/hooks", "/readyz", "/openapi.json"]
                 .iter()
                 .any(|root| path.starts_with(root))
         {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use hearth_drivers::Driver;
 use hearth_drivers::qemu::{Accel, QemuDriver, QemuOptions};
-use hearth_server::ServeError;
+use hearth_server::{ServeError, ServeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -22,10 +22,16 @@ const NASTY: &str = "with spaces, 'single' and \"double\" quotes, $HOME `id` # n
 
 /// A server with real VMs on the image that `cargo xtask test` has built.
 async fn server(command_timeout: Duration) -> Server {
+    server_with(|options| options.command_timeout = command_timeout).await
+}
+
+/// The same, told otherwise.
+pub async fn server_with(tell: impl FnOnce(&mut ServeOptions)) -> Server {
     let data = std::env::var_os("HEARTH_TEST_DATA").expect("tests with real VMs need an image: run `cargo xtask test`");
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut options = options(folder.path());
-    options.command_timeout = command_timeout;
+    options.command_timeout = COMMAND_TIMEOUT;
+    tell(&mut options);
     std::fs::create_dir_all(&options.data_dir).unwrap();
     std::os::unix::fs::symlink(Path::new(&data).join("images"), options.data_dir.join("images")).unwrap();
     let qemu = QemuOptions {
@@ -42,7 +48,7 @@ async fn server(command_timeout: Duration) -> Server {
 }
 
 /// Deletes the project and waits until no VM, folder or process of this server is left.
-async fn clean_up(server: Server, project: &str) {
+pub async fn clean_up(server: Server, project: &str) {
     server.call(Method::DELETE, project, json!({})).await;
     let vms = server.options.data_dir.join("vms");
     let deadline = tokio::time::Instant::now() + BOOT;
@@ -54,7 +60,7 @@ async fn clean_up(server: Server, project: &str) {
 }
 
 /// The process that runs a VM, by the id in its arguments.
-fn qemu_of(vm: &str) -> Option<u32> {
+pub fn qemu_of(vm: &str) -> Option<u32> {
     processes()
         .find(|(_, arguments)| arguments.contains("qemu-system") && arguments.contains(vm))
         .map(|(pid, _)| pid)
@@ -68,7 +74,7 @@ fn processes() -> impl Iterator<Item = (u32, String)> {
     })
 }
 
-async fn exec(server: &Server, id: &str, command: &str) -> Value {
+pub async fn exec(server: &Server, id: &str, command: &str) -> Value {
     server
         .post(&format!("/instances/{id}/exec"), json!({ "command": command }))
         .await

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
-use hearth_server::{DriverKind, ServeOptions};
+use hearth_server::{DriverKind, ServeOptions, WebhookSecret};
 use jiff::SignedDuration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,9 @@ use crate::local::{LocalServer, Registration};
 
 /// The file in the data folder that holds the first token.
 const TOKEN_FILE: &str = "admin-token";
+
+/// What webhooks are signed with. Never an argument: every user of a machine can read those.
+const SECRET_VARIABLE: &str = "HEARTH_WEBHOOK_SECRET";
 
 const AFTER_HELP: &str = "\
 The first start writes an admin token to the file admin-token of the data folder. SIGTERM and Ctrl-C stop the server; its VMs
@@ -67,6 +70,17 @@ pub(crate) struct ServeArgs {
     /// A template this old is made anew, in seconds or like `12h` [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     template_max_age: Option<Duration>,
+    /// How often a ready VM is asked whether it still answers, in seconds or like `5m`; 0: never [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    probe_interval: Option<Duration>,
+    /// Time between two looks at the branches that pools follow, in seconds or like `5m`; 0: only when a webhook comes
+    /// [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    watch_interval: Option<Duration>,
+    /// The file with the secret that webhooks at /hooks/git are signed with; without a secret none is taken
+    /// [env: HEARTH_WEBHOOK_SECRET, which holds the secret itself]
+    #[arg(long, value_name = "FILE")]
+    webhook_secret_file: Option<PathBuf>,
     /// VMs that may exist at once [default: 500]
     #[arg(long, value_name = "NUMBER")]
     max_vms: Option<usize>,
@@ -143,7 +157,8 @@ fn parse_length(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
     start_log(args.log_format);
     let data_dir = data_dir(globals);
-    let options = options(&args, data_dir.clone());
+    let mut options = options(&args, data_dir.clone());
+    options.webhook_secret = webhook_secret(&args)?;
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     // Kept until the server has ended: it says that we live.
@@ -202,6 +217,32 @@ pub(crate) fn data_dir(globals: &Globals) -> PathBuf {
     }
 }
 
+/// From the file, or else from the environment.
+fn webhook_secret(args: &ServeArgs) -> Result<Option<WebhookSecret>, Failure> {
+    let (text, from) = if let Some(file) = &args.webhook_secret_file {
+        let from = format!("the webhook secret's file {}", file.display());
+        let text =
+            std::fs::read_to_string(file).map_err(|error| Failure::new(format!("{from} cannot be read: {error}")))?;
+        (text, from)
+    } else {
+        match std::env::var(SECRET_VARIABLE) {
+            Ok(text) if !text.is_empty() => (text, SECRET_VARIABLE.to_owned()),
+            Ok(_) | Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(Failure::new(format!("{SECRET_VARIABLE} is not text (UTF-8)")));
+            }
+        }
+    };
+    let advice = "make one with `openssl rand -hex 32`";
+    let Some(secret) = WebhookSecret::new(&text) else {
+        return Err(Failure::new(format!("{from} holds no secret")).hint(advice));
+    };
+    if secret.is_short() {
+        tracing::warn!("the webhook secret is short and could be guessed; {advice}");
+    }
+    Ok(Some(secret))
+}
+
 fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
     let usual = ServeOptions::new(data_dir);
     let mut sizes = usual.sizes;
@@ -228,7 +269,9 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
         template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
+        probe_interval: args.probe_interval.unwrap_or(usual.probe_interval),
         template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),
+        watch_interval: args.watch_interval.unwrap_or(usual.watch_interval),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
         ..usual
     }
@@ -335,16 +378,45 @@ mod tests {
             "10m",
             "--boot-timeout",
             "7",
+            "--watch-interval",
+            "0",
         ]);
+        assert_eq!(given.watch_interval, Duration::ZERO);
         assert_eq!(given.requests_per_second, 0);
         assert_eq!(given.longest_claim_wait, Duration::from_secs(600));
         assert_eq!(given.boot_timeout, Duration::from_secs(7));
         // What the help calls the defaults.
         let usual = said(&[]);
+        assert_eq!(usual.watch_interval, Duration::from_secs(60));
         assert_eq!(usual.requests_per_second, 100);
         assert_eq!(usual.longest_claim_wait, Duration::from_secs(3600));
         assert_eq!(usual.command_timeout, Duration::from_secs(1800));
         assert_eq!(usual.boot_timeout, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn the_webhook_secret_comes_from_a_file_that_holds_one() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            serve: ServeArgs,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let read = |content: Option<&str>| {
+            let file = folder.path().join("secret");
+            match content {
+                Some(content) => std::fs::write(&file, content).unwrap(),
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            let line: Line =
+                clap::Parser::parse_from(["x".into(), "--webhook-secret-file".into(), file.into_os_string()]);
+            webhook_secret(&line.serve)
+        };
+        let secret = read(Some("0123456789abcdef\n")).unwrap().unwrap();
+        assert!(!secret.is_short());
+        assert!(read(Some("short")).unwrap().unwrap().is_short());
+        assert!(read(Some(" \n")).is_err());
+        assert!(read(None).is_err());
     }
 
     #[test]

@@ -20,3 +20,4 @@ mod setup;
 mod support;
 mod terminal;
 mod variables;
+mod webhook;

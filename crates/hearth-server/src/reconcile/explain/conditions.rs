@@ -2,7 +2,7 @@
 //! rule in [`is_so`] and its sentence in [`message`].
 
 use hearth_api::explain::Condition;
-use hearth_core::plan::{BREAKER_AFTER, Hold, Pause, Standing};
+use hearth_core::plan::{Account, BREAKER_AFTER, Hold, Pause};
 use hearth_core::state::FailureKind;
 use hearth_core::world::{FailureStreak, PoolWorld};
 use jiff::Timestamp;
@@ -53,7 +53,7 @@ pub(super) struct Facts<'a> {
     /// The pool.
     pub pool: &'a PoolWorld,
     /// How it stands.
-    pub standing: &'a Standing<'a>,
+    pub account: &'a Account<'a>,
     /// What made the wanted recipe another one than the one that serves.
     pub cause: Option<String>,
     /// The newest instance that failed by the wanted recipe.
@@ -71,9 +71,9 @@ pub(super) struct Since([Option<(bool, Timestamp)>; Kind::ALL.len()]);
 
 impl Since {
     /// Notes how it is now.
-    pub(super) fn note(&mut self, pool: &PoolWorld, standing: &Standing<'_>, holds: &Holds, now: Timestamp) {
+    pub(super) fn note(&mut self, pool: &PoolWorld, account: &Account<'_>, holds: &Holds, now: Timestamp) {
         for (kind, noted) in Kind::ALL.into_iter().zip(&mut self.0) {
-            let status = is_so(kind, pool, standing, holds);
+            let status = is_so(kind, pool, account, holds);
             if noted.is_none_or(|(before, _)| before != status) {
                 *noted = Some((status, now));
             }
@@ -81,30 +81,28 @@ impl Since {
     }
 }
 
-fn is_so(kind: Kind, pool: &PoolWorld, standing: &Standing<'_>, holds: &Holds) -> bool {
+fn is_so(kind: Kind, pool: &PoolWorld, account: &Account<'_>, holds: &Holds) -> bool {
     let wanted = pool.streak;
     let misses = |kind| pool.enabled && wanted.recipe > 0 && wanted.last_kind == Some(kind);
     match kind {
-        Kind::Full => pool.enabled && standing.ready >= pool.target,
-        Kind::Fresh => {
-            standing.current == standing.ready && (standing.ready > 0 || (pool.target == 0 && pool.prepared))
-        }
-        Kind::Building => standing.builds.is_some(),
-        Kind::Rolling => pool.enabled && pool.prepared && standing.current < standing.ready,
+        Kind::Full => pool.enabled && account.ready >= pool.target,
+        Kind::Fresh => account.current == account.ready && (account.ready > 0 || (pool.target == 0 && pool.prepared)),
+        Kind::Building => account.builds.is_some(),
+        Kind::Rolling => pool.enabled && pool.prepared && account.current < account.ready,
         Kind::RecipeFailing => misses(FailureKind::Setup),
-        Kind::BreakerOpen => breaker(standing).is_some(),
+        Kind::BreakerOpen => breaker(account).is_some(),
         Kind::CapacityLimited => capacity(holds).is_some(),
         Kind::HostTrouble => pool.enabled && troubled(pool).is_some(),
         Kind::ImageMissing => misses(FailureKind::Image),
         Kind::RepositoryMissing => misses(FailureKind::Repository),
         Kind::Disabled => !pool.enabled,
-        Kind::DebugVmKept => standing.kept.is_some(),
+        Kind::DebugVmKept => account.kept.is_some(),
     }
 }
 
-fn breaker<'a>(standing: &'a Standing<'_>) -> Option<&'a Pause> {
+fn breaker<'a>(account: &'a Account<'_>) -> Option<&'a Pause> {
     let open = |pause: &&Pause| matches!(pause.hold, Hold::BreakerOpen { .. });
-    standing.pauses.iter().find(open)
+    account.pauses.iter().find(open)
 }
 
 fn capacity(holds: &Holds) -> Option<Hold> {
@@ -126,7 +124,7 @@ pub(super) fn all(facts: &Facts<'_>, holds: &Holds, since: &Since) -> Vec<Condit
     let kinds = Kind::ALL.into_iter().zip(since.0);
     kinds
         .map(|(kind, noted)| {
-            let (status, since) = noted.unwrap_or((is_so(kind, facts.pool, facts.standing, holds), facts.now));
+            let (status, since) = noted.unwrap_or((is_so(kind, facts.pool, facts.account, holds), facts.now));
             Condition {
                 kind: format!("{kind:?}"),
                 status,
@@ -146,12 +144,12 @@ fn message(kind: Kind, status: bool, facts: &Facts<'_>, holds: &Holds) -> String
 }
 
 fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
-    let (pool, standing, project) = (facts.pool, facts.standing, project_word(facts.project));
+    let (pool, account, project) = (facts.pool, facts.account, project_word(facts.project));
     match kind {
-        Kind::Full => format!("{} of {} are ready", standing.ready, pool.target),
+        Kind::Full => format!("{} of {} are ready", account.ready, pool.target),
         Kind::Fresh => "everything that is ready is of the wanted recipe".to_owned(),
         Kind::Building => {
-            let builds = standing.builds.map(|i| i.id.as_str()).unwrap_or_default();
+            let builds = account.builds.map(|i| i.id.as_str()).unwrap_or_default();
             format!(
                 "the wanted recipe {} is being set up by {builds}; watch it with `hearth pool instance {project} {builds} --follow`",
                 pool.recipe
@@ -159,11 +157,11 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
         }
         Kind::Rolling => format!(
             "{} of {} ready VMs are of the wanted recipe; the others are replaced one by one",
-            standing.current, standing.ready
+            account.current, account.ready
         ),
         Kind::RecipeFailing => format!("{}; {}; {}", failing(facts), serving_instead(facts), look_into(facts)),
         Kind::BreakerOpen => {
-            let until = breaker(standing).map_or(facts.now, |pause| pause.until);
+            let until = breaker(account).map_or(facts.now, |pause| pause.until);
             format!(
                 "after {} failures in a row it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
                 pool.streak.recipe.max(BREAKER_AFTER),
@@ -199,7 +197,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             format!("the project has no pool yet; `hearth pool set {project} --enabled --target 1` makes one")
         }
         Kind::DebugVmKept => {
-            let Some((kept, until)) = standing.kept else {
+            let Some((kept, until)) = account.kept else {
                 return String::new();
             };
             let id = &kept.id;
@@ -212,15 +210,15 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
 }
 
 fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
-    let (pool, standing) = (facts.pool, facts.standing);
+    let (pool, account) = (facts.pool, facts.account);
     match kind {
         Kind::Full if !pool.enabled => "the pool is disabled".to_owned(),
         Kind::Full => counts(facts),
-        Kind::Fresh if standing.ready == 0 => "nothing is ready".to_owned(),
+        Kind::Fresh if account.ready == 0 => "nothing is ready".to_owned(),
         Kind::Fresh => format!(
             "{} of {} ready VMs are of an older recipe",
-            standing.ready - standing.current,
-            standing.ready
+            account.ready - account.current,
+            account.ready
         ),
         Kind::Building => "the wanted recipe is not being set up".to_owned(),
         Kind::Rolling => "no ready VM waits for its successor".to_owned(),
@@ -237,8 +235,8 @@ fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
 
 /// What a person should know first.
 pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
-    let (pool, standing) = (facts.pool, facts.standing);
-    let so = |kind| is_so(kind, pool, standing, holds);
+    let (pool, account) = (facts.pool, facts.account);
+    let so = |kind| is_so(kind, pool, account, holds);
     let fails = [Kind::RecipeFailing, Kind::ImageMissing, Kind::RepositoryMissing];
     if so(Kind::Disabled) {
         let message = message_if_so(Kind::Disabled, facts, holds);
@@ -256,23 +254,23 @@ pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
         _ if so(Kind::Rolling) => format!(
             "{}, {} of the wanted recipe; the others are replaced one by one",
             counts(facts),
-            standing.current
+            account.current
         ),
-        _ if standing.current < standing.ready => {
+        _ if account.current < account.ready => {
             format!(
                 "{}, of the recipe before; the wanted one is to be set up first",
                 counts(facts)
             )
         }
-        _ if standing.ready > 0 => format!("{}, all of the wanted recipe", counts(facts)),
+        _ if account.ready > 0 => format!("{}, all of the wanted recipe", counts(facts)),
         _ => counts(facts),
     }
 }
 
 fn counts(facts: &Facts<'_>) -> String {
-    let standing = facts.standing;
-    let ready = format!("{} of {} ready", standing.ready, facts.pool.target);
-    match standing.making {
+    let account = facts.account;
+    let ready = format!("{} of {} ready", account.ready, facts.pool.target);
+    match account.making {
         0 => ready,
         making => format!("{ready}, {making} being made"),
     }
@@ -298,12 +296,12 @@ fn failing(facts: &Facts<'_>) -> String {
 }
 
 fn serving_instead(facts: &Facts<'_>) -> String {
-    let older = facts.standing.ready - facts.standing.current;
+    let older = facts.account.ready - facts.account.current;
     let of_before = |count: usize| match count {
         1 => "1 VM of the recipe before keeps serving".to_owned(),
         count => format!("{count} VMs of the recipe before keep serving"),
     };
-    match (older, facts.standing.current) {
+    match (older, facts.account.current) {
         (0, 0) if facts.pool.last_good.is_some() => "the recipe before keeps serving".to_owned(),
         (0, 0) => "nothing is ready".to_owned(),
         (0, ready) => format!("{ready} ready"),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use hearth_api::explain::{DecisionExplained, DecisionInputs};
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_core::plan::{Action, Decision, Hold, HostLoad, Reason, Standing};
+use hearth_core::plan::{Account, Action, Decision, Hold, HostLoad, Reason};
 use hearth_core::world::{PoolWorld, World};
 use jiff::Timestamp;
 
@@ -93,7 +93,7 @@ impl Kind {
 
 /// What this pass decided, for each pool that it decided something about.
 pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, Vec<What>> {
-    let named: HashSet<&InstanceId> = decision.actions.iter().filter_map(instance_of).collect();
+    let named: HashSet<&InstanceId> = decision.actions.iter().filter_map(Action::instance).collect();
     let mut owners: HashMap<&InstanceId, &ProjectId> = HashMap::with_capacity(named.len());
     if !named.is_empty() {
         let all = world
@@ -104,7 +104,7 @@ pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, 
     }
     let mut decided: HashMap<ProjectId, Vec<What>> = HashMap::new();
     for action in &decision.actions {
-        let instance = instance_of(action);
+        let instance = action.instance();
         let (kind, recipe, project) = match action {
             Action::Create {
                 project,
@@ -142,27 +142,15 @@ pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, 
     decided
 }
 
-fn instance_of(action: &Action) -> Option<&InstanceId> {
-    match action {
-        Action::Start { instance }
-        | Action::Fail { instance, .. }
-        | Action::Retire { instance, .. }
-        | Action::Delete { instance, .. }
-        | Action::Teardown { instance }
-        | Action::Rest { instance } => Some(instance),
-        Action::Create { .. } | Action::Build { .. } | Action::DestroyOrphan { .. } => None,
-    }
-}
-
 /// What the planner saw of a pool and of the host.
-pub(super) fn inputs(world: &World, pool: &PoolWorld, standing: &Standing<'_>, load: HostLoad) -> DecisionInputs {
+pub(super) fn inputs(world: &World, pool: &PoolWorld, account: &Account<'_>, load: HostLoad) -> DecisionInputs {
     let limits = &world.limits;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let memory_left = limits.memory_mib.saturating_sub(load.memory_mib);
     DecisionInputs {
         target: count(pool.target),
-        ready: count(standing.ready),
-        making: count(standing.making),
+        ready: count(account.ready),
+        making: count(account.making),
         recipe_failures: pool.streak.recipe,
         host_failures: pool.streak.host,
         vms_left: count(limits.max_vms.saturating_sub(load.vms)),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hearth_api::explain::{HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo};
 use hearth_api::ids::ProjectId;
-use hearth_core::plan::{Decision, Hold, HostLoad, Standing, host_load, stand};
+use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
 use hearth_core::world::{PoolWorld, World};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -57,11 +57,11 @@ impl Reconciler {
         let room = decisions::room_for(world.pools.len());
         for pool in &world.pools {
             let mut own = before.remove(&pool.project).unwrap_or_default();
-            let standing = stand(pool, world.now, world.drivers_observed);
+            let account = account_of(pool, world.now, world.drivers_observed);
             let decided = decided.remove(&pool.project).unwrap_or_default();
             own.note_holds(pool, decided.iter().filter_map(What::hold), world.now);
-            own.since.note(pool, &standing, &own.holds, world.now);
-            let inputs = decisions::inputs(world, pool, &standing, load);
+            own.since.note(pool, &account, &own.holds, world.now);
+            let inputs = decisions::inputs(world, pool, &account, load);
             for what in decided {
                 own.decisions.note(what, inputs, world.now, room);
             }
@@ -99,12 +99,12 @@ impl Reconciler {
         let world = self
             .pool_world(project.clone(), pool, recipe, serves, instances)
             .await?;
-        let standing = stand(&world, now, false);
+        let account = account_of(&world, now, false);
         let facts = Facts {
             project,
             configured,
             pool: &world,
-            standing: &standing,
+            account: &account,
             cause: words::cause(&world, serves, &checkouts, &tips),
             failed: newest_failure(&rows, &world.recipe),
             now,
@@ -115,31 +115,58 @@ impl Reconciler {
         // A pool that no pass has seen yet has nothing to remember.
         let mut unseen = PoolNotes::default();
         let own = notes.pools.get_mut(&project.id).unwrap_or(&mut unseen);
-        own.since.note(&world, &standing, &own.holds, now);
+        own.since.note(&world, &account, &own.holds, now);
         Ok(PoolExplained {
             summary: conditions::summary(&facts, &own.holds),
             conditions: conditions::all(&facts, &own.holds, &own.since),
             decisions: own.decisions.newest_first(),
-            serving_recipe: standing.serves.to_owned(),
+            serving_recipe: account.serves.to_owned(),
             templates: templates
                 .iter()
-                .map(|template| to_template(template, standing.serves))
+                .map(|template| to_template(template, account.serves))
                 .collect(),
             repositories: checkouts.iter().map(|checkout| where_it_is(checkout, &tips)).collect(),
             instances: rows
                 .iter()
                 .zip(behind)
                 .filter(|(row, _)| !row.is_build)
-                .filter_map(|(row, repos)| to_instance(row, repos, &world.recipe, &standing, now))
+                .filter_map(|(row, repos)| self.to_instance(row, repos, &world.recipe, &account, now))
                 .collect(),
             host,
             recipe: world.recipe.clone(),
         })
     }
 
+    fn to_instance(
+        &self,
+        row: &InstanceRow,
+        repos: Vec<RepoBehind>,
+        recipe: &str,
+        account: &Account<'_>,
+        now: Timestamp,
+    ) -> Option<InstanceExplained> {
+        let since = |at| u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default();
+        let kept = account.kept.filter(|(kept, _)| kept.id == row.id);
+        Some(InstanceExplained {
+            id: row.id.clone(),
+            status: row.status()?,
+            is_test: row.is_test,
+            recipe: row.recipe.clone(),
+            current: row.recipe == recipe,
+            repos,
+            memory_mib: row.counts_mib(),
+            age_ms: since(row.created_at),
+            since_ms: since(row.state_since),
+            generation: row.generation,
+            missed: self.misses(&row.vm),
+            kept_until: kept.map(|(_, until)| until),
+        })
+    }
+
     fn host_use(&self) -> HostUse {
         let (template_disk_bytes, max_template_disk_bytes) = self.template_disk();
         let load = self.notes().load;
+        let jumped = self.clock_jumped();
         HostUse {
             vms: load.vms as u64,
             max_vms: self.limits.max_vms as u64,
@@ -151,6 +178,8 @@ impl Reconciler {
             max_forks: self.limits.concurrent_forks as u64,
             template_disk_bytes,
             max_template_disk_bytes,
+            clock_jumped_at: jumped.map(|(at, _)| at),
+            clock_jumped_by_ms: jumped.map(|(_, by)| i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
         }
     }
 
@@ -223,28 +252,4 @@ fn where_it_is(checkout: &Checkout, tips: &Tips) -> RepositoryExplained {
         commit: tip.map(|tip| tip.commit.clone()),
         since: tip.map(|tip| tip.changed_at),
     }
-}
-
-fn to_instance(
-    row: &InstanceRow,
-    repos: Vec<RepoBehind>,
-    recipe: &str,
-    standing: &Standing<'_>,
-    now: Timestamp,
-) -> Option<InstanceExplained> {
-    let since = |at| u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default();
-    let kept = standing.kept.filter(|(kept, _)| kept.id == row.id);
-    Some(InstanceExplained {
-        id: row.id.clone(),
-        status: row.status()?,
-        is_test: row.is_test,
-        recipe: row.recipe.clone(),
-        current: row.recipe == recipe,
-        repos,
-        memory_mib: row.counts_mib(),
-        age_ms: since(row.created_at),
-        since_ms: since(row.state_since),
-        generation: row.generation,
-        kept_until: kept.map(|(_, until)| until),
-    })
 }

@@ -32,6 +32,9 @@ pub(super) fn show(explained: &PoolExplained, decisions: bool) -> String {
     };
     part(conditions(&explained.conditions));
     part(what_is_made(explained));
+    if let Some(jump) = clock_jump(&explained.host) {
+        part(jump);
+    }
     if !explained.instances.is_empty() {
         part(instances(&explained.instances));
     }
@@ -88,6 +91,13 @@ fn what_is_made(explained: &PoolExplained) -> String {
     ])
 }
 
+/// Said only where it happened.
+fn clock_jump(host: &HostUse) -> Option<String> {
+    let (at, by) = (host.clock_jumped_at?, host.clock_jumped_by_ms?);
+    let (length, way) = (output::millis(by.unsigned_abs()), if by < 0 { "back" } else { "ahead" });
+    Some(format!("this host's clock jumped {length} {way}, {}", output::ago(at)))
+}
+
 fn being_made(host: &HostUse) -> String {
     format!(
         "{} of {} set-ups, {} of {} forks",
@@ -124,10 +134,16 @@ fn repository(repo: &RepositoryExplained) -> String {
 
 fn instances(all: &[InstanceExplained]) -> String {
     let row = |instance: &InstanceExplained| {
+        let missed = (instance.missed > 0).then(|| format!("; has not answered {} times", instance.missed));
         let kept = instance.kept_until.map(|until| format!("; kept until {until:.0}"));
         [
             instance.id.to_string(),
-            format!("{}{}", instance.status.as_str(), kept.unwrap_or_default()),
+            format!(
+                "{}{}{}",
+                instance.status.as_str(),
+                kept.unwrap_or_default(),
+                missed.unwrap_or_default()
+            ),
             if instance.is_test { "test" } else { "pool" }.to_owned(),
             if instance.current { "wanted" } else { "older" }.to_owned(),
             output::lines_or_dash(instance.repos.iter().map(checkout)),

@@ -1,4 +1,4 @@
-//! How a pool stands, told by the planner's own rules, for those who explain it. Decides nothing.
+//! An account of how a pool stands, by the planner's own rules, for those who explain it. Decides nothing.
 
 use jiff::Timestamp;
 
@@ -8,7 +8,7 @@ use crate::world::{InstanceWorld, PoolWorld, Work, World};
 
 /// How a pool stands.
 #[derive(Debug, Clone)]
-pub struct Standing<'a> {
+pub struct Account<'a> {
     /// The recipe that new instances are made by right now.
     pub serves: &'a str,
     /// Instances that are ready for a claim.
@@ -38,15 +38,16 @@ pub struct Pause {
 
 /// How a pool stands now. Without the drivers' answer every VM counts as there.
 #[must_use]
-pub fn stand(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Standing<'_> {
-    let ready = || serving(pool).filter(|i| i.state == InstanceState::Ready);
+pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Account<'_> {
+    let alive = |i: &InstanceWorld| !drivers_observed || i.vm.is_alive();
+    let ready = || serving(pool).filter(|i| i.state == InstanceState::Ready && alive(i));
     let last_good = pool.last_good.as_ref().map(|last| (&last.streak, false));
     let pauses = [Some((&pool.streak, true)), last_good].into_iter().flatten();
     let pauses = pauses.filter_map(|(streak, wanted)| {
         let (hold, until) = pause_after(pool, streak)?;
         (pool.enabled && now < until).then_some(Pause { hold, until, wanted })
     });
-    Standing {
+    Account {
         serves: source(pool).recipe,
         ready: ready().count(),
         current: ready().filter(|i| i.recipe == pool.recipe).count(),

@@ -1,0 +1,137 @@
+//! Whether this server acts on the pools, and whether its clock can be believed.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Reconciler;
+use crate::store::StoreError;
+
+/// Length of the controller's lease. A server that stops for longer acts no more until it has it again.
+const LEASE: SignedDuration = SignedDuration::from_secs(30);
+/// It is renewed when so much of it has passed.
+const RENEW_AFTER: Duration = Duration::from_secs(10);
+/// A clock that differs by more from the time that passed has jumped; less is how clocks are set right.
+const JUMP: SignedDuration = SignedDuration::from_secs(60);
+
+/// What is known of lease and clock.
+#[derive(Debug, Default)]
+pub(super) struct Lead {
+    /// When the lease was last taken or renewed, and its generation.
+    held: Option<(Instant, i64)>,
+    /// It was said that somebody else has it.
+    said: bool,
+    /// The clock's time and the time that passes whatever the clock says, as of the last look.
+    last: Option<(Timestamp, Instant)>,
+    /// When the clock last jumped, and by how much.
+    jumped: Option<(Timestamp, SignedDuration)>,
+}
+
+impl Reconciler {
+    /// Takes the lease at the start: nobody else can be at this data folder, which is locked.
+    pub(super) async fn take_lead(&self) -> Result<(), StoreError> {
+        let generation = self
+            .context
+            .store
+            .hold_controller(&self.session, Timestamp::now(), LEASE, true)
+            .await?;
+        self.lead(|lead| lead.held = generation.map(|generation| (Instant::now(), generation)));
+        Ok(())
+    }
+
+    /// Whether this server acts in this pass.
+    pub(super) async fn leads(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let held = self.lead(|lead| lead.held);
+        if held.is_some_and(|(at, _)| at.elapsed() < RENEW_AFTER) {
+            return Ok(true);
+        }
+        let asked = Instant::now();
+        let generation = self
+            .context
+            .store
+            .hold_controller(&self.session, now, LEASE, false)
+            .await?;
+        let news = self.lead(|lead| {
+            lead.held = generation.map(|generation| (asked, generation));
+            std::mem::replace(&mut lead.said, generation.is_none()) != generation.is_none()
+        });
+        match generation {
+            None if news => tracing::warn!("another server acts on these pools; this one answers requests and waits"),
+            Some(generation) if news => tracing::info!(generation, "this server acts on the pools again"),
+            _ => {}
+        }
+        Ok(generation.is_some())
+    }
+
+    /// Lets go of the lease, so that the next server need not wait.
+    pub(super) async fn give_up_lead(&self) {
+        if let Err(error) = self.context.store.release_controller(&self.session).await {
+            tracing::warn!(%error, "the controller's lease could not be given back; it runs out by itself");
+        }
+    }
+
+    /// Looks whether the clock has jumped since the last pass. Leases then last as long as they were given; ages count by the
+    /// new time, and whatever is too old by it is replaced one by one.
+    pub(super) async fn look_at_clock(&self, now: Timestamp) -> Result<(), StoreError> {
+        let here = Instant::now();
+        let last = self.lead(|lead| lead.last.replace((now, here)));
+        let Some(by) = last.and_then(|last| jump(last, (now, here))) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            seconds = by.as_secs(),
+            "the clock of this host has jumped; VMs that are too old by its new time are replaced one by one, leases are kept"
+        );
+        self.lead(|lead| lead.jumped = Some((now, by)));
+        if by.is_positive() {
+            self.context.store.shift_leases(by).await?;
+        }
+        Ok(())
+    }
+
+    /// When the clock last jumped, and by how much.
+    #[must_use]
+    pub fn clock_jumped(&self) -> Option<(Timestamp, SignedDuration)> {
+        self.lead(|lead| lead.jumped)
+    }
+
+    fn lead<T>(&self, act: impl FnOnce(&mut Lead) -> T) -> T {
+        act(&mut self.lead.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// By how much the clock ran away from the time that passed.
+fn jump(last: (Timestamp, Instant), now: (Timestamp, Instant)) -> Option<SignedDuration> {
+    let passed = SignedDuration::try_from(now.1.duration_since(last.1)).ok()?;
+    let by = now.0.duration_since(last.0) - passed;
+    (by.abs() > JUMP).then_some(by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_runs_with_the_time_has_not_jumped() {
+        let (wall, here) = (Timestamp::UNIX_EPOCH, Instant::now());
+        let later = |wall_seconds: i64, seconds: u64| {
+            (
+                wall + SignedDuration::from_secs(wall_seconds),
+                here + Duration::from_secs(seconds),
+            )
+        };
+        for (wall_seconds, seconds, by) in [
+            (3, 3, None),
+            (600, 600, None),
+            (30, 3, None),
+            (7203, 3, Some(7200)),
+            (-100, 5, Some(-105)),
+        ] {
+            let by: Option<i64> = by;
+            assert_eq!(
+                jump((wall, here), later(wall_seconds, seconds)),
+                by.map(SignedDuration::from_secs)
+            );
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The controller's lease: of several servers on one store one acts on the pools.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Store, StoreError, millis};
+
+impl Store {
+    /// Takes the lease, or renews it; its generation, which counts up with every new holder. `None` while somebody else has it.
+    /// `alone`: whoever had it is known to be gone.
+    pub async fn hold_controller(
+        &self,
+        holder: &str,
+        now: Timestamp,
+        length: SignedDuration,
+        alone: bool,
+    ) -> Result<Option<i64>, StoreError> {
+        let generation = sqlx::query_scalar(
+            "INSERT INTO controller (id, holder, generation, expires_at) VALUES (1, ?1, 1, ?3)
+             ON CONFLICT DO UPDATE SET generation = generation + (holder <> excluded.holder),
+                                       holder = excluded.holder, expires_at = excluded.expires_at
+             WHERE holder = excluded.holder OR expires_at <= ?2 OR ?4
+             RETURNING generation",
+        )
+        .bind(holder)
+        .bind(millis(now))
+        .bind(millis(now + length))
+        .bind(alone)
+        .fetch_optional(&self.write)
+        .await?;
+        Ok(generation)
+    }
+
+    /// Lets go of the lease.
+    pub async fn release_controller(&self, holder: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE controller SET expires_at = 0 WHERE holder = ?1")
+            .bind(holder)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// The host's clock jumped ahead: leases last as long as they were given, not as long as the clock says.
+    pub async fn shift_leases(&self, by: SignedDuration) -> Result<(), StoreError> {
+        sqlx::query("UPDATE claim SET expires_at = expires_at + ?1 WHERE ended_at IS NULL")
+            .bind(i64::try_from(by.as_millis()).unwrap_or_default())
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::Cipher;
+
+    #[tokio::test]
+    async fn one_holds_it_until_it_lets_go_or_its_time_is_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let cipher = || Cipher::open(&folder.path().join("key")).unwrap();
+        let path = folder.path().join("db");
+        let one = Store::open(&path, cipher()).await.unwrap();
+        let other = Store::open(&path, cipher()).await.unwrap();
+        let (now, length) = (Timestamp::UNIX_EPOCH, SignedDuration::from_secs(30));
+        let late = now + SignedDuration::from_secs(31);
+        assert_eq!(one.hold_controller("a", now, length, false).await.unwrap(), Some(1));
+        assert_eq!(one.hold_controller("a", now, length, false).await.unwrap(), Some(1));
+        assert_eq!(other.hold_controller("b", now, length, false).await.unwrap(), None);
+        assert_eq!(other.hold_controller("b", late, length, false).await.unwrap(), Some(2));
+        assert_eq!(one.hold_controller("a", late, length, false).await.unwrap(), None);
+        other.release_controller("b").await.unwrap();
+        assert_eq!(one.hold_controller("a", late, length, false).await.unwrap(), Some(3));
+        assert_eq!(other.hold_controller("b", late, length, true).await.unwrap(), Some(4));
+    }
+}

@@ -1,0 +1,180 @@
+//! One look at one repository: `git ls-remote` for all branches that are followed, and what is done about those that moved.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rand::RngExt as _;
+
+use super::Watch;
+use super::schedule::Order;
+use crate::provision::git::{GitError, git};
+use crate::provision::mirrors::{MirrorError, Wanted as Mirrored};
+use crate::store::StoreError;
+
+/// How long a repository may take to say where its branches are.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// No repository is there whose configuration git would read.
+const NOWHERE: &str = "/";
+
+/// Why a repository could not be looked at.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    /// It does not say where its branches are.
+    #[error(
+        "{url} cannot be reached; check the address, and that the server's user may read it (git credentials, SSH key). Git says: {source}"
+    )]
+    Reach {
+        /// Where it is.
+        url: String,
+        /// Git's words.
+        source: GitError,
+    },
+    /// It does, and its commits cannot be fetched.
+    #[error(transparent)]
+    Fetch(#[from] MirrorError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Tells the schedule that a look has ended, however it did.
+struct Looking {
+    watch: Watch,
+    url: String,
+    has_failed: bool,
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let luck = rand::rng().random();
+        self.watch
+            .schedule()
+            .ended(&self.url, self.has_failed, Instant::now(), luck);
+    }
+}
+
+impl Watch {
+    /// Looks, and notes what cannot be followed.
+    pub(super) async fn look(self, order: Order) {
+        self.0.looks.fetch_add(1, Ordering::Relaxed);
+        let faults = self.0.faults.clone();
+        let mut looking = Looking {
+            watch: self.clone(),
+            url: order.url.clone(),
+            has_failed: true,
+        };
+        match self.follow(&order).await {
+            Ok(found) => {
+                faults.end(&order.url, None);
+                // Nothing of what is wanted is there: that is worth the longer pauses of a failure.
+                looking.has_failed = !found;
+            }
+            Err(LookError::Store(error)) => {
+                tracing::error!(%error, url = order.url, "what a repository said could not be noted; it is asked again");
+            }
+            Err(error) => faults.note(&order.url, None, &error.to_string(), Timestamp::now()),
+        }
+    }
+
+    /// Whether any of the branches is there.
+    async fn follow(&self, order: &Order) -> Result<bool, LookError> {
+        let (url, branches) = (order.url.as_str(), order.wanted.branches());
+        let heads = heads(url, &branches).await.map_err(|source| LookError::Reach {
+            url: url.to_owned(),
+            source,
+        })?;
+        let known = self.store().tips_at(&[url]).await?;
+        let (mut found, mut moved) = (false, false);
+        for branch in branches {
+            let is_there = match heads.get(branch) {
+                None => false,
+                Some(commit) if known.commit(url, branch) == Some(commit) => true,
+                Some(_) => match self.take(order, branch).await {
+                    Ok(news) => {
+                        moved |= news;
+                        true
+                    }
+                    // It went between the look and the fetch.
+                    Err(LookError::Fetch(MirrorError::NoBranch { .. })) => false,
+                    Err(error) => {
+                        self.wake_if(moved);
+                        return Err(error);
+                    }
+                },
+            };
+            found |= is_there;
+            if is_there {
+                self.0.faults.end(url, Some(branch));
+            } else {
+                let name = order.wanted.name();
+                let message = format!("{name} has no branch `{branch}` ({url}); push it, or choose another branch");
+                self.0.faults.note(url, Some(branch), &message, Timestamp::now());
+            }
+        }
+        self.wake_if(moved);
+        Ok(found)
+    }
+
+    fn wake_if(&self, moved: bool) {
+        if moved {
+            self.0.reconciler.wake();
+        }
+    }
+
+    /// Fetches a branch that moved, then notes its tip; whether it was news.
+    async fn take(&self, order: &Order, branch: &str) -> Result<bool, LookError> {
+        let context = self.0.reconciler.context();
+        let (url, patience) = (order.url.as_str(), context.command_timeout);
+        let fetch = context
+            .mirrors
+            .fetch(order.wanted.name(), url, branch, patience, Mirrored::Newest);
+        // Not the commit that was looked at: it may have moved again, and this one is on the host.
+        let commit = fetch.await?.commit;
+        let is_news = self.store().note_tip(url, branch, &commit, Timestamp::now()).await?;
+        if is_news {
+            tracing::info!(url, branch, commit, "a branch is at a new commit");
+        }
+        Ok(is_news)
+    }
+}
+
+/// The commits of these branches; of those alone, since a repository may have very many.
+async fn heads(url: &str, branches: &BTreeSet<&str>) -> Result<HashMap<String, String>, GitError> {
+    let options = ["ls-remote", "--heads", "--", url].map(str::to_owned);
+    let names = branches.iter().map(|branch| format!("refs/heads/{branch}"));
+    let answer = git(Path::new(NOWHERE), options.into_iter().chain(names), PATIENCE).await?;
+    Ok(read_heads(&String::from_utf8_lossy(&answer.stdout)))
+}
+
+/// Lines of `<commit><tab>refs/heads/<branch>`.
+fn read_heads(answer: &str) -> HashMap<String, String> {
+    let heads = answer.lines().filter_map(|line| {
+        let (commit, name) = line.split_once('\t')?;
+        let branch = name.strip_prefix("refs/heads/")?;
+        let is_name = commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_name.then(|| (branch.to_owned(), commit.to_owned()))
+    });
+    heads.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_of_branches_are_read() {
+        let commit = "8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e";
+        let answer = format!(
+            "{commit}\trefs/heads/main\n{commit}\trefs/heads/a/refs/heads/b\nabc\trefs/heads/x\n\
+             {commit}\trefs/tags/v1\n{commit} refs/heads/y\n{commit}\trefs/heads/ä"
+        );
+        let heads = read_heads(&answer);
+        let mut names: Vec<_> = heads.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a/refs/heads/b", "main", "ä"]);
+        assert_eq!(heads["main"], commit);
+    }
+}

@@ -1,0 +1,324 @@
+//! When each repository is looked at. Pure: what time it is and how the dice of the jitter fell is given.
+//!
+//! A look is due when its pause is over, or, while webhooks for it are unanswered, when they have been quiet for a moment.
+//! Pauses are never of the same length: looks that fell together once (a start of the server) would fall together for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use hearth_api::ids::ProjectId;
+
+use super::place::{Place, Pushed};
+
+/// A webhook is answered with a look when no other has come for so long: a push of many branches sends many.
+const QUIET: Duration = Duration::from_millis(1500);
+/// … but at the latest so long after the first, however busy the repository is.
+const LONGEST_QUIET: Duration = Duration::from_secs(120);
+/// Pause after the first look that failed, if the usual one is not shorter; it doubles with each that follows.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// A pause is at most this share shorter than it is called.
+const JITTER: f64 = 0.2;
+
+/// Who wants a repository, and what of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Projects and the branches that they follow.
+    pub(super) followers: BTreeSet<(ProjectId, String)>,
+    /// What projects call it: `org/name`.
+    pub(super) names: BTreeSet<String>,
+}
+
+impl Wanted {
+    pub(super) fn branches(&self) -> BTreeSet<&str> {
+        self.followers.iter().map(|(_, branch)| branch.as_str()).collect()
+    }
+
+    /// What to call it in a sentence.
+    pub(super) fn name(&self) -> &str {
+        self.names.first().map_or("the repository", String::as_str)
+    }
+}
+
+/// A look that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) url: String,
+    pub(super) wanted: Wanted,
+}
+
+#[derive(Debug)]
+struct Repo {
+    wanted: Wanted,
+    place: Option<Place>,
+    /// When the pause is over.
+    next: Option<Instant>,
+    /// When the first and the last unanswered webhook came.
+    hooks: Option<(Instant, Instant)>,
+    /// Looks in a row that failed.
+    failures: u32,
+    is_looking: bool,
+}
+
+impl Repo {
+    fn due(&self) -> Option<Instant> {
+        if self.is_looking {
+            return None;
+        }
+        match self.hooks {
+            Some((first, last)) => Some((last + QUIET).min(first + LONGEST_QUIET)),
+            None => self.next,
+        }
+    }
+}
+
+/// All repositories that are watched, by URL.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    /// Zero: no look but for a webhook.
+    interval: Duration,
+    repos: BTreeMap<String, Repo>,
+}
+
+impl Schedule {
+    pub(super) fn new(interval: Duration) -> Self {
+        let repos = BTreeMap::new();
+        Self { interval, repos }
+    }
+
+    /// What is wanted now. Whatever nobody wanted before is looked at without delay.
+    pub(super) fn want(&mut self, all: BTreeMap<String, Wanted>, now: Instant) {
+        self.repos.retain(|url, _| all.contains_key(url));
+        for (url, wanted) in all {
+            let repo = self.repos.entry(url).or_insert_with_key(|url| Repo {
+                wanted: Wanted::default(),
+                place: Place::of(url),
+                next: None,
+                hooks: None,
+                failures: 0,
+                is_looking: false,
+            });
+            if !self.interval.is_zero() && !wanted.followers.is_subset(&repo.wanted.followers) {
+                repo.next = Some(now);
+            }
+            repo.wanted = wanted;
+        }
+    }
+
+    pub(super) fn wants(&self, url: &str, branch: Option<&str>) -> bool {
+        self.repos
+            .get(url)
+            .is_some_and(|repo| branch.is_none_or(|branch| repo.wanted.branches().contains(branch)))
+    }
+
+    /// How many repositories a push concerns.
+    pub(super) fn count(&self, pushed: &Pushed) -> usize {
+        self.repos.values().filter(|repo| is_meant(repo, pushed)).count()
+    }
+
+    /// A webhook came: how many repositories it concerns.
+    pub(super) fn hook(&mut self, pushed: &Pushed, now: Instant) -> usize {
+        self.mark(now, |repo| is_meant(repo, pushed))
+    }
+
+    /// A webhook came that nobody read: it may concern any.
+    pub(super) fn hook_unread(&mut self, now: Instant) {
+        self.mark(now, |_| true);
+    }
+
+    fn mark(&mut self, now: Instant, is_meant: impl Fn(&Repo) -> bool) -> usize {
+        let meant = self.repos.values_mut().filter(|repo| is_meant(repo));
+        meant
+            .map(|repo| repo.hooks = Some((repo.hooks.map_or(now, |(first, _)| first), now)))
+            .count()
+    }
+
+    /// Begins looks that are due, at most `room`, the longest overdue first.
+    pub(super) fn begin(&mut self, now: Instant, room: usize) -> Vec<Order> {
+        let due = |repo: &Repo| repo.due().filter(|due| *due <= now);
+        let mut ready: Vec<_> = self
+            .repos
+            .iter_mut()
+            .filter_map(|(url, repo)| Some((due(repo)?, url, repo)))
+            .collect();
+        ready.sort_by_key(|(due, ..)| *due);
+        ready.truncate(room);
+        ready
+            .into_iter()
+            .map(|(_, url, repo)| {
+                (repo.is_looking, repo.hooks, repo.next) = (true, None, None);
+                let (url, wanted) = (url.clone(), repo.wanted.clone());
+                Order { url, wanted }
+            })
+            .collect()
+    }
+
+    /// When the next look is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.repos.values().filter_map(Repo::due).min()
+    }
+
+    /// A look has ended. `luck`: from 0 to 1.
+    pub(super) fn ended(&mut self, url: &str, has_failed: bool, now: Instant, luck: f64) {
+        let Some(repo) = self.repos.get_mut(url) else {
+            return;
+        };
+        repo.is_looking = false;
+        repo.failures = if has_failed { repo.failures.saturating_add(1) } else { 0 };
+        let pause = match repo.failures {
+            0 if self.interval.is_zero() => None,
+            0 => Some(self.interval),
+            failures => Some(pause_after(failures, self.interval)),
+        };
+        // It is set already when somebody new came meanwhile.
+        if repo.next.is_none() {
+            repo.next = pause.map(|pause| now + pause.mul_f64(1.0 - JITTER * luck));
+        }
+    }
+}
+
+fn is_meant(repo: &Repo, pushed: &Pushed) -> bool {
+    pushed.is_at(repo.place.as_ref()) || repo.wanted.names.iter().any(|name| pushed.is_called(name))
+}
+
+fn pause_after(failures: u32, interval: Duration) -> Duration {
+    let first = if interval.is_zero() {
+        FIRST_PAUSE
+    } else {
+        FIRST_PAUSE.min(interval)
+    };
+    let doubled = 2_u32
+        .checked_pow(failures - 1)
+        .and_then(|times| first.checked_mul(times));
+    doubled.map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const URL: &str = "https://h/acme/app";
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn wanted(followers: &[(&str, &str)]) -> BTreeMap<String, Wanted> {
+        let followers = followers
+            .iter()
+            .map(|(project, branch)| (project.parse().unwrap(), (*branch).to_owned()))
+            .collect();
+        let names = BTreeSet::from(["acme/app".to_owned()]);
+        BTreeMap::from([(URL.to_owned(), Wanted { followers, names })])
+    }
+
+    fn push() -> Pushed {
+        let body = json!({ "repository": { "full_name": "acme/app" } });
+        Pushed::read(body.as_object().unwrap())
+    }
+
+    fn watching(interval: Duration, now: Instant) -> Schedule {
+        let mut schedule = Schedule::new(interval);
+        schedule.want(wanted(&[("prj_1", "main")]), now);
+        schedule
+    }
+
+    #[test]
+    fn a_new_follower_is_looked_at_once_and_then_once_per_interval() {
+        let now = Instant::now();
+        let mut schedule = watching(MINUTE, now);
+        assert_eq!(schedule.begin(now, 8).len(), 1);
+        assert_eq!(schedule.begin(now, 8).len(), 0, "one look at a time");
+        schedule.ended(URL, false, now, 0.0);
+        schedule.want(wanted(&[("prj_1", "main")]), now);
+        assert_eq!(schedule.next_due(), Some(now + MINUTE));
+        // Another branch, and another project with a branch that is known.
+        for more in [("prj_1", "dev"), ("prj_2", "main")] {
+            schedule.want(wanted(&[("prj_1", "main"), more]), now);
+            assert_eq!(schedule.begin(now, 8).len(), 1, "{more:?}");
+            schedule.ended(URL, false, now, 1.0);
+            assert_eq!(schedule.next_due(), Some(now + MINUTE.mul_f64(0.8)));
+        }
+        // One that comes during a look.
+        let later = now + MINUTE;
+        assert_eq!(schedule.begin(later, 8).len(), 1);
+        schedule.want(wanted(&[("prj_3", "main")]), later);
+        schedule.ended(URL, false, later, 0.5);
+        assert_eq!(schedule.begin(later, 8).len(), 1);
+        schedule.want(BTreeMap::new(), later);
+        schedule.ended(URL, false, later, 0.5);
+        assert_eq!(schedule.next_due(), None);
+    }
+
+    #[test]
+    fn hooks_are_answered_when_they_are_quiet_and_at_the_latest_after_two_minutes() {
+        let start = Instant::now();
+        let mut schedule = watching(Duration::ZERO, start);
+        assert_eq!(schedule.next_due(), None, "without an interval only hooks count");
+        assert_eq!(schedule.hook(&push(), start), 1);
+        assert_eq!(schedule.next_due(), Some(start + QUIET));
+        // A thousand in a minute: one look at the end. Three minutes of them: one in between.
+        for (minutes, wanted) in [(1, 1), (3, 2)] {
+            let (mut now, mut looks) = (start, 0);
+            for number in 0..1000 * minutes {
+                now = start + Duration::from_millis(60 * number);
+                schedule.hook(&push(), now);
+                if !schedule.begin(now, 8).is_empty() {
+                    looks += 1;
+                    schedule.ended(URL, false, now, 0.0);
+                }
+            }
+            let end = now + QUIET;
+            looks += schedule.begin(end, 8).len();
+            schedule.ended(URL, false, end, 0.0);
+            assert_eq!(looks, wanted, "{minutes}");
+            assert_eq!(schedule.next_due(), None);
+        }
+    }
+
+    #[test]
+    fn the_timed_look_waits_for_hooks_and_a_hook_during_a_look_counts() {
+        let start = Instant::now();
+        let mut schedule = watching(MINUTE, start);
+        schedule.hook(&push(), start);
+        assert!(schedule.begin(start, 8).is_empty());
+        let now = start + QUIET;
+        assert_eq!(schedule.begin(now, 8).len(), 1);
+        schedule.hook(&push(), now);
+        schedule.hook_unread(now);
+        schedule.ended(URL, false, now, 0.0);
+        assert_eq!(schedule.next_due(), Some(now + QUIET));
+        let body = json!({ "repository": { "full_name": "acme/other" } });
+        assert_eq!(schedule.hook(&Pushed::read(body.as_object().unwrap()), now), 0);
+    }
+
+    #[test]
+    fn pauses_after_failures_grow_to_ten_minutes() {
+        let pause = |failures| pause_after(failures, MINUTE).as_secs();
+        assert_eq!(
+            (pause(1), pause(2), pause(7), pause(8), pause(u32::MAX)),
+            (5, 10, 320, 600, 600)
+        );
+        assert_eq!(pause_after(1, Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(pause_after(1, Duration::ZERO), FIRST_PAUSE);
+        let start = Instant::now();
+        let mut schedule = watching(MINUTE, start);
+        schedule.begin(start, 8);
+        schedule.ended(URL, true, start, 1.0);
+        assert_eq!(schedule.next_due(), Some(start + Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn no_more_looks_begin_than_there_is_room_for() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(MINUTE);
+        let all = wanted(&[("prj_1", "main")]);
+        let many = (0..20)
+            .map(|at| (format!("https://h/{at}"), all[URL].clone()))
+            .collect();
+        schedule.want(many, now);
+        assert_eq!(schedule.begin(now, 8).len(), 8);
+        assert_eq!(schedule.begin(now, 0).len(), 0);
+        assert_eq!(schedule.begin(now, 20).len(), 12);
+    }
+}
