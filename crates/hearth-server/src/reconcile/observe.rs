@@ -92,7 +92,7 @@ impl Reconciler {
         })
     }
 
-    async fn pool_world(
+    pub(super) async fn pool_world(
         &self,
         project: ProjectRow,
         pool: Option<PoolRow>,
@@ -136,7 +136,12 @@ impl Reconciler {
         })
     }
 
-    fn instance_world(&self, row: &InstanceRow, forked: bool, vms: &HashMap<VmId, VmState>) -> InstanceWorld {
+    pub(super) fn instance_world(
+        &self,
+        row: &InstanceRow,
+        forked: bool,
+        vms: &HashMap<VmId, VmState>,
+    ) -> InstanceWorld {
         let work = match row.state {
             InstanceState::Provisioning if self.tasks.is_provisioning(&row.id) => Work::Here,
             InstanceState::Provisioning if row.started_by.is_none() => Work::Unstarted,

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 pub use checkpoints::{CheckpointRow, TemplateRow};
-pub use claims::{NewClaim, Taken};
+pub use claims::{ClaimRow, Look, NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource};

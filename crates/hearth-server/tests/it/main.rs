@@ -8,6 +8,7 @@ mod clear;
 mod contract;
 mod documents;
 mod edges;
+mod explain;
 mod fresh;
 mod harness;
 mod pools;
