@@ -50,6 +50,7 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
         tokio::spawn(net::bring_up());
     }
     let result = tokio::select! {
+        () = execs.keep_spares() => Ok(()),
         result = listen(options.place, &execs, &stop) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

@@ -57,9 +57,9 @@ impl Cgroups {
     }
 
     /// Removes a command's cgroup now, or some time after its last process has ended.
-    pub(super) fn retire(&self, cgroup: Cgroup) {
+    pub(super) fn retire(&self, cgroup: Option<Cgroup>) {
         let mut outlived = self.outlived.lock().unwrap_or_else(PoisonError::into_inner);
-        outlived.push(cgroup.path);
+        outlived.extend(cgroup.map(|cgroup| cgroup.path));
         outlived.retain(|path| fs::remove_dir(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
     }
 }
