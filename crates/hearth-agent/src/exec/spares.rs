@@ -86,7 +86,11 @@ impl Spares {
             self.ended.notified().await;
             while self.count() < SPARES {
                 if let Some(then) = self.idle_at() {
-                    sleep_until(then).await;
+                    // A command that ends meanwhile may make it sooner.
+                    tokio::select! {
+                        () = sleep_until(then) => {}
+                        () = self.ended.notified() => {}
+                    }
                     continue;
                 }
                 // A command will find out, and say so.
