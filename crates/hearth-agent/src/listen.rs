@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::activate;
 use crate::exec::Execs;
 use crate::init::net;
 use crate::port::Port;
@@ -85,6 +86,7 @@ async fn listen_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -
 
 async fn serve_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
     let port = Rc::new(Port::wait_for(name).await?);
+    activate::prepare_boot_id();
     port.wait_for_host().await?;
     let next_host = async || port.wait_for_host().await.map(|()| true);
     serve_sessions(
