@@ -10,7 +10,6 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::watch;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::launch::Started;
@@ -23,9 +22,6 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// After a command has ended, a child of it may still hold its output open; this long is waited for more.
 const AFTERMATH: Duration = Duration::from_millis(150);
-
-/// By then the end is on its way to the caller.
-const AFTER_THE_END: Duration = Duration::from_millis(2);
 
 /// The most that can still lie in a pipe when that time is up: what Linux lets a command enlarge it to.
 const PIPE_BYTES: usize = 1024 * 1024;
@@ -97,8 +93,6 @@ pub(super) async fn run(
     // A slow reader may still be taking output; one that is gone makes this end at once.
     drop(outputs.await);
     output.end(end).await;
-    // What the caller need not wait for.
-    sleep(AFTER_THE_END).await;
     execs.cgroups.retire(tree.cgroup);
     drop(script);
 }

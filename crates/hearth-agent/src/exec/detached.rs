@@ -24,6 +24,7 @@ const FOLDER_MODE: u32 = 0o755;
 
 pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, detach: Detach, output: Output) {
     let start = Instant::now();
+    let _running = execs.spares.begin();
     let opened = open_log(Path::new(&detach.log_path));
     let (log, before, outputs) = match opened {
         Ok(opened) => opened,
@@ -74,6 +75,7 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
                     pid: tree.leader.as_raw().unsigned_abs(),
                 })
                 .await;
+            let execs = Arc::clone(&execs);
             // Not one of the tasks that the agent waits for when it is told to end.
             tokio::spawn(async move {
                 let timed_out = tokio::select! {

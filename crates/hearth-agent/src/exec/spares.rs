@@ -18,6 +18,8 @@ const SPARES: usize = 4;
 const IDLE: Duration = Duration::from_millis(30);
 /// The same while commands run: they may be what somebody waits for.
 const QUIET: Duration = Duration::from_secs(1);
+/// From one launcher to the next.
+const BETWEEN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 struct Activity {
@@ -80,26 +82,31 @@ impl Spares {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Fills the stock after commands, for ever.
+    /// Cleans up after commands and fills the stock, for ever.
     pub(super) async fn keep(&self, cgroups: &Cgroups) {
         loop {
             self.ended.notified().await;
+            self.idle().await;
+            cgroups.sweep();
             while self.count() < SPARES {
-                if let Some(then) = self.idle_at() {
-                    // A command that ends meanwhile may make it sooner.
-                    tokio::select! {
-                        () = sleep_until(then) => {}
-                        () = self.ended.notified() => {}
-                    }
-                    continue;
-                }
-                // A command will find out, and say so.
+                // When it fails, a command will find out, and say so.
                 let Ok(spare) = Launcher::start(cgroups, Outputs::piped()) else {
                     break;
                 };
                 self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
-                // It takes itself some time; a command that comes now goes first.
-                sleep(Duration::from_millis(1)).await;
+                // The new process goes first, and so does whatever was asked meanwhile.
+                sleep(BETWEEN).await;
+                self.idle().await;
+            }
+        }
+    }
+
+    async fn idle(&self) {
+        while let Some(then) = self.idle_at() {
+            // A command that ends meanwhile may make it sooner.
+            tokio::select! {
+                () = sleep_until(then) => {}
+                () = self.ended.notified() => {}
             }
         }
     }
@@ -117,6 +124,7 @@ impl Spares {
         while let Some(spare) = self.pop() {
             spare.end(cgroups).await;
         }
+        cgroups.sweep();
     }
 }
 
