@@ -465,23 +465,9 @@ async fn a_lost_connection_is_called_lost() {
     agent.client().await.health().await.unwrap();
 }
 
-/// The processes that wait to become a command of this agent's.
-fn spares(agent: &Agent) -> Vec<i32> {
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid())).unwrap();
-    let waits = |pid: &i32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|word| word == b"launch")
-    };
-    children
-        .split_whitespace()
-        .map(|pid| pid.parse().unwrap())
-        .filter(waits)
-        .collect()
-}
-
 async fn some_spares(agent: &Agent) -> Vec<i32> {
     eventually("some wait", async || {
-        let found = spares(agent);
+        let found = agent.spares();
         (found.len() >= 4).then_some(found)
     })
     .await
@@ -495,7 +481,7 @@ async fn commands_find_processes_that_wait_for_them() {
         let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
         text(&output.stdout).trim().parse::<i32>().unwrap()
     };
-    assert!(spares(&agent).is_empty());
+    assert!(agent.spares().is_empty());
     own_pid().await;
     let waiting = some_spares(&agent).await;
     assert!(waiting.contains(&own_pid().await));
@@ -503,6 +489,7 @@ async fn commands_find_processes_that_wait_for_them() {
     let waiting = some_spares(&agent).await;
     for pid in &waiting {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
+        is_gone(*pid).await;
     }
     assert!(!waiting.contains(&own_pid().await));
 }
