@@ -76,6 +76,7 @@ impl Args {
             seed,
             pause: self.pause_ms.map_or(by_size, |pause| pause * 1000),
             hold_seconds: self.hold_seconds.max(1.0),
+            tells: self.seeds <= 1,
         }
     }
 }
@@ -183,17 +184,8 @@ mod tests {
 
     #[test]
     fn short_runs_break_no_promise_and_are_the_same_every_time() {
-        let args = Args::parse_from([
-            "sim",
-            "--pools",
-            "200",
-            "--claims-per-second",
-            "4",
-            "--hours",
-            "2",
-            "--seeds",
-            "3",
-        ]);
+        let args = "sim --pools 200 --claims-per-second 4 --pause-ms 1000 --seeds 3";
+        let args = Args::parse_from(args.split(' '));
         let runs = run_seeds(&args).unwrap();
         let mut all = Figures::new().unwrap();
         for run in runs {
