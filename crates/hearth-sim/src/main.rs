@@ -36,6 +36,7 @@ const SIZES: [usize; 4] = [1_000, 3_000, 10_000, 100_000];
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask sim",
+    bin_name = "cargo xtask sim",
     max_term_width = 120,
     after_help = "What a run costs: about 1 µs a claim and 10 µs a pass for each 1,000 pools, and 1 GiB for 1,000,000 rows. \
                   10,000 pools at 2,000 claims a second over 24 hours are 86,000 passes and 104 million claims (none in the last \
