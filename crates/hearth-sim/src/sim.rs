@@ -206,7 +206,9 @@ impl Sim {
             Happens::GivesUp { claim, number } => self.gives_up(claim, number)?,
             Happens::LateBirth { slot, serial } => self.late_birth(slot, serial),
             Happens::Chaos => self.chaos()?,
-            Happens::Mended { pool } => self.mend(pool),
+            // What is not mended by then stays broken for this round.
+            Happens::Mended { pool } if !self.calm => self.mend(pool),
+            Happens::Mended { .. } => {}
             Happens::OutageOver => self.outage_over(),
             Happens::Calm => self.calm_down(),
             Happens::Still => self.still = true,
