@@ -26,7 +26,7 @@ const OF_A_POOL: [(Befalls, f64); 8] = [
     (Befalls::SetUp, 0.05),
     (Befalls::Switched, 0.03),
     (Befalls::Resized, 0.1),
-    (Befalls::Limited, 0.02),
+    (Befalls::Limited, 0.2),
     (Befalls::Tested, 0.05),
     (Befalls::VmDies, 0.1),
     (Befalls::TemplateDamaged, 0.01),
@@ -36,7 +36,7 @@ const OF_THE_HOST: [(Befalls, f64); 4] = [
     (Befalls::Restart, 4.0),
     (Befalls::Silence, 5.0),
     (Befalls::Outage, 2.0),
-    (Befalls::Tightened, 1.0),
+    (Befalls::Tightened, 2.0),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +143,8 @@ impl Sim {
                 self.resize(pool, target);
             }
             Befalls::Limited => {
-                let room = self.rng.random_range(2..20);
+                // One for a replacement, one for a VM that is kept to look into.
+                let room = self.rng.random_range(2..5);
                 let limited = self.chance(0.5);
                 let seen = &mut self.state.world.pools[pool];
                 seen.max_vms = limited.then_some(seen.target + room);
@@ -161,18 +162,7 @@ impl Sim {
                 self.silent_until = self.state.now + self.between(SECOND, 40 * SECOND);
             }
             Befalls::Outage => self.outage(),
-            Befalls::Tightened => {
-                let there = self
-                    .state
-                    .world
-                    .pools
-                    .iter()
-                    .map(|pool| pool.instances.len())
-                    .sum::<usize>();
-                self.state.world.limits.max_vms = there * 3 / 4;
-                self.state.world.limits.memory_mib = self.limits.memory_mib / 3;
-                self.restart()?;
-            }
+            Befalls::Tightened => self.tighten()?,
         }
         self.wake();
         Ok(())
@@ -219,6 +209,18 @@ impl Sim {
             self.state.want(pool, false, None);
             self.wake();
         }
+    }
+
+    /// A server with a smaller share of the host: about what there is now, of VMs or of memory.
+    fn tighten(&mut self) -> anyhow::Result<()> {
+        let (vms, memory_mib) = self.there();
+        self.state.world.limits = self.limits;
+        if self.chance(0.5) {
+            self.state.world.limits.max_vms = vms * 9 / 10;
+        } else {
+            self.state.world.limits.memory_mib = memory_mib * 9 / 10;
+        }
+        self.restart()
     }
 
     fn outage(&mut self) {

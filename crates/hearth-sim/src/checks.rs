@@ -144,10 +144,9 @@ impl Sim {
     fn check_limits(&mut self, new: &Count, begun: usize, refills: usize, of_pools: &HashMap<usize, usize>) {
         let mut there = Count::default();
         let mut making = Count::default();
-        for row in self.state.world.pools.iter().flat_map(|pool| &pool.instances) {
-            if has_vm(row) {
-                there.add(row.forked, row.memory_mib);
-            }
+        let rows = self.state.world.pools.iter().flat_map(|pool| &pool.instances);
+        for row in rows.filter(|row| has_vm(row)) {
+            there.add(row.forked, row.memory_mib);
             if row.state == InstanceState::Provisioning && row.work == Work::Here {
                 making.add(row.forked, row.memory_mib);
             }
@@ -184,6 +183,15 @@ impl Sim {
                 return self.break_promise(format!("p{pool} is above its own limit: {own} + {more} of {most}"));
             }
         }
+    }
+
+    /// VMs that count, and their memory in MiB.
+    pub(crate) fn there(&self) -> (usize, u64) {
+        let all = self.state.world.pools.iter().flat_map(|pool| &pool.instances);
+        let mut count = Count::default();
+        all.filter(|row| has_vm(row))
+            .for_each(|row| count.add(row.forked, row.memory_mib));
+        (count.vms, count.memory_mib)
     }
 
     /// What has failed waits as long as its failures say before the pool tries again.

@@ -315,9 +315,9 @@ impl Sim {
 
     /// The bucket that VMs are begun from.
     fn fill_bucket(&mut self, now: Micros) {
-        let per_second = self.plan.claims_per_second * 3.0 + self.plan.pools as f64 / 20.0 + 5.0;
+        let per_second = self.plan.claims_per_second * 2.0 + self.plan.pools as f64 / 50.0 + 1.0;
         let since = (now - self.last_pass) as f64 / SECOND as f64;
-        self.tokens = (self.tokens + since * per_second).min(per_second * 20.0);
+        self.tokens = (self.tokens + since * per_second).min(per_second * 3.0);
         self.state.world.limits.tokens = self.tokens as usize;
     }
 
