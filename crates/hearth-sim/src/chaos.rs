@@ -20,6 +20,9 @@ const BAD: f64 = 0.15;
 /// Of pools whose set-up is broken: this share is mended before everything is to settle.
 const MENDED: f64 = 0.8;
 
+/// One VM for so many pools dies when claims have ended.
+const DIE_LAST: usize = 10;
+
 /// What may befall one pool, and how often an hour.
 const OF_A_POOL: [(Befalls, f64); 8] = [
     (Befalls::Push, 0.25),
@@ -184,6 +187,15 @@ impl Sim {
         let row = &mut rows[row];
         if row.vm.is_alive() && matches!(row.state, InstanceState::Ready | InstanceState::Provisioning) {
             row.vm = VmPresence::Stopped;
+        }
+    }
+
+    /// No claims from here on: nobody but the planner finds the VMs that die now.
+    pub(crate) fn fall_still(&mut self) {
+        self.still = true;
+        for _ in 0..self.plan.pools.div_ceil(DIE_LAST) {
+            let pool = self.rng.random_range(0..self.plan.pools);
+            self.kill_one(pool);
         }
     }
 

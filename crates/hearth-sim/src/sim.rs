@@ -211,7 +211,7 @@ impl Sim {
             Happens::Mended { .. } => {}
             Happens::OutageOver => self.outage_over(),
             Happens::Calm => self.calm_down(),
-            Happens::Still => self.still = true,
+            Happens::Still => self.fall_still(),
             Happens::Round => {
                 self.check_settled();
                 self.figures.settled += 1;
