@@ -98,7 +98,7 @@ fn pools() -> impl Strategy<Value = Vec<Pool>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (0..30_usize, 0..30_u64, 0..4_usize, 0..5_usize, 0..12_usize).prop_map(
+    (0..30_usize, 0..30_u64, 0..4_usize, 0..5_usize, 0..8_usize).prop_map(
         |(max_vms, memory, concurrent_provisions, concurrent_forks, tokens)| Limits {
             max_vms,
             memory_mib: memory * WHOLE_MIB / 2,
@@ -121,10 +121,15 @@ fn model(pools: &[Pool]) -> Model {
         let templates = pool.templates.iter().map(|(set_up, commit)| recipe(*set_up, *commit));
         model.templates.insert(project.clone(), templates.collect());
         let now = model.world.now;
+        // Without failures, as many successes as there are rows.
+        let good = pool
+            .rows
+            .iter()
+            .fold(FailureStreak::default(), |streak, _| streak.succeeded());
         let streak = pool
             .failures
             .iter()
-            .fold(FailureStreak::default(), |streak, kind| streak.failed(*kind, now));
+            .fold(good, |streak, kind| streak.failed(*kind, now));
         let wanted = recipe(pool.wanted.0, pool.wanted.1);
         model.streaks.insert((project, wanted), streak);
         for row in &pool.rows {
