@@ -55,7 +55,6 @@ impl Sim {
                 if let Some(pool) = pool_of(project) {
                     let recipe = self.state.world.pools[pool].recipe.clone();
                     let slot = self.state.add_row(pool, recipe)?;
-                    self.state.row_mut(slot).is_build = true;
                     self.figures.beside += 1;
                     self.begin_boot(slot);
                 }

@@ -26,7 +26,7 @@ const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 /// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
 const FETCH_BUDGET: Duration = Duration::from_secs(5);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
-const FORK_BUDGET: Duration = Duration::from_secs(10);
+const FORK_BUDGET: Duration = Duration::from_secs(20);
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
