@@ -143,12 +143,12 @@ fn start_waiting(
     waiting.retain(|(_, instance)| !ending.contains(&instance.id));
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
     for (pool, instance) in waiting {
-        if budget.take(&pool.project, instance.memory_mib, instance.forked) {
+        if budget.take(pool, instance.memory_mib, instance.forked) {
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
         } else {
-            let why = budget.why_not(world, &pool.project, instance.memory_mib);
+            let why = budget.why_not(world, pool, instance.memory_mib);
             holds.push((pool.project.clone(), why));
         }
     }
@@ -277,11 +277,8 @@ fn add_missing(
             if *count == 0 {
                 return false;
             }
-            if !budget.take(&pool.project, source.memory_mib, source.forked) {
-                holds.push((
-                    pool.project.clone(),
-                    budget.why_not(world, &pool.project, source.memory_mib),
-                ));
+            if !budget.take(pool, source.memory_mib, source.forked) {
+                holds.push((pool.project.clone(), budget.why_not(world, pool, source.memory_mib)));
                 return false;
             }
             *count -= 1;
@@ -331,15 +328,12 @@ fn build_wanted(
     for pool in standings.iter().filter(waits).map(|standing| standing.pool) {
         if let Some(hold) = paused(pool, &pool.streak, world.now) {
             holds.push((pool.project.clone(), hold));
-        } else if budget.take(&pool.project, pool.memory_mib, false) {
+        } else if budget.take(pool, pool.memory_mib, false) {
             actions.push(Action::Build {
                 project: pool.project.clone(),
             });
         } else {
-            holds.push((
-                pool.project.clone(),
-                budget.why_not(world, &pool.project, pool.memory_mib),
-            ));
+            holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib)));
         }
     }
 }
@@ -554,13 +548,13 @@ fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<
         if paused(pool, &source.streak, world.now).is_some() {
             continue;
         }
-        if budget.take(&pool.project, source.memory_mib, source.forked) {
+        if budget.take(pool, source.memory_mib, source.forked) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if budget.has_no_room(&pool.project, source.memory_mib) && budget.take_turn(source.forked) {
+        } else if budget.has_no_room(pool, source.memory_mib) && budget.take_turn(source.forked) {
             actions.push(Action::Delete {
                 instance: stalest.id.clone(),
                 generation: stalest.generation,

@@ -46,6 +46,7 @@ fn middle(world: &World) -> Duration {
 fn world(pools: usize, busy: bool) -> anyhow::Result<World> {
     let mut state = State::new(Limits {
         max_vms: pools * 10,
+        tenant_vms: None,
         memory_mib: pools as u64 * 10_240,
         concurrent_provisions: pools,
         concurrent_forks: pools,

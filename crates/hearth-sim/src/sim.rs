@@ -354,6 +354,7 @@ fn limits_for(plan: &Plan) -> Limits {
     let max_vms = plan.pools * 8 + in_use * 2 + 50;
     Limits {
         max_vms,
+        tenant_vms: None,
         memory_mib: (plan.pools as u64 * 1024) + in_use as u64 * 2 * WHOLE_MIB + 64 * WHOLE_MIB,
         concurrent_provisions: (plan.pools / 60).max(4),
         concurrent_forks: (plan.claims_per_second * pause * 3.0) as usize + plan.pools / 50 + 8,

@@ -124,6 +124,7 @@ impl State {
         self.sides.push(Side::default());
         self.world.pools.push(PoolWorld {
             project,
+            tenant: 0,
             enabled: true,
             target,
             max_vms: None,

@@ -111,6 +111,7 @@ impl Reconciler {
             context,
             limits: Limits {
                 max_vms: options.max_vms,
+                tenant_vms: options.tenant_vms,
                 memory_mib: options.memory_mib,
                 concurrent_provisions: options.provision_concurrency.max(1),
                 concurrent_forks: options.fork_concurrency.max(1),

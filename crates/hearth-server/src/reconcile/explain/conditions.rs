@@ -106,7 +106,12 @@ fn breaker<'a>(account: &'a Account<'_>) -> Option<&'a Pause> {
 }
 
 fn capacity(holds: &Holds) -> Option<Hold> {
-    let limits = |hold: &Hold| matches!(hold, Hold::HostVms { .. } | Hold::HostMemory { .. } | Hold::ProjectVms);
+    let limits = |hold: &Hold| {
+        matches!(
+            hold,
+            Hold::HostVms { .. } | Hold::HostMemory { .. } | Hold::TenantVms { .. } | Hold::ProjectVms
+        )
+    };
     holds.iter().map(|(hold, _)| *hold).find(limits)
 }
 

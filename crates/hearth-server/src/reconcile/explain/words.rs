@@ -28,6 +28,9 @@ pub(super) fn sentence(hold: Hold) -> String {
             "one more VM takes {wants_mib} MiB of memory and {left_mib} MiB are left of what VMs may have on this host \
              (`hearth serve --memory`)"
         ),
+        Hold::TenantVms { max } => format!(
+            "the projects of this tenant have {max} VMs together and may have no more (`hearth serve --max-vms-per-tenant`)"
+        ),
         Hold::ProjectVms => "the project has as many VMs as its own limit allows (`maxVms`)".to_owned(),
         Hold::InTheMaking => "as many VMs are in the making as may be at once".to_owned(),
         Hold::Missing { kind, failures } => {
