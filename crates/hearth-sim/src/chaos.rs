@@ -15,6 +15,8 @@ const TARGET_MOST: usize = 6;
 const NEW: f64 = 0.05;
 /// Of pools: this share is disabled from the beginning, and has no template.
 const UNUSED: f64 = 0.03;
+/// Of projects: this share has a limit of its own.
+const LIMITED: f64 = 0.5;
 /// Of pushes: this share breaks the set-up.
 const BAD: f64 = 0.15;
 /// Of pools whose set-up is broken: this share is mended before everything is to settle.
@@ -68,6 +70,7 @@ impl Sim {
             let bad = self.badness(BAD / 10.0);
             self.state.want(pool, false, bad);
             let unused = self.chance(UNUSED);
+            self.limit(pool, LIMITED);
             self.state.world.pools[pool].enabled = !unused;
             if !unused && !self.chance(NEW) && bad.is_none() {
                 let name = self.state.world.pools[pool].recipe.clone();
@@ -145,13 +148,7 @@ impl Sim {
                 self.note("resized", pool, target as u64);
                 self.resize(pool, target);
             }
-            Befalls::Limited => {
-                // One for a replacement, one for a VM that is kept to look into.
-                let room = self.rng.random_range(2..5);
-                let limited = self.chance(0.5);
-                let seen = &mut self.state.world.pools[pool];
-                seen.max_vms = limited.then_some(seen.target + room);
-            }
+            Befalls::Limited => self.limit(pool, LIMITED),
             Befalls::Tested => {
                 let wanted = self.state.world.pools[pool].recipe.clone();
                 let slot = self.state.add_row(pool, wanted)?;
@@ -169,6 +166,14 @@ impl Sim {
         }
         self.wake();
         Ok(())
+    }
+
+    /// A limit of its own, with room for a replacement and for a VM that is kept to look into; or none.
+    fn limit(&mut self, pool: usize, share: f64) {
+        let room = self.rng.random_range(2..5);
+        let limited = self.chance(share);
+        let seen = &mut self.state.world.pools[pool];
+        seen.max_vms = limited.then_some(seen.target + room);
     }
 
     fn resize(&mut self, pool: usize, target: usize) {
