@@ -188,7 +188,7 @@ pub struct DecisionInputs {
     pub starts_left: u32,
 }
 
-/// What this host may be asked for, and what is used of it.
+/// What this host may be asked for, and what is used of it, as of the last pass over all pools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostUse {
