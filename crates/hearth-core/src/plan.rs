@@ -27,6 +27,8 @@ pub use decision::{Action, Decision, Hold, Reason};
 pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
 /// One VM whose set-up failed is kept running this long, so that a person can look inside.
 pub const DEBUG_VM_KEPT: SignedDuration = SignedDuration::from_mins(30);
+/// A failed VM that is there for longer has been kept.
+const DEBUG_VM_NOTICED: SignedDuration = SignedDuration::from_secs(30);
 /// Records of failed and test instances stay readable this long.
 pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Failures in a row that blame the recipe before the pool stops making VMs by it.
@@ -444,13 +446,15 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
 
 /// The VM of a failing set-up that a person may look into: the one that failed first, once nothing more is made by its recipe.
 fn kept_for_debugging(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Option<&InstanceWorld> {
+    // What is not kept goes with the next pass: one that is still there was kept, and a retry does not take it away.
+    let kept_since = now - DEBUG_VM_NOTICED;
     let lasts = |i: &&InstanceWorld| {
         i.state == InstanceState::Failed
             && !i.is_test
             && i.failure == Some(FailureKind::Setup)
             && (!drivers_observed || i.vm.is_alive())
             && now.duration_since(i.state_since) < DEBUG_VM_KEPT
-            && (i.recipe != pool.recipe || pool.streak.recipe >= BREAKER_AFTER)
+            && (i.recipe != pool.recipe || pool.streak.recipe >= BREAKER_AFTER || i.state_since <= kept_since)
     };
     pool.instances.iter().filter(lasts).min_by_key(|i| i.state_since)
 }

@@ -455,7 +455,7 @@ fn the_first_vm_that_fails_with_an_open_breaker_is_kept_for_half_an_hour() {
         failure: Some(FailureKind::Setup),
         ..instance(InstanceState::Failed, since)
     };
-    let mut broken = pool(1, vec![failed(900), failed(800)]);
+    let mut broken = pool(1, vec![failed(990), failed(980)]);
     let retired = |pool: &PoolWorld, now| {
         let mut world = world(vec![pool.clone()]);
         world.now = at(now);
@@ -468,7 +468,7 @@ fn the_first_vm_that_fails_with_an_open_breaker_is_kept_for_half_an_hour() {
     let [later, first] = [0, 1].map(|index: usize| broken.instances[index].id.clone());
     broken.streak = FailureStreak {
         recipe: 2,
-        last_at: Some(at(900)),
+        last_at: Some(at(990)),
         last_kind: Some(FailureKind::Setup),
         ..FailureStreak::default()
     };
@@ -476,9 +476,13 @@ fn the_first_vm_that_fails_with_an_open_breaker_is_kept_for_half_an_hour() {
     broken.streak.recipe = 3;
     assert_eq!(retired(&broken, 1000), std::slice::from_ref(&later));
     // A dead one shows nothing, and half an hour is enough.
-    assert_eq!(retired(&broken, 800 + 30 * 60), std::slice::from_ref(&first));
+    assert_eq!(retired(&broken, 980 + 30 * 60), std::slice::from_ref(&first));
     broken.instances[1].vm = VmPresence::Stopped;
     assert_eq!(retired(&broken, 1000), [first]);
+    // A retry closes the breaker, and whoever looks into the VM goes on.
+    broken.instances[1].vm = VmPresence::Running;
+    broken.streak = FailureStreak::default();
+    assert_eq!(retired(&broken, 1012), [later]);
 }
 
 #[test]

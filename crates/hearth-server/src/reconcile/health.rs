@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use hearth_api::ids::VmId;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
+use jiff::Timestamp;
 use rand::RngExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +62,7 @@ impl Reconciler {
     }
 
     async fn probe_round(&self) -> Result<(), StoreError> {
-        let rows = self.context.store.all_instances().await?;
+        let rows = self.context.store.all_instances(Timestamp::MIN).await?;
         let ready: Vec<InstanceRow> = rows.into_iter().filter(is_in_pool).collect();
         let due = self.probes(|probes| probes.due(&ready, self.probe_interval));
         futures::stream::iter(ready.into_iter().filter(|row| due.contains(&row.vm)))

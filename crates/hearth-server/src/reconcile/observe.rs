@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
 use hearth_api::ids::{ProjectId, VmId};
+use hearth_core::plan::RECORD_KEPT;
 use hearth_core::state::InstanceState;
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
 use hearth_drivers::{CALL_TIMEOUT, VmState};
@@ -32,7 +33,7 @@ impl Reconciler {
         };
         let drivers_observed = vms.is_some();
         let vms = vms.unwrap_or_default();
-        let rows = self.context.store.all_instances().await?;
+        let rows = self.context.store.all_instances(now - RECORD_KEPT).await?;
         let known: HashSet<&VmId> = rows.iter().map(|row| &row.vm).collect();
         let orphans = vms
             .keys()

@@ -375,12 +375,15 @@ impl Store {
         select_instance(&mut *self.read.acquire().await?, id).await
     }
 
-    /// Every instance: what the pool loop sees.
-    pub async fn all_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
+    /// Every instance that there is something to do about: what the pool loop sees. Of mere records only those that ended before
+    /// this time: an outage can leave very many.
+    pub async fn all_instances(&self, records_before: Timestamp) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = sqlx::query_as(
             "SELECT instance.*, claim.expires_at AS lease_ends_at
-             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id ORDER BY instance.id",
+             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
+             WHERE state <> 'archived' OR state_since <= ?1 ORDER BY instance.id",
         )
+        .bind(millis(records_before))
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
@@ -478,28 +481,12 @@ impl Store {
         .fetch_all(&self.read)
         .await?;
         let mut streak = FailureStreak::default();
-        for (kind, since, was_ready) in rows {
+        for (kind, since, was_ready) in rows.into_iter().rev() {
             // Whatever happened to it later: the recipe made a ready VM.
-            let Some(kind) = kind.filter(|_| !was_ready) else {
-                if streak.last_at.is_some() {
-                    break;
-                }
-                streak.successes += 1;
-                continue;
+            streak = match kind.filter(|_| !was_ready) {
+                None => streak.succeeded(),
+                Some(kind) => streak.failed(parse("instance.failure_kind", &kind)?, timestamp(since)?),
             };
-            if streak.successes > 0 {
-                break;
-            }
-            let kind: FailureKind = parse("instance.failure_kind", &kind)?;
-            match kind {
-                kind if kind.blames_recipe() => streak.recipe += 1,
-                FailureKind::Host => streak.host += 1,
-                _ => continue,
-            }
-            if streak.last_at.is_none() {
-                streak.last_at = Some(timestamp(since)?);
-                streak.last_kind = Some(kind);
-            }
         }
         Ok(streak)
     }
