@@ -94,7 +94,7 @@ pub async fn serve_with(
     std::fs::create_dir_all(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
     let cipher = Cipher::open(&folder.join("secret.key"))?;
-    let store = Store::open(&folder.join("hearth.db"), cipher).await?;
+    let store = Store::open(&folder.join("hearth.db"), cipher, options.write_faults.clone()).await?;
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;

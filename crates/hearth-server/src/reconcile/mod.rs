@@ -51,8 +51,6 @@ pub enum Order {
     Renewal,
 }
 
-/// Time between two passes when nobody wakes the loop. A VM that died is noticed after one such time.
-const TICK: Duration = Duration::from_secs(3);
 /// Ended claims are remembered this long, so that a repeated key is recognised.
 const CLAIMS_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
@@ -66,6 +64,8 @@ pub(crate) struct Inner {
     limits: Limits,
     /// What may still be begun; fills up with time.
     tokens: Mutex<Bucket>,
+    /// Time between two passes when nobody wakes the loop.
+    tick: Duration,
     /// Names this server process; rows that another one began are half made.
     session: String,
     tasks: Tasks,
@@ -114,6 +114,7 @@ impl Reconciler {
                 tokens: 0,
             },
             tokens: Mutex::new(Bucket::full()),
+            tick: options.tick,
             session: uuid::Uuid::now_v7().simple().to_string(),
             tasks: Tasks::default(),
             wake: Notify::new(),
@@ -152,7 +153,7 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => return self.give_up_lead().await,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(self.tick) => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 
 use super::instances::{move_row, select_instance};
-use super::{InstanceRow, Moved, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// A claim that was made.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Store {
         now: Timestamp,
         reply: impl FnOnce(&InstanceRow, Timestamp) -> ClaimReply,
     ) -> Result<Taken, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         if let Some(key) = claim.key {
             let before: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE project_id = ?1 AND key = ?2")
                 .bind(claim.project.as_str())
@@ -151,14 +151,14 @@ impl Store {
         sqlx::query("UPDATE claim SET reply = ?2 WHERE instance_id = ?1")
             .bind(reply.id.as_str())
             .bind(to_json(reply)?)
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
 
     /// The instance turned out to be unfit while it was handed over: it is deleted, and its claim never was.
     pub async fn undo_claim(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
             .bind(instance.as_str())
             .execute(&mut *tx)
@@ -170,6 +170,7 @@ impl Store {
 
     /// Renews a lease; the new end, or `None` when the instance is not claimed any more.
     pub async fn renew_lease(&self, instance: &InstanceId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let mut tx = self.write.begin().await?;
         let end: Option<i64> = sqlx::query_scalar(
             "UPDATE claim SET expires_at = max(expires_at, ?2 + lease_ms)
              WHERE instance_id = ?1 AND ended_at IS NULL
@@ -178,8 +179,9 @@ impl Store {
         )
         .bind(instance.as_str())
         .bind(millis(now))
-        .fetch_optional(&self.write)
+        .fetch_optional(&mut *tx)
         .await?;
+        tx.commit().await?;
         end.map(timestamp).transpose()
     }
 
@@ -187,7 +189,7 @@ impl Store {
     pub async fn forget_claims(&self, ended_before: Timestamp) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM claim WHERE ended_at < ?1")
             .bind(millis(ended_before))
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
