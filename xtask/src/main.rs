@@ -8,6 +8,7 @@ mod openapi;
 mod packages;
 mod process;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod workspace;
@@ -34,6 +35,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Measure what Hearth promises, each figure beside what it is compared with
     Bench(bench::BenchArgs),
+    /// Run the planner through simulated days with faults, and check what it promises
+    Sim(sim::SimArgs),
     /// All set-up, then formatting, clippy, house rules and every test, VM tests included
     Test(test::TestArgs),
     /// Write openapi.json, the description of the HTTP API, from the code
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Agent => agent::build().map(|path| println!("{}", path.display())),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Sim(args) => sim::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Openapi => openapi::write().map(|path| println!("{}", path.display())),
         Task::Contract => contract::run(),

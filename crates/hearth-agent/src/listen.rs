@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::activate;
 use crate::exec::Execs;
 use crate::init::net;
 use crate::port::Port;
@@ -50,6 +51,7 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
         tokio::spawn(net::bring_up());
     }
     let result = tokio::select! {
+        () = execs.keep_spares() => Ok(()),
         result = listen(options.place, &execs, &stop) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -84,6 +86,7 @@ async fn listen_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -
 
 async fn serve_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
     let port = Rc::new(Port::wait_for(name).await?);
+    activate::prepare_boot_id();
     port.wait_for_host().await?;
     let next_host = async || port.wait_for_host().await.map(|()| true);
     serve_sessions(

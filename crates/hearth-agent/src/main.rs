@@ -3,7 +3,7 @@
 //! One static binary with four roles, told apart by its arguments (or by being process 1):
 //!
 //! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_api::agent::session`.
-//! - `launch`: the last step before a command runs (own session, cgroup, user, folder); only the server starts it.
+//! - `launch`: what becomes a command (own session, cgroup, user, folder) when it is told which; only the server starts it.
 //! - process 1 in an initial RAM disk: mounts the root disk and goes there, see [`init::initrd`].
 //! - `init`: process 1 in a root without an init of its own, see [`init::system`].
 //!
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         // The kernel may pass words of its command line to process 1; only ours mean anything.
         Some("init") => init::system::run(),
         _ if std::process::id() == 1 => init::run_first(),
-        Some("launch") => exec::launch::run_launcher(arguments),
+        Some("launch") => exec::launcher::run(arguments),
         Some("serve") => match serve_options(arguments) {
             Ok(options) => run_server(options),
             Err(error) => fail(&format!("{error}\n{USAGE}")),

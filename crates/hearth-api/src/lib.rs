@@ -5,6 +5,7 @@ pub mod agent;
 pub mod claim;
 pub mod error;
 pub mod exec;
+pub mod explain;
 pub mod hook;
 pub mod ids;
 pub mod instance;

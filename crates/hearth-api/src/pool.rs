@@ -176,3 +176,10 @@ pub struct ClearReply {
     /// Counts after it.
     pub status: Status,
 }
+
+/// Reply of `POST …/warm-pool/retry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RetryReply {
+    /// Counts; what is tried anew shows as `provisioning` a moment later.
+    pub status: Status,
+}

@@ -15,9 +15,11 @@ use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
 use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
 
+mod account;
 mod budget;
 mod decision;
 
+pub use account::{Account, HostLoad, Pause, account_of, host_load};
 use budget::{Budget, waits_for_start};
 pub use decision::{Action, Decision, Hold, Reason};
 
@@ -141,12 +143,12 @@ fn start_waiting(
     waiting.retain(|(_, instance)| !ending.contains(&instance.id));
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
     for (pool, instance) in waiting {
-        if budget.take(&pool.project, instance.memory_mib, instance.forked) {
+        if budget.take(pool, instance.memory_mib, instance.forked) {
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
         } else {
-            let why = budget.why_not(world, &pool.project, instance.memory_mib);
+            let why = budget.why_not(world, pool, instance.memory_mib);
             holds.push((pool.project.clone(), why));
         }
     }
@@ -275,11 +277,8 @@ fn add_missing(
             if *count == 0 {
                 return false;
             }
-            if !budget.take(&pool.project, source.memory_mib, source.forked) {
-                holds.push((
-                    pool.project.clone(),
-                    budget.why_not(world, &pool.project, source.memory_mib),
-                ));
+            if !budget.take(pool, source.memory_mib, source.forked) {
+                holds.push((pool.project.clone(), budget.why_not(world, pool, source.memory_mib)));
                 return false;
             }
             *count -= 1;
@@ -329,15 +328,12 @@ fn build_wanted(
     for pool in standings.iter().filter(waits).map(|standing| standing.pool) {
         if let Some(hold) = paused(pool, &pool.streak, world.now) {
             holds.push((pool.project.clone(), hold));
-        } else if budget.take(&pool.project, pool.memory_mib, false) {
+        } else if budget.take(pool, pool.memory_mib, false) {
             actions.push(Action::Build {
                 project: pool.project.clone(),
             });
         } else {
-            holds.push((
-                pool.project.clone(),
-                budget.why_not(world, &pool.project, pool.memory_mib),
-            ));
+            holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib)));
         }
     }
 }
@@ -352,6 +348,12 @@ fn builds_wanted(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
 
 /// What keeps a pool from trying again now, after the failures so far.
 fn paused(pool: &PoolWorld, streak: &FailureStreak, now: Timestamp) -> Option<Hold> {
+    let (hold, until) = pause_after(pool, streak)?;
+    (now < until).then_some(hold)
+}
+
+/// The pause that the failures so far ask for, and when it ends.
+fn pause_after(pool: &PoolWorld, streak: &FailureStreak) -> Option<(Hold, Timestamp)> {
     let last = streak.last_at?;
     let (pause, hold) = match streak.last_kind? {
         kind @ (FailureKind::Repository | FailureKind::Image) => {
@@ -374,7 +376,7 @@ fn paused(pool: &PoolWorld, streak: &FailureStreak, now: Timestamp) -> Option<Ho
     let failures = u64::from(streak.recipe + streak.host);
     let percent = (spread(pool.project.as_str()).wrapping_add(failures.wrapping_mul(7))) % (PAUSE_SPREAD_PERCENT + 1);
     let pause = pause + pause.saturating_mul(i32::try_from(percent).unwrap_or_default()) / 100;
-    (now.duration_since(last) < pause).then_some(hold)
+    Some((hold, last + pause))
 }
 
 /// A number that is always the same for a text, and likely another for another.
@@ -390,7 +392,7 @@ fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDura
 
 /// VMs that died, VMs of failures, records past their time.
 fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
-    let kept = kept_for_debugging(world, pool).map(|i| &i.id);
+    let kept = kept_for_debugging(pool, world.now, world.drivers_observed).map(|i| &i.id);
     for instance in &pool.instances {
         let id = || instance.id.clone();
         let generation = instance.generation;
@@ -441,13 +443,13 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
 }
 
 /// The VM of a failing set-up that a person may look into: the one that failed first, once nothing more is made by its recipe.
-fn kept_for_debugging<'a>(world: &World, pool: &'a PoolWorld) -> Option<&'a InstanceWorld> {
+fn kept_for_debugging(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Option<&InstanceWorld> {
     let lasts = |i: &&InstanceWorld| {
         i.state == InstanceState::Failed
             && !i.is_test
             && i.failure == Some(FailureKind::Setup)
-            && (!world.drivers_observed || i.vm.is_alive())
-            && world.now.duration_since(i.state_since) < DEBUG_VM_KEPT
+            && (!drivers_observed || i.vm.is_alive())
+            && now.duration_since(i.state_since) < DEBUG_VM_KEPT
             && (i.recipe != pool.recipe || pool.streak.recipe >= BREAKER_AFTER)
     };
     pool.instances.iter().filter(lasts).min_by_key(|i| i.state_since)
@@ -546,13 +548,13 @@ fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<
         if paused(pool, &source.streak, world.now).is_some() {
             continue;
         }
-        if budget.take(&pool.project, source.memory_mib, source.forked) {
+        if budget.take(pool, source.memory_mib, source.forked) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if budget.has_no_room(&pool.project, source.memory_mib) && budget.take_turn(source.forked) {
+        } else if budget.has_no_room(pool, source.memory_mib) && budget.take_turn(source.forked) {
             actions.push(Action::Delete {
                 instance: stalest.id.clone(),
                 generation: stalest.generation,

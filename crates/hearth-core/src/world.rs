@@ -27,6 +27,8 @@ pub struct World {
 pub struct Limits {
     /// VMs that may exist at once, in any state.
     pub max_vms: usize,
+    /// VMs that one tenant may have at once, in any state.
+    pub tenant_vms: Option<usize>,
     /// Sum of the memory sizes of all VMs, MiB.
     pub memory_mib: u64,
     /// VMs that may be in the making at once, set-up and all.
@@ -43,6 +45,8 @@ pub struct Limits {
 pub struct PoolWorld {
     /// Whose pool.
     pub project: ProjectId,
+    /// Whose project: a number for each tenant, good for this pass alone.
+    pub tenant: usize,
     /// Whether VMs are kept ready.
     pub enabled: bool,
     /// How many.

@@ -54,6 +54,8 @@ pub struct ServeOptions {
     pub webhook_secret: Option<WebhookSecret>,
     /// VMs that may exist at once.
     pub max_vms: usize,
+    /// VMs that all projects of one tenant may have at once.
+    pub tenant_vms: Option<usize>,
     /// Sum of the memory sizes of all VMs, MiB.
     pub memory_mib: u64,
     /// Time between two passes of the loop when nobody wakes it. A VM that died is noticed after one such time.
@@ -115,6 +117,7 @@ impl ServeOptions {
             watch_interval: WATCH_INTERVAL,
             webhook_secret: None,
             max_vms: MAX_VMS,
+            tenant_vms: None,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
             tick: TICK,
             write_faults: None,

@@ -9,6 +9,8 @@ mod names;
 mod random;
 mod ssh;
 
+pub(crate) use names::prepare_boot_id;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -34,14 +36,11 @@ pub(crate) async fn run(request: Request<Incoming>) -> Result<Reply, Fault> {
     let begin = Instant::now();
     let wanted: Activate = small_json(request, "an activation").await?;
     let entropy = check(&wanted).map_err(Fault::bad)?;
-    let activated = tokio::task::spawn_blocking(move || activate(&wanted, &entropy, begin))
-        .await
-        .map_err(|error| error.to_string())
-        .flatten()
-        .map_err(|message| Fault {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: format!("this VM could not be given an identity of its own: {message}"),
-        })?;
+    // In this thread: there is nothing else to serve yet, and a new one would be long in coming.
+    let activated = activate(&wanted, &entropy, begin).map_err(|message| Fault {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        message: format!("this VM could not be given an identity of its own: {message}"),
+    })?;
     Ok(reply::json(StatusCode::OK, &activated))
 }
 
@@ -104,6 +103,7 @@ fn activate(wanted: &Activate, entropy: &[u8], begin: Instant) -> Part<Activated
         boot_id,
         host_keys,
         closed_connections,
+        agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         duration_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

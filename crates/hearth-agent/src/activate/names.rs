@@ -1,10 +1,10 @@
 //! The names a VM goes by: host name, machine id, boot id.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::{Part, at};
@@ -76,45 +76,63 @@ pub(super) fn set_machine_id(root: &Path, id: &str) -> Part<()> {
     Ok(())
 }
 
+/// Lays the boot id over the kernel's as it is, so that a fork only writes a file: whoever watches the mounts, systemd above
+/// all, is at work for a while after each. Without it an activation does that itself.
+pub(crate) fn prepare_boot_id() {
+    let seen = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let is_laid = fs::read_to_string(OUR_BOOT_ID).is_ok_and(|ours| ours == seen);
+    if !is_laid && !seen.is_empty() {
+        drop(lay_boot_id(seen.trim()));
+    }
+}
+
 /// Lays a new boot id over the kernel's. Gives it.
 pub(super) fn set_boot_id() -> Part<String> {
     let id = uuid::Builder::from_random_bytes(super::random::bytes()?);
     let id = id.into_uuid().to_string();
-    let ours = PathBuf::from(OUR_BOOT_ID);
-    if let Some(folder) = ours.parent() {
-        fs::create_dir_all(folder).map_err(at(folder))?;
-    }
-    // In place: of a VM that was activated before it was frozen, this very file lies there already.
-    fs::write(&ours, format!("{id}\n")).map_err(at(&ours))?;
-    let seen = || fs::read_to_string(BOOT_ID).unwrap_or_default();
-    if seen().trim() == id {
-        return Ok(id);
-    }
-    let nothing = None::<&str>;
-    mount(Some(&ours), BOOT_ID, nothing, MsFlags::MS_BIND, nothing)
-        .map_err(|error| format!("{BOOT_ID}: {}", error.desc()))?;
-    if seen().trim() == id {
+    lay_boot_id(&id)?;
+    if fs::read_to_string(BOOT_ID).unwrap_or_default().trim() == id {
         Ok(id)
     } else {
         Err(format!("{BOOT_ID}: it does not change"))
     }
 }
 
-/// Replaces a file at once; one that something is mounted on is written in place.
-fn write(path: &Path, text: &str) -> Part<()> {
-    const MODE: u32 = 0o644;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let replace = || {
-        let mut file = tempfile::Builder::new().prefix(".hearth-").tempfile_in(folder)?;
-        io::Write::write_all(file.as_file_mut(), text.as_bytes())?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(MODE);
-        file.as_file().set_permissions(mode)?;
-        file.persist(path).map(drop).map_err(|error| error.error)
-    };
-    match replace() {
-        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => fs::write(path, text).map_err(at(path)),
-        result => result.map_err(at(path)),
+fn lay_boot_id(id: &str) -> Part<()> {
+    let ours = PathBuf::from(OUR_BOOT_ID);
+    if let Some(folder) = ours.parent() {
+        fs::create_dir_all(folder).map_err(at(folder))?;
     }
+    let is_same = |one: &Path, other: &Path| {
+        let of = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        of(one).is_some() && of(one) == of(other)
+    };
+    // In place: of a VM that was frozen with it, this very file lies there already.
+    write(&ours, &format!("{id}\n"))?;
+    if is_same(&ours, Path::new(BOOT_ID)) {
+        return Ok(());
+    }
+    let nothing = None::<&str>;
+    mount(Some(&ours), BOOT_ID, nothing, MsFlags::MS_BIND, nothing)
+        .map_err(|error| format!("{BOOT_ID}: {}", error.desc()))
+}
+
+/// Writes a file in place: what replacing it would cost the file system is the most of an activation. Nobody needs what is
+/// half written, because a VM that is not activated to the end is thrown away.
+fn write(path: &Path, text: &str) -> Part<()> {
+    let mut options = fs::File::options();
+    let file = options.write(true).create(true).truncate(false).mode(0o644).open(path);
+    let length = text.len() as u64;
+    file.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        // Shorter than before is the exception.
+        if file.metadata()?.len() == length {
+            Ok(())
+        } else {
+            file.set_len(length)
+        }
+    })
+    .map_err(at(path))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::{Part, at};
@@ -89,13 +88,10 @@ pub(super) fn replace_seeds(root: &Path) -> Part<()> {
     for seed in SEEDS {
         let path = root.join(seed);
         if path.exists() {
-            let mut file = File::options()
-                .write(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(at(&path))?;
+            // In place: a file that is cut is written to the disk at once.
+            let mut file = File::options().write(true).open(&path).map_err(at(&path))?;
             file.write_all(&bytes::<SEED_BYTES>()?).map_err(at(&path))?;
+            file.set_len(SEED_BYTES as u64).map_err(at(&path))?;
         }
     }
     Ok(())

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hearth_api::agent::{ExecEnd, FrameKind};
@@ -13,7 +12,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::launch::{self, Started, Streams};
+use super::launch::Started;
 use super::plan::Plan;
 use super::process_tree::ProcessTree;
 use super::{Execs, Input, Output, exited, millis_since, time_is_up};
@@ -43,10 +42,11 @@ pub(super) async fn run(
     session: CancellationToken,
 ) {
     let start = Instant::now();
-    let streams = Streams {
-        stdin: Stdio::piped(),
-        stdout: Stdio::piped(),
-        stderr: Stdio::piped(),
+    let _running = execs.spares.begin();
+    let Plan { order, script } = plan;
+    let started = match execs.spares.take(&execs.cgroups) {
+        Ok(launcher) => launcher.become_command(&execs.cgroups, order).await,
+        Err(reason) => Err(reason),
     };
     let Started {
         mut child,
@@ -54,12 +54,13 @@ pub(super) async fn run(
         stdin,
         stdout,
         stderr,
-    } = match launch::start(execs, &plan, streams).await {
+        status,
+    } = match started {
         Ok(started) => started,
         Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
     };
     let (ended_sender, ended) = watch::channel(None);
-    let stdin = stdin.map(|pipe| tokio::spawn(feed(input, pipe)));
+    let stdin = tokio::spawn(feed(input, stdin));
     let stdout = stdout.map(|pipe| forward(pipe, FrameKind::Stdout, output.clone(), ended.clone()));
     let stderr = stderr.map(|pipe| forward(pipe, FrameKind::Stderr, output.clone(), ended));
     let outputs = tokio::spawn(async move {
@@ -67,13 +68,16 @@ pub(super) async fn run(
     });
     let outcome = tokio::select! {
         biased;
-        status = child.wait() => Outcome::Ended(status),
+        ended = child.wait() => Outcome::Ended(ended),
         () = time_is_up(start, timeout_ms) => Outcome::TimedOut,
         () = output.caller_gone() => Outcome::CallerGone,
         () = session.cancelled() => Outcome::CallerGone,
     };
     let end = match outcome {
-        Outcome::Ended(Ok(status)) => exited(status, start),
+        Outcome::Ended(Ok(exit)) => match status.reason() {
+            Some(reason) => ExecEnd::NotStarted { reason },
+            None => exited(exit, start),
+        },
         Outcome::Ended(Err(error)) => ExecEnd::NotStarted {
             reason: format!("the command was lost: {error}"),
         },
@@ -85,16 +89,12 @@ pub(super) async fn run(
         }
     };
     ended_sender.send_replace(Some(Instant::now()));
-    if let Some(stdin) = stdin {
-        stdin.abort();
-    }
-    if let Some(cgroup) = tree.cgroup {
-        execs.cgroups.retire(cgroup);
-    }
+    stdin.abort();
     // A slow reader may still be taking output; one that is gone makes this end at once.
     drop(outputs.await);
     output.end(end).await;
-    drop(plan.script);
+    execs.cgroups.retire(tree.cgroup);
+    drop(script);
 }
 
 async fn maybe(forwarding: Option<impl Future<Output = ()>>) {

@@ -14,12 +14,15 @@ use uuid::Uuid;
 
 const TREE: &str = "hearth";
 
+/// So many of commands that have ended are removed at once, however busy the agent is.
+const MANY: usize = 64;
+
 /// Where the commands' cgroups are; without a place, processes are found by other signs.
 #[derive(Debug)]
 pub(super) struct Cgroups {
     root: Option<PathBuf>,
-    /// Of commands that have ended, but left processes behind.
-    outlived: Mutex<Vec<PathBuf>>,
+    /// Of commands that have ended; some of them left processes behind.
+    retired: Mutex<Vec<PathBuf>>,
 }
 
 impl Cgroups {
@@ -29,20 +32,20 @@ impl Cgroups {
             .map(|mount| mount.join(TREE))
             .filter(|root| is_usable(root));
         if let Some(root) = &root {
-            sweep(root);
+            sweep_old(root);
         } else {
             eprintln!("hearth-agent: no cgroup v2 to write to; processes are tracked by session and environment only");
         }
         Self {
             root,
-            outlived: Mutex::default(),
+            retired: Mutex::default(),
         }
     }
 
     pub(super) fn none() -> Self {
         Self {
             root: None,
-            outlived: Mutex::default(),
+            retired: Mutex::default(),
         }
     }
 
@@ -56,12 +59,23 @@ impl Cgroups {
         Some(Cgroup { path })
     }
 
-    /// Removes a command's cgroup now, or some time after its last process has ended.
-    pub(super) fn retire(&self, cgroup: Cgroup) {
-        let mut outlived = self.outlived.lock().unwrap_or_else(PoisonError::into_inner);
-        outlived.push(cgroup.path);
-        outlived.retain(|path| fs::remove_dir(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+    /// A command's cgroup is not needed any more. It is removed by [`Cgroups::sweep`], because that takes time.
+    pub(super) fn retire(&self, cgroup: Option<Cgroup>) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.extend(cgroup.map(|cgroup| cgroup.path));
+        if retired.len() > MANY {
+            remove(&mut retired);
+        }
     }
+
+    /// Removes those of them that no process is left in.
+    pub(super) fn sweep(&self) {
+        remove(&mut self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn remove(retired: &mut Vec<PathBuf>) {
+    retired.retain(|path| fs::remove_dir(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
 }
 
 /// One command's cgroup.
@@ -89,7 +103,7 @@ impl Cgroup {
 }
 
 /// Removes what earlier agents have left, unless there are processes in it. Each name begins with its agent's process id.
-fn sweep(root: &Path) {
+fn sweep_old(root: &Path) {
     let ours = std::process::id().to_string();
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();

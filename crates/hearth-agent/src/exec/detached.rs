@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hearth_api::agent::{Detach, ExecEnd, FrameKind};
 
 use super::attached::end_all;
-use super::launch::{self, Started, Streams};
+use super::launch::{Launcher, Outputs, Started};
 use super::plan::Plan;
 use super::{Execs, Output, exited, time_is_up};
 
@@ -24,24 +24,39 @@ const FOLDER_MODE: u32 = 0o755;
 
 pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, detach: Detach, output: Output) {
     let start = Instant::now();
+    let _running = execs.spares.begin();
     let opened = open_log(Path::new(&detach.log_path));
-    let (log, before, streams) = match opened {
+    let (log, before, outputs) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             let reason = format!("the log {} cannot be written: {error}", detach.log_path);
             return output.end(ExecEnd::NotStarted { reason }).await;
         }
     };
-    let Started { mut child, tree, .. } = match launch::start(&execs, &plan, streams).await {
+    let Plan { order, script } = plan;
+    let started = match Launcher::start(&execs.cgroups, outputs) {
+        Ok(launcher) => launcher.become_command(&execs.cgroups, order).await,
+        Err(reason) => Err(reason),
+    };
+    let Started {
+        mut child,
+        tree,
+        status,
+        ..
+    } = match started {
         Ok(started) => started,
         Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
     };
+    if let Some(reason) = status.settled().await {
+        // It says so as its last act.
+        drop(child.wait().await);
+        execs.cgroups.retire(tree.cgroup);
+        return output.end(ExecEnd::NotStarted { reason }).await;
+    }
     let grace = tokio::time::timeout(Duration::from_millis(detach.grace_ms), child.wait()).await;
     match grace {
         Ok(status) => {
-            if let Some(cgroup) = tree.cgroup {
-                execs.cgroups.retire(cgroup);
-            }
+            execs.cgroups.retire(tree.cgroup);
             if let Ok(tail) = tail_since(log, before) {
                 output.send(FrameKind::Stdout, &tail).await;
             }
@@ -60,6 +75,7 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
                     pid: tree.leader.as_raw().unsigned_abs(),
                 })
                 .await;
+            let execs = Arc::clone(&execs);
             // Not one of the tasks that the agent waits for when it is told to end.
             tokio::spawn(async move {
                 let timed_out = tokio::select! {
@@ -69,17 +85,15 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
                 if timed_out {
                     end_all(&tree, &mut child).await;
                 }
-                if let Some(cgroup) = tree.cgroup {
-                    execs.cgroups.retire(cgroup);
-                }
-                drop(plan.script);
+                execs.cgroups.retire(tree.cgroup);
+                drop(script);
             });
         }
     }
 }
 
 /// Opens the log three times: to read its end, and for the command's two outputs. Also says how long it was.
-fn open_log(path: &Path) -> io::Result<(File, u64, Streams)> {
+fn open_log(path: &Path) -> io::Result<(File, u64, Outputs)> {
     if !path.is_absolute() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -91,12 +105,11 @@ fn open_log(path: &Path) -> io::Result<(File, u64, Streams)> {
     }
     let log = OpenOptions::new().create(true).append(true).open(path)?;
     let before = log.metadata()?.len();
-    let streams = Streams {
-        stdin: Stdio::null(),
+    let outputs = Outputs {
         stdout: Stdio::from(log.try_clone()?),
         stderr: Stdio::from(log),
     };
-    Ok((File::open(path)?, before, streams))
+    Ok((File::open(path)?, before, outputs))
 }
 
 /// The last of what was written after `before`.

@@ -1,276 +1,227 @@
-//! Starting a command, in two halves: the server starts this same binary again as `launch`, and that becomes the command
-//! after it has entered its own session, cgroup, user and folder.
-//!
-//! The second half exists because none of this can be done between `fork` and `exec` without unsafe code. It tells the
-//! first half over a pipe, found through `/proc`, why it could not go on; the pipe's end without a word means that the
-//! command runs.
+//! Starting a command, first half: a [`launcher`](super::launcher) is started, and is told what to become. It can be started
+//! long before anybody knows what: see [`spares`](super::spares).
 
-use std::convert::Infallible;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{Gid, Pid, Uid, pipe2, setgid, setgroups, setsid, setuid};
-use tokio::io::AsyncReadExt;
+use nix::unistd::{Pid, pipe2, read};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use uuid::Uuid;
 
-use super::Execs;
-use super::plan::Plan;
+use super::cgroup::{Cgroup, Cgroups};
+use super::launcher::{ARRIVED, Order};
 use super::process_tree::{MARK, ProcessTree};
 
-/// First byte on the pipe: the launcher is there and holds its own end.
-const ARRIVED: u8 = b'+';
-
 /// More than any sentence the launcher says.
-const LONGEST_REASON: u64 = 4096;
+const LONGEST_REASON: usize = 4096;
 
-/// A command that has been started.
+/// Where a command's outputs go.
 #[derive(Debug)]
-pub(super) struct Started {
-    pub(super) child: Child,
-    pub(super) tree: ProcessTree,
-    pub(super) stdin: Option<ChildStdin>,
-    pub(super) stdout: Option<ChildStdout>,
-    pub(super) stderr: Option<ChildStderr>,
-}
-
-/// Where a command's input and output go.
-#[derive(Debug)]
-pub(super) struct Streams {
-    pub(super) stdin: Stdio,
+pub(super) struct Outputs {
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
 }
 
-/// Starts a command; the error is a sentence for a person.
-pub(super) async fn start(execs: &Execs, plan: &Plan, streams: Streams) -> Result<Started, String> {
-    let cgroup = execs.cgroups.create();
-    let mark = cgroup.is_none().then(|| Uuid::new_v4().simple().to_string());
-    let started = spawn(
-        plan,
-        streams,
-        cgroup.as_ref().map(super::cgroup::Cgroup::path),
-        mark.as_deref(),
-    );
-    let (mut child, leader, status, write_end) = match started {
-        Ok(started) => started,
-        Err(reason) => {
-            if let Some(cgroup) = cgroup {
-                execs.cgroups.retire(cgroup);
-            }
-            return Err(reason);
-        }
-    };
-    // Now: waiting for a child closes its standard input.
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    match hear(&mut child, status, write_end).await {
-        None => {
-            let tree = ProcessTree { leader, cgroup, mark };
-            Ok(Started {
-                child,
-                tree,
-                stdin,
-                stdout,
-                stderr,
-            })
-        }
-        Some(reason) => {
-            // It says so as its last act.
-            drop(child.wait().await);
-            if let Some(cgroup) = cgroup {
-                execs.cgroups.retire(cgroup);
-            }
-            Err(reason)
+impl Outputs {
+    /// To the caller.
+    pub(super) fn piped() -> Self {
+        Self {
+            stdout: Stdio::piped(),
+            stderr: Stdio::piped(),
         }
     }
 }
 
-fn spawn(
-    plan: &Plan,
-    streams: Streams,
-    cgroup: Option<&std::path::Path>,
-    mark: Option<&str>,
-) -> Result<(Child, Pid, pipe::Receiver, OwnedFd), String> {
-    let cannot = |error: &std::io::Error| format!("the command could not be started: {error}");
-    let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|error| cannot(&error.into()))?;
-    let status = pipe::Receiver::from_owned_fd(read_end).map_err(|error| cannot(&error))?;
+/// A command that has been started, or a reason why not is under way.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) tree: ProcessTree,
+    pub(super) stdin: ChildStdin,
+    pub(super) stdout: Option<ChildStdout>,
+    pub(super) stderr: Option<ChildStderr>,
+    pub(super) status: Status,
+}
+
+/// The pipe on which a launcher says why it did not become the command. It is only looked at when it matters: to be woken by
+/// it would cost every command time.
+#[derive(Debug)]
+pub(super) struct Status(OwnedFd);
+
+impl Status {
+    /// What was said so far; all of it when the process has ended.
+    pub(super) fn reason(&self) -> Option<String> {
+        let mut buffer = [0; LONGEST_REASON];
+        let length = read(&self.0, &mut buffer).unwrap_or(0);
+        (length > 0).then(|| String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    /// Waits until the launcher has become the command (`None`) or has said why not.
+    pub(super) async fn settled(&self) -> Option<String> {
+        let mut text = String::new();
+        let heard = match self.receiver() {
+            Ok(receiver) => receiver.take(LONGEST_REASON as u64).read_to_string(&mut text).await,
+            Err(error) => Err(error),
+        };
+        match heard {
+            Ok(0) => None,
+            Ok(_) => Some(text),
+            Err(error) => Some(cannot(&error)),
+        }
+    }
+
+    /// False when the pipe ended first.
+    async fn arrived(&self) -> bool {
+        let mut first = [0; 1];
+        let heard = match read(&self.0, &mut first) {
+            Err(Errno::EAGAIN) => match self.receiver() {
+                Ok(mut receiver) => receiver.read(&mut first).await,
+                Err(error) => Err(error),
+            },
+            other => other.map_err(Into::into),
+        };
+        heard.is_ok_and(|length| length == 1) && first[0] == ARRIVED
+    }
+
+    fn receiver(&self) -> io::Result<pipe::Receiver> {
+        pipe::Receiver::from_owned_fd(self.0.try_clone()?)
+    }
+}
+
+/// A process that waits to be told what to become.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    child: Child,
+    leader: Pid,
+    cgroup: Option<Cgroup>,
+    stdin: ChildStdin,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    status: Status,
+    /// The launcher opens its own end through this one.
+    write_end: OwnedFd,
+}
+
+fn cannot(error: &io::Error) -> String {
+    format!("the command could not be started: {error}")
+}
+
+impl Launcher {
+    /// The error is a sentence for a person.
+    pub(super) fn start(cgroups: &Cgroups, outputs: Outputs) -> Result<Self, String> {
+        let cgroup = cgroups.create();
+        match spawn(cgroup.as_ref(), outputs) {
+            Ok((mut child, status, write_end)) => {
+                let leader = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+                // Now: waiting for a child closes its standard input.
+                if let (Some(leader), Some(stdin)) = (leader, child.stdin.take()) {
+                    return Ok(Self {
+                        leader,
+                        cgroup,
+                        stdin,
+                        stdout: child.stdout.take(),
+                        stderr: child.stderr.take(),
+                        child,
+                        status: Status(status),
+                        write_end,
+                    });
+                }
+                cgroups.retire(cgroup);
+                Err("the command ended before it began".to_owned())
+            }
+            Err(error) => {
+                cgroups.retire(cgroup);
+                Err(cannot(&error))
+            }
+        }
+    }
+
+    /// False when it has ended, whatever ended it.
+    pub(super) fn waits(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Tells it what to become. Comes back when it has its session and cgroup, so that it can be ended from now on.
+    pub(super) async fn become_command(mut self, cgroups: &Cgroups, mut order: Order) -> Result<Started, String> {
+        let mark = self.cgroup.is_none().then(|| Uuid::new_v4().simple().to_string());
+        order.env.extend(mark.clone().map(|mark| (MARK.to_owned(), mark)));
+        let told = self.tell(&order).await;
+        // From now on the pipe ends with the launcher.
+        drop(self.write_end);
+        match told {
+            Ok(()) => Ok(Started {
+                child: self.child,
+                tree: ProcessTree {
+                    leader: self.leader,
+                    cgroup: self.cgroup,
+                    mark,
+                },
+                stdin: self.stdin,
+                stdout: self.stdout,
+                stderr: self.stderr,
+                status: self.status,
+            }),
+            Err(reason) => {
+                drop(self.stdin);
+                drop(self.child.wait().await);
+                cgroups.retire(self.cgroup);
+                Err(reason)
+            }
+        }
+    }
+
+    async fn tell(&mut self, order: &Order) -> Result<(), String> {
+        let order = order.to_bytes().map_err(|error| cannot(&error))?;
+        let told = self.stdin.write_all(&order).await;
+        // It may have said why before it had all of the order.
+        if told.as_ref().is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+            return told.map_err(|error| cannot(&error));
+        }
+        let arrived = tokio::select! {
+            biased;
+            arrived = self.status.arrived() => arrived,
+            _ = self.child.wait() => false,
+        };
+        if arrived && told.is_ok() {
+            return Ok(());
+        }
+        let reason = self.status.reason();
+        Err(reason.unwrap_or_else(|| "the command could not be started: its launcher ended early".to_owned()))
+    }
+
+    /// One that has ended.
+    pub(super) fn forget(self, cgroups: &Cgroups) {
+        cgroups.retire(self.cgroup);
+    }
+
+    /// One that is not needed: it ends when nobody can give it an order any more.
+    pub(super) async fn end(mut self, cgroups: &Cgroups) {
+        drop(self.stdin);
+        drop(self.child.wait().await);
+        cgroups.retire(self.cgroup);
+    }
+}
+
+fn spawn(cgroup: Option<&Cgroup>, outputs: Outputs) -> io::Result<(Child, OwnedFd, OwnedFd)> {
+    let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("hearth-agent").arg("launch");
-    command.arg(format!(
-        "--status=/proc/{}/fd/{}",
-        std::process::id(),
-        write_end.as_raw_fd()
-    ));
-    if let Some(path) = cgroup {
-        command.arg("--cgroup").arg(path);
+    let of_ours = format!("/proc/{}/fd/{}", std::process::id(), write_end.as_raw_fd());
+    command.arg(format!("--status={of_ours}"));
+    if let Some(cgroup) = cgroup {
+        command.arg("--cgroup").arg(cgroup.path());
     }
-    if plan.switch_user {
-        let groups: Vec<String> = plan.identity.groups.iter().map(u32::to_string).collect();
-        command
-            .arg(format!("--uid={}", plan.identity.uid))
-            .arg(format!("--gid={}", plan.identity.gid));
-        command.arg(format!("--groups={}", groups.join(",")));
-    }
-    command.arg(format!("--cwd={}", plan.cwd)).arg("--").args(&plan.argv);
     command
         .env_clear()
-        .envs(plan.env.iter().map(|(name, value)| (name, value)));
-    if let Some(mark) = mark {
-        command.env(MARK, mark);
-    }
-    command
-        .stdin(streams.stdin)
-        .stdout(streams.stdout)
-        .stderr(streams.stderr);
-    let child = tokio::process::Command::from(command)
-        .spawn()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::ArgumentListTooLong => {
-                "the arguments and variables together are longer than Linux allows; pass them in a file or by stdin"
-                    .into()
-            }
-            _ => cannot(&error),
-        })?;
-    let leader = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    let leader = leader.ok_or_else(|| "the command ended before it began".to_owned())?;
-    Ok((child, leader, status, write_end))
-}
-
-/// Waits until the launcher has become the command (`None`) or has said why not.
-async fn hear(child: &mut Child, mut status: pipe::Receiver, write_end: OwnedFd) -> Option<String> {
-    let mut first = [0; 1];
-    let arrived = tokio::select! {
-        biased;
-        read = status.read(&mut first) => read.is_ok_and(|read| read == 1) && first[0] == ARRIVED,
-        _ = child.wait() => false,
-    };
-    drop(write_end);
-    if !arrived {
-        return Some("the command could not be started: its launcher ended early".to_owned());
-    }
-    let mut reason = String::new();
-    match status.take(LONGEST_REASON).read_to_string(&mut reason).await {
-        Ok(0) => None,
-        Ok(_) => Some(reason),
-        Err(error) => Some(format!("the command could not be started: {error}")),
-    }
-}
-
-/// The second half: never returns when all goes well.
-pub(crate) fn run_launcher(arguments: std::env::ArgsOs) -> ExitCode {
-    /// What shells answer for a command that cannot be run.
-    const NOT_RUN: u8 = 127;
-    let (mut status, reason) = match parse(arguments) {
-        Ok((order, status)) => {
-            let Err(reason) = become_command(&order);
-            (status, reason)
-        }
-        Err(reason) => {
-            eprintln!("hearth-agent: launch is for the agent itself: {reason}");
-            return ExitCode::FAILURE;
-        }
-    };
-    // Without a reader nobody wants to know.
-    drop(status.write_all(reason.as_bytes()));
-    ExitCode::from(NOT_RUN)
-}
-
-#[derive(Debug, Default)]
-struct Order {
-    cgroup: Option<PathBuf>,
-    uid: Option<u32>,
-    gid: u32,
-    groups: Vec<u32>,
-    cwd: PathBuf,
-    argv: Vec<std::ffi::OsString>,
-}
-
-fn parse(arguments: std::env::ArgsOs) -> Result<(Order, File), String> {
-    use lexopt::prelude::*;
-    let mut order = Order::default();
-    let mut status = None;
-    let mut parser = lexopt::Parser::from_args(arguments);
-    let mut read = || -> Result<(), lexopt::Error> {
-        while let Some(argument) = parser.next()? {
-            match argument {
-                Long("status") => status = Some(parser.value()?),
-                Long("cgroup") => order.cgroup = Some(parser.value()?.into()),
-                Long("uid") => order.uid = Some(parser.value()?.parse()?),
-                Long("gid") => order.gid = parser.value()?.parse()?,
-                Long("groups") => {
-                    let text = parser.value()?.string()?;
-                    let groups = text.split(',').filter(|group| !group.is_empty()).map(str::parse);
-                    order.groups = groups.collect::<Result<_, _>>().map_err(|_| "bad groups")?;
-                }
-                Long("cwd") => order.cwd = parser.value()?.into(),
-                Value(program) => {
-                    order.argv.push(program);
-                    order.argv.extend(parser.raw_args()?);
-                }
-                other => return Err(other.unexpected()),
-            }
-        }
-        Ok(())
-    };
-    read().map_err(|error| error.to_string())?;
-    let path = status.ok_or("no status")?;
-    let mut status = OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .map_err(|error| error.to_string())?;
-    status.write_all(&[ARRIVED]).map_err(|error| error.to_string())?;
-    Ok((order, status))
-}
-
-/// Takes on everything that makes the command what it is, its program last.
-fn become_command(order: &Order) -> Result<Infallible, String> {
-    let said = |what: &'static str| move |error: nix::Error| format!("{what}: {}", error.desc());
-    setsid().map_err(said("no session of its own"))?;
-    if let Some(cgroup) = &order.cgroup {
-        // "0" is who writes. Before the user changes: only root may.
-        fs::write(cgroup.join("cgroup.procs"), "0").map_err(|error| format!("no cgroup of its own: {error}"))?;
-    }
-    be_mortal();
-    if let Some(uid) = order.uid {
-        // The main group among them, as after a login.
-        let groups: Vec<Gid> = [order.gid]
-            .iter()
-            .chain(&order.groups)
-            .copied()
-            .map(Gid::from_raw)
-            .collect();
-        setgroups(&groups).map_err(said("cannot switch to the user's groups"))?;
-        setgid(Gid::from_raw(order.gid)).map_err(said("cannot switch to the user's group"))?;
-        setuid(Uid::from_raw(uid)).map_err(said("cannot switch to the user"))?;
-    }
-    std::env::set_current_dir(&order.cwd).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => format!("the working directory {} does not exist", order.cwd.display()),
-        _ => format!(
-            "the working directory {} cannot be entered: {error}",
-            order.cwd.display()
-        ),
-    })?;
-    let (program, arguments) = order.argv.split_first().ok_or("no program")?;
-    let error = Command::new(program).args(arguments).exec();
-    Err(match error.kind() {
-        std::io::ErrorKind::NotFound => format!("the program {} was not found", program.display()),
-        std::io::ErrorKind::PermissionDenied => format!("the program {} may not be run", program.display()),
-        _ => format!("the program {} cannot be run: {error}", program.display()),
-    })
-}
-
-/// The agent's service may be spared when memory runs out; what it runs must not be.
-fn be_mortal() {
-    const SCORE: &str = "/proc/self/oom_score_adj";
-    let spared = fs::read_to_string(SCORE).is_ok_and(|score| score.starts_with('-'));
-    if spared {
-        // Raising it is always allowed.
-        drop(fs::write(SCORE, "0"));
-    }
+        .stdin(Stdio::piped())
+        .stdout(outputs.stdout)
+        .stderr(outputs.stderr);
+    let child = tokio::process::Command::from(command).spawn()?;
+    Ok((child, read_end, write_end))
 }

@@ -1,5 +1,6 @@
-//! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it, [`process_tree`] knows and ends everything
-//! it started, [`attached`] and [`detached`] are its life with and without a caller.
+//! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it as a [`launcher`] that becomes it, which may
+//! have waited among the [`spares`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
+//! its life with and without a caller.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,13 +21,16 @@ mod attached;
 mod cgroup;
 mod detached;
 mod env_file;
-pub(crate) mod launch;
+mod launch;
+pub(crate) mod launcher;
 mod plan;
 mod process_tree;
+mod spares;
 
 use cgroup::Cgroups;
 use env_file::EnvFiles;
 use plan::Plan;
+use spares::Spares;
 
 /// Frames of output that wait for the host; when it does not read, the command is held back by its full pipe.
 const WAITING_FRAMES: usize = 4;
@@ -36,6 +40,7 @@ const WAITING_FRAMES: usize = 4;
 pub(crate) struct Execs {
     cgroups: Cgroups,
     env_files: EnvFiles,
+    spares: Spares,
     tasks: TaskTracker,
 }
 
@@ -45,6 +50,7 @@ impl Execs {
         Self {
             cgroups,
             env_files: EnvFiles::default(),
+            spares: Spares::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -57,10 +63,16 @@ impl Execs {
         Plan::new(spec, &variables)
     }
 
-    /// Waits until no attached command runs any more.
+    /// Prepares for the next commands whenever there is nothing else to do.
+    pub(crate) async fn keep_spares(&self) {
+        self.spares.keep(&self.cgroups).await;
+    }
+
+    /// Waits until no attached command runs any more, nor anything that waits for one.
     pub(crate) async fn all_ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+        self.spares.end(&self.cgroups).await;
     }
 }
 

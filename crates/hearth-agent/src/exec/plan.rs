@@ -7,6 +7,7 @@ use hearth_api::agent::ExecSpec;
 use nix::sys::resource::{Resource, getrlimit};
 use tempfile::NamedTempFile;
 
+use super::launcher::{Order, User};
 use crate::users::Identity;
 
 /// Search path of every command that is not given another one.
@@ -22,7 +23,7 @@ const LONGEST_ARGUMENT: usize = 96 * 1024;
 const LONGEST_STRING: usize = 128 * 1024;
 /// Each string also takes a pointer of the same room.
 const POINTER_BYTES: usize = 8;
-/// The launcher's own arguments, the program's path and the auxiliary vector.
+/// The program's path and the auxiliary vector, with room to spare.
 const ROOM_MARGIN: usize = 32 * 1024;
 /// The room that Linux gives arguments and environment together never exceeds this (three quarters of 8 MiB, `execve(2)`).
 const MOST_ROOM: usize = 6 * 1024 * 1024;
@@ -43,12 +44,7 @@ fn environment_room() -> usize {
 /// What is started.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) argv: Vec<String>,
-    pub(super) env: Vec<(String, String)>,
-    pub(super) identity: Identity,
-    /// False when the agent's own user is meant.
-    pub(super) switch_user: bool,
-    pub(super) cwd: String,
+    pub(super) order: Order,
     /// A text too long for an argument; it must stay until the command has read it.
     pub(super) script: Option<NamedTempFile>,
 }
@@ -80,14 +76,19 @@ impl Plan {
         let env = environment(&identity, variables, &spec.env, taken)?;
         // An agent that is not root itself (in a test) can only run commands as who it is.
         let switch_user = spec.user.is_some() && identity.uid != nix::unistd::getuid().as_raw();
-        Ok(Self {
+        let user = switch_user.then_some(User {
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups,
+        });
+        let order = Order {
+            user,
+            cwd,
             argv,
             env,
-            identity,
-            switch_user,
-            cwd,
-            script,
-        })
+            has_input: spec.detach.is_none(),
+        };
+        Ok(Self { order, script })
     }
 }
 

@@ -464,3 +464,46 @@ async fn a_lost_connection_is_called_lost() {
     assert!(matches!(client.health().await, Err(AgentError::Lost { .. })));
     agent.client().await.health().await.unwrap();
 }
+
+async fn some_spares(agent: &Agent) -> Vec<i32> {
+    eventually("some wait", async || {
+        let found = agent.spares();
+        (found.len() >= 4).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn commands_find_processes_that_wait_for_them() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let own_pid = async || {
+        let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
+        text(&output.stdout).trim().parse::<i32>().unwrap()
+    };
+    assert!(agent.spares().is_empty());
+    own_pid().await;
+    let waiting = some_spares(&agent).await;
+    assert!(waiting.contains(&own_pid().await));
+    // Those that were killed are noticed.
+    let waiting = some_spares(&agent).await;
+    for pid in &waiting {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
+        is_gone(*pid).await;
+    }
+    assert!(!waiting.contains(&own_pid().await));
+}
+
+#[tokio::test]
+async fn nothing_that_waits_outlives_the_agent() {
+    let mut agent = Agent::start();
+    assert_eq!(
+        code(&agent.client().await.exec_collect(&shell("true"), MAX).await.unwrap()),
+        Some(0)
+    );
+    let waiting = some_spares(&agent).await;
+    agent.replace();
+    for pid in waiting {
+        is_gone(pid).await;
+    }
+}

@@ -60,6 +60,21 @@ impl Agent {
             .unwrap()
     }
 
+    /// Its child processes, zombies too.
+    pub(crate) fn children(&self) -> Vec<i32> {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Those that wait to become a command.
+    pub(crate) fn spares(&self) -> Vec<i32> {
+        let waits = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"launch")
+        };
+        self.children().into_iter().filter(waits).collect()
+    }
+
     /// What the agent's process holds in memory, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

@@ -14,8 +14,8 @@ pub mod session;
 
 /// Counts up with every addition that a peer may want to know of.
 ///
-/// 1: health, exec, files, tree, clock. 2: activate.
-pub const PROTOCOL_VERSION: u32 = 2;
+/// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`].
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
 pub const ACTIVATE_SINCE: u32 = 2;
@@ -153,6 +153,9 @@ pub struct Activated {
     /// TCP connections to the outside that were left from before the freeze, and are closed now.
     #[serde(default)]
     pub closed_connections: u32,
+    /// The agent's own version, as in [`Health::version`]; absent before protocol 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
     /// How long it took in the VM.
     #[serde(default)]
     pub duration_ms: u64,

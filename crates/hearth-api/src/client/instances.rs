@@ -7,6 +7,7 @@ use super::stream::{self, ExecStream, FollowStream};
 use super::{Client, ClientError};
 use crate::claim::{Heartbeat, Released};
 use crate::exec::{ExecReply, ExecRequest};
+use crate::explain::ClaimExplained;
 use crate::ids::InstanceId;
 use crate::instance::InstanceView;
 
@@ -22,6 +23,14 @@ impl Client {
     /// As every call.
     pub async fn view_instance(&self, id: &InstanceId) -> Result<InstanceView, ClientError> {
         self.get(&["instances", id.as_str()]).read().await
+    }
+
+    /// Why a claim got this instance, and where its time went.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn explain_claim(&self, id: &InstanceId) -> Result<ClaimExplained, ClientError> {
+        self.get(&["instances", id.as_str(), "claim"]).read().await
     }
 
     /// Gives an instance back: its VM is destroyed.

@@ -7,10 +7,11 @@ use reqwest::Method;
 use super::call::Repeat;
 use super::{Client, ClientError};
 use crate::claim::{ClaimReply, ClaimRequest};
+use crate::explain::PoolExplained;
 use crate::ids::{InstanceId, ProjectId};
 use crate::instance::{InstanceDetail, InstanceItem, InstanceStatus};
 use crate::page::Items;
-use crate::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, TestReply, TestRequest};
+use crate::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, RetryReply, TestReply, TestRequest};
 
 /// How long a claim may take beyond the wait it asks for: it may have to make a VM from nothing, set-up included.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
@@ -54,6 +55,27 @@ impl Client {
     pub async fn clear_pool(&self, id: &ProjectId, body: &ClearRequest) -> Result<ClearReply, ClientError> {
         self.post(&["projects", id.as_str(), "warm-pool", "clear"])
             .json(body)?
+            .read()
+            .await
+    }
+
+    /// Failures so far do not count against the set-up any more: it is tried anew at once.
+    ///
+    /// # Errors
+    /// As every call; 404 when the project has no pool.
+    pub async fn retry_pool(&self, id: &ProjectId) -> Result<RetryReply, ClientError> {
+        self.post(&["projects", id.as_str(), "warm-pool", "retry"])
+            .repeat(Repeat::Harmless)
+            .read()
+            .await
+    }
+
+    /// Why a pool is as it is.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn explain_pool(&self, id: &ProjectId) -> Result<PoolExplained, ClientError> {
+        self.get(&["projects", id.as_str(), "warm-pool", "explain"])
             .read()
             .await
     }

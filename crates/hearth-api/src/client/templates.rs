@@ -1,10 +1,9 @@
-//! Templates and other checkpoints, and why a pool is as it is.
+//! Templates and other checkpoints.
 
 use std::time::Duration;
 
 use super::{Client, ClientError};
-use crate::ids::ProjectId;
-use crate::template::{PoolExplained, TemplateList, TemplatesVerified};
+use crate::template::{TemplateList, TemplatesVerified};
 
 /// Looking at every byte takes about a second per gigabyte of checkpoints.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -25,16 +24,6 @@ impl Client {
     pub async fn verify_templates(&self) -> Result<TemplatesVerified, ClientError> {
         self.post(&["templates", "verify"])
             .timeout(Some(VERIFY_TIMEOUT))
-            .read()
-            .await
-    }
-
-    /// Why a pool is as it is.
-    ///
-    /// # Errors
-    /// As every call.
-    pub async fn explain_pool(&self, id: &ProjectId) -> Result<PoolExplained, ClientError> {
-        self.get(&["projects", id.as_str(), "warm-pool", "explain"])
             .read()
             .await
     }

@@ -1,4 +1,4 @@
-//! What may still be made in a pass: the limits of the host and of projects, less everything that exists.
+//! What may still be made in a pass: the limits of the host, of tenants and of projects, less everything that exists.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use hearth_api::ids::ProjectId;
 
 use super::decision::Hold;
 use crate::state::InstanceState;
-use crate::world::{InstanceWorld, Limits, Work, World};
+use crate::world::{InstanceWorld, Limits, PoolWorld, Work, World};
 
 /// What may still be made in this pass.
 pub(super) struct Budget<'a> {
@@ -19,6 +19,8 @@ pub(super) struct Budget<'a> {
     tokens: usize,
     /// What is left to the projects that have a limit of their own.
     projects: HashMap<&'a ProjectId, usize>,
+    /// What is left to each tenant, where tenants have a limit.
+    tenants: HashMap<usize, usize>,
 }
 
 impl<'a> Budget<'a> {
@@ -26,6 +28,7 @@ impl<'a> Budget<'a> {
     pub(super) fn new(world: &'a World) -> Self {
         let Limits {
             max_vms,
+            tenant_vms,
             memory_mib,
             concurrent_provisions,
             concurrent_forks,
@@ -39,6 +42,7 @@ impl<'a> Budget<'a> {
             spared: usize::from(concurrent_forks > 1),
             tokens,
             projects: HashMap::new(),
+            tenants: HashMap::new(),
         };
         for pool in &world.pools {
             let mut existing = 0;
@@ -51,6 +55,10 @@ impl<'a> Budget<'a> {
                 }
             }
             budget.vms = budget.vms.saturating_sub(existing);
+            if let Some(most) = tenant_vms {
+                let left = budget.tenants.entry(pool.tenant).or_insert(most);
+                *left = left.saturating_sub(existing);
+            }
             if let Some(most) = pool.max_vms {
                 budget.projects.insert(&pool.project, most.saturating_sub(existing));
             }
@@ -69,13 +77,16 @@ impl<'a> Budget<'a> {
     }
 
     /// Takes one VM that is not there yet.
-    pub(super) fn take(&mut self, project: &ProjectId, memory_mib: u64, forked: bool) -> bool {
+    pub(super) fn take(&mut self, pool: &PoolWorld, memory_mib: u64, forked: bool) -> bool {
         let none_left = self.tokens == 0 || *self.at_once(forked) == 0;
-        if none_left || self.has_no_room(project, memory_mib) {
+        if none_left || self.has_no_room(pool, memory_mib) {
             return false;
         }
         *self.at_once(forked) -= 1;
-        if let Some(own) = self.projects.get_mut(project) {
+        if let Some(own) = self.projects.get_mut(&pool.project) {
+            *own -= 1;
+        }
+        if let Some(own) = self.tenants.get_mut(&pool.tenant) {
             *own -= 1;
         }
         self.vms -= 1;
@@ -95,9 +106,13 @@ impl<'a> Budget<'a> {
     }
 
     /// Why [`Budget::take`] said no.
-    pub(super) fn why_not(&self, world: &World, project: &ProjectId, memory_mib: u64) -> Hold {
-        if self.projects.get(project) == Some(&0) {
+    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64) -> Hold {
+        if self.projects.get(&pool.project) == Some(&0) {
             Hold::ProjectVms
+        } else if self.tenants.get(&pool.tenant) == Some(&0) {
+            Hold::TenantVms {
+                max: world.limits.tenant_vms.unwrap_or_default(),
+            }
         } else if self.vms == 0 {
             Hold::HostVms {
                 max: world.limits.max_vms,
@@ -113,8 +128,9 @@ impl<'a> Budget<'a> {
     }
 
     /// Whether waiting alone makes no room for one more.
-    pub(super) fn has_no_room(&self, project: &ProjectId, memory_mib: u64) -> bool {
-        self.vms == 0 || self.memory_mib < memory_mib || self.projects.get(project) == Some(&0)
+    pub(super) fn has_no_room(&self, pool: &PoolWorld, memory_mib: u64) -> bool {
+        let own = [self.projects.get(&pool.project), self.tenants.get(&pool.tenant)];
+        self.vms == 0 || self.memory_mib < memory_mib || own.contains(&Some(&0))
     }
 }
 

@@ -129,6 +129,11 @@ pub enum Hold {
         /// What is left, MiB.
         left_mib: u64,
     },
+    /// The tenant's limit.
+    TenantVms {
+        /// How many.
+        max: usize,
+    },
     /// The project's own limit.
     ProjectVms,
     /// So many are in the making already.

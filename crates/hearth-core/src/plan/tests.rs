@@ -43,6 +43,7 @@ fn instance(state: InstanceState, since: i64) -> InstanceWorld {
 fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
     PoolWorld {
         project: ProjectId::generate(),
+        tenant: 0,
         enabled: true,
         target,
         max_vms: None,
@@ -64,6 +65,7 @@ fn world(pools: Vec<PoolWorld>) -> World {
         now: at(1000),
         limits: Limits {
             max_vms: 100,
+            tenant_vms: None,
             memory_mib: 100 * 1024,
             concurrent_provisions: 4,
             concurrent_forks: 5,
@@ -148,6 +150,32 @@ fn a_projects_own_limit_counts_everything_it_has() {
         actions.iter().filter(own).count()
     };
     assert_eq!((of(&world.pools[0]), of(&world.pools[1])), (1, 2));
+}
+
+#[test]
+fn a_tenants_limit_counts_what_all_its_projects_have() {
+    let one = pool(3, vec![instance(InstanceState::Claimed, 0)]);
+    let mut other = pool(2, vec![]);
+    other.tenant = 1;
+    let mut world = world(vec![one, pool(2, vec![]), other]);
+    world.limits.tenant_vms = Some(3);
+    let decision = decide(&world);
+    let of = |pools: &[PoolWorld]| {
+        let own = |a: &&Action| {
+            let Action::Create { project, .. } = a else {
+                return false;
+            };
+            pools.iter().any(|pool| pool.project == *project)
+        };
+        decision.actions.iter().filter(own).count()
+    };
+    assert_eq!((of(&world.pools[..2]), of(&world.pools[2..])), (2, 2));
+    assert!(
+        decision
+            .holds
+            .iter()
+            .any(|(_, hold)| *hold == Hold::TenantVms { max: 3 })
+    );
 }
 
 #[test]

@@ -37,6 +37,7 @@ impl Model {
                 now: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(500_000),
                 limits: Limits {
                     max_vms: 100,
+                    tenant_vms: None,
                     memory_mib: 100 * WHOLE_MIB,
                     concurrent_provisions: 2,
                     concurrent_forks: 5,
@@ -56,6 +57,7 @@ impl Model {
     pub fn add_pool(&mut self, name: &str, target: usize) -> &mut PoolWorld {
         self.world.pools.push(PoolWorld {
             project: name.parse().unwrap(),
+            tenant: 0,
             enabled: true,
             target,
             max_vms: None,

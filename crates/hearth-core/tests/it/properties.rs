@@ -98,15 +98,24 @@ fn pools() -> impl Strategy<Value = Vec<Pool>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (0..30_usize, 0..30_u64, 0..4_usize, 0..5_usize, 0..12_usize).prop_map(
-        |(max_vms, memory, concurrent_provisions, concurrent_forks, tokens)| Limits {
-            max_vms,
-            memory_mib: memory * WHOLE_MIB / 2,
-            concurrent_provisions,
-            concurrent_forks,
-            tokens,
-        },
+    (
+        0..30_usize,
+        prop::option::of(0..20_usize),
+        0..30_u64,
+        0..4_usize,
+        0..5_usize,
+        0..8_usize,
     )
+        .prop_map(
+            |(max_vms, tenant_vms, memory, concurrent_provisions, concurrent_forks, tokens)| Limits {
+                max_vms,
+                tenant_vms,
+                memory_mib: memory * WHOLE_MIB / 2,
+                concurrent_provisions,
+                concurrent_forks,
+                tokens,
+            },
+        )
 }
 
 fn model(pools: &[Pool]) -> Model {
@@ -114,17 +123,22 @@ fn model(pools: &[Pool]) -> Model {
     for (number, pool) in pools.iter().enumerate() {
         let name = format!("pool{number}");
         let made = model.add_pool(&name, pool.target);
-        (made.enabled, made.max_vms) = (pool.enabled, pool.max_vms);
+        (made.enabled, made.max_vms, made.tenant) = (pool.enabled, pool.max_vms, number % 2);
         made.recipe = recipe(pool.wanted.0, pool.wanted.1);
         made.target = made.target.min(pool.max_vms.unwrap_or(usize::MAX));
         let project = made.project.clone();
         let templates = pool.templates.iter().map(|(set_up, commit)| recipe(*set_up, *commit));
         model.templates.insert(project.clone(), templates.collect());
         let now = model.world.now;
+        // Without failures, as many successes as there are rows.
+        let good = pool
+            .rows
+            .iter()
+            .fold(FailureStreak::default(), |streak, _| streak.succeeded());
         let streak = pool
             .failures
             .iter()
-            .fold(FailureStreak::default(), |streak, kind| streak.failed(*kind, now));
+            .fold(good, |streak, kind| streak.failed(*kind, now));
         let wanted = recipe(pool.wanted.0, pool.wanted.1);
         model.streaks.insert((project, wanted), streak);
         for row in &pool.rows {
@@ -253,6 +267,12 @@ fn check_limits(world: &World, decision: &Decision) {
     assert!(provisions == 0 || making(false) + provisions <= limits.concurrent_provisions);
     assert!(forks == 0 || making(true) + forks <= limits.concurrent_forks);
     assert!(refilled_forks == 0 || making(true) + forks < limits.concurrent_forks.max(2));
+    for tenant in 0..2 {
+        let own = || world.pools.iter().filter(|pool| pool.tenant == tenant);
+        let more: usize = own().filter_map(|pool| begun.get(&pool.project)).sum();
+        let there: usize = own().map(|pool| existing(pool).count()).sum();
+        assert!(more == 0 || limits.tenant_vms.is_none_or(|most| there + more <= most));
+    }
     for pool in &world.pools {
         let (more, most) = (begun.get(&pool.project).copied().unwrap_or_default(), pool.max_vms);
         assert!(more == 0 || most.is_none_or(|most| existing(pool).count() + more <= most));

@@ -58,6 +58,7 @@ fn happen(model: &mut Model, words: &[&str], out: &mut String) {
                 let limits = &mut model.world.limits;
                 match pair[0] {
                     "vms" => limits.max_vms = number,
+                    "tenant" => limits.tenant_vms = Some(number),
                     "memory" => limits.memory_mib = number as u64,
                     "provisions" => limits.concurrent_provisions = number,
                     "forks" => limits.concurrent_forks = number,
@@ -219,6 +220,7 @@ fn held(hold: &Hold) -> String {
     match hold {
         Hold::HostVms { max } => format!("the host has its {max} VMs"),
         Hold::HostMemory { wants_mib, left_mib } => format!("{wants_mib} MiB wanted, {left_mib} MiB left"),
+        Hold::TenantVms { max } => format!("the tenant has its {max} VMs"),
         Hold::ProjectVms => "the project has its VMs".to_owned(),
         Hold::InTheMaking => "so many are in the making".to_owned(),
         Hold::Missing { kind, failures } => format!("{} missing, looked {failures} times", kind.as_str()),

@@ -154,6 +154,7 @@ impl Guest {
                 let mut inside = self.inside();
                 inside.clock = Some(wanted.unix_nanos);
                 let activated = Activated {
+                    agent_version: Some("fake".into()),
                     machine_id: wanted.machine_id.clone().unwrap_or_default(),
                     boot_id: self.boot_id.clone(),
                     host_keys: Vec::new(),

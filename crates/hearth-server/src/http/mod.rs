@@ -3,7 +3,9 @@
 mod auth;
 mod claims;
 mod error;
+mod examples;
 mod exec;
+mod explain;
 mod extract;
 mod hooks;
 mod instances;
@@ -131,12 +133,14 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pool::get_pool, pool::patch_pool))
         .routes(routes!(pool::test_pool))
         .routes(routes!(pool::clear_pool))
+        .routes(routes!(pool::retry_pool))
         .routes(routes!(instances::list_instances))
         .routes(routes!(instances::get_instance))
         .routes(routes!(instances::view_instance))
         .routes(routes!(claims::release_instance))
         .routes(routes!(claims::heartbeat_instance))
-        .routes(routes!(templates::explain_pool))
+        .routes(routes!(explain::explain_pool))
+        .routes(routes!(explain::explain_claim))
         .routes(routes!(templates::list_templates))
         .routes(routes!(tokens::list_tokens, tokens::create_token))
         .routes(routes!(tokens::revoke_token))

@@ -246,6 +246,8 @@ fn links_of(operation: &str) -> Option<Value> {
             "get_pool",
             "patch_pool",
             "test_pool",
+            "retry_pool",
+            "explain_pool",
             "claim_instance",
             "get_setup",
         ]
@@ -262,6 +264,7 @@ fn links_of(operation: &str) -> Option<Value> {
         ],
         "claim_instance" => [
             "view_instance",
+            "explain_claim",
             "exec_in_instance",
             "heartbeat_instance",
             "release_instance",

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_api::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, Status, TestReply, TestRequest};
+use hearth_api::pool::{
+    ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, RetryReply, Status, TestReply, TestRequest,
+};
 use hearth_api::token::Scope;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -174,6 +176,33 @@ pub async fn clear_pool(
     state.reconciler.wake();
     Ok(Json(ClearReply {
         cleared: cleared.len() as u64,
+        status: status(&state, &project.id).await?,
+    }))
+}
+
+/// Try the set-up again
+///
+/// Failures so far do not count against it any more: what waits because of them is tried at once.
+#[utoipa::path(
+    post,
+    path = "/projects/{projectId}/warm-pool/retry",
+    tag = "warm pool",
+    responses((status = 200, body = RetryReply, description = "It is tried again"))
+)]
+pub async fn retry_pool(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+) -> Result<Json<RetryReply>, ApiError> {
+    let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    if !state.store().retry_pool(&project.id, Timestamp::now()).await? {
+        return Err(ApiError::new(
+            ErrorCode::NotFound,
+            "this project has no warm pool yet; configure it with `PATCH …/warm-pool`",
+        ));
+    }
+    state.reconciler.wake();
+    Ok(Json(RetryReply {
         status: status(&state, &project.id).await?,
     }))
 }

@@ -201,25 +201,9 @@ fn example(schema: &str) -> Option<Value> {
             "diskBytes": 614_465_536, "diskLimitBytes": 21_474_836_480_u64, "faults": []
         }),
         "TemplatesVerified" => json!({ "checked": 5, "damaged": 0 }),
-        "PoolExplained" => json!({
-            "recipe": "6d4087e038b9e560",
-            "conditions": [{
-                "type": "CapacityLimited", "since": "2026-11-24T09:34:55.012Z",
-                "message": "one more VM takes 54 MiB of memory and 12 MiB are left of what VMs may have on this host (`hearth serve --memory`)"
-            }],
-            "template": {
-                "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10",
-                "createdAt": "2026-11-24T09:34:55.012Z"
-            },
-            "host": {
-                "vms": 4, "maxVms": 500, "memoryMib": 18_066, "maxMemoryMib": 18_078,
-                "templateDiskBytes": 614_465_536, "maxTemplateDiskBytes": 21_474_836_480_u64
-            },
-            "instances": [{
-                "id": "wpi_01a209b7e85e718e81af7e694ccb2946", "status": "ready", "isTest": false,
-                "recipe": "6d4087e038b9e560", "current": true, "memoryMib": 54, "sinceMs": 1900
-            }]
-        }),
+        "PoolExplained" => super::examples::pool_explained(),
+        "ClaimExplained" => super::examples::claim_explained(INSTANCE, PROJECT),
+        "RetryReply" => json!({ "status": { "ready": 2, "provisioning": 0, "failed": 3 } }),
         "ClaimReply" => json!({
             "id": INSTANCE, "instanceId": VM, "source": "ready", "recipe": "5b2f9c31a7d04e68", "ageMs": 840_000,
             "waitMs": 0, "repos": [checkout], "expiresAt": "2026-11-02T21:00:00.000Z",

@@ -1,6 +1,6 @@
 //! The VM of a run: made from the image or forked, reached, given an identity, proved, put to rest.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hearth_api::agent::client::{AgentClient, NewIdentity};
 use hearth_api::agent::{ExecEnd, ExecSpec};
@@ -103,19 +103,36 @@ impl Run<'_> {
 
     /// Reaches the agent of a fork and gives the VM an identity of its own.
     async fn become_somebody(&self) -> Result<(AgentClient, String), Failure> {
-        let (agent, version) = self.reach().await?;
+        let begin = Instant::now();
+        let agent = self.connect().await?;
+        let connected = begin.elapsed();
         let identity = NewIdentity {
             hostname: self.boot.vm.to_string(),
             machine_id: None,
         };
-        if let Err(error) = agent.activate(&identity).await {
-            // It may be its sibling in part: nobody may have it.
-            if let Err(error) = self.context.driver.destroy(&self.boot.vm).await {
-                tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
+        let activated = match agent.activate(&identity).await {
+            Ok(activated) => activated,
+            Err(error) => {
+                // It may be its sibling in part: nobody may have it.
+                if let Err(error) = self.context.driver.destroy(&self.boot.vm).await {
+                    tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
+                }
+                self.context.agents.forget(&self.boot.vm);
+                return Err(failure(FailureKind::Identity, error.to_string()));
             }
-            self.context.agents.forget(&self.boot.vm);
-            return Err(failure(FailureKind::Identity, error.to_string()));
-        }
+        };
+        tracing::debug!(
+            vm = %self.boot.vm,
+            connect_ms = millis(connected),
+            activate_ms = millis(begin.elapsed() - connected),
+            in_the_vm_ms = activated.duration_ms,
+            "a fork has an identity of its own"
+        );
+        let version = match activated.agent_version {
+            Some(version) => version,
+            // An older agent says it when it is asked.
+            None => agent.health().await.map_err(vm_lost)?.version,
+        };
         Ok((agent, version))
     }
 
@@ -261,7 +278,10 @@ impl Run<'_> {
             timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
             ..ExecSpec::default()
         };
-        match agent.exec_collect(&spec, 0).await {
+        let begin = Instant::now();
+        let proof = agent.exec_collect(&spec, 0).await;
+        tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");
+        match proof {
             Ok(output) if matches!(output.end, ExecEnd::Exited { code: Some(0), .. }) => Ok(()),
             Ok(_) => Err(Stop::Failure(failure(
                 FailureKind::Setup,

@@ -15,6 +15,8 @@ use super::git::{GitError, git};
 const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
 /// Bytes between the thread that writes a tar stream and the connection that carries it.
 const PIPE_BYTES: usize = 256 * 1024;
+/// Distances between two commits that are kept; then all are forgotten.
+const MAX_DISTANCES: usize = 4096;
 
 /// What can go wrong with a repository; each is one plain sentence.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,8 @@ pub struct Mirrors {
     locks: Locks<String>,
     /// Tips as they were when they were last fetched, by URL and branch. A cache.
     tips: Arc<Mutex<Tips>>,
+    /// How many commits lie between two: that never changes. A cache.
+    distances: Arc<Mutex<HashMap<(String, String), u64>>>,
 }
 
 /// Which tip is good enough.
@@ -106,7 +110,36 @@ impl Mirrors {
             folder,
             locks: Locks::default(),
             tips: Arc::default(),
+            distances: Arc::default(),
         }
+    }
+
+    fn folder_of(&self, url: &str) -> (String, PathBuf) {
+        let name = hex::encode(Sha256::digest(url));
+        let mirror = self.folder.join(format!("{}.git", &name[..32]));
+        (name, mirror)
+    }
+
+    /// How many commits `to` has that `from` lacks, as far as the mirror has both.
+    pub async fn behind(&self, url: &str, from: &str, to: &str, patience: Duration) -> Option<u64> {
+        if from == to {
+            return Some(0);
+        }
+        let pair = (from.to_owned(), to.to_owned());
+        let known = || self.distances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(distance) = known().get(&pair).copied() {
+            return Some(distance);
+        }
+        let (_, mirror) = self.folder_of(url);
+        let range = format!("{from}..{to}");
+        let answer = git(&mirror, ["rev-list", "--count", "--end-of-options", &range], patience).await;
+        let distance = String::from_utf8_lossy(&answer.ok()?.stdout).trim().parse().ok()?;
+        let mut known = known();
+        if known.len() >= MAX_DISTANCES {
+            known.clear();
+        }
+        known.insert(pair, distance);
+        Some(distance)
     }
 
     /// Finds the tip of a branch. Where the wanted one is not in the mirror, it is brought up to date; what is there then is the
@@ -119,8 +152,7 @@ impl Mirrors {
         patience: Duration,
         wanted: Wanted<'_>,
     ) -> Result<Tip, MirrorError> {
-        let name = hex::encode(Sha256::digest(url));
-        let mirror = self.folder.join(format!("{}.git", &name[..32]));
+        let (name, mirror) = self.folder_of(url);
         let _one_at_a_time = self.locks.lock(name).await;
         let place = (url.to_owned(), branch.to_owned());
         let known = self.tips().get(&place).cloned();

@@ -11,6 +11,7 @@ use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::trace::Trace;
 use super::{Order, Reconciler};
 use crate::provision::blueprint::{Checkout, checkouts};
 use crate::provision::envfile;
@@ -25,7 +26,7 @@ const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 /// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
 const FETCH_BUDGET: Duration = Duration::from_secs(5);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
-const FORK_BUDGET: Duration = Duration::from_secs(10);
+const FORK_BUDGET: Duration = Duration::from_secs(20);
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -156,12 +157,13 @@ impl Reconciler {
             pooled: order.miss != Miss::Bypass,
         };
         let mut source = ClaimSource::Ready;
+        let mut trace = Trace::begin(began);
         loop {
             changes.mark_unchanged();
             let bypass_unmade = order.miss == Miss::Bypass && reservation.id.is_none();
             if !bypass_unmade
                 && let Some(reply) = self
-                    .try_claim(project, order, reservation.id.as_ref(), source, began)
+                    .try_claim(project, order, reservation.id.as_ref(), source, began, &mut trace)
                     .await?
             {
                 reservation.id = None;
@@ -169,7 +171,7 @@ impl Reconciler {
             }
             if let Some(id) = &reservation.id {
                 self.check_reserved(id).await?;
-            } else if let Some(made) = self.makes_one(project, order).await? {
+            } else if let Some(made) = self.makes_one(project, order, &mut trace).await? {
                 if made == ClaimSource::Fork {
                     deadline = deadline.max(began + FORK_BUDGET);
                 } else if order.patience.is_zero() {
@@ -193,7 +195,12 @@ impl Reconciler {
 
     /// Whether the claim has a VM made for itself, and how: a fork where there is a template, and a cold one where waiting alone
     /// would be in vain, because nothing is being made for the pool and nothing will be.
-    async fn makes_one(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<Option<ClaimSource>, StoreError> {
+    async fn makes_one(
+        &self,
+        project: &ProjectRow,
+        order: &ClaimOrder,
+        trace: &mut Trace,
+    ) -> Result<Option<ClaimSource>, StoreError> {
         if order.miss == Miss::Require {
             return Ok(None);
         }
@@ -202,7 +209,9 @@ impl Reconciler {
         let recipe = self.context.wanted(project, pool.as_ref()).await?;
         let templates = store.templates_of(&project.id).await?;
         let from = serving(&templates, project, &recipe);
-        if from.is_some_and(|template| !order.strict || template.recipe == recipe) {
+        let has_template = from.is_some_and(|template| !order.strict || template.recipe == recipe);
+        trace.saw_template(has_template);
+        if has_template {
             return Ok(Some(ClaimSource::Fork));
         }
         let in_vain = order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled);
@@ -235,7 +244,7 @@ impl Reconciler {
             .is_some_and(|pool| pool.config.enabled);
         let held = self.held(&project.id);
         let reason = if let Some(held) = held {
-            format!("no VM is ready: {}", held.message)
+            format!("no VM is ready: {held}")
         } else if !enabled {
             "no VM is ready and the pool is disabled; enable it, or claim with a wait to have one made".to_owned()
         } else {
@@ -258,9 +267,11 @@ impl Reconciler {
         reserved: Option<&InstanceId>,
         source: ClaimSource,
         began: Instant,
+        trace: &mut Trace,
     ) -> Result<Option<ClaimReply>, ClaimError> {
         let store = &self.context.store;
         loop {
+            trace.begin_try();
             let pool = store.pool(&project.id).await?;
             let current = self.context.wanted(project, pool.as_ref()).await?;
             let now = Timestamp::now();
@@ -290,18 +301,35 @@ impl Reconciler {
                 })
                 .await?;
             let (row, mut reply) = match taken {
-                Taken::Nothing => return Ok(None),
+                Taken::Nothing(look) => {
+                    if reserved.is_none() {
+                        trace.saw(look);
+                    }
+                    return Ok(None);
+                }
                 Taken::Before(claim) if claim.body_hash != order.body_hash => return Err(ClaimError::OtherBody),
                 Taken::Before(claim) if claim.ended_at.is_some() => return Err(ClaimError::Ended),
                 Taken::Before(claim) => return Ok(Some(claim.reply)),
-                Taken::Instance(row, reply) => (row, reply),
+                Taken::Instance(row, reply, look) => {
+                    if reserved.is_none() {
+                        trace.saw(look);
+                    }
+                    (row, reply)
+                }
             };
+            trace.lap("take");
             let is_current = row.recipe == current;
-            match self.activate(project, pool.as_ref(), order, &row, is_current).await {
+            match self
+                .activate(project, pool.as_ref(), order, &row, is_current, trace)
+                .await
+            {
                 Ok(repos) => {
+                    let hand_over = trace.end(order, is_current);
                     if reply.repos != repos {
                         reply.repos = repos;
-                        store.set_claim_reply(&reply).await?;
+                        store.set_claim_reply(&reply, &hand_over).await?;
+                    } else {
+                        self.note_hand_over(&row.id, hand_over);
                     }
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
                     // Only now: the refill shall not take the processor from the hand-over.
@@ -313,6 +341,7 @@ impl Reconciler {
                     self.changed();
                     match unfit {
                         Unfit::Instance(reason) => {
+                            trace.skip(&row.id, &reason);
                             tracing::warn!(instance = %row.id, reason, "a ready instance did not answer when it was claimed");
                         }
                         Unfit::Script(reason) => return Err(ClaimError::Script(reason)),
@@ -331,28 +360,34 @@ impl Reconciler {
         order: &ClaimOrder,
         row: &InstanceRow,
         is_current: bool,
+        trace: &mut Trace,
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
         let budget = Instant::now() + ANSWER_BUDGET;
         let resumed = tokio::time::timeout_at(budget, self.resume(&row.vm)).await;
         resumed
             .map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))?
             .map_err(|error| Unfit::Instance(error.to_string()))?;
+        trace.lap("resume");
         let agent = self
             .context
             .agents
             .get(&row.vm, budget.duration_since(Instant::now()))
             .await
             .map_err(|error| Unfit::Instance(error.to_string()))?;
+        trace.lap("connect");
         let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
         clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        trace.lap("clock");
         let variables = self.task_variables(project, order, is_current).await?;
         if let Some(variables) = &variables {
             agent
                 .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
                 .await?;
         }
+        trace.lap("variables");
         let checkouts = checkouts(project, pool);
         let (repos, moved) = self.move_checkouts(&checkouts, order, row, &agent).await?;
+        trace.lap("checkouts");
         let all: Vec<&Checkout> = checkouts.iter().collect();
         let moved = moved.into_iter().filter_map(|at| checkouts.get(at)).collect();
         let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
@@ -375,6 +410,7 @@ impl Reconciler {
                 .await
                 .map_err(Unfit::Script)?;
         }
+        trace.lap("scripts");
         Ok(repos)
     }
 

@@ -11,13 +11,14 @@ mod lead;
 mod observe;
 mod rest;
 mod tasks;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
-use hearth_core::plan::{Decision, Hold, decide};
+use hearth_core::plan::decide;
 use hearth_core::world::{Limits, World};
 use hearth_drivers::{Locks, VmShape};
 use jiff::{SignedDuration, Timestamp};
@@ -79,8 +80,10 @@ pub(crate) struct Inner {
     template_max_age: SignedDuration,
     /// Whoever lets a VM stand still or go on is alone with it.
     rest: Locks<VmId>,
-    /// Which pools are held back, why, and since when.
-    holds: Mutex<HashMap<ProjectId, (Hold, Timestamp)>>,
+    /// What passes leave for those who ask why.
+    notes: Mutex<explain::Notes>,
+    /// How claims went, until a pass writes it.
+    hand_overs: Mutex<trace::Unwritten>,
     /// The controller's lease, and the clock.
     lead: Mutex<lead::Lead>,
     /// How ready VMs answer.
@@ -108,6 +111,7 @@ impl Reconciler {
             context,
             limits: Limits {
                 max_vms: options.max_vms,
+                tenant_vms: options.tenant_vms,
                 memory_mib: options.memory_mib,
                 concurrent_provisions: options.provision_concurrency.max(1),
                 concurrent_forks: options.fork_concurrency.max(1),
@@ -122,7 +126,8 @@ impl Reconciler {
             claims: Locks::default(),
             rest: Locks::default(),
             awake: Arc::default(),
-            holds: Mutex::default(),
+            notes: Mutex::default(),
+            hand_overs: Mutex::default(),
             lead: Mutex::default(),
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
@@ -151,11 +156,13 @@ impl Reconciler {
         loop {
             self.pass().await;
             tokio::select! {
-                () = stop.cancelled() => return self.give_up_lead().await,
+                () = stop.cancelled() => break,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(self.tick) => {}
             }
         }
+        self.write_hand_overs(Duration::ZERO).await;
+        self.give_up_lead().await;
     }
 
     async fn pass(&self) {
@@ -167,13 +174,14 @@ impl Reconciler {
                 return;
             }
         };
-        let Decision { actions, holds } = decide(&world);
-        self.note_holds(holds, world.now);
-        for action in actions {
-            if let Err(error) = self.act(&world, &action).await {
+        let decision = decide(&world);
+        self.note_pass(&world, &decision);
+        for action in &decision.actions {
+            if let Err(error) = self.act(&world, action).await {
                 tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
             }
         }
+        self.write_hand_overs(trace::WRITTEN_AFTER).await;
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }

@@ -55,6 +55,7 @@ impl Reconciler {
                 .push(self.instance_world(row, forked, &vms));
         }
         let mut pools = Vec::new();
+        let mut tenants: HashMap<String, usize> = HashMap::new();
         for project in self.context.store.all_projects().await? {
             let pool = self.context.store.pool(&project.id).await?;
             let instances = by_project.remove(&project.id).unwrap_or_default();
@@ -63,11 +64,16 @@ impl Reconciler {
             }
             let recipe = self.context.wanted_by(&project, pool.as_ref(), &tips).await;
             let serving = serving(&templates, &project, &recipe);
-            pools.push(self.pool_world(project, pool, recipe, serving, instances).await?);
+            let next = tenants.len();
+            let tenant = *tenants.entry(project.tenant.clone()).or_insert(next);
+            let pool = self.pool_world(project, pool, recipe, serving, instances).await?;
+            pools.push(PoolWorld { tenant, ..pool });
         }
         // Instances whose project is gone: nothing is wished for them.
         pools.extend(by_project.into_iter().map(|(project, instances)| PoolWorld {
             project,
+            // Whose they were is not known any more: they count for nobody.
+            tenant: usize::MAX,
             enabled: false,
             target: 0,
             max_vms: None,
@@ -92,7 +98,7 @@ impl Reconciler {
         })
     }
 
-    async fn pool_world(
+    pub(super) async fn pool_world(
         &self,
         project: ProjectRow,
         pool: Option<PoolRow>,
@@ -119,6 +125,7 @@ impl Reconciler {
         let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         let whole = u64::from(self.context.sizes.shape(project.vm_size).memory_mib);
         Ok(PoolWorld {
+            tenant: 0,
             enabled: config.is_some_and(|config| config.enabled),
             target: config
                 .and_then(|config| usize::try_from(config.target_size).ok())
@@ -136,7 +143,12 @@ impl Reconciler {
         })
     }
 
-    fn instance_world(&self, row: &InstanceRow, forked: bool, vms: &HashMap<VmId, VmState>) -> InstanceWorld {
+    pub(super) fn instance_world(
+        &self,
+        row: &InstanceRow,
+        forked: bool,
+        vms: &HashMap<VmId, VmState>,
+    ) -> InstanceWorld {
         let work = match row.state {
             InstanceState::Provisioning if self.tasks.is_provisioning(&row.id) => Work::Here,
             InstanceState::Provisioning if row.started_by.is_none() => Work::Unstarted,

@@ -1,6 +1,7 @@
 //! Claims: the hand-over in one transaction.
 
 use hearth_api::claim::ClaimReply;
+use hearth_api::explain::HandOver;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
@@ -11,14 +12,29 @@ use super::{InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis
 /// A claim that was made.
 #[derive(Debug, Clone)]
 pub struct ClaimRow {
+    /// Whose pool it was made on.
+    pub project: ProjectId,
     /// Hash of the request's body.
     pub body_hash: String,
     /// The token that claimed.
     pub token: TokenId,
     /// What was answered.
     pub reply: ClaimReply,
+    /// What the hand-over saw and where its time went, once that is written.
+    pub hand_over: Option<HandOver>,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// When it was released or ran out.
     pub ended_at: Option<Timestamp>,
+}
+
+/// How many instances a claim found ready, for anyone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Of any recipe.
+    pub ready: u32,
+    /// Of the wanted one.
+    pub current: u32,
 }
 
 /// A claim to be made.
@@ -44,28 +60,43 @@ pub struct NewClaim<'a> {
 #[derive(Debug, Clone)]
 pub enum Taken {
     /// It is claimed, and this is the stored answer.
-    Instance(Box<InstanceRow>, Box<ClaimReply>),
+    Instance(Box<InstanceRow>, Box<ClaimReply>, Look),
     /// The key was used before, for this claim.
     Before(Box<ClaimRow>),
-    /// No instance is ready.
-    Nothing,
+    /// No instance will do.
+    Nothing(Look),
 }
 
 #[derive(sqlx::FromRow)]
 struct Raw {
+    project_id: String,
     body_hash: String,
     token_id: String,
     reply: String,
+    hand_over: Option<String>,
+    created_at: i64,
     ended_at: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Picked {
+    id: String,
+    recipe: String,
+    ready: u32,
+    current: u32,
 }
 
 impl TryFrom<Raw> for ClaimRow {
     type Error = StoreError;
     fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        let hand_over = raw.hand_over.map(|text| from_json("claim.hand_over", &text));
         Ok(Self {
+            project: parse("claim.project_id", &raw.project_id)?,
             body_hash: raw.body_hash,
             token: parse("claim.token_id", &raw.token_id)?,
             reply: from_json("claim.reply", &raw.reply)?,
+            hand_over: hand_over.transpose()?,
+            created_at: timestamp(raw.created_at)?,
             ended_at: optional_timestamp(raw.ended_at)?,
         })
     }
@@ -92,25 +123,33 @@ impl Store {
                 return Ok(Taken::Before(Box::new(before.try_into()?)));
             }
         }
-        let picked: Option<String> = sqlx::query_scalar(
-            "SELECT id FROM instance
+        let picked: Option<Picked> = sqlx::query_as(
+            "SELECT id, recipe, count(*) OVER () AS ready, sum(recipe = ?3) OVER () AS current FROM instance
              WHERE project_id = ?1 AND state = 'ready' AND is_test = 0 AND is_build = 0
-               AND (?2 IS NULL AND reserved = 0 OR id = ?2) AND (?3 IS NULL OR recipe = ?3)
-             ORDER BY recipe = ?4 DESC, state_since LIMIT 1",
+               AND (?2 IS NULL AND reserved = 0 OR id = ?2)
+             ORDER BY recipe = ?3 DESC, state_since LIMIT 1",
         )
         .bind(claim.project.as_str())
         .bind(claim.only.map(InstanceId::as_str))
-        .bind(claim.strict_recipe)
-        .bind(current_recipe)
+        .bind(claim.strict_recipe.unwrap_or(current_recipe))
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(id) = picked else { return Ok(Taken::Nothing) };
-        let id: InstanceId = parse("instance.id", &id)?;
+        let look = picked.as_ref().map_or_else(Look::default, |picked| Look {
+            ready: picked.ready,
+            current: picked.current,
+        });
+        let will_do = |picked: &Picked| claim.strict_recipe.is_none_or(|recipe| picked.recipe == recipe);
+        let Some(picked) = picked.filter(will_do) else {
+            return Ok(Taken::Nothing(look));
+        };
+        let id: InstanceId = parse("instance.id", &picked.id)?;
         if move_row(&mut tx, &id, InstanceState::Claimed, None, now).await? == Moved::Lost {
-            return Ok(Taken::Nothing);
+            return Ok(Taken::Nothing(look));
         }
         let row = select_instance(&mut tx, &id).await?;
-        let Some(row) = row else { return Ok(Taken::Nothing) };
+        let Some(row) = row else {
+            return Ok(Taken::Nothing(look));
+        };
         let expires_at = now + claim.lease;
         let reply = reply(&row, expires_at);
         sqlx::query(
@@ -134,7 +173,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        Ok(Taken::Instance(Box::new(row), Box::new(reply)))
+        Ok(Taken::Instance(Box::new(row), Box::new(reply), look))
     }
 
     /// The claim of an instance.
@@ -147,12 +186,27 @@ impl Store {
     }
 
     /// Notes what the hand-over ended in, so that a repeated key gets the same answer.
-    pub async fn set_claim_reply(&self, reply: &ClaimReply) -> Result<(), StoreError> {
-        sqlx::query("UPDATE claim SET reply = ?2 WHERE instance_id = ?1")
+    pub async fn set_claim_reply(&self, reply: &ClaimReply, hand_over: &HandOver) -> Result<(), StoreError> {
+        sqlx::query("UPDATE claim SET reply = ?2, hand_over = ?3 WHERE instance_id = ?1")
             .bind(reply.id.as_str())
             .bind(to_json(reply)?)
+            .bind(to_json(hand_over)?)
             .run_on(&self.write)
             .await?;
+        Ok(())
+    }
+
+    /// Notes how hand-overs went, all of them with one commit: nobody waits for it.
+    pub async fn set_hand_overs(&self, all: &[(InstanceId, HandOver)]) -> Result<(), StoreError> {
+        let mut tx = self.write.begin().await?;
+        for (instance, hand_over) in all {
+            sqlx::query("UPDATE claim SET hand_over = ?2 WHERE instance_id = ?1")
+                .bind(instance.as_str())
+                .bind(to_json(hand_over)?)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
         Ok(())
     }
 

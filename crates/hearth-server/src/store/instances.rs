@@ -386,6 +386,19 @@ impl Store {
         raw.into_iter().map(InstanceRow::try_from).collect()
     }
 
+    /// The same of one project.
+    pub async fn instances_of(&self, project: &ProjectId) -> Result<Vec<InstanceRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(
+            "SELECT instance.*, claim.expires_at AS lease_ends_at
+             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
+             WHERE instance.project_id = ?1 ORDER BY instance.id",
+        )
+        .bind(project.as_str())
+        .fetch_all(&self.read)
+        .await?;
+        raw.into_iter().map(InstanceRow::try_from).collect()
+    }
+
     /// What clients see of a project's instances, newest first.
     pub async fn visible_instances(
         &self,

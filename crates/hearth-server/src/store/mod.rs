@@ -24,7 +24,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
-pub use claims::{NewClaim, Taken};
+pub use claims::{ClaimRow, Look, NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource};

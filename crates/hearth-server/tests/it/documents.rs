@@ -65,7 +65,7 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 37);
+    assert_eq!(count, 39);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod clear;
 mod contract;
 mod documents;
 mod edges;
+mod explain;
 mod faults;
 mod fresh;
 mod harness;

@@ -1,14 +1,17 @@
-//! `hearth claim`: take a VM out of a pool.
+//! `hearth claim`: take a VM out of a pool, and `hearth claim explain`: why it got that one.
 
 use std::collections::BTreeMap;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, Miss};
+use hearth_api::explain::{ClaimExplained, ClaimPhase};
+use hearth_api::ids::InstanceId;
 use jiff::Timestamp;
 
 use crate::args::Globals;
 use crate::caller_env;
 use crate::failure::Failure;
+use crate::text::clean_line;
 use crate::{connect, output};
 
 /// Milliseconds in a second.
@@ -16,9 +19,13 @@ const MS_PER_S: u64 = 1000;
 
 /// `hearth claim`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct ClaimArgs {
+    #[command(subcommand)]
+    command: Option<ClaimCommand>,
     /// The project's name or id
-    project: String,
+    #[arg(required = true)]
+    project: Option<String>,
     /// The task it is for: asking again with the same one gives the same VM
     #[arg(long, value_name = "ID")]
     task: Option<String>,
@@ -48,6 +55,17 @@ pub(crate) struct ClaimArgs {
     id_only: bool,
 }
 
+/// What else there is to do with claims.
+#[derive(Debug, Subcommand)]
+enum ClaimCommand {
+    /// Why a claim got its VM, and where the milliseconds went. (A project that is called `explain`: `hearth claim -- explain`)
+    Explain {
+        /// The claimed instance's id
+        #[arg(value_name = "INSTANCE")]
+        id: InstanceId,
+    },
+}
+
 /// `--miss`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum MissArg {
@@ -67,6 +85,13 @@ impl From<MissArg> for Miss {
 }
 
 pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failure> {
+    if let Some(ClaimCommand::Explain { id }) = args.command {
+        let explained = connect::client(globals)?.explain_claim(&id).await?;
+        output::print(globals.json, &explained, explain)?;
+        return Ok(0);
+    }
+    // The command line was refused without it.
+    let project = args.project.unwrap_or_default();
     let env: BTreeMap<String, String> = caller_env::read(&args.env)?;
     let body = ClaimRequest {
         task_id: args.task,
@@ -78,7 +103,7 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         env: (!env.is_empty()).then_some(env),
     };
     let client = connect::client(globals)?;
-    let project = connect::project(&client, &args.project).await?;
+    let project = connect::project(&client, &project).await?;
     let reply = client.claim(&project.id, &body).await?;
     if args.id_only {
         output::print_line(reply.id.as_str())?;
@@ -94,17 +119,39 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
     Ok(0)
 }
 
-fn show(reply: &ClaimReply) -> String {
-    let source = match reply.source {
+fn came_from(source: ClaimSource) -> &'static str {
+    match source {
         ClaimSource::Ready => "it stood ready in the pool",
         ClaimSource::Fork => "forked from the template",
         ClaimSource::Joined => "it was being made already",
         ClaimSource::Cold => "made for this claim",
-    };
+    }
+}
+
+fn explain(explained: &ClaimExplained) -> String {
+    let mut text = output::pairs([
+        ("id", explained.id.to_string()),
+        ("project", explained.project_id.to_string()),
+        ("claimed", output::ago(explained.claimed_at)),
+        ("ended", output::ago_or(explained.ended_at, "not yet")),
+        ("came from", came_from(explained.source).to_owned()),
+        ("why", clean_line(&explained.why)),
+    ]);
+    if let Some(hand_over) = &explained.hand_over {
+        let row = |phase: &ClaimPhase| [phase.name.clone(), format!("{:.2} ms", phase.ms)];
+        let total = ["total".to_owned(), format!("{:.2} ms", hand_over.total_ms)];
+        let rows = hand_over.phases.iter().map(row).chain([total]);
+        text.push_str("\n\n");
+        text.push_str(&output::table(["Phase", "Took"], rows));
+    }
+    text
+}
+
+fn show(reply: &ClaimReply) -> String {
     output::pairs([
         ("id", reply.id.to_string()),
         ("VM", reply.instance_id.to_string()),
-        ("came from", source.to_owned()),
+        ("came from", came_from(reply.source).to_owned()),
         ("age", output::millis(reply.age_ms)),
         ("waited", output::millis(reply.wait_ms)),
         ("repositories", checkouts(&reply.repos)),

@@ -84,6 +84,9 @@ pub(crate) struct ServeArgs {
     /// VMs that may exist at once [default: 500]
     #[arg(long, value_name = "NUMBER")]
     max_vms: Option<usize>,
+    /// VMs that all projects of one tenant may have at once [default: no limit of their own]
+    #[arg(long, value_name = "NUMBER")]
+    max_vms_per_tenant: Option<usize>,
     /// Memory that all VMs together may have, in MiB [default: three quarters of this machine's]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
@@ -268,6 +271,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         requests_per_second: args.requests_per_second.unwrap_or(usual.requests_per_second),
         provision_concurrency: args.provision_concurrency.unwrap_or(usual.provision_concurrency),
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
+        tenant_vms: args.max_vms_per_tenant,
         template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
         probe_interval: args.probe_interval.unwrap_or(usual.probe_interval),
         template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),

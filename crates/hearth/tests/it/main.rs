@@ -9,6 +9,7 @@
 mod arguments;
 mod connecting;
 mod exec;
+mod explain;
 mod fake;
 mod instances;
 mod killed;

@@ -1,5 +1,7 @@
-//! `hearth pool`: the wish (`set`), what there is (`status`, `instances`, `instance`), a try (`test`), a fresh start (`clear`).
+//! `hearth pool`: the wish (`set`), what there is (`status`, `instances`, `instance`), a try (`test`),
+//! another one (`retry`), a fresh start (`clear`), and why it is as it is (`explain`).
 
+mod explain;
 mod show;
 mod test;
 mod wait;
@@ -34,10 +36,18 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         replenish: bool,
     },
-    /// Why the pool is as it is: what holds it back, its template, what this host has left
+    /// Try a set-up that failed again at once: failures so far do not count against it any more
+    Retry {
+        /// The project's name or id
+        project: String,
+    },
+    /// Why the pool is as it is: what is so and since when, its templates, each VM, what this host has left
     Explain {
         /// The project's name or id
         project: String,
+        /// With the latest decisions of the server about this pool, and what it saw
+        #[arg(long)]
+        decisions: bool,
     },
     /// List the newest instances
     Instances {
@@ -142,11 +152,22 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             })?;
             Ok(0)
         }
-        PoolCommand::Explain { project } => {
+        PoolCommand::Retry { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            let reply = client.retry_pool(&project.id).await?;
+            output::print(globals.json, &reply, |reply| {
+                format!("it is tried again; now {}", show::counts(&reply.status))
+            })?;
+            Ok(0)
+        }
+        PoolCommand::Explain { project, decisions } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             let explained = client.explain_pool(&project.id).await?;
-            output::print(globals.json, &explained, show::explained)?;
+            output::print(globals.json, &explained, |explained| {
+                explain::show(explained, decisions)
+            })?;
             Ok(0)
         }
         PoolCommand::Instances { project, limit, status } => {
@@ -210,6 +231,11 @@ async fn status(globals: &Globals, args: StatusArgs) -> Result<u8, Failure> {
     } else {
         (client.get_pool(&project.id).await?, true)
     };
-    output::print(globals.json, &view, show::pool)?;
+    if globals.json {
+        output::print_json(&view)?;
+    } else {
+        let explained = client.explain_pool(&project.id).await?;
+        output::print_line(&show::pool(&view, &explained))?;
+    }
     Ok(if full { 0 } else { crate::failure::EXIT_FAILED })
 }

@@ -1,11 +1,11 @@
 //! Pools and instances as text for people.
 
-use bytesize::ByteSize;
+use hearth_api::explain::PoolExplained;
 use hearth_api::instance::{InstanceDetail, InstanceItem, InstanceStatus};
 use hearth_api::page::Items;
 use hearth_api::pool::{Config, PoolView, Status};
-use hearth_api::template::{InstanceExplained, PoolExplained};
 
+use super::explain;
 use crate::text::clean_line;
 use crate::{boot, output};
 
@@ -16,8 +16,10 @@ pub(super) fn counts(status: &Status) -> String {
     )
 }
 
-pub(super) fn pool(view: &PoolView) -> String {
-    let mut text = config_and_counts(view.config.as_ref(), &view.status);
+pub(super) fn pool(view: &PoolView, explained: &PoolExplained) -> String {
+    let mut text = explain::headline(explained);
+    text.push_str("\n\n");
+    text.push_str(&config_and_counts(view.config.as_ref(), &view.status));
     if let Some(metadata) = &view.metadata {
         text.push('\n');
         text.push_str(&output::pairs([
@@ -141,59 +143,6 @@ pub(super) fn instance(detail: &InstanceDetail, log: bool) -> String {
             text.push_str("\n  | ");
             text.push_str(&line);
         }
-    }
-    text
-}
-
-/// Why the pool is as it is.
-pub(super) fn explained(explained: &PoolExplained) -> String {
-    let template = match &explained.template {
-        Some(template) => {
-            let (made, key) = (output::ago(template.created_at), output::short_digest(&template.key));
-            format!("made {made} ({key})")
-        }
-        None => "not made yet: the next VM is set up from the longest checkpoint there is".to_owned(),
-    };
-    let host = &explained.host;
-    let mut text = output::pairs([
-        (
-            "held back",
-            output::lines_or_dash(explained.conditions.iter().map(|condition| {
-                let since = output::ago(condition.since);
-                format!("{} (since {since}): {}", condition.kind, condition.message)
-            })),
-        ),
-        ("recipe", explained.recipe.clone()),
-        ("template", template),
-        ("VMs of this host", format!("{} of {}", host.vms, host.max_vms)),
-        (
-            "memory for VMs",
-            format!("{} of {} MiB", host.memory_mib, host.max_memory_mib),
-        ),
-        (
-            "disk for templates",
-            format!(
-                "{} of {}",
-                ByteSize(host.template_disk_bytes),
-                ByteSize(host.max_template_disk_bytes)
-            ),
-        ),
-    ]);
-    if !explained.instances.is_empty() {
-        let row = |instance: &InstanceExplained| {
-            [
-                instance.id.to_string(),
-                instance.status.as_str().to_owned(),
-                if instance.current { "current" } else { "older" }.to_owned(),
-                format!("{} MiB", instance.memory_mib),
-                output::millis(instance.since_ms),
-            ]
-        };
-        text.push_str("\n\n");
-        text.push_str(&output::table(
-            ["Instance", "Is", "Recipe", "Counts with", "For"],
-            explained.instances.iter().map(row),
-        ));
     }
     text
 }

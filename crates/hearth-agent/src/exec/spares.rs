@@ -1,0 +1,140 @@
+//! Launchers that wait for commands of callers: starting one takes longer than most commands do, above all where the
+//! processor is emulated. A checkpoint holds them too, and each of its forks has them for itself.
+//!
+//! They are started when nothing else is to be done. A command that finds none waits for one of its own.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::cgroup::Cgroups;
+use super::launch::{Launcher, Outputs};
+
+/// So many wait: in a fork, the proof that it is ready, the warm-up, and the first two commands of a task use one each.
+const SPARES: usize = 4;
+/// The agent is idle when no command has begun or ended for this long; shorter than a guest must be idle to be frozen.
+const IDLE: Duration = Duration::from_millis(30);
+/// The same while commands run: they may be what somebody waits for.
+const QUIET: Duration = Duration::from_secs(1);
+/// From one launcher to the next.
+const BETWEEN: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+struct Activity {
+    /// Commands of callers.
+    running: usize,
+    /// When one began or ended.
+    last: Instant,
+}
+
+/// The launchers in stock.
+#[derive(Debug)]
+pub(super) struct Spares {
+    waiting: Mutex<Vec<Launcher>>,
+    activity: Mutex<Activity>,
+    ended: Notify,
+}
+
+impl Spares {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            activity: Mutex::new(Activity {
+                running: 0,
+                last: Instant::now(),
+            }),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Counts a command until the guard is dropped.
+    pub(super) fn begin(&self) -> Running<'_> {
+        self.note(|running| running + 1);
+        Running(self)
+    }
+
+    fn note(&self, change: fn(usize) -> usize) {
+        let mut activity = self.activity.lock().unwrap_or_else(PoisonError::into_inner);
+        activity.running = change(activity.running);
+        activity.last = Instant::now();
+    }
+
+    /// One that waits; the error is a sentence for a person.
+    pub(super) fn take(&self, cgroups: &Cgroups) -> Result<Launcher, String> {
+        while let Some(mut spare) = self.pop() {
+            if spare.waits() {
+                return Ok(spare);
+            }
+            // Something in the VM has killed it.
+            spare.forget(cgroups);
+        }
+        Launcher::start(cgroups, Outputs::piped())
+    }
+
+    fn pop(&self) -> Option<Launcher> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn count(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Cleans up after commands and fills the stock, for ever.
+    pub(super) async fn keep(&self, cgroups: &Cgroups) {
+        loop {
+            self.ended.notified().await;
+            self.idle().await;
+            cgroups.sweep();
+            while self.count() < SPARES {
+                // When it fails, a command will find out, and say so.
+                let Ok(spare) = Launcher::start(cgroups, Outputs::piped()) else {
+                    break;
+                };
+                self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
+                // The new process goes first, and so does whatever was asked meanwhile.
+                sleep(BETWEEN).await;
+                self.idle().await;
+            }
+        }
+    }
+
+    async fn idle(&self) {
+        while let Some(then) = self.idle_at() {
+            // A command that ends meanwhile may make it sooner.
+            tokio::select! {
+                () = sleep_until(then) => {}
+                () = self.ended.notified() => {}
+            }
+        }
+    }
+
+    /// When to look again whether the agent is idle; `None` when it is.
+    fn idle_at(&self) -> Option<Instant> {
+        let activity = self.activity.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = if activity.running == 0 { IDLE } else { QUIET };
+        let then = activity.last + pause;
+        (Instant::now() < then).then_some(then)
+    }
+
+    /// Ends all of them.
+    pub(super) async fn end(&self, cgroups: &Cgroups) {
+        while let Some(spare) = self.pop() {
+            spare.end(cgroups).await;
+        }
+        cgroups.sweep();
+    }
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub(super) struct Running<'a>(&'a Spares);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.note(|running| running.saturating_sub(1));
+        self.0.ended.notify_one();
+    }
+}

@@ -1,0 +1,295 @@
+//! Why a pool is as it is, and why a claim got what it got.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::claim::{ClaimSource, ClaimedRepo, Miss};
+use crate::ids::{InstanceId, ProjectId};
+use crate::instance::InstanceStatus;
+use crate::time;
+
+/// Reply of `GET …/warm-pool/explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolExplained {
+    /// What a person should know first: one sentence.
+    pub summary: String,
+    /// Every condition, true or not, always in the same order; then what cannot be followed, for as long as that is so.
+    pub conditions: Vec<Condition>,
+    /// The recipe that the pool follows.
+    pub recipe: String,
+    /// The recipe that new instances are made by: the wanted one, or, until that has a template, the last one that went well.
+    pub serving_recipe: String,
+    /// What instances are forked from: that of the wanted recipe, and of those before it; newest first.
+    pub templates: Vec<TemplateInfo>,
+    /// Where the project's repositories are now, as far as this host has seen.
+    pub repositories: Vec<RepositoryExplained>,
+    /// Every instance.
+    pub instances: Vec<InstanceExplained>,
+    /// The planner's latest decisions for this pool, newest first; equal ones are told once, with a count. Kept in memory:
+    /// a restart of the server forgets them.
+    pub decisions: Vec<DecisionExplained>,
+    /// What this host may be asked for, and what is used of it, by all pools together.
+    pub host: HostUse,
+}
+
+/// Something that is so of a pool, or is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Condition {
+    /// Its name: `Full`, `Fresh`, `Building`, `Rolling`, `RecipeFailing`, `BreakerOpen`, `CapacityLimited`, `HostTrouble`,
+    /// `ImageMissing`, `RepositoryMissing`, `Disabled`, `DebugVmKept`; `RepositoryUnreachable` and `BranchMissing` where a branch
+    /// cannot be followed. There may be more.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it is so.
+    pub status: bool,
+    /// Since when that is so, or not so. Kept in memory: after a restart of the server it starts anew.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// For a person: what, and what to do.
+    pub message: String,
+}
+
+/// What instances are forked from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateInfo {
+    /// The recipe that it was made by.
+    pub recipe: String,
+    /// Its checkpoint.
+    pub key: String,
+    /// New instances come from it now.
+    pub serving: bool,
+    /// Its checkouts.
+    pub repos: Vec<ClaimedRepo>,
+    /// When it was made.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Where a repository is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryExplained {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch that the pool follows.
+    pub branch: String,
+    /// The commit it was last seen at; `null` until it was seen once.
+    #[schema(required)]
+    pub commit: Option<String>,
+    /// When it was first seen there.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+}
+
+/// One instance of the pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceExplained {
+    /// The record.
+    pub id: InstanceId,
+    /// What it is doing.
+    pub status: InstanceStatus,
+    /// Made by a test boot.
+    pub is_test: bool,
+    /// The recipe it was made by.
+    pub recipe: String,
+    /// Whether that is the pool's recipe now.
+    pub current: bool,
+    /// Its checkouts; empty until they are there.
+    pub repos: Vec<RepoBehind>,
+    /// Memory that it counts with, MiB.
+    pub memory_mib: u64,
+    /// Milliseconds since it was wished for.
+    pub age_ms: u64,
+    /// Milliseconds since it came into this state.
+    pub since_ms: u64,
+    /// Counts up with every move of its state.
+    pub generation: i64,
+    /// How often in a row it did not answer when it was asked; after a few times it is replaced.
+    pub missed: u32,
+    /// Its set-up failed, and until then a person may look into it.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub kept_until: Option<Timestamp>,
+}
+
+/// A checkout of an instance, beside where its branch is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepoBehind {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch that is checked out.
+    pub branch: String,
+    /// Its commit.
+    pub commit: String,
+    /// How many commits the wanted branch has that this checkout lacks; `null` where this host cannot tell.
+    #[schema(required)]
+    pub behind: Option<u64>,
+}
+
+/// One decision of the planner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionExplained {
+    /// When it was last made.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// When it was first made.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub first_at: Timestamp,
+    /// How often.
+    pub count: u64,
+    /// What was decided: `create`, `build`, `start`, `fail`, `retire`, `delete`, `teardown`, `rest`, `wait`.
+    pub action: String,
+    /// Why, in words.
+    pub reason: String,
+    /// The instance it was last about.
+    #[schema(required)]
+    pub instance: Option<InstanceId>,
+    /// The recipe that is made.
+    #[schema(required)]
+    pub recipe: Option<String>,
+    /// What the planner saw when it last decided so.
+    pub inputs: DecisionInputs,
+}
+
+/// What the planner saw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionInputs {
+    /// How many should be ready.
+    pub target: u32,
+    /// How many were.
+    pub ready: u32,
+    /// How many were being made.
+    pub making: u32,
+    /// Failures in a row that blame the wanted recipe.
+    pub recipe_failures: u32,
+    /// Failures in a row that blame this host.
+    pub host_failures: u32,
+    /// VMs that this host could still have.
+    pub vms_left: u32,
+    /// Memory that VMs of this host could still have, MiB.
+    pub memory_left_mib: u32,
+    /// VMs that could still be set up at the same time.
+    pub provisions_left: u32,
+    /// Forks that could still be made at the same time.
+    pub forks_left: u32,
+    /// VMs that could still be begun at once, whatever they are; fills up with time.
+    pub starts_left: u32,
+}
+
+/// What this host may be asked for, and what is used of it, as of the last pass over all pools.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostUse {
+    /// VMs that exist.
+    pub vms: u64,
+    /// VMs that may exist.
+    pub max_vms: u64,
+    /// Memory that they count with, MiB: measured for VMs at rest, the whole size for others.
+    pub memory_mib: u64,
+    /// Memory that they may have, MiB.
+    pub max_memory_mib: u64,
+    /// VMs that are being set up.
+    pub provisions: u64,
+    /// VMs that may be set up at the same time.
+    pub max_provisions: u64,
+    /// Forks that are being made.
+    pub forks: u64,
+    /// Forks that may be made at the same time; one of several is kept free for claims.
+    pub max_forks: u64,
+    /// What checkpoints take on the disk.
+    pub template_disk_bytes: u64,
+    /// What they may take.
+    pub max_template_disk_bytes: u64,
+    /// When the host's clock last jumped, as seen by this server; leases were moved along, ages count by the new time.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub clock_jumped_at: Option<Timestamp>,
+    /// By how much it jumped, milliseconds; negative: back.
+    #[schema(required)]
+    pub clock_jumped_by_ms: Option<i64>,
+}
+
+/// Reply of `GET /instances/{id}/claim`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimExplained {
+    /// The instance.
+    pub id: InstanceId,
+    /// Whose pool it came from.
+    pub project_id: ProjectId,
+    /// Where it came from.
+    pub source: ClaimSource,
+    /// When it was claimed.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub claimed_at: Timestamp,
+    /// When it was released or its lease ended.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Timestamp>,
+    /// Why it came from there: one or two sentences.
+    pub why: String,
+    /// What the hand-over saw and where its time went; `null` when the server was killed before it was written.
+    #[schema(required)]
+    pub hand_over: Option<HandOver>,
+}
+
+/// What a hand-over saw, and where its time went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HandOver {
+    /// VMs that stood ready at the first look; `null` when it did not look (`miss: bypass`).
+    #[schema(required)]
+    pub ready: Option<u32>,
+    /// Those of the wanted recipe among them.
+    #[schema(required)]
+    pub ready_current: Option<u32>,
+    /// The claim wanted no older recipe.
+    pub strict: bool,
+    /// What the claim wanted where none is ready.
+    pub miss: Miss,
+    /// The VM is of the recipe that the pool wanted then.
+    pub current: bool,
+    /// There was a template to fork from; `null` when nobody had to look.
+    #[schema(required)]
+    pub template: Option<bool>,
+    /// Ready VMs that turned out to be unfit and were removed.
+    pub skipped: Vec<SkippedInstance>,
+    /// Where the time went, in the order of the work.
+    pub phases: Vec<ClaimPhase>,
+    /// From the request to the reply, milliseconds.
+    pub total_ms: f64,
+}
+
+/// A ready VM that was not fit to be handed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SkippedInstance {
+    /// Which.
+    pub id: InstanceId,
+    /// Why.
+    pub reason: String,
+    /// What the try cost, milliseconds.
+    pub ms: f64,
+}
+
+/// A part of a hand-over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ClaimPhase {
+    /// `wait` (until there was a VM), `skipped` (on unfit ones), `take` (the transaction), `resume` (the VM goes on), `connect` (to
+    /// its agent), `clock`, `variables`, `checkouts` (to where their branches are), `scripts` (of what moved).
+    pub name: String,
+    /// Milliseconds.
+    pub ms: f64,
+}

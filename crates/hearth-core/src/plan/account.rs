@@ -1,0 +1,90 @@
+//! An account of how a pool stands, by the planner's own rules, for those who explain it. Decides nothing.
+
+use jiff::Timestamp;
+
+use super::{DEBUG_VM_KEPT, Hold, builds_wanted, kept_for_debugging, pause_after, serving, source};
+use crate::state::InstanceState;
+use crate::world::{InstanceWorld, PoolWorld, Work, World};
+
+/// How a pool stands.
+#[derive(Debug, Clone)]
+pub struct Account<'a> {
+    /// The recipe that new instances are made by right now.
+    pub serves: &'a str,
+    /// Instances that are ready for a claim.
+    pub ready: usize,
+    /// Those of the wanted recipe among them.
+    pub current: usize,
+    /// Instances that are being made for the pool.
+    pub making: usize,
+    /// The one that sets the wanted recipe up.
+    pub builds: Option<&'a InstanceWorld>,
+    /// The failed one that a person may look into, and until when.
+    pub kept: Option<(&'a InstanceWorld, Timestamp)>,
+    /// Why nothing is tried right now.
+    pub pauses: Vec<Pause>,
+}
+
+/// Failures make a pool wait before it tries again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// What for.
+    pub hold: Hold,
+    /// When it ends.
+    pub until: Timestamp,
+    /// It is the wanted recipe that waits, while the last good one may serve.
+    pub wanted: bool,
+}
+
+/// How a pool stands now. Without the drivers' answer every VM counts as there.
+#[must_use]
+pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Account<'_> {
+    let alive = |i: &InstanceWorld| !drivers_observed || i.vm.is_alive();
+    let ready = || serving(pool).filter(|i| i.state == InstanceState::Ready && alive(i));
+    let last_good = pool.last_good.as_ref().map(|last| (&last.streak, false));
+    let pauses = [Some((&pool.streak, true)), last_good].into_iter().flatten();
+    let pauses = pauses.filter_map(|(streak, wanted)| {
+        let (hold, until) = pause_after(pool, streak)?;
+        (pool.enabled && now < until).then_some(Pause { hold, until, wanted })
+    });
+    Account {
+        serves: source(pool).recipe,
+        ready: ready().count(),
+        current: ready().filter(|i| i.recipe == pool.recipe).count(),
+        making: serving(pool).filter(|i| i.state == InstanceState::Provisioning).count(),
+        builds: pool.instances.iter().find(|i| builds_wanted(pool, i) && !i.is_test),
+        kept: kept_for_debugging(pool, now, drivers_observed).map(|i| (i, i.state_since + DEBUG_VM_KEPT)),
+        pauses: pauses.collect(),
+    }
+}
+
+/// What exists and is being made on a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostLoad {
+    /// VMs in any state.
+    pub vms: usize,
+    /// Memory that they count with, MiB.
+    pub memory_mib: u64,
+    /// VMs that are being set up.
+    pub provisions: usize,
+    /// Forks that are being made.
+    pub forks: usize,
+}
+
+/// What of the limits is used.
+#[must_use]
+pub fn host_load(world: &World) -> HostLoad {
+    let all = || world.pools.iter().flat_map(|pool| &pool.instances);
+    let existing = || all().filter(|i| super::budget::holds_resources(i));
+    let making = |forked: bool| {
+        all()
+            .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here && i.forked == forked)
+            .count()
+    };
+    HostLoad {
+        vms: existing().count() + world.orphans.len(),
+        memory_mib: existing().map(|i| i.memory_mib).sum(),
+        provisions: making(false),
+        forks: making(true),
+    }
+}

@@ -1,0 +1,327 @@
+//! The conditions of a pool: what is so and what is not, since when, and what to do about it. A new one is a variant, its
+//! rule in [`is_so`] and its sentence in [`message`].
+
+use hearth_api::explain::Condition;
+use hearth_core::plan::{Account, BREAKER_AFTER, Hold, Pause};
+use hearth_core::state::FailureKind;
+use hearth_core::world::{FailureStreak, PoolWorld};
+use jiff::Timestamp;
+
+use super::words::{project_word, reason_in_short, sentence};
+use crate::store::{InstanceRow, ProjectRow};
+
+/// What may be so of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Full,
+    Fresh,
+    Building,
+    Rolling,
+    RecipeFailing,
+    BreakerOpen,
+    CapacityLimited,
+    HostTrouble,
+    ImageMissing,
+    RepositoryMissing,
+    Disabled,
+    DebugVmKept,
+}
+
+impl Kind {
+    const ALL: [Self; 12] = [
+        Self::Full,
+        Self::Fresh,
+        Self::Building,
+        Self::Rolling,
+        Self::RecipeFailing,
+        Self::BreakerOpen,
+        Self::CapacityLimited,
+        Self::HostTrouble,
+        Self::ImageMissing,
+        Self::RepositoryMissing,
+        Self::Disabled,
+        Self::DebugVmKept,
+    ];
+}
+
+/// What a pool is explained from.
+pub(super) struct Facts<'a> {
+    /// Whose.
+    pub project: &'a ProjectRow,
+    /// Somebody has said what the pool should be.
+    pub configured: bool,
+    /// The pool.
+    pub pool: &'a PoolWorld,
+    /// How it stands.
+    pub account: &'a Account<'a>,
+    /// What made the wanted recipe another one than the one that serves.
+    pub cause: Option<String>,
+    /// The newest instance that failed by the wanted recipe.
+    pub failed: Option<&'a InstanceRow>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Holds of the last pass, and since when.
+type Holds = [(Hold, Timestamp)];
+
+/// Since when conditions are as they are. A cache: it starts anew with the server.
+#[derive(Debug, Default)]
+pub(super) struct Since([Option<(bool, Timestamp)>; Kind::ALL.len()]);
+
+impl Since {
+    /// Notes how it is now.
+    pub(super) fn note(&mut self, pool: &PoolWorld, account: &Account<'_>, holds: &Holds, now: Timestamp) {
+        for (kind, noted) in Kind::ALL.into_iter().zip(&mut self.0) {
+            let status = is_so(kind, pool, account, holds);
+            if noted.is_none_or(|(before, _)| before != status) {
+                *noted = Some((status, now));
+            }
+        }
+    }
+}
+
+fn is_so(kind: Kind, pool: &PoolWorld, account: &Account<'_>, holds: &Holds) -> bool {
+    let wanted = pool.streak;
+    let misses = |kind| pool.enabled && wanted.recipe > 0 && wanted.last_kind == Some(kind);
+    match kind {
+        Kind::Full => pool.enabled && account.ready >= pool.target,
+        Kind::Fresh => account.current == account.ready && (account.ready > 0 || (pool.target == 0 && pool.prepared)),
+        Kind::Building => account.builds.is_some(),
+        Kind::Rolling => pool.enabled && pool.prepared && account.current < account.ready,
+        Kind::RecipeFailing => misses(FailureKind::Setup),
+        Kind::BreakerOpen => breaker(account).is_some(),
+        Kind::CapacityLimited => capacity(holds).is_some(),
+        Kind::HostTrouble => pool.enabled && troubled(pool).is_some(),
+        Kind::ImageMissing => misses(FailureKind::Image),
+        Kind::RepositoryMissing => misses(FailureKind::Repository),
+        Kind::Disabled => !pool.enabled,
+        Kind::DebugVmKept => account.kept.is_some(),
+    }
+}
+
+fn breaker<'a>(account: &'a Account<'_>) -> Option<&'a Pause> {
+    let open = |pause: &&Pause| matches!(pause.hold, Hold::BreakerOpen { .. });
+    account.pauses.iter().find(open)
+}
+
+fn capacity(holds: &Holds) -> Option<Hold> {
+    let limits = |hold: &Hold| {
+        matches!(
+            hold,
+            Hold::HostVms { .. } | Hold::HostMemory { .. } | Hold::TenantVms { .. } | Hold::ProjectVms
+        )
+    };
+    holds.iter().map(|(hold, _)| *hold).find(limits)
+}
+
+/// Failures of this host with no success since, of the wanted recipe or of what serves.
+fn troubled(pool: &PoolWorld) -> Option<FailureStreak> {
+    let last_good = pool.last_good.as_ref().map(|last| last.streak);
+    let streaks = [Some(pool.streak), last_good].into_iter().flatten();
+    streaks
+        .filter(|streak| streak.host > 0)
+        .max_by_key(|streak| streak.host)
+}
+
+/// Every condition, in order.
+pub(super) fn all(facts: &Facts<'_>, holds: &Holds, since: &Since) -> Vec<Condition> {
+    let kinds = Kind::ALL.into_iter().zip(since.0);
+    kinds
+        .map(|(kind, noted)| {
+            let (status, since) = noted.unwrap_or((is_so(kind, facts.pool, facts.account, holds), facts.now));
+            Condition {
+                kind: format!("{kind:?}"),
+                status,
+                since,
+                message: message(kind, status, facts, holds),
+            }
+        })
+        .collect()
+}
+
+fn message(kind: Kind, status: bool, facts: &Facts<'_>, holds: &Holds) -> String {
+    if status {
+        message_if_so(kind, facts, holds)
+    } else {
+        message_if_not(kind, facts)
+    }
+}
+
+fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
+    let (pool, account, project) = (facts.pool, facts.account, project_word(facts.project));
+    match kind {
+        Kind::Full => format!("{} of {} are ready", account.ready, pool.target),
+        Kind::Fresh => "everything that is ready is of the wanted recipe".to_owned(),
+        Kind::Building => {
+            let builds = account.builds.map(|i| i.id.as_str()).unwrap_or_default();
+            format!(
+                "the wanted recipe {} is being set up by {builds}; watch it with `hearth pool instance {project} {builds} --follow`",
+                pool.recipe
+            )
+        }
+        Kind::Rolling => format!(
+            "{} of {} ready VMs are of the wanted recipe; the others are replaced one by one",
+            account.current, account.ready
+        ),
+        Kind::RecipeFailing => format!("{}; {}; {}", failing(facts), serving_instead(facts), look_into(facts)),
+        Kind::BreakerOpen => {
+            let until = breaker(account).map_or(facts.now, |pause| pause.until);
+            format!(
+                "after {} failures in a row it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
+                pool.streak.recipe.max(BREAKER_AFTER),
+                clock(until)
+            )
+        }
+        Kind::CapacityLimited => capacity(holds).map(sentence).unwrap_or_default(),
+        Kind::HostTrouble => {
+            let failures = troubled(pool).unwrap_or_default().host;
+            let why = facts.failed.and_then(|row| row.failure_reason.as_deref());
+            let why = why
+                .map(|why| format!(" ({})", reason_in_short(why)))
+                .unwrap_or_default();
+            format!(
+                "this host failed {failures} times in a row{why}; it is tried again by itself, `hearth doctor` shows what this host lacks"
+            )
+        }
+        Kind::ImageMissing | Kind::RepositoryMissing => {
+            let advice = if kind == Kind::ImageMissing {
+                "see `hearth image list` on the server and the project's `image`"
+            } else {
+                "see the project's repositories and branch, and what the server's user may fetch"
+            };
+            format!(
+                "{}; it is tried again by itself, or at once with `hearth pool retry {project}`; {advice}",
+                failing(facts)
+            )
+        }
+        Kind::Disabled if facts.configured => {
+            format!("no VMs are kept ready; `hearth pool set {project} --enabled` changes that")
+        }
+        Kind::Disabled => {
+            format!("the project has no pool yet; `hearth pool set {project} --enabled --target 1` makes one")
+        }
+        Kind::DebugVmKept => {
+            let Some((kept, until)) = account.kept else {
+                return String::new();
+            };
+            let id = &kept.id;
+            format!(
+                "the VM of {id}, whose set-up failed, is kept until {}; look into it with `hearth exec {id} -- bash`",
+                clock(until)
+            )
+        }
+    }
+}
+
+fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
+    let (pool, account) = (facts.pool, facts.account);
+    match kind {
+        Kind::Full if !pool.enabled => "the pool is disabled".to_owned(),
+        Kind::Full => counts(facts),
+        Kind::Fresh if account.ready == 0 => "nothing is ready".to_owned(),
+        Kind::Fresh => format!(
+            "{} of {} ready VMs are of an older recipe",
+            account.ready - account.current,
+            account.ready
+        ),
+        Kind::Building => "the wanted recipe is not being set up".to_owned(),
+        Kind::Rolling => "no ready VM waits for its successor".to_owned(),
+        Kind::RecipeFailing => "the last try of the wanted recipe, if there was one, did not fail".to_owned(),
+        Kind::BreakerOpen => "nothing pauses because of failures of the set-up".to_owned(),
+        Kind::CapacityLimited => "no limit of this host or of the project holds the pool back".to_owned(),
+        Kind::HostTrouble => "this host did not fail".to_owned(),
+        Kind::ImageMissing => "the image is not missing, as far as anybody looked".to_owned(),
+        Kind::RepositoryMissing => "no repository is missing, as far as anybody looked".to_owned(),
+        Kind::Disabled => "VMs are kept ready".to_owned(),
+        Kind::DebugVmKept => "no VM is kept to look into".to_owned(),
+    }
+}
+
+/// What a person should know first.
+pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
+    let (pool, account) = (facts.pool, facts.account);
+    let so = |kind| is_so(kind, pool, account, holds);
+    let fails = [Kind::RecipeFailing, Kind::ImageMissing, Kind::RepositoryMissing];
+    if so(Kind::Disabled) {
+        let message = message_if_so(Kind::Disabled, facts, holds);
+        return format!("the pool is disabled: {message}");
+    }
+    if fails.into_iter().any(so) {
+        return format!("{}; {}; {}", failing(facts), serving_instead(facts), look_into(facts));
+    }
+    let full = so(Kind::Full);
+    let obstacle = [Kind::HostTrouble, Kind::CapacityLimited]
+        .into_iter()
+        .find(|kind| so(*kind));
+    match obstacle {
+        Some(kind) if !full => format!("{}: {}", counts(facts), message_if_so(kind, facts, holds)),
+        _ if so(Kind::Rolling) => format!(
+            "{}, {} of the wanted recipe; the others are replaced one by one",
+            counts(facts),
+            account.current
+        ),
+        _ if account.current < account.ready => {
+            format!(
+                "{}, of the recipe before; the wanted one is to be set up first",
+                counts(facts)
+            )
+        }
+        _ if account.ready > 0 => format!("{}, all of the wanted recipe", counts(facts)),
+        _ => counts(facts),
+    }
+}
+
+fn counts(facts: &Facts<'_>) -> String {
+    let account = facts.account;
+    let ready = format!("{} of {} ready", account.ready, facts.pool.target);
+    match account.making {
+        0 => ready,
+        making => format!("{ready}, {making} being made"),
+    }
+}
+
+/// What fails, since what, and why.
+fn failing(facts: &Facts<'_>) -> String {
+    let what = match facts.pool.streak.last_kind {
+        Some(FailureKind::Repository) => "a repository cannot be had",
+        Some(FailureKind::Image) => "the image cannot be had",
+        _ => "the set-up fails",
+    };
+    let cause = facts
+        .cause
+        .as_deref()
+        .map(|cause| format!(" {cause}"))
+        .unwrap_or_default();
+    let why = facts.failed.and_then(|row| row.failure_reason.as_deref());
+    let why = why
+        .map(|why| format!(" ({})", reason_in_short(why)))
+        .unwrap_or_default();
+    format!("{what}{cause}{why}")
+}
+
+fn serving_instead(facts: &Facts<'_>) -> String {
+    let older = facts.account.ready - facts.account.current;
+    let of_before = |count: usize| match count {
+        1 => "1 VM of the recipe before keeps serving".to_owned(),
+        count => format!("{count} VMs of the recipe before keep serving"),
+    };
+    match (older, facts.account.current) {
+        (0, 0) if facts.pool.last_good.is_some() => "the recipe before keeps serving".to_owned(),
+        (0, 0) => "nothing is ready".to_owned(),
+        (0, ready) => format!("{ready} ready"),
+        (older, _) => of_before(older),
+    }
+}
+
+fn look_into(facts: &Facts<'_>) -> String {
+    let project = project_word(facts.project);
+    match facts.failed {
+        Some(row) => format!("`hearth pool instance {project} {} --log` shows why", row.id),
+        None => format!("`hearth pool test {project}` shows why"),
+    }
+}
+
+fn clock(at: Timestamp) -> String {
+    format!("{at:.0}")
+}

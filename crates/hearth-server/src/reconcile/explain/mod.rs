@@ -1,0 +1,255 @@
+//! Why a pool is as it is: conditions, the planner's latest decisions, instances beside where their branches are now. What a
+//! pass leaves for this stays in memory: how long conditions hold, and what was decided.
+
+mod conditions;
+mod decisions;
+mod words;
+
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hearth_api::explain::{HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo};
+use hearth_api::ids::ProjectId;
+use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
+use hearth_core::world::{PoolWorld, World};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::provision::blueprint::{Checkout, checkouts};
+use crate::provision::serving;
+use crate::store::{InstanceRow, ProjectRow, StoreError, TemplateRow, Tips};
+use conditions::{Facts, Since};
+use decisions::{Decisions, What};
+use words::sentence;
+
+/// All looks at how far instances are behind may take so long together.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What passes leave for those who ask.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pools: HashMap<ProjectId, PoolNotes>,
+    load: HostLoad,
+}
+
+#[derive(Debug, Default)]
+struct PoolNotes {
+    /// What holds it back, and since when.
+    holds: Vec<(Hold, Timestamp)>,
+    since: Since,
+    decisions: Decisions,
+}
+
+impl Reconciler {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what this pass saw and decided, and says in the log what newly holds a pool back.
+    pub(super) fn note_pass(&self, world: &World, decision: &Decision) {
+        let load = host_load(world);
+        let mut notes = self.notes();
+        notes.load = load;
+        let mut before = std::mem::take(&mut notes.pools);
+        let mut decided = decisions::by_pool(world, decision);
+        let room = decisions::room_for(world.pools.len());
+        for pool in &world.pools {
+            let mut own = before.remove(&pool.project).unwrap_or_default();
+            let account = account_of(pool, world.now, world.drivers_observed);
+            let decided = decided.remove(&pool.project).unwrap_or_default();
+            own.note_holds(pool, decided.iter().filter_map(What::hold), world.now);
+            own.since.note(pool, &account, &own.holds, world.now);
+            let inputs = decisions::inputs(world, pool, &account, load);
+            for what in decided {
+                own.decisions.note(what, inputs, world.now, room);
+            }
+            notes.pools.insert(pool.project.clone(), own);
+        }
+    }
+
+    /// What keeps a pool from having more, as of the last pass: a sentence.
+    pub(super) fn held(&self, project: &ProjectId) -> Option<String> {
+        let notes = self.notes();
+        let (hold, _) = notes.pools.get(project)?.holds.first()?;
+        Some(sentence(*hold))
+    }
+
+    /// Why a pool is as it is.
+    pub async fn explain_pool(&self, project: &ProjectRow) -> Result<PoolExplained, StoreError> {
+        let (now, store) = (Timestamp::now(), &self.context.store);
+        let pool = store.pool(&project.id).await?;
+        let configured = pool.is_some();
+        let rows = store.instances_of(&project.id).await?;
+        let mut templates = store.templates_of(&project.id).await?;
+        templates.sort_by_key(|template| std::cmp::Reverse(template.created_at));
+        let checkouts = checkouts(project, pool.as_ref());
+        let urls: Vec<_> = checkouts.iter().map(|checkout| checkout.url.as_str()).collect();
+        let tips = store.tips_at(&urls).await?;
+        let recipe = self.context.wanted_by(project, pool.as_ref(), &tips).await;
+        let serves = serving(&templates, project, &recipe);
+        let instances = rows.iter().map(|row| {
+            let prepared = templates.iter().any(|template| template.recipe == row.recipe);
+            let forked = row.use_cache && !row.is_build && prepared;
+            // No look at the VMs: a pass has just had one.
+            self.instance_world(row, forked, &HashMap::new())
+        });
+        let instances = instances.collect();
+        let world = self
+            .pool_world(project.clone(), pool, recipe, serves, instances)
+            .await?;
+        let account = account_of(&world, now, false);
+        let facts = Facts {
+            project,
+            configured,
+            pool: &world,
+            account: &account,
+            cause: words::cause(&world, serves, &checkouts, &tips),
+            failed: newest_failure(&rows, &world.recipe),
+            now,
+        };
+        let behind = self.behind(&rows, &checkouts, &tips).await;
+        let host = self.host_use();
+        let mut notes = self.notes();
+        // A pool that no pass has seen yet has nothing to remember.
+        let mut unseen = PoolNotes::default();
+        let own = notes.pools.get_mut(&project.id).unwrap_or(&mut unseen);
+        own.since.note(&world, &account, &own.holds, now);
+        Ok(PoolExplained {
+            summary: conditions::summary(&facts, &own.holds),
+            conditions: conditions::all(&facts, &own.holds, &own.since),
+            decisions: own.decisions.newest_first(),
+            serving_recipe: account.serves.to_owned(),
+            templates: templates
+                .iter()
+                .map(|template| to_template(template, account.serves))
+                .collect(),
+            repositories: checkouts.iter().map(|checkout| where_it_is(checkout, &tips)).collect(),
+            instances: rows
+                .iter()
+                .zip(behind)
+                .filter(|(row, _)| !row.is_build)
+                .filter_map(|(row, repos)| self.to_instance(row, repos, &world.recipe, &account, now))
+                .collect(),
+            host,
+            recipe: world.recipe.clone(),
+        })
+    }
+
+    fn to_instance(
+        &self,
+        row: &InstanceRow,
+        repos: Vec<RepoBehind>,
+        recipe: &str,
+        account: &Account<'_>,
+        now: Timestamp,
+    ) -> Option<InstanceExplained> {
+        let since = |at| u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default();
+        let kept = account.kept.filter(|(kept, _)| kept.id == row.id);
+        Some(InstanceExplained {
+            id: row.id.clone(),
+            status: row.status()?,
+            is_test: row.is_test,
+            recipe: row.recipe.clone(),
+            current: row.recipe == recipe,
+            repos,
+            memory_mib: row.counts_mib(),
+            age_ms: since(row.created_at),
+            since_ms: since(row.state_since),
+            generation: row.generation,
+            missed: self.misses(&row.vm),
+            kept_until: kept.map(|(_, until)| until),
+        })
+    }
+
+    fn host_use(&self) -> HostUse {
+        let (template_disk_bytes, max_template_disk_bytes) = self.template_disk();
+        let load = self.notes().load;
+        let jumped = self.clock_jumped();
+        HostUse {
+            vms: load.vms as u64,
+            max_vms: self.limits.max_vms as u64,
+            memory_mib: load.memory_mib,
+            max_memory_mib: self.limits.memory_mib,
+            provisions: load.provisions as u64,
+            max_provisions: self.limits.concurrent_provisions as u64,
+            forks: load.forks as u64,
+            max_forks: self.limits.concurrent_forks as u64,
+            template_disk_bytes,
+            max_template_disk_bytes,
+            clock_jumped_at: jumped.map(|(at, _)| at),
+            clock_jumped_by_ms: jumped.map(|(_, by)| i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// The checkouts of each instance, beside where their branches are.
+    async fn behind(&self, rows: &[InstanceRow], checkouts: &[Checkout], tips: &Tips) -> Vec<Vec<RepoBehind>> {
+        let deadline = Instant::now() + BEHIND_PATIENCE;
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut repos = Vec::with_capacity(row.repos.len());
+            for repo in &row.repos {
+                let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path);
+                let wanted = checkout.and_then(|it| Some((it, tips.commit(&it.url, &it.branch)?)));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let mirrors = &self.context.mirrors;
+                let behind = match wanted {
+                    Some((checkout, commit)) => mirrors.behind(&checkout.url, &repo.commit, commit, left).await,
+                    None => None,
+                };
+                repos.push(RepoBehind {
+                    repo_full_name: repo.repo_full_name.clone(),
+                    branch: repo.branch.clone(),
+                    commit: repo.commit.clone(),
+                    behind,
+                });
+            }
+            all.push(repos);
+        }
+        all
+    }
+}
+
+impl PoolNotes {
+    fn note_holds(&mut self, pool: &PoolWorld, holds: impl Iterator<Item = Hold>, now: Timestamp) {
+        let before = std::mem::take(&mut self.holds);
+        // Being busy is no condition.
+        for hold in holds.filter(|hold| *hold != Hold::InTheMaking) {
+            if self.holds.iter().any(|(noted, _)| words::same_kind(*noted, hold)) {
+                continue;
+            }
+            let known = before.iter().find(|(known, _)| words::same_kind(*known, hold));
+            if known.is_none() {
+                tracing::warn!(project = %pool.project, "the pool waits: {}", sentence(hold));
+            }
+            self.holds.push((hold, known.map_or(now, |(_, since)| *since)));
+        }
+    }
+}
+
+fn newest_failure<'a>(rows: &'a [InstanceRow], recipe: &str) -> Option<&'a InstanceRow> {
+    rows.iter()
+        .filter(|row| row.recipe == recipe && !row.is_test && row.failure_reason.is_some())
+        .max_by_key(|row| row.created_at)
+}
+
+fn to_template(template: &TemplateRow, serves: &str) -> TemplateInfo {
+    TemplateInfo {
+        recipe: template.recipe.clone(),
+        key: template.key.to_string(),
+        serving: template.recipe == serves,
+        repos: template.repos.clone(),
+        created_at: template.created_at,
+    }
+}
+
+fn where_it_is(checkout: &Checkout, tips: &Tips) -> RepositoryExplained {
+    let tip = tips.get(&checkout.url, &checkout.branch);
+    RepositoryExplained {
+        repo_full_name: checkout.repo_full_name.clone(),
+        branch: checkout.branch.clone(),
+        commit: tip.map(|tip| tip.commit.clone()),
+        since: tip.map(|tip| tip.changed_at),
+    }
+}

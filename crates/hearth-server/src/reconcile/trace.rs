@@ -1,0 +1,224 @@
+//! What a hand-over saw and where its time went, noted on the way; and its words.
+
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
+use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
+use hearth_api::ids::InstanceId;
+use tokio::time::{Duration, Instant};
+
+use super::{ClaimOrder, Reconciler};
+use crate::store::{ClaimRow, Look};
+
+/// Hand-overs that no pass has written yet, and since when they wait for it.
+pub(super) type Unwritten = HashMap<InstanceId, (Instant, HandOver)>;
+
+/// A pass leaves younger ones alone: it follows a claim at once, and the next claim is to find the database's writer free.
+pub(super) const WRITTEN_AFTER: Duration = Duration::from_secs(2);
+
+/// One hand-over on its way.
+#[derive(Debug)]
+pub(super) struct Trace {
+    began: Instant,
+    lap: Instant,
+    look: Option<Look>,
+    template: Option<bool>,
+    skipped: Vec<SkippedInstance>,
+    waited: Duration,
+    phases: Vec<(&'static str, Duration)>,
+}
+
+impl Trace {
+    /// The request is here.
+    pub(super) fn begin(began: Instant) -> Self {
+        Self {
+            began,
+            lap: began,
+            look: None,
+            template: None,
+            skipped: Vec::new(),
+            waited: Duration::ZERO,
+            phases: Vec::new(),
+        }
+    }
+
+    /// From here on a VM is taken; until now the claim waited.
+    pub(super) fn begin_try(&mut self) {
+        self.phases.clear();
+        let now = Instant::now();
+        self.waited += now - self.lap;
+        self.lap = now;
+    }
+
+    /// What was ready, as seen at the first look.
+    pub(super) fn saw(&mut self, look: Look) {
+        self.look.get_or_insert(look);
+    }
+
+    /// Whether there is a template that will do, as seen last.
+    pub(super) fn saw_template(&mut self, there: bool) {
+        self.template = Some(there);
+    }
+
+    /// A part of the work is done.
+    pub(super) fn lap(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.phases.push((name, now - self.lap));
+        self.lap = now;
+    }
+
+    /// What was taken is not fit.
+    pub(super) fn skip(&mut self, id: &InstanceId, reason: &str) {
+        let lost: Duration = self.phases.drain(..).map(|(_, length)| length).sum();
+        let now = Instant::now();
+        self.skipped.push(SkippedInstance {
+            id: id.clone(),
+            reason: reason.to_owned(),
+            ms: in_ms(lost + (now - self.lap)),
+        });
+        self.lap = now;
+    }
+
+    /// The VM is handed over.
+    pub(super) fn end(&self, order: &ClaimOrder, current: bool) -> HandOver {
+        let phase = |name: &str, ms: f64| ClaimPhase {
+            name: name.to_owned(),
+            ms,
+        };
+        let mut phases = vec![phase("wait", in_ms(self.waited))];
+        if !self.skipped.is_empty() {
+            let lost = self.skipped.iter().map(|skipped| skipped.ms).sum();
+            phases.push(phase("skipped", lost));
+        }
+        phases.extend(self.phases.iter().map(|(name, length)| phase(name, in_ms(*length))));
+        HandOver {
+            ready: self.look.map(|look| look.ready),
+            ready_current: self.look.map(|look| look.current),
+            strict: order.strict,
+            miss: order.miss,
+            current,
+            template: self.template,
+            skipped: self.skipped.clone(),
+            phases,
+            total_ms: in_ms(self.began.elapsed()),
+        }
+    }
+}
+
+/// With hundredths: a hand-over takes a few of them.
+fn in_ms(length: Duration) -> f64 {
+    (length.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+impl Reconciler {
+    /// Keeps how a hand-over went until a pass writes it: the claim does not wait for that.
+    pub(super) fn note_hand_over(&self, id: &InstanceId, hand_over: HandOver) {
+        self.hand_overs().insert(id.clone(), (Instant::now(), hand_over));
+    }
+
+    fn hand_overs(&self) -> MutexGuard<'_, Unwritten> {
+        self.hand_overs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what claims have left at least so long ago, with one commit.
+    pub(super) async fn write_hand_overs(&self, age: Duration) {
+        let due: Vec<_> = self
+            .hand_overs()
+            .iter()
+            .filter(|(_, (since, _))| since.elapsed() >= age)
+            .map(|(id, (_, hand_over))| (id.clone(), hand_over.clone()))
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        if let Err(error) = self.context.store.set_hand_overs(&due).await {
+            tracing::warn!(%error, "how claims went could not be written");
+        }
+        // Until now they were answered from here. What could not be written is not worth keeping.
+        let mut unwritten = self.hand_overs();
+        for (id, _) in &due {
+            unwritten.remove(id);
+        }
+    }
+
+    /// Why a claim got what it got.
+    pub fn explain_claim(&self, claim: ClaimRow) -> ClaimExplained {
+        let unwritten = || self.hand_overs().get(&claim.reply.id).map(|(_, it)| it.clone());
+        let hand_over = claim.hand_over.or_else(unwritten);
+        ClaimExplained {
+            why: why(&claim.reply, hand_over.as_ref()),
+            id: claim.reply.id,
+            project_id: claim.project,
+            source: claim.reply.source,
+            claimed_at: claim.created_at,
+            ended_at: claim.ended_at,
+            hand_over,
+        }
+    }
+}
+
+fn why(reply: &ClaimReply, hand_over: Option<&HandOver>) -> String {
+    let Some(seen) = hand_over else {
+        return "the server was killed before it had written how this claim went".to_owned();
+    };
+    let mut text = match reply.source {
+        ClaimSource::Ready => ready(seen),
+        ClaimSource::Fork => format!(
+            "{}, and there was a template: the VM was forked from it",
+            nothing_did(seen)
+        ),
+        ClaimSource::Joined => format!(
+            "{} and {}: the claim waited {} ms for a VM that was being made for the pool",
+            nothing_did(seen),
+            no_template(seen),
+            reply.wait_ms
+        ),
+        ClaimSource::Cold => format!(
+            "{} and {}: a VM was made from nothing for this claim, set-up and all, in {} ms",
+            nothing_did(seen),
+            no_template(seen),
+            reply.wait_ms
+        ),
+    };
+    if !seen.current && reply.source != ClaimSource::Ready {
+        text.push_str("; it is of an older recipe, since the wanted one has no template yet");
+    }
+    for skipped in &seen.skipped {
+        text.push_str(&format!(
+            "; {} was not fit and was removed: {}",
+            skipped.id, skipped.reason
+        ));
+    }
+    text
+}
+
+fn ready(seen: &HandOver) -> String {
+    let (ready, current) = (seen.ready.unwrap_or_default(), seen.ready_current.unwrap_or_default());
+    let which = if seen.current {
+        "the oldest of the wanted recipe was taken"
+    } else {
+        "none of the wanted recipe was, so the oldest of an older one was taken (`strict` forbids that)"
+    };
+    format!("{ready} stood ready, {current} of the wanted recipe; {which}")
+}
+
+/// Why none of the pool's own would do.
+fn nothing_did(seen: &HandOver) -> String {
+    match (seen.miss, seen.ready) {
+        (Miss::Bypass, _) => "the claim left the pool alone (`miss: bypass`)".to_owned(),
+        (_, None | Some(0)) => "none was ready".to_owned(),
+        (_, Some(ready)) if seen.strict && seen.ready_current == Some(0) => {
+            format!("{ready} stood ready, none of the wanted recipe, and the claim was strict")
+        }
+        (_, Some(ready)) => format!("{ready} stood ready, but none was left that was fit"),
+    }
+}
+
+fn no_template(seen: &HandOver) -> &'static str {
+    match (seen.template, seen.miss) {
+        (None, Miss::Require) => "the claim was not to have one made (`miss: require`)",
+        (_, _) if seen.strict => "there was no template of the wanted recipe",
+        _ => "there was no template",
+    }
+}

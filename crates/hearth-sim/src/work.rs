@@ -1,0 +1,329 @@
+//! The hands: actions carried out as the server carries them out, with delays, failures, and calls whose end nobody knows.
+
+use hearth_core::plan::Action;
+use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::world::{VmPresence, Work};
+use rand::RngExt;
+
+use crate::sim::{Happens, Sim};
+use crate::state::{FORK_MIB, Outcome, SECOND, pool_of};
+
+/// Of forks: this share fails.
+const FORK_FAILS: f64 = 0.003;
+/// Of set-ups that are good: this share fails all the same.
+const SET_UP_FAILS: f64 = 0.02;
+/// Of calls: the end of this share is not known.
+const END_UNKNOWN: f64 = 0.001;
+/// Of VMs being torn down: this share is not at the first time.
+const DESTROY_FAILS: f64 = 0.005;
+/// Of boots under way when a server ends: the VM of this share appears only later.
+const LATE: f64 = 0.3;
+
+impl Sim {
+    /// What the last pass decided, by the rows as they are now.
+    pub(crate) fn act_all(&mut self) -> anyhow::Result<()> {
+        let Some(decision) = self.pending.take() else {
+            return Ok(());
+        };
+        for action in &decision.actions {
+            self.act(action)?;
+        }
+        Ok(())
+    }
+
+    /// The server ended while it acted: only the first few were done.
+    fn act_some(&mut self) -> anyhow::Result<()> {
+        if let Some(mut decision) = self.pending.take() {
+            let done = self.rng.random_range(0..=decision.actions.len());
+            decision.actions.truncate(done);
+            self.pending = Some(decision);
+            self.act_all()?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: &Action) -> anyhow::Result<()> {
+        let found = action.instance().and_then(|id| self.state.find(id));
+        match action {
+            Action::Create { project, recipe, .. } => {
+                if let Some(pool) = pool_of(project) {
+                    let slot = self.state.add_row(pool, recipe.clone())?;
+                    self.begin_boot(slot);
+                }
+            }
+            Action::Build { project } => {
+                if let Some(pool) = pool_of(project) {
+                    let recipe = self.state.world.pools[pool].recipe.clone();
+                    let slot = self.state.add_row(pool, recipe)?;
+                    self.figures.beside += 1;
+                    self.begin_boot(slot);
+                }
+            }
+            Action::Start { .. } => {
+                if let Some(slot) = found
+                    && self.state.row(slot).state == InstanceState::Provisioning
+                    && self.state.row(slot).work == Work::Unstarted
+                {
+                    self.begin_boot(slot);
+                }
+            }
+            Action::Fail {
+                generation, failure, ..
+            } => {
+                if let Some(slot) = found {
+                    let alive = self.state.row(slot).vm.is_alive();
+                    let asked_in_vain = failure.kind == FailureKind::VmLost && alive;
+                    if !asked_in_vain && self.state.move_row(slot, InstanceState::Failed, Some(*generation)) {
+                        self.state.row_mut(slot).failure = Some(failure.kind);
+                        self.disappoint(slot);
+                        self.wake();
+                    }
+                }
+            }
+            Action::Retire { generation, .. } => self.end(found, InstanceState::Retiring, *generation),
+            Action::Delete { generation, .. } => self.end(found, InstanceState::Deleting, *generation),
+            Action::Teardown { .. } => {
+                if let Some(slot) = found {
+                    self.tear_down(slot);
+                }
+            }
+            Action::Rest { .. } => {
+                if let Some(slot) = found
+                    && self.state.row(slot).state == InstanceState::Ready
+                {
+                    self.rest(slot);
+                }
+            }
+            Action::DestroyOrphan { vm } => {
+                if !self.chance(DESTROY_FAILS) {
+                    self.state.world.orphans.retain(|orphan| orphan != vm);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, found: Option<u32>, to: InstanceState, generation: i64) {
+        if let Some(slot) = found
+            && self.state.move_row(slot, to, Some(generation))
+        {
+            self.disappoint(slot);
+            self.tear_down(slot);
+            self.wake();
+        }
+    }
+
+    /// It stands still, and is measured.
+    fn rest(&mut self, slot: u32) {
+        let measured = self.between(FORK_MIB / 2, FORK_MIB * 5 / 4);
+        let row = self.state.row_mut(slot);
+        if row.vm.is_alive() {
+            (row.vm, row.memory_mib) = (VmPresence::Paused, measured);
+        }
+    }
+
+    fn begin_boot(&mut self, slot: u32) {
+        let (pool, _) = self.state.place(slot);
+        self.figures.begun += 1;
+        self.spend_token();
+        let name = self.state.row(slot).recipe.clone();
+        let has_template = self.state.has_template(pool, &name);
+        let bad = self.state.recipe(pool, &name).and_then(|recipe| recipe.bad);
+        let is_test = self.state.row(slot).is_test;
+        self.figures.beside += u64::from(is_test);
+        let row = self.state.row_mut(slot);
+        // As the observation says it: what is forked once it begins counts as a fork.
+        row.forked = has_template;
+        (row.work, row.vm) = (Work::Here, VmPresence::Running);
+        let forked = row.forked;
+        let took = if forked {
+            self.between(SECOND * 6 / 100, SECOND * 18 / 100)
+        } else {
+            self.between(20 * SECOND, 90 * SECOND)
+        };
+        let outcome = if self.state.now < self.outage_until {
+            Outcome::Fails(FailureKind::Host)
+        } else if self.chance(END_UNKNOWN) {
+            Outcome::Unknown {
+                took_effect: self.chance(0.5),
+            }
+        } else if forked {
+            self.fork_outcome()
+        } else if let Some(kind) = bad {
+            Outcome::Fails(kind)
+        } else if self.chance(SET_UP_FAILS) {
+            Outcome::Fails(FailureKind::Setup)
+        } else {
+            Outcome::Good
+        };
+        let calm = self.calm && bad.is_none();
+        let entry = &mut self.state.slots[slot as usize];
+        entry.outcome = if calm { Outcome::Good } else { outcome };
+        entry.job = entry.job.wrapping_add(1);
+        let (job, serial) = (entry.job, entry.serial);
+        self.note("begun", pool, serial);
+        self.later(took, Happens::BootEnds { slot, job });
+    }
+
+    fn fork_outcome(&mut self) -> Outcome {
+        const KINDS: [FailureKind; 3] = [FailureKind::Host, FailureKind::Identity, FailureKind::VmLost];
+        if self.chance(FORK_FAILS) {
+            Outcome::Fails(KINDS[self.rng.random_range(0..KINDS.len())])
+        } else {
+            Outcome::Good
+        }
+    }
+
+    pub(crate) fn boot_ends(&mut self, slot: u32, job: u32) -> anyhow::Result<()> {
+        let entry = &self.state.slots[slot as usize];
+        if entry.job != job || entry.serial == 0 || self.state.row(slot).state != InstanceState::Provisioning {
+            return Ok(());
+        }
+        let (outcome, serial) = (entry.outcome, entry.serial);
+        let (pool, _) = self.state.place(slot);
+        let failure = match outcome {
+            _ if !self.state.row(slot).vm.is_alive() => Some(FailureKind::VmLost),
+            Outcome::Good => None,
+            Outcome::Fails(kind) => Some(kind),
+            Outcome::Unknown { took_effect } => {
+                if !took_effect {
+                    self.state.row_mut(slot).vm = VmPresence::Absent;
+                }
+                Some(FailureKind::Host)
+            }
+        };
+        self.count(slot, failure);
+        match failure {
+            None => {
+                self.note("ready", pool, serial);
+                let reserved = self.state.row(slot).reserved;
+                let (name, forked) = (self.state.row(slot).recipe.clone(), self.state.row(slot).forked);
+                self.state.move_row(slot, InstanceState::Ready, None);
+                if !forked && !self.state.has_template(pool, &name) {
+                    self.state.set_template(pool, &name, true);
+                }
+                // What somebody waited for stays awake; the planner lets it rest if nobody comes.
+                if !reserved && self.chance(0.9) {
+                    self.rest(slot);
+                }
+                self.offer(slot);
+            }
+            Some(kind) => {
+                self.note(kind.as_str(), pool, serial);
+                self.state.move_row(slot, InstanceState::Failed, None);
+                self.state.row_mut(slot).failure = Some(kind);
+                self.disappoint(slot);
+            }
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// The streak of its recipe.
+    fn count(&mut self, slot: u32, failure: Option<FailureKind>) {
+        let (pool, _) = self.state.place(slot);
+        let row = self.state.row(slot);
+        if row.is_test {
+            return;
+        }
+        let name = row.recipe.clone();
+        let now = crate::state::moment(self.state.now);
+        if let Some(recipe) = self.state.recipe(pool, &name) {
+            recipe.streak = match failure {
+                None => recipe.streak.succeeded(),
+                Some(kind) => recipe.streak.failed(kind, now),
+            };
+            self.state.refresh(pool);
+        }
+    }
+
+    fn tear_down(&mut self, slot: u32) {
+        if self.state.row(slot).work == Work::Here {
+            return;
+        }
+        self.state.row_mut(slot).work = Work::Here;
+        let entry = &mut self.state.slots[slot as usize];
+        entry.job = entry.job.wrapping_add(1);
+        let job = entry.job;
+        let took = self.between(SECOND / 50, SECOND / 5);
+        self.later(took, Happens::TornDown { slot, job });
+    }
+
+    pub(crate) fn torn_down(&mut self, slot: u32, job: u32) {
+        if self.state.slots[slot as usize].job != job {
+            return;
+        }
+        self.wake();
+        if self.chance(DESTROY_FAILS) {
+            // Whether it took effect or not: asked again in the next pass.
+            let took_effect = self.chance(0.5);
+            let row = self.state.row_mut(slot);
+            row.work = Work::Idle;
+            if took_effect {
+                row.vm = VmPresence::Absent;
+            }
+            return;
+        }
+        self.state.row_mut(slot).vm = VmPresence::Absent;
+        if self.state.row(slot).state == InstanceState::Retiring {
+            self.state.archive(slot);
+        } else {
+            self.state.remove_row(slot);
+        }
+    }
+
+    /// The server ends in the middle of everything, and another one begins a little later.
+    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
+        self.figures.restarts += 1;
+        self.note("restart", usize::MAX, 0);
+        self.act_some()?;
+        self.drop_claims();
+        for side in &mut self.state.sides {
+            side.waiting.clear();
+        }
+        for slot in 0..u32::try_from(self.state.slots.len())? {
+            if self.state.slots[slot as usize].serial > 0 {
+                self.abandon(slot);
+            }
+        }
+        let downtime = self.between(SECOND / 2, 5 * SECOND);
+        self.down_until = self.state.now + downtime;
+        self.wake();
+        Ok(())
+    }
+
+    fn abandon(&mut self, slot: u32) {
+        self.state.row_mut(slot).reserved = false;
+        if self.state.row(slot).work != Work::Here {
+            return;
+        }
+        let entry = &mut self.state.slots[slot as usize];
+        entry.job = entry.job.wrapping_add(1);
+        let serial = entry.serial;
+        if self.state.row(slot).state == InstanceState::Provisioning {
+            self.state.row_mut(slot).work = Work::Abandoned;
+            if self.chance(LATE) {
+                self.state.row_mut(slot).vm = VmPresence::Absent;
+                let after = self.between(1, 20 * SECOND);
+                self.later(after, Happens::LateBirth { slot, serial });
+            }
+        } else {
+            let took_effect = self.chance(0.5);
+            let row = self.state.row_mut(slot);
+            row.work = Work::Idle;
+            if took_effect {
+                row.vm = VmPresence::Absent;
+            }
+        }
+    }
+
+    /// A call of a server that is gone takes effect at last. Its row may be gone.
+    pub(crate) fn late_birth(&mut self, slot: u32, serial: u64) {
+        if self.state.slots[slot as usize].serial == serial {
+            self.state.row_mut(slot).vm = VmPresence::Running;
+        } else {
+            self.state.add_orphan();
+        }
+        self.wake();
+    }
+}

@@ -1,0 +1,101 @@
+//! What `pool explain`, `pool status`, `pool retry` and `claim explain` print, from the examples of the published document.
+
+use serde_json::Value;
+
+use crate::fake::{Fake, Reply, Request};
+use crate::support::{hearth, hearth_at, project_page, run};
+
+const PROJECT_PAGE_LINE: &str = "GET /api/v1/projects?";
+
+/// The example of a reply in the checked-in document.
+fn example(path: &str, method: &str) -> String {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi.json");
+    let document: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let reply = &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["example"];
+    assert!(reply.is_object(), "{method} {path} has no example");
+    reply.to_string()
+}
+
+fn route(request: &Request) -> Reply {
+    let pool = "/api/v1/projects/{projectId}/warm-pool";
+    let line = request.line.as_str();
+    match line {
+        _ if line.starts_with(PROJECT_PAGE_LINE) => Reply::ok(&project_page()),
+        "GET /api/v1/projects/prj_1/warm-pool" => Reply::ok(&example(pool, "get")),
+        "GET /api/v1/projects/prj_1/warm-pool/explain" => Reply::ok(&example(&format!("{pool}/explain"), "get")),
+        "POST /api/v1/projects/prj_1/warm-pool/retry" => Reply::ok(&example(&format!("{pool}/retry"), "post")),
+        "GET /api/v1/instances/ins_1/claim" => Reply::ok(&example("/api/v1/instances/{id}/claim", "get")),
+        _ => Reply::not_found(),
+    }
+}
+
+/// What it prints.
+fn prints(args: &[&str]) -> String {
+    let fake = Fake::start(route);
+    let ran = run(hearth_at(&fake.url, args));
+    assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+    ran.stdout
+}
+
+#[track_caller]
+fn says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+}
+
+#[test]
+fn the_summary_comes_first_and_decisions_only_when_asked_for() {
+    let text = prints(&["pool", "explain", "web"]);
+    assert!(text.starts_with("the set-up fails since the push of 1a2b3c4"), "{text}");
+    says(
+        &text,
+        &[
+            "BreakerOpen",
+            "wanted recipe:",
+            "(1 commit behind)",
+            "kept until",
+            "0 of 1 set-ups, 0 of 4 forks",
+        ],
+    );
+    assert!(!text.contains("Decided"), "{text}");
+    let text = prints(&["pool", "explain", "web", "--decisions"]);
+    says(
+        &text,
+        &["Decided", "wait", "1 of 1, 0 being made", "failed 3 times in a row"],
+    );
+    let status = prints(&["pool", "status", "web"]);
+    assert!(status.starts_with("the set-up fails since"), "{status}");
+    says(&status, &["  BreakerOpen: after 3 failures", "now:", "target:"]);
+    assert!(!status.contains("  Full:"), "{status}");
+}
+
+#[test]
+fn a_retry_is_said_and_a_claim_is_explained_with_its_milliseconds() {
+    says(&prints(&["pool", "retry", "web"]), &["it is tried again", "2 ready"]);
+    let text = prints(&["claim", "explain", "ins_1"]);
+    says(
+        &text,
+        &["why:", "3 stood ready", "resume", "0.84 ms", "total", "3.64 ms"],
+    );
+    let json: Value = serde_json::from_str(&prints(&["claim", "explain", "ins_1", "--json"])).unwrap();
+    assert_eq!(json["handOver"]["totalMs"], 3.64);
+}
+
+#[test]
+fn a_project_that_is_called_explain_can_still_be_claimed_from() {
+    let fake = Fake::start(route);
+    let ran = run(hearth_at(&fake.url, &["claim", "--task", "T", "--", "explain"]));
+    assert!(ran.stderr.contains("explain"), "{}", ran.stderr);
+    assert_eq!(fake.requests_of(PROJECT_PAGE_LINE).len(), 1, "it looked for a project");
+    let ran = run(hearth(&["claim", "explain"]));
+    assert_eq!(ran.code, 2);
+    says(&ran.stderr, &["<INSTANCE>"]);
+    let ran = run(hearth(&["claim"]));
+    assert_eq!(ran.code, 2);
+    says(&ran.stderr, &["<PROJECT>"]);
+    says(
+        &run(hearth(&["claim", "--help"])).stdout,
+        &["explain", "`hearth claim -- explain`"],
+    );
+}
