@@ -99,6 +99,7 @@ pub async fn serve_with(
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
     store.unreserve_all().await?;
+    store.undo_unasked(Timestamp::now()).await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let context = Context {

@@ -82,8 +82,6 @@ pub(crate) struct Inner {
     rest: Locks<VmId>,
     /// What passes leave for those who ask why.
     notes: Mutex<explain::Notes>,
-    /// How claims went, until a pass writes it.
-    hand_overs: Mutex<trace::Unwritten>,
     /// The controller's lease, and the clock.
     lead: Mutex<lead::Lead>,
     /// How ready VMs answer.
@@ -127,7 +125,6 @@ impl Reconciler {
             rest: Locks::default(),
             awake: Arc::default(),
             notes: Mutex::default(),
-            hand_overs: Mutex::default(),
             lead: Mutex::default(),
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
@@ -161,7 +158,6 @@ impl Reconciler {
                 () = tokio::time::sleep(self.tick) => {}
             }
         }
-        self.write_hand_overs(Duration::ZERO).await;
         self.give_up_lead().await;
     }
 
@@ -181,7 +177,6 @@ impl Reconciler {
                 tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
             }
         }
-        self.write_hand_overs(trace::WRITTEN_AFTER).await;
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }
