@@ -179,13 +179,15 @@ impl Reconciler {
         let mut trace = Trace::begin(began);
         loop {
             changes.mark_unchanged();
-            let bypass_unmade = order.miss == Miss::Bypass && reservation.id.is_none();
-            if !bypass_unmade
-                && let Some(reply) = self
-                    .try_claim(project, order, reservation.id.as_ref(), source, began, &mut trace)
-                    .await?
+            // One that leaves the pool alone may take only its own VM: an id that no VM has, until it has that.
+            let bypass = || (order.miss == Miss::Bypass).then(InstanceId::generate);
+            let only = reservation.id.clone().or_else(bypass);
+            if let Some(reply) = self
+                .try_claim(project, order, only.as_ref(), source, began, &mut trace)
+                .await?
             {
-                reservation.id = None;
+                // Of a claim that is repeated it may be another one: then this one is given back.
+                reservation.id.take_if(|id| *id == reply.id);
                 return Ok(reply);
             }
             if let Some(id) = &reservation.id {
