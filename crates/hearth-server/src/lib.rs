@@ -12,4 +12,6 @@ mod watch;
 pub use http::openapi_document;
 pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};
+#[doc(hidden)]
+pub use store::{Census, WriteFault, WriteFaults, WriteMoment};
 pub use watch::WebhookSecret;

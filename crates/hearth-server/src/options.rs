@@ -7,6 +7,7 @@ use std::time::Duration;
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 
+use crate::store::WriteFaults;
 use crate::watch::WebhookSecret;
 
 /// The tenant of the first token, and its owner: whoever runs the installation.
@@ -57,6 +58,11 @@ pub struct ServeOptions {
     pub tenant_vms: Option<usize>,
     /// Sum of the memory sizes of all VMs, MiB.
     pub memory_mib: u64,
+    /// Time between two passes of the loop when nobody wakes it. A VM that died is noticed after one such time.
+    pub tick: Duration,
+    /// Writes that a test lets fail.
+    #[doc(hidden)]
+    pub write_faults: Option<WriteFaults>,
 }
 
 /// Far more than an agent or a polling client needs, and little enough that a client gone wild hurts nobody else.
@@ -81,6 +87,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 /// A fork waits for its emulator's process and its disk about as long as it computes.
 const FORKS_PER_PROCESSOR: usize = 2;
+/// Seldom enough to cost nothing, often enough that nobody waits for what a wake missed.
+const TICK: Duration = Duration::from_secs(3);
 /// Two at once hide each other's waiting for disk and network.
 const LEAST_PROVISIONS: usize = 2;
 
@@ -111,6 +119,8 @@ impl ServeOptions {
             max_vms: MAX_VMS,
             tenant_vms: None,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
+            tick: TICK,
+            write_faults: None,
         }
     }
 }

@@ -94,11 +94,12 @@ pub async fn serve_with(
     std::fs::create_dir_all(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
     let cipher = Cipher::open(&folder.join("secret.key"))?;
-    let store = Store::open(&folder.join("hearth.db"), cipher).await?;
+    let store = Store::open(&folder.join("hearth.db"), cipher, options.write_faults.clone()).await?;
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
     store.unreserve_all().await?;
+    store.undo_unasked(Timestamp::now()).await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let context = Context {

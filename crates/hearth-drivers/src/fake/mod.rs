@@ -33,12 +33,14 @@ const BOOT_DRAW: u64 = 1000;
 pub struct FakeDriver {
     world: Arc<World>,
     gates: Locks<VmId>,
+    killed: CancellationToken,
 }
 
 #[derive(Debug)]
 struct World {
     seed: u64,
     options: FakeOptions,
+    faults: Mutex<Vec<Fault>>,
     rules: Arc<Mutex<Vec<script::ExecRule>>>,
     state: Mutex<State>,
 }
@@ -82,15 +84,18 @@ impl FakeDriver {
     #[must_use]
     pub fn new(seed: u64, mut options: FakeOptions) -> Self {
         let rules = Arc::new(Mutex::new(std::mem::take(&mut options.rules)));
+        let faults = Mutex::new(std::mem::take(&mut options.faults));
         let world = World {
             seed,
             options,
+            faults,
             rules,
             state: Mutex::default(),
         };
         Self {
             world: Arc::new(world),
             gates: Locks::default(),
+            killed: CancellationToken::new(),
         }
     }
 
@@ -100,7 +105,20 @@ impl FakeDriver {
         Self {
             world: Arc::clone(&self.world),
             gates: Locks::default(),
+            killed: CancellationToken::new(),
         }
+    }
+
+    /// Cancelled when the process that has this driver is to be taken for dead, by a test or by [`FaultKind::Kill`]: from then
+    /// on no call of it returns. The test ends the process; another one may [`FakeDriver::reopen`].
+    #[must_use]
+    pub fn killed(&self) -> CancellationToken {
+        self.killed.clone()
+    }
+
+    /// No planned failure happens from now on.
+    pub fn disarm(&self) {
+        self.world.faults().clear();
     }
 
     /// Ends a VM as `kill -9` of its process would. False when it does not run.
@@ -153,6 +171,12 @@ impl FakeDriver {
         self.world.state().calls.get(&verb).copied().unwrap_or_default()
     }
 
+    /// The same of every verb.
+    #[must_use]
+    pub fn all_calls(&self) -> BTreeMap<Verb, u64> {
+        self.world.state().calls.clone()
+    }
+
     fn guest(&self, id: &VmId) -> Option<Arc<Guest>> {
         self.world.state().vms.get(id).map(|vm| Arc::clone(&vm.guest))
     }
@@ -184,22 +208,48 @@ impl FakeDriver {
         };
         let options = &self.world.options;
         tokio::time::sleep(script::draw(self.world.seed, verb as u64, count, &options.call_delay)).await;
-        let fault = options
-            .faults
-            .iter()
-            .find(|fault| fault.verb == verb && fault.call == count);
-        match fault {
-            None => work.await,
-            Some(fault) if fault.moment == FaultMoment::Before => Err(fault.kind.error()),
-            Some(fault) => {
-                work.await?;
-                Err(fault.kind.error())
-            }
+        let fault = self.world.fault(verb, count);
+        let moment = fault.as_ref().map(|fault| fault.moment);
+        if moment == Some(FaultMoment::Before) {
+            self.strike(fault.clone()).await?;
+        }
+        self.stand_still_if_dead().await;
+        let done = work.await?;
+        self.strike(fault.filter(|fault| fault.moment == FaultMoment::After))
+            .await?;
+        Ok(done)
+    }
+
+    async fn strike(&self, fault: Option<Fault>) -> Result<(), DriverError> {
+        let Some(fault) = fault else { return Ok(()) };
+        if fault.kind == FaultKind::Kill {
+            self.killed.cancel();
+            self.stand_still_if_dead().await;
+        }
+        Err(fault.kind.error())
+    }
+
+    async fn stand_still_if_dead(&self) {
+        if self.killed.is_cancelled() {
+            std::future::pending::<()>().await;
         }
     }
 }
 
 impl World {
+    fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is planned for a call.
+    fn fault(&self, verb: Verb, call: u64) -> Option<Fault> {
+        let faults = self.faults();
+        faults
+            .iter()
+            .find(|fault| fault.verb == verb && fault.call == call)
+            .cloned()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

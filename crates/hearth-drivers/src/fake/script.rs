@@ -54,6 +54,8 @@ pub enum FaultKind {
     Permanent,
     /// [`DriverError::Unknown`]
     Unknown,
+    /// No error: the process that called ends there, as by `kill -9`. See [`super::FakeDriver::killed`].
+    Kill,
 }
 
 impl FaultKind {
@@ -62,7 +64,8 @@ impl FaultKind {
         match self {
             Self::Retry => DriverError::retry(reason),
             Self::Permanent => DriverError::permanent(reason),
-            Self::Unknown => DriverError::unknown(reason),
+            // Who waited for a process that is dead knows nothing either.
+            Self::Unknown | Self::Kill => DriverError::unknown(reason),
         }
     }
 }

@@ -140,6 +140,25 @@ impl Drop for Reservation {
     }
 }
 
+/// Takes a claim back that has no key, when its request is gone before the VM was handed over: nobody can ask for it again.
+struct Unasked {
+    reconciler: Reconciler,
+    id: Option<InstanceId>,
+}
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let reconciler = self.reconciler.clone();
+        tokio::spawn(async move {
+            if let Err(error) = reconciler.context.store.undo_claim(&id, Timestamp::now()).await {
+                tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
+            }
+            reconciler.changed();
+        });
+    }
+}
+
 impl Reconciler {
     /// Hands a VM over.
     pub async fn claim(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<ClaimReply, ClaimError> {
@@ -160,13 +179,15 @@ impl Reconciler {
         let mut trace = Trace::begin(began);
         loop {
             changes.mark_unchanged();
-            let bypass_unmade = order.miss == Miss::Bypass && reservation.id.is_none();
-            if !bypass_unmade
-                && let Some(reply) = self
-                    .try_claim(project, order, reservation.id.as_ref(), source, began, &mut trace)
-                    .await?
+            // One that leaves the pool alone may take only its own VM: an id that no VM has, until it has that.
+            let bypass = || (order.miss == Miss::Bypass).then(InstanceId::generate);
+            let only = reservation.id.clone().or_else(bypass);
+            if let Some(reply) = self
+                .try_claim(project, order, only.as_ref(), source, began, &mut trace)
+                .await?
             {
-                reservation.id = None;
+                // Of a claim that is repeated it may be another one: then this one is given back.
+                reservation.id.take_if(|id| *id == reply.id);
                 return Ok(reply);
             }
             if let Some(id) = &reservation.id {
@@ -309,7 +330,12 @@ impl Reconciler {
                 }
                 Taken::Before(claim) if claim.body_hash != order.body_hash => return Err(ClaimError::OtherBody),
                 Taken::Before(claim) if claim.ended_at.is_some() => return Err(ClaimError::Ended),
-                Taken::Before(claim) => return Ok(Some(claim.reply)),
+                Taken::Before(claim) if claim.handed_over => return Ok(Some(claim.reply)),
+                // The server was killed, or the request went away, before the VM was the task's own: it becomes that now.
+                Taken::Before(claim) => match store.instance(&claim.reply.id).await? {
+                    Some(row) if row.state == InstanceState::Claimed => (Box::new(row), Box::new(claim.reply)),
+                    _ => return Err(ClaimError::Ended),
+                },
                 Taken::Instance(row, reply, look) => {
                     if reserved.is_none() {
                         trace.saw(look);
@@ -318,19 +344,19 @@ impl Reconciler {
                 }
             };
             trace.lap("take");
+            let mut unasked = Unasked {
+                reconciler: self.clone(),
+                id: order.key.is_none().then(|| row.id.clone()),
+            };
             let is_current = row.recipe == current;
             match self
                 .activate(project, pool.as_ref(), order, &row, is_current, trace)
                 .await
             {
                 Ok(repos) => {
-                    let hand_over = trace.end(order, is_current);
-                    if reply.repos != repos {
-                        reply.repos = repos;
-                        store.set_claim_reply(&reply, &hand_over).await?;
-                    } else {
-                        self.note_hand_over(&row.id, hand_over);
-                    }
+                    reply.repos = repos;
+                    store.end_hand_over(&reply, &trace.end(order, is_current)).await?;
+                    unasked.id = None;
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
                     // Only now: the refill shall not take the processor from the hand-over.
                     self.changed();
@@ -338,6 +364,7 @@ impl Reconciler {
                 }
                 Err(unfit) => {
                     store.undo_claim(&row.id, Timestamp::now()).await?;
+                    unasked.id = None;
                     self.changed();
                     match unfit {
                         Unfit::Instance(reason) => {

@@ -52,8 +52,6 @@ pub enum Order {
     Renewal,
 }
 
-/// Time between two passes when nobody wakes the loop. A VM that died is noticed after one such time.
-const TICK: Duration = Duration::from_secs(3);
 /// Ended claims are remembered this long, so that a repeated key is recognised.
 const CLAIMS_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
@@ -67,6 +65,8 @@ pub(crate) struct Inner {
     limits: Limits,
     /// What may still be begun; fills up with time.
     tokens: Mutex<Bucket>,
+    /// Time between two passes when nobody wakes the loop.
+    tick: Duration,
     /// Names this server process; rows that another one began are half made.
     session: String,
     tasks: Tasks,
@@ -82,8 +82,6 @@ pub(crate) struct Inner {
     rest: Locks<VmId>,
     /// What passes leave for those who ask why.
     notes: Mutex<explain::Notes>,
-    /// How claims went, until a pass writes it.
-    hand_overs: Mutex<trace::Unwritten>,
     /// The controller's lease, and the clock.
     lead: Mutex<lead::Lead>,
     /// How ready VMs answer.
@@ -118,6 +116,7 @@ impl Reconciler {
                 tokens: 0,
             },
             tokens: Mutex::new(Bucket::full()),
+            tick: options.tick,
             session: uuid::Uuid::now_v7().simple().to_string(),
             tasks: Tasks::default(),
             wake: Notify::new(),
@@ -126,7 +125,6 @@ impl Reconciler {
             rest: Locks::default(),
             awake: Arc::default(),
             notes: Mutex::default(),
-            hand_overs: Mutex::default(),
             lead: Mutex::default(),
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
@@ -157,10 +155,9 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(self.tick) => {}
             }
         }
-        self.write_hand_overs(Duration::ZERO).await;
         self.give_up_lead().await;
     }
 
@@ -180,7 +177,6 @@ impl Reconciler {
                 tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
             }
         }
-        self.write_hand_overs(trace::WRITTEN_AFTER).await;
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }

@@ -1,8 +1,5 @@
 //! What a hand-over saw and where its time went, noted on the way; and its words.
 
-use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError};
-
 use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
 use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
 use hearth_api::ids::InstanceId;
@@ -10,12 +7,6 @@ use tokio::time::{Duration, Instant};
 
 use super::{ClaimOrder, Reconciler};
 use crate::store::{ClaimRow, Look};
-
-/// Hand-overs that no pass has written yet, and since when they wait for it.
-pub(super) type Unwritten = HashMap<InstanceId, (Instant, HandOver)>;
-
-/// A pass leaves younger ones alone: it follows a claim at once, and the next claim is to find the database's writer free.
-pub(super) const WRITTEN_AFTER: Duration = Duration::from_secs(2);
 
 /// One hand-over on its way.
 #[derive(Debug)]
@@ -112,55 +103,24 @@ fn in_ms(length: Duration) -> f64 {
 }
 
 impl Reconciler {
-    /// Keeps how a hand-over went until a pass writes it: the claim does not wait for that.
-    pub(super) fn note_hand_over(&self, id: &InstanceId, hand_over: HandOver) {
-        self.hand_overs().insert(id.clone(), (Instant::now(), hand_over));
-    }
-
-    fn hand_overs(&self) -> MutexGuard<'_, Unwritten> {
-        self.hand_overs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes what claims have left at least so long ago, with one commit.
-    pub(super) async fn write_hand_overs(&self, age: Duration) {
-        let due: Vec<_> = self
-            .hand_overs()
-            .iter()
-            .filter(|(_, (since, _))| since.elapsed() >= age)
-            .map(|(id, (_, hand_over))| (id.clone(), hand_over.clone()))
-            .collect();
-        if due.is_empty() {
-            return;
-        }
-        if let Err(error) = self.context.store.set_hand_overs(&due).await {
-            tracing::warn!(%error, "how claims went could not be written");
-        }
-        // Until now they were answered from here. What could not be written is not worth keeping.
-        let mut unwritten = self.hand_overs();
-        for (id, _) in &due {
-            unwritten.remove(id);
-        }
-    }
-
     /// Why a claim got what it got.
     pub fn explain_claim(&self, claim: ClaimRow) -> ClaimExplained {
-        let unwritten = || self.hand_overs().get(&claim.reply.id).map(|(_, it)| it.clone());
-        let hand_over = claim.hand_over.or_else(unwritten);
         ClaimExplained {
-            why: why(&claim.reply, hand_over.as_ref()),
+            why: why(&claim.reply, claim.hand_over.as_ref()),
             id: claim.reply.id,
             project_id: claim.project,
             source: claim.reply.source,
             claimed_at: claim.created_at,
             ended_at: claim.ended_at,
-            hand_over,
+            hand_over: claim.hand_over,
         }
     }
 }
 
 fn why(reply: &ClaimReply, hand_over: Option<&HandOver>) -> String {
     let Some(seen) = hand_over else {
-        return "the server was killed before it had written how this claim went".to_owned();
+        return "the VM is not handed over: that is under way, or was broken off and is done when the claim is repeated with its key"
+            .to_owned();
     };
     let mut text = match reply.source {
         ClaimSource::Ready => ready(seen),

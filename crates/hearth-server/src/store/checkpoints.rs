@@ -9,7 +9,7 @@ use hearth_drivers::CheckpointKey;
 use jiff::Timestamp;
 
 use super::instances::delete_rows;
-use super::{Store, StoreError, from_json, millis, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 use crate::provision::Piece;
 
 /// A checkpoint to be written, when its files are whole.
@@ -91,7 +91,7 @@ impl Store {
         .bind(row.project.as_ref().map(ProjectId::as_str))
         .bind(to_json(&row.pieces)?)
         .bind(millis(now))
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         const GONE: &str = "WITH RECURSIVE gone (key) AS (
             VALUES (?1) UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)";
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         if damaged {
             let ids: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
                 "{GONE} SELECT id FROM instance
@@ -174,7 +174,7 @@ impl Store {
         .bind(key.as_str())
         .bind(reason)
         .bind(millis(now))
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }
@@ -215,7 +215,7 @@ impl Store {
         .bind(millis(row.created_at))
         .bind(to_json(&row.repos)?)
         .bind(to_json(&row.settings)?)
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }

@@ -6,8 +6,8 @@ use hearth_api::ids::{InstanceId, ProjectId, TokenId};
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 
-use super::instances::{move_row, select_instance};
-use super::{InstanceRow, Moved, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::instances::{delete_rows, move_row, select_instance};
+use super::{InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// A claim that was made.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct ClaimRow {
     pub token: TokenId,
     /// What was answered.
     pub reply: ClaimReply,
+    /// The VM became the task's own: the claim was answered, or could have been.
+    pub handed_over: bool,
     /// What the hand-over saw and where its time went, once that is written.
     pub hand_over: Option<HandOver>,
     /// When it was made.
@@ -73,6 +75,7 @@ struct Raw {
     body_hash: String,
     token_id: String,
     reply: String,
+    handed_over: bool,
     hand_over: Option<String>,
     created_at: i64,
     ended_at: Option<i64>,
@@ -95,6 +98,7 @@ impl TryFrom<Raw> for ClaimRow {
             body_hash: raw.body_hash,
             token: parse("claim.token_id", &raw.token_id)?,
             reply: from_json("claim.reply", &raw.reply)?,
+            handed_over: raw.handed_over,
             hand_over: hand_over.transpose()?,
             created_at: timestamp(raw.created_at)?,
             ended_at: optional_timestamp(raw.ended_at)?,
@@ -112,7 +116,7 @@ impl Store {
         now: Timestamp,
         reply: impl FnOnce(&InstanceRow, Timestamp) -> ClaimReply,
     ) -> Result<Taken, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         if let Some(key) = claim.key {
             let before: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE project_id = ?1 AND key = ?2")
                 .bind(claim.project.as_str())
@@ -153,8 +157,9 @@ impl Store {
         let expires_at = now + claim.lease;
         let reply = reply(&row, expires_at);
         sqlx::query(
-            "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at, expires_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at,
+                                expires_at, handed_over)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)",
         )
         .bind(id.as_str())
         .bind(claim.project.as_str())
@@ -185,34 +190,35 @@ impl Store {
         raw.map(ClaimRow::try_from).transpose()
     }
 
-    /// Notes what the hand-over ended in, so that a repeated key gets the same answer.
-    pub async fn set_claim_reply(&self, reply: &ClaimReply, hand_over: &HandOver) -> Result<(), StoreError> {
-        sqlx::query("UPDATE claim SET reply = ?2, hand_over = ?3 WHERE instance_id = ?1")
-            .bind(reply.id.as_str())
+    /// The VM became the task's own: from now on a repeated key gets this answer. A VM that a claim can be lost with outlives
+    /// the server and not the host, so this is not synced.
+    pub async fn end_hand_over(&self, reply: &ClaimReply, hand_over: &HandOver) -> Result<(), StoreError> {
+        let query = sqlx::query("UPDATE claim SET reply = ?2, hand_over = ?3, handed_over = 1 WHERE instance_id = ?1")
+            .bind(reply.id.to_string())
             .bind(to_json(reply)?)
-            .bind(to_json(hand_over)?)
-            .execute(&self.write)
-            .await?;
+            .bind(to_json(hand_over)?);
+        self.write.run_unsynced(query).await?;
         Ok(())
     }
 
-    /// Notes how hand-overs went, all of them with one commit: nobody waits for it.
-    pub async fn set_hand_overs(&self, all: &[(InstanceId, HandOver)]) -> Result<(), StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
-        for (instance, hand_over) in all {
-            sqlx::query("UPDATE claim SET hand_over = ?2 WHERE instance_id = ?1")
-                .bind(instance.as_str())
-                .bind(to_json(hand_over)?)
-                .execute(&mut *tx)
-                .await?;
-        }
+    /// At start: claims without a key that were not answered are taken back, since nobody can ask for them again.
+    pub async fn undo_unasked(&self, now: Timestamp) -> Result<(), StoreError> {
+        const UNASKED: &str = "FROM claim WHERE key IS NULL AND handed_over = 0 AND ended_at IS NULL";
+        let mut tx = self.write.begin().await?;
+        let ids = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
+            .fetch_all(&mut *tx)
+            .await?;
+        delete_rows(&mut tx, ids, now).await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE {UNASKED}")))
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }
 
     /// The instance turned out to be unfit while it was handed over: it is deleted, and its claim never was.
     pub async fn undo_claim(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
             .bind(instance.as_str())
             .execute(&mut *tx)
@@ -224,6 +230,7 @@ impl Store {
 
     /// Renews a lease; the new end, or `None` when the instance is not claimed any more.
     pub async fn renew_lease(&self, instance: &InstanceId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let mut tx = self.write.begin().await?;
         let end: Option<i64> = sqlx::query_scalar(
             "UPDATE claim SET expires_at = max(expires_at, ?2 + lease_ms)
              WHERE instance_id = ?1 AND ended_at IS NULL
@@ -232,16 +239,25 @@ impl Store {
         )
         .bind(instance.as_str())
         .bind(millis(now))
-        .fetch_optional(&self.write)
+        .fetch_optional(&mut *tx)
         .await?;
+        tx.commit().await?;
         end.map(timestamp).transpose()
     }
 
     /// Removes claims that ended before this time: their keys may be used again.
     pub async fn forget_claims(&self, ended_before: Timestamp) -> Result<(), StoreError> {
+        let some: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE ended_at < ?1)")
+            .bind(millis(ended_before))
+            .fetch_one(&self.read)
+            .await?;
+        if !some {
+            // Every pass asks, and hardly any finds one: the writer is left to others.
+            return Ok(());
+        }
         sqlx::query("DELETE FROM claim WHERE ended_at < ?1")
             .bind(millis(ended_before))
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Store, StoreError, millis};
+use super::{RunOn as _, Store, StoreError, millis};
 
 impl Store {
     /// Takes the lease, or renews it; its generation, which counts up with every new holder. `None` while somebody else has it.
@@ -14,6 +14,7 @@ impl Store {
         length: SignedDuration,
         alone: bool,
     ) -> Result<Option<i64>, StoreError> {
+        let mut tx = self.write.begin().await?;
         let generation = sqlx::query_scalar(
             "INSERT INTO controller (id, holder, generation, expires_at) VALUES (1, ?1, 1, ?3)
              ON CONFLICT DO UPDATE SET generation = generation + (holder <> excluded.holder),
@@ -25,8 +26,9 @@ impl Store {
         .bind(millis(now))
         .bind(millis(now + length))
         .bind(alone)
-        .fetch_optional(&self.write)
+        .fetch_optional(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(generation)
     }
 
@@ -34,7 +36,7 @@ impl Store {
     pub async fn release_controller(&self, holder: &str) -> Result<(), StoreError> {
         sqlx::query("UPDATE controller SET expires_at = 0 WHERE holder = ?1")
             .bind(holder)
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -43,7 +45,7 @@ impl Store {
     pub async fn shift_leases(&self, by: SignedDuration) -> Result<(), StoreError> {
         sqlx::query("UPDATE claim SET expires_at = expires_at + ?1 WHERE ended_at IS NULL")
             .bind(i64::try_from(by.as_millis()).unwrap_or_default())
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -59,8 +61,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cipher = || Cipher::open(&folder.path().join("key")).unwrap();
         let path = folder.path().join("db");
-        let one = Store::open(&path, cipher()).await.unwrap();
-        let other = Store::open(&path, cipher()).await.unwrap();
+        let one = Store::open(&path, cipher(), None).await.unwrap();
+        let other = Store::open(&path, cipher(), None).await.unwrap();
         let (now, length) = (Timestamp::UNIX_EPOCH, SignedDuration::from_secs(30));
         let late = now + SignedDuration::from_secs(31);
         assert_eq!(one.hold_controller("a", now, length, false).await.unwrap(), Some(1));

@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 
 use crate::provision::Provisioned;
 
-use super::{Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// One instance as the database knows it.
 #[derive(Debug, Clone)]
@@ -259,7 +259,7 @@ impl Store {
         .bind(millis(now))
         .bind(new.use_cache)
         .bind(new.is_build)
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }
@@ -273,7 +273,7 @@ impl Store {
         .bind(id.as_str())
         .bind(session)
         .bind(recipe)
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -286,7 +286,7 @@ impl Store {
         generation: Option<i64>,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let moved = move_row(&mut tx, id, to, generation, now).await?;
         if moved != Moved::Lost && to == InstanceState::Ready {
             sqlx::query(
@@ -317,7 +317,7 @@ impl Store {
         failure: &Failure,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let moved = move_row(&mut tx, id, InstanceState::Failed, generation, now).await?;
         if moved != Moved::Lost {
             sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
@@ -335,7 +335,7 @@ impl Store {
     pub async fn forget_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM instance WHERE id = ?1 AND state = 'deleting'")
             .bind(id.as_str())
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -348,7 +348,7 @@ impl Store {
             .bind(to_json(&made.settings)?)
             .bind(made.private_mib.and_then(|mib| i64::try_from(mib).ok()))
             .bind(made.template.as_ref().map(|key| key.as_str()))
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -357,7 +357,7 @@ impl Store {
     pub async fn unreserve_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
         sqlx::query("UPDATE instance SET reserved = 0 WHERE id = ?1")
             .bind(id.as_str())
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -365,7 +365,7 @@ impl Store {
     /// At start: no claim waits any more.
     pub async fn unreserve_all(&self) -> Result<(), StoreError> {
         sqlx::query("UPDATE instance SET reserved = 0 WHERE reserved = 1")
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -449,7 +449,7 @@ impl Store {
 
     /// Marks for deletion everything `clear` removes, and says which.
     pub async fn clear_instances(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let ids: Vec<String> = sqlx::query_scalar(
             "SELECT id FROM instance WHERE project_id = ?1 AND reserved = 0 AND state NOT IN ('claimed', 'deleting')",
         )
@@ -499,7 +499,7 @@ impl Store {
         )
         .bind(id.as_str())
         .bind(recipe)
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }
@@ -513,7 +513,7 @@ impl Store {
         )
         .bind(id.as_str())
         .bind(to_json(step)?)
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
 //! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
 
+mod census;
 mod checkpoints;
 mod claims;
 mod controller;
@@ -12,6 +13,7 @@ mod projects;
 mod tips;
 mod tokens;
 mod variables;
+mod writer;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claims::{ClaimRow, Look, NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
@@ -28,6 +31,8 @@ pub use projects::{ProjectRow, RepoSource};
 pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
+pub use writer::{WriteFault, WriteFaults, WriteMoment};
+use writer::{RunOn, Writer};
 
 use crate::secrets::Cipher;
 
@@ -74,14 +79,14 @@ impl StoreError {
 /// The database.
 #[derive(Debug, Clone)]
 pub struct Store {
-    write: SqlitePool,
+    write: Writer,
     read: SqlitePool,
     cipher: Cipher,
 }
 
 impl Store {
-    /// Opens (and makes, and migrates) the database in a file.
-    pub async fn open(file: &Path, cipher: Cipher) -> Result<Self, StoreError> {
+    /// Opens (and makes, and migrates) the database in a file. `faults`: those that a test has planned.
+    pub async fn open(file: &Path, cipher: Cipher, faults: Option<WriteFaults>) -> Result<Self, StoreError> {
         make_private(file)?;
         let options = SqliteConnectOptions::new()
             .filename(file)
@@ -101,12 +106,13 @@ impl Store {
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await?;
+        let write = Writer::new(write, faults);
         Ok(Self { write, read, cipher })
     }
 
     /// A value that belongs to the whole installation, made on first use.
     pub async fn meta_or_insert(&self, key: &str, value: &str) -> Result<String, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         sqlx::query("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
             .bind(key)
             .bind(value)

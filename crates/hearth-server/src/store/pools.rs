@@ -4,7 +4,7 @@ use hearth_api::ids::ProjectId;
 use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
 use jiff::Timestamp;
 
-use super::{Store, StoreError, from_json, millis, optional_timestamp, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, timestamp, to_json};
 
 /// Target of a pool that was never told one.
 const DEFAULT_TARGET: i64 = 1;
@@ -77,7 +77,7 @@ impl Store {
         let done = sqlx::query("UPDATE pool SET retried_at = ?2 WHERE project_id = ?1")
             .bind(project.as_str())
             .bind(millis(now))
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -89,7 +89,7 @@ impl Store {
         change: &PatchPool,
         now: Timestamp,
     ) -> Result<Option<PoolRow>, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let exists: Option<i64> = sqlx::query_scalar("SELECT 1 FROM project WHERE id = ?1")
             .bind(project.as_str())
             .fetch_optional(&mut *tx)

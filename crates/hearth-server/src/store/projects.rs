@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
 use super::instances::delete_rows;
-use super::{Store, StoreError, from_json, millis, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 
 /// A project with everything that is not shown on the wire.
 #[derive(Debug, Clone)]
@@ -151,7 +151,7 @@ impl Store {
         .bind(millis(project.updated_at))
         .bind(project.setup.as_ref().map(to_json).transpose()?)
         .bind(project.max_vms)
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Store {
     ) -> Result<Option<ProjectRow>, E> {
         let mut tx = self
             .write
-            .begin_with("BEGIN IMMEDIATE")
+            .begin()
             .await
             .map_err(StoreError::from)?;
         let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
@@ -190,7 +190,7 @@ impl Store {
         sqlx::query("UPDATE project SET template_epoch = ?2 WHERE id = ?1 AND template_epoch < ?2")
             .bind(id.as_str())
             .bind(epoch)
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Store {
     /// Removes a project, its pool and its variables, and marks its instances for deletion, claimed ones too: their
     /// project is gone. False when there was none.
     pub async fn delete_project(&self, id: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM instance WHERE project_id = ?1")
             .bind(id.as_str())
             .fetch_all(&mut *tx)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{Store, StoreError, millis, timestamp};
+use super::{RunOn as _, Store, StoreError, millis, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +54,7 @@ impl Store {
         .bind(branch)
         .bind(commit)
         .bind(millis(now))
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(done.rows_affected() > 0)
     }
@@ -96,7 +96,7 @@ impl Store {
             "DELETE FROM tip WHERE url NOT IN (
                 SELECT json_extract(repo.value, '$.url') FROM project, json_each(project.repos) AS repo)",
         )
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use hearth_api::token::{Scope, TokenItem};
 use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
-use super::{Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// A token as the server knows it.
 pub type TokenRow = TokenItem;
@@ -93,7 +93,7 @@ impl Store {
         .bind(item.project_id.as_ref().map(ProjectId::as_str))
         .bind(millis(item.created_at))
         .bind(item.expires_at.map(millis))
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Store {
         .bind(tenant)
         .bind(project)
         .bind(id.as_str())
-        .execute(&self.write)
+        .run_on(&self.write)
         .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -149,7 +149,7 @@ impl Store {
         sqlx::query("UPDATE token SET last_used_at = ?2 WHERE id = ?1")
             .bind(id.as_str())
             .bind(millis(now))
-            .execute(&self.write)
+            .run_on(&self.write)
             .await?;
         Ok(())
     }

@@ -114,7 +114,7 @@ impl Store {
         by: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let step = i64::from(owner == VariableOwner::Shared);
         let known = sqlx::query("UPDATE project SET variables_version = variables_version + ?2 WHERE id = ?1")
             .bind(project.as_str())
@@ -154,7 +154,7 @@ impl Store {
         owner: VariableOwner<'_>,
         name: &str,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.write.begin().await?;
         let done = sqlx::query("DELETE FROM variable WHERE project_id = ?1 AND owner = ?2 AND name = ?3")
             .bind(project.as_str())
             .bind(owner.column())

@@ -43,7 +43,7 @@ impl House {
     async fn new(interval: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cipher = Cipher::open(&folder.path().join("key")).unwrap();
-        let store = Store::open(&folder.path().join("db"), cipher).await.unwrap();
+        let store = Store::open(&folder.path().join("db"), cipher, None).await.unwrap();
         let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
         let mut options = ServeOptions::new(folder.path().join("data"));
         options.watch_interval = interval;

@@ -9,6 +9,7 @@ mod contract;
 mod documents;
 mod edges;
 mod explain;
+mod faults;
 mod fresh;
 mod harness;
 mod pools;

@@ -1,0 +1,253 @@
+//! The one place that writes. Everything else in the store only says what: a statement that is run here, or a transaction that
+//! begins and is committed here. Tests can make one write fail, or end the server at it.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::panic::Location;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteQueryResult};
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+use tokio_util::sync::CancellationToken;
+
+/// The write connection.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    pool: SqlitePool,
+    faults: Option<WriteFaults>,
+}
+
+/// A transaction that writes. Dropped, it never was.
+pub(super) struct Writing {
+    tx: Transaction<'static, Sqlite>,
+    write: Write,
+}
+
+/// One write, and what a test has planned for it.
+struct Write {
+    faults: Option<WriteFaults>,
+    site: &'static Location<'static>,
+}
+
+/// A statement that is a whole write of its own.
+pub(super) trait RunOn {
+    /// Writes it.
+    fn run_on(self, writer: &Writer) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send;
+}
+
+impl RunOn for Query<'_, Sqlite, SqliteArguments> {
+    #[track_caller]
+    fn run_on(self, writer: &Writer) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send {
+        let write = writer.write();
+        async move {
+            let planned = write.before().await?;
+            let done = self.execute(&writer.pool).await?;
+            write.after(planned).await?;
+            Ok(done)
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(pool: SqlitePool, faults: Option<WriteFaults>) -> Self {
+        Self { pool, faults }
+    }
+
+    #[track_caller]
+    fn write(&self) -> Write {
+        Write {
+            faults: self.faults.clone(),
+            site: Location::caller(),
+        }
+    }
+
+    /// Begins a transaction; it has the database for itself from now on.
+    #[track_caller]
+    pub(super) fn begin(&self) -> impl Future<Output = sqlx::Result<Writing>> + Send {
+        let write = self.write();
+        async move {
+            let tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            Ok(Writing { tx, write })
+        }
+    }
+
+    /// Runs a statement whose effect must outlive this process and need not outlive the host: it is not synced, and a hundred
+    /// times as fast. The sync of the next write takes it along.
+    #[track_caller]
+    pub(super) fn run_unsynced(
+        &self,
+        query: Query<'static, Sqlite, SqliteArguments>,
+    ) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send {
+        let (write, pool) = (self.write(), self.pool.clone());
+        let running = async move {
+            let planned = write.before().await?;
+            let mut connection = pool.acquire().await?;
+            let done = async {
+                let unsynced = sqlx::query("PRAGMA synchronous = NORMAL");
+                unsynced.execute(&mut *connection).await?;
+                query.execute(&mut *connection).await
+            };
+            let done = done.await;
+            let synced = sqlx::query("PRAGMA synchronous = FULL");
+            if let Err(error) = synced.execute(&mut *connection).await {
+                // Whatever is wrong with it, no other write may have it.
+                drop(connection.detach());
+                return Err(error);
+            }
+            drop(connection);
+            let done = done?;
+            write.after(planned).await?;
+            Ok(done)
+        };
+        // To its end, whoever stops waiting for it: others sync their writes on this connection.
+        async move {
+            let joined = tokio::spawn(running).await;
+            joined.unwrap_or_else(|error| Err(sqlx::Error::Io(std::io::Error::other(error))))
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl Deref for Writing {
+    type Target = SqliteConnection;
+    fn deref(&self) -> &SqliteConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.tx
+    }
+}
+
+impl Writing {
+    /// On disk when it returns.
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
+        let planned = self.write.before().await?;
+        self.tx.commit().await?;
+        self.write.after(planned).await
+    }
+}
+
+/// Where a planned fault meets its write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteMoment {
+    /// Nothing was written.
+    Before,
+    /// It was, and whoever wrote is not told so.
+    After,
+}
+
+/// One planned fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteFault {
+    /// The place in the code, `file:line` as [`WriteFaults::counts`] names it.
+    pub site: String,
+    /// Its how many-eth write, counted from 1.
+    pub write: u64,
+    /// Whether it took effect.
+    pub moment: WriteMoment,
+    /// The server ends there, as by `kill -9`; otherwise the write fails.
+    pub kills: bool,
+}
+
+/// For tests: counts the writes of each place in the code, and lets one of them fail. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct WriteFaults {
+    shared: Arc<Mutex<Shared>>,
+    /// Cancelled when the server is to be taken for dead: then no write returns.
+    killed: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    counts: BTreeMap<String, u64>,
+    planned: Option<WriteFault>,
+    has_fired: bool,
+}
+
+impl WriteFaults {
+    /// Plans a fault, or none.
+    #[must_use]
+    pub fn new(planned: Option<WriteFault>) -> Self {
+        let shared = Shared {
+            planned,
+            ..Shared::default()
+        };
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            killed: CancellationToken::new(),
+        }
+    }
+
+    /// The same for a server that is dead when this is cancelled, which a fault that kills does.
+    #[must_use]
+    pub fn of_server(&self, killed: CancellationToken) -> Self {
+        let shared = Arc::clone(&self.shared);
+        Self { shared, killed }
+    }
+
+    /// Nothing fails from now on. Whether something had.
+    #[must_use]
+    pub fn disarm(&self) -> bool {
+        let mut shared = self.shared();
+        shared.planned = None;
+        shared.has_fired
+    }
+
+    /// How often each place has written.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.shared().counts.clone()
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a write; the fault that is planned for it.
+    fn next(&self, site: &Location<'_>) -> Option<WriteFault> {
+        let file = site.file().rsplit('/').next().unwrap_or_default();
+        let site = format!("{file}:{}", site.line());
+        let mut shared = self.shared();
+        let count = shared.counts.entry(site.clone()).or_default();
+        *count += 1;
+        let count = *count;
+        let fault = shared.planned.take_if(|it| it.site == site && it.write == count);
+        shared.has_fired |= fault.is_some();
+        fault
+    }
+
+    async fn strike(&self, fault: &WriteFault) -> sqlx::Error {
+        if fault.kills {
+            self.killed.cancel();
+            std::future::pending::<()>().await;
+        }
+        sqlx::Error::Io(std::io::Error::other("a fault that the test planned"))
+    }
+}
+
+impl Write {
+    async fn before(&self) -> sqlx::Result<Option<WriteFault>> {
+        let Some(faults) = &self.faults else { return Ok(None) };
+        if faults.killed.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+        match faults.next(self.site) {
+            Some(fault) if fault.moment == WriteMoment::Before => Err(faults.strike(&fault).await),
+            planned => Ok(planned),
+        }
+    }
+
+    async fn after(&self, planned: Option<WriteFault>) -> sqlx::Result<()> {
+        match (&self.faults, planned) {
+            (Some(faults), Some(fault)) => Err(faults.strike(&fault).await),
+            _ => Ok(()),
+        }
+    }
+}
