@@ -7,7 +7,9 @@ use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 
 use super::instances::{delete_rows, move_row, select_instance};
-use super::{InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{
+    InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+};
 
 /// A claim that was made.
 #[derive(Debug, Clone)]

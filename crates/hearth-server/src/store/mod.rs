@@ -31,8 +31,8 @@ pub use projects::{ProjectRow, RepoSource};
 pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
-pub use writer::{WriteFault, WriteFaults, WriteMoment};
 use writer::{RunOn, Writer};
+pub use writer::{WriteFault, WriteFaults, WriteMoment};
 
 use crate::secrets::Cipher;
 

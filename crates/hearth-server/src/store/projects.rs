@@ -165,11 +165,7 @@ impl Store {
         now: Timestamp,
         change: impl FnOnce(&mut ProjectRow) -> Result<(), E> + Send,
     ) -> Result<Option<ProjectRow>, E> {
-        let mut tx = self
-            .write
-            .begin()
-            .await
-            .map_err(StoreError::from)?;
+        let mut tx = self.write.begin().await.map_err(StoreError::from)?;
         let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)

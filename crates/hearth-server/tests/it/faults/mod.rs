@@ -113,9 +113,14 @@ async fn whatever_fails_or_dies_nothing_is_lost_double_or_left() {
     for ((what, how), (tried, reached)) in &counts {
         println!("  {what} {how:?}: {tried} tried, {reached} reached");
     }
-    assert!(broken.is_empty(), "{} points broke something: {broken:#?}", broken.len());
-    let (tried, reached) = counts
-        .values()
-        .fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
-    assert!(reached * 10 >= tried * 9, "only {reached} of {tried} points were reached");
+    assert!(
+        broken.is_empty(),
+        "{} points broke something: {broken:#?}",
+        broken.len()
+    );
+    let (tried, reached) = counts.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+    assert!(
+        reached * 10 >= tried * 9,
+        "only {reached} of {tried} points were reached"
+    );
 }

@@ -196,7 +196,11 @@ impl Story {
             if current.count() == ready && of_pool().count() == ready {
                 return;
             }
-            assert!(Instant::now() < deadline, "{:?}: never fresh: {explained:#}", self.point);
+            assert!(
+                Instant::now() < deadline,
+                "{:?}: never fresh: {explained:#}",
+                self.point
+            );
             pause().await;
         }
     }
@@ -354,9 +358,17 @@ impl Story {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (rows, vms) = (self.census().await, self.world.list().await.unwrap());
-            let fault = self.disagreement(&rows, vms.iter().map(|vm| (vm.id.to_string(), vm.state)).collect(), full);
+            let fault = self.disagreement(
+                &rows,
+                vms.iter().map(|vm| (vm.id.to_string(), vm.state)).collect(),
+                full,
+            );
             let Some(fault) = fault else { return };
-            assert!(Instant::now() < deadline, "{:?}: {fault}: {rows:#?} {vms:#?}", self.point);
+            assert!(
+                Instant::now() < deadline,
+                "{:?}: {fault}: {rows:#?} {vms:#?}",
+                self.point
+            );
             pause().await;
         }
     }
