@@ -281,6 +281,13 @@ mod tests {
         }
     }
 
+    /// The processor time that this thread has used.
+    fn worked() -> std::time::Duration {
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+            .unwrap()
+            .into()
+    }
+
     /// As many and as long as one project may have; equal characters were the worst for an automaton.
     #[test]
     fn the_largest_values_are_quick_to_know_and_to_hide() {
@@ -292,17 +299,14 @@ mod tests {
         };
         let mixed: Vec<String> = (0..100).map(|_| (0..100_000).map(|_| random()).collect()).collect();
         for values in [equal, mixed] {
-            let begun = std::time::Instant::now();
+            let begun = worked();
             let masker = Masker::new(values.iter().map(String::as_str));
             assert_eq!(masker.mask(&format!("<{}>", values[0])), "<***>");
             let text = "aab".repeat(100_000);
             assert_eq!(masker.mask(&text), text);
-            // Well under a second when optimised; a test's build is not.
-            assert!(
-                begun.elapsed() < std::time::Duration::from_secs(10),
-                "{:?}",
-                begun.elapsed()
-            );
+            // Well under a second when optimised; a test's build is not. The work of this thread, however busy the machine is.
+            let took = worked() - begun;
+            assert!(took < std::time::Duration::from_secs(20), "{took:?}");
         }
     }
 
