@@ -18,7 +18,7 @@ use crate::provision::envfile;
 use crate::provision::forward::{Move, MoveError};
 use crate::provision::scripts::{Phase, run_at_claim};
 use crate::provision::{mask_cache, serving};
-use crate::store::{InstanceRow, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
+use crate::store::{InstanceRow, Moved, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
 /// A ready VM has this long to go on and to answer when it is handed over; then the next one is tried. A healthy one takes
 /// milliseconds, and a host where fifty are asked for at once half a second.
@@ -127,10 +127,7 @@ impl Drop for Reservation {
             let done = if pooled {
                 store.unreserve_instance(&id).await
             } else {
-                store
-                    .move_instance(&id, InstanceState::Deleting, None, Timestamp::now())
-                    .await
-                    .map(drop)
+                reconciler.throw_away(&id).await
             };
             if let Err(error) = done {
                 tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
@@ -249,6 +246,23 @@ impl Reconciler {
                     reason: reason.unwrap_or_else(|| "it was removed".to_owned()),
                     blames_recipe: kind.is_some_and(FailureKind::blames_recipe),
                 })
+            }
+        }
+    }
+
+    /// Removes an instance that was made for a claim which is gone, unless the claim has it by now: then a repeated key gets it.
+    async fn throw_away(&self, id: &InstanceId) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        loop {
+            let row = store.instance(id).await?;
+            let gone = |state| matches!(state, InstanceState::Claimed | InstanceState::Deleting);
+            let Some(row) = row.filter(|row| !gone(row.state)) else {
+                return Ok(());
+            };
+            let (to, now) = (InstanceState::Deleting, Timestamp::now());
+            // Lost: it became ready, or was claimed, meanwhile.
+            if store.move_instance(id, to, Some(row.generation), now).await? != Moved::Lost {
+                return Ok(());
             }
         }
     }

@@ -18,7 +18,8 @@ use story::{Point, Story};
 const AT_ONCE: usize = 24;
 /// Every pass of the loop asks for the list of VMs, and how many passes there are is chance: so many of them are tried.
 const PASSES: u64 = 20;
-/// In the ordinary run every so many-eth point is tried, as many of each kind; `HEARTH_FAULTS_EVERY=1` tries all of them.
+/// In the ordinary run every so many-eth point is tried, as many of each kind; `HEARTH_FAULTS_EVERY=1` tries all of them,
+/// `HEARTH_FAULTS_ONLY=claims.rs` those whose name holds this.
 const EVERY: usize = 23;
 
 /// What happens at a point.
@@ -90,6 +91,11 @@ async fn whatever_fails_or_dies_nothing_is_lost_double_or_left() {
     let http = reqwest::Client::new();
     let all = points(http.clone()).await;
     let every = std::env::var("HEARTH_FAULTS_EVERY").map_or(EVERY, |every| every.parse().unwrap());
+    let only = std::env::var("HEARTH_FAULTS_ONLY").unwrap_or_default();
+    let all: Vec<_> = all
+        .into_iter()
+        .filter(|(_, _, point)| format!("{point:?}").contains(&only))
+        .collect();
     let (known, begun) = (all.len(), std::time::Instant::now());
     let chosen: Vec<_> = all.into_iter().step_by(every).collect();
     let mut stories = futures::stream::iter(chosen)

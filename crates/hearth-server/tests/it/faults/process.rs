@@ -3,12 +3,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_drivers::Driver;
 use hearth_drivers::fake::FakeDriver;
-use hearth_server::{ServeOptions, WriteFaults, serve_with};
+use hearth_server::{ServeError, ServeOptions, WriteFaults, serve_with};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -25,20 +25,24 @@ pub struct Process {
 impl Process {
     /// Starts a server, again and again until it listens, as the host's service manager would.
     pub async fn start(mut options: ServeOptions, world: &FakeDriver, writes: &WriteFaults) -> Self {
-        for _ in 0..5 {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
             let driver = world.reopen();
             let (killed, stop) = (driver.killed(), CancellationToken::new());
             options.write_faults = Some(writes.of_server(killed.clone()));
             let (ready, address) = oneshot::channel();
             let (over, ended) = oneshot::channel();
+            let fault = Arc::new(Mutex::new(None));
             std::thread::spawn({
                 let (options, killed, stop) = (options.clone(), killed.clone(), stop.clone());
+                let fault = Arc::clone(&fault);
                 move || {
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_all()
                         .build()
                         .unwrap();
-                    runtime.block_on(live(options, driver, ready, killed, stop));
+                    let end = runtime.block_on(live(options, driver, ready, killed, stop));
+                    *fault.lock().unwrap() = end.err();
                     // Here every task ends that is left.
                     drop(runtime);
                     let _ = over.send(());
@@ -53,11 +57,16 @@ impl Process {
                         ended,
                     };
                 }
-                // The fault struck before it listened.
+                // The fault struck before it listened, or a git that is being started here still has the lock's descriptor.
                 Err(_) => gone(ended, &options.data_dir).await,
             }
+            let fault = fault.lock().unwrap().take();
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the server does not start: {fault:?}"
+            );
+            pause().await;
         }
-        panic!("the server does not start");
     }
 
     /// Waits until a server that was killed is gone with all that it held.
@@ -78,7 +87,7 @@ async fn live(
     ready: oneshot::Sender<SocketAddr>,
     killed: CancellationToken,
     stop: CancellationToken,
-) {
+) -> Result<(), ServeError> {
     let driver: Arc<dyn Driver> = Arc::new(driver);
     let say = |address| {
         let _ = ready.send(address);
@@ -86,8 +95,8 @@ async fn live(
     let serving = serve_with(&options, move |_| Ok(driver), say, stop);
     tokio::select! {
         biased;
-        () = killed.cancelled() => {}
-        end = serving => drop(end),
+        () = killed.cancelled() => Ok(()),
+        end = serving => end,
     }
 }
 
