@@ -1,5 +1,6 @@
 //! Real VMs: QEMU, the built image, real git repositories, packages from the real registries.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,10 +26,39 @@ async fn server(command_timeout: Duration) -> Server {
     server_with(|options| options.command_timeout = command_timeout).await
 }
 
+/// A server's folder. When its test ends without having cleaned up, the VMs that are left are ended: they would slow down all others.
+struct Left(Arc<tempfile::TempDir>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        for vm in std::fs::read_dir(self.0.path().join("data/vms"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let pid = vm
+                .file_name()
+                .to_str()
+                .and_then(qemu_of)
+                .and_then(|pid| i32::try_from(pid).ok());
+            if let Some(pid) = pid {
+                // It may just have ended by itself.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Dropped with the test's thread, however the test ends.
+    static LEFT: RefCell<Vec<Left>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The same, told otherwise.
 pub async fn server_with(tell: impl FnOnce(&mut ServeOptions)) -> Server {
     let data = std::env::var_os("HEARTH_TEST_DATA").expect("tests with real VMs need an image: run `cargo xtask test`");
     let folder = Arc::new(tempfile::tempdir().unwrap());
+    LEFT.with_borrow_mut(|left| left.push(Left(folder.clone())));
     let mut options = options(folder.path());
     options.command_timeout = COMMAND_TIMEOUT;
     tell(&mut options);
@@ -286,7 +316,8 @@ async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
         .await;
     server.until_full(BOOT, &project, 3).await;
     let claim = format!("{pool}/claim");
-    let replies = join_all((0..10).map(|_| server.call(Method::POST, &claim, json!({})))).await;
+    let patient = json!({ "waitMs": 120_000 });
+    let replies = join_all((0..10).map(|_| server.call(Method::POST, &claim, patient.clone()))).await;
     let mut got: Vec<_> = replies
         .iter()
         .filter(|(status, _)| *status == StatusCode::OK)
