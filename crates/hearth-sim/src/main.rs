@@ -212,12 +212,4 @@ mod tests {
             (other.served(), other.begun, other.passes)
         );
     }
-
-    #[test]
-    fn a_decision_grows_with_the_pools_and_no_faster() {
-        // Sixteen times as long would be quadratic.
-        let [small, large] = [2_000, 8_000].map(|pools| growth::measure(pools).unwrap());
-        assert!(large.quiet < small.quiet * 11, "{small:?} {large:?}");
-        assert!(large.busy < small.busy * 11, "{small:?} {large:?}");
-    }
 }

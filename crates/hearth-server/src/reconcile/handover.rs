@@ -188,7 +188,13 @@ impl Reconciler {
                 return Ok(reply);
             }
             if let Some(id) = &reservation.id {
-                self.check_reserved(id).await?;
+                let row = self.check_reserved(id).await?;
+                if order.strict && row.state == InstanceState::Ready {
+                    // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
+                    self.context.store.unreserve_instance(&row.id).await?;
+                    reservation.id = None;
+                    continue;
+                }
             } else if let Some(made) = self.makes_one(project, order, &mut trace).await? {
                 if made == ClaimSource::Fork {
                     deadline = deadline.max(began + FORK_BUDGET);
@@ -236,10 +242,10 @@ impl Reconciler {
         Ok(in_vain.then_some(ClaimSource::Cold))
     }
 
-    async fn check_reserved(&self, id: &InstanceId) -> Result<(), ClaimError> {
+    async fn check_reserved(&self, id: &InstanceId) -> Result<InstanceRow, ClaimError> {
         let row = self.context.store.instance(id).await?;
         match row {
-            Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => Ok(()),
+            Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => Ok(row),
             row => {
                 let (kind, reason) = row.map_or((None, None), |row| (row.failure_kind, row.failure_reason));
                 Err(ClaimError::Failed {
