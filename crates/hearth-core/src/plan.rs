@@ -197,9 +197,8 @@ fn serving(pool: &PoolWorld) -> impl Iterator<Item = &InstanceWorld> {
 }
 
 /// Instances that a claim could have now: a VM that is known to be dead is none of them.
-fn ready<'a>(world: &World, pool: &'a PoolWorld) -> impl Iterator<Item = &'a InstanceWorld> {
-    let observed = world.drivers_observed;
-    serving(pool).filter(move |i| i.state == InstanceState::Ready && (!observed || i.vm.is_alive()))
+fn ready(pool: &PoolWorld, drivers_observed: bool) -> impl Iterator<Item = &InstanceWorld> {
+    serving(pool).filter(move |i| i.state == InstanceState::Ready && i.is_there(drivers_observed))
 }
 
 /// How a pool stands: looked at once in a pass.
@@ -223,10 +222,10 @@ struct Standing<'a> {
 
 impl<'a> Standing<'a> {
     fn new(world: &World, pool: &'a PoolWorld) -> Self {
-        let ready_now = ready(world, pool).count();
+        let ready_now = ready(pool, world.drivers_observed).count();
         let there = || serving(pool).filter(|i| !is_first(pool, ready_now, i));
         let making = |i: &&InstanceWorld| i.state == InstanceState::Provisioning;
-        let stale = || ready(world, pool).filter(|i| is_stale(pool, i, world.now));
+        let stale = || ready(pool, world.drivers_observed).filter(|i| is_stale(pool, i, world.now));
         Self {
             pool,
             source: source(pool),
@@ -400,7 +399,7 @@ fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
         let generation = instance.generation;
         let for_how_long = world.now.duration_since(instance.state_since);
         match instance.state {
-            InstanceState::Ready if world.drivers_observed && !instance.vm.is_alive() => {
+            InstanceState::Ready if !instance.is_there(world.drivers_observed) => {
                 let failure = Failure {
                     kind: FailureKind::VmLost,
                     reason: "the VM ended unexpectedly while it stood ready".to_owned(),
@@ -452,7 +451,7 @@ fn kept_for_debugging(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) 
         i.state == InstanceState::Failed
             && !i.is_test
             && i.failure == Some(FailureKind::Setup)
-            && (!drivers_observed || i.vm.is_alive())
+            && i.is_there(drivers_observed)
             && now.duration_since(i.state_since) < DEBUG_VM_KEPT
             && (i.recipe != pool.recipe || pool.streak.recipe >= BREAKER_AFTER || i.state_since <= kept_since)
     };
@@ -486,7 +485,7 @@ fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &mut Vec<Acti
     let target = if pool.enabled { pool.target } else { 0 };
     let surplus = standing.ready.saturating_sub(target);
     if surplus > 0 {
-        let mut ready: Vec<_> = ready(world, pool)
+        let mut ready: Vec<_> = ready(pool, world.drivers_observed)
             .map(|i| (!is_stale(pool, i, world.now), i.state_since, i))
             .collect();
         ready.sort_by_key(|(fresh, since, _)| (*fresh, *since));
@@ -507,13 +506,10 @@ fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &mut Vec<Acti
     // branch that moves faster than a build takes would never be built at all.
     let serves = standing.source.recipe;
     let lasts = |i: &InstanceWorld| pool.enabled && (i.recipe == serves || same_set_up(&i.recipe, &pool.recipe));
-    let (current, outdated): (Vec<_>, Vec<_>) = serving(pool)
+    let (mut current, outdated): (Vec<_>, Vec<_>) = serving(pool)
         .filter(|i| i.state == InstanceState::Provisioning)
         .partition(|i| lasts(i));
-    let mut current: Vec<_> = current
-        .into_iter()
-        .filter(|i| !is_first(pool, standing.ready, i))
-        .collect();
+    current.retain(|i| !is_first(pool, standing.ready, i));
     let builds = pool
         .instances
         .iter()

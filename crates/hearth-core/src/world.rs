@@ -158,6 +158,20 @@ pub struct InstanceWorld {
     pub work: Work,
 }
 
+impl InstanceWorld {
+    /// Whether its VM can still be of use. Without the drivers' answer nobody knows that it cannot.
+    #[must_use]
+    pub fn is_there(&self, drivers_observed: bool) -> bool {
+        !drivers_observed || self.vm.is_alive()
+    }
+
+    /// Whether somebody is making its VM right now.
+    #[must_use]
+    pub fn is_in_the_making(&self) -> bool {
+        self.state == InstanceState::Provisioning && self.work == Work::Here
+    }
+}
+
 /// What the driver says of an instance's VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmPresence {

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::{DEBUG_VM_KEPT, Hold, builds_wanted, kept_for_debugging, pause_after, serving, source};
+use super::{DEBUG_VM_KEPT, Hold, builds_wanted, kept_for_debugging, pause_after, ready, serving, source};
 use crate::state::InstanceState;
-use crate::world::{InstanceWorld, PoolWorld, Work, World};
+use crate::world::{InstanceWorld, PoolWorld, World};
 
 /// How a pool stands.
 #[derive(Debug, Clone)]
@@ -39,8 +39,7 @@ pub struct Pause {
 /// How a pool stands now. Without the drivers' answer every VM counts as there.
 #[must_use]
 pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Account<'_> {
-    let alive = |i: &InstanceWorld| !drivers_observed || i.vm.is_alive();
-    let ready = || serving(pool).filter(|i| i.state == InstanceState::Ready && alive(i));
+    let ready = || ready(pool, drivers_observed);
     let last_good = pool.last_good.as_ref().map(|last| (&last.streak, false));
     let pauses = [Some((&pool.streak, true)), last_good].into_iter().flatten();
     let pauses = pauses.filter_map(|(streak, wanted)| {
@@ -74,17 +73,22 @@ pub struct HostLoad {
 /// What of the limits is used.
 #[must_use]
 pub fn host_load(world: &World) -> HostLoad {
-    let all = || world.pools.iter().flat_map(|pool| &pool.instances);
-    let existing = || all().filter(|i| super::budget::holds_resources(i));
-    let making = |forked: bool| {
-        all()
-            .filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here && i.forked == forked)
-            .count()
+    let mut load = HostLoad {
+        vms: world.orphans.len(),
+        ..HostLoad::default()
     };
-    HostLoad {
-        vms: existing().count() + world.orphans.len(),
-        memory_mib: existing().map(|i| i.memory_mib).sum(),
-        provisions: making(false),
-        forks: making(true),
+    let all = world.pools.iter().flat_map(|pool| &pool.instances);
+    for instance in all.filter(|i| super::budget::holds_resources(i)) {
+        load.vms += 1;
+        load.memory_mib += instance.memory_mib;
+        if instance.is_in_the_making() {
+            let at_once = if instance.forked {
+                &mut load.forks
+            } else {
+                &mut load.provisions
+            };
+            *at_once += 1;
+        }
     }
+    load
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use hearth_api::ids::ProjectId;
 
+use super::account::host_load;
 use super::decision::Hold;
 use crate::state::InstanceState;
 use crate::world::{InstanceWorld, Limits, PoolWorld, Work, World};
@@ -34,27 +35,22 @@ impl<'a> Budget<'a> {
             concurrent_forks,
             tokens,
         } = world.limits;
+        let load = host_load(world);
         let mut budget = Self {
-            vms: max_vms.saturating_sub(world.orphans.len()),
-            memory_mib,
-            provisions: concurrent_provisions,
-            forks: concurrent_forks,
+            vms: max_vms.saturating_sub(load.vms),
+            memory_mib: memory_mib.saturating_sub(load.memory_mib),
+            provisions: concurrent_provisions.saturating_sub(load.provisions),
+            forks: concurrent_forks.saturating_sub(load.forks),
             spared: usize::from(concurrent_forks > 1),
             tokens,
             projects: HashMap::new(),
             tenants: HashMap::new(),
         };
         for pool in &world.pools {
-            let mut existing = 0;
-            for instance in pool.instances.iter().filter(|i| holds_resources(i)) {
-                existing += 1;
-                budget.memory_mib = budget.memory_mib.saturating_sub(instance.memory_mib);
-                if instance.state == InstanceState::Provisioning && instance.work == Work::Here {
-                    let at_once = budget.at_once(instance.forked);
-                    *at_once = at_once.saturating_sub(1);
-                }
+            if tenant_vms.is_none() && pool.max_vms.is_none() {
+                continue;
             }
-            budget.vms = budget.vms.saturating_sub(existing);
+            let existing = pool.instances.iter().filter(|i| holds_resources(i)).count();
             if let Some(most) = tenant_vms {
                 let left = budget.tenants.entry(pool.tenant).or_insert(most);
                 *left = left.saturating_sub(existing);
