@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use hearth_api::ids::TokenId;
 use hearth_api::token::{Scope, TokenItem};
+use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use hearth_drivers::qemu::{QemuDriver, QemuOptions};
-use hearth_drivers::{Driver, Locks};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AppState, HookGate, Pace, answer, new_token};
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
-use crate::provision::agents::Agents;
-use crate::provision::environments::Environments;
-use crate::provision::follow::Followers;
-use crate::provision::mirrors::{Mirrors, sweep};
+use crate::provision::mirrors::sweep;
 use crate::reconcile::Reconciler;
 use crate::secrets::{Cipher, SecretError, write_private};
 use crate::store::{NewToken, Store, StoreError};
@@ -102,18 +99,7 @@ pub async fn serve_with(
     store.undo_unasked(Timestamp::now()).await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
-    let context = Context {
-        store: store.clone(),
-        agents: Agents::new(driver.clone()),
-        driver: driver.clone(),
-        mirrors: Mirrors::new(mirrors),
-        followers: Followers::default(),
-        builds: Locks::default(),
-        environments: Environments::new(driver.clone()),
-        sizes: options.sizes.clone(),
-        command_timeout: options.command_timeout,
-        boot_timeout: options.boot_timeout,
-    };
+    let context = Context::new(store.clone(), driver.clone(), mirrors, options);
     let reconciler = Reconciler::new(context, options);
     let watch = Watch::new(reconciler.clone(), options);
     let state = AppState {

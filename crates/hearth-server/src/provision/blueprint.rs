@@ -60,10 +60,27 @@ pub struct Checkout {
     pub scripts: RepoScripts,
 }
 
-/// Name of the recipe of a pool whose branches are at these tips, on a host that gives VMs this environment.
+/// What a pool is to follow now.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// The repositories.
+    pub checkouts: Vec<Checkout>,
+    /// Where their branches were last seen.
+    pub tips: Tips,
+    /// Name of the recipe.
+    pub recipe: String,
+}
+
+/// Name of the recipe of a pool with these checkouts, whose branches are at these commits, on a host that gives VMs this
+/// environment.
 #[must_use]
-pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips, environment: Option<&str>) -> String {
-    let checkouts = checkouts(project, pool);
+pub fn recipe_name(
+    project: &ProjectRow,
+    pool: Option<&PoolRow>,
+    checkouts: &[Checkout],
+    commits: Vec<Option<&str>>,
+    environment: Option<&str>,
+) -> String {
     let recipe = Recipe {
         image: project.image.as_deref(),
         size: project.vm_size,
@@ -85,10 +102,7 @@ pub fn recipe_name(project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips, en
             .unwrap_or_default(),
         meets: Meets {
             environment,
-            commits: checkouts
-                .iter()
-                .map(|checkout| tips.commit(&checkout.url, &checkout.branch))
-                .collect(),
+            commits,
             epoch: project.template_epoch,
         },
     };
@@ -148,20 +162,23 @@ impl Blueprint {
             // These values may belong to either version.
             mask_cache::build(&variables).await
         };
-        let checkouts = checkouts(&row, pool.as_ref());
-        let urls: Vec<_> = checkouts.iter().map(|checkout| checkout.url.as_str()).collect();
-        let tips = store.tips_at(&urls).await?;
+        let Wish {
+            checkouts,
+            tips,
+            recipe,
+        } = context.wish(&row, pool.as_ref()).await?;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),
             variables_version: row.variables_version,
             epoch: row.template_epoch,
-            recipe: context.wanted_by(&row, pool.as_ref(), &tips).await,
+            recipe,
             image: row.image.clone(),
             shape: context.sizes.shape(row.vm_size),
-            tips: checkouts
-                .iter()
-                .map(|checkout| tips.commit(&checkout.url, &checkout.branch).map(str::to_owned))
+            tips: tips
+                .commits(&checkouts)
+                .into_iter()
+                .map(|commit| commit.map(str::to_owned))
                 .collect(),
             checkouts,
             masker,
@@ -175,13 +192,9 @@ impl Blueprint {
 
     /// Name of the recipe when its branches are at these commits; one that cannot be seen is where it was last seen.
     pub async fn recipe_at(&self, context: &Context, commits: &[Option<&str>]) -> String {
-        let mut tips = Tips::default();
-        for ((checkout, now), before) in self.checkouts.iter().zip(commits).zip(&self.tips) {
-            if let Some(commit) = now.or(before.as_deref()) {
-                tips.insert(&checkout.url, &checkout.branch, commit);
-            }
-        }
+        let seen = commits.iter().zip(&self.tips);
+        let commits = seen.map(|(now, before)| now.or(before.as_deref())).collect();
         let (project, pool) = &*self.wish;
-        context.wanted_by(project, pool.as_ref(), &tips).await
+        context.recipe(project, pool.as_ref(), &self.checkouts, commits).await
     }
 }

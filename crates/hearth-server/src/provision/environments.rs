@@ -21,7 +21,7 @@ pub struct Environments {
     known: Arc<Mutex<HashMap<Kind, Known>>>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Known {
     digest: Option<String>,
     at: Option<Instant>,
@@ -41,18 +41,16 @@ impl Environments {
     /// The digest; nothing when the image is not there, or as long as nobody knows.
     pub async fn get(&self, image: Option<&str>, shape: VmShape) -> Option<String> {
         let kind = (image.map(str::to_owned), shape);
-        let before = self.with(&kind, |known| {
-            let before = known.clone();
-            known.looking = true;
-            before
+        let (last, due) = self.with(&kind, |known| {
+            let is_fresh = known.at.is_some_and(|at| at.elapsed() < FRESH);
+            let due = !is_fresh && !known.looking;
+            known.looking |= due;
+            (known.digest.clone(), due)
         });
-        let is_fresh = before.at.is_some_and(|at| at.elapsed() < FRESH);
-        if before.looking || is_fresh {
-            self.with(&kind, |known| known.looking = before.looking);
-            return before.digest;
+        if !due {
+            return last;
         }
         let this = self.clone();
-        let last = before.digest;
         let look = tokio::spawn(async move {
             let found = this.driver.environment(kind.0.as_deref(), kind.1).await;
             this.with(&kind, |known| {

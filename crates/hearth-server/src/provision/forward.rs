@@ -13,6 +13,7 @@ use hearth_api::instance::RepoSettings;
 use super::blueprint::Checkout;
 use super::git::{GitError, git_fed};
 use super::mirrors::{MirrorError, Mirrors, Tip, Wanted};
+use super::scripts::Phase;
 use super::steps::millis;
 
 /// Where packs lie for a moment.
@@ -123,14 +124,12 @@ impl Move<'_> {
         if tip.commit == self.from.commit && self.branch == self.from.branch {
             return Ok(None);
         }
-        let changed = tip.changed_since(&self.from.commit).await?;
+        let needs_update = self.needs_update(&tip).await?;
         let pack = tip.pack_since(&self.from.commit).await?;
         agent.write_file(PACK, PACK_MODE, pack).await?;
         self.run(agent, &tip.commit).await?;
         Ok(Some(Moved {
-            needs_update: self
-                .watches()
-                .is_none_or(|set| changed.iter().any(|path| set.is_match(path))),
+            needs_update,
             commit: tip.commit,
         }))
     }
@@ -166,24 +165,26 @@ impl Move<'_> {
         }
     }
 
+    /// Whether its script is there for one of the files that change.
+    async fn needs_update(&self, tip: &Tip) -> Result<bool, GitError> {
+        if self.checkout.scripts.script(Phase::UpdateAfterCheckout).is_none() {
+            return Ok(false);
+        }
+        let changed = tip.changed_since(&self.from.commit).await?;
+        let watched = self.watches();
+        Ok(watched.is_none_or(|set| changed.iter().any(|path| set.is_match(path))))
+    }
+
     /// The files that its script is there for; `None`: all.
     fn watches(&self) -> Option<GlobSet> {
         let own = self
             .settings
             .and_then(|read| read.settings.hooks.update_when_changed.as_ref());
+        let patterns = own.map_or(LOCK_FILES.to_vec(), |own| own.iter().map(String::as_str).collect());
         let mut set = GlobSetBuilder::new();
-        match own {
-            Some(patterns) => {
-                for pattern in patterns {
-                    // A pattern that is none watches everything: rather once too often.
-                    set.add(Glob::new(pattern).ok()?);
-                }
-            }
-            None => {
-                for pattern in LOCK_FILES {
-                    set.add(Glob::new(pattern).ok()?);
-                }
-            }
+        for pattern in patterns {
+            // A pattern that is none watches everything: rather once too often.
+            set.add(Glob::new(pattern).ok()?);
         }
         set.build().ok()
     }

@@ -25,15 +25,17 @@ pub mod scripts;
 pub mod settings;
 mod steps;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_drivers::{CheckpointKey, Driver, Locks};
 use jiff::Timestamp;
 
-use crate::options::Sizes;
+use crate::options::{ServeOptions, Sizes};
 use crate::store::{PoolRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use agents::Agents;
+use blueprint::{Checkout, Wish, checkouts, recipe_name};
 use environments::Environments;
 use follow::Followers;
 use mirrors::Mirrors;
@@ -75,18 +77,52 @@ pub fn serving<'a>(all: &'a [TemplateRow], project: &ProjectRow, wanted: &str) -
 }
 
 impl Context {
-    /// Name of the recipe that a pool is to follow now.
-    pub async fn wanted(&self, project: &ProjectRow, pool: Option<&PoolRow>) -> Result<String, StoreError> {
-        let urls: Vec<_> = project.repos.iter().map(|repo| repo.url.as_str()).collect();
-        let tips = self.store.tips_at(&urls).await?;
-        Ok(self.wanted_by(project, pool, &tips).await)
+    /// With nothing under way; `mirrors` is the folder of the repositories.
+    #[must_use]
+    pub fn new(store: Store, driver: Arc<dyn Driver>, mirrors: PathBuf, options: &ServeOptions) -> Self {
+        Self {
+            store,
+            agents: Agents::new(driver.clone()),
+            mirrors: Mirrors::new(mirrors),
+            followers: Followers::default(),
+            builds: Locks::default(),
+            environments: Environments::new(driver.clone()),
+            driver,
+            sizes: options.sizes.clone(),
+            command_timeout: options.command_timeout,
+            boot_timeout: options.boot_timeout,
+        }
     }
 
-    /// The same for somebody who knows the tips.
-    pub async fn wanted_by(&self, project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips) -> String {
+    /// What a pool is to follow now.
+    pub async fn wish(&self, project: &ProjectRow, pool: Option<&PoolRow>) -> Result<Wish, StoreError> {
+        let tips = self.store.tips_of(project).await?;
+        let checkouts = checkouts(project, pool);
+        let recipe = self.recipe(project, pool, &checkouts, tips.commits(&checkouts)).await;
+        Ok(Wish {
+            checkouts,
+            tips,
+            recipe,
+        })
+    }
+
+    /// Name of the recipe that a pool is to follow, for somebody who knows all tips.
+    pub async fn wanted(&self, project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips) -> String {
+        let checkouts = checkouts(project, pool);
+        self.recipe(project, pool, &checkouts, tips.commits(&checkouts)).await
+    }
+
+    /// Name of the recipe of these checkouts at these commits, on this host as it is.
+    async fn recipe(
+        &self,
+        project: &ProjectRow,
+        pool: Option<&PoolRow>,
+        checkouts: &[Checkout],
+        commits: Vec<Option<&str>>,
+    ) -> String {
         let shape = self.sizes.shape(project.vm_size);
         let environment = self.environments.get(project.image.as_deref(), shape).await;
-        blueprint::recipe_name(project, pool, tips, environment.as_deref())
+        recipe_name(project, pool, checkouts, commits, environment.as_deref())
     }
 
     /// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.

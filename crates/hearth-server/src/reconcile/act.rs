@@ -1,8 +1,6 @@
 //! Action: carries out what the planner decided. Each action is checked again by the store against the generation it was
 //! decided on; losing that race is normal.
 
-use std::sync::PoisonError;
-
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::InstanceStatus;
 use hearth_core::plan::Action;
@@ -75,7 +73,7 @@ impl Reconciler {
         new.started_by = Some(self.session.clone());
         let running = self.tasks.begin_provision(&new.id);
         self.context.store.insert_instance(&new, world.now).await?;
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.tokens().take();
         tracing::info!(instance = %new.id, %project, recipe = new.recipe, "making an instance");
         let boot = Boot {
             id: new.id,
@@ -110,7 +108,7 @@ impl Reconciler {
         if !store.start_instance(instance, &self.session, recipe).await? {
             return Ok(());
         }
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.tokens().take();
         tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
         let boot = Boot {
             id: row.id,

@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use super::trace::Trace;
 use super::{Order, Reconciler};
-use crate::provision::blueprint::{Checkout, checkouts};
+use crate::provision::blueprint::{Checkout, Wish};
 use crate::provision::envfile;
 use crate::provision::forward::{Move, MoveError};
 use crate::provision::scripts::{Phase, run_at_claim};
 use crate::provision::{mask_cache, serving};
-use crate::store::{InstanceRow, Moved, NewClaim, PoolRow, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
+use crate::store::{InstanceRow, Moved, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 
 /// A ready VM has this long to go on and to answer when it is handed over; then the next one is tried. A healthy one takes
 /// milliseconds, and a host where fifty are asked for at once half a second.
@@ -195,7 +195,7 @@ impl Reconciler {
                     reservation.id = None;
                     continue;
                 }
-            } else if let Some(made) = self.makes_one(project, order, &mut trace).await? {
+            } else if let Some((made, recipe)) = self.makes_one(project, order, &mut trace).await? {
                 if made == ClaimSource::Fork {
                     deadline = deadline.max(began + FORK_BUDGET);
                 } else if order.patience.is_zero() {
@@ -204,8 +204,7 @@ impl Reconciler {
                 let id = InstanceId::generate();
                 // Before the row is there: whenever this future is dropped, the row is given back.
                 reservation.id = Some(id.clone());
-                let order = Order::Claim { strict: order.strict };
-                self.order_instance(&id, project, order).await?;
+                self.order_instance(&id, project, Order::Claim { recipe }).await?;
                 source = made;
             }
             if source == ClaimSource::Ready {
@@ -217,29 +216,29 @@ impl Reconciler {
         }
     }
 
-    /// Whether the claim has a VM made for itself, and how: a fork where there is a template, and a cold one where waiting alone
+    /// Whether the claim has a VM made for itself, how, and by which recipe: a fork where there is a template, and a cold one where waiting alone
     /// would be in vain, because nothing is being made for the pool and nothing will be.
     async fn makes_one(
         &self,
         project: &ProjectRow,
         order: &ClaimOrder,
         trace: &mut Trace,
-    ) -> Result<Option<ClaimSource>, StoreError> {
+    ) -> Result<Option<(ClaimSource, String)>, StoreError> {
         if order.miss == Miss::Require {
             return Ok(None);
         }
         let store = &self.context.store;
         let pool = store.pool(&project.id).await?;
-        let recipe = self.context.wanted(project, pool.as_ref()).await?;
+        let recipe = self.context.wish(project, pool.as_ref()).await?.recipe;
         let templates = store.templates_of(&project.id).await?;
         let from = serving(&templates, project, &recipe);
-        let has_template = from.is_some_and(|template| !order.strict || template.recipe == recipe);
-        trace.saw_template(has_template);
-        if has_template {
-            return Ok(Some(ClaimSource::Fork));
+        let from = from.filter(|template| !order.strict || template.recipe == recipe);
+        trace.saw_template(from.is_some());
+        if let Some(template) = from {
+            return Ok(Some((ClaimSource::Fork, template.recipe.clone())));
         }
         let in_vain = order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled);
-        Ok(in_vain.then_some(ClaimSource::Cold))
+        Ok(in_vain.then_some((ClaimSource::Cold, recipe)))
     }
 
     async fn check_reserved(&self, id: &InstanceId) -> Result<InstanceRow, ClaimError> {
@@ -314,7 +313,7 @@ impl Reconciler {
         loop {
             trace.begin_try();
             let pool = store.pool(&project.id).await?;
-            let current = self.context.wanted(project, pool.as_ref()).await?;
+            let wish = self.context.wish(project, pool.as_ref()).await?;
             let now = Timestamp::now();
             let wait_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let new = NewClaim {
@@ -322,12 +321,12 @@ impl Reconciler {
                 key: order.key.as_deref(),
                 body_hash: &order.body_hash,
                 token: &order.token,
-                strict_recipe: order.strict.then_some(current.as_str()),
+                strict_recipe: order.strict.then_some(wish.recipe.as_str()),
                 only: reserved,
                 lease: order.lease,
             };
             let taken = store
-                .take_ready(&new, &current, now, |row, expires_at| ClaimReply {
+                .take_ready(&new, &wish.recipe, now, |row, expires_at| ClaimReply {
                     id: row.id.clone(),
                     instance_id: row.vm.clone(),
                     source,
@@ -368,11 +367,8 @@ impl Reconciler {
                 reconciler: self.clone(),
                 id: order.key.is_none().then(|| row.id.clone()),
             };
-            let is_current = row.recipe == current;
-            match self
-                .activate(project, pool.as_ref(), order, &row, is_current, trace)
-                .await
-            {
+            let is_current = row.recipe == wish.recipe;
+            match self.activate(project, &wish, order, &row, trace).await {
                 Ok(repos) => {
                     reply.repos = repos;
                     store.end_hand_over(&reply, &trace.end(order, is_current)).await?;
@@ -403,10 +399,9 @@ impl Reconciler {
     async fn activate(
         &self,
         project: &ProjectRow,
-        pool: Option<&PoolRow>,
+        wish: &Wish,
         order: &ClaimOrder,
         row: &InstanceRow,
-        is_current: bool,
         trace: &mut Trace,
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
         let budget = Instant::now() + ANSWER_BUDGET;
@@ -425,15 +420,15 @@ impl Reconciler {
         let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
         clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         trace.lap("clock");
-        let variables = self.task_variables(project, order, is_current).await?;
+        let variables = self.task_variables(project, order, row.recipe == wish.recipe).await?;
         if let Some(variables) = &variables {
             agent
                 .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
                 .await?;
         }
         trace.lap("variables");
-        let checkouts = checkouts(project, pool);
-        let (repos, moved) = self.move_checkouts(&checkouts, order, row, &agent).await?;
+        let checkouts = &wish.checkouts;
+        let (repos, moved) = self.move_checkouts(wish, order, row, &agent).await?;
         trace.lap("checkouts");
         let all: Vec<&Checkout> = checkouts.iter().collect();
         let moved = moved.into_iter().filter_map(|at| checkouts.get(at)).collect();
@@ -465,13 +460,12 @@ impl Reconciler {
     /// places of those whose script `updateAfterCheckout` has something to do.
     async fn move_checkouts(
         &self,
-        checkouts: &[Checkout],
+        wish: &Wish,
         order: &ClaimOrder,
         row: &InstanceRow,
         agent: &AgentClient,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
-        let urls: Vec<_> = checkouts.iter().map(|checkout| checkout.url.as_str()).collect();
-        let tips = self.context.store.tips_at(&urls).await?;
+        let Wish { checkouts, tips, .. } = wish;
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
         for (at, checkout) in checkouts.iter().enumerate() {
             let Some(repo) = repos.iter_mut().find(|repo| repo.path == checkout.path) else {
@@ -495,14 +489,14 @@ impl Reconciler {
                 if branch == from.branch && commit == Some(from.commit.as_str()) {
                     break;
                 }
-                let wish = Move {
+                let step = Move {
                     checkout,
                     from: &from,
                     branch,
                     commit,
                     settings,
                 };
-                match wish
+                match step
                     .carry_out(&self.context.mirrors, agent, FETCH_BUDGET.max(order.patience))
                     .await
                 {

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use hearth_api::ids::VmId;
-use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
-use jiff::Timestamp;
 use rand::RngExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::Reconciler;
 use crate::store::{InstanceRow, StoreError};
 
-/// How often it is looked which VMs are due.
-const ROUND: Duration = Duration::from_secs(2);
 /// A VM has this long to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Misses in a row before a VM is given up: a host can be busy.
 const MISSES: u32 = 3;
-/// After a miss the VM is asked again so much sooner.
+/// After a miss the VM is asked again so much sooner; so often it is looked which VMs are due, too.
 const SOONER: u32 = 20;
 /// VMs that are asked at once.
 const AT_ONCE: usize = 2;
@@ -50,7 +47,7 @@ impl Reconciler {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(ROUND.min(self.probe_interval)) => {}
+                () = tokio::time::sleep(self.probe_interval / SOONER) => {}
             }
         }
     }
@@ -62,8 +59,7 @@ impl Reconciler {
     }
 
     async fn probe_round(&self) -> Result<(), StoreError> {
-        let rows = self.context.store.all_instances(Timestamp::MIN).await?;
-        let ready: Vec<InstanceRow> = rows.into_iter().filter(is_in_pool).collect();
+        let ready = self.context.store.pooled_instances().await?;
         let due = self.probes(|probes| probes.due(&ready, self.probe_interval));
         futures::stream::iter(ready.into_iter().filter(|row| due.contains(&row.vm)))
             .for_each_concurrent(AT_ONCE, |row| async move {
@@ -106,10 +102,6 @@ impl Reconciler {
     fn probes<T>(&self, act: impl FnOnce(&mut Probes) -> T) -> T {
         act(&mut self.probing.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-fn is_in_pool(row: &InstanceRow) -> bool {
-    row.state == InstanceState::Ready && !row.is_test && !row.is_build && !row.reserved
 }
 
 impl Probes {

@@ -17,8 +17,8 @@ const JUMP: SignedDuration = SignedDuration::from_secs(60);
 /// What is known of lease and clock.
 #[derive(Debug, Default)]
 pub(super) struct Lead {
-    /// When the lease was last taken or renewed, and its generation.
-    held: Option<(Instant, i64)>,
+    /// When the lease was last taken or renewed.
+    held: Option<Instant>,
     /// It was said that somebody else has it.
     said: bool,
     /// The clock's time and the time that passes whatever the clock says, as of the last look.
@@ -35,14 +35,14 @@ impl Reconciler {
             .store
             .hold_controller(&self.session, Timestamp::now(), LEASE, true)
             .await?;
-        self.lead(|lead| lead.held = generation.map(|generation| (Instant::now(), generation)));
+        self.lead(|lead| lead.held = generation.map(|_| Instant::now()));
         Ok(())
     }
 
     /// Whether this server acts in this pass.
     pub(super) async fn leads(&self, now: Timestamp) -> Result<bool, StoreError> {
         let held = self.lead(|lead| lead.held);
-        if held.is_some_and(|(at, _)| at.elapsed() < RENEW_AFTER) {
+        if held.is_some_and(|at| at.elapsed() < RENEW_AFTER) {
             return Ok(true);
         }
         let asked = Instant::now();
@@ -52,7 +52,7 @@ impl Reconciler {
             .hold_controller(&self.session, now, LEASE, false)
             .await?;
         let news = self.lead(|lead| {
-            lead.held = generation.map(|generation| (asked, generation));
+            lead.held = generation.map(|_| asked);
             std::mem::replace(&mut lead.said, generation.is_none()) != generation.is_none()
         });
         match generation {

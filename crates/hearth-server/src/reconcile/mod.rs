@@ -14,7 +14,7 @@ mod tasks;
 mod trace;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::options::ServeOptions;
-use crate::provision::{Context, serving};
+use crate::provision::Context;
 use crate::store::{NewInstance, ProjectRow, StoreError};
 
 use bucket::Bucket;
@@ -36,7 +36,7 @@ pub use rest::Awake;
 use tasks::Tasks;
 
 /// Who waits for an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// Somebody tests the set-up.
     Test {
@@ -45,8 +45,8 @@ pub enum Order {
     },
     /// A claim.
     Claim {
-        /// Only the wanted recipe will do.
-        strict: bool,
+        /// What its VM is made by.
+        recipe: String,
     },
     /// The template has become old.
     Renewal,
@@ -140,6 +140,10 @@ impl Reconciler {
         &self.context
     }
 
+    fn tokens(&self) -> MutexGuard<'_, Bucket> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Something changed: look soon.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -201,14 +205,13 @@ impl Reconciler {
     /// Writes the row of an instance that somebody waits for (a test boot, a claim); the loop starts it. The caller chooses
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
-        let pool = self.context.store.pool(&project.id).await?;
-        let mut recipe = self.context.wanted(project, pool.as_ref()).await?;
-        if order == (Order::Claim { strict: false }) {
-            let templates = self.context.store.templates_of(&project.id).await?;
-            if let Some(template) = serving(&templates, project, &recipe) {
-                recipe.clone_from(&template.recipe);
+        let recipe = match &order {
+            Order::Claim { recipe } => recipe.clone(),
+            _ => {
+                let pool = self.context.store.pool(&project.id).await?;
+                self.context.wish(project, pool.as_ref()).await?.recipe
             }
-        }
+        };
         let shape = self.context.sizes.shape(project.vm_size);
         let new = new_instance(&project.id, recipe, shape);
         let new = NewInstance {

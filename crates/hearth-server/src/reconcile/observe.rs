@@ -1,7 +1,6 @@
 //! Observation: store + drivers → one [`World`].
 
 use std::collections::{HashMap, HashSet};
-use std::sync::PoisonError;
 
 use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::plan::RECORD_KEPT;
@@ -49,11 +48,11 @@ impl Reconciler {
         let capabilities = self.context.driver.capabilities();
         let mut by_project: HashMap<ProjectId, Vec<InstanceWorld>> = HashMap::new();
         for row in &rows {
-            let forked = row.use_cache && !row.is_build && prepared.contains(&(&row.project, row.recipe.as_str()));
+            let prepared = prepared.contains(&(&row.project, row.recipe.as_str()));
             by_project
                 .entry(row.project.clone())
                 .or_default()
-                .push(self.instance_world(row, forked, &vms));
+                .push(self.instance_world(row, prepared, &vms));
         }
         let mut pools = Vec::new();
         let mut tenants: HashMap<String, usize> = HashMap::new();
@@ -63,7 +62,7 @@ impl Reconciler {
             if pool.is_none() && instances.is_empty() {
                 continue;
             }
-            let recipe = self.context.wanted_by(&project, pool.as_ref(), &tips).await;
+            let recipe = self.context.wanted(&project, pool.as_ref(), &tips).await;
             let serving = serving(&templates, &project, &recipe);
             let next = tenants.len();
             let tenant = *tenants.entry(project.tenant.clone()).or_insert(next);
@@ -89,7 +88,7 @@ impl Reconciler {
         Ok(World {
             now,
             limits: Limits {
-                tokens: self.tokens.lock().unwrap_or_else(PoisonError::into_inner).look(),
+                tokens: self.tokens().look(),
                 ..self.limits
             },
             can_rest: capabilities.pause,
@@ -144,10 +143,11 @@ impl Reconciler {
         })
     }
 
+    /// `prepared`: there is a template of its recipe.
     pub(super) fn instance_world(
         &self,
         row: &InstanceRow,
-        forked: bool,
+        prepared: bool,
         vms: &HashMap<VmId, VmState>,
     ) -> InstanceWorld {
         let work = match row.state {
@@ -167,7 +167,7 @@ impl Reconciler {
             is_build: row.is_build,
             reserved: row.reserved,
             recipe: row.recipe.clone(),
-            forked,
+            forked: prepared && row.use_cache && !row.is_build,
             failure: row.failure_kind,
             memory_mib: row.counts_mib(),
             created_at: row.created_at,

@@ -209,18 +209,26 @@ pub(super) async fn move_row(
     Ok(moved.map_or(Moved::Lost, Moved::To))
 }
 
+/// Whole rows of instances, for [`Raw`].
+macro_rules! select_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT instance.*, claim.expires_at AS lease_ends_at
+             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE ",
+            $condition
+        )
+    };
+}
+
 /// One instance, on a connection that may be in a transaction.
 pub(super) async fn select_instance(
     on: &mut SqliteConnection,
     id: &InstanceId,
 ) -> Result<Option<InstanceRow>, StoreError> {
-    let raw: Option<Raw> = sqlx::query_as(
-        "SELECT instance.*, claim.expires_at AS lease_ends_at
-         FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE instance.id = ?1",
-    )
-    .bind(id.as_str())
-    .fetch_optional(on)
-    .await?;
+    let raw: Option<Raw> = sqlx::query_as(select_where!("instance.id = ?1"))
+        .bind(id.as_str())
+        .fetch_optional(on)
+        .await?;
     raw.map(InstanceRow::try_from).transpose()
 }
 
@@ -378,27 +386,31 @@ impl Store {
     /// Every instance that there is something to do about: what the pool loop sees. Of mere records only those that ended before
     /// this time: an outage can leave very many.
     pub async fn all_instances(&self, records_before: Timestamp) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(
-            "SELECT instance.*, claim.expires_at AS lease_ends_at
-             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
-             WHERE state <> 'archived' OR state_since <= ?1 ORDER BY instance.id",
-        )
+        let raw: Vec<Raw> = sqlx::query_as(select_where!(
+            "state <> 'archived' OR state_since <= ?1 ORDER BY instance.id"
+        ))
         .bind(millis(records_before))
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
     }
 
-    /// The same of one project.
-    pub async fn instances_of(&self, project: &ProjectId) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(
-            "SELECT instance.*, claim.expires_at AS lease_ends_at
-             FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
-             WHERE instance.project_id = ?1 ORDER BY instance.id",
-        )
-        .bind(project.as_str())
+    /// The ready instances that wait in their pools.
+    pub async fn pooled_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(select_where!(
+            "state = 'ready' AND is_test = 0 AND is_build = 0 AND reserved = 0"
+        ))
         .fetch_all(&self.read)
         .await?;
+        raw.into_iter().map(InstanceRow::try_from).collect()
+    }
+
+    /// Every instance of one project.
+    pub async fn instances_of(&self, project: &ProjectId) -> Result<Vec<InstanceRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(select_where!("instance.project_id = ?1 ORDER BY instance.id"))
+            .bind(project.as_str())
+            .fetch_all(&self.read)
+            .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
     }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{RunOn as _, Store, StoreError, millis, timestamp};
+use super::{ProjectRow, RunOn as _, Store, StoreError, millis, timestamp};
+use crate::provision::blueprint::Checkout;
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
@@ -26,19 +27,17 @@ impl Tips {
         self.get(url, branch).map(|tip| tip.commit.as_str())
     }
 
+    /// The commits of these checkouts' branches, in order.
+    #[must_use]
+    pub fn commits(&self, checkouts: &[Checkout]) -> Vec<Option<&str>> {
+        let commit = |checkout: &Checkout| self.commit(&checkout.url, &checkout.branch);
+        checkouts.iter().map(commit).collect()
+    }
+
     /// The same with its time.
     #[must_use]
     pub fn get(&self, url: &str, branch: &str) -> Option<&TipRow> {
         self.0.get(&(url.to_owned(), branch.to_owned()))
-    }
-
-    /// Notes one, in this snapshot only.
-    pub fn insert(&mut self, url: &str, branch: &str, commit: &str) {
-        let tip = TipRow {
-            commit: commit.to_owned(),
-            changed_at: Timestamp::now(),
-        };
-        self.0.insert((url.to_owned(), branch.to_owned()), tip);
     }
 }
 
@@ -71,6 +70,12 @@ impl Store {
             tips.0.insert((url, branch), TipRow { commit, changed_at });
         }
         Ok(tips)
+    }
+
+    /// The tips of a project's repositories.
+    pub async fn tips_of(&self, project: &ProjectRow) -> Result<Tips, StoreError> {
+        let urls: Vec<_> = project.repos.iter().map(|repo| repo.url.as_str()).collect();
+        self.tips_at(&urls).await
     }
 
     /// The tips of these repositories alone, each with every branch that was seen.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::PatchPool;
 use hearth_api::project::VmSize;
+use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
-use hearth_drivers::{Driver, Locks};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +17,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Pushed, Watch};
 use crate::options::ServeOptions;
 use crate::provision::Context;
-use crate::provision::agents::Agents;
-use crate::provision::environments::Environments;
-use crate::provision::follow::Followers;
-use crate::provision::mirrors::Mirrors;
 use crate::reconcile::Reconciler;
 use crate::secrets::Cipher;
 use crate::store::{ProjectRow, RepoSource, Store};
@@ -47,20 +43,10 @@ impl House {
         let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
         let mut options = ServeOptions::new(folder.path().join("data"));
         options.watch_interval = interval;
+        options.command_timeout = SOON;
         let mirrors = folder.path().join("mirrors");
         std::fs::create_dir(&mirrors).unwrap();
-        let context = Context {
-            store: store.clone(),
-            agents: Agents::new(driver.clone()),
-            driver: driver.clone(),
-            mirrors: Mirrors::new(mirrors),
-            followers: Followers::default(),
-            builds: Locks::default(),
-            environments: Environments::new(driver),
-            sizes: options.sizes.clone(),
-            command_timeout: SOON,
-            boot_timeout: SOON,
-        };
+        let context = Context::new(store.clone(), driver, mirrors, &options);
         let watch = Watch::new(Reconciler::new(context, &options), &options);
         let stop = CancellationToken::new();
         tokio::spawn({

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Reconciler;
-use crate::provision::blueprint::{Checkout, checkouts};
+use crate::provision::blueprint::{Checkout, Wish};
 use crate::provision::serving;
 use crate::store::{InstanceRow, ProjectRow, StoreError, TemplateRow, Tips};
 use conditions::{Facts, Since};
@@ -84,16 +84,16 @@ impl Reconciler {
         let rows = store.instances_of(&project.id).await?;
         let mut templates = store.templates_of(&project.id).await?;
         templates.sort_by_key(|template| std::cmp::Reverse(template.created_at));
-        let checkouts = checkouts(project, pool.as_ref());
-        let urls: Vec<_> = checkouts.iter().map(|checkout| checkout.url.as_str()).collect();
-        let tips = store.tips_at(&urls).await?;
-        let recipe = self.context.wanted_by(project, pool.as_ref(), &tips).await;
+        let Wish {
+            checkouts,
+            tips,
+            recipe,
+        } = self.context.wish(project, pool.as_ref()).await?;
         let serves = serving(&templates, project, &recipe);
         let instances = rows.iter().map(|row| {
             let prepared = templates.iter().any(|template| template.recipe == row.recipe);
-            let forked = row.use_cache && !row.is_build && prepared;
             // No look at the VMs: a pass has just had one.
-            self.instance_world(row, forked, &HashMap::new())
+            self.instance_world(row, prepared, &HashMap::new())
         });
         let instances = instances.collect();
         let world = self
