@@ -65,12 +65,17 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::TREE, &Method::PUT) => tree::write(request).await,
         (paths::CLOCK, &Method::POST) => set_clock(request).await,
         (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
-        (paths::HEALTH | paths::EXEC | paths::FILES | paths::TREE | paths::CLOCK | paths::ACTIVATE, method) => {
-            Err(Fault {
-                status: StatusCode::METHOD_NOT_ALLOWED,
-                message: format!("{path} does not know the method {method}"),
-            })
+        (paths::SETTLE, &Method::POST) => {
+            execs.settle().await;
+            Ok(reply::done())
         }
+        (
+            paths::HEALTH | paths::EXEC | paths::FILES | paths::TREE | paths::CLOCK | paths::ACTIVATE | paths::SETTLE,
+            method,
+        ) => Err(Fault {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            message: format!("{path} does not know the method {method}"),
+        }),
         _ => Err(Fault {
             status: StatusCode::NOT_FOUND,
             message: format!("this agent ({}) does not know {path}", env!("CARGO_PKG_VERSION")),

@@ -68,6 +68,11 @@ impl Execs {
         self.spares.keep(&self.cgroups).await;
     }
 
+    /// Prepares for the next commands at once: the VM is about to be frozen.
+    pub(crate) async fn settle(&self) {
+        self.spares.settle(&self.cgroups).await;
+    }
+
     /// Waits until no attached command runs any more, nor anything that waits for one.
     pub(crate) async fn all_ended(&self) {
         self.tasks.close();

@@ -1,7 +1,8 @@
 //! Launchers that wait for commands of callers: starting one takes longer than most commands do, above all where the
 //! processor is emulated. A checkpoint holds them too, and each of its forks has them for itself.
 //!
-//! They are started when nothing else is to be done. A command that finds none waits for one of its own.
+//! They are started when nothing else is to be done, and in haste only when none is left: a VM that has just been handed over has
+//! better things to do. A command that finds none waits for one of its own.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,11 +13,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::cgroup::Cgroups;
 use super::launch::{Launcher, Outputs};
 
-/// So many wait: in a fork, the proof that it is ready, the warm-up, and the first two commands of a task use one each.
-const SPARES: usize = 4;
-/// The agent is idle when no command has begun or ended for this long; shorter than a guest must be idle to be frozen.
+/// So many wait: in a fork, the proof that it is ready and the first two commands of a task use one each.
+const SPARES: usize = 3;
+/// When none waits and no command has begun or ended for this long, others are started.
 const IDLE: Duration = Duration::from_millis(30);
-/// The same while commands run: they may be what somebody waits for.
+/// The same while some wait, or while commands run: they may be what somebody waits for.
 const QUIET: Duration = Duration::from_secs(1);
 /// From one launcher to the next.
 const BETWEEN: Duration = Duration::from_millis(1);
@@ -89,16 +90,29 @@ impl Spares {
             self.idle().await;
             cgroups.sweep();
             while self.count() < SPARES {
-                // When it fails, a command will find out, and say so.
-                let Ok(spare) = Launcher::start(cgroups, Outputs::piped()) else {
-                    break;
-                };
-                self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
-                // The new process goes first, and so does whatever was asked meanwhile.
-                sleep(BETWEEN).await;
                 self.idle().await;
+                if !self.add(cgroups).await {
+                    break;
+                }
             }
         }
+    }
+
+    /// Cleans up and fills the stock now: the VM is about to be frozen.
+    pub(super) async fn settle(&self, cgroups: &Cgroups) {
+        cgroups.sweep();
+        while self.count() < SPARES && self.add(cgroups).await {}
+    }
+
+    /// Starts one. When it fails, a command will find out, and say so.
+    async fn add(&self, cgroups: &Cgroups) -> bool {
+        let Ok(spare) = Launcher::start(cgroups, Outputs::piped()) else {
+            return false;
+        };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
+        // The new process goes first, and so does whatever was asked meanwhile.
+        sleep(BETWEEN).await;
+        true
     }
 
     async fn idle(&self) {
@@ -113,8 +127,9 @@ impl Spares {
 
     /// When to look again whether the agent is idle; `None` when it is.
     fn idle_at(&self) -> Option<Instant> {
+        let in_haste = self.count() == 0;
         let activity = self.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = if activity.running == 0 { IDLE } else { QUIET };
+        let pause = if in_haste && activity.running == 0 { IDLE } else { QUIET };
         let then = activity.last + pause;
         (Instant::now() < then).then_some(then)
     }

@@ -468,7 +468,7 @@ async fn a_lost_connection_is_called_lost() {
 async fn some_spares(agent: &Agent) -> Vec<i32> {
     eventually("some wait", async || {
         let found = agent.spares();
-        (found.len() >= 4).then_some(found)
+        (found.len() >= 3).then_some(found)
     })
     .await
 }
@@ -492,6 +492,19 @@ async fn commands_find_processes_that_wait_for_them() {
         is_gone(*pid).await;
     }
     assert!(!waiting.contains(&own_pid().await));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_told_to_settle_prepares_at_once() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    assert!(agent.spares().is_empty());
+    client.settle().await.unwrap();
+    let waiting = some_spares(&agent).await;
+    client.settle().await.unwrap();
+    assert_eq!(agent.spares(), waiting);
+    let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
+    assert!(waiting.contains(&text(&output.stdout).trim().parse().unwrap()));
 }
 
 #[tokio::test]

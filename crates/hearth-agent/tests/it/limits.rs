@@ -98,7 +98,7 @@ async fn a_hundred_commands_at_once() {
     client.health().await.unwrap();
     eventually("no child is left that had a command, not even a zombie", async || {
         let (children, spares) = (agent.children(), agent.spares());
-        (children.len() <= 4 && children == spares).then_some(())
+        (children.len() <= 3 && children == spares).then_some(())
     })
     .await;
 }

@@ -14,8 +14,8 @@ pub mod session;
 
 /// Counts up with every addition that a peer may want to know of.
 ///
-/// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`].
-pub const PROTOCOL_VERSION: u32 = 3;
+/// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle.
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
 pub const ACTIVATE_SINCE: u32 = 2;
@@ -182,6 +182,8 @@ pub mod paths {
     pub const CLOCK: &str = "/v1/clock";
     /// `POST`: an [`Activate`](super::Activate), answered by an [`Activated`](super::Activated). Before any other command.
     pub const ACTIVATE: &str = "/v1/activate";
+    /// `POST`, without a body: the agent prepares for commands, as it does when it is idle, at once. Before the VM is frozen.
+    pub const SETTLE: &str = "/v1/settle";
     /// Query key: an absolute path in the VM.
     pub const PATH: &str = "path";
     /// Query key: permission bits, octal; `0644` when absent.

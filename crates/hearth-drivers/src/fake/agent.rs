@@ -148,6 +148,7 @@ impl Guest {
                 self.inside().clock = Some(clock.unix_nanos);
                 Ok(done())
             }
+            (paths::SETTLE, &Method::POST) => Ok(done()),
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
                 let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;

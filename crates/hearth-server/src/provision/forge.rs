@@ -9,7 +9,7 @@ use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose, VmShape};
 use jiff::Timestamp;
 
 use super::chain::{Stage, Work};
-use super::machine::driver_failure;
+use super::machine::{HOUSEKEEPING_TIMEOUT, driver_failure};
 use super::piece::{Piece, entries};
 use super::recorder::show_again;
 use super::steps::{Found, Run, Stop, failure};
@@ -189,8 +189,13 @@ impl Run<'_> {
             tracing::debug!(%error, %key, "what was left of a checkpoint stays");
         }
         if is_last || *work == Work::Base {
-            // What is not on the disk yet would be written by every fork anew.
+            // What is not on the disk yet would be written by every fork anew, and what the agent has prepared they all have.
             self.run_quietly(agent, &["sync"]).await;
+            match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the guest does not settle"),
+                Err(_) => tracing::debug!("the guest does not settle in time"),
+            }
         }
         if let Err(error) = self.context.driver.checkpoint(&self.boot.vm, &spec).await {
             if is_last {

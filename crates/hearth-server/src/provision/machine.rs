@@ -18,7 +18,7 @@ use super::steps::{Run, Stop, command_failure, failure, millis, vm_lost};
 /// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
 const CONNECT_TRY: Duration = Duration::from_secs(5);
 /// Time limit of Hearth's own small commands in a VM.
-const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
@@ -271,40 +271,36 @@ impl Run<'_> {
         }
     }
 
-    /// Ready means: a command ran in this VM after everything else.
+    /// Ready means: a command ran in this VM after everything else. In one that is to rest it is what tasks run first, a shell and
+    /// programs, so that under emulation their code is translated before the claim.
     pub(super) async fn prove_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
-        let spec = ExecSpec {
-            argv: Some(vec!["/bin/true".to_owned()]),
-            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
-            ..ExecSpec::default()
-        };
         let begin = Instant::now();
-        let proof = agent.exec_collect(&spec, 0).await;
+        let warm = ["bash", "-c", "cat /etc/hostname; /bin/true"];
+        // An image may be without bash.
+        let is_ready = self.boot.rests && self.runs(agent, &warm).await? || self.runs(agent, &["/bin/true"]).await?;
         tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");
-        match proof {
-            Ok(output) if matches!(output.end, ExecEnd::Exited { code: Some(0), .. }) => Ok(()),
-            Ok(_) => Err(Stop::Failure(failure(
-                FailureKind::Setup,
-                "after its set-up the VM cannot run /bin/true",
-            ))),
-            Err(error) => Err(vm_lost(error).into()),
+        if is_ready {
+            return Ok(());
         }
+        let reason = "after its set-up the VM cannot run /bin/true";
+        Err(failure(FailureKind::Setup, reason).into())
     }
 
-    /// Runs what tasks run first, a shell and a program, so that under emulation its code is translated before the claim.
-    pub(super) async fn warm_up(&self, agent: &AgentClient) {
-        self.run_quietly(agent, &["bash", "-c", "cat /etc/hostname"]).await;
-    }
-
-    /// A command whose end changes nothing.
-    pub(super) async fn run_quietly(&self, agent: &AgentClient, argv: &[&str]) {
+    /// Whether a command runs, and ends well.
+    async fn runs(&self, agent: &AgentClient, argv: &[&str]) -> Result<bool, Stop> {
         let spec = ExecSpec {
             argv: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
             timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
             ..ExecSpec::default()
         };
-        if let Err(error) = agent.exec_collect(&spec, 0).await {
-            tracing::debug!(%error, ?argv, "a housekeeping command did not run");
+        let output = agent.exec_collect(&spec, 0).await.map_err(vm_lost)?;
+        Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
+    }
+
+    /// A command whose end changes nothing.
+    pub(super) async fn run_quietly(&self, agent: &AgentClient, argv: &[&str]) {
+        if let Err(error) = self.runs(agent, argv).await {
+            tracing::debug!(?error, ?argv, "a housekeeping command did not run");
         }
     }
 

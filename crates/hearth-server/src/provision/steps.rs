@@ -206,7 +206,6 @@ impl Run<'_> {
         if !self.boot.rests {
             return Ok(None);
         }
-        self.warm_up(agent).await;
         self.rest().await
     }
 

@@ -176,36 +176,43 @@ impl Reconciler {
         let mut trace = Trace::begin(began);
         loop {
             changes.mark_unchanged();
-            // One that leaves the pool alone may take only its own VM: an id that no VM has, until it has that.
-            let bypass = || (order.miss == Miss::Bypass).then(InstanceId::generate);
-            let only = reservation.id.clone().or_else(bypass);
-            if let Some(reply) = self
-                .try_claim(project, order, only.as_ref(), source, began, &mut trace)
-                .await?
-            {
-                // Of a claim that is repeated it may be another one: then this one is given back.
-                reservation.id.take_if(|id| *id == reply.id);
-                return Ok(reply);
-            }
-            if let Some(id) = &reservation.id {
-                let row = self.check_reserved(id).await?;
-                if order.strict && row.state == InstanceState::Ready {
-                    // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
-                    self.context.store.unreserve_instance(&row.id).await?;
-                    reservation.id = None;
-                    continue;
+            // While its own VM is made there is nothing to take: a hundred claims may be waiting, each for its own.
+            let is_made = match &reservation.id {
+                Some(id) => self.check_reserved(id).await?.state == InstanceState::Ready,
+                None => true,
+            };
+            if is_made {
+                // One that leaves the pool alone may take only its own VM: an id that no VM has, until it has that.
+                let bypass = || (order.miss == Miss::Bypass).then(InstanceId::generate);
+                let only = reservation.id.clone().or_else(bypass);
+                if let Some(reply) = self
+                    .try_claim(project, order, only.as_ref(), source, began, &mut trace)
+                    .await?
+                {
+                    // Of a claim that is repeated it may be another one: then this one is given back.
+                    reservation.id.take_if(|id| *id == reply.id);
+                    return Ok(reply);
                 }
-            } else if let Some((made, recipe)) = self.makes_one(project, order, &mut trace).await? {
-                if made == ClaimSource::Fork {
-                    deadline = deadline.max(began + FORK_BUDGET);
-                } else if order.patience.is_zero() {
-                    return Err(self.nothing_ready(project).await?);
+                if let Some(id) = &reservation.id {
+                    let row = self.check_reserved(id).await?;
+                    if order.strict && row.state == InstanceState::Ready {
+                        // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
+                        self.context.store.unreserve_instance(&row.id).await?;
+                        reservation.id = None;
+                        continue;
+                    }
+                } else if let Some((made, recipe)) = self.makes_one(project, order, &mut trace).await? {
+                    if made == ClaimSource::Fork {
+                        deadline = deadline.max(began + FORK_BUDGET);
+                    } else if order.patience.is_zero() {
+                        return Err(self.nothing_ready(project).await?);
+                    }
+                    let id = InstanceId::generate();
+                    // Before the row is there: whenever this future is dropped, the row is given back.
+                    reservation.id = Some(id.clone());
+                    self.order_instance(&id, project, Order::Claim { recipe }).await?;
+                    source = made;
                 }
-                let id = InstanceId::generate();
-                // Before the row is there: whenever this future is dropped, the row is given back.
-                reservation.id = Some(id.clone());
-                self.order_instance(&id, project, Order::Claim { recipe }).await?;
-                source = made;
             }
             if source == ClaimSource::Ready {
                 source = ClaimSource::Joined;

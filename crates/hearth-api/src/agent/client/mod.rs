@@ -199,6 +199,11 @@ impl AgentClient {
         self.call(Method::POST, paths::CLOCK, Some(body.into())).await.map(drop)
     }
 
+    /// Lets the agent prepare for commands at once: the VM is about to be frozen, and each of its forks has what was prepared.
+    pub async fn settle(&self) -> Result<(), AgentError> {
+        self.call(Method::POST, paths::SETTLE, None).await.map(drop)
+    }
+
     /// One request and its reply, whose status is a success.
     async fn call(
         &self,
