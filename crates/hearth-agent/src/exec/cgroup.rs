@@ -68,9 +68,11 @@ impl Cgroups {
         }
     }
 
-    /// Removes those of them that no process is left in.
-    pub(super) fn sweep(&self) {
-        remove(&mut self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Removes those of them that no process is left in. True when none remains.
+    pub(super) fn sweep(&self) -> bool {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        remove(&mut retired);
+        retired.is_empty()
     }
 }
 

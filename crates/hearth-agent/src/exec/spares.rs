@@ -21,6 +21,10 @@ const IDLE: Duration = Duration::from_millis(30);
 const QUIET: Duration = Duration::from_secs(1);
 /// From one launcher to the next.
 const BETWEEN: Duration = Duration::from_millis(1);
+/// So often it is tried to clean up behind all commands before a freeze: each fork would do it for itself.
+const SWEEPS: usize = 10;
+/// From one of these to the next.
+const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 struct Activity {
@@ -100,8 +104,14 @@ impl Spares {
 
     /// Cleans up and fills the stock now: the VM is about to be frozen.
     pub(super) async fn settle(&self, cgroups: &Cgroups) {
-        cgroups.sweep();
         while self.count() < SPARES && self.add(cgroups).await {}
+        // The last command may still be on its way out.
+        for _ in 0..SWEEPS {
+            if cgroups.sweep() {
+                break;
+            }
+            sleep(SWEEP_PAUSE).await;
+        }
     }
 
     /// Starts one. When it fails, a command will find out, and say so.

@@ -97,9 +97,13 @@ async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverE
             return Ok(());
         };
         if later.saturating_sub(earlier) <= REST_TICKS {
+            tracing::debug!(%id, after_ms = begin.elapsed().as_millis(), "the guest rests");
             return Ok(());
         }
         before = now;
+    }
+    if !longest.is_zero() {
+        tracing::debug!(%id, ?longest, "the guest does not come to rest: its forks will go on with what it is at");
     }
     Ok(())
 }

@@ -72,6 +72,7 @@ pub(super) async fn launch(
         .map_err(|error| error::io("cannot open the VM's log", error))?;
     // `setsid` frees it from our terminal and our process group; each word of the chain replaces the one before, so the
     // process number stays the same up to QEMU.
+    be_frugal(wanted.accelerator);
     let mut command = program::clean("setsid");
     command.args(&words).envs(QEMU_ENVIRONMENT).stdout(log).stderr(errors);
     let mut child = command.spawn().map_err(|error| error::io("cannot start QEMU", error))?;
@@ -98,6 +99,15 @@ pub(super) async fn launch(
     tokio::select! {
         _ = ended => Err(refused(folder)),
         up = wait_until_up(folder, &inner.user, restore) => up,
+    }
+}
+
+/// QEMU inherits from us that it gets no huge pages. An emulator asks for them for its translated code (2 MiB each, 12 and more
+/// in a VM that has hardly run); without them a warm VM takes 3 MiB less, and nothing takes longer.
+fn be_frugal(accelerator: &Accelerator) {
+    let emulates = matches!(accelerator, Accelerator::Tcg);
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(emulates) {
+        tracing::debug!(%error, "huge pages stay as they are");
     }
 }
 

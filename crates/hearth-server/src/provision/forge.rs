@@ -12,7 +12,7 @@ use super::chain::{Stage, Work};
 use super::machine::{HOUSEKEEPING_TIMEOUT, driver_failure};
 use super::piece::{Piece, entries};
 use super::recorder::show_again;
-use super::steps::{Found, Run, Stop, failure};
+use super::steps::{Found, Run, Stop, failure, vm_lost};
 use crate::store::{CheckpointRow, TemplateRow};
 
 /// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
@@ -187,6 +187,10 @@ impl Run<'_> {
         // One without a row would be kept as it is, and this VM would not lie on it.
         if let Err(error) = self.context.driver.remove_checkpoint(key).await {
             tracing::debug!(%error, %key, "what was left of a checkpoint stays");
+        }
+        if *work == Work::Base {
+            // Once before all its forks do it: what they do for the first time costs each of them time and memory.
+            self.activate(agent).await.map_err(vm_lost)?;
         }
         if is_last || *work == Work::Base {
             // What is not on the disk yet would be written by every fork anew, and what the agent has prepared they all have.

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_api::agent::client::{AgentClient, NewIdentity};
-use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_api::agent::client::{AgentClient, AgentError, NewIdentity};
+use hearth_api::agent::{Activated, ExecEnd, ExecSpec};
 use hearth_api::instance::StepName;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
@@ -106,11 +106,7 @@ impl Run<'_> {
         let begin = Instant::now();
         let agent = self.connect().await?;
         let connected = begin.elapsed();
-        let identity = NewIdentity {
-            hostname: self.boot.vm.to_string(),
-            machine_id: None,
-        };
-        let activated = match agent.activate(&identity).await {
+        let activated = match self.activate(&agent).await {
             Ok(activated) => activated,
             Err(error) => {
                 // It may be its sibling in part: nobody may have it.
@@ -134,6 +130,15 @@ impl Run<'_> {
             None => agent.health().await.map_err(vm_lost)?.version,
         };
         Ok((agent, version))
+    }
+
+    /// Gives the VM an identity of its own.
+    pub(super) async fn activate(&self, agent: &AgentClient) -> Result<Activated, AgentError> {
+        let identity = NewIdentity {
+            hostname: self.boot.vm.to_string(),
+            machine_id: None,
+        };
+        agent.activate(&identity).await
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {
@@ -271,11 +276,11 @@ impl Run<'_> {
         }
     }
 
-    /// Ready means: a command ran in this VM after everything else. In one that is to rest it is what tasks run first, a shell and
-    /// programs, so that under emulation their code is translated before the claim.
+    /// Ready means: a command ran in this VM after everything else. In one that is to rest a shell starts it, as most tasks do with
+    /// theirs: under emulation that code is translated before the claim, and nothing else, because all of it takes memory.
     pub(super) async fn prove_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
         let begin = Instant::now();
-        let warm = ["bash", "-c", "cat /etc/hostname; /bin/true"];
+        let warm = ["bash", "-c", "exec /bin/true"];
         // An image may be without bash.
         let is_ready = self.boot.rests && self.runs(agent, &warm).await? || self.runs(agent, &["/bin/true"]).await?;
         tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");

@@ -27,6 +27,8 @@ const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 const FETCH_BUDGET: Duration = Duration::from_secs(5);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
 const FORK_BUDGET: Duration = Duration::from_secs(20);
+/// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
+const REFILL_PAUSE: Duration = Duration::from_millis(100);
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -381,8 +383,7 @@ impl Reconciler {
                     store.end_hand_over(&reply, &trace.end(order, is_current)).await?;
                     unasked.id = None;
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
-                    // Only now: the refill shall not take the processor from the hand-over.
-                    self.changed();
+                    self.refill_later();
                     return Ok(Some(*reply));
                 }
                 Err(unfit) => {
@@ -400,6 +401,15 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// An instance has gone to a task: the pool makes another one, but not this very moment.
+    fn refill_later(&self) {
+        let reconciler = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(REFILL_PAUSE).await;
+            reconciler.wake();
+        });
     }
 
     /// Makes the VM the task's own.
