@@ -93,11 +93,8 @@ impl Spares {
             self.ended.notified().await;
             self.idle().await;
             cgroups.sweep();
-            while self.count() < SPARES {
+            while self.count() < SPARES && self.add(cgroups).await {
                 self.idle().await;
-                if !self.add(cgroups).await {
-                    break;
-                }
             }
         }
     }

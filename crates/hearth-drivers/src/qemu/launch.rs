@@ -70,9 +70,9 @@ pub(super) async fn launch(
     let errors = log
         .try_clone()
         .map_err(|error| error::io("cannot open the VM's log", error))?;
+    be_frugal(wanted.accelerator);
     // `setsid` frees it from our terminal and our process group; each word of the chain replaces the one before, so the
     // process number stays the same up to QEMU.
-    be_frugal(wanted.accelerator);
     let mut command = program::clean("setsid");
     command.args(&words).envs(QEMU_ENVIRONMENT).stdout(log).stderr(errors);
     let mut child = command.spawn().map_err(|error| error::io("cannot start QEMU", error))?;

@@ -9,10 +9,10 @@ use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose, VmShape};
 use jiff::Timestamp;
 
 use super::chain::{Stage, Work};
-use super::machine::{HOUSEKEEPING_TIMEOUT, driver_failure};
+use super::machine::driver_failure;
 use super::piece::{Piece, entries};
 use super::recorder::show_again;
-use super::steps::{Found, Run, Stop, failure, vm_lost};
+use super::steps::{Found, Run, Stop, failure};
 use crate::store::{CheckpointRow, TemplateRow};
 
 /// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
@@ -190,16 +190,10 @@ impl Run<'_> {
         }
         if *work == Work::Base {
             // Once before all its forks do it: what they do for the first time costs each of them time and memory.
-            self.activate(agent).await.map_err(vm_lost)?;
+            self.activate(agent).await?;
         }
         if is_last || *work == Work::Base {
-            // What is not on the disk yet would be written by every fork anew, and what the agent has prepared they all have.
-            self.run_quietly(agent, &["sync"]).await;
-            match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "the guest does not settle"),
-                Err(_) => tracing::debug!("the guest does not settle in time"),
-            }
+            self.prepare_to_freeze(agent).await;
         }
         if let Err(error) = self.context.driver.checkpoint(&self.boot.vm, &spec).await {
             if is_last {

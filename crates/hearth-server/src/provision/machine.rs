@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_api::agent::client::{AgentClient, AgentError, NewIdentity};
+use hearth_api::agent::client::{AgentClient, NewIdentity};
 use hearth_api::agent::{Activated, ExecEnd, ExecSpec};
 use hearth_api::instance::StepName;
 use hearth_core::state::FailureKind;
@@ -18,7 +18,7 @@ use super::steps::{Run, Stop, command_failure, failure, millis, vm_lost};
 /// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
 const CONNECT_TRY: Duration = Duration::from_secs(5);
 /// Time limit of Hearth's own small commands in a VM.
-pub(super) const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
+const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
@@ -108,13 +108,13 @@ impl Run<'_> {
         let connected = begin.elapsed();
         let activated = match self.activate(&agent).await {
             Ok(activated) => activated,
-            Err(error) => {
+            Err(failure) => {
                 // It may be its sibling in part: nobody may have it.
                 if let Err(error) = self.context.driver.destroy(&self.boot.vm).await {
                     tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
                 }
                 self.context.agents.forget(&self.boot.vm);
-                return Err(failure(FailureKind::Identity, error.to_string()));
+                return Err(failure);
             }
         };
         tracing::debug!(
@@ -133,12 +133,13 @@ impl Run<'_> {
     }
 
     /// Gives the VM an identity of its own.
-    pub(super) async fn activate(&self, agent: &AgentClient) -> Result<Activated, AgentError> {
+    pub(super) async fn activate(&self, agent: &AgentClient) -> Result<Activated, Failure> {
         let identity = NewIdentity {
             hostname: self.boot.vm.to_string(),
             machine_id: None,
         };
-        agent.activate(&identity).await
+        let activated = agent.activate(&identity).await;
+        activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {
@@ -302,10 +303,16 @@ impl Run<'_> {
         Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
     }
 
-    /// A command whose end changes nothing.
-    pub(super) async fn run_quietly(&self, agent: &AgentClient, argv: &[&str]) {
-        if let Err(error) = self.runs(agent, argv).await {
-            tracing::debug!(?error, ?argv, "a housekeeping command did not run");
+    /// Before the VM is frozen: what is not on the disk yet would be written by every fork anew, and what the agent has prepared
+    /// they all have. A guest that cannot do it is frozen as it is.
+    pub(super) async fn prepare_to_freeze(&self, agent: &AgentClient) {
+        if let Err(error) = self.runs(agent, &["sync"]).await {
+            tracing::debug!(?error, "the guest does not write everything to its disk");
+        }
+        match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the agent does not settle"),
+            Err(_) => tracing::debug!("the agent does not settle in time"),
         }
     }
 

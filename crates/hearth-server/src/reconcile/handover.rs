@@ -225,8 +225,8 @@ impl Reconciler {
         }
     }
 
-    /// Whether the claim has a VM made for itself, how, and by which recipe: a fork where there is a template, and a cold one where waiting alone
-    /// would be in vain, because nothing is being made for the pool and nothing will be.
+    /// Whether the claim has a VM made for itself, how, and by which recipe: a fork where there is a template, and a cold one
+    /// where waiting alone would be in vain, because nothing is being made for the pool and nothing will be.
     async fn makes_one(
         &self,
         project: &ProjectRow,
