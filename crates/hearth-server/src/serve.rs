@@ -12,6 +12,7 @@ use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use hearth_drivers::qemu::{QemuDriver, QemuOptions};
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AppState, HookGate, Pace, answer, new_token};
@@ -25,6 +26,10 @@ use crate::watch::Watch;
 
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// So long a server waits for the lock of the data folder: one that was just killed still has it for some milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks meanwhile.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a server does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +91,7 @@ pub async fn serve_with(
         .mode(0o700)
         .create(folder)
         .map_err(fail(folder))?;
-    let _lock = lock(folder)?;
+    let _lock = lock(folder).await?;
     let mirrors = folder.join("mirrors");
     std::fs::create_dir_all(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
@@ -149,8 +154,9 @@ pub async fn serve_with(
     Ok(())
 }
 
-/// One server per data folder; the lock goes with the process, however it ends.
-fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
+/// One server per data folder; the lock goes with the process, however it ends. One that was killed this moment has a little
+/// time to be gone: whoever starts it again at once meets nobody.
+async fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
     let path = folder.join("lock");
     let fail = |source| ServeError::DataDir {
         path: path.clone(),
@@ -162,10 +168,14 @@ fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
         .write(true)
         .open(&path)
         .map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(ServeError::InUse(folder.to_owned())),
-        Err(std::fs::TryLockError::Error(source)) => Err(fail(source)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOCK_LOOK).await,
+            Err(std::fs::TryLockError::WouldBlock) => return Err(ServeError::InUse(folder.to_owned())),
+            Err(std::fs::TryLockError::Error(source)) => return Err(fail(source)),
+        }
     }
 }
 
