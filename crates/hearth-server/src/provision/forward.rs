@@ -1,5 +1,5 @@
 //! Moving a checkout in a claimed VM to where its branch is now. The host brings what is missing as one pack, so that the VM needs
-//! no network and no credentials; only a clean tree on the commit that Hearth put there is moved.
+//! no network, no credentials and little time; only a clean tree on the commit that Hearth put there is moved.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,23 +16,28 @@ use super::mirrors::{MirrorError, Mirrors, Tip, Wanted};
 use super::scripts::Phase;
 use super::steps::millis;
 
-/// Where packs lie for a moment.
-const PACK: &str = "/run/hearth/forward.pack";
-/// Mode of the pack.
-const PACK_MODE: u32 = 0o600;
-/// An empty pack: its header and its checksum.
-const EMPTY_PACK_BYTES: usize = 32;
+/// Where a repository has its packs, below the checkout.
+const PACKS: &str = ".git/objects/pack";
+/// Mode of a pack and its index, as git makes them.
+const PACK_MODE: u32 = 0o444;
+/// Says that a repository is there, below the checkout.
+const HEAD: &str = ".git/HEAD";
 /// A tip of another branch that was fetched so long ago is new enough for a claim.
 const BRANCH_FRESH: Duration = Duration::from_secs(15);
 /// Time limit of what git does in the VM.
 const MOVE_PATIENCE: Duration = Duration::from_secs(120);
 /// What the script below ends with when the tree is not as Hearth left it.
 const NOT_OURS: i32 = 3;
-/// Nothing is touched unless the tree is clean and on the commit that Hearth put there.
-const SCRIPT: &str = "[ \"$(git rev-parse HEAD)\" = \"$HAVE\" ] && [ -z \"$(git status --porcelain --untracked-files=no)\" ] || exit 3\n\
-                      if [ -s \"$PACK\" ]; then git unpack-objects -q <\"$PACK\"; fi\n\
-                      git update-ref \"refs/remotes/origin/$BRANCH\" \"$TARGET\"\n\
-                      git checkout --quiet -B \"$BRANCH\" --track \"origin/$BRANCH\"";
+/// The tree stays as it is unless it is clean and on the commit that Hearth put there. A guest that is emulated computes every
+/// program anew that runs in it the first time, so there are two: one look, and the move. The tip of the remote branch is
+/// written as git would write it.
+const SCRIPT: &str = "nl='\n'\n\
+                      said=$(git status --porcelain=v2 --branch --no-ahead-behind --untracked-files=no) || exit 3\n\
+                      case \"$said\" in \"# branch.oid $HAVE$nl\"*) ;; *) exit 3 ;; esac\n\
+                      case \"$said\" in *\"$nl\"[!#]*) exit 3 ;; esac\n\
+                      ref=.git/refs/remotes/origin/$BRANCH\n\
+                      [ -d \"${ref%/*}\" ] || mkdir -p \"${ref%/*}\" || exit 1\n\
+                      echo \"$TARGET\" >\"$ref\" && git checkout --quiet -B \"$BRANCH\" --track \"origin/$BRANCH\"";
 /// Files that say which dependencies a checkout has: when one of them changes, what was installed is not what is wanted.
 const LOCK_FILES: [&str; 24] = [
     "**/package-lock.json",
@@ -91,12 +96,15 @@ pub enum MoveError {
     /// The host does not have what is missing.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
-    /// The host's git could not pack it.
-    #[error("what is missing cannot be packed: {0}")]
-    Pack(#[from] GitError),
+    /// The host's git does not say what changed.
+    #[error("what changed cannot be told: {0}")]
+    Diff(#[from] GitError),
     /// The set-up left changes in the tree.
     #[error("its tree has changes or commits of its own")]
     NotClean,
+    /// The set-up moved or removed it.
+    #[error("its repository is not where it was: {0}")]
+    NoRepository(String),
     /// Git in the VM said no.
     #[error("git in the VM said: {0}")]
     Refused(String),
@@ -125,8 +133,7 @@ impl Move<'_> {
             return Ok(None);
         }
         let needs_update = self.needs_update(&tip).await?;
-        let pack = tip.pack_since(&self.from.commit).await?;
-        agent.write_file(PACK, PACK_MODE, pack).await?;
+        self.bring(agent, &tip).await?;
         self.run(agent, &tip.commit).await?;
         Ok(Some(Moved {
             needs_update,
@@ -134,12 +141,31 @@ impl Move<'_> {
         }))
     }
 
+    /// Puts what is missing beside the repository's other packs. Nothing refers to it yet.
+    async fn bring(&self, agent: &AgentClient, tip: &Tip) -> Result<(), MoveError> {
+        let Some(pack) = tip.pack_since(&self.from.commit).await? else {
+            return Ok(());
+        };
+        let place = |below: &str| format!("{}/{below}", self.from.path);
+        let refused = |error| match error {
+            AgentError::Refused { message, .. } => MoveError::NoRepository(message),
+            error => MoveError::Agent(error),
+        };
+        // A folder that the set-up took away is not made again.
+        agent.read_file(&place(HEAD)).await.map_err(refused)?;
+        // The index last: with it the pack is one.
+        for (ending, content) in [("pack", pack.objects), ("idx", pack.index)] {
+            let path = place(&format!("{PACKS}/{}.{ending}", pack.name));
+            agent.write_file(&path, PACK_MODE, content).await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
     async fn run(&self, agent: &AgentClient, target: &str) -> Result<(), MoveError> {
         let variables = [
             ("HAVE", self.from.commit.as_str()),
             ("TARGET", target),
             ("BRANCH", self.branch),
-            ("PACK", PACK),
         ];
         let spec = ExecSpec {
             shell: Some(SCRIPT.to_owned()),
@@ -191,27 +217,6 @@ impl Move<'_> {
 }
 
 impl Tip {
-    /// A pack of everything that this commit has and that one has not; empty when nothing is missing.
-    async fn pack_since(&self, have: &str) -> Result<Vec<u8>, GitError> {
-        let options = [
-            "pack-objects",
-            "-q",
-            "--revs",
-            "--thin",
-            "--stdout",
-            "--delta-base-offset",
-        ];
-        let wish = format!("{}\n^{have}\n", self.commit);
-        let pack = git_fed(self.mirror(), options, wish.into_bytes(), MOVE_PATIENCE)
-            .await?
-            .stdout;
-        Ok(if pack.len() <= EMPTY_PACK_BYTES {
-            Vec::new()
-        } else {
-            pack
-        })
-    }
-
     /// The files that differ between that commit and this one.
     async fn changed_since(&self, have: &str) -> Result<Vec<std::path::PathBuf>, GitError> {
         let options = ["diff", "--name-only", "-z", "--no-renames", have, &self.commit];

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// Longest answer that one git command may give, bytes.
-const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+pub const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// A transfer slower than this many bytes per second …
 const SLOW_BYTES: &str = "1000";
 /// … for this many seconds is given up.

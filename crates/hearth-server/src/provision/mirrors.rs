@@ -5,16 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hearth_drivers::Locks;
 use sha2::{Digest, Sha256};
 use tokio_util::io::SyncIoBridge;
 
-use super::git::{GitError, git};
+use super::git::{GitError, MAX_ANSWER, git, git_fed};
 
 /// Time limit of a git command that does not touch the network.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
 /// Bytes between the thread that writes a tar stream and the connection that carries it.
 const PIPE_BYTES: usize = 256 * 1024;
+/// What is made for a moment beside the mirrors.
+const SCRATCH_PREFIX: &str = "clone-";
+/// What git calls packs.
+const PACK_PREFIX: &str = "pack";
 /// Distances between two commits that are kept; then all are forgotten.
 const MAX_DISTANCES: usize = 4096;
 
@@ -100,6 +105,22 @@ pub struct Tip {
     pub messages: String,
     /// Files that were asked for: a commit's never change.
     files: Arc<Mutex<HashMap<String, Option<Vec<u8>>>>>,
+    /// What it has and another commit lacks, as last asked for: VMs that are behind are mostly on the same one.
+    pack: Arc<tokio::sync::Mutex<Option<Since>>>,
+}
+
+/// A commit, and the pack of what it lacks; `None` when that is nothing.
+type Since = (String, Option<Pack>);
+
+/// Objects as git keeps them, with their index: a guest need not compute that.
+#[derive(Debug, Clone)]
+pub struct Pack {
+    /// Name of both files, without their endings.
+    pub name: String,
+    /// `.pack`
+    pub objects: Bytes,
+    /// `.idx`
+    pub index: Bytes,
 }
 
 impl Mirrors {
@@ -175,6 +196,7 @@ impl Mirrors {
                 commit: commit.to_owned(),
                 messages: String::new(),
                 files: Arc::default(),
+                pack: Arc::default(),
             };
             self.tips().insert(place, (Instant::now(), tip.clone()));
             return Ok(tip);
@@ -245,6 +267,7 @@ impl Mirrors {
             commit,
             messages: fetched.stderr,
             files: Arc::default(),
+            pack: Arc::default(),
         })
     }
 }
@@ -297,6 +320,65 @@ impl Tip {
         Ok(content)
     }
 
+    /// Everything that this commit has and that one has not; `None` when nothing is missing.
+    pub async fn pack_since(&self, have: &str) -> Result<Option<Pack>, MirrorError> {
+        // The lock is held while it is made: others that want the same wait for it.
+        let mut last = self.pack.lock().await;
+        if let Some((_, pack)) = last.as_ref().filter(|(of, _)| of == have) {
+            return Ok(pack.clone());
+        }
+        let pack = self.make_pack(have).await?;
+        *last = Some((have.to_owned(), pack.clone()));
+        Ok(pack)
+    }
+
+    async fn make_pack(&self, have: &str) -> Result<Option<Pack>, MirrorError> {
+        let local = |source| MirrorError::Local {
+            repo: self.repo.clone(),
+            source,
+        };
+        let scratch = self.scratch()?;
+        let base = scratch.path().join(PACK_PREFIX);
+        let options = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset"];
+        let words = options.iter().map(std::ffi::OsStr::new).chain([base.as_os_str()]);
+        let wish = format!("{}\n^{have}\n", self.commit).into_bytes();
+        let said = git_fed(&self.mirror, words, wish, LOCAL_PATIENCE)
+            .await
+            .map_err(local)?;
+        let name = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let name = format!("{PACK_PREFIX}-{name}");
+        let read = async |ending: &str| {
+            let path = scratch.path().join(format!("{name}.{ending}"));
+            let length = tokio::fs::metadata(&path).await.map(|file| file.len());
+            if length.is_ok_and(|length| length > MAX_ANSWER) {
+                return Err(local(GitError::TooLong));
+            }
+            let content = tokio::fs::read(&path).await;
+            content
+                .map(Bytes::from)
+                .map_err(|source| MirrorError::Folder { path, source })
+        };
+        Ok(Some(Pack {
+            objects: read("pack").await?,
+            index: read("idx").await?,
+            name,
+        }))
+    }
+
+    /// A folder that is gone when it is dropped, or with the next server.
+    fn scratch(&self) -> Result<tempfile::TempDir, MirrorError> {
+        tempfile::Builder::new()
+            .prefix(SCRATCH_PREFIX)
+            .tempdir_in(self.mirror.parent().unwrap_or(Path::new(".")))
+            .map_err(|source| MirrorError::Folder {
+                path: self.mirror.clone(),
+                source,
+            })
+    }
+
     /// A tar stream of a `.git` folder: a full clone whose `origin` is `url`, on `branch`, without its files checked out.
     /// It is made on the host, packs and their indexes included, because indexing a pack in an emulated guest is slow.
     pub async fn clone_as_tar(
@@ -308,13 +390,7 @@ impl Tip {
             repo: self.repo.clone(),
             source,
         };
-        let scratch = tempfile::Builder::new()
-            .prefix("clone-")
-            .tempdir_in(self.mirror.parent().unwrap_or(Path::new(".")))
-            .map_err(|source| MirrorError::Folder {
-                path: self.mirror.clone(),
-                source,
-            })?;
+        let scratch = self.scratch()?;
         let clone = scratch.path().join("c");
         // Objects are hard links to the mirror's: no copy is made before the stream is.
         let options = [
@@ -357,11 +433,11 @@ impl Tip {
     }
 }
 
-/// Removes what an earlier server left of clones it was streaming.
+/// Removes what an earlier server left of clones and packs it was making.
 pub fn sweep(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("clone-") {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
             std::fs::remove_dir_all(entry.path())?;
         }
     }
