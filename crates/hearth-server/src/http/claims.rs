@@ -26,6 +26,8 @@ use crate::store::{InstanceRow, Moved};
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
 const DEFAULT_TTL_MINUTES: u64 = 12 * 60;
+/// A strict claim waits so long, or as long as its patience lasts, until it is known what was pushed before it.
+const LOOK_BUDGET: Duration = Duration::from_secs(5);
 
 /// Claim a VM
 ///
@@ -70,6 +72,9 @@ pub async fn claim_instance(
         lease: SignedDuration::from_mins(i64::try_from(ttl).unwrap_or(i64::MAX)),
         env: body.env.unwrap_or_else(BTreeMap::new),
     };
+    if order.strict {
+        state.watch.answer(&project.id, order.patience.max(LOOK_BUDGET)).await;
+    }
     Ok(Json(state.reconciler.claim(&project, &order).await?))
 }
 

@@ -53,6 +53,7 @@ impl Drop for Looking {
         self.watch
             .schedule()
             .ended(&self.url, self.has_failed, Instant::now(), luck);
+        self.watch.0.looked.notify_waiters();
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hearth_api::ids::ProjectId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ struct Inner {
     faults: Faults,
     /// The schedule has something new.
     told: Notify,
+    /// A look has ended.
+    looked: Notify,
     /// Looks since the start.
     looks: AtomicU64,
 }
@@ -62,6 +65,7 @@ impl Watch {
             schedule: Mutex::new(Schedule::new(options.watch_interval)),
             faults: Faults::default(),
             told: Notify::new(),
+            looked: Notify::new(),
             looks: AtomicU64::new(0),
         }))
     }
@@ -109,6 +113,26 @@ impl Watch {
     pub fn hook_unread(&self) {
         self.schedule().hook_unread(Instant::now());
         self.0.told.notify_one();
+    }
+
+    /// Until every webhook that came for this project is answered, or the patience is over: what was pushed before is known then.
+    pub async fn answer(&self, project: &ProjectId, patience: Duration) {
+        let now = Instant::now();
+        let answered = async {
+            loop {
+                let mut looked = std::pin::pin!(self.0.looked.notified());
+                // Before the question: a look that ends in between is not missed.
+                looked.as_mut().enable();
+                if !self.schedule().hurry(project, now) {
+                    return;
+                }
+                self.0.told.notify_one();
+                looked.await;
+            }
+        };
+        if tokio::time::timeout(patience, answered).await.is_err() {
+            tracing::warn!(%project, "a webhook could not be answered in time: a strict claim goes by what is known");
+        }
     }
 
     /// Watches until the server stops. What is under way then ends at once.

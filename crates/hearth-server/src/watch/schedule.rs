@@ -59,6 +59,10 @@ struct Repo {
     /// Looks in a row that failed.
     failures: u32,
     is_looking: bool,
+    /// When the first of the webhooks came that the look under way answers.
+    answers: Option<Instant>,
+    /// Somebody waits for the answer: webhooks need not be quiet first.
+    is_hurried: bool,
 }
 
 impl Repo {
@@ -67,6 +71,7 @@ impl Repo {
             return None;
         }
         match self.hooks {
+            Some((first, _)) if self.is_hurried => Some(first),
             Some((first, last)) => Some((last + QUIET).min(first + LONGEST_QUIET)),
             None => self.next,
         }
@@ -98,6 +103,8 @@ impl Schedule {
                 hooks: None,
                 failures: 0,
                 is_looking: false,
+                answers: None,
+                is_hurried: false,
             });
             if !self.interval.is_zero() && !wanted.followers.is_subset(&repo.wanted.followers) {
                 repo.next = Some(now);
@@ -134,6 +141,20 @@ impl Schedule {
             .count()
     }
 
+    /// Whether webhooks that came until then, for repositories that this project follows, are unanswered; the looks that answer
+    /// them are due at once.
+    pub(super) fn hurry(&mut self, project: &ProjectId, until: Instant) -> bool {
+        let follows = |repo: &Repo| repo.wanted.followers.iter().any(|(follower, _)| follower == project);
+        let mut unanswered = false;
+        for repo in self.repos.values_mut().filter(|repo| follows(repo)) {
+            let came = |first: Instant| first <= until;
+            let waits = repo.hooks.is_some_and(|(first, _)| came(first));
+            repo.is_hurried |= waits;
+            unanswered |= waits || repo.answers.is_some_and(came);
+        }
+        unanswered
+    }
+
     /// Begins looks that are due, at most `room`, the longest overdue first.
     pub(super) fn begin(&mut self, now: Instant, room: usize) -> Vec<Order> {
         let due = |repo: &Repo| repo.due().filter(|due| *due <= now);
@@ -147,7 +168,8 @@ impl Schedule {
         ready
             .into_iter()
             .map(|(_, url, repo)| {
-                (repo.is_looking, repo.hooks, repo.next) = (true, None, None);
+                repo.answers = repo.hooks.take().map(|(first, _)| first);
+                (repo.is_looking, repo.is_hurried, repo.next) = (true, false, None);
                 let (url, wanted) = (url.clone(), repo.wanted.clone());
                 Order { url, wanted }
             })
@@ -164,7 +186,7 @@ impl Schedule {
         let Some(repo) = self.repos.get_mut(url) else {
             return;
         };
-        repo.is_looking = false;
+        (repo.is_looking, repo.answers) = (false, None);
         repo.failures = if has_failed { repo.failures.saturating_add(1) } else { 0 };
         let pause = match repo.failures {
             0 if self.interval.is_zero() => None,
@@ -290,6 +312,31 @@ mod tests {
         assert_eq!(schedule.next_due(), Some(now + QUIET));
         let body = json!({ "repository": { "full_name": "acme/other" } });
         assert_eq!(schedule.hook(&Pushed::read(body.as_object().unwrap()), now), 0);
+    }
+
+    #[test]
+    fn who_needs_the_answer_does_not_wait_until_hooks_are_quiet() {
+        let now = Instant::now();
+        let later = now + Duration::from_millis(1);
+        let (mut schedule, project) = (watching(Duration::ZERO, now), "prj_1".parse().unwrap());
+        assert!(!schedule.hurry(&project, now), "no hook came");
+        schedule.hook(&push(), now);
+        assert!(
+            !schedule.hurry(&"prj_2".parse().unwrap(), now),
+            "it follows something else"
+        );
+        assert_eq!(schedule.next_due(), Some(now + QUIET));
+        assert!(schedule.hurry(&project, now));
+        assert_eq!(schedule.begin(now, 8).len(), 1);
+        schedule.hook(&push(), later);
+        assert!(schedule.hurry(&project, now), "the look is under way");
+        schedule.ended(URL, false, later, 0.0);
+        assert!(!schedule.hurry(&project, now), "what came later does not concern it");
+        assert_eq!(schedule.next_due(), Some(later + QUIET));
+        assert!(schedule.hurry(&project, later));
+        assert_eq!(schedule.begin(later, 8).len(), 1);
+        schedule.ended(URL, false, later, 0.0);
+        assert!(!schedule.hurry(&project, later));
     }
 
     #[test]

@@ -167,6 +167,24 @@ async fn a_push_is_seen_by_each_forges_webhook() {
 }
 
 #[tokio::test]
+async fn a_strict_claim_after_a_webhook_gets_what_was_pushed() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let server = start(&folder, SELDOM).await;
+    let url = git_repo(folder.path(), "app", &[("a", "1")]);
+    let project = follow(&server, &url).await;
+    let claim = format!("{project}/warm-pool/claim");
+    let signed = [("X-Gitlab-Event", "Push Hook"), ("X-Gitlab-Token", SECRET)];
+    for number in 0..3 {
+        let news = push_to(&url, number);
+        let (status, _) = hook(&server, &signed, &by_name()).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        // At once, while the webhook still waits for others that may follow it.
+        let reply = server.post(&claim, json!({ "strict": true, "waitMs": 20_000 })).await;
+        assert_eq!(reply["repos"][0]["commit"], news, "{reply:#}");
+    }
+}
+
+#[tokio::test]
 async fn a_webhook_without_the_right_secret_is_refused_and_told_nothing() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let server = start(&folder, SELDOM).await;
