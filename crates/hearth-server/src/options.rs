@@ -85,8 +85,9 @@ const TEMPLATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 /// A push shows soon enough without a webhook, and a forge does not notice the looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(60);
-/// A fork waits for its emulator's process and its disk about as long as it computes.
-const FORKS_PER_PROCESSOR: usize = 2;
+/// A fork computes nearly all of its time: more at once than processors take longer in all. One more hides what little waiting
+/// there is, and it is the one that refills leave to claims.
+const FORKS_BESIDES_PROCESSORS: usize = 1;
 /// Seldom enough to cost nothing, often enough that nobody waits for what a wake missed.
 const TICK: Duration = Duration::from_secs(3);
 /// Two at once hide each other's waiting for disk and network.
@@ -110,7 +111,7 @@ impl ServeOptions {
             header_patience: HEADER_PATIENCE,
             boot_timeout: Duration::from_secs(300),
             provision_concurrency: (processors / PROCESSORS_PER_PROVISION).max(LEAST_PROVISIONS),
-            fork_concurrency: processors * FORKS_PER_PROCESSOR,
+            fork_concurrency: processors + FORKS_BESIDES_PROCESSORS,
             template_disk_mib: TEMPLATE_DISK_MIB,
             template_max_age: TEMPLATE_MAX_AGE,
             probe_interval: PROBE_INTERVAL,

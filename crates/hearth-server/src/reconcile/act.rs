@@ -155,7 +155,7 @@ impl Reconciler {
             self.context
                 .followers
                 .ended(&row.id, Some(InstanceStatus::Failed), reason);
-            self.changed();
+            self.changed(&row.project, &row.id);
         }
         Ok(())
     }
@@ -177,9 +177,9 @@ impl Reconciler {
         }
         if let Some(row) = self.context.store.instance(instance).await? {
             tracing::info!(%instance, project = %row.project, ?reason, "ending an instance");
+            self.changed(&row.project, instance);
             self.spawn_teardown(row);
         }
-        self.changed();
         Ok(())
     }
 
@@ -196,7 +196,12 @@ impl Reconciler {
                 tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
             }
             drop(running);
-            this.changed();
+            let project = &boot.blueprint.project;
+            if boot.template.is_none() {
+                // There may be a template now, of which whoever waits can have a fork made.
+                this.lines.ring_all(project);
+            }
+            this.changed(project, &boot.id);
         });
     }
 

@@ -1,30 +1,21 @@
-//! The hand-over of one instance to one task: a transaction, a look whether the VM answers, its task's variables and branch,
-//! and the scripts that a moved checkout or lost processes ask for.
+//! The hand-over of one instance to one task: which one, after how long a wait, and the transaction that makes it nobody else's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, AgentError};
-use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo, Miss};
-use hearth_api::ids::{InstanceId, TokenId};
+use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, Miss};
+use hearth_api::ids::{InstanceId, ProjectId, TokenId};
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::activate::Unfit;
+use super::line::{Place, Wants};
 use super::trace::Trace;
 use super::{Order, Reconciler};
-use crate::provision::blueprint::{Checkout, Wish};
-use crate::provision::envfile;
-use crate::provision::forward::{Move, MoveError};
-use crate::provision::scripts::{Phase, run_at_claim};
-use crate::provision::{mask_cache, serving};
-use crate::store::{InstanceRow, Moved, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
+use crate::provision::serving;
+use crate::store::{InstanceRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
 
-/// A ready VM has this long to go on and to answer when it is handed over; then the next one is tried. A healthy one takes
-/// milliseconds, and a host where fifty are asked for at once half a second.
-const ANSWER_BUDGET: Duration = Duration::from_secs(3);
-/// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
-const FETCH_BUDGET: Duration = Duration::from_secs(5);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
 const FORK_BUDGET: Duration = Duration::from_secs(20);
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
@@ -90,31 +81,10 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Why an instance could not be made the task's own.
-enum Unfit {
-    /// It does not answer as it should: the next one may.
-    Instance(String),
-    /// A script failed: it would fail in the next one too.
-    Script(String),
-    /// The database.
-    Store(StoreError),
-}
-
-impl From<StoreError> for Unfit {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<AgentError> for Unfit {
-    fn from(error: AgentError) -> Self {
-        Self::Instance(error.to_string())
-    }
-}
-
 /// Gives a reserved instance back when the claim that waited for it is gone.
 struct Reservation {
     reconciler: Reconciler,
+    project: ProjectId,
     id: Option<InstanceId>,
     /// Back to the pool, or away with it.
     pooled: bool,
@@ -123,7 +93,7 @@ struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let (reconciler, pooled) = (self.reconciler.clone(), self.pooled);
+        let (reconciler, project, pooled) = (self.reconciler.clone(), self.project.clone(), self.pooled);
         tokio::spawn(async move {
             let store = &reconciler.context.store;
             let done = if pooled {
@@ -134,7 +104,7 @@ impl Drop for Reservation {
             if let Err(error) = done {
                 tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
             }
-            reconciler.wake();
+            reconciler.changed(&project, &id);
         });
     }
 }
@@ -153,8 +123,18 @@ impl Drop for Unasked {
             if let Err(error) = reconciler.context.store.undo_claim(&id, Timestamp::now()).await {
                 tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
             }
-            reconciler.changed();
+            reconciler.wake();
         });
+    }
+}
+
+impl ClaimOrder {
+    fn wants(&self) -> Wants {
+        match self.miss {
+            Miss::Bypass => Wants::Own,
+            _ if self.strict => Wants::Current,
+            _ => Wants::Any,
+        }
     }
 }
 
@@ -168,59 +148,84 @@ impl Reconciler {
         };
         let began = Instant::now();
         let mut deadline = began + order.patience;
-        let mut changes = self.changes.subscribe();
+        let wants = order.wants();
+        // Who has waited longer is served before.
+        let mut place = (wants != Wants::Own && !self.lines.is_empty(&project.id, wants))
+            .then(|| self.lines.join(&project.id, wants));
         let mut reservation = Reservation {
             reconciler: self.clone(),
+            project: project.id.clone(),
             id: None,
-            pooled: order.miss != Miss::Bypass,
+            pooled: wants != Wants::Own,
         };
-        let mut source = ClaimSource::Ready;
+        let mut made = ClaimSource::Fork;
         let mut trace = Trace::begin(began);
+        if place.is_some() {
+            // Whatever stood ready would be theirs.
+            trace.saw(Look::default());
+        }
+        let mut looks = 0_u32;
         loop {
-            changes.mark_unchanged();
-            // While its own VM is made there is nothing to take: a hundred claims may be waiting, each for its own.
-            let is_made = match &reservation.id {
-                Some(id) => self.check_reserved(id).await?.state == InstanceState::Ready,
-                None => true,
-            };
-            if is_made {
-                // One that leaves the pool alone may take only its own VM: an id that no VM has, until it has that.
-                let bypass = || (order.miss == Miss::Bypass).then(InstanceId::generate);
-                let only = reservation.id.clone().or_else(bypass);
+            if let Some(id) = reservation.id.clone()
+                && self.check_reserved(&id).await?.state == InstanceState::Ready
+            {
+                let own = Some(&id);
                 if let Some(reply) = self
-                    .try_claim(project, order, only.as_ref(), source, began, &mut trace)
+                    .try_claim(project, order, own, made, &mut place, &mut trace)
                     .await?
                 {
                     // Of a claim that is repeated it may be another one: then this one is given back.
                     reservation.id.take_if(|id| *id == reply.id);
                     return Ok(reply);
                 }
-                if let Some(id) = &reservation.id {
-                    let row = self.check_reserved(id).await?;
-                    if order.strict && row.state == InstanceState::Ready {
-                        // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
-                        self.context.store.unreserve_instance(&row.id).await?;
-                        reservation.id = None;
-                        continue;
-                    }
-                } else if let Some((made, recipe)) = self.makes_one(project, order, &mut trace).await? {
-                    if made == ClaimSource::Fork {
-                        deadline = deadline.max(began + FORK_BUDGET);
-                    } else if order.patience.is_zero() {
-                        return Err(self.nothing_ready(project).await?);
-                    }
-                    let id = InstanceId::generate();
-                    // Before the row is there: whenever this future is dropped, the row is given back.
-                    reservation.id = Some(id.clone());
-                    self.order_instance(&id, project, Order::Claim { recipe }).await?;
-                    source = made;
+                if self.check_reserved(&id).await?.state == InstanceState::Ready && order.strict {
+                    // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
+                    self.context.store.unreserve_instance(&id).await?;
+                    reservation.id = None;
+                    self.changed(&project.id, &id);
                 }
             }
-            if source == ClaimSource::Ready {
-                source = ClaimSource::Joined;
+            let may_take = wants != Wants::Own && place.as_ref().is_none_or(Place::is_first);
+            if may_take || looks == 0 {
+                // Whoever may take nothing looks whether its key was used before: an id that no VM has.
+                let nobody = (!may_take).then(InstanceId::generate);
+                let source = if looks == 0 {
+                    ClaimSource::Ready
+                } else {
+                    ClaimSource::Joined
+                };
+                if let Some(reply) = self
+                    .try_claim(project, order, nobody.as_ref(), source, &mut place, &mut trace)
+                    .await?
+                {
+                    return Ok(reply);
+                }
             }
-            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+            looks += 1;
+            if reservation.id.is_none()
+                && let Some((how, recipe)) = self.makes_one(project, order, &mut trace).await?
+            {
+                if how == ClaimSource::Fork {
+                    deadline = deadline.max(began + FORK_BUDGET);
+                } else if order.patience.is_zero() {
+                    return Err(self.nothing_ready(project).await?);
+                }
+                let id = InstanceId::generate();
+                // Before the row is there: whenever this future is dropped, the row is given back.
+                reservation.id = Some(id.clone());
+                self.order_instance(&id, project, Order::Claim { recipe }).await?;
+                made = how;
+            }
+            if Instant::now() >= deadline {
                 return Err(self.nothing_ready(project).await?);
+            }
+            if let Some(place) = &place {
+                place.owns(reservation.id.as_ref());
+                // At the end of its time it looks once more.
+                let _ = tokio::time::timeout_at(deadline, place.rung()).await;
+            } else {
+                // What became ready since the look above rang nobody: looked at once more.
+                place = Some(self.lines.join(&project.id, wants));
             }
         }
     }
@@ -308,14 +313,14 @@ impl Reconciler {
         })
     }
 
-    /// Takes ready instances until one answers; `None` when none is left.
+    /// Takes ready instances of the pool, or only this one, until one answers; `None` when none is left.
     async fn try_claim(
         &self,
         project: &ProjectRow,
         order: &ClaimOrder,
-        reserved: Option<&InstanceId>,
+        only: Option<&InstanceId>,
         source: ClaimSource,
-        began: Instant,
+        place: &mut Option<Place>,
         trace: &mut Trace,
     ) -> Result<Option<ClaimReply>, ClaimError> {
         let store = &self.context.store;
@@ -324,14 +329,14 @@ impl Reconciler {
             let pool = store.pool(&project.id).await?;
             let wish = self.context.wish(project, pool.as_ref()).await?;
             let now = Timestamp::now();
-            let wait_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let wait_ms = u64::try_from(trace.age().as_millis()).unwrap_or(u64::MAX);
             let new = NewClaim {
                 project: &project.id,
                 key: order.key.as_deref(),
                 body_hash: &order.body_hash,
                 token: &order.token,
                 strict_recipe: order.strict.then_some(wish.recipe.as_str()),
-                only: reserved,
+                only,
                 lease: order.lease,
             };
             let taken = store
@@ -351,7 +356,7 @@ impl Reconciler {
                 .await?;
             let (row, mut reply) = match taken {
                 Taken::Nothing(look) => {
-                    if reserved.is_none() {
+                    if only.is_none() {
                         trace.saw(look);
                     }
                     return Ok(None);
@@ -365,7 +370,9 @@ impl Reconciler {
                     _ => return Err(ClaimError::Ended),
                 },
                 Taken::Instance(row, reply, look) => {
-                    if reserved.is_none() {
+                    // The next one in the line need not wait until this one is the task's own.
+                    *place = None;
+                    if only.is_none() {
                         trace.saw(look);
                     }
                     (row, reply)
@@ -389,7 +396,7 @@ impl Reconciler {
                 Err(unfit) => {
                     store.undo_claim(&row.id, Timestamp::now()).await?;
                     unasked.id = None;
-                    self.changed();
+                    self.wake();
                     match unfit {
                         Unfit::Instance(reason) => {
                             trace.skip(&row.id, &reason);
@@ -410,159 +417,6 @@ impl Reconciler {
             tokio::time::sleep(REFILL_PAUSE).await;
             reconciler.wake();
         });
-    }
-
-    /// Makes the VM the task's own.
-    async fn activate(
-        &self,
-        project: &ProjectRow,
-        wish: &Wish,
-        order: &ClaimOrder,
-        row: &InstanceRow,
-        trace: &mut Trace,
-    ) -> Result<Vec<ClaimedRepo>, Unfit> {
-        let budget = Instant::now() + ANSWER_BUDGET;
-        let resumed = tokio::time::timeout_at(budget, self.resume(&row.vm)).await;
-        resumed
-            .map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))?
-            .map_err(|error| Unfit::Instance(error.to_string()))?;
-        trace.lap("resume");
-        let agent = self
-            .context
-            .agents
-            .get(&row.vm, budget.duration_since(Instant::now()))
-            .await
-            .map_err(|error| Unfit::Instance(error.to_string()))?;
-        trace.lap("connect");
-        let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
-        clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
-        trace.lap("clock");
-        let variables = self.task_variables(project, order, row.recipe == wish.recipe).await?;
-        if let Some(variables) = &variables {
-            agent
-                .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
-                .await?;
-        }
-        trace.lap("variables");
-        let checkouts = &wish.checkouts;
-        let (repos, moved) = self.move_checkouts(wish, order, row, &agent).await?;
-        trace.lap("checkouts");
-        let all: Vec<&Checkout> = checkouts.iter().collect();
-        let moved = moved.into_iter().filter_map(|at| checkouts.get(at)).collect();
-        let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
-        if !self.context.driver.capabilities().live_processes {
-            phases.push((Phase::Startup, all));
-        }
-        for (phase, checkouts) in phases {
-            if checkouts
-                .iter()
-                .all(|checkout| checkout.scripts.script(phase).is_none())
-            {
-                continue;
-            }
-            let variables = match &variables {
-                Some(variables) => variables.clone(),
-                None => self.shared_variables(project).await?,
-            };
-            let masker = mask_cache::build(&variables).await;
-            run_at_claim(&agent, phase, &checkouts, &masker)
-                .await
-                .map_err(Unfit::Script)?;
-        }
-        trace.lap("scripts");
-        Ok(repos)
-    }
-
-    /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
-    /// places of those whose script `updateAfterCheckout` has something to do.
-    async fn move_checkouts(
-        &self,
-        wish: &Wish,
-        order: &ClaimOrder,
-        row: &InstanceRow,
-        agent: &AgentClient,
-    ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
-        let Wish { checkouts, tips, .. } = wish;
-        let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
-        for (at, checkout) in checkouts.iter().enumerate() {
-            let Some(repo) = repos.iter_mut().find(|repo| repo.path == checkout.path) else {
-                continue;
-            };
-            let from = repo.clone();
-            let settings = row
-                .settings
-                .iter()
-                .find(|read| read.repo_full_name == checkout.repo_full_name);
-            let mut wishes: Vec<_> = order
-                .branch
-                .as_deref()
-                .map(|branch| (branch, None))
-                .into_iter()
-                .collect();
-            if let Some(commit) = tips.commit(&checkout.url, &checkout.branch) {
-                wishes.push((&checkout.branch, Some(commit)));
-            }
-            for (branch, commit) in wishes {
-                if branch == from.branch && commit == Some(from.commit.as_str()) {
-                    break;
-                }
-                let step = Move {
-                    checkout,
-                    from: &from,
-                    branch,
-                    commit,
-                    settings,
-                };
-                match step
-                    .carry_out(&self.context.mirrors, agent, FETCH_BUDGET.max(order.patience))
-                    .await
-                {
-                    Ok(Some(moved)) => {
-                        (repo.branch, repo.commit) = (branch.to_owned(), moved.commit);
-                        // Another branch is another task: whatever its files say.
-                        if moved.needs_update || order.branch.is_some() {
-                            updates.push(at);
-                        }
-                        break;
-                    }
-                    // It is there already, unless the repository has no such branch.
-                    Ok(None) if commit.is_some() || branch == from.branch => break,
-                    Ok(None) => {}
-                    Err(MoveError::Agent(error)) => return Err(error.into()),
-                    // The VM is good all the same: the reply says where the repository is.
-                    Err(error) => {
-                        tracing::warn!(instance = %row.id, repo = repo.repo_full_name, branch, %error, "a checkout stays");
-                    }
-                }
-            }
-        }
-        Ok((repos, updates))
-    }
-
-    async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
-        let store = &self.context.store;
-        store.variables(&project.id, VariableOwner::Shared).await
-    }
-
-    /// The variables of the task, weakest first replaced by stronger: shared, personal, the claim's own. `None` when they
-    /// are just the shared ones, which a VM of the current recipe has.
-    async fn task_variables(
-        &self,
-        project: &ProjectRow,
-        order: &ClaimOrder,
-        is_current: bool,
-    ) -> Result<Option<Vec<VariableRow>>, StoreError> {
-        let owner = VariableOwner::User(&order.user);
-        let personal = self.context.store.variables(&project.id, owner).await?;
-        if is_current && personal.is_empty() && order.env.is_empty() {
-            return Ok(None);
-        }
-        let shared = self.shared_variables(project).await?;
-        let pairs = shared.into_iter().chain(personal).map(|row| (row.name, row.value));
-        let own = order.env.iter().map(|(name, value)| (name.clone(), value.clone()));
-        let strongest: BTreeMap<String, String> = pairs.chain(own).collect();
-        let rows = strongest.into_iter().map(|(name, value)| VariableRow { name, value });
-        Ok(Some(rows.collect()))
     }
 }
 

@@ -2,12 +2,14 @@
 //! everything anew; the timer is the retry. Only here do the store and the drivers meet.
 
 mod act;
+mod activate;
 mod bucket;
 mod explain;
 mod handover;
 mod health;
 mod keeper;
 mod lead;
+mod line;
 mod observe;
 mod rest;
 mod tasks;
@@ -22,7 +24,7 @@ use hearth_core::plan::decide;
 use hearth_core::world::{Limits, World};
 use hearth_drivers::{Locks, VmShape};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::ServeOptions;
@@ -32,6 +34,7 @@ use crate::store::{NewInstance, ProjectRow, StoreError};
 use bucket::Bucket;
 pub use handover::{ClaimError, ClaimOrder};
 pub use keeper::KeptCheckpoint;
+use line::Lines;
 pub use rest::Awake;
 use tasks::Tasks;
 
@@ -71,8 +74,8 @@ pub(crate) struct Inner {
     session: String,
     tasks: Tasks,
     wake: Notify,
-    /// Counts the changes of instances; waiting claims look again at each.
-    changes: watch::Sender<u64>,
+    /// The claims that wait.
+    lines: Lines,
     claims: Locks<(ProjectId, String)>,
     /// What checkpoints may take on the disk.
     template_disk_bytes: u64,
@@ -120,7 +123,7 @@ impl Reconciler {
             session: uuid::Uuid::now_v7().simple().to_string(),
             tasks: Tasks::default(),
             wake: Notify::new(),
-            changes: watch::Sender::new(0),
+            lines: Lines::default(),
             claims: Locks::default(),
             rest: Locks::default(),
             awake: Arc::default(),
@@ -196,9 +199,9 @@ impl Reconciler {
         self.observe(now).await.map(Some)
     }
 
-    /// Something about an instance changed: waiting claims and the loop look again.
-    fn changed(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    /// An instance changed: the claims that it concerns look again, and the loop.
+    fn changed(&self, project: &ProjectId, instance: &InstanceId) {
+        self.lines.ring(project, instance);
         self.wake();
     }
 

@@ -34,6 +34,11 @@ impl Trace {
         }
     }
 
+    /// How long ago the request came.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// From here on a VM is taken; until now the claim waited.
     pub(super) fn begin_try(&mut self) {
         self.phases.clear();
@@ -127,6 +132,11 @@ fn why(reply: &ClaimReply, hand_over: Option<&HandOver>) -> String {
         ClaimSource::Fork => format!(
             "{}, and there was a template: the VM was forked from it",
             nothing_did(seen)
+        ),
+        ClaimSource::Joined if seen.template == Some(true) => format!(
+            "{}, and there was a template: a VM of the pool came before the fork that was ordered for the claim, after {} ms",
+            nothing_did(seen),
+            reply.wait_ms
         ),
         ClaimSource::Joined => format!(
             "{} and {}: the claim waited {} ms for a VM that was being made for the pool",

@@ -1,17 +1,21 @@
 //! The hand-over: never twice, idempotent, clear when there is nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use hearth_drivers::fake::{ExecRule, FakeOptions};
+use hearth_drivers::Driver;
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{SOON, Server, bare_project};
+use crate::harness::{SOON, Server, bare_project, options};
 
 /// What the boot of a fake VM waits for in these tests.
 const SLOW_BOOT: Duration = Duration::from_millis(300);
+/// What the proof that a fork is ready takes.
+const SLOW_FORK: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn ten_concurrent_claims_on_three_get_three_different_vms_and_seven_answers() {
@@ -109,6 +113,43 @@ async fn a_claim_with_patience_waits_for_what_is_made_or_has_one_made() {
         .map(|it| it["instanceId"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(all.len(), 3);
+}
+
+#[tokio::test]
+async fn what_was_begun_for_a_claim_that_went_away_serves_the_next() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.fork_concurrency = 1;
+    let driver = FakeDriver::new(1, FakeOptions::default());
+    let made: Arc<dyn Driver> = Arc::new(driver.clone());
+    let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
+    let (project, pool) = server.full_pool(1).await;
+    // A fork is proved ready by a command: this one takes its time.
+    driver.add_rule(ExecRule {
+        takes: SLOW_FORK,
+        ..ExecRule::prints("true", "")
+    });
+    let claim = format!("{pool}/claim");
+    assert_eq!(server.post(&claim, json!({})).await["source"], "ready");
+    let patient = json!({ "waitMs": 20_000 });
+    let first = tokio::time::timeout(SLOW_FORK / 2, server.call(Method::POST, &claim, patient.clone()));
+    let second = async {
+        let begun = server
+            .until(SOON, &format!("{pool}/instances?status=provisioning"), |list| {
+                list["items"].as_array().is_some_and(|items| !items.is_empty())
+            })
+            .await;
+        (begun, server.post(&claim, patient.clone()).await)
+    };
+    let (gone, (begun, reply)) = tokio::join!(first, second);
+    assert!(gone.is_err(), "it had its VM too soon: {gone:?}");
+    assert_eq!(reply["id"], begun["items"][0]["id"], "{reply:#}");
+    assert_eq!(reply["source"], "joined");
+    let why = server
+        .get(&format!("/instances/{}/claim", reply["id"].as_str().unwrap()))
+        .await;
+    assert!(why["why"].as_str().unwrap().contains("came before the fork"), "{why:#}");
+    server.until_full(SOON, &project, 1).await;
 }
 
 #[tokio::test]

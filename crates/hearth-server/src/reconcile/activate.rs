@@ -1,0 +1,200 @@
+//! A VM becomes a task's own: it goes on, answers, and gets the task's variables, branch and scripts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_api::agent::client::{AgentClient, AgentError};
+use hearth_api::claim::ClaimedRepo;
+use tokio::time::Instant;
+
+use super::trace::Trace;
+use super::{ClaimOrder, Reconciler};
+use crate::provision::blueprint::{Checkout, Wish};
+use crate::provision::envfile;
+use crate::provision::forward::{Move, MoveError};
+use crate::provision::mask_cache;
+use crate::provision::scripts::{Phase, run_at_claim};
+use crate::store::{InstanceRow, ProjectRow, StoreError, VariableOwner, VariableRow};
+
+/// A ready VM has this long to go on and to answer when it is handed over; then the next one is tried. A healthy one takes
+/// milliseconds, and a host where fifty are asked for at once half a second.
+const ANSWER_BUDGET: Duration = Duration::from_secs(3);
+/// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
+const FETCH_BUDGET: Duration = Duration::from_secs(5);
+
+/// Why an instance could not be made the task's own.
+pub(super) enum Unfit {
+    /// It does not answer as it should: the next one may.
+    Instance(String),
+    /// A script failed: it would fail in the next one too.
+    Script(String),
+    /// The database.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unfit {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<AgentError> for Unfit {
+    fn from(error: AgentError) -> Self {
+        Self::Instance(error.to_string())
+    }
+}
+
+impl Reconciler {
+    /// Makes the VM the task's own.
+    pub(super) async fn activate(
+        &self,
+        project: &ProjectRow,
+        wish: &Wish,
+        order: &ClaimOrder,
+        row: &InstanceRow,
+        trace: &mut Trace,
+    ) -> Result<Vec<ClaimedRepo>, Unfit> {
+        let budget = Instant::now() + ANSWER_BUDGET;
+        let resumed = tokio::time::timeout_at(budget, self.resume(&row.vm)).await;
+        resumed
+            .map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))?
+            .map_err(|error| Unfit::Instance(error.to_string()))?;
+        trace.lap("resume");
+        let agent = self
+            .context
+            .agents
+            .get(&row.vm, budget.duration_since(Instant::now()))
+            .await
+            .map_err(|error| Unfit::Instance(error.to_string()))?;
+        trace.lap("connect");
+        let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
+        clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        trace.lap("clock");
+        let variables = self.task_variables(project, order, row.recipe == wish.recipe).await?;
+        if let Some(variables) = &variables {
+            agent
+                .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
+                .await?;
+        }
+        trace.lap("variables");
+        let checkouts = &wish.checkouts;
+        let (repos, moved) = self.move_checkouts(wish, order, row, &agent).await?;
+        trace.lap("checkouts");
+        let all: Vec<&Checkout> = checkouts.iter().collect();
+        let moved = moved.into_iter().filter_map(|at| checkouts.get(at)).collect();
+        let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
+        if !self.context.driver.capabilities().live_processes {
+            phases.push((Phase::Startup, all));
+        }
+        for (phase, checkouts) in phases {
+            if checkouts
+                .iter()
+                .all(|checkout| checkout.scripts.script(phase).is_none())
+            {
+                continue;
+            }
+            let variables = match &variables {
+                Some(variables) => variables.clone(),
+                None => self.shared_variables(project).await?,
+            };
+            let masker = mask_cache::build(&variables).await;
+            run_at_claim(&agent, phase, &checkouts, &masker)
+                .await
+                .map_err(Unfit::Script)?;
+        }
+        trace.lap("scripts");
+        Ok(repos)
+    }
+
+    /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
+    /// places of those whose script `updateAfterCheckout` has something to do.
+    async fn move_checkouts(
+        &self,
+        wish: &Wish,
+        order: &ClaimOrder,
+        row: &InstanceRow,
+        agent: &AgentClient,
+    ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
+        let Wish { checkouts, tips, .. } = wish;
+        let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
+        for (at, checkout) in checkouts.iter().enumerate() {
+            let Some(repo) = repos.iter_mut().find(|repo| repo.path == checkout.path) else {
+                continue;
+            };
+            let from = repo.clone();
+            let settings = row
+                .settings
+                .iter()
+                .find(|read| read.repo_full_name == checkout.repo_full_name);
+            let mut wishes: Vec<_> = order
+                .branch
+                .as_deref()
+                .map(|branch| (branch, None))
+                .into_iter()
+                .collect();
+            if let Some(commit) = tips.commit(&checkout.url, &checkout.branch) {
+                wishes.push((&checkout.branch, Some(commit)));
+            }
+            for (branch, commit) in wishes {
+                if branch == from.branch && commit == Some(from.commit.as_str()) {
+                    break;
+                }
+                let step = Move {
+                    checkout,
+                    from: &from,
+                    branch,
+                    commit,
+                    settings,
+                };
+                match step
+                    .carry_out(&self.context.mirrors, agent, FETCH_BUDGET.max(order.patience))
+                    .await
+                {
+                    Ok(Some(moved)) => {
+                        (repo.branch, repo.commit) = (branch.to_owned(), moved.commit);
+                        // Another branch is another task: whatever its files say.
+                        if moved.needs_update || order.branch.is_some() {
+                            updates.push(at);
+                        }
+                        break;
+                    }
+                    // It is there already, unless the repository has no such branch.
+                    Ok(None) if commit.is_some() || branch == from.branch => break,
+                    Ok(None) => {}
+                    Err(MoveError::Agent(error)) => return Err(error.into()),
+                    // The VM is good all the same: the reply says where the repository is.
+                    Err(error) => {
+                        tracing::warn!(instance = %row.id, repo = repo.repo_full_name, branch, %error, "a checkout stays");
+                    }
+                }
+            }
+        }
+        Ok((repos, updates))
+    }
+
+    async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
+        let store = &self.context.store;
+        store.variables(&project.id, VariableOwner::Shared).await
+    }
+
+    /// The variables of the task, weakest first replaced by stronger: shared, personal, the claim's own. `None` when they
+    /// are just the shared ones, which a VM of the current recipe has.
+    async fn task_variables(
+        &self,
+        project: &ProjectRow,
+        order: &ClaimOrder,
+        is_current: bool,
+    ) -> Result<Option<Vec<VariableRow>>, StoreError> {
+        let owner = VariableOwner::User(&order.user);
+        let personal = self.context.store.variables(&project.id, owner).await?;
+        if is_current && personal.is_empty() && order.env.is_empty() {
+            return Ok(None);
+        }
+        let shared = self.shared_variables(project).await?;
+        let pairs = shared.into_iter().chain(personal).map(|row| (row.name, row.value));
+        let own = order.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let strongest: BTreeMap<String, String> = pairs.chain(own).collect();
+        let rows = strongest.into_iter().map(|(name, value)| VariableRow { name, value });
+        Ok(Some(rows.collect()))
+    }
+}
