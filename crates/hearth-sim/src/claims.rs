@@ -1,5 +1,6 @@
 //! Claims as the server answers them: a ready VM, else a fork of one's own where there is a template, else what is being made,
-//! else a cold one where waiting alone would be in vain.
+//! else a cold one where waiting alone would be in vain. Who waits stands in a line: what becomes ready for the pool is the first
+//! one's, whatever is made for it.
 
 use hearth_core::state::InstanceState;
 use hearth_core::world::VmPresence;
@@ -125,9 +126,10 @@ impl Sim {
                 u32::try_from(self.claims.len() - 1)?
             }
         };
-        if slot == NOBODY {
+        if self.claims[at as usize].pooled {
             self.state.sides[pool].waiting.push_back((at, number));
-        } else {
+        }
+        if slot != NOBODY {
             self.state.slots[slot as usize].claim = at;
         }
         let patience = if self.chance(GOES_AWAY) {
@@ -219,6 +221,10 @@ impl Sim {
             let Some(slot) = self.take_ready(pool) else { return };
             self.state.sides[pool].waiting.pop_front();
             let claim = self.end_claim(claim);
+            if claim.slot != NOBODY {
+                // What was begun for it is the pool's now, and serves the next.
+                self.state.row_mut(claim.slot).reserved = false;
+            }
             self.hand_over(slot, Source::Joined, claim.began);
         }
     }
