@@ -2,16 +2,21 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use hearth_drivers::host::{Finding, Status, check};
+use hearth_server::ServeOptions;
 
 use super::serve::data_dir;
 use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::{local, output};
+
+/// The finding that the limits stand behind.
+const AFTER: &str = "templates";
 
 /// `hearth doctor`.
 #[derive(Debug, Args)]
@@ -29,7 +34,9 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
         .unwrap_or_default()
         .iter()
         .any(|server| server.url == url);
-    let findings = check(&data, &data.join("images"), (!ours).then_some(args.listen)).await;
+    let mut findings = check(&data, &data.join("images"), (!ours).then_some(args.listen)).await;
+    let place = findings.iter().position(|finding| finding.name == AFTER);
+    findings.insert(place.map_or(findings.len(), |place| place + 1), budget(data));
     if globals.json {
         output::print_json(&findings)?;
     } else {
@@ -44,6 +51,24 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
         output::count(failed as u64, "finding")
     ));
     Ok(EXIT_FAILED)
+}
+
+/// What a server takes of this machine when it is not told otherwise.
+fn budget(data: PathBuf) -> Finding {
+    let usual = ServeOptions::new(data);
+    let gib = |mib: u64| mib as f64 / 1024.0;
+    Finding {
+        name: "limits",
+        status: Status::Ok,
+        summary: format!(
+            "at most {} VMs with {:.1} GiB of memory in all, and {:.1} GiB of disk for templates; `hearth serve` --max-vms, --memory and \
+             --template-disk say otherwise, `hearth pool explain` says what is used",
+            usual.max_vms,
+            gib(usual.memory_mib),
+            gib(usual.template_disk_mib)
+        ),
+        fix: None,
+    }
 }
 
 fn table(findings: &[Finding]) -> String {
