@@ -24,7 +24,7 @@ const PACK_MODE: u32 = 0o444;
 const HEAD: &str = ".git/HEAD";
 /// A tip of another branch that was fetched so long ago is new enough for a claim.
 const BRANCH_FRESH: Duration = Duration::from_secs(15);
-/// Time limit of what git does in the VM.
+/// Time limit of what git does in the VM, and on the host for it.
 const MOVE_PATIENCE: Duration = Duration::from_secs(120);
 /// What the script below ends with when the tree is not as Hearth left it.
 const NOT_OURS: i32 = 3;
@@ -143,7 +143,7 @@ impl Move<'_> {
 
     /// Puts what is missing beside the repository's other packs. Nothing refers to it yet.
     async fn bring(&self, agent: &AgentClient, tip: &Tip) -> Result<(), MoveError> {
-        let Some(pack) = tip.pack_since(&self.from.commit).await? else {
+        let Some(pack) = tip.pack_since(&self.from.commit, MOVE_PATIENCE).await? else {
             return Ok(());
         };
         let place = |below: &str| format!("{}/{below}", self.from.path);

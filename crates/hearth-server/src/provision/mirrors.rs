@@ -190,14 +190,7 @@ impl Mirrors {
         if let Wanted::Commit(commit) = wanted
             && has_commit(&mirror, commit).await
         {
-            let tip = Tip {
-                mirror,
-                repo: repo.to_owned(),
-                commit: commit.to_owned(),
-                messages: String::new(),
-                files: Arc::default(),
-                pack: Arc::default(),
-            };
+            let tip = Tip::new(mirror, repo, commit.to_owned(), String::new());
             self.tips().insert(place, (Instant::now(), tip.clone()));
             return Ok(tip);
         }
@@ -261,14 +254,7 @@ impl Mirrors {
             }
             Err(source) => return Err(local(source)),
         };
-        Ok(Tip {
-            mirror,
-            repo: repo.to_owned(),
-            commit,
-            messages: fetched.stderr,
-            files: Arc::default(),
-            pack: Arc::default(),
-        })
+        Ok(Tip::new(mirror, repo, commit, fetched.stderr))
     }
 }
 
@@ -294,6 +280,17 @@ async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
 }
 
 impl Tip {
+    fn new(mirror: PathBuf, repo: &str, commit: String, messages: String) -> Self {
+        Self {
+            mirror,
+            repo: repo.to_owned(),
+            commit,
+            messages,
+            files: Arc::default(),
+            pack: Arc::default(),
+        }
+    }
+
     /// The mirror it is in.
     pub(super) fn mirror(&self) -> &Path {
         &self.mirror
@@ -321,18 +318,18 @@ impl Tip {
     }
 
     /// Everything that this commit has and that one has not; `None` when nothing is missing.
-    pub async fn pack_since(&self, have: &str) -> Result<Option<Pack>, MirrorError> {
+    pub async fn pack_since(&self, have: &str, patience: Duration) -> Result<Option<Pack>, MirrorError> {
         // The lock is held while it is made: others that want the same wait for it.
         let mut last = self.pack.lock().await;
         if let Some((_, pack)) = last.as_ref().filter(|(of, _)| of == have) {
             return Ok(pack.clone());
         }
-        let pack = self.make_pack(have).await?;
+        let pack = self.make_pack(have, patience).await?;
         *last = Some((have.to_owned(), pack.clone()));
         Ok(pack)
     }
 
-    async fn make_pack(&self, have: &str) -> Result<Option<Pack>, MirrorError> {
+    async fn make_pack(&self, have: &str, patience: Duration) -> Result<Option<Pack>, MirrorError> {
         let local = |source| MirrorError::Local {
             repo: self.repo.clone(),
             source,
@@ -342,9 +339,7 @@ impl Tip {
         let options = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset"];
         let words = options.iter().map(std::ffi::OsStr::new).chain([base.as_os_str()]);
         let wish = format!("{}\n^{have}\n", self.commit).into_bytes();
-        let said = git_fed(&self.mirror, words, wish, LOCAL_PATIENCE)
-            .await
-            .map_err(local)?;
+        let said = git_fed(&self.mirror, words, wish, patience).await.map_err(local)?;
         let name = String::from_utf8_lossy(&said.stdout).trim().to_owned();
         if name.is_empty() {
             return Ok(None);

@@ -151,7 +151,7 @@ impl Reconciler {
         let wants = order.wants();
         // Who has waited longer is served before.
         let mut place = (wants != Wants::Own && !self.lines.is_empty(&project.id, wants))
-            .then(|| self.lines.join(&project.id, wants));
+            .then(|| self.lines.join(&project.id, wants, None));
         let mut reservation = Reservation {
             reconciler: self.clone(),
             project: project.id.clone(),
@@ -164,7 +164,7 @@ impl Reconciler {
             // Whatever stood ready would be theirs.
             trace.saw(Look::default());
         }
-        let mut looks = 0_u32;
+        let mut is_new = true;
         loop {
             if let Some(id) = reservation.id.clone()
                 && self.check_reserved(&id).await?.state == InstanceState::Ready
@@ -186,10 +186,10 @@ impl Reconciler {
                 }
             }
             let may_take = wants != Wants::Own && place.as_ref().is_none_or(Place::is_first);
-            if may_take || looks == 0 {
+            if may_take || is_new {
                 // Whoever may take nothing looks whether its key was used before: an id that no VM has.
                 let nobody = (!may_take).then(InstanceId::generate);
-                let source = if looks == 0 {
+                let source = if is_new {
                     ClaimSource::Ready
                 } else {
                     ClaimSource::Joined
@@ -201,7 +201,7 @@ impl Reconciler {
                     return Ok(reply);
                 }
             }
-            looks += 1;
+            is_new = false;
             if reservation.id.is_none()
                 && let Some((how, recipe)) = self.makes_one(project, order, &mut trace).await?
             {
@@ -213,6 +213,9 @@ impl Reconciler {
                 let id = InstanceId::generate();
                 // Before the row is there: whenever this future is dropped, the row is given back.
                 reservation.id = Some(id.clone());
+                if let Some(place) = &place {
+                    place.owns(&id);
+                }
                 self.order_instance(&id, project, Order::Claim { recipe }).await?;
                 made = how;
             }
@@ -220,12 +223,11 @@ impl Reconciler {
                 return Err(self.nothing_ready(project).await?);
             }
             if let Some(place) = &place {
-                place.owns(reservation.id.as_ref());
                 // At the end of its time it looks once more.
                 let _ = tokio::time::timeout_at(deadline, place.rung()).await;
             } else {
                 // What became ready since the look above rang nobody: looked at once more.
-                place = Some(self.lines.join(&project.id, wants));
+                place = Some(self.lines.join(&project.id, wants, reservation.id.clone()));
             }
         }
     }

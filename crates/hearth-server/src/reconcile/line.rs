@@ -70,8 +70,8 @@ impl Lines {
         self.with(|kept| !kept.lines.contains_key(&Line { project, wants }))
     }
 
-    /// A place at the end.
-    pub(super) fn join(&self, project: &ProjectId, wants: Wants) -> Place {
+    /// A place at the end, for a claim that may have an instance of its own in the making.
+    pub(super) fn join(&self, project: &ProjectId, wants: Wants, own: Option<InstanceId>) -> Place {
         let project = project.clone();
         let line = Line { project, wants };
         let bell = Arc::new(Notify::new());
@@ -79,7 +79,7 @@ impl Lines {
             kept.next += 1;
             let waiter = Waiter {
                 bell: bell.clone(),
-                own: None,
+                own,
             };
             kept.lines.entry(line.clone()).or_default().insert(kept.next, waiter);
             kept.next
@@ -124,12 +124,12 @@ impl Place {
         })
     }
 
-    /// An instance is made for it, or none any more.
-    pub(super) fn owns(&self, own: Option<&InstanceId>) {
+    /// An instance is made for it.
+    pub(super) fn owns(&self, own: &InstanceId) {
         self.lines.with(|kept| {
             let line = kept.lines.get_mut(&self.line);
             if let Some(waiter) = line.and_then(|line| line.get_mut(&self.number)) {
-                waiter.own = own.cloned();
+                waiter.own = Some(own.clone());
             }
         });
     }

@@ -15,9 +15,6 @@ use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::{local, output};
 
-/// The finding that the limits stand behind.
-const AFTER: &str = "templates";
-
 /// `hearth doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -35,8 +32,7 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
         .iter()
         .any(|server| server.url == url);
     let mut findings = check(&data, &data.join("images"), (!ours).then_some(args.listen)).await;
-    let place = findings.iter().position(|finding| finding.name == AFTER);
-    findings.insert(place.map_or(findings.len(), |place| place + 1), budget(data));
+    findings.push(limits(data));
     if globals.json {
         output::print_json(&findings)?;
     } else {
@@ -54,7 +50,7 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
 }
 
 /// What a server takes of this machine when it is not told otherwise.
-fn budget(data: PathBuf) -> Finding {
+fn limits(data: PathBuf) -> Finding {
     let usual = ServeOptions::new(data);
     let gib = |mib: u64| mib as f64 / 1024.0;
     Finding {
