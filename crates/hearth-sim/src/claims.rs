@@ -225,7 +225,11 @@ impl Sim {
                 // What was begun for it is the pool's now, and serves the next.
                 self.state.row_mut(claim.slot).reserved = false;
             }
-            self.hand_over(slot, Source::Joined, claim.began);
+            let source = match claim.source {
+                Source::Cold => Source::Joined,
+                source => source,
+            };
+            self.hand_over(slot, source, claim.began);
         }
     }
 

@@ -189,10 +189,11 @@ impl Reconciler {
             if may_take || is_new {
                 // Whoever may take nothing looks whether its key was used before: an id that no VM has.
                 let nobody = (!may_take).then(InstanceId::generate);
-                let source = if is_new {
-                    ClaimSource::Ready
-                } else {
-                    ClaimSource::Joined
+                let source = match made {
+                    _ if is_new => ClaimSource::Ready,
+                    // It asked for a fork and gets one, if not the very one that was begun for it.
+                    ClaimSource::Fork if reservation.id.is_some() => ClaimSource::Fork,
+                    _ => ClaimSource::Joined,
                 };
                 if let Some(reply) = self
                     .try_claim(project, order, nobody.as_ref(), source, &mut place, &mut trace)

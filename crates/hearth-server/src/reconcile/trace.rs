@@ -133,11 +133,6 @@ fn why(reply: &ClaimReply, hand_over: Option<&HandOver>) -> String {
             "{}, and there was a template: the VM was forked from it",
             nothing_did(seen)
         ),
-        ClaimSource::Joined if seen.template == Some(true) => format!(
-            "{}, and there was a template: a VM of the pool came before the fork that was ordered for the claim, after {} ms",
-            nothing_did(seen),
-            reply.wait_ms
-        ),
         ClaimSource::Joined => format!(
             "{} and {}: the claim waited {} ms for a VM that was being made for the pool",
             nothing_did(seen),

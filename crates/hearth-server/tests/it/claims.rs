@@ -144,11 +144,11 @@ async fn what_was_begun_for_a_claim_that_went_away_serves_the_next() {
     let (gone, (begun, reply)) = tokio::join!(first, second);
     assert!(gone.is_err(), "it had its VM too soon: {gone:?}");
     assert_eq!(reply["id"], begun["items"][0]["id"], "{reply:#}");
-    assert_eq!(reply["source"], "joined");
+    assert_eq!(reply["source"], "fork");
     let why = server
         .get(&format!("/instances/{}/claim", reply["id"].as_str().unwrap()))
         .await;
-    assert!(why["why"].as_str().unwrap().contains("came before the fork"), "{why:#}");
+    assert!(why["why"].as_str().unwrap().contains("forked from it"), "{why:#}");
     server.until_full(SOON, &project, 1).await;
 }
 
