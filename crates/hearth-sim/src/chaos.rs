@@ -2,7 +2,6 @@
 //! damaged, a host in trouble, a driver that does not answer, servers that end.
 
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::VmPresence;
 use jiff::SignedDuration;
 use rand::RngExt;
 
@@ -73,8 +72,7 @@ impl Sim {
             self.limit(pool, LIMITED);
             self.state.world.pools[pool].enabled = !unused;
             if !unused && !self.chance(NEW) && bad.is_none() {
-                let name = self.state.world.pools[pool].recipe.clone();
-                self.state.set_template(pool, &name, true);
+                self.state.prepare(pool)?;
             }
         }
         Ok(())
@@ -155,7 +153,7 @@ impl Sim {
                 self.state.row_mut(slot).is_test = true;
             }
             Befalls::VmDies => self.kill_one(pool),
-            Befalls::TemplateDamaged => self.damage(pool),
+            Befalls::TemplateDamaged => self.damage(pool)?,
             Befalls::Restart => self.restart()?,
             Befalls::Silence => {
                 self.note("driver silent", usize::MAX, 0);
@@ -184,14 +182,15 @@ impl Sim {
 
     /// A VM of the pool ends: ready, or still being made.
     fn kill_one(&mut self, pool: usize) {
-        let rows = &mut self.state.world.pools[pool].instances;
+        let rows = &self.state.world.pools[pool].instances;
         if rows.is_empty() {
             return;
         }
-        let row = self.rng.random_range(0..rows.len());
-        let row = &mut rows[row];
-        if row.vm.is_alive() && matches!(row.state, InstanceState::Ready | InstanceState::Provisioning) {
-            row.vm = VmPresence::Stopped;
+        let row = &rows[self.rng.random_range(0..rows.len())];
+        if matches!(row.state, InstanceState::Ready | InstanceState::Provisioning)
+            && let Some(slot) = self.state.find(&row.id)
+        {
+            self.state.crash(slot);
         }
     }
 
@@ -204,19 +203,23 @@ impl Sim {
         }
     }
 
-    /// The template of what is wanted is damaged, and every VM that lies on it.
-    fn damage(&mut self, pool: usize) {
+    /// The template of what is wanted is damaged, and every VM that lies on it dies. The next one to be forked finds it.
+    fn damage(&mut self, pool: usize) -> anyhow::Result<()> {
         let name = self.state.world.pools[pool].recipe.clone();
         if !self.state.has_template(pool, &name) {
-            return;
+            return Ok(());
         }
         self.note("template damaged", pool, 0);
-        for row in &mut self.state.world.pools[pool].instances {
-            if row.state == InstanceState::Ready && row.recipe == name {
-                row.vm = VmPresence::Stopped;
-            }
+        self.state.damage_template(&name)?;
+        let rows = &self.state.world.pools[pool].instances;
+        let on_it = rows
+            .iter()
+            .filter(|row| row.state == InstanceState::Ready && row.recipe == name);
+        let on_it: Vec<_> = on_it.filter_map(|row| self.state.find(&row.id)).collect();
+        for slot in on_it {
+            self.state.crash(slot);
         }
-        self.state.set_template(pool, &name, false);
+        Ok(())
     }
 
     pub(crate) fn mend(&mut self, pool: u32) {

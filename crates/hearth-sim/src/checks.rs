@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use hearth_core::plan::{Action, Decision, Reason};
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::{FailureStreak, InstanceWorld, VmPresence, Work};
+use hearth_core::world::{FailureStreak, InstanceWorld, Work};
 use jiff::SignedDuration;
 
 use crate::sim::Sim;
@@ -266,6 +266,7 @@ impl Sim {
         if rows != slots {
             wrong = Some(format!("{rows} rows in {slots} slots"));
         }
+        wrong = wrong.or(self.state.agrees().err());
         if let Some(what) = wrong {
             self.break_promise(what);
         }
@@ -273,6 +274,14 @@ impl Sim {
 
     /// After a time without faults, changes and claims everything is as it is wished.
     pub(crate) fn check_settled(&mut self) {
+        self.state.sweep_templates();
+        if let Err(what) = self.state.agrees() {
+            return self.break_promise(what);
+        }
+        let without_row = self.state.templates_without_row();
+        if without_row > 0 {
+            return self.break_promise(format!("{without_row} templates belong to nobody"));
+        }
         if !self.state.world.orphans.is_empty() {
             self.break_promise(format!("{} orphans are left", self.state.world.orphans.len()));
         }
@@ -312,9 +321,6 @@ impl Sim {
                 InstanceState::Claimed => return Err(format!("{} is still claimed", row.id)),
                 InstanceState::Retiring | InstanceState::Deleting if for_long => {
                     return Err(format!("{} does not go", row.id));
-                }
-                InstanceState::Archived if row.vm != VmPresence::Absent => {
-                    return Err(format!("the VM of {} is still there", row.id));
                 }
                 _ => {}
             }

@@ -3,7 +3,6 @@
 //! one's, whatever is made for it.
 
 use hearth_core::state::InstanceState;
-use hearth_core::world::VmPresence;
 use jiff::SignedDuration;
 use rand::RngExt;
 
@@ -154,7 +153,7 @@ impl Sim {
                     self.state.slots[*slot as usize].serial,
                 )
             })?;
-            if self.state.row(best).vm.is_alive() && !self.chance(DUMB) {
+            if self.state.is_alive(best) && !self.chance(DUMB) {
                 return Some(best);
             }
             // It does not answer: it was claimed for a moment, and goes.
@@ -168,8 +167,8 @@ impl Sim {
     fn hand_over(&mut self, slot: u32, source: Source, began: Micros) {
         let (pool, _) = self.state.place(slot);
         let serial = self.state.slots[slot as usize].serial;
-        let alive = self.state.row(slot).vm.is_alive();
-        if !self.state.move_row(slot, InstanceState::Claimed, None) || !alive {
+        let goes_on = self.state.set_paused(slot, false);
+        if !self.state.move_row(slot, InstanceState::Claimed, None) || !goes_on {
             self.break_promise(format!("#{serial} was handed over and could not be"));
         }
         let times = &mut self.state.slots[slot as usize].claims;
@@ -181,7 +180,7 @@ impl Sim {
         let ends = moment(self.state.now) + lease;
         let row = self.state.row_mut(slot);
         row.reserved = false;
-        (row.lease_ends_at, row.vm, row.memory_mib) = (Some(ends), VmPresence::Running, WHOLE_MIB);
+        (row.lease_ends_at, row.memory_mib) = (Some(ends), WHOLE_MIB);
         let activation = self.between(SECOND / 200, SECOND / 50);
         self.figures
             .waits

@@ -26,6 +26,10 @@ pub(crate) struct Figures {
     pub(crate) faults: u64,
     pub(crate) restarts: u64,
     pub(crate) outages: u64,
+    /// Templates that were found damaged when they were to be used.
+    pub(crate) damaged: u64,
+    /// Calls of the driver that change something, and looks at templates.
+    pub(crate) calls: u64,
     pub(crate) settled: u64,
     /// Most rows at once.
     pub(crate) most: usize,
@@ -51,6 +55,8 @@ impl Figures {
             faults: 0,
             restarts: 0,
             outages: 0,
+            damaged: 0,
+            calls: 0,
             settled: 0,
             most: 0,
             waits: Histogram::new_with_max(LONGEST, 3)?,
@@ -82,6 +88,8 @@ impl Figures {
             (&mut self.faults, other.faults),
             (&mut self.restarts, other.restarts),
             (&mut self.outages, other.outages),
+            (&mut self.damaged, other.damaged),
+            (&mut self.calls, other.calls),
             (&mut self.settled, other.settled),
         ];
         for (sum, more) in sums {
@@ -125,10 +133,14 @@ impl Figures {
                 "VMs begun per served claim",
                 format!("{:.3}", self.begun as f64 / self.served().max(1) as f64),
             ),
+            ("calls of the fake driver", self.calls.to_string()),
             ("most rows at once", self.most.to_string()),
             (
                 "faults and changes",
-                format!("{}, {} restarts, {} outages", self.faults, self.restarts, self.outages),
+                format!(
+                    "{}, {} restarts, {} outages, {} damaged templates found",
+                    self.faults, self.restarts, self.outages, self.damaged
+                ),
             ),
             ("times everything was found settled", self.settled.to_string()),
             ("passes", self.passes.to_string()),

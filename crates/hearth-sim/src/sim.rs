@@ -2,7 +2,7 @@
 //! long the planner takes, which changes nothing of what happens.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Instant;
 
 use hearth_core::plan::{Decision, decide};
@@ -14,6 +14,7 @@ use rand_distr::{Distribution as _, Exp};
 
 use crate::claims::Claim;
 use crate::figures::Figures;
+use crate::machines::Birth;
 use crate::state::{Micros, SECOND, State, WHOLE_MIB, moment};
 
 /// A pass begins this long after the one before at the latest, as in the server.
@@ -92,6 +93,8 @@ pub(crate) struct Sim {
     pub(crate) limits: Limits,
     queue: BinaryHeap<Reverse<(Micros, u64, Happens)>>,
     queued: u64,
+    /// Calls of servers that are gone, under way still, by instance.
+    pub(crate) late_births: BTreeMap<u64, Birth>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) free_claims: Vec<u32>,
     pub(crate) claims_made: u64,
@@ -125,6 +128,7 @@ impl Sim {
             limits,
             queue: BinaryHeap::new(),
             queued: 0,
+            late_births: BTreeMap::new(),
             claims: Vec::new(),
             free_claims: Vec::new(),
             claims_made: 0,
@@ -159,7 +163,10 @@ impl Sim {
             self.broken.get_or_insert(format!("the simulation itself: {error:#}"));
         }
         match self.broken {
-            None => Ok(self.figures),
+            None => {
+                self.figures.calls = self.state.calls;
+                Ok(self.figures)
+            }
             Some(what) => Err(Box::new(Broken {
                 seed: self.plan.seed,
                 at: self.state.now,
@@ -222,6 +229,7 @@ impl Sim {
             }
             Happens::Audit => {
                 self.audit();
+                self.state.sweep_templates();
                 self.later(AUDIT, Happens::Audit);
             }
         }
@@ -293,6 +301,7 @@ impl Sim {
         }
         self.fill_bucket(now);
         self.state.world.now = moment(now);
+        self.state.observe();
         let silent = now < self.silent_until;
         let hidden = silent.then(|| self.hide());
         let began = Instant::now();

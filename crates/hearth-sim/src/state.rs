@@ -6,7 +6,10 @@ use std::collections::VecDeque;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
+use hearth_drivers::fake::Machines;
 use jiff::{SignedDuration, Timestamp};
+
+use crate::machines::IMAGE;
 
 /// Simulated time since the beginning, microseconds.
 pub(crate) type Micros = u64;
@@ -48,6 +51,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Slot {
     /// Which instance lives here; 0: none.
     pub(crate) serial: u64,
+    /// Its VM.
+    pub(crate) vm: VmId,
     pub(crate) pool: u32,
     pub(crate) at: u32,
     /// Counts up whenever somebody else takes over: what an older task reports is void.
@@ -67,7 +72,7 @@ pub(crate) struct Recipe {
     pub(crate) name: String,
     /// Its set-up fails, so.
     pub(crate) bad: Option<FailureKind>,
-    /// Since when there is a template; 0: none.
+    /// The how many-eth template, as its row says; 0: none. The template itself is the driver's.
     pub(crate) template: u64,
     pub(crate) streak: FailureStreak,
 }
@@ -96,6 +101,12 @@ pub(crate) struct State {
     free: Vec<u32>,
     pub(crate) made: u64,
     templates: u64,
+    /// VMs and templates as they are.
+    pub(crate) machines: Machines,
+    /// Calls of the driver.
+    pub(crate) calls: u64,
+    /// Instances whose VM has changed since the last pass.
+    pub(crate) unseen: Vec<u32>,
 }
 
 impl State {
@@ -115,6 +126,9 @@ impl State {
             free: Vec::new(),
             made: 0,
             templates: 0,
+            machines: Machines::new(vec![IMAGE.to_owned()], None),
+            calls: 0,
+            unseen: Vec::new(),
         }
     }
 
@@ -241,35 +255,32 @@ impl State {
     /// A new row; nobody has begun.
     pub(crate) fn add_row(&mut self, pool: usize, recipe: String) -> anyhow::Result<u32> {
         self.made += 1;
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.slots.push(Slot {
-                    serial: 0,
-                    pool: 0,
-                    at: 0,
-                    job: 0,
-                    claims: 0,
-                    claim: NOBODY,
-                    outcome: Outcome::Good,
-                    named: 0,
-                });
-                u32::try_from(self.slots.len() - 1)?
-            }
-        };
         let forked = self.has_template(pool, &recipe);
         let now = moment(self.now);
         let rows = &mut self.world.pools[pool].instances;
-        let before = &self.slots[slot as usize];
-        self.slots[slot as usize] = Slot {
+        let vm = VmId::try_from(format!("vm-{:x}", self.made));
+        let mut fresh = Slot {
             serial: self.made,
+            vm: vm.map_err(|error| anyhow::anyhow!("{error}"))?,
             pool: u32::try_from(pool)?,
             at: u32::try_from(rows.len())?,
-            job: before.job.wrapping_add(1),
+            job: 0,
             claims: 0,
             claim: NOBODY,
             outcome: Outcome::Good,
             named: 0,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                let before = &mut self.slots[slot as usize];
+                fresh.job = before.job.wrapping_add(1);
+                *before = fresh;
+                slot
+            }
+            None => {
+                self.slots.push(fresh);
+                u32::try_from(self.slots.len() - 1)?
+            }
         };
         let id = InstanceId::try_from(format!("i{:012x}-{slot:x}", self.made));
         rows.push(InstanceWorld {
@@ -346,6 +357,11 @@ impl State {
         true
     }
 
+    /// An instance's VM, whether there is one or not.
+    pub(crate) fn vm(&self, slot: u32) -> &VmId {
+        &self.slots[slot as usize].vm
+    }
+
     /// Only the record is left.
     pub(crate) fn archive(&mut self, slot: u32) {
         self.move_row(slot, InstanceState::Archived, None);
@@ -368,18 +384,15 @@ impl State {
             ready.swap_remove(at);
         }
     }
-
-    /// A VM that no row names.
-    pub(crate) fn add_orphan(&mut self) {
-        self.made += 1;
-        self.world
-            .orphans
-            .extend(VmId::try_from(format!("vm-{}", self.made)).ok());
-    }
 }
 
 fn slot_of(id: &InstanceId) -> Option<u32> {
     u32::from_str_radix(id.as_str().rsplit_once('-')?.1, 16).ok()
+}
+
+/// The pool of a recipe, by its name.
+pub(crate) fn pool_of_recipe(name: &str) -> Option<usize> {
+    usize::from_str_radix(name.get(..6)?, 16).ok()
 }
 
 /// The pool of a project's id.

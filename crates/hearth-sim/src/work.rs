@@ -2,7 +2,7 @@
 
 use hearth_core::plan::Action;
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::{VmPresence, Work};
+use hearth_core::world::Work;
 use rand::RngExt;
 
 use crate::sim::{Happens, Sim};
@@ -48,7 +48,7 @@ impl Sim {
             Action::Create { project, recipe, .. } => {
                 if let Some(pool) = pool_of(project) {
                     let slot = self.state.add_row(pool, recipe.clone())?;
-                    self.begin_boot(slot);
+                    self.begin_boot(slot)?;
                 }
             }
             Action::Build { project } => {
@@ -56,7 +56,7 @@ impl Sim {
                     let recipe = self.state.world.pools[pool].recipe.clone();
                     let slot = self.state.add_row(pool, recipe)?;
                     self.figures.beside += 1;
-                    self.begin_boot(slot);
+                    self.begin_boot(slot)?;
                 }
             }
             Action::Start { .. } => {
@@ -64,14 +64,14 @@ impl Sim {
                     && self.state.row(slot).state == InstanceState::Provisioning
                     && self.state.row(slot).work == Work::Unstarted
                 {
-                    self.begin_boot(slot);
+                    self.begin_boot(slot)?;
                 }
             }
             Action::Fail {
                 generation, failure, ..
             } => {
                 if let Some(slot) = found {
-                    let alive = self.state.row(slot).vm.is_alive();
+                    let alive = self.state.is_alive(slot);
                     let asked_in_vain = failure.kind == FailureKind::VmLost && alive;
                     if !asked_in_vain && self.state.move_row(slot, InstanceState::Failed, Some(*generation)) {
                         self.state.row_mut(slot).failure = Some(failure.kind);
@@ -96,6 +96,7 @@ impl Sim {
             }
             Action::DestroyOrphan { vm } => {
                 if !self.chance(DESTROY_FAILS) {
+                    self.state.remove_vm(vm);
                     self.state.world.orphans.retain(|orphan| orphan != vm);
                 }
             }
@@ -116,25 +117,24 @@ impl Sim {
     /// It stands still, and is measured.
     fn rest(&mut self, slot: u32) {
         let measured = self.between(FORK_MIB / 2, FORK_MIB * 5 / 4);
-        let row = self.state.row_mut(slot);
-        if row.vm.is_alive() {
-            (row.vm, row.memory_mib) = (VmPresence::Paused, measured);
+        if self.state.set_paused(slot, true) {
+            self.state.row_mut(slot).memory_mib = measured;
         }
     }
 
-    fn begin_boot(&mut self, slot: u32) {
+    fn begin_boot(&mut self, slot: u32) -> anyhow::Result<()> {
         let (pool, _) = self.state.place(slot);
         self.figures.begun += 1;
         self.spend_token();
         let name = self.state.row(slot).recipe.clone();
-        let has_template = self.state.has_template(pool, &name);
+        let has_template = self.has_whole_template(pool, &name)?;
         let bad = self.state.recipe(pool, &name).and_then(|recipe| recipe.bad);
         let is_test = self.state.row(slot).is_test;
         self.figures.beside += u64::from(is_test);
         let row = self.state.row_mut(slot);
         // As the observation says it: what is forked once it begins counts as a fork.
         row.forked = has_template;
-        (row.work, row.vm) = (Work::Here, VmPresence::Running);
+        row.work = Work::Here;
         let forked = row.forked;
         let took = if forked {
             self.between(SECOND * 6 / 100, SECOND * 18 / 100)
@@ -157,12 +157,33 @@ impl Sim {
             Outcome::Good
         };
         let calm = self.calm && bad.is_none();
+        let outcome = if calm { Outcome::Good } else { outcome };
+        if !matches!(outcome, Outcome::Unknown { took_effect: false }) {
+            let birth = self.state.birth(slot)?;
+            self.state.give_birth(&birth)?;
+        }
+        self.state.unseen.push(slot);
         let entry = &mut self.state.slots[slot as usize];
-        entry.outcome = if calm { Outcome::Good } else { outcome };
+        entry.outcome = outcome;
         entry.job = entry.job.wrapping_add(1);
         let (job, serial) = (entry.job, entry.serial);
         self.note("begun", pool, serial);
         self.later(took, Happens::BootEnds { slot, job });
+        Ok(())
+    }
+
+    /// A damaged template is found before it is used, and its row goes: what was to be forked is set up.
+    fn has_whole_template(&mut self, pool: usize, name: &str) -> anyhow::Result<bool> {
+        if !self.state.has_template(pool, name) {
+            return Ok(false);
+        }
+        let whole = self.state.is_whole(name)?;
+        if !whole {
+            self.note("damaged template found", pool, 0);
+            self.figures.damaged += 1;
+            self.state.set_template(pool, name, false);
+        }
+        Ok(whole)
     }
 
     fn fork_outcome(&mut self) -> Outcome {
@@ -182,26 +203,21 @@ impl Sim {
         let (outcome, serial) = (entry.outcome, entry.serial);
         let (pool, _) = self.state.place(slot);
         let failure = match outcome {
-            _ if !self.state.row(slot).vm.is_alive() => Some(FailureKind::VmLost),
+            Outcome::Unknown { .. } => Some(FailureKind::Host),
+            _ if !self.state.is_alive(slot) => Some(FailureKind::VmLost),
             Outcome::Good => None,
             Outcome::Fails(kind) => Some(kind),
-            Outcome::Unknown { took_effect } => {
-                if !took_effect {
-                    self.state.row_mut(slot).vm = VmPresence::Absent;
-                }
-                Some(FailureKind::Host)
-            }
         };
         self.count(slot, failure);
         match failure {
             None => {
                 self.note("ready", pool, serial);
                 let reserved = self.state.row(slot).reserved;
-                let (name, forked) = (self.state.row(slot).recipe.clone(), self.state.row(slot).forked);
-                self.state.move_row(slot, InstanceState::Ready, None);
-                if !forked && !self.state.has_template(pool, &name) {
-                    self.state.set_template(pool, &name, true);
+                let row = self.state.row(slot);
+                if !row.forked && !self.state.has_template(pool, &row.recipe) {
+                    self.state.freeze(slot)?;
                 }
+                self.state.move_row(slot, InstanceState::Ready, None);
                 // What somebody waited for stays awake; the planner lets it rest if nobody comes.
                 if !reserved && self.chance(0.9) {
                     self.rest(slot);
@@ -256,15 +272,13 @@ impl Sim {
         self.wake();
         if self.chance(DESTROY_FAILS) {
             // Whether it took effect or not: asked again in the next pass.
-            let took_effect = self.chance(0.5);
-            let row = self.state.row_mut(slot);
-            row.work = Work::Idle;
-            if took_effect {
-                row.vm = VmPresence::Absent;
+            self.state.row_mut(slot).work = Work::Idle;
+            if self.chance(0.5) {
+                self.state.remove_vm_of(slot);
             }
             return;
         }
-        self.state.row_mut(slot).vm = VmPresence::Absent;
+        self.state.remove_vm_of(slot);
         if self.state.row(slot).state == InstanceState::Retiring {
             self.state.archive(slot);
         } else {
@@ -283,7 +297,7 @@ impl Sim {
         }
         for slot in 0..u32::try_from(self.state.slots.len())? {
             if self.state.slots[slot as usize].serial > 0 {
-                self.abandon(slot);
+                self.abandon(slot)?;
             }
         }
         let downtime = self.between(SECOND / 2, 5 * SECOND);
@@ -292,37 +306,42 @@ impl Sim {
         Ok(())
     }
 
-    fn abandon(&mut self, slot: u32) {
+    fn abandon(&mut self, slot: u32) -> anyhow::Result<()> {
         self.state.row_mut(slot).reserved = false;
         if self.state.row(slot).work != Work::Here {
-            return;
+            return Ok(());
         }
         let entry = &mut self.state.slots[slot as usize];
         entry.job = entry.job.wrapping_add(1);
         let serial = entry.serial;
         if self.state.row(slot).state == InstanceState::Provisioning {
             self.state.row_mut(slot).work = Work::Abandoned;
-            if self.chance(LATE) {
-                self.state.row_mut(slot).vm = VmPresence::Absent;
+            if self.state.is_alive(slot) && self.chance(LATE) {
+                self.late_births.insert(serial, self.state.birth(slot)?);
+                self.state.remove_vm_of(slot);
                 let after = self.between(1, 20 * SECOND);
                 self.later(after, Happens::LateBirth { slot, serial });
             }
         } else {
-            let took_effect = self.chance(0.5);
-            let row = self.state.row_mut(slot);
-            row.work = Work::Idle;
-            if took_effect {
-                row.vm = VmPresence::Absent;
+            self.state.row_mut(slot).work = Work::Idle;
+            if self.chance(0.5) {
+                self.state.remove_vm_of(slot);
             }
         }
+        Ok(())
     }
 
     /// A call of a server that is gone takes effect at last. Its row may be gone.
     pub(crate) fn late_birth(&mut self, slot: u32, serial: u64) {
+        let birth = self.late_births.remove(&serial);
+        // Its template may be gone by now.
+        let Some(birth) = birth.filter(|birth| self.state.give_birth(birth).is_ok()) else {
+            return;
+        };
         if self.state.slots[slot as usize].serial == serial {
-            self.state.row_mut(slot).vm = VmPresence::Running;
+            self.state.unseen.push(slot);
         } else {
-            self.state.add_orphan();
+            self.state.world.orphans.push(birth.vm);
         }
         self.wake();
     }

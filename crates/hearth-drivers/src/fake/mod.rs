@@ -2,7 +2,7 @@
 //! serves the real agent protocol, and delays and fails as planned and seeded. Never a default: it runs no command.
 
 mod agent;
-mod checkpoints;
+mod machines;
 mod script;
 
 use std::collections::BTreeMap;
@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+    ForkSpec, ForkStart, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
 use agent::Guest;
-use checkpoints::Checkpoint;
+pub use machines::Machines;
 pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
 
 /// How much the pipe between host and guest holds, as a virtio-serial port would.
@@ -45,36 +45,28 @@ struct World {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    vms: BTreeMap<VmId, FakeVm>,
-    checkpoints: BTreeMap<CheckpointKey, Checkpoint>,
+    machines: Machines<Inhabited>,
     calls: BTreeMap<Verb, u64>,
-    created: u64,
 }
 
+/// What is inside a fake VM, and how it is reached.
 #[derive(Debug)]
-struct FakeVm {
-    image: String,
-    shape: VmShape,
-    state: VmState,
-    /// It can be frozen.
-    checkpointable: bool,
-    /// The checkpoint that it lies on.
-    lies_on: Option<CheckpointKey>,
+struct Inhabited {
     guest: Arc<Guest>,
     answers_at: tokio::time::Instant,
     /// Ends the stream that is open now.
     connection: CancellationToken,
 }
 
-impl State {
-    /// A VM that runs or stands still.
-    fn need_alive(&mut self, id: &VmId) -> Result<&mut FakeVm, DriverError> {
-        match self.vms.get_mut(id) {
-            Some(vm) if vm.state != VmState::Stopped => Ok(vm),
-            Some(_) => Err(DriverError::permanent(format!("{id} does not run any more"))),
-            None => Err(DriverError::permanent(format!("there is no VM {id}"))),
+impl Inhabited {
+    /// With an agent that answers from then on.
+    fn new(guest: Guest, answers_at: tokio::time::Instant) -> Self {
+        Self {
+            guest: Arc::new(guest),
+            answers_at,
+            connection: CancellationToken::new(),
         }
     }
 }
@@ -85,12 +77,16 @@ impl FakeDriver {
     pub fn new(seed: u64, mut options: FakeOptions) -> Self {
         let rules = Arc::new(Mutex::new(std::mem::take(&mut options.rules)));
         let faults = Mutex::new(std::mem::take(&mut options.faults));
+        let state = State {
+            machines: Machines::new(options.images.clone(), options.capacity),
+            calls: BTreeMap::new(),
+        };
         let world = World {
             seed,
             options,
             faults,
             rules,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         };
         Self {
             world: Arc::new(world),
@@ -124,12 +120,13 @@ impl FakeDriver {
     /// Ends a VM as `kill -9` of its process would. False when it does not run.
     pub fn crash(&self, id: &VmId) -> bool {
         let mut state = self.world.state();
-        let Some(vm) = state.vms.get_mut(id).filter(|vm| vm.state != VmState::Stopped) else {
-            return false;
-        };
-        vm.state = VmState::Stopped;
-        vm.connection.cancel();
-        true
+        let crashed = state.machines.crash(id);
+        crashed.map(|inside| inside.connection.cancel()).is_some()
+    }
+
+    /// Damages a checkpoint. False when there is none.
+    pub fn damage(&self, key: &CheckpointKey) -> bool {
+        self.world.state().machines.damage(key)
     }
 
     /// Adds a rule in front of all others.
@@ -178,7 +175,11 @@ impl FakeDriver {
     }
 
     fn guest(&self, id: &VmId) -> Option<Arc<Guest>> {
-        self.world.state().vms.get(id).map(|vm| Arc::clone(&vm.guest))
+        self.world
+            .state()
+            .machines
+            .get(id)
+            .map(|vm| Arc::clone(&vm.inside.guest))
     }
 
     /// A call that changes a VM: one at a time, and to its end even when the caller stops waiting, as the real drivers do.
@@ -254,62 +255,42 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find_image(&self, wanted: Option<&str>) -> Result<String, DriverError> {
-        let found = self
-            .options
-            .images
-            .iter()
-            .find(|image| wanted.is_none_or(|wanted| !wanted.is_empty() && image.starts_with(wanted)));
-        found
-            .cloned()
-            .ok_or_else(|| DriverError::permanent(format!("there is no image \"{}\"", wanted.unwrap_or_default())))
+    fn boot_id(&self, made: u64) -> String {
+        format!("fake-{:016x}-{made}", self.seed)
     }
 
     fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
-        let mut state = self.state();
-        if let Some(vm) = state.vms.get(&spec.id).filter(|vm| vm.state != VmState::Stopped) {
-            return Ok(Created {
-                image: vm.image.clone(),
-            });
-        }
-        if spec.shape.vcpus == 0 || spec.shape.memory_mib == 0 || spec.shape.disk_gib == 0 {
-            return Err(DriverError::permanent(
-                "a VM needs at least one processor, some memory and some disk",
-            ));
-        }
-        let image = self.find_image(spec.image.as_deref())?;
-        self.check_capacity(&state)?;
-        state.created += 1;
-        let boot = script::draw(self.seed, BOOT_DRAW, state.created, &self.options.boot_delay);
-        let boot_id = format!("fake-{:016x}-{}", self.seed, state.created);
-        let vm = FakeVm {
-            image: image.clone(),
-            shape: spec.shape,
-            state: VmState::Running,
-            checkpointable: spec.checkpointable,
-            lies_on: None,
-            guest: Arc::new(Guest::new(boot_id, Arc::clone(&self.rules))),
-            answers_at: tokio::time::Instant::now() + boot,
-            connection: CancellationToken::new(),
-        };
-        state.vms.insert(spec.id.clone(), vm);
-        Ok(Created { image })
+        self.state().machines.create(spec, |made| {
+            let boot = script::draw(self.seed, BOOT_DRAW, made, &self.options.boot_delay);
+            let guest = Guest::new(self.boot_id(made), Arc::clone(&self.rules));
+            Inhabited::new(guest, tokio::time::Instant::now() + boot)
+        })
     }
 
-    fn check_capacity(&self, state: &State) -> Result<(), DriverError> {
-        if self
-            .options
-            .capacity
-            .is_some_and(|capacity| state.vms.len() >= capacity)
-        {
-            return Err(DriverError::retry("not enough memory on this (fake) host"));
-        }
+    fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError> {
+        self.state().machines.fork(spec, jiff::Timestamp::now(), |from, made| {
+            let guest = from.guest.copy(self.boot_id(made));
+            guest.set_running(spec.start == ForkStart::Running);
+            // It has booted long ago.
+            Inhabited::new(guest, tokio::time::Instant::now())
+        })
+    }
+
+    fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
+        let copy = |inside: &Inhabited| Inhabited::new(inside.guest.copy(String::new()), inside.answers_at);
+        self.state().machines.checkpoint(id, spec, jiff::Timestamp::now(), copy)
+    }
+
+    fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
+        let mut state = self.state();
+        state.machines.set_paused(id, wanted)?;
+        state.machines.inside_mut(id)?.guest.set_running(!wanted);
         Ok(())
     }
 
     fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let mut state = self.state();
-        let vm = state.need_alive(id)?;
+        let vm = state.machines.inside_mut(id)?;
         vm.connection.cancel();
         vm.connection = CancellationToken::new();
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -329,12 +310,7 @@ impl World {
     }
 
     fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError> {
-        let state = self.state();
-        let vm = state
-            .vms
-            .get(id)
-            .ok_or_else(|| DriverError::permanent(format!("there is no VM {id}")))?;
-        let text = format!("[    0.000000] Linux version 0.0.0-fake (image {})\n", vm.image).into_bytes();
+        let text = self.state().machines.console(id)?.into_bytes();
         let keep = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(text.len());
         Ok(text[text.len() - keep..].to_vec())
     }
@@ -371,23 +347,23 @@ impl Driver for FakeDriver {
     }
 
     async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {
-        self.call(Verb::Environment, async { self.world.environment(image, shape) })
-            .await
+        let work = async { self.world.state().machines.environment(image, shape) };
+        self.call(Verb::Environment, work).await
     }
 
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError> {
-        self.call(Verb::Checkpoints, async { Ok(self.world.checkpoints()) })
-            .await
+        let work = async { Ok(self.world.state().machines.checkpoints().cloned().collect()) };
+        self.call(Verb::Checkpoints, work).await
     }
 
     async fn check_checkpoint(&self, key: &CheckpointKey, _depth: CheckDepth) -> Result<(), DriverError> {
-        self.call(Verb::CheckCheckpoint, async { self.world.check_checkpoint(key) })
-            .await
+        let work = async { self.world.state().machines.check_checkpoint(key) };
+        self.call(Verb::CheckCheckpoint, work).await
     }
 
     async fn remove_checkpoint(&self, key: &CheckpointKey) -> Result<(), DriverError> {
-        self.call(Verb::RemoveCheckpoint, async { self.world.remove_checkpoint(key) })
-            .await
+        let work = async { self.world.state().machines.remove_checkpoint(key) };
+        self.call(Verb::RemoveCheckpoint, work).await
     }
 
     async fn pause(&self, id: &VmId) -> Result<(), DriverError> {
@@ -403,28 +379,17 @@ impl Driver for FakeDriver {
     }
 
     async fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {
-        self.call(Verb::Usage, async { self.world.usage(id) }).await
+        let work = async { self.world.state().machines.usage(id) };
+        self.call(Verb::Usage, work).await
     }
 
     async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
-        self.call(Verb::Inspect, async {
-            Ok(self.world.state().vms.get(id).map(|vm| vm.state))
-        })
-        .await
+        let work = async { Ok(self.world.state().machines.inspect(id)) };
+        self.call(Verb::Inspect, work).await
     }
 
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
-        let work = async {
-            let state = self.world.state();
-            Ok(state
-                .vms
-                .iter()
-                .map(|(id, vm)| VmInfo {
-                    id: id.clone(),
-                    state: vm.state,
-                })
-                .collect())
-        };
+        let work = async { Ok(self.world.state().machines.list().collect()) };
         self.call(Verb::List, work).await
     }
 
@@ -440,8 +405,8 @@ impl Driver for FakeDriver {
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {
         let of = id.clone();
         let remove = move |world: &World| {
-            if let Some(vm) = world.state().vms.remove(&of) {
-                vm.connection.cancel();
+            if let Some(inside) = world.state().machines.destroy(&of) {
+                inside.connection.cancel();
             }
             Ok(())
         };
