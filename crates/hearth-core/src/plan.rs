@@ -18,17 +18,17 @@ use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence,
 mod account;
 mod budget;
 mod decision;
+mod removal;
 
 pub use account::{Account, HostLoad, Pause, account_of, host_load};
 use budget::{Budget, waits_for_start};
 pub use decision::{Action, Decision, Hold, Reason};
+use removal::{is_stale, kept_for_debugging, remove_broken, remove_surplus};
 
 /// A test boot's VM is kept this long after the boot ended, so that a person can look inside.
 pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
 /// One VM whose set-up failed is kept running this long, so that a person can look inside.
 pub const DEBUG_VM_KEPT: SignedDuration = SignedDuration::from_mins(30);
-/// A failed VM that is there for longer has been kept.
-const DEBUG_VM_NOTICED: SignedDuration = SignedDuration::from_secs(30);
 /// Records of failed and test instances stay readable this long.
 pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Failures in a row that blame the recipe before the pool stops making VMs by it.
@@ -45,11 +45,6 @@ const HOST_PAUSE_MAX: SignedDuration = SignedDuration::from_mins(5);
 const MISSING_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 /// Pauses are lengthened by up to this share of themselves, per cent, so that pools that failed together do not try together.
 const PAUSE_SPREAD_PERCENT: u64 = 25;
-/// An instance is replaced when it has used between this share (per cent) of its maximum age and [`AGE_SPREAD_PERCENT`]
-/// more, so that instances made together do not all expire together and none outlives the maximum.
-const AGE_FROM_PERCENT: i64 = 85;
-/// Width of the window in which instances expire, per cent of the maximum age.
-const AGE_SPREAD_PERCENT: u64 = 10;
 
 /// Decides what to do in this pass.
 #[must_use]
@@ -74,8 +69,8 @@ pub fn decide(world: &World) -> Decision {
     }
     let mut budget = Budget::new(world);
     start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
-    add_missing(world, &standings, &mut budget, &mut actions, &mut holds);
-    build_wanted(world, &standings, &mut budget, &mut actions, &mut holds);
+    add_missing(world, &mut standings, &mut budget, &mut actions, &mut holds);
+    build_wanted(world, &mut standings, &mut budget, &mut actions, &mut holds);
     actions.append(&mut endings);
     replace_stale(world, &standings, &mut budget, &mut actions);
     if world.can_rest {
@@ -150,7 +145,7 @@ fn start_waiting(
                 instance: instance.id.clone(),
             });
         } else {
-            let why = budget.why_not(world, pool, instance.memory_mib);
+            let why = budget.why_not(world, pool, instance.memory_mib, 0);
             holds.push((pool.project.clone(), why));
         }
     }
@@ -218,6 +213,10 @@ struct Standing<'a> {
     stalest: Option<&'a InstanceWorld>,
     /// What is wanted is being set up.
     builds: bool,
+    /// It misses VMs, and there is room for none of them.
+    lacks_room: bool,
+    /// One of it makes room for a build in this pass.
+    makes_room: bool,
 }
 
 impl<'a> Standing<'a> {
@@ -235,11 +234,25 @@ impl<'a> Standing<'a> {
             stale: stale().count(),
             stalest: stale().min_by_key(|i| i.state_since),
             builds: !pool.prepared && pool.instances.iter().any(|i| builds_wanted(pool, i)),
+            lacks_room: false,
+            makes_room: false,
         }
     }
 
     fn missing(&self) -> usize {
         self.pool.target.saturating_sub(self.there)
+    }
+
+    /// What is wanted is to be set up beside what serves, or before somebody asks.
+    fn is_to_build(&self) -> bool {
+        let pool = self.pool;
+        let beside = pool.last_good.is_some() || self.missing() == 0;
+        pool.enabled && !pool.prepared && beside && !self.builds
+    }
+
+    /// Nothing but room is missing for that.
+    fn awaits_build(&self, now: Timestamp) -> bool {
+        self.is_to_build() && paused(self.pool, &self.pool.streak, now).is_none()
     }
 }
 
@@ -247,23 +260,25 @@ impl<'a> Standing<'a> {
 /// equals another one in every second, so that neither does the first in the list.
 fn add_missing(
     world: &World,
-    standings: &[Standing<'_>],
+    standings: &mut [Standing<'_>],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
     budget.spare_for_claims();
     let mut missing = Vec::new();
-    for standing in standings
-        .iter()
-        .filter(|standing| standing.pool.enabled && standing.missing() > 0)
-    {
+    let lacking = standings.iter_mut();
+    for standing in lacking.filter(|standing| standing.pool.enabled && standing.missing() > 0) {
         let Standing {
             pool, source, there, ..
         } = *standing;
         match paused(pool, &source.streak, world.now) {
             Some(hold) => holds.push((pool.project.clone(), hold)),
-            None => missing.push((there, pool, source, missing_now(standing))),
+            // The room for one more VM that is left is for the one that is built in.
+            None if there > 0
+                && standing.awaits_build(world.now)
+                && budget.is_last_place_for(pool, pool.memory_mib) => {}
+            None => missing.push((there, missing_now(standing), standing)),
         }
     }
     if let Some(turn) = usize::try_from(world.now.as_second())
@@ -274,15 +289,19 @@ fn add_missing(
     }
     missing.sort_by_key(|(there, ..)| *there);
     while !missing.is_empty() {
-        missing.retain_mut(|(_, pool, source, count)| {
+        missing.retain_mut(|(there, count, standing)| {
             if *count == 0 {
                 return false;
             }
-            if !budget.take(pool, source.memory_mib, source.forked) {
-                holds.push((pool.project.clone(), budget.why_not(world, pool, source.memory_mib)));
+            let Standing { pool, source, .. } = **standing;
+            let kept_mib = budget.kept_mib(source.forked, *there);
+            if !budget.take_refill(pool, source.memory_mib, source.forked, kept_mib) {
+                let why = budget.why_not(world, pool, source.memory_mib, kept_mib);
+                standing.lacks_room = why != Hold::InTheMaking && *there == standing.there;
+                holds.push((pool.project.clone(), why));
                 return false;
             }
-            *count -= 1;
+            (*there, *count) = (*there + 1, *count - 1);
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),
@@ -315,18 +334,22 @@ fn missing_now(standing: &Standing<'_>) -> usize {
 
 /// The wanted recipe of a pool that is served by its last good one, or that misses no VM but is to answer at once, is built by
 /// one instance above the target. One build of a set-up at a time: when the next commit comes, the one under way still ends.
+/// Where there is no room for it, a ready VM gives way.
 fn build_wanted(
     world: &World,
-    standings: &[Standing<'_>],
+    standings: &mut [Standing<'_>],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
-    let waits = |standing: &&Standing<'_>| {
-        let (pool, full) = (standing.pool, standing.missing() == 0);
-        pool.enabled && !pool.prepared && (pool.last_good.is_some() || full) && !standing.builds
+    let lacks_one = |standing: &Standing<'_>| {
+        let (pool, source) = (standing.pool, &standing.source);
+        pool.enabled && standing.missing() > 0 && paused(pool, &source.streak, world.now).is_none()
     };
-    for pool in standings.iter().filter(waits).map(|standing| standing.pool) {
+    let others_wait = standings.iter().any(lacks_one);
+    let mut lacks_memory = None;
+    for standing in standings.iter_mut().filter(|standing| standing.is_to_build()) {
+        let pool = standing.pool;
         if let Some(hold) = paused(pool, &pool.streak, world.now) {
             holds.push((pool.project.clone(), hold));
         } else if budget.take(pool, pool.memory_mib, false) {
@@ -334,8 +357,48 @@ fn build_wanted(
                 project: pool.project.clone(),
             });
         } else {
-            holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib)));
+            holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib, 0)));
+            let full = standing.ready > 1 && standing.ready == pool.target && standing.making == 0;
+            if budget.vms_left(pool) > 0 {
+                lacks_memory = lacks_memory.or(Some(pool));
+            } else if full && (budget.only_own_limit(pool) || !others_wait) {
+                give_way(world, standing, budget, actions);
+            }
         }
+    }
+    // Memory is given by the pool that has most, when all together have enough and keep one each.
+    if let Some(pool) = lacks_memory.filter(|pool| budget.has_no_room(pool, pool.memory_mib)) {
+        let can = |standing: &&mut Standing<'_>| {
+            let in_order = standing.ready <= standing.pool.target && standing.making == 0;
+            standing.ready > 1 && in_order && !standing.makes_room
+        };
+        let have = standings.iter_mut().filter(can).collect::<Vec<_>>();
+        let spare = have.iter().map(|standing| {
+            let each = || ready(standing.pool, world.drivers_observed).map(|i| i.memory_mib);
+            each().sum::<u64>() - each().max().unwrap_or_default()
+        });
+        let enough = !budget.has_no_room(pool, pool.memory_mib.saturating_sub(spare.sum()));
+        if let Some(most) = have
+            .into_iter()
+            .max_by_key(|standing| standing.ready)
+            .filter(|_| enough)
+        {
+            give_way(world, most, budget, actions);
+        }
+    }
+}
+
+/// The oldest of a pool goes, so that something can be built: of all pools only so many at a time as can be built at a time.
+fn give_way(world: &World, standing: &mut Standing<'_>, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
+    let pool = standing.pool;
+    let oldest = ready(pool, world.drivers_observed).min_by_key(|i| (i.recipe == pool.recipe, i.state_since));
+    if let Some(oldest) = oldest.filter(|_| budget.take_turn(false)) {
+        standing.makes_room = true;
+        actions.push(Action::Delete {
+            instance: oldest.id.clone(),
+            generation: oldest.generation,
+            reason: Reason::MakesRoom,
+        });
     }
 }
 
@@ -391,170 +454,29 @@ fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDura
     first.saturating_mul(1 << times.min(10)).min(max)
 }
 
-/// VMs that died, VMs of failures, records past their time.
-fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
-    let kept = kept_for_debugging(pool, world.now, world.drivers_observed).map(|i| &i.id);
-    for instance in &pool.instances {
-        let id = || instance.id.clone();
-        let generation = instance.generation;
-        let for_how_long = world.now.duration_since(instance.state_since);
-        match instance.state {
-            InstanceState::Ready if !instance.is_there(world.drivers_observed) => {
-                let failure = Failure {
-                    kind: FailureKind::VmLost,
-                    reason: "the VM ended unexpectedly while it stood ready".to_owned(),
-                };
-                actions.push(Action::Fail {
-                    instance: id(),
-                    generation,
-                    failure,
-                });
-            }
-            InstanceState::Ready if instance.is_build => {
-                actions.push(Action::Delete {
-                    instance: id(),
-                    generation,
-                    reason: Reason::Built,
-                });
-            }
-            InstanceState::Ready | InstanceState::Failed if instance.is_test && for_how_long >= TEST_VM_KEPT => {
-                actions.push(Action::Retire {
-                    instance: id(),
-                    generation,
-                    reason: Reason::TestTimeUp,
-                });
-            }
-            InstanceState::Failed if !instance.is_test && kept != Some(&instance.id) => {
-                actions.push(Action::Retire {
-                    instance: id(),
-                    generation,
-                    reason: Reason::FailedVmNotNeeded,
-                });
-            }
-            InstanceState::Archived if for_how_long >= RECORD_KEPT => {
-                actions.push(Action::Delete {
-                    instance: id(),
-                    generation,
-                    reason: Reason::RecordExpired,
-                });
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The VM of a failing set-up that a person may look into: the one that failed first, once nothing more is made by its recipe.
-fn kept_for_debugging(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Option<&InstanceWorld> {
-    // What is not kept goes with the next pass: one that is still there was kept, and a retry does not take it away.
-    let kept_since = now - DEBUG_VM_NOTICED;
-    let lasts = |i: &&InstanceWorld| {
-        i.state == InstanceState::Failed
-            && !i.is_test
-            && i.failure == Some(FailureKind::Setup)
-            && i.is_there(drivers_observed)
-            && now.duration_since(i.state_since) < DEBUG_VM_KEPT
-            && (i.recipe != pool.recipe || pool.streak.recipe >= BREAKER_AFTER || i.state_since <= kept_since)
-    };
-    pool.instances.iter().filter(lasts).min_by_key(|i| i.state_since)
-}
-
-/// A reason why a ready instance should not be there, apart from being one too many.
-fn is_stale(pool: &PoolWorld, instance: &InstanceWorld, now: Timestamp) -> bool {
-    let outdated = instance.recipe != pool.recipe && instance.recipe != source(pool).recipe;
-    let age = now.duration_since(instance.state_since);
-    // The spread is looked at only where it can matter.
-    outdated || age >= share(pool, AGE_FROM_PERCENT) && age >= expires_after(pool, instance)
-}
-
-/// The instance's own maximum age: spread by its id, which is random enough, so that it is the same in every pass.
-fn expires_after(pool: &PoolWorld, instance: &InstanceWorld) -> SignedDuration {
-    let own = spread(instance.id.as_str()) % (AGE_SPREAD_PERCENT + 1);
-    let percent = AGE_FROM_PERCENT + i64::try_from(own).unwrap_or_default();
-    share(pool, percent)
-}
-
-/// So much of the maximum age.
-fn share(pool: &PoolWorld, percent: i64) -> SignedDuration {
-    SignedDuration::from_secs(pool.max_age_seconds.saturating_mul(percent) / 100)
-}
-
-/// Ready instances above the target: stale ones first, then the oldest. Those being made count only when they are ready,
-/// but unneeded ones of a disabled pool or above the target are stopped as well.
-fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &mut Vec<Action>) {
-    let pool = standing.pool;
-    let target = if pool.enabled { pool.target } else { 0 };
-    let surplus = standing.ready.saturating_sub(target);
-    if surplus > 0 {
-        let mut ready: Vec<_> = ready(pool, world.drivers_observed)
-            .map(|i| (!is_stale(pool, i, world.now), i.state_since, i))
-            .collect();
-        ready.sort_by_key(|(fresh, since, _)| (*fresh, *since));
-        for (fresh, _, instance) in ready.into_iter().take(surplus) {
-            let reason = match (pool.enabled, fresh) {
-                (false, _) => Reason::PoolDisabled,
-                (true, true) => Reason::Surplus,
-                (true, false) => Reason::Stale,
-            };
-            actions.push(Action::Delete {
-                instance: instance.id.clone(),
-                generation: instance.generation,
-                reason,
-            });
-        }
-    }
-    // By an older set-up it would be stale the moment it is ready. One of an older commit still ends: were it stopped, a
-    // branch that moves faster than a build takes would never be built at all.
-    let serves = standing.source.recipe;
-    let lasts = |i: &InstanceWorld| pool.enabled && (i.recipe == serves || same_set_up(&i.recipe, &pool.recipe));
-    let (mut current, outdated): (Vec<_>, Vec<_>) = serving(pool)
-        .filter(|i| i.state == InstanceState::Provisioning)
-        .partition(|i| lasts(i));
-    current.retain(|i| !is_first(pool, standing.ready, i));
-    let builds = pool
-        .instances
-        .iter()
-        .filter(|i| i.state == InstanceState::Provisioning && i.work != Work::Abandoned && i.is_build && !lasts(i));
-    // One above the target may be in the making: the replacement of a stale one.
-    let stale_left = standing.stale > surplus;
-    let allowed = target.saturating_sub(standing.ready - surplus) + usize::from(stale_left);
-    // The ones that began last have the least to lose.
-    current.sort_by(|a, b| b.id.cmp(&a.id));
-    let too_many = current.len().saturating_sub(allowed);
-    let unneeded = current.into_iter().take(too_many).map(|i| (i, Reason::Surplus));
-    let why_outdated = if pool.enabled {
-        Reason::Stale
-    } else {
-        Reason::PoolDisabled
-    };
-    for (instance, reason) in unneeded.chain(outdated.into_iter().chain(builds).map(|i| (i, why_outdated))) {
-        actions.push(Action::Delete {
-            instance: instance.id.clone(),
-            generation: instance.generation,
-            reason,
-        });
-    }
-}
-
 /// Make before break: when a pool is full and nothing is being made, one more by what serves now. Where a limit leaves no room
-/// for one more, the stalest goes first; of all pools only so many at a time as can be made anew at a time.
+/// for one more, or not even for the whole pool, the stalest goes first; of all pools only so many at a time as can be made
+/// anew at a time.
 fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
     for standing in standings {
         let Standing { pool, source, .. } = *standing;
-        let idle = standing.making == 0 && standing.there == standing.ready;
-        let full = pool.enabled && idle && standing.ready == pool.target;
-        let Some(stalest) = standing.stalest.filter(|_| full) else {
+        let idle = standing.making == 0 && standing.there == standing.ready && !standing.makes_room;
+        let settled = pool.enabled && idle && (standing.ready == pool.target || standing.lacks_room);
+        let Some(stalest) = standing.stalest.filter(|_| settled) else {
             continue;
         };
         if paused(pool, &source.streak, world.now).is_some() {
             continue;
         }
-        if budget.take(pool, source.memory_mib, source.forked) {
+        if !standing.lacks_room && budget.take(pool, source.memory_mib, source.forked) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if budget.has_no_room(pool, source.memory_mib) && budget.take_turn(source.forked) {
+        } else if (standing.lacks_room || budget.has_no_room(pool, source.memory_mib))
+            && budget.take_turn(source.forked)
+        {
             actions.push(Action::Delete {
                 instance: stalest.id.clone(),
                 generation: stalest.generation,

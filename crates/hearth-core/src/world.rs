@@ -59,6 +59,8 @@ pub struct PoolWorld {
     pub recipe: String,
     /// Memory that one more VM of it takes, MiB: the whole size where it must be set up, what a fork costs where it is forked.
     pub memory_mib: u64,
+    /// Memory of the VM that a new recipe is set up in, MiB; 0 where templates are not made.
+    pub build_mib: u64,
     /// An instance of it can be made at once: its template is there, or the driver makes none.
     pub prepared: bool,
     /// How the latest boots by it ended.

@@ -145,6 +145,7 @@ impl State {
             max_age_seconds,
             recipe: String::new(),
             memory_mib: WHOLE_MIB,
+            build_mib: WHOLE_MIB,
             prepared: false,
             streak: FailureStreak::default(),
             last_good: None,

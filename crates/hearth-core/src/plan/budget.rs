@@ -17,6 +17,9 @@ pub(super) struct Budget<'a> {
     forks: usize,
     /// Forks that only claims may have.
     spared: usize,
+    /// Memory that is left for the next build: a VM in which something is set up takes many times what a fork takes, and a pool
+    /// that refills left alone would take all there is.
+    kept_mib: u64,
     tokens: usize,
     /// What is left to the projects that have a limit of their own.
     projects: HashMap<&'a ProjectId, usize>,
@@ -42,6 +45,7 @@ impl<'a> Budget<'a> {
             provisions: concurrent_provisions.saturating_sub(load.provisions),
             forks: concurrent_forks.saturating_sub(load.forks),
             spared: usize::from(concurrent_forks > 1),
+            kept_mib: build_mib(world),
             tokens,
             projects: HashMap::new(),
             tenants: HashMap::new(),
@@ -91,6 +95,16 @@ impl<'a> Budget<'a> {
         true
     }
 
+    /// Takes one VM that must leave so much memory.
+    pub(super) fn take_refill(&mut self, pool: &PoolWorld, memory_mib: u64, forked: bool, kept_mib: u64) -> bool {
+        self.memory_mib >= memory_mib.saturating_add(kept_mib) && self.take(pool, memory_mib, forked)
+    }
+
+    /// Memory that a refill of a pool with so many VMs must leave: the first one is served before anything is built.
+    pub(super) fn kept_mib(&self, forked: bool, there: usize) -> u64 {
+        if forked && there > 0 { self.kept_mib } else { 0 }
+    }
+
     /// Takes the turn of one VM that can be made only after another one is gone.
     pub(super) fn take_turn(&mut self, forked: bool) -> bool {
         if *self.at_once(forked) == 0 || self.tokens == 0 {
@@ -101,8 +115,8 @@ impl<'a> Budget<'a> {
         true
     }
 
-    /// Why [`Budget::take`] said no.
-    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64) -> Hold {
+    /// Why [`Budget::take`] said no, or [`Budget::take_refill`] that had to leave so much.
+    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64, kept_mib: u64) -> Hold {
         if self.projects.get(&pool.project) == Some(&0) {
             Hold::ProjectVms
         } else if self.tenants.get(&pool.tenant) == Some(&0) {
@@ -113,10 +127,11 @@ impl<'a> Budget<'a> {
             Hold::HostVms {
                 max: world.limits.max_vms,
             }
-        } else if self.memory_mib < memory_mib {
+        } else if self.memory_mib < memory_mib.saturating_add(kept_mib) {
             Hold::HostMemory {
                 wants_mib: memory_mib,
                 left_mib: self.memory_mib,
+                kept_mib,
             }
         } else {
             Hold::InTheMaking
@@ -125,9 +140,34 @@ impl<'a> Budget<'a> {
 
     /// Whether waiting alone makes no room for one more.
     pub(super) fn has_no_room(&self, pool: &PoolWorld, memory_mib: u64) -> bool {
-        let own = [self.projects.get(&pool.project), self.tenants.get(&pool.tenant)];
-        self.vms == 0 || self.memory_mib < memory_mib || own.contains(&Some(&0))
+        self.vms_left(pool) == 0 || self.memory_mib < memory_mib
     }
+
+    /// How many more VMs the limits allow a pool, by their number.
+    pub(super) fn vms_left(&self, pool: &PoolWorld) -> usize {
+        let own = [self.projects.get(&pool.project), self.tenants.get(&pool.tenant)];
+        own.into_iter().flatten().fold(self.vms, |left, own| left.min(*own))
+    }
+
+    /// Whether a pool may have one more, of this size too, and no other after it.
+    pub(super) fn is_last_place_for(&self, pool: &PoolWorld, memory_mib: u64) -> bool {
+        self.vms_left(pool) == 1 && self.memory_mib >= memory_mib
+    }
+
+    /// Whether a pool may not have one more by its project's own limit alone.
+    pub(super) fn only_own_limit(&self, pool: &PoolWorld) -> bool {
+        let tenant = self.tenants.get(&pool.tenant);
+        self.projects.get(&pool.project) == Some(&0) && self.vms > 0 && tenant != Some(&0)
+    }
+}
+
+/// Memory that the largest build of a pool takes, MiB, less what is being set up already.
+fn build_mib(world: &World) -> u64 {
+    let enabled = world.pools.iter().filter(|pool| pool.enabled);
+    let largest = enabled.map(|pool| pool.build_mib).max().unwrap_or_default();
+    let all = world.pools.iter().flat_map(|pool| &pool.instances);
+    let under_way = all.filter(|i| i.is_in_the_making() && !i.forked);
+    largest.saturating_sub(under_way.map(|i| i.memory_mib).sum())
 }
 
 /// An unstarted row has no VM yet: it takes its share when it is started.

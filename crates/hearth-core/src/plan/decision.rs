@@ -96,6 +96,8 @@ pub enum Reason {
     ReplaceStale,
     /// More instances than the target.
     Surplus,
+    /// It is the oldest of a full pool, and what is pushed needs its place to be set up.
+    MakesRoom,
     /// The pool is disabled.
     PoolDisabled,
     /// It is too old or made by an older recipe, and its replacement is ready.
@@ -128,6 +130,8 @@ pub enum Hold {
         wants_mib: u64,
         /// What is left, MiB.
         left_mib: u64,
+        /// What must be left after it, MiB, so that what is pushed can be set up.
+        kept_mib: u64,
     },
     /// The tenant's limit.
     TenantVms {

@@ -50,6 +50,7 @@ fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
         max_age_seconds: 3600,
         recipe: recipe(1, 1),
         memory_mib: 1024,
+        build_mib: 0,
         prepared: true,
         streak: FailureStreak {
             successes: 20,

@@ -64,6 +64,7 @@ impl Model {
             max_age_seconds: 24 * 3600,
             recipe: recipe('a', 1),
             memory_mib: WHOLE_MIB,
+            build_mib: WHOLE_MIB,
             prepared: false,
             streak: FailureStreak::default(),
             last_good: None,
@@ -225,7 +226,9 @@ impl Model {
             return;
         }
         self.move_to(id, InstanceState::Ready);
-        self.row(id).vm = VmPresence::Paused;
+        // What was set up ends in a fork of its template, too.
+        let row = self.row(id);
+        (row.vm, row.memory_mib) = (VmPresence::Paused, FORK_MIB);
         if !forked && !self.has_template(&project, &recipe) {
             self.templates.entry(project).or_default().push(recipe);
         }

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::model::{Model, WHOLE_MIB, existing, recipe};
+use crate::model::{FORK_MIB, Model, WHOLE_MIB, existing, recipe};
 
 /// One row, as far as it is drawn; the rest follows from it.
 #[derive(Debug, Clone)]
@@ -359,6 +359,55 @@ proptest! {
             prop_assert!(pool.prepared || !pool.enabled);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// A host whose memory the pools have filled, projects that may have no VM more: what is pushed is built all the same, and
+    /// everything follows it.
+    #[test]
+    fn what_is_pushed_finds_room_on_a_full_host(
+        targets in prop::collection::vec((1..12_usize, any::<bool>()), 1..5),
+        memory in 0..WHOLE_MIB,
+    ) {
+        let mut model = Model::new();
+        // A build, one VM of each pool, and some more.
+        model.world.limits.memory_mib = WHOLE_MIB + targets.len() as u64 * FORK_MIB + memory;
+        for (number, (target, limited)) in targets.iter().enumerate() {
+            let name = format!("pool{number}");
+            let pool = model.add_pool(&name, *target);
+            // One that has a single VM does not give it away for a build.
+            pool.max_vms = (*limited && *target > 1).then_some(*target);
+            model.templates.insert(name.parse().unwrap(), vec![recipe('a', 1)]);
+        }
+        for pushed in 1..4 {
+            for pool in &mut model.world.pools {
+                pool.recipe = recipe('a', pushed);
+            }
+            for _ in 0..200 {
+                let had: Vec<_> = model.world.pools.iter().map(ready).collect();
+                model.refresh();
+                check(&model.world, &decide(&model.world));
+                model.pass();
+                go_well(&mut model);
+                for (pool, had) in model.world.pools.iter().zip(had) {
+                    prop_assert!(had < 2 || ready(pool) > 0, "a pool was emptied");
+                }
+                model.world.now += SignedDuration::from_secs(10);
+            }
+            for pool in &model.world.pools {
+                prop_assert!(pool.prepared && ready(pool) > 0, "{pool:?}");
+                prop_assert!(pool.instances.iter().all(|i| i.recipe == pool.recipe), "{pool:?}");
+            }
+        }
+    }
+}
+
+fn ready(pool: &PoolWorld) -> usize {
+    pool.instances
+        .iter()
+        .filter(|i| i.state == InstanceState::Ready)
+        .count()
 }
 
 proptest! {

@@ -205,6 +205,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::BelowTarget => "below the target",
         Reason::ReplaceStale => "a stale one goes soon",
         Reason::Surplus => "one too many",
+        Reason::MakesRoom => "makes room for a build",
         Reason::PoolDisabled => "the pool is disabled",
         Reason::Stale => "stale",
         Reason::LeaseEnded => "its lease ended",
@@ -219,7 +220,11 @@ fn why(reason: Reason) -> &'static str {
 fn held(hold: &Hold) -> String {
     match hold {
         Hold::HostVms { max } => format!("the host has its {max} VMs"),
-        Hold::HostMemory { wants_mib, left_mib } => format!("{wants_mib} MiB wanted, {left_mib} MiB left"),
+        Hold::HostMemory {
+            wants_mib,
+            left_mib,
+            kept_mib,
+        } => format!("{wants_mib} MiB wanted, {left_mib} MiB left, {kept_mib} MiB kept for a build"),
         Hold::TenantVms { max } => format!("the tenant has its {max} VMs"),
         Hold::ProjectVms => "the project has its VMs".to_owned(),
         Hold::InTheMaking => "so many are in the making".to_owned(),

@@ -229,6 +229,7 @@ mod tests {
             let hold = Hold::HostMemory {
                 wants_mib: 100,
                 left_mib: u64::from(second),
+                kept_mib: 0,
             };
             for kind in [Kind::Wait(hold), Kind::Create(Reason::BelowTarget)] {
                 all.note(what(kind), DecisionInputs::default(), at(second.into()), KEPT);

@@ -24,9 +24,21 @@ pub(super) fn sentence(hold: Hold) -> String {
         Hold::HostVms { max } => {
             format!("this host has {max} VMs and may have no more (`hearth serve --max-vms`)")
         }
-        Hold::HostMemory { wants_mib, left_mib } => format!(
+        Hold::HostMemory {
+            wants_mib,
+            left_mib,
+            kept_mib: 0,
+        } => format!(
             "one more VM takes {wants_mib} MiB of memory and {left_mib} MiB are left of what VMs may have on this host \
              (`hearth serve --memory`)"
+        ),
+        Hold::HostMemory {
+            wants_mib,
+            left_mib,
+            kept_mib,
+        } => format!(
+            "one more VM takes {wants_mib} MiB of memory; {left_mib} MiB are left of what VMs may have on this host \
+             (`hearth serve --memory`), and {kept_mib} MiB stay free so that what is pushed can be set up"
         ),
         Hold::TenantVms { max } => format!(
             "the projects of this tenant have {max} VMs together and may have no more (`hearth serve --max-vms-per-tenant`)"
@@ -57,6 +69,7 @@ pub(super) fn why(reason: Reason) -> &'static str {
         Reason::BelowTarget => "fewer are ready or being made than should be ready",
         Reason::ReplaceStale => "one of an older recipe, or too old, gets its successor first",
         Reason::Surplus => "there are more than should be ready",
+        Reason::MakesRoom => "what is pushed can only be set up in its place: the limits allow no more VMs",
         Reason::PoolDisabled => "the pool is disabled",
         Reason::Stale => "it is too old or of an older recipe",
         Reason::LeaseEnded => "the lease of its claim ended",
