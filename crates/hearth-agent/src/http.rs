@@ -60,6 +60,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
     match (path, method) {
         (paths::HEALTH, &Method::GET) => health(),
         (paths::EXEC, &Method::POST) => exec::run(request, execs, alive).await,
+        (paths::TERMINAL, &Method::POST) => exec::run_in_terminal(request, execs, alive).await,
         (paths::FILES, &Method::PUT) => files::write(request).await,
         (paths::FILES, &Method::GET) => files::read(request).await,
         (paths::TREE, &Method::PUT) => tree::write(request).await,
@@ -70,7 +71,14 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             Ok(reply::done())
         }
         (
-            paths::HEALTH | paths::EXEC | paths::FILES | paths::TREE | paths::CLOCK | paths::ACTIVATE | paths::SETTLE,
+            paths::HEALTH
+            | paths::EXEC
+            | paths::TERMINAL
+            | paths::FILES
+            | paths::TREE
+            | paths::CLOCK
+            | paths::ACTIVATE
+            | paths::SETTLE,
             method,
         ) => Err(Fault {
             status: StatusCode::METHOD_NOT_ALLOWED,

@@ -16,6 +16,7 @@ pub mod project;
 pub mod settings;
 pub mod setup;
 pub mod template;
+pub mod terminal;
 pub mod text;
 pub mod time;
 pub mod token;

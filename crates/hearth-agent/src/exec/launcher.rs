@@ -8,10 +8,12 @@
 use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use nix::libc::O_NOCTTY;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,9 @@ pub(super) struct Order {
     pub(super) env: Vec<(String, String)>,
     /// False when the command's standard input is empty.
     pub(super) has_input: bool,
+    /// The device of the terminal that it runs in.
+    #[serde(default)]
+    pub(super) terminal: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,7 +132,9 @@ fn wait_for_order(cgroup: Option<PathBuf>, status: &mut File) -> Result<Option<O
 
 /// Takes on everything that makes the command what it is, its program last.
 fn become_command(order: &Order) -> Result<Infallible, String> {
-    if !order.has_input {
+    if let Some(path) = &order.terminal {
+        take_terminal(path, order.user.as_ref()).map_err(|error| format!("no terminal: {path}: {error}"))?;
+    } else if !order.has_input {
         let empty = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
         rustix::stdio::dup2_stdin(&empty).map_err(|error| format!("no input: {error}"))?;
     }
@@ -158,6 +165,23 @@ fn become_command(order: &Order) -> Result<Infallible, String> {
     })
 }
 
+/// The terminal becomes that of our session, and all input and output; it belongs to who runs in it, as after a login.
+fn take_terminal(path: &str, user: Option<&User>) -> io::Result<()> {
+    let terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(O_NOCTTY)
+        .open(path)?;
+    if let Some(user) = user {
+        fchown(&terminal, Some(user.uid), None)?;
+    }
+    rustix::process::ioctl_tiocsctty(&terminal)?;
+    rustix::stdio::dup2_stdin(&terminal)?;
+    rustix::stdio::dup2_stdout(&terminal)?;
+    rustix::stdio::dup2_stderr(&terminal)?;
+    Ok(())
+}
+
 /// The agent's service may be spared when memory runs out; what it runs must not be.
 fn be_mortal() {
     const SCORE: &str = "/proc/self/oom_score_adj";
@@ -180,6 +204,7 @@ mod tests {
             argv: vec!["a b".to_owned(), "\n\u{1}'".to_owned()],
             env: vec![("A".to_owned(), String::new())],
             has_input: true,
+            terminal: None,
         };
         let mut bytes = order.to_bytes().unwrap();
         bytes.extend(b"input");

@@ -1,16 +1,17 @@
 //! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it as a [`launcher`] that becomes it, which may
 //! have waited among the [`spares`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
-//! its life with and without a caller.
+//! its life with and without a caller, [`terminal`] the one in a terminal.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_api::agent::frames::{self, FrameDecoder, FrameError};
-use hearth_api::agent::{ExecEnd, ExecSpec, FrameKind};
+use hearth_api::agent::{ExecEnd, ExecSpec, FrameKind, TerminalSpec};
 use http::Request;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,7 @@ pub(crate) mod launcher;
 mod plan;
 mod process_tree;
 mod spares;
+mod terminal;
 
 use cgroup::Cgroups;
 use env_file::EnvFiles;
@@ -139,6 +141,41 @@ pub(crate) async fn run(
     execs: Arc<Execs>,
     session: CancellationToken,
 ) -> Result<Reply, Fault> {
+    let (spec, input): (ExecSpec, _) = begin(request).await?;
+    let (output, reply) = output();
+    let tasks = execs.tasks.clone();
+    tasks.spawn(async move {
+        match execs.plan(&spec).await {
+            Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
+            Ok(plan) => match spec.detach {
+                None => attached::run(&execs, plan, spec.timeout_ms, input, output, session).await,
+                Some(detach) => detached::run(execs, plan, spec.timeout_ms, detach, output).await,
+            },
+        }
+    });
+    Ok(reply)
+}
+
+/// The same in a terminal.
+pub(crate) async fn run_in_terminal(
+    request: Request<Incoming>,
+    execs: Arc<Execs>,
+    session: CancellationToken,
+) -> Result<Reply, Fault> {
+    let (spec, input): (TerminalSpec, _) = begin(request).await?;
+    let (output, reply) = output();
+    let tasks = execs.tasks.clone();
+    tasks.spawn(async move {
+        match execs.plan(&spec.command).await {
+            Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
+            Ok(plan) => terminal::run(&execs, plan, &spec, input, output, session).await,
+        }
+    });
+    Ok(reply)
+}
+
+/// The specification, and what follows it.
+async fn begin<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, Input), Fault> {
     let mut input = Input {
         body: request.into_body(),
         decoder: FrameDecoder::default(),
@@ -147,23 +184,14 @@ pub(crate) async fn run(
     let Some((FrameKind::Spec, payload)) = first else {
         return Err(Fault::bad("the body must start with the specification of the command"));
     };
-    let spec: ExecSpec = frames::decode_json(&payload).map_err(|error| Fault::bad(error.to_string()))?;
+    let spec = frames::decode_json(&payload).map_err(|error| Fault::bad(error.to_string()))?;
+    Ok((spec, input))
+}
+
+fn output() -> (Output, Reply) {
     let (sender, mut receiver) = mpsc::channel(WAITING_FRAMES);
-    let output = Output(sender);
-    let tasks = execs.tasks.clone();
-    let task = async move {
-        match execs.plan(&spec).await {
-            Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
-            Ok(plan) => match spec.detach {
-                None => attached::run(&execs, plan, spec.timeout_ms, input, output, session).await,
-                Some(detach) => detached::run(execs, plan, spec.timeout_ms, detach, output).await,
-            },
-        }
-    };
-    tasks.spawn(task);
-    Ok(reply::stream(futures::stream::poll_fn(move |cx| {
-        receiver.poll_recv(cx)
-    })))
+    let pieces = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    (Output(sender), reply::stream(pieces))
 }
 
 fn millis_since(start: Instant) -> u64 {

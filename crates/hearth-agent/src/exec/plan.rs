@@ -87,6 +87,7 @@ impl Plan {
             argv,
             env,
             has_input: spec.detach.is_none(),
+            terminal: None,
         };
         Ok(Self { order, script })
     }

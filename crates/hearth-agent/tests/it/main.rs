@@ -7,3 +7,4 @@ mod files;
 mod limits;
 mod sessions;
 mod support;
+mod terminal;

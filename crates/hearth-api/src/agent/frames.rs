@@ -42,6 +42,7 @@ impl TryFrom<u8> for FrameKind {
             4 => Self::Stdout,
             5 => Self::Stderr,
             6 => Self::End,
+            7 => Self::Resize,
             unknown => return Err(FrameError::UnknownKind(unknown)),
         })
     }

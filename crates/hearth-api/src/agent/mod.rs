@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::terminal::TerminalSize;
+
 #[cfg(feature = "agent-client")]
 pub mod client;
 #[cfg(feature = "agent-session")]
@@ -14,8 +16,8 @@ pub mod session;
 
 /// Counts up with every addition that a peer may want to know of.
 ///
-/// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle.
-pub const PROTOCOL_VERSION: u32 = 4;
+/// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
 pub const ACTIVATE_SINCE: u32 = 2;
@@ -67,6 +69,16 @@ pub struct ExecSpec {
     /// The command goes on when the caller is gone, its output goes to a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detach: Option<Detach>,
+}
+
+/// A command that runs in a terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TerminalSpec {
+    /// What runs in it; the terminal is all of its input and output. Never detached.
+    pub command: ExecSpec,
+    /// How large it is at first.
+    pub size: TerminalSize,
 }
 
 /// How a detached command is run.
@@ -174,6 +186,8 @@ pub mod paths {
     pub const HEALTH: &str = "/v1/health";
     /// `POST`: frames in, frames out, see [`FrameKind`](super::FrameKind).
     pub const EXEC: &str = "/v1/exec";
+    /// `POST`: frames in, frames out, of a command in a terminal: starts with a [`TerminalSpec`](super::TerminalSpec).
+    pub const TERMINAL: &str = "/v1/terminal";
     /// `PUT`: the body becomes the file [`PATH`], with [`MODE`] and [`OWNER`]. `GET`: the file's bytes.
     pub const FILES: &str = "/v1/files";
     /// `PUT`: the body, a tar stream, is extracted below [`PATH`].
@@ -195,6 +209,7 @@ pub mod paths {
 /// Kinds of the frames inside an exec's request and reply bodies: one byte of kind, four bytes of length (big endian), payload.
 /// The request starts with `Spec` (an [`ExecSpec`] as JSON), then any number of `Stdin`, and `StdinEnd` or the end of the body.
 /// The reply holds `Stdout` and `Stderr` in the order in which they were read and ends with one `End` (an [`ExecEnd`] as JSON).
+/// Of a terminal, `Spec` is a [`TerminalSpec`], `Resize` may come among `Stdin`, and everything it shows is `Stdout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
@@ -210,4 +225,6 @@ pub enum FrameKind {
     Stderr = 5,
     /// An [`ExecEnd`] as JSON; nothing follows.
     End = 6,
+    /// A [`TerminalSize`] as JSON.
+    Resize = 7,
 }

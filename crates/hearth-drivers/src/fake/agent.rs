@@ -11,8 +11,10 @@ use bytes::Bytes;
 use hearth_api::agent::frames::{self, FrameDecoder};
 use hearth_api::agent::session::{SessionStream, serve_sessions};
 use hearth_api::agent::{
-    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, PROTOCOL_VERSION, SetClock, paths,
+    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, PROTOCOL_VERSION, SetClock, TerminalSpec,
+    paths,
 };
+use hearth_api::terminal::TerminalSize;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -21,6 +23,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
@@ -123,6 +126,7 @@ impl Guest {
         match (request.uri().path(), request.method()) {
             (paths::HEALTH, &Method::GET) => Ok(json(StatusCode::OK, &self.health())),
             (paths::EXEC, &Method::POST) => self.exec(request).await,
+            (paths::TERMINAL, &Method::POST) => self.terminal(request).await,
             (paths::FILES, &Method::PUT) => {
                 let path = path_of(&request)?;
                 let body = whole(request).await?;
@@ -192,7 +196,7 @@ impl Guest {
     }
 
     async fn exec(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
-        let spec = read_spec(request).await?;
+        let (spec, _): (ExecSpec, _) = Frames::begin(request).await?;
         self.inside().commands.push(spec.clone());
         let rule = self.rule(&spec);
         let (sender, mut receiver) = mpsc::channel::<io::Result<Frame<Bytes>>>(4);
@@ -205,6 +209,41 @@ impl Guest {
         });
         let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
         Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+    }
+
+    async fn terminal(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        let (spec, input): (TerminalSpec, _) = Frames::begin(request).await?;
+        self.inside().commands.push(spec.command.clone());
+        let (sender, mut receiver) = mpsc::channel(4);
+        tokio::spawn(echo(spec, input, sender));
+        let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+        Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+    }
+}
+
+/// A terminal that shows what is typed and how large it is, and ends well at the end of the input's line that says `exit`.
+async fn echo(spec: TerminalSpec, mut input: Frames, sender: mpsc::Sender<io::Result<Frame<Bytes>>>) {
+    let show = |text: &[u8]| sender.send(Ok(Frame::data(frames::encode(FrameKind::Stdout, text))));
+    let size = |size: TerminalSize| format!("{} x {}\r\n", size.rows, size.cols);
+    let mut gone = show(size(spec.size).as_bytes()).await.is_err();
+    while let (false, Ok(Some((kind, payload)))) = (gone, input.next().await) {
+        if kind == FrameKind::Resize {
+            let wanted = frames::decode_json(&payload).unwrap_or(spec.size);
+            gone = show(size(wanted).as_bytes()).await.is_err();
+        } else {
+            gone = show(&payload).await.is_err();
+        }
+        if payload.ends_with(b"exit\r") {
+            break;
+        }
+    }
+    let end = ExecEnd::Exited {
+        code: Some(0),
+        signal: None,
+        duration_ms: 0,
+    };
+    if let Ok(end) = frames::encode_json(FrameKind::End, &end) {
+        drop(sender.send(Ok(Frame::data(end))).await);
     }
 }
 
@@ -242,22 +281,38 @@ async fn play(spec: &ExecSpec, rule: &ExecRule) -> Vec<Bytes> {
     frames
 }
 
-async fn read_spec(request: Request<Incoming>) -> Result<ExecSpec, Refusal> {
-    let mut body = request.into_body();
-    let mut decoder = FrameDecoder::default();
-    loop {
-        if let Some((kind, payload)) = decoder.next_frame().map_err(|error| bad(&error))? {
-            return match kind {
-                FrameKind::Spec => frames::decode_json(&payload).map_err(|error| bad(&error)),
-                _ => Err((
-                    StatusCode::BAD_REQUEST,
-                    "the body must start with the specification of the command".into(),
-                )),
-            };
+/// A request's body.
+struct Frames {
+    body: Incoming,
+    decoder: FrameDecoder,
+}
+
+impl Frames {
+    /// The specification, and what follows it.
+    async fn begin<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, Self), Refusal> {
+        let mut frames = Self {
+            body: request.into_body(),
+            decoder: FrameDecoder::default(),
+        };
+        let wrong = |what: &str| (StatusCode::BAD_REQUEST, what.to_owned());
+        match frames.next().await? {
+            Some((FrameKind::Spec, payload)) => {
+                Ok((frames::decode_json(&payload).map_err(|error| bad(&error))?, frames))
+            }
+            Some(_) => Err(wrong("the body must start with the specification of the command")),
+            None => Err(wrong("the body ended early")),
         }
-        match body.frame().await {
-            Some(Ok(frame)) => decoder.feed(frame.data_ref().map_or(&[], |data| data)),
-            _ => return Err((StatusCode::BAD_REQUEST, "the body ended early".into())),
+    }
+
+    async fn next(&mut self) -> Result<Option<(FrameKind, Bytes)>, Refusal> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().map_err(|error| bad(&error))? {
+                return Ok(Some(frame));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.decoder.feed(frame.data_ref().map_or(&[], |data| data)),
+                _ => return Ok(None),
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Running commands: the stream of what they print, and how it ends.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,7 +13,8 @@ use h2::RecvStream;
 use super::AgentError;
 use super::transfer::{Download, Sending, Upload};
 use crate::agent::frames::{self, FrameDecoder, FrameError};
-use crate::agent::{ExecEnd, ExecSpec, FrameKind};
+use crate::agent::{ExecEnd, ExecSpec, FrameKind, TerminalSpec};
+use crate::terminal::TerminalSize;
 
 /// Longest piece of standard input in one frame.
 const STDIN_PIECE: usize = 32 * 1024;
@@ -70,6 +72,28 @@ pub(super) fn request_body(spec: &ExecSpec, stdin: Upload) -> Result<Upload, Age
     let end = frames::encode(FrameKind::StdinEnd, &[]);
     let whole = stream::iter([Ok(spec)]).chain(input).chain(stream::iter([Ok(end)]));
     Ok(Upload::from_stream(whole))
+}
+
+/// What a person does at a terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TerminalInput {
+    /// Types.
+    Bytes(Bytes),
+    /// Makes it larger or smaller.
+    Resize(TerminalSize),
+}
+
+/// The request's body: the specification and the input. Its end says nothing: a terminal ends with its command.
+pub(super) fn terminal_body(
+    spec: &TerminalSpec,
+    input: impl Stream<Item = io::Result<TerminalInput>> + Send + 'static,
+) -> Result<Upload, AgentError> {
+    let spec = frames::encode_json(FrameKind::Spec, spec).map_err(protocol)?;
+    let input = input.map(|input| match input? {
+        TerminalInput::Bytes(bytes) => Ok(frames::encode(FrameKind::Stdin, &bytes)),
+        TerminalInput::Resize(size) => frames::encode_json(FrameKind::Resize, &size).map_err(io::Error::other),
+    });
+    Ok(Upload::from_stream(stream::iter([Ok(spec)]).chain(input)))
 }
 
 fn protocol(error: FrameError) -> AgentError {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::Stream;
 use h2::RecvStream;
 use h2::client::SendRequest;
 use http::{Method, Request, Response};
@@ -18,14 +19,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::session::{self, CONNECTION_WINDOW, STREAM_WINDOW};
-use super::{AgentFault, ExecSpec, Health, SetClock, paths};
+use super::{AgentFault, ExecSpec, Health, SetClock, TerminalSpec, paths};
 
 mod activate;
 mod exec;
 mod transfer;
 
 pub use activate::{CLOCK_TOLERANCE, NewIdentity};
-pub use exec::{ExecEvent, ExecOutput, ExecStream};
+pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
 pub use transfer::{Download, Upload};
 
 use transfer::Sending;
@@ -147,6 +148,19 @@ impl AgentClient {
     pub async fn exec(&self, spec: &ExecSpec, stdin: impl Into<Upload>) -> Result<ExecStream, AgentError> {
         let body = exec::request_body(spec, stdin.into())?;
         let (reply, sending) = self.start(Method::POST, paths::EXEC, Some(body)).await?;
+        let reply = accepted(reply.await?).await?;
+        Ok(ExecStream::new(reply.into_body(), sending))
+    }
+
+    /// Runs a command in a terminal. What it shows comes as [`ExecEvent::Stdout`]; dropping the [`ExecStream`] ends every process of
+    /// the command, and so does an error of the input. An agent before protocol 5 refuses it with 404.
+    pub async fn terminal(
+        &self,
+        spec: &TerminalSpec,
+        input: impl Stream<Item = std::io::Result<TerminalInput>> + Send + 'static,
+    ) -> Result<ExecStream, AgentError> {
+        let body = exec::terminal_body(spec, input)?;
+        let (reply, sending) = self.start(Method::POST, paths::TERMINAL, Some(body)).await?;
         let reply = accepted(reply.await?).await?;
         Ok(ExecStream::new(reply.into_body(), sending))
     }

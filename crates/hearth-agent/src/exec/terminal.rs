@@ -1,0 +1,198 @@
+//! A command in a terminal: the agent holds the outer end of a pseudo terminal, the command's session has the inner one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use hearth_api::agent::{ExecEnd, FrameKind, TerminalSpec, frames};
+use hearth_api::terminal::TerminalSize;
+use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
+
+use super::attached::end_all;
+use super::plan::Plan;
+use super::{Execs, Input, Output, exited, millis_since, time_is_up};
+
+/// How much is read from the terminal at once.
+const READ_BYTES: usize = 16 * 1024;
+/// After the command has ended, something it has started may still hold the terminal open; this long is waited for more.
+const AFTERMATH: Duration = Duration::from_millis(150);
+/// More than a terminal holds that nobody reads.
+const HELD_BYTES: usize = 1024 * 1024;
+
+/// A pseudo terminal.
+struct Terminal {
+    /// The outer end, and its two directions: Tokio's pipes do for whatever can be waited for.
+    outer: OwnedFd,
+    shows: pipe::Receiver,
+    takes: pipe::Sender,
+    /// The inner end, held so that the outer one does not end before the command has its own.
+    inner: OwnedFd,
+    /// The device.
+    path: String,
+}
+
+impl Terminal {
+    fn open(size: TerminalSize) -> io::Result<Self> {
+        let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&outer)?;
+        unlockpt(&outer)?;
+        resize(&outer, size)?;
+        let path = ptsname(&outer, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let inner = open(path.as_c_str(), flags, Mode::empty())?;
+        fcntl_setfl(&outer, OFlags::RDWR | OFlags::NONBLOCK)?;
+        Ok(Self {
+            shows: pipe::Receiver::from_owned_fd_unchecked(outer.try_clone()?)?,
+            takes: pipe::Sender::from_owned_fd_unchecked(outer.try_clone()?)?,
+            outer,
+            inner,
+            path: path.into_string().map_err(io::Error::other)?,
+        })
+    }
+}
+
+fn resize(outer: &OwnedFd, size: TerminalSize) -> io::Result<()> {
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    Ok(tcsetwinsize(outer, size)?)
+}
+
+/// What ended the wait for a command.
+enum Outcome {
+    Ended(io::Result<std::process::ExitStatus>),
+    TimedOut,
+    CallerGone,
+}
+
+pub(super) async fn run(
+    execs: &Execs,
+    plan: Plan,
+    spec: &TerminalSpec,
+    input: Input,
+    output: Output,
+    session: CancellationToken,
+) {
+    let start = Instant::now();
+    let _running = execs.spares.begin();
+    let Plan { mut order, script } = plan;
+    let terminal = match Terminal::open(spec.size) {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            let reason = format!("no terminal could be made: {error}");
+            return output.end(ExecEnd::NotStarted { reason }).await;
+        }
+    };
+    order.terminal = Some(terminal.path.clone());
+    let started = match execs.spares.take(&execs.cgroups) {
+        Ok(launcher) => launcher.become_command(&execs.cgroups, order).await,
+        Err(reason) => Err(reason),
+    };
+    let mut started = match started {
+        Ok(started) => started,
+        Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
+    };
+    let Terminal {
+        outer,
+        shows: shown,
+        takes,
+        inner,
+        ..
+    } = terminal;
+    let over = CancellationToken::new();
+    let shown = show(shown, output.clone(), &over);
+    let typed = feed(input, takes, &outer);
+    tokio::pin!(shown, typed);
+    let (mut shows, mut types) = (true, true);
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            ended = started.child.wait() => break Outcome::Ended(ended),
+            () = time_is_up(start, spec.command.timeout_ms) => break Outcome::TimedOut,
+            () = output.caller_gone() => break Outcome::CallerGone,
+            () = session.cancelled() => break Outcome::CallerGone,
+            () = &mut typed, if types => types = false,
+            () = &mut shown, if shows => shows = false,
+        }
+    };
+    let end = match outcome {
+        Outcome::Ended(Ok(exit)) => match started.status.reason() {
+            Some(reason) => ExecEnd::NotStarted { reason },
+            None => exited(exit, start),
+        },
+        Outcome::Ended(Err(error)) => ExecEnd::NotStarted {
+            reason: format!("the command was lost: {error}"),
+        },
+        Outcome::TimedOut | Outcome::CallerGone => {
+            end_all(&started.tree, &mut started.child).await;
+            ExecEnd::TimedOut {
+                duration_ms: millis_since(start),
+            }
+        }
+    };
+    // The outer end ends after what the command showed last, unless something else holds the inner one.
+    drop(inner);
+    over.cancel();
+    if shows {
+        shown.await;
+    }
+    output.end(end).await;
+    execs.cgroups.retire(started.tree.cgroup);
+    drop(script);
+}
+
+/// Everything that the terminal shows, until nobody has its inner end any more or the caller is gone; or until the command is
+/// over and nothing more comes.
+async fn show(mut shown: pipe::Receiver, output: Output, over: &CancellationToken) {
+    let aftermath = async {
+        over.cancelled().await;
+        tokio::time::sleep(AFTERMATH).await;
+    };
+    tokio::pin!(aftermath);
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let read = tokio::select! {
+            biased;
+            () = &mut aftermath => break,
+            // The outer end says EIO when the inner one is closed.
+            read = shown.read(&mut buffer) => read.unwrap_or(0),
+        };
+        if read == 0 || !output.send(FrameKind::Stdout, &buffer[..read]).await {
+            return;
+        }
+    }
+    // A caller who took its time gets what lies there still.
+    let mut rest = HELD_BYTES;
+    while let Ok(read @ 1..) = shown.try_read(&mut buffer) {
+        rest = rest.saturating_sub(read);
+        if rest == 0 || !output.send(FrameKind::Stdout, &buffer[..read]).await {
+            return;
+        }
+    }
+}
+
+/// What is typed, and the terminal's size: a command that does not read holds back the host, not the agent.
+async fn feed(mut input: Input, mut takes: pipe::Sender, outer: &OwnedFd) {
+    while let Ok(Some((kind, piece))) = input.next().await {
+        let done = match kind {
+            FrameKind::Stdin => takes.write_all(&piece).await,
+            FrameKind::Resize => match frames::decode_json(&piece) {
+                Ok(size) => resize(outer, size),
+                Err(_) => return,
+            },
+            // Nothing else is the caller's to send; what comes after it cannot be trusted.
+            _ => return,
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}
