@@ -135,7 +135,7 @@ impl Server {
         let mut text = fs::read_to_string(sources().join("schemathesis.toml"))?;
         text.push_str(&format!(
             "\n[headers]\nAuthorization = \"Bearer {}\"\n\n[[operations]]\ninclude-name = [\"GET /api/v1/instances/{{id}}\", \"GET /api/v1/instances/{{id}}/follow\", \
-             \"GET /api/v1/instances/{{id}}/claim\", \
+             \"GET /api/v1/instances/{{id}}/claim\", \"GET /api/v1/instances/{{id}}/terminal\", \
              \"POST /api/v1/instances/{{id}}/exec\", \"POST /api/v1/instances/{{id}}/heartbeat\"]\n\
              parameters.id = \"{instance}\"\n\n[[operations]]\ninclude-name = \"POST /hooks/git\"\n\
              headers = {{ X-Gitlab-Token = \"{WEBHOOK_SECRET}\", X-Gitlab-Event = \"Push Hook\" }}\n",

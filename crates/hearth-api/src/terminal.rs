@@ -37,9 +37,9 @@ impl Default for TerminalSize {
     }
 }
 
-/// A text message.
+/// A text message: `{"resize": {"rows": 50, "cols": 120}}`, `{"exit": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", tag = "type")]
+#[serde(rename_all = "camelCase")]
 pub enum TerminalMessage {
     /// From the client: the terminal is this large now.
     Resize(TerminalSize),

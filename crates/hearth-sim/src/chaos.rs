@@ -259,7 +259,12 @@ impl Sim {
     pub(crate) fn calm_down(&mut self) {
         self.note("calm", usize::MAX, 0);
         self.calm = true;
-        (self.outage_until, self.silent_until) = (self.outage_until.min(self.state.now), 0);
+        if self.state.now < self.outage_until {
+            // Its own end is still to come, and counts nothing any more.
+            self.end_outage_count();
+            (self.outage_until, self.outage_allowed) = (self.state.now, u64::MAX);
+        }
+        self.silent_until = 0;
         self.state.world.limits = self.limits;
         for pool in 0..self.plan.pools {
             if self.chance(MENDED) {

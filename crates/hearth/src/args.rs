@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, template, token,
+    claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, shell, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -20,8 +20,8 @@ Exit codes:
   4    the token is missing, unknown or may not do this
   5    nothing is ready or the server is busy: try again later
   130  ended by Ctrl-C
-`hearth exec` and `hearth run` end with the exit code of the command they ran (128 + n when signal n ended it); 124 when the
-command's time passed, 125 when Hearth failed and not the command.";
+`hearth exec`, `hearth run` and `hearth shell` end with the exit code of what they ran (128 + n when signal n ended it); 124 when
+the command's time passed, 125 when Hearth failed and not the command.";
 
 /// Keeps virtual machines warm: created, set up with your repositories and variables, ready to be taken.
 #[derive(Debug, Parser)]
@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Instance(instance::InstanceArgs),
     /// Run a command in a VM
     Exec(exec::ExecArgs),
+    /// Open a terminal in a VM
+    Shell(shell::ShellArgs),
     /// Run a command of the project's setup object in a VM, by its name
     Run(run::RunArgs),
     /// Give a claimed VM back: it is destroyed

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use hearth_api::agent::{ExecEnd, FrameKind, TerminalSpec, frames};
 use hearth_api::terminal::TerminalSize;
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::io::{read, write};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::unix::pipe;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
 use super::attached::end_all;
@@ -26,10 +27,9 @@ const HELD_BYTES: usize = 1024 * 1024;
 
 /// A pseudo terminal.
 struct Terminal {
-    /// The outer end, and its two directions: Tokio's pipes do for whatever can be waited for.
-    outer: OwnedFd,
-    shows: pipe::Receiver,
-    takes: pipe::Sender,
+    /// The outer end. Not one of Tokio's pipes: they take a read that does not fill its buffer for the last one, and a terminal
+    /// gives less than it has.
+    outer: AsyncFd<OwnedFd>,
     /// The inner end, held so that the outer one does not end before the command has its own.
     inner: OwnedFd,
     /// The device.
@@ -46,9 +46,12 @@ impl Terminal {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let inner = open(path.as_c_str(), flags, Mode::empty())?;
         fcntl_setfl(&outer, OFlags::RDWR | OFlags::NONBLOCK)?;
+        #[expect(
+            deprecated,
+            reason = "the end is owned and nobody replaces it; what replaced this is unsafe code"
+        )]
+        let outer = AsyncFd::new(outer)?;
         Ok(Self {
-            shows: pipe::Receiver::from_owned_fd_unchecked(outer.try_clone()?)?,
-            takes: pipe::Sender::from_owned_fd_unchecked(outer.try_clone()?)?,
             outer,
             inner,
             path: path.into_string().map_err(io::Error::other)?,
@@ -100,16 +103,10 @@ pub(super) async fn run(
         Ok(started) => started,
         Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
     };
-    let Terminal {
-        outer,
-        shows: shown,
-        takes,
-        inner,
-        ..
-    } = terminal;
+    let Terminal { outer, inner, .. } = terminal;
     let over = CancellationToken::new();
-    let shown = show(shown, output.clone(), &over);
-    let typed = feed(input, takes, &outer);
+    let shown = show(&outer, output.clone(), &over);
+    let typed = feed(input, &outer);
     tokio::pin!(shown, typed);
     let (mut shows, mut types) = (true, true);
     let outcome = loop {
@@ -151,7 +148,7 @@ pub(super) async fn run(
 
 /// Everything that the terminal shows, until nobody has its inner end any more or the caller is gone; or until the command is
 /// over and nothing more comes.
-async fn show(mut shown: pipe::Receiver, output: Output, over: &CancellationToken) {
+async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken) {
     let aftermath = async {
         over.cancelled().await;
         tokio::time::sleep(AFTERMATH).await;
@@ -163,7 +160,7 @@ async fn show(mut shown: pipe::Receiver, output: Output, over: &CancellationToke
             biased;
             () = &mut aftermath => break,
             // The outer end says EIO when the inner one is closed.
-            read = shown.read(&mut buffer) => read.unwrap_or(0),
+            read = outer.async_io(Interest::READABLE, |outer| Ok(read(outer, &mut buffer)?)) => read.unwrap_or(0),
         };
         if read == 0 || !output.send(FrameKind::Stdout, &buffer[..read]).await {
             return;
@@ -171,21 +168,21 @@ async fn show(mut shown: pipe::Receiver, output: Output, over: &CancellationToke
     }
     // A caller who took its time gets what lies there still.
     let mut rest = HELD_BYTES;
-    while let Ok(read @ 1..) = shown.try_read(&mut buffer) {
-        rest = rest.saturating_sub(read);
-        if rest == 0 || !output.send(FrameKind::Stdout, &buffer[..read]).await {
+    while let Ok(more @ 1..) = read(outer.get_ref(), &mut buffer) {
+        rest = rest.saturating_sub(more);
+        if rest == 0 || !output.send(FrameKind::Stdout, &buffer[..more]).await {
             return;
         }
     }
 }
 
 /// What is typed, and the terminal's size: a command that does not read holds back the host, not the agent.
-async fn feed(mut input: Input, mut takes: pipe::Sender, outer: &OwnedFd) {
+async fn feed(mut input: Input, outer: &AsyncFd<OwnedFd>) {
     while let Ok(Some((kind, piece))) = input.next().await {
         let done = match kind {
-            FrameKind::Stdin => takes.write_all(&piece).await,
+            FrameKind::Stdin => type_in(outer, &piece).await,
             FrameKind::Resize => match frames::decode_json(&piece) {
-                Ok(size) => resize(outer, size),
+                Ok(size) => resize(outer.get_ref(), size),
                 Err(_) => return,
             },
             // Nothing else is the caller's to send; what comes after it cannot be trusted.
@@ -195,4 +192,12 @@ async fn feed(mut input: Input, mut takes: pipe::Sender, outer: &OwnedFd) {
             return;
         }
     }
+}
+
+async fn type_in(outer: &AsyncFd<OwnedFd>, mut piece: &[u8]) -> io::Result<()> {
+    while !piece.is_empty() {
+        let written = outer.async_io(Interest::WRITABLE, |outer| Ok(write(outer, piece)?));
+        piece = &piece[written.await?..];
+    }
+    Ok(())
 }

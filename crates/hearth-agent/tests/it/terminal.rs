@@ -64,14 +64,9 @@ impl Person {
     /// Looks to the end.
     async fn leaves(mut self) -> ExecEnd {
         while self.end.is_none() {
-            match timeout(PATIENCE, self.sees.next())
-                .await
-                .expect(&self.seen)
-                .unwrap()
-                .unwrap()
-            {
-                ExecEvent::End(end) => self.end = Some(end),
-                _ => {}
+            let event = timeout(PATIENCE, self.sees.next()).await.expect(&self.seen);
+            if let ExecEvent::End(end) = event.unwrap().unwrap() {
+                self.end = Some(end);
             }
         }
         self.end.unwrap()
@@ -88,23 +83,26 @@ fn exit_code(end: &ExecEnd) -> Option<i32> {
 #[tokio::test]
 async fn a_shell_has_a_terminal_of_its_size_with_job_control_and_ends_with_its_code() {
     let agent = Agent::start();
-    let mut person = Person::at(&agent, argv(&["bash", "--norc", "-i"])).await;
-    person.types("tty; stty size; echo $((6*7))\r").await;
+    let mut command = argv(&["bash", "--norc", "--noediting", "-i"]);
+    command.env = vec![("PS1".into(), "ready> ".into())];
+    let mut person = Person::at(&agent, command).await;
+    // Only at the prompt is something typed, as people do: what comes while a shell changes the terminal's mode may be lost.
+    person.looks_for("ready> ").await;
+    person.types("tty; stty size; echo $((6*7)).\r").await;
     person.looks_for("/dev/pts/").await;
     person.looks_for("33 101").await;
-    person.looks_for("42").await;
-    person
-        .types
-        .send(Ok(TerminalInput::Resize(TerminalSize { rows: 50, cols: 7 })))
-        .await
-        .unwrap();
+    person.looks_for("42.\r\nready> ").await;
+    let smaller = TerminalSize { rows: 50, cols: 70 };
+    person.types.send(Ok(TerminalInput::Resize(smaller))).await.unwrap();
     person.types("stty size\r").await;
-    person.looks_for("50 7").await;
+    person.looks_for("50 70\r\nready> ").await;
     // Ctrl-C ends what runs, not the shell.
-    person.types("sleep 1000\r").await;
+    person.types("sh -c 'echo $((3+4)) sheep; exec cat'\r").await;
+    person.looks_for("7 sheep").await;
     person.types("\u{3}").await;
+    person.looks_for("^C\r\nready> ").await;
     person.types("echo still $((40+2)) here\r").await;
-    person.looks_for("still 42 here").await;
+    person.looks_for("still 42 here\r\nready> ").await;
     assert!(!person.seen.contains("job control"), "{}", person.seen);
     person.types("exit 7\r").await;
     assert_eq!(exit_code(&person.leaves().await), Some(7));
@@ -137,23 +135,10 @@ async fn whoever_goes_away_takes_what_runs_along() {
         file.display()
     );
     let mut person = Person::at(&agent, shell(&format!("({text}) & wait; echo never"))).await;
-    let pid = timeout(PATIENCE, async {
-        loop {
-            match std::fs::read_to_string(&file) {
-                Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    });
-    let pid = pid.await.unwrap();
+    let pid = pid_in(&file).await;
     assert!(person.end.take().is_none());
     drop(person);
-    let gone = async {
-        while std::path::Path::new(&format!("/proc/{pid}")).exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.expect("it is still there");
+    is_gone(pid).await;
 }
 
 #[tokio::test]

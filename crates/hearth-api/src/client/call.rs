@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Method, Response, Url};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{self, ClientError};
-use super::{Client, REQUEST_ID_HEADER};
+use super::{Client, REQUEST_ID_HEADER, build_http};
 
 /// Most attempts for one call: with the pauses below this bridges a restart of the server's process (about 3 s).
 const MAX_ATTEMPTS: u32 = 5;
@@ -42,6 +44,14 @@ pub(super) struct Call<'a> {
     accept: &'static str,
     timeout: Option<Duration>,
     repeat: Repeat,
+    upgrade: Option<Upgrade>,
+}
+
+/// A call that is to become a WebSocket.
+struct Upgrade {
+    /// Only HTTP/1.1 can become one.
+    http1: reqwest::Client,
+    key: String,
 }
 
 impl Client {
@@ -64,6 +74,7 @@ impl Client {
             accept: "application/json",
             timeout: Some(CALL_TIMEOUT),
             repeat,
+            upgrade: None,
         }
     }
 
@@ -107,6 +118,13 @@ impl Call<'_> {
     pub(super) fn repeat(mut self, repeat: Repeat) -> Self {
         self.repeat = repeat;
         self
+    }
+
+    /// It is to become a WebSocket, with this key.
+    pub(super) fn upgrade(mut self, key: String) -> Result<Self, ClientError> {
+        let http1 = build_http(&self.client.root, reqwest::ClientBuilder::http1_only)?;
+        self.upgrade = Some(Upgrade { http1, key });
+        Ok(self)
     }
 
     pub(super) fn accept(mut self, accept: &'static str) -> Self {
@@ -163,11 +181,20 @@ impl Call<'_> {
     }
 
     async fn send(&self) -> Result<Response, ClientError> {
-        let mut request = self
-            .client
-            .http
+        let http = self
+            .upgrade
+            .as_ref()
+            .map_or(&self.client.http, |upgrade| &upgrade.http1);
+        let mut request = http
             .request(self.method.clone(), self.url.clone())
             .header(ACCEPT, self.accept);
+        if let Some(Upgrade { key, .. }) = &self.upgrade {
+            request = request
+                .header(CONNECTION, "Upgrade")
+                .header(UPGRADE, "websocket")
+                .header(SEC_WEBSOCKET_VERSION, "13")
+                .header(SEC_WEBSOCKET_KEY, key);
+        }
         if let Some(token) = &self.client.authorization {
             request = request.header(AUTHORIZATION, token.clone());
         }
@@ -178,7 +205,8 @@ impl Call<'_> {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         let response = request.send().await.map_err(|fault| self.transport(fault))?;
-        if response.status().is_success() {
+        let switched = self.upgrade.is_some() && response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched || response.status().is_success() {
             return Ok(response);
         }
         let status = response.status().as_u16();

@@ -12,6 +12,7 @@ mod projects;
 mod setup;
 mod stream;
 mod templates;
+mod terminal;
 mod tokens;
 mod variables;
 
@@ -24,6 +25,7 @@ use reqwest::redirect::Policy;
 
 pub use error::ClientError;
 pub use stream::{ExecEvent, ExecStream, FollowStream};
+pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 
 /// Under this header every reply carries the id that the server's log has for it.
 const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -64,7 +66,7 @@ impl Client {
             path.pop_if_empty().extend(BASE_PATH);
         }
         Ok(Self {
-            http: build_http(&root)?,
+            http: build_http(&root, |builder| builder)?,
             root,
             base,
             authorization,
@@ -117,7 +119,10 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-fn build_http(root: &Url) -> Result<reqwest::Client, ClientError> {
+fn build_http(
+    root: &Url,
+    kind: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, ClientError> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
@@ -134,7 +139,7 @@ fn build_http(root: &Url) -> Result<reqwest::Client, ClientError> {
     if is_loopback(root) {
         builder = builder.no_proxy();
     }
-    builder.build().map_err(|fault| ClientError::Setup {
+    kind(builder).build().map_err(|fault| ClientError::Setup {
         reason: error::chain(&fault),
     })
 }

@@ -10,7 +10,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use futures::StreamExt as _;
-use hearth_api::agent::client::{AgentError, ExecEvent, ExecStream, Upload};
+use hearth_api::agent::client::{AgentClient, AgentError, ExecEvent, ExecStream, Upload};
 use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::error::ErrorCode;
 use hearth_api::exec::{ExecExit, ExecReply, ExecRequest};
@@ -27,7 +27,7 @@ use super::error::ApiError;
 use super::extract::{Body, Path};
 use crate::provision::envfile;
 use crate::reconcile::Awake;
-use crate::store::InstanceRow;
+use crate::store::{InstanceRow, Store};
 
 /// How long a VM's agent has to take the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -57,23 +57,7 @@ pub async fn exec_in_instance(
     let row = usable(&state, &caller, &id).await?;
     let stdin = body.stdin.clone().unwrap_or_default();
     let spec = to_spec(body)?;
-    // A VM of the pool stands still; it goes on for as long as the command runs.
-    let awake = if row.state == InstanceState::Ready {
-        let awake = state.reconciler.keep_awake(&row.vm).await;
-        Some(awake.map_err(|error| ApiError::unavailable(error.to_string()))?)
-    } else {
-        None
-    };
-    let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await?;
-    if row.state == InstanceState::Claimed {
-        // Work is a sign of life. The command need not wait until it is written.
-        let (store, id) = (state.store().clone(), id.clone());
-        tokio::spawn(async move {
-            if let Err(error) = store.renew_lease(&id, Timestamp::now()).await {
-                tracing::warn!(%error, instance = %id, "a lease could not be renewed");
-            }
-        });
-    }
+    let Inside { agent, awake } = enter(&state, &row).await?;
     let running = agent
         .exec(&spec, Upload::from(stdin))
         .await
@@ -91,8 +75,38 @@ pub async fn exec_in_instance(
     }
 }
 
+/// Someone is at work in a VM.
+pub struct Inside {
+    pub agent: AgentClient,
+    /// A VM of the pool stands still; it goes on for as long as this is held.
+    pub awake: Option<Awake>,
+}
+
+/// Begins work in an instance's VM.
+pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
+    let awake = if row.state == InstanceState::Ready {
+        let awake = state.reconciler.keep_awake(&row.vm).await;
+        Some(awake.map_err(|error| ApiError::unavailable(error.to_string()))?)
+    } else {
+        None
+    };
+    let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await?;
+    if row.state == InstanceState::Claimed {
+        // The work need not wait until it is written.
+        tokio::spawn(show_life(state.store().clone(), row.id.clone()));
+    }
+    Ok(Inside { agent, awake })
+}
+
+/// Work is a sign of life: it renews the lease.
+pub async fn show_life(store: Store, id: InstanceId) {
+    if let Err(error) = store.renew_lease(&id, Timestamp::now()).await {
+        tracing::warn!(%error, instance = %id, "a lease could not be renewed");
+    }
+}
+
 /// Whether this caller may work in this instance: its own claim, or anything with a VM for an admin.
-async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
+pub async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
     if !caller.has(Scope::Admin) {
         return own_claim(state, caller, id).await;
     }
@@ -133,7 +147,7 @@ fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
     })
 }
 
-fn refused(error: &AgentError) -> ApiError {
+pub fn refused(error: &AgentError) -> ApiError {
     ApiError::unavailable(error.to_string())
 }
 
@@ -185,7 +199,7 @@ fn stream(mut running: ExecStream, awake: Option<Awake>) -> Response {
         .into_response()
 }
 
-fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
+pub fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
     let mut exit = ExecExit {
         exit_code: None,
         signal: None,

@@ -17,6 +17,7 @@ mod replies;
 mod schema;
 mod setup;
 mod templates;
+mod terminal;
 mod tokens;
 mod validate;
 mod variables;
@@ -152,7 +153,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(claims::claim_instance))
         .routes(routes!(templates::verify_templates))
         .routes(routes!(instances::follow_instance))
-        .routes(routes!(exec::exec_in_instance));
+        .routes(routes!(exec::exec_in_instance))
+        .routes(routes!(terminal::open_terminal));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

@@ -9,6 +9,7 @@ use hearth_api::error::{ErrorBody, ErrorCode};
 use hearth_api::exec::ExecExit;
 use hearth_api::instance::FollowEvent;
 use hearth_api::settings::Settings;
+use hearth_api::terminal::TerminalMessage;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -37,7 +38,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
-    components(schemas(ErrorBody, FollowEvent, ExecExit, Settings))
+    components(schemas(ErrorBody, FollowEvent, ExecExit, Settings, TerminalMessage))
 )]
 pub struct Base;
 

@@ -19,6 +19,9 @@ pub fn complete(document: &mut Value) {
     merge_created_token(&mut document["components"]["schemas"]);
     close_replies(document);
     add_examples(document);
+    // No standard key says what the messages of a WebSocket are.
+    let terminal = &mut document["paths"]["/api/v1/instances/{id}/terminal"]["get"];
+    terminal["responses"]["101"]["x-message-data"] = json!({ "$ref": "#/components/schemas/TerminalMessage" });
 }
 
 /// The paths that serve documents.

@@ -18,6 +18,7 @@ mod rubbish;
 mod secrets;
 mod setup;
 mod templates;
+mod terminal;
 mod tokens;
 mod vms;
 mod watch;

@@ -123,7 +123,7 @@ pub(super) fn apart_from_the_commands(code: Result<u8, Failure>) -> Result<u8, F
 }
 
 /// Runs it until Ctrl-C or another request to stop; then it is dropped, which closes the connection and so ends the command.
-async fn until_stopped<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) async fn until_stopped<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("signals cannot be received: {error}")));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -148,13 +148,13 @@ async fn stream(client: &Client, id: &InstanceId, request: &ExecRequest) -> Resu
     Err(Failure::new("the server stopped sending before the command ended"))
 }
 
-fn pass_on(to: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn pass_on(to: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
     to.write_all(bytes)?;
     to.flush()?;
     Ok(())
 }
 
-fn exit_code(exit: &ExecExit, timeout: Option<u64>) -> Result<u8, Failure> {
+pub(super) fn exit_code(exit: &ExecExit, timeout: Option<u64>) -> Result<u8, Failure> {
     if let Some(error) = &exit.error {
         let timed_out = timeout.is_some_and(|seconds| exit.duration_ms >= seconds.saturating_mul(MS_PER_S));
         let code = if timed_out { EXIT_TIMED_OUT } else { EXIT_EXEC_FAILED };

@@ -13,6 +13,7 @@ pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod setup;
+pub(crate) mod shell;
 pub(crate) mod template;
 pub(crate) mod token;
 
@@ -33,6 +34,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Claim(args) => claim::run(globals, args).await,
         Command::Instance(args) => instance::run(globals, args).await,
         Command::Exec(args) => exec::run(globals, args).await,
+        Command::Shell(args) => shell::run(globals, args).await,
         Command::Run(args) => run::run(globals, args).await,
         Command::Release(args) => release::run(globals, args).await,
         Command::Template(command) => template::run(globals, command).await,

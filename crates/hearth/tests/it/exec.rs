@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::fake::{Fake, Reply, Request};
-use crate::support::{eventually, hearth_at, run, run_with_stdin};
+use crate::support::{eventually, hearth_at, run, run_at_terminal, run_with_stdin};
 
 fn exit(code: &str, signal: &str, error: &str) -> String {
     format!(r#"{{"exitCode":{code},"signal":{signal},"durationMs":2500,"error":{error}}}"#)
@@ -106,4 +106,33 @@ fn ctrl_c_closes_the_connection_and_so_ends_the_command() {
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     eventually("the connection is closed", || fake.closed.try_recv().is_ok());
+}
+
+#[test]
+fn a_shell_without_a_terminal_says_what_to_do_instead() {
+    let ran = run(hearth_at("http://127.0.0.1:1", &["shell", "wpi_1"]));
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("needs a terminal") && ran.stderr.contains("hearth exec wpi_1"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_shell_that_is_refused_says_why_and_leaves_the_terminal_as_it_was() {
+    let fake = replying(|| {
+        let body = r#"{"error":{"code":"gone","message":"the VM of this instance was removed"}}"#;
+        Reply::json(410, body)
+    });
+    let (code, shown) = run_at_terminal(hearth_at(&fake.url, &["shell", "wpi_1"]), b"");
+    assert_eq!(code, Some(125));
+    assert!(shown.contains("the VM of this instance was removed"), "{shown}");
+    let request = &fake.requests()[0];
+    assert!(
+        request
+            .line
+            .starts_with("GET /api/v1/instances/wpi_1/terminal?rows=31&cols=99&term=xterm")
+    );
+    assert!(request.headers.contains("upgrade: websocket"), "{}", request.headers);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Ran, run};
+use crate::support::{Ran, run, run_at_terminal};
 
 /// How long a real VM may take to boot on a busy machine without hardware virtualisation.
 const BOOT: Duration = Duration::from_secs(400);
@@ -71,13 +71,17 @@ impl Server {
         server
     }
 
-    fn try_run(&self, args: &[&str]) -> Ran {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
         command
             .args(args)
             .env("HEARTH_RUNTIME_DIR", self.folder.path().join("run"))
             .stdin(Stdio::null());
-        run(command)
+        command
+    }
+
+    fn try_run(&self, args: &[&str]) -> Ran {
+        run(self.command(args))
     }
 
     fn run(&self, args: &[&str]) -> String {
@@ -190,6 +194,12 @@ fn the_next_server_goes_on_and_nothing_is_lost_or_left_over() {
         server.kill_and_restart();
     }
     assert_eq!(server.run(&["exec", id, "--", "cat", "/root/work"]), "kept\n");
+    let typed = b"cat /root/work; tty; stty size; echo $TERM $((40+2)); exit 9\r";
+    let (code, shown) = run_at_terminal(server.command(&["shell", id]), typed);
+    for text in ["kept\r\n", "/dev/pts/", "31 99\r\n", "xterm 42\r\n"] {
+        assert!(shown.contains(text), "{text:?} is not in {shown}");
+    }
+    assert_eq!(code, Some(9), "{shown}");
     server.wait("one is ready again", || {
         server.count("ready") == 1 && server.count("provisioning") == 0
     });

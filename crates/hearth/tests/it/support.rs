@@ -52,6 +52,35 @@ pub(crate) fn run(mut command: Command) -> Ran {
     }
 }
 
+/// Runs it at a terminal where this is typed; its exit code, and everything that the terminal showed.
+pub(crate) fn run_at_terminal(mut command: Command, typed: &[u8]) -> (Option<i32>, String) {
+    const SIZE: nix::pty::Winsize = nix::pty::Winsize {
+        ws_row: 31,
+        ws_col: 99,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = nix::pty::openpty(&SIZE, None).unwrap();
+    let inner = || terminal.slave.try_clone().unwrap();
+    command
+        .stdin(inner())
+        .stdout(inner())
+        .stderr(inner())
+        .env("TERM", "xterm");
+    let mut child = command.spawn().unwrap();
+    // It holds our copies of the terminal's other end.
+    drop((command, terminal.slave));
+    let mut outer = std::fs::File::from(terminal.master);
+    outer.write_all(typed).unwrap();
+    let mut shown = Vec::new();
+    // The end of a terminal that nobody holds any more is an error.
+    let _ = std::io::Read::read_to_end(&mut outer, &mut shown);
+    (
+        child.wait().unwrap().code(),
+        String::from_utf8_lossy(&shown).into_owned(),
+    )
+}
+
 /// Runs it with this on its standard input.
 pub(crate) fn run_with_stdin(mut command: Command, input: &[u8]) -> Ran {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();

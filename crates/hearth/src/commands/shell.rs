@@ -1,0 +1,154 @@
+//! `hearth shell`: a terminal in a VM, as large as ours and as if it were ours.
+
+use std::io::{self, IsTerminal as _, Read as _};
+use std::thread;
+
+use clap::Args;
+use console::Term;
+use hearth_api::client::{Screen, Shown, TerminalRequest, Typing};
+use hearth_api::exec::ExecExit;
+use hearth_api::ids::InstanceId;
+use hearth_api::terminal::TerminalSize;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::exec::{apart_from_the_commands, exit_code, pass_on, until_stopped};
+use crate::args::Globals;
+use crate::connect;
+use crate::failure::Failure;
+
+/// Most that is read of what is typed at once.
+const READ_BYTES: usize = 4096;
+/// What was typed and not sent yet.
+const WAITING: usize = 16;
+
+const AFTER_HELP: &str = "\
+Examples:
+  hearth shell wpi_…
+  hearth shell wpi_… --user dev --cwd /home/app
+
+Works in a claimed VM, and for an admin in a ready or a failed one that was kept. `exit` or Ctrl-D ends it, with the shell's
+own exit code; closing the window ends everything that runs in it. For a single command: hearth exec.";
+
+/// `hearth shell`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct ShellArgs {
+    /// The instance's id
+    #[arg(value_name = "INSTANCE")]
+    id: InstanceId,
+    /// The user who works in it [default: root]
+    #[arg(long)]
+    user: Option<String>,
+    /// Working directory [default: /home]
+    #[arg(long, value_name = "PATH")]
+    cwd: Option<String>,
+}
+
+pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failure> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        let failure = Failure::usage("a shell needs a terminal, for what is typed and for what is shown");
+        return Err(failure.hint(format!("without one: hearth exec {} -- bash -c …", args.id)));
+    }
+    let code = async {
+        let client = connect::client(globals)?;
+        let wanted = TerminalRequest {
+            size: size(),
+            term: std::env::var("TERM").ok().filter(|term| !term.is_empty()),
+            user: args.user,
+            cwd: args.cwd,
+        };
+        let (typing, screen) = client.terminal(&args.id, &wanted).await?;
+        let exit = {
+            let _raw = Raw::begin()?;
+            until_stopped(work(typing, screen)).await?
+        };
+        exit_code(&exit, None)
+    };
+    apart_from_the_commands(code.await)
+}
+
+fn size() -> TerminalSize {
+    let (rows, cols) = Term::stdout().size();
+    let size = TerminalSize { rows, cols };
+    if size.is_possible() {
+        size
+    } else {
+        TerminalSize::default()
+    }
+}
+
+/// Our terminal passes on every key as it is, until this is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn begin() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(format!("the terminal cannot be prepared: {error}"));
+        let before = tcgetattr(io::stdin()).map_err(failed)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(failed)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // A terminal that is gone needs nothing.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+    }
+}
+
+async fn work(typing: Typing, mut screen: Screen) -> Result<ExecExit, Failure> {
+    let shows = async {
+        loop {
+            match screen.next().await? {
+                Shown::Bytes(bytes) => pass_on(&mut io::stdout().lock(), &bytes)?,
+                Shown::Exit(exit) => return Ok(exit),
+            }
+        }
+    };
+    tokio::select! {
+        exit = shows => exit,
+        failure = types(typing) => Err(failure),
+    }
+}
+
+/// Passes on what is typed and how large the terminal is; ends only when that fails.
+async fn types(mut typing: Typing) -> Failure {
+    let (sender, mut typed) = mpsc::channel(WAITING);
+    // A thread of its own: one that waits for a key cannot be stopped, and must not hold the program's end.
+    thread::spawn(move || {
+        let mut buffer = [0; READ_BYTES];
+        while let Ok(read @ 1..) = io::stdin().lock().read(&mut buffer) {
+            if sender
+                .blocking_send(bytes::Bytes::copy_from_slice(&buffer[..read]))
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let mut resized = match signal(SignalKind::window_change()) {
+        Ok(resized) => resized,
+        Err(error) => return Failure::new(format!("signals cannot be received: {error}")),
+    };
+    let mut types = true;
+    loop {
+        let sent = tokio::select! {
+            bytes = typed.recv(), if types => match bytes {
+                Some(bytes) => typing.bytes(bytes).await,
+                None => {
+                    // Our terminal is gone; what it showed last is still to come.
+                    types = false;
+                    Ok(())
+                }
+            },
+            _ = resized.recv() => typing.resize(size()).await,
+        };
+        if let Err(error) = sent {
+            return error.into();
+        }
+    }
+}
