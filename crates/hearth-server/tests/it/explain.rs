@@ -190,7 +190,7 @@ async fn a_push_that_breaks_the_set_up_says_so_while_the_recipe_before_serves_an
         &[
             text(&kept["id"]),
             "until",
-            &format!("`hearth exec {} -- bash`", text(&kept["id"])),
+            &format!("`hearth shell {}`", text(&kept["id"])),
         ],
     );
     let exec = format!("/instances/{}/exec", text(&kept["id"]));

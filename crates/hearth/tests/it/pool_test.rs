@@ -207,7 +207,7 @@ fn a_failed_boot_says_what_failed_and_what_to_do_next() {
     for text in [
         "FAILED: warm_pool_setup: exit code 7: boom",
         "  | two\n  | boom",
-        "hearth exec wpi_1 -- <command>",
+        "hearth shell wpi_1",
         "hearth pool instance web wpi_1 --log",
         "hearth pool set web --command",
         "hearth pool test web",

@@ -207,7 +207,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             };
             let id = &kept.id;
             format!(
-                "the VM of {id}, whose set-up failed, is kept until {}; look into it with `hearth exec {id} -- bash`",
+                "the VM of {id}, whose set-up failed, is kept until {}; look into it with `hearth shell {id}`",
                 clock(until)
             )
         }

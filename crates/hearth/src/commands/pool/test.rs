@@ -14,7 +14,7 @@ use crate::{connect, output};
 pub(super) const AFTER_HELP: &str = "\
 Given commands are saved to the pool first. Steps and their output go to standard error as they happen, the table at the
 end to standard output. Works while the pool is disabled. The exit code is 1 when a step failed. The VM stays for
-15 minutes, so that you can look into it with `hearth exec`. Ctrl-C stops the watching, not the boot.";
+15 minutes, so that you can look into it with `hearth shell`. Ctrl-C stops the watching, not the boot.";
 
 pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failure> {
     let body = TestRequest {
@@ -78,7 +78,7 @@ fn say_what_failed(project: &Project, detail: &InstanceDetail) {
     // Without a VM there is nothing to look into.
     if failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
         lines.push(format!(
-            "  look inside (the VM stays for 15 minutes): hearth exec {id} -- <command>"
+            "  look inside (the VM stays for 15 minutes): hearth shell {id}"
         ));
     }
     lines.push(format!(
