@@ -169,6 +169,7 @@ impl Reconciler {
     }
 
     async fn pass(&self) {
+        let began = std::time::Instant::now();
         let world = match self.world().await {
             Ok(Some(world)) => world,
             Ok(None) => return,
@@ -177,7 +178,9 @@ impl Reconciler {
                 return;
             }
         };
+        let (pools, observed) = (world.pools.len(), began.elapsed());
         let decision = decide(&world);
+        tracing::debug!(pools, ?observed, decided = ?began.elapsed() - observed, actions = decision.actions.len(), "a pass");
         self.note_pass(&world, &decision);
         for action in &decision.actions {
             if let Err(error) = self.act(&world, action).await {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::Reconciler;
 use crate::provision::serving;
-use crate::store::{InstanceRow, PoolRow, ProjectRow, StoreError, TemplateRow};
+use crate::store::{InstanceRow, PoolRow, ProjectRow, StoreError, Streaks, TemplateRow};
 
 /// What a fork counts with that has no sibling yet, MiB; more than what one costs where it was measured.
 const UNKNOWN_FORK_MIB: u64 = 96;
@@ -54,10 +54,12 @@ impl Reconciler {
                 .or_default()
                 .push(self.instance_world(row, prepared, &vms));
         }
+        let mut configured = self.context.store.pools().await?;
+        let streaks = self.context.store.failure_streaks(None).await?;
         let mut pools = Vec::new();
         let mut tenants: HashMap<String, usize> = HashMap::new();
         for project in self.context.store.all_projects().await? {
-            let pool = self.context.store.pool(&project.id).await?;
+            let pool = configured.remove(&project.id);
             let instances = by_project.remove(&project.id).unwrap_or_default();
             if pool.is_none() && instances.is_empty() {
                 continue;
@@ -66,7 +68,7 @@ impl Reconciler {
             let serving = serving(&templates, &project, &recipe);
             let next = tenants.len();
             let tenant = *tenants.entry(project.tenant.clone()).or_insert(next);
-            let pool = self.pool_world(project, pool, recipe, serving, instances).await?;
+            let pool = self.pool_world(project, pool, recipe, serving, &streaks, instances);
             pools.push(PoolWorld { tenant, ..pool });
         }
         // Instances whose project is gone: nothing is wished for them.
@@ -99,33 +101,29 @@ impl Reconciler {
         })
     }
 
-    pub(super) async fn pool_world(
+    pub(super) fn pool_world(
         &self,
         project: ProjectRow,
         pool: Option<PoolRow>,
         recipe: String,
         serving: Option<&TemplateRow>,
+        streaks: &Streaks,
         mut instances: Vec<InstanceWorld>,
-    ) -> Result<PoolWorld, StoreError> {
+    ) -> PoolWorld {
         let capabilities = self.context.driver.capabilities();
         let cost = fork_cost(&instances);
         let waiting = |i: &&mut InstanceWorld| i.state == InstanceState::Provisioning && i.forked;
         instances.iter_mut().filter(waiting).for_each(|i| i.memory_mib = cost);
         let forked = serving.is_some_and(|template| template.recipe == recipe);
-        let retried = pool.as_ref().and_then(|pool| pool.retried_at);
-        let store = &self.context.store;
-        let last_good = match serving.filter(|_| !forked) {
-            Some(template) => Some(LastGood {
-                recipe: template.recipe.clone(),
-                memory_mib: cost,
-                streak: store.failure_streak(&project.id, &template.recipe, retried).await?,
-            }),
-            None => None,
-        };
+        let last_good = serving.filter(|_| !forked).map(|template| LastGood {
+            recipe: template.recipe.clone(),
+            memory_mib: cost,
+            streak: streaks.get(&project.id, &template.recipe),
+        });
         let config = pool.as_ref().map(|pool| &pool.config);
         let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         let whole = u64::from(self.context.sizes.shape(project.vm_size).memory_mib);
-        Ok(PoolWorld {
+        PoolWorld {
             tenant: 0,
             enabled: config.is_some_and(|config| config.enabled),
             target: config
@@ -137,12 +135,12 @@ impl Reconciler {
             memory_mib: if forked { cost } else { whole },
             build_mib: if capabilities.memory_checkpoints { whole } else { 0 },
             prepared: forked || !capabilities.memory_checkpoints,
-            streak: store.failure_streak(&project.id, &recipe, retried).await?,
+            streak: streaks.get(&project.id, &recipe),
             last_good,
             project: project.id,
             recipe,
             instances,
-        })
+        }
     }
 
     /// `prepared`: there is a template of its recipe.

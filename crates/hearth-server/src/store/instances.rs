@@ -5,7 +5,7 @@ use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings, Step};
 use hearth_api::pool::Status;
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::{Failure, FailureStreak};
+use hearth_core::world::Failure;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
 
@@ -471,36 +471,6 @@ impl Store {
         let cleared = delete_rows(&mut tx, ids, now).await?;
         tx.commit().await?;
         Ok(cleared)
-    }
-
-    /// How the latest boots by a recipe ended; those that ended before `since` do not count.
-    pub async fn failure_streak(
-        &self,
-        project: &ProjectId,
-        recipe: &str,
-        since: Option<Timestamp>,
-    ) -> Result<FailureStreak, StoreError> {
-        let rows: Vec<(Option<String>, i64, bool)> = sqlx::query_as(
-            "SELECT failure_kind, state_since, provisioned_at IS NOT NULL FROM instance
-             WHERE project_id = ?1 AND recipe = ?2 AND is_test = 0
-               AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
-               AND coalesce(provisioned_at, state_since) > ?3
-             ORDER BY coalesce(provisioned_at, state_since) DESC LIMIT 20",
-        )
-        .bind(project.as_str())
-        .bind(recipe)
-        .bind(since.map_or(i64::MIN, millis))
-        .fetch_all(&self.read)
-        .await?;
-        let mut streak = FailureStreak::default();
-        for (kind, since, was_ready) in rows.into_iter().rev() {
-            // Whatever happened to it later: the recipe made a ready VM.
-            streak = match kind.filter(|_| !was_ready) {
-                None => streak.succeeded(),
-                Some(kind) => streak.failed(parse("instance.failure_kind", &kind)?, timestamp(since)?),
-            };
-        }
-        Ok(streak)
     }
 
     /// Notes the recipe that a run turned out to follow. Whoever decided by the other one decides again.

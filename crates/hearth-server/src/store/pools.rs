@@ -1,10 +1,12 @@
 //! Pools: the wish.
 
+use std::collections::HashMap;
+
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
 use jiff::Timestamp;
 
-use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// Target of a pool that was never told one.
 const DEFAULT_TARGET: i64 = 1;
@@ -18,12 +20,11 @@ pub struct PoolRow {
     pub config: Config,
     /// What the wire shows beside it.
     pub metadata: PoolMetadata,
-    /// When a person last said to try again.
-    pub retried_at: Option<Timestamp>,
 }
 
 #[derive(sqlx::FromRow)]
 struct Raw {
+    project_id: String,
     enabled: bool,
     target_size: i64,
     max_age_minutes: i64,
@@ -33,7 +34,6 @@ struct Raw {
     updated_at: i64,
     last_provisioned_at: Option<i64>,
     last_claimed_at: Option<i64>,
-    retried_at: Option<i64>,
 }
 
 impl TryFrom<Raw> for PoolRow {
@@ -57,7 +57,6 @@ impl TryFrom<Raw> for PoolRow {
                 last_provisioned_at: optional_timestamp(raw.last_provisioned_at)?,
                 last_claimed_at: optional_timestamp(raw.last_claimed_at)?,
             },
-            retried_at: optional_timestamp(raw.retried_at)?,
         })
     }
 }
@@ -70,6 +69,16 @@ impl Store {
             .fetch_optional(&self.read)
             .await?;
         raw.map(PoolRow::try_from).transpose()
+    }
+
+    /// Every pool that was ever configured, by its project.
+    pub async fn pools(&self) -> Result<HashMap<ProjectId, PoolRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM pool").fetch_all(&self.read).await?;
+        let pools = raw.into_iter().map(|raw| {
+            let project = parse("pool.project_id", &raw.project_id)?;
+            Ok((project, PoolRow::try_from(raw)?))
+        });
+        pools.collect()
     }
 
     /// Failures up to now do not count against the pool's recipe any more. False when there is no pool.

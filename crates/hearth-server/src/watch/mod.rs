@@ -181,12 +181,12 @@ impl Watch {
 
     async fn wanted(&self) -> Result<BTreeMap<String, Wanted>, StoreError> {
         let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
+        let mut pools = self.store().pools().await?;
         for project in self.store().all_projects().await? {
             if project.repos.is_empty() {
                 continue;
             }
-            let pool = self.store().pool(&project.id).await?;
-            let Some(pool) = pool.filter(|pool| pool.config.enabled) else {
+            let Some(pool) = pools.remove(&project.id).filter(|pool| pool.config.enabled) else {
                 continue;
             };
             for checkout in checkouts(&project, Some(&pool)) {

@@ -96,9 +96,8 @@ impl Reconciler {
             self.instance_world(row, prepared, &HashMap::new())
         });
         let instances = instances.collect();
-        let world = self
-            .pool_world(project.clone(), pool, recipe, serves, instances)
-            .await?;
+        let streaks = store.failure_streaks(Some(&project.id)).await?;
+        let world = self.pool_world(project.clone(), pool, recipe, serves, &streaks, instances);
         let account = account_of(&world, now, false);
         let facts = Facts {
             project,
