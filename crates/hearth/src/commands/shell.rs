@@ -5,7 +5,7 @@ use std::thread;
 
 use clap::Args;
 use console::Term;
-use hearth_api::client::{Screen, Shown, TerminalRequest, Typing};
+use hearth_api::client::{ClientError, Screen, Shown, TerminalRequest, Typing};
 use hearth_api::exec::ExecExit;
 use hearth_api::ids::InstanceId;
 use hearth_api::terminal::TerminalSize;
@@ -103,7 +103,7 @@ impl Drop for Raw {
 async fn work(typing: Typing, mut screen: Screen) -> Result<ExecExit, Failure> {
     let shows = async {
         loop {
-            match screen.next().await? {
+            match screen.next().await.map_err(lost)? {
                 Shown::Bytes(bytes) => pass_on(&mut io::stdout().lock(), &bytes)?,
                 Shown::Exit(exit) => return Ok(exit),
             }
@@ -112,6 +112,17 @@ async fn work(typing: Typing, mut screen: Screen) -> Result<ExecExit, Failure> {
     tokio::select! {
         exit = shows => exit,
         failure = types(typing) => Err(failure),
+    }
+}
+
+/// The connection is gone, and with it what ran in the terminal.
+fn lost(error: ClientError) -> Failure {
+    match error {
+        ClientError::Interrupted { url, reason } => Failure::new(format!(
+            "the connection to {url} was lost, and what ran in the terminal was ended: {reason}"
+        ))
+        .hint("the VM itself is not touched by that: open another shell"),
+        other => other.into(),
     }
 }
 
@@ -148,7 +159,7 @@ async fn types(mut typing: Typing) -> Failure {
             _ = resized.recv() => typing.resize(size()).await,
         };
         if let Err(error) = sent {
-            return error.into();
+            return lost(error);
         }
     }
 }
