@@ -12,7 +12,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::launch::Started;
+use super::launch::{Started, Status};
 use super::plan::Plan;
 use super::process_tree::ProcessTree;
 use super::{Execs, Input, Output, exited, millis_since, time_is_up};
@@ -27,10 +27,37 @@ const AFTERMATH: Duration = Duration::from_millis(150);
 const PIPE_BYTES: usize = 1024 * 1024;
 
 /// What ended the wait for a command.
-enum Outcome {
+pub(super) enum Outcome {
     Ended(std::io::Result<std::process::ExitStatus>),
     TimedOut,
     CallerGone,
+}
+
+impl Outcome {
+    /// How the caller is told. What has not ended by itself is ended.
+    pub(super) async fn into_end(
+        self,
+        status: &Status,
+        tree: &ProcessTree,
+        child: &mut tokio::process::Child,
+        start: Instant,
+    ) -> ExecEnd {
+        match self {
+            Self::Ended(Ok(exit)) => match status.reason() {
+                Some(reason) => ExecEnd::NotStarted { reason },
+                None => exited(exit, start),
+            },
+            Self::Ended(Err(error)) => ExecEnd::NotStarted {
+                reason: format!("the command was lost: {error}"),
+            },
+            Self::TimedOut | Self::CallerGone => {
+                end_all(tree, child).await;
+                ExecEnd::TimedOut {
+                    duration_ms: millis_since(start),
+                }
+            }
+        }
+    }
 }
 
 pub(super) async fn run(
@@ -73,21 +100,7 @@ pub(super) async fn run(
         () = output.caller_gone() => Outcome::CallerGone,
         () = session.cancelled() => Outcome::CallerGone,
     };
-    let end = match outcome {
-        Outcome::Ended(Ok(exit)) => match status.reason() {
-            Some(reason) => ExecEnd::NotStarted { reason },
-            None => exited(exit, start),
-        },
-        Outcome::Ended(Err(error)) => ExecEnd::NotStarted {
-            reason: format!("the command was lost: {error}"),
-        },
-        Outcome::TimedOut | Outcome::CallerGone => {
-            end_all(&tree, &mut child).await;
-            ExecEnd::TimedOut {
-                duration_ms: millis_since(start),
-            }
-        }
-    };
+    let end = outcome.into_end(&status, &tree, &mut child, start).await;
     ended_sender.send_replace(Some(Instant::now()));
     stdin.abort();
     // A slow reader may still be taking output; one that is gone makes this end at once.

@@ -14,9 +14,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
-use super::attached::end_all;
+use super::attached::Outcome;
 use super::plan::Plan;
-use super::{Execs, Input, Output, exited, millis_since, time_is_up};
+use super::{Execs, Input, Output, time_is_up};
 
 /// How much is read from the terminal at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -69,13 +69,6 @@ fn resize(outer: &OwnedFd, size: TerminalSize) -> io::Result<()> {
     Ok(tcsetwinsize(outer, size)?)
 }
 
-/// What ended the wait for a command.
-enum Outcome {
-    Ended(io::Result<std::process::ExitStatus>),
-    TimedOut,
-    CallerGone,
-}
-
 pub(super) async fn run(
     execs: &Execs,
     plan: Plan,
@@ -120,21 +113,9 @@ pub(super) async fn run(
             () = &mut shown, if shows => shows = false,
         }
     };
-    let end = match outcome {
-        Outcome::Ended(Ok(exit)) => match started.status.reason() {
-            Some(reason) => ExecEnd::NotStarted { reason },
-            None => exited(exit, start),
-        },
-        Outcome::Ended(Err(error)) => ExecEnd::NotStarted {
-            reason: format!("the command was lost: {error}"),
-        },
-        Outcome::TimedOut | Outcome::CallerGone => {
-            end_all(&started.tree, &mut started.child).await;
-            ExecEnd::TimedOut {
-                duration_ms: millis_since(start),
-            }
-        }
-    };
+    let end = outcome
+        .into_end(&started.status, &started.tree, &mut started.child, start)
+        .await;
     // The outer end ends after what the command showed last, unless something else holds the inner one.
     drop(inner);
     over.cancel();
