@@ -289,8 +289,8 @@ async fn an_old_template_is_renewed_from_the_image_while_the_old_one_serves() {
 async fn what_holds_a_pool_back_is_said() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut options = options(folder.path());
-    // The base is made in a VM of this size; forks cost less.
-    options.memory_mib = 2048 + 50;
+    // The base is made in a VM of this size, and the room for one is kept; forks cost less.
+    options.memory_mib = 2048 + 100;
     let driver = FakeDriver::new(1, FakeOptions::default());
     let made: Arc<dyn Driver> = Arc::new(driver.clone());
     let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();

@@ -382,7 +382,7 @@ async fn docker_builds_and_runs_an_image_in_a_fork() {
             json!({ "enabled": true, "targetSize": 1, "setupCommands": commands }),
         )
         .await;
-    server.until_full(COMMAND_TIMEOUT, &project, 1).await;
+    server.until_full(BOOT + COMMAND_TIMEOUT, &project, 1).await;
     let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
     let id = claimed["id"].as_str().unwrap();
     let ran = exec(
