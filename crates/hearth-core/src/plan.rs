@@ -69,8 +69,8 @@ pub fn decide(world: &World) -> Decision {
     }
     let mut budget = Budget::new(world);
     start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
-    add_missing(world, &mut standings, &mut budget, &mut actions, &mut holds);
-    build_wanted(world, &mut standings, &mut budget, &mut actions, &mut holds);
+    let waits = add_missing(world, &mut standings, &mut budget, &mut actions, &mut holds);
+    build_wanted(world, &mut standings, waits, &mut budget, &mut actions, &mut holds);
     actions.append(&mut endings);
     replace_stale(world, &standings, &mut budget, &mut actions);
     if world.can_rest {
@@ -86,36 +86,24 @@ pub fn decide(world: &World) -> Decision {
 /// Half-made rows, interrupted teardowns, ended leases.
 fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     for instance in &pool.instances {
-        let id = || instance.id.clone();
-        let generation = instance.generation;
         match (instance.state, instance.work) {
             (InstanceState::Retiring | InstanceState::Deleting, work) if work != Work::Here => {
-                actions.push(Action::Teardown { instance: id() });
+                actions.push(Action::Teardown {
+                    instance: instance.id.clone(),
+                });
             }
             (InstanceState::Provisioning, Work::Abandoned) if instance.is_test => {
                 let failure = Failure {
                     kind: FailureKind::Interrupted,
                     reason: "the server was restarted during this boot; run the test again".to_owned(),
                 };
-                actions.push(Action::Fail {
-                    instance: id(),
-                    generation,
-                    failure,
-                });
+                actions.push(Action::fail(instance, failure));
             }
             (InstanceState::Provisioning, Work::Abandoned) => {
-                actions.push(Action::Delete {
-                    instance: id(),
-                    generation,
-                    reason: Reason::HalfMade,
-                });
+                actions.push(Action::delete(instance, Reason::HalfMade));
             }
             (InstanceState::Claimed, _) if instance.lease_ends_at.is_some_and(|end| end <= world.now) => {
-                actions.push(Action::Delete {
-                    instance: id(),
-                    generation,
-                    reason: Reason::LeaseEnded,
-                });
+                actions.push(Action::delete(instance, Reason::LeaseEnded));
             }
             _ => {}
         }
@@ -257,28 +245,32 @@ impl<'a> Standing<'a> {
 }
 
 /// One instance per pool and round, so that a large pool does not starve the others; the emptiest pools first, and among
-/// equals another one in every second, so that neither does the first in the list.
+/// equals another one in every second, so that neither does the first in the list. True when any pool misses one that only room
+/// or its turn keeps from it.
 fn add_missing(
     world: &World,
     standings: &mut [Standing<'_>],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
-) {
+) -> bool {
     budget.spare_for_claims();
     let mut missing = Vec::new();
+    let mut waits = false;
     let lacking = standings.iter_mut();
     for standing in lacking.filter(|standing| standing.pool.enabled && standing.missing() > 0) {
         let Standing {
             pool, source, there, ..
         } = *standing;
-        match paused(pool, &source.streak, world.now) {
-            Some(hold) => holds.push((pool.project.clone(), hold)),
-            // The room for one more VM that is left is for the one that is built in.
-            None if there > 0
-                && standing.awaits_build(world.now)
-                && budget.is_last_place_for(pool, pool.memory_mib) => {}
-            None => missing.push((there, missing_now(standing), standing)),
+        if let Some(hold) = paused(pool, &source.streak, world.now) {
+            holds.push((pool.project.clone(), hold));
+            continue;
+        }
+        waits = true;
+        // The room for one more VM that is left is for the one that is built in.
+        let leaves_room = there > 0 && standing.awaits_build(world.now);
+        if !(leaves_room && budget.is_last_place_for(pool, pool.memory_mib)) {
+            missing.push((there, missing_now(standing), standing));
         }
     }
     if let Some(turn) = usize::try_from(world.now.as_second())
@@ -310,6 +302,7 @@ fn add_missing(
             true
         });
     }
+    waits
 }
 
 /// The first instance of a wanted recipe, which is set up beside a pool that serves without it: only when it is ready is it one
@@ -338,15 +331,11 @@ fn missing_now(standing: &Standing<'_>) -> usize {
 fn build_wanted(
     world: &World,
     standings: &mut [Standing<'_>],
+    others_wait: bool,
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
-    let lacks_one = |standing: &Standing<'_>| {
-        let (pool, source) = (standing.pool, &standing.source);
-        pool.enabled && standing.missing() > 0 && paused(pool, &source.streak, world.now).is_none()
-    };
-    let others_wait = standings.iter().any(lacks_one);
     let mut lacks_memory = None;
     for standing in standings.iter_mut().filter(|standing| standing.is_to_build()) {
         let pool = standing.pool;
@@ -394,11 +383,7 @@ fn give_way(world: &World, standing: &mut Standing<'_>, budget: &mut Budget<'_>,
     let oldest = ready(pool, world.drivers_observed).min_by_key(|i| (i.recipe == pool.recipe, i.state_since));
     if let Some(oldest) = oldest.filter(|_| budget.take_turn(false)) {
         standing.makes_room = true;
-        actions.push(Action::Delete {
-            instance: oldest.id.clone(),
-            generation: oldest.generation,
-            reason: Reason::MakesRoom,
-        });
+        actions.push(Action::delete(oldest, Reason::MakesRoom));
     }
 }
 
@@ -477,11 +462,7 @@ fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<
         } else if (standing.lacks_room || budget.has_no_room(pool, source.memory_mib))
             && budget.take_turn(source.forked)
         {
-            actions.push(Action::Delete {
-                instance: stalest.id.clone(),
-                generation: stalest.generation,
-                reason: Reason::Stale,
-            });
+            actions.push(Action::delete(stalest, Reason::Stale));
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{Execs, Input, Output, exited, millis_since, time_is_up};
 const READ_BYTES: usize = 16 * 1024;
 
 /// After a command has ended, a child of it may still hold its output open; this long is waited for more.
-const AFTERMATH: Duration = Duration::from_millis(150);
+pub(super) const AFTERMATH: Duration = Duration::from_millis(150);
 
 /// The most that can still lie in a pipe when that time is up: what Linux lets a command enlarge it to.
 const PIPE_BYTES: usize = 1024 * 1024;
@@ -71,10 +71,6 @@ pub(super) async fn run(
     let start = Instant::now();
     let _running = execs.spares.begin();
     let Plan { order, script } = plan;
-    let started = match execs.spares.take(&execs.cgroups) {
-        Ok(launcher) => launcher.become_command(&execs.cgroups, order).await,
-        Err(reason) => Err(reason),
-    };
     let Started {
         mut child,
         tree,
@@ -82,7 +78,7 @@ pub(super) async fn run(
         stdout,
         stderr,
         status,
-    } = match started {
+    } = match execs.start(order).await {
         Ok(started) => started,
         Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
     };

@@ -28,11 +28,18 @@ pub(super) struct Order {
     pub(super) cwd: String,
     pub(super) argv: Vec<String>,
     pub(super) env: Vec<(String, String)>,
-    /// False when the command's standard input is empty.
-    pub(super) has_input: bool,
-    /// The device of the terminal that it runs in.
-    #[serde(default)]
-    pub(super) terminal: Option<String>,
+    pub(super) reads: Reads,
+}
+
+/// What the command's standard input is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reads {
+    /// What follows the order.
+    Caller,
+    /// Empty.
+    Nothing,
+    /// The device of a terminal, which is all of its outputs too.
+    Terminal(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,11 +139,15 @@ fn wait_for_order(cgroup: Option<PathBuf>, status: &mut File) -> Result<Option<O
 
 /// Takes on everything that makes the command what it is, its program last.
 fn become_command(order: &Order) -> Result<Infallible, String> {
-    if let Some(path) = &order.terminal {
-        take_terminal(path, order.user.as_ref()).map_err(|error| format!("no terminal: {path}: {error}"))?;
-    } else if !order.has_input {
-        let empty = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
-        rustix::stdio::dup2_stdin(&empty).map_err(|error| format!("no input: {error}"))?;
+    match &order.reads {
+        Reads::Caller => {}
+        Reads::Nothing => {
+            let empty = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
+            rustix::stdio::dup2_stdin(&empty).map_err(|error| format!("no input: {error}"))?;
+        }
+        Reads::Terminal(path) => {
+            take_terminal(path, order.user.as_ref()).map_err(|error| format!("no terminal: {path}: {error}"))?;
+        }
     }
     if let Some(User { uid, gid, groups }) = &order.user {
         // The main group among them, as after a login.
@@ -203,8 +214,7 @@ mod tests {
             cwd: "/".to_owned(),
             argv: vec!["a b".to_owned(), "\n\u{1}'".to_owned()],
             env: vec![("A".to_owned(), String::new())],
-            has_input: true,
-            terminal: None,
+            reads: Reads::Caller,
         };
         let mut bytes = order.to_bytes().unwrap();
         bytes.extend(b"input");

@@ -31,6 +31,8 @@ mod terminal;
 
 use cgroup::Cgroups;
 use env_file::EnvFiles;
+use launch::Started;
+use launcher::Order;
 use plan::Plan;
 use spares::Spares;
 
@@ -63,6 +65,12 @@ impl Execs {
             None => Arc::default(),
         };
         Plan::new(spec, &variables)
+    }
+
+    /// Starts a command; the error is a sentence for a person.
+    async fn start(&self, order: Order) -> Result<Started, String> {
+        let launcher = self.spares.take(&self.cgroups)?;
+        launcher.become_command(&self.cgroups, order).await
     }
 
     /// Prepares for the next commands whenever there is nothing else to do.

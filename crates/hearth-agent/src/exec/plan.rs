@@ -7,7 +7,7 @@ use hearth_api::agent::ExecSpec;
 use nix::sys::resource::{Resource, getrlimit};
 use tempfile::NamedTempFile;
 
-use super::launcher::{Order, User};
+use super::launcher::{Order, Reads, User};
 use crate::users::Identity;
 
 /// Search path of every command that is not given another one.
@@ -86,8 +86,10 @@ impl Plan {
             cwd,
             argv,
             env,
-            has_input: spec.detach.is_none(),
-            terminal: None,
+            reads: match spec.detach {
+                None => Reads::Caller,
+                Some(_) => Reads::Nothing,
+            },
         };
         Ok(Self { order, script })
     }

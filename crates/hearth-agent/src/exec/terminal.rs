@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hearth_api::agent::{ExecEnd, FrameKind, TerminalSpec, frames};
 use hearth_api::terminal::TerminalSize;
@@ -14,14 +14,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
-use super::attached::Outcome;
+use super::attached::{AFTERMATH, Outcome};
+use super::launcher::Reads;
 use super::plan::Plan;
 use super::{Execs, Input, Output, time_is_up};
 
 /// How much is read from the terminal at once.
 const READ_BYTES: usize = 16 * 1024;
-/// After the command has ended, something it has started may still hold the terminal open; this long is waited for more.
-const AFTERMATH: Duration = Duration::from_millis(150);
 /// More than a terminal holds that nobody reads.
 const HELD_BYTES: usize = 1024 * 1024;
 
@@ -87,12 +86,8 @@ pub(super) async fn run(
             return output.end(ExecEnd::NotStarted { reason }).await;
         }
     };
-    order.terminal = Some(terminal.path.clone());
-    let started = match execs.spares.take(&execs.cgroups) {
-        Ok(launcher) => launcher.become_command(&execs.cgroups, order).await,
-        Err(reason) => Err(reason),
-    };
-    let mut started = match started {
+    order.reads = Reads::Terminal(terminal.path.clone());
+    let mut started = match execs.start(order).await {
         Ok(started) => started,
         Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
     };

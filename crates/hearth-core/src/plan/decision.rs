@@ -3,7 +3,7 @@
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 
 use crate::state::FailureKind;
-use crate::world::Failure;
+use crate::world::{Failure, InstanceWorld};
 
 /// One thing to do, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,30 @@ pub enum Action {
 }
 
 impl Action {
+    pub(super) fn fail(row: &InstanceWorld, failure: Failure) -> Self {
+        Self::Fail {
+            instance: row.id.clone(),
+            generation: row.generation,
+            failure,
+        }
+    }
+
+    pub(super) fn retire(row: &InstanceWorld, reason: Reason) -> Self {
+        Self::Retire {
+            instance: row.id.clone(),
+            generation: row.generation,
+            reason,
+        }
+    }
+
+    pub(super) fn delete(row: &InstanceWorld, reason: Reason) -> Self {
+        Self::Delete {
+            instance: row.id.clone(),
+            generation: row.generation,
+            reason,
+        }
+    }
+
     /// The instance that it is about; nothing for one that is still to be made, and for a VM without a row.
     #[must_use]
     pub fn instance(&self) -> Option<&InstanceId> {

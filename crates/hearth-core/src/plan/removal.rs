@@ -22,8 +22,6 @@ const AGE_SPREAD_PERCENT: u64 = 10;
 pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     let kept = kept_for_debugging(pool, world.now, world.drivers_observed).map(|i| &i.id);
     for instance in &pool.instances {
-        let id = || instance.id.clone();
-        let generation = instance.generation;
         let for_how_long = world.now.duration_since(instance.state_since);
         match instance.state {
             InstanceState::Ready if !instance.is_there(world.drivers_observed) => {
@@ -31,39 +29,19 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
                     kind: FailureKind::VmLost,
                     reason: "the VM ended unexpectedly while it stood ready".to_owned(),
                 };
-                actions.push(Action::Fail {
-                    instance: id(),
-                    generation,
-                    failure,
-                });
+                actions.push(Action::fail(instance, failure));
             }
             InstanceState::Ready if instance.is_build => {
-                actions.push(Action::Delete {
-                    instance: id(),
-                    generation,
-                    reason: Reason::Built,
-                });
+                actions.push(Action::delete(instance, Reason::Built));
             }
             InstanceState::Ready | InstanceState::Failed if instance.is_test && for_how_long >= TEST_VM_KEPT => {
-                actions.push(Action::Retire {
-                    instance: id(),
-                    generation,
-                    reason: Reason::TestTimeUp,
-                });
+                actions.push(Action::retire(instance, Reason::TestTimeUp));
             }
             InstanceState::Failed if !instance.is_test && kept != Some(&instance.id) => {
-                actions.push(Action::Retire {
-                    instance: id(),
-                    generation,
-                    reason: Reason::FailedVmNotNeeded,
-                });
+                actions.push(Action::retire(instance, Reason::FailedVmNotNeeded));
             }
             InstanceState::Archived if for_how_long >= RECORD_KEPT => {
-                actions.push(Action::Delete {
-                    instance: id(),
-                    generation,
-                    reason: Reason::RecordExpired,
-                });
+                actions.push(Action::delete(instance, Reason::RecordExpired));
             }
             _ => {}
         }
@@ -122,11 +100,7 @@ pub(super) fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &m
                 (true, true) => Reason::Surplus,
                 (true, false) => Reason::Stale,
             };
-            actions.push(Action::Delete {
-                instance: instance.id.clone(),
-                generation: instance.generation,
-                reason,
-            });
+            actions.push(Action::delete(instance, reason));
         }
     }
     // By an older set-up it would be stale the moment it is ready. One of an older commit still ends: were it stopped, a
@@ -154,10 +128,6 @@ pub(super) fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &m
         Reason::PoolDisabled
     };
     for (instance, reason) in unneeded.chain(outdated.into_iter().chain(builds).map(|i| (i, why_outdated))) {
-        actions.push(Action::Delete {
-            instance: instance.id.clone(),
-            generation: instance.generation,
-            reason,
-        });
+        actions.push(Action::delete(instance, reason));
     }
 }

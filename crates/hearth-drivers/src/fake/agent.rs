@@ -199,7 +199,7 @@ impl Guest {
         let (spec, _): (ExecSpec, _) = Frames::begin(request).await?;
         self.inside().commands.push(spec.clone());
         let rule = self.rule(&spec);
-        let (sender, mut receiver) = mpsc::channel::<io::Result<Frame<Bytes>>>(4);
+        let (sender, reply) = stream();
         tokio::spawn(async move {
             for frame in play(&spec, &rule).await {
                 if sender.send(Ok(Frame::data(frame))).await.is_err() {
@@ -207,22 +207,29 @@ impl Guest {
                 }
             }
         });
-        let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
-        Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+        Ok(reply)
     }
 
     async fn terminal(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
         let (spec, input): (TerminalSpec, _) = Frames::begin(request).await?;
         self.inside().commands.push(spec.command.clone());
-        let (sender, mut receiver) = mpsc::channel(4);
+        let (sender, reply) = stream();
         tokio::spawn(echo(spec, input, sender));
-        let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
-        Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+        Ok(reply)
     }
 }
 
+type Sender = mpsc::Sender<io::Result<Frame<Bytes>>>;
+
+/// A reply whose body comes piece by piece.
+fn stream() -> (Sender, Reply) {
+    let (sender, mut receiver) = mpsc::channel(4);
+    let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+    (sender, Response::new(StreamBody::new(pieces).boxed_unsync()))
+}
+
 /// A terminal that shows what is typed and how large it is, and ends well at the end of the input's line that says `exit`.
-async fn echo(spec: TerminalSpec, mut input: Frames, sender: mpsc::Sender<io::Result<Frame<Bytes>>>) {
+async fn echo(spec: TerminalSpec, mut input: Frames, sender: Sender) {
     let show = |text: &[u8]| sender.send(Ok(Frame::data(frames::encode(FrameKind::Stdout, text))));
     let size = |size: TerminalSize| format!("{} x {}\r\n", size.rows, size.cols);
     let mut gone = show(size(spec.size).as_bytes()).await.is_err();

@@ -128,7 +128,7 @@ pub async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Resul
     }
 }
 
-fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
+pub fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
     // `bash -c`, as documented: not the stricter shell of the set-up commands.
     let argv = match (body.command, body.argv) {
         (Some(command), None) => vec!["bash".to_owned(), "-c".to_owned(), command],

@@ -9,10 +9,10 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
+use hearth_api::agent::TerminalSpec;
 use hearth_api::agent::client::{AgentError, ExecEvent, ExecStream, TerminalInput};
-use hearth_api::agent::{ExecSpec, TerminalSpec};
 use hearth_api::error::ErrorCode;
-use hearth_api::exec::ExecExit;
+use hearth_api::exec::{ExecExit, ExecRequest};
 use hearth_api::ids::InstanceId;
 use hearth_api::terminal::{TerminalMessage, TerminalSize};
 use hearth_api::text::{GuestPath, Name};
@@ -24,9 +24,8 @@ use utoipa::IntoParams;
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::exec::{Inside, enter, refused, show_life, to_exit, usable};
+use super::exec::{Inside, enter, refused, show_life, to_exit, to_spec, usable};
 use super::extract::{Path, Query};
-use crate::provision::envfile;
 use crate::reconcile::Awake;
 
 /// Longest message of a client: a large paste. Longer ones end the terminal.
@@ -87,7 +86,7 @@ pub async fn open_terminal(
     let Inside { agent, awake } = enter(&state, &row).await?;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
-    let running = agent.terminal(&to_spec(query), input).await;
+    let running = agent.terminal(&to_terminal(query)?, input).await;
     let running = running.map_err(|error| match error {
         AgentError::Refused {
             status: UNKNOWN_PATH, ..
@@ -107,23 +106,23 @@ pub async fn open_terminal(
     Ok(upgrade.on_upgrade(async move |socket| terminal.serve(socket, &state, lease).await))
 }
 
-fn to_spec(query: TerminalQuery) -> TerminalSpec {
+fn to_terminal(query: TerminalQuery) -> Result<TerminalSpec, ApiError> {
     let size = TerminalSize::default();
     let term = query.term.unwrap_or_else(|| TERM.to_owned());
-    TerminalSpec {
+    let shell = ExecRequest {
+        argv: Some(["bash", "-l"].map(str::to_owned).to_vec()),
+        cwd: query.cwd,
+        env: Some([("TERM".to_owned(), term)].into()),
+        user: query.user,
+        ..ExecRequest::default()
+    };
+    Ok(TerminalSpec {
         size: TerminalSize {
             rows: query.rows.unwrap_or(size.rows),
             cols: query.cols.unwrap_or(size.cols),
         },
-        command: ExecSpec {
-            argv: Some(["bash", "-l"].map(str::to_owned).to_vec()),
-            cwd: Some(query.cwd.unwrap_or_else(|| "/home".to_owned())),
-            env: vec![("TERM".to_owned(), term)],
-            env_file: Some(envfile::PATH.to_owned()),
-            user: query.user,
-            ..ExecSpec::default()
-        },
-    }
+        command: to_spec(shell)?,
+    })
 }
 
 struct Terminal {

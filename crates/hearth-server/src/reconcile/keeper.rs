@@ -131,13 +131,10 @@ impl Reconciler {
     /// The projects with an enabled pool, and the recipe that each is to follow now.
     async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, String)>, StoreError> {
         let tips = self.context.store.tips().await?;
-        let mut pools = self.context.store.pools().await?;
         let mut enabled = Vec::new();
-        for project in self.context.store.all_projects().await? {
-            if let Some(pool) = pools.remove(&project.id).filter(|pool| pool.config.enabled) {
-                let recipe = self.context.wanted(&project, Some(&pool), &tips).await;
-                enabled.push((project, recipe));
-            }
+        for (project, pool) in self.context.store.enabled_pools().await? {
+            let recipe = self.context.wanted(&project, Some(&pool), &tips).await;
+            enabled.push((project, recipe));
         }
         Ok(enabled)
     }

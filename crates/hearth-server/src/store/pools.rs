@@ -6,7 +6,9 @@ use hearth_api::ids::ProjectId;
 use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
 use jiff::Timestamp;
 
-use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{
+    ProjectRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+};
 
 /// Target of a pool that was never told one.
 const DEFAULT_TARGET: i64 = 1;
@@ -79,6 +81,17 @@ impl Store {
             Ok((project, PoolRow::try_from(raw)?))
         });
         pools.collect()
+    }
+
+    /// Every project whose pool is enabled, with its pool.
+    pub async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, PoolRow)>, StoreError> {
+        let mut pools = self.pools().await?;
+        let projects = self.all_projects().await?.into_iter();
+        let enabled = projects.filter_map(|project| {
+            let pool = pools.remove(&project.id).filter(|pool| pool.config.enabled)?;
+            Some((project, pool))
+        });
+        Ok(enabled.collect())
     }
 
     /// Failures up to now do not count against the pool's recipe any more. False when there is no pool.

@@ -181,14 +181,7 @@ impl Watch {
 
     async fn wanted(&self) -> Result<BTreeMap<String, Wanted>, StoreError> {
         let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
-        let mut pools = self.store().pools().await?;
-        for project in self.store().all_projects().await? {
-            if project.repos.is_empty() {
-                continue;
-            }
-            let Some(pool) = pools.remove(&project.id).filter(|pool| pool.config.enabled) else {
-                continue;
-            };
+        for (project, pool) in self.store().enabled_pools().await? {
             for checkout in checkouts(&project, Some(&pool)) {
                 let wanted = all.entry(checkout.url).or_default();
                 wanted.followers.insert((project.id.clone(), checkout.branch));
