@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
-use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
+use crate::world::{Failure, FailureStreak, InstanceWorld, Limits, PoolWorld, VmPresence, Work, World};
 
 mod account;
 mod budget;
@@ -68,7 +68,7 @@ pub fn decide(world: &World) -> Decision {
         standings.push(standing);
     }
     let mut budget = Budget::new(world);
-    start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
+    start_waiting(world, &mut standings, &endings, &mut budget, &mut actions, &mut holds);
     let waits = add_missing(world, &mut standings, &mut budget, &mut actions, &mut holds);
     build_wanted(world, &mut standings, waits, &mut budget, &mut actions, &mut holds);
     actions.append(&mut endings);
@@ -113,13 +113,14 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 /// Rows that a test boot or a claim wrote, oldest first.
 fn start_waiting(
     world: &World,
+    standings: &mut [Standing<'_>],
     endings: &[Action],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
-    let all = world.pools.iter();
-    let all = all.flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)));
+    let all = world.pools.iter().enumerate();
+    let all = all.flat_map(|(at, pool)| pool.instances.iter().map(move |instance| (at, instance)));
     let mut waiting: Vec<_> = all.filter(|(_, instance)| waits_for_start(instance)).collect();
     if waiting.is_empty() {
         return;
@@ -127,8 +128,12 @@ fn start_waiting(
     let ending: HashSet<&InstanceId> = endings.iter().filter_map(Action::instance).collect();
     waiting.retain(|(_, instance)| !ending.contains(&instance.id));
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
-    for (pool, instance) in waiting {
-        if budget.take(pool, instance.memory_mib, instance.forked) {
+    for (at, instance) in waiting {
+        let Standing { pool, older_forks, .. } = &mut standings[at];
+        if instance.forked && *older_forks == 0 {
+            holds.push((pool.project.clone(), Hold::InTheMaking));
+        } else if budget.take(pool, instance.memory_mib, instance.forked) {
+            *older_forks -= usize::from(instance.forked);
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
@@ -201,6 +206,8 @@ struct Standing<'a> {
     stalest: Option<&'a InstanceWorld>,
     /// What is wanted is being set up.
     builds: bool,
+    /// So many forks may still be begun of what that replaces.
+    older_forks: usize,
     /// It misses VMs, and there is room for none of them.
     lacks_room: bool,
     /// One of it makes room for a build in this pass.
@@ -213,7 +220,7 @@ impl<'a> Standing<'a> {
         let there = || serving(pool).filter(|i| !is_first(pool, ready_now, i));
         let making = |i: &&InstanceWorld| i.state == InstanceState::Provisioning;
         let stale = || ready(pool, world.drivers_observed).filter(|i| is_stale(pool, i, world.now));
-        Self {
+        let mut standing = Self {
             pool,
             source: source(pool),
             there: there().count(),
@@ -222,9 +229,15 @@ impl<'a> Standing<'a> {
             stale: stale().count(),
             stalest: stale().min_by_key(|i| i.state_since),
             builds: !pool.prepared && pool.instances.iter().any(|i| builds_wanted(pool, i)),
+            older_forks: usize::MAX,
             lacks_room: false,
             makes_room: false,
+        };
+        if pool.last_good.is_some() && (standing.builds || standing.awaits_build(world.now)) {
+            let begun = pool.instances.iter().filter(|i| i.forked && i.is_in_the_making());
+            standing.older_forks = beside_build(&world.limits).saturating_sub(begun.count());
         }
+        standing
     }
 
     fn missing(&self) -> usize {
@@ -242,6 +255,12 @@ impl<'a> Standing<'a> {
     fn awaits_build(&self, now: Timestamp) -> bool {
         self.is_to_build() && paused(self.pool, &self.pool.streak, now).is_none()
     }
+}
+
+/// Forks of a pool that may be in the making while what it is to follow is set up: each takes the processor from that, and has
+/// to be brought forward when it is claimed, so the sooner it is done the less there is to do. Never none: it may take long.
+fn beside_build(limits: &Limits) -> usize {
+    (limits.concurrent_forks / 4).max(1)
 }
 
 /// One instance per pool and round, so that a large pool does not starve the others; the emptiest pools first, and among
@@ -286,6 +305,10 @@ fn add_missing(
                 return false;
             }
             let Standing { pool, source, .. } = **standing;
+            if source.forked && standing.older_forks == 0 {
+                holds.push((pool.project.clone(), Hold::InTheMaking));
+                return false;
+            }
             let kept_mib = budget.kept_mib(source.forked, *there);
             if !budget.take_refill(pool, source.memory_mib, source.forked, kept_mib) {
                 let why = budget.why_not(world, pool, source.memory_mib, kept_mib);
@@ -294,6 +317,7 @@ fn add_missing(
                 return false;
             }
             (*there, *count) = (*there + 1, *count - 1);
+            standing.older_forks -= usize::from(source.forked);
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),

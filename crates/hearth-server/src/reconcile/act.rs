@@ -101,7 +101,11 @@ impl Reconciler {
         let template = if row.is_test || row.is_build {
             None
         } else {
-            store.template(&row.project, &row.recipe).await?
+            // Since a claim ordered it, a push may have been built: a fork of that need not be brought forward.
+            match store.template(&row.project, &blueprint.recipe).await? {
+                None => store.template(&row.project, &row.recipe).await?,
+                newest => newest,
+            }
         };
         let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
         let running = self.tasks.begin_provision(instance);
