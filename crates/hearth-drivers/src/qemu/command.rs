@@ -28,6 +28,11 @@ const MEMORY: &str = "mem";
 /// Most the translated code of one VM may take, MiB: without it QEMU takes up to an eighth of the host's memory.
 const TCG_CACHE_MIB: u32 = 256;
 
+/// All that can be emulated, but for two promises that byte-wise string instructions are fast. They are where hardware runs them;
+/// emulated, the kernel clears and copies every page a byte at a time because of them (writing 200 MiB to memory takes 3.0 s with
+/// them, 1.3 s without; touching 200 MiB 3.0 s and 0.7 s).
+const TCG_PROCESSOR: &str = "max,-erms,-fsrm";
+
 /// How the guest's processor is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Accelerator {
@@ -49,7 +54,10 @@ impl Accelerator {
     pub(super) fn words(&self) -> [String; 4] {
         let (accelerator, cpu) = match self {
             Self::Kvm { cpu } => ("kvm".to_owned(), cpu.clone()),
-            Self::Tcg => (format!("tcg,thread=multi,tb-size={TCG_CACHE_MIB}"), "max".to_owned()),
+            Self::Tcg => (
+                format!("tcg,thread=multi,tb-size={TCG_CACHE_MIB}"),
+                TCG_PROCESSOR.to_owned(),
+            ),
         };
         ["-accel".into(), accelerator, "-cpu".into(), cpu]
     }
@@ -213,7 +221,10 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
     add("-netdev", "user,id=net,ipv6=off".into());
     // No `guest_announce`: QEMU's own network needs no word that a fork is there, and under emulation each fork would translate a
     // seventh more of its kernel for it.
-    add("-device", "virtio-net-pci,netdev=net,romfile=,guest_announce=off".into());
+    add(
+        "-device",
+        "virtio-net-pci,netdev=net,romfile=,guest_announce=off".into(),
+    );
     add("-device", "virtio-rng-pci".into());
     add("-device", "virtio-serial-pci".into());
     add(

@@ -22,11 +22,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// What QEMU's own allocator gets: one arena for all threads, because each further one keeps memory of its own in every VM.
 const QEMU_ENVIRONMENT: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 /// The kernel's words: the root disk, the console that is logged, `eth0` for the one network card, no waiting after a panic.
-/// `nokaslr` saves 25 MiB of touched memory per VM, and a VM has one tenant, who is root in it: `mitigations` would protect
-/// that tenant from itself. The image has no `apparmor_parser`, and Docker runs no container without it where the kernel has AppArmor
-/// on (`docker.io` only recommends the package). The clock is the emulated processor's own and steady.
-pub(super) const KERNEL_ARGUMENTS: &str =
-    "root=/dev/vda rw console=ttyS0 net.ifnames=0 nokaslr mitigations=off apparmor=0 tsc=reliable panic=-1";
+/// `nokaslr` saves 25 MiB of touched memory per VM, and a VM has one tenant, who is root in it: `mitigations`, memory that the kernel
+/// clears for itself and security modules without a policy would protect that tenant from itself. The image has no `apparmor_parser`,
+/// and Docker runs no container without it where the kernel has AppArmor on (`docker.io` only recommends the package). The clock
+/// is the emulated processor's own and steady.
+pub(super) const KERNEL_ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 nokaslr mitigations=off init_on_alloc=0 \
+     lsm=landlock,yama,bpf apparmor=0 tsc=reliable panic=-1";
 
 /// Where a VM goes on from.
 #[derive(Debug)]

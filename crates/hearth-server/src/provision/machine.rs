@@ -19,6 +19,9 @@ use super::steps::{Run, Stop, command_failure, failure, millis, vm_lost};
 const CONNECT_TRY: Duration = Duration::from_secs(5);
 /// Time limit of Hearth's own small commands in a VM.
 const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
+/// What most tasks run first. An image may be without some.
+const READ_USUAL: &str =
+    "cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
@@ -303,11 +306,14 @@ impl Run<'_> {
         Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
     }
 
-    /// Before the VM is frozen: what is not on the disk yet would be written by every fork anew, and what the agent has prepared
-    /// they all have. A guest that cannot do it is frozen as it is.
+    /// Before the VM is frozen: what is not on the disk yet would be written by every fork anew, what tasks usually run would be read
+    /// by each into memory of its own, and what the agent has prepared they all have. A guest that cannot do it is frozen as it is.
     pub(super) async fn prepare_to_freeze(&self, agent: &AgentClient) {
         if let Err(error) = self.runs(agent, &["sync"]).await {
             tracing::debug!(?error, "the guest does not write everything to its disk");
+        }
+        if let Err(error) = self.runs(agent, &["sh", "-c", READ_USUAL]).await {
+            tracing::debug!(?error, "the guest does not read what tasks usually run");
         }
         match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
             Ok(Ok(())) => {}
