@@ -10,7 +10,7 @@ use crate::sim::{Happens, Sim};
 use crate::state::{Micros, NOBODY, SECOND, WHOLE_MIB, moment};
 
 /// A claim that has a fork made waits this long, however impatient it is.
-const FORK_BUDGET: Micros = 10 * SECOND;
+const FORK_BUDGET: Micros = 50 * SECOND;
 /// Who has a cold one made knows that it takes so many times as long.
 const COLD_PATIENCE: Micros = 5;
 /// Of claims: this share takes a ready VM or none.

@@ -64,6 +64,11 @@ impl Sim {
                     && self.state.row(slot).state == InstanceState::Provisioning
                     && self.state.row(slot).work == Work::Unstarted
                 {
+                    let (pool, _) = self.state.place(slot);
+                    let wanted = self.state.world.pools[pool].recipe.clone();
+                    if !self.state.row(slot).is_test && self.has_whole_template(pool, &wanted)? {
+                        self.state.row_mut(slot).recipe = wanted;
+                    }
                     self.begin_boot(slot)?;
                 }
             }

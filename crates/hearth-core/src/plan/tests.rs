@@ -327,7 +327,7 @@ fn the_last_good_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
     let mut pushed = pool(3, vec![instance(InstanceState::Ready, 0)]);
     push(&mut pushed);
     let first = plan(&world(vec![pushed.clone()]));
-    assert_eq!((creates(&first), builds(&first)), (2, 1));
+    assert_eq!((creates(&first), builds(&first)), (1, 1));
     let old = recipe(1, 1);
     assert!(
         first
@@ -351,6 +351,35 @@ fn the_last_good_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
         ..instance(InstanceState::Ready, 5)
     };
     assert!(matches!(deleted(&plan(&world(vec![pushed])))[..], [(_, Reason::Stale)]));
+}
+
+#[test]
+fn forks_of_what_is_replaced_leave_the_processor_to_the_build() {
+    let claimed = || InstanceWorld {
+        reserved: true,
+        work: Work::Unstarted,
+        ..instance(InstanceState::Provisioning, 0)
+    };
+    let mut pushed = pool(3, (0..3).map(|_| claimed()).collect());
+    let starts = |pool: &PoolWorld| {
+        let actions = plan(&world(vec![pool.clone()]));
+        let forks = |a: &&Action| matches!(a, Action::Start { .. } | Action::Create { .. });
+        actions.iter().filter(forks).count()
+    };
+    // Five at once, and the last is kept for claims.
+    assert_eq!(starts(&pushed), 4);
+    push(&mut pushed);
+    assert_eq!(starts(&pushed), 1);
+    pushed.instances.push(build(pushed.recipe.clone()));
+    assert_eq!(starts(&pushed), 1);
+    pushed.instances[0].work = Work::Here;
+    assert_eq!(starts(&pushed), 0);
+    // Nothing is built while the breaker is open.
+    pushed.instances.pop();
+    for _ in 0..3 {
+        pushed.streak = pushed.streak.failed(FailureKind::Setup, at(999));
+    }
+    assert!(starts(&pushed) > 1);
 }
 
 #[test]

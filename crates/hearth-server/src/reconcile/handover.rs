@@ -16,8 +16,9 @@ use super::{Order, Reconciler};
 use crate::provision::serving;
 use crate::store::{InstanceRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
 
-/// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is.
-const FORK_BUDGET: Duration = Duration::from_secs(20);
+/// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is: on a busy host that
+/// is its place in the line, which it would lose by asking again. HTTP clients and proxies give up after a minute or later.
+const FORK_BUDGET: Duration = Duration::from_secs(50);
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 /// What a client is told to wait before it asks again.

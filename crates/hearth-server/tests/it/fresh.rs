@@ -174,9 +174,10 @@ async fn vms_that_stopped_answering_are_found_and_replaced() {
     clean_up(server, &project).await;
 }
 
-/// A server with the fake driver that takes webhooks, and where hooks that say `boom` fail.
-async fn fake(folder: &Arc<tempfile::TempDir>) -> (Server, FakeDriver) {
+/// A server with the fake driver that takes webhooks and makes so many forks at once, and where hooks that say `boom` fail.
+async fn fake(folder: &Arc<tempfile::TempDir>, forks: usize) -> (Server, FakeDriver) {
     let mut options = options(folder.path());
+    options.fork_concurrency = forks;
     options.watch_interval = SELDOM;
     options.webhook_secret = WebhookSecret::new(SECRET);
     let rules = vec![ExecRule {
@@ -201,7 +202,7 @@ async fn fake(folder: &Arc<tempfile::TempDir>) -> (Server, FakeDriver) {
 #[tokio::test]
 async fn a_push_that_breaks_the_set_up_stops_itself_and_the_one_that_mends_it_goes_on() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    let (server, _) = fake(&folder).await;
+    let (server, _) = fake(&folder, 4).await;
     let url = git_repo(
         folder.path(),
         "app",
@@ -263,7 +264,7 @@ async fn a_push_that_breaks_the_set_up_stops_itself_and_the_one_that_mends_it_go
 #[tokio::test]
 async fn a_thousand_pushes_are_one_rebuild() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    let (server, driver) = fake(&folder).await;
+    let (server, driver) = fake(&folder, 4).await;
     let url = git_repo(folder.path(), "app", &[("a", "0")]);
     let project = follow(&server, &url).await;
     let pool = format!("{project}/warm-pool");
@@ -295,5 +296,43 @@ async fn a_thousand_pushes_are_one_rebuild() {
     // A project with one repository and no commands has one checkpoint of its own.
     let rebuilds = driver.calls(Verb::Checkpoint) - built;
     assert!((1..=2).contains(&rebuilds), "{rebuilds} rebuilds");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_fork_that_a_claim_ordered_before_a_push_was_built_is_of_the_push() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let (server, driver) = fake(&folder, 1).await;
+    let url = git_repo(folder.path(), "app", &[("a", "0")]);
+    let project = follow(&server, &url).await;
+    let pool = format!("{project}/warm-pool");
+    until_fresh(&server, SOON, &pool, 1).await;
+    let first = server.get(&format!("{pool}/explain")).await["recipe"].clone();
+    // A fork is proved ready by a command: the next one takes long enough for a push to be built, and its turn is the only one.
+    driver.add_rule(ExecRule {
+        takes: Duration::from_secs(5),
+        times: Some(1),
+        ..ExecRule::prints("true", "")
+    });
+    let claim = format!("{pool}/claim");
+    assert_eq!(server.post(&claim, json!({})).await["source"], "ready");
+    let patient = || server.post(&claim, json!({ "waitMs": 30_000 }));
+    let push = async {
+        server
+            .until(SOON, &format!("{pool}/instances?status=provisioning"), |list| {
+                list["items"].as_array().is_some_and(|items| items.len() >= 2)
+            })
+            .await;
+        commit(&repo_folder(&url), &[("a", "1")], "second");
+        pushed(&server).await;
+        until_noticed(&server, &pool, &first).await
+    };
+    let (one, two, second) = tokio::join!(patient(), patient(), push);
+    let recipes = [&one["recipe"], &two["recipe"]];
+    assert!(
+        recipes.contains(&&first) && recipes.contains(&&second),
+        "{one:#}\n{two:#}"
+    );
+    until_fresh(&server, SOON, &pool, 1).await;
     server.stop().await;
 }
