@@ -7,13 +7,14 @@
 //! beside it, once; only when that went well do new instances come from it, and the old ones go one by one.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use hearth_api::ids::{InstanceId, ProjectId};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
-use crate::world::{Failure, FailureStreak, InstanceWorld, Limits, PoolWorld, VmPresence, Work, World};
+use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
 
 mod account;
 mod budget;
@@ -31,6 +32,9 @@ pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
 pub const DEBUG_VM_KEPT: SignedDuration = SignedDuration::from_mins(30);
 /// Records of failed and test instances stay readable this long.
 pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is: on a busy host that
+/// is its place in the line, which it would lose by asking again. HTTP clients and proxies give up after a minute or later.
+pub const FORK_BUDGET: Duration = Duration::from_secs(50);
 /// Failures in a row that blame the recipe before the pool stops making VMs by it.
 pub const BREAKER_AFTER: u32 = 3;
 /// First pause of an open breaker; doubles with every further failure up to [`BREAKER_PAUSE_MAX`].
@@ -67,8 +71,9 @@ pub fn decide(world: &World) -> Decision {
         remove_surplus(world, &standing, &mut endings);
         standings.push(standing);
     }
-    let mut budget = Budget::new(world);
-    start_waiting(world, &mut standings, &endings, &mut budget, &mut actions, &mut holds);
+    let replaced = standings.iter().filter(|standing| standing.is_replaced(world.now));
+    let mut budget = Budget::new(world, replaced.map(|standing| standing.pool));
+    start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
     let waits = add_missing(world, &mut standings, &mut budget, &mut actions, &mut holds);
     build_wanted(world, &mut standings, waits, &mut budget, &mut actions, &mut holds);
     actions.append(&mut endings);
@@ -113,14 +118,13 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
 /// Rows that a test boot or a claim wrote, oldest first.
 fn start_waiting(
     world: &World,
-    standings: &mut [Standing<'_>],
     endings: &[Action],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
     holds: &mut Vec<(ProjectId, Hold)>,
 ) {
-    let all = world.pools.iter().enumerate();
-    let all = all.flat_map(|(at, pool)| pool.instances.iter().map(move |instance| (at, instance)));
+    let all = world.pools.iter();
+    let all = all.flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)));
     let mut waiting: Vec<_> = all.filter(|(_, instance)| waits_for_start(instance)).collect();
     if waiting.is_empty() {
         return;
@@ -128,12 +132,8 @@ fn start_waiting(
     let ending: HashSet<&InstanceId> = endings.iter().filter_map(Action::instance).collect();
     waiting.retain(|(_, instance)| !ending.contains(&instance.id));
     waiting.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
-    for (at, instance) in waiting {
-        let Standing { pool, older_forks, .. } = &mut standings[at];
-        if instance.forked && *older_forks == 0 {
-            holds.push((pool.project.clone(), Hold::InTheMaking));
-        } else if budget.take(pool, instance.memory_mib, instance.forked) {
-            *older_forks -= usize::from(instance.forked);
+    for (pool, instance) in waiting {
+        if budget.take(pool, instance.memory_mib, instance.forked) {
             actions.push(Action::Start {
                 instance: instance.id.clone(),
             });
@@ -206,8 +206,6 @@ struct Standing<'a> {
     stalest: Option<&'a InstanceWorld>,
     /// What is wanted is being set up.
     builds: bool,
-    /// So many forks may still be begun of what that replaces.
-    older_forks: usize,
     /// It misses VMs, and there is room for none of them.
     lacks_room: bool,
     /// One of it makes room for a build in this pass.
@@ -220,7 +218,7 @@ impl<'a> Standing<'a> {
         let there = || serving(pool).filter(|i| !is_first(pool, ready_now, i));
         let making = |i: &&InstanceWorld| i.state == InstanceState::Provisioning;
         let stale = || ready(pool, world.drivers_observed).filter(|i| is_stale(pool, i, world.now));
-        let mut standing = Self {
+        Self {
             pool,
             source: source(pool),
             there: there().count(),
@@ -229,15 +227,9 @@ impl<'a> Standing<'a> {
             stale: stale().count(),
             stalest: stale().min_by_key(|i| i.state_since),
             builds: !pool.prepared && pool.instances.iter().any(|i| builds_wanted(pool, i)),
-            older_forks: usize::MAX,
             lacks_room: false,
             makes_room: false,
-        };
-        if pool.last_good.is_some() && (standing.builds || standing.awaits_build(world.now)) {
-            let begun = pool.instances.iter().filter(|i| i.forked && i.is_in_the_making());
-            standing.older_forks = beside_build(&world.limits).saturating_sub(begun.count());
         }
-        standing
     }
 
     fn missing(&self) -> usize {
@@ -255,12 +247,11 @@ impl<'a> Standing<'a> {
     fn awaits_build(&self, now: Timestamp) -> bool {
         self.is_to_build() && paused(self.pool, &self.pool.streak, now).is_none()
     }
-}
 
-/// Forks of a pool that may be in the making while what it is to follow is set up: each takes the processor from that, and has
-/// to be brought forward when it is claimed, so the sooner it is done the less there is to do. Never none: it may take long.
-fn beside_build(limits: &Limits) -> usize {
-    (limits.concurrent_forks / 4).max(1)
+    /// What serves is about to be replaced by what is set up, or will be as soon as it can.
+    fn is_replaced(&self, now: Timestamp) -> bool {
+        self.pool.last_good.is_some() && (self.builds || self.awaits_build(now))
+    }
 }
 
 /// One instance per pool and round, so that a large pool does not starve the others; the emptiest pools first, and among
@@ -305,10 +296,6 @@ fn add_missing(
                 return false;
             }
             let Standing { pool, source, .. } = **standing;
-            if source.forked && standing.older_forks == 0 {
-                holds.push((pool.project.clone(), Hold::InTheMaking));
-                return false;
-            }
             let kept_mib = budget.kept_mib(source.forked, *there);
             if !budget.take_refill(pool, source.memory_mib, source.forked, kept_mib) {
                 let why = budget.why_not(world, pool, source.memory_mib, kept_mib);
@@ -317,7 +304,6 @@ fn add_missing(
                 return false;
             }
             (*there, *count) = (*there + 1, *count - 1);
-            standing.older_forks -= usize::from(source.forked);
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),

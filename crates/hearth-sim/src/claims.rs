@@ -2,6 +2,7 @@
 //! else a cold one where waiting alone would be in vain. Who waits stands in a line: what becomes ready for the pool is the first
 //! one's, whatever is made for it.
 
+use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::InstanceState;
 use jiff::SignedDuration;
 use rand::RngExt;
@@ -9,8 +10,6 @@ use rand::RngExt;
 use crate::sim::{Happens, Sim};
 use crate::state::{Micros, NOBODY, SECOND, WHOLE_MIB, moment};
 
-/// A claim that has a fork made waits this long, however impatient it is.
-const FORK_BUDGET: Micros = 50 * SECOND;
 /// Who has a cold one made knows that it takes so many times as long.
 const COLD_PATIENCE: Micros = 5;
 /// Of claims: this share takes a ready VM or none.
@@ -89,7 +88,7 @@ impl Sim {
             _ => Source::Joined,
         };
         let patience = match source {
-            Source::Fork => patience.max(FORK_BUDGET),
+            Source::Fork => patience.max(FORK_BUDGET.as_secs() * SECOND),
             Source::Cold => patience * COLD_PATIENCE,
             _ => patience,
         };

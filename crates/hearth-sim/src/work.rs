@@ -66,7 +66,7 @@ impl Sim {
                 {
                     let (pool, _) = self.state.place(slot);
                     let wanted = self.state.world.pools[pool].recipe.clone();
-                    if !self.state.row(slot).is_test && self.has_whole_template(pool, &wanted)? {
+                    if !self.state.row(slot).is_test && self.state.has_template(pool, &wanted) {
                         self.state.row_mut(slot).recipe = wanted;
                     }
                     self.begin_boot(slot)?;

@@ -15,6 +15,8 @@ pub(super) struct Budget<'a> {
     memory_mib: u64,
     provisions: usize,
     forks: usize,
+    /// Of them: what is left to the pools whose template is being replaced.
+    older_forks: HashMap<&'a ProjectId, usize>,
     /// Forks that only claims may have.
     spared: usize,
     /// Memory that is left for the next build: a VM in which something is set up takes many times what a fork takes, and a pool
@@ -28,8 +30,8 @@ pub(super) struct Budget<'a> {
 }
 
 impl<'a> Budget<'a> {
-    /// Everything that exists counts, whatever its state.
-    pub(super) fn new(world: &'a World) -> Self {
+    /// Everything that exists counts, whatever its state. `replaced`: the pools that serve by a template while another one is made.
+    pub(super) fn new(world: &'a World, replaced: impl Iterator<Item = &'a PoolWorld>) -> Self {
         let Limits {
             max_vms,
             tenant_vms,
@@ -44,6 +46,14 @@ impl<'a> Budget<'a> {
             memory_mib: memory_mib.saturating_sub(load.memory_mib),
             provisions: concurrent_provisions.saturating_sub(load.provisions),
             forks: concurrent_forks.saturating_sub(load.forks),
+            older_forks: replaced
+                .map(|pool| {
+                    (
+                        &pool.project,
+                        beside_build(concurrent_forks).saturating_sub(forking(pool)),
+                    )
+                })
+                .collect(),
             spared: usize::from(concurrent_forks > 1),
             kept_mib: build_mib(world),
             tokens,
@@ -78,11 +88,15 @@ impl<'a> Budget<'a> {
 
     /// Takes one VM that is not there yet.
     pub(super) fn take(&mut self, pool: &PoolWorld, memory_mib: u64, forked: bool) -> bool {
-        let none_left = self.tokens == 0 || *self.at_once(forked) == 0;
+        let older_left = self.older_forks.get(&pool.project).filter(|_| forked);
+        let none_left = older_left == Some(&0) || self.tokens == 0 || *self.at_once(forked) == 0;
         if none_left || self.has_no_room(pool, memory_mib) {
             return false;
         }
         *self.at_once(forked) -= 1;
+        if let Some(own) = self.older_forks.get_mut(&pool.project).filter(|_| forked) {
+            *own -= 1;
+        }
         if let Some(own) = self.projects.get_mut(&pool.project) {
             *own -= 1;
         }
@@ -159,6 +173,18 @@ impl<'a> Budget<'a> {
         let tenant = self.tenants.get(&pool.tenant);
         self.projects.get(&pool.project) == Some(&0) && self.vms > 0 && tenant != Some(&0)
     }
+}
+
+/// Forks of a pool that may be in the making while what it is to follow is set up: each takes the processor from that, and has
+/// to be brought forward when it is claimed, so the sooner it is done the less there is to do. Never none: it may take long.
+fn beside_build(concurrent_forks: usize) -> usize {
+    (concurrent_forks / 4).max(1)
+}
+
+/// Forks of a pool that are in the making.
+fn forking(pool: &PoolWorld) -> usize {
+    let all = pool.instances.iter();
+    all.filter(|i| i.forked && i.is_in_the_making()).count()
 }
 
 /// Memory that the largest build of a pool takes, MiB, less what is being set up already.

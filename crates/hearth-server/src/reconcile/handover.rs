@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, Miss};
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
+use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -16,9 +17,6 @@ use super::{Order, Reconciler};
 use crate::provision::serving;
 use crate::store::{InstanceRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
 
-/// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is: on a busy host that
-/// is its place in the line, which it would lose by asking again. HTTP clients and proxies give up after a minute or later.
-const FORK_BUDGET: Duration = Duration::from_secs(50);
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 /// What a client is told to wait before it asks again.
