@@ -48,7 +48,7 @@ pub struct ServeOptions {
     pub template_max_age: Duration,
     /// How often a ready VM is asked whether it still answers; zero: never.
     pub probe_interval: Duration,
-    /// Time between two looks at a repository whose branches are followed; zero: only webhooks make the server look.
+    /// Time between two looks at a repository whose branches are followed; zero: it looks once, and then only for webhooks.
     pub watch_interval: Duration,
     /// What webhooks are signed with; without one none is taken.
     pub webhook_secret: Option<WebhookSecret>,

@@ -73,7 +73,9 @@ pub async fn claim_instance(
         env: body.env.unwrap_or_else(BTreeMap::new),
     };
     if order.strict {
-        state.watch.answer(&project.id, order.patience.max(LOOK_BUDGET)).await;
+        let pool = state.store().pool(&project.id).await?;
+        let patience = order.patience.max(LOOK_BUDGET);
+        state.watch.answer(&project, pool.as_ref(), patience).await;
     }
     Ok(Json(state.reconciler.claim(&project, &order).await?))
 }

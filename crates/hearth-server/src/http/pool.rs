@@ -95,6 +95,7 @@ pub async fn patch_pool(
     need_allowed(&project)?;
     let pool = state.store().change_pool(&project.id, &patch, Timestamp::now()).await?;
     let pool = pool.ok_or_else(|| ApiError::not_found("project"))?;
+    state.watch.follow(&project, &pool);
     state.reconciler.wake();
     Ok(Json(PatchPoolReply {
         config: Some(pool.config),

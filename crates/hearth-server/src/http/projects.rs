@@ -202,6 +202,9 @@ pub async fn patch_project(
         .change_project(&project.id, Timestamp::now(), change)
         .await?;
     let row = changed.ok_or_else(|| ApiError::not_found("project"))?;
+    if let Some(pool) = state.store().pool(&row.id).await? {
+        state.watch.follow(&row, &pool);
+    }
     state.reconciler.wake();
     Ok(Json(row.to_wire()))
 }

@@ -67,7 +67,7 @@ impl Watch {
             url: order.url.clone(),
             has_failed: true,
         };
-        match self.follow(&order).await {
+        match self.visit(&order).await {
             Ok(found) => {
                 faults.end(&order.url, None);
                 // Nothing of what is wanted is there: that is worth the longer pauses of a failure.
@@ -81,7 +81,7 @@ impl Watch {
     }
 
     /// Whether any of the branches is there.
-    async fn follow(&self, order: &Order) -> Result<bool, LookError> {
+    async fn visit(&self, order: &Order) -> Result<bool, LookError> {
         let (url, branches) = (order.url.as_str(), order.wanted.branches());
         let heads = heads(url, &branches).await.map_err(|source| LookError::Reach {
             url: url.to_owned(),

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_api::ids::ProjectId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::options::ServeOptions;
 use crate::provision::blueprint::checkouts;
 use crate::reconcile::Reconciler;
-use crate::store::{Store, StoreError};
+use crate::store::{PoolRow, ProjectRow, Store, StoreError};
 use faults::Faults;
 use schedule::{Schedule, Wanted};
 
@@ -34,7 +33,7 @@ pub use secret::WebhookSecret;
 
 /// Looks at once: each is a git process that mostly waits for the network.
 const AT_ONCE: usize = 8;
-/// How soon a new project, pool or branch is noticed.
+/// How soon is noticed what the database says and nobody told of.
 const NOTICE: Duration = Duration::from_secs(2);
 /// Tips of repositories that no project has any more are forgotten this often.
 const FORGET: Duration = Duration::from_secs(60 * 60);
@@ -115,9 +114,27 @@ impl Watch {
         self.0.told.notify_one();
     }
 
-    /// Until every webhook that came for this project is answered, or the patience is over: what was pushed before is known then.
-    pub async fn answer(&self, project: &ProjectId, patience: Duration) {
+    /// Follows what this project needs from now on, without waiting until it is noticed.
+    pub fn follow(&self, project: &ProjectRow, pool: &PoolRow) {
+        if pool.config.enabled {
+            self.join(project, Some(pool), Instant::now());
+        }
+    }
+
+    fn join(&self, project: &ProjectRow, pool: Option<&PoolRow>, now: Instant) {
+        let mut wanted = BTreeMap::new();
+        add(&mut wanted, project, pool);
+        if self.schedule().join(wanted, now) {
+            self.0.told.notify_one();
+        }
+    }
+
+    /// Until every webhook that came for this project is answered, and each branch that it needs was looked at since it is
+    /// followed, or the patience is over: what was pushed before is known then.
+    pub async fn answer(&self, project: &ProjectRow, pool: Option<&PoolRow>, patience: Duration) {
         let now = Instant::now();
+        self.join(project, pool, now);
+        let project = &project.id;
         let answered = async {
             loop {
                 let mut looked = std::pin::pin!(self.0.looked.notified());
@@ -131,7 +148,7 @@ impl Watch {
             }
         };
         if tokio::time::timeout(patience, answered).await.is_err() {
-            tracing::warn!(%project, "a webhook could not be answered in time: a strict claim goes by what is known");
+            tracing::warn!(%project, "its branches could not be looked at in time: a strict claim goes by what is known");
         }
     }
 
@@ -182,11 +199,7 @@ impl Watch {
     async fn wanted(&self) -> Result<BTreeMap<String, Wanted>, StoreError> {
         let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
         for (project, pool) in self.store().enabled_pools().await? {
-            for checkout in checkouts(&project, Some(&pool)) {
-                let wanted = all.entry(checkout.url).or_default();
-                wanted.followers.insert((project.id.clone(), checkout.branch));
-                wanted.names.insert(checkout.repo_full_name);
-            }
+            add(&mut all, &project, Some(&pool));
         }
         Ok(all)
     }
@@ -195,5 +208,14 @@ impl Watch {
         if let Err(error) = self.store().forget_tips().await {
             tracing::warn!(%error, "tips of repositories that no project has could not be forgotten");
         }
+    }
+}
+
+/// Adds what a project needs to what is wanted.
+fn add(all: &mut BTreeMap<String, Wanted>, project: &ProjectRow, pool: Option<&PoolRow>) {
+    for checkout in checkouts(project, pool) {
+        let wanted = all.entry(checkout.url).or_default();
+        wanted.followers.insert((project.id.clone(), checkout.branch));
+        wanted.names.insert(checkout.repo_full_name);
     }
 }

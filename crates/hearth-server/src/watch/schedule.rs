@@ -1,6 +1,7 @@
 //! When each repository is looked at. Pure: what time it is and how the dice of the jitter fell is given.
 //!
-//! A look is due when its pause is over, or, while webhooks for it are unanswered, when they have been quiet for a moment.
+//! A look is due when its pause is over, or, while webhooks for it are unanswered, when they have been quiet for a moment; at
+//! once when somebody follows it who did not before.
 //! Pauses are never of the same length: looks that fell together once (a start of the server) would fall together for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,24 +55,61 @@ struct Repo {
     place: Option<Place>,
     /// When the pause is over.
     next: Option<Instant>,
-    /// When the first and the last unanswered webhook came.
-    hooks: Option<(Instant, Instant)>,
+    /// When the first and the last unanswered question came: a webhook, or a follower for whom nobody has looked yet.
+    asked: Option<(Instant, Instant)>,
     /// Looks in a row that failed.
     failures: u32,
     is_looking: bool,
-    /// When the first of the webhooks came that the look under way answers.
+    /// When the first of the questions came that the look under way answers.
     answers: Option<Instant>,
-    /// Somebody waits for the answer: webhooks need not be quiet first.
+    /// A follower is new: its look does not wait until webhooks are quiet.
+    has_news: bool,
+    /// Somebody waits for the answer: it goes before all others.
     is_hurried: bool,
 }
 
 impl Repo {
+    fn of(url: &str) -> Self {
+        Self {
+            wanted: Wanted::default(),
+            place: Place::of(url),
+            next: None,
+            asked: None,
+            failures: 0,
+            is_looking: false,
+            answers: None,
+            has_news: false,
+            is_hurried: false,
+        }
+    }
+
+    fn ask(&mut self, now: Instant) {
+        self.asked = Some((self.asked.map_or(now, |(first, _)| first), now));
+    }
+
+    /// Whether an answer is due or under way.
+    fn owes(&self) -> bool {
+        self.is_looking || self.asked.is_some()
+    }
+
+    /// More followers. It is asked for those that it does not have yet; whether there are any.
+    fn join(&mut self, more: Wanted, now: Instant) -> bool {
+        let has_news = !more.followers.is_subset(&self.wanted.followers);
+        if has_news {
+            self.ask(now);
+            self.has_news = true;
+        }
+        self.wanted.followers.extend(more.followers);
+        self.wanted.names.extend(more.names);
+        has_news
+    }
+
     fn due(&self) -> Option<Instant> {
         if self.is_looking {
             return None;
         }
-        match self.hooks {
-            Some((first, _)) if self.is_hurried => Some(first),
+        match self.asked {
+            Some((first, _)) if self.is_hurried || self.has_news => Some(first),
             Some((first, last)) => Some((last + QUIET).min(first + LONGEST_QUIET)),
             None => self.next,
         }
@@ -81,7 +119,7 @@ impl Repo {
 /// All repositories that are watched, by URL.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// Zero: no look but for a webhook.
+    /// Zero: no look but for a webhook or a new follower.
     interval: Duration,
     repos: BTreeMap<String, Repo>,
 }
@@ -92,25 +130,28 @@ impl Schedule {
         Self { interval, repos }
     }
 
-    /// What is wanted now. Whatever nobody wanted before is looked at without delay.
+    /// What is wanted now. For whoever wants what nobody wanted before a look is made without delay. Who is gone is forgotten, but
+    /// not before a question is answered: it may be asked by somebody who does not follow for long.
     pub(super) fn want(&mut self, all: BTreeMap<String, Wanted>, now: Instant) {
-        self.repos.retain(|url, _| all.contains_key(url));
+        self.repos.retain(|url, repo| repo.owes() || all.contains_key(url));
         for (url, wanted) in all {
-            let repo = self.repos.entry(url).or_insert_with_key(|url| Repo {
-                wanted: Wanted::default(),
-                place: Place::of(url),
-                next: None,
-                hooks: None,
-                failures: 0,
-                is_looking: false,
-                answers: None,
-                is_hurried: false,
-            });
-            if !self.interval.is_zero() && !wanted.followers.is_subset(&repo.wanted.followers) {
-                repo.next = Some(now);
+            let repo = self.repos.entry(url).or_insert_with_key(|url| Repo::of(url));
+            if !repo.owes() {
+                repo.wanted.followers.retain(|it| wanted.followers.contains(it));
+                repo.wanted.names.clear();
             }
-            repo.wanted = wanted;
+            repo.join(wanted, now);
         }
+    }
+
+    /// One project wants this now, beside all others; whether a look is due for it.
+    pub(super) fn join(&mut self, all: BTreeMap<String, Wanted>, now: Instant) -> bool {
+        let mut has_news = false;
+        for (url, wanted) in all {
+            let repo = self.repos.entry(url).or_insert_with_key(|url| Repo::of(url));
+            has_news |= repo.join(wanted, now);
+        }
+        has_news
     }
 
     pub(super) fn wants(&self, url: &str, branch: Option<&str>) -> bool {
@@ -136,26 +177,24 @@ impl Schedule {
 
     fn mark(&mut self, now: Instant, is_meant: impl Fn(&Repo) -> bool) -> usize {
         let meant = self.repos.values_mut().filter(|repo| is_meant(repo));
-        meant
-            .map(|repo| repo.hooks = Some((repo.hooks.map_or(now, |(first, _)| first), now)))
-            .count()
+        meant.map(|repo| repo.ask(now)).count()
     }
 
-    /// Whether webhooks that came until then, for repositories that this project follows, are unanswered; the looks that answer
-    /// them are due at once.
+    /// Whether questions that came until then, for repositories that this project follows, are unanswered; the looks that answer
+    /// them are due at once and before others.
     pub(super) fn hurry(&mut self, project: &ProjectId, until: Instant) -> bool {
         let follows = |repo: &Repo| repo.wanted.followers.iter().any(|(follower, _)| follower == project);
         let mut unanswered = false;
         for repo in self.repos.values_mut().filter(|repo| follows(repo)) {
             let came = |first: Instant| first <= until;
-            let waits = repo.hooks.is_some_and(|(first, _)| came(first));
+            let waits = repo.asked.is_some_and(|(first, _)| came(first));
             repo.is_hurried |= waits;
             unanswered |= waits || repo.answers.is_some_and(came);
         }
         unanswered
     }
 
-    /// Begins looks that are due, at most `room`, the longest overdue first.
+    /// Begins looks that are due, at most `room`: those that somebody waits for, then the longest overdue.
     pub(super) fn begin(&mut self, now: Instant, room: usize) -> Vec<Order> {
         let due = |repo: &Repo| repo.due().filter(|due| *due <= now);
         let mut ready: Vec<_> = self
@@ -163,13 +202,14 @@ impl Schedule {
             .iter_mut()
             .filter_map(|(url, repo)| Some((due(repo)?, url, repo)))
             .collect();
-        ready.sort_by_key(|(due, ..)| *due);
+        ready.sort_by_key(|(due, _, repo)| (!repo.is_hurried, *due));
         ready.truncate(room);
         ready
             .into_iter()
             .map(|(_, url, repo)| {
-                repo.answers = repo.hooks.take().map(|(first, _)| first);
-                (repo.is_looking, repo.is_hurried, repo.next) = (true, false, None);
+                repo.answers = repo.asked.take().map(|(first, _)| first);
+                (repo.is_looking, repo.next) = (true, None);
+                (repo.has_news, repo.is_hurried) = (false, false);
                 let (url, wanted) = (url.clone(), repo.wanted.clone());
                 Order { url, wanted }
             })
@@ -193,10 +233,7 @@ impl Schedule {
             0 => Some(self.interval),
             failures => Some(pause_after(failures, self.interval)),
         };
-        // It is set already when somebody new came meanwhile.
-        if repo.next.is_none() {
-            repo.next = pause.map(|pause| now + pause.mul_f64(1.0 - JITTER * luck));
-        }
+        repo.next = pause.map(|pause| now + pause.mul_f64(1.0 - JITTER * luck));
     }
 }
 
@@ -245,6 +282,14 @@ mod tests {
         schedule
     }
 
+    /// After the first look.
+    fn seen(interval: Duration, now: Instant) -> Schedule {
+        let mut schedule = watching(interval, now);
+        assert_eq!(schedule.begin(now, 8).len(), 1);
+        schedule.ended(URL, false, now, 0.0);
+        schedule
+    }
+
     #[test]
     fn a_new_follower_is_looked_at_once_and_then_once_per_interval() {
         let now = Instant::now();
@@ -269,13 +314,42 @@ mod tests {
         assert_eq!(schedule.begin(later, 8).len(), 1);
         schedule.want(BTreeMap::new(), later);
         schedule.ended(URL, false, later, 0.5);
+        schedule.want(BTreeMap::new(), later);
         assert_eq!(schedule.next_due(), None);
+    }
+
+    #[test]
+    fn who_joins_is_answered_by_a_look_of_its_own_and_need_not_stay() {
+        let now = Instant::now();
+        let (mut schedule, guest) = (seen(Duration::ZERO, now), "prj_2".parse().unwrap());
+        assert!(!schedule.hurry(&guest, now));
+        assert!(
+            !schedule.join(wanted(&[("prj_1", "main")]), now),
+            "it follows it already"
+        );
+        assert!(schedule.join(wanted(&[("prj_2", "main")]), now));
+        let mut others = wanted(&[("prj_1", "main")]);
+        others.insert("https://h/acme/lib".to_owned(), others[URL].clone());
+        schedule.want(others.clone(), now);
+        assert!(
+            schedule.hurry(&guest, now),
+            "whoever reads what is wanted does not forget it"
+        );
+        assert_eq!(schedule.begin(now, 1)[0].url, URL, "somebody waits for it");
+        schedule.want(others.clone(), now);
+        assert!(schedule.hurry(&guest, now), "the look is under way");
+        schedule.ended(URL, false, now, 0.0);
+        assert!(!schedule.hurry(&guest, now));
+        schedule.want(others, now);
+        schedule.begin(now, 8);
+        assert_eq!(schedule.hook(&push(), now), 2);
+        assert!(!schedule.hurry(&guest, now), "it does not follow it any more");
     }
 
     #[test]
     fn hooks_are_answered_when_they_are_quiet_and_at_the_latest_after_two_minutes() {
         let start = Instant::now();
-        let mut schedule = watching(Duration::ZERO, start);
+        let mut schedule = seen(Duration::ZERO, start);
         assert_eq!(schedule.next_due(), None, "without an interval only hooks count");
         assert_eq!(schedule.hook(&push(), start), 1);
         assert_eq!(schedule.next_due(), Some(start + QUIET));
@@ -301,7 +375,7 @@ mod tests {
     #[test]
     fn the_timed_look_waits_for_hooks_and_a_hook_during_a_look_counts() {
         let start = Instant::now();
-        let mut schedule = watching(MINUTE, start);
+        let mut schedule = seen(MINUTE, start);
         schedule.hook(&push(), start);
         assert!(schedule.begin(start, 8).is_empty());
         let now = start + QUIET;
@@ -318,7 +392,7 @@ mod tests {
     fn who_needs_the_answer_does_not_wait_until_hooks_are_quiet() {
         let now = Instant::now();
         let later = now + Duration::from_millis(1);
-        let (mut schedule, project) = (watching(Duration::ZERO, now), "prj_1".parse().unwrap());
+        let (mut schedule, project) = (seen(Duration::ZERO, now), "prj_1".parse().unwrap());
         assert!(!schedule.hurry(&project, now), "no hook came");
         schedule.hook(&push(), now);
         assert!(

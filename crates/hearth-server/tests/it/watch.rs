@@ -44,13 +44,21 @@ pub async fn follow(server: &Server, url: &str) -> String {
         .patch(&format!("{project}/warm-pool"), json!({ "enabled": true }))
         .await;
     server.until_full(SOON, &project, 1).await;
+    until_followers(server, 1).await;
+    project
+}
+
+/// Waits until so many repositories of that name are followed.
+async fn until_followers(server: &Server, repositories: usize) {
     let ping = [("X-GitHub-Event", "ping"), ("X-Gitlab-Token", SECRET)];
     let deadline = Instant::now() + SOON;
-    while hook(server, &ping, &by_name()).await.1 != json!({ "repositories": 1 }) {
-        assert!(Instant::now() < deadline, "the repository was never watched");
+    while hook(server, &ping, &by_name()).await.1 != json!({ "repositories": repositories }) {
+        assert!(
+            Instant::now() < deadline,
+            "not {repositories} repositories were followed"
+        );
         pause().await;
     }
-    project
 }
 
 /// The one mirror of the host, when it is there.
@@ -182,6 +190,61 @@ async fn a_strict_claim_after_a_webhook_gets_what_was_pushed() {
         let reply = server.post(&claim, json!({ "strict": true, "waitMs": 20_000 })).await;
         assert_eq!(reply["repos"][0]["commit"], news, "{reply:#}");
     }
+}
+
+#[tokio::test]
+async fn a_strict_claim_gets_what_was_pushed_while_nobody_followed() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let (mut options, world) = (options(folder.path()), FakeDriver::new(1, FakeOptions::default()));
+    options.watch_interval = SELDOM;
+    options.webhook_secret = WebhookSecret::new(SECRET);
+    let driver: Arc<dyn Driver> = Arc::new(world.clone());
+    let server = Server::start(folder.clone(), options, move |_| Ok(driver))
+        .await
+        .unwrap();
+    let url = git_repo(folder.path(), "app", &[("a", "1")]);
+    let project = follow(&server, &url).await;
+    let pool = format!("{project}/warm-pool");
+    let strict = async |server: &Server, news: &str| {
+        let claim = json!({ "strict": true, "waitMs": 20_000 });
+        let reply = server.post(&format!("{pool}/claim"), claim).await;
+        assert_eq!(reply["repos"][0]["commit"], news, "{reply:#}");
+    };
+    // The pool is disabled, and it is forgotten what it followed.
+    server.patch(&pool, json!({ "enabled": false })).await;
+    until_followers(&server, 0).await;
+    strict(&server, &push_to(&url, 0)).await;
+    // Enabled again.
+    until_followers(&server, 0).await;
+    let news = push_to(&url, 1);
+    server.patch(&pool, json!({ "enabled": true })).await;
+    strict(&server, &news).await;
+    // A branch that nobody followed.
+    git(&repo_folder(&url), &["branch", "dev"]);
+    server.patch(&pool, json!({ "branch": "dev" })).await;
+    git(&repo_folder(&url), &["checkout", "--quiet", "dev"]);
+    strict(&server, &push_to(&url, 2)).await;
+    // No server was there.
+    let (folder, options) = server.stop().await;
+    let news = push_to(&url, 3);
+    let again: Arc<dyn Driver> = Arc::new(world.reopen());
+    let server = Server::start(folder, options, move |_| Ok(again)).await.unwrap();
+    strict(&server, &news).await;
+}
+
+#[tokio::test]
+async fn a_webhook_right_after_a_pool_was_enabled_finds_its_repository() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let server = start(&folder, SELDOM).await;
+    let url = git_repo(folder.path(), "app", &[("a", "1")]);
+    let repos = json!([{ "repoFullName": "acme/app", "branch": "main", "url": url }]);
+    let project = server.project(json!({ "name": "p", "repos": repos })).await;
+    let signed = [("X-Gitlab-Event", "Push Hook"), ("X-Gitlab-Token", SECRET)];
+    assert_eq!(hook(&server, &signed, &by_name()).await.1, json!({ "repositories": 0 }));
+    server
+        .patch(&format!("{project}/warm-pool"), json!({ "enabled": true }))
+        .await;
+    assert_eq!(hook(&server, &signed, &by_name()).await.1, json!({ "repositories": 1 }));
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ pub(crate) struct ServeArgs {
     /// How often a ready VM is asked whether it still answers, in seconds or like `5m`; 0: never [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     probe_interval: Option<Duration>,
-    /// Time between two looks at the branches that pools follow, in seconds or like `5m`; 0: only when a webhook comes
+    /// Time between two looks at the branches that pools follow, in seconds or like `5m`; 0: once, and then only when a webhook comes
     /// [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     watch_interval: Option<Duration>,
