@@ -368,7 +368,8 @@ fn build_wanted(
     // Memory is given by the pool that has most, when all together have enough and keep one each.
     if let Some(pool) = lacks_memory.filter(|pool| budget.has_no_room(pool, pool.memory_mib)) {
         let can = |standing: &&mut Standing<'_>| {
-            let in_order = standing.ready <= standing.pool.target && standing.making == 0;
+            // Whatever is above the target, or of a disabled pool, goes anyway.
+            let in_order = standing.pool.enabled && standing.ready <= standing.pool.target && standing.making == 0;
             standing.ready > 1 && in_order && !standing.makes_room
         };
         let have = standings.iter_mut().filter(can).collect::<Vec<_>>();

@@ -101,10 +101,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     for result in run_seeds(args)? {
         match result {
             Ok(figures) => all.add(&figures)?,
-            Err(broken) => {
-                whole = false;
-                tell_broken(&broken);
-            }
+            Err(_) => whole = false,
         }
     }
     println!(
@@ -140,6 +137,9 @@ fn run_seeds(args: &Args) -> anyhow::Result<Vec<Result<Figures, Box<Broken>>>> {
             let result = Sim::new(args.plan(seed))?.run();
             let verdict = if result.is_ok() { "kept" } else { "BROKEN" };
             eprintln!("seed {seed}: {verdict}, {:.1} s", began.elapsed().as_secs_f64());
+            if let Err(broken) = &result {
+                tell_broken(broken);
+            }
             results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         }
     };

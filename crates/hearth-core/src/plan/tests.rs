@@ -480,6 +480,29 @@ fn a_row_that_is_not_needed_any_more_is_not_started_and_nothing_is_named_twice()
 }
 
 #[test]
+fn what_a_disabled_pool_has_goes_once_also_when_a_build_lacks_its_memory() {
+    let disabled = pool(
+        2,
+        vec![instance(InstanceState::Ready, 0), instance(InstanceState::Ready, 1)],
+    );
+    let ids = [disabled.instances[0].id.clone(), disabled.instances[1].id.clone()];
+    let mut pushed = pool(1, vec![instance(InstanceState::Ready, 2)]);
+    push(&mut pushed);
+    let mut world = world(vec![disabled, pushed]);
+    world.limits.memory_mib = 3 * 1024;
+    assert!(
+        deleted(&plan(&world))
+            .iter()
+            .any(|(_, reason)| *reason == Reason::MakesRoom)
+    );
+    world.pools[0].enabled = false;
+    assert_eq!(
+        deleted(&plan(&world)),
+        [(&ids[0], Reason::PoolDisabled), (&ids[1], Reason::PoolDisabled)]
+    );
+}
+
+#[test]
 fn the_first_vm_that_fails_with_an_open_breaker_is_kept_for_half_an_hour() {
     let failed = |since| InstanceWorld {
         failure: Some(FailureKind::Setup),

@@ -75,6 +75,16 @@ fn rows() -> impl Strategy<Value = Row> {
     })
 }
 
+/// One that a claim could have: of rows drawn evenly few are, and a pool that has some decides most.
+fn standing_rows() -> impl Strategy<Value = Row> {
+    rows().prop_map(|row| Row {
+        state: InstanceState::Ready,
+        vm: VmPresence::Paused,
+        role: 0,
+        ..row
+    })
+}
+
 fn pools() -> impl Strategy<Value = Vec<Pool>> {
     let pool = (
         prop::bool::weighted(0.8),
@@ -83,7 +93,7 @@ fn pools() -> impl Strategy<Value = Vec<Pool>> {
         recipes(),
         prop::collection::vec(recipes(), 0..3),
         prop::collection::vec(select(FailureKind::ALL.to_vec()), 0..5),
-        prop::collection::vec(rows(), 0..8),
+        prop::collection::vec(prop_oneof![rows(), standing_rows()], 0..8),
     );
     let pool = pool.prop_map(|(enabled, target, max_vms, wanted, templates, failures, rows)| Pool {
         enabled,
