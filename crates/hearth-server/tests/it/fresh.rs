@@ -310,9 +310,10 @@ async fn a_fork_that_a_claim_ordered_before_a_push_was_built_is_of_the_push() {
     let pool = format!("{project}/warm-pool");
     until_fresh(&server, SOON, &pool, 1).await;
     let first = server.get(&format!("{pool}/explain")).await["recipe"].clone();
-    // A fork is proved ready by a command: the next one takes long enough for a push to be built, and its turn is the only one.
+    // A fork is proved ready by a command: the next one takes long enough for a push to be built, on a busy machine too, and its
+    // turn is the only one.
     driver.add_rule(ExecRule {
-        takes: Duration::from_secs(5),
+        takes: Duration::from_secs(15),
         times: Some(1),
         ..ExecRule::prints("true", "")
     });
