@@ -37,7 +37,7 @@ pub struct ClaimRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Branch>)]
     pub branch: Option<String>,
-    /// Never hand out an older recipe.
+    /// Never hand out an older recipe. While the new one is set up beside it the claim waits, for up to 50 s if `waitMs` is less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
     /// What to do when no instance is ready.

@@ -33,7 +33,8 @@ pub const DEBUG_VM_KEPT: SignedDuration = SignedDuration::from_mins(30);
 /// Records of failed and test instances stay readable this long.
 pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is: on a busy host that
-/// is its place in the line, which it would lose by asking again. HTTP clients and proxies give up after a minute or later.
+/// is its place in the line, which it would lose by asking again. So does a strict one while the template that it wants is set up
+/// beside an older one. HTTP clients and proxies give up after a minute or later.
 pub const FORK_BUDGET: Duration = Duration::from_secs(50);
 /// Failures in a row that blame the recipe before the pool stops making VMs by it.
 pub const BREAKER_AFTER: u32 = 3;

@@ -137,6 +137,18 @@ impl ClaimOrder {
     }
 }
 
+/// What a claim for which nothing stood ready can count on.
+#[derive(Debug)]
+enum Outlook {
+    /// One is made for it by this recipe: a fork where there is a template, and a cold one where waiting alone would be in vain,
+    /// because nothing is being made for the pool and nothing will be.
+    Own(ClaimSource, String),
+    /// The only template is too old for a strict claim; the one that it wants is set up beside it.
+    Built,
+    /// What is made for others, or given back.
+    Others,
+}
+
 impl Reconciler {
     /// Hands a VM over.
     pub async fn claim(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<ClaimReply, ClaimError> {
@@ -202,22 +214,23 @@ impl Reconciler {
                 }
             }
             is_new = false;
-            if reservation.id.is_none()
-                && let Some((how, recipe)) = self.makes_one(project, order, &mut trace).await?
-            {
-                if how == ClaimSource::Fork {
-                    deadline = deadline.max(began + FORK_BUDGET);
-                } else if order.patience.is_zero() {
-                    return Err(self.nothing_ready(project).await?);
+            if reservation.id.is_none() {
+                let outlook = self.outlook(project, order, &mut trace).await?;
+                match outlook {
+                    Outlook::Own(ClaimSource::Fork, _) | Outlook::Built => deadline = deadline.max(began + FORK_BUDGET),
+                    _ if order.patience.is_zero() => return Err(self.nothing_ready(project).await?),
+                    _ => {}
                 }
-                let id = InstanceId::generate();
-                // Before the row is there: whenever this future is dropped, the row is given back.
-                reservation.id = Some(id.clone());
-                if let Some(place) = &place {
-                    place.owns(&id);
+                if let Outlook::Own(how, recipe) = outlook {
+                    let id = InstanceId::generate();
+                    // Before the row is there: whenever this future is dropped, the row is given back.
+                    reservation.id = Some(id.clone());
+                    if let Some(place) = &place {
+                        place.owns(&id);
+                    }
+                    self.order_instance(&id, project, Order::Claim { recipe }).await?;
+                    made = how;
                 }
-                self.order_instance(&id, project, Order::Claim { recipe }).await?;
-                made = how;
             }
             if Instant::now() >= deadline {
                 return Err(self.nothing_ready(project).await?);
@@ -232,29 +245,34 @@ impl Reconciler {
         }
     }
 
-    /// Whether the claim has a VM made for itself, how, and by which recipe: a fork where there is a template, and a cold one
-    /// where waiting alone would be in vain, because nothing is being made for the pool and nothing will be.
-    async fn makes_one(
+    async fn outlook(
         &self,
         project: &ProjectRow,
         order: &ClaimOrder,
         trace: &mut Trace,
-    ) -> Result<Option<(ClaimSource, String)>, StoreError> {
+    ) -> Result<Outlook, StoreError> {
         if order.miss == Miss::Require {
-            return Ok(None);
+            return Ok(Outlook::Others);
         }
         let store = &self.context.store;
         let pool = store.pool(&project.id).await?;
         let recipe = self.context.wish(project, pool.as_ref()).await?.recipe;
         let templates = store.templates_of(&project.id).await?;
-        let from = serving(&templates, project, &recipe);
-        let from = from.filter(|template| !order.strict || template.recipe == recipe);
+        let serves = serving(&templates, project, &recipe);
+        let from = serves.filter(|template| !order.strict || template.recipe == recipe);
         trace.saw_template(from.is_some());
         if let Some(template) = from {
-            return Ok(Some((ClaimSource::Fork, template.recipe.clone())));
+            return Ok(Outlook::Own(ClaimSource::Fork, template.recipe.clone()));
         }
-        let in_vain = order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled);
-        Ok(in_vain.then_some((ClaimSource::Cold, recipe)))
+        Ok(
+            if order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled) {
+                Outlook::Own(ClaimSource::Cold, recipe)
+            } else if serves.is_some() && !self.waits_for_mending(&project.id) {
+                Outlook::Built
+            } else {
+                Outlook::Others
+            },
+        )
     }
 
     async fn check_reserved(&self, id: &InstanceId) -> Result<InstanceRow, ClaimError> {

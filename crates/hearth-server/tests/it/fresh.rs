@@ -243,6 +243,15 @@ async fn a_push_that_breaks_the_set_up_stops_itself_and_the_one_that_mends_it_go
         );
         assert_eq!(claimed["recipe"], good);
     }
+    // What is wanted must be mended first: whoever takes nothing else is told so, and does not wait for it.
+    let asked = Instant::now();
+    let (status, reply) = server
+        .call(Method::POST, &format!("{pool}/claim"), json!({ "strict": true }))
+        .await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    let message = reply["error"]["message"].as_str().unwrap();
+    assert!(message.contains("failed 3 times"), "{message}");
+    assert!(asked.elapsed() < SOON);
     // One of the failed VMs is there to look into.
     let failed = server.get(&format!("{pool}/instances?status=failed")).await;
     let mut reachable = 0;

@@ -33,8 +33,8 @@ pub(crate) struct ClaimArgs {
     #[arg(long)]
     branch: Option<String>,
     /// What to do when none is ready: wait for one that is being made or make one (prefer, the default), say so with exit
-    /// code 5 (require), or leave the pool alone and make one (bypass). Making one takes time: without --wait, prefer and
-    /// bypass make none and say so with exit code 5 too
+    /// code 5 (require), or leave the pool alone and make one (bypass). Making one without a template takes time: without --wait,
+    /// prefer and bypass make none then and say so with exit code 5 too
     #[arg(long, value_enum)]
     miss: Option<MissArg>,
     /// How long to wait for one that is being made, in seconds
@@ -43,7 +43,7 @@ pub(crate) struct ClaimArgs {
     /// Length of the lease in minutes
     #[arg(long, value_name = "MINUTES")]
     ttl: Option<u64>,
-    /// Never take one that was made before the last change of the set-up
+    /// Never take one that was made before the last change of the set-up or the last push; wait while that is set up
     #[arg(long)]
     strict: bool,
     /// A variable for this task alone: NAME=VALUE, or NAME to take it from your own environment (use that for secrets);

@@ -76,6 +76,15 @@ impl Reconciler {
         Some(sentence(*hold))
     }
 
+    /// Whether the wanted recipe is not set up until somebody mends it, as of the last pass.
+    pub(super) fn waits_for_mending(&self, project: &ProjectId) -> bool {
+        let notes = self.notes();
+        let holds = notes.pools.get(project).map_or(&[][..], |pool| &pool.holds);
+        holds
+            .iter()
+            .any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
+    }
+
     /// Why a pool is as it is.
     pub async fn explain_pool(&self, project: &ProjectRow) -> Result<PoolExplained, StoreError> {
         let (now, store) = (Timestamp::now(), &self.context.store);
