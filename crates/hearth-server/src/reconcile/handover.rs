@@ -267,7 +267,7 @@ impl Reconciler {
         Ok(
             if order.miss == Miss::Bypass || pool.is_none_or(|pool| !pool.config.enabled) {
                 Outlook::Own(ClaimSource::Cold, recipe)
-            } else if serves.is_some() && !self.waits_for_mending(&project.id) {
+            } else if serves.is_some() && !self.waits_for_mending(&project.id, &recipe) {
                 Outlook::Built
             } else {
                 Outlook::Others

@@ -184,12 +184,13 @@ impl Reconciler {
     }
 }
 
-/// What one more fork will cost, MiB: what its siblings at rest cost, or a guess when there are none.
+/// What one more fork will cost, MiB: what its siblings at rest cost, or a guess when there are none. One that failed counts with
+/// its whole size, and says nothing.
 fn fork_cost(siblings: &[InstanceWorld]) -> u64 {
     let resting = || {
         siblings
             .iter()
-            .filter(|i| i.vm == VmPresence::Paused)
+            .filter(|i| i.state == InstanceState::Ready && i.vm == VmPresence::Paused)
             .map(|i| i.memory_mib)
     };
     match resting().count() as u64 {

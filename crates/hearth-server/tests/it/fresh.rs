@@ -267,6 +267,9 @@ async fn a_push_that_breaks_the_set_up_stops_itself_and_the_one_that_mends_it_go
         "mend",
     );
     pushed(&server).await;
+    // At once, before a pass has seen that it was mended.
+    let claimed = server.post(&format!("{pool}/claim"), json!({ "strict": true })).await;
+    assert!(claimed["recipe"] != good && claimed["recipe"] != bad, "{claimed:#}");
     until_noticed(&server, &pool, &bad).await;
     until_fresh(&server, SOON, &pool, 3).await;
     server.stop().await;

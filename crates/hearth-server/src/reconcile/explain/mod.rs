@@ -36,6 +36,8 @@ pub(super) struct Notes {
 
 #[derive(Debug, Default)]
 struct PoolNotes {
+    /// What was wanted.
+    recipe: String,
     /// What holds it back, and since when.
     holds: Vec<(Hold, Timestamp)>,
     since: Since,
@@ -57,6 +59,7 @@ impl Reconciler {
         let room = decisions::room_for(world.pools.len());
         for pool in &world.pools {
             let mut own = before.remove(&pool.project).unwrap_or_default();
+            own.recipe.clone_from(&pool.recipe);
             let account = account_of(pool, world.now, world.drivers_observed);
             let decided = decided.remove(&pool.project).unwrap_or_default();
             own.note_holds(pool, decided.iter().filter_map(What::hold), world.now);
@@ -76,13 +79,15 @@ impl Reconciler {
         Some(sentence(*hold))
     }
 
-    /// Whether the wanted recipe is not set up until somebody mends it, as of the last pass.
-    pub(super) fn waits_for_mending(&self, project: &ProjectId) -> bool {
+    /// Whether this recipe, which is wanted, is not set up until somebody mends it, as of the last pass.
+    pub(super) fn waits_for_mending(&self, project: &ProjectId, recipe: &str) -> bool {
         let notes = self.notes();
-        let holds = notes.pools.get(project).map_or(&[][..], |pool| &pool.holds);
-        holds
-            .iter()
-            .any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
+        // Of one that no pass has seen yet nothing is known.
+        let pool = notes.pools.get(project).filter(|pool| pool.recipe == recipe);
+        pool.is_some_and(|pool| {
+            let mut holds = pool.holds.iter();
+            holds.any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
+        })
     }
 
     /// Why a pool is as it is.
