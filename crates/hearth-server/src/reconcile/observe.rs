@@ -198,3 +198,41 @@ fn fork_cost(siblings: &[InstanceWorld]) -> u64 {
         count => resting().sum::<u64>().div_ceil(count),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hearth_api::ids::InstanceId;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn paused(state: InstanceState, memory_mib: u64) -> InstanceWorld {
+        InstanceWorld {
+            id: InstanceId::generate(),
+            state,
+            generation: 1,
+            is_test: false,
+            is_build: false,
+            reserved: false,
+            recipe: String::new(),
+            forked: true,
+            failure: None,
+            memory_mib,
+            created_at: Timestamp::UNIX_EPOCH,
+            state_since: Timestamp::UNIX_EPOCH,
+            lease_ends_at: None,
+            vm: VmPresence::Paused,
+            work: Work::Idle,
+        }
+    }
+
+    #[test]
+    fn a_fork_costs_what_those_cost_that_stand_ready() {
+        let ready = |mib| paused(InstanceState::Ready, mib);
+        assert_eq!(fork_cost(&[]), UNKNOWN_FORK_MIB);
+        let mut all = vec![ready(40), ready(43), paused(InstanceState::Failed, 2048)];
+        assert_eq!(fork_cost(&all), 42);
+        all.drain(..2);
+        assert_eq!(fork_cost(&all), UNKNOWN_FORK_MIB);
+    }
+}
