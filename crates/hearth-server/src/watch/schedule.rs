@@ -133,15 +133,16 @@ impl Schedule {
     /// What is wanted now. For whoever wants what nobody wanted before a look is made without delay. Who is gone is forgotten, but
     /// not before a question is answered: it may be asked by somebody who does not follow for long.
     pub(super) fn want(&mut self, all: BTreeMap<String, Wanted>, now: Instant) {
-        self.repos.retain(|url, repo| repo.owes() || all.contains_key(url));
-        for (url, wanted) in all {
-            let repo = self.repos.entry(url).or_insert_with_key(|url| Repo::of(url));
-            if !repo.owes() {
+        self.repos.retain(|url, repo| match all.get(url) {
+            _ if repo.owes() => true,
+            None => false,
+            Some(wanted) => {
                 repo.wanted.followers.retain(|it| wanted.followers.contains(it));
                 repo.wanted.names.clear();
+                true
             }
-            repo.join(wanted, now);
-        }
+        });
+        self.join(all, now);
     }
 
     /// One project wants this now, beside all others; whether a look is due for it.

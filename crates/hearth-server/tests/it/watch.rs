@@ -27,10 +27,15 @@ pub const SELDOM: Duration = Duration::from_secs(3600);
 
 /// A server that looks this often and takes webhooks.
 pub async fn start(folder: &Arc<tempfile::TempDir>, interval: Duration) -> Server {
+    start_on(folder, interval, FakeDriver::new(1, FakeOptions::default())).await
+}
+
+/// The same, with these machines.
+async fn start_on(folder: &Arc<tempfile::TempDir>, interval: Duration, world: FakeDriver) -> Server {
     let mut options = options(folder.path());
     options.watch_interval = interval;
     options.webhook_secret = WebhookSecret::new(SECRET);
-    let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
+    let driver: Arc<dyn Driver> = Arc::new(world);
     Server::start(folder.clone(), options, move |_| Ok(driver))
         .await
         .unwrap()
@@ -195,13 +200,8 @@ async fn a_strict_claim_after_a_webhook_gets_what_was_pushed() {
 #[tokio::test]
 async fn a_strict_claim_gets_what_was_pushed_while_nobody_followed() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    let (mut options, world) = (options(folder.path()), FakeDriver::new(1, FakeOptions::default()));
-    options.watch_interval = SELDOM;
-    options.webhook_secret = WebhookSecret::new(SECRET);
-    let driver: Arc<dyn Driver> = Arc::new(world.clone());
-    let server = Server::start(folder.clone(), options, move |_| Ok(driver))
-        .await
-        .unwrap();
+    let world = FakeDriver::new(1, FakeOptions::default());
+    let server = start_on(&folder, SELDOM, world.clone()).await;
     let url = git_repo(folder.path(), "app", &[("a", "1")]);
     let project = follow(&server, &url).await;
     let pool = format!("{project}/warm-pool");
