@@ -127,6 +127,18 @@ pub struct InstanceView {
     pub expires_at: Option<Timestamp>,
 }
 
+/// Reply of `DELETE /instances/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootEnded {
+    /// The instance; its record and its log stay.
+    pub id: InstanceId,
+    /// A boot was under way and was ended. `false`: it had ended before; a VM that was kept to look into is removed.
+    pub cancelled: bool,
+    /// What it is now.
+    pub status: InstanceStatus,
+}
+
 /// A command that can be run by name in an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -276,6 +288,24 @@ pub enum FollowEvent {
         name: String,
         /// What it works on: a repository or a command's name.
         subject: Option<String>,
+        /// How long it has run already, for whoever comes later; milliseconds.
+        #[serde(default)]
+        ran_ms: u64,
+    },
+    /// A command of a running step began.
+    #[serde(rename_all = "camelCase")]
+    CommandStarted {
+        /// What the step works on, as in `stepStarted`.
+        #[serde(default)]
+        subject: Option<String>,
+        /// The command's name, or how it begins.
+        command: String,
+        /// How long it has run already, milliseconds.
+        #[serde(default)]
+        ran_ms: u64,
+        /// How long it has printed nothing; `null` when it has printed nothing yet.
+        #[serde(default)]
+        silent_ms: Option<u64>,
     },
     /// A command of a running step printed something; secrets are masked.
     #[serde(rename_all = "camelCase")]

@@ -152,11 +152,13 @@ pub enum FailureKind {
     Identity,
     /// The server ended in the middle.
     Interrupted,
+    /// A person ended it.
+    Cancelled,
 }
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Setup,
         Self::Repository,
         Self::Image,
@@ -164,6 +166,7 @@ impl FailureKind {
         Self::VmLost,
         Self::Identity,
         Self::Interrupted,
+        Self::Cancelled,
     ];
 
     /// The name in the database.
@@ -177,6 +180,7 @@ impl FailureKind {
             Self::VmLost => "vm_lost",
             Self::Identity => "identity",
             Self::Interrupted => "interrupted",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -187,7 +191,7 @@ impl FailureKind {
     }
 
     /// Whether it speaks against the host: repeating it at once will most likely fail again. A server that ended in the
-    /// middle says nothing about either.
+    /// middle, or a person who ended it, says nothing about either.
     #[must_use]
     pub fn blames_host(self) -> bool {
         matches!(self, Self::Host | Self::VmLost | Self::Identity)

@@ -3,11 +3,20 @@
 /// Longest line shown while following; the record keeps all of it.
 const MAX_LINE_CHARS: usize = 400;
 
+use hearth_core::plain_text::{PlainLines, plain_lines};
+
 /// One line without escape sequences and control characters. What a carriage return has overwritten is gone, as on a screen.
 pub(crate) fn clean_line(line: &str) -> String {
-    let plain = console::strip_ansi_codes(line.trim_end_matches(['\r', '\n']));
-    let shown = plain.rsplit('\r').next().unwrap_or_default();
-    let mut clean: String = shown
+    clean(&plain_lines(line).join(" "))
+}
+
+/// The lines of a text, each of them safe to show.
+pub(crate) fn clean_lines(text: &str) -> Vec<String> {
+    plain_lines(text).iter().map(|line| clean(line)).collect()
+}
+
+fn clean(line: &str) -> String {
+    let mut clean: String = line
         .chars()
         .map(|c| if c == '\t' { ' ' } else { c })
         .filter(|c| !c.is_control() && !is_direction_mark(*c))
@@ -26,10 +35,9 @@ fn is_direction_mark(c: char) -> bool {
 
 /// The last lines of a text that are not empty, cleaned.
 pub(crate) fn last_lines(text: &str, most: usize) -> Vec<String> {
-    let mut lines: Vec<String> = text
-        .lines()
+    let mut lines: Vec<String> = clean_lines(text)
+        .into_iter()
         .rev()
-        .map(clean_line)
         .filter(|line| !line.trim().is_empty())
         .take(most)
         .collect();
@@ -37,34 +45,24 @@ pub(crate) fn last_lines(text: &str, most: usize) -> Vec<String> {
     lines
 }
 
-/// Cuts a stream of text into lines; the rest waits for more.
+/// Cuts a stream of text into lines that are safe to show; the rest waits for more.
 #[derive(Debug, Default)]
-pub(crate) struct LineBuffer {
-    rest: String,
-}
-
-/// A line without end must not fill the memory.
-const MAX_REST_BYTES: usize = 64 * 1024;
+pub(crate) struct LineBuffer(PlainLines);
 
 impl LineBuffer {
     /// The lines that are whole now.
     pub(crate) fn push(&mut self, text: &str) -> Vec<String> {
-        self.rest.push_str(text);
-        let mut lines = Vec::new();
-        while let Some(end) = self.rest.find('\n') {
-            let line: String = self.rest.drain(..=end).collect();
-            lines.push(clean_line(&line));
-        }
-        if self.rest.len() > MAX_REST_BYTES {
-            lines.extend(self.finish());
-        }
-        lines
+        self.0.push(text).iter().map(|line| clean(line)).collect()
+    }
+
+    /// What has no end yet.
+    pub(crate) fn pending(&self) -> String {
+        clean(self.0.pending())
     }
 
     /// The last line, if it has no end.
-    pub(crate) fn finish(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.rest);
-        (!rest.is_empty()).then(|| clean_line(&rest))
+    pub(crate) fn finish(&mut self) -> Vec<String> {
+        self.0.finish().iter().map(|line| clean(line)).collect()
     }
 }
 
@@ -86,8 +84,9 @@ mod tests {
         assert_eq!(buffer.push("one\ntw"), ["one"]);
         assert_eq!(buffer.push("o\n"), ["two"]);
         assert_eq!(buffer.push("rest"), Vec::<String>::new());
-        assert_eq!(buffer.finish().as_deref(), Some("rest"));
-        assert_eq!(buffer.finish(), None);
+        assert_eq!(buffer.pending(), "rest");
+        assert_eq!(buffer.finish(), ["rest"]);
+        assert_eq!(buffer.finish(), Vec::<String>::new());
     }
 
     #[test]

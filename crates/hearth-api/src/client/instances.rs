@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
+
 use super::call::Repeat;
 use super::stream::{self, ExecStream, FollowStream};
 use super::{Client, ClientError};
@@ -9,7 +11,7 @@ use crate::claim::{Heartbeat, Released};
 use crate::exec::{ExecReply, ExecRequest};
 use crate::explain::ClaimExplained;
 use crate::ids::InstanceId;
-use crate::instance::InstanceView;
+use crate::instance::{BootEnded, InstanceView};
 
 /// What the answer may take beyond the command's own timeout.
 const EXEC_MARGIN: Duration = Duration::from_secs(60);
@@ -23,6 +25,14 @@ impl Client {
     /// As every call.
     pub async fn view_instance(&self, id: &InstanceId) -> Result<InstanceView, ClientError> {
         self.get(&["instances", id.as_str()]).read().await
+    }
+
+    /// Ends the boot of an instance; its record stays.
+    ///
+    /// # Errors
+    /// As every call; 409 for one that is claimed or stands ready in its pool.
+    pub async fn end_boot(&self, id: &InstanceId) -> Result<BootEnded, ClientError> {
+        self.call(Method::DELETE, &["instances", id.as_str()]).read().await
     }
 
     /// Why a claim got this instance, and where its time went.

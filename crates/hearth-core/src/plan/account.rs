@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{DEBUG_VM_KEPT, Hold, builds_wanted, kept_for_debugging, pause_after, ready, serving, source};
 use crate::state::InstanceState;
-use crate::world::{InstanceWorld, PoolWorld, World};
+use crate::world::{InstanceWorld, PoolWorld, Work, World};
 
 /// How a pool stands.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Account<'a> {
     pub making: usize,
     /// The one that sets the wanted recipe up.
     pub builds: Option<&'a InstanceWorld>,
+    /// The test boots under way.
+    pub tests: Vec<&'a InstanceWorld>,
     /// The failed one that a person may look into, and until when.
     pub kept: Option<(&'a InstanceWorld, Timestamp)>,
     /// Why nothing is tried right now.
@@ -52,9 +54,15 @@ pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> A
         current: ready().filter(|i| i.recipe == pool.recipe).count(),
         making: serving(pool).filter(|i| i.state == InstanceState::Provisioning).count(),
         builds: pool.instances.iter().find(|i| builds_wanted(pool, i) && !i.is_test),
+        tests: pool.instances.iter().filter(|i| is_test_boot(i)).collect(),
         kept: kept_for_debugging(pool, now, drivers_observed).map(|i| (i, i.state_since + DEBUG_VM_KEPT)),
         pauses: pauses.collect(),
     }
+}
+
+/// A test boot that somebody waits for.
+fn is_test_boot(instance: &InstanceWorld) -> bool {
+    instance.is_test && instance.state == InstanceState::Provisioning && instance.work != Work::Abandoned
 }
 
 /// What exists and is being made on a host.

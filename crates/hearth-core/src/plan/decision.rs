@@ -130,6 +130,8 @@ pub enum Reason {
     LeaseEnded,
     /// The time of a test boot's VM is up.
     TestTimeUp,
+    /// A person ended its boot.
+    Cancelled,
     /// The record of a failed VM needs no VM.
     FailedVmNotNeeded,
     /// The record has been kept long enough.

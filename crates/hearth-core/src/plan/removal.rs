@@ -34,6 +34,9 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
             InstanceState::Ready if instance.is_build => {
                 actions.push(Action::delete(instance, Reason::Built));
             }
+            InstanceState::Failed if instance.failure == Some(FailureKind::Cancelled) => {
+                actions.push(Action::retire(instance, Reason::Cancelled));
+            }
             InstanceState::Ready | InstanceState::Failed if instance.is_test && for_how_long >= TEST_VM_KEPT => {
                 actions.push(Action::retire(instance, Reason::TestTimeUp));
             }

@@ -90,7 +90,14 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
     } else {
         None
     };
-    let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await?;
+    let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await;
+    let agent = match agent {
+        Err(error) if row.state == InstanceState::Provisioning => {
+            let why = format!("the VM of this instance is still being made and cannot be entered yet: {error}");
+            return Err(ApiError::new(ErrorCode::Conflict, why));
+        }
+        agent => agent?,
+    };
     if row.state == InstanceState::Claimed {
         // The work need not wait until it is written.
         tokio::spawn(show_life(state.store().clone(), row.id.clone()));
@@ -112,11 +119,8 @@ pub async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Resul
     }
     let row = caller.instance(state, id, Scope::Admin).await?;
     match row.state {
-        InstanceState::Ready | InstanceState::Claimed | InstanceState::Failed => Ok(row),
-        InstanceState::Provisioning => Err(ApiError::new(
-            ErrorCode::Conflict,
-            "this instance is still being made; wait until it is ready",
-        )),
+        // One that is being made is looked into when its set-up hangs, say.
+        InstanceState::Ready | InstanceState::Claimed | InstanceState::Failed | InstanceState::Provisioning => Ok(row),
         _ if row.status() == Some(InstanceStatus::Failed) => Err(ApiError::new(
             ErrorCode::Gone,
             "the VM of this failed instance was removed; its record is what is left",

@@ -7,12 +7,15 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
+use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::instance::{
-    FollowEvent, InstanceCommand, InstanceDetail, InstanceItem, InstanceStatus, InstanceView, Step, StepStatus, Summary,
+    BootEnded, FollowEvent, InstanceCommand, InstanceDetail, InstanceItem, InstanceStatus, InstanceView, Step,
+    StepStatus, Summary,
 };
 use hearth_api::page::Items;
 use hearth_api::token::Scope;
+use hearth_core::state::InstanceState;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::IntoParams;
@@ -22,6 +25,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Path, Query};
 use super::validate::Faults;
+use crate::reconcile::Ended;
 use crate::store::InstanceRow;
 
 /// Length of the list when none is asked for.
@@ -149,6 +153,45 @@ pub async fn view_instance(
     }))
 }
 
+/// End a boot
+///
+/// Ends the boot of one instance, a test or one of the pool, while it is made: what it did until then stays in its record, which
+/// says who ended it; its VM goes. Of a boot that has ended, the VM that was kept to look into goes. An enabled pool makes another
+/// one.
+#[utoipa::path(
+    delete,
+    path = "/instances/{id}",
+    tag = "warm pool",
+    responses((status = 200, body = BootEnded, description = "It is over"), (status = 409, description = "refused"))
+)]
+pub async fn end_boot(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+) -> Result<Json<BootEnded>, ApiError> {
+    caller.instance(&state, &id, Scope::ProjectWrite).await?;
+    let by = match (&caller.0.owner, &caller.0.name) {
+        (owner, name) if owner == name => owner.clone(),
+        (owner, name) => format!("{owner} (token `{name}`)"),
+    };
+    let reason = format!("cancelled by {by}");
+    let ended = state.reconciler.cancel_boot(&id, &reason).await?;
+    if let Ended::InUse(in_use) = ended {
+        let why = match in_use {
+            InstanceState::Claimed => "this instance is claimed; `POST /instances/{id}/release` gives it back",
+            _ => "this instance is ready; `POST …/warm-pool/clear` removes what stands ready in the pool",
+        };
+        return Err(ApiError::new(ErrorCode::Conflict, why));
+    }
+    let row = state.store().instance(&id).await?;
+    let status = row.as_ref().and_then(InstanceRow::status);
+    Ok(Json(BootEnded {
+        status: status.ok_or_else(|| ApiError::not_found("instance"))?,
+        cancelled: ended == Ended::Boot,
+        id,
+    }))
+}
+
 fn summary(row: &InstanceRow, status: InstanceStatus, steps: &[Step]) -> Summary {
     let failed = steps.iter().find(|step| step.status == StepStatus::Error);
     let last = steps.last().map_or(row.created_at, |step| step.timestamp);
@@ -164,7 +207,7 @@ fn summary(row: &InstanceRow, status: InstanceStatus, steps: &[Step]) -> Summary
 
 /// Follow a boot
 ///
-/// Server-sent events `stepStarted`, `output`, `stepEnded` and at last `ended`, each with a `FollowEvent` as data. What
+/// Server-sent events `stepStarted`, `commandStarted`, `output`, `stepEnded` and at last `ended`, each with a `FollowEvent` as data. What
 /// happened before comes first.
 #[utoipa::path(
     get,
@@ -224,6 +267,7 @@ pub async fn follow_instance(
 fn to_sse(event: &FollowEvent) -> Event {
     let name = match event {
         FollowEvent::StepStarted { .. } => "stepStarted",
+        FollowEvent::CommandStarted { .. } => "commandStarted",
         FollowEvent::Output { .. } => "output",
         FollowEvent::StepEnded { .. } => "stepEnded",
         FollowEvent::Ended { .. } => "ended",

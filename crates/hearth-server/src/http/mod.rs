@@ -137,7 +137,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pool::retry_pool))
         .routes(routes!(instances::list_instances))
         .routes(routes!(instances::get_instance))
-        .routes(routes!(instances::view_instance))
+        .routes(routes!(instances::view_instance, instances::end_boot))
         .routes(routes!(claims::release_instance))
         .routes(routes!(claims::heartbeat_instance))
         .routes(routes!(explain::explain_pool))

@@ -193,6 +193,7 @@ fn example(schema: &str) -> Option<Value> {
             "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "expiresAt": LATER,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
+        "BootEnded" => json!({ "id": INSTANCE, "cancelled": true, "status": "failed" }),
         "TemplateList" => json!({
             "items": [{
                 "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10",

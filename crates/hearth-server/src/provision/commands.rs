@@ -48,7 +48,7 @@ impl Run<'_> {
             }
             recorder.next_command();
             let began = Instant::now();
-            let ended = recorder.run(agent, &spec).await;
+            let ended = recorder.run_named(agent, &spec, &command.name).await;
             let duration_ms = millis(began.elapsed());
             let line = json!({
                 "name": self.boot.blueprint.masker.mask(&command.name),
@@ -81,7 +81,7 @@ fn exit_code(ended: &Result<ExecEnd, CommandFailure>) -> Option<i32> {
         Ok(ExecEnd::Exited { code, .. }) => *code,
         Ok(_) => None,
         Err(CommandFailure::Command { code, .. }) => *code,
-        Err(CommandFailure::Lost(_)) => None,
+        Err(CommandFailure::Lost(_) | CommandFailure::Cancelled(_)) => None,
     }
 }
 

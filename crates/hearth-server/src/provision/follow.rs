@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use std::time::{Duration, Instant};
+
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::{FollowEvent, InstanceStatus, Step};
 use tokio::sync::broadcast;
@@ -30,6 +32,28 @@ struct Running {
     name: String,
     subject: Option<String>,
     output: String,
+    began: Instant,
+    /// The command that runs, and since when.
+    command: Option<(String, Instant)>,
+    /// When it last printed something.
+    printed: Option<Instant>,
+}
+
+/// What runs right now in a boot.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The step.
+    pub step: String,
+    /// What it works on.
+    pub subject: Option<String>,
+    /// Its command that runs, if it has one.
+    pub command: Option<String>,
+    /// How long that has run, or the step.
+    pub ran: Duration,
+    /// Since it last printed something; `None` when it has not.
+    pub silent: Option<Duration>,
+    /// What it printed, as far as it is kept.
+    pub output: String,
 }
 
 impl Running {
@@ -68,11 +92,20 @@ impl Followers {
                 before.push(FollowEvent::StepStarted {
                     name: running.name.clone(),
                     subject: running.subject.clone(),
+                    ran_ms: millis(running.began.elapsed()),
                 });
                 if !running.output.is_empty() {
                     before.push(FollowEvent::Output {
                         subject: running.subject.clone(),
                         text: running.output.clone(),
+                    });
+                }
+                if let Some((command, since)) = &running.command {
+                    before.push(FollowEvent::CommandStarted {
+                        subject: running.subject.clone(),
+                        command: command.clone(),
+                        ran_ms: millis(since.elapsed()),
+                        silent_ms: running.printed.map(|at| millis(at.elapsed())),
                     });
                 }
             }
@@ -89,10 +122,55 @@ impl Followers {
                 name: name.clone(),
                 subject: subject.clone(),
                 output: String::new(),
+                began: Instant::now(),
+                command: None,
+                printed: None,
             });
             // Nobody listening is normal.
-            let _ = boot.events.send(FollowEvent::StepStarted { name, subject });
+            let _ = boot.events.send(FollowEvent::StepStarted {
+                name,
+                subject,
+                ran_ms: 0,
+            });
         });
+    }
+
+    /// A running step began a command.
+    pub fn command_started(&self, id: &InstanceId, name: &str, subject: Option<&str>, command: &str) {
+        self.with(|boots| {
+            let Some(boot) = boots.get_mut(id) else { return };
+            if let Some(running) = boot.running.iter_mut().find(|running| running.is(name, subject)) {
+                running.command = Some((command.to_owned(), Instant::now()));
+                running.printed = None;
+            }
+            let _ = boot.events.send(FollowEvent::CommandStarted {
+                subject: subject.map(str::to_owned),
+                command: command.to_owned(),
+                ran_ms: 0,
+                silent_ms: None,
+            });
+        });
+    }
+
+    /// What runs right now; empty between steps, and when nothing is made.
+    #[must_use]
+    pub fn progress(&self, id: &InstanceId) -> Vec<Progress> {
+        self.with(|boots| {
+            let running = boots.get(id).map(|boot| boot.running.as_slice()).unwrap_or_default();
+            let progress = running.iter().map(|running| Progress {
+                step: running.name.clone(),
+                subject: running.subject.clone(),
+                command: running.command.as_ref().map(|(command, _)| command.clone()),
+                ran: running
+                    .command
+                    .as_ref()
+                    .map_or(running.began, |(_, since)| *since)
+                    .elapsed(),
+                silent: running.printed.map(|at| at.elapsed()),
+                output: running.output.clone(),
+            });
+            progress.collect()
+        })
     }
 
     /// A running step printed something.
@@ -100,6 +178,7 @@ impl Followers {
         self.with(|boots| {
             let Some(boot) = boots.get_mut(id) else { return };
             if let Some(running) = boot.running.iter_mut().find(|running| running.is(name, subject)) {
+                running.printed = Some(Instant::now());
                 running.output.push_str(text);
                 if running.output.len() > BACKLOG_BYTES {
                     let mut at = running.output.len() - BACKLOG_BYTES / 2;
@@ -133,4 +212,8 @@ impl Followers {
             let _ = boot.events.send(FollowEvent::Ended { status, failure_reason });
         }
     }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }

@@ -215,7 +215,7 @@ impl Run<'_> {
             ..ExecSpec::default()
         };
         recorder
-            .run(&agent, &settle)
+            .run_named(&agent, &settle, "the boot of the guest's system")
             .await
             .map_err(|error| command_failure(FailureKind::Image, error))?;
         Ok((agent, version))

@@ -6,6 +6,7 @@ pub mod agents;
 pub mod blueprint;
 mod chain;
 mod commands;
+mod end_request;
 pub mod envfile;
 pub mod environments;
 pub mod follow;
@@ -40,6 +41,7 @@ use environments::Environments;
 use follow::Followers;
 use mirrors::Mirrors;
 
+pub use end_request::EndRequest;
 pub use piece::Piece;
 pub use steps::{Boot, Provisioned, Stop, provision};
 

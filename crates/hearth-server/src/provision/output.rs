@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use hearth_core::plain_text::PlainLines;
+
 use super::mask::{MaskedStream, Masker};
 
 /// Bytes kept of the beginning and of the end, each; together the contract's 64 KiB.
@@ -135,7 +137,10 @@ impl Side {
 pub struct CommandOutput {
     stdout: Side,
     stderr: Side,
-    stderr_end: String,
+    /// Standard error as lines.
+    plain_errors: PlainLines,
+    /// The last of them.
+    error_lines: VecDeque<String>,
 }
 
 impl CommandOutput {
@@ -145,7 +150,8 @@ impl CommandOutput {
         Self {
             stdout: Side::new(masker),
             stderr: Side::new(masker),
-            stderr_end: String::new(),
+            plain_errors: PlainLines::default(),
+            error_lines: VecDeque::new(),
         }
     }
 
@@ -157,7 +163,8 @@ impl CommandOutput {
     /// Bytes from standard error; gives what may be shown.
     pub fn stderr(&mut self, piece: &[u8]) -> String {
         let text = self.stderr.push(piece);
-        self.remember(&text);
+        let lines = self.plain_errors.push(&text);
+        self.remember(lines);
         text
     }
 
@@ -165,22 +172,18 @@ impl CommandOutput {
     pub fn finish(&mut self) -> String {
         let mut text = self.stdout.finish();
         let rest = self.stderr.finish();
-        self.remember(&rest);
+        let mut lines = self.plain_errors.push(&rest);
+        lines.extend(self.plain_errors.finish());
+        self.remember(lines);
         text.push_str(&rest);
         text
     }
 
-    /// The last lines of standard error, for an error message.
+    /// The last lines of standard error, for an error message: as a terminal would show them, without control sequences.
     #[must_use]
     pub fn last_error_lines(&self) -> String {
-        let lines: Vec<_> = self
-            .stderr_end
-            .lines()
-            .map(str::trim_end)
-            .filter(|line| !line.is_empty())
-            .collect();
-        let from = lines.len().saturating_sub(QUOTED_LINES);
-        let mut quote = lines[from..].join("\n");
+        let lines: Vec<_> = self.error_lines.iter().map(|line| line.trim_end()).collect();
+        let mut quote = lines.join("\n");
         if quote.len() > QUOTED_BYTES {
             let mut at = quote.len() - QUOTED_BYTES;
             while !quote.is_char_boundary(at) {
@@ -191,16 +194,12 @@ impl CommandOutput {
         quote
     }
 
-    fn remember(&mut self, text: &str) {
-        self.stderr_end.push_str(text);
-        // Twice the quote is enough to find its lines; whole characters only.
-        if self.stderr_end.len() > 4 * QUOTED_BYTES {
-            let mut at = self.stderr_end.len() - 2 * QUOTED_BYTES;
-            while !self.stderr_end.is_char_boundary(at) {
-                at += 1;
-            }
-            self.stderr_end.drain(..at);
-        }
+    /// Keeps the last lines with something in them.
+    fn remember(&mut self, lines: Vec<String>) {
+        self.error_lines
+            .extend(lines.into_iter().filter(|line| !line.trim().is_empty()));
+        let too_many = self.error_lines.len().saturating_sub(QUOTED_LINES);
+        self.error_lines.drain(..too_many);
     }
 }
 
@@ -255,5 +254,20 @@ mod tests {
         output.stderr(b"eim\nfour\n");
         output.finish();
         assert_eq!(output.last_error_lines(), "two\nthree ***\nfour");
+    }
+
+    #[test]
+    fn of_a_progress_bar_the_error_quotes_the_last_state() {
+        let mut output = CommandOutput::new(&Masker::new([]));
+        output.stderr(b"useful\n");
+        for percent in 1..=100 {
+            output.stderr(format!("\rdownload {percent:3}%").as_bytes());
+        }
+        output.stderr(b"\x1b[31merror\x1b[0m: no such package\n");
+        output.finish();
+        assert_eq!(
+            output.last_error_lines(),
+            "useful\ndownload 100%\nerror: no such package"
+        );
     }
 }

@@ -6,14 +6,16 @@ use hearth_api::agent::client::{AgentClient, AgentError, ExecEvent, Upload};
 use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::{Step, StepName, StepStatus};
+use hearth_core::world::Failure;
 use jiff::Timestamp;
 
 use futures::StreamExt as _;
 
-use super::Context;
+use super::end_request::EndRequest;
 use super::mask::Masker;
 use super::output::{Capped, CommandOutput};
 use super::piece::{Entry, Piece};
+use super::{Boot, Context};
 use crate::store::StoreError;
 
 /// A step that is running.
@@ -21,6 +23,7 @@ pub struct Recorder<'a> {
     context: &'a Context,
     id: &'a InstanceId,
     masker: &'a Masker,
+    end: &'a EndRequest,
     name: StepName,
     subject: Option<String>,
     output: Capped,
@@ -41,22 +44,19 @@ pub enum CommandFailure {
     },
     /// The VM or its agent is gone.
     Lost(AgentError),
+    /// Somebody wanted the boot to end.
+    Cancelled(Failure),
 }
 
 impl<'a> Recorder<'a> {
     /// The step begins.
-    pub fn begin(
-        context: &'a Context,
-        id: &'a InstanceId,
-        masker: &'a Masker,
-        name: StepName,
-        subject: Option<&str>,
-    ) -> Self {
-        context.followers.started(id, name.as_str(), subject);
+    pub fn begin(context: &'a Context, boot: &'a Boot, name: StepName, subject: Option<&str>) -> Self {
+        context.followers.started(&boot.id, name.as_str(), subject);
         Self {
             context,
-            id,
-            masker,
+            id: &boot.id,
+            masker: &boot.blueprint.masker,
+            end: &boot.end,
             name,
             subject: subject.map(str::to_owned),
             output: Capped::default(),
@@ -98,10 +98,31 @@ impl<'a> Recorder<'a> {
 
     /// Runs a command in the VM to its end; its output becomes part of the step's.
     pub async fn run(&mut self, agent: &AgentClient, spec: &ExecSpec) -> Result<ExecEnd, CommandFailure> {
+        let name = command_name(spec);
+        self.run_named(agent, spec, &name).await
+    }
+
+    /// The same for a command that has a name.
+    pub async fn run_named(
+        &mut self,
+        agent: &AgentClient,
+        spec: &ExecSpec,
+        name: &str,
+    ) -> Result<ExecEnd, CommandFailure> {
+        let subject = self.subject.as_deref();
+        let followers = &self.context.followers;
+        followers.command_started(self.id, self.name.as_str(), subject, &self.masker.mask(name));
         let mut output = CommandOutput::new(self.masker);
         let mut events = agent.exec(spec, Upload::empty()).await.map_err(CommandFailure::Lost)?;
         let end = loop {
-            match events.next().await {
+            let event = tokio::select! {
+                event = events.next() => event,
+                failure = self.end.asked() => {
+                    self.show(&output.finish());
+                    return Err(CommandFailure::Cancelled(failure));
+                }
+            };
+            match event {
                 Some(Ok(ExecEvent::Stdout(bytes))) => self.show(&output.stdout(&bytes)),
                 Some(Ok(ExecEvent::Stderr(bytes))) => self.show(&output.stderr(&bytes)),
                 Some(Ok(ExecEvent::End(end))) => break end,
@@ -174,6 +195,23 @@ pub async fn show_again(context: &Context, id: &InstanceId, entry: &Entry<'_>) -
     context.store.append_step(id, &step).await?;
     context.followers.step_ended(id, None, &step);
     Ok(())
+}
+
+/// How a command begins: as much of its first line as tells it from others.
+fn command_name(spec: &ExecSpec) -> String {
+    /// Characters of it.
+    const SHOWN: usize = 60;
+    let words = || spec.argv.as_ref().map(|argv| argv.join(" "));
+    let text = spec.shell.clone().or_else(words).unwrap_or_default();
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default();
+    match line.char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{}…", &line[..cut]),
+        None => line.to_owned(),
+    }
 }
 
 /// What is wrong with the way a command ended; `None` when it ended well.

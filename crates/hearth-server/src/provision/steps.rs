@@ -21,6 +21,7 @@ use serde_json::json;
 use super::Context;
 use super::blueprint::Blueprint;
 use super::chain::{self, Known, Stage, Work};
+use super::end_request::EndRequest;
 use super::envfile;
 use super::mirrors::{Tip, Wanted};
 use super::piece::Piece;
@@ -48,6 +49,8 @@ pub struct Boot {
     pub use_cache: bool,
     /// It is to stand in the pool, at rest, until it is claimed.
     pub rests: bool,
+    /// Somebody may want it to end.
+    pub end: EndRequest,
     /// It is a fork of this template; what the blueprint says is for another one.
     pub template: Option<TemplateRow>,
 }
@@ -306,7 +309,7 @@ impl Run<'_> {
     }
 
     pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
-        Recorder::begin(self.context, &self.boot.id, &self.boot.blueprint.masker, name, subject)
+        Recorder::begin(self.context, self.boot, name, subject)
     }
 
     /// Writes the entry and passes the failure on, if it was one.
@@ -372,5 +375,6 @@ pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failu
     match error {
         CommandFailure::Command { sentence, .. } => failure(kind, sentence),
         CommandFailure::Lost(error) => vm_lost(error),
+        CommandFailure::Cancelled(failure) => failure,
     }
 }

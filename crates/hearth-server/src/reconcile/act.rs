@@ -9,6 +9,7 @@ use hearth_core::world::{Failure, World};
 use hearth_drivers::VmState;
 use jiff::Timestamp;
 
+use super::cancel::end_after_patience;
 use super::tasks::Running;
 use super::{Reconciler, new_instance};
 use crate::provision::blueprint::Blueprint;
@@ -83,6 +84,7 @@ impl Reconciler {
             is_build: false,
             use_cache: true,
             rests: true,
+            end: running.end.clone(),
             template,
         };
         self.spawn_provision(boot, running);
@@ -123,6 +125,7 @@ impl Reconciler {
             use_cache: row.use_cache,
             // A claim waits for it, or somebody wants to look inside.
             rests: false,
+            end: running.end.clone(),
             template,
         };
         self.spawn_provision(boot, running);
@@ -193,6 +196,7 @@ impl Reconciler {
             let ended = tokio::select! {
                 biased;
                 () = running.cancel.cancelled() => None,
+                failure = end_after_patience(&running.end) => Some(Err(Stop::Failure(failure))),
                 ended = provision(&this.context, &boot) => Some(ended),
             };
             if let Err(error) = this.finish_provision(&boot, ended).await {
@@ -212,8 +216,8 @@ impl Reconciler {
     async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {
         let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
         match ended {
-            // Whoever cancelled it has moved the row.
-            None => followers.ended(id, None, None),
+            // Whoever stopped it has moved the row.
+            None => self.tell_end(id).await?,
             Some(Ok(made)) => {
                 if boot.is_build {
                     let blueprint = &boot.blueprint;
@@ -235,8 +239,11 @@ impl Reconciler {
             // The server is ending, or the disk is full: the row stays as it is, and whoever sees it next takes it for half made.
             Some(Err(Stop::Store(error))) => return Err(error),
             Some(Err(Stop::Failure(failure))) => {
+                if failure.kind == FailureKind::Cancelled {
+                    self.close_entries(id, &failure).await?;
+                }
                 if store.fail_instance(id, None, &failure, Timestamp::now()).await? == Moved::Lost {
-                    followers.ended(id, None, None);
+                    self.tell_end(id).await?;
                 } else {
                     tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason, "a boot failed");
                     followers.ended(id, Some(InstanceStatus::Failed), Some(failure.reason));

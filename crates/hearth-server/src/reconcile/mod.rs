@@ -4,6 +4,7 @@
 mod act;
 mod activate;
 mod bucket;
+mod cancel;
 mod explain;
 mod handover;
 mod health;
@@ -32,6 +33,7 @@ use crate::provision::Context;
 use crate::store::{NewInstance, ProjectRow, StoreError};
 
 use bucket::Bucket;
+pub use cancel::Ended;
 pub use handover::{ClaimError, ClaimOrder};
 pub use keeper::KeptCheckpoint;
 use line::Lines;

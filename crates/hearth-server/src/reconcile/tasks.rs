@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hearth_api::ids::InstanceId;
 use tokio_util::sync::CancellationToken;
 
+use crate::provision::EndRequest;
+
 /// The work under way.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tasks(Arc<Mutex<Kept>>);
@@ -19,6 +21,7 @@ struct Kept {
 /// A provisioning run.
 #[derive(Debug, Clone)]
 struct Provision {
+    end: EndRequest,
     cancel: CancellationToken,
     done: CancellationToken,
 }
@@ -28,6 +31,8 @@ pub(super) struct Running {
     tasks: Tasks,
     id: InstanceId,
     done: CancellationToken,
+    /// Asked when a person wants it to end.
+    pub(super) end: EndRequest,
     /// Cancelled when the run is not wanted any more.
     pub(super) cancel: CancellationToken,
 }
@@ -59,6 +64,7 @@ impl Tasks {
     /// Registers a run; before its row says that it began.
     pub(super) fn begin_provision(&self, id: &InstanceId) -> Running {
         let run = Provision {
+            end: EndRequest::default(),
             cancel: CancellationToken::new(),
             done: CancellationToken::new(),
         };
@@ -67,6 +73,7 @@ impl Tasks {
             tasks: self.clone(),
             id: id.clone(),
             done: run.done,
+            end: run.end,
             cancel: run.cancel,
         }
     }
@@ -86,6 +93,13 @@ impl Tasks {
 
     pub(super) fn is_tearing_down(&self, key: &str) -> bool {
         self.with(|kept| kept.teardowns.contains(key))
+    }
+
+    /// Asks a run to end, if there is one; what resolves when it has.
+    pub(super) fn ask_to_end(&self, id: &InstanceId, reason: &str) -> Option<CancellationToken> {
+        let run = self.with(|kept| kept.provisions.get(id).cloned())?;
+        run.end.ask(reason.to_owned());
+        Some(run.done)
     }
 
     /// Ends a run, if there is one, and waits until it has let go of the VM.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod cancel;
 mod claims;
 mod clear;
 mod contract;
@@ -16,6 +17,7 @@ mod pools;
 mod restart;
 mod rubbish;
 mod secrets;
+mod set_up_failures;
 mod setup;
 mod templates;
 mod terminal;

@@ -17,6 +17,8 @@ pub(crate) use screen::Screen;
 
 /// Pause between two looks when there is no stream.
 const POLL_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether nothing was said for long.
+const CLOCK: Duration = Duration::from_secs(1);
 /// How long a server may be away (a restart, say) before we stop asking.
 const MAX_AWAY: Duration = Duration::from_secs(60);
 /// Lines of a failed step's output that are shown; the record has all.
@@ -50,9 +52,29 @@ struct Broken {
 async fn follow_stream(client: &Client, id: &InstanceId, screen: &mut Screen) -> Result<(), Broken> {
     let mut shown = 0;
     let mut events = client.follow(id).await.map_err(|_| Broken { shown })?;
-    while let Some(event) = events.next().await {
+    let mut clock = tokio::time::interval(CLOCK);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = clock.tick() => {
+                screen.tick();
+                continue;
+            }
+        };
+        let Some(event) = event else { return Ok(()) };
         match event.map_err(|_| Broken { shown })? {
-            FollowEvent::StepStarted { name, subject } => screen.step_started(&name, subject.as_deref()),
+            FollowEvent::StepStarted { name, subject, ran_ms } => {
+                screen.step_started(&name, subject.as_deref(), Duration::from_millis(ran_ms));
+            }
+            FollowEvent::CommandStarted {
+                subject,
+                command,
+                ran_ms,
+                silent_ms,
+            } => {
+                let silent = silent_ms.map(Duration::from_millis);
+                screen.command_started(subject.as_deref(), &command, Duration::from_millis(ran_ms), silent);
+            }
             FollowEvent::Output { subject, text } => screen.output(subject.as_deref(), &text),
             FollowEvent::StepEnded { step } => {
                 screen.step_ended(&step);
@@ -61,7 +83,6 @@ async fn follow_stream(client: &Client, id: &InstanceId, screen: &mut Screen) ->
             FollowEvent::Ended { .. } => return Ok(()),
         }
     }
-    Ok(())
 }
 
 /// Asks for the record until the boot is over, and shows the steps that were not shown yet.
@@ -99,6 +120,7 @@ async fn poll(
             }
             Err(_) => {}
         }
+        screen.tick();
         tokio::time::sleep(POLL_PAUSE).await;
     }
 }

@@ -1,19 +1,23 @@
 //! The picture of a boot on standard error: one line per running step with a clock on a terminal, plain lines elsewhere.
 //! Usually one step runs; the scripts of several repositories run at the same time.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use console::style;
 use hearth_api::instance::{Step, StepStatus};
+use hearth_core::progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{repo_of, subject_of, title};
 use crate::output;
-use crate::text::{LineBuffer, clean_line};
+use crate::text::{LineBuffer, clean_line, clean_lines};
 
 /// How often the clock of a running step moves.
 const TICK: Duration = Duration::from_millis(100);
+/// After so much silence something is said where there is no clock to look at: well within half a minute.
+const LONGEST_SILENCE: Duration = Duration::from_secs(25);
 /// Room for the result in front of a step's name.
 const RESULT_WIDTH: usize = 6;
 
@@ -24,6 +28,10 @@ pub(crate) struct Screen {
     running: Vec<Running>,
     /// Output that belongs to no running step.
     stray: LineBuffer,
+    /// When something was last said.
+    said: Cell<Instant>,
+    /// When no step ran any more.
+    idle_since: Instant,
 }
 
 /// A step that runs.
@@ -32,11 +40,38 @@ struct Running {
     subject: Option<String>,
     lines: LineBuffer,
     bar: Option<ProgressBar>,
+    began: Instant,
+    /// The command that runs, and since when.
+    command: Option<(String, Instant)>,
+    /// When it last printed something.
+    printed: Option<Instant>,
 }
 
 impl Running {
     fn title(&self) -> String {
         title(&self.name, self.subject.as_deref())
+    }
+
+    /// The same with the command that runs.
+    fn title_now(&self) -> String {
+        match &self.command {
+            Some((command, _)) => format!("{}: {}", self.title(), clean_line(command)),
+            None => self.title(),
+        }
+    }
+
+    /// `npm ci has run for 2 min 30 s, last output 2 min ago`.
+    fn progress(&self, now: Instant) -> String {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let silent = self.printed.map(since);
+        let text = match &self.command {
+            Some((command, began)) => progress::sentence(&clean_line(command), since(*began), silent),
+            None => progress::sentence(&self.title(), since(self.began), silent),
+        };
+        match self.lines.pending() {
+            pending if pending.trim().is_empty() => text,
+            pending => format!("{text}: {pending}"),
+        }
     }
 }
 
@@ -50,21 +85,28 @@ impl Screen {
             live,
             running: Vec::new(),
             stray: LineBuffer::default(),
+            said: Cell::new(Instant::now()),
+            idle_since: Instant::now(),
         }
     }
 
-    pub(crate) fn step_started(&mut self, name: &str, subject: Option<&str>) {
+    pub(crate) fn step_started(&mut self, name: &str, subject: Option<&str>, ran: Duration) {
+        let now = Instant::now();
         let mut step = Running {
             name: name.to_owned(),
             subject: subject.map(str::to_owned),
             lines: LineBuffer::default(),
             bar: None,
+            began: now.checked_sub(ran).unwrap_or(now),
+            command: None,
+            printed: None,
         };
         match &self.live {
             Some(live) => {
                 let bar = live.add(ProgressBar::no_length());
                 bar.set_style(running_style());
                 bar.set_message(step.title());
+                bar.set_elapsed(ran);
                 bar.enable_steady_tick(TICK);
                 step.bar = Some(bar);
             }
@@ -73,8 +115,54 @@ impl Screen {
         self.running.push(step);
     }
 
+    /// A command of a running step began, so long ago; it last printed something so long ago.
+    pub(crate) fn command_started(
+        &mut self,
+        subject: Option<&str>,
+        command: &str,
+        ran: Duration,
+        silent: Option<Duration>,
+    ) {
+        let Some(at) = self.position_of_output(subject) else {
+            return;
+        };
+        // What the command before it left without an end.
+        self.flush(at);
+        let now = Instant::now();
+        let before = |length: Duration| now.checked_sub(length).unwrap_or(now);
+        let step = &mut self.running[at];
+        step.command = Some((command.to_owned(), before(ran)));
+        step.printed = silent.map(before);
+        if let Some(bar) = &step.bar {
+            bar.set_message(step.title_now());
+        }
+    }
+
+    /// Time passes: says what runs when nothing was said for long, where there is no clock to look at.
+    pub(crate) fn tick(&self) {
+        let now = Instant::now();
+        if self.live.is_some() || now.saturating_duration_since(self.said.get()) < LONGEST_SILENCE {
+            return;
+        }
+        self.note(&self.silence(now).join("\n"));
+    }
+
+    fn silence(&self, now: Instant) -> Vec<String> {
+        let line = |text: String| format!("{:RESULT_WIDTH$} {text}", "...");
+        if self.running.is_empty() {
+            let waited = progress::span(now.saturating_duration_since(self.idle_since));
+            return vec![line(format!(
+                "no step has run for {waited}: the boot waits for its turn, or its VM is being frozen"
+            ))];
+        }
+        self.running.iter().map(|step| line(step.progress(now))).collect()
+    }
+
     pub(crate) fn output(&mut self, subject: Option<&str>, text: &str) {
         let at = self.position_of_output(subject);
+        if let Some(at) = at {
+            self.running[at].printed = Some(Instant::now());
+        }
         let lines = match at {
             Some(at) => self.running[at].lines.push(text),
             None => self.stray.push(text),
@@ -105,12 +193,15 @@ impl Screen {
         let word = if ok { padded.green() } else { padded.red() };
         self.note(&format!("{word} {shown}{took}"));
         if let Some(error) = &step.error {
-            self.note(&format!("{:RESULT_WIDTH$} {}", "", clean_line(error)));
+            for line in clean_lines(error) {
+                self.note(&format!("{:RESULT_WIDTH$} {line}", ""));
+            }
         }
     }
 
     /// A remark beside the steps.
     pub(crate) fn note(&self, text: &str) {
+        self.said.set(Instant::now());
         match &self.live {
             // The running steps' lines make room and come back below it.
             Some(live) => live.suspend(|| output::note(text)),
@@ -132,9 +223,8 @@ impl Screen {
             let stopped = self.take(0);
             self.note(&format!("{:RESULT_WIDTH$} {}", "stop", stopped.title()));
         }
-        if let Some(rest) = self.stray.finish() {
-            self.output_lines(None, &[rest]);
-        }
+        let rest = self.stray.finish();
+        self.output_lines(None, &rest);
     }
 
     /// The running step that printed this. Servers that run one step at a time do not say which.
@@ -165,14 +255,14 @@ impl Screen {
 
     /// Shows what a step printed without a line end.
     fn flush(&mut self, at: usize) {
-        if let Some(rest) = self.running[at].lines.finish() {
-            self.output_lines(Some(at), &[rest]);
-        }
+        let rest = self.running[at].lines.finish();
+        self.output_lines(Some(at), &rest);
     }
 
     /// The step is over: its line goes.
     fn take(&mut self, at: usize) -> Running {
         let step = self.running.remove(at);
+        self.idle_since = Instant::now();
         if let (Some(live), Some(bar)) = (&self.live, &step.bar) {
             bar.finish_and_clear();
             live.remove(bar);
@@ -210,4 +300,24 @@ impl Drop for Screen {
 
 fn running_style() -> ProgressStyle {
     ProgressStyle::with_template("{spinner:6} {msg}  {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_silence_is_told_with_the_command_and_its_last_output() {
+        let mut screen = Screen::on_stderr();
+        let later = Instant::now() + Duration::from_secs(30);
+        assert!(screen.silence(later)[0].contains("no step has run for 30 s"));
+        screen.step_started("warm_pool_setup", None, Duration::from_secs(200));
+        screen.command_started(None, "npm ci", Duration::from_secs(120), Some(Duration::from_secs(90)));
+        assert_eq!(
+            screen.silence(later),
+            ["...    npm ci has run for 2 min 30 s, last output 2 min ago"]
+        );
+        screen.output(None, "\rdownload 1%\rdownload 42%");
+        assert!(screen.silence(later)[0].ends_with("last output 30 s ago: download 42%"));
+    }
 }

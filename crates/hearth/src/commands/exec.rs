@@ -11,6 +11,7 @@ use hearth_api::ids::InstanceId;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::unfinished;
 use crate::args::Globals;
 use crate::caller_env;
 use crate::failure::{EXIT_EXEC_FAILED, EXIT_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, EXIT_USAGE, Failure};
@@ -77,7 +78,9 @@ pub(crate) async fn run(globals: &Globals, args: ExecArgs) -> Result<u8, Failure
             cwd: args.cwd,
             ..ExecRequest::default()
         };
-        run_in(globals, &client, &args.id, what, args.options).await
+        let code = run_in(globals, &client, &args.id, what, args.options).await;
+        unfinished::note(&client, &args.id).await;
+        code
     };
     apart_from_the_commands(code.await)
 }

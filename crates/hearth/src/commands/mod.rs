@@ -16,6 +16,7 @@ pub(crate) mod setup;
 pub(crate) mod shell;
 pub(crate) mod template;
 pub(crate) mod token;
+mod unfinished;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::exec::{apart_from_the_commands, exit_code, pass_on, until_stopped};
+use super::unfinished;
 use crate::args::Globals;
 use crate::connect;
 use crate::failure::Failure;
@@ -28,7 +29,7 @@ Examples:
   hearth shell wpi_…
   hearth shell wpi_… --user dev --cwd /home/app
 
-Works in a claimed VM, and for an admin in a ready or a failed one that was kept. `exit` or Ctrl-D ends it, with the shell's
+Works in a claimed VM, and for an admin in a ready one, one that is being made, or a failed one that was kept. `exit` or Ctrl-D ends it, with the shell's
 own exit code; closing the window ends everything that runs in it. For a single command: hearth exec.";
 
 /// `hearth shell`.
@@ -59,6 +60,7 @@ pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failur
             user: args.user,
             cwd: args.cwd,
         };
+        unfinished::note(&client, &args.id).await;
         let (typing, screen) = client.terminal(&args.id, &wanted).await?;
         let exit = {
             let _raw = Raw::begin()?;

@@ -2,9 +2,10 @@
 //! rule in [`is_so`] and its sentence in [`message`].
 
 use hearth_api::explain::Condition;
+use hearth_api::ids::InstanceId;
 use hearth_core::plan::{Account, BREAKER_AFTER, Hold, Pause};
 use hearth_core::state::FailureKind;
-use hearth_core::world::{FailureStreak, PoolWorld};
+use hearth_core::world::{FailureStreak, InstanceWorld, PoolWorld};
 use jiff::Timestamp;
 
 use super::words::{project_word, reason_in_short, sentence};
@@ -56,6 +57,8 @@ pub(super) struct Facts<'a> {
     pub account: &'a Account<'a>,
     /// What made the wanted recipe another one than the one that serves.
     pub cause: Option<String>,
+    /// What the boots under way are at.
+    pub at_work: &'a [(InstanceId, String)],
     /// The newest instance that failed by the wanted recipe.
     pub failed: Option<&'a InstanceRow>,
     /// When.
@@ -87,7 +90,7 @@ fn is_so(kind: Kind, pool: &PoolWorld, account: &Account<'_>, holds: &Holds) -> 
     match kind {
         Kind::Full => pool.enabled && account.ready >= pool.target,
         Kind::Fresh => account.current == account.ready && (account.ready > 0 || (pool.target == 0 && pool.prepared)),
-        Kind::Building => account.builds.is_some(),
+        Kind::Building => being_made(account).next().is_some(),
         Kind::Rolling => pool.enabled && pool.prepared && account.current < account.ready,
         Kind::RecipeFailing => misses(FailureKind::Setup),
         Kind::BreakerOpen => breaker(account).is_some(),
@@ -98,6 +101,11 @@ fn is_so(kind: Kind, pool: &PoolWorld, account: &Account<'_>, holds: &Holds) -> 
         Kind::Disabled => !pool.enabled,
         Kind::DebugVmKept => account.kept.is_some(),
     }
+}
+
+/// What sets something up: a build of what is wanted, and test boots.
+fn being_made<'a>(account: &'a Account<'_>) -> impl Iterator<Item = &'a InstanceWorld> {
+    account.builds.into_iter().chain(account.tests.iter().copied())
 }
 
 fn breaker<'a>(account: &'a Account<'_>) -> Option<&'a Pause> {
@@ -154,11 +162,20 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
         Kind::Full => format!("{} of {} are ready", account.ready, pool.target),
         Kind::Fresh => "everything that is ready is of the wanted recipe".to_owned(),
         Kind::Building => {
-            let builds = account.builds.map(|i| i.id.as_str()).unwrap_or_default();
-            format!(
-                "the wanted recipe {} is being set up by {builds}; watch it with `hearth pool instance {project} {builds} --follow`",
-                pool.recipe
-            )
+            let boots = being_made(account).map(|boot| {
+                let id = &boot.id;
+                let at_work = facts.at_work.iter().find(|(at_work, _)| at_work == id);
+                let at_work = at_work.map(|(_, text)| format!(" ({text})")).unwrap_or_default();
+                let what = if boot.is_test {
+                    format!("the test boot {id} is under way{at_work}")
+                } else {
+                    format!("the wanted recipe {} is being set up by {id}{at_work}", pool.recipe)
+                };
+                format!(
+                    "{what}; watch it with `hearth pool instance {project} {id} --follow`, end it with `hearth pool cancel {project} {id}`"
+                )
+            });
+            boots.collect::<Vec<_>>().join("; ")
         }
         Kind::Rolling => format!(
             "{} of {} ready VMs are of the wanted recipe; the others are replaced one by one",
@@ -225,7 +242,7 @@ fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
             account.ready - account.current,
             account.ready
         ),
-        Kind::Building => "the wanted recipe is not being set up".to_owned(),
+        Kind::Building => "nothing is being set up".to_owned(),
         Kind::Rolling => "no ready VM waits for its successor".to_owned(),
         Kind::RecipeFailing => "the last try of the wanted recipe, if there was one, did not fail".to_owned(),
         Kind::BreakerOpen => "nothing pauses because of failures of the set-up".to_owned(),

@@ -12,7 +12,8 @@ use std::time::Duration;
 use hearth_api::explain::{HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo};
 use hearth_api::ids::ProjectId;
 use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
-use hearth_core::world::{PoolWorld, World};
+use hearth_core::progress;
+use hearth_core::world::{InstanceWorld, PoolWorld, Work, World};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -113,12 +114,19 @@ impl Reconciler {
         let streaks = store.failure_streaks(Some(&project.id)).await?;
         let world = self.pool_world(project.clone(), pool, recipe, serves, &streaks, instances);
         let account = account_of(&world, now, false);
+        let at_work: Vec<_> = account
+            .builds
+            .iter()
+            .chain(&account.tests)
+            .map(|boot| (boot.id.clone(), self.at_work(boot)))
+            .collect();
         let facts = Facts {
             project,
             configured,
             pool: &world,
             account: &account,
             cause: words::cause(&world, serves, &checkouts, &tips),
+            at_work: &at_work,
             failed: newest_failure(&rows, &world.recipe),
             now,
         };
@@ -148,6 +156,23 @@ impl Reconciler {
             host,
             recipe: world.recipe.clone(),
         })
+    }
+
+    /// What a boot is at, and since when.
+    fn at_work(&self, boot: &InstanceWorld) -> String {
+        let running = self.context.followers.progress(&boot.id).into_iter().next();
+        match running {
+            Some(running) => {
+                let step = || match &running.subject {
+                    Some(subject) => format!("{} {subject}", running.step),
+                    None => running.step.clone(),
+                };
+                let what = running.command.clone().unwrap_or_else(step);
+                progress::sentence(&what, running.ran, running.silent)
+            }
+            None if boot.work == Work::Unstarted => "it waits for its turn".to_owned(),
+            None => "its VM is being made or frozen".to_owned(),
+        }
     }
 
     fn to_instance(

@@ -1,6 +1,7 @@
 //! `hearth pool`: the wish (`set`), what there is (`status`, `instances`, `instance`), a try (`test`),
 //! another one (`retry`), a fresh start (`clear`), and why it is as it is (`explain`).
 
+mod cancel;
 mod explain;
 mod show;
 mod test;
@@ -36,6 +37,14 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         replenish: bool,
     },
+    /// End one boot, a test or one of the pool; its record and its log stay
+    #[command(after_help = cancel::AFTER_HELP)]
+    Cancel {
+        /// The project's name or id
+        project: String,
+        /// The instance's id; may be left out when only one is being made
+        id: Option<InstanceId>,
+    },
     /// Try a set-up that failed again at once: failures so far do not count against it any more
     Retry {
         /// The project's name or id
@@ -69,6 +78,9 @@ pub(crate) enum PoolCommand {
         /// With everything that the steps printed
         #[arg(long)]
         log: bool,
+        /// The log exactly as it was printed, control sequences and progress bars included; for `less -R`, say
+        #[arg(long, requires = "log")]
+        raw: bool,
         /// If it is being made: watch it until it is done
         #[arg(long)]
         follow: bool,
@@ -152,6 +164,7 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             })?;
             Ok(0)
         }
+        PoolCommand::Cancel { project, id } => cancel::run(globals, &project, id).await,
         PoolCommand::Retry { project } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
@@ -181,6 +194,7 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             project,
             id,
             log,
+            raw,
             follow,
         } => {
             let client = connect::client(globals)?;
@@ -189,7 +203,10 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             if follow && detail.status == InstanceStatus::Provisioning {
                 detail = crate::boot::follow(&client, &project.id, &id, &mut crate::boot::Screen::on_stderr()).await?;
             }
-            output::print(globals.json, &detail, |detail| show::instance(detail, log))?;
+            output::print(globals.json, &detail, |detail| match raw {
+                true => show::raw_log(detail),
+                false => show::instance(detail, log),
+            })?;
             Ok(0)
         }
     }

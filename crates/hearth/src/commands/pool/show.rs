@@ -6,7 +6,7 @@ use hearth_api::page::Items;
 use hearth_api::pool::{Config, PoolView, Status};
 
 use super::explain;
-use crate::text::clean_line;
+use crate::text::{clean_line, clean_lines};
 use crate::{boot, output};
 
 pub(super) fn counts(status: &Status) -> String {
@@ -121,10 +121,7 @@ pub(super) fn instance(detail: &InstanceDetail, log: bool) -> String {
     text.push_str("\n\n");
     text.push_str(&boot::table(detail));
     if let Some(reason) = &detail.failure_reason {
-        text.push_str(&format!(
-            "\n\nfailed: {}",
-            reason.lines().map(clean_line).collect::<Vec<_>>().join("\n        ")
-        ));
+        text.push_str(&format!("\n\nfailed: {}", clean_lines(reason).join("\n        ")));
     }
     if log {
         for step in &detail.steps {
@@ -133,15 +130,35 @@ pub(super) fn instance(detail: &InstanceDetail, log: bool) -> String {
                 .map(|subject| format!(" {subject}"))
                 .unwrap_or_default();
             text.push_str(&clean_line(&format!("--- {}{subject}", step.name)).replacen("---", "\n\n---", 1));
-            for line in printed.lines() {
+            for line in clean_lines(printed) {
                 text.push_str("\n  | ");
-                text.push_str(&clean_line(line));
+                text.push_str(&line);
             }
         }
     } else if detail.status == InstanceStatus::Failed {
         for line in boot::failed_output(detail) {
             text.push_str("\n  | ");
             text.push_str(&line);
+        }
+    }
+    text
+}
+
+/// The log as the commands printed it: what reads it must bear control sequences.
+pub(super) fn raw_log(detail: &InstanceDetail) -> String {
+    let mut text = String::new();
+    for step in &detail.steps {
+        let subject = boot::subject_of(step).map(|subject| format!(" {subject}"));
+        text.push_str(&clean_line(&format!(
+            "--- {}{}",
+            step.name,
+            subject.unwrap_or_default()
+        )));
+        text.push('\n');
+        let printed = step.output.as_deref().unwrap_or_default();
+        text.push_str(printed);
+        if !printed.is_empty() && !printed.ends_with('\n') {
+            text.push('\n');
         }
     }
     text

@@ -8,13 +8,13 @@ use super::TestArgs;
 use crate::args::Globals;
 use crate::boot::{self, Screen};
 use crate::failure::{EXIT_FAILED, EXIT_SIGNAL_BASE, Failure};
-use crate::text::clean_line;
+use crate::text::clean_lines;
 use crate::{connect, output};
 
 pub(super) const AFTER_HELP: &str = "\
 Given commands are saved to the pool first. Steps and their output go to standard error as they happen, the table at the
 end to standard output. Works while the pool is disabled. The exit code is 1 when a step failed. The VM stays for
-15 minutes, so that you can look into it with `hearth shell`. Ctrl-C stops the watching, not the boot.";
+15 minutes, so that you can look into it with `hearth shell`. Ctrl-C stops the watching, not the boot: `hearth pool cancel`\nends that, and `hearth shell` looks into it meanwhile.";
 
 pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failure> {
     let body = TestRequest {
@@ -32,8 +32,8 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     drop(screen);
     let Some(detail) = detail else {
         output::note(&format!(
-            "the test boot goes on; watch it again with: hearth pool instance {} {id} --follow",
-            project.name
+            "the test boot goes on\n  watch it again:  hearth pool instance {name} {id} --follow\n  end it:          hearth pool cancel {name} {id}",
+            name = project.name
         ));
         return Ok(EXIT_SIGNAL_BASE + nix::libc::SIGINT as u8);
     };
@@ -60,7 +60,7 @@ fn say_what_failed(project: &Project, detail: &InstanceDetail) {
         .as_deref()
         .or(detail.failure_reason.as_deref())
         .unwrap_or("it said nothing");
-    let reason = reason.lines().map(clean_line).collect::<Vec<_>>().join("\n  ");
+    let reason = clean_lines(reason).join("\n  ");
     let failed = detail.summary.failed_step.as_deref();
     let mut lines = vec![match failed {
         Some(step) => format!("\nFAILED: {}: {reason}", boot::failed_title(detail, step)),

@@ -20,6 +20,8 @@ const POLL_PAUSE: Duration = Duration::from_millis(500);
 const MAX_NEW_FAILURES: u64 = 3;
 /// Failures, and nothing being made for so long: nothing will come any more.
 const STALLED: Duration = Duration::from_secs(15);
+/// Without a clock to look at, how it stands is said again after so long: well within half a minute.
+const LONGEST_SILENCE: Duration = Duration::from_secs(25);
 /// How often the clock moves.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -88,6 +90,7 @@ async fn last_failure(client: &Client, project: &Project) -> String {
 struct Picture {
     bar: Option<ProgressBar>,
     last: Option<Status>,
+    said: Instant,
 }
 
 impl Picture {
@@ -99,7 +102,11 @@ impl Picture {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, last: None }
+        Self {
+            bar,
+            last: None,
+            said: Instant::now(),
+        }
     }
 
     fn show(&mut self, status: &Status, target: u64) {
@@ -109,7 +116,10 @@ impl Picture {
                 bar.set_position(status.ready);
                 bar.set_message(show::counts(status));
             }
-            None if self.last != Some(*status) => output::note(&format!("of {target}: {}", show::counts(status))),
+            None if self.last != Some(*status) || self.said.elapsed() >= LONGEST_SILENCE => {
+                output::note(&format!("of {target}: {}", show::counts(status)));
+                self.said = Instant::now();
+            }
             None => {}
         }
         self.last = Some(*status);
