@@ -214,6 +214,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::RecordExpired => "the record is old",
         Reason::Built => "it has made its template",
         Reason::HalfMade => "half made",
+        Reason::Cancelled => "cancelled",
     }
 }
 
