@@ -2,6 +2,7 @@
 
 mod agent;
 mod bench;
+mod build;
 mod contract;
 mod demo;
 mod openapi;
@@ -31,6 +32,8 @@ enum Task {
     Setup,
     /// Build the static agent that goes into guest images
     Agent,
+    /// Build the one program with the agent inside, and say where it is
+    Build(build::BuildArgs),
     /// Everything at once: set-up, image, server, a project, a full pool, a claim
     Demo(demo::DemoArgs),
     /// Measure what Hearth promises, each figure beside what it is compared with
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     let done = match cli.task {
         Task::Setup => setup::run(),
         Task::Agent => agent::build().map(|path| println!("{}", path.display())),
+        Task::Build(args) => build::run(&args).map(|path| println!("{}", path.display())),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Sim(args) => sim::run(&args),

@@ -50,10 +50,11 @@ fn stages(args: &TestArgs, took: &mut Vec<(&'static str, Duration)>) -> Result<(
     stage("house rules", &mut tidy::run)?;
     stage("agent", &mut || agent::build().map(|path| agent = Some(path)))?;
     let agent = agent.unwrap_or_default();
-    stage("clippy", &mut || process::run(workspace::cargo().args(CLIPPY)))?;
+    let cargo = || workspace::cargo_with_agent(&agent);
+    stage("clippy", &mut || process::run(cargo().args(CLIPPY)))?;
     stage("build", &mut || {
-        process::run(workspace::cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
-        process::run(workspace::cargo().args(["build", "--package", "hearth", "--locked"]))
+        process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
+        process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
     stage("guest image", &mut || {
         workspace::link_images(&data)?;
@@ -62,8 +63,6 @@ fn stages(args: &TestArgs, took: &mut Vec<(&'static str, Duration)>) -> Result<(
             std::process::Command::new(hearth)
                 .args(["image", "build", "--data-dir"])
                 .arg(&data)
-                .arg("--agent")
-                .arg(&agent)
                 .arg("--cache-dir")
                 .arg(workspace::shared_packages()),
         )
@@ -72,7 +71,7 @@ fn stages(args: &TestArgs, took: &mut Vec<(&'static str, Duration)>) -> Result<(
         stage("contract", &mut contract::run)?;
     }
     stage("tests", &mut || {
-        let mut command = workspace::cargo();
+        let mut command = cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
         command.args(args.filter.iter());
         process::run(command.env(DATA_VARIABLE, &data).env(AGENT_VARIABLE, &agent))

@@ -17,7 +17,8 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// Guest images, shared by the demo and the tests: they are named by the digest of what is in them.
+/// Guest images of the tests and the bench: they are named by the digest of what is in them. The demo's lie where every data
+/// folder of the machine finds them.
 pub(crate) fn shared_images() -> PathBuf {
     root().join(".hearth/cache/images")
 }
@@ -38,6 +39,17 @@ pub(crate) fn cargo() -> Command {
         }
     }
     command.current_dir(root());
+    command
+}
+
+/// Names the agent that a build of the program carries. Set alike wherever the program is built with one: Cargo builds it anew
+/// when the variable changes.
+const EMBED_VARIABLE: &str = "HEARTH_EMBED_AGENT";
+
+/// The same cargo, and the program that it builds has this agent inside.
+pub(crate) fn cargo_with_agent(agent: &Path) -> Command {
+    let mut command = cargo();
+    command.env(EMBED_VARIABLE, agent);
     command
 }
 

@@ -38,6 +38,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let driver = QemuDriver::open(QemuOptions {
         data_dir: data.clone(),
         images_dir: bench.args.images.clone(),
+        shared_images: Vec::new(),
         installation: format!("bench-{}", std::process::id()),
         accel: Accel::Auto,
         vm_user: None,

@@ -12,6 +12,7 @@ mod network;
 mod process;
 mod program;
 pub mod qemu;
+mod sparse;
 
 pub use checkpoint::{
     CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart,

@@ -18,6 +18,8 @@ pub(crate) const FIRST_TENANT: &str = "default";
 pub struct ServeOptions {
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// Folders of images besides the data folder's own: what every data folder of this machine finds.
+    pub shared_images: Vec<PathBuf>,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// What makes VMs.
@@ -100,6 +102,7 @@ impl ServeOptions {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             data_dir,
+            shared_images: Vec::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7717)),
             driver: DriverKind::Qemu,
             accel: hearth_drivers::qemu::Accel::Auto,

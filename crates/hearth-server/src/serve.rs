@@ -213,6 +213,7 @@ fn driver(options: &ServeOptions, installation: String) -> Result<Arc<dyn Driver
         DriverKind::Qemu => Arc::new(QemuDriver::open(QemuOptions {
             data_dir: options.data_dir.clone(),
             images_dir: options.data_dir.join("images"),
+            shared_images: options.shared_images.clone(),
             installation,
             accel: options.accel,
             vm_user: None,

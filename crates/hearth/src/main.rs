@@ -1,5 +1,6 @@
 //! The binary `hearth`: `serve` and every client command. The commands talk to the server through hearth-api's client only.
 
+mod agent;
 mod args;
 mod boot;
 mod caller_env;
@@ -9,6 +10,7 @@ mod failure;
 mod input;
 mod local;
 mod output;
+mod places;
 mod setup_commands;
 mod text;
 

@@ -73,7 +73,7 @@ fn measure(args: &BenchArgs, folder: &Path) -> Result<()> {
         "--package",
         "hearth-bench",
     ];
-    process::run(workspace::cargo().args(packages))?;
+    process::run(workspace::cargo_with_agent(&agent).args(packages))?;
     let program = |name: &str| workspace::target().join("release").join(name);
     for data in DATA {
         workspace::link_images(&folder.join(data))?;
@@ -83,8 +83,6 @@ fn measure(args: &BenchArgs, folder: &Path) -> Result<()> {
         Command::new(program("hearth"))
             .args(["image", "build", "--data-dir"])
             .arg(folder.join(DATA[0]))
-            .arg("--agent")
-            .arg(&agent)
             .arg("--cache-dir")
             .arg(workspace::shared_packages()),
     )?;

@@ -20,6 +20,8 @@ use timing::Timing;
 
 /// The demo's project.
 const PROJECT: &str = "demo";
+/// The guest image that is built when nothing else is said.
+const IMAGE: &str = "debian-bookworm";
 /// How many VMs stand ready.
 const POOL_SIZE: &str = "2";
 /// The task of the demo's claim.
@@ -88,22 +90,23 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
 fn show(args: &DemoArgs, places: &Places, timing: &mut Timing, slot: &mut Option<Server>) -> Result<()> {
     timing.stage("system packages", setup::run)?;
     let agent = timing.stage("build the agent", agent::build)?;
-    let hearth = timing.stage("build Hearth", build_hearth)?;
+    let hearth = timing.stage("build Hearth", || build_hearth(&agent))?;
     let hearth = Hearth {
         program: hearth,
         data: places.data.clone(),
     };
     clean::end_leftovers(&places.data)?;
-    workspace::link_images(&places.data)?;
+    std::fs::create_dir_all(&places.data).with_context(|| format!("{} cannot be made", places.data.display()))?;
     clean::bring_verdict(&places.data);
     timing.stage("guest image", || {
         let mut build = hearth.command(&["image", "build"]);
         process::run(
             build
-                .arg("--agent")
-                .arg(&agent)
                 .arg("--cache-dir")
-                .arg(workspace::shared_packages()),
+                .arg(workspace::shared_packages())
+                // What the tests have made needs not be made again.
+                .arg("--other-images")
+                .arg(workspace::shared_images()),
         )
     })?;
     let repository = timing.stage("git repository", || repository::prepare(args, &places.repository))?;
@@ -151,8 +154,8 @@ impl Hearth {
     }
 }
 
-fn build_hearth() -> Result<PathBuf> {
-    process::run(workspace::cargo().args(["build", "--release", "--locked", "--package", "hearth"]))?;
+fn build_hearth(agent: &Path) -> Result<PathBuf> {
+    process::run(workspace::cargo_with_agent(agent).args(["build", "--release", "--locked", "--package", "hearth"]))?;
     Ok(workspace::target().join("release/hearth"))
 }
 
@@ -240,10 +243,19 @@ fn remove(args: &DemoArgs, places: &Places, server: Option<Server>) -> Result<()
     remove_folder(&places.data)?;
     remove_folder(&places.repository)?;
     if args.remove_image {
-        remove_folder(&workspace::shared_images())?;
+        remove_image(places)?;
         remove_folder(&workspace::shared_packages())?;
     }
     Ok(())
+}
+
+/// The program itself knows who else uses it.
+fn remove_image(places: &Places) -> Result<()> {
+    let hearth = Hearth {
+        program: workspace::target().join("release/hearth"),
+        data: places.data.clone(),
+    };
+    process::run(&mut hearth.command(&["image", "remove", "--force", IMAGE]))
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{Finding, available_memory_mib, free_disk_mib};
 use crate::files::bytes_on_disk;
+use crate::image::Stores;
 use crate::network::{Tun, namespace_advice};
 use crate::program::{self, VmUser};
 use crate::{DriverError, qemu};
@@ -257,9 +258,9 @@ pub(super) async fn git() -> Finding {
     installed("git", "git", "git").await
 }
 
-pub(super) fn image(images_dir: &Path) -> Finding {
+pub(super) fn image(images: &Stores) -> Finding {
     const NAME: &str = "image";
-    let listed = match crate::image::list(images_dir) {
+    let listed = match images.list() {
         Ok(listed) => listed,
         Err(error) => {
             return Finding::fail(NAME, error.to_string(), "make the image folder readable for this user");
@@ -272,15 +273,30 @@ pub(super) fn image(images_dir: &Path) -> Finding {
             "remove that folder, then run `hearth image build`",
         );
     }
-    match listed.images.len() {
-        0 => Finding::fail(
+    let Some(newest) = listed.images.first() else {
+        let places: Vec<String> = images
+            .places()
+            .iter()
+            .map(|place| place.display().to_string())
+            .collect();
+        return Finding::fail(
             NAME,
-            format!("there is no VM image in {}", images_dir.display()),
+            format!("there is no VM image in {}", places.join(" or ")),
             "run `hearth image build` (it takes a few minutes)",
+        );
+    };
+    let count = match listed.images.len() {
+        1 => "1 VM image".to_owned(),
+        more => format!("{more} VM images"),
+    };
+    Finding::ok(
+        NAME,
+        format!(
+            "{count}; VMs start from the newest, {} in {}",
+            newest.manifest.name,
+            newest.folder.display()
         ),
-        1 => Finding::ok(NAME, "1 VM image"),
-        more => Finding::ok(NAME, format!("{more} VM images")),
-    }
+    )
 }
 
 pub(super) fn port(listen: SocketAddr) -> Finding {

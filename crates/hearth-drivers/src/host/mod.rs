@@ -7,6 +7,8 @@ mod figures;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::image::Stores;
+
 pub(crate) use figures::{available_memory_mib, free_disk_mib};
 
 /// How good a finding is.
@@ -35,7 +37,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(name: &'static str, summary: impl Into<String>) -> Self {
+    /// As it should be.
+    pub fn ok(name: &'static str, summary: impl Into<String>) -> Self {
         Self {
             name,
             status: Status::Ok,
@@ -44,7 +47,8 @@ impl Finding {
         }
     }
 
-    fn warn(name: &'static str, summary: impl Into<String>, fix: impl Into<String>) -> Self {
+    /// Works, but worse than it could.
+    pub fn warn(name: &'static str, summary: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             name,
             status: Status::Warn,
@@ -53,7 +57,8 @@ impl Finding {
         }
     }
 
-    fn fail(name: &'static str, summary: impl Into<String>, fix: impl Into<String>) -> Self {
+    /// VMs cannot be made like this.
+    pub fn fail(name: &'static str, summary: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             name,
             status: Status::Fail,
@@ -65,7 +70,7 @@ impl Finding {
 
 /// Looks at everything the driver `qemu` and the server need. The folders need not exist yet; `listen` is the address the
 /// server would listen on.
-pub async fn check(data_dir: &Path, images_dir: &Path, listen: Option<SocketAddr>) -> Vec<Finding> {
+pub async fn check(data_dir: &Path, images: &Stores, listen: Option<SocketAddr>) -> Vec<Finding> {
     let mut findings = vec![checks::qemu().await, checks::qemu_img().await, checks::kvm(data_dir)];
     findings.extend([checks::slirp().await, checks::nft().await, checks::util_linux()]);
     findings.extend([
@@ -78,7 +83,7 @@ pub async fn check(data_dir: &Path, images_dir: &Path, listen: Option<SocketAddr
         checks::templates(data_dir),
         checks::reflink(data_dir),
         checks::git().await,
-        checks::image(images_dir),
+        checks::image(images),
     ]);
     findings.extend(listen.map(checks::port));
     findings

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::base::{self, Base};
 use super::guest::AGENT_IN_GUEST;
 use super::manifest::{INITRD, Image, KERNEL, MANIFEST, Manifest, PACKAGES, ROOTFS, Sizes, UNPACKED_KERNEL};
-use super::{ImageError, initrd, kernel, sandbox};
+use super::{AgentSource, ImageError, initrd, kernel, sandbox};
 use crate::files::bytes_on_disk;
 use crate::program;
 
@@ -42,9 +42,19 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) async fn read(path: &Path) -> Result<Self, ImageError> {
+    pub(super) async fn read(source: &AgentSource) -> Result<Self, ImageError> {
+        let path = match source {
+            AgentSource::File(path) => path,
+            AgentSource::Inside { bytes, version } => {
+                check_static(bytes).map_err(|why| ImageError::BadAgent {
+                    path: "inside this program".into(),
+                    why: why.to_owned(),
+                })?;
+                return Ok(Self::new(bytes.to_vec(), version.clone()));
+            }
+        };
         let bad = |why: String| ImageError::BadAgent {
-            path: path.to_owned(),
+            path: path.clone(),
             why,
         };
         let bytes = tokio::fs::read(path).await.map_err(|error| bad(error.to_string()))?;
@@ -60,11 +70,15 @@ impl Agent {
         if !output.status.success() || version.is_empty() {
             return Err(bad("it does not say its version; is it really hearth-agent?".to_owned()));
         }
-        Ok(Self {
+        Ok(Self::new(bytes, version))
+    }
+
+    fn new(bytes: Vec<u8>, version: String) -> Self {
+        Self {
             sha256: hex::encode(Sha256::digest(&bytes)),
             bytes,
             version,
-        })
+        }
     }
 }
 

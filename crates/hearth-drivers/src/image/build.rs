@@ -36,7 +36,7 @@ pub async fn build(
     report(Progress::stage(Stage::Prepare));
     let images_dir = folder(&options.images_dir)?;
     let cache_dir = folder(&options.cache_dir)?;
-    let agent = Agent::read(&options.agent_path).await?;
+    let agent = Agent::read(&options.agent).await?;
     let inputs = Inputs {
         name: recipe::image_name(options)?,
         certificates: guest::host_certificates(&Path::new("/").join(EXTRA_CA_FOLDER))
@@ -143,7 +143,12 @@ impl Job<'_> {
             base_digest,
             digest,
         } = self.wanted;
-        let base = match Base::find(self.images_dir, base_digest)? {
+        // One of another folder that cannot be read is no help, and no reason to fail.
+        let elsewhere = || {
+            let others = self.options.other_images.iter();
+            others.filter_map(|images| Base::find(images, base_digest).ok()?).next()
+        };
+        let base = match Base::find(self.images_dir, base_digest)?.or_else(elsewhere) {
             Some(base) => {
                 check_room(self.images_dir, IMAGE_NEEDS_MIB)?;
                 base
@@ -259,6 +264,7 @@ async fn sweep(images_dir: &Path, sandbox: &Sandbox) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::AgentSource;
 
     #[tokio::test]
     async fn sweeping_removes_unfinished_work_and_nothing_else() {
@@ -301,7 +307,7 @@ mod tests {
         let options = BuildOptions::new(
             folder.path().join("i"),
             folder.path().join("c"),
-            folder.path().join("agent"),
+            AgentSource::File(folder.path().join("agent")),
         );
         let fail = async || build(&options, &|_| {}, CancellationToken::new()).await.unwrap_err();
         assert!(matches!(fail().await, ImageError::BadAgent { .. }));

@@ -116,10 +116,25 @@ pub enum ImageError {
         source: io::Error,
     },
     /// There is no image at all.
-    #[error("there is no image yet: run `hearth image build`")]
+    #[error(
+        "there is no VM image on this machine (any more): make one with `hearth image build`, which takes a few minutes"
+    )]
     None,
+    /// There is a folder of an image, and not all of its files.
+    #[error(
+        "the VM image in {folder} is not whole ({reason}): remove that folder, then make the image anew with `hearth image build`"
+    )]
+    Broken {
+        /// Its folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No image has that name or digest.
-    #[error("no image is called {wanted}, and no image's digest begins with it: see `hearth image list`")]
+    #[error(
+        "the VM image `{wanted}` is not on this machine (any more): `hearth image list` shows what there is, and \
+         `hearth image build --name NAME` makes one"
+    )]
     NotFound {
         /// As it was given.
         wanted: String,

@@ -129,7 +129,8 @@ impl Image {
         })
     }
 
-    fn wanted_at(&self) -> SystemTime {
+    /// When it was built or asked for again.
+    pub(super) fn wanted_at(&self) -> SystemTime {
         let modified = fs::metadata(self.folder.join(MANIFEST)).and_then(|metadata| metadata.modified());
         modified.unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -143,7 +144,8 @@ impl Image {
     }
 }
 
-fn is_digest(name: &str) -> bool {
+/// Whether it is a whole digest, and so the name of an image's folder.
+pub(super) fn is_digest(name: &str) -> bool {
     name.len() == DIGEST_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -175,11 +177,22 @@ pub fn list(images_dir: &Path) -> Result<Listed, ImageError> {
 
 /// The image with this name or digest (or beginning of one); the newest when nothing is given.
 pub fn find(images_dir: &Path, wanted: Option<&str>) -> Result<Image, ImageError> {
-    let mut images = list(images_dir)?.images.into_iter();
-    let Some(wanted) = wanted else {
-        return images.next().ok_or(ImageError::None);
+    choose(list(images_dir)?, wanted)
+}
+
+/// The same among what was listed.
+pub(super) fn choose(listed: Listed, wanted: Option<&str>) -> Result<Image, ImageError> {
+    let images = listed.images;
+    let Some(newest) = images.first() else {
+        // What is there and cannot be used is the reason, whichever image was asked for.
+        return Err(match listed.broken.into_iter().next() {
+            Some((folder, reason)) => ImageError::Broken { folder, reason },
+            None => ImageError::None,
+        });
     };
-    let images: Vec<_> = images.collect();
+    let Some(wanted) = wanted else {
+        return Ok(newest.clone());
+    };
     if let Some(image) = images
         .iter()
         .find(|image| image.manifest.name == wanted || image.manifest.digest == wanted)
@@ -187,13 +200,13 @@ pub fn find(images_dir: &Path, wanted: Option<&str>) -> Result<Image, ImageError
         return Ok(image.clone());
     }
     let mut matching = images
-        .into_iter()
+        .iter()
         .filter(|image| !wanted.is_empty() && image.manifest.digest.starts_with(wanted));
     match (matching.next(), matching.count()) {
         (None, _) => Err(ImageError::NotFound {
             wanted: wanted.to_owned(),
         }),
-        (Some(image), 0) => Ok(image),
+        (Some(image), 0) => Ok(image.clone()),
         (Some(_), more) => Err(ImageError::Ambiguous {
             wanted: wanted.to_owned(),
             count: more + 1,
@@ -247,11 +260,11 @@ pub(super) fn remove_unused_bases(images_dir: &Path, keep: Option<&str>) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A folder that counts as an image; `age` in seconds says how long ago it was built.
-    fn fake_image(images: &Path, digit: char, name: &str, base: &str, age: u64) -> Manifest {
+    pub(crate) fn fake_image(images: &Path, digit: char, name: &str, base: &str, age: u64) -> Manifest {
         let digest = digit.to_string().repeat(DIGEST_DIGITS);
         let folder = images.join(&digest);
         fs::create_dir_all(&folder).unwrap();
@@ -289,6 +302,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = folder.path();
         assert!(matches!(find(images, None), Err(ImageError::None)));
+        // A name changes nothing about that: one cause, one sentence.
+        assert!(matches!(find(images, Some("debian")), Err(ImageError::None)));
         assert!(list(&images.join("missing")).unwrap().images.is_empty());
         let old = fake_image(images, 'a', "debian", "x", 100);
         let new = fake_image(images, 'b', "debian", "x", 50);
@@ -347,6 +362,8 @@ mod tests {
         assert_eq!(listed.images.len(), 1);
         assert_eq!(listed.broken.len(), 3);
         assert_eq!(find(folder.path(), None).unwrap().manifest, good);
+        fs::remove_dir_all(folder.path().join(&good.digest)).unwrap();
+        assert!(matches!(find(folder.path(), None), Err(ImageError::Broken { .. })));
     }
 
     #[test]

@@ -20,12 +20,17 @@ mod manifest;
 mod output;
 mod recipe;
 mod sandbox;
+mod stores;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
+
+use crate::sparse::copy;
 
 pub use build::build;
 pub use error::ImageError;
 pub use manifest::{Image, Listed, Manifest, Sizes, find, list, remove};
+pub use stores::{Stores, users};
 
 /// The Debian release images are made from unless told otherwise.
 pub const DEFAULT_SUITE: &str = "bookworm";
@@ -33,6 +38,20 @@ pub const DEFAULT_SUITE: &str = "bookworm";
 pub const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 /// Where security updates come from unless told otherwise.
 pub const DEFAULT_SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
+
+/// Where the agent for an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentSource {
+    /// A file, which says its version when it is run.
+    File(PathBuf),
+    /// A program that carries it.
+    Inside {
+        /// The static binary.
+        bytes: Cow<'static, [u8]>,
+        /// What it says its version is.
+        version: String,
+    },
+}
 
 /// What to build, and where.
 #[derive(Debug, Clone)]
@@ -42,7 +61,9 @@ pub struct BuildOptions {
     /// The folder for downloaded packages; what lies there makes a build without a network possible. Made when missing.
     pub cache_dir: PathBuf,
     /// The agent's static binary.
-    pub agent_path: PathBuf,
+    pub agent: AgentSource,
+    /// Other folders of images: a base that lies in one of them is used and not made again.
+    pub other_images: Vec<PathBuf>,
     /// A name for people, besides the digest; `debian-<suite>` when absent.
     pub name: Option<String>,
     /// Code name of the Debian release.
@@ -59,11 +80,12 @@ pub struct BuildOptions {
 
 impl BuildOptions {
     /// The usual image, with the given folders and agent.
-    pub fn new(images_dir: impl Into<PathBuf>, cache_dir: impl Into<PathBuf>, agent_path: impl Into<PathBuf>) -> Self {
+    pub fn new(images_dir: impl Into<PathBuf>, cache_dir: impl Into<PathBuf>, agent: AgentSource) -> Self {
         Self {
             images_dir: images_dir.into(),
             cache_dir: cache_dir.into(),
-            agent_path: agent_path.into(),
+            agent,
+            other_images: Vec::new(),
             name: None,
             suite: DEFAULT_SUITE.to_owned(),
             extra_packages: Vec::new(),

@@ -224,9 +224,10 @@ pub(super) fn image_name(options: &BuildOptions) -> Result<String, ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::AgentSource;
 
     fn options() -> BuildOptions {
-        BuildOptions::new("/images", "/cache", "/agent")
+        BuildOptions::new("/images", "/cache", AgentSource::File("/agent".into()))
     }
 
     fn base_digest(options: &BuildOptions, certificates: &[HostCertificate], refresh: &str) -> String {
@@ -280,7 +281,7 @@ mod tests {
         let moved = BuildOptions {
             images_dir: "/elsewhere".into(),
             cache_dir: "/c".into(),
-            agent_path: "/b".into(),
+            agent: AgentSource::File("/b".into()),
             ..options()
         };
         assert_eq!(base_digest(&options(), &[], ""), base_digest(&moved, &[], ""));

@@ -23,7 +23,7 @@ pub(super) struct Environment {
 
 /// Looks at image, QEMU and accelerator as they are now. Cheap, but for the first time on a host with `/dev/kvm`.
 pub(super) async fn look(inner: &Inner, image: Option<&str>, shape: VmShape) -> Result<Environment, DriverError> {
-    let image = images::find(&inner.options.images_dir, image)?;
+    let image = images::find(&inner.stores, image).await?;
     let qemu = start::version().await?;
     let accelerator = start::accelerator(inner, &qemu, &image.manifest.digest).await?;
     // Somebody's id, always the same: only what is the same in all VMs counts.

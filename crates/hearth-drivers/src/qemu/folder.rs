@@ -97,24 +97,52 @@ impl Record {
     }
 }
 
-/// How many VMs below a data folder lie on each image, by its full digest: such an image must stay. Asks no server; a
-/// data folder without VMs has none.
-pub fn images_in_use(data_dir: &Path) -> io::Result<BTreeMap<String, usize>> {
-    let mut used = BTreeMap::new();
-    let entries = match fs::read_dir(data_dir.join("vms")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(used),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        match fs::read(entry?.path().join("vm.json")) {
-            Ok(text) => {
-                let record: Record = serde_json::from_slice(&text)?;
-                *used.entry(record.image).or_default() += 1;
-            }
-            // It was destroyed just now, or has no disk yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+/// What of a data folder lies on an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImageUse {
+    /// VMs.
+    pub vms: usize,
+    /// Checkpoints: what is forked from one goes on from this image's disk.
+    pub templates: usize,
+}
+
+/// What lies on each image below a data folder, by the image's full digest: such an image must stay. Asks no server; a data
+/// folder without VMs has none.
+pub fn images_in_use(data_dir: &Path) -> io::Result<BTreeMap<String, ImageUse>> {
+    /// What the record of a VM and the manifest of a checkpoint both say.
+    #[derive(Deserialize)]
+    struct LiesOn {
+        image: String,
+    }
+    let mut used: BTreeMap<String, ImageUse> = BTreeMap::new();
+    for (folder, file) in [("vms", "vm.json"), ("templates", "manifest.json")] {
+        let entries = match fs::read_dir(data_dir.join(folder)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let text = match fs::read(entry?.path().join(file)) {
+                Ok(text) => text,
+                // It was removed just now, or is not whole yet.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match serde_json::from_slice::<LiesOn>(&text) {
+                Ok(LiesOn { image }) => {
+                    let lies_on = used.entry(image).or_default();
+                    if folder == "vms" {
+                        lies_on.vms += 1;
+                    } else {
+                        lies_on.templates += 1;
+                    }
+                }
+                // A checkpoint that cannot be read is of no use to anybody.
+                Err(_) if folder == "templates" => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     Ok(used)
@@ -381,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_in_use_while_a_vm_lies_on_it() {
+    fn an_image_is_in_use_while_a_vm_or_a_checkpoint_lies_on_it() {
         let data = tempfile::tempdir().unwrap();
         assert!(images_in_use(data.path()).unwrap().is_empty());
         for name in ["vm-1", "vm-2"] {
@@ -405,7 +433,23 @@ mod tests {
                 })
                 .unwrap();
         }
+        for (name, text) in [
+            ("a", r#"{"image":"digest"}"#),
+            ("b", r#"{"image":"other"}"#),
+            ("torn", "{"),
+        ] {
+            let folder = data.path().join("templates").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("manifest.json"), text).unwrap();
+        }
         let used = images_in_use(data.path()).unwrap();
-        assert_eq!(used, BTreeMap::from([("digest".to_owned(), 2)]));
+        let lies_on = |vms, templates| ImageUse { vms, templates };
+        assert_eq!(
+            used,
+            BTreeMap::from([
+                ("digest".to_owned(), lies_on(2, 1)),
+                ("other".to_owned(), lies_on(0, 1))
+            ])
+        );
     }
 }

@@ -5,7 +5,8 @@ use super::environment;
 use super::folder::{MemoryKind, Record, VmFolder, first_disk, give};
 use super::launch::{self, Restore};
 use super::template::{Manifest, RAM, STATE, Templates};
-use super::{Inner, VmState, qcow2, sparse, start};
+use super::{Inner, VmState, qcow2, start};
+use crate::sparse;
 use crate::{CheckDepth, CheckpointFault, Created, DriverError, ForkPurpose, ForkSpec, ForkStart, error};
 
 /// What a fork needs of the host's memory before it has done anything, MiB: QEMU's own, and the pages it writes at once.

@@ -6,16 +6,29 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::DriverError;
-use crate::image::{self, Image, ImageError};
+use crate::image::{Image, ImageError, Stores};
 
 const BYTES_PER_GIB: u64 = 1024 * 1024 * 1024;
 
-/// The image with this digest, beginning of one, or name; the newest one when none is wanted.
-pub(super) fn find(images: &Path, wanted: Option<&str>) -> Result<Image, DriverError> {
-    image::find(images, wanted).map_err(|error| match error {
+/// The image with this digest, beginning of one, or name; the newest one when none is wanted. In the data folder's own
+/// folder, whichever it was found in.
+pub(super) async fn find(stores: &Stores, wanted: Option<&str>) -> Result<Image, DriverError> {
+    let found = stores.find(wanted).map_err(driver_error)?;
+    if stores.is_own(&found) {
+        return Ok(found);
+    }
+    let stores = stores.clone();
+    tokio::task::spawn_blocking(move || stores.adopt(&found))
+        .await
+        .map_err(|error| DriverError::retry(format!("an image could not be brought into the data folder: {error}")))?
+        .map_err(driver_error)
+}
+
+fn driver_error(error: ImageError) -> DriverError {
+    match error {
         ImageError::Io { .. } | ImageError::DiskFull => DriverError::retry(error.to_string()).caused_by(error),
         _ => DriverError::permanent(error.to_string()).caused_by(error),
-    })
+    }
 }
 
 /// The least disk a VM of this image can have, GiB: a layer smaller than its base would cut the file system off.

@@ -14,7 +14,6 @@ mod kvm;
 mod launch;
 mod monitor;
 mod qcow2;
-mod sparse;
 mod start;
 mod stream;
 mod template;
@@ -29,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::image::Stores;
 use crate::network::VmNetwork;
 use crate::process::{self, ProcessId};
 use crate::program::VmUser;
@@ -44,7 +44,7 @@ use stream::Streams;
 use template::Templates;
 
 pub(crate) use command::PROGRAM;
-pub use folder::images_in_use;
+pub use folder::{ImageUse, images_in_use};
 pub use kvm::Verdict;
 pub(crate) use kvm::{device_exists, kept as kept_verdict};
 pub(crate) use start::version;
@@ -75,8 +75,10 @@ pub enum Accel {
 pub struct QemuOptions {
     /// VMs, the VM network's record and the KVM verdict lie below it. Made if missing.
     pub data_dir: PathBuf,
-    /// Where images are.
+    /// The data folder's own images.
     pub images_dir: PathBuf,
+    /// Folders of images that all data folders share: an image that is only there is brought into our own when it is needed.
+    pub shared_images: Vec<PathBuf>,
     /// Tells this installation's processes from those of another on the same host. 1 to 32 of a-z, 0-9, `-`, `_`.
     pub installation: String,
     /// Hardware virtualisation.
@@ -95,6 +97,7 @@ pub struct QemuDriver {
 struct Inner {
     vms: PathBuf,
     options: QemuOptions,
+    stores: Stores,
     user: VmUser,
     network: VmNetwork,
     streams: Streams,
@@ -125,7 +128,14 @@ impl QemuDriver {
         }
         let user = VmUser::detect(options.vm_user);
         options.data_dir = prepare(&options.data_dir)?;
+        // Before the path is resolved: a link says that the images lie elsewhere, and only there.
+        let mut stores = Stores::with_own(
+            options.data_dir.clone(),
+            options.images_dir.clone(),
+            options.shared_images.clone(),
+        );
         options.images_dir = prepare(&options.images_dir)?;
+        stores.resolve_own(&options.images_dir);
         let vms = prepare(&options.data_dir.join("vms"))?;
         fs::set_permissions(&vms, fs::Permissions::from_mode(0o711))
             .map_err(|error| error::io(format!("cannot set the mode of {}", vms.display()), error))?;
@@ -141,6 +151,7 @@ impl QemuDriver {
         let inner = Arc::new(Inner {
             vms,
             options,
+            stores,
             user,
             network,
             streams: Streams::default(),

@@ -52,7 +52,7 @@ pub(super) async fn create(inner: &Inner, spec: &VmSpec) -> Result<Created, Driv
     }
     let _making = inner.mark_making(&spec.id);
     check_shape(spec.shape)?;
-    let found = images::find(&inner.options.images_dir, spec.image.as_deref())?;
+    let found = images::find(&inner.stores, spec.image.as_deref()).await?;
     let image = found.manifest.digest.clone();
     let least = images::least_disk_gib(&found);
     if u64::from(spec.shape.disk_gib) < least {

@@ -19,9 +19,9 @@ use std::time::SystemTime;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::sparse;
 use crate::files::{bytes_on_disk, remove_all};
 use crate::network::INSIDE;
+use crate::sparse;
 use crate::{CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, DriverError, VmShape, error};
 
 pub(super) const RAM: &str = "ram";

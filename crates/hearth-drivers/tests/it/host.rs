@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 
 use hearth_drivers::host::{Finding, Status, check};
+use hearth_drivers::image::Stores;
 
 fn named<'a>(findings: &'a [Finding], name: &str) -> &'a Finding {
     findings.iter().find(|finding| finding.name == name).unwrap()
@@ -13,7 +14,12 @@ async fn every_finding_says_what_is_and_what_to_do() {
     let data = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let missing = data.path().join("not/made/yet");
-    let findings = check(&missing, &missing.join("images"), Some(taken.local_addr().unwrap())).await;
+    let findings = check(
+        &missing,
+        &Stores::new(&missing, Vec::new()),
+        Some(taken.local_addr().unwrap()),
+    )
+    .await;
     for finding in &findings {
         println!("{finding:?}");
         assert!(!finding.summary.is_empty());

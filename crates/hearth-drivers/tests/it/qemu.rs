@@ -46,6 +46,7 @@ pub(crate) fn open(data_dir: PathBuf, label: &str) -> QemuDriver {
     QemuDriver::open(QemuOptions {
         data_dir,
         images_dir,
+        shared_images: Vec::new(),
         installation,
         accel: Accel::Auto,
         vm_user: None,
@@ -397,7 +398,8 @@ async fn the_verdict_on_kvm_is_found_kept_and_shown() {
     let verdict = rig.driver.kvm_verdict().expect("the first VM finds the verdict");
     assert!(!verdict.reason.is_empty());
     rig.driver.destroy(&id).await.unwrap();
-    let findings = hearth_drivers::host::check(&rig.data(), &images_dir(), None).await;
+    let stores = image::Stores::new(rig.data(), vec![images_dir()]);
+    let findings = hearth_drivers::host::check(&rig.data(), &stores, None).await;
     let shown = findings.iter().find(|finding| finding.name == "KVM").unwrap();
     assert!(shown.summary.contains(&verdict.reason), "{shown:?}");
     rig.finish().await;

@@ -67,6 +67,7 @@ pub async fn server_with(tell: impl FnOnce(&mut ServeOptions)) -> Server {
     let qemu = QemuOptions {
         data_dir: options.data_dir.clone(),
         images_dir: options.data_dir.join("images"),
+        shared_images: Vec::new(),
         installation: String::new(),
         accel: Accel::Auto,
         vm_user: None,

@@ -10,10 +10,9 @@ use comfy_table::{Cell, Color, ContentArrangement, Table};
 use hearth_drivers::host::{Finding, Status, check};
 use hearth_server::ServeOptions;
 
-use super::serve::data_dir;
 use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
-use crate::{local, output};
+use crate::{agent, local, output, places};
 
 /// `hearth doctor`.
 #[derive(Debug, Args)]
@@ -24,14 +23,15 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failure> {
-    let data = data_dir(globals);
+    let data = places::data_dir(globals);
     let url = format!("http://{}", args.listen);
     // An address that our own server has taken is no fault.
     let ours = local::servers()
         .unwrap_or_default()
         .iter()
         .any(|server| server.url == url);
-    let mut findings = check(&data, &data.join("images"), (!ours).then_some(args.listen)).await;
+    let mut findings = check(&data, &places::images(&data), (!ours).then_some(args.listen)).await;
+    findings.push(carried_agent());
     findings.push(limits(data));
     if globals.json {
         output::print_json(&findings)?;
@@ -47,6 +47,19 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
         output::count(failed as u64, "finding")
     ));
     Ok(EXIT_FAILED)
+}
+
+/// Whether this program can make images by itself.
+fn carried_agent() -> Finding {
+    const NAME: &str = "agent";
+    match agent::version() {
+        Some(version) => Finding::ok(NAME, format!("version {version} is inside this program")),
+        None => Finding::warn(
+            NAME,
+            "this build of hearth has no agent inside: `hearth image build` needs one",
+            agent::HOW_TO,
+        ),
+    }
 }
 
 /// What a server takes of this machine when it is not told otherwise.

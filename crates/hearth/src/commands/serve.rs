@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Globals;
-use crate::connect;
 use crate::failure::Failure;
 use crate::local::{LocalServer, Registration};
+use crate::{connect, places};
 
 /// The file in the data folder that holds the first token.
 const TOKEN_FILE: &str = "admin-token";
@@ -159,8 +159,9 @@ fn parse_length(text: &str) -> Result<Duration, String> {
 
 pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
     start_log(args.log_format);
-    let data_dir = data_dir(globals);
+    let data_dir = places::data_dir(globals);
     let mut options = options(&args, data_dir.clone());
+    options.shared_images = places::shared_images();
     options.webhook_secret = webhook_secret(&args)?;
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
@@ -197,26 +198,6 @@ fn start_log(format: LogFormat) {
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .init(),
         LogFormat::Json => log.json().init(),
-    }
-}
-
-/// The data folder of this machine's server, unless another one is named.
-pub(crate) fn data_dir(globals: &Globals) -> PathBuf {
-    if let Some(folder) = &globals.data_dir {
-        return connect::absolute(folder);
-    }
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/var/lib/hearth");
-    }
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    match (set("XDG_DATA_HOME"), set("HOME")) {
-        (Some(folder), _) if folder.is_absolute() => folder.join("hearth"),
-        (_, Some(home)) => home.join(".local/share/hearth"),
-        _ => connect::absolute(std::path::Path::new("hearth-data")),
     }
 }
 

@@ -11,6 +11,7 @@ mod connecting;
 mod exec;
 mod explain;
 mod fake;
+mod images;
 mod instances;
 mod killed;
 mod output;

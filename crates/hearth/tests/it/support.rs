@@ -30,6 +30,7 @@ pub(crate) fn hearth(args: &[&str]) -> Command {
         .args(args)
         .env_clear()
         .env("HEARTH_RUNTIME_DIR", "/nonexistent/hearth")
+        .env("HEARTH_IMAGES", "/nonexistent/images")
         .stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -1,21 +1,19 @@
-//! `hearth image`: build, list and remove the images in a data folder. Asks no server: the one on this machine finds them there.
+//! `hearth image build`: makes an image where every data folder of this machine finds it, and shows how far it is.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
-use clap::{Args, Subcommand};
-use hearth_drivers::image::{self, BuildOptions, Image, ImageError, Listed, Manifest, Progress, Stage};
+use clap::Args;
+use hearth_drivers::image::{self, AgentSource, BuildOptions, ImageError, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::serve::data_dir;
 use crate::args::Globals;
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{agent, connect, output, places};
 
 /// The agent's file name beside our own binary.
 const AGENT_FILE: &str = "hearth-agent";
@@ -25,24 +23,6 @@ const AGENT_INSTALLED: &str = "/usr/lib/hearth/hearth-agent";
 const COUNT_PAUSE: Duration = Duration::from_secs(10);
 /// How often the clock of a running stage moves.
 const TICK: Duration = Duration::from_millis(100);
-
-/// What to do with images.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Make a Debian image with the agent inside; done at once when nothing has changed
-    Build(BuildArgs),
-    /// List the images
-    List,
-    /// Remove an image that no VM lies on; the newest one is what projects without an image of their own start from
-    Remove(RemoveArgs),
-}
-
-/// `hearth image remove`.
-#[derive(Debug, Args)]
-pub(crate) struct RemoveArgs {
-    /// The beginning of its digest, or its name
-    image: String,
-}
 
 /// `hearth image build`.
 #[derive(Debug, Args)]
@@ -62,7 +42,7 @@ pub(crate) struct BuildArgs {
     /// Where security updates come from
     #[arg(long, value_name = "URL", default_value = image::DEFAULT_SECURITY_MIRROR)]
     security_mirror: String,
-    /// The agent's static binary [default: hearth-agent beside this program]
+    /// The agent's static binary [default: the one inside this program]
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
     /// Where downloaded packages are kept [default: cache in the data folder]
@@ -71,61 +51,26 @@ pub(crate) struct BuildArgs {
     /// Fetch the newest versions of the packages even when nothing else changed
     #[arg(long)]
     refresh: bool,
+    /// Another folder of images that a base may be taken from
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    other_images: Vec<PathBuf>,
 }
 
-pub(crate) async fn run(globals: &Globals, command: ImageCommand) -> Result<u8, Failure> {
-    let data = data_dir(globals);
-    match command {
-        ImageCommand::Build(args) => build(globals, &data, args).await,
-        ImageCommand::List => {
-            let listed = image::list(&data.join("images")).map_err(|error| failure(&error))?;
-            for (folder, reason) in &listed.broken {
-                output::note(&format!("{} is no whole image: {reason}", folder.display()));
-            }
-            let manifests: Vec<&Manifest> = listed.images.iter().map(|image| &image.manifest).collect();
-            output::print(globals.json, &manifests, |_| list(&listed))?;
-            Ok(0)
-        }
-        ImageCommand::Remove(args) => remove(globals, &data, &args.image),
-    }
-}
-
-fn remove(globals: &Globals, data: &Path, wanted: &str) -> Result<u8, Failure> {
-    let images = data.join("images");
-    let found = image::find(&images, Some(wanted)).map_err(|error| failure(&error))?;
-    let used = hearth_drivers::qemu::images_in_use(data)
-        .map_err(|error| Failure::new(format!("the VMs in {} cannot be looked at: {error}", data.display())))?;
-    if let Some(count) = used.get(&found.manifest.digest) {
-        let are = if *count == 1 {
-            "1 VM lies"
-        } else {
-            &format!("{count} VMs lie")
-        };
-        return Err(Failure::new(format!(
-            "{are} on the image {}",
-            output::short_digest(&found.manifest.digest)
-        ))
-        .hint("wait until they are replaced, or remove them with `hearth pool clear` and `hearth release`"));
-    }
-    let removed = image::remove(&images, &found.manifest.digest).map_err(|error| failure(&error))?;
-    output::print(globals.json, &removed, |removed| {
-        format!("removed {} {}", removed.name, output::short_digest(&removed.digest))
-    })?;
-    Ok(0)
-}
-
-async fn build(globals: &Globals, data: &Path, args: BuildArgs) -> Result<u8, Failure> {
-    let agent = agent_path(args.agent)?;
+pub(super) async fn run(globals: &Globals, data: &Path, args: BuildArgs) -> Result<u8, Failure> {
+    let agent = agent_source(args.agent)?;
+    let stores = places::images(data);
     let cache = args
         .cache_dir
         .map_or_else(|| data.join("cache/packages"), |folder| connect::absolute(&folder));
-    let mut options = BuildOptions::new(data.join("images"), cache, agent);
+    let mut options = BuildOptions::new(stores.build_dir(), cache, agent);
     options.name = args.name;
     options.suite = args.suite;
     options.extra_packages = args.packages;
     options.mirror = args.mirror;
     options.security_mirror = args.security_mirror;
     options.refresh = args.refresh;
+    options.other_images = stores.places().into_iter().map(Path::to_owned).collect();
+    options.other_images.extend(args.other_images);
 
     let cancel = CancellationToken::new();
     cancel_on_signals(cancel.clone())?;
@@ -138,14 +83,15 @@ async fn build(globals: &Globals, data: &Path, args: BuildArgs) -> Result<u8, Fa
             output::note("stopped; what was downloaded is kept for the next build");
             return Ok(EXIT_SIGNAL_BASE + nix::libc::SIGINT as u8);
         }
-        built => built.map_err(|error| failure(&error))?,
+        built => built.map_err(|error| super::failure(&error))?,
     };
     output::print(globals.json, &manifest, |manifest| {
         format!(
-            "image {} {} after {}",
+            "image {} {} after {}; it lies in {}",
             manifest.name,
             output::short_digest(&manifest.digest),
-            output::duration(started.elapsed())
+            output::duration(started.elapsed()),
+            stores.build_dir().display()
         )
     })?;
     Ok(0)
@@ -165,9 +111,13 @@ fn cancel_on_signals(cancel: CancellationToken) -> Result<(), Failure> {
     Ok(())
 }
 
-fn agent_path(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+/// The one that was named, the one inside this program, or one that a package has put beside it.
+fn agent_source(given: Option<PathBuf>) -> Result<AgentSource, Failure> {
     if let Some(path) = given {
-        return Ok(path);
+        return Ok(AgentSource::File(path));
+    }
+    if let Some(inside) = agent::inside() {
+        return Ok(inside);
     }
     let beside = std::env::current_exe()
         .ok()
@@ -176,36 +126,10 @@ fn agent_path(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
         .into_iter()
         .chain([PathBuf::from(AGENT_INSTALLED)])
         .find(|path| path.is_file())
+        .map(AgentSource::File)
         .ok_or_else(|| {
-            Failure::usage("the agent's binary is not beside this program")
-                .hint("name it with --agent; in a checkout `cargo xtask agent` builds it and says where it is")
+            Failure::usage("this build of hearth has no agent inside, and an image needs one").hint(agent::HOW_TO)
         })
-}
-
-fn failure(error: &ImageError) -> Failure {
-    Failure::new(super::serve::chain(error))
-}
-
-fn list(listed: &Listed) -> String {
-    if listed.images.is_empty() {
-        return "no images yet: make one with `hearth image build`".to_owned();
-    }
-    let row = |image: &Image| {
-        let manifest = &image.manifest;
-        [
-            manifest.name.clone(),
-            output::short_digest(&manifest.digest),
-            manifest.suite.clone(),
-            manifest.kernel_version.clone(),
-            manifest.agent_version.clone(),
-            ByteSize::b(manifest.sizes.rootfs_on_disk).to_string(),
-            output::ago(manifest.created),
-        ]
-    };
-    output::table(
-        ["Name", "Digest", "Suite", "Kernel", "Agent", "On disk", "Made"],
-        listed.images.iter().map(row),
-    )
 }
 
 /// The build on standard error: a bar on a terminal, lines elsewhere.
