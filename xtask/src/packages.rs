@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 20] = [
+const NEEDED: [&str; 21] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
@@ -21,6 +21,7 @@ const NEEDED: [&str; 20] = [
     "ca-certificates",
     // Repositories.
     "git",
+    "git-lfs",
     // Programs that the server and the tests call.
     "util-linux",
     "mount",

@@ -57,8 +57,9 @@ pub(super) const HOOK_SCRIPTS: [(&str, &str); 2] = [
     ("customize.sh", include_str!("host/customize.sh")),
 ];
 
-/// What every image has, besides the kernel and what Debian itself cannot do without.
-pub(super) const PACKAGES: [&str; 26] = [
+/// What every image has, besides the kernel and what Debian itself cannot do without. None of them starts anything by itself
+/// (`host/customize.sh` switches off what would); C.UTF-8 needs no package, and manuals are left out of the image.
+pub(super) const PACKAGES: &[&str] = &[
     // A system that boots.
     "systemd",
     "systemd-sysv",
@@ -72,20 +73,51 @@ pub(super) const PACKAGES: [&str; 26] = [
     "ca-certificates",
     "curl",
     "git",
+    "git-lfs",
     "jq",
-    "less",
     "nodejs",
     "npm",
     "openssh-client",
+    "pkg-config",
+    "python-is-python3",
     "python3",
     "python3-pip",
     "python3-venv",
     "ripgrep",
+    "sqlite3",
     "sudo",
-    "unzip",
+    // What a person at a terminal reaches for: editors, files, text.
+    "bash-completion",
+    "bc",
+    "bsdextrautils",
+    "fd-find",
+    "gettext-base",
+    "less",
+    "nano",
+    "tmux",
+    "tree",
+    "vim-tiny",
+    "xxd",
+    // Processes and the network.
+    "bind9-dnsutils",
+    "htop",
+    "iputils-ping",
+    "lsof",
+    "net-tools",
+    "netcat-openbsd",
+    "psmisc",
+    "rsync",
+    "socat",
+    "strace",
+    "wget",
+    // What the instructions for adding somebody's package archive call.
+    "gpg",
+    "lsb-release",
     // What archives are made of; the build unpacks kernel modules with the last two.
     "bzip2",
     "file",
+    "unzip",
+    "zip",
     "xz-utils",
     "zstd",
 ];

@@ -65,6 +65,12 @@ for unit in hearth-agent hearth-network; do
     ln -sf "/etc/systemd/system/$unit.service" "$sysd/sysinit.target.wants/$unit.service"
 done
 
+# The names that fingers type: Debian calls these programs otherwise.
+ln -sf /usr/bin/vim.tiny "$root/usr/local/bin/vim"
+ln -sf /usr/bin/fdfind "$root/usr/local/bin/fd"
+# The package enables a server; the program is what is wanted. It can be enabled again like any unit.
+rm -f "$sysd/multi-user.target.wants/rsync.service"
+
 # Root has no password that could be typed, and nothing asks for one.
 chroot "$root" passwd --quiet --lock root
 chroot "$root" update-ca-certificates >/dev/null
