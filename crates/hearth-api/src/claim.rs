@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{InstanceId, VmId};
-use crate::patch::whole_or_null;
+use crate::patch::{object_or_null, whole_or_null};
+use crate::project::GitIdentity;
 use crate::text::{Branch, TaskId, VariableName, VariableValue};
 use crate::time;
 
@@ -55,6 +56,9 @@ pub struct ClaimRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<VariableName, VariableValue>>)]
     pub env: Option<BTreeMap<String, String>>,
+    /// Who makes the commits in the VM: the project's identity when absent, and without one the owner of the token.
+    #[serde(deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
+    pub git_identity: Option<GitIdentity>,
 }
 
 impl std::fmt::Debug for ClaimRequest {

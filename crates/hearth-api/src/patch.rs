@@ -69,6 +69,20 @@ pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) ->
     Object::deserialize(from).map(|object| object.0)
 }
 
+/// An object or `null`.
+pub(crate) fn object_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from).map(|object: Option<Object<T>>| object.map(|object| object.0))
+}
+
+/// A present object or `null`.
+pub(crate) fn present_object_or_null<'de, T, D>(from: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    object_or_null(from).map(Some)
+}
+
 /// An object in a field that may be absent but not `null`.
 pub(crate) fn optional_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     object(from).map(Some)

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::ProjectId;
-use crate::patch::{objects, objects_or_null, present, present_objects, present_objects_or_null};
+use crate::patch::{
+    object_or_null, objects, objects_or_null, present, present_object_or_null, present_objects, present_objects_or_null,
+};
 use crate::pool::SetupCommand;
-use crate::text::{Branch, Description, Name, RepoFullName, RepoUrl};
+use crate::text::{Branch, Description, Email, GitName, Name, RepoFullName, RepoUrl};
 use crate::time;
 
 /// A project as the documented operations show it.
@@ -60,6 +62,80 @@ pub struct RepoInput {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RepoUrl>)]
     pub url: Option<String>,
+    /// Whether what Git LFS keeps of it comes along; true when absent here and in the project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<bool>,
+    /// Whether its submodules come along; true when absent here and in the project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submodules: Option<bool>,
+}
+
+/// Who makes the commits that are made in a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "name": "Shop Agent", "email": "agent@example.org" }))]
+pub struct GitIdentity {
+    /// Git's `user.name`.
+    #[schema(value_type = GitName)]
+    pub name: String,
+    /// Git's `user.email`.
+    #[schema(value_type = Email)]
+    pub email: String,
+}
+
+/// Reply of `GET /projects/{id}/view`: everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectView {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    #[schema(required)]
+    pub description: Option<String>,
+    /// Short code that task names start with.
+    pub task_code: String,
+    /// Its repositories, in order.
+    pub repos: Vec<RepoView>,
+    /// Digest prefix or name of the guest image; the newest one when `null`.
+    #[schema(required)]
+    pub image: Option<String>,
+    /// Commands of the step `project_setup`.
+    #[schema(required)]
+    pub project_setup: Option<Vec<SetupCommand>>,
+    /// Size of its VMs.
+    pub vm_size: VmSize,
+    /// Most VMs the project may have at once, in any state.
+    #[schema(required)]
+    pub max_vms: Option<u32>,
+    /// Who makes the commits in its VMs; the owner of the claiming token when `null`.
+    #[schema(required)]
+    pub git_identity: Option<GitIdentity>,
+    /// When it was made.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+/// One repository of a [`ProjectView`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepoView {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch its instances start on.
+    pub branch: String,
+    /// Where the host fetches it from.
+    pub url: String,
+    /// Whether what Git LFS keeps of it comes along.
+    pub lfs: bool,
+    /// Whether its submodules come along.
+    pub submodules: bool,
 }
 
 /// Size of a project's VMs.
@@ -153,6 +229,19 @@ pub struct CreateProject {
     )]
     #[schema(minimum = 0, maximum = 10_000)]
     pub max_vms: Option<u32>,
+    /// Who makes the commits in its VMs; the owner of the claiming token when absent.
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub git_identity: Option<GitIdentity>,
+    /// Whether what Git LFS keeps comes along, in every repository that does not say it itself; true when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<bool>,
+    /// Whether submodules come along, in every repository that does not say it itself; true when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submodules: Option<bool>,
 }
 
 /// Body of `PATCH /projects/{id}`; absent keeps, `null` clears where it is allowed.
@@ -198,6 +287,18 @@ pub struct PatchProject {
     )]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 10_000)]
     pub max_vms: Option<Option<u32>>,
+    /// Who makes the commits in its VMs; the owner of the claiming token when `null`.
+    #[serde(deserialize_with = "present_object_or_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<GitIdentity>)]
+    pub git_identity: Option<Option<GitIdentity>>,
+    /// Whether what Git LFS keeps comes along, in every repository that does not say it itself.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub lfs: Option<bool>,
+    /// Whether submodules come along, in every repository that does not say it itself.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub submodules: Option<bool>,
 }
 
 /// Reply of `DELETE /projects/{id}`.

@@ -41,6 +41,18 @@ pub struct RepoFullName(pub String);
     examples("https://git.example.org/acme/app.git"))]
 pub struct RepoUrl(pub String);
 
+/// Somebody's name as git writes it into a commit. Git takes punctuation off both ends; something must be left.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 200,
+    pattern = r#"^[^\x00-\x1f\x7f<>]*[^\x00-\x20\x7f<>.,:;"\\'][^\x00-\x1f\x7f<>]*$"#, examples("Shop Agent"))]
+pub struct GitName(pub String);
+
+/// An e-mail address as git writes it into a commit.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 200,
+    pattern = r#"^[^\x00-\x20\x7f<>]*[^\x00-\x20\x7f<>.,:;"\\'][^\x00-\x20\x7f<>]*$"#, examples("agent@example.org"))]
+pub struct Email(pub String);
+
 /// The name of a shell variable.
 #[derive(Debug, ToSchema)]
 #[schema(value_type = String, min_length = 1, max_length = 191, pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
@@ -69,7 +81,7 @@ pub struct Word(pub String);
 pub struct GuestPath(pub String);
 
 /// Each pattern above and what it means, for the message of a refusal.
-pub const PATTERN_MEANINGS: [(&str, &str); 11] = [
+pub const PATTERN_MEANINGS: [(&str, &str); 13] = [
     (
         r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$",
         "must be one line and not blank",
@@ -95,6 +107,14 @@ pub const PATTERN_MEANINGS: [(&str, &str); 11] = [
         "must be letters, digits and `_`, not beginning with a digit",
     ),
     (r"^[^\x00-\x1f\x7f]+$", "must hold no control characters"),
+    (
+        r#"^[^\x00-\x1f\x7f<>]*[^\x00-\x20\x7f<>.,:;"\\'][^\x00-\x1f\x7f<>]*$"#,
+        "must be a name in one line, without `<` and `>`",
+    ),
+    (
+        r#"^[^\x00-\x20\x7f<>]*[^\x00-\x20\x7f<>.,:;"\\'][^\x00-\x20\x7f<>]*$"#,
+        "must be an e-mail address: no blanks, no `<` and no `>`",
+    ),
     (
         "^31(2d|3[0-9]|5f|6[1-9a-f]|7[0-9a]){1,64}$",
         "must be a `nextCursor` that this server gave out",

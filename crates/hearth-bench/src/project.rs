@@ -90,11 +90,16 @@ impl Project {
                 repo_full_name: REPOSITORY.to_owned(),
                 branch: BRANCH.to_owned(),
                 url: Some(format!("file://{}", repository.display())),
+                lfs: None,
+                submodules: None,
             }],
             image: None,
             project_setup: None,
             vm_size: Some(VmSize::Small),
             max_vms: None,
+            git_identity: None,
+            lfs: None,
+            submodules: None,
         };
         let id = server.client.create_project(&body).await?.id;
         let project = Self { server, id, repository };

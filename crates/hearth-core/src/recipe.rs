@@ -4,12 +4,12 @@
 //! in what they were made from.
 
 use hearth_api::pool::SetupCommand;
-use hearth_api::project::VmSize;
+use hearth_api::project::{GitIdentity, VmSize};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// Counts up when Hearth changes what it does with the same inputs.
-const RECIPE_VERSION: u32 = 3;
+const RECIPE_VERSION: u32 = 4;
 
 /// Hexadecimal digits of each half of a name: 48 bits, enough to tell a project's recipes apart.
 const HALF_DIGITS: usize = 12;
@@ -25,6 +25,8 @@ pub struct Recipe<'a> {
     pub repositories: Vec<RecipeRepo<'a>>,
     /// Counts up with every change of the project's shared variables; their values stay out of the recipe.
     pub variables_version: i64,
+    /// Who makes commits while it is set up.
+    pub git_identity: Option<&'a GitIdentity>,
     /// Commands of the step `project_setup`.
     pub project_setup: &'a [SetupCommand],
     /// Whether hooks in `.capy/settings.json` run: a saved setup object replaces them.
@@ -56,6 +58,10 @@ pub struct RecipeRepo<'a> {
     pub branch: &'a str,
     /// The folder in the VM.
     pub path: &'a str,
+    /// Whether what Git LFS keeps of it comes along.
+    pub lfs: bool,
+    /// Whether its submodules come along.
+    pub submodules: bool,
     /// Its script of the step `repo_setup`.
     pub initialize: Option<&'a str>,
     /// Its script that starts services.
@@ -104,14 +110,21 @@ mod tests {
                 url: "file:///r",
                 branch: "main",
                 path: "/home/r",
+                lfs: true,
+                submodules: true,
                 initialize: None,
                 startup: None,
             }],
             variables_version: 0,
+            git_identity: None,
             project_setup: &[],
             legacy_hooks: true,
             pool_setup: &[],
             meets: Meets::default(),
+        };
+        let identity = GitIdentity {
+            name: "a".into(),
+            email: "a@b".into(),
         };
         let mut names = std::collections::BTreeSet::new();
         let variants = [
@@ -144,6 +157,24 @@ mod tests {
                     startup: Some("x"),
                     ..base.repositories[0].clone()
                 }],
+                ..base.clone()
+            },
+            Recipe {
+                repositories: vec![RecipeRepo {
+                    lfs: false,
+                    ..base.repositories[0].clone()
+                }],
+                ..base.clone()
+            },
+            Recipe {
+                repositories: vec![RecipeRepo {
+                    submodules: false,
+                    ..base.repositories[0].clone()
+                }],
+                ..base.clone()
+            },
+            Recipe {
+                git_identity: Some(&identity),
                 ..base.clone()
             },
             Recipe {

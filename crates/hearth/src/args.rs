@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use hearth_api::project::GitIdentity;
 
 use crate::commands::{
     claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, shell, template, token,
@@ -31,6 +32,24 @@ pub(crate) struct Cli {
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Who makes the commits.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GitIdentityArgs {
+    /// Git's `user.name` in the VMs (default: the project's, else the owner of the claiming token)
+    #[arg(long, value_name = "NAME", requires = "git_email")]
+    git_name: Option<String>,
+    /// Git's `user.email` in the VMs
+    #[arg(long, value_name = "ADDRESS", requires = "git_name")]
+    git_email: Option<String>,
+}
+
+impl GitIdentityArgs {
+    pub(crate) fn identity(self) -> Option<GitIdentity> {
+        let (name, email) = (self.git_name?, self.git_email?);
+        Some(GitIdentity { name, email })
+    }
 }
 
 /// Options of every command.

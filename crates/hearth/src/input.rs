@@ -26,7 +26,9 @@ pub(crate) fn text(file: &Path) -> Result<String, Failure> {
     } else {
         std::fs::read_to_string(file)
     };
-    read.map_err(|error| Failure::usage(format!("{} cannot be read: {error}", name(file))))
+    let text = read.map_err(|error| Failure::usage(format!("{} cannot be read: {error}", name(file))))?;
+    // Some editors begin a file with a mark of its encoding.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 fn is_standard_input(file: &Path) -> bool {

@@ -5,7 +5,7 @@ use reqwest::Method;
 use super::{Client, ClientError};
 use crate::ids::ProjectId;
 use crate::page::Page;
-use crate::project::{CreateProject, PatchProject, Project, ProjectDeleted};
+use crate::project::{CreateProject, PatchProject, Project, ProjectDeleted, ProjectView};
 
 /// Most items a page may have.
 const PAGE_LIMIT: &str = "100";
@@ -43,6 +43,14 @@ impl Client {
     /// As every call.
     pub async fn get_project(&self, id: &ProjectId) -> Result<Project, ClientError> {
         self.get(&["projects", id.as_str()]).read().await
+    }
+
+    /// Everything that can be set of a project.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn view_project(&self, id: &ProjectId) -> Result<ProjectView, ClientError> {
+        self.get(&["projects", id.as_str(), "view"]).read().await
     }
 
     /// Makes a project.

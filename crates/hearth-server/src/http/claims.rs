@@ -71,6 +71,7 @@ pub async fn claim_instance(
         patience: wait.min(state.longest_wait),
         lease: SignedDuration::from_mins(i64::try_from(ttl).unwrap_or(i64::MAX)),
         env: body.env.unwrap_or_else(BTreeMap::new),
+        git_identity: body.git_identity,
     };
     if order.strict {
         let pool = state.store().pool(&project.id).await?;

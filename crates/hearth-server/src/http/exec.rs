@@ -26,6 +26,7 @@ use super::claims::own_claim;
 use super::error::ApiError;
 use super::extract::{Body, Path};
 use crate::provision::envfile;
+use crate::provision::scripts::shell_text;
 use crate::reconcile::Awake;
 use crate::store::{InstanceRow, Store};
 
@@ -135,7 +136,7 @@ pub async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Resul
 pub fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
     // `bash -c`, as documented: not the stricter shell of the set-up commands.
     let argv = match (body.command, body.argv) {
-        (Some(command), None) => vec!["bash".to_owned(), "-c".to_owned(), command],
+        (Some(command), None) => vec!["bash".to_owned(), "-c".to_owned(), shell_text(&command)],
         (None, Some(argv)) if argv.first().is_some_and(|program| !program.is_empty()) => argv,
         (None, Some(_)) => return Err(ApiError::field("argv[0]", "must name a program")),
         _ => return Err(ApiError::field(".", "give either `command` or `argv`")),

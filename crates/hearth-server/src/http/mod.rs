@@ -120,6 +120,7 @@ fn routes() -> OpenApiRouter<AppState> {
             projects::patch_project,
             projects::delete_project
         ))
+        .routes(routes!(projects::view_project))
         .routes(routes!(setup::get_setup, setup::patch_setup))
         .routes(routes!(
             variables::list_shared_variables,

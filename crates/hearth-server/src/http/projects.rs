@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Page;
-use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted};
+use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted, ProjectView};
 use hearth_api::token::Scope;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -119,7 +119,7 @@ pub async fn create_project(
         ));
     }
     let mut faults = Faults::default();
-    let repos = faults.repos("repos", &body.repos, &state.git_base_url);
+    let repos = faults.repos("repos", &body.repos, &state.git_base_url, (body.lfs, body.submodules));
     faults.finish()?;
     let now = Timestamp::now();
     let row = ProjectRow {
@@ -134,6 +134,7 @@ pub async fn create_project(
         project_setup: body.project_setup,
         setup: None,
         max_vms: body.max_vms,
+        git_identity: body.git_identity,
         variables_version: 0,
         template_epoch: 0,
         created_at: now,
@@ -170,6 +171,24 @@ pub async fn get_project(
     Ok(Json(caller.project(&state, &id, Scope::ProjectRead).await?.to_wire()))
 }
 
+/// Get everything that can be set of a project
+///
+/// Besides what `GET /projects/{projectId}` says: where its repositories are fetched from and what comes along with them, the
+/// image, the project's own commands, the VM size, the limit and the git identity.
+#[utoipa::path(
+    get,
+    path = "/projects/{projectId}/view",
+    tag = "projects",
+    responses((status = 200, body = ProjectView, description = "The project"))
+)]
+pub async fn view_project(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ProjectId>,
+) -> Result<Json<ProjectView>, ApiError> {
+    Ok(Json(caller.project(&state, &id, Scope::ProjectRead).await?.to_view()))
+}
+
 /// Change a project
 ///
 /// An absent field stays as it is; `null` clears it where it may be empty. Ready VMs are replaced as they need to be.
@@ -191,7 +210,7 @@ pub async fn patch_project(
     let repos = patch
         .repos
         .as_ref()
-        .map(|repos| faults.repos("repos", repos, &state.git_base_url));
+        .map(|repos| faults.repos("repos", repos, &state.git_base_url, (patch.lfs, patch.submodules)));
     faults.finish()?;
     let change = |row: &mut ProjectRow| {
         apply(patch, repos, row);
@@ -222,6 +241,14 @@ fn apply(patch: PatchProject, repos: Option<Vec<RepoSource>>, row: &mut ProjectR
     }
     if let Some(repos) = repos {
         row.repos = repos;
+    } else {
+        for repo in &mut row.repos {
+            repo.lfs = patch.lfs.unwrap_or(repo.lfs);
+            repo.submodules = patch.submodules.unwrap_or(repo.submodules);
+        }
+    }
+    if let Some(identity) = patch.git_identity {
+        row.git_identity = identity;
     }
     if let Some(image) = patch.image {
         row.image = image;

@@ -194,6 +194,16 @@ fn example(schema: &str) -> Option<Value> {
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
         "BootEnded" => json!({ "id": INSTANCE, "cancelled": true, "status": "failed" }),
+        "ProjectView" => json!({
+            "id": PROJECT, "name": "web", "description": null, "taskCode": "WEB",
+            "repos": [{
+                "repoFullName": "acme/app", "branch": "main", "url": "https://git.example.org/acme/app.git",
+                "lfs": true, "submodules": true
+            }],
+            "image": null, "projectSetup": null, "vmSize": "small", "maxVms": null,
+            "gitIdentity": { "name": "Shop Agent", "email": "agent@example.org" },
+            "createdAt": CREATED, "updatedAt": LATER
+        }),
         "TemplateList" => json!({
             "items": [{
                 "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10",

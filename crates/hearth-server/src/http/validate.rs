@@ -37,8 +37,15 @@ impl Faults {
         }
     }
 
-    /// The repositories of a project; those without a URL come from `base`.
-    pub fn repos(&mut self, path: &str, inputs: &[RepoInput], base: &str) -> Vec<RepoSource> {
+    /// The repositories of a project; those without a URL come from `base`. `lfs` and `submodules`: what holds for those that do
+    /// not say it themselves.
+    pub fn repos(
+        &mut self,
+        path: &str,
+        inputs: &[RepoInput],
+        base: &str,
+        (lfs, submodules): (Option<bool>, Option<bool>),
+    ) -> Vec<RepoSource> {
         let mut seen = BTreeSet::new();
         inputs
             .iter()
@@ -55,6 +62,8 @@ impl Faults {
                     repo_full_name: name.clone(),
                     branch: input.branch.clone(),
                     url: input.url.clone().unwrap_or_else(from_base),
+                    lfs: input.lfs.or(lfs).unwrap_or(true),
+                    submodules: input.submodules.or(submodules).unwrap_or(true),
                 }
             })
             .collect()

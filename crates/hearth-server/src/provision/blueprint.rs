@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
+use hearth_api::project::GitIdentity;
 use hearth_core::recipe::{Meets, Recipe, RecipeRepo};
 use hearth_drivers::VmShape;
 
@@ -29,6 +30,8 @@ pub struct Blueprint {
     pub checkouts: Vec<Checkout>,
     /// The commit that each of them was last seen at, in order.
     pub tips: Vec<Option<String>>,
+    /// Who makes commits, where the project says it.
+    pub git_identity: Option<GitIdentity>,
     /// Shared variables.
     pub variables: Vec<VariableRow>,
     /// Counts up with every change of them.
@@ -56,6 +59,10 @@ pub struct Checkout {
     pub branch: String,
     /// The folder in the VM.
     pub path: String,
+    /// Whether what Git LFS keeps of it comes along.
+    pub lfs: bool,
+    /// Whether its submodules come along.
+    pub submodules: bool,
     /// What the setup object runs in it.
     pub scripts: RepoScripts,
 }
@@ -90,11 +97,14 @@ pub fn recipe_name(
                 url: &checkout.url,
                 branch: &checkout.branch,
                 path: &checkout.path,
+                lfs: checkout.lfs,
+                submodules: checkout.submodules,
                 initialize: checkout.scripts.script(Phase::Initialize),
                 startup: checkout.scripts.script(Phase::Startup),
             })
             .collect(),
         variables_version: project.variables_version,
+        git_identity: project.git_identity.as_ref(),
         project_setup: project.project_setup.as_deref().unwrap_or_default(),
         legacy_hooks: project.setup.is_none(),
         pool_setup: pool
@@ -130,6 +140,8 @@ pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> 
                 url: repo.url.clone(),
                 branch: branch.unwrap_or(&repo.branch).to_owned(),
                 path,
+                lfs: repo.lfs,
+                submodules: repo.submodules,
                 scripts: project
                     .setup
                     .iter()
@@ -181,6 +193,7 @@ impl Blueprint {
                 .map(|commit| commit.map(str::to_owned))
                 .collect(),
             checkouts,
+            git_identity: row.git_identity.clone(),
             masker,
             variables,
             legacy_hooks: row.setup.is_none(),

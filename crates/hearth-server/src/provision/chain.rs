@@ -11,13 +11,15 @@ use super::blueprint::Blueprint;
 use super::scripts::Phase;
 
 /// Counts up when Hearth changes what a stage does with the same inputs.
-const CHAIN_VERSION: u32 = 1;
+const CHAIN_VERSION: u32 = 2;
 
 /// What one stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// The image, booted and settled: `create_vm` and `ensure_server`.
     Base,
+    /// The project's own git identity.
+    Identity,
     /// `set_env_vars`.
     Variables,
     /// `clone_repo` of the repository at this place.
@@ -63,13 +65,17 @@ pub fn stages(environment: Option<&str>, timeout: u64, blueprint: &Blueprint, kn
     chain.push(Work::Base, Some(&"base"));
     // From here on nothing is shared between projects: the VM holds what is one project's own.
     chain.fold(&("project", project, blueprint.epoch));
+    if let Some(identity) = &blueprint.git_identity {
+        chain.push(Work::Identity, Some(&("identity", identity)));
+    }
     if !blueprint.variables.is_empty() {
         chain.push(Work::Variables, Some(&("variables", blueprint.variables_version)));
     }
     for (at, (checkout, known)) in blueprint.checkouts.iter().zip(known).enumerate() {
+        let along = (checkout.lfs, checkout.submodules);
         let inputs = known
             .commit
-            .map(|commit| ("clone", &checkout.url, &checkout.branch, &checkout.path, commit));
+            .map(|commit| ("clone", &checkout.url, &checkout.branch, &checkout.path, commit, along));
         chain.push(Work::Clone(at), inputs.as_ref());
     }
     for (at, (checkout, known)) in blueprint.checkouts.iter().zip(known).enumerate() {

@@ -246,7 +246,7 @@ fn worth_it(work: Work, next: Option<&Stage>, took: Duration) -> bool {
     took >= WORTH
         || match work {
             // A file is written in no time.
-            Work::Variables => false,
+            Work::Variables | Work::Identity => false,
             // Repositories are cloned one after the other; they are frozen together.
             Work::Clone(_) => !matches!(next, Some(Work::Clone(_))),
             Work::Project(at) | Work::Pool(at) => at < EACH_COMMAND,

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::agents::ConnectError;
 use super::blueprint::Blueprint;
+use super::gitconfig;
 use super::recorder::Recorder;
 use super::steps::{Run, Stop, command_failure, failure, millis, vm_lost};
 
@@ -202,14 +203,15 @@ impl Run<'_> {
         let settle = ExecSpec {
             // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
             // system (exit code 1) is still a system.
-            shell: Some(
+            shell: Some(format!(
                 "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi\n\
                  command -v udevadm >/dev/null && udevadm settle && udevadm control --reload || true\n\
                  echo \"$HEARTH_NAME\" >/etc/hostname\n\
                  hostname \"$HEARTH_NAME\" 2>/dev/null || echo \"$HEARTH_NAME\" >/proc/sys/kernel/hostname\n\
-                 grep -qs \"$HEARTH_NAME\" /etc/hosts || echo \"127.0.1.1 $HEARTH_NAME\" >>/etc/hosts"
-                    .to_owned(),
-            ),
+                 grep -qs \"$HEARTH_NAME\" /etc/hosts || echo \"127.0.1.1 $HEARTH_NAME\" >>/etc/hosts\n\
+                 {}",
+                gitconfig::INCLUDE
+            )),
             env: vec![("HEARTH_NAME".to_owned(), self.boot.vm.to_string())],
             timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
             ..ExecSpec::default()
@@ -218,6 +220,9 @@ impl Run<'_> {
             .run_named(&agent, &settle, "the boot of the guest's system")
             .await
             .map_err(|error| command_failure(FailureKind::Image, error))?;
+        let identity = gitconfig::render(&gitconfig::nobody());
+        let written = agent.write_file(gitconfig::PATH, gitconfig::MODE, identity).await;
+        written.map_err(vm_lost)?;
         Ok((agent, version))
     }
 

@@ -13,6 +13,7 @@ pub mod follow;
 mod forge;
 pub mod forward;
 pub mod git;
+pub mod gitconfig;
 pub mod legacy;
 mod machine;
 pub mod mask;

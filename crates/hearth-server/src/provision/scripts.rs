@@ -14,6 +14,13 @@ use super::mask::Masker;
 use super::output::CommandOutput;
 use super::recorder::sentence;
 
+/// A command as a shell is to read it: a carriage return before the end of a line, or at the very end, is how some editors end
+/// lines and no part of the command. What is stored stays as it was given.
+#[must_use]
+pub fn shell_text(command: &str) -> String {
+    command.trim_end_matches('\r').replace("\r\n", "\n")
+}
+
 /// When a script runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -78,7 +85,7 @@ impl RepoScripts {
     #[must_use]
     pub fn spec(&self, phase: Phase, path: &str) -> Option<ExecSpec> {
         Some(ExecSpec {
-            shell: Some(self.script(phase)?.to_owned()),
+            shell: Some(shell_text(self.script(phase)?)),
             cwd: Some(path.to_owned()),
             env_file: Some(envfile::PATH.to_owned()),
             timeout_ms: Some(u64::try_from(self.limit(phase).as_millis()).unwrap_or(u64::MAX)),

@@ -32,6 +32,11 @@ pub fn read(file: &str, content: &[u8]) -> Result<Settings, String> {
             error.column()
         )
     };
+    // Some editors begin a file with a mark of its encoding.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    if content.starts_with(b"\xff\xfe") || content.starts_with(b"\xfe\xff") {
+        return Err(format!("{file} is in UTF-16; save it as UTF-8"));
+    }
     // The syntax of the whole file first: a slip of the pen is not to be reported as a wrong type.
     serde_json::from_slice::<serde::de::IgnoredAny>(content).map_err(broken)?;
     let Object(settings) = serde_json::from_slice(content).map_err(broken)?;
@@ -59,6 +64,17 @@ mod tests {
         assert_eq!((hooks.terminals.len(), hooks.previews[0].port.get()), (1, 3000));
         assert_eq!(hooks.tools.unwrap().pre["edit"], ["lint"]);
         assert_eq!(hooks.context.unwrap().max_output_length, Some(2000));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_fault_and_utf_16_is_named() {
+        let marked = b"\xef\xbb\xbf{\"hooks\":{\"setup\":[\"a\"]}}\r\n";
+        let settings = read("f", marked).unwrap();
+        assert_eq!(settings.hooks.setup[0].command(), "a");
+        let broken = read("f", b"\xef\xbb\xbf{\r\n  ]").unwrap_err();
+        assert!(broken.starts_with("f is broken at line 2, column 3: "), "{broken}");
+        let utf16 = read("f", b"\xff\xfe{\0}\0").unwrap_err();
+        assert_eq!(utf16, "f is in UTF-16; save it as UTF-8");
     }
 
     #[test]

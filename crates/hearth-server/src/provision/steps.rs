@@ -23,10 +23,11 @@ use super::blueprint::Blueprint;
 use super::chain::{self, Known, Stage, Work};
 use super::end_request::EndRequest;
 use super::envfile;
+use super::gitconfig;
 use super::mirrors::{Tip, Wanted};
 use super::piece::Piece;
 use super::recorder::{CommandFailure, Recorder};
-use super::scripts::Phase;
+use super::scripts::{Phase, shell_text};
 use crate::store::{StoreError, TemplateRow};
 
 /// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
@@ -298,6 +299,7 @@ impl Run<'_> {
     async fn run_stage(&self, agent: &AgentClient, work: Work, found: &[Found]) -> Result<(), Stop> {
         let checkouts = &self.boot.blueprint.checkouts;
         match work {
+            Work::Identity => self.set_git_identity(agent).await,
             Work::Variables => self.set_env_vars(agent).await,
             Work::Clone(repo) => self.clone_repo(agent, &checkouts[repo], &found[repo].tip).await,
             Work::Hooks(repo) => self.init_repo(agent, &checkouts[repo], &found[repo].settings).await,
@@ -345,6 +347,15 @@ impl Run<'_> {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner).push(piece);
     }
 
+    async fn set_git_identity(&self, agent: &AgentClient) -> Result<(), Stop> {
+        if let Some(identity) = &self.boot.blueprint.git_identity {
+            let text = gitconfig::render(identity);
+            let written = agent.write_file(gitconfig::PATH, gitconfig::MODE, text).await;
+            written.map_err(vm_lost)?;
+        }
+        Ok(())
+    }
+
     async fn set_env_vars(&self, agent: &AgentClient) -> Result<(), Stop> {
         let recorder = self.begin(StepName::SetEnvVars, None);
         let variables = &self.boot.blueprint.variables;
@@ -358,7 +369,7 @@ impl Run<'_> {
     /// A set-up command as CONTRACT.md wants it run.
     pub(super) fn shell(&self, command: &str, cwd: &str) -> ExecSpec {
         ExecSpec {
-            shell: Some(command.to_owned()),
+            shell: Some(shell_text(command)),
             cwd: Some(cwd.to_owned()),
             env_file: Some(envfile::PATH.to_owned()),
             timeout_ms: Some(millis(self.context.command_timeout)),

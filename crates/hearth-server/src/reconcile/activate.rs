@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::claim::ClaimedRepo;
+use hearth_api::project::GitIdentity;
 use tokio::time::Instant;
 
 use super::trace::Trace;
@@ -12,6 +13,7 @@ use super::{ClaimOrder, Reconciler};
 use crate::provision::blueprint::{Checkout, Wish};
 use crate::provision::envfile;
 use crate::provision::forward::{Move, MoveError};
+use crate::provision::gitconfig;
 use crate::provision::mask_cache;
 use crate::provision::scripts::{Phase, run_at_claim};
 use crate::store::{InstanceRow, ProjectRow, StoreError, VariableOwner, VariableRow};
@@ -44,6 +46,16 @@ impl From<AgentError> for Unfit {
     }
 }
 
+/// Who makes the commits in the task's VM; `None` when that is the project's own, which a VM of the current recipe has.
+fn git_identity(project: &ProjectRow, order: &ClaimOrder, is_current: bool) -> Option<GitIdentity> {
+    match (&order.git_identity, &project.git_identity) {
+        (Some(identity), _) => Some(identity.clone()),
+        (None, Some(_)) if is_current => None,
+        (None, Some(identity)) => Some(identity.clone()),
+        (None, None) => Some(gitconfig::of_user(&order.user)),
+    }
+}
+
 impl Reconciler {
     /// Makes the VM the task's own.
     pub(super) async fn activate(
@@ -71,11 +83,21 @@ impl Reconciler {
         clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         trace.lap("clock");
         let variables = self.task_variables(project, order, row.recipe == wish.recipe).await?;
-        if let Some(variables) = &variables {
+        let write_variables = async {
+            let Some(variables) = &variables else { return Ok(()) };
             agent
                 .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
-                .await?;
-        }
+                .await
+        };
+        let write_identity = async {
+            let Some(identity) = git_identity(project, order, row.recipe == wish.recipe) else {
+                return Ok(());
+            };
+            agent
+                .write_file(gitconfig::PATH, gitconfig::MODE, gitconfig::render(&identity))
+                .await
+        };
+        tokio::try_join!(write_variables, write_identity)?;
         trace.lap("variables");
         let checkouts = &wish.checkouts;
         let (repos, moved) = self.move_checkouts(wish, order, row, &agent).await?;

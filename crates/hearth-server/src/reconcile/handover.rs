@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, Miss};
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
+use hearth_api::project::GitIdentity;
 use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
@@ -45,6 +46,8 @@ pub struct ClaimOrder {
     pub lease: SignedDuration,
     /// Variables of the task.
     pub env: BTreeMap<String, String>,
+    /// Who makes the commits, where the claim says it.
+    pub git_identity: Option<GitIdentity>,
 }
 
 /// Why there is no VM.

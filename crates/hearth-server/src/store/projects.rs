@@ -2,7 +2,7 @@
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
-use hearth_api::project::{Project, Repo, VmSize};
+use hearth_api::project::{GitIdentity, Project, ProjectView, Repo, RepoView, VmSize};
 use hearth_api::setup::SetupBody;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub struct ProjectRow {
     pub setup: Option<SetupBody>,
     /// Most VMs it may have at once; 0 forbids it a pool.
     pub max_vms: Option<u32>,
+    /// Who makes the commits in its VMs; the owner of the claiming token when there is none.
+    pub git_identity: Option<GitIdentity>,
     /// Counts up with every change of its shared variables.
     pub variables_version: i64,
     /// Counts up when its template is renewed without its inputs having changed.
@@ -56,6 +58,17 @@ pub struct RepoSource {
     pub branch: String,
     /// Where the host fetches it from; no credentials in it.
     pub url: String,
+    /// Whether what Git LFS keeps of it comes along.
+    #[serde(default = "yes")]
+    pub lfs: bool,
+    /// Whether its submodules come along.
+    #[serde(default = "yes")]
+    pub submodules: bool,
+}
+
+/// What rows of before mean that do not say it.
+fn yes() -> bool {
+    true
 }
 
 impl ProjectRow {
@@ -79,6 +92,35 @@ impl ProjectRow {
             updated_at: self.updated_at,
         }
     }
+
+    /// Everything that can be set.
+    #[must_use]
+    pub fn to_view(&self) -> ProjectView {
+        ProjectView {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            description: self.description.clone(),
+            task_code: self.task_code.clone(),
+            repos: self
+                .repos
+                .iter()
+                .map(|repo| RepoView {
+                    repo_full_name: repo.repo_full_name.clone(),
+                    branch: repo.branch.clone(),
+                    url: repo.url.clone(),
+                    lfs: repo.lfs,
+                    submodules: repo.submodules,
+                })
+                .collect(),
+            image: self.image.clone(),
+            project_setup: self.project_setup.clone(),
+            vm_size: self.vm_size,
+            max_vms: self.max_vms,
+            git_identity: self.git_identity.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -94,6 +136,7 @@ struct Raw {
     project_setup: Option<String>,
     setup: Option<String>,
     max_vms: Option<i64>,
+    git_identity: Option<String>,
     variables_version: i64,
     template_epoch: i64,
     created_at: i64,
@@ -121,6 +164,10 @@ impl TryFrom<Raw> for ProjectRow {
                 .max_vms
                 .map(|most| u32::try_from(most).map_err(|error| StoreError::corrupt("project.max_vms", error)))
                 .transpose()?,
+            git_identity: raw
+                .git_identity
+                .map(|text| from_json("project.git_identity", &text))
+                .transpose()?,
             variables_version: raw.variables_version,
             template_epoch: raw.template_epoch,
             created_at: timestamp(raw.created_at)?,
@@ -134,8 +181,8 @@ impl Store {
     pub async fn insert_project(&self, project: &ProjectRow) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO project (id, tenant, name, description, task_code, repos, image, vm_size, project_setup,
-                                  variables_version, created_at, updated_at, setup, max_vms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                                  variables_version, created_at, updated_at, setup, max_vms, git_identity)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )
         .bind(project.id.as_str())
         .bind(&project.tenant)
@@ -151,6 +198,7 @@ impl Store {
         .bind(millis(project.updated_at))
         .bind(project.setup.as_ref().map(to_json).transpose()?)
         .bind(project.max_vms)
+        .bind(project.git_identity.as_ref().map(to_json).transpose()?)
         .run_on(&self.write)
         .await?;
         Ok(())
@@ -256,7 +304,8 @@ impl Store {
 async fn write_changed(tx: &mut SqliteConnection, project: &ProjectRow) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
-                            project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11
+                            project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11,
+                            git_identity = ?12
          WHERE id = ?1",
     )
     .bind(project.id.as_str())
@@ -270,6 +319,7 @@ async fn write_changed(tx: &mut SqliteConnection, project: &ProjectRow) -> Resul
     .bind(millis(project.updated_at))
     .bind(project.setup.as_ref().map(to_json).transpose()?)
     .bind(project.max_vms)
+    .bind(project.git_identity.as_ref().map(to_json).transpose()?)
     .execute(tx)
     .await?;
     Ok(())

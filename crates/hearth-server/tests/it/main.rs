@@ -14,6 +14,7 @@ mod faults;
 mod fresh;
 mod harness;
 mod pools;
+mod repositories;
 mod restart;
 mod rubbish;
 mod secrets;

@@ -8,7 +8,7 @@ use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use hearth_api::ids::InstanceId;
 use jiff::Timestamp;
 
-use crate::args::Globals;
+use crate::args::{GitIdentityArgs, Globals};
 use crate::caller_env;
 use crate::failure::Failure;
 use crate::text::clean_line;
@@ -50,6 +50,8 @@ pub(crate) struct ClaimArgs {
     /// may be repeated
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
+    #[command(flatten)]
+    git: GitIdentityArgs,
     /// Print the instance's id alone
     #[arg(long, conflicts_with = "json")]
     id_only: bool,
@@ -101,6 +103,7 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         wait_ms: args.wait.map(|seconds| seconds.saturating_mul(MS_PER_S)),
         ttl_minutes: args.ttl,
         env: (!env.is_empty()).then_some(env),
+        git_identity: args.git.identity(),
     };
     let client = connect::client(globals)?;
     let project = connect::project(&client, &project).await?;

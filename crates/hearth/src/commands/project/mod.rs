@@ -8,7 +8,7 @@ use hearth_api::page::Page;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{CreateProject, PatchProject, Project, RepoInput, VmSize};
 
-use crate::args::Globals;
+use crate::args::{GitIdentityArgs, Globals};
 use crate::failure::Failure;
 use crate::setup_commands::parse_command;
 use crate::{connect, output};
@@ -66,6 +66,14 @@ pub(crate) struct CreateArgs {
     /// Most VMs it may have at once, in any state; 0 forbids it a warm pool (default: only the server's own limit)
     #[arg(long, value_name = "NUMBER")]
     max_vms: Option<u32>,
+    #[command(flatten)]
+    git: GitIdentityArgs,
+    /// Leave what Git LFS keeps where it is: files in it are pointers
+    #[arg(long)]
+    no_lfs: bool,
+    /// Leave submodules empty
+    #[arg(long)]
+    no_submodules: bool,
 }
 
 /// `hearth project set`.
@@ -113,6 +121,23 @@ pub(crate) struct SetArgs {
     /// No limit of its own any more, only the server's
     #[arg(long, conflicts_with = "max_vms")]
     no_max_vms: bool,
+    #[command(flatten)]
+    git: GitIdentityArgs,
+    /// No git identity of its own any more: whoever claims makes the commits
+    #[arg(long, conflicts_with = "git_name")]
+    no_git_identity: bool,
+    /// Bring what Git LFS keeps of its repositories
+    #[arg(long)]
+    lfs: bool,
+    /// Leave what Git LFS keeps where it is: files in it are pointers
+    #[arg(long, conflicts_with = "lfs")]
+    no_lfs: bool,
+    /// Bring the submodules of its repositories
+    #[arg(long)]
+    submodules: bool,
+    /// Leave submodules empty
+    #[arg(long, conflicts_with = "submodules")]
+    no_submodules: bool,
 }
 
 impl SetArgs {
@@ -128,8 +153,16 @@ impl SetArgs {
             project_setup: value_or_null(setup, self.no_setup),
             vm_size: self.size,
             max_vms: value_or_null(self.max_vms, self.no_max_vms),
+            git_identity: value_or_null(self.git.identity(), self.no_git_identity),
+            lfs: yes_or_no(self.lfs, self.no_lfs),
+            submodules: yes_or_no(self.submodules, self.no_submodules),
         }
     }
+}
+
+/// Absent, or what was said.
+fn yes_or_no(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
 }
 
 /// Absent, `null` or a value.
@@ -150,6 +183,9 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
                 project_setup: (!args.setup.is_empty()).then_some(args.setup),
                 vm_size: args.size,
                 max_vms: args.max_vms,
+                git_identity: args.git.identity(),
+                lfs: args.no_lfs.then_some(false),
+                submodules: args.no_submodules.then_some(false),
             };
             let project = client.create_project(&body).await?;
             output::print(globals.json, &project, show)?;

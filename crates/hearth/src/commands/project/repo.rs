@@ -16,6 +16,8 @@ pub(super) fn parse_repo(text: &str) -> Result<RepoInput, String> {
             repo_full_name: full_name_from(url)?,
             branch: branch.to_owned(),
             url: Some(url.to_owned()),
+            lfs: None,
+            submodules: None,
         });
     }
     let (name, url) = match text.split_once('=') {
@@ -31,6 +33,8 @@ pub(super) fn parse_repo(text: &str) -> Result<RepoInput, String> {
         repo_full_name: name.to_owned(),
         branch: branch.to_owned(),
         url,
+        lfs: None,
+        submodules: None,
     })
 }
 
