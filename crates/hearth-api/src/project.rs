@@ -58,7 +58,8 @@ pub struct RepoInput {
     #[schema(value_type = Branch)]
     pub branch: String,
     /// Where the host fetches it from and what `origin` says in the VM: `https://`, `http://`, `ssh://`, `git@host:path` or
-    /// `file://`. Default: the server's git base URL + `org/name`.
+    /// `file://`. Default: the server's git base URL + `org/name`. Tenants other than the first may fetch from public hosts by
+    /// `https://` and `ssh://`, and from what the installation's rules name (`hearth serve --source`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RepoUrl>)]
     pub url: Option<String>,

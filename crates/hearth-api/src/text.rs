@@ -37,7 +37,7 @@ pub struct RepoFullName(pub String);
 /// own credential helper on the server's machine is their place.
 #[derive(Debug, ToSchema)]
 #[schema(value_type = String, min_length = 5, max_length = 2000,
-    pattern = r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._-]+@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
+    pattern = r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
     examples("https://git.example.org/acme/app.git"))]
 pub struct RepoUrl(pub String);
 
@@ -98,7 +98,7 @@ pub const PATTERN_MEANINGS: [(&str, &str); 13] = [
         "must be `org/name` of letters, digits, `.`, `_` and `-`",
     ),
     (
-        r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._-]+@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
+        r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
         "must be https://, http://, ssh://, file:/// or user@host:path, and must not hold credentials: git's credential \
          helper on the server's machine is their place",
     ),

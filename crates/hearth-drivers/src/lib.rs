@@ -22,3 +22,4 @@ pub use driver::{
     ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState,
 };
 pub use locks::Locks;
+pub use network::{host_addresses, not_public};

@@ -6,12 +6,14 @@ mod provision;
 mod reconcile;
 mod secrets;
 mod serve;
+mod sources;
 mod store;
 mod watch;
 
 pub use http::openapi_document;
 pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};
+pub use sources::SourceRule;
 #[doc(hidden)]
 pub use store::{Census, WriteFault, WriteFaults, WriteMoment};
 pub use watch::WebhookSecret;

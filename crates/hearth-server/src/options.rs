@@ -7,6 +7,7 @@ use std::time::Duration;
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 
+use crate::sources::SourceRule;
 use crate::store::WriteFaults;
 use crate::watch::WebhookSecret;
 
@@ -28,6 +29,9 @@ pub struct ServeOptions {
     pub accel: hearth_drivers::qemu::Accel,
     /// Where repositories without a URL come from: this + `org/name`.
     pub git_base_url: String,
+    /// Where the projects of other tenants than the first may fetch from, beside public hosts; the first rule that is about a
+    /// place counts.
+    pub sources: Vec<SourceRule>,
     /// What the VM sizes mean.
     pub sizes: Sizes,
     /// Time limit of one set-up command.
@@ -107,6 +111,7 @@ impl ServeOptions {
             driver: DriverKind::Qemu,
             accel: hearth_drivers::qemu::Accel::Auto,
             git_base_url: "https://github.com".to_owned(),
+            sources: Vec::new(),
             sizes: Sizes::default(),
             command_timeout: Duration::from_secs(1800),
             longest_claim_wait: Duration::from_secs(3600),

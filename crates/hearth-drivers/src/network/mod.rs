@@ -8,6 +8,8 @@
 
 mod rules;
 
+pub use rules::{host_addresses, not_public};
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;

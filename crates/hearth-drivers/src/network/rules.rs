@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 /// Where the uplink answers name queries. The uplink's own network is none of those that home routers, Docker or QEMU's
 /// inner network (10.0.2.0/24) use; it exists inside the VM network only.
 pub(super) const DNS: &str = "10.0.9.3";
@@ -35,6 +37,18 @@ const REFUSED_V6: &[&str] = &[
     "fe80::/10",
     "ff00::/8",
 ];
+
+/// What belongs to no host of the internet either, beside the networks above: protocol assignments, a cloud's own services at a
+/// public address, and IPv6 addresses that carry an IPv4 one.
+const SPECIAL: &[&str] = &["192.0.0.0/24", "168.63.129.16/32", "2001::/32", "2002::/16"];
+
+/// The network that keeps an address from being a public one; `None` for a host of the internet.
+#[must_use]
+pub fn not_public(address: IpAddr) -> Option<&'static str> {
+    let all = [REFUSED_V4, REFUSED_V6, SPECIAL].into_iter().flatten().copied();
+    let holds = |net: &str| net.parse::<IpNet>().is_ok_and(|net| net.contains(&address));
+    all.into_iter().find(|net| holds(net))
+}
 
 /// The whole rule set, replacing the one before it in one transaction.
 pub(super) fn text(host: &BTreeSet<IpAddr>) -> String {
@@ -90,7 +104,7 @@ fn covered(address: &IpAddr) -> bool {
 }
 
 /// Every address that this host has now.
-pub(super) fn host_addresses() -> std::io::Result<BTreeSet<IpAddr>> {
+pub fn host_addresses() -> std::io::Result<BTreeSet<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
     Ok(interfaces
         .filter_map(|interface| {
@@ -104,6 +118,31 @@ pub(super) fn host_addresses() -> std::io::Result<BTreeSet<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_network_is_one_and_only_the_internet_is_public() {
+        for net in [REFUSED_V4, REFUSED_V6, SPECIAL].into_iter().flatten() {
+            assert!(net.parse::<IpNet>().is_ok(), "{net}");
+        }
+        for (text, net) in [
+            ("127.0.0.1", Some("127.0.0.0/8")),
+            ("0.0.0.0", Some("0.0.0.0/8")),
+            ("169.254.169.254", Some("169.254.0.0/16")),
+            ("100.100.100.200", Some("100.64.0.0/10")),
+            ("168.63.129.16", Some("168.63.129.16/32")),
+            ("172.31.255.255", Some("172.16.0.0/12")),
+            ("172.32.0.1", None),
+            ("8.8.8.8", None),
+            ("::1", Some("::/96")),
+            ("::ffff:10.0.0.1", Some("::ffff:0:0/96")),
+            ("64:ff9b::7f00:1", Some("64:ff9b::/96")),
+            ("2002:7f00:1::", Some("2002::/16")),
+            ("fd00:ec2::254", Some("fc00::/7")),
+            ("2606:4700::1111", None),
+        ] {
+            assert_eq!(not_public(text.parse().unwrap()), net, "{text}");
+        }
+    }
 
     #[test]
     fn the_hosts_public_addresses_are_refused_and_private_ones_already_are() {

@@ -45,7 +45,7 @@ async fn not_followed(state: &AppState, project: &ProjectRow) -> Result<Vec<Cond
     let pool = state.store().pool(&project.id).await?;
     let faults = checkouts(project, pool.as_ref())
         .into_iter()
-        .filter_map(|checkout| state.watch.fault(&checkout.url, &checkout.branch));
+        .filter_map(|checkout| state.watch.fault(&checkout.remote(), &checkout.branch));
     let conditions = faults.map(|fault| Condition {
         kind: if fault.branch.is_some() {
             "BranchMissing".to_owned()

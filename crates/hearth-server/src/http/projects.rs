@@ -119,7 +119,13 @@ pub async fn create_project(
         ));
     }
     let mut faults = Faults::default();
-    let repos = faults.repos("repos", &body.repos, &state.git_base_url, (body.lfs, body.submodules));
+    let repos = faults.repos(
+        "repos",
+        &body.repos,
+        &caller.0.tenant,
+        &state,
+        (body.lfs, body.submodules),
+    );
     faults.finish()?;
     let now = Timestamp::now();
     let row = ProjectRow {
@@ -210,7 +216,7 @@ pub async fn patch_project(
     let repos = patch
         .repos
         .as_ref()
-        .map(|repos| faults.repos("repos", repos, &state.git_base_url, (patch.lfs, patch.submodules)));
+        .map(|repos| faults.repos("repos", repos, &project.tenant, &state, (patch.lfs, patch.submodules)));
     faults.finish()?;
     let change = |row: &mut ProjectRow| {
         apply(patch, repos, row);

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use hearth_api::error::FieldError;
 use hearth_api::project::RepoInput;
 
+use super::AppState;
 use super::error::ApiError;
-use crate::store::RepoSource;
+use crate::store::{Remote, RepoSource};
 
 /// Collects faults.
 #[derive(Debug, Default)]
@@ -37,15 +38,18 @@ impl Faults {
         }
     }
 
-    /// The repositories of a project; those without a URL come from `base`. `lfs` and `submodules`: what holds for those that do
-    /// not say it themselves.
+    /// The repositories of a tenant's project; those without a URL come from the server's base. What the policy refuses by the
+    /// address's text is a fault. `lfs` and `submodules`: what holds for those that do not say it themselves.
     pub fn repos(
         &mut self,
         path: &str,
         inputs: &[RepoInput],
-        base: &str,
+        tenant: &str,
+        state: &AppState,
         (lfs, submodules): (Option<bool>, Option<bool>),
     ) -> Vec<RepoSource> {
+        let base = &state.git_base_url;
+        let sources = state.reconciler.context().mirrors.sources();
         let mut seen = BTreeSet::new();
         inputs
             .iter()
@@ -58,10 +62,18 @@ impl Faults {
                     "is in the list twice",
                 );
                 let from_base = || format!("{}/{name}.git", base.trim_end_matches('/'));
+                let url = input.url.clone().unwrap_or_else(from_base);
+                let tenant = tenant.to_owned();
+                if let Err(refusal) = sources.admit(&Remote {
+                    tenant,
+                    url: url.clone(),
+                }) {
+                    self.add(format!("{path}[{at}].url"), refusal.to_string());
+                }
                 RepoSource {
                     repo_full_name: name.clone(),
                     branch: input.branch.clone(),
-                    url: input.url.clone().unwrap_or_else(from_base),
+                    url,
                     lfs: input.lfs.or(lfs).unwrap_or(true),
                     submodules: input.submodules.or(submodules).unwrap_or(true),
                 }

@@ -11,7 +11,7 @@ use hearth_drivers::VmShape;
 use super::mask::Masker;
 use super::scripts::{Phase, RepoScripts};
 use super::{Context, mask_cache};
-use crate::store::{PoolRow, ProjectRow, StoreError, Tips, VariableOwner, VariableRow};
+use crate::store::{PoolRow, ProjectRow, Remote, StoreError, Tips, VariableOwner, VariableRow};
 
 /// What a run does.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub struct Checkout {
     pub repo_full_name: String,
     /// Where the host fetches it from and what `origin` says.
     pub url: String,
+    /// On whose behalf it is fetched.
+    pub tenant: String,
     /// The wanted branch.
     pub branch: String,
     /// The folder in the VM.
@@ -65,6 +67,17 @@ pub struct Checkout {
     pub submodules: bool,
     /// What the setup object runs in it.
     pub scripts: RepoScripts,
+}
+
+impl Checkout {
+    /// Where it is fetched from, and on whose behalf.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        Remote {
+            tenant: self.tenant.clone(),
+            url: self.url.clone(),
+        }
+    }
 }
 
 /// What a pool is to follow now.
@@ -138,6 +151,7 @@ pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> 
             Checkout {
                 repo_full_name: full.to_owned(),
                 url: repo.url.clone(),
+                tenant: project.tenant.clone(),
                 branch: branch.unwrap_or(&repo.branch).to_owned(),
                 path,
                 lfs: repo.lfs,

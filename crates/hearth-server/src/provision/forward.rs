@@ -122,10 +122,8 @@ impl Move<'_> {
         patience: Duration,
     ) -> Result<Option<Moved>, MoveError> {
         let wanted = self.commit.map_or(Wanted::Fetched(BRANCH_FRESH), Wanted::Commit);
-        let Checkout {
-            repo_full_name, url, ..
-        } = self.checkout;
-        let tip = match mirrors.fetch(repo_full_name, url, self.branch, patience, wanted).await {
+        let (name, remote) = (&self.checkout.repo_full_name, self.checkout.remote());
+        let tip = match mirrors.fetch(name, &remote, self.branch, patience, wanted).await {
             Err(MirrorError::NoBranch { .. }) => return Ok(None),
             tip => tip?,
         };

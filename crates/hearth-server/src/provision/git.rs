@@ -23,6 +23,12 @@ pub enum GitError {
     /// There is no git on the host, or it cannot run.
     #[error("git cannot be run on the host: {0}; install it (`apt-get install git`)")]
     NotRun(#[source] std::io::Error),
+    /// The repository is a path on the server, and is not there.
+    #[error("the path cannot be read on the server: {0}")]
+    NoFolder(#[source] std::io::Error),
+    /// The repository's host cannot be connected to.
+    #[error("{0}")]
+    NoHost(String),
     /// It took too long.
     #[error("git gave no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -52,6 +58,39 @@ impl Drop for Group {
     }
 }
 
+/// What a git process finds in its environment, beside what all of them do. It may hold a password.
+#[derive(Default)]
+pub struct Surroundings {
+    is_bare: bool,
+    variables: Vec<(&'static str, String)>,
+}
+
+/// What a process needs of the server's environment that is nobody's secret.
+const HARMLESS: [&str; 6] = [
+    "PATH",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+];
+
+impl Surroundings {
+    /// The server's environment and these.
+    #[must_use]
+    pub fn usual(variables: Vec<(&'static str, String)>) -> Self {
+        let is_bare = false;
+        Self { is_bare, variables }
+    }
+
+    /// These, and of the server's environment only what is nobody's secret.
+    #[must_use]
+    pub fn bare(variables: Vec<(&'static str, String)>) -> Self {
+        let is_bare = true;
+        Self { is_bare, variables }
+    }
+}
+
 /// What git said on its two outputs.
 #[derive(Debug)]
 pub struct Answer {
@@ -77,7 +116,22 @@ pub async fn git_fed<S: AsRef<OsStr>>(
     input: Vec<u8>,
     patience: Duration,
 ) -> Result<Answer, GitError> {
+    git_in(&Surroundings::default(), folder, args, input, patience).await
+}
+
+/// The same in other surroundings.
+pub async fn git_in<S: AsRef<OsStr>>(
+    surroundings: &Surroundings,
+    folder: &Path,
+    args: impl IntoIterator<Item = S>,
+    input: Vec<u8>,
+    patience: Duration,
+) -> Result<Answer, GitError> {
     let mut command = Command::new("git");
+    if surroundings.is_bare {
+        let harmless = HARMLESS.map(|name| std::env::var_os(name).map(|value| (name, value)));
+        command.env_clear().envs(harmless.into_iter().flatten());
+    }
     command
         .arg("-C")
         .arg(folder)
@@ -96,6 +150,7 @@ pub async fn git_fed<S: AsRef<OsStr>>(
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")
+        .envs(surroundings.variables.iter().map(|(name, value)| (name, value)))
         .stdin(if input.is_empty() {
             Stdio::null()
         } else {

@@ -27,13 +27,13 @@ pub struct LegacyFound {
 pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> LegacyFound {
     let looks = project.repos.iter().map(|repo| {
         let (mirrors, patience) = (context.mirrors.clone(), context.command_timeout);
-        let repo = repo.clone();
+        let (repo, remote) = (repo.clone(), project.remote(repo));
         // A task of its own: when the request has waited long enough, the fetch goes on.
         let look = tokio::spawn(async move {
             let tip = mirrors
                 .fetch(
                     &repo.repo_full_name,
-                    &repo.url,
+                    &remote,
                     &repo.branch,
                     patience,
                     Wanted::Fetched(FRESH),

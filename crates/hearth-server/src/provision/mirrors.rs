@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_drivers::Locks;
-use sha2::{Digest, Sha256};
 use tokio_util::io::SyncIoBridge;
 
 use super::git::{GitError, MAX_ANSWER, git, git_fed};
+use crate::sources::{Grant, Refusal, SourceError, Sources};
+use crate::store::Remote;
 
 /// Time limit of a git command that does not touch the network.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
@@ -26,13 +27,23 @@ const MAX_DISTANCES: usize = 4096;
 /// What can go wrong with a repository; each is one plain sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
+    /// The rules of the installation do not let its tenant fetch it.
+    #[error("{repo} is not fetched: {source}")]
+    Refused {
+        /// `org/name`
+        repo: String,
+        /// Which rule.
+        source: Refusal,
+    },
     /// The host cannot fetch it.
-    #[error("cannot fetch {repo} from {url}: {source}")]
+    #[error("cannot fetch {repo} from {url}: {source}; {advice}")]
     Fetch {
         /// `org/name`
         repo: String,
         /// Where from.
         url: String,
+        /// What to look at.
+        advice: &'static str,
         /// Git's words.
         source: GitError,
     },
@@ -68,8 +79,9 @@ pub enum MirrorError {
 #[derive(Debug, Clone)]
 pub struct Mirrors {
     folder: PathBuf,
+    sources: Sources,
     locks: Locks<String>,
-    /// Tips as they were when they were last fetched, by URL and branch. A cache.
+    /// Tips as they were when they were last fetched, by mirror and branch. A cache.
     tips: Arc<Mutex<Tips>>,
     /// How many commits lie between two: that never changes. A cache.
     distances: Arc<Mutex<HashMap<(String, String), u64>>>,
@@ -91,7 +103,7 @@ async fn has_commit(mirror: &Path, commit: &str) -> bool {
     mirror.exists() && git(mirror, ["cat-file", "-e", &object], LOCAL_PATIENCE).await.is_ok()
 }
 
-/// Tips and when they were fetched, by URL and branch.
+/// Tips and when they were fetched, by mirror and branch.
 type Tips = HashMap<(String, String), (Instant, Tip)>;
 
 /// A commit in a mirror.
@@ -124,25 +136,32 @@ pub struct Pack {
 }
 
 impl Mirrors {
-    /// Mirrors below this folder.
+    /// Mirrors below this folder, of what the policy lets through.
     #[must_use]
-    pub fn new(folder: PathBuf) -> Self {
+    pub fn new(folder: PathBuf, sources: Sources) -> Self {
         Self {
             folder,
+            sources,
             locks: Locks::default(),
             tips: Arc::default(),
             distances: Arc::default(),
         }
     }
 
-    fn folder_of(&self, url: &str) -> (String, PathBuf) {
-        let name = hex::encode(Sha256::digest(url));
+    /// Where repositories may come from.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    fn folder_of(&self, grant: &Grant) -> (String, PathBuf) {
+        let name = grant.key();
         let mirror = self.folder.join(format!("{}.git", &name[..32]));
         (name, mirror)
     }
 
     /// How many commits `to` has that `from` lacks, as far as the mirror has both.
-    pub async fn behind(&self, url: &str, from: &str, to: &str, patience: Duration) -> Option<u64> {
+    pub async fn behind(&self, remote: &Remote, from: &str, to: &str, patience: Duration) -> Option<u64> {
         if from == to {
             return Some(0);
         }
@@ -151,7 +170,7 @@ impl Mirrors {
         if let Some(distance) = known().get(&pair).copied() {
             return Some(distance);
         }
-        let (_, mirror) = self.folder_of(url);
+        let (_, mirror) = self.folder_of(&self.sources.admit(remote).ok()?);
         let range = format!("{from}..{to}");
         let answer = git(&mirror, ["rev-list", "--count", "--end-of-options", &range], patience).await;
         let distance = String::from_utf8_lossy(&answer.ok()?.stdout).trim().parse().ok()?;
@@ -168,14 +187,19 @@ impl Mirrors {
     pub async fn fetch(
         &self,
         repo: &str,
-        url: &str,
+        remote: &Remote,
         branch: &str,
         patience: Duration,
         wanted: Wanted<'_>,
     ) -> Result<Tip, MirrorError> {
-        let (name, mirror) = self.folder_of(url);
+        let refused = |source| MirrorError::Refused {
+            repo: repo.to_owned(),
+            source,
+        };
+        let grant = self.sources.admit(remote).map_err(refused)?;
+        let (name, mirror) = self.folder_of(&grant);
+        let place = (name.clone(), branch.to_owned());
         let _one_at_a_time = self.locks.lock(name).await;
-        let place = (url.to_owned(), branch.to_owned());
         let known = self.tips().get(&place).cloned();
         if let Some((at, tip)) = known {
             let good = match wanted {
@@ -194,7 +218,7 @@ impl Mirrors {
             self.tips().insert(place, (Instant::now(), tip.clone()));
             return Ok(tip);
         }
-        let tip = self.fetch_now(repo, url, branch, patience, mirror).await?;
+        let tip = self.fetch_now(repo, remote, &grant, branch, patience, mirror).await?;
         self.tips().insert(place, (Instant::now(), tip.clone()));
         Ok(tip)
     }
@@ -206,11 +230,13 @@ impl Mirrors {
     async fn fetch_now(
         &self,
         repo: &str,
-        url: &str,
+        remote: &Remote,
+        grant: &Grant,
         branch: &str,
         patience: Duration,
         mirror: PathBuf,
     ) -> Result<Tip, MirrorError> {
+        let url = remote.url.as_str();
         let local = |source| MirrorError::Local {
             repo: repo.to_owned(),
             source,
@@ -223,22 +249,27 @@ impl Mirrors {
             PrepareError::Git(source) => local(source),
         })?;
         // The URL is given with each fetch and not kept as a remote: nothing about it is written into the mirror.
-        let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
-        let options = [
+        let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"].map(str::to_owned);
+        let command = [
             "fetch",
             "--prune",
             "--no-auto-maintenance",
+            "--no-recurse-submodules",
             "--no-write-fetch-head",
-            "--",
-            url,
         ];
-        let fetched = git(&mirror, options.iter().chain(&refspecs), patience)
-            .await
-            .map_err(|source| MirrorError::Fetch {
-                repo: repo.to_owned(),
-                url: url.to_owned(),
-                source,
-            })?;
+        let fetched = self.sources.git(grant, &mirror, &command, &refspecs, patience).await;
+        let fetched = fetched.map_err(|error| {
+            let repo = repo.to_owned();
+            match error {
+                SourceError::Refused(source) => MirrorError::Refused { repo, source },
+                SourceError::Git(source) => MirrorError::Fetch {
+                    repo,
+                    url: url.to_owned(),
+                    advice: grant.advice(),
+                    source,
+                },
+            }
+        })?;
         let reference = format!("refs/heads/{branch}^{{commit}}");
         let found = git(
             &mirror,

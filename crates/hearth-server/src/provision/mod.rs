@@ -35,6 +35,7 @@ use hearth_drivers::{CheckpointKey, Driver, Locks};
 use jiff::Timestamp;
 
 use crate::options::{ServeOptions, Sizes};
+use crate::sources::{Sources, known_hosts};
 use crate::store::{PoolRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use agents::Agents;
 use blueprint::{Checkout, Wish, checkouts, recipe_name};
@@ -83,10 +84,11 @@ impl Context {
     /// With nothing under way; `mirrors` is the folder of the repositories.
     #[must_use]
     pub fn new(store: Store, driver: Arc<dyn Driver>, mirrors: PathBuf, options: &ServeOptions) -> Self {
+        let sources = Sources::new(&options.sources, known_hosts(&mirrors));
         Self {
             store,
             agents: Agents::new(driver.clone()),
-            mirrors: Mirrors::new(mirrors),
+            mirrors: Mirrors::new(mirrors, sources),
             followers: Followers::default(),
             builds: Locks::default(),
             environments: Environments::new(driver.clone()),

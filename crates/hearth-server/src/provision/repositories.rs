@@ -23,7 +23,7 @@ impl Run<'_> {
             .mirrors
             .fetch(
                 &checkout.repo_full_name,
-                &checkout.url,
+                &checkout.remote(),
                 &checkout.branch,
                 self.context.command_timeout,
                 self.wants(last),
@@ -169,6 +169,8 @@ impl Run<'_> {
 fn mirror_failure(error: MirrorError) -> Failure {
     match error {
         MirrorError::Folder { .. } | MirrorError::Local { .. } => failure(FailureKind::Host, error.to_string()),
-        MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => failure(FailureKind::Repository, error.to_string()),
+        MirrorError::Refused { .. } | MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => {
+            failure(FailureKind::Repository, error.to_string())
+        }
     }
 }

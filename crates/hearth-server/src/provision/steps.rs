@@ -128,8 +128,9 @@ async fn met(context: &Context, boot: &Boot, found: &[Found]) -> Result<String, 
         .collect();
     for ((checkout, now), before) in blueprint.checkouts.iter().zip(&commits).zip(&blueprint.tips) {
         if let Some(commit) = now.filter(|commit| Some(*commit) != before.as_deref()) {
-            let (url, branch) = (&checkout.url, &checkout.branch);
-            context.store.note_tip(url, branch, commit, Timestamp::now()).await?;
+            let (remote, branch) = (checkout.remote(), &checkout.branch);
+            let now = Timestamp::now();
+            context.store.note_tip(&remote, branch, commit, now).await?;
         }
     }
     let recipe = blueprint.recipe_at(context, &commits).await;

@@ -154,7 +154,7 @@ impl Reconciler {
                 .map(|branch| (branch, None))
                 .into_iter()
                 .collect();
-            if let Some(commit) = tips.commit(&checkout.url, &checkout.branch) {
+            if let Some(commit) = tips.commit(&checkout.remote(), &checkout.branch) {
                 wishes.push((&checkout.branch, Some(commit)));
             }
             for (branch, commit) in wishes {

@@ -28,7 +28,7 @@ pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claims::{ClaimRow, Look, NewClaim, Taken};
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
-pub use projects::{ProjectRow, RepoSource};
+pub use projects::{ProjectRow, Remote, RepoSource};
 pub use streaks::Streaks;
 pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};

@@ -71,7 +71,25 @@ fn yes() -> bool {
     true
 }
 
+/// A repository's address, and the tenant on whose behalf it is fetched: what one tenant may read, another may not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Remote {
+    /// Whose project it is.
+    pub tenant: String,
+    /// Where it is fetched from.
+    pub url: String,
+}
+
 impl ProjectRow {
+    /// Where this repository of the project is fetched from.
+    #[must_use]
+    pub fn remote(&self, repo: &RepoSource) -> Remote {
+        Remote {
+            tenant: self.tenant.clone(),
+            url: repo.url.clone(),
+        }
+    }
+
     /// As the documented operations show it.
     #[must_use]
     pub fn to_wire(&self) -> Project {

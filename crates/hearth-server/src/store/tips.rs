@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{ProjectRow, RunOn as _, Store, StoreError, millis, timestamp};
+use super::{ProjectRow, Remote, RunOn as _, Store, StoreError, millis, timestamp};
 use crate::provision::blueprint::Checkout;
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
-pub struct Tips(HashMap<(String, String), TipRow>);
+pub struct Tips(HashMap<(Remote, String), TipRow>);
 
 /// What one branch was last seen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,33 +23,40 @@ pub struct TipRow {
 impl Tips {
     /// The commit of a branch of a repository, if it was ever seen.
     #[must_use]
-    pub fn commit(&self, url: &str, branch: &str) -> Option<&str> {
-        self.get(url, branch).map(|tip| tip.commit.as_str())
+    pub fn commit(&self, remote: &Remote, branch: &str) -> Option<&str> {
+        self.get(remote, branch).map(|tip| tip.commit.as_str())
     }
 
     /// The commits of these checkouts' branches, in order.
     #[must_use]
     pub fn commits(&self, checkouts: &[Checkout]) -> Vec<Option<&str>> {
-        let commit = |checkout: &Checkout| self.commit(&checkout.url, &checkout.branch);
+        let commit = |checkout: &Checkout| self.commit(&checkout.remote(), &checkout.branch);
         checkouts.iter().map(commit).collect()
     }
 
     /// The same with its time.
     #[must_use]
-    pub fn get(&self, url: &str, branch: &str) -> Option<&TipRow> {
-        self.0.get(&(url.to_owned(), branch.to_owned()))
+    pub fn get(&self, remote: &Remote, branch: &str) -> Option<&TipRow> {
+        self.0.get(&(remote.clone(), branch.to_owned()))
     }
 }
 
 impl Store {
     /// Notes what a branch is at; true when that is news.
-    pub async fn note_tip(&self, url: &str, branch: &str, commit: &str, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn note_tip(
+        &self,
+        remote: &Remote,
+        branch: &str,
+        commit: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO tip (url, branch, commit_id, changed_at) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO tip (tenant, url, branch, commit_id, changed_at) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id, changed_at = excluded.changed_at
              WHERE commit_id <> excluded.commit_id",
         )
-        .bind(url)
+        .bind(&remote.tenant)
+        .bind(&remote.url)
         .bind(branch)
         .bind(commit)
         .bind(millis(now))
@@ -60,36 +67,38 @@ impl Store {
 
     /// Every branch that was ever seen.
     pub async fn tips(&self) -> Result<Tips, StoreError> {
-        let rows: Vec<(String, String, String, i64)> =
-            sqlx::query_as("SELECT url, branch, commit_id, changed_at FROM tip")
+        let rows: Vec<(String, String, String, String, i64)> =
+            sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
                 .fetch_all(&self.read)
                 .await?;
         let mut tips = Tips::default();
-        for (url, branch, commit, changed_at) in rows {
+        for (tenant, url, branch, commit, changed_at) in rows {
             let changed_at = timestamp(changed_at)?;
-            tips.0.insert((url, branch), TipRow { commit, changed_at });
+            let remote = Remote { tenant, url };
+            tips.0.insert((remote, branch), TipRow { commit, changed_at });
         }
         Ok(tips)
     }
 
     /// The tips of a project's repositories.
     pub async fn tips_of(&self, project: &ProjectRow) -> Result<Tips, StoreError> {
-        let urls: Vec<_> = project.repos.iter().map(|repo| repo.url.as_str()).collect();
-        self.tips_at(&urls).await
+        let remotes: Vec<_> = project.repos.iter().map(|repo| project.remote(repo)).collect();
+        self.tips_at(&remotes).await
     }
 
     /// The tips of these repositories alone, each with every branch that was seen.
-    pub async fn tips_at(&self, urls: &[&str]) -> Result<Tips, StoreError> {
+    pub async fn tips_at(&self, remotes: &[Remote]) -> Result<Tips, StoreError> {
         let mut tips = Tips::default();
-        for url in urls.iter().copied() {
+        for remote in remotes {
             let rows: Vec<(String, String, i64)> =
-                sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE url = ?1")
-                    .bind(url)
+                sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE tenant = ?1 AND url = ?2")
+                    .bind(&remote.tenant)
+                    .bind(&remote.url)
                     .fetch_all(&self.read)
                     .await?;
             for (branch, commit, changed_at) in rows {
                 let changed_at = timestamp(changed_at)?;
-                tips.0.insert((url.to_owned(), branch), TipRow { commit, changed_at });
+                tips.0.insert((remote.clone(), branch), TipRow { commit, changed_at });
             }
         }
         Ok(tips)
@@ -98,8 +107,9 @@ impl Store {
     /// Forgets branches of repositories that no project has any more.
     pub async fn forget_tips(&self) -> Result<(), StoreError> {
         sqlx::query(
-            "DELETE FROM tip WHERE url NOT IN (
-                SELECT json_extract(repo.value, '$.url') FROM project, json_each(project.repos) AS repo)",
+            "DELETE FROM tip WHERE NOT EXISTS (
+                SELECT 1 FROM project, json_each(project.repos) AS repo
+                WHERE project.tenant = tip.tenant AND json_extract(repo.value, '$.url') = tip.url)",
         )
         .run_on(&self.write)
         .await?;

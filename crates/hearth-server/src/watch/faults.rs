@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::store::Remote;
+
 /// Longest message that is kept, characters: git repeats what a remote says, and a remote may say much.
 const MESSAGE_CHARS: usize = 1000;
 
@@ -12,7 +14,7 @@ const MESSAGE_CHARS: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// The repository.
-    pub(crate) url: String,
+    pub(crate) remote: Remote,
     /// The branch that is not there; `None` when it is the whole repository.
     pub(crate) branch: Option<String>,
     /// Since when.
@@ -27,8 +29,8 @@ pub(crate) struct Fault {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Faults(Arc<Mutex<Table>>);
 
-/// Since when, what, how often: by URL and branch.
-type Table = BTreeMap<(String, Option<String>), Fault>;
+/// Since when, what, how often: by repository and branch.
+type Table = BTreeMap<(Remote, Option<String>), Fault>;
 
 impl Faults {
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -36,9 +38,9 @@ impl Faults {
     }
 
     /// It is so, or still so. Said in the log when it begins.
-    pub(super) fn note(&self, url: &str, branch: Option<&str>, message: &str, now: Timestamp) {
+    pub(super) fn note(&self, remote: &Remote, branch: Option<&str>, message: &str, now: Timestamp) {
         let message = one_line(message);
-        let place = (url.to_owned(), branch.map(str::to_owned));
+        let place = (remote.clone(), branch.map(str::to_owned));
         let mut table = self.table();
         if let Some(fault) = table.get_mut(&place) {
             fault.times = fault.times.saturating_add(1);
@@ -46,14 +48,14 @@ impl Faults {
             return;
         }
         tracing::warn!(
-            url,
+            url = remote.url,
             branch,
             why = message,
             "cannot be followed; it is tried again and again"
         );
-        let (url, branch) = place.clone();
+        let (remote, branch) = place.clone();
         let fault = Fault {
-            url,
+            remote,
             branch,
             since: now,
             message,
@@ -63,16 +65,17 @@ impl Faults {
     }
 
     /// It is so no longer. Said in the log once.
-    pub(super) fn end(&self, url: &str, branch: Option<&str>) {
-        let ended = self.table().remove(&(url.to_owned(), branch.map(str::to_owned)));
+    pub(super) fn end(&self, remote: &Remote, branch: Option<&str>) {
+        let ended = self.table().remove(&(remote.clone(), branch.map(str::to_owned)));
         if let Some(Fault { since, times, .. }) = ended {
-            tracing::info!(url, branch, %since, times, "can be followed again");
+            tracing::info!(url = remote.url, branch, %since, times, "can be followed again");
         }
     }
 
     /// Forgets those that nobody wants to know any more.
-    pub(super) fn keep(&self, wants: impl Fn(&str, Option<&str>) -> bool) {
-        self.table().retain(|(url, branch), _| wants(url, branch.as_deref()));
+    pub(super) fn keep(&self, wants: impl Fn(&Remote, Option<&str>) -> bool) {
+        self.table()
+            .retain(|(remote, branch), _| wants(remote, branch.as_deref()));
     }
 
     pub(super) fn all(&self) -> Vec<Fault> {
@@ -80,11 +83,11 @@ impl Faults {
     }
 
     /// What keeps this branch from being followed: the repository's fault, or its own.
-    pub(super) fn of(&self, url: &str, branch: &str) -> Option<Fault> {
+    pub(super) fn of(&self, remote: &Remote, branch: &str) -> Option<Fault> {
         let table = self.table();
-        let whole = table.get(&(url.to_owned(), None));
+        let whole = table.get(&(remote.clone(), None));
         whole
-            .or_else(|| table.get(&(url.to_owned(), Some(branch.to_owned()))))
+            .or_else(|| table.get(&(remote.clone(), Some(branch.to_owned()))))
             .cloned()
     }
 }
@@ -107,16 +110,20 @@ mod tests {
     #[test]
     fn a_fault_keeps_its_beginning_and_counts() {
         let faults = Faults::default();
+        let remote = Remote {
+            tenant: "t".to_owned(),
+            url: "u".to_owned(),
+        };
         let (first, later) = (Timestamp::UNIX_EPOCH, Timestamp::now());
-        faults.note("u", None, "one\n\n two", first);
-        faults.note("u", None, &"ä ".repeat(MESSAGE_CHARS), later);
-        faults.note("u", Some("b"), "gone", later);
-        let fault = faults.of("u", "b").unwrap();
+        faults.note(&remote, None, "one\n\n two", first);
+        faults.note(&remote, None, &"ä ".repeat(MESSAGE_CHARS), later);
+        faults.note(&remote, Some("b"), "gone", later);
+        let fault = faults.of(&remote, "b").unwrap();
         assert_eq!((fault.since, fault.times, fault.branch), (first, 2, None));
         assert_eq!(fault.message.chars().count(), MESSAGE_CHARS + 1);
-        faults.end("u", None);
-        assert_eq!(faults.of("u", "b").unwrap().message, "gone");
-        assert_eq!(faults.of("u", "c"), None);
+        faults.end(&remote, None);
+        assert_eq!(faults.of(&remote, "b").unwrap().message, "gone");
+        assert_eq!(faults.of(&remote, "c"), None);
         faults.keep(|_, branch| branch.is_none());
         assert_eq!(faults.all(), []);
         assert_eq!(one_line(" a\n\n b\t"), "a b");

@@ -10,9 +10,10 @@ use rand::RngExt as _;
 
 use super::Watch;
 use super::schedule::Order;
-use crate::provision::git::{GitError, git};
+use crate::provision::git::GitError;
 use crate::provision::mirrors::{MirrorError, Wanted as Mirrored};
-use crate::store::StoreError;
+use crate::sources::{Refusal, SourceError, Sources};
+use crate::store::{Remote, StoreError};
 
 /// How long a repository may take to say where its branches are.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,15 +24,18 @@ const NOWHERE: &str = "/";
 #[derive(Debug, thiserror::Error)]
 enum LookError {
     /// It does not say where its branches are.
-    #[error(
-        "{url} cannot be reached; check the address, and that the server's user may read it (git credentials, SSH key). Git says: {source}"
-    )]
+    #[error("{url} cannot be reached; {advice}. Git says: {source}")]
     Reach {
         /// Where it is.
         url: String,
+        /// What to look at.
+        advice: &'static str,
         /// Git's words.
         source: GitError,
     },
+    /// It may not be looked at for its tenant.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// It does, and its commits cannot be fetched.
     #[error(transparent)]
     Fetch(#[from] MirrorError),
@@ -43,7 +47,7 @@ enum LookError {
 /// Tells the schedule that a look has ended, however it did.
 struct Looking {
     watch: Watch,
-    url: String,
+    remote: Remote,
     has_failed: bool,
 }
 
@@ -52,7 +56,7 @@ impl Drop for Looking {
         let luck = rand::rng().random();
         self.watch
             .schedule()
-            .ended(&self.url, self.has_failed, Instant::now(), luck);
+            .ended(&self.remote, self.has_failed, Instant::now(), luck);
         self.watch.0.looked.notify_waiters();
     }
 }
@@ -64,35 +68,33 @@ impl Watch {
         let faults = self.0.faults.clone();
         let mut looking = Looking {
             watch: self.clone(),
-            url: order.url.clone(),
+            remote: order.remote.clone(),
             has_failed: true,
         };
         match self.visit(&order).await {
             Ok(found) => {
-                faults.end(&order.url, None);
+                faults.end(&order.remote, None);
                 // Nothing of what is wanted is there: that is worth the longer pauses of a failure.
                 looking.has_failed = !found;
             }
             Err(LookError::Store(error)) => {
-                tracing::error!(%error, url = order.url, "what a repository said could not be noted; it is asked again");
+                tracing::error!(%error, url = order.remote.url, "what a repository said could not be noted; it is asked again");
             }
-            Err(error) => faults.note(&order.url, None, &error.to_string(), Timestamp::now()),
+            Err(error) => faults.note(&order.remote, None, &error.to_string(), Timestamp::now()),
         }
     }
 
     /// Whether any of the branches is there.
     async fn visit(&self, order: &Order) -> Result<bool, LookError> {
-        let (url, branches) = (order.url.as_str(), order.wanted.branches());
-        let heads = heads(url, &branches).await.map_err(|source| LookError::Reach {
-            url: url.to_owned(),
-            source,
-        })?;
-        let known = self.store().tips_at(&[url]).await?;
+        let (remote, branches) = (&order.remote, order.wanted.branches());
+        let sources = self.0.reconciler.context().mirrors.sources();
+        let heads = heads(sources, remote, &branches).await?;
+        let known = self.store().tips_at(std::slice::from_ref(remote)).await?;
         let (mut found, mut moved) = (false, false);
         for branch in branches {
             let is_there = match heads.get(branch) {
                 None => false,
-                Some(commit) if known.commit(url, branch) == Some(commit) => true,
+                Some(commit) if known.commit(remote, branch) == Some(commit) => true,
                 Some(_) => match self.take(order, branch).await {
                     Ok(news) => {
                         moved |= news;
@@ -108,11 +110,11 @@ impl Watch {
             };
             found |= is_there;
             if is_there {
-                self.0.faults.end(url, Some(branch));
+                self.0.faults.end(remote, Some(branch));
             } else {
-                let name = order.wanted.name();
+                let (name, url) = (order.wanted.name(), &remote.url);
                 let message = format!("{name} has no branch `{branch}` ({url}); push it, or choose another branch");
-                self.0.faults.note(url, Some(branch), &message, Timestamp::now());
+                self.0.faults.note(remote, Some(branch), &message, Timestamp::now());
             }
         }
         self.wake_if(moved);
@@ -128,25 +130,40 @@ impl Watch {
     /// Fetches a branch that moved, then notes its tip; whether it was news.
     async fn take(&self, order: &Order, branch: &str) -> Result<bool, LookError> {
         let context = self.0.reconciler.context();
-        let (url, patience) = (order.url.as_str(), context.command_timeout);
+        let (remote, patience) = (&order.remote, context.command_timeout);
         let fetch = context
             .mirrors
-            .fetch(order.wanted.name(), url, branch, patience, Mirrored::Newest);
+            .fetch(order.wanted.name(), remote, branch, patience, Mirrored::Newest);
         // Not the commit that was looked at: it may have moved again, and this one is on the host.
         let commit = fetch.await?.commit;
-        let is_news = self.store().note_tip(url, branch, &commit, Timestamp::now()).await?;
+        let is_news = self.store().note_tip(remote, branch, &commit, Timestamp::now()).await?;
         if is_news {
-            tracing::info!(url, branch, commit, "a branch is at a new commit");
+            tracing::info!(url = remote.url, branch, commit, "a branch is at a new commit");
         }
         Ok(is_news)
     }
 }
 
 /// The commits of these branches; of those alone, since a repository may have very many.
-async fn heads(url: &str, branches: &BTreeSet<&str>) -> Result<HashMap<String, String>, GitError> {
-    let options = ["ls-remote", "--heads", "--", url].map(str::to_owned);
-    let names = branches.iter().map(|branch| format!("refs/heads/{branch}"));
-    let answer = git(Path::new(NOWHERE), options.into_iter().chain(names), PATIENCE).await?;
+async fn heads(
+    sources: &Sources,
+    remote: &Remote,
+    branches: &BTreeSet<&str>,
+) -> Result<HashMap<String, String>, LookError> {
+    let grant = sources.admit(remote)?;
+    let names: Vec<_> = branches.iter().map(|branch| format!("refs/heads/{branch}")).collect();
+    let command = ["ls-remote", "--heads"];
+    let asked = sources
+        .git(&grant, Path::new(NOWHERE), &command, &names, PATIENCE)
+        .await;
+    let answer = asked.map_err(|error| match error {
+        SourceError::Refused(refusal) => LookError::Refused(refusal),
+        SourceError::Git(source) => LookError::Reach {
+            url: remote.url.clone(),
+            advice: grant.advice(),
+            source,
+        },
+    })?;
     Ok(read_heads(&String::from_utf8_lossy(&answer.stdout)))
 }
 

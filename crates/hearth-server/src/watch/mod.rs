@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::options::ServeOptions;
 use crate::provision::blueprint::checkouts;
 use crate::reconcile::Reconciler;
-use crate::store::{PoolRow, ProjectRow, Store, StoreError};
+use crate::store::{PoolRow, ProjectRow, Remote, Store, StoreError};
 use faults::Faults;
 use schedule::{Schedule, Wanted};
 
@@ -79,8 +79,8 @@ impl Watch {
 
     /// What keeps this branch from being followed: its repository cannot be looked at, or has no such branch.
     #[must_use]
-    pub fn fault(&self, url: &str, branch: &str) -> Option<Fault> {
-        self.0.faults.of(url, branch)
+    pub fn fault(&self, remote: &Remote, branch: &str) -> Option<Fault> {
+        self.0.faults.of(remote, branch)
     }
 
     /// Everything that cannot be followed now.
@@ -190,14 +190,14 @@ impl Watch {
             Ok(wanted) => {
                 let mut schedule = self.schedule();
                 schedule.want(wanted, Instant::now());
-                self.0.faults.keep(|url, branch| schedule.wants(url, branch));
+                self.0.faults.keep(|remote, branch| schedule.wants(remote, branch));
             }
             Err(error) => tracing::error!(%error, "which branches to follow could not be read; it is tried again"),
         }
     }
 
-    async fn wanted(&self) -> Result<BTreeMap<String, Wanted>, StoreError> {
-        let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
+    async fn wanted(&self) -> Result<BTreeMap<Remote, Wanted>, StoreError> {
+        let mut all: BTreeMap<Remote, Wanted> = BTreeMap::new();
         for (project, pool) in self.store().enabled_pools().await? {
             add(&mut all, &project, Some(&pool));
         }
@@ -212,9 +212,9 @@ impl Watch {
 }
 
 /// Adds what a project needs to what is wanted.
-fn add(all: &mut BTreeMap<String, Wanted>, project: &ProjectRow, pool: Option<&PoolRow>) {
+fn add(all: &mut BTreeMap<Remote, Wanted>, project: &ProjectRow, pool: Option<&PoolRow>) {
     for checkout in checkouts(project, pool) {
-        let wanted = all.entry(checkout.url).or_default();
+        let wanted = all.entry(checkout.remote()).or_default();
         wanted.followers.insert((project.id.clone(), checkout.branch));
         wanted.names.insert(checkout.repo_full_name);
     }

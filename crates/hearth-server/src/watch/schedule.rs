@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hearth_api::ids::ProjectId;
 
 use super::place::{Place, Pushed};
+use crate::store::Remote;
 
 /// A webhook is answered with a look when no other has come for so long: a push of many branches sends many.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -45,7 +46,7 @@ impl Wanted {
 /// A look that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Order {
-    pub(super) url: String,
+    pub(super) remote: Remote,
     pub(super) wanted: Wanted,
 }
 
@@ -69,10 +70,10 @@ struct Repo {
 }
 
 impl Repo {
-    fn of(url: &str) -> Self {
+    fn of(remote: &Remote) -> Self {
         Self {
             wanted: Wanted::default(),
-            place: Place::of(url),
+            place: Place::of(&remote.url),
             next: None,
             asked: None,
             failures: 0,
@@ -116,12 +117,12 @@ impl Repo {
     }
 }
 
-/// All repositories that are watched, by URL.
+/// All repositories that are watched.
 #[derive(Debug)]
 pub(super) struct Schedule {
     /// Zero: no look but for a webhook or a new follower.
     interval: Duration,
-    repos: BTreeMap<String, Repo>,
+    repos: BTreeMap<Remote, Repo>,
 }
 
 impl Schedule {
@@ -132,8 +133,8 @@ impl Schedule {
 
     /// What is wanted now. For whoever wants what nobody wanted before a look is made without delay. Who is gone is forgotten, but
     /// not before a question is answered: it may be asked by somebody who does not follow for long.
-    pub(super) fn want(&mut self, all: BTreeMap<String, Wanted>, now: Instant) {
-        self.repos.retain(|url, repo| match all.get(url) {
+    pub(super) fn want(&mut self, all: BTreeMap<Remote, Wanted>, now: Instant) {
+        self.repos.retain(|remote, repo| match all.get(remote) {
             _ if repo.owes() => true,
             None => false,
             Some(wanted) => {
@@ -146,18 +147,18 @@ impl Schedule {
     }
 
     /// One project wants this now, beside all others; whether a look is due for it.
-    pub(super) fn join(&mut self, all: BTreeMap<String, Wanted>, now: Instant) -> bool {
+    pub(super) fn join(&mut self, all: BTreeMap<Remote, Wanted>, now: Instant) -> bool {
         let mut has_news = false;
-        for (url, wanted) in all {
-            let repo = self.repos.entry(url).or_insert_with_key(|url| Repo::of(url));
+        for (remote, wanted) in all {
+            let repo = self.repos.entry(remote).or_insert_with_key(Repo::of);
             has_news |= repo.join(wanted, now);
         }
         has_news
     }
 
-    pub(super) fn wants(&self, url: &str, branch: Option<&str>) -> bool {
+    pub(super) fn wants(&self, remote: &Remote, branch: Option<&str>) -> bool {
         self.repos
-            .get(url)
+            .get(remote)
             .is_some_and(|repo| branch.is_none_or(|branch| repo.wanted.branches().contains(branch)))
     }
 
@@ -201,18 +202,18 @@ impl Schedule {
         let mut ready: Vec<_> = self
             .repos
             .iter_mut()
-            .filter_map(|(url, repo)| Some((due(repo)?, url, repo)))
+            .filter_map(|(remote, repo)| Some((due(repo)?, remote, repo)))
             .collect();
         ready.sort_by_key(|(due, _, repo)| (!repo.is_hurried, *due));
         ready.truncate(room);
         ready
             .into_iter()
-            .map(|(_, url, repo)| {
+            .map(|(_, remote, repo)| {
                 repo.answers = repo.asked.take().map(|(first, _)| first);
                 (repo.is_looking, repo.next) = (true, None);
                 (repo.has_news, repo.is_hurried) = (false, false);
-                let (url, wanted) = (url.clone(), repo.wanted.clone());
-                Order { url, wanted }
+                let (remote, wanted) = (remote.clone(), repo.wanted.clone());
+                Order { remote, wanted }
             })
             .collect()
     }
@@ -223,8 +224,8 @@ impl Schedule {
     }
 
     /// A look has ended. `luck`: from 0 to 1.
-    pub(super) fn ended(&mut self, url: &str, has_failed: bool, now: Instant, luck: f64) {
-        let Some(repo) = self.repos.get_mut(url) else {
+    pub(super) fn ended(&mut self, remote: &Remote, has_failed: bool, now: Instant, luck: f64) {
+        let Some(repo) = self.repos.get_mut(remote) else {
             return;
         };
         (repo.is_looking, repo.answers) = (false, None);
@@ -260,16 +261,26 @@ mod tests {
 
     use super::*;
 
-    const URL: &str = "https://h/acme/app";
+    fn remote(url: &str) -> Remote {
+        Remote {
+            tenant: "t".to_owned(),
+            url: url.to_owned(),
+        }
+    }
+
+    fn app() -> Remote {
+        remote("https://h/acme/app")
+    }
+
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn wanted(followers: &[(&str, &str)]) -> BTreeMap<String, Wanted> {
+    fn wanted(followers: &[(&str, &str)]) -> BTreeMap<Remote, Wanted> {
         let followers = followers
             .iter()
             .map(|(project, branch)| (project.parse().unwrap(), (*branch).to_owned()))
             .collect();
         let names = BTreeSet::from(["acme/app".to_owned()]);
-        BTreeMap::from([(URL.to_owned(), Wanted { followers, names })])
+        BTreeMap::from([(app(), Wanted { followers, names })])
     }
 
     fn push() -> Pushed {
@@ -287,7 +298,7 @@ mod tests {
     fn seen(interval: Duration, now: Instant) -> Schedule {
         let mut schedule = watching(interval, now);
         assert_eq!(schedule.begin(now, 8).len(), 1);
-        schedule.ended(URL, false, now, 0.0);
+        schedule.ended(&app(), false, now, 0.0);
         schedule
     }
 
@@ -297,24 +308,24 @@ mod tests {
         let mut schedule = watching(MINUTE, now);
         assert_eq!(schedule.begin(now, 8).len(), 1);
         assert_eq!(schedule.begin(now, 8).len(), 0, "one look at a time");
-        schedule.ended(URL, false, now, 0.0);
+        schedule.ended(&app(), false, now, 0.0);
         schedule.want(wanted(&[("prj_1", "main")]), now);
         assert_eq!(schedule.next_due(), Some(now + MINUTE));
         // Another branch, and another project with a branch that is known.
         for more in [("prj_1", "dev"), ("prj_2", "main")] {
             schedule.want(wanted(&[("prj_1", "main"), more]), now);
             assert_eq!(schedule.begin(now, 8).len(), 1, "{more:?}");
-            schedule.ended(URL, false, now, 1.0);
+            schedule.ended(&app(), false, now, 1.0);
             assert_eq!(schedule.next_due(), Some(now + MINUTE.mul_f64(0.8)));
         }
         // One that comes during a look.
         let later = now + MINUTE;
         assert_eq!(schedule.begin(later, 8).len(), 1);
         schedule.want(wanted(&[("prj_3", "main")]), later);
-        schedule.ended(URL, false, later, 0.5);
+        schedule.ended(&app(), false, later, 0.5);
         assert_eq!(schedule.begin(later, 8).len(), 1);
         schedule.want(BTreeMap::new(), later);
-        schedule.ended(URL, false, later, 0.5);
+        schedule.ended(&app(), false, later, 0.5);
         schedule.want(BTreeMap::new(), later);
         assert_eq!(schedule.next_due(), None);
     }
@@ -330,16 +341,16 @@ mod tests {
         );
         assert!(schedule.join(wanted(&[("prj_2", "main")]), now));
         let mut others = wanted(&[("prj_1", "main")]);
-        others.insert("https://h/acme/lib".to_owned(), others[URL].clone());
+        others.insert(remote("https://h/acme/lib"), others[&app()].clone());
         schedule.want(others.clone(), now);
         assert!(
             schedule.hurry(&guest, now),
             "whoever reads what is wanted does not forget it"
         );
-        assert_eq!(schedule.begin(now, 1)[0].url, URL, "somebody waits for it");
+        assert_eq!(schedule.begin(now, 1)[0].remote, app(), "somebody waits for it");
         schedule.want(others.clone(), now);
         assert!(schedule.hurry(&guest, now), "the look is under way");
-        schedule.ended(URL, false, now, 0.0);
+        schedule.ended(&app(), false, now, 0.0);
         assert!(!schedule.hurry(&guest, now));
         schedule.want(others, now);
         schedule.begin(now, 8);
@@ -362,12 +373,12 @@ mod tests {
                 schedule.hook(&push(), now);
                 if !schedule.begin(now, 8).is_empty() {
                     looks += 1;
-                    schedule.ended(URL, false, now, 0.0);
+                    schedule.ended(&app(), false, now, 0.0);
                 }
             }
             let end = now + QUIET;
             looks += schedule.begin(end, 8).len();
-            schedule.ended(URL, false, end, 0.0);
+            schedule.ended(&app(), false, end, 0.0);
             assert_eq!(looks, wanted, "{minutes}");
             assert_eq!(schedule.next_due(), None);
         }
@@ -383,7 +394,7 @@ mod tests {
         assert_eq!(schedule.begin(now, 8).len(), 1);
         schedule.hook(&push(), now);
         schedule.hook_unread(now);
-        schedule.ended(URL, false, now, 0.0);
+        schedule.ended(&app(), false, now, 0.0);
         assert_eq!(schedule.next_due(), Some(now + QUIET));
         let body = json!({ "repository": { "full_name": "acme/other" } });
         assert_eq!(schedule.hook(&Pushed::read(body.as_object().unwrap()), now), 0);
@@ -405,12 +416,12 @@ mod tests {
         assert_eq!(schedule.begin(now, 8).len(), 1);
         schedule.hook(&push(), later);
         assert!(schedule.hurry(&project, now), "the look is under way");
-        schedule.ended(URL, false, later, 0.0);
+        schedule.ended(&app(), false, later, 0.0);
         assert!(!schedule.hurry(&project, now), "what came later does not concern it");
         assert_eq!(schedule.next_due(), Some(later + QUIET));
         assert!(schedule.hurry(&project, later));
         assert_eq!(schedule.begin(later, 8).len(), 1);
-        schedule.ended(URL, false, later, 0.0);
+        schedule.ended(&app(), false, later, 0.0);
         assert!(!schedule.hurry(&project, later));
     }
 
@@ -426,7 +437,7 @@ mod tests {
         let start = Instant::now();
         let mut schedule = watching(MINUTE, start);
         schedule.begin(start, 8);
-        schedule.ended(URL, true, start, 1.0);
+        schedule.ended(&app(), true, start, 1.0);
         assert_eq!(schedule.next_due(), Some(start + Duration::from_secs(4)));
     }
 
@@ -436,7 +447,7 @@ mod tests {
         let mut schedule = Schedule::new(MINUTE);
         let all = wanted(&[("prj_1", "main")]);
         let many = (0..20)
-            .map(|at| (format!("https://h/{at}"), all[URL].clone()))
+            .map(|at| (remote(&format!("https://h/{at}")), all[&app()].clone()))
             .collect();
         schedule.want(many, now);
         assert_eq!(schedule.begin(now, 8).len(), 8);

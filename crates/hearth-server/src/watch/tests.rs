@@ -15,11 +15,11 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Pushed, Watch};
-use crate::options::ServeOptions;
+use crate::options::{FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::reconcile::Reconciler;
 use crate::secrets::Cipher;
-use crate::store::{ProjectRow, RepoSource, Store};
+use crate::store::{ProjectRow, Remote, RepoSource, Store};
 
 /// How long a predicate may take to hold.
 const SOON: Duration = Duration::from_secs(30);
@@ -77,7 +77,7 @@ impl House {
         let now = Timestamp::now();
         let project = ProjectRow {
             id: id.clone(),
-            tenant: "t".to_owned(),
+            tenant: FIRST_TENANT.to_owned(),
             name: "p".to_owned(),
             description: None,
             task_code: "P".to_owned(),
@@ -105,9 +105,9 @@ impl House {
     }
 
     async fn tip(&self, repo: &Repo, branch: &str) -> Option<String> {
-        let url = repo.url();
-        let tips = self.store.tips_at(&[url.as_str()]).await.unwrap();
-        tips.commit(&url, branch).map(str::to_owned)
+        let remote = repo.remote();
+        let tips = self.store.tips_at(std::slice::from_ref(&remote)).await.unwrap();
+        tips.commit(&remote, branch).map(str::to_owned)
     }
 
     async fn until_tip(&self, repo: &Repo, branch: &str, commit: &str) {
@@ -137,6 +137,13 @@ struct Repo(PathBuf);
 impl Repo {
     fn url(&self) -> String {
         format!("file://{}", self.0.display())
+    }
+
+    fn remote(&self) -> Remote {
+        Remote {
+            tenant: FIRST_TENANT.to_owned(),
+            url: self.url(),
+        }
     }
 
     fn git(&self, args: &[&str]) -> String {
@@ -228,15 +235,15 @@ async fn a_repository_that_vanishes_is_a_fault_until_it_is_back() {
     house.follow(&repo, "main").await;
     let first = repo.git(&["rev-parse", "HEAD"]);
     house.until_tip(&repo, "main", &first).await;
-    let (url, away) = (repo.url(), house.folder.path().join("away"));
+    let (remote, away) = (repo.remote(), house.folder.path().join("away"));
     std::fs::rename(&repo.0, &away).unwrap();
-    let fault = || house.watch.fault(&url, "main");
+    let fault = || house.watch.fault(&remote, "main");
     until("a fault that was found twice", || {
         fault().is_some_and(|fault| fault.times >= 2)
     })
     .await;
     let fault_now = fault().unwrap();
-    assert_eq!((&fault_now.branch, &fault_now.url), (&None, &url));
+    assert_eq!((&fault_now.branch, &fault_now.remote), (&None, &remote));
     assert!(fault_now.message.contains("cannot be reached"), "{}", fault_now.message);
     assert!(fault_now.since <= Timestamp::now());
     std::fs::rename(&away, &repo.0).unwrap();
@@ -255,13 +262,13 @@ async fn a_branch_that_is_gone_is_its_own_fault_and_keeps_its_tip() {
     house.follow(&repo, "dev").await;
     house.until_tip(&repo, "dev", &commit).await;
     repo.git(&["branch", "--delete", "--force", "dev"]);
-    let url = repo.url();
-    until("the fault", || house.watch.fault(&url, "dev").is_some()).await;
+    let remote = repo.remote();
+    until("the fault", || house.watch.fault(&remote, "dev").is_some()).await;
     let faults = house.watch.faults();
     assert_eq!(faults.len(), 1);
     assert_eq!(faults[0].branch.as_deref(), Some("dev"));
     assert!(faults[0].message.contains("no branch `dev`"), "{}", faults[0].message);
-    assert_eq!(house.watch.fault(&url, "main"), None);
+    assert_eq!(house.watch.fault(&remote, "main"), None);
     assert_eq!(house.tip(&repo, "dev").await, Some(commit));
     let news = repo.commit();
     house.until_tip(&repo, "main", &news).await;

@@ -20,6 +20,7 @@ mod rubbish;
 mod secrets;
 mod set_up_failures;
 mod setup;
+mod sources;
 mod templates;
 mod terminal;
 mod tokens;

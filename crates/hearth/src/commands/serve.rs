@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
-use hearth_server::{DriverKind, ServeOptions, WebhookSecret};
+use hearth_server::{DriverKind, ServeOptions, SourceRule, WebhookSecret};
 use jiff::SignedDuration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,12 @@ const TOKEN_FILE: &str = "admin-token";
 const SECRET_VARIABLE: &str = "HEARTH_WEBHOOK_SECRET";
 
 const AFTER_HELP: &str = "\
+Rules of --source: [tenant=NAME] allow=PATTERN|deny=PATTERN [credentials=server]
+  tenant=NAME         whom it is about; without it every tenant but the first, which may fetch from everywhere
+  PATTERN             SCHEME://HOST[:PORT][/PATH] with https, ssh or http, or file:///PATH. HOST may be `*.corp.example` or `*`,
+                      PORT `*`; a PATH may end with `*`, and without one all of the host is meant
+  credentials=server  fetch with the credentials of the server's user (git's credential helpers, SSH keys)
+
 The first start writes an admin token to the file admin-token of the data folder. SIGTERM and Ctrl-C stop the server; its VMs
 go on running, and the next start finds them. RUST_LOG sets what is logged, like RUST_LOG=debug.";
 
@@ -44,8 +50,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, default_value = "auto")]
     accel: AccelArg,
     /// Where repositories without a URL of their own come from: this + `/org/name.git` [default: https://github.com]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_base_url)]
     git_base_url: Option<String>,
+    /// Where projects of other tenants than the first may fetch from, like `allow=https://git.corp.example` or
+    /// `tenant=beta allow=file:///srv/git/*`; may be repeated, the first one that is about an address counts. Without one:
+    /// https:// and ssh:// to public addresses, without the server user's credentials (see below)
+    #[arg(long = "source", value_name = "RULE")]
+    sources: Vec<SourceRule>,
     /// What a VM size means, like `medium=2:4096:20` (vCPUs, memory in MiB, disk in GiB); may be repeated
     #[arg(long = "size", value_name = "NAME=VCPUS:MIB:GIB")]
     sizes: Vec<SizeArg>,
@@ -157,6 +168,19 @@ fn parse_length(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write it in seconds, or like 90s, 10m or 1h".to_owned())
 }
 
+/// An address without credentials: it would be shown to every tenant and stand in every VM as `origin`.
+fn parse_base_url(text: &str) -> Result<String, String> {
+    let authority = text
+        .split_once("://")
+        .map_or("", |(_, rest)| rest.split('/').next().unwrap_or(rest));
+    let user = authority.rsplit_once('@').map(|(user, _)| user);
+    let is_http = text.starts_with("http");
+    if user.is_some_and(|user| is_http || user.contains(':')) {
+        return Err("it must not hold credentials: git's credential helper on this machine is their place".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
     start_log(args.log_format);
     let data_dir = places::data_dir(globals);
@@ -245,6 +269,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
             AccelArg::Kvm => Accel::Kvm,
         },
         git_base_url: args.git_base_url.clone().unwrap_or(usual.git_base_url),
+        sources: args.sources.clone(),
         sizes,
         command_timeout: args.command_timeout.unwrap_or(usual.command_timeout),
         boot_timeout: args.boot_timeout.unwrap_or(usual.boot_timeout),
@@ -346,6 +371,16 @@ mod tests {
     }
 
     #[test]
+    fn a_base_url_holds_no_credentials() {
+        for good in ["https://git.example.org/x@y", "ssh://git@h:22/srv", "file:///srv/git"] {
+            assert_eq!(parse_base_url(good), Ok(good.to_owned()));
+        }
+        for bad in ["https://token@h", "http://u:p@h/x", "ssh://u:p@h"] {
+            assert!(parse_base_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn what_the_command_line_says_reaches_the_server() {
         #[derive(clap::Parser)]
         struct Line {
@@ -365,7 +400,13 @@ mod tests {
             "7",
             "--watch-interval",
             "0",
+            "--source",
+            "deny=ssh://*",
+            "--source",
+            "tenant=beta allow=file:///srv/git/*",
         ]);
+        let rules: Vec<_> = given.sources.iter().map(ToString::to_string).collect();
+        assert_eq!(rules, ["deny=ssh://*", "tenant=beta allow=file:///srv/git/*"]);
         assert_eq!(given.watch_interval, Duration::ZERO);
         assert_eq!(given.requests_per_second, 0);
         assert_eq!(given.longest_claim_wait, Duration::from_secs(600));

@@ -18,6 +18,7 @@ mod output;
 mod pool_test;
 mod projects;
 mod setup;
+mod sources;
 mod support;
 mod terminal;
 mod variables;

@@ -229,11 +229,11 @@ impl Reconciler {
             let mut repos = Vec::with_capacity(row.repos.len());
             for repo in &row.repos {
                 let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path);
-                let wanted = checkout.and_then(|it| Some((it, tips.commit(&it.url, &it.branch)?)));
+                let wanted = checkout.and_then(|it| Some((it, tips.commit(&it.remote(), &it.branch)?)));
                 let left = deadline.saturating_duration_since(Instant::now());
                 let mirrors = &self.context.mirrors;
                 let behind = match wanted {
-                    Some((checkout, commit)) => mirrors.behind(&checkout.url, &repo.commit, commit, left).await,
+                    Some((checkout, commit)) => mirrors.behind(&checkout.remote(), &repo.commit, commit, left).await,
                     None => None,
                 };
                 repos.push(RepoBehind {
@@ -283,7 +283,7 @@ fn to_template(template: &TemplateRow, serves: &str) -> TemplateInfo {
 }
 
 fn where_it_is(checkout: &Checkout, tips: &Tips) -> RepositoryExplained {
-    let tip = tips.get(&checkout.url, &checkout.branch);
+    let tip = tips.get(&checkout.remote(), &checkout.branch);
     RepositoryExplained {
         repo_full_name: checkout.repo_full_name.clone(),
         branch: checkout.branch.clone(),

@@ -116,7 +116,7 @@ pub(super) fn cause(
         return Some("since it or the variables were changed".to_owned());
     }
     let pushed = checkouts.iter().find_map(|checkout| {
-        let commit = tips.commit(&checkout.url, &checkout.branch)?;
+        let commit = tips.commit(&checkout.remote(), &checkout.branch)?;
         let before = serves.repos.iter().find(|repo| repo.path == checkout.path)?;
         (before.commit != commit).then_some((checkout, commit))
     });

@@ -1,0 +1,172 @@
+//! Where repositories may come from. The first tenant, which runs the installation, fetches as the server's user does: from
+//! everywhere, with that user's credentials. Everybody else fetches by `https://` and `ssh://` from public addresses, without
+//! credentials, unless a rule of the installation says otherwise. What an address's text tells is refused at once; the rest is
+//! checked on the address that is really connected to ([`egress`], [`proxy`]).
+
+mod egress;
+mod fetch;
+mod location;
+mod proxy;
+mod rule;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::options::FIRST_TENANT;
+use crate::store::Remote;
+use location::{Location, Scheme};
+
+pub use fetch::{SourceError, known_hosts};
+pub use rule::SourceRule;
+
+/// What holds where no rule says otherwise, as refusals name it.
+const USUAL_RULE: &str = "https:// and ssh:// to public addresses only";
+
+/// What a rule that denies does.
+const CLOSED: &str = "the installation closes it";
+
+/// Why a repository is not fetched, as a sentence that names the rule, and what would open the place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(Box<str>);
+
+impl Refusal {
+    fn new(tenant: &str, place: &str, why: &str, rule: &str, advice: &str) -> Self {
+        let text =
+            format!("{place} is not open to the tenant `{tenant}`: {why}; refused by the rule `{rule}`. {advice}");
+        Self(text.into())
+    }
+
+    /// By a rule of the installation.
+    fn by_rule(rule: &SourceRule, tenant: &str, place: &str, why: &str) -> Self {
+        let advice = "Use another address, or ask whoever runs the server";
+        Self::new(tenant, place, why, &rule.to_string(), advice)
+    }
+
+    /// By what holds without rules. `pattern`: what a rule would have to allow.
+    fn usual(tenant: &str, place: &str, why: &str, pattern: Option<&str>) -> Self {
+        let advice = match pattern {
+            Some(pattern) => format!(
+                "Whoever runs the server can open it: `hearth serve --source \"tenant={tenant} allow={pattern}\"`"
+            ),
+            None => "Use an address like https://git.example.org/org/name.git".to_owned(),
+        };
+        Self::new(tenant, place, why, USUAL_RULE, &advice)
+    }
+}
+
+/// The policy. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    rules: Arc<[SourceRule]>,
+    /// The SSH host keys that were met on behalf of tenants who are lent no configuration of the server's user.
+    known_hosts: PathBuf,
+}
+
+/// What somebody may fetch, and how.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    remote: Remote,
+    access: Access,
+}
+
+#[derive(Debug, Clone)]
+enum Access {
+    /// As the server's user.
+    Own,
+    /// With the server user's credentials, from a place that a rule names.
+    Lent(Location),
+    /// A repository on the server that a rule names.
+    Folder { path: PathBuf, rule: SourceRule },
+    /// Without any credentials; from public addresses only, unless a rule names the place.
+    Network {
+        location: Location,
+        rule: Option<SourceRule>,
+    },
+}
+
+impl Sources {
+    /// The policy of these rules; the first one that is about a place counts.
+    #[must_use]
+    pub fn new(rules: &[SourceRule], known_hosts: PathBuf) -> Self {
+        Self {
+            rules: rules.into(),
+            known_hosts,
+        }
+    }
+
+    fn rules_of<'a>(&'a self, tenant: &'a str) -> impl Iterator<Item = &'a SourceRule> {
+        self.rules.iter().filter(move |rule| rule.concerns(tenant))
+    }
+
+    /// Whether this may be fetched, as far as the address's text tells.
+    pub fn admit(&self, remote: &Remote) -> Result<Grant, Refusal> {
+        let Remote { tenant, url } = remote;
+        let grant = |access| Grant {
+            remote: remote.clone(),
+            access,
+        };
+        if tenant == FIRST_TENANT {
+            return Ok(grant(Access::Own));
+        }
+        let place = format!("`{url}`");
+        let no = |why: &str, pattern: Option<&str>| Refusal::usual(tenant, &place, why, pattern);
+        let location = Location::of(url).ok_or_else(|| no("it is no address on a network", None))?;
+        let rule = self.rules_of(tenant).find(|rule| rule.is_about(&location));
+        if let Some(rule) = rule {
+            if !rule.allows() {
+                return Err(Refusal::by_rule(rule, tenant, &place, CLOSED));
+            }
+            if location.scheme == Scheme::File {
+                let path = location.path.unwrap_or_default().into();
+                let rule = rule.clone();
+                return Ok(grant(Access::Folder { path, rule }));
+            }
+            if rule.lends() {
+                return Ok(grant(Access::Lent(location)));
+            }
+            let rule = Some(rule.clone());
+            return Ok(grant(Access::Network { location, rule }));
+        }
+        match location.scheme {
+            Scheme::File => return Err(no("it is a path on the server", Some(url.as_str()))),
+            Scheme::Http => return Err(no("plain http:// is not encrypted", Some(&egress::pattern(&location)))),
+            Scheme::Https | Scheme::Ssh => {}
+        }
+        egress::check_text(&location).map_err(|why| no(&why, Some(&egress::pattern(&location))))?;
+        Ok(grant(Access::Network { location, rule: None }))
+    }
+}
+
+impl Grant {
+    /// Names what is fetched under it: what somebody else fetched from the same address, or with credentials, is another thing.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let Remote { tenant, url } = &self.remote;
+        let access = match &self.access {
+            Access::Own => return hex::encode(Sha256::digest(url)),
+            Access::Lent(_) => "lent",
+            Access::Folder { .. } => "folder",
+            Access::Network { rule: Some(_), .. } => "listed",
+            Access::Network { rule: None, .. } => "public",
+        };
+        hex::encode(Sha256::digest(format!("{tenant}\0{access}\0{url}")))
+    }
+
+    /// What to look at when it cannot be fetched.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        match self.access {
+            Access::Own | Access::Lent(_) => {
+                "check the address, and that the server's user may read it (git credentials, SSH key)"
+            }
+            Access::Folder { .. } => "check the address, and that the server's user may read it",
+            Access::Network { .. } => {
+                "check the address, and that anybody may read it: only the first tenant, and whom a `--source` rule with \
+                 `credentials=server` names, fetches with the credentials of the server's user"
+            }
+        }
+    }
+}
