@@ -43,6 +43,10 @@ impl Query {
         }
     }
 
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     fn mode(&self) -> Result<u32, Fault> {
         let Some(text) = self.0.get(paths::MODE) else {
             return Ok(DEFAULT_MODE);

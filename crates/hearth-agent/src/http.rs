@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hearth_api::agent::session::{CONNECTION_WINDOW, STREAM_WINDOW, SessionStream};
 use hearth_api::agent::{Health, PROTOCOL_VERSION, SetClock, paths};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, clock, files, tree};
+use crate::{activate, clock, files, logs, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -58,7 +59,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
     let path = request.uri().path();
     let method = request.method();
     match (path, method) {
-        (paths::HEALTH, &Method::GET) => health(),
+        (paths::HEALTH, &Method::GET) => health(execs.started),
         (paths::EXEC, &Method::POST) => exec::run(request, execs, alive).await,
         (paths::TERMINAL, &Method::POST) => exec::run_in_terminal(request, execs, alive).await,
         (paths::FILES, &Method::PUT) => files::write(request).await,
@@ -66,6 +67,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::TREE, &Method::PUT) => tree::write(request).await,
         (paths::CLOCK, &Method::POST) => set_clock(request).await,
         (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
+        (paths::LOGS, &Method::GET) => logs::list(Arc::clone(&execs.logs)).await,
+        (paths::LOG, &Method::GET) => logs::read(request, &execs.logs, alive).await,
         (paths::SETTLE, &Method::POST) => {
             execs.settle().await;
             Ok(reply::done())
@@ -77,6 +80,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::FILES
             | paths::TREE
             | paths::CLOCK
+            | paths::LOGS
+            | paths::LOG
             | paths::ACTIVATE
             | paths::SETTLE,
             method,
@@ -91,7 +96,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
     }
 }
 
-fn health() -> Result<Reply, Fault> {
+fn health(started: Instant) -> Result<Reply, Fault> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| Fault::from_io(path, &error));
     let uptime = read("/proc/uptime")?;
     let seconds: f64 = uptime
@@ -107,6 +112,7 @@ fn health() -> Result<Reply, Fault> {
             .ok()
             .and_then(|uptime| u64::try_from(uptime.as_millis()).ok())
             .unwrap_or_default(),
+        agent_uptime_ms: u64::try_from(started.elapsed().as_millis()).ok(),
     };
     Ok(reply::json(StatusCode::OK, &health))
 }

@@ -29,6 +29,7 @@ pub(crate) struct Options {
     pub(crate) place: Where,
     pub(crate) setup_network: bool,
     pub(crate) use_cgroups: bool,
+    pub(crate) log_folder: PathBuf,
 }
 
 /// Where to listen.
@@ -44,7 +45,7 @@ pub(crate) enum Where {
 pub(crate) async fn run(options: Options) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let execs = Arc::new(Execs::new(options.use_cgroups));
+    let execs = Arc::new(Execs::new(options.use_cgroups, options.log_folder));
     let stop = CancellationToken::new();
     if options.setup_network {
         // Not awaited: the agent must answer even when the network never comes.

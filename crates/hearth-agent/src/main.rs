@@ -18,6 +18,7 @@ mod files;
 mod http;
 mod init;
 mod listen;
+mod logs;
 mod port;
 mod reply;
 mod tree;
@@ -27,6 +28,7 @@ mod users;
 use listen::{Options, Where};
 
 const USAGE: &str = "usage: hearth-agent serve [--socket PATH | --port-name NAME] [--setup-network] [--no-cgroups]
+                          [--log-folder PATH]
        hearth-agent init
        hearth-agent version";
 
@@ -61,6 +63,7 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
         place: Where::Port(hearth_api::agent::PORT_NAME.to_owned()),
         setup_network: false,
         use_cgroups: true,
+        log_folder: logs::FOLDER.into(),
     };
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -68,6 +71,7 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
             Long("socket") => options.place = Where::Socket(parser.value()?.into()),
             Long("port-name") => options.place = Where::Port(parser.value()?.string()?),
             Long("setup-network") => options.setup_network = true,
+            Long("log-folder") => options.log_folder = parser.value()?.into(),
             Long("no-cgroups") => options.use_cgroups = false,
             other => return Err(other.unexpected()),
         }

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod hook;
 pub mod ids;
 pub mod instance;
+pub mod log;
 pub mod page;
 pub mod patch;
 pub mod pool;

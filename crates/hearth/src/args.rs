@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use hearth_api::project::GitIdentity;
 
 use crate::commands::{
-    claim, doctor, env, exec, image, instance, pool, project, release, run, serve, setup, shell, template, token,
+    claim, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup, shell, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -121,6 +121,8 @@ pub(crate) enum Command {
     Shell(shell::ShellArgs),
     /// Run a command of the project's setup object in a VM, by its name
     Run(run::RunArgs),
+    /// What background processes in a VM print
+    Logs(logs::LogsArgs),
     /// Give a claimed VM back: it is destroyed
     Release(release::ReleaseArgs),
     /// Templates: the frozen VMs that others are forked from

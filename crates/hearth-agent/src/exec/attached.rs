@@ -1,21 +1,28 @@
 //! A command with a caller: its output streams back, its input streams in, and it does not outlive the caller.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_api::agent::{ExecEnd, FrameKind};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::launch::{Started, Status};
+use super::memory;
+use super::not_started::NotStarted;
 use super::plan::Plan;
 use super::process_tree::ProcessTree;
 use super::{Execs, Input, Output, exited, millis_since, time_is_up};
+use crate::logs::Logs;
 
 /// How much is read from a command at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -28,7 +35,7 @@ const PIPE_BYTES: usize = 1024 * 1024;
 
 /// What ended the wait for a command.
 pub(super) enum Outcome {
-    Ended(std::io::Result<std::process::ExitStatus>),
+    Ended(std::io::Result<ExitStatus>),
     TimedOut,
     CallerGone,
 }
@@ -41,23 +48,37 @@ impl Outcome {
         tree: &ProcessTree,
         child: &mut tokio::process::Child,
         start: Instant,
+        began: Option<Duration>,
     ) -> ExecEnd {
         match self {
             Self::Ended(Ok(exit)) => match status.reason() {
-                Some(reason) => ExecEnd::NotStarted { reason },
-                None => exited(exit, start),
+                Some(fault) => fault.into(),
+                None => with_reason(exited(exit, start), began).await,
             },
-            Self::Ended(Err(error)) => ExecEnd::NotStarted {
-                reason: format!("the command was lost: {error}"),
-            },
+            Self::Ended(Err(error)) => NotStarted::ours(format!("the command was lost: {error}")).into(),
             Self::TimedOut | Self::CallerGone => {
-                end_all(tree, child).await;
+                let ended = end_all(tree, child).await;
                 ExecEnd::TimedOut {
                     duration_ms: millis_since(start),
+                    code: ended.and_then(|exit| exit.code()),
+                    signal: ended.and_then(|exit| exit.signal()),
                 }
             }
         }
     }
+}
+
+/// Adds who was killed for memory, to the end of a command that failed.
+async fn with_reason(mut end: ExecEnd, began: Option<Duration>) -> ExecEnd {
+    if let ExecEnd::Exited {
+        code, out_of_memory, ..
+    } = &mut end
+        && *code != Some(0)
+    {
+        let looking = tokio::task::spawn_blocking(move || memory::killed_since(began));
+        *out_of_memory = looking.await.unwrap_or_default();
+    }
+    end
 }
 
 pub(super) async fn run(
@@ -68,9 +89,10 @@ pub(super) async fn run(
     output: Output,
     session: CancellationToken,
 ) {
-    let start = Instant::now();
+    let (start, began) = (Instant::now(), memory::now());
     let _running = execs.spares.begin();
     let Plan { order, script } = plan;
+    let argv = order.argv.clone();
     let Started {
         mut child,
         tree,
@@ -80,15 +102,13 @@ pub(super) async fn run(
         status,
     } = match execs.start(order).await {
         Ok(started) => started,
-        Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
+        Err(fault) => return output.end(fault.into()).await,
     };
     let (ended_sender, ended) = watch::channel(None);
     let stdin = tokio::spawn(feed(input, stdin));
     let stdout = stdout.map(|pipe| forward(pipe, FrameKind::Stdout, output.clone(), ended.clone()));
     let stderr = stderr.map(|pipe| forward(pipe, FrameKind::Stderr, output.clone(), ended));
-    let outputs = tokio::spawn(async move {
-        futures::future::join(maybe(stdout), maybe(stderr)).await;
-    });
+    let outputs = tokio::spawn(async move { futures::future::join(maybe(stdout), maybe(stderr)).await });
     let outcome = tokio::select! {
         biased;
         ended = child.wait() => Outcome::Ended(ended),
@@ -96,26 +116,43 @@ pub(super) async fn run(
         () = output.caller_gone() => Outcome::CallerGone,
         () = session.cancelled() => Outcome::CallerGone,
     };
-    let end = outcome.into_end(&status, &tree, &mut child, start).await;
+    let mut end = outcome.into_end(&status, &tree, &mut child, start, began).await;
     ended_sender.send_replace(Some(Instant::now()));
     stdin.abort();
     // A slow reader may still be taking output; one that is gone makes this end at once.
-    drop(outputs.await);
+    let (stdout, stderr) = outputs.await.unwrap_or_default();
+    if let ExecEnd::Exited { log, .. } = &mut end {
+        *log = keep_reading(&execs.logs, &argv, [stdout, stderr]);
+    }
     output.end(end).await;
     execs.cgroups.retire(tree.cgroup);
     drop(script);
 }
 
-async fn maybe(forwarding: Option<impl Future<Output = ()>>) {
-    if let Some(forwarding) = forwarding {
-        forwarding.await;
+async fn maybe(forwarding: Option<impl Future<Output = Option<File>>>) -> Option<File> {
+    forwarding?.await
+}
+
+/// What the command left running goes on writing, into a log. Its name, when there is something that could write.
+fn keep_reading(logs: &Arc<Logs>, argv: &[String], held: [Option<File>; 2]) -> Option<String> {
+    let pipes = held.into_iter().flatten();
+    let pipes: Vec<Receiver> = pipes.filter_map(|pipe| Receiver::from_file(pipe).ok()).collect();
+    if pipes.is_empty() {
+        return None;
     }
+    let log = logs.begin(argv, pipes.len());
+    for pipe in pipes {
+        // Not one of the tasks that the agent waits for when it is told to end.
+        tokio::spawn(Arc::clone(logs).drain(Arc::clone(&log), pipe));
+    }
+    Some(log.name().to_owned())
 }
 
 /// Ends the tree while the leader is reaped: a zombie would look alive to its process group.
-pub(super) async fn end_all(tree: &ProcessTree, child: &mut tokio::process::Child) {
+/// How the leader ended, where that can be said.
+pub(super) async fn end_all(tree: &ProcessTree, child: &mut tokio::process::Child) -> Option<ExitStatus> {
     let (_, status) = tokio::join!(tree.end(), tokio::time::timeout(LONGEST_REAP, child.wait()));
-    drop(status);
+    status.ok()?.ok()
 }
 
 /// More than [`ProcessTree::end`] takes. A process that even SIGKILL does not end is stuck in the kernel.
@@ -131,8 +168,14 @@ async fn feed(mut input: Input, mut pipe: ChildStdin) {
     }
 }
 
-/// One output, until its end; or until the command has ended and nothing more comes.
-async fn forward<P>(mut pipe: P, kind: FrameKind, output: Output, mut ended: watch::Receiver<Option<Instant>>)
+/// One output, until its end; or until the command has ended and nothing more comes. Then something else holds it open, and it is
+/// handed back, so that it is read on.
+async fn forward<P>(
+    mut pipe: P,
+    kind: FrameKind,
+    output: Output,
+    mut ended: watch::Receiver<Option<Instant>>,
+) -> Option<File>
 where
     P: AsyncRead + IntoPipe + Unpin,
 {
@@ -144,20 +187,28 @@ where
             read = pipe.read(&mut buffer) => read.unwrap_or(0),
         };
         if read == 0 || !output.send(kind, &buffer[..read]).await {
-            return;
+            return None;
         }
     }
-    // What the command itself wrote is all in the pipe by now, whether or not Tokio has heard of it. A child of it that
-    // goes on writing is cut off after that.
-    let Ok(mut pipe) = pipe.into_pipe() else { return };
+    // What the command itself wrote is all in the pipe by now, whether or not Tokio has heard of it. What a child of it goes on
+    // writing after that is for the log.
+    let mut pipe = pipe.into_pipe().ok()?;
     let mut rest = PIPE_BYTES;
     while rest > 0 {
-        let read = pipe.read(&mut buffer).unwrap_or(0);
-        if read == 0 || !output.send(kind, &buffer[..read]).await {
-            return;
+        match pipe.read(&mut buffer) {
+            Ok(0) => return None,
+            Ok(read) => {
+                if !output.send(kind, &buffer[..read]).await {
+                    return None;
+                }
+                rest = rest.saturating_sub(read);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return None,
         }
-        rest = rest.saturating_sub(read);
     }
+    Some(pipe)
 }
 
 /// A child's output as a plain file that never waits.

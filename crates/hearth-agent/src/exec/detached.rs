@@ -13,6 +13,7 @@ use hearth_api::agent::{Detach, ExecEnd, FrameKind};
 
 use super::attached::end_all;
 use super::launch::{Launcher, Outputs, Started};
+use super::not_started::NotStarted;
 use super::plan::Plan;
 use super::{Execs, Output, exited, time_is_up};
 
@@ -29,14 +30,14 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
     let (log, before, outputs) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            let reason = format!("the log {} cannot be written: {error}", detach.log_path);
-            return output.end(ExecEnd::NotStarted { reason }).await;
+            let fault = NotStarted::ours(format!("the log {} cannot be written: {error}", detach.log_path));
+            return output.end(fault.into()).await;
         }
     };
     let Plan { order, script } = plan;
     let started = match Launcher::start(&execs.cgroups, outputs) {
         Ok(launcher) => launcher.become_command(&execs.cgroups, order).await,
-        Err(reason) => Err(reason),
+        Err(fault) => Err(fault),
     };
     let Started {
         mut child,
@@ -45,13 +46,13 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
         ..
     } = match started {
         Ok(started) => started,
-        Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
+        Err(fault) => return output.end(fault.into()).await,
     };
-    if let Some(reason) = status.settled().await {
+    if let Some(fault) = status.settled().await {
         // It says so as its last act.
         drop(child.wait().await);
         execs.cgroups.retire(tree.cgroup);
-        return output.end(ExecEnd::NotStarted { reason }).await;
+        return output.end(fault.into()).await;
     }
     let grace = tokio::time::timeout(Duration::from_millis(detach.grace_ms), child.wait()).await;
     match grace {
@@ -63,9 +64,7 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
             output
                 .end(match status {
                     Ok(status) => exited(status, start),
-                    Err(error) => ExecEnd::NotStarted {
-                        reason: format!("the command was lost: {error}"),
-                    },
+                    Err(error) => NotStarted::ours(format!("the command was lost: {error}")).into(),
                 })
                 .await;
         }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::cgroup::{Cgroup, Cgroups};
 use super::launcher::{ARRIVED, Order};
+use super::not_started::NotStarted;
 use super::process_tree::{MARK, ProcessTree};
 
 /// More than any sentence the launcher says.
@@ -56,22 +57,22 @@ pub(super) struct Status(OwnedFd);
 
 impl Status {
     /// What was said so far; all of it when the process has ended.
-    pub(super) fn reason(&self) -> Option<String> {
+    pub(super) fn reason(&self) -> Option<NotStarted> {
         let mut buffer = [0; LONGEST_REASON];
         let length = read(&self.0, &mut buffer).unwrap_or(0);
-        (length > 0).then(|| String::from_utf8_lossy(&buffer[..length]).into_owned())
+        (length > 0).then(|| understand(&buffer[..length]))
     }
 
     /// Waits until the launcher has become the command (`None`) or has said why not.
-    pub(super) async fn settled(&self) -> Option<String> {
-        let mut text = String::new();
+    pub(super) async fn settled(&self) -> Option<NotStarted> {
+        let mut text = Vec::new();
         let heard = match self.receiver() {
-            Ok(receiver) => receiver.take(LONGEST_REASON as u64).read_to_string(&mut text).await,
+            Ok(receiver) => receiver.take(LONGEST_REASON as u64).read_to_end(&mut text).await,
             Err(error) => Err(error),
         };
         match heard {
             Ok(0) => None,
-            Ok(_) => Some(text),
+            Ok(_) => Some(understand(&text)),
             Err(error) => Some(cannot(&error)),
         }
     }
@@ -108,13 +109,18 @@ pub(super) struct Launcher {
     write_end: OwnedFd,
 }
 
-fn cannot(error: &io::Error) -> String {
-    format!("the command could not be started: {error}")
+fn cannot(error: &io::Error) -> NotStarted {
+    NotStarted::ours(format!("the command could not be started: {error}"))
+}
+
+/// What a launcher said: JSON, unless it was longer than anybody listens.
+fn understand(said: &[u8]) -> NotStarted {
+    serde_json::from_slice(said).unwrap_or_else(|_| NotStarted::ours(String::from_utf8_lossy(said)))
 }
 
 impl Launcher {
-    /// The error is a sentence for a person.
-    pub(super) fn start(cgroups: &Cgroups, outputs: Outputs) -> Result<Self, String> {
+    /// Starts one.
+    pub(super) fn start(cgroups: &Cgroups, outputs: Outputs) -> Result<Self, NotStarted> {
         let cgroup = cgroups.create();
         match spawn(cgroup.as_ref(), outputs) {
             Ok((mut child, status, write_end)) => {
@@ -133,7 +139,7 @@ impl Launcher {
                     });
                 }
                 cgroups.retire(cgroup);
-                Err("the command ended before it began".to_owned())
+                Err(NotStarted::ours("the command ended before it began"))
             }
             Err(error) => {
                 cgroups.retire(cgroup);
@@ -148,7 +154,7 @@ impl Launcher {
     }
 
     /// Tells it what to become. Comes back when it has its session and cgroup, so that it can be ended from now on.
-    pub(super) async fn become_command(mut self, cgroups: &Cgroups, mut order: Order) -> Result<Started, String> {
+    pub(super) async fn become_command(mut self, cgroups: &Cgroups, mut order: Order) -> Result<Started, NotStarted> {
         let mark = self.cgroup.is_none().then(|| Uuid::new_v4().simple().to_string());
         order.env.extend(mark.clone().map(|mark| (MARK.to_owned(), mark)));
         let told = self.tell(&order).await;
@@ -176,7 +182,7 @@ impl Launcher {
         }
     }
 
-    async fn tell(&mut self, order: &Order) -> Result<(), String> {
+    async fn tell(&mut self, order: &Order) -> Result<(), NotStarted> {
         let order = order.to_bytes().map_err(|error| cannot(&error))?;
         let told = self.stdin.write_all(&order).await;
         // It may have said why before it had all of the order.
@@ -192,7 +198,7 @@ impl Launcher {
             return Ok(());
         }
         let reason = self.status.reason();
-        Err(reason.unwrap_or_else(|| "the command could not be started: its launcher ended early".to_owned()))
+        Err(reason.unwrap_or_else(|| NotStarted::ours("the command could not be started: its launcher ended early")))
     }
 
     /// One that has ended.

@@ -10,12 +10,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::libc::O_NOCTTY;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
+
+use super::not_started::NotStarted;
 
 /// First byte on the pipe: the launcher is in its session and cgroup, and holds its own end.
 pub(super) const ARRIVED: u8 = b'+';
@@ -83,16 +85,16 @@ pub(crate) fn run(arguments: std::env::ArgsOs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let reason = match wait_for_order(cgroup, &mut status) {
+    let fault = match wait_for_order(cgroup, &mut status) {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(order)) => {
-            let Err(reason) = become_command(&order);
-            reason
+            let Err(fault) = become_command(&order);
+            fault
         }
-        Err(reason) => reason,
+        Err(reason) => NotStarted::ours(reason),
     };
-    // Without a reader nobody wants to know.
-    drop(status.write_all(reason.as_bytes()));
+    // Without a reader nobody wants to know. Our own type always has a JSON form.
+    drop(status.write_all(&serde_json::to_vec(&fault).unwrap_or_default()));
     ExitCode::from(NOT_RUN)
 }
 
@@ -138,42 +140,64 @@ fn wait_for_order(cgroup: Option<PathBuf>, status: &mut File) -> Result<Option<O
 }
 
 /// Takes on everything that makes the command what it is, its program last.
-fn become_command(order: &Order) -> Result<Infallible, String> {
+fn become_command(order: &Order) -> Result<Infallible, NotStarted> {
     match &order.reads {
         Reads::Caller => {}
         Reads::Nothing => {
-            let empty = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
-            rustix::stdio::dup2_stdin(&empty).map_err(|error| format!("no input: {error}"))?;
+            let empty = File::open("/dev/null").map_err(|error| NotStarted::ours(format!("/dev/null: {error}")))?;
+            rustix::stdio::dup2_stdin(&empty).map_err(|error| NotStarted::ours(format!("no input: {error}")))?;
         }
         Reads::Terminal(path) => {
-            take_terminal(path, order.user.as_ref()).map_err(|error| format!("no terminal: {path}: {error}"))?;
+            take_terminal(path, order.user.as_ref())
+                .map_err(|error| NotStarted::ours(format!("no terminal: {path}: {error}")))?;
         }
     }
     if let Some(User { uid, gid, groups }) = &order.user {
         // The main group among them, as after a login.
         let all = [*gid].into_iter().chain(groups.iter().copied());
         let groups: Vec<Gid> = all.map(Gid::from_raw).collect();
-        setgroups(&groups).map_err(said("cannot switch to the user's groups"))?;
-        setgid(Gid::from_raw(*gid)).map_err(said("cannot switch to the user's group"))?;
-        setuid(Uid::from_raw(*uid)).map_err(said("cannot switch to the user"))?;
+        let switched = setgroups(&groups)
+            .map_err(said("cannot switch to the user's groups"))
+            .and_then(|()| setgid(Gid::from_raw(*gid)).map_err(said("cannot switch to the user's group")))
+            .and_then(|()| setuid(Uid::from_raw(*uid)).map_err(said("cannot switch to the user")));
+        switched.map_err(NotStarted::not_run)?;
     }
-    std::env::set_current_dir(&order.cwd).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("the working directory {} does not exist", order.cwd),
-        _ => format!("the working directory {} cannot be entered: {error}", order.cwd),
+    std::env::set_current_dir(&order.cwd).map_err(|error| {
+        NotStarted::not_run(match error.kind() {
+            ErrorKind::NotFound => format!("the working directory {} does not exist", order.cwd),
+            _ => format!("the working directory {} cannot be entered: {error}", order.cwd),
+        })
     })?;
-    let (program, arguments) = order.argv.split_first().ok_or("no program")?;
+    let (program, arguments) = order
+        .argv
+        .split_first()
+        .ok_or_else(|| NotStarted::not_run("no program"))?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear();
     command.envs(order.env.iter().map(|(name, value)| (name, value)));
     let error = command.exec();
     Err(match error.kind() {
-        ErrorKind::NotFound => format!("the program {program} was not found"),
-        ErrorKind::PermissionDenied => format!("the program {program} may not be run"),
-        ErrorKind::ArgumentListTooLong => {
-            "the arguments and variables together are longer than Linux allows; pass them in a file or by stdin".into()
-        }
-        _ => format!("the program {program} cannot be run: {error}"),
+        // The kernel says the same of what a program needs to run.
+        ErrorKind::NotFound if is_there(program, &order.env) => NotStarted::not_run(format!(
+            "the program {program} is there, and the interpreter or loader that it names is not"
+        )),
+        ErrorKind::NotFound => NotStarted::not_found(format!("the program {program} was not found")),
+        ErrorKind::PermissionDenied => NotStarted::not_run(format!("the program {program} may not be run")),
+        ErrorKind::ArgumentListTooLong => NotStarted::not_run(
+            "the arguments and variables together are longer than Linux allows; pass them in a file or by stdin",
+        ),
+        _ => NotStarted::not_run(format!("the program {program} cannot be run: {error}")),
     })
+}
+
+/// Whether there is a file where a program of this name is looked for.
+fn is_there(program: &str, env: &[(String, String)]) -> bool {
+    if program.contains('/') {
+        return Path::new(program).exists();
+    }
+    // The last one counts, as for the command.
+    let path = env.iter().rev().find(|(name, _)| name == "PATH");
+    path.is_some_and(|(_, path)| path.split(':').any(|folder| Path::new(folder).join(program).exists()))
 }
 
 /// The terminal becomes that of our session, and all input and output; it belongs to who runs in it, as after a login.

@@ -2,6 +2,7 @@
 //! have waited among the [`spares`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
 //! its life with and without a caller, [`terminal`] the one in a terminal.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::logs::Logs;
 use crate::reply::{self, Fault, Reply};
 
 mod attached;
@@ -24,6 +26,8 @@ mod detached;
 mod env_file;
 mod launch;
 pub(crate) mod launcher;
+mod memory;
+mod not_started;
 mod plan;
 mod process_tree;
 mod spares;
@@ -33,6 +37,7 @@ use cgroup::Cgroups;
 use env_file::EnvFiles;
 use launch::Started;
 use launcher::Order;
+use not_started::NotStarted;
 use plan::Plan;
 use spares::Spares;
 
@@ -42,33 +47,39 @@ const WAITING_FRAMES: usize = 4;
 /// What all commands share.
 #[derive(Debug)]
 pub(crate) struct Execs {
+    /// When this agent was.
+    pub(crate) started: Instant,
     cgroups: Cgroups,
     env_files: EnvFiles,
+    /// What commands print that have ended.
+    pub(crate) logs: Arc<Logs>,
     spares: Spares,
     tasks: TaskTracker,
 }
 
 impl Execs {
-    pub(crate) fn new(use_cgroups: bool) -> Self {
+    pub(crate) fn new(use_cgroups: bool, log_folder: PathBuf) -> Self {
         let cgroups = if use_cgroups { Cgroups::find() } else { Cgroups::none() };
         Self {
+            started: Instant::now(),
             cgroups,
             env_files: EnvFiles::default(),
+            logs: Arc::new(Logs::find(log_folder)),
             spares: Spares::new(),
             tasks: TaskTracker::new(),
         }
     }
 
-    async fn plan(&self, spec: &ExecSpec) -> Result<Plan, String> {
+    async fn plan(&self, spec: &ExecSpec) -> Result<Plan, NotStarted> {
         let variables = match &spec.env_file {
-            Some(file) => self.env_files.read(file).await?,
+            Some(file) => self.env_files.read(file).await.map_err(NotStarted::not_run)?,
             None => Arc::default(),
         };
-        Plan::new(spec, &variables)
+        Plan::new(spec, &variables).map_err(NotStarted::not_run)
     }
 
-    /// Starts a command; the error is a sentence for a person.
-    async fn start(&self, order: Order) -> Result<Started, String> {
+    /// Starts a command.
+    async fn start(&self, order: Order) -> Result<Started, NotStarted> {
         let launcher = self.spares.take(&self.cgroups)?;
         launcher.become_command(&self.cgroups, order).await
     }
@@ -154,7 +165,7 @@ pub(crate) async fn run(
     let tasks = execs.tasks.clone();
     tasks.spawn(async move {
         match execs.plan(&spec).await {
-            Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
+            Err(fault) => output.end(fault.into()).await,
             Ok(plan) => match spec.detach {
                 None => attached::run(&execs, plan, spec.timeout_ms, input, output, session).await,
                 Some(detach) => detached::run(execs, plan, spec.timeout_ms, detach, output).await,
@@ -175,7 +186,7 @@ pub(crate) async fn run_in_terminal(
     let tasks = execs.tasks.clone();
     tasks.spawn(async move {
         match execs.plan(&spec.command).await {
-            Err(reason) => output.end(ExecEnd::NotStarted { reason }).await,
+            Err(fault) => output.end(fault.into()).await,
             Ok(plan) => terminal::run(&execs, plan, &spec, input, output, session).await,
         }
     });
@@ -212,6 +223,8 @@ fn exited(status: std::process::ExitStatus, start: Instant) -> ExecEnd {
         code: status.code(),
         signal: status.signal(),
         duration_ms: millis_since(start),
+        log: None,
+        out_of_memory: None,
     }
 }
 

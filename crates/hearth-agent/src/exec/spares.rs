@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cgroup::Cgroups;
 use super::launch::{Launcher, Outputs};
+use super::not_started::NotStarted;
 
 /// So many wait: in a fork, the proof that it is ready and the first two commands of a task use one each.
 const SPARES: usize = 3;
@@ -67,8 +68,8 @@ impl Spares {
         activity.last = Instant::now();
     }
 
-    /// One that waits; the error is a sentence for a person.
-    pub(super) fn take(&self, cgroups: &Cgroups) -> Result<Launcher, String> {
+    /// One that waits, or a new one.
+    pub(super) fn take(&self, cgroups: &Cgroups) -> Result<Launcher, NotStarted> {
         while let Some(mut spare) = self.pop() {
             if spare.waits() {
                 return Ok(spare);

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use hearth_api::agent::{ExecEnd, FrameKind, TerminalSpec, frames};
+use hearth_api::agent::{FrameKind, TerminalSpec, frames};
 use hearth_api::terminal::TerminalSize;
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
 use rustix::io::{read, write};
@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::attached::{AFTERMATH, Outcome};
 use super::launcher::Reads;
+use super::memory;
+use super::not_started::NotStarted;
 use super::plan::Plan;
 use super::{Execs, Input, Output, time_is_up};
 
@@ -76,20 +78,20 @@ pub(super) async fn run(
     output: Output,
     session: CancellationToken,
 ) {
-    let start = Instant::now();
+    let (start, began) = (Instant::now(), memory::now());
     let _running = execs.spares.begin();
     let Plan { mut order, script } = plan;
     let terminal = match Terminal::open(spec.size) {
         Ok(terminal) => terminal,
         Err(error) => {
-            let reason = format!("no terminal could be made: {error}");
-            return output.end(ExecEnd::NotStarted { reason }).await;
+            let fault = NotStarted::ours(format!("no terminal could be made: {error}"));
+            return output.end(fault.into()).await;
         }
     };
     order.reads = Reads::Terminal(terminal.path.clone());
     let mut started = match execs.start(order).await {
         Ok(started) => started,
-        Err(reason) => return output.end(ExecEnd::NotStarted { reason }).await,
+        Err(fault) => return output.end(fault.into()).await,
     };
     let Terminal { outer, inner, .. } = terminal;
     let over = CancellationToken::new();
@@ -109,7 +111,7 @@ pub(super) async fn run(
         }
     };
     let end = outcome
-        .into_end(&started.status, &started.tree, &mut started.child, start)
+        .into_end(&started.status, &started.tree, &mut started.child, start, began)
         .await;
     // The outer end ends after what the command showed last, unless something else holds the inner one.
     drop(inner);

@@ -21,7 +21,7 @@ fn code(output: &ExecOutput) -> Option<i32> {
 
 fn reason(output: &ExecOutput) -> &str {
     match &output.end {
-        ExecEnd::NotStarted { reason } => reason,
+        ExecEnd::NotStarted { reason, .. } => reason,
         other => panic!("it started: {other:?}"),
     }
 }
@@ -191,6 +191,36 @@ async fn what_cannot_start_says_why() {
 }
 
 #[tokio::test]
+async fn what_cannot_start_has_the_exit_code_of_a_shell() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let ask = async |spec: ExecSpec| match client.exec_collect(&spec, MAX).await.unwrap().end {
+        ExecEnd::NotStarted { code, reason } => (code, reason),
+        other => panic!("it started: {other:?}"),
+    };
+    assert_eq!(ask(argv(&["no-such-program"])).await.0, Some(127));
+    assert_eq!(ask(argv(&["./no/such/program"])).await.0, Some(127));
+    assert_eq!(ask(argv(&["/etc/passwd"])).await.0, Some(126));
+    assert_eq!(ask(argv(&["/etc"])).await.0, Some(126));
+    let script = agent.path_text("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (code, reason) = ask(argv(&[&script])).await;
+    assert_eq!(code, Some(126));
+    assert!(reason.contains("interpreter"), "{reason}");
+    let nowhere = ExecSpec {
+        cwd: Some("/no/such".into()),
+        ..shell("true")
+    };
+    assert_eq!(ask(nowhere).await.0, Some(126));
+    let nobody = ExecSpec {
+        user: Some("no-such-user".into()),
+        ..shell("true")
+    };
+    assert_eq!(ask(nobody).await.0, Some(126));
+}
+
+#[tokio::test]
 async fn long_commands_work() {
     let agent = Agent::start();
     let client = agent.client().await;
@@ -302,7 +332,14 @@ async fn timeout_ends_everything(agent: Agent) {
     };
     let output = client.exec_collect(&spec, MAX).await.unwrap();
     assert!(
-        matches!(output.end, ExecEnd::TimedOut { duration_ms: 700.. }),
+        matches!(
+            output.end,
+            ExecEnd::TimedOut {
+                duration_ms: 700..,
+                signal: Some(15),
+                code: None
+            }
+        ),
         "{output:?}"
     );
     // The end is only said when it is true.
@@ -329,7 +366,7 @@ async fn a_gentle_command_may_clean_up_at_the_timeout() {
     };
     let start = Instant::now();
     let output = client.exec_collect(&spec, MAX).await.unwrap();
-    assert!(matches!(output.end, ExecEnd::TimedOut { .. }));
+    assert!(matches!(output.end, ExecEnd::TimedOut { code: Some(0), .. }));
     assert_eq!(text(&output.stdout), "bye\n");
     assert!(
         start.elapsed() < Duration::from_secs(2),
@@ -369,13 +406,16 @@ async fn background_children_stay_but_do_not_hold_the_exec_open() {
     assert!(start.elapsed() < Duration::from_secs(2));
     let pid = pid_in(&file).await;
     assert!(alive(pid));
-    // A child that never stops writing does not either.
+    // A child that never stops writing does not either, and goes on.
     let file = agent.path("writer");
     let command = format!("(echo $BASHPID > {}; exec yes) & sleep 0.2", file.display());
     let output = client.exec_collect(&shell(&command), MAX).await.unwrap();
     assert_eq!(code(&output), Some(0));
-    is_gone(pid_in(&file).await).await;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    let writer = pid_in(&file).await;
+    assert!(alive(writer));
+    for pid in [pid, writer] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod exec;
 mod files;
 mod limits;
+mod logs;
 mod sessions;
 mod support;
 mod terminal;

@@ -88,6 +88,8 @@ fn spawn(socket: &Path, arguments: &[&str]) -> Child {
         .arg("serve")
         .arg("--socket")
         .arg(socket)
+        .arg("--log-folder")
+        .arg(socket.with_file_name("logs"))
         .args(arguments)
         .spawn()
         .unwrap()

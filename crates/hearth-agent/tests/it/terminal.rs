@@ -146,7 +146,7 @@ async fn what_cannot_be_started_is_said_with_its_reason() {
     let agent = Agent::start();
     let mut person = Person::at(&agent, argv(&["/no/such/program"])).await;
     let end = person.sees.next().await.unwrap().unwrap();
-    let ExecEvent::End(ExecEnd::NotStarted { reason }) = end else {
+    let ExecEvent::End(ExecEnd::NotStarted { reason, .. }) = end else {
         panic!("{end:?}");
     };
     assert!(reason.contains("/no/such/program was not found"), "{reason}");

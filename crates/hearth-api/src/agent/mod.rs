@@ -4,6 +4,7 @@
 //! sides; a new ability is a new path or a new optional key, and [`PROTOCOL_VERSION`] counts up.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::terminal::TerminalSize;
 
@@ -17,7 +18,8 @@ pub mod session;
 /// Counts up with every addition that a peer may want to know of.
 ///
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
-pub const PROTOCOL_VERSION: u32 = 5;
+/// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
 pub const ACTIVATE_SINCE: u32 = 2;
@@ -37,6 +39,9 @@ pub struct Health {
     pub boot_id: String,
     /// Milliseconds since the VM booted.
     pub uptime_ms: u64,
+    /// Milliseconds since this agent was started; absent before protocol 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_uptime_ms: Option<u64>,
 }
 
 /// What to run. Exactly one of `argv` and `shell`.
@@ -104,12 +109,25 @@ pub enum ExecEnd {
         signal: Option<i32>,
         /// How long it ran.
         duration_ms: u64,
+        /// The log of what processes print that it left running and that hold its outputs open. Absent when there are none, and
+        /// before protocol 6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log: Option<String>,
+        /// Whom the kernel killed meanwhile because the VM had no memory left, for a person. Absent before protocol 6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        out_of_memory: Option<String>,
     },
     /// The timeout passed; every process of the command has been killed.
     #[serde(rename_all = "camelCase")]
     TimedOut {
         /// How long it ran.
         duration_ms: u64,
+        /// Exit code, where it ended by itself when it was asked to; absent before protocol 6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
+        /// The signal that ended it; absent before protocol 6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
     },
     /// A detached command is running and goes on.
     #[serde(rename_all = "camelCase")]
@@ -122,7 +140,56 @@ pub enum ExecEnd {
     NotStarted {
         /// Why, for a person.
         reason: String,
+        /// The exit code that shells give for it: 127 for a program that is not there, 126 for what cannot be run as asked. Absent
+        /// when the fault is not the command's, and before protocol 6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
     },
+}
+
+/// The exit code for a program that was not found, as shells, `env` and `ssh` give it.
+pub const EXIT_NOT_FOUND: i32 = 127;
+/// The exit code for a command that is there and cannot be run as asked: not executable, no such user or folder.
+pub const EXIT_NOT_RUN: i32 = 126;
+
+/// Reply of `GET /v1/logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogList {
+    /// All logs there are.
+    pub items: Vec<LogEntry>,
+}
+
+/// What a log is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    /// A background command of the set-up.
+    Setup,
+    /// Processes that a command left running.
+    Exec,
+}
+
+/// One log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogEntry {
+    /// What it is read by.
+    pub name: String,
+    /// What it is of.
+    pub kind: LogKind,
+    /// The command that left them running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// What is kept.
+    pub bytes: u64,
+    /// What had to go to make room.
+    pub dropped_bytes: u64,
+    /// Whether a process still holds the outputs; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<bool>,
+    /// When something was last written, milliseconds since the Unix epoch; absent when nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_unix_ms: Option<i64>,
 }
 
 /// Body of `POST /v1/clock`.
@@ -198,6 +265,14 @@ pub mod paths {
     pub const ACTIVATE: &str = "/v1/activate";
     /// `POST`, without a body: the agent prepares for commands, as it does when it is idle, at once. Before the VM is frozen.
     pub const SETTLE: &str = "/v1/settle";
+    /// `GET`: a [`LogList`](super::LogList).
+    pub const LOGS: &str = "/v1/logs";
+    /// `GET`: the text of the log [`NAME`]; with [`FOLLOW`] `true` also what will be written, to the end.
+    pub const LOG: &str = "/v1/log";
+    /// Query key: the name of a log.
+    pub const NAME: &str = "name";
+    /// Query key: `true`, or not.
+    pub const FOLLOW: &str = "follow";
     /// Query key: an absolute path in the VM.
     pub const PATH: &str = "path";
     /// Query key: permission bits, octal; `0644` when absent.

@@ -6,7 +6,9 @@
 
 mod call;
 mod error;
+mod exec;
 mod instances;
+mod logs;
 mod pool;
 mod projects;
 mod setup;
@@ -24,6 +26,8 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 
 pub use error::ClientError;
+pub use exec::{ExecInput, ExecOutput};
+pub use logs::LogStream;
 pub use stream::{ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 

@@ -12,12 +12,13 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::Client;
+use super::call::Call;
 use super::error::{self, ClientError};
 use crate::exec::ExecExit;
 use crate::ids::InstanceId;
 use crate::terminal::{TerminalMessage, TerminalSize};
 
-type Socket = WebSocketStream<Upgraded>;
+pub(super) type Socket = WebSocketStream<Upgraded>;
 
 /// What kind of a terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,7 +62,6 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn terminal(&self, id: &InstanceId, wanted: &TerminalRequest) -> Result<(Typing, Screen), ClientError> {
-        let key = generate_key();
         let mut call = self
             .get(&["instances", id.as_str(), "terminal"])
             .query("rows", &wanted.size.rows.to_string())
@@ -72,30 +72,34 @@ impl Client {
                 call = call.query(name, value);
             }
         }
-        // No time limit: it would be one of the whole connection.
-        let response = call.timeout(None).upgrade(key.clone())?.open().await?;
         let url = self.address();
-        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).cloned();
-        let right =
-            accepted.is_some_and(|accepted| accepted.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS || !right {
-            return Err(ClientError::Setup {
-                reason: format!("{url} opens no WebSocket: is there a proxy that takes protocol upgrades away?"),
-            });
-        }
-        let stream = response.upgrade().await.map_err(|fault| ClientError::Interrupted {
-            url: url.clone(),
-            reason: error::chain(&fault.without_url()),
-        })?;
-        let (typing, screen) = WebSocketStream::from_raw_socket(stream, Role::Client, None)
-            .await
-            .split();
+        let (typing, screen) = open_socket(self, call).await?.split();
         let typing = Typing {
             socket: typing,
             url: url.clone(),
         };
         Ok((typing, Screen { socket: screen, url }))
     }
+}
+
+/// Makes this call a WebSocket.
+pub(super) async fn open_socket(client: &Client, call: Call<'_>) -> Result<Socket, ClientError> {
+    let key = generate_key();
+    // No time limit: it would be one of the whole connection.
+    let response = call.timeout(None).upgrade(key.clone())?.open().await?;
+    let url = client.address();
+    let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).cloned();
+    let right = accepted.is_some_and(|accepted| accepted.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS || !right {
+        return Err(ClientError::Setup {
+            reason: format!("{url} opens no WebSocket: is there a proxy that takes protocol upgrades away?"),
+        });
+    }
+    let stream = response.upgrade().await.map_err(|fault| ClientError::Interrupted {
+        url,
+        reason: error::chain(&fault.without_url()),
+    })?;
+    Ok(WebSocketStream::from_raw_socket(stream, Role::Client, None).await)
 }
 
 impl Typing {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use hearth_api::agent::frames::{self, FrameDecoder};
 use hearth_api::agent::session::{SessionStream, serve_sessions};
 use hearth_api::agent::{
-    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, PROTOCOL_VERSION, SetClock, TerminalSpec,
-    paths,
+    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, LogEntry, LogKind, LogList,
+    PROTOCOL_VERSION, SetClock, TerminalSpec, paths,
 };
 use hearth_api::terminal::TerminalSize;
 use http::{Method, Request, Response, StatusCode};
@@ -27,10 +27,12 @@ use serde::de::DeserializeOwned;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
-use super::script::ExecRule;
+use super::script::{ExecRule, Special};
 
 /// The process id of every detached command: it says "some process", no more.
 const DETACHED_PID: u32 = 4711;
+/// What ends a command whose time has passed.
+const SIGTERM: i32 = 15;
 
 type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 type Refusal = (StatusCode, String);
@@ -44,11 +46,15 @@ pub(super) struct Guest {
     /// False while the VM is paused: requests then wait.
     runs: watch::Sender<bool>,
     started: tokio::time::Instant,
+    /// When this agent began, which may have died before: every change ends its connections.
+    agent_started: watch::Sender<tokio::time::Instant>,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
     files: BTreeMap<String, Bytes>,
+    /// What processes print that commands left running.
+    logs: Vec<String>,
     commands: Vec<ExecSpec>,
     clock: Option<i64>,
     activated: Option<Activate>,
@@ -62,6 +68,7 @@ impl Guest {
             inside: Mutex::default(),
             runs: watch::Sender::new(true),
             started: tokio::time::Instant::now(),
+            agent_started: watch::Sender::new(tokio::time::Instant::now()),
         }
     }
 
@@ -106,8 +113,13 @@ impl Guest {
     pub(super) async fn serve(self: Arc<Self>, stream: DuplexStream) {
         let (reader, writer) = tokio::io::split(stream);
         // However it ends, the other side sees the end of the stream.
+        let agent_started = self.agent_started.clone();
         let serve = move |session| Arc::clone(&self).serve_session(session);
-        let _ = serve_sessions(reader, writer, serve, async || Ok(false)).await;
+        let mut dies = agent_started.subscribe();
+        tokio::select! {
+            _ = serve_sessions(reader, writer, serve, async || Ok(false)) => {}
+            _ = dies.changed() => {}
+        }
     }
 
     async fn serve_session(self: Arc<Self>, session: SessionStream) {
@@ -152,6 +164,19 @@ impl Guest {
                 self.inside().clock = Some(clock.unix_nanos);
                 Ok(done())
             }
+            (paths::LOGS, &Method::GET) => Ok(json(StatusCode::OK, &LogList { items: self.logs() })),
+            (paths::LOG, &Method::GET) => {
+                let name = query(&request, paths::NAME).unwrap_or_default();
+                let text = self
+                    .inside()
+                    .logs
+                    .iter()
+                    .zip(1..)
+                    .find(|(_, number)| log_name(*number) == name)
+                    .map(|(text, _)| text.clone());
+                let text = text.ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no log {name:?}")))?;
+                Ok(Response::new(full(text.into())))
+            }
             (paths::SETTLE, &Method::POST) => Ok(done()),
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
@@ -182,7 +207,21 @@ impl Guest {
             protocol: PROTOCOL_VERSION,
             boot_id: self.boot_id.clone(),
             uptime_ms: millis(self.started.elapsed()),
+            agent_uptime_ms: Some(millis(self.agent_started.borrow().elapsed())),
         }
+    }
+
+    fn logs(&self) -> Vec<LogEntry> {
+        let entry = |(text, number): (&String, usize)| LogEntry {
+            name: log_name(number),
+            kind: LogKind::Exec,
+            command: Some("server &".into()),
+            bytes: text.len() as u64,
+            dropped_bytes: 0,
+            open: Some(true),
+            changed_unix_ms: Some(0),
+        };
+        self.inside().logs.iter().zip(1..).map(entry).collect()
     }
 
     /// The rule for a command, used up by one.
@@ -196,12 +235,30 @@ impl Guest {
     }
 
     async fn exec(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
-        let (spec, _): (ExecSpec, _) = Frames::begin(request).await?;
+        let (spec, input): (ExecSpec, _) = Frames::begin(request).await?;
         self.inside().commands.push(spec.clone());
         let rule = self.rule(&spec);
         let (sender, reply) = stream();
+        if rule.special == Special::Echo {
+            tokio::spawn(cat(input, sender));
+            return Ok(reply);
+        }
+        let mut left = None;
+        if let Special::Leaves(text) = &rule.special {
+            let mut inside = self.inside();
+            inside.logs.push(text.clone());
+            left = Some(log_name(inside.logs.len()));
+        }
+        let agent_started = self.agent_started.clone();
         tokio::spawn(async move {
-            for frame in play(&spec, &rule).await {
+            // Held: what it does not read is held back.
+            let _input = input;
+            if rule.special == Special::AgentDies {
+                tokio::time::sleep(rule.takes).await;
+                agent_started.send_replace(tokio::time::Instant::now());
+                return;
+            }
+            for frame in play(&spec, &rule, left).await {
                 if sender.send(Ok(Frame::data(frame))).await.is_err() {
                     return;
                 }
@@ -244,10 +301,27 @@ async fn echo(spec: TerminalSpec, mut input: Frames, sender: Sender) {
             break;
         }
     }
+    end_well(&sender).await;
+}
+
+/// A command that prints what it reads.
+async fn cat(mut input: Frames, sender: Sender) {
+    while let Ok(Some((FrameKind::Stdin, payload))) = input.next().await {
+        let piece = frames::encode(FrameKind::Stdout, &payload);
+        if sender.send(Ok(Frame::data(piece))).await.is_err() {
+            return;
+        }
+    }
+    end_well(&sender).await;
+}
+
+async fn end_well(sender: &Sender) {
     let end = ExecEnd::Exited {
         code: Some(0),
         signal: None,
         duration_ms: 0,
+        log: None,
+        out_of_memory: None,
     };
     if let Ok(end) = frames::encode_json(FrameKind::End, &end) {
         drop(sender.send(Ok(Frame::data(end))).await);
@@ -255,7 +329,7 @@ async fn echo(spec: TerminalSpec, mut input: Frames, sender: Sender) {
 }
 
 /// What the command prints and how it ends, after the time it takes.
-async fn play(spec: &ExecSpec, rule: &ExecRule) -> Vec<Bytes> {
+async fn play(spec: &ExecSpec, rule: &ExecRule, log: Option<String>) -> Vec<Bytes> {
     let limit = spec.timeout_ms.map(Duration::from_millis);
     let timed_out = limit.is_some_and(|limit| rule.takes > limit);
     let took = if timed_out {
@@ -268,22 +342,33 @@ async fn play(spec: &ExecSpec, rule: &ExecRule) -> Vec<Bytes> {
     if !detached {
         tokio::time::sleep(took).await;
     }
-    let end = match (detached, timed_out) {
-        (true, _) => ExecEnd::Detached { pid: DETACHED_PID },
-        (_, true) => ExecEnd::TimedOut {
+    let end = match (&rule.special, detached, timed_out) {
+        (Special::End(end), ..) => end.clone(),
+        (_, true, _) => ExecEnd::Detached { pid: DETACHED_PID },
+        (_, _, true) => ExecEnd::TimedOut {
             duration_ms: millis(took),
+            code: None,
+            signal: Some(SIGTERM),
         },
         _ => ExecEnd::Exited {
             code: Some(rule.code),
             signal: None,
             duration_ms: millis(took),
+            log,
+            out_of_memory: None,
         },
     };
-    let texts = [(FrameKind::Stdout, &rule.stdout), (FrameKind::Stderr, &rule.stderr)];
+    let bytes: &[u8] = match &rule.special {
+        Special::Bytes(bytes) => bytes,
+        _ => &[],
+    };
+    let texts = [
+        (FrameKind::Stdout, rule.stdout.as_bytes()),
+        (FrameKind::Stderr, rule.stderr.as_bytes()),
+        (FrameKind::Stdout, bytes),
+    ];
     let printed = texts.into_iter().filter(|(_, text)| !text.is_empty());
-    let mut frames: Vec<Bytes> = printed
-        .map(|(kind, text)| frames::encode(kind, text.as_bytes()))
-        .collect();
+    let mut frames: Vec<Bytes> = printed.map(|(kind, text)| frames::encode(kind, text)).collect();
     frames.extend(frames::encode_json(FrameKind::End, &end));
     frames
 }
@@ -338,11 +423,18 @@ fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
     Ok(files)
 }
 
-fn path_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
     let query = request.uri().query().unwrap_or_default();
-    let path = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == paths::PATH);
-    path.map(|(_, path)| path.into_owned())
-        .ok_or((StatusCode::BAD_REQUEST, "the path is missing".into()))
+    let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name);
+    found.map(|(_, value)| value.into_owned())
+}
+
+fn path_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+    query(request, paths::PATH).ok_or((StatusCode::BAD_REQUEST, "the path is missing".into()))
+}
+
+fn log_name(number: usize) -> String {
+    format!("exec-{number}")
 }
 
 async fn whole(request: Request<Incoming>) -> Result<Bytes, Refusal> {

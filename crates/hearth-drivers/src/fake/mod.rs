@@ -21,7 +21,7 @@ use crate::{
 };
 use agent::Guest;
 pub use machines::Machines;
-pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
+pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Special, Verb};
 
 /// How much the pipe between host and guest holds, as a virtio-serial port would.
 const PIPE_BYTES: usize = 64 * 1024;

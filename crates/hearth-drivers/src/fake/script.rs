@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hearth_api::agent::ExecSpec;
+use hearth_api::agent::{ExecEnd, ExecSpec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -107,6 +107,26 @@ pub struct ExecRule {
     pub takes: Duration,
     /// How often the rule can still match; `None` for ever.
     pub times: Option<u32>,
+    /// What else happens.
+    pub special: Special,
+}
+
+/// What a command does besides printing and ending with a code.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Special {
+    /// Nothing.
+    #[default]
+    None,
+    /// It prints these bytes after the text.
+    Bytes(Vec<u8>),
+    /// It ends like this.
+    End(ExecEnd),
+    /// It prints what it reads, to the end of its input.
+    Echo,
+    /// It leaves a process running that prints this.
+    Leaves(String),
+    /// The agent dies when the command's time has passed, and is there again at once.
+    AgentDies,
 }
 
 impl ExecRule {
@@ -120,6 +140,16 @@ impl ExecRule {
             code: 0,
             takes: Duration::ZERO,
             times: None,
+            special: Special::None,
+        }
+    }
+
+    /// Commands that hold this text do this.
+    #[must_use]
+    pub fn does(contains: &str, special: Special) -> Self {
+        Self {
+            special,
+            ..Self::prints(contains, "")
         }
     }
 

@@ -70,6 +70,15 @@ impl ApiError {
         )
     }
 
+    /// The same in a message of a connection that has no status any more.
+    pub fn into_detail(self) -> ErrorDetail {
+        ErrorDetail {
+            code: self.code,
+            message: self.message,
+            details: self.details,
+        }
+    }
+
     /// 503: try again soon.
     pub fn unavailable(message: impl Into<String>) -> Self {
         const RETRY_AFTER: Duration = Duration::from_secs(2);

@@ -10,8 +10,8 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use futures::StreamExt as _;
+use hearth_api::agent::ExecSpec;
 use hearth_api::agent::client::{AgentClient, AgentError, ExecEvent, ExecStream, Upload};
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::error::ErrorCode;
 use hearth_api::exec::{ExecExit, ExecReply, ExecRequest};
 use hearth_api::ids::InstanceId;
@@ -24,6 +24,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::claims::own_claim;
 use super::error::ApiError;
+use super::exec_end::Begun;
 use super::extract::{Body, Path};
 use crate::provision::envfile;
 use crate::provision::scripts::shell_text;
@@ -41,6 +42,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 ///
 /// With `Accept: text/event-stream` its output comes as it is printed: events `stdout` and `stderr` with base64 data and at
 /// last `exit` with an `ExecExit`. Otherwise one reply when it has ended. Give either `command` or `argv`.
+///
+/// However the command ended, the answer is 200 and says it: a command whose time was up has `timedOut` and all it had printed; a
+/// program that is not there has the exit code 127, and one that cannot be run as asked (not executable, no such user or folder)
+/// 126, with a sentence in `error`; when the agent or the VM died meanwhile there is neither code nor signal, and `error` says what
+/// happened. Such a command may have done its work: look before it is sent again.
 #[utoipa::path(
     post,
     path = "/instances/{id}/exec",
@@ -59,21 +65,31 @@ pub async fn exec_in_instance(
     let stdin = body.stdin.clone().unwrap_or_default();
     let spec = to_spec(body)?;
     let Inside { agent, awake } = enter(&state, &row).await?;
-    let running = agent
-        .exec(&spec, Upload::from(stdin))
-        .await
-        .map_err(|error| refused(&error))?;
+    let begun = Begun::now(&state, &row, &spec);
+    let started = agent.exec(&spec, Upload::from(stdin)).await;
     let streaming = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/event-stream"));
+    let running = match started {
+        Ok(running) => running,
+        Err(error @ AgentError::Refused { .. }) => return Err(refused(&error)),
+        // It may have begun.
+        Err(error) => {
+            let exit = begun.lost(&error).await;
+            return Ok(if streaming {
+                told_at_once(exit)
+            } else {
+                Json(ExecReply::new(exit, Vec::new(), Vec::new(), false)).into_response()
+            });
+        }
+    };
     if streaming {
-        Ok(stream(running, awake))
-    } else {
-        let reply = collect(running, &spec).await;
-        drop(awake);
-        reply
+        return Ok(stream(running, begun, awake));
     }
+    let reply = collect(running, &begun).await;
+    drop(awake);
+    Ok(Json(reply).into_response())
 }
 
 /// Someone is at work in a VM.
@@ -156,46 +172,62 @@ pub fn refused(error: &AgentError) -> ApiError {
     ApiError::unavailable(error.to_string())
 }
 
-async fn collect(running: ExecStream, spec: &ExecSpec) -> Result<Response, ApiError> {
-    let output = running.collect(KEPT_BYTES).await.map_err(|error| refused(&error))?;
-    let exit = to_exit(&output.end, spec.timeout_ms);
-    if let Some(error) = exit.error {
-        let field = if matches!(output.end, ExecEnd::NotStarted { .. }) {
-            "argv"
-        } else {
-            "timeoutSeconds"
-        };
-        return Err(ApiError::field(field, error));
-    }
-    Ok(Json(ExecReply {
-        exit_code: exit.exit_code,
-        signal: exit.signal,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        duration_ms: exit.duration_ms,
-        truncated: output.truncated,
-    })
-    .into_response())
+async fn collect(mut running: ExecStream, begun: &Begun) -> ExecReply {
+    let mut kept = Kept::default();
+    let exit = loop {
+        match running.next().await {
+            Some(Ok(ExecEvent::Stdout(piece))) => kept.keep(Kept::stdout, &piece),
+            Some(Ok(ExecEvent::Stderr(piece))) => kept.keep(Kept::stderr, &piece),
+            Some(Ok(ExecEvent::End(end))) => break begun.exit(&end),
+            Some(Err(error)) => break begun.lost(&error).await,
+            None => break begun.lost(&silent()).await,
+        }
+    };
+    ExecReply::new(exit, kept.stdout, kept.stderr, kept.truncated)
 }
 
-fn stream(mut running: ExecStream, awake: Option<Awake>) -> Response {
+/// The beginning of what a command printed.
+#[derive(Default)]
+struct Kept {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    truncated: bool,
+}
+
+impl Kept {
+    fn stdout(&mut self) -> &mut Vec<u8> {
+        &mut self.stdout
+    }
+
+    fn stderr(&mut self) -> &mut Vec<u8> {
+        &mut self.stderr
+    }
+
+    fn keep(&mut self, of: fn(&mut Self) -> &mut Vec<u8>, piece: &[u8]) {
+        let kept = of(self);
+        let room = KEPT_BYTES.saturating_sub(kept.len()).min(piece.len());
+        kept.extend_from_slice(&piece[..room]);
+        self.truncated |= room < piece.len();
+    }
+}
+
+/// A stream that ends without an end, which an [`ExecStream`] never does.
+pub fn silent() -> AgentError {
+    AgentError::Protocol("the output ended without saying how the command did".to_owned())
+}
+
+fn stream(mut running: ExecStream, begun: Begun, awake: Option<Awake>) -> Response {
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let events = async_stream::stream! {
-        let mut exit = ExecExit { exit_code: None, signal: None, duration_ms: 0, error: None };
-        while let Some(event) = running.next().await {
-            match event {
-                Ok(ExecEvent::Stdout(bytes)) => yield Ok::<_, Infallible>(Event::default().event("stdout").data(encode(&bytes))),
-                Ok(ExecEvent::Stderr(bytes)) => yield Ok(Event::default().event("stderr").data(encode(&bytes))),
-                Ok(ExecEvent::End(end)) => {
-                    exit = to_exit(&end, None);
-                    break;
-                }
-                Err(error) => {
-                    exit.error = Some(error.to_string());
-                    break;
-                }
+        let exit = loop {
+            match running.next().await {
+                Some(Ok(ExecEvent::Stdout(bytes))) => yield Ok::<_, Infallible>(Event::default().event("stdout").data(encode(&bytes))),
+                Some(Ok(ExecEvent::Stderr(bytes))) => yield Ok(Event::default().event("stderr").data(encode(&bytes))),
+                Some(Ok(ExecEvent::End(end))) => break begun.exit(&end),
+                Some(Err(error)) => break begun.lost(&error).await,
+                None => break begun.lost(&silent()).await,
             }
-        }
+        };
         drop(awake);
         yield Ok(Event::default().event("exit").json_data(&exit).unwrap_or_default());
     };
@@ -204,37 +236,7 @@ fn stream(mut running: ExecStream, awake: Option<Awake>) -> Response {
         .into_response()
 }
 
-pub fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
-    let mut exit = ExecExit {
-        exit_code: None,
-        signal: None,
-        duration_ms: 0,
-        error: None,
-    };
-    match end {
-        ExecEnd::Exited {
-            code,
-            signal,
-            duration_ms,
-        } => {
-            exit.exit_code = *code;
-            exit.signal = signal.map(signal_name);
-            exit.duration_ms = *duration_ms;
-        }
-        ExecEnd::TimedOut { duration_ms } => {
-            exit.duration_ms = *duration_ms;
-            let limit = timeout_ms.unwrap_or(*duration_ms) / 1000;
-            exit.error = Some(format!(
-                "the command and everything it had started were ended after {limit} s"
-            ));
-        }
-        ExecEnd::NotStarted { reason } => exit.error = Some(reason.clone()),
-        // Only asked for by the provisioner.
-        ExecEnd::Detached { .. } => exit.error = Some("the command was detached".to_owned()),
-    }
-    exit
-}
-
-fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
+fn told_at_once(exit: ExecExit) -> Response {
+    let event = Event::default().event("exit").json_data(&exit).unwrap_or_default();
+    Sse::new(futures::stream::iter([Ok::<_, Infallible>(event)])).into_response()
 }

@@ -5,10 +5,13 @@ mod claims;
 mod error;
 mod examples;
 mod exec;
+mod exec_end;
+mod exec_socket;
 mod explain;
 mod extract;
 mod hooks;
 mod instances;
+mod logs;
 mod openapi;
 mod pace;
 mod pool;
@@ -16,6 +19,7 @@ mod projects;
 mod replies;
 mod schema;
 mod setup;
+mod socket;
 mod templates;
 mod terminal;
 mod tokens;
@@ -154,8 +158,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(claims::claim_instance))
         .routes(routes!(templates::verify_templates))
         .routes(routes!(instances::follow_instance))
-        .routes(routes!(exec::exec_in_instance))
-        .routes(routes!(terminal::open_terminal));
+        .routes(routes!(exec::exec_in_instance, exec_socket::attach_exec))
+        .routes(routes!(terminal::open_terminal))
+        .routes(routes!(logs::list_instance_logs))
+        .routes(routes!(logs::read_instance_log));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

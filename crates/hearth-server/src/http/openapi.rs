@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use hearth_api::error::{ErrorBody, ErrorCode};
-use hearth_api::exec::ExecExit;
+use hearth_api::exec::{ExecExit, ExecMessage};
 use hearth_api::instance::FollowEvent;
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
@@ -38,7 +38,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
-    components(schemas(ErrorBody, FollowEvent, ExecExit, Settings, TerminalMessage))
+    components(schemas(ErrorBody, ExecExit, ExecMessage, FollowEvent, Settings, TerminalMessage))
 )]
 pub struct Base;
 
@@ -284,6 +284,11 @@ fn path_parameter(name: &str) -> Value {
         "projectId" => ("ProjectId", "The project"),
         "tokenId" => ("TokenId", "The token"),
         "name" => ("VariableName", "The variable's name"),
+        "log" => {
+            return json!({
+                "name": name, "in": "path", "required": true, "description": "The log's name", "schema": { "type": "string" }
+            });
+        }
         _ => ("InstanceId", "The instance"),
     };
     json!({

@@ -20,8 +20,10 @@ pub fn complete(document: &mut Value) {
     close_replies(document);
     add_examples(document);
     // No standard key says what the messages of a WebSocket are.
-    let terminal = &mut document["paths"]["/api/v1/instances/{id}/terminal"]["get"];
-    terminal["responses"]["101"]["x-message-data"] = json!({ "$ref": "#/components/schemas/TerminalMessage" });
+    for (path, message) in [("terminal", "TerminalMessage"), ("exec", "ExecMessage")] {
+        let operation = &mut document["paths"][format!("/api/v1/instances/{{id}}/{path}")]["get"];
+        operation["responses"]["101"]["x-message-data"] = json!({ "$ref": format!("#/components/schemas/{message}") });
+    }
 }
 
 /// The paths that serve documents.
@@ -138,7 +140,7 @@ fn add_examples(document: &mut Value) {
 fn events(operation: &str) -> (&'static str, &'static str) {
     if operation == "exec_in_instance" {
         let example = "event: stdout\ndata: aGkK\n\n\
-                       event: exit\ndata: {\"exitCode\":0,\"signal\":null,\"durationMs\":4,\"error\":null}\n\n";
+                       event: exit\ndata: {\"exitCode\":0,\"signal\":null,\"durationMs\":4,\"error\":null,\"timedOut\":false,\"oomKilled\":false,\"log\":null}\n\n";
         return (example, "ExecExit");
     }
     (
@@ -230,8 +232,14 @@ fn example(schema: &str) -> Option<Value> {
         }),
         "Heartbeat" => json!({ "id": INSTANCE, "expiresAt": "2026-11-02T21:30:00.000Z" }),
         "Released" => json!({ "id": INSTANCE, "released": true }),
+        "Items_InstanceLog" => item(json!({
+            "name": "exec-1", "kind": "exec", "command": "bash -c python3 -m http.server 9000 & sleep 1", "bytes": 184,
+            "droppedBytes": 0, "open": true, "updatedAt": LATER
+        })),
+        "read_instance_log" => json!("Serving HTTP on 0.0.0.0 port 9000\n"),
         "ExecReply" => json!({
-            "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "durationMs": 412, "truncated": false
+            "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "stdoutBase64": null,
+            "stderrBase64": null, "durationMs": 412, "truncated": false, "timedOut": false, "oomKilled": false, "log": null, "error": null
         }),
         "Items_TokenItem" => item(token()),
         "TokenCreated" => {

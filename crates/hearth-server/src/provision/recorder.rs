@@ -237,6 +237,6 @@ pub fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &str) -> Optio
                 "timed out after {seconds} s; the command and every process it had started were ended{quote}"
             ))
         }
-        ExecEnd::NotStarted { reason } => Some(format!("the command could not be started: {reason}")),
+        ExecEnd::NotStarted { reason, .. } => Some(format!("the command could not be started: {reason}")),
     }
 }

@@ -9,6 +9,7 @@ mod clear;
 mod contract;
 mod documents;
 mod edges;
+mod exec;
 mod explain;
 mod faults;
 mod fresh;

@@ -5,21 +5,27 @@ use std::io::{self, IsTerminal as _, Read as _, Write};
 
 use clap::Args;
 use futures::StreamExt as _;
-use hearth_api::client::{Client, ExecEvent};
-use hearth_api::exec::{ExecExit, ExecRequest};
+use hearth_api::client::{Client, ClientError, ExecEvent};
+use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, ExecStart};
 use hearth_api::ids::InstanceId;
+use hearth_api::terminal::TerminalSize;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::attached::{self, ClientOrFailure};
+use super::shell::{Raw, size};
 use super::unfinished;
 use crate::args::Globals;
 use crate::caller_env;
 use crate::failure::{EXIT_EXEC_FAILED, EXIT_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, EXIT_USAGE, Failure};
+use crate::text::clean_line;
 use crate::{connect, output};
 
 /// Milliseconds in a second.
 const MS_PER_S: u64 = 1000;
-/// Most bytes of piped input; it travels inside the request.
+/// What `--json` keeps of each output.
+const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes of piped input to a server that takes it inside the request only.
 const MAX_STDIN_BYTES: u64 = 8 * 1024 * 1024;
 
 const AFTER_HELP: &str = "\
@@ -27,10 +33,12 @@ Examples:
   hearth exec wpi_… -- git status
   hearth exec wpi_… --shell 'npm test | tail -5'
   hearth exec wpi_… -- psql < dump.sql
+  hearth exec -it wpi_… -- python3
 
-Ends with the command's exit code; 128 + n when signal n ended it, 124 when its time passed, 125 when Hearth failed and
-not the command. Ctrl-C ends the command with everything it started. Input that is piped or redirected here goes to the
-command, whole, before it starts; in a loop or a script that has other plans for its input say --no-stdin.";
+Ends with the command's exit code; 128 + n when signal n ended it, 124 when its time passed, 127 when the program was not
+found, 126 when it cannot be run as asked (not executable, no such user or folder), 125 when Hearth failed and not the
+command. Ctrl-C ends the command with everything it started. Standard input goes to the command as it comes; in a loop or a
+script that has other plans for its input say --no-stdin. What a process prints that the command leaves running: hearth logs.";
 
 /// `hearth exec`.
 #[derive(Debug, Args)]
@@ -67,6 +75,28 @@ pub(super) struct ExecOptions {
     /// Do not read standard input
     #[arg(long, short = 'n')]
     no_stdin: bool,
+    /// Pass standard input on, which is done anyway: for hands that are used to `docker exec -it`
+    #[arg(long, short, conflicts_with = "no_stdin")]
+    interactive: bool,
+    /// Run it in a terminal that is as ours
+    #[arg(long, short, conflicts_with = "no_stdin")]
+    tty: bool,
+}
+
+impl ExecOptions {
+    /// The terminal it is to run in.
+    fn terminal(&self) -> Result<Option<TerminalSize>, Failure> {
+        if !self.tty {
+            return Ok(None);
+        }
+        if io::stdin().is_terminal() && io::stdout().is_terminal() {
+            return Ok(Some(size()));
+        }
+        Err(
+            Failure::usage("--tty needs a terminal here, for what is typed and for what is shown")
+                .hint("leave --tty (-t) away: input and output are passed on without it too"),
+        )
+    }
 }
 
 pub(crate) async fn run(globals: &Globals, args: ExecArgs) -> Result<u8, Failure> {
@@ -93,28 +123,108 @@ pub(super) async fn run_in(
     what: ExecRequest,
     options: ExecOptions,
 ) -> Result<u8, Failure> {
-    let env = caller_env::read(&options.env)?;
+    let mut env = caller_env::read(&options.env)?;
     let timeout = options.timeout;
+    let terminal = options.terminal()?;
+    if terminal.is_some()
+        && let Ok(term) = std::env::var("TERM")
+    {
+        env.entry("TERM".to_owned()).or_insert(term);
+    }
     let request = ExecRequest {
         env: (!env.is_empty()).then_some(env),
         user: options.user,
         timeout_seconds: timeout,
-        stdin: if options.no_stdin { None } else { piped_input()? },
         ..what
     };
-    if globals.json {
-        let reply = until_stopped(async { Ok(client.exec(id, &request).await?) }).await?;
-        output::print_json(&reply)?;
-        let exit = ExecExit {
-            exit_code: reply.exit_code,
-            signal: reply.signal,
-            duration_ms: reply.duration_ms,
-            error: None,
-        };
-        return exit_code(&exit, timeout);
+    let streams = terminal.is_some() || (!options.no_stdin && attached::has_input());
+    let (exit, kept) = {
+        let _raw = terminal.map(|_| Raw::begin()).transpose()?;
+        until_stopped(run_by(client, id, request, streams.then_some(terminal), globals.json)).await?
+    };
+    if let Some(Kept { stdout, stderr, cut }) = kept {
+        output::print_json(&ExecReply::new(exit.clone(), stdout, stderr, cut))?;
+        return exit_code(&exit, timeout, true);
     }
-    let exit = until_stopped(stream(client, id, &request)).await?;
-    exit_code(&exit, timeout)
+    if let (Some(log), true) = (&exit.log, io::stderr().is_terminal()) {
+        // A closed standard error has no one to talk to.
+        let log = clean_line(log);
+        let _ = writeln!(
+            io::stderr().lock(),
+            "it left something running; what that prints from now on: hearth logs {id} {log}"
+        );
+    }
+    exit_code(&exit, timeout, false)
+}
+
+/// What a command printed, for one answer at its end.
+#[derive(Default)]
+struct Kept {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    cut: bool,
+}
+
+impl Kept {
+    fn keep(&mut self, event: ExecEvent) {
+        let (kept, piece) = match event {
+            ExecEvent::Stdout(piece) => (&mut self.stdout, piece),
+            ExecEvent::Stderr(piece) => (&mut self.stderr, piece),
+            ExecEvent::Exit(_) => return,
+        };
+        let room = MAX_KEPT_BYTES.saturating_sub(kept.len()).min(piece.len());
+        kept.extend_from_slice(&piece[..room]);
+        self.cut |= room < piece.len();
+    }
+}
+
+fn print(event: ExecEvent) -> Result<(), Failure> {
+    match event {
+        ExecEvent::Stdout(bytes) => pass_on(&mut io::stdout().lock(), &bytes),
+        ExecEvent::Stderr(bytes) => pass_on(&mut io::stderr().lock(), &bytes),
+        ExecEvent::Exit(_) => Ok(()),
+    }
+}
+
+/// Runs it with our input streamed to it, in a terminal or without, or with none at all (`streams` is `None`). What it prints is
+/// passed on, or kept for one answer.
+async fn run_by(
+    client: &Client,
+    id: &InstanceId,
+    mut request: ExecRequest,
+    streams: Option<Option<TerminalSize>>,
+    keep: bool,
+) -> Result<(ExecExit, Option<Kept>), Failure> {
+    let mut kept = keep.then(Kept::default);
+    if let Some(terminal) = streams {
+        let start = ExecStart { request, terminal };
+        let take = |event| match &mut kept {
+            Some(kept) => {
+                kept.keep(event);
+                Ok(())
+            }
+            None => print(event),
+        };
+        match attached::run(client, id, &start, take).await {
+            Ok(exit) => return Ok((exit, kept)),
+            // A server that is older than streamed input takes it whole.
+            Err(ClientOrFailure::Refused(ClientError::Api { status: 405, .. })) if terminal.is_none() => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        request = ExecRequest {
+            stdin: piped_input()?,
+            ..start.request
+        };
+    }
+    let mut events = client.exec_stream(id, &request).await?;
+    while let Some(event) = events.next().await {
+        match (event?, &mut kept) {
+            (ExecEvent::Exit(exit), _) => return Ok((exit, kept)),
+            (event, Some(kept)) => kept.keep(event),
+            (event, None) => print(event)?,
+        }
+    }
+    Err(Failure::new("the server stopped sending before the command ended"))
 }
 
 /// Our own exit codes from 1 to 5 would look like codes of the command.
@@ -138,38 +248,42 @@ pub(super) async fn until_stopped<T>(work: impl Future<Output = Result<T, Failur
     Err(Failure::silent(code_of_signal(stopped_by)))
 }
 
-/// Passes the output on byte by byte.
-async fn stream(client: &Client, id: &InstanceId, request: &ExecRequest) -> Result<ExecExit, Failure> {
-    let mut events = client.exec_stream(id, request).await?;
-    while let Some(event) = events.next().await {
-        match event? {
-            ExecEvent::Stdout(bytes) => pass_on(&mut io::stdout().lock(), &bytes)?,
-            ExecEvent::Stderr(bytes) => pass_on(&mut io::stderr().lock(), &bytes)?,
-            ExecEvent::Exit(exit) => return Ok(exit),
-        }
-    }
-    Err(Failure::new("the server stopped sending before the command ended"))
-}
-
 pub(super) fn pass_on(to: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
     to.write_all(bytes)?;
     to.flush()?;
     Ok(())
 }
 
-pub(super) fn exit_code(exit: &ExecExit, timeout: Option<u64>) -> Result<u8, Failure> {
-    if let Some(error) = &exit.error {
-        let timed_out = timeout.is_some_and(|seconds| exit.duration_ms >= seconds.saturating_mul(MS_PER_S));
-        let code = if timed_out { EXIT_TIMED_OUT } else { EXIT_EXEC_FAILED };
-        return Err(Failure::new(error.clone()).with_code(code));
+/// The code that stands for this end. A sentence about it is said on standard error, unless it has been printed already.
+pub(super) fn exit_code(exit: &ExecExit, timeout: Option<u64>, said: bool) -> Result<u8, Failure> {
+    let code = own_code(exit, timeout);
+    match &exit.error {
+        Some(_) if said => Ok(code),
+        Some(error) => {
+            // A closed standard error has no one to complain to.
+            let _ = write!(io::stderr().lock(), "{}", Failure::new(clean_line(error)));
+            Ok(code)
+        }
+        None if exit.exit_code.is_none() && exit.signal.is_none() => {
+            Err(Failure::new("the server did not say how the command ended").with_code(EXIT_EXEC_FAILED))
+        }
+        None => Ok(code),
+    }
+}
+
+fn own_code(exit: &ExecExit, timeout: Option<u64>) -> u8 {
+    // A server before `timedOut` says it with the sentence and the time alone.
+    let unexplained = exit.error.is_some() && exit.exit_code.is_none() && exit.signal.is_none();
+    let passed = timeout.is_some_and(|seconds| exit.duration_ms >= seconds.saturating_mul(MS_PER_S));
+    if exit.timed_out || (unexplained && passed) {
+        return EXIT_TIMED_OUT;
     }
     if let Some(name) = &exit.signal {
-        return Ok(name.parse().map_or(EXIT_EXEC_FAILED, code_of_signal));
+        return name.parse().map_or(EXIT_EXEC_FAILED, code_of_signal);
     }
-    match exit.exit_code.map(u8::try_from) {
-        Some(Ok(code)) => Ok(code),
-        _ => Err(Failure::new("the server did not say how the command ended").with_code(EXIT_EXEC_FAILED)),
-    }
+    exit.exit_code
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(EXIT_EXEC_FAILED)
 }
 
 fn code_of_signal(signal: Signal) -> u8 {
@@ -209,19 +323,27 @@ mod tests {
             signal: signal.map(str::to_owned),
             duration_ms,
             error: error.map(str::to_owned),
+            ..ExecExit::default()
         }
     }
 
     #[test]
     fn the_code_is_the_commands_own_where_there_is_one() {
-        assert_eq!(exit_code(&exit(Some(7), None, None, 1), None), Ok(7));
-        assert_eq!(exit_code(&exit(None, Some("SIGKILL"), None, 1), None), Ok(137));
-        assert_eq!(exit_code(&exit(None, Some("SIGTERM"), None, 1), None), Ok(143));
+        let code = |exit: &ExecExit| exit_code(exit, None, true);
+        assert_eq!(code(&exit(Some(7), None, None, 1)), Ok(7));
+        assert_eq!(code(&exit(None, Some("SIGKILL"), None, 1)), Ok(137));
+        assert_eq!(code(&exit(None, Some("SIGTERM"), None, 1)), Ok(143));
+        assert_eq!(code(&exit(Some(127), None, Some("not found"), 1)), Ok(127));
     }
 
     #[test]
     fn a_timeout_and_a_failure_of_hearth_have_codes_of_their_own() {
-        let code = |exit, timeout| exit_code(&exit, timeout).unwrap_err().code();
+        let code = |exit: ExecExit, timeout| exit_code(&exit, timeout, true).unwrap_or_else(|failure| failure.code());
+        let timed_out = ExecExit {
+            timed_out: true,
+            ..exit(Some(0), None, Some("too long"), 2000)
+        };
+        assert_eq!(code(timed_out, None), EXIT_TIMED_OUT);
         assert_eq!(code(exit(None, None, Some("too long"), 2000), Some(2)), EXIT_TIMED_OUT);
         assert_eq!(code(exit(None, None, Some("not found"), 5), Some(2)), EXIT_EXEC_FAILED);
         assert_eq!(code(exit(None, None, None, 5), None), EXIT_EXEC_FAILED);

@@ -1,11 +1,13 @@
 //! The commands, one file per noun. Each takes its arguments, talks to the server through the typed client and prints.
 
+mod attached;
 pub(crate) mod claim;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod logs;
 pub(crate) mod openapi;
 pub(crate) mod pool;
 pub(crate) mod project;
@@ -37,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => exec::run(globals, args).await,
         Command::Shell(args) => shell::run(globals, args).await,
         Command::Run(args) => run::run(globals, args).await,
+        Command::Logs(args) => logs::run(globals, args).await,
         Command::Release(args) => release::run(globals, args).await,
         Command::Template(command) => template::run(globals, command).await,
         Command::Token(command) => token::run(globals, command).await,

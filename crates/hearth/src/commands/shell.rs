@@ -66,12 +66,12 @@ pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failur
             let _raw = Raw::begin()?;
             until_stopped(work(typing, screen)).await?
         };
-        exit_code(&exit, None)
+        exit_code(&exit, None, false)
     };
     apart_from_the_commands(code.await)
 }
 
-fn size() -> TerminalSize {
+pub(super) fn size() -> TerminalSize {
     let (rows, cols) = Term::stdout().size();
     let size = TerminalSize { rows, cols };
     if size.is_possible() {
@@ -82,10 +82,10 @@ fn size() -> TerminalSize {
 }
 
 /// Our terminal passes on every key as it is, until this is dropped.
-struct Raw(Termios);
+pub(super) struct Raw(Termios);
 
 impl Raw {
-    fn begin() -> Result<Self, Failure> {
+    pub(super) fn begin() -> Result<Self, Failure> {
         let failed = |error| Failure::new(format!("the terminal cannot be prepared: {error}"));
         let before = tcgetattr(io::stdin()).map_err(failed)?;
         let mut raw = before.clone();

@@ -74,10 +74,20 @@ fn an_unknown_instance_is_not_taken_for_the_commands_failure() {
 
 #[test]
 fn piped_input_goes_to_the_command() {
-    let fake = replying(|| Reply::events(&[("exit", &exit("0", "null", "null"))]));
+    // A server that is older than streamed input gets it whole, in the request.
+    let fake = Fake::start(|request: &Request| {
+        if request.line.starts_with("GET ") {
+            return Reply::json(
+                405,
+                r#"{"error":{"code":"method_not_allowed","message":"not this method"}}"#,
+            );
+        }
+        Reply::events(&[("exit", &exit("0", "null", "null"))])
+    });
     let ran = run_with_stdin(hearth_at(&fake.url, &["exec", "wpi_1", "--shell", "cat"]), b"a\nb");
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(fake.requests()[0].body, r#"{"command":"cat","stdin":"a\nb"}"#);
+    assert!(fake.requests()[0].headers.contains("upgrade: websocket"));
+    assert_eq!(fake.requests()[1].body, r#"{"command":"cat","stdin":"a\nb"}"#);
 }
 
 #[test]

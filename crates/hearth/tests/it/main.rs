@@ -7,6 +7,7 @@
 )]
 
 mod arguments;
+mod attached;
 mod connecting;
 mod exec;
 mod explain;

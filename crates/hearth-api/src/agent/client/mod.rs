@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::session::{self, CONNECTION_WINDOW, STREAM_WINDOW};
-use super::{AgentFault, ExecSpec, Health, SetClock, TerminalSpec, paths};
+use super::{AgentFault, ExecSpec, Health, LogEntry, LogList, SetClock, TerminalSpec, paths};
 
 mod activate;
 mod exec;
@@ -39,6 +39,9 @@ const REMEMBERED_RESETS: usize = 4096;
 
 /// The most that is read of a reply that is not a stream (health, a fault).
 const SMALL_REPLY: usize = 64 * 1024;
+
+/// The most that is read of a list of logs.
+const LOG_LIST: usize = 1024 * 1024;
 
 /// What a request to the agent can end in besides success.
 #[derive(Debug, thiserror::Error)]
@@ -196,6 +199,27 @@ impl AgentClient {
     /// Reads a file.
     pub async fn read_file(&self, path: &str) -> Result<Download, AgentError> {
         let target = with_query(paths::FILES, &[(paths::PATH, path)]);
+        let reply = self.call(Method::GET, &target, None).await?;
+        Ok(Download::new(reply.into_body()))
+    }
+
+    /// The logs in the VM. An agent before protocol 6 refuses it with 404.
+    pub async fn logs(&self) -> Result<Vec<LogEntry>, AgentError> {
+        let reply = self.call(Method::GET, paths::LOGS, None).await?;
+        let body = Download::new(reply.into_body()).collect(LOG_LIST).await?;
+        let list: LogList = serde_json::from_slice(&body).map_err(|error| AgentError::Protocol(error.to_string()))?;
+        Ok(list.items)
+    }
+
+    /// A log's text; with `follow` also what will be written to it, until nothing can be any more.
+    pub async fn read_log(&self, name: &str, follow: bool) -> Result<Download, AgentError> {
+        let target = with_query(
+            paths::LOG,
+            &[
+                (paths::NAME, name),
+                (paths::FOLLOW, if follow { "true" } else { "false" }),
+            ],
+        );
         let reply = self.call(Method::GET, &target, None).await?;
         Ok(Download::new(reply.into_body()))
     }

@@ -1,0 +1,153 @@
+//! A command's life on a WebSocket: its input comes in, its output goes out, both held back by whoever is slower, and it does
+//! not outlive the client.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::ws::{Message, WebSocket};
+use bytes::{BufMut as _, BytesMut};
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt as _, StreamExt as _};
+use hearth_api::agent::client::{ExecEvent, ExecStream, TerminalInput};
+use hearth_api::exec::{CHANNEL_STDERR, CHANNEL_STDOUT, ExecExit, ExecMessage};
+use hearth_api::ids::InstanceId;
+use tokio::sync::mpsc;
+
+use super::AppState;
+use super::exec::{show_life, silent};
+use super::exec_end::Begun;
+use crate::reconcile::Awake;
+
+/// Longest message of a client; longer ones end the command. What an agent takes as a command at most.
+pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// A message of input goes on in pieces of this.
+const PIECE_BYTES: usize = 64 * 1024;
+/// So many of them wait for a command that does not read.
+pub const WAITING_INPUT: usize = 16;
+/// From one sign of life to the next: the lease is renewed, and the client is asked for one.
+const LIFE_EVERY: Duration = Duration::from_secs(30);
+
+/// Input of a command, on its way.
+pub type Typed = mpsc::Sender<std::io::Result<TerminalInput>>;
+
+/// A command that runs for a client.
+pub struct Attached {
+    /// Ends what runs when it is dropped.
+    pub running: ExecStream,
+    pub begun: Begun,
+    pub typed: Typed,
+    /// Held for as long as the command lasts.
+    pub awake: Option<Awake>,
+    /// The claim whose lease is renewed meanwhile.
+    pub lease: Option<InstanceId>,
+    /// Whether each piece of output says which one it is of; a terminal has one only.
+    pub channels: bool,
+    /// A client that has said nothing for this long, not even that it is there, is gone. `None`: one that does not take its output
+    /// for a while cannot say anything either, and is waited for.
+    pub patience: Option<Duration>,
+}
+
+impl Attached {
+    /// Serves it to its end, or to the client's.
+    pub async fn serve(
+        mut self,
+        mut client: SplitSink<WebSocket, Message>,
+        from_client: SplitStream<WebSocket>,
+        state: &AppState,
+    ) {
+        let exit = tokio::select! {
+            exit = show(&mut self.running, &self.begun, &mut client, state, self.lease.as_ref(), self.channels) => exit,
+            // Nobody is left to be told.
+            () = take(from_client, self.typed, self.patience) => return,
+        };
+        let Some(exit) = exit else { return };
+        // A client that is gone by now has missed nothing that it waited for.
+        say(&mut client, &ExecMessage::Exit(exit)).await;
+        drop(client.close().await);
+    }
+}
+
+/// One message of ours that is no output.
+pub async fn say(client: &mut SplitSink<WebSocket, Message>, message: &ExecMessage) {
+    if let Ok(text) = serde_json::to_string(message) {
+        drop(client.send(Message::Text(text.into())).await);
+    }
+}
+
+/// Everything that the command prints, and how it ended; `None` when the client is gone.
+async fn show(
+    running: &mut ExecStream,
+    begun: &Begun,
+    client: &mut SplitSink<WebSocket, Message>,
+    state: &AppState,
+    lease: Option<&InstanceId>,
+    channels: bool,
+) -> Option<ExecExit> {
+    let mut life = tokio::time::interval(LIFE_EVERY);
+    life.reset();
+    let output = |channel, bytes: Bytes| Message::Binary(if channels { on_channel(channel, &bytes) } else { bytes });
+    loop {
+        let message = tokio::select! {
+            event = running.next() => match event {
+                Some(Ok(ExecEvent::Stdout(bytes))) => output(CHANNEL_STDOUT, bytes),
+                Some(Ok(ExecEvent::Stderr(bytes))) => output(CHANNEL_STDERR, bytes),
+                Some(Ok(ExecEvent::End(end))) => return Some(begun.exit(&end)),
+                Some(Err(error)) => return Some(begun.lost(&error).await),
+                None => return Some(begun.lost(&silent()).await),
+            },
+            _ = life.tick() => {
+                if let Some(id) = lease {
+                    show_life(state.store().clone(), id.clone()).await;
+                }
+                Message::Ping(Bytes::new())
+            }
+        };
+        client.send(message).await.ok()?;
+    }
+}
+
+fn on_channel(channel: u8, bytes: &[u8]) -> Bytes {
+    let mut message = BytesMut::with_capacity(1 + bytes.len());
+    message.put_u8(channel);
+    message.put_slice(bytes);
+    message.freeze()
+}
+
+/// What the client sends, until it is gone.
+async fn take(mut client: SplitStream<WebSocket>, typed: Typed, patience: Option<Duration>) {
+    let mut typed = Some(typed);
+    loop {
+        let next = match patience {
+            Some(patience) => tokio::time::timeout(patience, client.next()).await.ok().flatten(),
+            None => client.next().await,
+        };
+        let Some(Ok(message)) = next else { return };
+        match message {
+            Message::Binary(mut bytes) => {
+                while !bytes.is_empty() {
+                    let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+                    pass_on(&mut typed, TerminalInput::Bytes(piece)).await;
+                }
+            }
+            Message::Text(text) => match serde_json::from_str(&text) {
+                Ok(ExecMessage::Resize(size)) if size.is_possible() => {
+                    pass_on(&mut typed, TerminalInput::Resize(size)).await;
+                }
+                Ok(ExecMessage::StdinEnd) => typed = None,
+                // A newer client may know more.
+                _ => {}
+            },
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Close(_) => return,
+        }
+    }
+}
+
+/// Nothing, when what runs reads no more: how it ended, or ends, is told by the other half.
+async fn pass_on(typed: &mut Option<Typed>, input: TerminalInput) {
+    if let Some(sender) = typed
+        && sender.send(Ok(input)).await.is_err()
+    {
+        *typed = None;
+    }
+}

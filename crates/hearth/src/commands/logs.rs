@@ -1,0 +1,97 @@
+//! `hearth logs`: what background processes in a VM print.
+
+use std::io;
+
+use bytesize::ByteSize;
+use clap::Args;
+use futures::StreamExt as _;
+use hearth_api::ids::InstanceId;
+use hearth_api::log::{InstanceLog, LogKind};
+use hearth_api::page::Items;
+
+use super::exec::{pass_on, until_stopped};
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::text::clean_line;
+use crate::{connect, output};
+
+const AFTER_HELP: &str = "\
+Examples:
+  hearth logs wpi_…
+  hearth logs wpi_… web
+  hearth logs wpi_… exec-1 --follow
+
+Without NAME it lists them: those of background set-up commands, by their names, and one for each command that left processes
+running (`server &`), exec-1 and so on. What such processes print is kept in the VM, the newest 1 to 2 MiB.";
+
+/// `hearth logs`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct LogsArgs {
+    /// The instance's id
+    #[arg(value_name = "INSTANCE")]
+    id: InstanceId,
+    /// The log to print
+    name: Option<String>,
+    /// Go on with what will be written, until its processes have ended
+    #[arg(long, short, requires = "name")]
+    follow: bool,
+}
+
+pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    let logs = client.list_logs(&args.id).await?;
+    let Some(name) = args.name else {
+        output::print(globals.json, &Items { items: logs }, |list| table(&list.items))?;
+        return Ok(0);
+    };
+    let Some(log) = logs.iter().find(|log| log.name == name) else {
+        let failure = Failure::usage(format!("there is no log `{}` in this VM", clean_line(&name)));
+        let names: Vec<&str> = logs.iter().map(|log| log.name.as_str()).collect();
+        return Err(match names[..] {
+            [] => failure.hint("there are none: no command in it runs in the background"),
+            _ => failure.hint(format!("there are: {}", names.join(", "))),
+        });
+    };
+    if log.dropped_bytes > 0 {
+        eprintln!("the first {} are not kept any more", ByteSize(log.dropped_bytes));
+    }
+    until_stopped(async {
+        let mut text = client.read_log(&args.id, &name, args.follow).await?;
+        while let Some(piece) = text.next().await {
+            pass_on(&mut io::stdout().lock(), &piece?)?;
+        }
+        Ok(0)
+    })
+    .await
+}
+
+fn table(logs: &[InstanceLog]) -> String {
+    if logs.is_empty() {
+        return "no logs: no command in this VM runs in the background".to_owned();
+    }
+    let row = |log: &InstanceLog| {
+        let what = match (log.kind, &log.command) {
+            (LogKind::Setup, _) => "background command of the set-up".to_owned(),
+            (LogKind::Exec, Some(command)) => clean_line(command),
+            (LogKind::Exec, None) => "left by a command".to_owned(),
+        };
+        let mut size = ByteSize(log.bytes).to_string();
+        if log.dropped_bytes > 0 {
+            size.push_str(&format!(" ({} dropped)", ByteSize(log.dropped_bytes)));
+        }
+        [
+            log.name.clone(),
+            what,
+            size,
+            match log.open {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "",
+            }
+            .to_owned(),
+            log.updated_at.map_or_else(String::new, output::ago),
+        ]
+    };
+    output::table(["Log", "Of", "Size", "Runs", "Last written"], logs.iter().map(row))
+}
