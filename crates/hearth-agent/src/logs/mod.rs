@@ -91,7 +91,9 @@ impl Log {
             }
             file.written()
         };
-        self.state.send_modify(|state| state.written = written);
+        // The other output's may have come first.
+        self.state
+            .send_modify(|state| state.written = state.written.max(written));
     }
 }
 

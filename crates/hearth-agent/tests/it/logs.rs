@@ -66,12 +66,8 @@ async fn what_a_child_prints_after_its_command_is_kept_and_the_child_lives() {
     assert_eq!(lines, ["err", "out"]);
     // When nobody holds the outputs any more, it ends for those who follow, and stays.
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    assert!(
-        tokio::time::timeout(DEADLINE, following.next())
-            .await
-            .unwrap()
-            .is_none()
-    );
+    let more = tokio::time::timeout(DEADLINE, following.collect(MAX)).await.unwrap();
+    assert_eq!(more.unwrap(), b"");
     assert_eq!(entry(&client, &name).await.open, Some(false));
 }
 

@@ -26,7 +26,7 @@ pub(super) fn has_input() -> bool {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         // One in the background would be stopped for reading.
-        return tcgetpgrp(stdin.as_fd()).is_ok_and(|foreground| foreground == getpgrp());
+        return tcgetpgrp(stdin.as_fd()).map_or(true, |foreground| foreground == getpgrp());
     }
     let (Ok(ours), Ok(nothing)) = (fstat(stdin.as_fd()), nix::sys::stat::stat("/dev/null")) else {
         // It is closed.

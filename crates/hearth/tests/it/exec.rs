@@ -138,7 +138,7 @@ fn a_shell_that_is_refused_says_why_and_leaves_the_terminal_as_it_was() {
     let (code, shown) = run_at_terminal(hearth_at(&fake.url, &["shell", "wpi_1"]), b"");
     assert_eq!(code, Some(125));
     assert!(shown.contains("the VM of this instance was removed"), "{shown}");
-    let request = &fake.requests()[0];
+    let request = &fake.requests_of("GET /api/v1/instances/wpi_1/terminal")[0];
     assert!(
         request
             .line
