@@ -11,7 +11,7 @@ use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Special};
 use hearth_server::{ServeOptions, serve_with};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Ran, eventually, hearth_at, run, run_at_terminal};
+use crate::support::{Ran, eventually, hearth_at, run, run_at_terminal, run_at_terminal_after};
 
 /// A server, and a claimed VM of it.
 struct House {
@@ -169,7 +169,7 @@ fn what_is_typed_reaches_a_command_without_a_terminal_and_one_with_it() {
     // Ctrl-D ends the input of a terminal. What is typed is shown by the terminal, and again by the command.
     let (code, shown) = run_at_terminal(house.exec(&[], &["cat"]), b"well\n\x04");
     assert_eq!((code, shown.matches("well").count()), (Some(0), 2), "{shown:?}");
-    let (code, shown) = run_at_terminal(house.exec(&["-it"], &["python3"]), b"exit\r");
+    let (code, shown) = run_at_terminal_after(house.exec(&["-it"], &["python3"]), "31 x 99", b"exit\r");
     assert_eq!(code, Some(0), "{shown:?}");
     assert!(shown.contains("31 x 99"), "{shown:?}");
     let without = run(house.exec(&["-it"], &["python3"]));

@@ -54,7 +54,12 @@ pub(crate) fn run(mut command: Command) -> Ran {
 }
 
 /// Runs it at a terminal where this is typed; its exit code, and everything that the terminal showed.
-pub(crate) fn run_at_terminal(mut command: Command, typed: &[u8]) -> (Option<i32>, String) {
+pub(crate) fn run_at_terminal(command: Command, typed: &[u8]) -> (Option<i32>, String) {
+    run_at_terminal_after(command, "", typed)
+}
+
+/// The same, typed when this has been shown.
+pub(crate) fn run_at_terminal_after(mut command: Command, prompt: &str, typed: &[u8]) -> (Option<i32>, String) {
     const SIZE: nix::pty::Winsize = nix::pty::Winsize {
         ws_row: 31,
         ws_col: 99,
@@ -72,8 +77,13 @@ pub(crate) fn run_at_terminal(mut command: Command, typed: &[u8]) -> (Option<i32
     // It holds our copies of the terminal's other end.
     drop((command, terminal.slave));
     let mut outer = std::fs::File::from(terminal.master);
-    outer.write_all(typed).unwrap();
     let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains(prompt) {
+        let mut piece = [0; 1024];
+        let read = std::io::Read::read(&mut outer, &mut piece).unwrap();
+        shown.extend_from_slice(&piece[..read]);
+    }
+    outer.write_all(typed).unwrap();
     // The end of a terminal that nobody holds any more is an error.
     let _ = std::io::Read::read_to_end(&mut outer, &mut shown);
     (
