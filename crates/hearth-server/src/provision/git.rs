@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::sources::Reach;
+
 /// Longest answer that one git command may give, bytes.
 pub const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// A transfer slower than this many bytes per second …
@@ -29,6 +31,9 @@ pub enum GitError {
     /// The repository's host cannot be connected to.
     #[error("{0}")]
     NoHost(String),
+    /// It cannot be kept from reaching more than it may, or cannot run.
+    #[error("git cannot be run on the host: {0}")]
+    NotConfined(#[source] std::io::Error),
     /// It took too long.
     #[error("git gave no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -62,6 +67,7 @@ impl Drop for Group {
 #[derive(Default)]
 pub struct Surroundings {
     is_bare: bool,
+    reach: Option<Reach>,
     variables: Vec<(&'static str, String)>,
 }
 
@@ -79,15 +85,20 @@ impl Surroundings {
     /// The server's environment and these.
     #[must_use]
     pub fn usual(variables: Vec<(&'static str, String)>) -> Self {
-        let is_bare = false;
-        Self { is_bare, variables }
+        Self {
+            variables,
+            ..Self::default()
+        }
     }
 
-    /// These, and of the server's environment only what is nobody's secret.
+    /// These, and of the server's environment only what is nobody's secret. Nothing else is reached.
     #[must_use]
-    pub fn bare(variables: Vec<(&'static str, String)>) -> Self {
-        let is_bare = true;
-        Self { is_bare, variables }
+    pub fn bare(variables: Vec<(&'static str, String)>, reach: Reach) -> Self {
+        Self {
+            is_bare: true,
+            reach: Some(reach),
+            variables,
+        }
     }
 }
 
@@ -160,7 +171,11 @@ pub async fn git_in<S: AsRef<OsStr>>(
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    let mut group = Group(command.spawn().map_err(GitError::NotRun)?);
+    let spawned = match surroundings.reach {
+        None => command.spawn().map_err(GitError::NotRun),
+        Some(reach) => reach.spawn(command).await.map_err(GitError::NotConfined),
+    };
+    let mut group = Group(spawned?);
     let stdin = group.0.stdin.take();
     let stdout = group.0.stdout.take();
     let stderr = group.0.stderr.take();

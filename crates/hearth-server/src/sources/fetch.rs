@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::egress::{Egress, EgressError};
 use super::location::{Location, Scheme};
 use super::proxy::Proxy;
-use super::{Access, Grant, Refusal, SourceRule, Sources};
+use super::{Access, Grant, Reach, Refusal, SourceRule, Sources};
 use crate::provision::git::{Answer, GitError, Surroundings, git_in};
 
 /// Why a repository cannot be read.
@@ -41,6 +41,8 @@ impl Sources {
         let mut url = grant.remote.url.clone();
         let mut settings: &[&str] = &[];
         let mut proxy = None;
+        // git-lfs connects to the loopback past any proxy, and its server says where to.
+        let is_strict = command.contains(&"lfs");
         let surroundings = match &grant.access {
             Access::Own => Surroundings::default(),
             Access::Lent(location) => {
@@ -63,10 +65,10 @@ impl Sources {
                     is_listed: rule.is_some(),
                 };
                 match location.scheme {
-                    Scheme::Ssh => self.ssh(&egress, location).await?,
+                    Scheme::Ssh => self.ssh(&egress, location, is_strict).await?,
                     _ => {
                         let opened = Proxy::open(egress).await.map_err(GitError::NotRun)?;
-                        let surroundings = behind(&opened);
+                        let surroundings = behind(&opened, is_strict);
                         proxy = Some(opened);
                         surroundings
                     }
@@ -102,7 +104,7 @@ impl Sources {
     }
 
     /// SSH as nobody, to the one address that was checked: it follows nothing to another.
-    async fn ssh(&self, egress: &Egress, location: &Location) -> Result<Surroundings, SourceError> {
+    async fn ssh(&self, egress: &Egress, location: &Location, is_strict: bool) -> Result<Surroundings, SourceError> {
         let Location { host, port, .. } = location;
         let address = match egress.connect(Scheme::Ssh, host, *port).await {
             Ok(stream) => stream.peer_addr().map_err(GitError::NotRun)?.ip(),
@@ -123,12 +125,13 @@ impl Sources {
         ];
         let options: Vec<_> = options.iter().map(|option| format!("-o {}", quoted(option))).collect();
         let command = format!("{NOBODY} {}", options.join(" "));
-        Ok(alone("ssh", vec![("GIT_SSH_COMMAND", command)]))
+        let reach = Reach { port: *port, is_strict };
+        Ok(alone("ssh", vec![("GIT_SSH_COMMAND", command)], reach))
     }
 }
 
 /// HTTP through the proxy and nowhere else. Which of these a helper reads differs.
-fn behind(proxy: &Proxy) -> Surroundings {
+fn behind(proxy: &Proxy, is_strict: bool) -> Surroundings {
     let names = [
         "http_proxy",
         "https_proxy",
@@ -142,11 +145,12 @@ fn behind(proxy: &Proxy) -> Surroundings {
     // No helper gets around the proxy by SSH.
     variables.push(("GIT_SSH_COMMAND", "false".to_owned()));
     // Plain HTTP is the proxy's to refuse: it says why.
-    alone("http:https", variables)
+    let port = proxy.port();
+    alone("http:https", variables, Reach { port, is_strict })
 }
 
 /// Nothing of the server's user: no configuration, no credential helper, no netrc, no Kerberos ticket.
-fn alone(protocols: &str, mut variables: Vec<(&'static str, String)>) -> Surroundings {
+fn alone(protocols: &str, mut variables: Vec<(&'static str, String)>, reach: Reach) -> Surroundings {
     let fixed = [
         ("GIT_ALLOW_PROTOCOL", protocols),
         ("GIT_CONFIG_NOSYSTEM", "1"),
@@ -156,7 +160,7 @@ fn alone(protocols: &str, mut variables: Vec<(&'static str, String)>) -> Surroun
         ("KRB5CCNAME", "FILE:/nonexistent/none"),
     ];
     variables.extend(fixed.map(|(name, value)| (name, value.to_owned())));
-    Surroundings::bare(variables)
+    Surroundings::bare(variables, reach)
 }
 
 /// One word of a shell's command line.

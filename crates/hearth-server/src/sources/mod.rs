@@ -7,6 +7,7 @@ mod egress;
 mod fetch;
 mod location;
 mod proxy;
+mod reach;
 mod rule;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::store::Remote;
 use location::{Location, Scheme};
 
 pub use fetch::{SourceError, known_hosts};
+pub use reach::Reach;
 pub use rule::SourceRule;
 
 /// What holds where no rule says otherwise, as refusals name it.

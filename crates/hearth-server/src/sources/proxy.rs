@@ -76,6 +76,11 @@ impl Proxy {
         })
     }
 
+    /// Where it listens.
+    pub(super) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// What git is told. It holds the password.
     pub(super) fn url(&self) -> String {
         format!("http://{USER}:{}@{}", self.secret, self.address)
