@@ -75,7 +75,7 @@ pub(crate) struct Globals {
     /// ~/.local/share/hearth). Others: choose the local server that uses it
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Server")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Print the API's JSON instead of text for people
+    /// Print the API's JSON instead of text for people; what goes wrong is JSON too, one line on standard error
     #[arg(long, global = true, help_heading = "Output")]
     pub(crate) json: bool,
 }

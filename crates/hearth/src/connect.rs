@@ -21,13 +21,7 @@ const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
 /// The client for this command.
 pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
     let token = given_token(globals)?;
-    let url = match (&globals.url, &globals.data_dir) {
-        (Some(url), _) => Some(url.clone()),
-        // A folder named on the command line is nearer than an address in the environment.
-        (None, Some(_)) => None,
-        (None, None) => variable(URL_VARIABLE),
-    };
-    let (url, token) = match (url, token) {
+    let (url, token) = match (named_url(globals), token) {
         (Some(url), Some(token)) => (url, token),
         (Some(url), None) => {
             let token = token_for(without_base_path(&url))?;
@@ -43,6 +37,21 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
         }
     };
     Ok(Client::new(without_base_path(&url), &token)?)
+}
+
+/// The server's address, if one is named.
+pub(crate) fn named_url(globals: &Globals) -> Option<String> {
+    match (&globals.url, &globals.data_dir) {
+        (Some(url), _) => Some(url.clone()),
+        // A folder named on the command line is nearer than an address in the environment.
+        (None, Some(_)) => None,
+        (None, None) => variable(URL_VARIABLE),
+    }
+}
+
+/// A client that has no token, for what needs none.
+pub(crate) fn without_token(url: &str) -> Result<Client, Failure> {
+    Ok(Client::new(without_base_path(url), "")?)
 }
 
 /// People copy the address that the documents show for requests.

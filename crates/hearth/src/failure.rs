@@ -29,6 +29,24 @@ pub(crate) struct Failure {
     details: Vec<String>,
     hint: Option<String>,
     code: u8,
+    /// The API's word for it, when the server said no.
+    api_code: Option<String>,
+    request_id: Option<String>,
+}
+
+/// A failure for programs: the shape of the API's errors, with what only this program knows.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    details: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    exit_code: u8,
 }
 
 impl Failure {
@@ -38,6 +56,8 @@ impl Failure {
             details: Vec::new(),
             hint: None,
             code: EXIT_FAILED,
+            api_code: None,
+            request_id: None,
         }
     }
 
@@ -75,6 +95,35 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
+
+    /// What happened and what to do, for a table.
+    pub(crate) fn into_parts(self) -> (String, Option<String>) {
+        (self.message, self.hint)
+    }
+
+    /// One line for programs; nothing when everything has been said.
+    pub(crate) fn as_json(&self) -> String {
+        if self.message.is_empty() {
+            return String::new();
+        }
+        let code = self.api_code.as_deref().unwrap_or(match self.code {
+            EXIT_USAGE => "usage",
+            EXIT_NO_SERVER => "no_server",
+            EXIT_REFUSED => "refused",
+            EXIT_LATER => "try_later",
+            EXIT_TIMED_OUT => "timed_out",
+            _ => "failed",
+        });
+        let report = Report {
+            code,
+            message: &self.message,
+            details: &self.details,
+            hint: self.hint.as_deref(),
+            request_id: self.request_id.as_deref(),
+            exit_code: self.code,
+        };
+        format!("{}\n", serde_json::json!({ "error": report }))
+    }
 }
 
 impl fmt::Display for Failure {
@@ -93,14 +142,53 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Arguments that could not be understood.
+impl From<clap::Error> for Failure {
+    fn from(refusal: clap::Error) -> Self {
+        let text = refusal.render().to_string();
+        let (message, more) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
+        let mut failure = Self::usage(message.trim_start_matches("error: "));
+        for line in more.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            failure = failure.detail(line);
+        }
+        failure
+    }
+}
+
+/// What to do when nobody answers at an address, by what the attempt said.
+fn advice_for_connecting(url: &str, reason: &str) -> &'static str {
+    // rustls met something that is no TLS: a server that speaks plain HTTP, as Hearth's own does.
+    let no_tls = ["InvalidContentType", "corrupt message"];
+    if url.starts_with("https://") && no_tls.iter().any(|words| reason.contains(words)) {
+        return "that server speaks plain HTTP, not HTTPS: write http:// instead of https://, or put a proxy with TLS in front of it";
+    }
+    if url.starts_with("https://") && reason.contains("certificate") {
+        return "the server's certificate is not trusted here: install its CA on this machine, or use a name that the certificate holds";
+    }
+    "start a server with `hearth serve`, or name another one with --url or HEARTH_URL"
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let failure = Self::new(error.to_string());
+        let mut failure = Self::new(error.to_string());
+        if let ClientError::Api { request_id, .. } | ClientError::Decode { request_id, .. } = &error {
+            failure.request_id.clone_from(request_id);
+        }
+        let code = error.code().and_then(|code| serde_json::to_value(code).ok());
+        failure.api_code = code.and_then(|code| code.as_str().map(str::to_owned));
         match error {
             ClientError::Setup { .. } => failure.with_code(EXIT_USAGE),
-            ClientError::Unreachable { .. } => failure
+            ClientError::Unreachable { url, reason } => failure
                 .with_code(EXIT_NO_SERVER)
-                .hint("start a server with `hearth serve`, or name another one with --url or HEARTH_URL"),
+                .hint(advice_for_connecting(&url, &reason)),
+            // A server with TLS ends a request in the clear at once, or answers it with bytes of its own.
+            ClientError::Interrupted { url, reason }
+                if url.starts_with("http://") && reason.contains("HTTP version") =>
+            {
+                failure.with_code(EXIT_NO_SERVER).hint(
+                    "that server does not speak plain HTTP: if it speaks HTTPS, write https:// instead of http://",
+                )
+            }
             ClientError::Interrupted { .. } | ClientError::Timeout { .. } => failure
                 .with_code(EXIT_NO_SERVER)
                 .hint("the request may have been carried out: look before you send it again"),

@@ -8,10 +8,12 @@ mod commands;
 mod connect;
 mod failure;
 mod input;
+mod listen;
 mod local;
 mod output;
 mod places;
 mod setup_commands;
+mod start;
 mod text;
 
 use std::io::Write as _;
@@ -23,15 +25,40 @@ use args::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let code = runtime(&cli)
-        .and_then(|runtime| runtime.block_on(commands::run(cli)))
-        .unwrap_or_else(|failure| {
-            // A closed standard error has no one to complain to.
-            let _ = write!(std::io::stderr().lock(), "{failure}");
-            failure.code()
-        });
-    ExitCode::from(code)
+    if std::env::args_os().len() == 1 {
+        // A reader that went away is no fault.
+        let _ = std::io::stdout().lock().write_all(start::TEXT.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refusal) if refusal.use_stderr() && asks_for_json() => {
+            return end(&Failure::from(refusal), true);
+        }
+        // Help, the version, or what is wrong with the arguments, as people read it.
+        Err(refusal) => refusal.exit(),
+    };
+    let json = cli.globals.json;
+    match runtime(&cli).and_then(|runtime| runtime.block_on(commands::run(cli))) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => end(&failure, json),
+    }
+}
+
+/// Says what did not work, in the form that was asked for, and gives the exit code.
+fn end(failure: &Failure, json: bool) -> ExitCode {
+    let text = if json { failure.as_json() } else { failure.to_string() };
+    // A closed standard error has no one to complain to.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    ExitCode::from(failure.code())
+}
+
+/// Whether `--json` stands among arguments that could not be understood as a whole. What follows `--` is a command for a VM.
+fn asks_for_json() -> bool {
+    std::env::args_os()
+        .skip(1)
+        .take_while(|word| word != "--")
+        .any(|word| word == "--json")
 }
 
 /// The server uses every processor; a command needs no threads beside its own.

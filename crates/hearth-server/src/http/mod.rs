@@ -17,6 +17,7 @@ mod pace;
 mod pool;
 mod projects;
 mod replies;
+mod root;
 mod schema;
 mod setup;
 mod socket;
@@ -175,7 +176,8 @@ fn patience() -> TimeoutLayer {
 
 fn router(state: AppState) -> Router {
     let (api, _) = routes().split_for_parts();
-    api.route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
+    api.route("/", get(root::root))
+        .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())
         .fallback(async || ApiError::not_found("path"))

@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_drivers::{Driver, DriverError, VmShape};
+use tokio::sync::Notify;
 
 /// What was found out so long ago is true enough.
 const FRESH: Duration = Duration::from_secs(2);
 /// Nobody waits longer; the look goes on, and its answer is there the next time.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The first look of a kind is waited for longer: a VM that is made while nobody knows belongs to no recipe that will be wanted,
+/// and is replaced as soon as somebody does. Finding out whether KVM works boots a tiny guest, up to 10 s each.
+const FIRST_PATIENCE: Duration = Duration::from_secs(25);
 
 type Kind = (Option<String>, VmShape);
 
@@ -19,6 +23,8 @@ type Kind = (Option<String>, VmShape);
 pub struct Environments {
     driver: Arc<dyn Driver>,
     known: Arc<Mutex<HashMap<Kind, Known>>>,
+    /// Told when a look has ended.
+    ended: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +32,8 @@ struct Known {
     digest: Option<String>,
     at: Option<Instant>,
     looking: bool,
+    /// When the first look began.
+    began: Option<Instant>,
 }
 
 impl Environments {
@@ -35,25 +43,35 @@ impl Environments {
         Self {
             driver,
             known: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
     /// The digest; nothing when the image is not there, or as long as nobody knows.
     pub async fn get(&self, image: Option<&str>, shape: VmShape) -> Option<String> {
         let kind = (image.map(str::to_owned), shape);
-        let (last, due) = self.with(&kind, |known| {
+        let (last, due, patience) = self.with(&kind, |known| {
             let is_fresh = known.at.is_some_and(|at| at.elapsed() < FRESH);
             let due = !is_fresh && !known.looking;
             known.looking |= due;
-            (known.digest.clone(), due)
+            let began = *known.began.get_or_insert_with(Instant::now);
+            let patience = match known.at {
+                Some(_) => PATIENCE,
+                None => FIRST_PATIENCE.saturating_sub(began.elapsed()),
+            };
+            (known.digest.clone(), due, patience)
         });
         if !due {
-            return last;
+            if patience == PATIENCE {
+                return last;
+            }
+            let first = tokio::time::timeout(patience, self.first_answer(&kind)).await;
+            return first.unwrap_or(last);
         }
         let this = self.clone();
         let look = tokio::spawn(async move {
             let found = this.driver.environment(kind.0.as_deref(), kind.1).await;
-            this.with(&kind, |known| {
+            let digest = this.with(&kind, |known| {
                 known.looking = false;
                 known.at = Some(Instant::now());
                 match found {
@@ -63,11 +81,27 @@ impl Environments {
                     Err(error) => tracing::debug!(%error, "what the host gives to VMs is not known right now"),
                 }
                 known.digest.clone()
-            })
+            });
+            this.ended.notify_waiters();
+            digest
         });
-        match tokio::time::timeout(PATIENCE, look).await {
+        match tokio::time::timeout(patience, look).await {
             Ok(Ok(digest)) => digest,
             _ => last,
+        }
+    }
+
+    /// What the first look, which somebody else began, finds.
+    async fn first_answer(&self, kind: &Kind) -> Option<String> {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // From here on no end is missed.
+            ended.as_mut().enable();
+            let known = self.with(kind, |known| known.at.map(|_| known.digest.clone()));
+            if let Some(digest) = known {
+                return digest;
+            }
+            ended.await;
         }
     }
 

@@ -234,3 +234,49 @@ async fn expired_and_revoked_tokens_and_those_of_another_project_open_nothing() 
     let (gone, _) = server.call(Method::DELETE, &format!("/tokens/{id}"), json!({})).await;
     assert_eq!((gone, status(&narrow, &one).await), (StatusCode::OK, 401));
 }
+
+#[tokio::test]
+async fn root_leads_a_browser_to_the_page_and_a_program_to_the_api() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let ask = |accept: &'static str| {
+        client
+            .get(format!("http://{}/", server.address))
+            .header("accept", accept)
+            .send()
+    };
+    let page = ask("text/html,application/xhtml+xml,*/*;q=0.8").await.unwrap();
+    assert_eq!(page.status(), StatusCode::SEE_OTHER);
+    let place = page.headers()["location"].to_str().unwrap().to_owned();
+    let docs = client
+        .get(format!("http://{}{place}", server.address))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(docs.status(), StatusCode::OK);
+    assert!(
+        docs.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html")
+    );
+    for accept in ["*/*", "application/json"] {
+        let reply = ask(accept).await.unwrap();
+        assert_eq!(reply.status(), StatusCode::OK);
+        let places: Value = reply.json().await.unwrap();
+        assert_eq!(places["api"], "/api/v1");
+        let document = client
+            .get(format!(
+                "http://{}{}",
+                server.address,
+                places["openapi"].as_str().unwrap()
+            ))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(document.status(), StatusCode::OK);
+    }
+}

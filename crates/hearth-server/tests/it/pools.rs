@@ -38,6 +38,34 @@ async fn a_pool_fills_shrinks_and_empties_as_it_is_told() {
 }
 
 #[tokio::test]
+async fn first_pool_of_a_slow_host_is_filled_by_one_recipe_and_is_not_rolling() {
+    // What the host gives to VMs takes long to find out the first time: the server must not make VMs without knowing.
+    let slow = Duration::from_millis(800);
+    let (server, _) = Server::fake(FakeOptions {
+        call_delay: slow..=slow,
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
+    let condition = |explained: &Value, kind: &str| {
+        let all = explained["conditions"].as_array().unwrap().iter();
+        let found = all.filter(|it| it["type"] == kind).all(|it| it["status"] == true);
+        found
+    };
+    let full = server
+        .until(2 * SOON, &format!("{pool}/explain"), |explained| {
+            assert!(!condition(explained, "Rolling"), "{explained:#}");
+            condition(explained, "Full")
+        })
+        .await;
+    assert!(condition(&full, "Fresh"), "{full:#}");
+    let instances = full["instances"].as_array().unwrap();
+    assert!(instances.iter().all(|it| it["current"] == true), "{full:#}");
+}
+
+#[tokio::test]
 async fn a_lost_vm_is_noticed_and_replaced() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let (project, pool) = server.full_pool(1).await;

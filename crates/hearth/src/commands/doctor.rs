@@ -1,7 +1,6 @@
-//! `hearth doctor`: what this machine can do, and what to do about what it cannot. Asks no server.
+//! `hearth doctor`: what this machine can do, and what to do about what it cannot; and whether the server answers.
 
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,25 +11,51 @@ use hearth_server::ServeOptions;
 
 use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
-use crate::{agent, local, output, places};
+use crate::listen::ListenArg;
+use crate::local::{self, LocalServer};
+use crate::{agent, connect, output, places};
+
+/// What the findings about servers are called.
+const SERVER: &str = "server";
 
 /// `hearth doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// The address that a server would listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
-    listen: SocketAddr,
+    /// The address that a server would listen on [default: the running server's, else 127.0.0.1:7717]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<ListenArg>,
 }
 
 pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failure> {
-    let data = places::data_dir(globals);
-    let url = format!("http://{}", args.listen);
+    let named = connect::named_url(globals);
+    let running = running(globals);
+    let data = match (&globals.data_dir, running.as_slice()) {
+        // The one that runs is the one that a person asks about.
+        (None, [server]) if named.is_none() => server.data_dir.clone(),
+        _ => places::data_dir(globals),
+    };
     // An address that our own server has taken is no fault.
-    let ours = local::servers()
-        .unwrap_or_default()
-        .iter()
-        .any(|server| server.url == url);
-    let mut findings = check(&data, &places::images(&data), (!ours).then_some(args.listen)).await;
+    let is_free_wanted = running.iter().all(|server| server.data_dir != data);
+    let listen = match args.listen {
+        Some(ListenArg(address)) => {
+            let url = format!("http://{address}");
+            running.iter().all(|server| server.url != url).then_some(address)
+        }
+        None => is_free_wanted.then_some(ServeOptions::new(data.clone()).listen),
+    };
+    let mut findings = check(&data, &places::images(&data), listen).await;
+    match named {
+        Some(url) => findings.push(server(&url, None).await),
+        None if running.is_empty() => findings.push(Finding::ok(
+            SERVER,
+            "none of yours runs on this machine; `hearth serve` starts one",
+        )),
+        None => {
+            for local in &running {
+                findings.push(server(&local.url, Some(local)).await);
+            }
+        }
+    }
     findings.push(carried_agent());
     findings.push(limits(data));
     if globals.json {
@@ -47,6 +72,33 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
         output::count(failed as u64, "finding")
     ));
     Ok(EXIT_FAILED)
+}
+
+/// The running servers that are meant: all of this user's, or the one of the data folder that is named.
+fn running(globals: &Globals) -> Vec<LocalServer> {
+    let wanted = globals.data_dir.as_deref().map(connect::absolute);
+    let mut all = local::servers().unwrap_or_default();
+    all.retain(|server| wanted.as_ref().is_none_or(|folder| server.data_dir == *folder));
+    all
+}
+
+/// Whether a server answers at its address.
+async fn server(url: &str, local: Option<&LocalServer>) -> Finding {
+    let whose = local
+        .map(|local| format!(" (process {}, data folder {})", local.pid, local.data_dir.display()))
+        .unwrap_or_default();
+    let asked = async { Ok::<(), Failure>(connect::without_token(url)?.health().await?) };
+    match asked.await {
+        Ok(()) => Finding::ok(SERVER, format!("{url} answers{whose}")),
+        Err(failure) => {
+            let (message, hint) = failure.into_parts();
+            Finding::fail(
+                SERVER,
+                format!("{message}{whose}"),
+                hint.unwrap_or_else(|| "look into the server's log".to_owned()),
+            )
+        }
+    }
 }
 
 /// Whether this program can make images by itself.

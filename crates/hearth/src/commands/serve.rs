@@ -1,5 +1,6 @@
 //! `hearth serve`: runs the server in this process, tells local clients where it is, and stops it politely.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,8 +9,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
+use hearth_drivers::image::Stores;
 use hearth_drivers::qemu::Accel;
-use hearth_server::{DriverKind, ServeOptions, SourceRule, WebhookSecret};
+use hearth_server::{DriverKind, ServeError, ServeOptions, SourceRule, WebhookSecret};
 use jiff::SignedDuration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::listen::ListenArg;
 use crate::local::{LocalServer, Registration};
-use crate::{connect, places};
+use crate::{connect, output, places};
 
 /// The file in the data folder that holds the first token.
 const TOKEN_FILE: &str = "admin-token";
@@ -40,9 +43,9 @@ go on running, and the next start finds them. RUST_LOG sets what is logged, like
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeArgs {
-    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7717]
+    /// Where to listen: a port, or an address with one; port 0 takes a free one [default: 127.0.0.1:7717]
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
+    listen: Option<ListenArg>,
     /// What makes the VMs
     #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: DriverArg,
@@ -189,12 +192,75 @@ pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failur
     options.webhook_secret = webhook_secret(&args)?;
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
+    let makes_vms = matches!(args.driver, DriverArg::Qemu);
     // Kept until the server has ended: it says that we live.
     let mut registration = None;
-    let ready = |address| registration = register(address, &data_dir);
+    let ready = |address| {
+        registration = register(address, &data_dir);
+        say_where(address, &data_dir);
+        if makes_vms {
+            say_image(&places::images(&data_dir));
+        }
+    };
     let served = hearth_server::serve(options, ready, shutdown).await;
     drop(registration);
-    served.map(|()| 0).map_err(|error| Failure::new(chain(&error)))
+    served.map(|()| 0).map_err(|error| refused(&error))
+}
+
+/// Where a person goes on from here.
+fn say_where(address: SocketAddr, data_dir: &std::path::Path) {
+    let url = format!("http://{}", reachable(address));
+    tracing::info!(
+        "the API is at {url}/api/v1, its description at {url}/docs; the first admin token is in {}",
+        data_dir.join(TOKEN_FILE).display()
+    );
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "{address} can be reached from other machines, and the server speaks plain HTTP: tokens and variables can be read on the \
+             way. Put a proxy with TLS in front and listen on 127.0.0.1"
+        );
+    }
+}
+
+/// What VMs start from; without it pools stay empty.
+fn say_image(images: &Stores) {
+    match images.find(None) {
+        Ok(image) => tracing::info!(
+            "VMs start from the image {} {} in {}",
+            image.manifest.name,
+            output::short_digest(&image.manifest.digest),
+            image.folder.display()
+        ),
+        Err(error) => tracing::warn!("no VM can be made: {error}"),
+    }
+}
+
+/// Why the server does not start or ended, with what to do.
+fn refused(error: &ServeError) -> Failure {
+    let failure = Failure::new(chain(error));
+    match error {
+        ServeError::DataDir { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                failure.hint("name a folder that this user may write to with --data-dir, or run the server as the folder's owner")
+            }
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                failure.hint("a file is in the way: name another folder with --data-dir")
+            }
+            ErrorKind::StorageFull => failure.hint("free some space, or name a folder on another disk with --data-dir"),
+            _ => failure.hint("name another folder with --data-dir"),
+        },
+        ServeError::Listen { source, .. } => match source.kind() {
+            ErrorKind::AddrInUse => failure.hint(
+                "another program listens there, perhaps another Hearth server (`hearth doctor` looks); --listen 0 takes a free port",
+            ),
+            ErrorKind::PermissionDenied => failure.hint("ports below 1024 are root's: choose a larger one"),
+            ErrorKind::AddrNotAvailable => {
+                failure.hint("this machine has no such address: 127.0.0.1 is itself alone, 0.0.0.0 all of its addresses")
+            }
+            _ => failure,
+        },
+        _ => failure,
+    }
 }
 
 /// An error and what lies beneath it, in one line.
@@ -258,7 +324,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         sizes.set(arg.size, arg.shape);
     }
     ServeOptions {
-        listen: args.listen.unwrap_or(usual.listen),
+        listen: args.listen.map_or(usual.listen, |ListenArg(address)| address),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
             DriverArg::Fake => DriverKind::Fake,

@@ -1,7 +1,6 @@
 //! `hearth token`: create, list, revoke.
 
 use clap::{Args, Subcommand};
-use hearth_api::ids::TokenId;
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenItem};
 use jiff::{Span, Timestamp};
@@ -19,9 +18,9 @@ pub(crate) enum TokenCommand {
     List,
     /// Make a token stop working
     Revoke {
-        /// The ids of the tokens
-        #[arg(required = true)]
-        ids: Vec<TokenId>,
+        /// The tokens, each by its name or its id
+        #[arg(required = true, value_name = "NAME|ID")]
+        tokens: Vec<String>,
     },
 }
 
@@ -74,15 +73,62 @@ pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, 
             output::print(globals.json, &created, |created| created.token.clone())?;
         }
         TokenCommand::List => output::print(globals.json, &client.list_tokens().await?, list)?,
-        TokenCommand::Revoke { ids } => {
-            for id in &ids {
-                output::print(globals.json, &client.revoke_token(id).await?, |reply| {
-                    format!("revoked {}", reply.id)
+        TokenCommand::Revoke { tokens } => {
+            let all = client.list_tokens().await?.items;
+            // All are found before the first one stops working.
+            let found: Vec<&TokenItem> = tokens
+                .iter()
+                .map(|wanted| named(&all, wanted))
+                .collect::<Result<_, _>>()?;
+            for item in found {
+                output::print(globals.json, &client.revoke_token(&item.id).await?, |reply| {
+                    format!("revoked {} ({})", item.name, reply.id)
                 })?;
             }
         }
     }
     Ok(0)
+}
+
+/// The token that a person means: by its id, or by its name where only one has it.
+fn named<'a>(all: &'a [TokenItem], wanted: &str) -> Result<&'a TokenItem, Failure> {
+    if let Some(item) = all.iter().find(|item| item.id.as_str() == wanted) {
+        return Ok(item);
+    }
+    let mut matching = all.iter().filter(|item| item.name == wanted).peekable();
+    match (matching.next(), matching.peek()) {
+        (Some(item), None) => Ok(item),
+        (None, _) => Err(
+            Failure::new(format!("there is no token with the name or id `{wanted}`")).hint("see `hearth token list`"),
+        ),
+        (Some(first), Some(_)) => {
+            let several: Vec<&TokenItem> = std::iter::once(first).chain(matching).collect();
+            let mut failure = Failure::usage(format!(
+                "{} are named `{wanted}`",
+                output::count(several.len() as u64, "token")
+            ))
+            .hint("use the id instead of the name");
+            for item in several {
+                failure = failure.detail(format!(
+                    "{}  {}, made {}, {}",
+                    item.id,
+                    item.owner,
+                    output::ago(item.created_at),
+                    ends(item)
+                ));
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// When a token stops working, or that it has.
+fn ends(item: &TokenItem) -> String {
+    match item.expires_at {
+        None => "never ends".to_owned(),
+        Some(at) if at <= Timestamp::now() => format!("expired {}", output::ago(at)),
+        Some(at) => format!("{at:.0}"),
+    }
 }
 
 fn list(items: &Items<TokenItem>) -> String {
@@ -97,8 +143,7 @@ fn list(items: &Items<TokenItem>) -> String {
                 .as_ref()
                 .map_or_else(|| "all".to_owned(), ToString::to_string),
             output::ago_or(item.last_used_at, "never"),
-            item.expires_at
-                .map_or_else(|| "never".to_owned(), |at| format!("{at:.0}")),
+            ends(item),
         ]
     };
     output::table(

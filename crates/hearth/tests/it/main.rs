@@ -12,6 +12,7 @@ mod connecting;
 mod exec;
 mod explain;
 mod fake;
+mod first_steps;
 mod images;
 mod instances;
 mod killed;

@@ -229,5 +229,19 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
 }
 
 fn failure(error: &ImageError) -> Failure {
-    Failure::new(super::serve::chain(error))
+    let failure = Failure::new(super::serve::chain(error));
+    match error {
+        ImageError::Io { source, .. }
+            if matches!(
+                source.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            failure.hint(format!(
+                "name a folder that this user may write to in {}, or run this as the folder's owner",
+                places::IMAGES_VARIABLE
+            ))
+        }
+        _ => failure,
+    }
 }
