@@ -60,6 +60,8 @@ impl Attached {
             // Nobody is left to be told.
             () = take(from_client, self.typed, self.patience) => return,
         };
+        // Nothing runs in the VM any more: one of the pool may be paused again.
+        drop(self.awake.take());
         let Some(exit) = exit else { return };
         // A client that is gone by now has missed nothing that it waited for.
         say(&mut client, &ExecMessage::Exit(exit)).await;
