@@ -29,8 +29,15 @@ pub(crate) struct Failure {
     details: Vec<String>,
     hint: Option<String>,
     code: u8,
-    /// The API's word for it, when the server said no.
-    api_code: Option<String>,
+    /// Boxed, so that what every command may return stays small.
+    answer: Box<Answer>,
+}
+
+/// What of a server's refusal a program may want to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Answer {
+    /// The API's word for it.
+    code: Option<String>,
     request_id: Option<String>,
 }
 
@@ -56,8 +63,7 @@ impl Failure {
             details: Vec::new(),
             hint: None,
             code: EXIT_FAILED,
-            api_code: None,
-            request_id: None,
+            answer: Box::default(),
         }
     }
 
@@ -106,7 +112,7 @@ impl Failure {
         if self.message.is_empty() {
             return String::new();
         }
-        let code = self.api_code.as_deref().unwrap_or(match self.code {
+        let code = self.answer.code.as_deref().unwrap_or(match self.code {
             EXIT_USAGE => "usage",
             EXIT_NO_SERVER => "no_server",
             EXIT_REFUSED => "refused",
@@ -119,7 +125,7 @@ impl Failure {
             message: &self.message,
             details: &self.details,
             hint: self.hint.as_deref(),
-            request_id: self.request_id.as_deref(),
+            request_id: self.answer.request_id.as_deref(),
             exit_code: self.code,
         };
         format!("{}\n", serde_json::json!({ "error": report }))
@@ -172,10 +178,10 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let mut failure = Self::new(error.to_string());
         if let ClientError::Api { request_id, .. } | ClientError::Decode { request_id, .. } = &error {
-            failure.request_id.clone_from(request_id);
+            failure.answer.request_id.clone_from(request_id);
         }
         let code = error.code().and_then(|code| serde_json::to_value(code).ok());
-        failure.api_code = code.and_then(|code| code.as_str().map(str::to_owned));
+        failure.answer.code = code.and_then(|code| code.as_str().map(str::to_owned));
         match error {
             ClientError::Setup { .. } => failure.with_code(EXIT_USAGE),
             ClientError::Unreachable { url, reason } => failure

@@ -51,8 +51,7 @@ async fn first_pool_of_a_slow_host_is_filled_by_one_recipe_and_is_not_rolling() 
     server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
     let condition = |explained: &Value, kind: &str| {
         let all = explained["conditions"].as_array().unwrap().iter();
-        let found = all.filter(|it| it["type"] == kind).all(|it| it["status"] == true);
-        found
+        all.filter(|it| it["type"] == kind).all(|it| it["status"] == true)
     };
     let full = server
         .until(2 * SOON, &format!("{pool}/explain"), |explained| {
