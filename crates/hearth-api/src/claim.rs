@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{InstanceId, VmId};
-use crate::patch::{object_or_null, whole_or_null};
+use crate::patch::{object_or_null, required_whole, whole_or_null};
 use crate::project::GitIdentity;
 use crate::text::{Branch, TaskId, VariableName, VariableValue};
 use crate::time;
@@ -146,6 +146,20 @@ pub struct Heartbeat {
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
+}
+
+/// Longest lease, counted from now: 7 days.
+pub const MAX_LEASE_MINUTES: u64 = 10_080;
+
+/// Body of `POST /instances/{id}/extend`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "minutes": 120 }))]
+pub struct ExtendRequest {
+    /// By how much later the lease ends.
+    #[serde(deserialize_with = "required_whole")]
+    #[schema(minimum = 1, maximum = 10_080)]
+    pub minutes: u64,
 }
 
 /// Reply of a release.

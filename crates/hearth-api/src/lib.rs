@@ -6,6 +6,7 @@ pub mod claim;
 pub mod error;
 pub mod exec;
 pub mod explain;
+pub mod find;
 pub mod hook;
 pub mod ids;
 pub mod instance;

@@ -116,6 +116,15 @@ where
     N::try_from(whole).map(Some).map_err(D::Error::custom)
 }
 
+/// A whole number that must be there.
+pub(crate) fn required_whole<'de, D, N>(from: D) -> Result<N, D::Error>
+where
+    D: Deserializer<'de>,
+    N: TryFrom<i64, Error: fmt::Display>,
+{
+    whole(from)?.ok_or_else(|| D::Error::custom("expected a whole number"))
+}
+
 /// A whole number or `null`.
 pub(crate) fn whole_or_null<'de, D, N>(from: D) -> Result<Option<N>, D::Error>
 where

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use hearth_api::project::GitIdentity;
 
 use crate::commands::{
-    claim, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup, shell, template, token,
+    claim, claims, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup, shell, template,
+    token,
 };
 
 const AFTER_HELP: &str = "\
@@ -113,6 +114,8 @@ pub(crate) enum Command {
     Pool(pool::PoolCommand),
     /// Take a VM out of a project's pool
     Claim(claim::ClaimArgs),
+    /// List the claims that have not ended: task, owner, what is left of the lease, age
+    Claims(claims::ClaimsArgs),
     /// Show what is in a VM: checkouts, commands with a name, terminals, previews
     Instance(instance::InstanceArgs),
     /// Run a command in a VM

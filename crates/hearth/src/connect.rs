@@ -4,14 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hearth_api::client::{Client, ClientError};
-use hearth_api::ids::ProjectId;
-use hearth_api::project::Project;
+use hearth_api::client::Client;
 
 use crate::args::Globals;
-use crate::failure::{EXIT_NO_SERVER, EXIT_REFUSED, EXIT_USAGE, Failure};
+use crate::failure::{EXIT_NO_SERVER, EXIT_REFUSED, Failure};
+use crate::hint;
 use crate::local::{self, LocalServer};
-use crate::output;
+pub(crate) use crate::resolve::project;
 
 /// The server's address.
 const URL_VARIABLE: &str = "HEARTH_URL";
@@ -116,7 +115,7 @@ fn the_local_server(data_dir: Option<&Path>) -> Result<LocalServer, Failure> {
             dir.display()
         ))
         .with_code(EXIT_NO_SERVER)
-        .hint(format!("start it with `hearth serve --data-dir {}`", dir.display())),
+        .hint(format!("start it with `{}`", hint::command(["serve"]))),
         None => Failure::new("no Hearth server of yours runs on this machine")
             .with_code(EXIT_NO_SERVER)
             .hint(format!(
@@ -130,50 +129,4 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     fs::canonicalize(path)
         .or_else(|_| std::path::absolute(path))
         .unwrap_or_else(|_| path.to_owned())
-}
-
-/// How ids of projects start. Only the order of the two look-ups hangs on it: ids are opaque.
-const PROJECT_ID_START: &str = "prj_";
-
-/// The project that a person named by its id or its (unique) name.
-pub(crate) async fn project(client: &Client, text: &str) -> Result<Project, Failure> {
-    let id: Option<ProjectId> = text.parse().ok();
-    let mut by_id_tried = false;
-    if let Some(id) = id.as_ref().filter(|_| text.starts_with(PROJECT_ID_START)) {
-        if let Some(project) = by_id(client, id).await? {
-            return Ok(project);
-        }
-        by_id_tried = true;
-    }
-    let mut named = client.list_all_projects().await?;
-    named.retain(|project| project.name == text);
-    if named.len() > 1 {
-        let mut failure = Failure::new(format!(
-            "{} are named `{text}`",
-            output::count(named.len() as u64, "project")
-        ))
-        .with_code(EXIT_USAGE)
-        .hint("use the id instead of the name");
-        for project in &named {
-            failure = failure.detail(project.id.to_string());
-        }
-        return Err(failure);
-    }
-    if let Some(project) = named.pop() {
-        return Ok(project);
-    }
-    if let Some(id) = id.filter(|_| !by_id_tried)
-        && let Some(project) = by_id(client, &id).await?
-    {
-        return Ok(project);
-    }
-    Err(Failure::new(format!("there is no project with the name or id `{text}`")).hint("see `hearth project list`"))
-}
-
-async fn by_id(client: &Client, id: &ProjectId) -> Result<Option<Project>, Failure> {
-    match client.get_project(id).await {
-        Ok(project) => Ok(Some(project)),
-        Err(error @ ClientError::Api { .. }) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

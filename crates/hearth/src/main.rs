@@ -7,11 +7,13 @@ mod caller_env;
 mod commands;
 mod connect;
 mod failure;
+mod hint;
 mod input;
 mod listen;
 mod local;
 mod output;
 mod places;
+mod resolve;
 mod setup_commands;
 mod start;
 mod text;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         // Help, the version, or what is wrong with the arguments, as people read it.
         Err(refusal) => refusal.exit(),
     };
+    hint::remember(&cli.globals);
     let json = cli.globals.json;
     match runtime(&cli).and_then(|runtime| runtime.block_on(commands::run(cli))) {
         Ok(code) => ExitCode::from(code),

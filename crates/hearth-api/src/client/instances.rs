@@ -7,7 +7,7 @@ use reqwest::Method;
 use super::call::Repeat;
 use super::stream::{self, ExecStream, FollowStream};
 use super::{Client, ClientError};
-use crate::claim::{Heartbeat, Released};
+use crate::claim::{ExtendRequest, Heartbeat, Released};
 use crate::exec::{ExecReply, ExecRequest};
 use crate::explain::ClaimExplained;
 use crate::ids::InstanceId;
@@ -58,6 +58,17 @@ impl Client {
     pub async fn heartbeat(&self, id: &InstanceId) -> Result<Heartbeat, ClientError> {
         self.post(&["instances", id.as_str(), "heartbeat"])
             .repeat(Repeat::Harmless)
+            .read()
+            .await
+    }
+
+    /// Lets the lease end later by so many minutes.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn extend_claim(&self, id: &InstanceId, minutes: u64) -> Result<Heartbeat, ClientError> {
+        self.post(&["instances", id.as_str(), "extend"])
+            .json(&ExtendRequest { minutes })?
             .read()
             .await
     }

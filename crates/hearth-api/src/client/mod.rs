@@ -7,6 +7,7 @@
 mod call;
 mod error;
 mod exec;
+mod find;
 mod instances;
 mod logs;
 mod pool;

@@ -6,23 +6,24 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use hearth_api::claim::{ClaimReply, ClaimRequest, Heartbeat, Released};
+use hearth_api::claim::{ClaimReply, ClaimRequest, ExtendRequest, Heartbeat, MAX_LEASE_MINUTES, Released};
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::text::TaskId;
 use hearth_api::token::Scope;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::extract::{OptionalBody, Path};
+use super::extract::{Body, OptionalBody, Path};
 use super::pool::need_allowed;
 use super::schema;
-use crate::reconcile::ClaimOrder;
-use crate::store::{InstanceRow, Moved};
+use crate::reconcile::{ClaimOrder, FIELDS_OF_A_KEY};
+use crate::store::{AskedFields, InstanceRow, Moved};
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
 const DEFAULT_TTL_MINUTES: u64 = 12 * 60;
@@ -32,7 +33,7 @@ const LOOK_BUDGET: Duration = Duration::from_secs(5);
 /// Claim a VM
 ///
 /// Hands one VM over to one task, for ever. `taskId` (or the header `Idempotency-Key`) makes it safe to repeat: the same
-/// key and body is the same VM.
+/// key and body is the same VM. `waitMs` and `miss` may differ: they do not say which VM is meant.
 #[utoipa::path(
     post,
     path = "/projects/{projectId}/warm-pool/claim",
@@ -63,6 +64,7 @@ pub async fn claim_instance(
                 .chain_update(serde_json::to_vec(&body).unwrap_or_default())
                 .finalize(),
         ),
+        asked: asked(&caller, &body, ttl),
         token: caller.0.id.clone(),
         user: caller.0.owner.clone(),
         branch: body.branch,
@@ -79,6 +81,39 @@ pub async fn claim_instance(
         state.watch.answer(&project, pool.as_ref(), patience).await;
     }
     Ok(Json(state.reconciler.claim(&project, &order).await?))
+}
+
+/// What of a body decides which VM is meant, field by field: how long one waits for it, and what is done meanwhile, does not.
+/// Keyed with the token's id, as above.
+fn asked(caller: &Caller, body: &ClaimRequest, ttl: u64) -> AskedFields {
+    let ClaimRequest {
+        task_id: _,
+        branch,
+        strict,
+        miss: _,
+        wait_ms: _,
+        ttl_minutes: _,
+        env,
+        git_identity,
+    } = body;
+    let [branch_field, strict_field, env_field, git_field, ttl_field] = FIELDS_OF_A_KEY;
+    let said = [
+        (branch_field, json!(branch)),
+        (strict_field, json!(strict.unwrap_or_default())),
+        (env_field, json!(env.as_ref().filter(|env| !env.is_empty()))),
+        (git_field, json!(git_identity)),
+        (ttl_field, json!(ttl)),
+    ];
+    said.into_iter()
+        .map(|(field, value)| {
+            let hash = Sha256::new()
+                .chain_update(caller.0.id.as_str())
+                .chain_update(field)
+                .chain_update(value.to_string())
+                .finalize();
+            (field.to_owned(), hex::encode(hash))
+        })
+        .collect()
 }
 
 /// The key of a claim, from the header or the body. Both may be given when they say the same.
@@ -160,6 +195,30 @@ pub async fn heartbeat_instance(
 ) -> Result<Json<Heartbeat>, ApiError> {
     own_claim(&state, &caller, &id).await?;
     let expires_at = state.store().renew_lease(&id, Timestamp::now()).await?;
+    let expires_at = expires_at.ok_or_else(|| ApiError::not_found("instance"))?;
+    Ok(Json(Heartbeat { id, expires_at }))
+}
+
+/// Let the lease of a claimed VM end later
+///
+/// By so many minutes; a lease never ends later than 7 days from now.
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/extend",
+    tag = "claims",
+    request_body = ExtendRequest,
+    responses((status = 200, body = Heartbeat, description = "The new end of the lease"), (status = 409, description = "refused"))
+)]
+pub async fn extend_claim(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+    Body(body): Body<ExtendRequest>,
+) -> Result<Json<Heartbeat>, ApiError> {
+    own_claim(&state, &caller, &id).await?;
+    let minutes = |count: u64| SignedDuration::from_mins(i64::try_from(count).unwrap_or(i64::MAX));
+    let latest = Timestamp::now() + minutes(MAX_LEASE_MINUTES);
+    let expires_at = state.store().extend_lease(&id, minutes(body.minutes), latest).await?;
     let expires_at = expires_at.ok_or_else(|| ApiError::not_found("instance"))?;
     Ok(Json(Heartbeat { id, expires_at }))
 }

@@ -156,6 +156,17 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        if let StoreError::NameTaken { project } = &error {
+            let message =
+                format!("the name is taken by the project {project}; choose another one, or use that project");
+            return Self {
+                details: Some(vec![FieldError {
+                    path: "name".to_owned(),
+                    message: format!("is the name of the project {project}"),
+                }]),
+                ..Self::new(ErrorCode::Conflict, message)
+            };
+        }
         // The cause is for the operator's log; a client can only report it.
         tracing::error!(%error, "a request failed");
         if error.is_disk_full() {
@@ -175,7 +186,11 @@ impl From<ClaimError> for ApiError {
                 retry_after: Some(retry_after),
                 ..Self::new(ErrorCode::TooManyRequests, message)
             },
-            ClaimError::OtherBody | ClaimError::Script(_) => Self::new(ErrorCode::Conflict, message),
+            ClaimError::OtherBody(fields) => Self {
+                details: (!fields.is_empty()).then(|| fields.into_iter().map(not_as_before).collect()),
+                ..Self::new(ErrorCode::Conflict, message)
+            },
+            ClaimError::Script(_) => Self::new(ErrorCode::Conflict, message),
             ClaimError::Ended => Self::new(ErrorCode::Gone, message),
             ClaimError::Failed {
                 blames_recipe: true, ..
@@ -183,6 +198,13 @@ impl From<ClaimError> for ApiError {
             ClaimError::Failed { .. } => Self::unavailable(message),
             ClaimError::Store(error) => error.into(),
         }
+    }
+}
+
+fn not_as_before(field: &'static str) -> FieldError {
+    FieldError {
+        path: field.to_owned(),
+        message: "is not what the first claim of this task said".to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ mod exec_end;
 mod exec_socket;
 mod explain;
 mod extract;
+mod find;
 mod hooks;
 mod instances;
 mod logs;
@@ -146,6 +147,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(instances::view_instance, instances::end_boot))
         .routes(routes!(claims::release_instance))
         .routes(routes!(claims::heartbeat_instance))
+        .routes(routes!(claims::extend_claim))
+        .routes(routes!(find::find_projects))
+        .routes(routes!(find::find_instances))
+        .routes(routes!(find::list_claims))
         .routes(routes!(explain::explain_pool))
         .routes(routes!(explain::explain_claim))
         .routes(routes!(templates::list_templates))

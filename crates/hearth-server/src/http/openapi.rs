@@ -267,6 +267,7 @@ fn links_of(operation: &str) -> Option<Value> {
             "view_instance",
             "explain_claim",
             "exec_in_instance",
+            "extend_claim",
             "heartbeat_instance",
             "release_instance",
         ]
@@ -321,7 +322,7 @@ fn error_response(code: ErrorCode) -> Value {
         ),
         ErrorCode::Conflict => (
             "It does not go with what is there",
-            "this task id was used before for another claim; use a new one",
+            "this task id was used before for another claim (`branch` differs); use a new one, or ask for the same",
         ),
         ErrorCode::Gone => (
             "It is gone",

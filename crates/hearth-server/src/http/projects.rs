@@ -98,13 +98,17 @@ fn from_cursor(cursor: &str) -> Option<ProjectId> {
 
 /// Make a project
 ///
-/// Its VMs get the repositories in the order given.
+/// Its VMs get the repositories in the order given. A name means one project of a tenant: one that is taken is 409, with the
+/// id of the project that has it. Blanks around names and the case of ASCII letters do not count.
 #[utoipa::path(
     post,
     path = "/projects",
     tag = "projects",
     request_body = CreateProject,
-    responses((status = 200, body = Project, description = "The new project"))
+    responses(
+        (status = 200, body = Project, description = "The new project"),
+        (status = 409, description = "refused")
+    )
 )]
 pub async fn create_project(
     State(state): State<AppState>,
@@ -132,7 +136,7 @@ pub async fn create_project(
         id: ProjectId::generate(),
         tenant: caller.0.tenant.clone(),
         task_code: body.task_code.unwrap_or_else(|| task_code(&body.name)),
-        name: body.name,
+        name: body.name.trim().to_owned(),
         description: body.description,
         repos,
         image: body.image,
@@ -203,7 +207,10 @@ pub async fn view_project(
     path = "/projects/{projectId}",
     tag = "projects",
     request_body = PatchProject,
-    responses((status = 200, body = Project, description = "The changed project"))
+    responses(
+        (status = 200, body = Project, description = "The changed project"),
+        (status = 409, description = "refused")
+    )
 )]
 pub async fn patch_project(
     State(state): State<AppState>,
@@ -237,7 +244,7 @@ pub async fn patch_project(
 /// Changes the fields that the body has, and no other.
 fn apply(patch: PatchProject, repos: Option<Vec<RepoSource>>, row: &mut ProjectRow) {
     if let Some(name) = patch.name {
-        row.name = name;
+        row.name = name.trim().to_owned();
     }
     if let Some(description) = patch.description {
         row.description = description;

@@ -231,6 +231,15 @@ fn example(schema: &str) -> Option<Value> {
             }
         }),
         "Heartbeat" => json!({ "id": INSTANCE, "expiresAt": "2026-11-02T21:30:00.000Z" }),
+        "Items_ProjectFound" => item(json!({ "id": PROJECT, "name": "web" })),
+        "Items_InstanceFound" => item(json!({
+            "id": INSTANCE, "projectId": PROJECT, "projectName": "web", "status": "claimed", "taskId": "task-4711",
+            "claimedAt": CREATED
+        })),
+        "Items_ClaimItem" => item(json!({
+            "id": INSTANCE, "projectId": PROJECT, "projectName": "web", "taskId": "task-4711", "owner": "ada",
+            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z"
+        })),
         "Released" => json!({ "id": INSTANCE, "released": true }),
         "Items_InstanceLog" => item(json!({
             "name": "exec-1", "kind": "exec", "command": "bash -c python3 -m http.server 9000 & sleep 1", "bytes": 184,

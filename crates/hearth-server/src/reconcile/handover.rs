@@ -16,12 +16,15 @@ use super::line::{Place, Wants};
 use super::trace::Trace;
 use super::{Order, Reconciler};
 use crate::provision::serving;
-use crate::store::{InstanceRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
+use crate::store::{AskedFields, ClaimRow, InstanceRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
 
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The fields of a claim that decide which VM it gets.
+pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];
 
 /// What a task asks for.
 #[derive(Clone)]
@@ -30,6 +33,8 @@ pub struct ClaimOrder {
     pub key: Option<String>,
     /// Hash of the request's body.
     pub body_hash: String,
+    /// What each field said that decides which VM it is.
+    pub asked: AskedFields,
     /// The token that claims.
     pub token: TokenId,
     /// Whose token it is: this user's personal variables go into the VM.
@@ -62,8 +67,8 @@ pub enum ClaimError {
         retry_after: Duration,
     },
     /// The key was used for something else.
-    #[error("this task id was used before for another claim; use a new one")]
-    OtherBody,
+    #[error("this task id was used before for another claim{}; use a new one, or ask for the same", differing(.0))]
+    OtherBody(Vec<&'static str>),
     /// The key's VM is gone.
     #[error("the VM of this task id was released or its lease ended; use a new task id")]
     Ended,
@@ -130,7 +135,35 @@ impl Drop for Unasked {
     }
 }
 
+/// `; `branch` and `env` differ`.
+fn differing(fields: &[&'static str]) -> String {
+    let named: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
+    match named.as_slice() {
+        [] => String::new(),
+        [one] => format!(" ({one} differs)"),
+        [first @ .., last] => format!(" ({} and {last} differ)", first.join(", ")),
+    }
+}
+
 impl ClaimOrder {
+    /// Whether the claim that used the key before asked for the same VM. How long one waits is no part of that.
+    fn is_same_as(&self, before: &ClaimRow) -> bool {
+        match &before.asked {
+            Some(_) => before.token == self.token && self.differs_from(before).is_empty(),
+            // It was made by a version that kept one hash of all.
+            None => before.body_hash == self.body_hash,
+        }
+    }
+
+    /// The fields that say something else than they did; none when another token asks, whose hashes say nothing.
+    fn differs_from(&self, before: &ClaimRow) -> Vec<&'static str> {
+        let Some(asked) = before.asked.as_ref().filter(|_| before.token == self.token) else {
+            return Vec::new();
+        };
+        let differs = |field: &&&'static str| asked.get(**field) != self.asked.get(**field);
+        FIELDS_OF_A_KEY.iter().filter(differs).copied().collect()
+    }
+
     fn wants(&self) -> Wants {
         match self.miss {
             Miss::Bypass => Wants::Own,
@@ -357,7 +390,9 @@ impl Reconciler {
                 project: &project.id,
                 key: order.key.as_deref(),
                 body_hash: &order.body_hash,
+                asked: &order.asked,
                 token: &order.token,
+                owner: &order.user,
                 strict_recipe: order.strict.then_some(wish.recipe.as_str()),
                 only,
                 lease: order.lease,
@@ -384,7 +419,9 @@ impl Reconciler {
                     }
                     return Ok(None);
                 }
-                Taken::Before(claim) if claim.body_hash != order.body_hash => return Err(ClaimError::OtherBody),
+                Taken::Before(claim) if !order.is_same_as(&claim) => {
+                    return Err(ClaimError::OtherBody(order.differs_from(&claim)));
+                }
                 Taken::Before(claim) if claim.ended_at.is_some() => return Err(ClaimError::Ended),
                 Taken::Before(claim) if claim.handed_over => return Ok(Some(claim.reply)),
                 // The server was killed, or the request went away, before the VM was the task's own: it becomes that now.

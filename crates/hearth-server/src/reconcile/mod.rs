@@ -34,7 +34,7 @@ use crate::store::{NewInstance, ProjectRow, StoreError};
 
 use bucket::Bucket;
 pub use cancel::Ended;
-pub use handover::{ClaimError, ClaimOrder};
+pub use handover::{ClaimError, ClaimOrder, FIELDS_OF_A_KEY};
 pub use keeper::KeptCheckpoint;
 use line::Lines;
 pub use rest::Awake;

@@ -1,5 +1,7 @@
 //! Claims: the hand-over in one transaction.
 
+use std::collections::BTreeMap;
+
 use hearth_api::claim::ClaimReply;
 use hearth_api::explain::HandOver;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
@@ -11,6 +13,9 @@ use super::{
     InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
 };
 
+/// A claim's fields that decide which VM it gets, and a keyed hash of what each said.
+pub type AskedFields = BTreeMap<String, String>;
+
 /// A claim that was made.
 #[derive(Debug, Clone)]
 pub struct ClaimRow {
@@ -18,6 +23,8 @@ pub struct ClaimRow {
     pub project: ProjectId,
     /// Hash of the request's body.
     pub body_hash: String,
+    /// What each field said that decides which VM it is; nothing in claims of earlier versions.
+    pub asked: Option<AskedFields>,
     /// The token that claimed.
     pub token: TokenId,
     /// What was answered.
@@ -50,8 +57,12 @@ pub struct NewClaim<'a> {
     pub key: Option<&'a str>,
     /// Hash of the request's body.
     pub body_hash: &'a str,
+    /// What each field said that decides which VM it is.
+    pub asked: &'a AskedFields,
     /// The token that claims.
     pub token: &'a TokenId,
+    /// Whose token it is.
+    pub owner: &'a str,
     /// Only an instance of this recipe.
     pub strict_recipe: Option<&'a str>,
     /// Only this instance (one that was made for the claim).
@@ -75,6 +86,7 @@ pub enum Taken {
 struct Raw {
     project_id: String,
     body_hash: String,
+    asked: Option<String>,
     token_id: String,
     reply: String,
     handed_over: bool,
@@ -94,10 +106,12 @@ struct Picked {
 impl TryFrom<Raw> for ClaimRow {
     type Error = StoreError;
     fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        let asked = raw.asked.map(|text| from_json("claim.asked", &text));
         let hand_over = raw.hand_over.map(|text| from_json("claim.hand_over", &text));
         Ok(Self {
             project: parse("claim.project_id", &raw.project_id)?,
             body_hash: raw.body_hash,
+            asked: asked.transpose()?,
             token: parse("claim.token_id", &raw.token_id)?,
             reply: from_json("claim.reply", &raw.reply)?,
             handed_over: raw.handed_over,
@@ -160,8 +174,8 @@ impl Store {
         let reply = reply(&row, expires_at);
         sqlx::query(
             "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at,
-                                expires_at, handed_over)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)",
+                                expires_at, handed_over, asked, owner)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10, ?11)",
         )
         .bind(id.as_str())
         .bind(claim.project.as_str())
@@ -172,6 +186,8 @@ impl Store {
         .bind(i64::try_from(claim.lease.as_millis()).unwrap_or(i64::MAX))
         .bind(millis(now))
         .bind(millis(expires_at))
+        .bind(to_json(claim.asked)?)
+        .bind(claim.owner)
         .execute(&mut *tx)
         .await?;
         sqlx::query("UPDATE pool SET last_claimed_at = ?2 WHERE project_id = ?1")
@@ -241,6 +257,30 @@ impl Store {
         )
         .bind(instance.as_str())
         .bind(millis(now))
+        .fetch_optional(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        end.map(timestamp).transpose()
+    }
+
+    /// Lets a lease end later by this much, at most at `latest`, and never sooner than it would; the new end, or `None` when the
+    /// instance is not claimed any more.
+    pub async fn extend_lease(
+        &self,
+        instance: &InstanceId,
+        by: SignedDuration,
+        latest: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let mut tx = self.write.begin().await?;
+        let end: Option<i64> = sqlx::query_scalar(
+            "UPDATE claim SET expires_at = max(expires_at, min(expires_at + ?2, ?3))
+             WHERE instance_id = ?1 AND ended_at IS NULL
+               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')
+             RETURNING expires_at",
+        )
+        .bind(instance.as_str())
+        .bind(i64::try_from(by.as_millis()).unwrap_or(i64::MAX))
+        .bind(millis(latest))
         .fetch_optional(&mut *tx)
         .await?;
         tx.commit().await?;

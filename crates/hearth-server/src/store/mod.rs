@@ -7,6 +7,7 @@ mod census;
 mod checkpoints;
 mod claims;
 mod controller;
+mod find;
 mod instances;
 mod pools;
 mod projects;
@@ -20,12 +21,14 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
+use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
-pub use claims::{ClaimRow, Look, NewClaim, Taken};
+pub use claims::{AskedFields, ClaimRow, Look, NewClaim, Taken};
+pub use find::Sight;
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, Remote, RepoSource};
@@ -57,6 +60,12 @@ pub enum StoreError {
     Corrupt {
         /// Which row and column.
         what: String,
+    },
+    /// Another project of the tenant has this name.
+    #[error("the name is taken by the project {project}")]
+    NameTaken {
+        /// That project.
+        project: ProjectId,
     },
     /// A secret could not be sealed or opened.
     #[error(transparent)]

@@ -195,8 +195,10 @@ impl TryFrom<Raw> for ProjectRow {
 }
 
 impl Store {
-    /// Writes a new project.
+    /// Writes a new project; [`StoreError::NameTaken`] when another one of its tenant has its name.
     pub async fn insert_project(&self, project: &ProjectRow) -> Result<(), StoreError> {
+        let mut tx = self.write.begin().await?;
+        need_free_name(&mut tx, project).await?;
         sqlx::query(
             "INSERT INTO project (id, tenant, name, description, task_code, repos, image, vm_size, project_setup,
                                   variables_version, created_at, updated_at, setup, max_vms, git_identity)
@@ -217,8 +219,9 @@ impl Store {
         .bind(project.setup.as_ref().map(to_json).transpose()?)
         .bind(project.max_vms)
         .bind(project.git_identity.as_ref().map(to_json).transpose()?)
-        .run_on(&self.write)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -242,6 +245,7 @@ impl Store {
         };
         change(&mut project)?;
         project.updated_at = now;
+        need_free_name(&mut tx, &project).await?;
         write_changed(&mut tx, &project).await?;
         tx.commit().await.map_err(StoreError::from)?;
         Ok(Some(project))
@@ -315,6 +319,24 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
+    }
+}
+
+/// Names are compared without blanks around them and without regard to the case of ASCII letters, as the index does.
+async fn need_free_name(tx: &mut SqliteConnection, project: &ProjectRow) -> Result<(), StoreError> {
+    let other: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM project WHERE tenant = ?1 AND lower(trim(name)) = lower(trim(?2)) AND id <> ?3 LIMIT 1",
+    )
+    .bind(&project.tenant)
+    .bind(&project.name)
+    .bind(project.id.as_str())
+    .fetch_optional(tx)
+    .await?;
+    match other {
+        Some(id) => Err(StoreError::NameTaken {
+            project: parse("project.id", &id)?,
+        }),
+        None => Ok(()),
     }
 }
 

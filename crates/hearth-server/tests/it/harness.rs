@@ -141,12 +141,18 @@ impl Server {
         body
     }
 
-    /// A project; its path `/projects/{id}`.
-    pub async fn project(&self, body: Value) -> String {
-        format!(
-            "/projects/{}",
-            self.post("/projects", body).await["id"].as_str().unwrap()
-        )
+    /// A project; its path `/projects/{id}`. A name that is taken gets a number.
+    pub async fn project(&self, mut body: Value) -> String {
+        let name = body["name"].as_str().unwrap().to_owned();
+        for number in 2.. {
+            let (status, reply) = self.call(Method::POST, "/projects", body.clone()).await;
+            if status == StatusCode::OK {
+                return format!("/projects/{}", reply["id"].as_str().unwrap());
+            }
+            assert_eq!(status, StatusCode::CONFLICT, "{reply}");
+            body["name"] = json!(format!("{name}-{number}"));
+        }
+        unreachable!("numbers do not end")
     }
 
     /// Waits until what a GET answers fulfils the predicate.

@@ -14,6 +14,7 @@ mod explain;
 mod faults;
 mod fresh;
 mod harness;
+mod names;
 mod pools;
 mod repositories;
 mod restart;

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand, ValueEnum};
-use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, Miss};
+use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss};
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
-use hearth_api::ids::InstanceId;
 use jiff::Timestamp;
 
 use crate::args::{GitIdentityArgs, Globals};
 use crate::caller_env;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{connect, hint, output, resolve};
 
 /// Milliseconds in a second.
 const MS_PER_S: u64 = 1000;
@@ -62,9 +61,17 @@ pub(crate) struct ClaimArgs {
 enum ClaimCommand {
     /// Why a claim got its VM, and where the milliseconds went. (A project that is called `explain`: `hearth claim -- explain`)
     Explain {
-        /// The claimed instance's id
-        #[arg(value_name = "INSTANCE")]
-        id: InstanceId,
+        #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+        id: String,
+    },
+    /// Let a lease end later. (A project that is called `extend`: `hearth claim -- extend`)
+    Extend {
+        #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+        id: String,
+        /// By how many minutes later, at most to 7 days from now; without it the lease begins anew, with the length it was
+        /// claimed with
+        #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=MAX_LEASE_MINUTES))]
+        by: Option<u64>,
     },
 }
 
@@ -87,10 +94,26 @@ impl From<MissArg> for Miss {
 }
 
 pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failure> {
-    if let Some(ClaimCommand::Explain { id }) = args.command {
-        let explained = connect::client(globals)?.explain_claim(&id).await?;
-        output::print(globals.json, &explained, explain)?;
-        return Ok(0);
+    match args.command {
+        Some(ClaimCommand::Explain { id }) => {
+            let client = connect::client(globals)?;
+            let id = resolve::claimed_instance(&client, &id).await?;
+            output::print(globals.json, &client.explain_claim(&id).await?, explain)?;
+            return Ok(0);
+        }
+        Some(ClaimCommand::Extend { id, by }) => {
+            let client = connect::client(globals)?;
+            let id = resolve::instance(&client, &id).await?;
+            let reply = match by {
+                Some(minutes) => client.extend_claim(&id, minutes).await?,
+                None => client.heartbeat(&id).await?,
+            };
+            output::print(globals.json, &reply, |reply| {
+                format!("{} is yours until {:.0}", reply.id, reply.expires_at)
+            })?;
+            return Ok(0);
+        }
+        None => {}
     }
     // The command line was refused without it.
     let project = args.project.unwrap_or_default();
@@ -115,8 +138,9 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
     output::print(globals.json, &reply, show)?;
     if !globals.json {
         output::note(&format!(
-            "next: hearth exec {} -- <command>, then hearth release {}",
-            reply.id, reply.id
+            "next: {} -- <command>, then {}",
+            hint::command(["exec", reply.id.as_str()]),
+            hint::command(["release", reply.id.as_str()])
         ));
     }
     Ok(0)

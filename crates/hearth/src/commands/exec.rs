@@ -19,7 +19,7 @@ use crate::args::Globals;
 use crate::caller_env;
 use crate::failure::{EXIT_EXEC_FAILED, EXIT_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, EXIT_USAGE, Failure};
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{connect, output, resolve};
 
 /// Milliseconds in a second.
 const MS_PER_S: u64 = 1000;
@@ -44,9 +44,8 @@ script that has other plans for its input say --no-stdin. What a process prints 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ExecArgs {
-    /// The instance's id
-    #[arg(value_name = "INSTANCE")]
-    id: InstanceId,
+    #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+    id: String,
     /// Run this text with `bash -c` instead of a program with arguments
     #[arg(long, value_name = "TEXT", conflicts_with = "argv")]
     shell: Option<String>,
@@ -55,8 +54,8 @@ pub(crate) struct ExecArgs {
     cwd: Option<String>,
     #[command(flatten)]
     options: ExecOptions,
-    /// The program and its arguments, run without a shell
-    #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
+    /// The program and its arguments, run without a shell. Options of `hearth` stand before it; `--` may stand between
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", required_unless_present = "shell")]
     argv: Vec<String>,
 }
 
@@ -102,14 +101,15 @@ impl ExecOptions {
 pub(crate) async fn run(globals: &Globals, args: ExecArgs) -> Result<u8, Failure> {
     let code = async {
         let client = connect::client(globals)?;
+        let id = resolve::instance(&client, &args.id).await?;
         let what = ExecRequest {
             command: args.shell,
             argv: (!args.argv.is_empty()).then_some(args.argv),
             cwd: args.cwd,
             ..ExecRequest::default()
         };
-        let code = run_in(globals, &client, &args.id, what, args.options).await;
-        unfinished::note(&client, &args.id).await;
+        let code = run_in(globals, &client, &id, what, args.options).await;
+        unfinished::note(&client, &id).await;
         code
     };
     apart_from_the_commands(code.await)

@@ -1,26 +1,25 @@
 //! `hearth instance`: what is in one instance. How it was made is the matter of `hearth pool instance`.
 
 use clap::Args;
-use hearth_api::ids::InstanceId;
 use hearth_api::instance::{InstanceCommand, InstanceStatus, InstanceView, RepoSettings};
 
 use super::claim::{checkouts, lease_end};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{connect, output, resolve};
 
 /// `hearth instance`.
 #[derive(Debug, Args)]
 pub(crate) struct InstanceArgs {
-    /// The instance's id
-    #[arg(value_name = "INSTANCE")]
-    id: InstanceId,
+    #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+    id: String,
 }
 
 pub(crate) async fn run(globals: &Globals, args: InstanceArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
-    let view = client.view_instance(&args.id).await?;
+    let id = resolve::instance(&client, &args.id).await?;
+    let view = client.view_instance(&id).await?;
     output::print(globals.json, &view, show)?;
     Ok(0)
 }

@@ -2,6 +2,7 @@
 
 mod attached;
 pub(crate) mod claim;
+pub(crate) mod claims;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Env(command) => env::run(globals, command).await,
         Command::Pool(command) => pool::run(globals, command).await,
         Command::Claim(args) => claim::run(globals, args).await,
+        Command::Claims(args) => claims::run(globals, args).await,
         Command::Instance(args) => instance::run(globals, args).await,
         Command::Exec(args) => exec::run(globals, args).await,
         Command::Shell(args) => shell::run(globals, args).await,

@@ -2,7 +2,6 @@
 
 use clap::Args;
 use hearth_api::exec::ExecRequest;
-use hearth_api::ids::InstanceId;
 use hearth_api::instance::InstanceCommand;
 use hearth_api::page::Items;
 
@@ -11,7 +10,7 @@ use super::instance;
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{connect, output, resolve};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -27,9 +26,8 @@ passed, 125 when Hearth failed and not the command. Commands are given names wit
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct RunArgs {
-    /// The instance's id
-    #[arg(value_name = "INSTANCE")]
-    id: InstanceId,
+    #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+    id: String,
     /// The command's name
     name: Option<String>,
     /// The repository it belongs to, where several have a command of this name
@@ -48,7 +46,8 @@ pub(crate) async fn run(globals: &Globals, args: RunArgs) -> Result<u8, Failure>
 
 async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
-    let mut items = client.view_instance(&args.id).await?.commands;
+    let id = resolve::instance(&client, &args.id).await?;
+    let mut items = client.view_instance(&id).await?.commands;
     items.retain(|command| belongs_to(command, args.repo.as_deref()));
     output::print(globals.json, &Items { items }, |list| {
         if list.items.is_empty() {
@@ -62,14 +61,15 @@ async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
 
 async fn run_named(globals: &Globals, args: RunArgs, name: &str) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
-    let view = client.view_instance(&args.id).await?;
+    let id = resolve::instance(&client, &args.id).await?;
+    let view = client.view_instance(&id).await?;
     let command = choose(&view.commands, name, args.repo.as_deref())?;
     let what = ExecRequest {
         command: Some(command.command.clone()),
         cwd: Some(command.path.clone()),
         ..ExecRequest::default()
     };
-    exec::run_in(globals, &client, &args.id, what, args.options).await
+    exec::run_in(globals, &client, &id, what, args.options).await
 }
 
 fn belongs_to(command: &InstanceCommand, repo: Option<&str>) -> bool {

@@ -7,7 +7,6 @@ use clap::Args;
 use console::Term;
 use hearth_api::client::{ClientError, Screen, Shown, TerminalRequest, Typing};
 use hearth_api::exec::ExecExit;
-use hearth_api::ids::InstanceId;
 use hearth_api::terminal::TerminalSize;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,8 +15,8 @@ use tokio::sync::mpsc;
 use super::exec::{apart_from_the_commands, exit_code, pass_on, until_stopped};
 use super::unfinished;
 use crate::args::Globals;
-use crate::connect;
 use crate::failure::Failure;
+use crate::{connect, hint, resolve};
 
 /// Most that is read of what is typed at once.
 const READ_BYTES: usize = 4096;
@@ -36,9 +35,8 @@ own exit code; closing the window ends everything that runs in it. For a single 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ShellArgs {
-    /// The instance's id
-    #[arg(value_name = "INSTANCE")]
-    id: InstanceId,
+    #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+    id: String,
     /// The user who works in it [default: root]
     #[arg(long)]
     user: Option<String>,
@@ -50,18 +48,22 @@ pub(crate) struct ShellArgs {
 pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failure> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         let failure = Failure::usage("a shell needs a terminal, for what is typed and for what is shown");
-        return Err(failure.hint(format!("without one: hearth exec {} -- bash -c …", args.id)));
+        return Err(failure.hint(format!(
+            "without one: {} -- bash -c …",
+            hint::command(["exec", args.id.as_str()])
+        )));
     }
     let code = async {
         let client = connect::client(globals)?;
+        let id = resolve::instance(&client, &args.id).await?;
         let wanted = TerminalRequest {
             size: size(),
             term: std::env::var("TERM").ok().filter(|term| !term.is_empty()),
             user: args.user,
             cwd: args.cwd,
         };
-        unfinished::note(&client, &args.id).await;
-        let (typing, screen) = client.terminal(&args.id, &wanted).await?;
+        unfinished::note(&client, &id).await;
+        let (typing, screen) = client.terminal(&id, &wanted).await?;
         let exit = {
             let _raw = Raw::begin()?;
             until_stopped(work(typing, screen)).await?

@@ -1,6 +1,6 @@
 //! `hearth token`: create, list, revoke.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenItem};
 use jiff::{Span, Timestamp};
@@ -29,8 +29,17 @@ pub(crate) enum TokenCommand {
 pub(crate) struct CreateArgs {
     /// What it is for
     name: String,
-    /// What it may do: admin, project:read, project:write, claim; may be repeated
-    #[arg(long = "scope", required = true, value_delimiter = ',')]
+    /// What it is used for: says what it may do
+    #[arg(
+        long = "for",
+        value_name = "USE",
+        value_enum,
+        required_unless_present = "scopes",
+        conflicts_with = "scopes"
+    )]
+    used_for: Option<Use>,
+    /// What it may do, said one by one: admin, project:read, project:write, claim; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
     scopes: Vec<Scope>,
     /// Whose it is (default: yours)
     #[arg(long)]
@@ -46,6 +55,30 @@ pub(crate) struct CreateArgs {
     tenant: Option<String>,
 }
 
+/// `--for`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Use {
+    /// A coding agent: takes VMs and works in those it took (scope claim). Give it one --project
+    Agent,
+    /// A pipeline: sees and changes projects, sets pools up, takes VMs (project:read, project:write, claim)
+    Ci,
+    /// A dashboard or a guest: sees everything and changes nothing (project:read)
+    Viewer,
+    /// A person who runs the pools: everything, tokens included (admin)
+    Admin,
+}
+
+impl Use {
+    fn scopes(self) -> Vec<Scope> {
+        match self {
+            Self::Agent => vec![Scope::Claim],
+            Self::Ci => vec![Scope::ProjectRead, Scope::ProjectWrite, Scope::Claim],
+            Self::Viewer => vec![Scope::ProjectRead],
+            Self::Admin => vec![Scope::Admin],
+        }
+    }
+}
+
 pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     match command {
@@ -56,7 +89,7 @@ pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, 
             };
             let body = CreateToken {
                 name: args.name,
-                scopes: args.scopes,
+                scopes: args.used_for.map_or(args.scopes, Use::scopes),
                 owner: args.owner,
                 project_id,
                 expires_at: args.expires,

@@ -74,15 +74,12 @@ fn bad_arguments_end_with_2_and_say_how_to_write_them() {
         (&["serve", "--size", "medium=0:1:1"], "medium=2:4096:20"),
         (&["serve", "--longest-claim-wait", "soon"], "like 90s, 10m or 1h"),
         (&["serve", "--requests-per-second", "many"], "invalid"),
-        (&["instance", "NO ID"], "an id is"),
-        (&["run", "NO ID"], "an id is"),
         (&["setup", "save", "web", "/nonexistent"], "cannot be read"),
         (
             &["token", "create", "x", "--scope", "claim", "--expires", "soon"],
             "like 30d",
         ),
         (&["exec", "wpi_1"], "COMMAND"),
-        (&["exec", "NO ID", "--", "true"], "an id is"),
         (&["token", "create", "x", "--scope", "root"], "project:read"),
         (
             &["claim", "web", "--env", "NOT_SET_ANYWHERE"],

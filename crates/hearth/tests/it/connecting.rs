@@ -182,7 +182,7 @@ fn projects_are_named_by_id_or_by_their_only_name() {
             .join(",");
             return Reply::ok(&format!(r#"{{"items":[{items}],"nextCursor":null,"hasMore":false}}"#));
         }
-        if request.line.ends_with("/projects/prj_1") {
+        if request.line.contains("/projects/prj_") {
             Reply::ok(crate::support::PROJECT)
         } else {
             Reply::not_found()

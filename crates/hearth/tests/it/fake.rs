@@ -81,8 +81,17 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Starts one that answers with what `route` says.
+    /// Starts one that answers with what `route` says. It knows no look-ups, as an older server does not, and does not note them.
     pub(crate) fn start(route: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::begin(false, route)
+    }
+
+    /// The same where `route` answers look-ups too.
+    pub(crate) fn with_look_ups(route: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::begin(true, route)
+    }
+
+    fn begin(looks_up: bool, route: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -92,7 +101,7 @@ impl Fake {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (route, log, tell) = (Arc::clone(&route), Arc::clone(&log), tell.clone());
-                std::thread::spawn(move || serve(stream, &*route, &log, &tell));
+                std::thread::spawn(move || serve(stream, looks_up, &*route, &log, &tell));
             }
         });
         Self { url, requests, closed }
@@ -112,10 +121,20 @@ impl Fake {
     }
 }
 
-fn serve(mut stream: TcpStream, route: &dyn Fn(&Request) -> Reply, log: &Mutex<Vec<Request>>, tell: &Sender<()>) {
+fn serve(
+    mut stream: TcpStream,
+    looks_up: bool,
+    route: &dyn Fn(&Request) -> Reply,
+    log: &Mutex<Vec<Request>>,
+    tell: &Sender<()>,
+) {
     let Some(request) = read(&stream) else { return };
-    log.lock().unwrap().push(request.clone());
-    let reply = route(&request);
+    let reply = if looks_up || !request.line.contains("/api/v1/find/") {
+        log.lock().unwrap().push(request.clone());
+        route(&request)
+    } else {
+        Reply::not_found()
+    };
     let head = format!(
         "HTTP/1.1 {} X\r\n{}connection: close\r\nx-request-id: req-1\r\n",
         reply.status, reply.headers

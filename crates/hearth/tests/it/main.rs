@@ -16,6 +16,7 @@ mod first_steps;
 mod images;
 mod instances;
 mod killed;
+mod names;
 mod output;
 mod pool_test;
 mod projects;

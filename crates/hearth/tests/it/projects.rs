@@ -75,15 +75,6 @@ fn a_project_with_claimed_vms_is_deleted_only_when_that_is_said() {
 }
 
 #[test]
-fn the_next_line_names_a_project_so_that_it_works() {
-    for (named, next) in [(1, "pool test web"), (2, "pool test prj_1")] {
-        let fake = server_with(0, named);
-        let ran = run(hearth_at(&fake.url, &["project", "create", "web"]));
-        assert!(ran.stderr.contains(next), "{}", ran.stderr);
-    }
-}
-
-#[test]
 fn the_address_may_end_as_the_documents_show_it() {
     let fake = server();
     for end in ["/api/v1", "/api/v1/", "/"] {

@@ -5,17 +5,17 @@ use hearth_api::instance::{InstanceItem, InstanceStatus};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, output};
+use crate::{connect, hint, output, resolve};
 
 pub(super) const AFTER_HELP: &str = "\
 The command that runs is ended, its VM is removed, and the record says who cancelled it. An enabled pool makes another VM: when
 its set-up hangs, mend it first, or disable the pool. Of a test boot that has ended, the VM that is kept for 15 minutes goes.";
 
-pub(super) async fn run(globals: &Globals, project: &str, id: Option<InstanceId>) -> Result<u8, Failure> {
+pub(super) async fn run(globals: &Globals, project: &str, id: Option<&str>) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     let project = connect::project(&client, project).await?;
     let id = match id {
-        Some(id) => id,
+        Some(text) => resolve::instance_of(&client, &project.id, text).await?,
         None => {
             let being_made = client
                 .list_instances(&project.id, None, Some(InstanceStatus::Provisioning))
@@ -31,8 +31,8 @@ pub(super) async fn run(globals: &Globals, project: &str, id: Option<InstanceId>
         false => format!("{} had ended before ({}); its VM goes", reply.id, reply.status.as_str()),
     })?;
     output::note(&format!(
-        "its record and log: hearth pool instance {} {id} --log",
-        project.name
+        "its record and log: {}",
+        hint::command(["pool", "instance", project.name.as_str(), id.as_str(), "--log"])
     ));
     Ok(0)
 }
@@ -40,14 +40,15 @@ pub(super) async fn run(globals: &Globals, project: &str, id: Option<InstanceId>
 fn the_only(being_made: Vec<InstanceItem>, project: &str) -> Result<InstanceId, Failure> {
     match being_made.as_slice() {
         [one] => Ok(one.id.clone()),
-        [] => Err(Failure::new("nothing is being made").hint(format!("see `hearth pool instances {project}`"))),
+        [] => Err(Failure::new("nothing is being made")
+            .hint(format!("see `{}`", hint::command(["pool", "instances", project])))),
         several => {
             let mut failure = Failure::usage(format!("{} are being made: say which", several.len()));
             for one in several {
                 let kind = if one.is_test { "test boot" } else { "for the pool" };
                 failure = failure.detail(format!("{} ({kind}, {})", one.id, output::ago(one.created_at)));
             }
-            Err(failure.hint(format!("hearth pool cancel {project} {}", several[0].id)))
+            Err(failure.hint(hint::command(["pool", "cancel", project, several[0].id.as_str()])))
         }
     }
 }

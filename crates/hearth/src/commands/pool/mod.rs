@@ -10,14 +10,13 @@ mod wait;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hearth_api::ids::InstanceId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::{ClearRequest, PatchPool};
 
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::setup_commands::SetupArgs;
-use crate::{connect, output};
+use crate::{connect, output, resolve};
 
 /// What to do with a pool.
 #[derive(Debug, Subcommand)]
@@ -42,8 +41,9 @@ pub(crate) enum PoolCommand {
     Cancel {
         /// The project's name or id
         project: String,
-        /// The instance's id; may be left out when only one is being made
-        id: Option<InstanceId>,
+        /// The instance: its id, or the beginning or end of it; may be left out when only one is being made
+        #[arg(value_name = "INSTANCE")]
+        id: Option<String>,
     },
     /// Try a set-up that failed again at once: failures so far do not count against it any more
     Retry {
@@ -73,8 +73,8 @@ pub(crate) enum PoolCommand {
     Instance {
         /// The project's name or id
         project: String,
-        /// The instance's id
-        id: InstanceId,
+        #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+        id: String,
         /// With everything that the steps printed
         #[arg(long)]
         log: bool,
@@ -164,7 +164,7 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             })?;
             Ok(0)
         }
-        PoolCommand::Cancel { project, id } => cancel::run(globals, &project, id).await,
+        PoolCommand::Cancel { project, id } => cancel::run(globals, &project, id.as_deref()).await,
         PoolCommand::Retry { project } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
@@ -199,6 +199,7 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
         } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
+            let id = resolve::instance_of(&client, &project.id, &id).await?;
             let mut detail = client.get_instance(&project.id, &id).await?;
             if follow && detail.status == InstanceStatus::Provisioning {
                 detail = crate::boot::follow(&client, &project.id, &id, &mut crate::boot::Screen::on_stderr()).await?;

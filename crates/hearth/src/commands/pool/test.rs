@@ -1,15 +1,15 @@
 //! `hearth pool test`: one boot from scratch, watched live; says what to do next when it fails.
 
+use hearth_api::find::ProjectFound;
 use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
 use hearth_api::pool::TestRequest;
-use hearth_api::project::Project;
 
 use super::TestArgs;
 use crate::args::Globals;
 use crate::boot::{self, Screen};
 use crate::failure::{EXIT_FAILED, EXIT_SIGNAL_BASE, Failure};
 use crate::text::clean_lines;
-use crate::{connect, output};
+use crate::{connect, hint, output};
 
 pub(super) const AFTER_HELP: &str = "\
 Given commands are saved to the pool first. Steps and their output go to standard error as they happen, the table at the
@@ -32,8 +32,9 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     drop(screen);
     let Some(detail) = detail else {
         output::note(&format!(
-            "the test boot goes on\n  watch it again:  hearth pool instance {name} {id} --follow\n  end it:          hearth pool cancel {name} {id}",
-            name = project.name
+            "the test boot goes on\n  watch it again:  {}\n  end it:          {}",
+            hint::command(["pool", "instance", project.name.as_str(), id.as_str(), "--follow"]),
+            hint::command(["pool", "cancel", project.name.as_str(), id.as_str()])
         ));
         return Ok(EXIT_SIGNAL_BASE + nix::libc::SIGINT as u8);
     };
@@ -53,7 +54,7 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     Ok(0)
 }
 
-fn say_what_failed(project: &Project, detail: &InstanceDetail) {
+fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail) {
     let reason = detail
         .summary
         .error
@@ -78,18 +79,24 @@ fn say_what_failed(project: &Project, detail: &InstanceDetail) {
     // Without a VM there is nothing to look into.
     if failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
         lines.push(format!(
-            "  look inside (the VM stays for 15 minutes): hearth shell {id}"
+            "  look inside (the VM stays for 15 minutes): {}",
+            hint::command(["shell", id.as_str()])
         ));
     }
     lines.push(format!(
-        "  read the whole log:                        hearth pool instance {name} {id} --log"
+        "  read the whole log:                        {}",
+        hint::command(["pool", "instance", name.as_str(), id.as_str(), "--log"])
     ));
     lines.extend(failed.map(|step| match next_fix(step, name) {
         Some(fix) => format!("  fix it:                                    {fix}"),
-        None => "  see what this host lacks:                  hearth doctor".to_owned(),
+        None => format!(
+            "  see what this host lacks:                  {}",
+            hint::command(["doctor"])
+        ),
     }));
     lines.push(format!(
-        "  try again:                                 hearth pool test {name}"
+        "  try again:                                 {}",
+        hint::command(["pool", "test", name.as_str()])
     ));
     output::note(&lines.join("\n"));
 }
@@ -99,17 +106,26 @@ fn next_fix(step: &str, project: &str) -> Option<String> {
     let step = StepName::ALL.into_iter().find(|name| name.as_str() == step)?;
     match step {
         StepName::CreateVm | StepName::EnsureServer => None,
-        StepName::SetEnvVars => Some(format!("hearth env list {project}")),
+        StepName::SetEnvVars => Some(hint::command(["env", "list", project])),
         StepName::CloneRepo => Some(format!(
-            "hearth project show {project}   (is the branch there, can the host reach it?)"
+            "{}   (is the branch there, can the host reach it?)",
+            hint::command(["project", "show", project])
         )),
         StepName::InitRepo => {
             Some("change .capy/settings.json (or .hearth/settings.json) in the repository, and push".to_owned())
         }
-        StepName::ProjectSetup => Some(format!("hearth project set {project} --setup 'name: command' …")),
-        StepName::RepoSetup => Some(format!(
-            "hearth setup save {project} FILE   (see hearth setup show {project})"
+        StepName::ProjectSetup => Some(format!(
+            "{} --setup 'name: command' …",
+            hint::command(["project", "set", project])
         )),
-        StepName::WarmPoolSetup => Some(format!("hearth pool set {project} --command 'name: command' …")),
+        StepName::RepoSetup => Some(format!(
+            "{} FILE   (see {})",
+            hint::command(["setup", "save", project]),
+            hint::command(["setup", "show", project])
+        )),
+        StepName::WarmPoolSetup => Some(format!(
+            "{} --command 'name: command' …",
+            hint::command(["pool", "set", project])
+        )),
     }
 }

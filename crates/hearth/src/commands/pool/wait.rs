@@ -4,15 +4,15 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use hearth_api::client::Client;
+use hearth_api::find::ProjectFound;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::{PoolView, Status};
-use hearth_api::project::Project;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::show;
 use crate::failure::Failure;
-use crate::output;
 use crate::text::clean_line;
+use crate::{hint, output};
 
 /// Pause between two looks.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// The pool as it is in the end, and whether it is full.
 pub(super) async fn until_full(
     client: &Client,
-    project: &Project,
+    project: &ProjectFound,
     limit: Duration,
 ) -> Result<(PoolView, bool), Failure> {
     let start = Instant::now();
@@ -38,8 +38,12 @@ pub(super) async fn until_full(
     loop {
         let view = client.get_pool(&project.id).await?;
         let Some(config) = view.config.as_ref().filter(|config| config.enabled) else {
-            return Err(Failure::new("the pool is not enabled, so it will not fill")
-                .hint(format!("enable it with `hearth pool set {} --enabled`", project.name)));
+            return Err(
+                Failure::new("the pool is not enabled, so it will not fill").hint(format!(
+                    "enable it with `{}`",
+                    hint::command(["pool", "set", project.name.as_str(), "--enabled"])
+                )),
+            );
         };
         let target = u64::try_from(config.target_size).unwrap_or_default();
         picture.show(&view.status, target);
@@ -63,8 +67,9 @@ pub(super) async fn until_full(
             ))
             .detail(last_failure(client, project).await)
             .hint(format!(
-                "see `hearth pool instances {}`, and try with `hearth pool test {}`",
-                project.name, project.name
+                "see `{}`, and try with `{}`",
+                hint::command(["pool", "instances", project.name.as_str()]),
+                hint::command(["pool", "test", project.name.as_str()])
             )));
         }
         if start.elapsed() > limit {
@@ -76,7 +81,7 @@ pub(super) async fn until_full(
     }
 }
 
-async fn last_failure(client: &Client, project: &Project) -> String {
+async fn last_failure(client: &Client, project: &ProjectFound) -> String {
     let newest = client
         .list_instances(&project.id, Some(1), Some(InstanceStatus::Failed))
         .await;

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal as _};
 
 use hearth_api::client::Client;
+use hearth_api::find::ProjectFound;
 use hearth_api::instance::InstanceStatus;
-use hearth_api::project::Project;
 
 use crate::failure::Failure;
 use crate::output;
@@ -13,7 +13,7 @@ use crate::output;
 const MOST_LISTED: u32 = 50;
 
 /// Nothing when no VM of the project is claimed; otherwise asks who sits at the terminal, and refuses where nobody does.
-pub(super) async fn confirm(client: &Client, project: &Project) -> Result<(), Failure> {
+pub(super) async fn confirm(client: &Client, project: &ProjectFound) -> Result<(), Failure> {
     let claimed = client
         .list_instances(&project.id, Some(MOST_LISTED), Some(InstanceStatus::Claimed))
         .await?;

@@ -4,6 +4,8 @@ mod delete;
 mod repo;
 
 use clap::{Args, Subcommand};
+use hearth_api::client::ClientError;
+use hearth_api::error::ErrorCode;
 use hearth_api::page::Page;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{CreateProject, PatchProject, Project, RepoInput, VmSize};
@@ -11,7 +13,7 @@ use hearth_api::project::{CreateProject, PatchProject, Project, RepoInput, VmSiz
 use crate::args::{GitIdentityArgs, Globals};
 use crate::failure::Failure;
 use crate::setup_commands::parse_command;
-use crate::{connect, output};
+use crate::{connect, hint, output};
 
 use repo::parse_repo;
 
@@ -74,6 +76,9 @@ pub(crate) struct CreateArgs {
     /// Leave submodules empty
     #[arg(long)]
     no_submodules: bool,
+    /// If a project of this name is there, leave it as it is and show it
+    #[arg(long)]
+    exist_ok: bool,
 }
 
 /// `hearth project set`.
@@ -187,17 +192,19 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
                 lfs: args.no_lfs.then_some(false),
                 submodules: args.no_submodules.then_some(false),
             };
-            let project = client.create_project(&body).await?;
+            let project = match client.create_project(&body).await {
+                Ok(project) => project,
+                Err(error) if error.code() == Some(ErrorCode::Conflict) && args.exist_ok => {
+                    let found = connect::project(&client, &body.name).await?;
+                    output::note("it exists already and stays as it is");
+                    client.get_project(&found.id).await?
+                }
+                Err(error) => return Err(name_taken(error, &body.name)),
+            };
             output::print(globals.json, &project, show)?;
             if !globals.json {
-                let named = client.list_all_projects().await.unwrap_or_default();
-                let is_unique = named.iter().filter(|other| other.name == project.name).count() <= 1;
-                let name = if is_unique {
-                    project.name.as_str()
-                } else {
-                    project.id.as_str()
-                };
-                output::note(&format!("next: hearth pool test {name}"));
+                let next = hint::command(["pool", "test", project.name.as_str()]);
+                output::note(&format!("next: {next}"));
             }
         }
         ProjectCommand::Set(args) => {
@@ -227,6 +234,7 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
         ProjectCommand::Show { project } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
+            let project = client.get_project(&project.id).await?;
             output::print(globals.json, &project, show)?;
         }
         ProjectCommand::Delete { project, yes } => {
@@ -242,6 +250,19 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
         }
     }
     Ok(0)
+}
+
+/// The server says whose the name is; this program knows what can be done about it.
+fn name_taken(error: ClientError, name: &str) -> Failure {
+    let is_taken = error.code() == Some(ErrorCode::Conflict);
+    let failure = Failure::from(error);
+    if !is_taken {
+        return failure;
+    }
+    failure.hint(format!(
+        "look at it with `{}`; with --exist-ok it is no error that it is there",
+        hint::command(["project", "show", name])
+    ))
 }
 
 fn list(page: &Page<Project>) -> String {

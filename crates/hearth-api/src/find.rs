@@ -1,0 +1,69 @@
+//! Look-ups for people: a project by its name, an instance by the beginning of its id or by its task, and who has what claimed.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ids::{InstanceId, ProjectId};
+use crate::instance::InstanceStatus;
+use crate::time;
+
+/// The text that stands for the VM that the token claimed last.
+pub const LAST: &str = "last";
+
+/// A project that a text may mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProjectFound {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name.
+    pub name: String,
+}
+
+/// An instance that a text may mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceFound {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// The project's name.
+    pub project_name: String,
+    /// How it stands; `null` when it is gone and only its claim is remembered.
+    #[schema(required)]
+    pub status: Option<InstanceStatus>,
+    /// The task that it was claimed for.
+    #[schema(required)]
+    pub task_id: Option<String>,
+    /// When it was claimed.
+    #[serde(with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub claimed_at: Option<Timestamp>,
+}
+
+/// A claim that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimItem {
+    /// The claimed instance.
+    pub id: InstanceId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// The project's name.
+    pub project_name: String,
+    /// The task that it was claimed for.
+    #[schema(required)]
+    pub task_id: Option<String>,
+    /// Whose token claimed it.
+    #[schema(required)]
+    pub owner: Option<String>,
+    /// When it was claimed.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub claimed_at: Timestamp,
+    /// End of the lease.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}

@@ -1,0 +1,134 @@
+//! Look-ups for people: what a text means that somebody typed, and the list of claims. A token that may only claim finds the
+//! projects that it may claim from, and of instances those that it claimed itself.
+
+use axum::Json;
+use axum::extract::State;
+use hearth_api::find::{ClaimItem, InstanceFound, ProjectFound};
+use hearth_api::ids::ProjectId;
+use hearth_api::page::Items;
+use hearth_api::text::TaskId;
+use hearth_api::token::Scope;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::AppState;
+use super::auth::Caller;
+use super::error::ApiError;
+use super::extract::Query;
+use crate::store::Sight;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ProjectQuery {
+    /// The project's id or name, or the beginning of its id. Names are compared without regard to blanks around them and to
+    /// the case of ASCII letters.
+    #[param(value_type = TaskId)]
+    text: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct InstanceQuery {
+    /// The instance's id, its beginning (with or without `wpi_`) or its end (4 characters or more); the task it was claimed
+    /// for; or `last`: what this token claimed last.
+    #[param(value_type = TaskId)]
+    text: String,
+    /// Only of this project.
+    #[param(nullable = false)]
+    project_id: Option<ProjectId>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct ClaimQuery {
+    /// Only of this project.
+    #[param(nullable = false)]
+    project_id: Option<ProjectId>,
+}
+
+impl Caller {
+    /// What this token sees of projects and instances; 403 when it may neither read nor claim.
+    async fn sight<'a>(&'a self, state: &AppState, project: Option<&'a ProjectId>) -> Result<Sight<'a>, ApiError> {
+        if !self.has(Scope::ProjectRead) {
+            self.need(Scope::Claim)?;
+        }
+        if let Some(project) = project {
+            self.project_by(state, project, &[Scope::ProjectRead, Scope::Claim])
+                .await?;
+        }
+        Ok(Sight {
+            tenant: &self.0.tenant,
+            project: project.or(self.0.project_id.as_ref()),
+            claimed_by: (!self.has(Scope::ProjectRead)).then_some(&self.0.id),
+        })
+    }
+}
+
+/// Find a project
+///
+/// The one of this id, else the one of this name, else those whose ids begin so (at most 10). A token that may only write or
+/// claim may ask too.
+#[utoipa::path(
+    get,
+    path = "/find/projects",
+    tag = "projects",
+    params(ProjectQuery),
+    responses((status = 200, body = Items<ProjectFound>, description = "What the text may mean"))
+)]
+pub async fn find_projects(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(query): Query<ProjectQuery>,
+) -> Result<Json<Items<ProjectFound>>, ApiError> {
+    // A token of any scope works on projects.
+    let sight = Sight {
+        tenant: &caller.0.tenant,
+        project: caller.0.project_id.as_ref(),
+        claimed_by: None,
+    };
+    let items = state.store().find_projects(sight, &query.text).await?;
+    Ok(Json(Items { items }))
+}
+
+/// Find an instance
+///
+/// The one of this id, else those claimed for this task, else those whose ids begin or end so (at most 10). What is gone has no
+/// status.
+#[utoipa::path(
+    get,
+    path = "/find/instances",
+    tag = "claims",
+    params(InstanceQuery),
+    responses((status = 200, body = Items<InstanceFound>, description = "What the text may mean"), (status = 404, description = "refused"))
+)]
+pub async fn find_instances(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(query): Query<InstanceQuery>,
+) -> Result<Json<Items<InstanceFound>>, ApiError> {
+    let sight = caller.sight(&state, query.project_id.as_ref()).await?;
+    let items = state.store().find_instances(sight, &caller.0.id, &query.text).await?;
+    Ok(Json(Items { items }))
+}
+
+/// List claims
+///
+/// Those that have not ended, newest first. A token that may only claim sees its own.
+#[utoipa::path(
+    get,
+    path = "/claims",
+    tag = "claims",
+    params(ClaimQuery),
+    responses((status = 200, body = Items<ClaimItem>, description = "The claims"), (status = 404, description = "refused"))
+)]
+pub async fn list_claims(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(query): Query<ClaimQuery>,
+) -> Result<Json<Items<ClaimItem>>, ApiError> {
+    let sight = caller.sight(&state, query.project_id.as_ref()).await?;
+    let items = state.store().claims(sight).await?;
+    Ok(Json(Items { items }))
+}

@@ -1,0 +1,64 @@
+//! `hearth claims`: who has what claimed, and for how long.
+
+use std::time::Duration;
+
+use clap::Args;
+use hearth_api::find::ClaimItem;
+use hearth_api::page::Items;
+use jiff::Timestamp;
+
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::text::clean_line;
+use crate::{connect, output};
+
+/// `hearth claims`.
+#[derive(Debug, Args)]
+pub(crate) struct ClaimsArgs {
+    /// Only of this project (name or id)
+    project: Option<String>,
+}
+
+pub(crate) async fn run(globals: &Globals, args: ClaimsArgs) -> Result<u8, Failure> {
+    let client = connect::client(globals)?;
+    let project = match &args.project {
+        Some(text) => Some(connect::project(&client, text).await?.id),
+        None => None,
+    };
+    let claims = client.list_claims(project.as_ref()).await?;
+    output::print(globals.json, &claims, list)?;
+    Ok(0)
+}
+
+fn list(claims: &Items<ClaimItem>) -> String {
+    if claims.items.is_empty() {
+        return "nothing is claimed".to_owned();
+    }
+    let now = Timestamp::now();
+    let row = |claim: &ClaimItem| {
+        [
+            claim.id.to_string(),
+            clean_line(&claim.project_name),
+            clean_line(claim.task_id.as_deref().unwrap_or("-")),
+            clean_line(claim.owner.as_deref().unwrap_or("-")),
+            left(claim.expires_at, now),
+            output::duration(length(claim.claimed_at, now)),
+        ]
+    };
+    output::table(
+        ["Instance", "Project", "Task", "Owner", "Lease left", "Age"],
+        claims.items.iter().map(row),
+    )
+}
+
+fn left(end: Timestamp, now: Timestamp) -> String {
+    if end <= now {
+        return "ended".to_owned();
+    }
+    output::duration(length(now, end))
+}
+
+/// From one time to another; nothing when the clocks disagree.
+fn length(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
