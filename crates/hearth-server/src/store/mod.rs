@@ -9,6 +9,8 @@ mod claims;
 mod controller;
 mod find;
 mod instances;
+#[cfg(test)]
+mod migration_tests;
 mod pools;
 mod projects;
 mod streaks;

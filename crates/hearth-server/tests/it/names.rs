@@ -4,9 +4,8 @@
 use hearth_drivers::fake::FakeOptions;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::Connection as _;
 
-use crate::harness::{SOON, Server, bare_project, options};
+use crate::harness::Server;
 
 /// A request with another token than the first.
 async fn call(server: &Server, token: &str, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
@@ -177,62 +176,4 @@ async fn name_means_one_project_of_a_tenant_when_made_and_when_renamed() {
         futures::future::join_all((0..10).map(|_| server.call(Method::POST, "/projects", json!({ "name": "race" }))))
             .await;
     assert_eq!(made.iter().filter(|(status, _)| *status == StatusCode::OK).count(), 1);
-}
-
-#[tokio::test]
-async fn projects_of_one_name_in_an_old_database_are_told_apart_and_its_claims_stay() {
-    let (server, driver) = Server::fake(FakeOptions::default()).await;
-    let (project, pool) = server.full_pool(1).await;
-    let oldest = project.trim_start_matches("/projects/").to_owned();
-    let claimed = server
-        .post(&format!("{pool}/claim"), json!({ "taskId": "T1", "ttlMinutes": 60 }))
-        .await;
-    for name in ["second", "third"] {
-        server.post("/projects", json!({ "name": name })).await;
-    }
-    let (folder, old) = server.stop().await;
-    let file = old.data_dir.join("hearth.db");
-    let mut database = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display()))
-        .await
-        .unwrap();
-    for statement in [
-        "DROP INDEX project_by_name",
-        "UPDATE project SET name = 'Shop'",
-        "ALTER TABLE claim DROP COLUMN asked",
-        "ALTER TABLE claim DROP COLUMN owner",
-        "DELETE FROM _sqlx_migrations WHERE version = 11",
-    ] {
-        sqlx::query(statement).execute(&mut database).await.unwrap();
-    }
-    database.close().await.unwrap();
-    let mut again = options(folder.path());
-    again.data_dir = old.data_dir;
-    let server = Server::start(folder, again, move |_| Ok(std::sync::Arc::new(driver)))
-        .await
-        .unwrap();
-    let list = server.get("/projects").await;
-    let items = list["items"].as_array().unwrap();
-    let names: Vec<&str> = items.iter().map(|item| item["name"].as_str().unwrap()).collect();
-    assert_eq!((items[0]["id"].as_str(), names[0]), (Some(oldest.as_str()), "Shop"));
-    for item in &items[1..] {
-        let (id, name) = (item["id"].as_str().unwrap(), item["name"].as_str().unwrap());
-        assert_eq!(name, format!("Shop-{}", &id[id.len() - 8..]));
-    }
-    assert_eq!(ids(&server.get("/find/projects?text=shop").await), [oldest]);
-    // A claim of the version before: its body is compared as a whole, as it was then.
-    assert_eq!(server.get("/claims").await["items"][0]["owner"], "default");
-    let same = server
-        .post(&format!("{pool}/claim"), json!({ "taskId": "T1", "ttlMinutes": 60 }))
-        .await;
-    assert_eq!(same["id"], claimed["id"]);
-    let (status, _) = server
-        .call(Method::POST, &format!("{pool}/claim"), json!({ "taskId": "T1" }))
-        .await;
-    assert_eq!(status, StatusCode::CONFLICT);
-    server
-        .until(SOON, "/claims", |claims| {
-            !claims["items"].as_array().unwrap().is_empty()
-        })
-        .await;
-    server.project(bare_project()).await;
 }
