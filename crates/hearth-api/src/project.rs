@@ -302,6 +302,22 @@ pub struct PatchProject {
     pub submodules: Option<bool>,
 }
 
+/// The branches of one repository of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepoBranches {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// The branch that the pool's VMs start on.
+    pub branch: String,
+    /// Whether the repository has it; `null` when it cannot be asked.
+    #[schema(required)]
+    pub is_there: Option<bool>,
+    /// Its branches, at most 1000; `null` when it cannot be asked.
+    #[schema(required)]
+    pub branches: Option<Vec<String>>,
+}
+
 /// Reply of `DELETE /projects/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectDeleted {

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use hearth_api::project::GitIdentity;
 
 use crate::commands::{
-    claim, claims, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup, shell, template,
-    token,
+    claim, claims, completion, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup,
+    shell, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -134,6 +134,8 @@ pub(crate) enum Command {
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Print what a shell needs to complete this program's commands and options
+    Completion(completion::CompletionArgs),
     /// Print the OpenAPI document of the HTTP API; needs no server
     Openapi,
 }

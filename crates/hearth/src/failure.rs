@@ -5,6 +5,8 @@ use std::io;
 
 use hearth_api::client::ClientError;
 
+use crate::words;
+
 /// It did not work: the server said no, a boot failed, a check found a fault.
 pub(crate) const EXIT_FAILED: u8 = 1;
 /// The arguments make no sense (clap uses the same).
@@ -207,8 +209,13 @@ impl From<ClientError> for Failure {
                 ..
             } => {
                 let mut failure = failure;
+                // What is wrong with a field stays wrong.
+                let may_pass = details.is_empty();
+                failure.message = words::in_sentence(&failure.message);
                 for field in details {
-                    let line = format!("{}: {}", field.path, field.message);
+                    let (path, message) = (&field.path, words::in_sentence(&field.message));
+                    let line = format!("{}: {message}", words::of(path).as_deref().unwrap_or(path));
+                    failure.message = failure.message.replace(&format!("{path}: {message}"), &line);
                     // A single field's fault may stand in the message already.
                     if !failure.message.contains(&line) {
                         failure = failure.detail(line);
@@ -223,6 +230,7 @@ impl From<ClientError> for Failure {
                         "give a valid token in HEARTH_TOKEN; the first one of a server is in the file admin-token of its data folder",
                     ),
                     403 => failure.with_code(EXIT_REFUSED),
+                    429 | 503 if !may_pass => failure.with_code(EXIT_LATER),
                     429 | 503 => {
                         let when = retry_after.map_or(String::new(), |pause| format!(" in {} s", pause.as_secs()));
                         failure.with_code(EXIT_LATER).hint(format!("try again{when}"))

@@ -3,12 +3,16 @@
 mod agent;
 mod args;
 mod boot;
+mod branches;
 mod caller_env;
 mod commands;
 mod connect;
+mod editor;
+mod env_file;
 mod failure;
 mod hint;
 mod input;
+mod json_file;
 mod listen;
 mod local;
 mod output;
@@ -17,6 +21,7 @@ mod resolve;
 mod setup_commands;
 mod start;
 mod text;
+mod words;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -4,8 +4,8 @@ use reqwest::Method;
 
 use super::{Client, ClientError};
 use crate::ids::ProjectId;
-use crate::page::Page;
-use crate::project::{CreateProject, PatchProject, Project, ProjectDeleted, ProjectView};
+use crate::page::{Items, Page};
+use crate::project::{CreateProject, PatchProject, Project, ProjectDeleted, ProjectView, RepoBranches};
 
 /// Most items a page may have.
 const PAGE_LIMIT: &str = "100";
@@ -70,6 +70,14 @@ impl Client {
             .json(body)?
             .read()
             .await
+    }
+
+    /// The branches of a project's repositories, as far as those answer.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn list_branches(&self, id: &ProjectId) -> Result<Items<RepoBranches>, ClientError> {
+        self.get(&["projects", id.as_str(), "branches"]).read().await
     }
 
     /// Removes a project with its pool.

@@ -11,6 +11,8 @@ use crate::provision::agents::ConnectError;
 use crate::reconcile::ClaimError;
 use crate::store::StoreError;
 
+/// Somebody must enable a disabled pool first: sooner it makes no sense to ask again.
+const DISABLED_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// It was done.
 pub const OK: StatusCode = StatusCode::OK;
 /// It will be done.
@@ -184,6 +186,14 @@ impl From<ClaimError> for ApiError {
         match error {
             ClaimError::NothingReady { retry_after, .. } => Self {
                 retry_after: Some(retry_after),
+                ..Self::new(ErrorCode::TooManyRequests, message)
+            },
+            ClaimError::Disabled => Self {
+                retry_after: Some(DISABLED_RETRY_AFTER),
+                details: Some(vec![FieldError {
+                    path: "enabled".to_owned(),
+                    message: "is false for this pool".to_owned(),
+                }]),
                 ..Self::new(ErrorCode::TooManyRequests, message)
             },
             ClaimError::OtherBody(fields) => Self {

@@ -1,6 +1,7 @@
 //! The HTTP API. Only this module knows axum, and only [`error`] chooses a status.
 
 mod auth;
+mod branches;
 mod claims;
 mod error;
 mod examples;
@@ -62,6 +63,12 @@ const BASE: &str = "/api/v1";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long an ordinary request may take; those that wait, run or stream are not under it.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Everything that is wrong with a body by the published schema of this name.
+#[must_use]
+pub fn body_faults(schema: &str, body: &serde_json::Value) -> Vec<hearth_api::error::FieldError> {
+    schema::faults(schema, body)
+}
 
 /// The published OpenAPI document.
 #[must_use]
@@ -127,6 +134,7 @@ fn routes() -> OpenApiRouter<AppState> {
             projects::delete_project
         ))
         .routes(routes!(projects::view_project))
+        .routes(routes!(branches::list_branches))
         .routes(routes!(setup::get_setup, setup::patch_setup))
         .routes(routes!(
             variables::list_shared_variables,

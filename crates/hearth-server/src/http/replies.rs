@@ -164,6 +164,9 @@ fn example(schema: &str) -> Option<Value> {
     Some(match schema {
         "Project" => project(),
         "Page_Project" => json!({ "items": [project()], "nextCursor": null, "hasMore": false }),
+        "Items_RepoBranches" => item(json!({
+            "repoFullName": "acme/app", "branch": "main", "isThere": true, "branches": ["main", "topic"]
+        })),
         "ProjectDeleted" => json!({ "deleted": true, "id": PROJECT }),
         "Items_VariableItem" => item(json!({
             "name": "API_KEY", "configured": true, "updatedAt": CREATED, "lastUpdatedByUserId": "ada"

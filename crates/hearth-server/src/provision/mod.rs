@@ -22,6 +22,7 @@ pub mod mirrors;
 pub mod output;
 mod piece;
 mod recorder;
+pub mod remote_branches;
 mod repositories;
 pub mod scripts;
 pub mod settings;

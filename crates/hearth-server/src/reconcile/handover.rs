@@ -66,6 +66,12 @@ pub enum ClaimError {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// Nothing is ready, and nobody makes anything.
+    #[error(
+        "no VM is ready and the pool is disabled, so asking again alone does not help: enable it, or claim with a wait (`waitMs`) \
+         and without `miss: require` to have one made"
+    )]
+    Disabled,
     /// The key was used for something else.
     #[error("this task id was used before for another claim{}; use a new one, or ask for the same", differing(.0))]
     OtherBody(Vec<&'static str>),
@@ -356,7 +362,7 @@ impl Reconciler {
         let reason = if let Some(held) = held {
             format!("no VM is ready: {held}")
         } else if !enabled {
-            "no VM is ready and the pool is disabled; enable it, or claim with a wait to have one made".to_owned()
+            return Ok(ClaimError::Disabled);
         } else {
             format!(
                 "no VM is ready ({} being made, {} failed in 24 h); ask again, or claim with a wait",

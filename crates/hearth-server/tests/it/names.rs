@@ -5,8 +5,7 @@ use hearth_drivers::fake::FakeOptions;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::Server;
-
+use crate::harness::{Server, git, git_repo};
 /// A request with another token than the first.
 async fn call(server: &Server, token: &str, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
     let url = format!("http://{}/api/v1{path}", server.address);
@@ -176,4 +175,26 @@ async fn name_means_one_project_of_a_tenant_when_made_and_when_renamed() {
         futures::future::join_all((0..10).map(|_| server.call(Method::POST, "/projects", json!({ "name": "race" }))))
             .await;
     assert_eq!(made.iter().filter(|(status, _)| *status == StatusCode::OK).count(), 1);
+}
+
+#[tokio::test]
+async fn branches_of_repositories_are_listed_and_of_one_that_does_not_answer_nothing_is_known() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let url = git_repo(server.folder.path(), "app", &[("a", "b")]);
+    git(&server.folder.path().join("repos/app"), &["branch", "topic/x"]);
+    git(&server.folder.path().join("repos/app"), &["tag", "v1"]);
+    let gone = json!({ "repoFullName": "o/gone", "branch": "main", "url": "file:///nowhere/at/all" });
+    let repos = json!([{ "repoFullName": "o/app", "branch": "main", "url": url }, gone]);
+    let project = server.project(json!({ "name": "p", "repos": repos })).await;
+    let listed = server.get(&format!("{project}/branches")).await;
+    let app = json!({ "repoFullName": "o/app", "branch": "main", "isThere": true, "branches": ["main", "topic/x"] });
+    let gone = json!({ "repoFullName": "o/gone", "branch": "main", "isThere": null, "branches": null });
+    assert_eq!(listed["items"], json!([app, gone]));
+    // The branch of the pool is the one that counts.
+    server
+        .patch(&format!("{project}/warm-pool"), json!({ "branch": "mian" }))
+        .await;
+    let listed = server.get(&format!("{project}/branches")).await;
+    assert_eq!(listed["items"][0]["branch"], "mian");
+    assert_eq!(listed["items"][0]["isThere"], false);
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss};
+use hearth_api::client::ClientError;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use jiff::Timestamp;
 
@@ -130,7 +131,15 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
     };
     let client = connect::client(globals)?;
     let project = connect::project(&client, &project).await?;
-    let reply = client.claim(&project.id, &body).await?;
+    let reply = client.claim(&project.id, &body).await.map_err(|error| {
+        let is_disabled = matches!(&error, ClientError::Api { status: 429, details, .. } if !details.is_empty());
+        let failure = Failure::from(error);
+        if is_disabled {
+            let enable = hint::command(["pool", "set", project.name.as_str(), "--enabled"]);
+            return failure.hint(format!("`{enable}`, or the same claim with --wait 600"));
+        }
+        failure
+    })?;
     if args.id_only {
         output::print_line(reply.id.as_str())?;
         return Ok(0);

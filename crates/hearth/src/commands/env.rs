@@ -10,7 +10,7 @@ use hearth_api::variables::{PutVariables, Variable, VariableItem, VariableKind};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, output};
+use crate::{connect, env_file, input, output};
 
 const SET_HELP: &str = "\
 Examples:
@@ -18,10 +18,17 @@ Examples:
   hearth env set web API_KEY < key.txt
   hearth env set web DEPLOY_KEY --from-file ~/.ssh/deploy --exact
   hearth env set web GITHUB_TOKEN --personal < token.txt
+  hearth env set web --env-file .env
 
 A value in an argument can be read by every user of this machine and stays in the shell's history: give secrets as NAME
 alone, with the value from --from-file or standard input. One line end at the end is removed from such a value, unless
 --exact is given, and an empty one is refused: write NAME= for that.
+
+A file of --env-file has a NAME=VALUE in each line; blank lines and those that begin with # do not count. That is what `docker
+run --env-file` and dotenv have in common. Where they differ: as in dotenv, quotes around a value are taken away, a quoted value may
+go over several lines (\\n, \\\" and \\\\ mean what they mean there when it stands in double quotes), ` #` after a value begins a
+remark, and `export` may stand before a NAME; as in docker, a $ is nothing but a $, blanks and backslashes in a value without quotes
+stay, and a NAME alone takes its value from your environment.
 
 Personal variables are yours alone: no VM of a pool holds them, a VM gets them when you claim it, and they win over the
 project's variables of the same name.";
@@ -59,8 +66,11 @@ pub(crate) struct SetArgs {
     /// The project's name or id
     project: String,
     /// NAME=VALUE, or one NAME alone
-    #[arg(required = true, value_name = "NAME[=VALUE]")]
+    #[arg(required_unless_present = "env_file", value_name = "NAME[=VALUE]")]
     variables: Vec<String>,
+    /// All variables of this file (`-`: standard input), in the form that docker and dotenv share; may be repeated
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
     /// Take the value of NAME from this file
     #[arg(long, value_name = "FILE")]
     from_file: Option<PathBuf>,
@@ -151,6 +161,12 @@ fn list(items: &Items<VariableItem>, personal: bool) -> String {
 fn variables(args: &SetArgs) -> Result<Vec<Variable>, Failure> {
     let mut outside_value = None;
     let mut variables = Vec::with_capacity(args.variables.len());
+    for file in &args.env_file {
+        let more = env_file::parse(&input::name(file), &input::text(file)?)?;
+        // Of a name that is given twice the later value counts.
+        variables.retain(|one: &Variable| !more.iter().any(|other| other.name == one.name));
+        variables.extend(more);
+    }
     for text in &args.variables {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
@@ -167,6 +183,7 @@ fn variables(args: &SetArgs) -> Result<Vec<Variable>, Failure> {
                 )
             }
         };
+        variables.retain(|one| one.name != name);
         variables.push(Variable {
             name: name.to_owned(),
             value,
@@ -238,6 +255,7 @@ mod tests {
         SetArgs {
             project: "p".to_owned(),
             variables,
+            env_file: Vec::new(),
             from_file: None,
             exact: false,
             personal: false,

@@ -5,7 +5,6 @@ use std::io;
 use bytesize::ByteSize;
 use clap::Args;
 use futures::StreamExt as _;
-use hearth_api::ids::InstanceId;
 use hearth_api::log::{InstanceLog, LogKind};
 use hearth_api::page::Items;
 
@@ -13,7 +12,7 @@ use super::exec::{pass_on, until_stopped};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{connect, output, resolve};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -28,9 +27,8 @@ running (`server &`), exec-1 and so on. What such processes print is kept in the
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct LogsArgs {
-    /// The instance's id
-    #[arg(value_name = "INSTANCE")]
-    id: InstanceId,
+    #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+    id: String,
     /// The log to print
     name: Option<String>,
     /// Go on with what will be written, until its processes have ended
@@ -40,7 +38,8 @@ pub(crate) struct LogsArgs {
 
 pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
-    let logs = client.list_logs(&args.id).await?;
+    let id = resolve::instance(&client, &args.id).await?;
+    let logs = client.list_logs(&id).await?;
     let Some(name) = args.name else {
         output::print(globals.json, &Items { items: logs }, |list| table(&list.items))?;
         return Ok(0);
@@ -57,7 +56,7 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
         eprintln!("the first {} are not kept any more", ByteSize(log.dropped_bytes));
     }
     until_stopped(async {
-        let mut text = client.read_log(&args.id, &name, args.follow).await?;
+        let mut text = client.read_log(&id, &name, args.follow).await?;
         while let Some(piece) = text.next().await {
             pass_on(&mut io::stdout().lock(), &piece?)?;
         }

@@ -3,6 +3,7 @@
 mod attached;
 pub(crate) mod claim;
 pub(crate) mod claims;
+pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
@@ -45,6 +46,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Release(args) => release::run(globals, args).await,
         Command::Template(command) => template::run(globals, command).await,
         Command::Token(command) => token::run(globals, command).await,
+        Command::Completion(args) => completion::run(&args),
         Command::Openapi => openapi::run(),
     }
 }

@@ -1,20 +1,23 @@
 //! `hearth setup`: a project's setup object, shown and saved.
 
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use hearth_api::client::ClientError;
-use hearth_api::patch::Object;
+use hearth_api::client::{Client, ClientError};
+use hearth_api::find::ProjectFound;
 use hearth_api::setup::{
-    DEFAULT_SCRIPT_SECONDS, LegacyHooks, LegacyStatus, RepoSetup, SetupBody, SetupSource, SetupView, ToolHooks,
+    DEFAULT_SCRIPT_SECONDS, LegacyHooks, LegacyStatus, RepoSetup, SetupSource, SetupView, ToolHooks,
 };
-use serde::Deserialize;
-use serde_json::Value;
 
 use crate::args::Globals;
+use crate::editor::Edited;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, input, output};
+use crate::{branches, connect, editor, input, output};
+
+use file::SetupFile;
 
 /// The query parameter that confirms that active hooks are replaced.
 const REPLACE_PARAMETER: &str = "replaceLegacyHooks";
@@ -32,7 +35,8 @@ const SAVE_HELP: &str = r#"Example of such a file (what `hearth setup show PROJE
 
 The repositories take the place of what was saved before; `vmSize` and `hooks` stay when they are not there. It holds for
 VMs that are made from now on. `initialize` runs once in a fresh VM, `updateAfterCheckout` at a claim that moved the
-checkout, `startup` when the VM becomes ready; `commands` only when somebody asks for them with `hearth run`."#;
+checkout, `startup` when the VM becomes ready; `commands` only when somebody asks for them with `hearth run`. Only `repository`
+must be there: what is left out does not run, and a branch that is left out stays as it is."#;
 
 /// What to do with the setup object.
 #[derive(Debug, Subcommand)]
@@ -45,6 +49,8 @@ pub(crate) enum SetupCommand {
     /// Save it
     #[command(after_help = SAVE_HELP)]
     Save(SaveArgs),
+    /// Change it in your editor ($VISUAL, else $EDITOR, else vi) and save it
+    Edit(EditArgs),
 }
 
 /// `hearth setup save`.
@@ -60,6 +66,16 @@ pub(crate) struct SaveArgs {
     replace_legacy_hooks: bool,
 }
 
+/// `hearth setup edit`.
+#[derive(Debug, Args)]
+pub(crate) struct EditArgs {
+    /// The project's name or id
+    project: String,
+    /// Let it take the place of hooks in the repositories' .capy/settings.json that are active now
+    #[arg(long)]
+    replace_legacy_hooks: bool,
+}
+
 pub(crate) async fn run(globals: &Globals, command: SetupCommand) -> Result<u8, Failure> {
     let view = match command {
         SetupCommand::Show { project } => {
@@ -69,90 +85,73 @@ pub(crate) async fn run(globals: &Globals, command: SetupCommand) -> Result<u8, 
         }
         SetupCommand::Save(args) => {
             // Before the server is asked: a mistake in the file needs no server to be seen.
-            let body = read(&args.file)?;
+            let setup = SetupFile::read(&input::name(&args.file), &input::text(&args.file)?)?;
             let client = connect::client(globals)?;
             let project = connect::project(&client, &args.project).await?;
-            client
-                .patch_setup(&project.id, &body, args.replace_legacy_hooks)
-                .await
-                .map_err(refusal)?
+            let view = save(&client, &project, setup, args.replace_legacy_hooks).await?;
+            branches::warn(&client, &project).await;
+            view
         }
+        SetupCommand::Edit(args) => match edit(globals, args).await? {
+            Edited::Taken(view) => view,
+            Edited::Unchanged => {
+                output::note("nothing was changed");
+                return Ok(0);
+            }
+        },
     };
     output::print(globals.json, &view, show)?;
     Ok(0)
 }
 
-/// The server does not know how this program spells the confirmation it wants.
-fn refusal(error: ClientError) -> Failure {
-    let wants_confirmation = match &error {
+async fn edit(globals: &Globals, args: EditArgs) -> Result<Edited<SetupView>, Failure> {
+    let client = connect::client(globals)?;
+    let project = connect::project(&client, &args.project).await?;
+    let setup = client.get_setup(&project.id).await?.setup;
+    let text = serde_json::to_string_pretty(&setup).map_err(|error| Failure::new(error.to_string()))?;
+    let edited = editor::edit(&format!("{text}\n"), async |written| {
+        let setup = SetupFile::read("what you wrote", written)?;
+        save(&client, &project, setup, args.replace_legacy_hooks).await
+    })
+    .await?;
+    if matches!(edited, Edited::Taken(_)) {
+        branches::warn(&client, &project).await;
+    }
+    Ok(edited)
+}
+
+async fn save(
+    client: &Client,
+    project: &ProjectFound,
+    mut setup: SetupFile,
+    replace_legacy_hooks: bool,
+) -> Result<SetupView, Failure> {
+    if setup.lacks_branches() {
+        setup.take_branches(&client.get_project(&project.id).await?.repos);
+    }
+    let saved = client.patch_setup(&project.id, &setup.body, replace_legacy_hooks).await;
+    saved.map_err(|error| match &error {
+        ClientError::Api { details, .. } if wants_confirmation(&error) || details.is_empty() => refusal(error),
+        ClientError::Api { details, .. } => setup.file.refusal("the server refuses it", details),
+        _ => error.into(),
+    })
+}
+
+fn wants_confirmation(error: &ClientError) -> bool {
+    match error {
         ClientError::Api { details, .. } => details.iter().any(|field| field.path == REPLACE_PARAMETER),
         _ => false,
-    };
+    }
+}
+
+/// The server does not know how this program spells the confirmation it wants.
+fn refusal(error: ClientError) -> Failure {
+    let wants_confirmation = wants_confirmation(&error);
     let failure = Failure::from(error);
     if wants_confirmation {
         failure.hint("if they may be replaced, say --replace-legacy-hooks")
     } else {
         failure
-    }
-}
-
-/// What `hearth setup show --json` prints; only the setup object counts.
-#[derive(Deserialize)]
-struct Shown {
-    #[serde(rename = "setup")]
-    object: Object<SetupBody>,
-}
-
-fn read(path: &Path) -> Result<SetupBody, Failure> {
-    let name = input::name(path);
-    let text = input::text(path)?;
-    let unreadable = |error: serde_json::Error| {
-        Failure::usage(format!("{name} holds no setup object: {error}")).hint("see `hearth setup save --help`")
-    };
-    let raw: Value = serde_json::from_str(&text).map_err(unreadable)?;
-    let shown = raw.get("repositories").is_none() && raw.get("setup").is_some();
-    let (body, raw) = if shown {
-        let Object(shown) = serde_json::from_str::<Object<Shown>>(&text).map_err(unreadable)?;
-        (shown.object.0, raw.get("setup").cloned().unwrap_or_default())
-    } else {
-        let Object(body) = serde_json::from_str(&text).map_err(unreadable)?;
-        (body, raw)
-    };
-    let known = serde_json::to_value(&body).map_err(unreadable)?;
-    let mut unknown = Vec::new();
-    find_unknown("", &raw, &known, &mut unknown);
-    if !unknown.is_empty() {
-        // The documented service takes more than we know; but it may as well be a slip of the pen.
-        output::note(&format!(
-            "note: Hearth does not know and leaves out: {}",
-            unknown.join(", ")
-        ));
-    }
-    Ok(body)
-}
-
-/// Paths of keys that were not understood.
-fn find_unknown(path: &str, given: &Value, known: &Value, found: &mut Vec<String>) {
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
-            for (key, value) in given {
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                match known.get(key) {
-                    Some(known) => find_unknown(&path, value, known, found),
-                    None => found.push(clean_line(&path)),
-                }
-            }
-        }
-        (Value::Array(given), Value::Array(known)) => {
-            for (at, (given, known)) in given.iter().zip(known).enumerate() {
-                find_unknown(&format!("{path}[{at}]"), given, known, found);
-            }
-        }
-        _ => {}
     }
 }
 

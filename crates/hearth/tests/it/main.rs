@@ -26,3 +26,4 @@ mod support;
 mod terminal;
 mod variables;
 mod webhook;
+mod written;

@@ -87,26 +87,32 @@ fn what_show_prints_can_be_saved_again() {
 fn a_file_that_holds_none_is_refused_with_its_place_before_anything_is_sent() {
     let fake = server();
     for (text, place) in [
-        ("{\"repositories\": [\n  {]}", "line 2 column 4"),
-        ("{\"vmSize\": \"tiny\",\n\"repositories\": []}", "line 1 column 17"),
-        ("{\n\"repositories\": {}\n}", "line 2 column 1"),
-        ("{\"setup\": {\n\"repositories\": 5}}", "line 2 column"),
+        ("{\"repositories\": [\n  {]}", "line 2, column 4"),
         (
-            "{\"repositories\": [{\"repository\": \"a/b\",\n\"branch\": \"main\", \"commands\": []}]}",
-            "missing field `scripts` at line 2",
+            "{\"vmSize\": \"tiny\",\n\"repositories\": []}",
+            "line 1, column 2: vmSize: must be one of",
+        ),
+        ("{\n\"repositories\": {}\n}", "line 2, column 1: repositories: must be"),
+        (
+            "{\"setup\": {\n\"repositories\": 5}}",
+            "line 2, column 1: repositories: must be",
         ),
         (
-            "{\"repositories\": [{\"repository\": \"a/b\", \"branch\": \"main\", \"commands\": [],\n\"scripts\": {\"startup\": null}}]}",
-            "missing field `initialize` at line 2",
+            "{\"repositories\": [{\"repository\": \"a/b\",\n\"branch\": \"main\", \"scripts\": []}]}",
+            "line 2, column 19: repositories[0].scripts: must be",
         ),
-        ("[[]]", "an object at line 1"),
-        ("{}", "missing field `repositories` at line 1"),
-        ("", "line 1 column 0"),
+        (
+            "{\"repositories\":\n [{\"branch\": \"main\"}]}",
+            "line 2, column 3: repositories[0].repository: is missing",
+        ),
+        ("[[]]", "line 1, column 1: must be"),
+        ("{}", "line 1, column 1: repositories: is missing"),
+        ("", "standard input is empty"),
     ] {
         let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web", "-"]), text.as_bytes());
         assert_eq!(ran.code, 2, "{text}: {}", ran.stderr);
         assert!(
-            ran.stderr.starts_with("error: standard input holds no setup object: ") && ran.stderr.contains(place),
+            ran.stderr.starts_with("error: standard input ") && ran.stderr.contains(place),
             "{text}: {}",
             ran.stderr
         );
@@ -125,14 +131,24 @@ fn a_file_that_holds_none_is_refused_with_its_place_before_anything_is_sent() {
 }
 
 #[test]
-fn a_key_that_nobody_knows_is_named() {
+fn key_that_resembles_a_known_one_is_a_fault_and_one_that_does_not_is_named() {
     let fake = server();
     let text = OBJECT.replace(r#""timeouts""#, r#""timeout""#);
+    let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("line 3, column 5: repositories[0].timeout: is not known here; is `timeouts` meant?"),
+        "{}",
+        ran.stderr
+    );
+    assert!(fake.requests_of("PATCH").is_empty());
+    let text = OBJECT.replace(r#""timeouts""#, r#""x-origin""#);
     let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(
         ran.stderr,
-        "note: Hearth does not know and leaves out: repositories[0].timeout\n"
+        "note: Hearth does not know and leaves out: line 3, column 5: repositories[0].x-origin\n"
     );
 }
 

@@ -6,6 +6,7 @@ mod explain;
 mod show;
 mod test;
 mod wait;
+mod watch;
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use hearth_api::pool::{ClearRequest, PatchPool};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::setup_commands::SetupArgs;
-use crate::{connect, output, resolve};
+use crate::{branches, connect, output, resolve};
 
 /// What to do with a pool.
 #[derive(Debug, Subcommand)]
@@ -122,6 +123,9 @@ pub(crate) struct StatusArgs {
     /// Wait until as many are ready as should be; exit code 1 when that does not come about
     #[arg(long)]
     wait: bool,
+    /// Show it anew whenever it changes, until Ctrl-C
+    #[arg(long, conflicts_with = "wait")]
+    watch: bool,
     /// How long to wait
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, requires = "wait")]
     timeout: u64,
@@ -238,12 +242,18 @@ async fn set(globals: &Globals, args: SetArgs) -> Result<u8, Failure> {
     output::print(globals.json, &reply, |reply| {
         show::config_and_counts(reply.config.as_ref(), &reply.status)
     })?;
+    if matches!(patch.branch, Some(Some(_))) {
+        branches::warn(&client, &project).await;
+    }
     Ok(0)
 }
 
 async fn status(globals: &Globals, args: StatusArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     let project = connect::project(&client, &args.project).await?;
+    if args.watch {
+        return watch::run(globals, &client, &project).await;
+    }
     let (view, full) = if args.wait {
         wait::until_full(&client, &project, Duration::from_secs(args.timeout)).await?
     } else {

@@ -1,5 +1,6 @@
 //! `hearth pool test`: one boot from scratch, watched live; says what to do next when it fails.
 
+use hearth_api::client::Client;
 use hearth_api::find::ProjectFound;
 use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
 use hearth_api::pool::TestRequest;
@@ -9,7 +10,7 @@ use crate::args::Globals;
 use crate::boot::{self, Screen};
 use crate::failure::{EXIT_FAILED, EXIT_SIGNAL_BASE, Failure};
 use crate::text::clean_lines;
-use crate::{connect, hint, output};
+use crate::{branches, connect, hint, output};
 
 pub(super) const AFTER_HELP: &str = "\
 Given commands are saved to the pool first. Steps and their output go to standard error as they happen, the table at the
@@ -44,7 +45,8 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         output::print_line(&boot::table(&detail))?;
     }
     if detail.status == InstanceStatus::Failed {
-        say_what_failed(&project, &detail);
+        let wrong = wrong_branches(&client, &project, &detail).await;
+        say_what_failed(&project, &detail, wrong);
         return Ok(EXIT_FAILED);
     }
     output::note(&format!(
@@ -54,7 +56,20 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     Ok(0)
 }
 
-fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail) {
+/// Asked only where a branch may be at fault.
+async fn wrong_branches(
+    client: &Client,
+    project: &ProjectFound,
+    detail: &InstanceDetail,
+) -> Option<(Vec<String>, String)> {
+    let failed = detail.summary.failed_step.as_deref();
+    if failed != Some(StepName::CloneRepo.as_str()) {
+        return None;
+    }
+    branches::explain(client, project).await
+}
+
+fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Option<(Vec<String>, String)>) {
     let reason = detail
         .summary
         .error
@@ -87,7 +102,11 @@ fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail) {
         "  read the whole log:                        {}",
         hint::command(["pool", "instance", name.as_str(), id.as_str(), "--log"])
     ));
-    lines.extend(failed.map(|step| match next_fix(step, name) {
+    if let Some((told, _)) = &wrong {
+        lines.extend(told.iter().map(|line| format!("  {line}")));
+    }
+    let wrong = wrong.map(|(_, command)| command);
+    lines.extend(failed.map(|step| match wrong.or_else(|| next_fix(step, name)) {
         Some(fix) => format!("  fix it:                                    {fix}"),
         None => format!(
             "  see what this host lacks:                  {}",

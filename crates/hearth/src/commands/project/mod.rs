@@ -1,19 +1,22 @@
 //! `hearth project`: create, change, list, show, delete.
 
 mod delete;
+mod edit;
 mod repo;
 
 use clap::{Args, Subcommand};
 use hearth_api::client::ClientError;
 use hearth_api::error::ErrorCode;
+use hearth_api::find::ProjectFound;
 use hearth_api::page::Page;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{CreateProject, PatchProject, Project, RepoInput, VmSize};
 
 use crate::args::{GitIdentityArgs, Globals};
+use crate::editor::Edited;
 use crate::failure::Failure;
 use crate::setup_commands::parse_command;
-use crate::{connect, hint, output};
+use crate::{branches, connect, hint, output};
 
 use repo::parse_repo;
 
@@ -24,6 +27,11 @@ pub(crate) enum ProjectCommand {
     Create(CreateArgs),
     /// Change a project; what is not named stays as it is
     Set(SetArgs),
+    /// Change a project in your editor ($VISUAL, else $EDITOR, else vi)
+    Edit {
+        /// Its name or id
+        project: String,
+    },
     /// List the projects
     List,
     /// Show a project
@@ -215,9 +223,24 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
             }
             let client = connect::client(globals)?;
             let project = connect::project(&client, &text).await?;
+            let names_branches = patch.repos.is_some();
             let project = client.patch_project(&project.id, &patch).await?;
             output::print(globals.json, &project, show)?;
+            if names_branches {
+                branches::warn(
+                    &client,
+                    &ProjectFound {
+                        id: project.id,
+                        name: project.name,
+                    },
+                )
+                .await;
+            }
         }
+        ProjectCommand::Edit { project } => match edit::run(globals, &project).await? {
+            Edited::Taken(project) => output::print(globals.json, &project, show)?,
+            Edited::Unchanged => output::note("nothing was changed"),
+        },
         ProjectCommand::List => {
             let client = connect::client(globals)?;
             let items = client.list_all_projects().await?;
