@@ -3,8 +3,10 @@
 mod agent;
 mod bench;
 mod build;
+mod compile;
 mod contract;
 mod demo;
+mod forecast;
 mod openapi;
 mod packages;
 mod process;

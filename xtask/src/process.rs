@@ -2,9 +2,12 @@
 //! what runs, by process id, and then us; never with something of ours left behind.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -25,6 +28,51 @@ const GRACE: Duration = Duration::from_secs(15);
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 /// We are tidying up and stop for nobody; all waiting there has its own limits.
 static TIDYING: AtomicBool = AtomicBool::new(false);
+
+/// Where everything goes that would else be on the terminal, for a task that shows its stages alone.
+static LOG: OnceLock<File> = OnceLock::new();
+
+/// From now on what programs print, and what we [`say`], goes to this file, which begins anew.
+pub(crate) fn log_to(path: &Path) -> Result<()> {
+    let failed = || format!("{} cannot be written", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(failed)?;
+    }
+    // Every writer appends: programs that follow each other must not overwrite each other.
+    drop(File::create(path).with_context(failed)?);
+    let file = File::options().append(true).open(path).with_context(failed)?;
+    // A second one would be a mistake of ours, and the first one goes on.
+    let _ = LOG.set(file);
+    Ok(())
+}
+
+/// Says something on the way: on the terminal, or in the log where there is one.
+pub(crate) fn say(text: impl fmt::Display) {
+    match LOG.get() {
+        Some(mut log) => {
+            // A full disk will be met, and said, by whoever comes next.
+            let _ = writeln!(log, "{text}");
+        }
+        None => println!("{text}"),
+    }
+}
+
+/// Where a program's output goes.
+fn sink() -> Result<Stdio> {
+    Ok(match LOG.get() {
+        Some(log) => log.try_clone().context("the log cannot be used")?.into(),
+        None => Stdio::inherit(),
+    })
+}
+
+/// Sends a program's output to the log, if there is one, under the command itself.
+fn redirect(command: &mut Command) -> Result<()> {
+    if LOG.get().is_some() {
+        say(format_args!("$ {}", shown(command)));
+        command.stdout(sink()?).stderr(sink()?);
+    }
+    Ok(())
+}
 
 /// Somebody wants us to stop.
 #[derive(Debug)]
@@ -98,6 +146,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs a program in the foreground, with our terminal.
 pub(crate) fn run_for_status(command: &mut Command) -> Result<ExitStatus> {
     check_stop()?;
+    redirect(command)?;
     let mut child = command
         .stdin(Stdio::null())
         .spawn()
@@ -110,12 +159,49 @@ pub(crate) fn run_for_status(command: &mut Command) -> Result<ExitStatus> {
 /// The same with our standard input (`sudo` may ask for a password).
 pub(crate) fn run_interactive(command: &mut Command) -> Result<ExitStatus> {
     check_stop()?;
+    redirect(command)?;
     let mut child = command
         .spawn()
         .with_context(|| format!("`{}` cannot be started", shown(command)))?;
     let status = wait(&mut child)?;
     check_stop()?;
     Ok(status)
+}
+
+/// Runs a program and hands over each line of its standard output; what else it says is shown. It must succeed.
+pub(crate) fn run_reading(command: &mut Command, mut line: impl FnMut(&str) + Send) -> Result<()> {
+    check_stop()?;
+    redirect(command)?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{}` cannot be started", shown(command)))?;
+    let output = child.stdout.take().context("a program has no output")?;
+    let status = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for text in BufReader::new(output).lines().map_while(Result::ok) {
+                line(&text);
+            }
+        });
+        wait(&mut child)
+    })?;
+    check_stop()?;
+    if !status.success() {
+        bail!("`{}` failed ({status})", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs a program for its output; what it says on standard error is shown. It must succeed.
+pub(crate) fn captured(command: &mut Command) -> Result<String> {
+    let mut text = String::new();
+    run_reading(command, |line| {
+        text.push_str(line);
+        text.push('\n');
+    })?;
+    say(&text);
+    Ok(text)
 }
 
 /// Runs a program for its output; `None` when it fails or does not exist.

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::forecast::{self, Apt, Forecast};
 use crate::packages::{self, EMULATOR};
-use crate::process::{self, output_of};
+use crate::process::{self, output_of, say};
 
 /// What a version from backports has in its name.
 const BACKPORTS_MARK: &str = "~bpo";
@@ -18,30 +19,135 @@ const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 /// Somebody else (unattended upgrades, say) may hold the lock for some minutes.
 const LOCK_SECONDS: &str = "DPkg::Lock::Timeout=600";
 
+/// What is missing of the system's packages, and how it is to be had.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    missing: Vec<&'static str>,
+    backports: Option<String>,
+}
+
+/// What carries a plan out.
+pub(crate) struct Installer {
+    plan: Plan,
+    root: Root,
+}
+
 pub(crate) fn run() -> Result<()> {
-    if output_of(Command::new("dpkg-query").arg("--version")).is_none() {
-        bail!(
-            "this set-up knows Debian and Ubuntu only; install what these packages hold, by hand: {}",
-            packages::missing().join(" ")
-        );
-    }
-    let missing = packages::missing();
-    if missing.is_empty() {
-        println!("system packages: all there");
+    let plan = Plan::make()?;
+    if plan.is_empty() {
+        say("system packages: all there");
         return Ok(());
     }
-    println!("system packages: {} missing ({})", missing.len(), missing.join(", "));
-    let backports = backports_suite(&missing);
-    let root = Root::find(&one_line(&missing, backports.as_deref()))?;
-    install(&root, &missing, backports.as_deref())?;
-    let still = packages::missing();
-    if !still.is_empty() {
-        bail!(
-            "apt reported success, but these are not installed: {}",
-            still.join(", ")
-        );
+    say(format_args!(
+        "system packages: {} missing ({})",
+        plan.missing.len(),
+        plan.missing.join(", ")
+    ));
+    plan.installer()?.install()
+}
+
+impl Plan {
+    /// Looks at what is there.
+    pub(crate) fn make() -> Result<Self> {
+        if output_of(Command::new("dpkg-query").arg("--version")).is_none() {
+            bail!(
+                "this set-up knows Debian and Ubuntu only; install what these packages hold, by hand: {}",
+                packages::missing().join(" ")
+            );
+        }
+        let missing = packages::missing();
+        let backports = backports_suite(&missing);
+        Ok(Self { missing, backports })
     }
-    Ok(())
+
+    /// Nothing is missing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// The right to install, which may cost a password.
+    pub(crate) fn installer(self) -> Result<Installer> {
+        let root = Root::find(&one_line(&self.missing, self.backports.as_deref()))?;
+        Ok(Installer { plan: self, root })
+    }
+
+    /// What it does to the machine, a line each. May ask the packages' mirrors; changes nothing.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        if self.is_empty() {
+            return vec!["no system package: all are there".to_owned()];
+        }
+        let source = self.backports.as_deref().filter(|_| !forecast::is_there(SOURCE_FILE));
+        let mut lines = vec![format!("install  {}", self.missing.join(" "))];
+        if let Some(suite) = source {
+            lines.push(format!(
+                "add      the package source {suite}, in {SOURCE_FILE}: qemu-utils is from there, and the emulator must fit it"
+            ));
+        }
+        let known = source.is_none() && self.missing.iter().all(|name| packages::has_candidate(name));
+        let text = source.map(source_text);
+        let name = Path::new(SOURCE_FILE)
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let apt = if known {
+            Ok(Apt::system())
+        } else {
+            say("asking apt what it will bring along …");
+            Apt::with_own_lists(text.as_deref().map(|text| (name, text)))
+        };
+        let rounds = rounds(&self.missing, self.backports.as_deref());
+        let forecasts: Option<Vec<Forecast>> = apt.ok().and_then(|apt| {
+            let ask = |(suite, names): &(Option<&str>, Vec<&str>)| apt.install(*suite, names);
+            rounds.iter().map(ask).collect()
+        });
+        match forecasts {
+            Some(forecasts) => lines.extend(self.changes(&forecasts)),
+            None => lines.push("         what they bring along, apt says when it installs them".to_owned()),
+        }
+        lines
+    }
+
+    fn changes(&self, forecasts: &[Forecast]) -> Vec<String> {
+        let named = |list: fn(&Forecast) -> &Vec<String>| {
+            let mut names: Vec<&str> = forecasts.iter().flat_map(list).map(String::as_str).collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let mut more = named(|forecast| &forecast.new);
+        more.retain(|name| !self.missing.contains(name));
+        let upgraded = named(|forecast| &forecast.upgraded);
+        let bytes: u64 = forecasts.iter().map(|forecast| forecast.download).sum();
+        let mut lines = Vec::new();
+        if !more.is_empty() {
+            lines.push(format!(
+                "         and what they need, {} packages: {}",
+                more.len(),
+                more.join(" ")
+            ));
+        }
+        if !upgraded.is_empty() {
+            lines.push(format!("upgrade  {}", upgraded.join(" ")));
+        }
+        lines.push(format!("fetch    {} MB of packages", bytes.div_ceil(1_000_000)));
+        lines
+    }
+}
+
+impl Installer {
+    /// Carries the plan out.
+    pub(crate) fn install(self) -> Result<()> {
+        let Plan { missing, backports } = self.plan;
+        install(&self.root, &missing, backports.as_deref())?;
+        let still = packages::missing();
+        if !still.is_empty() {
+            bail!(
+                "apt reported success, but these are not installed: {}",
+                still.join(", ")
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Installs packages that only a comparison needs; as root only, and nobody is asked for a password. A fault is said and
@@ -56,10 +162,10 @@ pub(crate) fn install_if_root(names: &[&str], suite: Option<&str>) {
         return;
     }
     if !nix::unistd::geteuid().is_root() {
-        println!("not installed, and only root may: {}", missing.join(", "));
+        say(format_args!("not installed, and only root may: {}", missing.join(", ")));
         return;
     }
-    println!("installing {}", missing.join(", "));
+    say(format_args!("installing {}", missing.join(", ")));
     let root = Root { sudo: false };
     let known = |name: &&str| match suite {
         Some(suite) => packages::offered_by(name, suite),
@@ -69,10 +175,10 @@ pub(crate) fn install_if_root(names: &[&str], suite: Option<&str>) {
     if missing.iter().all(known) {
         done = done.and_then(|()| root.install(suite, &missing).map(drop));
     } else {
-        println!("apt knows no package for all of them");
+        say(format_args!("apt knows no package for all of them"));
     }
     if let Err(error) = done {
-        println!("they could not be installed: {error:#}");
+        say(format_args!("they could not be installed: {error:#}"));
     }
 }
 
@@ -130,10 +236,23 @@ fn split<'a>(missing: &[&'a str]) -> (Option<&'a str>, Vec<&'a str>) {
     (emulator.first().copied(), others)
 }
 
+/// The calls of apt: each with the suite that its packages come from, where that is another than usual.
+fn rounds<'a>(missing: &[&'a str], backports: Option<&'a str>) -> Vec<(Option<&'a str>, Vec<&'a str>)> {
+    let (emulator, others) = split(missing);
+    let mut rounds = match backports {
+        Some(suite) => vec![(Some(suite), emulator.into_iter().collect()), (None, others)],
+        None => vec![(None, missing.to_vec())],
+    };
+    rounds.retain(|(_, names)| !names.is_empty());
+    rounds
+}
+
 fn install(root: &Root, missing: &[&str], backports: Option<&str>) -> Result<()> {
     let mut updated = false;
     if let Some(suite) = backports {
-        println!("qemu-utils is from {suite}: the emulator must come from there too");
+        say(format_args!(
+            "qemu-utils is from {suite}: the emulator must come from there too"
+        ));
         if !packages::offered_by(EMULATOR, suite) {
             root.write(SOURCE_FILE, &source_text(suite))?;
             root.update()?;
@@ -144,13 +263,7 @@ fn install(root: &Root, missing: &[&str], backports: Option<&str>) -> Result<()>
         root.update()?;
         updated = true;
     }
-    let (emulator, others) = split(missing);
-    let mut rounds: Vec<(Option<&str>, Vec<&str>)> = match backports {
-        Some(suite) => vec![(Some(suite), emulator.into_iter().collect()), (None, others)],
-        None => vec![(None, missing.to_vec())],
-    };
-    rounds.retain(|(_, names)| !names.is_empty());
-    for (suite, names) in rounds {
+    for (suite, names) in rounds(missing, backports) {
         if root.install(suite, &names)? {
             continue;
         }
@@ -206,7 +319,7 @@ impl Root {
         let status = process::run_interactive(self.command("apt-get").args(["-o", LOCK_SECONDS, "-q", "update"]))?;
         if !status.success() {
             // One broken source among many needs not be one of those that matter; installing will tell.
-            println!("apt-get update met a fault (above); trying all the same");
+            say(format_args!("apt-get update met a fault (above); trying all the same"));
         }
         Ok(())
     }
@@ -236,7 +349,7 @@ impl Root {
         if !status.success() {
             bail!("{path} cannot be written");
         }
-        println!("added {path}");
+        say(format_args!("added {path}"));
         Ok(())
     }
 }

@@ -17,6 +17,11 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
+/// The program as it is built for use.
+pub(crate) fn program() -> PathBuf {
+    target().join("release/hearth")
+}
+
 /// Guest images of the tests and the bench: they are named by the digest of what is in them. The demo's lie where every data
 /// folder of the machine finds them.
 pub(crate) fn shared_images() -> PathBuf {

@@ -1,22 +1,25 @@
 //! `cargo xtask demo`: from a checkout to a command in a claimed VM, everything included. Drives the built binary as a person
 //! would; it knows no API.
 
+mod announce;
 pub(crate) mod clean;
 mod repository;
 mod server;
-mod timing;
+mod stages;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{agent, process, setup, workspace};
+use crate::setup::{Installer, Plan};
+use crate::{agent, compile, process, workspace};
+use announce::Answer;
 use repository::Repository;
 use server::Server;
-use timing::Timing;
+use stages::{Stages, Told};
 
 /// The demo's project.
 const PROJECT: &str = "demo";
@@ -40,6 +43,9 @@ pub(crate) struct DemoArgs {
     /// Its branch (default: the repository's own)
     #[arg(long, requires = "repo")]
     branch: Option<String>,
+    /// Ask nothing: go on after saying what will be installed and made
+    #[arg(long, short)]
+    yes: bool,
     /// End when all has been shown, and remove the VMs, the server and its data
     #[arg(long)]
     once: bool,
@@ -55,6 +61,7 @@ pub(crate) struct DemoArgs {
 struct Places {
     data: PathBuf,
     repository: PathBuf,
+    log: PathBuf,
 }
 
 impl Places {
@@ -63,73 +70,109 @@ impl Places {
         Self {
             data: home.join("demo"),
             repository: home.join("demo-repository"),
+            log: home.join("demo.log"),
         }
     }
 }
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let places = Places::new();
-    let mut timing = Timing::default();
+    let plan = Plan::make()?;
+    if announce::ask(args, &places, &plan)? == Answer::No {
+        println!("Nothing was done.");
+        return Ok(());
+    }
+    // Before the log begins: a password is asked for at the terminal.
+    let installer = if plan.is_empty() { None } else { Some(plan.installer()?) };
+    let mut stages = Stages::new(places.log.clone())?;
     let mut server = None;
-    let shown = show(args, &places, &mut timing, &mut server);
-    if shown.is_ok() && !args.once {
-        timing.print();
-        if let Some(server) = &mut server {
-            say_how_to_use(server);
-            server.wait_for_stop()?;
-        }
+    let shown = show(args, &places, installer, &mut stages, &mut server);
+    if shown.is_ok()
+        && !args.once
+        && let Some(server) = &mut server
+    {
+        println!("  all of it          {:>12}", stages.total());
+        say_how_to_use(server, stages.log());
+        server.wait_for_stop()?;
     }
-    let done = end(args, &places, server);
-    if shown.is_ok() && args.once {
-        timing.print();
+    let done = end(args, &places, server, &mut stages);
+    if shown.is_ok() {
+        say_what_stays(&places, args);
     }
-    // What failed first is the news; a fault in tidying up has been printed.
+    // What failed first is the news; a fault in tidying up has been shown.
     shown.and(done)
 }
 
-fn show(args: &DemoArgs, places: &Places, timing: &mut Timing, slot: &mut Option<Server>) -> Result<()> {
-    timing.stage("system packages", setup::run)?;
-    let agent = timing.stage("build the agent", agent::build)?;
-    let hearth = timing.stage("build Hearth", || build_hearth(&agent))?;
+fn show(
+    args: &DemoArgs,
+    places: &Places,
+    installer: Option<Installer>,
+    stages: &mut Stages,
+    slot: &mut Option<Server>,
+) -> Result<()> {
+    stages.stage("system packages", |told| match installer {
+        Some(installer) => installer.install(),
+        None => {
+            told.note("all there");
+            Ok(())
+        }
+    })?;
+    let agent = stages.stage("build the agent", build_agent)?;
+    let program = stages.stage("build Hearth", |told| build_hearth(&agent, told))?;
     let hearth = Hearth {
-        program: hearth,
+        program,
         data: places.data.clone(),
     };
     clean::end_leftovers(&places.data)?;
     std::fs::create_dir_all(&places.data).with_context(|| format!("{} cannot be made", places.data.display()))?;
     clean::bring_verdict(&places.data);
-    timing.stage("guest image", || {
+    stages.stage("guest image", |told| {
         let mut build = hearth.command(&["image", "build"]);
-        process::run(
-            build
-                .arg("--cache-dir")
-                .arg(workspace::shared_packages())
-                // What the tests have made needs not be made again.
-                .arg("--other-images")
-                .arg(workspace::shared_images()),
-        )
+        build
+            .arg("--cache-dir")
+            .arg(workspace::shared_packages())
+            // What the tests have made needs not be made again.
+            .arg("--other-images")
+            .arg(workspace::shared_images());
+        let said = process::captured(&mut build)?;
+        told.note(said.lines().last().unwrap_or_default());
+        Ok(())
     })?;
-    let repository = timing.stage("git repository", || repository::prepare(args, &places.repository))?;
-    let server = slot.insert(timing.stage("start the server", || Server::start(&hearth))?);
-    println!("Hearth listens on {}", server.url());
-    timing.stage("project", || make_project(&hearth, &repository))?;
-    timing.stage("test boot", || test_boot(&hearth, &repository))?;
-    timing.stage("fill the pool", || {
-        let mut set = hearth.command(&["pool", "set", PROJECT, "--enabled", "--target", POOL_SIZE]);
-        process::run(set.stdout(Stdio::null()))?;
-        process::run(&mut hearth.command(&["pool", "status", PROJECT, "--wait", "--timeout", FILL_SECONDS]))
+    let repository = stages.stage("git repository", |told| {
+        let repository = repository::prepare(args, &places.repository)?;
+        told.note(repository.url());
+        Ok(repository)
     })?;
-    let id = timing.stage("claim", || {
-        let mut claim = hearth.command(&["claim", PROJECT, "--task", TASK, "--id-only"]);
-        process::output_of(claim.stderr(Stdio::inherit())).context("the claim failed; its message is above")
+    let server = slot.insert(stages.stage("start the server", |told| {
+        let server = Server::start(&hearth)?;
+        told.note(server.url());
+        Ok(server)
+    })?);
+    stages.stage("project", |told| {
+        told.note(PROJECT);
+        make_project(&hearth, &repository)
     })?;
-    let id = id.trim().to_owned();
-    println!("claimed {id}; what the project printed when it was built is there:");
-    timing.stage("a command in it", || {
-        process::run(&mut hearth.command(&["exec", "--no-stdin", &id, "--shell", &repository.proof]))
+    stages.stage("test boot", |_| test_boot(&hearth, &repository))?;
+    stages.stage("fill the pool", |told| {
+        process::run(&mut hearth.command(&["pool", "set", PROJECT, "--enabled", "--target", POOL_SIZE]))?;
+        process::run(&mut hearth.command(&["pool", "status", PROJECT, "--wait", "--timeout", FILL_SECONDS]))?;
+        told.note(format!("{POOL_SIZE} VMs stand ready"));
+        Ok(())
     })?;
+    let id = stages.stage("claim", |told| {
+        let said = process::captured(&mut hearth.command(&["claim", PROJECT, "--task", TASK, "--id-only"]))?;
+        let id = said.trim().to_owned();
+        told.note(&id);
+        Ok(id)
+    })?;
+    let proof = stages.stage("a command in it", |_| {
+        process::captured(&mut hearth.command(&["exec", "--no-stdin", &id, "--shell", &repository.proof]))
+    })?;
+    for line in proof.lines() {
+        println!("  | {line}");
+    }
     if args.once {
-        timing.stage("release", || process::run(&mut hearth.command(&["release", &id])))?;
+        stages.stage("release", |_| process::run(&mut hearth.command(&["release", &id])))?;
     } else {
         server.claimed = Some(id);
     }
@@ -154,9 +197,21 @@ impl Hearth {
     }
 }
 
-fn build_hearth(agent: &Path) -> Result<PathBuf> {
-    process::run(workspace::cargo_with_agent(agent).args(["build", "--release", "--locked", "--package", "hearth"]))?;
-    Ok(workspace::target().join("release/hearth"))
+fn build_agent(told: &Told) -> Result<PathBuf> {
+    let (mut command, place) = agent::command()?;
+    compile::run(&mut command, agent::PACKAGE, |done, of| {
+        told.now(format!("{done}/{of} crates"))
+    })?;
+    Ok(place)
+}
+
+fn build_hearth(agent: &Path, told: &Told) -> Result<PathBuf> {
+    let mut command = workspace::cargo_with_agent(agent);
+    command.args(["build", "--release", "--locked", "--package", "hearth"]);
+    compile::run(&mut command, "hearth", |done, of| {
+        told.now(format!("{done}/{of} crates"))
+    })?;
+    Ok(workspace::program())
 }
 
 /// A project of an earlier run is made anew when it was for another repository; its VMs would be.
@@ -164,7 +219,7 @@ fn make_project(hearth: &Hearth, repository: &Repository) -> Result<()> {
     let there = process::output_of(&mut hearth.command(&["project", "show", PROJECT, "--json"]));
     if let Some(project) = there {
         if repository.is_in(&project) {
-            println!("the project `{PROJECT}` of the last run is still there");
+            process::say(format_args!("the project `{PROJECT}` of the last run is still there"));
             return Ok(());
         }
         process::run(&mut hearth.command(&["project", "delete", PROJECT, "--yes"]))?;
@@ -180,44 +235,61 @@ fn test_boot(hearth: &Hearth, repository: &Repository) -> Result<()> {
     }
     // The command itself says what failed and what to do next.
     if !process::run_for_status(&mut command)?.success() {
-        bail!("the test boot failed; what to do next is above");
+        bail!("the test boot failed; what to do next is at the end of the log");
     }
     Ok(())
 }
 
-fn say_how_to_use(server: &Server) {
+fn say_how_to_use(server: &Server, log: &Path) {
     let claimed = server.claimed.as_deref().unwrap_or("<id>");
-    let hearth = server
-        .program
-        .strip_prefix(workspace::root())
-        .unwrap_or(&server.program)
-        .display();
-    println!("\nThe server goes on until Ctrl-C. From another terminal, in this folder:");
+    let hearth = server.program.display();
+    println!("\nThe program is {hearth}");
+    println!(
+        "The server listens on {} until Ctrl-C. Next, from another terminal:",
+        server.url()
+    );
+    println!("  {hearth} shell {claimed}");
     println!("  {hearth} pool status {PROJECT}");
-    println!("  {hearth} exec {claimed} -- ls -la /home");
     println!("  {hearth} claim {PROJECT}");
-    println!("  {hearth} release {claimed}");
-    println!("It listens on {}; its log is {}", server.url(), server.log.display());
+    println!(
+        "Logs: {} (the demo), {} (the server)",
+        log.display(),
+        server.log.display()
+    );
+}
+
+/// The last words: where the program is, and how to go on without the demo.
+fn say_what_stays(places: &Places, args: &DemoArgs) {
+    let program = workspace::program();
+    let hearth = program.display();
+    println!("\nThe program is {hearth}; it works wherever you copy it.");
+    if args.keep {
+        println!("The VMs of the demo go on running. Next:");
+        println!("  {hearth} serve --data-dir {}", places.data.display());
+    } else {
+        println!("Next:");
+        println!("  {hearth} serve");
+    }
+    println!("  {hearth} project create app --repo https://github.com/<you>/<repository>");
+    println!("  {hearth} pool test app");
 }
 
 /// Ends the server, and removes what the run made unless it shall stay. Runs after failures and Ctrl-C too.
-fn end(args: &DemoArgs, places: &Places, server: Option<Server>) -> Result<()> {
+fn end(args: &DemoArgs, places: &Places, server: Option<Server>, stages: &mut Stages) -> Result<()> {
     process::tidy_up_whatever_comes();
     if args.keep {
         return match server {
-            Some(server) => {
-                println!("stopping the server; its VMs go on running, and the next demo finds them");
+            Some(server) => stages.stage("stop the server", |told| {
+                told.note("its VMs go on running, and the next demo finds them");
                 server.stop()
-            }
+            }),
             None => Ok(()),
         };
     }
-    println!("tidying up: VMs, server, {}", places.data.display());
-    let tidied = remove(args, places, server);
-    if let Err(error) = &tidied {
-        eprintln!("error: tidying up: {error:#}");
-    }
-    tidied
+    stages.stage("tidy up", |told| {
+        told.note(format!("VMs, server, {}", places.data.display()));
+        remove(args, places, server)
+    })
 }
 
 /// How long the server may take to destroy the VMs.
@@ -230,11 +302,7 @@ fn remove(args: &DemoArgs, places: &Places, server: Option<Server>) -> Result<()
             program: server.program.clone(),
             data: places.data.clone(),
         };
-        process::output_of(
-            hearth
-                .command(&["project", "delete", PROJECT, "--yes"])
-                .stderr(Stdio::null()),
-        );
+        process::output_of(&mut hearth.command(&["project", "delete", PROJECT, "--yes"]));
         process::wait_until(DESTROY_LIMIT, || clean::vms(&places.data).is_empty())?;
         server.stop()?;
     }
@@ -252,7 +320,7 @@ fn remove(args: &DemoArgs, places: &Places, server: Option<Server>) -> Result<()
 /// The program itself knows who else uses it.
 fn remove_image(places: &Places) -> Result<()> {
     let hearth = Hearth {
-        program: workspace::target().join("release/hearth"),
+        program: workspace::program(),
         data: places.data.clone(),
     };
     process::run(&mut hearth.command(&["image", "remove", "--force", IMAGE]))

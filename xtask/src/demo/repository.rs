@@ -63,6 +63,11 @@ pub(super) struct Repository {
 }
 
 impl Repository {
+    /// Where it is.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// For `--repo`.
     pub(super) fn argument(&self) -> String {
         match self.full_name {
@@ -94,7 +99,6 @@ pub(super) fn prepare(args: &DemoArgs, folder: &Path) -> Result<Repository> {
                 .clone()
                 .or_else(|| default_branch(&url))
                 .unwrap_or_else(|| BRANCH.to_owned());
-            println!("{url}, branch {branch}");
             Ok(Repository {
                 full_name: None,
                 branch,
@@ -109,7 +113,6 @@ pub(super) fn prepare(args: &DemoArgs, folder: &Path) -> Result<Repository> {
         }
         None => {
             make(folder)?;
-            println!("{}", folder.display());
             Ok(Repository {
                 full_name: Some(FULL_NAME),
                 branch: BRANCH.to_owned(),
