@@ -453,3 +453,55 @@ async fn the_setup_objects_scripts_work_in_a_real_vm() {
     assert_eq!(view["commands"][0]["path"], "/home/app");
     clean_up(server, &project).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_in_a_real_vm_say_how_they_ended_and_what_they_leave_running_lives() {
+    let server = server(COMMAND_TIMEOUT).await;
+    let project = server.project(json!({ "name": "ends", "vmSize": "small" })).await;
+    let pool = format!("{project}/warm-pool");
+    // Something that prints is frozen with the template, and goes on in its forks.
+    let ticker = json!([{ "name": "ticker", "command": "(while :; do echo tick; sleep 0.2; done) & sleep 0.5" }]);
+    let enable = json!({ "enabled": true, "targetSize": 1, "setupCommands": ticker });
+    server.patch(&pool, enable).await;
+    server.until_full(BOOT, &project, 1).await;
+    let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
+    let id = claimed["id"].as_str().unwrap();
+    let logs = format!("/instances/{id}/logs");
+    let first = server.get(&logs).await["items"][0]["bytes"].as_u64().unwrap();
+    let grown = |logs: &Value| logs["items"][0]["bytes"].as_u64().unwrap() > first;
+    server.until(BOOT, &logs, grown).await;
+    // A server that a command has started answers the next one, and has a log.
+    let web = "cd / && python3 -m http.server 9000 & sleep 0.1";
+    let log = exec(&server, id, web).await["log"].as_str().unwrap().to_owned();
+    let ask = "curl -sS --retry 30 --retry-connrefused -o /dev/null -w %{http_code} http://127.0.0.1:9000/";
+    for _ in 0..2 {
+        assert_eq!(exec(&server, id, ask).await["stdout"], "200");
+    }
+    let text = server
+        .request(Method::GET, &format!("{logs}/{log}"))
+        .send()
+        .await
+        .unwrap();
+    assert!(text.text().await.unwrap().contains("\"GET / HTTP/1.1\" 200"));
+    let eats = exec(
+        &server,
+        id,
+        "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 24))'",
+    )
+    .await;
+    assert_eq!(
+        (&eats["signal"], &eats["oomKilled"]),
+        (&json!("SIGKILL"), &json!(true)),
+        "{eats}"
+    );
+    assert!(eats["error"].as_str().unwrap().contains("killed python3"), "{eats}");
+    // However often: the agent is there again.
+    for _ in 0..7 {
+        let killed = exec(&server, id, "echo before; kill -9 -1; sleep 60").await;
+        let error = killed["error"].as_str().unwrap();
+        assert!(error.starts_with("the agent in the VM died"), "{killed}");
+        assert_eq!(killed["exitCode"], Value::Null);
+    }
+    assert_eq!(exec(&server, id, "echo well").await["stdout"], "well\n");
+    clean_up(server, &project).await;
+}
