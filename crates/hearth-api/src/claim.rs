@@ -34,7 +34,7 @@ pub struct ClaimRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<TaskId>)]
     pub task_id: Option<String>,
-    /// Check this branch out in every repository that has it.
+    /// Check this branch out in every repository that has it. When none has it, nothing is handed over.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Branch>)]
     pub branch: Option<String>,
@@ -105,8 +105,44 @@ pub struct ClaimReply {
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
+    /// It was set up by an older version of the set-up than the pool is to follow now: what changed since is not in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+    /// When the set-up changed.
+    #[serde(default, with = "time::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub stale_since: Option<Timestamp>,
+    /// What changed; empty where that is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale_parts: Vec<SetUpPart>,
     /// Paths for the work inside.
     pub agent: AgentPaths,
+}
+
+/// A part of a project's set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SetUpPart {
+    /// Who makes commits while it is set up.
+    GitIdentity,
+    /// What Hearth itself does with the same set-up.
+    Hearth,
+    /// The image.
+    Image,
+    /// Whether hooks in `.capy/settings.json` run.
+    LegacyHooks,
+    /// The project's set-up commands.
+    ProjectSetup,
+    /// The repositories and their branches.
+    Repositories,
+    /// The scripts of the setup object.
+    Scripts,
+    /// The pool's set-up commands.
+    SetupCommands,
+    /// The shared variables.
+    Variables,
+    /// The size of the VMs.
+    VmSize,
 }
 
 /// One checkout in a claimed VM.
@@ -121,6 +157,42 @@ pub struct ClaimedRepo {
     pub commit: String,
     /// Where it is in the VM.
     pub path: String,
+    /// The repository has no branch of the name that was asked for: it is on its own branch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub branch_missing: bool,
+    /// It is not at the newest commit of its branch that is known; `why` says what kept it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
+    /// The set-up moved or removed it: there is no repository at `path`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
+    /// What the set-up was run on, where the set-up itself checked something else out: `branch` and `commit` say what it left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned: Option<ClonedFrom>,
+    /// For a person: why it is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Where a repository was when its set-up began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClonedFrom {
+    /// Its branch.
+    pub branch: String,
+    /// The branch's commit.
+    pub commit: String,
+}
+
+impl ClaimedRepo {
+    /// The branch and the commit that the set-up was run on.
+    #[must_use]
+    pub fn cloned(&self) -> (&str, &str) {
+        match &self.cloned {
+            Some(from) => (&from.branch, &from.commit),
+            None => (&self.branch, &self.commit),
+        }
+    }
 }
 
 /// Paths, relative to the server's address, for the work inside a claimed VM.

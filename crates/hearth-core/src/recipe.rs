@@ -3,6 +3,8 @@
 //! A name has two halves: what a person set up, and what that meets (commits, image, host). Recipes of one set-up differ only
 //! in what they were made from.
 
+use std::collections::BTreeMap;
+
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{GitIdentity, VmSize};
 use serde::Serialize;
@@ -78,6 +80,43 @@ impl Recipe<'_> {
     }
 }
 
+impl Recipe<'_> {
+    /// A digest of each part of the set-up, by the part's name: for telling what differs between two set-ups, and never what they hold.
+    #[must_use]
+    pub fn parts(&self) -> BTreeMap<String, String> {
+        let repositories: Vec<_> = self
+            .repositories
+            .iter()
+            .map(|repo| (repo.url, repo.branch, repo.path, repo.lfs, repo.submodules))
+            .collect();
+        let scripts: Vec<_> = self
+            .repositories
+            .iter()
+            .map(|repo| (repo.path, repo.initialize, repo.startup))
+            .filter(|(_, initialize, startup)| initialize.is_some() || startup.is_some())
+            .collect();
+        let parts = [
+            ("gitIdentity", half(&self.git_identity)),
+            ("hearth", half(&RECIPE_VERSION)),
+            ("image", half(&self.image)),
+            ("legacyHooks", half(&self.legacy_hooks)),
+            ("projectSetup", half(&self.project_setup)),
+            ("repositories", half(&repositories)),
+            ("scripts", half(&scripts)),
+            ("setupCommands", half(&self.pool_setup)),
+            ("variables", half(&self.variables_version)),
+            ("vmSize", half(&self.size)),
+        ];
+        parts.map(|(name, digest)| (name.to_owned(), digest)).into()
+    }
+}
+
+/// The name of the set-up that a recipe carries out: what a person set up, whatever that meets.
+#[must_use]
+pub fn set_up_of(recipe: &str) -> &str {
+    recipe.get(..HALF_DIGITS).unwrap_or(recipe)
+}
+
 fn half(of: &impl Serialize) -> String {
     // Serialising plain structs with string keys into memory cannot fail; an empty text would only make recipes equal.
     let mut name = hex::encode(Sha256::digest(serde_json::to_vec(of).unwrap_or_default()));
@@ -94,6 +133,12 @@ pub fn same_set_up(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn changed(one: &Recipe<'_>, other: &Recipe<'_>) -> Vec<String> {
+        let other = other.parts();
+        let differs = |(name, digest): &(String, String)| other.get(name) != Some(digest);
+        one.parts().into_iter().filter(differs).map(|(name, _)| name).collect()
+    }
 
     #[test]
     fn every_input_changes_the_name() {
@@ -190,6 +235,22 @@ mod tests {
                 ..base.clone()
             },
         ];
+        let parts: Vec<_> = variants.iter().skip(1).map(|variant| changed(&base, variant)).collect();
+        let expected: [&[&str]; 12] = [
+            &["image"],
+            &["vmSize"],
+            &["repositories"],
+            &["legacyHooks"],
+            &["scripts"],
+            &["scripts"],
+            &["repositories"],
+            &["repositories"],
+            &["gitIdentity"],
+            &["variables"],
+            &["projectSetup"],
+            &["setupCommands"],
+        ];
+        assert_eq!(parts, expected);
         for variant in &variants {
             assert!(names.insert(variant.name()));
             assert_eq!(variant.name(), variant.clone().name());

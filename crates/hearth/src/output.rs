@@ -65,9 +65,10 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
 }
 
 /// Names and values, one pair per line.
-pub(crate) fn pairs<const N: usize>(rows: [(&str, String); N]) -> String {
+pub(crate) fn pairs<'a>(rows: impl AsRef<[(&'a str, String)]>) -> String {
+    let rows = rows.as_ref();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
-    let mut lines = Vec::with_capacity(N);
+    let mut lines = Vec::with_capacity(rows.len());
     for (name, value) in rows {
         let mut parts = value.lines();
         lines.push(format!(

@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use hearth_api::error::{ErrorBody, ErrorCode, ErrorDetail, FieldError};
 
 use crate::provision::agents::ConnectError;
+use crate::provision::branches::BranchError;
+use crate::provision::mirrors::MirrorError;
 use crate::reconcile::ClaimError;
 use crate::store::StoreError;
 
@@ -200,12 +202,22 @@ impl From<ClaimError> for ApiError {
                 details: (!fields.is_empty()).then(|| fields.into_iter().map(not_as_before).collect()),
                 ..Self::new(ErrorCode::Conflict, message)
             },
-            ClaimError::Script(_) => Self::new(ErrorCode::Conflict, message),
+            ClaimError::Script(_)
+            | ClaimError::Stuck(_)
+            | ClaimError::Branch(
+                BranchError::Nowhere { .. }
+                | BranchError::Unknown {
+                    source: MirrorError::Refused { .. },
+                    ..
+                },
+            ) => Self::new(ErrorCode::Conflict, message),
             ClaimError::Ended => Self::new(ErrorCode::Gone, message),
             ClaimError::Failed {
                 blames_recipe: true, ..
             } => Self::new(ErrorCode::Conflict, message),
-            ClaimError::Failed { .. } => Self::unavailable(message),
+            ClaimError::Failed { .. } | ClaimError::Host(_) | ClaimError::Branch(BranchError::Unknown { .. }) => {
+                Self::unavailable(message)
+            }
             ClaimError::Store(error) => error.into(),
         }
     }

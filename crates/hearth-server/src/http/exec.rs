@@ -101,6 +101,10 @@ pub struct Inside {
 
 /// Begins work in an instance's VM.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
+    if row.state != InstanceState::Claimed && !row.worked_in {
+        // Before anything can be changed: from now on what is in the VM is not only the set-up's.
+        state.store().note_work(&row.id).await?;
+    }
     let awake = if row.state == InstanceState::Ready {
         let awake = state.reconciler.keep_awake(&row.vm).await;
         Some(awake.map_err(|error| ApiError::unavailable(error.to_string()))?)

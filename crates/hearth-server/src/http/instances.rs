@@ -128,15 +128,17 @@ pub async fn view_instance(
         .instance_by(&state, &id, &[Scope::ProjectRead, Scope::Claim])
         .await?;
     let status = row.status().ok_or_else(|| ApiError::not_found("instance"))?;
-    let commands = project.setup.iter().flat_map(|setup| &setup.repositories);
-    let commands = commands.flat_map(|setup| setup.commands.iter().map(move |command| (setup, command)));
-    let commands = commands.filter_map(|(setup, command)| {
-        let repo = row.repos.iter().find(|repo| repo.repo_full_name == setup.repository)?;
+    let claim = state.store().claim(&row.id).await?;
+    // Since it was made it may have been brought somewhere else.
+    let repos = claim.map_or_else(|| row.repos.clone(), |claim| claim.reply.repos);
+    let commands = state.reconciler.commands_of(&project, &row).await?.into_iter();
+    let commands = commands.filter_map(|own| {
+        let repo = repos.iter().find(|repo| repo.repo_full_name == own.repo_full_name)?;
         Some(InstanceCommand {
-            name: command.name.clone(),
-            command: command.command.clone(),
-            repo_full_name: setup.repository.clone(),
+            name: own.name,
+            command: own.command,
             path: repo.path.clone(),
+            repo_full_name: own.repo_full_name,
         })
     });
     Ok(Json(InstanceView {
@@ -147,7 +149,7 @@ pub async fn view_instance(
         status,
         is_test: row.is_test,
         recipe: row.recipe,
-        repos: row.repos,
+        repos,
         settings: row.settings,
         expires_at: row.lease_ends_at,
     }))

@@ -1,12 +1,13 @@
 //! Everything one provisioning run needs, read once at its start, and the name of the recipe it follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::GitIdentity;
-use hearth_core::recipe::{Meets, Recipe, RecipeRepo};
+use hearth_core::recipe::{Meets, Recipe, RecipeRepo, set_up_of};
 use hearth_drivers::VmShape;
+use serde::{Deserialize, Serialize};
 
 use super::mask::Masker;
 use super::scripts::{Phase, RepoScripts};
@@ -91,6 +92,57 @@ pub struct Wish {
     pub recipe: String,
 }
 
+/// A project's set-up as it is now, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetUp {
+    /// The first half of the names of its recipes.
+    pub name: String,
+    /// A digest of each part.
+    pub parts: BTreeMap<String, String>,
+    /// The named commands that are offered in its VMs.
+    pub commands: Vec<OwnCommand>,
+}
+
+/// A named command of one repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnCommand {
+    /// `org/name`.
+    pub repo_full_name: String,
+    /// Its name.
+    pub name: String,
+    /// What it runs.
+    pub command: String,
+}
+
+/// The named commands of a project.
+#[must_use]
+pub fn own_commands(project: &ProjectRow) -> Vec<OwnCommand> {
+    let repositories = project.setup.iter().flat_map(|setup| &setup.repositories);
+    let commands = repositories.flat_map(|setup| setup.commands.iter().map(move |command| (setup, command)));
+    commands
+        .map(|(setup, command)| OwnCommand {
+            repo_full_name: setup.repository.clone(),
+            name: command.name.clone(),
+            command: command.command.clone(),
+        })
+        .collect()
+}
+
+impl SetUp {
+    /// The one that a pool is to follow.
+    #[must_use]
+    pub fn of(project: &ProjectRow, pool: Option<&PoolRow>) -> Self {
+        let checkouts = checkouts(project, pool);
+        let recipe = recipe(project, pool, &checkouts, Meets::default());
+        Self {
+            name: set_up_of(&recipe.name()).to_owned(),
+            parts: recipe.parts(),
+            commands: own_commands(project),
+        }
+    }
+}
+
 /// Name of the recipe of a pool with these checkouts, whose branches are at these commits, on a host that gives VMs this
 /// environment.
 #[must_use]
@@ -101,7 +153,21 @@ pub fn recipe_name(
     commits: Vec<Option<&str>>,
     environment: Option<&str>,
 ) -> String {
-    let recipe = Recipe {
+    let meets = Meets {
+        environment,
+        commits,
+        epoch: project.template_epoch,
+    };
+    recipe(project, pool, checkouts, meets).name()
+}
+
+fn recipe<'a>(
+    project: &'a ProjectRow,
+    pool: Option<&'a PoolRow>,
+    checkouts: &'a [Checkout],
+    meets: Meets<'a>,
+) -> Recipe<'a> {
+    Recipe {
         image: project.image.as_deref(),
         size: project.vm_size,
         repositories: checkouts
@@ -123,13 +189,8 @@ pub fn recipe_name(
         pool_setup: pool
             .and_then(|pool| pool.config.setup_commands.as_deref())
             .unwrap_or_default(),
-        meets: Meets {
-            environment,
-            commits,
-            epoch: project.template_epoch,
-        },
-    };
-    recipe.name()
+        meets,
+    }
 }
 
 /// The repositories with their branch and folder: `/home/<name>`, or `/home/<org>-<name>` when that is taken.

@@ -77,6 +77,7 @@ impl Run<'_> {
         };
         let agent = self.fork_whole(key, Some(self.boot.blueprint.shape)).await?;
         if agent.is_some() {
+            self.set_left(self.context.store.checkouts_of(key).await?);
             // It may be the template of another recipe too: a project without anything shares its base with all others.
             self.note_template(key, found).await?;
         }
@@ -192,6 +193,9 @@ impl Run<'_> {
             // Once before all its forks do it: what they do for the first time costs each of them time and memory.
             self.activate(agent).await?;
         }
+        if is_last {
+            self.record_checkouts(agent).await?;
+        }
         if is_last || *work == Work::Base {
             self.prepare_to_freeze(agent).await;
         }
@@ -215,6 +219,7 @@ impl Run<'_> {
             parent: at.lies_on.replace(key.clone()),
             project: (*work != Work::Base).then(|| self.boot.blueprint.project.clone()),
             pieces,
+            checkouts: is_last.then(|| self.left()),
         };
         self.context.store.insert_checkpoint(&row, Timestamp::now()).await?;
         at.since = Instant::now();

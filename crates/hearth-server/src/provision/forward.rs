@@ -1,20 +1,19 @@
 //! Moving a checkout in a claimed VM to where its branch is now. The host brings what is missing as one pack, so that the VM needs
-//! no network, no credentials and little time; only a clean tree on the commit that Hearth put there is moved.
+//! no network, no credentials and little time; only a tree in which nobody but the set-up changed anything is moved.
 
 use std::path::Path;
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use hearth_api::agent::client::{AgentClient, AgentError};
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::instance::RepoSettings;
 
 use super::blueprint::Checkout;
+use super::checkout::{self, CheckoutError};
 use super::git::{GitError, git_fed};
 use super::mirrors::{MirrorError, Mirrors, Tip, Wanted};
 use super::scripts::Phase;
-use super::steps::millis;
 
 /// Where a repository has its packs, below the checkout.
 const PACKS: &str = ".git/objects/pack";
@@ -22,22 +21,6 @@ const PACKS: &str = ".git/objects/pack";
 const PACK_MODE: u32 = 0o444;
 /// Says that a repository is there, below the checkout.
 const HEAD: &str = ".git/HEAD";
-/// A tip of another branch that was fetched so long ago is new enough for a claim.
-const BRANCH_FRESH: Duration = Duration::from_secs(15);
-/// Time limit of what git does in the VM, and on the host for it.
-const MOVE_PATIENCE: Duration = Duration::from_secs(120);
-/// What the script below ends with when the tree is not as Hearth left it.
-const NOT_OURS: i32 = 3;
-/// The tree stays as it is unless it is clean and on the commit that Hearth put there. A guest that is emulated computes every
-/// program anew that runs in it the first time, so there are two: one look, and the move. The tip of the remote branch is
-/// written as git would write it.
-const SCRIPT: &str = "nl='\n'\n\
-                      said=$(git status --porcelain=v2 --branch --no-ahead-behind --untracked-files=no) || exit 3\n\
-                      case \"$said\" in \"# branch.oid $HAVE$nl\"*) ;; *) exit 3 ;; esac\n\
-                      case \"$said\" in *\"$nl\"[!#]*) exit 3 ;; esac\n\
-                      ref=.git/refs/remotes/origin/$BRANCH\n\
-                      [ -d \"${ref%/*}\" ] || mkdir -p \"${ref%/*}\" || exit 1\n\
-                      echo \"$TARGET\" >\"$ref\" && git checkout --quiet -B \"$BRANCH\" --track \"origin/$BRANCH\"";
 /// Files that say which dependencies a checkout has: when one of them changes, what was installed is not what is wanted.
 const LOCK_FILES: [&str; 24] = [
     "**/package-lock.json",
@@ -75,10 +58,12 @@ pub struct Move<'a> {
     pub from: &'a ClaimedRepo,
     /// The branch it is to be on.
     pub branch: &'a str,
-    /// The commit that the branch was last seen at, where that is known.
-    pub commit: Option<&'a str>,
+    /// The commit that the branch was last seen at.
+    pub commit: &'a str,
     /// What its settings file says.
     pub settings: Option<&'a RepoSettings>,
+    /// Somebody worked in its VM since the set-up ended.
+    pub worked_in: bool,
 }
 
 /// Where a checkout went.
@@ -99,40 +84,38 @@ pub enum MoveError {
     /// The host's git does not say what changed.
     #[error("what changed cannot be told: {0}")]
     Diff(#[from] GitError),
-    /// The set-up left changes in the tree.
-    #[error("its tree has changes or commits of its own")]
-    NotClean,
-    /// The set-up moved or removed it.
-    #[error("its repository is not where it was: {0}")]
-    NoRepository(String),
-    /// Git in the VM said no.
-    #[error("git in the VM said: {0}")]
-    Refused(String),
-    /// The VM itself cannot be trusted any more.
+    /// The VM's git does not do it.
     #[error(transparent)]
-    Agent(#[from] AgentError),
+    Checkout(#[from] CheckoutError),
+}
+
+impl From<AgentError> for MoveError {
+    fn from(error: AgentError) -> Self {
+        Self::Checkout(error.into())
+    }
 }
 
 impl Move<'_> {
-    /// Moves it. `None` when it is there already, or the repository has no such branch. `patience`: for the host's fetch.
+    /// Moves it. `None` when it is there already. `patience`: for the host's fetch.
     pub async fn carry_out(
         &self,
         mirrors: &Mirrors,
         agent: &AgentClient,
         patience: Duration,
     ) -> Result<Option<Moved>, MoveError> {
-        let wanted = self.commit.map_or(Wanted::Fetched(BRANCH_FRESH), Wanted::Commit);
+        let wanted = Wanted::Commit(self.commit);
         let (name, remote) = (&self.checkout.repo_full_name, self.checkout.remote());
-        let tip = match mirrors.fetch(name, &remote, self.branch, patience, wanted).await {
-            Err(MirrorError::NoBranch { .. }) => return Ok(None),
-            tip => tip?,
-        };
-        if tip.commit == self.from.commit && self.branch == self.from.branch {
+        let tip = mirrors.fetch(name, &remote, self.branch, patience, wanted).await?;
+        if self.from.cloned() == (self.branch, tip.commit.as_str()) {
             return Ok(None);
+        }
+        if self.from.gone {
+            return Err(CheckoutError::NoRepository(self.from.path.clone()).into());
         }
         let needs_update = self.needs_update(&tip).await?;
         self.bring(agent, &tip).await?;
-        self.run(agent, &tip.commit).await?;
+        let ClaimedRepo { path, commit, .. } = self.from;
+        checkout::move_to(agent, path, commit, self.branch, &tip.commit, self.worked_in).await?;
         Ok(Some(Moved {
             needs_update,
             commit: tip.commit,
@@ -141,13 +124,13 @@ impl Move<'_> {
 
     /// Puts what is missing beside the repository's other packs. Nothing refers to it yet.
     async fn bring(&self, agent: &AgentClient, tip: &Tip) -> Result<(), MoveError> {
-        let Some(pack) = tip.pack_since(&self.from.commit, MOVE_PATIENCE).await? else {
+        let Some(pack) = tip.pack_since(self.from.cloned().1, checkout::PATIENCE).await? else {
             return Ok(());
         };
         let place = |below: &str| format!("{}/{below}", self.from.path);
         let refused = |error| match error {
-            AgentError::Refused { message, .. } => MoveError::NoRepository(message),
-            error => MoveError::Agent(error),
+            AgentError::Refused { .. } => CheckoutError::NoRepository(self.from.path.clone()).into(),
+            error => MoveError::from(error),
         };
         // A folder that the set-up took away is not made again.
         agent.read_file(&place(HEAD)).await.map_err(refused)?;
@@ -159,42 +142,12 @@ impl Move<'_> {
         Ok(())
     }
 
-    async fn run(&self, agent: &AgentClient, target: &str) -> Result<(), MoveError> {
-        let variables = [
-            ("HAVE", self.from.commit.as_str()),
-            ("TARGET", target),
-            ("BRANCH", self.branch),
-        ];
-        let spec = ExecSpec {
-            shell: Some(SCRIPT.to_owned()),
-            cwd: Some(self.from.path.clone()),
-            env: variables
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            timeout_ms: Some(millis(MOVE_PATIENCE)),
-            ..ExecSpec::default()
-        };
-        let output = agent.exec_collect(&spec, 4096).await?;
-        match output.end {
-            ExecEnd::Exited { code: Some(0), .. } => Ok(()),
-            ExecEnd::Exited {
-                code: Some(NOT_OURS), ..
-            } => Err(MoveError::NotClean),
-            ExecEnd::Exited { .. } => {
-                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                Err(MoveError::Refused(said))
-            }
-            // It may have stopped anywhere.
-            _ => Err(AgentError::Protocol("moving the checkout did not end".to_owned()).into()),
-        }
-    }
-
     /// Whether its script is there for one of the files that change.
     async fn needs_update(&self, tip: &Tip) -> Result<bool, GitError> {
         if self.checkout.scripts.script(Phase::UpdateAfterCheckout).is_none() {
             return Ok(false);
         }
-        let changed = tip.changed_since(&self.from.commit).await?;
+        let changed = tip.changed_since(self.from.cloned().1).await?;
         let watched = self.watches();
         Ok(watched.is_none_or(|set| changed.iter().any(|path| set.is_match(path))))
     }
@@ -218,7 +171,9 @@ impl Tip {
     /// The files that differ between that commit and this one.
     async fn changed_since(&self, have: &str) -> Result<Vec<std::path::PathBuf>, GitError> {
         let options = ["diff", "--name-only", "-z", "--no-renames", have, &self.commit];
-        let said = git_fed(self.mirror(), options, Vec::new(), MOVE_PATIENCE).await?.stdout;
+        let said = git_fed(self.mirror(), options, Vec::new(), checkout::PATIENCE)
+            .await?
+            .stdout;
         let names = said.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         Ok(names
             .map(|name| Path::new(&*String::from_utf8_lossy(name)).to_owned())

@@ -154,7 +154,8 @@ impl Mirrors {
         &self.sources
     }
 
-    fn folder_of(&self, grant: &Grant) -> (String, PathBuf) {
+    /// A name for the repository, and its folder.
+    pub(super) fn folder_of(&self, grant: &Grant) -> (String, PathBuf) {
         let name = grant.key();
         let mirror = self.folder.join(format!("{}.git", &name[..32]));
         (name, mirror)

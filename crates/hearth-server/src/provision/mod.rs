@@ -4,7 +4,9 @@
 
 pub mod agents;
 pub mod blueprint;
+pub mod branches;
 mod chain;
+pub mod checkout;
 mod commands;
 mod end_request;
 pub mod envfile;

@@ -21,6 +21,7 @@ use serde_json::json;
 use super::Context;
 use super::blueprint::Blueprint;
 use super::chain::{self, Known, Stage, Work};
+use super::checkout::{self, Left};
 use super::end_request::EndRequest;
 use super::envfile;
 use super::gitconfig;
@@ -145,6 +146,8 @@ pub(super) struct Run<'a> {
     pub(super) boot: &'a Boot,
     /// What ran since the last checkpoint.
     pub(super) pieces: Mutex<Vec<Piece>>,
+    /// Where the set-up left the checkouts, once that is known.
+    left: Mutex<Vec<Left>>,
 }
 
 /// What was found of a repository before the run.
@@ -159,6 +162,7 @@ impl<'a> Run<'a> {
             context,
             boot,
             pieces: Mutex::default(),
+            left: Mutex::default(),
         }
     }
 }
@@ -191,6 +195,7 @@ impl Run<'_> {
             let (agent, mut forge) = (self.create().await?, None);
             self.run_stages(&agent, &stages[1..], &found, Vec::new(), &mut forge)
                 .await?;
+            self.record_checkouts(&agent).await?;
             agent
         } else {
             self.fork_or_build(&stages, &found).await?
@@ -214,16 +219,44 @@ impl Run<'_> {
         self.rest().await
     }
 
+    /// Everything that the set-up does is done: where it left the checkouts.
+    pub(super) async fn record_checkouts(&self, agent: &AgentClient) -> Result<(), Failure> {
+        let mut all = Vec::new();
+        for checkout in &self.boot.blueprint.checkouts {
+            all.push(checkout::record(agent, &checkout.path).await.map_err(vm_lost)?);
+        }
+        self.set_left(all);
+        Ok(())
+    }
+
+    pub(super) fn set_left(&self, left: Vec<Left>) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    pub(super) fn left(&self) -> Vec<Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The checkouts, and what their settings files say.
     pub(super) fn holds(&self, found: &[Found]) -> Result<(Vec<ClaimedRepo>, Vec<RepoSettings>), Failure> {
         let (mut repos, mut settings) = (Vec::new(), Vec::new());
-        for (checkout, found) in self.boot.blueprint.checkouts.iter().zip(found) {
-            repos.push(ClaimedRepo {
+        let left = self.left();
+        for (at, (checkout, found)) in self.boot.blueprint.checkouts.iter().zip(found).enumerate() {
+            let mut repo = ClaimedRepo {
                 repo_full_name: checkout.repo_full_name.clone(),
                 branch: checkout.branch.clone(),
                 commit: found.tip.as_ref().map_err(Clone::clone)?.commit.clone(),
                 path: checkout.path.clone(),
-            });
+                branch_missing: false,
+                behind: false,
+                gone: false,
+                cloned: None,
+                why: None,
+            };
+            if let Some(left) = left.get(at) {
+                left.apply(&mut repo);
+            }
+            repos.push(repo);
             settings.extend(found.settings.clone()?);
         }
         Ok((repos, settings))

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use super::trace::Trace;
 use super::{ClaimOrder, Reconciler};
 use crate::provision::blueprint::{Checkout, Wish};
+use crate::provision::branches::Asked;
+use crate::provision::checkout::CheckoutError;
 use crate::provision::envfile;
 use crate::provision::forward::{Move, MoveError};
 use crate::provision::gitconfig;
@@ -22,7 +24,7 @@ use crate::store::{InstanceRow, ProjectRow, StoreError, VariableOwner, VariableR
 /// milliseconds, and a host where fifty are asked for at once half a second.
 const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 /// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
-const FETCH_BUDGET: Duration = Duration::from_secs(5);
+pub(super) const FETCH_BUDGET: Duration = Duration::from_secs(5);
 
 /// Why an instance could not be made the task's own.
 pub(super) enum Unfit {
@@ -30,6 +32,10 @@ pub(super) enum Unfit {
     Instance(String),
     /// A script failed: it would fail in the next one too.
     Script(String),
+    /// It cannot be brought to the branch that was asked for; perhaps the next one can.
+    Stuck(String),
+    /// The host does not have what would be brought into it.
+    Host(String),
     /// The database.
     Store(StoreError),
 }
@@ -63,6 +69,7 @@ impl Reconciler {
         project: &ProjectRow,
         wish: &Wish,
         order: &ClaimOrder,
+        asked: Option<&Asked>,
         row: &InstanceRow,
         trace: &mut Trace,
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
@@ -100,7 +107,7 @@ impl Reconciler {
         tokio::try_join!(write_variables, write_identity)?;
         trace.lap("variables");
         let checkouts = &wish.checkouts;
-        let (repos, moved) = self.move_checkouts(wish, order, row, &agent).await?;
+        let (repos, moved) = self.move_checkouts(wish, order, asked, row, &agent).await?;
         trace.lap("checkouts");
         let all: Vec<&Checkout> = checkouts.iter().collect();
         let moved = moved.into_iter().filter_map(|at| checkouts.get(at)).collect();
@@ -129,65 +136,85 @@ impl Reconciler {
     }
 
     /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
-    /// places of those whose script `updateAfterCheckout` has something to do.
+    /// places of those whose script `updateAfterCheckout` has something to do. A claim never gets another branch than it asked for
+    /// without being told: a checkout that cannot be brought to it makes the VM unfit. One that only stays behind is said to.
     async fn move_checkouts(
         &self,
         wish: &Wish,
         order: &ClaimOrder,
+        asked: Option<&Asked>,
         row: &InstanceRow,
         agent: &AgentClient,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
         let Wish { checkouts, tips, .. } = wish;
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
         for (at, checkout) in checkouts.iter().enumerate() {
+            let name = &checkout.repo_full_name;
+            let own = asked.and_then(|asked| Some((asked.branch.as_str(), asked.commit(checkout)?)));
             let Some(repo) = repos.iter_mut().find(|repo| repo.path == checkout.path) else {
+                match own {
+                    Some((branch, _)) => {
+                        return Err(Unfit::Stuck(format!(
+                            "{name} has the branch `{branch}`, but the VM was set up before {name} was one of the project's repositories; \
+                         claim with `strict` to wait for one that has it"
+                        )));
+                    }
+                    None => continue,
+                }
+            };
+            repo.branch_missing = order.branch.is_some() && own.is_none();
+            let followed = || {
+                Some((
+                    checkout.branch.as_str(),
+                    tips.commit(&checkout.remote(), &checkout.branch)?,
+                ))
+            };
+            let Some((branch, commit)) = own.or_else(followed) else {
                 continue;
             };
-            let from = repo.clone();
-            let settings = row
-                .settings
-                .iter()
-                .find(|read| read.repo_full_name == checkout.repo_full_name);
-            let mut wishes: Vec<_> = order
-                .branch
-                .as_deref()
-                .map(|branch| (branch, None))
-                .into_iter()
-                .collect();
-            if let Some(commit) = tips.commit(&checkout.remote(), &checkout.branch) {
-                wishes.push((&checkout.branch, Some(commit)));
+            if repo.cloned() == (branch, commit) {
+                continue;
             }
-            for (branch, commit) in wishes {
-                if branch == from.branch && commit == Some(from.commit.as_str()) {
-                    break;
+            if own.is_none() && repo.cloned.is_some() {
+                repo.behind = true;
+                repo.why = Some(
+                    "its set-up checked something else out; `strict` waits until that has run on what is new"
+                        .to_owned(),
+                );
+                continue;
+            }
+            let from = repo.clone();
+            let settings = row.settings.iter().find(|read| read.repo_full_name == *name);
+            let step = Move {
+                checkout,
+                from: &from,
+                branch,
+                commit,
+                settings,
+                worked_in: row.worked_in,
+            };
+            let patience = FETCH_BUDGET.max(order.patience);
+            match step.carry_out(&self.context.mirrors, agent, patience).await {
+                Ok(Some(moved)) => {
+                    (repo.branch, repo.commit, repo.cloned) = (branch.to_owned(), moved.commit, None);
+                    // Another branch is another task: whatever its files say.
+                    if moved.needs_update || order.branch.is_some() {
+                        updates.push(at);
+                    }
                 }
-                let step = Move {
-                    checkout,
-                    from: &from,
-                    branch,
-                    commit,
-                    settings,
-                };
-                match step
-                    .carry_out(&self.context.mirrors, agent, FETCH_BUDGET.max(order.patience))
-                    .await
-                {
-                    Ok(Some(moved)) => {
-                        (repo.branch, repo.commit) = (branch.to_owned(), moved.commit);
-                        // Another branch is another task: whatever its files say.
-                        if moved.needs_update || order.branch.is_some() {
-                            updates.push(at);
-                        }
-                        break;
-                    }
-                    // It is there already, unless the repository has no such branch.
-                    Ok(None) if commit.is_some() || branch == from.branch => break,
-                    Ok(None) => {}
-                    Err(MoveError::Agent(error)) => return Err(error.into()),
-                    // The VM is good all the same: the reply says where the repository is.
-                    Err(error) => {
-                        tracing::warn!(instance = %row.id, repo = repo.repo_full_name, branch, %error, "a checkout stays");
-                    }
+                Ok(None) => {}
+                Err(MoveError::Checkout(CheckoutError::Agent(error))) => return Err(error.into()),
+                Err(error) if own.is_some() => {
+                    let sentence = format!("{name} cannot be brought to the branch `{branch}`: {error}");
+                    return Err(match error {
+                        MoveError::Checkout(_) => Unfit::Stuck(sentence),
+                        MoveError::Mirror(_) | MoveError::Diff(_) => Unfit::Host(sentence),
+                    });
+                }
+                // The VM is good all the same: the reply says that the repository stays behind, and why.
+                Err(error) => {
+                    tracing::warn!(instance = %row.id, repo = name, branch, %error, "a checkout stays behind");
+                    (repo.behind, repo.why) = (true, Some(error.to_string()));
                 }
             }
         }

@@ -4,22 +4,32 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, Miss};
-use hearth_api::ids::{InstanceId, ProjectId, TokenId};
+use hearth_api::ids::{InstanceId, TokenId};
 use hearth_api::project::GitIdentity;
 use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::activate::Unfit;
+use super::activate::{FETCH_BUDGET, Unfit};
 use super::line::{Place, Wants};
+use super::reservation::{Reservation, Unasked};
 use super::trace::Trace;
 use super::{Order, Reconciler};
+use crate::provision::blueprint::checkouts;
+use crate::provision::branches::{Asked, BranchError};
 use crate::provision::serving;
-use crate::store::{AskedFields, ClaimRow, InstanceRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
+use crate::store::{AskedFields, ClaimRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
 
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
+/// So many VMs are spent on a checkout that does not move: those of one template are alike.
+const STUCK_VMS: usize = 2;
+/// After the second failure of a VM that was made for a claim, and so on twice as long after each, so long passes until the next
+/// one is made.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -89,56 +99,47 @@ pub enum ClaimError {
     /// A script of the setup object failed in the VM while it was handed over.
     #[error("{0}; the VM was thrown away, mend the script or claim another branch")]
     Script(String),
+    /// The branch is not there, or nobody knows.
+    #[error("{0}; nothing was handed over")]
+    Branch(#[from] BranchError),
+    /// No VM could be brought to the branch that was asked for.
+    #[error("{0}; nothing was handed over")]
+    Stuck(String),
+    /// The host does not have what would be brought into the VM.
+    #[error("{0}; nothing was handed over, try again")]
+    Host(String),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Gives a reserved instance back when the claim that waited for it is gone.
-struct Reservation {
-    reconciler: Reconciler,
-    project: ProjectId,
-    id: Option<InstanceId>,
-    /// Back to the pool, or away with it.
-    pooled: bool,
+/// A claim on its way.
+struct Course {
+    /// Where the branch is that it asks for.
+    asked: Option<Asked>,
+    /// Its place in the line.
+    place: Option<Place>,
+    /// What it saw and where its time went.
+    trace: Trace,
+    /// Why VMs could not be brought to the branch.
+    stuck: Vec<String>,
+    /// Why the VMs failed that were made for it.
+    failed: Vec<String>,
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let (reconciler, project, pooled) = (self.reconciler.clone(), self.project.clone(), self.pooled);
-        tokio::spawn(async move {
-            let store = &reconciler.context.store;
-            let done = if pooled {
-                store.unreserve_instance(&id).await
-            } else {
-                reconciler.throw_away(&id).await
-            };
-            if let Err(error) = done {
-                tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
-            }
-            reconciler.changed(&project, &id);
-        });
-    }
-}
-
-/// Takes a claim back that has no key, when its request is gone before the VM was handed over: nobody can ask for it again.
-struct Unasked {
-    reconciler: Reconciler,
-    id: Option<InstanceId>,
-}
-
-impl Drop for Unasked {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let reconciler = self.reconciler.clone();
-        tokio::spawn(async move {
-            if let Err(error) = reconciler.context.store.undo_claim(&id, Timestamp::now()).await {
-                tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
-            }
-            reconciler.wake();
-        });
-    }
+/// What became of an instance that is reserved for a claim.
+enum Reserved {
+    /// It is not ready yet.
+    Making,
+    /// It can be taken.
+    Ready,
+    /// It never will be.
+    Gone {
+        /// What happened, where its record says that.
+        reason: Option<String>,
+        /// The project's set-up fails.
+        blames_recipe: bool,
+    },
 }
 
 /// `; `branch` and `env` differ`.
@@ -202,72 +203,85 @@ impl Reconciler {
         let began = Instant::now();
         let mut deadline = began + order.patience;
         let wants = order.wants();
+        let asked = self.asked(project, order).await?;
+        let mut reservation = Reservation::new(self, &project.id, wants != Wants::Own);
         // Who has waited longer is served before.
-        let mut place = (wants != Wants::Own && !self.lines.is_empty(&project.id, wants))
-            .then(|| self.lines.join(&project.id, wants, None));
-        let mut reservation = Reservation {
-            reconciler: self.clone(),
-            project: project.id.clone(),
-            id: None,
-            pooled: wants != Wants::Own,
-        };
+        let place = (wants != Wants::Own && !self.lines.is_empty(&project.id, wants))
+            .then(|| self.lines.join(&project.id, wants, None, reservation.inbox()));
         let mut made = ClaimSource::Fork;
-        let mut trace = Trace::begin(began);
-        if place.is_some() {
+        let mut course = Course {
+            asked,
+            place,
+            trace: Trace::begin(began),
+            stuck: Vec::new(),
+            failed: Vec::new(),
+        };
+        let mut next_order = began;
+        if course.place.is_some() {
             // Whatever stood ready would be theirs.
-            trace.saw(Look::default());
+            course.trace.saw(Look::default());
         }
         let mut is_new = true;
         loop {
-            if let Some(id) = reservation.id.clone()
-                && self.check_reserved(&id).await?.state == InstanceState::Ready
-            {
-                let own = Some(&id);
-                if let Some(reply) = self
-                    .try_claim(project, order, own, made, &mut place, &mut trace)
-                    .await?
-                {
-                    // Of a claim that is repeated it may be another one: then this one is given back.
-                    reservation.id.take_if(|id| *id == reply.id);
-                    return Ok(reply);
+            for id in reservation.ids() {
+                let mut state = self.reserved(&id).await?;
+                if matches!(state, Reserved::Ready) {
+                    let own = Some(&id);
+                    if let Some(reply) = self.try_claim(project, order, own, made, &mut course).await? {
+                        // Of a claim that is repeated it may be another one: then this one is given back.
+                        reservation.forget(&reply.id);
+                        return Ok(reply);
+                    }
+                    state = self.reserved(&id).await?;
                 }
-                if self.check_reserved(&id).await?.state == InstanceState::Ready && order.strict {
-                    // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
-                    self.context.store.unreserve_instance(&id).await?;
-                    reservation.id = None;
-                    self.changed(&project.id, &id);
+                match state {
+                    Reserved::Ready if order.strict => {
+                        // The branch has moved since it was ordered: it is the pool's, and the claim looks again.
+                        self.context.store.unreserve_instance(&id).await?;
+                        reservation.forget(&id);
+                        self.changed(&project.id, &id);
+                    }
+                    Reserved::Ready | Reserved::Making => {}
+                    Reserved::Gone {
+                        reason,
+                        blames_recipe: true,
+                    } => return Err(failed(reason, true)),
+                    // The host's trouble: the next one may be better.
+                    Reserved::Gone { reason, .. } => {
+                        reservation.forget(&id);
+                        course.failed.extend(reason);
+                        next_order = Instant::now() + pause_after(course.failed.len());
+                    }
                 }
             }
-            let may_take = wants != Wants::Own && place.as_ref().is_none_or(Place::is_first);
+            let may_take = wants != Wants::Own && course.place.as_ref().is_none_or(Place::is_first);
             if may_take || is_new {
                 // Whoever may take nothing looks whether its key was used before: an id that no VM has.
                 let nobody = (!may_take).then(InstanceId::generate);
                 let source = match made {
                     _ if is_new => ClaimSource::Ready,
                     // It asked for a fork and gets one, if not the very one that was begun for it.
-                    ClaimSource::Fork if reservation.id.is_some() => ClaimSource::Fork,
+                    ClaimSource::Fork if !reservation.is_empty() => ClaimSource::Fork,
                     _ => ClaimSource::Joined,
                 };
-                if let Some(reply) = self
-                    .try_claim(project, order, nobody.as_ref(), source, &mut place, &mut trace)
-                    .await?
-                {
+                let taken = self.try_claim(project, order, nobody.as_ref(), source, &mut course);
+                if let Some(reply) = taken.await? {
                     return Ok(reply);
                 }
             }
             is_new = false;
-            if reservation.id.is_none() {
-                let outlook = self.outlook(project, order, &mut trace).await?;
+            if reservation.is_empty() && Instant::now() >= next_order {
+                let outlook = self.outlook(project, order, &mut course.trace).await?;
                 match outlook {
                     Outlook::Own(ClaimSource::Fork, _) | Outlook::Built => deadline = deadline.max(began + FORK_BUDGET),
-                    _ if order.patience.is_zero() => return Err(self.nothing_ready(project).await?),
+                    _ if order.patience.is_zero() => return Err(self.nothing_ready(project, &course).await?),
                     _ => {}
                 }
                 if let Outlook::Own(how, recipe) = outlook {
                     let id = InstanceId::generate();
                     // Before the row is there: whenever this future is dropped, the row is given back.
-                    reservation.id = Some(id.clone());
-                    if let Some(place) = &place {
+                    reservation.add(id.clone());
+                    if let Some(place) = &course.place {
                         place.owns(&id);
                     }
                     self.order_instance(&id, project, Order::Claim { recipe }).await?;
@@ -275,16 +289,38 @@ impl Reconciler {
                 }
             }
             if Instant::now() >= deadline {
-                return Err(self.nothing_ready(project).await?);
+                return Err(self.nothing_ready(project, &course).await?);
             }
-            if let Some(place) = &place {
+            if let Some(place) = &course.place {
                 // At the end of its time it looks once more.
                 let _ = tokio::time::timeout_at(deadline, place.rung()).await;
             } else {
                 // What became ready since the look above rang nobody: looked at once more.
-                place = Some(self.lines.join(&project.id, wants, reservation.id.clone()));
+                let own = reservation.ids().first().cloned();
+                course.place = Some(self.lines.join(&project.id, wants, own, reservation.inbox()));
             }
         }
+    }
+
+    /// Looks for the branch that is asked for, before anything is taken. A claim that was answered before is answered the same,
+    /// whatever became of the branch.
+    async fn asked(&self, project: &ProjectRow, order: &ClaimOrder) -> Result<Option<Asked>, ClaimError> {
+        let Some(branch) = &order.branch else { return Ok(None) };
+        let store = &self.context.store;
+        if let Some(key) = &order.key
+            && store
+                .claim_of(&project.id, key)
+                .await?
+                .is_some_and(|claim| claim.handed_over)
+        {
+            return Ok(None);
+        }
+        let pool = store.pool(&project.id).await?;
+        let checkouts = checkouts(project, pool.as_ref());
+        let patience = FETCH_BUDGET.max(order.patience);
+        Ok(Some(
+            Asked::look(&self.context.mirrors, &checkouts, branch, patience).await?,
+        ))
     }
 
     async fn outlook(
@@ -317,22 +353,23 @@ impl Reconciler {
         )
     }
 
-    async fn check_reserved(&self, id: &InstanceId) -> Result<InstanceRow, ClaimError> {
+    async fn reserved(&self, id: &InstanceId) -> Result<Reserved, StoreError> {
         let row = self.context.store.instance(id).await?;
-        match row {
-            Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => Ok(row),
+        Ok(match row {
+            Some(row) if row.state == InstanceState::Ready => Reserved::Ready,
+            Some(row) if row.state == InstanceState::Provisioning => Reserved::Making,
             row => {
                 let (kind, reason) = row.map_or((None, None), |row| (row.failure_kind, row.failure_reason));
-                Err(ClaimError::Failed {
-                    reason: reason.unwrap_or_else(|| "it was removed".to_owned()),
+                Reserved::Gone {
+                    reason,
                     blames_recipe: kind.is_some_and(FailureKind::blames_recipe),
-                })
+                }
             }
-        }
+        })
     }
 
     /// Removes an instance that was made for a claim which is gone, unless the claim has it by now: then a repeated key gets it.
-    async fn throw_away(&self, id: &InstanceId) -> Result<(), StoreError> {
+    pub(super) async fn throw_away(&self, id: &InstanceId) -> Result<(), StoreError> {
         let store = &self.context.store;
         loop {
             let row = store.instance(id).await?;
@@ -348,7 +385,13 @@ impl Reconciler {
         }
     }
 
-    async fn nothing_ready(&self, project: &ProjectRow) -> Result<ClaimError, StoreError> {
+    async fn nothing_ready(&self, project: &ProjectRow, course: &Course) -> Result<ClaimError, StoreError> {
+        if let Some(sentence) = course.stuck.last() {
+            return Ok(ClaimError::Stuck(sentence.clone()));
+        }
+        if let Some(reason) = course.failed.last() {
+            return Ok(failed(Some(reason.clone()), false));
+        }
         let now = Timestamp::now();
         let since = crate::store::Store::failed_window(now);
         let status = self.context.store.pool_status(&project.id, since).await?;
@@ -382,10 +425,16 @@ impl Reconciler {
         order: &ClaimOrder,
         only: Option<&InstanceId>,
         source: ClaimSource,
-        place: &mut Option<Place>,
-        trace: &mut Trace,
+        course: &mut Course,
     ) -> Result<Option<ClaimReply>, ClaimError> {
         let store = &self.context.store;
+        let Course {
+            asked,
+            place,
+            trace,
+            stuck,
+            failed,
+        } = course;
         loop {
             trace.begin_try();
             let pool = store.pool(&project.id).await?;
@@ -415,6 +464,9 @@ impl Reconciler {
                     wait_ms,
                     repos: row.repos.clone(),
                     expires_at,
+                    stale: false,
+                    stale_since: None,
+                    stale_parts: Vec::new(),
                     agent: agent_paths(&row.id),
                 })
                 .await?;
@@ -445,30 +497,41 @@ impl Reconciler {
                 }
             };
             trace.lap("take");
-            let mut unasked = Unasked {
-                reconciler: self.clone(),
-                id: order.key.is_none().then(|| row.id.clone()),
-            };
+            let mut unasked = Unasked::new(self, order.key.is_none().then(|| row.id.clone()));
             let is_current = row.recipe == wish.recipe;
-            match self.activate(project, &wish, order, &row, trace).await {
+            match self.activate(project, &wish, order, asked.as_ref(), &row, trace).await {
                 Ok(repos) => {
                     reply.repos = repos;
+                    self.tell_stale(project, pool.as_ref(), &wish.recipe, &mut reply)
+                        .await?;
                     store.end_hand_over(&reply, &trace.end(order, is_current)).await?;
-                    unasked.id = None;
+                    unasked.disarm();
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");
                     self.refill_later();
                     return Ok(Some(*reply));
                 }
                 Err(unfit) => {
                     store.undo_claim(&row.id, Timestamp::now()).await?;
-                    unasked.id = None;
+                    unasked.disarm();
                     self.wake();
                     match unfit {
                         Unfit::Instance(reason) => {
                             trace.skip(&row.id, &reason);
                             tracing::warn!(instance = %row.id, reason, "a ready instance did not answer when it was claimed");
+                            if only.is_some() {
+                                failed.push(reason);
+                            }
                         }
                         Unfit::Script(reason) => return Err(ClaimError::Script(reason)),
+                        Unfit::Host(reason) => return Err(ClaimError::Host(reason)),
+                        Unfit::Stuck(reason) => {
+                            trace.skip(&row.id, &reason);
+                            tracing::warn!(instance = %row.id, reason, "a VM could not be brought to the branch of its claim");
+                            stuck.push(reason.clone());
+                            if stuck.len() >= STUCK_VMS {
+                                return Err(ClaimError::Stuck(reason));
+                            }
+                        }
                         Unfit::Store(error) => return Err(error.into()),
                     }
                 }
@@ -483,6 +546,25 @@ impl Reconciler {
             tokio::time::sleep(REFILL_PAUSE).await;
             reconciler.wake();
         });
+    }
+}
+
+fn failed(reason: Option<String>, blames_recipe: bool) -> ClaimError {
+    ClaimError::Failed {
+        reason: reason.unwrap_or_else(|| "it was removed".to_owned()),
+        blames_recipe,
+    }
+}
+
+/// How long no VM is made for a claim after so many of its own have failed: none after the first, since what ails one VM seldom ails
+/// the next.
+fn pause_after(failures: usize) -> Duration {
+    let doublings = u32::try_from(failures.saturating_sub(2)).unwrap_or(u32::MAX);
+    match failures {
+        0 | 1 => Duration::ZERO,
+        _ => FIRST_PAUSE
+            .saturating_mul(2_u32.saturating_pow(doublings))
+            .min(LONGEST_PAUSE),
     }
 }
 

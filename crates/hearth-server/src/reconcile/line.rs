@@ -8,6 +8,8 @@ use std::time::Duration;
 use hearth_api::ids::{InstanceId, ProjectId};
 use tokio::sync::Notify;
 
+use super::reservation::Inbox;
+
 /// A claim that waits looks this often even when nobody rings, because what it needs may come without an instance that changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,8 @@ struct Waiter {
     bell: Arc<Notify>,
     /// The instance that is made for it.
     own: Option<InstanceId>,
+    /// Takes what others leave it.
+    inbox: Inbox,
 }
 
 /// A claim's place, until it is dropped; then the next one is rung.
@@ -71,7 +75,7 @@ impl Lines {
     }
 
     /// A place at the end, for a claim that may have an instance of its own in the making.
-    pub(super) fn join(&self, project: &ProjectId, wants: Wants, own: Option<InstanceId>) -> Place {
+    pub(super) fn join(&self, project: &ProjectId, wants: Wants, own: Option<InstanceId>, inbox: Inbox) -> Place {
         let project = project.clone();
         let line = Line { project, wants };
         let bell = Arc::new(Notify::new());
@@ -80,6 +84,7 @@ impl Lines {
             let waiter = Waiter {
                 bell: bell.clone(),
                 own,
+                inbox,
             };
             kept.lines.entry(line.clone()).or_default().insert(kept.next, waiter);
             kept.next
@@ -100,6 +105,19 @@ impl Lines {
     /// What instances are made by changed: all look.
     pub(super) fn ring_all(&self, project: &ProjectId) {
         self.each(project, |_, _| true);
+    }
+
+    /// Leaves an instance to the claim that has waited longest and takes what the pool has. False when none waits.
+    pub(super) fn hand_on(&self, project: &ProjectId, instance: &InstanceId) -> bool {
+        self.with(|kept| {
+            [Wants::Any, Wants::Current].into_iter().any(|wants| {
+                let project = project.clone();
+                let waiters = kept.lines.get(&Line { project, wants });
+                let mut waiters = waiters.into_iter().flat_map(BTreeMap::values);
+                let heir = waiters.find(|waiter| waiter.inbox.put(instance));
+                heir.inspect(|waiter| waiter.bell.notify_one()).is_some()
+            })
+        })
     }
 
     fn each(&self, project: &ProjectId, concerns: impl Fn(usize, &Waiter) -> bool) {

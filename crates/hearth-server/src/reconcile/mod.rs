@@ -12,7 +12,9 @@ mod keeper;
 mod lead;
 mod line;
 mod observe;
+mod reservation;
 mod rest;
+mod set_ups;
 mod tasks;
 mod trace;
 
@@ -85,6 +87,8 @@ pub(crate) struct Inner {
     template_max_age: SignedDuration,
     /// Whoever lets a VM stand still or go on is alone with it.
     rest: Locks<VmId>,
+    /// Which set-ups were noted.
+    set_ups: Mutex<set_ups::Noted>,
     /// What passes leave for those who ask why.
     notes: Mutex<explain::Notes>,
     /// The controller's lease, and the clock.
@@ -130,6 +134,7 @@ impl Reconciler {
             rest: Locks::default(),
             awake: Arc::default(),
             notes: Mutex::default(),
+            set_ups: Mutex::default(),
             lead: Mutex::default(),
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
@@ -147,6 +152,10 @@ impl Reconciler {
 
     fn tokens(&self) -> MutexGuard<'_, Bucket> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_ups(&self) -> MutexGuard<'_, set_ups::Noted> {
+        self.set_ups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something changed: look soon.

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::instances::delete_rows;
 use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 use crate::provision::Piece;
+use crate::provision::checkout::Left;
 
 /// A checkpoint to be written, when its files are whole.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct CheckpointRow {
     pub project: Option<ProjectId>,
     /// What ran since the parent.
     pub pieces: Vec<Piece>,
+    /// Where the set-up left the checkouts; for the last one of a set-up.
+    pub checkouts: Option<Vec<Left>>,
 }
 
 /// A template of a project.
@@ -83,7 +86,7 @@ impl Store {
     /// Writes a checkpoint whose files are whole.
     pub async fn insert_checkpoint(&self, row: &CheckpointRow, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO checkpoint (key, parent, project_id, pieces, created_at) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO checkpoint (key, parent, project_id, pieces, created_at, checkouts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO NOTHING",
         )
         .bind(row.key.as_str())
@@ -91,9 +94,20 @@ impl Store {
         .bind(row.project.as_ref().map(ProjectId::as_str))
         .bind(to_json(&row.pieces)?)
         .bind(millis(now))
+        .bind(row.checkouts.as_ref().map(to_json).transpose()?)
         .run_on(&self.write)
         .await?;
         Ok(())
+    }
+
+    /// Where a set-up left the checkouts, in their order; nothing where that was not told.
+    pub async fn checkouts_of(&self, key: &CheckpointKey) -> Result<Vec<Left>, StoreError> {
+        let told: Option<Option<String>> = sqlx::query_scalar("SELECT checkouts FROM checkpoint WHERE key = ?1")
+            .bind(key.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        let told = told.flatten().map(|told| from_json("checkpoint.checkouts", &told));
+        told.transpose().map(Option::unwrap_or_default)
     }
 
     /// Everything that ran up to a checkpoint, from the beginning; `None` when it, or one it lies on, has no row.

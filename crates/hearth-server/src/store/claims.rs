@@ -199,6 +199,16 @@ impl Store {
         Ok(Taken::Instance(Box::new(row), Box::new(reply), look))
     }
 
+    /// The claim of a key.
+    pub async fn claim_of(&self, project: &ProjectId, key: &str) -> Result<Option<ClaimRow>, StoreError> {
+        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE project_id = ?1 AND key = ?2")
+            .bind(project.as_str())
+            .bind(key)
+            .fetch_optional(&self.read)
+            .await?;
+        raw.map(ClaimRow::try_from).transpose()
+    }
+
     /// The claim of an instance.
     pub async fn claim(&self, instance: &InstanceId) -> Result<Option<ClaimRow>, StoreError> {
         let raw: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE instance_id = ?1")

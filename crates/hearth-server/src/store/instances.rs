@@ -50,6 +50,8 @@ pub struct InstanceRow {
     pub use_cache: bool,
     /// Memory that the VM at rest has to itself, MiB.
     pub private_mib: Option<u64>,
+    /// Somebody worked in its VM before it was claimed.
+    pub worked_in: bool,
     /// When it was wished for.
     pub created_at: Timestamp,
     /// When it came into its state.
@@ -145,6 +147,7 @@ struct Raw {
     settings: String,
     use_cache: bool,
     private_mib: Option<i64>,
+    worked_in: bool,
     created_at: i64,
     state_since: i64,
     provisioned_at: Option<i64>,
@@ -176,6 +179,7 @@ impl TryFrom<Raw> for InstanceRow {
             settings: from_json("instance.settings", &raw.settings)?,
             use_cache: raw.use_cache,
             private_mib: raw.private_mib.and_then(|mib| u64::try_from(mib).ok()),
+            worked_in: raw.worked_in,
             created_at: timestamp(raw.created_at)?,
             state_since: timestamp(raw.state_since)?,
             provisioned_at: optional_timestamp(raw.provisioned_at)?,
@@ -356,6 +360,15 @@ impl Store {
             .bind(to_json(&made.settings)?)
             .bind(made.private_mib.and_then(|mib| i64::try_from(mib).ok()))
             .bind(made.template.as_ref().map(|key| key.as_str()))
+            .run_on(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Somebody begins to work in the VM of an instance that nobody has claimed.
+    pub async fn note_work(&self, id: &InstanceId) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET worked_in = 1 WHERE id = ?1 AND state <> 'claimed'")
+            .bind(id.as_str())
             .run_on(&self.write)
             .await?;
         Ok(())

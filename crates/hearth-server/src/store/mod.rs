@@ -13,6 +13,7 @@ mod instances;
 mod migration_tests;
 mod pools;
 mod projects;
+mod set_ups;
 mod streaks;
 mod tips;
 mod tokens;

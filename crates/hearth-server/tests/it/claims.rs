@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hearth_drivers::Driver;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -150,6 +150,77 @@ async fn what_was_begun_for_a_claim_that_went_away_serves_the_next() {
         .await;
     assert!(why["why"].as_str().unwrap().contains("forked from it"), "{why:#}");
     server.until_full(SOON, &project, 1).await;
+}
+
+/// A disabled pool whose template is there still.
+async fn disabled_pool(server: &Server) -> String {
+    let (project, pool) = server.full_pool(1).await;
+    server.patch(&pool, json!({ "enabled": false })).await;
+    server.until_full(SOON, &project, 0).await;
+    pool
+}
+
+#[tokio::test]
+async fn what_was_begun_for_a_claim_that_went_away_serves_the_next_of_a_disabled_pool_too() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.fork_concurrency = 1;
+    let driver = FakeDriver::new(1, FakeOptions::default());
+    let made: Arc<dyn Driver> = Arc::new(driver.clone());
+    let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
+    let pool = disabled_pool(&server).await;
+    driver.add_rule(ExecRule {
+        takes: SLOW_FORK,
+        ..ExecRule::prints("true", "")
+    });
+    let claim = format!("{pool}/claim");
+    let patient = json!({ "waitMs": 20_000 });
+    let first = tokio::time::timeout(SLOW_FORK / 2, server.call(Method::POST, &claim, patient.clone()));
+    let second = async {
+        let begun = server
+            .until(SOON, &format!("{pool}/instances?status=provisioning"), |list| {
+                list["items"].as_array().is_some_and(|items| !items.is_empty())
+            })
+            .await;
+        (begun, server.post(&claim, patient.clone()).await)
+    };
+    let (gone, (begun, reply)) = tokio::join!(first, second);
+    assert!(gone.is_err(), "it had its VM too soon: {gone:?}");
+    assert_eq!(reply["id"], begun["items"][0]["id"], "{reply:#}");
+    // What was begun for the second one nobody needs now.
+    let gone = |list: &serde_json::Value| list["items"].as_array().is_some_and(|items| items.len() == 1);
+    server.until(SOON, &format!("{pool}/instances"), gone).await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_own_vm_fails_gets_the_next_one() {
+    // The pool's own VM is the first fork; then two fail, one is made, and from then on all fail.
+    let fails = |call| Fault {
+        verb: Verb::Fork,
+        call,
+        kind: FaultKind::Retry,
+        moment: FaultMoment::Before,
+    };
+    let faults = (2..4).chain(5..100).map(fails).collect();
+    let (server, _) = Server::fake(FakeOptions {
+        faults,
+        ..FakeOptions::default()
+    })
+    .await;
+    let pool = disabled_pool(&server).await;
+    let reply = server.post(&format!("{pool}/claim"), json!({ "waitMs": 20_000 })).await;
+    assert_eq!(reply["source"], "fork");
+    let failed = server.get(&format!("{pool}/instances?status=failed")).await;
+    assert_eq!(failed["items"].as_array().unwrap().len(), 2, "{failed:#}");
+    // The last one's reason is said at the end of the claim's patience.
+    let bypass = json!({ "waitMs": 1_000, "miss": "bypass" });
+    let bare = server.project(bare_project()).await;
+    let (status, reply) = server
+        .call(Method::POST, &format!("{bare}/warm-pool/claim"), bypass)
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{reply:#}");
+    let message = reply["error"]["message"].as_str().unwrap();
+    assert!(message.contains("was made for this claim failed"), "{message}");
 }
 
 #[tokio::test]

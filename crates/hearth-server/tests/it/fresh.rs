@@ -81,12 +81,12 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     let second = git(&repo_folder(&app), &["rev-parse", "HEAD"]);
     pushed(&server).await;
     let wanted = until_noticed(&server, &pool, &first).await;
-    // A VM of the commit before is brought to the new one; the tree that its set-up changed is left alone.
+    // A VM of the commit before is brought to the new one, and what its set-up changed gives way.
     let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
     assert_eq!(claimed["source"], "ready", "{claimed:#}");
     assert_eq!(claimed["recipe"], first);
     assert_eq!(claimed["repos"][0]["commit"], second);
-    assert_ne!(
+    assert_eq!(
         claimed["repos"][1]["commit"],
         git(&repo_folder(&lib), &["rev-parse", "HEAD"])
     );
@@ -94,7 +94,7 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     for (command, prints) in [
         ("cat /home/app/version /home/prepared", "2\n1\n"),
         ("git -C /home/app status --short --branch", "## main...origin/main\n"),
-        ("tail -1 /home/lib/a; ls /home/updated 2>/dev/null", "own\n"),
+        ("cat /home/lib/a; ls /home/updated 2>/dev/null", "2\n"),
     ] {
         assert_eq!(exec(&server, id, command).await["stdout"], prints, "{command}");
     }

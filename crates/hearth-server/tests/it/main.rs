@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod branches;
 mod cancel;
 mod claims;
 mod clear;
@@ -21,6 +22,7 @@ mod restart;
 mod rubbish;
 mod secrets;
 mod set_up_failures;
+mod set_ups;
 mod setup;
 mod sources;
 mod templates;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand, ValueEnum};
-use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss};
+use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss, SetUpPart};
 use hearth_api::client::ClientError;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ pub(crate) struct ClaimArgs {
     /// The task it is for: asking again with the same one gives the same VM
     #[arg(long, value_name = "ID")]
     task: Option<String>,
-    /// Check this branch out in every repository that has it
+    /// Check this branch out in every repository that has it; when none has it, nothing is claimed
     #[arg(long)]
     branch: Option<String>,
     /// What to do when none is ready: wait for one that is being made or make one (prefer, the default), say so with exit
@@ -140,6 +140,20 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         }
         failure
     })?;
+    if !globals.json {
+        if reply.stale {
+            output::note(&format!(
+                "warning: set up by {}; --strict waits for one that is set up by the new one",
+                stale(&reply)
+            ));
+        }
+        let asked = body.branch.as_deref();
+        reply
+            .repos
+            .iter()
+            .filter_map(|repo| warning(repo, asked))
+            .for_each(|text| output::note(&text));
+    }
     if args.id_only {
         output::print_line(reply.id.as_str())?;
         return Ok(0);
@@ -184,7 +198,7 @@ fn explain(explained: &ClaimExplained) -> String {
 }
 
 fn show(reply: &ClaimReply) -> String {
-    output::pairs([
+    let mut pairs = vec![
         ("id", reply.id.to_string()),
         ("VM", reply.instance_id.to_string()),
         ("came from", came_from(reply.source).to_owned()),
@@ -192,7 +206,39 @@ fn show(reply: &ClaimReply) -> String {
         ("waited", output::millis(reply.wait_ms)),
         ("repositories", checkouts(&reply.repos)),
         ("yours until", lease_end(reply.expires_at)),
-    ])
+    ];
+    if reply.stale {
+        pairs.insert(5, ("set up by", stale(reply)));
+    }
+    output::pairs(pairs)
+}
+
+/// By what a VM was set up that is not of the set-up as it is now.
+fn stale(reply: &ClaimReply) -> String {
+    let since = reply
+        .stale_since
+        .map_or_else(String::new, |at| format!(" (since {at:.0})"));
+    let parts: Vec<_> = reply.stale_parts.iter().copied().map(part).collect();
+    let parts = match parts.as_slice() {
+        [] => String::new(),
+        parts => format!("; changed since: {}", parts.join(", ")),
+    };
+    format!("an older version of the set-up{since}{parts}")
+}
+
+fn part(part: SetUpPart) -> &'static str {
+    match part {
+        SetUpPart::GitIdentity => "who makes commits",
+        SetUpPart::Hearth => "Hearth itself",
+        SetUpPart::Image => "the image",
+        SetUpPart::LegacyHooks => "whether .capy/settings.json's hooks run",
+        SetUpPart::ProjectSetup => "the project's commands",
+        SetUpPart::Repositories => "the repositories",
+        SetUpPart::Scripts => "the scripts",
+        SetUpPart::SetupCommands => "the pool's commands",
+        SetUpPart::Variables => "the variables",
+        SetUpPart::VmSize => "the VM size",
+    }
 }
 
 /// As much of a commit as git shows.
@@ -201,10 +247,51 @@ const SHORT_COMMIT_CHARS: usize = 10;
 /// One line per checkout.
 pub(super) fn checkouts(repos: &[ClaimedRepo]) -> String {
     let line = |repo: &ClaimedRepo| {
-        let commit: String = repo.commit.chars().take(SHORT_COMMIT_CHARS).collect();
-        format!("{} at {} ({} {commit})", repo.repo_full_name, repo.path, repo.branch)
+        let (commit, branch) = (short(&repo.commit), clean_line(&repo.branch));
+        let text = format!("{} at {} ({branch} {commit})", repo.repo_full_name, repo.path);
+        let flags = [
+            (repo.branch_missing, "branch missing"),
+            (repo.behind, "behind"),
+            (repo.gone, "not there any more"),
+            (repo.cloned.is_some(), "checked out by the set-up"),
+        ];
+        flags
+            .iter()
+            .filter(|(set, _)| *set)
+            .fold(text, |text, (_, flag)| format!("{text}, {flag}"))
     };
     output::lines_or_dash(repos.iter().map(line))
+}
+
+fn short(commit: &str) -> String {
+    commit.chars().take(SHORT_COMMIT_CHARS).collect()
+}
+
+/// What a person must know of a repository that is not as was asked for.
+fn warning(repo: &ClaimedRepo, asked: Option<&str>) -> Option<String> {
+    let (name, branch) = (&repo.repo_full_name, clean_line(&repo.branch));
+    let mut parts = Vec::new();
+    if repo.gone {
+        parts.push(format!(
+            "there is no repository at {} any more: the set-up moved or removed it",
+            repo.path
+        ));
+    }
+    if repo.branch_missing {
+        let asked = asked.map_or_else(
+            || "branch of that name".to_owned(),
+            |asked| format!("branch `{}`", clean_line(asked)),
+        );
+        parts.push(format!("it has no {asked}: it is on `{branch}`"));
+    }
+    if repo.behind {
+        let why = repo
+            .why
+            .as_deref()
+            .map_or_else(String::new, |why| format!(": {}", clean_line(why)));
+        parts.push(format!("it stays behind its branch, at {}{why}", short(&repo.commit)));
+    }
+    (!parts.is_empty()).then(|| format!("warning: {name}: {}", parts.join("; ")))
 }
 
 pub(super) fn lease_end(at: Timestamp) -> String {

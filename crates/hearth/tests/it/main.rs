@@ -8,6 +8,7 @@
 
 mod arguments;
 mod attached;
+mod claims;
 mod connecting;
 mod exec;
 mod explain;

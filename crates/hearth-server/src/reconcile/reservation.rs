@@ -1,0 +1,161 @@
+//! What a claim holds while it waits, and what becomes of it when its request goes away before it was answered.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hearth_api::ids::{InstanceId, ProjectId};
+use jiff::Timestamp;
+
+use super::Reconciler;
+use crate::store::StoreError;
+
+/// Instances that were handed on to a waiting claim by others that went away.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Inbox(Arc<Mutex<Inherited>>);
+
+#[derive(Debug, Default)]
+struct Inherited {
+    ids: Vec<InstanceId>,
+    /// The claim is over: nothing more is taken in.
+    is_closed: bool,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Inherited> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False when the claim is over.
+    pub(super) fn put(&self, id: &InstanceId) -> bool {
+        let mut inherited = self.lock();
+        if !inherited.is_closed {
+            inherited.ids.push(id.clone());
+        }
+        !inherited.is_closed
+    }
+
+    fn take(&self) -> Vec<InstanceId> {
+        std::mem::take(&mut self.lock().ids)
+    }
+
+    fn close(&self) -> Vec<InstanceId> {
+        let mut inherited = self.lock();
+        inherited.is_closed = true;
+        std::mem::take(&mut inherited.ids)
+    }
+}
+
+/// The instances that are reserved for a claim; those that it did not get are given back when it is dropped.
+pub(super) struct Reservation {
+    reconciler: Reconciler,
+    project: ProjectId,
+    /// The one that it ordered, then those that others left it.
+    ids: Vec<InstanceId>,
+    inbox: Inbox,
+    /// Back to the pool, or away with them.
+    pooled: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(reconciler: &Reconciler, project: &ProjectId, pooled: bool) -> Self {
+        Self {
+            reconciler: reconciler.clone(),
+            project: project.clone(),
+            ids: Vec::new(),
+            inbox: Inbox::default(),
+            pooled,
+        }
+    }
+
+    /// Where others put what they leave it.
+    pub(super) fn inbox(&self) -> Inbox {
+        self.inbox.clone()
+    }
+
+    /// Everything that is reserved for the claim now.
+    pub(super) fn ids(&mut self) -> Vec<InstanceId> {
+        self.ids.extend(self.inbox.take());
+        self.ids.clone()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    pub(super) fn add(&mut self, id: InstanceId) {
+        self.ids.push(id);
+    }
+
+    /// It is not the claim's to give back: it was handed over, or is gone.
+    pub(super) fn forget(&mut self, id: &InstanceId) {
+        self.ids.retain(|own| own != id);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ids.extend(self.inbox.close());
+        let ids = std::mem::take(&mut self.ids);
+        if ids.is_empty() {
+            return;
+        }
+        let (reconciler, project, pooled) = (self.reconciler.clone(), self.project.clone(), self.pooled);
+        tokio::spawn(async move {
+            for id in ids {
+                if let Err(error) = reconciler.give_back(&project, &id, pooled).await {
+                    tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
+                }
+                reconciler.changed(&project, &id);
+            }
+        });
+    }
+}
+
+impl Reconciler {
+    /// An instance was made, or is being made, for a claim that is gone. An enabled pool takes it; of a disabled one the claim that has
+    /// waited longest has it, since that pool keeps none.
+    async fn give_back(&self, project: &ProjectId, id: &InstanceId, pooled: bool) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        if !pooled {
+            return self.throw_away(id).await;
+        }
+        let pool = store.pool(project).await?;
+        if pool.is_none_or(|pool| !pool.config.enabled) && self.lines.hand_on(project, id) {
+            tracing::info!(instance = %id, %project, "an instance whose claim is gone serves the next one");
+            return Ok(());
+        }
+        store.unreserve_instance(id).await
+    }
+}
+
+/// Takes a claim back that has no key, when its request is gone before the VM was handed over: nobody can ask for it again.
+pub(super) struct Unasked {
+    reconciler: Reconciler,
+    id: Option<InstanceId>,
+}
+
+impl Unasked {
+    pub(super) fn new(reconciler: &Reconciler, id: Option<InstanceId>) -> Self {
+        Self {
+            reconciler: reconciler.clone(),
+            id,
+        }
+    }
+
+    /// The claim was answered, or taken back already.
+    pub(super) fn disarm(&mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let reconciler = self.reconciler.clone();
+        tokio::spawn(async move {
+            if let Err(error) = reconciler.context.store.undo_claim(&id, Timestamp::now()).await {
+                tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
+            }
+            reconciler.wake();
+        });
+    }
+}
