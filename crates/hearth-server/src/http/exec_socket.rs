@@ -76,7 +76,7 @@ async fn serve(mut socket: WebSocket, state: &AppState, row: &InstanceRow, insid
                 running,
                 begun,
                 typed,
-                _awake: awake,
+                awake,
                 lease: (row.state == InstanceState::Claimed).then(|| row.id.clone()),
                 channels: true,
                 patience: None,

@@ -37,7 +37,7 @@ pub struct Attached {
     pub begun: Begun,
     pub typed: Typed,
     /// Held for as long as the command lasts.
-    pub _awake: Option<Awake>,
+    pub awake: Option<Awake>,
     /// The claim whose lease is renewed meanwhile.
     pub lease: Option<InstanceId>,
     /// Whether each piece of output says which one it is of; a terminal has one only.

@@ -87,7 +87,7 @@ pub async fn open_terminal(
         running,
         begun,
         typed,
-        _awake: awake,
+        awake,
         lease: (row.state == InstanceState::Claimed).then_some(id),
         channels: false,
         patience: Some(CLIENT_PATIENCE),
