@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::claim::{ClaimSource, ClaimedRepo, Miss};
 use crate::ids::{InstanceId, ProjectId};
-use crate::instance::InstanceStatus;
+use crate::instance::{InstanceStatus, Unresponsive};
 use crate::time;
 
 /// Reply of `GET …/warm-pool/explain`.
@@ -38,8 +38,8 @@ pub struct PoolExplained {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
     /// Its name: `Full`, `Fresh`, `Building`, `Rolling`, `RecipeFailing`, `BreakerOpen`, `CapacityLimited`, `HostTrouble`,
-    /// `ImageMissing`, `RepositoryMissing`, `Disabled`, `DebugVmKept`; `RepositoryUnreachable` and `BranchMissing` where a branch
-    /// cannot be followed. There may be more.
+    /// `ImageMissing`, `RepositoryMissing`, `Disabled`, `DebugVmKept`; `Unresponsive` where VMs do not answer, `RepositoryUnreachable` and
+    /// `BranchMissing` where a branch cannot be followed. There may be more.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether it is so.
@@ -111,8 +111,16 @@ pub struct InstanceExplained {
     pub since_ms: u64,
     /// Counts up with every move of its state.
     pub generation: i64,
-    /// How often in a row it did not answer when it was asked; after a few times it is replaced.
+    /// How often in a row it did not answer when it was asked; after a few times one of the pool is replaced.
     pub missed: u32,
+    /// It is there and does not answer, and is not replaced because somebody has it or may look into it.
+    #[serde(default)]
+    #[schema(required)]
+    pub unresponsive: Option<Unresponsive>,
+    /// When it was last noticed that its guest had restarted.
+    #[serde(default, with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub rebooted_at: Option<Timestamp>,
     /// Its set-up failed, and until then a person may look into it.
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]

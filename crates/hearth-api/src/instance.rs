@@ -125,6 +125,25 @@ pub struct InstanceView {
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
+    /// Its VM is there and does not answer; `null` while it does, as far as is known.
+    #[serde(default)]
+    #[schema(required)]
+    pub unresponsive: Option<Unresponsive>,
+    /// When it was last noticed that the VM had restarted since it was made: what ran in it then does not run any more.
+    #[serde(default, with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub rebooted_at: Option<Timestamp>,
+}
+
+/// A VM that is there and does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unresponsive {
+    /// When it was last known to answer.
+    #[serde(with = "time")]
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// What keeps it from answering, as far as the host can see: a sentence for a person.
+    pub reason: String,
 }
 
 /// Reply of `DELETE /instances/{id}`.

@@ -181,6 +181,8 @@ pub enum VmPresence {
     Running,
     /// It stands still.
     Paused,
+    /// It is whole, but something on the host has stopped it: nothing in it answers, and it may go on.
+    Halted,
     /// It is there but does not run.
     Stopped,
     /// There is nothing of it.

@@ -94,6 +94,9 @@ pub enum VmState {
     Running,
     /// It stands still, whole, until `resume`.
     Paused,
+    /// It is whole, but something outside of the driver stopped it (a signal to its process). Only whoever did that can let it
+    /// go on; until then nothing in it answers. `destroy` works.
+    Halted,
     /// It is there (files, a record) but does not run: crashed, killed or half made. Only `destroy` makes sense.
     Stopped,
 }
@@ -157,6 +160,18 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// What is known of one VM; `None` when nothing of it exists.
     async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError>;
+
+    /// What keeps a VM from answering, as far as it can be seen from outside: a sentence for a person. `None` when its processors
+    /// run, and what hangs is inside.
+    async fn why_silent(&self, id: &VmId) -> Result<Option<String>, DriverError> {
+        Ok(match self.inspect(id).await? {
+            Some(VmState::Running) => None,
+            Some(VmState::Paused) => Some("it is paused".to_owned()),
+            Some(VmState::Halted) => Some("something on the host has stopped it".to_owned()),
+            Some(VmState::Stopped) => Some("it has ended".to_owned()),
+            None => Some("it is gone".to_owned()),
+        })
+    }
 
     /// Every VM that carries this installation's label, half-made ones included.
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError>;

@@ -97,6 +97,12 @@ impl ProcessId {
         Ok(Self::of(self.pid)?.as_ref() == Some(self))
     }
 
+    /// Whether it lives and a signal has stopped it (`kill -STOP`). One that a debugger holds for a moment does not count.
+    pub(crate) fn is_halted(&self) -> io::Result<bool> {
+        let stat = read(self.pid, "stat")?.and_then(|bytes| parse_stat(&String::from_utf8_lossy(&bytes)));
+        Ok(stat.is_some_and(|stat| stat.started == self.started && stat.state == b'T'))
+    }
+
     /// The processor time it has used so far, in clock ticks of 10 ms; `None` when it is gone.
     pub(crate) fn ticks_used(&self) -> io::Result<Option<u64>> {
         let stat = read(self.pid, "stat")?.and_then(|bytes| parse_stat(&String::from_utf8_lossy(&bytes)));

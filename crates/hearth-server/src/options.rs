@@ -54,6 +54,8 @@ pub struct ServeOptions {
     pub template_max_age: Duration,
     /// How often a ready VM is asked whether it still answers; zero: never.
     pub probe_interval: Duration,
+    /// How long a VM that runs has to answer then. Every miss but the last few is forgiven; see the rules in `reconcile/health.rs`.
+    pub probe_patience: Duration,
     /// Time between two looks at a repository whose branches are followed; zero: it looks once, and then only for webhooks.
     pub watch_interval: Duration,
     /// What webhooks are signed with; without one none is taken.
@@ -89,6 +91,8 @@ const TEMPLATE_DISK_MIB: u64 = 20 * 1024;
 const TEMPLATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Often enough that a dead VM is rarely the first that a claim finds, and too seldom to cost anything.
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
+/// Longer than a guest that compiles on a busy host keeps its agent waiting.
+const PROBE_PATIENCE: Duration = Duration::from_secs(15);
 /// A push shows soon enough without a webhook, and a forge does not notice the looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 /// A fork computes nearly all of its time: more at once than processors take longer in all. One more hides what little waiting
@@ -123,6 +127,7 @@ impl ServeOptions {
             template_disk_mib: TEMPLATE_DISK_MIB,
             template_max_age: TEMPLATE_MAX_AGE,
             probe_interval: PROBE_INTERVAL,
+            probe_patience: PROBE_PATIENCE,
             watch_interval: WATCH_INTERVAL,
             webhook_secret: None,
             max_vms: MAX_VMS,

@@ -43,6 +43,7 @@ fn presence(found: Option<VmState>) -> VmPresence {
         None => VmPresence::Absent,
         Some(VmState::Running) => VmPresence::Running,
         Some(VmState::Paused) => VmPresence::Paused,
+        Some(VmState::Halted) => VmPresence::Halted,
         Some(VmState::Stopped) => VmPresence::Stopped,
     }
 }

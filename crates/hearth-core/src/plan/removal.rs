@@ -8,7 +8,7 @@ use super::{
 };
 use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
-use crate::world::{Failure, InstanceWorld, PoolWorld, Work, World};
+use crate::world::{Failure, InstanceWorld, PoolWorld, VmPresence, Work, World};
 
 /// A failed VM that is there for longer has been kept.
 const DEBUG_VM_NOTICED: SignedDuration = SignedDuration::from_secs(30);
@@ -25,9 +25,13 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
         let for_how_long = world.now.duration_since(instance.state_since);
         match instance.state {
             InstanceState::Ready if !instance.is_there(world.drivers_observed) => {
+                let reason = match instance.vm {
+                    VmPresence::Halted => "something on the host stopped the VM's process while it stood ready",
+                    _ => "the VM ended unexpectedly while it stood ready",
+                };
                 let failure = Failure {
                     kind: FailureKind::VmLost,
-                    reason: "the VM ended unexpectedly while it stood ready".to_owned(),
+                    reason: reason.to_owned(),
                 };
                 actions.push(Action::fail(instance, failure));
             }

@@ -40,12 +40,14 @@ type Refusal = (StatusCode, String);
 /// One fake guest: what it holds, and what was asked of it.
 #[derive(Debug)]
 pub(super) struct Guest {
-    boot_id: String,
+    boot_id: Mutex<String>,
     rules: Arc<Mutex<Vec<ExecRule>>>,
     inside: Mutex<Inside>,
+    /// True while nothing in it answers, though it runs.
+    hangs: watch::Sender<bool>,
     /// False while the VM is paused: requests then wait.
     runs: watch::Sender<bool>,
-    started: tokio::time::Instant,
+    started: Mutex<tokio::time::Instant>,
     /// When this agent began, which may have died before: every change ends its connections.
     agent_started: watch::Sender<tokio::time::Instant>,
 }
@@ -63,11 +65,12 @@ struct Inside {
 impl Guest {
     pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>) -> Self {
         Self {
-            boot_id,
+            boot_id: Mutex::new(boot_id),
+            hangs: watch::Sender::new(false),
             rules,
             inside: Mutex::default(),
             runs: watch::Sender::new(true),
-            started: tokio::time::Instant::now(),
+            started: Mutex::new(tokio::time::Instant::now()),
             agent_started: watch::Sender::new(tokio::time::Instant::now()),
         }
     }
@@ -83,6 +86,35 @@ impl Guest {
     /// Lets it answer, or not.
     pub(super) fn set_running(&self, runs: bool) {
         self.runs.send_replace(runs);
+    }
+
+    /// Lets nothing in it answer, or lets it answer again.
+    pub(super) fn set_hanging(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
+    }
+
+    /// Waits until it does not hang.
+    pub(super) async fn answers(&self) {
+        // An error would mean that the sender, which is ours, is gone.
+        drop(self.hangs.subscribe().wait_for(|hangs| !*hangs).await);
+    }
+
+    /// Boots anew.
+    pub(super) fn reboot(&self) {
+        self.boot_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_str("-again");
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now();
+    }
+
+    /// How long it runs since it booted.
+    fn up(&self) -> Duration {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn boot_id(&self) -> String {
+        self.boot_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// As whom it was last activated.
@@ -135,6 +167,7 @@ impl Guest {
     async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
         // An error would mean that the sender, which is ours, is gone.
         drop(self.runs.subscribe().wait_for(|runs| *runs).await);
+        self.answers().await;
         match (request.uri().path(), request.method()) {
             (paths::HEALTH, &Method::GET) => Ok(json(StatusCode::OK, &self.health())),
             (paths::EXEC, &Method::POST) => self.exec(request).await,
@@ -186,7 +219,7 @@ impl Guest {
                 let activated = Activated {
                     agent_version: Some("fake".into()),
                     machine_id: wanted.machine_id.clone().unwrap_or_default(),
-                    boot_id: self.boot_id.clone(),
+                    boot_id: self.boot_id(),
                     host_keys: Vec::new(),
                     closed_connections: 0,
                     duration_ms: 0,
@@ -205,8 +238,8 @@ impl Guest {
         Health {
             version: "fake".into(),
             protocol: PROTOCOL_VERSION,
-            boot_id: self.boot_id.clone(),
-            uptime_ms: millis(self.started.elapsed()),
+            boot_id: self.boot_id(),
+            uptime_ms: millis(self.up()),
             agent_uptime_ms: Some(millis(self.agent_started.borrow().elapsed())),
         }
     }

@@ -216,6 +216,14 @@ impl<G> Machines<G> {
         Ok(())
     }
 
+    /// Stops a VM as `kill -STOP` of its process would, or lets it go on. False when there is none.
+    pub fn set_halted(&mut self, id: &VmId, halted: bool) -> bool {
+        let running = |state| matches!(state, VmState::Running | VmState::Paused | VmState::Halted);
+        let vm = self.vms.get_mut(id).filter(|vm| running(vm.state));
+        vm.map(|vm| vm.state = if halted { VmState::Halted } else { VmState::Running })
+            .is_some()
+    }
+
     /// As [`Driver::usage`](crate::Driver::usage).
     pub fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {
         self.alive(id).map(|_| USAGE)
@@ -295,6 +303,7 @@ fn need_alive<'a, G>(vms: &'a mut HashMap<VmId, Machine<G>>, id: &VmId) -> Resul
 fn look<T>(id: &VmId, found: Option<(VmState, T)>) -> Result<T, DriverError> {
     match found {
         Some((VmState::Stopped, _)) => Err(DriverError::permanent(format!("{id} does not run any more"))),
+        Some((VmState::Halted, _)) => Err(DriverError::retry(format!("{id} was stopped by a signal"))),
         Some((_, vm)) => Ok(vm),
         None => Err(no_vm(id)),
     }

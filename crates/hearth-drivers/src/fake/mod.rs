@@ -71,6 +71,15 @@ impl Inhabited {
     }
 }
 
+impl Machines<Inhabited> {
+    /// Ends the stream that is open, whether or not there can be another one now.
+    fn end_connection(&self, id: &VmId) {
+        if let Some(vm) = self.get(id) {
+            vm.inside.connection.cancel();
+        }
+    }
+}
+
 impl FakeDriver {
     /// An empty world.
     #[must_use]
@@ -122,6 +131,27 @@ impl FakeDriver {
         let mut state = self.world.state();
         let crashed = state.machines.crash(id);
         crashed.map(|inside| inside.connection.cancel()).is_some()
+    }
+
+    /// Stops a VM as `kill -STOP` of its process would. False when it does not run.
+    pub fn halt(&self, id: &VmId) -> bool {
+        self.world.state().machines.set_halted(id, true)
+    }
+
+    /// Lets the guest of a VM hang, as a kernel that is stuck would: its processors run, and nothing in it answers; or lets it
+    /// answer again. False when there is none.
+    pub fn hang(&self, id: &VmId, hangs: bool) -> bool {
+        self.guest(id).map(|guest| guest.set_hanging(hangs)).is_some()
+    }
+
+    /// Restarts the guest of a VM, as `reboot` in it would: another boot id, the same files. False when it does not run.
+    pub fn reboot(&self, id: &VmId) -> bool {
+        let mut state = self.world.state();
+        let boots = state.machines.inside_mut(id).map(|inside| {
+            inside.guest.reboot();
+            inside.connection.cancel();
+        });
+        boots.is_ok()
     }
 
     /// Damages a checkpoint. False when there is none.
@@ -290,14 +320,15 @@ impl World {
 
     fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let mut state = self.state();
+        state.machines.end_connection(id);
         let vm = state.machines.inside_mut(id)?;
-        vm.connection.cancel();
         vm.connection = CancellationToken::new();
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (ended, guest, answers_at) = (vm.connection.clone(), Arc::clone(&vm.guest), vm.answers_at);
         tokio::spawn(async move {
             let serve = async {
                 tokio::time::sleep_until(answers_at).await;
+                guest.answers().await;
                 guest.serve(theirs).await;
             };
             // Dropping the guest's end is what the host sees as the end.

@@ -40,6 +40,8 @@ use async_trait::async_trait;
 use folder::{Record, VmFolder};
 use hearth_api::ids::VmId;
 use monitor::Monitor;
+use qapi::Enum as _;
+use qapi::qmp::RunState;
 use stream::Streams;
 use template::Templates;
 
@@ -55,6 +57,8 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 const STRAGGLER_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two attempts to remove it.
 const STRAGGLER_PAUSE: Duration = Duration::from_millis(10);
+/// How long QEMU's monitor has to say what a silent VM's processors do.
+const SILENCE_LOOK: Duration = Duration::from_secs(3);
 /// How often console logs are trimmed and the network is looked after. A guest can write a few MiB to its console meanwhile.
 const CARE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -284,15 +288,55 @@ impl Inner {
         if self.is_making(id) {
             return Ok(VmState::Running);
         }
-        let alive = self.recorded_process(id)?.map(|process| process.is_alive()).transpose();
-        match alive.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
-            Some(true) => {
+        let process = self.recorded_process(id)?;
+        let look = || match &process {
+            Some(process) if process.is_alive()? => process.is_halted().map(Some),
+            _ => Ok(None),
+        };
+        match look().map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
+            Some(true) => Ok(VmState::Halted),
+            Some(false) => {
                 let paused = self.folder(id).is_paused();
                 let paused = paused.map_err(|error| error::io(format!("cannot look at the folder of {id}"), error))?;
                 Ok(if paused { VmState::Paused } else { VmState::Running })
             }
-            Some(false) | None => Ok(VmState::Stopped),
+            None => Ok(VmState::Stopped),
         }
+    }
+
+    /// Says which process of a halted VM it is about.
+    fn halted(&self, id: &VmId) -> String {
+        match self.recorded_process(id) {
+            Ok(Some(process)) => format!(
+                "its QEMU process {pid} was stopped by a signal; `kill -CONT {pid}` on the host lets it go on",
+                pid = process.pid
+            ),
+            _ => "its QEMU process was stopped by a signal".to_owned(),
+        }
+    }
+
+    /// Looks at the process, and asks QEMU what the processors do.
+    async fn why_silent(&self, id: &VmId) -> Result<Option<String>, DriverError> {
+        Ok(match self.inspect(id)? {
+            None => Some("it is gone".to_owned()),
+            Some(VmState::Stopped) => Some("its QEMU process has ended".to_owned()),
+            Some(VmState::Halted) => Some(self.halted(id)),
+            Some(VmState::Paused) => Some("it is paused".to_owned()),
+            Some(VmState::Running) => {
+                let ask = async {
+                    let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_LOOK).await?;
+                    monitor.state().await
+                };
+                match ask.await {
+                    Ok(RunState::running) => None,
+                    Ok(RunState::io_error) => {
+                        Some("QEMU has stopped its processors because its disk could not be written: the host's disk is full or broken".to_owned())
+                    }
+                    Ok(state) => Some(format!("QEMU has stopped its processors ({})", state.name())),
+                    Err(error) => Some(format!("its QEMU process does not answer either ({error})")),
+                }
+            }
+        })
     }
 
     fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
@@ -312,6 +356,7 @@ impl Inner {
         match self.inspect(id)? {
             Some(VmState::Running) => Ok(false),
             Some(VmState::Paused) => Ok(true),
+            Some(VmState::Halted) => Err(DriverError::retry(format!("{id} stands still: {}", self.halted(id)))),
             Some(VmState::Stopped) => Err(DriverError::permanent(format!("{id} does not run any more"))),
             None => Err(DriverError::permanent(format!("there is no VM {id}"))),
         }
@@ -555,6 +600,10 @@ impl Driver for QemuDriver {
         self.inner.inspect(id)
     }
 
+    async fn why_silent(&self, id: &VmId) -> Result<Option<String>, DriverError> {
+        self.inner.why_silent(id).await
+    }
+
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
         self.inner.list()
     }
@@ -562,8 +611,9 @@ impl Driver for QemuDriver {
     async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError> {
         let inner = &self.inner;
         let _gate = inner.gates.lock(id.clone()).await;
-        inner.need_alive(id)?;
+        // Of one that cannot be reached now, too: what came over it comes no more.
         inner.streams.end(id);
+        inner.need_alive(id)?;
         let stream = inner.folder(id).connect("agent.sock", &inner.user).await;
         let stream = stream.and_then(|stream| inner.streams.wrap(id, stream));
         let stream = stream.map_err(|error| {

@@ -101,6 +101,9 @@ pub struct Inside {
 
 /// Begins work in an instance's VM.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
+    if let Some(why) = state.reconciler.out_of_reach(row).await {
+        return Err(ApiError::unavailable(why));
+    }
     if row.state != InstanceState::Claimed && !row.worked_in {
         // Before anything can be changed: from now on what is in the VM is not only the set-up's.
         state.store().note_work(&row.id).await?;
@@ -119,6 +122,8 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         }
         agent => agent?,
     };
+    state.reconciler.meet(row, &agent).await?;
+    state.reconciler.expect_answer(&row.vm);
     if row.state == InstanceState::Claimed {
         // The work need not wait until it is written.
         tokio::spawn(show_life(state.store().clone(), row.id.clone()));

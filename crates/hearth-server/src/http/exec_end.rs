@@ -44,6 +44,15 @@ impl Begun {
     pub async fn lost(&self, error: &AgentError) -> ExecExit {
         let elapsed = self.at.elapsed();
         tracing::info!(vm = %self.vm, %error, "an agent was lost while a command ran");
+        if let Some(why) = self.agents.given_up(&self.vm) {
+            return ExecExit {
+                error: Some(format!(
+                    "{why}; how the command ended nobody knows. Nothing brings its work back by itself: release the VM, or look again later"
+                )),
+                duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                ..ExecExit::default()
+            };
+        }
         let answer = self.agents.get(&self.vm, RETURN_PATIENCE).await;
         let health = match answer {
             Ok(agent) => match tokio::time::timeout(RETURN_PATIENCE, agent.health()).await {

@@ -141,6 +141,7 @@ pub async fn view_instance(
             repo_full_name: own.repo_full_name,
         })
     });
+    let unresponsive = state.reconciler.unresponsive(&row.vm);
     Ok(Json(InstanceView {
         commands: commands.collect(),
         id: row.id,
@@ -152,6 +153,8 @@ pub async fn view_instance(
         repos,
         settings: row.settings,
         expires_at: row.lease_ends_at,
+        unresponsive,
+        rebooted_at: row.rebooted_at,
     }))
 }
 

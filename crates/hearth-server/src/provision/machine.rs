@@ -143,7 +143,9 @@ impl Run<'_> {
             machine_id: None,
         };
         let activated = agent.activate(&identity).await;
-        activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))
+        let activated = activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))?;
+        self.context.agents.note_boot(&self.boot.vm, &activated.boot_id).await;
+        Ok(activated)
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {
@@ -230,6 +232,7 @@ impl Run<'_> {
     async fn reach(&self) -> Result<(AgentClient, String), Failure> {
         let agent = self.connect().await?;
         let health = agent.health().await.map_err(vm_lost)?;
+        self.context.agents.note_boot(&self.boot.vm, &health.boot_id).await;
         Ok((agent, health.version))
     }
 
@@ -259,6 +262,14 @@ impl Run<'_> {
     async fn still_runs(&self) -> Result<(), Failure> {
         match self.context.driver.inspect(&self.boot.vm).await {
             Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => Ok(()),
+            Ok(Some(VmState::Halted)) => {
+                let why = self.context.driver.why_silent(&self.boot.vm).await;
+                let why = why.ok().flatten().unwrap_or_default();
+                Err(failure(
+                    FailureKind::VmLost,
+                    format!("the VM was stopped while it booted: {why}"),
+                ))
+            }
             Ok(_) => {
                 let console = self.console().await;
                 Err(failure(

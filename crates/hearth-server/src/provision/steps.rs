@@ -68,6 +68,8 @@ pub struct Provisioned {
     pub private_mib: Option<u64>,
     /// The checkpoint it was forked from.
     pub template: Option<CheckpointKey>,
+    /// The boot of its guest.
+    pub boot_id: Option<String>,
 }
 
 /// Why a run ended before its end.
@@ -186,6 +188,7 @@ impl Run<'_> {
             settings: template.settings.clone(),
             private_mib,
             template: Some(template.key.clone()),
+            boot_id: self.context.agents.known_boot(&self.boot.vm).await,
         }))
     }
 
@@ -207,6 +210,7 @@ impl Run<'_> {
             settings,
             private_mib,
             template: stages.last().and_then(|stage| stage.key.clone()),
+            boot_id: self.context.agents.known_boot(&self.boot.vm).await,
         })
     }
 
@@ -368,9 +372,14 @@ impl Run<'_> {
         metadata: serde_json::Value,
     ) -> Result<(T, Piece), Stop> {
         let masker = &self.boot.blueprint.masker;
-        let result = result.map_err(|failure| Failure {
-            reason: masker.mask(&failure.reason),
-            ..failure
+        let given_up = self.context.agents.given_up(&self.boot.vm);
+        let result = result.map_err(|failure| match (failure.kind, given_up) {
+            // The connection was broken off because nothing came over it any more.
+            (FailureKind::VmLost, Some(reason)) => Failure { reason, ..failure },
+            _ => Failure {
+                reason: masker.mask(&failure.reason),
+                ..failure
+            },
         });
         let error = result.as_ref().err().map(|failure| failure.reason.as_str());
         let piece = recorder.end(error, metadata).await?;

@@ -140,6 +140,7 @@ impl Reconciler {
         if failure.kind == FailureKind::VmLost {
             match self.context.driver.inspect(&row.vm).await {
                 Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => return Ok(()),
+                // Halted, ended or gone.
                 Ok(_) => {}
             }
         }

@@ -85,6 +85,12 @@ impl Reconciler {
             .get(&row.vm, budget.duration_since(Instant::now()))
             .await
             .map_err(|error| Unfit::Instance(error.to_string()))?;
+        // Known from its set-up on, for as long as the connection lasts: a guest that restarts loses it.
+        let boot = tokio::time::timeout_at(budget, self.context.agents.boot(&row.vm, &agent)).await;
+        let boot = boot.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        if row.boot_id.as_deref().is_some_and(|known| known != boot) {
+            return Err(Unfit::Instance(super::health::RESTARTED.to_owned()));
+        }
         trace.lap("connect");
         let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
         clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;

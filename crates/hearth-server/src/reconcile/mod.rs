@@ -97,6 +97,8 @@ pub(crate) struct Inner {
     probing: Mutex<health::Probes>,
     /// How often a ready VM is asked whether it answers; zero: never.
     probe_interval: Duration,
+    /// How long a VM that runs has to answer.
+    probe_patience: Duration,
     /// What is known of the checkpoints on the disk.
     keeping: Mutex<keeper::Keeping>,
     /// Who works in VMs that would stand still otherwise.
@@ -138,6 +140,7 @@ impl Reconciler {
             lead: Mutex::default(),
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
+            probe_patience: options.probe_patience,
             keeping: Mutex::default(),
             template_disk_bytes: options.template_disk_mib << 20,
             template_max_age: SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),

@@ -177,6 +177,7 @@ impl Reconciler {
             vm: match vms.get(&row.vm) {
                 Some(VmState::Running) => VmPresence::Running,
                 Some(VmState::Paused) => VmPresence::Paused,
+                Some(VmState::Halted) => VmPresence::Halted,
                 Some(VmState::Stopped) => VmPresence::Stopped,
                 None => VmPresence::Absent,
             },

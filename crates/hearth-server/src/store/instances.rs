@@ -52,6 +52,10 @@ pub struct InstanceRow {
     pub private_mib: Option<u64>,
     /// Somebody worked in its VM before it was claimed.
     pub worked_in: bool,
+    /// The boot of its guest, as far as is known.
+    pub boot_id: Option<String>,
+    /// When it was last noticed that its guest had restarted.
+    pub rebooted_at: Option<Timestamp>,
     /// When it was wished for.
     pub created_at: Timestamp,
     /// When it came into its state.
@@ -148,6 +152,8 @@ struct Raw {
     use_cache: bool,
     private_mib: Option<i64>,
     worked_in: bool,
+    boot_id: Option<String>,
+    rebooted_at: Option<i64>,
     created_at: i64,
     state_since: i64,
     provisioned_at: Option<i64>,
@@ -180,6 +186,8 @@ impl TryFrom<Raw> for InstanceRow {
             use_cache: raw.use_cache,
             private_mib: raw.private_mib.and_then(|mib| u64::try_from(mib).ok()),
             worked_in: raw.worked_in,
+            boot_id: raw.boot_id,
+            rebooted_at: optional_timestamp(raw.rebooted_at)?,
             created_at: timestamp(raw.created_at)?,
             state_since: timestamp(raw.state_since)?,
             provisioned_at: optional_timestamp(raw.provisioned_at)?,
@@ -354,12 +362,13 @@ impl Store {
 
     /// Notes what a finished run left: checkouts, what their settings files say, what the VM costs.
     pub async fn set_instance_made(&self, id: &InstanceId, made: &Provisioned) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3, private_mib = ?4, template_key = ?5 WHERE id = ?1")
+        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3, private_mib = ?4, template_key = ?5, boot_id = ?6 WHERE id = ?1")
             .bind(id.as_str())
             .bind(to_json(&made.repos)?)
             .bind(to_json(&made.settings)?)
             .bind(made.private_mib.and_then(|mib| i64::try_from(mib).ok()))
             .bind(made.template.as_ref().map(|key| key.as_str()))
+            .bind(&made.boot_id)
             .run_on(&self.write)
             .await?;
         Ok(())
@@ -408,14 +417,26 @@ impl Store {
         raw.into_iter().map(InstanceRow::try_from).collect()
     }
 
-    /// The ready instances that wait in their pools.
-    pub async fn pooled_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
+    /// The instances whose VM may be asked whether it answers. One that a claim is about to get is left to that.
+    pub async fn instances_with_guests(&self) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = sqlx::query_as(select_where!(
-            "state = 'ready' AND is_test = 0 AND is_build = 0 AND reserved = 0"
+            "state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND reserved = 0"
         ))
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
+    }
+
+    /// Notes that the guest of an instance has restarted. False when that is known.
+    pub async fn note_reboot(&self, id: &InstanceId, boot_id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let done =
+            sqlx::query("UPDATE instance SET boot_id = ?2, rebooted_at = ?3 WHERE id = ?1 AND boot_id IS NOT ?2")
+                .bind(id.as_str())
+                .bind(boot_id)
+                .bind(millis(now))
+                .run_on(&self.write)
+                .await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Every instance of one project.

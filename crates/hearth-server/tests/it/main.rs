@@ -14,6 +14,7 @@ mod exec;
 mod explain;
 mod faults;
 mod fresh;
+mod guests;
 mod harness;
 mod names;
 mod pools;

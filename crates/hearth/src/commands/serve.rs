@@ -84,7 +84,8 @@ pub(crate) struct ServeArgs {
     /// A template this old is made anew, in seconds or like `12h` [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     template_max_age: Option<Duration>,
-    /// How often a ready VM is asked whether it still answers, in seconds or like `5m`; 0: never [default: 5m]
+    /// How often a VM is asked whether it still answers, in seconds or like `5m`; one that runs at least once a minute; 0: never
+    /// [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     probe_interval: Option<Duration>,
     /// Time between two looks at the branches that pools follow, in seconds or like `5m`; 0: once, and then only when a webhook comes

@@ -3,6 +3,7 @@
 
 use hearth_api::explain::Condition;
 use hearth_api::ids::InstanceId;
+use hearth_api::instance::Unresponsive;
 use hearth_core::plan::{Account, BREAKER_AFTER, Hold, Pause};
 use hearth_core::state::FailureKind;
 use hearth_core::world::{FailureStreak, InstanceWorld, PoolWorld};
@@ -253,6 +254,23 @@ fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
         Kind::Disabled => "VMs are kept ready".to_owned(),
         Kind::DebugVmKept => "no VM is kept to look into".to_owned(),
     }
+}
+
+/// VMs that are there and do not answer, while there are some.
+pub(super) fn unresponsive(silent: &[(InstanceId, Unresponsive)]) -> Option<Condition> {
+    let since = silent.iter().map(|(_, silent)| silent.since).min()?;
+    let each = silent
+        .iter()
+        .map(|(id, Unresponsive { since, reason })| format!("{id} does not answer since {}: {reason}", clock(*since)));
+    Some(Condition {
+        kind: "Unresponsive".to_owned(),
+        status: true,
+        since,
+        message: format!(
+            "{}; a claimed one is its owner's to release (`hearth release ID`), the others go by themselves",
+            each.collect::<Vec<_>>().join("; ")
+        ),
+    })
 }
 
 /// What a person should know first.

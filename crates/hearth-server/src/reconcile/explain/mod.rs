@@ -132,6 +132,7 @@ impl Reconciler {
         };
         let behind = self.behind(&rows, &checkouts, &tips).await;
         let host = self.host_use();
+        let unresponsive = conditions::unresponsive(&self.all_unresponsive(&rows));
         let mut notes = self.notes();
         // A pool that no pass has seen yet has nothing to remember.
         let mut unseen = PoolNotes::default();
@@ -139,7 +140,10 @@ impl Reconciler {
         own.since.note(&world, &account, &own.holds, now);
         Ok(PoolExplained {
             summary: conditions::summary(&facts, &own.holds),
-            conditions: conditions::all(&facts, &own.holds, &own.since),
+            conditions: conditions::all(&facts, &own.holds, &own.since)
+                .into_iter()
+                .chain(unresponsive)
+                .collect(),
             decisions: own.decisions.newest_first(),
             serving_recipe: account.serves.to_owned(),
             templates: templates
@@ -197,6 +201,8 @@ impl Reconciler {
             since_ms: since(row.state_since),
             generation: row.generation,
             missed: self.misses(&row.vm),
+            unresponsive: self.unresponsive(&row.vm),
+            rebooted_at: row.rebooted_at,
             kept_until: kept.map(|(_, until)| until),
         })
     }

@@ -1,0 +1,218 @@
+//! Guests that hang while their VM runs, that something on the host stops, and that restart: noticed, and said to whom it concerns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::ids::VmId;
+use hearth_drivers::Driver;
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{SOON, Server, bare_project, options};
+
+/// A server that looks at its VMs all the time.
+async fn watchful(fake: FakeOptions) -> (Server, FakeDriver) {
+    let driver = FakeDriver::new(1, fake);
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.probe_interval = Duration::from_millis(400);
+    options.probe_patience = Duration::from_millis(300);
+    let made: Arc<dyn Driver> = Arc::new(driver.clone());
+    (Server::start(folder, options, move |_| Ok(made)).await.unwrap(), driver)
+}
+
+fn vm(instance: &Value) -> VmId {
+    instance["instanceId"].as_str().unwrap().parse().unwrap()
+}
+
+fn hanging() -> FakeOptions {
+    FakeOptions {
+        rules: vec![ExecRule {
+            takes: Duration::from_secs(600),
+            ..ExecRule::prints("long", "")
+        }],
+        ..FakeOptions::default()
+    }
+}
+
+fn message(body: &Value) -> &str {
+    body["error"]["message"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_hanging_ready_vm_is_replaced() {
+    let (server, driver) = watchful(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(1).await;
+    let ready = server.get(&format!("{pool}/instances")).await["items"][0].clone();
+    assert!(driver.hang(&vm(&ready), true));
+    let detail = format!("{pool}/instances/{}", ready["id"].as_str().unwrap());
+    let failed = server.until(SOON, &detail, |it| it["status"] == "failed").await;
+    let reason = failed["failureReason"].as_str().unwrap();
+    assert!(reason.contains("did not answer 3 times in a row"), "{reason}");
+    server.until_full(SOON, &project, 1).await;
+}
+
+#[tokio::test]
+async fn a_ready_vm_that_was_stopped_from_outside_is_replaced_without_a_probe() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(1).await;
+    let ready = server.get(&format!("{pool}/instances")).await["items"][0].clone();
+    assert!(driver.halt(&vm(&ready)));
+    let detail = format!("{pool}/instances/{}", ready["id"].as_str().unwrap());
+    let failed = server.until(SOON, &detail, |it| it["status"] == "failed").await;
+    let reason = failed["failureReason"].as_str().unwrap();
+    assert!(reason.contains("stopped the VM's process"), "{reason}");
+    server.until_full(SOON, &project, 1).await;
+}
+
+#[tokio::test]
+async fn calls_to_a_claimed_vm_that_hangs_end_and_say_so_and_it_is_kept() {
+    let (server, driver) = watchful(hanging()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let id = claim["id"].as_str().unwrap();
+    let exec = format!("/instances/{id}/exec");
+    let long = server.request(Method::POST, &exec).json(&json!({ "command": "long" }));
+    let waiting = async {
+        // The command is under way before the guest hangs.
+        let deadline = tokio::time::Instant::now() + SOON;
+        while !driver
+            .commands(&vm(&claim))
+            .iter()
+            .any(|spec| format!("{spec:?}").contains("long"))
+        {
+            assert!(tokio::time::Instant::now() < deadline);
+            crate::harness::pause().await;
+        }
+        assert!(driver.hang(&vm(&claim), true));
+    };
+    let ((status, body), ()) = tokio::join!(server.send(long), waiting);
+    assert_eq!(status, StatusCode::OK);
+    assert!(body["exitCode"].is_null() && body["error"].as_str().unwrap().contains("does not answer since"), "{body}");
+    let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(message(&body).contains(&format!("hearth release {id}")), "{body}");
+    let view = server.get(&format!("/instances/{id}")).await;
+    assert_eq!(view["status"], "claimed");
+    assert!(
+        view["unresponsive"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("processors run"),
+        "{view}"
+    );
+    let explained = server.get(&format!("{pool}/explain")).await;
+    let conditions = explained["conditions"].as_array().unwrap();
+    let said = conditions.iter().find(|it| it["type"] == "Unresponsive").unwrap();
+    assert!(said["message"].as_str().unwrap().contains(id), "{said}");
+    // It comes back by itself: nothing was taken away.
+    assert!(driver.hang(&vm(&claim), false));
+    server
+        .until(SOON, &format!("/instances/{id}"), |it| it["unresponsive"].is_null())
+        .await;
+    server.post(&exec, json!({ "command": "true" })).await;
+    driver.hang(&vm(&claim), true);
+    server.post(&format!("/instances/{id}/release"), json!({})).await;
+}
+
+#[tokio::test]
+async fn a_claimed_vm_that_was_stopped_or_has_ended_says_so_at_once() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(2).await;
+    let mut said = Vec::new();
+    for stop in [FakeDriver::halt, FakeDriver::crash] {
+        let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+        assert!(stop(&driver, &vm(&claim)));
+        let exec = format!("/instances/{}/exec", claim["id"].as_str().unwrap());
+        let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(message(&body).contains("hearth release"), "{body}");
+        said.push(message(&body).to_owned());
+    }
+    assert!(
+        said[0].contains("does not answer") && said[1].contains("has ended"),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_set_up_whose_guest_hangs_fails_with_its_step() {
+    let (server, driver) = watchful(hanging()).await;
+    let project = server.project(bare_project()).await;
+    let commands = json!({ "setupCommands": [{ "name": "l", "command": "long" }] });
+    let id = server.post(&format!("{project}/warm-pool/test"), commands).await["id"].clone();
+    let detail = format!("{project}/warm-pool/instances/{}", id.as_str().unwrap());
+    let begun = server.get(&detail).await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !driver
+        .commands(&vm(&begun))
+        .iter()
+        .any(|spec| spec.shell.as_deref() == Some("long"))
+    {
+        assert!(tokio::time::Instant::now() < deadline);
+        crate::harness::pause().await;
+    }
+    assert!(driver.hang(&vm(&begun), true));
+    let failed = server.until(SOON, &detail, |it| it["status"] != "provisioning").await;
+    assert_eq!(failed["status"], "failed");
+    assert_eq!(failed["summary"]["failedStep"], "warm_pool_setup");
+    let reason = failed["failureReason"].as_str().unwrap();
+    assert!(reason.contains("the VM does not answer since"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_ready_vm_that_restarted_is_replaced_and_never_handed_over() {
+    let (server, driver) = watchful(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(1).await;
+    let ready = server.get(&format!("{pool}/instances")).await["items"][0].clone();
+    assert!(driver.reboot(&vm(&ready)));
+    let detail = format!("{pool}/instances/{}", ready["id"].as_str().unwrap());
+    let failed = server.until(SOON, &detail, |it| it["status"] == "failed").await;
+    assert!(
+        failed["failureReason"].as_str().unwrap().contains("restarted"),
+        "{failed}"
+    );
+    server.until_full(SOON, &project, 1).await;
+    // A claim that is sooner than the next look gets another one.
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let ready = server.get(&format!("{pool}/instances")).await["items"][0].clone();
+    assert!(driver.reboot(&vm(&ready)));
+    let claim = server.post(&format!("{pool}/claim"), json!({ "waitMs": 20_000 })).await;
+    assert_ne!(claim["id"], ready["id"]);
+}
+
+#[tokio::test]
+async fn the_owner_of_a_vm_that_restarted_is_told() {
+    let (server, driver) = watchful(hanging()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let id = claim["id"].as_str().unwrap();
+    let view = server.get(&format!("/instances/{id}")).await;
+    assert!(view["rebootedAt"].is_null(), "{view}");
+    let long = server.request(Method::POST, &format!("/instances/{id}/exec"));
+    let long = long.json(&json!({ "command": "long" }));
+    let rebooting = async {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while !driver
+            .commands(&vm(&claim))
+            .iter()
+            .any(|spec| format!("{spec:?}").contains("long"))
+        {
+            assert!(tokio::time::Instant::now() < deadline);
+            crate::harness::pause().await;
+        }
+        assert!(driver.reboot(&vm(&claim)));
+    };
+    let ((status, body), ()) = tokio::join!(server.send(long), rebooting);
+    assert_eq!(status, StatusCode::OK);
+    assert!(body["error"].as_str().unwrap().contains("the VM was restarted"), "{body}");
+    let told = server
+        .until(SOON, &format!("/instances/{id}"), |it| !it["rebootedAt"].is_null())
+        .await;
+    assert_eq!(told["status"], "claimed");
+    server
+        .post(&format!("/instances/{id}/exec"), json!({ "command": "true" }))
+        .await;
+}
