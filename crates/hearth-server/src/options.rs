@@ -60,6 +60,8 @@ pub struct ServeOptions {
     pub watch_interval: Duration,
     /// What webhooks are signed with; without one none is taken.
     pub webhook_secret: Option<WebhookSecret>,
+    /// Room on the disk that is kept for deletions when it is full, MiB; 0: none.
+    pub reserve_mib: u64,
     /// VMs that may exist at once.
     pub max_vms: usize,
     /// VMs that all projects of one tenant may have at once.
@@ -100,6 +102,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 const FORKS_BESIDES_PROCESSORS: usize = 1;
 /// Seldom enough to cost nothing, often enough that nobody waits for what a wake missed.
 const TICK: Duration = Duration::from_secs(3);
+/// Many times what the deletion of everything writes, and little beside one VM.
+const RESERVE_MIB: u64 = 16;
 /// Two at once hide each other's waiting for disk and network.
 const LEAST_PROVISIONS: usize = 2;
 
@@ -130,6 +134,7 @@ impl ServeOptions {
             probe_patience: PROBE_PATIENCE,
             watch_interval: WATCH_INTERVAL,
             webhook_secret: None,
+            reserve_mib: RESERVE_MIB,
             max_vms: MAX_VMS,
             tenant_vms: None,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,

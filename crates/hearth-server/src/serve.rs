@@ -21,7 +21,7 @@ use crate::provision::Context;
 use crate::provision::mirrors::sweep;
 use crate::reconcile::Reconciler;
 use crate::secrets::{Cipher, SecretError, write_private};
-use crate::store::{NewToken, Store, StoreError};
+use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::watch::Watch;
 
 /// How long requests that are under way may take to end when the server stops.
@@ -96,7 +96,8 @@ pub async fn serve_with(
     std::fs::create_dir_all(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
     let cipher = Cipher::open(&folder.join("secret.key"))?;
-    let store = Store::open(&folder.join("hearth.db"), cipher, options.write_faults.clone()).await?;
+    let reserve = Reserve::open(folder, options.reserve_mib << 20);
+    let store = Store::open_with(&folder.join("hearth.db"), cipher, options.write_faults.clone(), reserve).await?;
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;

@@ -13,6 +13,8 @@ const LEASE: SignedDuration = SignedDuration::from_secs(30);
 const RENEW_AFTER: Duration = Duration::from_secs(10);
 /// A clock that differs by more from the time that passed has jumped; less is how clocks are set right.
 const JUMP: SignedDuration = SignedDuration::from_secs(60);
+/// Stands for the generation of a lease that could not be written because the disk is full.
+const UNWRITTEN: i64 = 0;
 
 /// What is known of lease and clock.
 #[derive(Debug, Default)]
@@ -34,7 +36,11 @@ impl Reconciler {
             .context
             .store
             .hold_controller(&self.session, Timestamp::now(), LEASE, true)
-            .await?;
+            .await;
+        let generation = match generation {
+            Err(error) if error.is_disk_full() => Some(UNWRITTEN),
+            held => held?,
+        };
         self.lead(|lead| lead.held = generation.map(|_| Instant::now()));
         Ok(())
     }
@@ -50,7 +56,12 @@ impl Reconciler {
             .context
             .store
             .hold_controller(&self.session, now, LEASE, false)
-            .await?;
+            .await;
+        let generation = match generation {
+            // The folder's lock says that nobody else acts here. Whatever makes room must go on.
+            Err(error) if error.is_disk_full() && held.is_some() => Some(UNWRITTEN),
+            held => held?,
+        };
         let news = self.lead(|lead| {
             lead.held = generation.map(|_| asked);
             std::mem::replace(&mut lead.said, generation.is_none()) != generation.is_none()

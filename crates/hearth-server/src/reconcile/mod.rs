@@ -201,6 +201,7 @@ impl Reconciler {
                 tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
             }
         }
+        self.context.store.refill_reserve();
         if let Err(error) = self.context.store.forget_claims(world.now - CLAIMS_KEPT).await {
             tracing::warn!(%error, "old claims could not be removed");
         }

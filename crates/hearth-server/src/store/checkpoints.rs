@@ -151,6 +151,15 @@ impl Store {
         damaged: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        self.freeing(|| self.forget_checkpoint_once(key, damaged, now)).await
+    }
+
+    async fn forget_checkpoint_once(
+        &self,
+        key: &CheckpointKey,
+        damaged: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         const GONE: &str = "WITH RECURSIVE gone (key) AS (
             VALUES (?1) UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)";
         let mut tx = self.write.begin().await?;
@@ -176,6 +185,15 @@ impl Store {
 
     /// Notes that a checkpoint was found damaged.
     pub async fn note_checkpoint_fault(
+        &self,
+        key: &CheckpointKey,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.freeing(|| self.note_checkpoint_fault_once(key, reason, now)).await
+    }
+
+    async fn note_checkpoint_fault_once(
         &self,
         key: &CheckpointKey,
         reason: &str,

@@ -231,6 +231,10 @@ impl Store {
 
     /// At start: claims without a key that were not answered are taken back, since nobody can ask for them again.
     pub async fn undo_unasked(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.freeing(|| self.undo_unasked_once(now)).await
+    }
+
+    async fn undo_unasked_once(&self, now: Timestamp) -> Result<(), StoreError> {
         const UNASKED: &str = "FROM claim WHERE key IS NULL AND handed_over = 0 AND ended_at IS NULL";
         let mut tx = self.write.begin().await?;
         let ids = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
@@ -246,6 +250,10 @@ impl Store {
 
     /// The instance turned out to be unfit while it was handed over: it is deleted, and its claim never was.
     pub async fn undo_claim(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
+        self.freeing(|| self.undo_claim_once(instance, now)).await
+    }
+
+    async fn undo_claim_once(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
         sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
             .bind(instance.as_str())
@@ -299,6 +307,10 @@ impl Store {
 
     /// Removes claims that ended before this time: their keys may be used again.
     pub async fn forget_claims(&self, ended_before: Timestamp) -> Result<(), StoreError> {
+        self.freeing(|| self.forget_claims_once(ended_before)).await
+    }
+
+    async fn forget_claims_once(&self, ended_before: Timestamp) -> Result<(), StoreError> {
         let some: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE ended_at < ?1)")
             .bind(millis(ended_before))
             .fetch_one(&self.read)

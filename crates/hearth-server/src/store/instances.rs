@@ -306,6 +306,21 @@ impl Store {
         generation: Option<i64>,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
+        match to {
+            InstanceState::Retiring | InstanceState::Archived | InstanceState::Deleting => {
+                self.freeing(|| self.move_instance_once(id, to, generation, now)).await
+            }
+            _ => self.move_instance_once(id, to, generation, now).await,
+        }
+    }
+
+    async fn move_instance_once(
+        &self,
+        id: &InstanceId,
+        to: InstanceState,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Result<Moved, StoreError> {
         let mut tx = self.write.begin().await?;
         let moved = move_row(&mut tx, id, to, generation, now).await?;
         if moved != Moved::Lost && to == InstanceState::Ready {
@@ -337,6 +352,17 @@ impl Store {
         failure: &Failure,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
+        self.freeing(|| self.fail_instance_once(id, generation, failure, now))
+            .await
+    }
+
+    async fn fail_instance_once(
+        &self,
+        id: &InstanceId,
+        generation: Option<i64>,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> Result<Moved, StoreError> {
         let mut tx = self.write.begin().await?;
         let moved = move_row(&mut tx, id, InstanceState::Failed, generation, now).await?;
         if moved != Moved::Lost {
@@ -353,6 +379,10 @@ impl Store {
 
     /// Removes the row of an instance whose VM is gone.
     pub async fn forget_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
+        self.freeing(|| self.forget_instance_once(id)).await
+    }
+
+    async fn forget_instance_once(&self, id: &InstanceId) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM instance WHERE id = ?1 AND state = 'deleting'")
             .bind(id.as_str())
             .run_on(&self.write)
@@ -394,6 +424,10 @@ impl Store {
 
     /// At start: no claim waits any more.
     pub async fn unreserve_all(&self) -> Result<(), StoreError> {
+        self.freeing(|| self.unreserve_all_once()).await
+    }
+
+    async fn unreserve_all_once(&self) -> Result<(), StoreError> {
         sqlx::query("UPDATE instance SET reserved = 0 WHERE reserved = 1")
             .run_on(&self.write)
             .await?;
@@ -495,6 +529,10 @@ impl Store {
 
     /// Marks for deletion everything `clear` removes, and says which.
     pub async fn clear_instances(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
+        self.freeing(|| self.clear_instances_once(project, now)).await
+    }
+
+    async fn clear_instances_once(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
         let mut tx = self.write.begin().await?;
         let ids: Vec<String> = sqlx::query_scalar(
             "SELECT id FROM instance WHERE project_id = ?1 AND reserved = 0 AND state NOT IN ('claimed', 'deleting')",

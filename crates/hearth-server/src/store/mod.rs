@@ -13,6 +13,7 @@ mod instances;
 mod migration_tests;
 mod pools;
 mod projects;
+mod reserve;
 mod set_ups;
 mod streaks;
 mod tips;
@@ -35,6 +36,7 @@ pub use find::Sight;
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, Remote, RepoSource};
+pub use reserve::Reserve;
 pub use streaks::Streaks;
 pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};
@@ -76,11 +78,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the disk under the database is full (SQLite's result code `SQLITE_FULL`, <https://sqlite.org/rescode.html#full>).
+    /// Whether the disk under the database is full, as SQLite's result codes (<https://sqlite.org/rescode.html>) or the system say it.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        const SQLITE_FULL: &str = "13";
-        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(SQLITE_FULL))
+        /// `SQLITE_FULL`, and `SQLITE_IOERR_SHMSIZE`: the index of the log cannot grow.
+        const FULL: [&str; 2] = ["13", "4874"];
+        let error = match self {
+            Self::Database(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
+            _ => return false,
+        };
+        match error {
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| FULL.contains(&code.as_ref())),
+            sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 
     fn corrupt(what: &str, cause: impl std::fmt::Display) -> Self {
@@ -96,9 +107,49 @@ pub struct Store {
     write: Writer,
     read: SqlitePool,
     cipher: Cipher,
+    /// Room for what makes room.
+    reserve: Option<Reserve>,
 }
 
 impl Store {
+    /// The same, with room for what makes room: on a full disk some of it is given up for that.
+    pub async fn open_with(
+        file: &Path,
+        cipher: Cipher,
+        faults: Option<WriteFaults>,
+        reserve: Reserve,
+    ) -> Result<Self, StoreError> {
+        loop {
+            match Self::open(file, cipher.clone(), faults.clone()).await {
+                Err(error) if error.is_disk_full() && reserve.release() => {}
+                opened => {
+                    let reserve = Some(reserve);
+                    return opened.map(|store| Self { reserve, ..store });
+                }
+            }
+        }
+    }
+
+    /// Runs a write that makes room, or leads to it: on a full disk with the room that was kept for that.
+    pub(super) async fn freeing<T, F>(&self, write: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        loop {
+            match write().await {
+                Err(error) if error.is_disk_full() && self.reserve.as_ref().is_some_and(Reserve::release) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Keeps room for deletions again, where there is enough.
+    pub fn refill_reserve(&self) {
+        if let Some(reserve) = &self.reserve {
+            reserve.refill();
+        }
+    }
+
     /// Opens (and makes, and migrates) the database in a file. `faults`: those that a test has planned.
     pub async fn open(file: &Path, cipher: Cipher, faults: Option<WriteFaults>) -> Result<Self, StoreError> {
         make_private(file)?;
@@ -121,11 +172,20 @@ impl Store {
             .connect_with(options.read_only(true))
             .await?;
         let write = Writer::new(write, faults);
-        Ok(Self { write, read, cipher })
+        Ok(Self {
+            write,
+            read,
+            cipher,
+            reserve: None,
+        })
     }
 
     /// A value that belongs to the whole installation, made on first use.
     pub async fn meta_or_insert(&self, key: &str, value: &str) -> Result<String, StoreError> {
+        self.freeing(|| self.meta_or_insert_once(key, value)).await
+    }
+
+    async fn meta_or_insert_once(&self, key: &str, value: &str) -> Result<String, StoreError> {
         let mut tx = self.write.begin().await?;
         sqlx::query("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
             .bind(key)

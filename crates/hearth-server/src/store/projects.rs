@@ -302,6 +302,10 @@ impl Store {
     /// Removes a project, its pool and its variables, and marks its instances for deletion, claimed ones too: their
     /// project is gone. False when there was none.
     pub async fn delete_project(&self, id: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
+        self.freeing(|| self.delete_project_once(id, now)).await
+    }
+
+    async fn delete_project_once(&self, id: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM instance WHERE project_id = ?1")
             .bind(id.as_str())

@@ -132,6 +132,10 @@ impl Store {
 
     /// Removes a token; false when there is none of that id in the reach.
     pub async fn delete_token(&self, reach: TokenReach<'_>, id: &TokenId) -> Result<bool, StoreError> {
+        self.freeing(|| self.delete_token_once(reach, id)).await
+    }
+
+    async fn delete_token_once(&self, reach: TokenReach<'_>, id: &TokenId) -> Result<bool, StoreError> {
         let (tenant, project) = reach.columns();
         let done = sqlx::query(
             "DELETE FROM token WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project_id = ?2) AND id = ?3",

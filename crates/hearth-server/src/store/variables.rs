@@ -154,6 +154,15 @@ impl Store {
         owner: VariableOwner<'_>,
         name: &str,
     ) -> Result<bool, StoreError> {
+        self.freeing(|| self.delete_variable_once(project, owner, name)).await
+    }
+
+    async fn delete_variable_once(
+        &self,
+        project: &ProjectId,
+        owner: VariableOwner<'_>,
+        name: &str,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         let done = sqlx::query("DELETE FROM variable WHERE project_id = ?1 AND owner = ?2 AND name = ?3")
             .bind(project.as_str())

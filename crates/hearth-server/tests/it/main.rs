@@ -14,6 +14,7 @@ mod exec;
 mod explain;
 mod faults;
 mod fresh;
+mod full_disk;
 mod guests;
 mod harness;
 mod names;
