@@ -204,10 +204,13 @@ pub struct HostUse {
     pub vms: u64,
     /// VMs that may exist.
     pub max_vms: u64,
-    /// Memory that they count with, MiB: measured for VMs at rest, the whole size for others.
+    /// Memory that they count with, MiB: measured for VMs at rest, as `claimedMemory` says for claimed ones, the whole size for others.
     pub memory_mib: u64,
     /// Memory that they may have, MiB.
     pub max_memory_mib: u64,
+    /// How claimed VMs count, and what that comes to now: one sentence.
+    #[serde(default)]
+    pub claimed_memory: String,
     /// VMs that are being set up.
     pub provisions: u64,
     /// VMs that may be set up at the same time.

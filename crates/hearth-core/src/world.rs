@@ -146,7 +146,8 @@ pub struct InstanceWorld {
     pub forked: bool,
     /// Whose fault its failure was.
     pub failure: Option<FailureKind>,
-    /// Memory that its VM counts with, MiB: measured for one at rest, its whole size for one that may still grow.
+    /// Memory that its VM counts with, MiB: measured for one at rest, measured and with a share to grow by for a claimed one
+    /// ([`crate::memory::counts_in_use`]), its whole size for any other.
     pub memory_mib: u64,
     /// When it was wished for.
     pub created_at: Timestamp,

@@ -2,13 +2,14 @@
 //! else a cold one where waiting alone would be in vain. Who waits stands in a line: what becomes ready for the pool is the first
 //! one's, whatever is made for it.
 
+use hearth_core::memory::counts_in_use;
 use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::InstanceState;
 use jiff::SignedDuration;
 use rand::RngExt;
 
 use crate::sim::{Happens, Sim};
-use crate::state::{Micros, NOBODY, SECOND, WHOLE_MIB, moment};
+use crate::state::{FORK_MIB, Micros, NOBODY, SECOND, WHOLE_MIB, moment};
 
 /// Who has a cold one made knows that it takes so many times as long.
 const COLD_PATIENCE: Micros = 5;
@@ -26,6 +27,8 @@ const FORGOTTEN: f64 = 0.02;
 const GOES_AWAY: f64 = 0.02;
 /// Length of a lease, as a multiple of how long a VM is kept on average.
 const LEASE: f64 = 4.0;
+/// Of what a claimed VM may still take, the share that it counts with, percent.
+const CLAIMED_RESERVE: u8 = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Miss {
@@ -177,9 +180,11 @@ impl Sim {
         }
         let lease = SignedDuration::from_secs((self.plan.hold_seconds * LEASE) as i64);
         let ends = moment(self.state.now) + lease;
+        // Anything between what a fork takes and all of it.
+        let used = self.between(FORK_MIB, WHOLE_MIB);
         let row = self.state.row_mut(slot);
         row.reserved = false;
-        (row.lease_ends_at, row.memory_mib) = (Some(ends), WHOLE_MIB);
+        (row.lease_ends_at, row.memory_mib) = (Some(ends), counts_in_use(WHOLE_MIB, used, CLAIMED_RESERVE));
         let activation = self.between(SECOND / 200, SECOND / 50);
         self.figures
             .waits

@@ -53,7 +53,9 @@ pub fn pool_explained() -> Value {
             }
         }],
         "host": {
-            "vms": 2, "maxVms": 500, "memoryMib": 2102, "maxMemoryMib": 18_078, "provisions": 0, "maxProvisions": 1,
+            "vms": 2, "maxVms": 500, "memoryMib": 2102, "maxMemoryMib": 18_078,
+            "claimedMemory": "a claimed VM counts with the memory that it uses now and 50 % of what it may still take up to its size \
+                              (`hearth serve --claimed-reserve`)", "provisions": 0, "maxProvisions": 1,
             "forks": 0, "maxForks": 4, "templateDiskBytes": 614_465_536, "maxTemplateDiskBytes": 21_474_836_480_u64,
             "clockJumpedAt": null, "clockJumpedByMs": null
         }

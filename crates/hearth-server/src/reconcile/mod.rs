@@ -11,6 +11,7 @@ mod health;
 mod keeper;
 mod lead;
 mod line;
+mod memory;
 mod observe;
 mod reservation;
 mod rest;
@@ -99,6 +100,10 @@ pub(crate) struct Inner {
     probe_interval: Duration,
     /// How long a VM that runs has to answer.
     probe_patience: Duration,
+    /// What claimed VMs use.
+    measured: Mutex<memory::Measures>,
+    /// Share of what a claimed VM may still take that it counts with, percent.
+    claimed_reserve: u8,
     /// What is known of the checkpoints on the disk.
     keeping: Mutex<keeper::Keeping>,
     /// Who works in VMs that would stand still otherwise.
@@ -141,6 +146,8 @@ impl Reconciler {
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
             probe_patience: options.probe_patience,
+            measured: Mutex::default(),
+            claimed_reserve: options.claimed_reserve,
             keeping: Mutex::default(),
             template_disk_bytes: options.template_disk_mib << 20,
             template_max_age: SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),

@@ -33,6 +33,8 @@ impl Reconciler {
         let drivers_observed = vms.is_some();
         let vms = vms.unwrap_or_default();
         let rows = self.context.store.all_instances(now - RECORD_KEPT).await?;
+        self.measure_claimed(&rows).await;
+        self.note_claimed(self.sum_claimed(&rows));
         let known: HashSet<&VmId> = rows.iter().map(|row| &row.vm).collect();
         let orphans = vms
             .keys()
@@ -170,7 +172,7 @@ impl Reconciler {
             recipe: row.recipe.clone(),
             forked: prepared && row.use_cache && !row.is_build,
             failure: row.failure_kind,
-            memory_mib: row.counts_mib(),
+            memory_mib: self.counts_mib(row),
             created_at: row.created_at,
             state_since: row.state_since,
             lease_ends_at: row.lease_ends_at,

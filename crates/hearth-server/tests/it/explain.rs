@@ -395,3 +395,38 @@ async fn a_strict_claim_gets_the_wanted_recipe_and_says_what_it_passed_by() {
     }
     server.until_full(SOON, &project, 1).await;
 }
+
+#[tokio::test]
+async fn claimed_vm_counts_with_what_it_uses_and_a_share_of_what_it_may_still_take() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let explain = format!("{pool}/explain");
+    let rule = server.get(&explain).await["host"]["claimedMemory"].clone();
+    says(
+        &rule,
+        &[
+            "uses now and 50 % of what it may still take up to its size",
+            "--claimed-reserve",
+        ],
+    );
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let counts = |it: &Value| {
+        let instances = it["instances"].as_array().unwrap();
+        let claimed = instances.iter().find(|instance| instance["id"] == claim["id"]);
+        claimed.and_then(|instance| instance["memoryMib"].as_u64())
+    };
+    // A fake VM uses 40 MiB of its 2048.
+    let measured = server.until(SOON, &explain, |it| counts(it) == Some(40 + 1004)).await;
+    let host = &server
+        .until(SOON, &explain, |it| {
+            it["host"]["claimedMemory"]
+                .as_str()
+                .unwrap()
+                .contains("counts with 1044 of 2048 MiB")
+        })
+        .await["host"];
+    assert!(host["memoryMib"].as_u64() < Some(2048), "{measured:#}");
+    // One that cannot be measured counts whole.
+    assert!(driver.crash(&claim["instanceId"].as_str().unwrap().parse().unwrap()));
+    server.until(SOON, &explain, |it| counts(it) == Some(2048)).await;
+}

@@ -105,6 +105,10 @@ pub(crate) struct ServeArgs {
     /// Memory that all VMs together may have, in MiB [default: three quarters of this machine's]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
+    /// Of the memory that a claimed VM may still take up to its size, the share in percent that it counts with, besides what it uses;
+    /// 100: it counts with its whole size [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    claimed_reserve: Option<u8>,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -346,6 +350,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         max_vms: args.max_vms.unwrap_or(usual.max_vms),
         tenant_vms: args.max_vms_per_tenant,
         template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
+        claimed_reserve: args.claimed_reserve.unwrap_or(usual.claimed_reserve),
         probe_interval: args.probe_interval.unwrap_or(usual.probe_interval),
         template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),
         watch_interval: args.watch_interval.unwrap_or(usual.watch_interval),

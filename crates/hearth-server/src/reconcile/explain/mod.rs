@@ -33,6 +33,8 @@ const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Notes {
     pools: HashMap<ProjectId, PoolNotes>,
     load: HostLoad,
+    /// How claimed VMs count, and what that comes to.
+    claimed: String,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,11 @@ struct PoolNotes {
 impl Reconciler {
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what claimed VMs come to.
+    pub(super) fn note_claimed(&self, sentence: String) {
+        self.notes().claimed = sentence;
     }
 
     /// Notes what this pass saw and decided, and says in the log what newly holds a pool back.
@@ -196,7 +203,7 @@ impl Reconciler {
             recipe: row.recipe.clone(),
             current: row.recipe == recipe,
             repos,
-            memory_mib: row.counts_mib(),
+            memory_mib: self.counts_mib(row),
             age_ms: since(row.created_at),
             since_ms: since(row.state_since),
             generation: row.generation,
@@ -209,13 +216,17 @@ impl Reconciler {
 
     fn host_use(&self) -> HostUse {
         let (template_disk_bytes, max_template_disk_bytes) = self.template_disk();
-        let load = self.notes().load;
+        let (load, claimed_memory) = {
+            let notes = self.notes();
+            (notes.load, notes.claimed.clone())
+        };
         let jumped = self.clock_jumped();
         HostUse {
             vms: load.vms as u64,
             max_vms: self.limits.max_vms as u64,
             memory_mib: load.memory_mib,
             max_memory_mib: self.limits.memory_mib,
+            claimed_memory,
             provisions: load.provisions as u64,
             max_provisions: self.limits.concurrent_provisions as u64,
             forks: load.forks as u64,

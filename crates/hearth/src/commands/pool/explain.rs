@@ -79,6 +79,7 @@ fn what_is_made(explained: &PoolExplained) -> String {
             "memory for VMs",
             format!("{} of {} MiB", host.memory_mib, host.max_memory_mib),
         ),
+        ("claimed VMs", host.claimed_memory.clone()),
         ("being made", being_made(host)),
         (
             "disk for templates",

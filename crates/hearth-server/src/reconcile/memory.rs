@@ -1,0 +1,131 @@
+//! How much memory claimed VMs use, measured again and again: they count with that and with a share of what they may still take. Without
+//! a measure a VM counts with its whole size.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use hearth_api::ids::VmId;
+use hearth_core::memory::counts_in_use;
+use hearth_core::state::InstanceState;
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::store::InstanceRow;
+
+/// A measure is good for so long: a busy guest takes some hundred MiB in that time, less than what is kept for it.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+/// How long one measure may take; the kernel walks through all of a process's memory for it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Measured at once.
+const AT_ONCE: usize = 4;
+/// Bytes in a MiB.
+const MIB: u64 = 1 << 20;
+
+/// What was measured, MiB, and when.
+#[derive(Debug, Default)]
+pub(super) struct Measures(HashMap<VmId, (Instant, u64)>);
+
+/// The claimed VMs of the host together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claimed {
+    vms: u64,
+    used_mib: u64,
+    counts_mib: u64,
+    size_mib: u64,
+}
+
+impl Reconciler {
+    /// Measures the claimed VMs of these rows whose measure is old.
+    pub(super) async fn measure_claimed(&self, rows: &[InstanceRow]) {
+        let claimed = || rows.iter().filter(|row| row.state == InstanceState::Claimed);
+        let old: Vec<&InstanceRow> = self.measures(|measures| {
+            measures.0.retain(|vm, _| claimed().any(|row| row.vm == *vm));
+            let is_good = |row: &InstanceRow| measures.0.get(&row.vm).is_some_and(|(at, _)| at.elapsed() < GOOD_FOR);
+            claimed().filter(|row| !is_good(row)).collect()
+        });
+        futures::stream::iter(old)
+            .for_each_concurrent(AT_ONCE, |row| async move {
+                let usage = tokio::time::timeout(PATIENCE, self.context.driver.usage(&row.vm)).await;
+                self.measures(|measures| match usage {
+                    Ok(Ok(usage)) => {
+                        let used = usage.private_bytes.div_ceil(MIB);
+                        measures.0.insert(row.vm.clone(), (Instant::now(), used));
+                    }
+                    // Nobody knows: its whole size.
+                    _ => drop(measures.0.remove(&row.vm)),
+                });
+            })
+            .await;
+    }
+
+    /// Memory that the VM of an instance counts with, MiB.
+    pub(super) fn counts_mib(&self, row: &InstanceRow) -> u64 {
+        match self.used_mib(row) {
+            Some(used) => counts_in_use(row.memory_mib, used, self.claimed_reserve),
+            None => row.counts_mib(),
+        }
+    }
+
+    fn used_mib(&self, row: &InstanceRow) -> Option<u64> {
+        let measured = || self.measures(|measures| measures.0.get(&row.vm).map(|(_, used)| *used));
+        (row.state == InstanceState::Claimed).then(measured).flatten()
+    }
+
+    /// Notes what the claimed VMs of all pools come to.
+    pub(super) fn sum_claimed(&self, rows: &[InstanceRow]) -> String {
+        let mut all = Claimed::default();
+        for row in rows.iter().filter(|row| row.state == InstanceState::Claimed) {
+            all.vms += 1;
+            all.used_mib += self.used_mib(row).unwrap_or(row.memory_mib);
+            all.counts_mib += self.counts_mib(row);
+            all.size_mib += row.memory_mib;
+        }
+        sentence(all, self.claimed_reserve)
+    }
+
+    fn measures<T>(&self, act: impl FnOnce(&mut Measures) -> T) -> T {
+        act(&mut self.measured.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn sentence(all: Claimed, reserve: u8) -> String {
+    let rule = format!(
+        "a claimed VM counts with the memory that it uses now and {reserve} % of what it may still take up to its size \
+         (`hearth serve --claimed-reserve`)"
+    );
+    match all.vms {
+        0 => rule,
+        1 => format!(
+            "{rule}: the one that there is uses {} MiB and counts with {} of {} MiB",
+            all.used_mib, all.counts_mib, all.size_mib
+        ),
+        vms => format!(
+            "{rule}: {vms} of them use {} MiB and count with {} of {} MiB",
+            all.used_mib, all.counts_mib, all.size_mib
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_is_one_sentence_with_its_figures() {
+        let all = Claimed {
+            vms: 2,
+            used_mib: 500,
+            counts_mib: 2298,
+            size_mib: 4096,
+        };
+        let text = sentence(all, 50);
+        assert!(text.contains("50 % of what it may still take"), "{text}");
+        assert!(
+            text.ends_with("2 of them use 500 MiB and count with 2298 of 4096 MiB"),
+            "{text}"
+        );
+        assert!(!sentence(Claimed::default(), 50).contains("MiB"));
+    }
+}
