@@ -69,6 +69,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
         (paths::LOGS, &Method::GET) => logs::list(Arc::clone(&execs.logs)).await,
         (paths::LOG, &Method::GET) => logs::read(request, &execs.logs, alive).await,
+        (paths::RSA_HOST_KEY, &Method::POST) => activate::set_rsa_host_key(request).await,
         (paths::SETTLE, &Method::POST) => {
             execs.settle().await;
             Ok(reply::done())
@@ -83,6 +84,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::LOGS
             | paths::LOG
             | paths::ACTIVATE
+            | paths::RSA_HOST_KEY
             | paths::SETTLE,
             method,
         ) => Err(Fault {

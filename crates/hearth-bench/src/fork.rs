@@ -213,6 +213,7 @@ async fn commands(bench: &mut Bench, driver: &QemuDriver, key: &CheckpointKey) -
         driver.resume(&id).await?;
         let agent = connect(driver, &id).await?;
         let identity = NewIdentity {
+            rsa_host_key: None,
             hostname: id.to_string(),
             machine_id: None,
         };

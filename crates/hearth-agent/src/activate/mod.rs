@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hearth_api::agent::{Activate, Activated, ENTROPY_BYTES};
+use hearth_api::agent::{Activate, Activated, ENTROPY_BYTES, HostKey};
 use http::StatusCode;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -42,6 +42,17 @@ pub(crate) async fn run(request: Request<Incoming>) -> Result<Reply, Fault> {
         message: format!("this VM could not be given an identity of its own: {message}"),
     })?;
     Ok(reply::json(StatusCode::OK, &activated))
+}
+
+/// `POST /v1/rsa-host-key`.
+pub(crate) async fn set_rsa_host_key(request: Request<Incoming>) -> Result<Reply, Fault> {
+    let key: HostKey = small_json(request, "a host key").await?;
+    let set = ssh::set_rsa_key(Path::new("/"), &key).and_then(|()| ssh::reload());
+    set.map_err(|message| Fault {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        message,
+    })?;
+    Ok(reply::done())
 }
 
 /// Everything that can be wrong with the request, before anything is changed. Gives the random bytes.
@@ -93,7 +104,10 @@ fn activate(wanted: &Activate, entropy: &[u8], begin: Instant) -> Part<Activated
     names::set_machine_id(root, &machine_id)?;
     let boot_id = names::set_boot_id()?;
     random::replace_seeds(root)?;
-    let host_keys = ssh::replace_host_keys(root)?;
+    let ssh::Replaced {
+        made: host_keys,
+        lacks_rsa,
+    } = ssh::replace_host_keys(root, wanted.rsa_host_key.as_ref())?;
     if !host_keys.is_empty() {
         ssh::reload()?;
     }
@@ -102,6 +116,7 @@ fn activate(wanted: &Activate, entropy: &[u8], begin: Instant) -> Part<Activated
         machine_id,
         boot_id,
         host_keys,
+        lacks_rsa_host_key: lacks_rsa,
         closed_connections,
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         duration_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -130,6 +145,7 @@ mod tests {
             entropy: BASE64.encode([7; ENTROPY_BYTES]),
             hostname: "vm-0198".into(),
             machine_id: None,
+            rsa_host_key: None,
         }
     }
 

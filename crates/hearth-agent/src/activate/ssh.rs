@@ -1,11 +1,12 @@
-//! SSH host keys: a fork must not answer with its template's. RSA keys are only removed: making one takes seconds under
-//! emulation, and no client of this decade needs it.
+//! SSH host keys: a fork must not answer with its template's. Small keys are made here; an RSA key, which takes an emulated guest many
+//! seconds, is brought by the host, with the activation or right after it.
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use hearth_api::agent::HostKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ssh_key::rand_core::OsRng;
@@ -19,13 +20,23 @@ const SERVER_CONFIG: &str = "sshd_config";
 const PREFIX: &str = "ssh_host_";
 const ED25519: &str = "ssh_host_ed25519_key";
 const ECDSA: &str = "ssh_host_ecdsa_key";
+const RSA: &str = "ssh_host_rsa_key";
 
-/// Replaces the keys of a VM that has some, or has an SSH server. Gives the new files' names.
-pub(super) fn replace_host_keys(root: &Path) -> Part<Vec<String>> {
+/// What was done about host keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Replaced {
+    /// Names of the new files.
+    pub(super) made: Vec<String>,
+    /// There was an RSA key, and there is none now.
+    pub(super) lacks_rsa: bool,
+}
+
+/// Replaces the keys of a VM that has some, or has an SSH server. `rsa` is only used where there was such a key.
+pub(super) fn replace_host_keys(root: &Path, rsa: Option<&HostKey>) -> Part<Replaced> {
     let folder = root.join(FOLDER);
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Replaced::default()),
         Err(error) => return Err(at(&folder)(error)),
     };
     let mut old = Vec::new();
@@ -39,7 +50,7 @@ pub(super) fn replace_host_keys(root: &Path) -> Part<Vec<String>> {
         }
     }
     if old.is_empty() && !has_server {
-        return Ok(Vec::new());
+        return Ok(Replaced::default());
     }
     for name in &old {
         let path = folder.join(name);
@@ -50,16 +61,31 @@ pub(super) fn replace_host_keys(root: &Path) -> Part<Vec<String>> {
     for (name, algorithm) in [(ED25519, Algorithm::Ed25519), (ECDSA, Algorithm::Ecdsa { curve })] {
         // Always the one that every client prefers; the other where it was.
         if name == ED25519 || old.iter().any(|old| old == name) {
-            write_key(&folder, name, algorithm)?;
+            let key = PrivateKey::random(&mut OsRng, algorithm).map_err(|error| format!("a new {name}: {error}"))?;
+            write_key(&folder, name, &key)?;
             made.push(name.to_owned());
         }
     }
-    Ok(made)
+    let mut lacks_rsa = old.iter().any(|old| old == RSA);
+    if lacks_rsa && let Some(key) = rsa {
+        set_rsa_key(root, key)?;
+        made.push(RSA.to_owned());
+        lacks_rsa = false;
+    }
+    Ok(Replaced { made, lacks_rsa })
 }
 
-fn write_key(folder: &Path, name: &str, algorithm: Algorithm) -> Part<()> {
+/// Writes the RSA key that the host has brought.
+pub(super) fn set_rsa_key(root: &Path, key: &HostKey) -> Part<()> {
+    let key = PrivateKey::from_openssh(&key.0).map_err(|error| format!("the RSA key of the host: {error}"))?;
+    if !matches!(key.algorithm(), Algorithm::Rsa { .. }) {
+        return Err("the host brought a key that is no RSA key".to_owned());
+    }
+    write_key(&root.join(FOLDER), RSA, &key)
+}
+
+fn write_key(folder: &Path, name: &str, key: &PrivateKey) -> Part<()> {
     let failed = |error: ssh_key::Error| format!("a new {name}: {error}");
-    let key = PrivateKey::random(&mut OsRng, algorithm).map_err(failed)?;
     let private = key.to_openssh(LineEnding::LF).map_err(failed)?;
     let public = key.public_key().to_openssh().map_err(failed)?;
     let public_name = format!("{name}.pub");
@@ -130,7 +156,9 @@ mod tests {
                 "ssh_host_ed25519_key",
                 "ssh_host_ed25519_key.pub",
             ]);
-            assert_eq!(replace_host_keys(root.path()).unwrap(), [ED25519, ECDSA]);
+            let replaced = replace_host_keys(root.path(), None).unwrap();
+            assert_eq!(replaced.made, [ED25519, ECDSA]);
+            assert!(replaced.lacks_rsa, "the host brings it");
             let expected = [
                 "ssh_host_ecdsa_key",
                 "ssh_host_ecdsa_key.pub",
@@ -154,11 +182,54 @@ mod tests {
         }
     }
 
+    fn rsa_key() -> HostKey {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let mut made = std::process::Command::new("ssh-keygen");
+        let made = made
+            .args(["-q", "-t", "rsa", "-b", "2048", "-N", "", "-C", "root", "-f"])
+            .arg(&path);
+        assert!(made.status().unwrap().success());
+        HostKey(fs::read_to_string(path).unwrap())
+    }
+
+    #[test]
+    fn rsa_key_of_the_host_takes_the_place_of_one_that_was_there() {
+        let key = rsa_key();
+        let with = root(&["sshd_config", "ssh_host_rsa_key", "ssh_host_rsa_key.pub"]);
+        let replaced = replace_host_keys(with.path(), Some(&key)).unwrap();
+        assert_eq!(replaced.made, [ED25519, RSA]);
+        assert!(!replaced.lacks_rsa);
+        let path = with.path().join(FOLDER).join(RSA);
+        let output = std::process::Command::new("ssh-keygen")
+            .arg("-yf")
+            .arg(&path)
+            .output()
+            .unwrap();
+        let (derived, public) = (
+            String::from_utf8(output.stdout).unwrap(),
+            fs::read_to_string(path.with_extension("pub")).unwrap(),
+        );
+        let material = |line: &str| line.split(' ').nth(1).unwrap().trim().to_owned();
+        assert_eq!(material(&derived), material(&public));
+        // Brought later, where it was not at hand.
+        let late = root(&["sshd_config", "ssh_host_rsa_key", "ssh_host_rsa_key.pub"]);
+        assert!(replace_host_keys(late.path(), None).unwrap().lacks_rsa);
+        set_rsa_key(late.path(), &key).unwrap();
+        assert!(late.path().join(FOLDER).join(RSA).exists());
+        // None where there was none.
+        let without = root(&["sshd_config"]);
+        assert_eq!(replace_host_keys(without.path(), Some(&key)).unwrap().made, [ED25519]);
+        assert!(set_rsa_key(without.path(), &HostKey("rubbish".into())).is_err());
+        assert!(!format!("{key:?}").contains("PRIVATE"));
+    }
+
     #[test]
     fn a_client_alone_gets_no_keys() {
         let root = root(&["ssh_config"]);
-        assert!(replace_host_keys(root.path()).unwrap().is_empty());
-        assert!(replace_host_keys(&root.path().join("nowhere")).unwrap().is_empty());
+        let nothing = Replaced::default();
+        assert_eq!(replace_host_keys(root.path(), None).unwrap(), nothing);
+        assert_eq!(replace_host_keys(&root.path().join("nowhere"), None).unwrap(), nothing);
         assert_eq!(names(root.path()), ["ssh_config"]);
     }
 

@@ -19,7 +19,8 @@ pub mod session;
 ///
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
 /// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
-pub const PROTOCOL_VERSION: u32 = 6;
+/// 7: RSA host keys.
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
 pub const ACTIVATE_SINCE: u32 = 2;
@@ -213,6 +214,20 @@ pub struct Activate {
     /// The new machine id, 32 small hexadecimal digits; a random one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
+    /// Takes the place of the RSA key of the VM's SSH server, where it has one: making one takes an emulated guest many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rsa_host_key: Option<HostKey>,
+}
+
+/// A private key of an SSH server, in OpenSSH's own form. Shows nothing of itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HostKey(pub String);
+
+impl std::fmt::Debug for HostKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostKey(…)")
+    }
 }
 
 /// How many random bytes a VM must be given at least: a whole key of the kernel's random generator, twice.
@@ -229,6 +244,9 @@ pub struct Activated {
     /// File names of the SSH host keys that were made.
     #[serde(default)]
     pub host_keys: Vec<String>,
+    /// Its SSH server had an RSA key, which was removed, and none was given: the host brings one ([`paths::RSA_HOST_KEY`]).
+    #[serde(default)]
+    pub lacks_rsa_host_key: bool,
     /// TCP connections to the outside that were left from before the freeze, and are closed now.
     #[serde(default)]
     pub closed_connections: u32,
@@ -263,6 +281,8 @@ pub mod paths {
     pub const CLOCK: &str = "/v1/clock";
     /// `POST`: an [`Activate`](super::Activate), answered by an [`Activated`](super::Activated). Before any other command.
     pub const ACTIVATE: &str = "/v1/activate";
+    /// `POST`: a [`HostKey`](super::HostKey), as JSON, which becomes the RSA key of the VM's SSH server.
+    pub const RSA_HOST_KEY: &str = "/v1/rsa-host-key";
     /// `POST`, without a body: the agent prepares for commands, as it does when it is idle, at once. Before the VM is frozen.
     pub const SETTLE: &str = "/v1/settle";
     /// `GET`: a [`LogList`](super::LogList).

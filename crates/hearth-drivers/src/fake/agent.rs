@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hearth_api::agent::frames::{self, FrameDecoder};
 use hearth_api::agent::session::{SessionStream, serve_sessions};
 use hearth_api::agent::{
-    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, LogEntry, LogKind, LogList,
+    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, HostKey, LogEntry, LogKind, LogList,
     PROTOCOL_VERSION, SetClock, TerminalSpec, paths,
 };
 use hearth_api::terminal::TerminalSize;
@@ -33,6 +33,9 @@ use super::script::{ExecRule, Special};
 const DETACHED_PID: u32 = 4711;
 /// What ends a command whose time has passed.
 const SIGTERM: i32 = 15;
+
+/// A guest that has this file has an SSH server with such a key.
+const RSA_HOST_KEY: &str = "/etc/ssh/ssh_host_rsa_key";
 
 type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 type Refusal = (StatusCode, String);
@@ -220,18 +223,44 @@ impl Guest {
                     agent_version: Some("fake".into()),
                     machine_id: wanted.machine_id.clone().unwrap_or_default(),
                     boot_id: self.boot_id(),
-                    host_keys: Vec::new(),
+                    host_keys: wanted
+                        .rsa_host_key
+                        .iter()
+                        .map(|_| "ssh_host_rsa_key".to_owned())
+                        .collect(),
+                    lacks_rsa_host_key: self.has_rsa_host_key() && wanted.rsa_host_key.is_none(),
                     closed_connections: 0,
                     duration_ms: 0,
                 };
                 inside.activated = Some(wanted);
                 Ok(json(StatusCode::OK, &activated))
             }
+            (paths::RSA_HOST_KEY, &Method::POST) => {
+                let body = whole(request).await?;
+                let key: HostKey = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
+                if let Some(activated) = &mut self.inside().activated {
+                    activated.rsa_host_key = Some(key);
+                }
+                Ok(done())
+            }
             (path, method) => Err((
                 StatusCode::NOT_FOUND,
                 format!("the fake agent does not know {method} {path}"),
             )),
         }
+    }
+
+    /// Installs an SSH server with an RSA host key.
+    pub(super) fn install_ssh_server(&self) {
+        self.inside().files.insert(
+            RSA_HOST_KEY.to_owned(),
+            Bytes::from_static(b"made when it was installed"),
+        );
+    }
+
+    /// As a guest in which an SSH server was installed.
+    fn has_rsa_host_key(&self) -> bool {
+        self.inside().files.contains_key(RSA_HOST_KEY)
     }
 
     fn health(&self) -> Health {

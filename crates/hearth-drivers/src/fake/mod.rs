@@ -293,6 +293,9 @@ impl World {
         self.state().machines.create(spec, |made| {
             let boot = script::draw(self.seed, BOOT_DRAW, made, &self.options.boot_delay);
             let guest = Guest::new(self.boot_id(made), Arc::clone(&self.rules));
+            if self.options.has_rsa_host_key {
+                guest.install_ssh_server();
+            }
             Inhabited::new(guest, tokio::time::Instant::now() + boot)
         })
     }

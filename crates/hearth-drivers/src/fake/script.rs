@@ -196,6 +196,8 @@ pub struct FakeOptions {
     pub no_checkpoints: bool,
     /// Whether processes of a VM are gone when it is handed over.
     pub loses_processes: bool,
+    /// Whether every guest has an SSH server with an RSA host key.
+    pub has_rsa_host_key: bool,
 }
 
 impl Default for FakeOptions {
@@ -210,6 +212,7 @@ impl Default for FakeOptions {
             capacity: None,
             no_checkpoints: false,
             loses_processes: false,
+            has_rsa_host_key: false,
         }
     }
 }

@@ -23,6 +23,7 @@ const AGE: Duration = Duration::from_secs(5 * 3600);
 
 async fn activate(client: &AgentClient, id: &VmId) -> Activated {
     let identity = NewIdentity {
+        rsa_host_key: None,
         hostname: id.as_str().replace('_', "-"),
         machine_id: None,
     };

@@ -23,6 +23,8 @@ const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// What most tasks run first. An image may be without some.
 const READ_USUAL: &str =
     "cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
+/// The file of an SSH server's RSA key.
+const RSA_HOST_KEY: &str = "ssh_host_rsa_key";
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
@@ -141,11 +143,41 @@ impl Run<'_> {
         let identity = NewIdentity {
             hostname: self.boot.vm.to_string(),
             machine_id: None,
+            rsa_host_key: self.context.host_keys.spare(),
         };
         let activated = agent.activate(&identity).await;
         let activated = activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))?;
         self.context.agents.note_boot(&self.boot.vm, &activated.boot_id).await;
+        self.bring_rsa_host_key(agent, identity, &activated).await?;
         Ok(activated)
+    }
+
+    /// Where an SSH server had an RSA key and none was at hand, it is brought now. One that is not needed is kept for another VM.
+    async fn bring_rsa_host_key(
+        &self,
+        agent: &AgentClient,
+        identity: NewIdentity,
+        activated: &Activated,
+    ) -> Result<(), Failure> {
+        let keys = &self.context.host_keys;
+        if !activated.lacks_rsa_host_key {
+            let is_used = activated.host_keys.iter().any(|name| name == RSA_HOST_KEY);
+            if let Some(key) = identity.rsa_host_key.filter(|_| !is_used) {
+                keys.give_back(key);
+            }
+            return Ok(());
+        }
+        match keys.make().await {
+            Ok(key) => agent
+                .set_rsa_host_key(&key)
+                .await
+                .map_err(|error| failure(FailureKind::Identity, error.to_string())),
+            Err(error) => {
+                // It has others, and answers with none of its template's.
+                tracing::warn!(vm = %self.boot.vm, %error, "a VM's SSH server goes without an RSA key");
+                Ok(())
+            }
+        }
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {

@@ -16,6 +16,7 @@ mod forge;
 pub mod forward;
 pub mod git;
 pub mod gitconfig;
+mod host_keys;
 pub mod legacy;
 mod machine;
 pub mod mask;
@@ -44,6 +45,7 @@ use agents::Agents;
 use blueprint::{Checkout, Wish, checkouts, recipe_name};
 use environments::Environments;
 use follow::Followers;
+use host_keys::HostKeys;
 use mirrors::Mirrors;
 
 pub use end_request::EndRequest;
@@ -61,6 +63,8 @@ pub struct Context {
     pub agents: Agents,
     /// The repositories on the host.
     pub mirrors: Mirrors,
+    /// RSA keys for VMs with an SSH server.
+    pub host_keys: HostKeys,
     /// Who is watching.
     pub followers: Followers,
     /// One build per project, and one per base, at a time.
@@ -92,6 +96,8 @@ impl Context {
             store,
             agents: Agents::new(driver.clone()),
             mirrors: Mirrors::new(mirrors, sources),
+            mirrors: Mirrors::new(mirrors),
+            host_keys: HostKeys::default(),
             followers: Followers::default(),
             builds: Locks::default(),
             environments: Environments::new(driver.clone()),

@@ -216,3 +216,24 @@ async fn the_owner_of_a_vm_that_restarted_is_told() {
         .post(&format!("/instances/{id}/exec"), json!({ "command": "true" }))
         .await;
 }
+
+#[tokio::test]
+async fn forks_of_a_vm_with_an_rsa_host_key_get_one_each_of_their_own() {
+    let (server, driver) = Server::fake(FakeOptions {
+        has_rsa_host_key: true,
+        ..FakeOptions::default()
+    })
+    .await;
+    let (_, pool) = server.full_pool(3).await;
+    let list = server.get(&format!("{pool}/instances")).await;
+    let keys = list["items"].as_array().unwrap().iter();
+    let keys = keys.map(|it| driver.activated(&vm(it)).unwrap().rsa_host_key.unwrap().0);
+    let keys: std::collections::HashSet<String> = keys.collect();
+    assert_eq!(keys.len(), 3, "each its own");
+    assert!(keys.iter().all(|key| key.contains("OPENSSH PRIVATE KEY")));
+    // Where there is no such key none is made.
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let list = server.get(&format!("{pool}/instances")).await;
+    assert_eq!(driver.activated(&vm(&list["items"][0])).unwrap().rsa_host_key, None);
+}

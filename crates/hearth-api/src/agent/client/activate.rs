@@ -9,7 +9,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{AgentClient, AgentError, json, unix_nanos};
-use crate::agent::{Activate, Activated, ENTROPY_BYTES, paths};
+use crate::agent::{Activate, Activated, ENTROPY_BYTES, HostKey, paths};
 
 /// The guest's clock may differ by this much from the host's after it was set.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
@@ -25,6 +25,8 @@ pub struct NewIdentity {
     pub hostname: String,
     /// 32 small hexadecimal digits; a random one when absent.
     pub machine_id: Option<String>,
+    /// A key for the VM's SSH server, where it has one of this kind.
+    pub rsa_host_key: Option<HostKey>,
 }
 
 impl AgentClient {
@@ -39,6 +41,7 @@ impl AgentClient {
             entropy: BASE64.encode(entropy),
             hostname: identity.hostname.clone(),
             machine_id: identity.machine_id.clone(),
+            rsa_host_key: identity.rsa_host_key.clone(),
         };
         let body = serde_json::to_vec(&wanted).map_err(|error| AgentError::Protocol(error.to_string()))?;
         let reply = self.call(Method::POST, paths::ACTIVATE, Some(body.into())).await;
@@ -52,6 +55,13 @@ impl AgentClient {
         let activated = json(reply).await?;
         self.sync_clock().await?;
         Ok(activated)
+    }
+
+    /// Gives the VM's SSH server an RSA key, which it reads at once.
+    pub async fn set_rsa_host_key(&self, key: &HostKey) -> Result<(), AgentError> {
+        let body = serde_json::to_vec(key).map_err(|error| AgentError::Protocol(error.to_string()))?;
+        let reply = self.call(Method::POST, paths::RSA_HOST_KEY, Some(body.into())).await;
+        reply.map(drop)
     }
 
     /// Sets the guest's clock to the host's, as near as [`CLOCK_TOLERANCE`], and gives the largest possible difference.
