@@ -228,7 +228,7 @@ impl Guest {
                         .iter()
                         .map(|_| "ssh_host_rsa_key".to_owned())
                         .collect(),
-                    lacks_rsa_host_key: self.has_rsa_host_key() && wanted.rsa_host_key.is_none(),
+                    lacks_rsa_host_key: inside.files.contains_key(RSA_HOST_KEY) && wanted.rsa_host_key.is_none(),
                     closed_connections: 0,
                     duration_ms: 0,
                 };
@@ -256,11 +256,6 @@ impl Guest {
             RSA_HOST_KEY.to_owned(),
             Bytes::from_static(b"made when it was installed"),
         );
-    }
-
-    /// As a guest in which an SSH server was installed.
-    fn has_rsa_host_key(&self) -> bool {
-        self.inside().files.contains_key(RSA_HOST_KEY)
     }
 
     fn health(&self) -> Health {
