@@ -195,7 +195,8 @@ fn example(schema: &str) -> Option<Value> {
         "InstanceDetail" => failed_instance(),
         "InstanceView" => json!({
             "id": INSTANCE, "instanceId": VM, "projectId": PROJECT, "status": "claimed", "isTest": false,
-            "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "expiresAt": LATER,
+            "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "expiresAt": LATER, "unresponsive": null,
+            "rebootedAt": null,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
         "BootEnded" => json!({ "id": INSTANCE, "cancelled": true, "status": "failed" }),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteQueryResult};
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio_util::sync::CancellationToken;
 
 /// The write connection.
@@ -67,7 +67,18 @@ impl Writer {
     pub(super) fn begin(&self) -> impl Future<Output = sqlx::Result<Writing>> + Send {
         let write = self.write();
         async move {
-            let tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            const BEGIN: &str = "BEGIN IMMEDIATE";
+            let tx = match self.pool.begin_with(BEGIN).await {
+                // SQLite has ended a transaction by itself, because the disk was full, and the connection still believes in it: no
+                // transaction could ever begin on it again.
+                Err(sqlx::Error::InvalidSavePointStatement | sqlx::Error::BeginFailed) => {
+                    let broken = self.pool.acquire().await?.detach();
+                    // Whatever it says: it is of no use.
+                    drop(broken.close().await);
+                    self.pool.begin_with(BEGIN).await?
+                }
+                begun => begun?,
+            };
             Ok(Writing { tx, write })
         }
     }
