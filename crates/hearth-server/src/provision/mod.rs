@@ -96,7 +96,6 @@ impl Context {
             store,
             agents: Agents::new(driver.clone()),
             mirrors: Mirrors::new(mirrors, sources),
-            mirrors: Mirrors::new(mirrors),
             host_keys: HostKeys::default(),
             followers: Followers::default(),
             builds: Locks::default(),
