@@ -1,6 +1,7 @@
 //! The house: HTTP API, store, provisioning, reconciliation.
 
 mod http;
+mod images;
 mod options;
 mod provision;
 mod reconcile;
@@ -15,5 +16,5 @@ pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};
 pub use sources::SourceRule;
 #[doc(hidden)]
-pub use store::{Census, WriteFault, WriteFaults, WriteMoment};
+pub use store::{Census, WriteFault, WriteFaults, WriteMoment, images_of_data_folder};
 pub use watch::WebhookSecret;

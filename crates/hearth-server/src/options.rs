@@ -60,6 +60,10 @@ pub struct ServeOptions {
     pub watch_interval: Duration,
     /// What webhooks are signed with; without one none is taken.
     pub webhook_secret: Option<WebhookSecret>,
+    /// An image that nothing lies on, that no project names and that a newer one of its name has replaced goes after so long; zero: never.
+    pub image_max_age: Duration,
+    /// What images may take on the disk, MiB, before such ones go sooner; `None`: there is no limit.
+    pub image_disk_mib: Option<u64>,
     /// Room on the disk that is kept for deletions when it is full, MiB; 0: none.
     pub reserve_mib: u64,
     /// VMs that may exist at once.
@@ -106,6 +110,8 @@ const FORKS_BESIDES_PROCESSORS: usize = 1;
 const CLAIMED_RESERVE: u8 = 50;
 /// Seldom enough to cost nothing, often enough that nobody waits for what a wake missed.
 const TICK: Duration = Duration::from_secs(3);
+/// A month: whoever goes back to an image of before does so sooner.
+const IMAGE_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Many times what the deletion of everything writes, and little beside one VM.
 const RESERVE_MIB: u64 = 16;
 /// Two at once hide each other's waiting for disk and network.
@@ -138,6 +144,8 @@ impl ServeOptions {
             probe_patience: PROBE_PATIENCE,
             watch_interval: WATCH_INTERVAL,
             webhook_secret: None,
+            image_max_age: IMAGE_MAX_AGE,
+            image_disk_mib: None,
             reserve_mib: RESERVE_MIB,
             max_vms: MAX_VMS,
             tenant_vms: None,

@@ -10,12 +10,14 @@ use hearth_api::ids::TokenId;
 use hearth_api::token::{Scope, TokenItem};
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
+use hearth_drivers::image::PrunePolicy;
 use hearth_drivers::qemu::{QemuDriver, QemuOptions};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AppState, HookGate, Pace, answer, new_token};
+use crate::images;
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::mirrors::sweep;
@@ -127,6 +129,13 @@ pub async fn serve_with(
         let (reconciler, stop) = (reconciler.clone(), stop.clone());
         async move { reconciler.keep(stop).await }
     });
+    let tidying = tokio::spawn({
+        let policy = PrunePolicy {
+            max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
+            max_bytes: options.image_disk_mib.map(|mib| mib << 20),
+        };
+        images::keep(store.clone(), folder.to_owned(), policy, stop.clone())
+    });
     let probing = tokio::spawn({
         let (reconciler, stop) = (reconciler.clone(), stop.clone());
         async move { reconciler.probe(stop).await }
@@ -146,7 +155,7 @@ pub async fn serve_with(
         .map_err(listen)?;
     stop.cancel();
     // A panic in the loop was logged where it happened.
-    let _ = tokio::join!(looping, keeping, probing, watching);
+    let _ = tokio::join!(looping, keeping, probing, tidying, watching);
     store.close().await;
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");

@@ -18,6 +18,7 @@ mod initrd;
 mod kernel;
 mod manifest;
 mod output;
+mod prune;
 mod recipe;
 mod sandbox;
 mod stores;
@@ -30,6 +31,7 @@ use crate::sparse::copy;
 pub use build::build;
 pub use error::ImageError;
 pub use manifest::{Image, Listed, Manifest, Sizes, find, list, remove};
+pub use prune::{Prunable, PrunePolicy, prunable};
 pub use stores::{Stores, users};
 
 /// The Debian release images are made from unless told otherwise.

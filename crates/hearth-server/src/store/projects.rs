@@ -194,6 +194,24 @@ impl TryFrom<Raw> for ProjectRow {
     }
 }
 
+const IMAGES_OF_PROJECTS: &str = "SELECT DISTINCT image FROM project WHERE image IS NOT NULL";
+
+/// The images that the projects of a data folder name, read from its database beside the server that may work with it. None where
+/// there is no database.
+pub async fn images_of_data_folder(data_dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
+    let file = data_dir.join("hearth.db");
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await?;
+    let named = sqlx::query_scalar(IMAGES_OF_PROJECTS)
+        .fetch_all(&mut connection)
+        .await?;
+    sqlx::Connection::close(connection).await?;
+    Ok(named)
+}
+
 impl Store {
     /// Writes a new project; [`StoreError::NameTaken`] when another one of its tenant has its name.
     pub async fn insert_project(&self, project: &ProjectRow) -> Result<(), StoreError> {
@@ -297,6 +315,12 @@ impl Store {
             .fetch_all(&self.read)
             .await?;
         raw.into_iter().map(ProjectRow::try_from).collect()
+    }
+
+    /// The images that projects name: names, or beginnings of digests.
+    pub async fn images_of_projects(&self) -> Result<Vec<String>, StoreError> {
+        let named = sqlx::query_scalar(IMAGES_OF_PROJECTS).fetch_all(&self.read).await?;
+        Ok(named)
     }
 
     /// Removes a project, its pool and its variables, and marks its instances for deletion, claimed ones too: their

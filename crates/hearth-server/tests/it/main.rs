@@ -17,6 +17,7 @@ mod fresh;
 mod full_disk;
 mod guests;
 mod harness;
+mod images;
 mod names;
 mod pools;
 mod repositories;

@@ -84,6 +84,13 @@ pub(crate) struct ServeArgs {
     /// A template this old is made anew, in seconds or like `12h` [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     template_max_age: Option<Duration>,
+    /// An image in the data folder that nothing lies on, that no project names and that a newer one of its name has replaced is removed
+    /// when it is this old, in seconds or like `720h`; 0: never [default: 720h]
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    image_max_age: Option<Duration>,
+    /// What images in the data folder may take on the disk, in MiB, before such images are removed sooner [default: no limit]
+    #[arg(long, value_name = "MIB")]
+    image_disk: Option<u64>,
     /// How often a VM is asked whether it still answers, in seconds or like `5m`; one that runs at least once a minute; 0: never
     /// [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
@@ -166,7 +173,7 @@ impl FromStr for SizeArg {
 }
 
 /// Whole seconds, or a length of time like `90s`, `10m` or `1h 30m`.
-fn parse_length(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
@@ -351,6 +358,8 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         tenant_vms: args.max_vms_per_tenant,
         template_disk_mib: args.template_disk.unwrap_or(usual.template_disk_mib),
         claimed_reserve: args.claimed_reserve.unwrap_or(usual.claimed_reserve),
+        image_max_age: args.image_max_age.unwrap_or(usual.image_max_age),
+        image_disk_mib: args.image_disk,
         probe_interval: args.probe_interval.unwrap_or(usual.probe_interval),
         template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),
         watch_interval: args.watch_interval.unwrap_or(usual.watch_interval),

@@ -174,3 +174,50 @@ fn copied_program_says_whether_it_has_the_agent() {
         );
     }
 }
+
+#[test]
+fn image_that_nobody_needs_is_pruned_and_no_other() {
+    let machine = Machine::new();
+    let old = machine.image("shared", 'a', "one");
+    let used = machine.image("shared", 'b', "one");
+    let new = machine.image("shared", 'c', "one");
+    let alone = machine.image("shared", 'd', "alone");
+    let other = machine.path("other");
+    fs::create_dir_all(machine.path("shared/used-by")).unwrap();
+    fs::write(machine.path("shared/used-by/x"), other.to_str().unwrap()).unwrap();
+    write_record(&other.join("vms/vm-1/vm.json"), &used);
+    let there = || {
+        let is_there = |digest: &&String| machine.path("shared").join(digest).exists();
+        [&old, &used, &new, &alone]
+            .into_iter()
+            .filter(is_there)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let dry = machine.run("one", &["image", "prune", "--dry-run"]);
+    assert!(
+        dry.code == 0 && dry.stdout.contains("would remove one aaaaaaaa"),
+        "{}{}",
+        dry.stdout,
+        dry.stderr
+    );
+    let young = machine.run("one", &["image", "prune", "--older-than", "1h"]);
+    assert!(young.stdout.contains("nothing to remove"), "{}", young.stdout);
+    assert_eq!(there().len(), 4);
+    let pruned = listed(&machine.run("one", &["image", "prune", "--json"]));
+    assert_eq!(pruned.as_array().unwrap().len(), 1, "{pruned:#}");
+    assert_eq!(
+        (&pruned[0]["digest"], &pruned[0]["removed"]),
+        (&json!(old), &json!(true))
+    );
+    assert_eq!(there(), [used, new, alone]);
+    // Who else uses what lies behind a link is not known.
+    fs::create_dir_all(machine.path("linked")).unwrap();
+    std::os::unix::fs::symlink(machine.path("shared"), machine.path("linked/images")).unwrap();
+    let refused = machine.run("linked", &["image", "prune"]);
+    assert!(
+        refused.code == 1 && refused.stderr.contains("behind the link"),
+        "{}",
+        refused.stderr
+    );
+}

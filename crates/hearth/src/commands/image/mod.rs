@@ -1,6 +1,7 @@
 //! `hearth image`: build, list and remove the images of this machine. Asks no server: those on this machine find them.
 
 mod build;
+mod prune;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use hearth_drivers::image::{self, ImageError, Manifest, Stores};
+use hearth_drivers::image::{self, Image, ImageError, Manifest, Stores};
 use hearth_drivers::qemu::{ImageUse, images_in_use};
 use serde::Serialize;
 
@@ -25,6 +26,8 @@ pub(crate) enum ImageCommand {
     List,
     /// Remove an image that no VM and no template lies on
     Remove(RemoveArgs),
+    /// Remove the images that no VM and no template lies on, that no project names and that a newer one of the same name has replaced
+    Prune(prune::PruneArgs),
 }
 
 /// `hearth image remove`.
@@ -62,6 +65,7 @@ pub(crate) async fn run(globals: &Globals, command: ImageCommand) -> Result<u8, 
         ImageCommand::Build(args) => build::run(globals, &data, args).await,
         ImageCommand::List => list(globals, &data),
         ImageCommand::Remove(args) => remove(globals, &data, &args),
+        ImageCommand::Prune(args) => prune::run(globals, &data, &args).await,
     }
 }
 
@@ -209,9 +213,18 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
             "templates go an hour after their last use; --force removes the image at once, and they are made anew when needed"
         }));
     }
+    let removed = remove_everywhere(&stores, data, &found)?;
+    output::print(globals.json, &removed, |removed| {
+        format!("removed {} {short}", removed.name)
+    })?;
+    Ok(0)
+}
+
+/// Removes an image from every folder of this machine that holds it.
+fn remove_everywhere(stores: &Stores, data: &Path, found: &Image) -> Result<Manifest, Failure> {
     let mut removed = None;
-    for folder in folders(&stores, data) {
-        match image::remove(&folder, digest) {
+    for folder in folders(stores, data) {
+        match image::remove(&folder, &found.manifest.digest) {
             Ok(manifest) => removed = Some(manifest),
             Err(ImageError::NotFound { .. } | ImageError::None | ImageError::Broken { .. }) => {}
             // What is left in another user's folder is said; what could be removed is removed.
@@ -221,11 +234,7 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
             Err(error) => return Err(failure(&error)),
         }
     }
-    let removed = removed.unwrap_or(found.manifest);
-    output::print(globals.json, &removed, |removed| {
-        format!("removed {} {short}", removed.name)
-    })?;
-    Ok(0)
+    Ok(removed.unwrap_or_else(|| found.manifest.clone()))
 }
 
 fn failure(error: &ImageError) -> Failure {

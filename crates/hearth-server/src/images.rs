@@ -1,0 +1,72 @@
+//! Old images of the data folder are removed now and then: those that nothing lies on, that no project names and that a newer one of
+//! the same name has replaced. Other folders are left alone, and so is one behind a link, which somebody shares on purpose: who lies
+//! on those is not known here.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use hearth_drivers::image::{self, PrunePolicy, prunable};
+use hearth_drivers::qemu::images_in_use;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Store;
+
+/// How often it is looked.
+const ROUND: Duration = Duration::from_secs(60 * 60);
+
+/// Rounds until the server stops.
+pub(crate) async fn keep(store: Store, data_dir: PathBuf, policy: PrunePolicy, stop: CancellationToken) {
+    if policy == NEVER {
+        return;
+    }
+    loop {
+        if let Err(error) = round(&store, &data_dir, policy).await {
+            tracing::warn!(error, "old images could not be looked for; the next round tries again");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(ROUND) => {}
+        }
+    }
+}
+
+/// Without a limit a server removes nothing.
+const NEVER: PrunePolicy = PrunePolicy {
+    max_age: None,
+    max_bytes: None,
+};
+
+async fn round(store: &Store, data_dir: &Path, policy: PrunePolicy) -> Result<(), String> {
+    let images = data_dir.join("images");
+    if !images.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    let named = store.images_of_projects().await.map_err(|error| error.to_string())?;
+    let data_dir = data_dir.to_owned();
+    let look = move || {
+        let listed = image::list(&images).map_err(|error| error.to_string())?;
+        // Last: what lies on an image now is known only now.
+        let used = images_in_use(&data_dir).map_err(|error| error.to_string())?;
+        for goes in prunable(
+            &listed.images,
+            |digest| used.contains_key(digest),
+            &named,
+            policy,
+            SystemTime::now(),
+        ) {
+            let manifest = &goes.image.manifest;
+            image::remove(&images, &manifest.digest).map_err(|error| error.to_string())?;
+            tracing::info!(
+                image = manifest.name,
+                digest = manifest.digest,
+                bytes = goes.bytes,
+                reason = goes.reason,
+                "removed an image"
+            );
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(look)
+        .await
+        .map_err(|error| error.to_string())?
+}
