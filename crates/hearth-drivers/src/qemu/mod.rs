@@ -13,6 +13,7 @@ mod images;
 mod kvm;
 mod launch;
 mod monitor;
+mod processors;
 mod qcow2;
 mod start;
 mod stream;
@@ -33,15 +34,12 @@ use crate::network::VmNetwork;
 use crate::process::{self, ProcessId};
 use crate::program::VmUser;
 use crate::{
-    ByteStream, CALL_TIMEOUT, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver,
-    DriverError, ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
+    ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
+    ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
 use folder::{Record, VmFolder};
 use hearth_api::ids::VmId;
-use monitor::Monitor;
-use qapi::Enum as _;
-use qapi::qmp::RunState;
 use stream::Streams;
 use template::Templates;
 
@@ -57,8 +55,6 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 const STRAGGLER_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two attempts to remove it.
 const STRAGGLER_PAUSE: Duration = Duration::from_millis(10);
-/// How long QEMU's monitor has to say what a silent VM's processors do.
-const SILENCE_LOOK: Duration = Duration::from_secs(3);
 /// How often console logs are trimmed and the network is looked after. A guest can write a few MiB to its console meanwhile.
 const CARE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -304,41 +300,6 @@ impl Inner {
         }
     }
 
-    /// Says which process of a halted VM it is about.
-    fn halted(&self, id: &VmId) -> String {
-        match self.recorded_process(id) {
-            Ok(Some(process)) => format!(
-                "its QEMU process {pid} was stopped by a signal; `kill -CONT {pid}` on the host lets it go on",
-                pid = process.pid
-            ),
-            _ => "its QEMU process was stopped by a signal".to_owned(),
-        }
-    }
-
-    /// Looks at the process, and asks QEMU what the processors do.
-    async fn why_silent(&self, id: &VmId) -> Result<Option<String>, DriverError> {
-        Ok(match self.inspect(id)? {
-            None => Some("it is gone".to_owned()),
-            Some(VmState::Stopped) => Some("its QEMU process has ended".to_owned()),
-            Some(VmState::Halted) => Some(self.halted(id)),
-            Some(VmState::Paused) => Some("it is paused".to_owned()),
-            Some(VmState::Running) => {
-                let ask = async {
-                    let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_LOOK).await?;
-                    monitor.state().await
-                };
-                match ask.await {
-                    Ok(RunState::running) => None,
-                    Ok(RunState::io_error) => {
-                        Some("QEMU has stopped its processors because its disk could not be written: the host's disk is full or broken".to_owned())
-                    }
-                    Ok(state) => Some(format!("QEMU has stopped its processors ({})", state.name())),
-                    Err(error) => Some(format!("its QEMU process does not answer either ({error})")),
-                }
-            }
-        })
-    }
-
     fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
         let exists = self.folder(id).exists();
         if exists.map_err(|error| error::io(format!("cannot look at the folder of {id}"), error))? {
@@ -371,27 +332,6 @@ impl Inner {
             all.insert(id, state);
         }
         Ok(all.into_iter().map(|(id, state)| VmInfo { id, state }).collect())
-    }
-
-    /// Lets a VM's processors stand still or go on. The caller holds its gate.
-    async fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
-        // Asked of QEMU even when the note says that it is so: a server may have been killed between the two.
-        self.need_alive(id)?;
-        let folder = self.folder(id);
-        let ask = async {
-            let mut monitor = Monitor::open(&folder, &self.user, CALL_TIMEOUT).await?;
-            if wanted {
-                monitor.stop().await
-            } else {
-                monitor.cont().await
-            }
-        };
-        ask.await.map_err(|error| {
-            DriverError::unknown(format!("QEMU's monitor does not answer for {id}: {error}")).caused_by(error)
-        })?;
-        folder
-            .set_paused(wanted)
-            .map_err(|error| error::io(format!("cannot note the state of {id}"), error))
     }
 
     /// Who needs a checkpoint, for a person; `None` when nobody does.

@@ -81,7 +81,7 @@ impl Reserve {
     fn make(&self, piece: &Path) -> io::Result<bool> {
         std::fs::create_dir_all(&self.0.folder)?;
         let free = statvfs(&self.0.folder)?;
-        let free = u64::from(free.blocks_available()).saturating_mul(free.fragment_size());
+        let free = free.blocks_available().saturating_mul(free.fragment_size());
         if free < self.0.bytes.saturating_mul(PIECES * FREE_BESIDE) {
             return Ok(false);
         }

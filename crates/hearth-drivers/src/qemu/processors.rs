@@ -1,0 +1,72 @@
+//! A VM's processors: let stand still, let go on, and what keeps them (or what runs on them) from answering.
+
+use std::time::Duration;
+
+use hearth_api::ids::VmId;
+use qapi::Enum as _;
+use qapi::qmp::RunState;
+
+use super::Inner;
+use super::monitor::Monitor;
+use crate::{CALL_TIMEOUT, DriverError, VmState, error};
+
+/// How long QEMU's monitor has to say what a silent VM's processors do.
+const SILENCE_LOOK: Duration = Duration::from_secs(3);
+
+impl Inner {
+    /// Lets a VM's processors stand still or go on. The caller holds its gate.
+    pub(super) async fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
+        // Asked of QEMU even when the note says that it is so: a server may have been killed between the two.
+        self.need_alive(id)?;
+        let folder = self.folder(id);
+        let ask = async {
+            let mut monitor = Monitor::open(&folder, &self.user, CALL_TIMEOUT).await?;
+            if wanted {
+                monitor.stop().await
+            } else {
+                monitor.cont().await
+            }
+        };
+        ask.await.map_err(|error| {
+            DriverError::unknown(format!("QEMU's monitor does not answer for {id}: {error}")).caused_by(error)
+        })?;
+        folder
+            .set_paused(wanted)
+            .map_err(|error| error::io(format!("cannot note the state of {id}"), error))
+    }
+
+    /// Says which process of a halted VM it is about.
+    pub(super) fn halted(&self, id: &VmId) -> String {
+        match self.recorded_process(id) {
+            Ok(Some(process)) => format!(
+                "its QEMU process {pid} was stopped by a signal; `kill -CONT {pid}` on the host lets it go on",
+                pid = process.pid
+            ),
+            _ => "its QEMU process was stopped by a signal".to_owned(),
+        }
+    }
+
+    /// Looks at the process, and asks QEMU what the processors do.
+    pub(super) async fn why_silent(&self, id: &VmId) -> Result<Option<String>, DriverError> {
+        Ok(match self.inspect(id)? {
+            None => Some("it is gone".to_owned()),
+            Some(VmState::Stopped) => Some("its QEMU process has ended".to_owned()),
+            Some(VmState::Halted) => Some(self.halted(id)),
+            Some(VmState::Paused) => Some("it is paused".to_owned()),
+            Some(VmState::Running) => {
+                let ask = async {
+                    let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_LOOK).await?;
+                    monitor.state().await
+                };
+                match ask.await {
+                    Ok(RunState::running) => None,
+                    Ok(RunState::io_error) => {
+                        Some("QEMU has stopped its processors because its disk could not be written: the host's disk is full or broken".to_owned())
+                    }
+                    Ok(state) => Some(format!("QEMU has stopped its processors ({})", state.name())),
+                    Err(error) => Some(format!("its QEMU process does not answer either ({error})")),
+                }
+            }
+        })
+    }
+}
