@@ -89,7 +89,10 @@ async fn calls_to_a_claimed_vm_that_hangs_end_and_say_so_and_it_is_kept() {
     };
     let ((status, body), ()) = tokio::join!(server.send(long), waiting);
     assert_eq!(status, StatusCode::OK);
-    assert!(body["exitCode"].is_null() && body["error"].as_str().unwrap().contains("does not answer since"), "{body}");
+    assert!(
+        body["exitCode"].is_null() && body["error"].as_str().unwrap().contains("does not answer since"),
+        "{body}"
+    );
     let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(message(&body).contains(&format!("hearth release {id}")), "{body}");
@@ -207,7 +210,10 @@ async fn the_owner_of_a_vm_that_restarted_is_told() {
     };
     let ((status, body), ()) = tokio::join!(server.send(long), rebooting);
     assert_eq!(status, StatusCode::OK);
-    assert!(body["error"].as_str().unwrap().contains("the VM was restarted"), "{body}");
+    assert!(
+        body["error"].as_str().unwrap().contains("the VM was restarted"),
+        "{body}"
+    );
     let told = server
         .until(SOON, &format!("/instances/{id}"), |it| !it["rebootedAt"].is_null())
         .await;
