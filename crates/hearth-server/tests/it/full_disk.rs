@@ -69,7 +69,14 @@ async fn on_a_full_disk_everything_can_still_be_deleted() {
     let made: Arc<dyn Driver> = Arc::new(driver.clone());
     let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
     let (first, pool) = server.full_pool(3).await;
-    let (second, _) = server.full_pool(2).await;
+    let second = server.project(json!({ "name": "second" })).await;
+    server
+        .patch(
+            &format!("{second}/warm-pool"),
+            json!({ "enabled": true, "targetSize": 2 }),
+        )
+        .await;
+    server.until_full(SOON, &second, 2).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     server.until_full(SOON, &first, 3).await;
     // Whatever is written until the database finds no room.
