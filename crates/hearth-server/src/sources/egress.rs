@@ -49,7 +49,9 @@ impl Egress {
         for address in found {
             let why = closed(address.ip(), |ip| own.contains(&ip)).filter(|_| !is_listed);
             if let Some(why) = why {
-                refused = Some(self.refuse(scheme, host, port, &format!("it is at {}, {why}", address.ip())));
+                // Not which address: what names the server's network knows is not everybody's to ask.
+                tracing::info!(host, %address, tenant = self.tenant, "a fetch is refused: {why}");
+                refused = Some(self.refuse(scheme, host, port, &format!("its name leads to an address {why}")));
                 continue;
             }
             let connecting = TcpStream::connect(address);
@@ -87,9 +89,9 @@ impl Egress {
 fn closed(ip: IpAddr, is_own: impl Fn(IpAddr) -> bool) -> Option<String> {
     let ip = ip.to_canonical();
     if let Some(net) = hearth_drivers::not_public(ip) {
-        return Some(format!("which is no public address ({net})"));
+        return Some(format!("that is not public ({net})"));
     }
-    is_own(ip).then(|| "which is the server's own".to_owned())
+    is_own(ip).then(|| "that is the server's own".to_owned())
 }
 
 /// What an address's text alone tells: a host that is an address, or the server by its usual name.

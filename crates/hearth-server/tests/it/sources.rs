@@ -153,24 +153,24 @@ async fn another_tenant_is_refused_every_private_address_on_every_route() {
         (&web.url(), "not encrypted"),
         (&format!("http://{own}/acme/app"), "not encrypted"),
         ("http://git.example.org/acme/app", "not encrypted"),
-        (&format!("https://{own}/acme/app"), "no public address (127.0.0.0/8)"),
+        (&format!("https://{own}/acme/app"), "that is not public (127.0.0.0/8)"),
         ("https://localhost/acme/app", "the server itself"),
         ("https://git.localhost./acme/app", "the server itself"),
-        ("https://2130706433/acme/app", "no public address (127.0.0.0/8)"),
-        ("https://0x7f.1/acme/app", "no public address (127.0.0.0/8)"),
-        ("https://0.0.0.0/acme/app", "no public address (0.0.0.0/8)"),
-        ("https://10.0.0.5:8443/acme/app", "no public address (10.0.0.0/8)"),
-        ("https://100.100.100.200/acme/app", "no public address (100.64.0.0/10)"),
+        ("https://2130706433/acme/app", "that is not public (127.0.0.0/8)"),
+        ("https://0x7f.1/acme/app", "that is not public (127.0.0.0/8)"),
+        ("https://0.0.0.0/acme/app", "that is not public (0.0.0.0/8)"),
+        ("https://10.0.0.5:8443/acme/app", "that is not public (10.0.0.0/8)"),
+        ("https://100.100.100.200/acme/app", "that is not public (100.64.0.0/10)"),
         (
             "https://169.254.169.254/latest/meta-data",
-            "no public address (169.254.0.0/16)",
+            "that is not public (169.254.0.0/16)",
         ),
-        ("https://[::1]/acme/app", "no public address (::/96)"),
-        ("https://[::ffff:10.0.0.5]/acme/app", "no public address (10.0.0.0/8)"),
-        ("https://[fd00:ec2::254]/acme/app", "no public address (fc00::/7)"),
-        ("ssh://git@192.168.1.1/acme/app", "no public address (192.168.0.0/16)"),
-        ("ssh://git@[fe80::1]:2222/acme/app", "no public address (fe80::/10)"),
-        ("git@172.16.0.1:acme/app", "no public address (172.16.0.0/12)"),
+        ("https://[::1]/acme/app", "that is not public (::/96)"),
+        ("https://[::ffff:10.0.0.5]/acme/app", "that is not public (10.0.0.0/8)"),
+        ("https://[fd00:ec2::254]/acme/app", "that is not public (fc00::/7)"),
+        ("ssh://git@192.168.1.1/acme/app", "that is not public (192.168.0.0/16)"),
+        ("ssh://git@[fe80::1]:2222/acme/app", "that is not public (fe80::/10)"),
+        ("git@172.16.0.1:acme/app", "that is not public (172.16.0.0/12)"),
         ("localhost:acme/app", "the server itself"),
     ] {
         for (method, path) in [(Method::POST, "/projects"), (Method::PATCH, project.as_str())] {
@@ -355,7 +355,7 @@ async fn a_listed_host_is_fetched_from_and_leads_nowhere_else() {
     );
     for (from, says) in [
         (&plain, "plain http:// is not encrypted"),
-        (&secure, "no public address (127.0.0.0/8)"),
+        (&secure, "that is not public (127.0.0.0/8)"),
     ] {
         let reason = boot(&server, &from.url()).await.unwrap();
         let target = format!("://127.0.0.1:{}`", hidden.port);
@@ -395,7 +395,7 @@ async fn a_name_is_judged_by_the_address_that_is_connected_to() {
         .await
         .unwrap();
     for part in [
-        "it is at 127.0.0.1, which is no public address (127.0.0.0/8)",
+        "its name leads to an address that is not public (127.0.0.0/8)",
         USUAL,
         "tenant=beta allow=ssh://127.1",
     ] {
