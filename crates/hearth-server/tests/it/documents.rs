@@ -68,7 +68,7 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 44);
+    assert_eq!(count, 50);
 }
 
 #[tokio::test]
