@@ -139,6 +139,11 @@ impl Guest {
         self.inside().files.get(path).cloned()
     }
 
+    /// All files.
+    pub(super) fn files(&self) -> BTreeMap<String, Bytes> {
+        self.inside().files.clone()
+    }
+
     /// The clock as last set.
     pub(super) fn clock(&self) -> Option<i64> {
         self.inside().clock

@@ -180,6 +180,12 @@ impl FakeDriver {
         self.guest(id)?.file(path)
     }
 
+    /// All files that were written into a VM, by their path.
+    #[must_use]
+    pub fn files(&self, id: &VmId) -> BTreeMap<String, Bytes> {
+        self.guest(id).map(|guest| guest.files()).unwrap_or_default()
+    }
+
     /// The clock that was set in a VM, nanoseconds since the Unix epoch.
     #[must_use]
     pub fn clock(&self, id: &VmId) -> Option<i64> {

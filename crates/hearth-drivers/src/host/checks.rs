@@ -258,6 +258,18 @@ pub(super) async fn git() -> Finding {
     installed("git", "git", "git").await
 }
 
+pub(super) async fn git_lfs() -> Finding {
+    const NAME: &str = "git-lfs";
+    match version_line("git-lfs", &["version"]).await {
+        Some(line) => Finding::ok(NAME, line),
+        None => Finding::warn(
+            NAME,
+            "git-lfs is not installed: repositories that use Git LFS cannot be cloned",
+            "run `apt-get install git-lfs` (as root), or leave it out of a project: `hearth project set PROJECT --no-lfs`",
+        ),
+    }
+}
+
 pub(super) fn image(images: &Stores) -> Finding {
     const NAME: &str = "image";
     let listed = match images.list() {

@@ -83,6 +83,7 @@ pub async fn check(data_dir: &Path, images: &Stores, listen: Option<SocketAddr>)
         checks::templates(data_dir),
         checks::reflink(data_dir),
         checks::git().await,
+        checks::git_lfs().await,
         checks::image(images),
     ]);
     findings.extend(listen.map(checks::port));

@@ -9,6 +9,7 @@ use hearth_core::recipe::{Meets, Recipe, RecipeRepo, set_up_of};
 use hearth_drivers::VmShape;
 use serde::{Deserialize, Serialize};
 
+use super::along::Wants;
 use super::mask::Masker;
 use super::scripts::{Phase, RepoScripts};
 use super::{Context, mask_cache};
@@ -77,6 +78,15 @@ impl Checkout {
         Remote {
             tenant: self.tenant.clone(),
             url: self.url.clone(),
+        }
+    }
+
+    /// What comes along with it.
+    #[must_use]
+    pub fn wants(&self) -> Wants {
+        Wants {
+            lfs: self.lfs,
+            submodules: self.submodules,
         }
     }
 }

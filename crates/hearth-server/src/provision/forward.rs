@@ -2,6 +2,7 @@
 //! no network, no credentials and little time; only a tree in which nobody but the set-up changed anything is moved.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -9,7 +10,9 @@ use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::instance::RepoSettings;
 
+use super::along::Along;
 use super::blueprint::Checkout;
+use super::bring::{self, BringError};
 use super::checkout::{self, CheckoutError};
 use super::git::{GitError, git_fed};
 use super::mirrors::{MirrorError, Mirrors, Tip, Wanted};
@@ -95,6 +98,16 @@ impl From<AgentError> for MoveError {
     }
 }
 
+impl From<BringError> for MoveError {
+    fn from(error: BringError) -> Self {
+        match error {
+            BringError::Mirror(error) => error.into(),
+            BringError::Agent(error) => error.into(),
+            BringError::Refused(said) => CheckoutError::Refused(said).into(),
+        }
+    }
+}
+
 impl Move<'_> {
     /// Moves it. `None` when it is there already. `patience`: for the host's fetch.
     pub async fn carry_out(
@@ -113,13 +126,38 @@ impl Move<'_> {
             return Err(CheckoutError::NoRepository(self.from.path.clone()).into());
         }
         let needs_update = self.needs_update(&tip).await?;
+        let (along, before) = self.along(mirrors, &tip, patience).await?;
         self.bring(agent, &tip).await?;
         let ClaimedRepo { path, commit, .. } = self.from;
+        bring::put_changes(agent, path, &along, &before, self.checkout.wants()).await?;
         checkout::move_to(agent, path, commit, self.branch, &tip.commit, self.worked_in).await?;
+        // What it holds now is neither one commit nor the other until this is done.
+        let moved = bring::move_submodules(agent, path, &along, &before, !self.worked_in).await;
+        moved.map_err(|error| AgentError::Protocol(format!("{name} is half moved: {error}")))?;
         Ok(Some(Moved {
             needs_update,
             commit: tip.commit,
         }))
+    }
+
+    /// What comes along with the new commit, and what came with the one before.
+    async fn along(
+        &self,
+        mirrors: &Mirrors,
+        tip: &Tip,
+        patience: Duration,
+    ) -> Result<(Arc<Along>, Arc<Along>), MoveError> {
+        let (remote, wants) = (self.checkout.remote(), self.checkout.wants());
+        let along = mirrors.along(tip, &remote, wants, patience).await?;
+        if along.is_empty() {
+            return Ok((along, Arc::default()));
+        }
+        let from = mirrors.commit_at(tip.repo(), &remote, self.from.cloned().1).await;
+        let before = match from {
+            Some(from) => mirrors.along(&from, &remote, wants, patience).await?,
+            None => Arc::default(),
+        };
+        Ok((along, before))
     }
 
     /// Puts what is missing beside the repository's other packs. Nothing refers to it yet.

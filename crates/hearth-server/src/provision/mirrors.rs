@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_drivers::Locks;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::io::SyncIoBridge;
 
-use super::git::{GitError, MAX_ANSWER, git, git_fed};
-use crate::sources::{Grant, Refusal, SourceError, Sources};
+use super::along::{Along, AlongKey};
+use super::git::{Answer, GitError, MAX_ANSWER, git, git_fed};
+use super::lfs::LfsObject;
+pub use super::mirror_error::MirrorError;
+use crate::sources::{Grant, SourceError, Sources};
 use crate::store::Remote;
 
 /// Time limit of a git command that does not touch the network.
-const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
 /// Bytes between the thread that writes a tar stream and the connection that carries it.
 const PIPE_BYTES: usize = 256 * 1024;
 /// What is made for a moment beside the mirrors.
@@ -24,56 +28,8 @@ const PACK_PREFIX: &str = "pack";
 /// Distances between two commits that are kept; then all are forgotten.
 const MAX_DISTANCES: usize = 4096;
 
-/// What can go wrong with a repository; each is one plain sentence.
-#[derive(Debug, thiserror::Error)]
-pub enum MirrorError {
-    /// The rules of the installation do not let its tenant fetch it.
-    #[error("{repo} is not fetched: {source}")]
-    Refused {
-        /// `org/name`
-        repo: String,
-        /// Which rule.
-        source: Refusal,
-    },
-    /// The host cannot fetch it.
-    #[error("cannot fetch {repo} from {url}: {source}; {advice}")]
-    Fetch {
-        /// `org/name`
-        repo: String,
-        /// Where from.
-        url: String,
-        /// What to look at.
-        advice: &'static str,
-        /// Git's words.
-        source: GitError,
-    },
-    /// It has no such branch.
-    #[error("{repo} has no branch `{branch}` ({url})")]
-    NoBranch {
-        /// `org/name`
-        repo: String,
-        /// The branch.
-        branch: String,
-        /// Where from.
-        url: String,
-    },
-    /// The mirror on the host does not do what it should.
-    #[error("the host's copy of {repo} cannot be used: {source}")]
-    Local {
-        /// `org/name`
-        repo: String,
-        /// Git's words.
-        source: GitError,
-    },
-    /// A folder on the host cannot be written.
-    #[error("the folder {} on the host cannot be used: {source}", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-}
+/// So much is remembered of what comes along with commits; then all is forgotten.
+const MAX_ALONG: usize = 4096;
 
 /// All mirrors of this installation.
 #[derive(Debug, Clone)]
@@ -85,6 +41,8 @@ pub struct Mirrors {
     tips: Arc<Mutex<Tips>>,
     /// How many commits lie between two: that never changes. A cache.
     distances: Arc<Mutex<HashMap<(String, String), u64>>>,
+    /// What comes along with a commit, all of it fetched: that never changes. A cache.
+    along: Arc<Mutex<HashMap<AlongKey, Arc<Along>>>>,
 }
 
 /// Which tip is good enough.
@@ -98,7 +56,7 @@ pub enum Wanted<'a> {
     Commit(&'a str),
 }
 
-async fn has_commit(mirror: &Path, commit: &str) -> bool {
+pub(super) async fn has_commit(mirror: &Path, commit: &str) -> bool {
     let object = format!("{commit}^{{commit}}");
     mirror.exists() && git(mirror, ["cat-file", "-e", &object], LOCAL_PATIENCE).await.is_ok()
 }
@@ -145,6 +103,7 @@ impl Mirrors {
             locks: Locks::default(),
             tips: Arc::default(),
             distances: Arc::default(),
+            along: Arc::default(),
         }
     }
 
@@ -154,7 +113,15 @@ impl Mirrors {
         &self.sources
     }
 
-    /// A name for the repository, and its folder.
+    /// What may be fetched from there, and how.
+    pub(super) fn admit(&self, repo: &str, remote: &Remote) -> Result<Grant, MirrorError> {
+        self.sources.admit(remote).map_err(|source| MirrorError::Refused {
+            repo: repo.to_owned(),
+            source,
+        })
+    }
+
+    /// A name for the repository that is fetched so, and its folder.
     pub(super) fn folder_of(&self, grant: &Grant) -> (String, PathBuf) {
         let name = grant.key();
         let mirror = self.folder.join(format!("{}.git", &name[..32]));
@@ -224,6 +191,32 @@ impl Mirrors {
         Ok(tip)
     }
 
+    /// Waits until nobody else is at it.
+    pub(super) async fn alone(&self, at: String) -> OwnedMutexGuard<()> {
+        self.locks.lock(at).await
+    }
+
+    /// What is known to come along with a commit.
+    pub(super) fn known_along(&self, key: &AlongKey) -> Option<Arc<Along>> {
+        let known = self.along.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).cloned()
+    }
+
+    pub(super) fn note_along(&self, key: AlongKey, along: Arc<Along>) {
+        let mut known = self.along.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_ALONG {
+            known.clear();
+        }
+        known.insert(key, along);
+    }
+
+    /// A commit that the mirror of this URL has, if it has it.
+    pub async fn commit_at(&self, repo: &str, remote: &Remote, commit: &str) -> Option<Tip> {
+        let (_, mirror) = self.folder_of(&self.sources.admit(remote).ok()?);
+        let there = has_commit(&mirror, commit).await;
+        there.then(|| Tip::new(mirror, repo, commit.to_owned(), String::new()))
+    }
+
     fn tips(&self) -> MutexGuard<'_, Tips> {
         self.tips.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,35 +235,7 @@ impl Mirrors {
             repo: repo.to_owned(),
             source,
         };
-        prepare(&mirror).await.map_err(|source| match source {
-            PrepareError::Folder(source) => MirrorError::Folder {
-                path: mirror.clone(),
-                source,
-            },
-            PrepareError::Git(source) => local(source),
-        })?;
-        // The URL is given with each fetch and not kept as a remote: nothing about it is written into the mirror.
-        let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"].map(str::to_owned);
-        let command = [
-            "fetch",
-            "--prune",
-            "--no-auto-maintenance",
-            "--no-recurse-submodules",
-            "--no-write-fetch-head",
-        ];
-        let fetched = self.sources.git(grant, &mirror, &command, &refspecs, patience).await;
-        let fetched = fetched.map_err(|error| {
-            let repo = repo.to_owned();
-            match error {
-                SourceError::Refused(source) => MirrorError::Refused { repo, source },
-                SourceError::Git(source) => MirrorError::Fetch {
-                    repo,
-                    url: url.to_owned(),
-                    advice: grant.advice(),
-                    source,
-                },
-            }
-        })?;
+        let fetched = self.fetch_heads(repo, grant, url, patience, &mirror).await?;
         let reference = format!("refs/heads/{branch}^{{commit}}");
         let found = git(
             &mirror,
@@ -287,6 +252,63 @@ impl Mirrors {
             Err(source) => return Err(local(source)),
         };
         Ok(Tip::new(mirror, repo, commit, fetched.stderr))
+    }
+
+    /// All branches and tags; what is gone there goes here too.
+    pub(super) async fn fetch_heads(
+        &self,
+        repo: &str,
+        grant: &Grant,
+        url: &str,
+        patience: Duration,
+        mirror: &Path,
+    ) -> Result<Answer, MirrorError> {
+        let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"].map(str::to_owned);
+        self.fetch_refs(repo, (grant, url), &["--prune"], &refspecs, patience, mirror)
+            .await
+    }
+
+    /// These references, into a mirror that is made when it is not there.
+    pub(super) async fn fetch_refs(
+        &self,
+        repo: &str,
+        (grant, url): (&Grant, &str),
+        options: &[&str],
+        refspecs: &[String],
+        patience: Duration,
+        mirror: &Path,
+    ) -> Result<Answer, MirrorError> {
+        prepare(mirror).await.map_err(|source| match source {
+            PrepareError::Folder(source) => MirrorError::Folder {
+                path: mirror.to_owned(),
+                source,
+            },
+            PrepareError::Git(source) => MirrorError::Local {
+                repo: repo.to_owned(),
+                source,
+            },
+        })?;
+        let mut command = vec![
+            "fetch",
+            "--no-auto-maintenance",
+            "--no-recurse-submodules",
+            "--no-write-fetch-head",
+        ];
+        command.extend(options);
+        // The URL is given each time and not kept as a remote: nothing about it is written into the mirror.
+        let fetched = self.sources.git(grant, mirror, &command, refspecs, patience).await;
+        fetched.map_err(|error| {
+            let repo = repo.to_owned();
+            match error {
+                SourceError::Refused(source) => MirrorError::Refused { repo, source },
+                SourceError::Git(source) => MirrorError::Fetch {
+                    repo,
+                    url: url.to_owned(),
+                    advice: grant.advice(),
+                    source,
+                },
+            }
+        })
     }
 }
 
@@ -312,7 +334,7 @@ async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
 }
 
 impl Tip {
-    fn new(mirror: PathBuf, repo: &str, commit: String, messages: String) -> Self {
+    pub(super) fn new(mirror: PathBuf, repo: &str, commit: String, messages: String) -> Self {
         Self {
             mirror,
             repo: repo.to_owned(),
@@ -321,6 +343,11 @@ impl Tip {
             files: Arc::default(),
             pack: Arc::default(),
         }
+    }
+
+    /// What its repository is called.
+    pub(super) fn repo(&self) -> &str {
+        &self.repo
     }
 
     /// The mirror it is in.
@@ -356,12 +383,17 @@ impl Tip {
         if let Some((_, pack)) = last.as_ref().filter(|(of, _)| of == have) {
             return Ok(pack.clone());
         }
-        let pack = self.make_pack(have, patience).await?;
+        let pack = self.make_pack(Some(have), patience).await?;
         *last = Some((have.to_owned(), pack.clone()));
         Ok(pack)
     }
 
-    async fn make_pack(&self, have: &str, patience: Duration) -> Result<Option<Pack>, MirrorError> {
+    /// Everything that this commit has.
+    pub async fn pack_whole(&self, patience: Duration) -> Result<Option<Pack>, MirrorError> {
+        self.make_pack(None, patience).await
+    }
+
+    async fn make_pack(&self, have: Option<&str>, patience: Duration) -> Result<Option<Pack>, MirrorError> {
         let local = |source| MirrorError::Local {
             repo: self.repo.clone(),
             source,
@@ -370,7 +402,8 @@ impl Tip {
         let base = scratch.path().join(PACK_PREFIX);
         let options = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset"];
         let words = options.iter().map(std::ffi::OsStr::new).chain([base.as_os_str()]);
-        let wish = format!("{}\n^{have}\n", self.commit).into_bytes();
+        let without = have.map(|have| format!("^{have}\n")).unwrap_or_default();
+        let wish = format!("{}\n{without}", self.commit).into_bytes();
         let said = git_fed(&self.mirror, words, wish, patience).await.map_err(local)?;
         let name = String::from_utf8_lossy(&said.stdout).trim().to_owned();
         if name.is_empty() {
@@ -406,12 +439,12 @@ impl Tip {
             })
     }
 
-    /// A tar stream of a `.git` folder: a full clone whose `origin` is `url`, on `branch`, without its files checked out.
+    /// A tar stream of a `.git` folder: a full clone whose `origin` is `url`, without its files checked out.
     /// It is made on the host, packs and their indexes included, because indexing a pack in an emulated guest is slow.
     pub async fn clone_as_tar(
         &self,
         url: &str,
-        branch: &str,
+        parts: CloneParts<'_>,
     ) -> Result<impl tokio::io::AsyncRead + Send + use<>, MirrorError> {
         let local = |source| MirrorError::Local {
             repo: self.repo.clone(),
@@ -420,26 +453,29 @@ impl Tip {
         let scratch = self.scratch()?;
         let clone = scratch.path().join("c");
         // Objects are hard links to the mirror's: no copy is made before the stream is.
-        let options = [
-            "clone",
-            "--quiet",
-            "--no-checkout",
-            "--local",
-            "--template=",
-            "--branch",
-            branch,
-            "--",
-        ];
+        let options = ["clone", "--quiet", "--no-checkout", "--local", "--template="];
+        let branch = parts.branch.map(|branch| ["--branch", branch]);
+        let options = options.into_iter().chain(branch.into_iter().flatten()).chain(["--"]);
         let paths = [self.mirror.as_os_str(), clone.as_os_str()];
-        let words = options.iter().map(std::ffi::OsStr::new).chain(paths);
+        let words = options.map(std::ffi::OsStr::new).chain(paths);
         git(scratch.path(), words, LOCAL_PATIENCE).await.map_err(local)?;
         git(&clone, ["remote", "set-url", "origin", url], LOCAL_PATIENCE)
             .await
             .map_err(local)?;
         // The branch may have moved in the mirror since: what was promised is this commit.
-        git(&clone, ["update-ref", "HEAD", &self.commit], LOCAL_PATIENCE)
-            .await
-            .map_err(local)?;
+        let update: &[&str] = match parts.branch {
+            Some(_) => &["update-ref", "HEAD", &self.commit],
+            None => &["update-ref", "--no-deref", "HEAD", &self.commit],
+        };
+        git(&clone, update, LOCAL_PATIENCE).await.map_err(local)?;
+        if parts.skips_lfs {
+            for (name, value) in SKIPS_LFS {
+                git(&clone, ["config", name, value], LOCAL_PATIENCE)
+                    .await
+                    .map_err(local)?;
+            }
+        }
+        let lfs = parts.lfs.to_vec();
         let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
         let writer = SyncIoBridge::new(writer);
         tokio::task::spawn_blocking(move || {
@@ -449,6 +485,7 @@ impl Tip {
             // When the reader is gone or the disk fails, the stream ends without its end mark and the agent refuses it.
             let done = tar
                 .append_dir_all(".", clone.join(".git"))
+                .and_then(|()| append_objects(&mut tar, &lfs))
                 .and_then(|()| tar.into_inner())
                 .and_then(|mut writer| writer.shutdown());
             if let Err(error) = done {
@@ -458,6 +495,47 @@ impl Tip {
         });
         Ok(reader)
     }
+}
+
+/// What else a clone has.
+#[derive(Debug, Clone, Copy)]
+pub struct CloneParts<'a> {
+    /// The branch that it is on; a submodule is on none.
+    pub branch: Option<&'a str>,
+    /// What Git LFS keeps of it.
+    pub lfs: &'a [LfsObject],
+    /// Its git leaves pointers where files are in Git LFS.
+    pub skips_lfs: bool,
+}
+
+/// As `git lfs install --local --skip-smudge` sets it: `git lfs pull` still works.
+const SKIPS_LFS: [(&str, &str); 2] = [
+    ("filter.lfs.smudge", "git-lfs smudge --skip -- %f"),
+    ("filter.lfs.process", "git-lfs filter-process --skip"),
+];
+
+fn append_objects<W: std::io::Write>(tar: &mut tar::Builder<W>, objects: &[LfsObject]) -> std::io::Result<()> {
+    for object in objects {
+        tar.append_path_with_name(&object.file, &object.place)?;
+    }
+    Ok(())
+}
+
+/// A tar stream of what Git LFS keeps, for a git folder.
+pub(super) fn objects_as_tar(objects: Vec<LfsObject>) -> impl tokio::io::AsyncRead + Send + use<> {
+    let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
+    let writer = SyncIoBridge::new(writer);
+    tokio::task::spawn_blocking(move || {
+        let mut tar = tar::Builder::new(writer);
+        tar.mode(tar::HeaderMode::Deterministic);
+        let done = append_objects(&mut tar, &objects)
+            .and_then(|()| tar.into_inner())
+            .and_then(|mut writer| writer.shutdown());
+        if let Err(error) = done {
+            tracing::debug!(%error, "the stream of what Git LFS keeps to a VM was broken off");
+        }
+    });
+    reader
 }
 
 /// Removes what an earlier server left of clones and packs it was making.

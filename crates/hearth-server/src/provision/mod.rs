@@ -3,8 +3,10 @@
 //! a state (the reconciler does).
 
 pub mod agents;
+pub mod along;
 pub mod blueprint;
 pub mod branches;
+pub mod bring;
 mod chain;
 pub mod checkout;
 mod commands;
@@ -18,9 +20,11 @@ pub mod git;
 pub mod gitconfig;
 mod host_keys;
 pub mod legacy;
+mod lfs;
 mod machine;
 pub mod mask;
 pub mod mask_cache;
+mod mirror_error;
 pub mod mirrors;
 pub mod output;
 mod piece;
@@ -30,6 +34,7 @@ mod repositories;
 pub mod scripts;
 pub mod settings;
 mod steps;
+mod submodules;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,13 +2,14 @@
 
 use futures::future::try_join_all;
 use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::{AgentClient, Upload};
+use hearth_api::agent::client::AgentClient;
 use hearth_api::instance::{RepoSettings, StepName};
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use serde_json::json;
 
 use super::blueprint::Checkout;
+use super::bring::{self, BringError};
 use super::mirrors::{MirrorError, Tip};
 use super::recorder::Recorder;
 use super::scripts::Phase;
@@ -97,26 +98,32 @@ impl Run<'_> {
         if !tip.messages.is_empty() {
             recorder.print(&format!("{}\n", tip.messages));
         }
-        let tar = tip.clone_as_tar(url, branch).await.map_err(mirror_failure)?;
-        agent
-            .put_tree(&format!("{path}/.git"), Upload::from_reader(tar))
-            .await
-            .map_err(|error| {
-                failure(
-                    FailureKind::VmLost,
-                    format!("{repo_full_name} could not be written: {error}"),
-                )
-            })?;
-        let checkout = ExecSpec {
-            argv: Some(["git", "-C", path, "reset", "--hard"].map(str::to_owned).to_vec()),
-            timeout_ms: Some(millis(self.context.command_timeout)),
-            ..ExecSpec::default()
-        };
-        recorder
-            .run(agent, &checkout)
-            .await
-            .map(drop)
-            .map_err(|error| command_failure(FailureKind::Repository, error))
+        let (wants, limit) = (checkout.wants(), self.context.command_timeout);
+        let along = self.context.mirrors.along(tip, &checkout.remote(), wants, limit).await;
+        let along = along.map_err(mirror_failure)?;
+        for note in &along.notes {
+            recorder.print(&format!("{note}\n"));
+        }
+        let put = bring::put_clone(agent, path, (tip, url, branch), &along, wants).await;
+        put.map_err(|error| match error {
+            BringError::Mirror(error) => mirror_failure(error),
+            error => failure(
+                FailureKind::VmLost,
+                format!("{repo_full_name} could not be written: {error}"),
+            ),
+        })?;
+        let fill = std::iter::once(bring::fill(path, &along)).chain(bring::fill_submodules(path, &along));
+        for spec in fill {
+            let spec = ExecSpec {
+                timeout_ms: Some(millis(limit)),
+                ..spec
+            };
+            recorder
+                .run(agent, &spec)
+                .await
+                .map_err(|error| command_failure(FailureKind::Repository, error))?;
+        }
+        Ok(())
     }
 
     /// The repository's own hooks, or what is wrong with the file that says them.
@@ -167,10 +174,9 @@ impl Run<'_> {
 }
 
 fn mirror_failure(error: MirrorError) -> Failure {
-    match error {
-        MirrorError::Folder { .. } | MirrorError::Local { .. } => failure(FailureKind::Host, error.to_string()),
-        MirrorError::Refused { .. } | MirrorError::Fetch { .. } | MirrorError::NoBranch { .. } => {
-            failure(FailureKind::Repository, error.to_string())
-        }
-    }
+    let kind = match error {
+        MirrorError::Folder { .. } | MirrorError::Local { .. } | MirrorError::NoLfs { .. } => FailureKind::Host,
+        _ => FailureKind::Repository,
+    };
+    failure(kind, error.to_string())
 }

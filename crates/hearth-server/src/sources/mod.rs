@@ -157,6 +157,13 @@ impl Grant {
         hex::encode(Sha256::digest(format!("{tenant}\0{access}\0{url}")))
     }
 
+    /// Whether programs may be run that get around a proxy to reach this machine's own addresses, as git-lfs does: for who runs the
+    /// installation, and where a rule trusts the place.
+    #[must_use]
+    pub fn is_trusted(&self) -> bool {
+        !matches!(self.access, Access::Network { .. })
+    }
+
     /// What to look at when it cannot be fetched.
     #[must_use]
     pub fn advice(&self) -> &'static str {

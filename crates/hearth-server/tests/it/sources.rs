@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
-use crate::harness::{SOON, Server, git, git_repo, options, repo_folder};
+use crate::along::{set_submodule, use_lfs};
+use crate::harness::{SOON, Server, commit, git, git_repo, options, repo_folder};
 
 /// What refusals name where no rule of the installation is about the place.
 const USUAL: &str = "https:// and ssh:// to public addresses only";
@@ -426,4 +427,36 @@ async fn a_path_that_a_rule_names_leads_nowhere_else() {
     }
     let reason = boot(&server, &at("missing")).await.unwrap();
     assert!(reason.contains("cannot be read on the server"), "{reason}");
+}
+
+#[tokio::test]
+async fn submodules_and_lfs_of_another_tenant_pass_the_same_rules() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let make = |name: &str| repo_folder(&git_repo(folder.path(), name, &[("a", "1")]));
+    let (secret, holder, large) = (make("secret"), make("holder"), make("large"));
+    set_submodule(&holder, "s", "deps/s", &format!("file://{}", secret.display()), &secret);
+    use_lfs(&large);
+    commit(&large, &[("large.bin", "large")], "large");
+    let holder = Web::files(holder.join(".git")).await;
+    let large = Web::files(large.join(".git")).await;
+    let mut server = start(&folder, &[holder.rule("beta"), large.rule("beta")]).await;
+    as_tenant(&mut server, "beta").await;
+    let reason = boot(&server, &holder.url()).await.unwrap();
+    let says = [
+        "the submodule `s` at deps/s of acme/app",
+        "it is a path on the server",
+        USUAL,
+    ];
+    for part in says {
+        assert!(reason.contains(part), "{reason}");
+    }
+    let reason = boot(&server, &large.url()).await.unwrap();
+    assert!(reason.starts_with("what Git LFS keeps of acme/app at "), "{reason}");
+    let asked = large.requests();
+    assert!(!asked.iter().any(|request| request.contains("/info/lfs")), "{asked:?}");
+    let mut without = body(&large.url());
+    without["name"] = json!("without");
+    without["lfs"] = json!(false);
+    let project = server.project(without).await;
+    assert_eq!(boot_of(&server, &project).await, None);
 }
