@@ -77,7 +77,11 @@ impl Guest {
         for (path, content) in driver.files(&vm) {
             let path = guest.place(&path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
+            std::fs::write(&path, content).unwrap();
+            // The fake VM keeps no empty folders, and git knows a repository by this one.
+            if path.ends_with("config") {
+                std::fs::create_dir_all(path.with_file_name("refs")).unwrap();
+            }
         }
         let (here, away) = (server.folder.path().join("repos"), server.folder.path().join("away"));
         std::fs::rename(&here, &away).unwrap();
