@@ -1,9 +1,9 @@
 //! `hearth instance` and `hearth run`: what is in a VM, and its commands by name.
 
 use crate::fake::{Fake, Reply};
-use crate::support::{hearth_at, run, run_with_stdin};
+use crate::support::{hearth_at, run};
 
-const VIEW: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"claimed","isTest":false,"recipe":"r1",
+const VIEW: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"claimed","isTest":false,"recipe":"r1","rebootedAt":null,"unresponsive":null,
     "repos":[{"repoFullName":"acme/web","branch":"main","commit":"0123456789abcdef","path":"/home/web"}],
     "commands":[
         {"name":"test","command":"npm test","repoFullName":"acme/web","path":"/home/web"},
@@ -70,10 +70,8 @@ fn an_instance_with_nothing_inside_can_be_shown_too() {
 #[test]
 fn a_command_runs_by_name_where_it_belongs_and_its_exit_code_is_ours() {
     let fake = server(VIEW);
-    let ran = run_with_stdin(
-        hearth_at(&fake.url, &["run", "wpi_1", "lint", "--timeout", "9", "--env", "A=b"]),
-        b"in",
-    );
+    let lint = ["run", "wpi_1", "lint", "--timeout", "9", "--env", "A=b", "--no-stdin"];
+    let ran = run(hearth_at(&fake.url, &lint));
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     assert_eq!(ran.stdout, "hi\n");
     assert_eq!(ran.stderr, "");
@@ -81,7 +79,7 @@ fn a_command_runs_by_name_where_it_belongs_and_its_exit_code_is_ours() {
     assert_eq!(exec.line, "POST /api/v1/instances/wpi_1/exec");
     assert_eq!(
         exec.body,
-        r#"{"command":"npm run lint","cwd":"/home/web","env":{"A":"b"},"timeoutSeconds":9,"stdin":"in"}"#
+        r#"{"command":"npm run lint","cwd":"/home/web","env":{"A":"b"},"timeoutSeconds":9}"#
     );
 }
 

@@ -116,7 +116,7 @@ fn branch_that_is_not_there_is_said_when_it_is_saved_with_the_command_that_chang
         br#"{"repositories":[]}"#,
     );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let command = "hearth project set web --repo acme/web@main=https://h/acme/web.git --repo acme/lib@main=https://h/acme/lib.git";
+    let command = "hearth project set web --repo 'acme/web@main=https://h/acme/web.git' --repo 'acme/lib@main=https://h/acme/lib.git'";
     for part in ["acme/web has no branch `mian`; it has main, topic", command] {
         assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
     }
