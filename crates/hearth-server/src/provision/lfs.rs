@@ -11,6 +11,9 @@ use crate::store::Remote;
 /// Digits of an object's name.
 const ID_DIGITS: usize = 64;
 
+/// Each try waits twice as long as the one before; with the eight that are usual a place that is closed costs a minute.
+const RETRIES: &str = "lfs.transfer.maxretries=3";
+
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LfsObject {
@@ -72,7 +75,8 @@ impl Mirrors {
         }
         // Said here, because git-lfs would read another commit's `.lfsconfig` otherwise.
         let setting = format!("lfs.url={endpoint}");
-        let command = ["-c", &setting, "lfs", "fetch", "--include=", "--exclude="];
+        let settings = ["-c", &setting, "-c", RETRIES];
+        let command = [&settings[..], &["lfs", "fetch", "--include=", "--exclude="]].concat();
         let address = if endpoint == usual_endpoint(url) {
             url
         } else {
@@ -83,10 +87,10 @@ impl Mirrors {
             url: address.clone(),
         };
         let grant = self.admit(tip.repo(), &address)?;
-        if !grant.is_trusted() {
+        if !grant.takes_lfs() {
             return Err(refused(
-                "git-lfs connects to addresses that the rules cannot check; only the first tenant uses it, and whom a `--source` rule \
-                 lends `credentials=server` for the place",
+                "Git LFS over SSH is for the first tenant, and whom a `--source` rule lends `credentials=server` for the place; use an \
+                 https:// address",
             ));
         }
         let commit = [tip.commit.clone()];

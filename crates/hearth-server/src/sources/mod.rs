@@ -157,11 +157,11 @@ impl Grant {
         hex::encode(Sha256::digest(format!("{tenant}\0{access}\0{url}")))
     }
 
-    /// Whether programs may be run that get around a proxy to reach this machine's own addresses, as git-lfs does: for who runs the
-    /// installation, and where a rule trusts the place.
+    /// Whether Git LFS works under it. A server that is asked by SSH sends to one of HTTP, and who may speak SSH to one host as nobody
+    /// has no way to that.
     #[must_use]
-    pub fn is_trusted(&self) -> bool {
-        !matches!(self.access, Access::Network { .. })
+    pub fn takes_lfs(&self) -> bool {
+        !matches!(&self.access, Access::Network { location, .. } if location.scheme == Scheme::Ssh)
     }
 
     /// What to look at when it cannot be fetched.

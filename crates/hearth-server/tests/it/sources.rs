@@ -1,6 +1,7 @@
 //! Where repositories may come from: every route and every kind of address with a second tenant's token, with real git and a
 //! real HTTP server on the loopback, which a rule has to open.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
 use crate::along::{set_submodule, use_lfs};
@@ -56,7 +57,7 @@ async fn boot_of(server: &Server, project: &str) -> Option<String> {
 
 /// A server of files on the loopback that keeps every request.
 struct Web {
-    port: u16,
+    address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -77,8 +78,12 @@ impl Web {
     }
 
     async fn answering(answer: impl Fn(&str) -> (String, Vec<u8>) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        Self::at(Ipv4Addr::LOCALHOST.into(), answer).await
+    }
+
+    async fn at(ip: IpAddr, answer: impl Fn(&str) -> (String, Vec<u8>) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let kept = requests.clone();
         tokio::spawn(async move {
@@ -89,6 +94,9 @@ impl Web {
                     head.push_str(&line);
                     line.clear();
                 }
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                let mut content = vec![0; length.map_or(0, |length| length.trim().parse().unwrap())];
+                stream.read_exact(&mut content).await.unwrap();
                 let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
                 kept.lock().unwrap().push(head);
                 let (status, content) = answer(&path);
@@ -99,15 +107,15 @@ impl Web {
                 let _ = stream.write_all(&[head.into_bytes(), content].concat()).await;
             }
         });
-        Self { port, requests }
+        Self { address, requests }
     }
 
     fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/acme/app.git", self.port)
+        format!("http://{}/acme/app.git", self.address)
     }
 
     fn rule(&self, tenant: &str) -> String {
-        format!("tenant={tenant} allow=http://127.0.0.1:{}", self.port)
+        format!("tenant={tenant} allow=http://{}", self.address)
     }
 
     fn requests(&self) -> Vec<String> {
@@ -332,19 +340,19 @@ async fn a_listed_host_is_fetched_from_and_leads_nowhere_else() {
     let files = repo_folder(&repo).join(".git");
     let web = Web::files(files.clone()).await;
     let hidden = Web::files(files).await;
-    let plain = Web::leading_to(format!("http://127.0.0.1:{}", hidden.port)).await;
-    let secure = Web::leading_to(format!("https://127.0.0.1:{}", hidden.port)).await;
-    let denied = Web::leading_to(format!("http://127.0.0.1:{}", web.port)).await;
-    let listed = Web::leading_to(format!("http://127.0.0.1:{}", web.port)).await;
-    let narrow = Web::leading_to(format!("http://127.0.0.1:{}", web.port)).await;
+    let plain = Web::leading_to(format!("http://{}", hidden.address)).await;
+    let secure = Web::leading_to(format!("https://{}", hidden.address)).await;
+    let denied = Web::leading_to(format!("http://{}", web.address)).await;
+    let listed = Web::leading_to(format!("http://{}", web.address)).await;
+    let narrow = Web::leading_to(format!("http://{}", web.address)).await;
     let rules = [
         web.rule("beta"),
         plain.rule("beta"),
         secure.rule("beta"),
         listed.rule("beta"),
-        format!("tenant=beta allow=http://127.0.0.1:{}/acme/*", narrow.port),
+        format!("tenant=beta allow=http://{}/acme/*", narrow.address),
         denied.rule("gamma"),
-        format!("tenant=gamma deny=http://127.0.0.1:{}", web.port),
+        format!("tenant=gamma deny=http://{}", web.address),
     ];
     let mut server = start(&folder, &rules).await;
     as_tenant(&mut server, "beta").await;
@@ -359,7 +367,7 @@ async fn a_listed_host_is_fetched_from_and_leads_nowhere_else() {
         (&secure, "that is not public (127.0.0.0/8)"),
     ] {
         let reason = boot(&server, &from.url()).await.unwrap();
-        let target = format!("://127.0.0.1:{}`", hidden.port);
+        let target = format!("://{}`", hidden.address);
         for part in [says, &target, USUAL, "the tenant `beta`"] {
             assert!(reason.contains(part), "{reason}");
         }
@@ -372,7 +380,7 @@ async fn a_listed_host_is_fetched_from_and_leads_nowhere_else() {
         .call(
             Method::POST,
             "/projects",
-            body(&format!("http://127.0.0.1:{}/other/app", narrow.port)),
+            body(&format!("http://{}/other/app", narrow.address)),
         )
         .await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -451,12 +459,93 @@ async fn submodules_and_lfs_of_another_tenant_pass_the_same_rules() {
         assert!(reason.contains(part), "{reason}");
     }
     let reason = boot(&server, &large.url()).await.unwrap();
-    assert!(reason.starts_with("what Git LFS keeps of acme/app at "), "{reason}");
-    let asked = large.requests();
-    assert!(!asked.iter().any(|request| request.contains("/info/lfs")), "{asked:?}");
+    assert!(reason.contains("what Git LFS keeps of acme/app"), "{reason}");
     let mut without = body(&large.url());
     without["name"] = json!("without");
     without["lfs"] = json!(false);
     let project = server.project(without).await;
     assert_eq!(boot_of(&server, &project).await, None);
+}
+
+/// An address of this machine that is no loopback: git-lfs speaks to those past any proxy.
+fn own_address() -> Option<IpAddr> {
+    let all = hearth_drivers::host_addresses().unwrap();
+    all.into_iter().find(|ip| ip.is_ipv4() && !ip.is_loopback())
+}
+
+#[tokio::test]
+async fn git_lfs_of_another_tenant_reaches_what_the_rules_let_it() {
+    let Some(ip) = own_address() else {
+        eprintln!("skipped: this machine has no address but the loopback");
+        return;
+    };
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let hidden = Web::answering(|_| ("200 OK".to_owned(), b"large".to_vec())).await;
+    // The object is at its repository, or where the one that is listed sends to.
+    let forge = async |name: &str, lfs: Option<&str>, sends_to: Option<String>| {
+        let repo = repo_folder(&git_repo(folder.path(), name, &[("a", "1")]));
+        use_lfs(&repo);
+        commit(&repo, &[("large.bin", "large")], "large");
+        if let Some(url) = lfs {
+            commit(
+                &repo,
+                &[(".lfsconfig", &format!("[lfs]\n\turl = {url}\n"))],
+                "elsewhere",
+            );
+        }
+        git(&repo, &["update-server-info"]);
+        let listed = git(&repo, &["lfs", "ls-files", "--long"]);
+        let id = listed.split(' ').next().unwrap().to_owned();
+        let files = repo.join(".git");
+        let own: Arc<std::sync::OnceLock<SocketAddr>> = Arc::default();
+        let address = own.clone();
+        let web = Web::at(ip, move |path| {
+            if path.ends_with("/objects/batch") {
+                let here = || format!("http://{}/object", address.get().unwrap());
+                let href = sends_to.clone().unwrap_or_else(here);
+                let actions = json!({ "download": { "href": href } });
+                let objects = json!([{ "oid": id, "size": 5, "authenticated": true, "actions": actions }]);
+                let reply = json!({ "transfer": "basic", "objects": objects }).to_string();
+                let status = "200 OK\r\ncontent-type: application/vnd.git-lfs+json";
+                return (status.to_owned(), reply.into_bytes());
+            }
+            if path == "/object" {
+                return ("200 OK".to_owned(), b"large".to_vec());
+            }
+            match std::fs::read(files.join(file_of(path))) {
+                Ok(content) => ("200 OK".to_owned(), content),
+                Err(_) => ("404 Not Found".to_owned(), Vec::new()),
+            }
+        })
+        .await;
+        own.set(web.address).unwrap();
+        web
+    };
+    let good = forge("good", None, None).await;
+    let sends_on = forge("sends_on", None, Some(format!("http://{}/object", hidden.address))).await;
+    let to_file = forge("to_file", Some(&format!("file://{}", folder.path().display())), None).await;
+    let to_http = forge("to_http", Some(&hidden.url()), None).await;
+    let rules = [&good, &sends_on, &to_file, &to_http].map(|web| web.rule("beta"));
+    let mut server = start(&folder, &rules).await;
+    as_tenant(&mut server, "beta").await;
+    let fetched = boot(&server, &good.url()).await;
+    let has_landlock = !fetched.as_deref().unwrap_or_default().contains("Landlock");
+    if has_landlock {
+        assert_eq!(fetched, None);
+        assert!(
+            good.requests()
+                .iter()
+                .any(|request| request.starts_with("GET") && request.contains("/object"))
+        );
+    }
+    for (web, says) in [
+        (&to_file, "it is a path on the server"),
+        (&to_http, "plain http:// is not encrypted"),
+    ] {
+        let reason = boot(&server, &web.url()).await.unwrap();
+        assert!(reason.contains(says) && reason.contains(USUAL), "{reason}");
+    }
+    let reason = boot(&server, &sends_on.url()).await.unwrap();
+    assert!(reason.contains("what Git LFS keeps of acme/app"), "{reason}");
+    assert_eq!(hidden.requests(), Vec::<String>::new(), "{reason}");
 }
