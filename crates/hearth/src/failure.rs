@@ -153,6 +153,15 @@ impl fmt::Display for Failure {
 /// Arguments that could not be understood.
 impl From<clap::Error> for Failure {
     fn from(refusal: clap::Error) -> Self {
+        use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
+        // Else the message would be the whole help.
+        if matches!(
+            refusal.kind(),
+            DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand
+        ) {
+            return Self::usage("no command is given")
+                .hint("`hearth --help` lists the commands, `hearth COMMAND --help` explains one");
+        }
         let text = refusal.render().to_string();
         let (message, more) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
         let mut failure = Self::usage(message.trim_start_matches("error: "));

@@ -79,6 +79,10 @@ fn with_json_errors_are_json_on_standard_error() {
         error["message"].as_str().unwrap().contains("cannot be used with"),
         "{error}"
     );
+    for args in [&["--json"][..], &["pool", "--json"]] {
+        let error = error_of(&run(hearth(args)));
+        assert_eq!(error["message"], "no command is given", "{error}");
+    }
     // Behind `--` stands a command for a VM, whatever it says.
     let theirs = run(hearth(&["exec", "--nonsense", "wpi_1", "--", "tool", "--json"]));
     assert!(
