@@ -28,6 +28,53 @@ impl VariableKind {
     }
 }
 
+/// Variables that bash does not let anybody set: assigning one ends `set -a; . /home/.env` in the middle.
+const READ_ONLY: [&str; 6] = ["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"];
+/// Those that bash gives values of its own, whatever its environment says.
+const BASHS_OWN: [&str; 20] = [
+    "_",
+    "BASH",
+    "BASHPID",
+    "BASH_COMMAND",
+    "BASH_SUBSHELL",
+    "BASH_VERSION",
+    "DIRSTACK",
+    "EPOCHREALTIME",
+    "EPOCHSECONDS",
+    "FUNCNAME",
+    "GROUPS",
+    "HISTCMD",
+    "LINENO",
+    "OLDPWD",
+    "PIPESTATUS",
+    "PWD",
+    "RANDOM",
+    "SECONDS",
+    "SHLVL",
+    "SRANDOM",
+];
+
+/// Why a variable of this name is refused: no command would see it, or every shell would break. `None` for all others: those that
+/// change how programs run (`PATH`, `HOME`, `LD_PRELOAD`, `BASH_ENV`) are given to commands, whose start does not depend on them.
+#[must_use]
+pub fn refusal(name: &str) -> Option<String> {
+    if READ_ONLY.contains(&name) {
+        return Some(format!(
+            "`{name}` is read-only in bash: no command can be given another value; use another name"
+        ));
+    }
+    if BASHS_OWN.contains(&name) {
+        return Some(format!(
+            "bash sets `{name}` itself: no command would see this value; use another name"
+        ));
+    }
+    (name == "IFS").then(|| {
+        "`IFS` is how a shell splits words: bash takes none from its environment, and one in /home/.env breaks the scripts that read \
+         that file; set it in the command that needs it"
+            .to_owned()
+    })
+}
+
 /// Body of PUT: each one is made or replaced, the others stay.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({ "variables": [{ "name": "API_KEY", "value": "s3cret" }] }))]
@@ -87,4 +134,19 @@ pub struct VariableDeleted {
     pub deleted: bool,
     /// Its name.
     pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_command_would_see_are_refused_with_the_rule() {
+        for (name, rule) in [("UID", "read-only"), ("SECONDS", "itself"), ("IFS", "splits words")] {
+            assert!(refusal(name).unwrap().contains(rule), "{name}");
+        }
+        for name in ["PATH", "HOME", "SHELL", "LD_PRELOAD", "BASH_ENV", "uid", "API_KEY"] {
+            assert_eq!(refusal(name), None, "{name}");
+        }
+    }
 }

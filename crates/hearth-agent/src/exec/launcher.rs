@@ -18,6 +18,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
 use super::not_started::NotStarted;
+use super::plan::DEFAULT_PATH;
 
 /// First byte on the pipe: the launcher is in its session and cgroup, and holds its own end.
 pub(super) const ARRIVED: u8 = b'+';
@@ -175,7 +176,20 @@ fn become_command(order: &Order) -> Result<Infallible, NotStarted> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear();
     command.envs(order.env.iter().map(|(name, value)| (name, value)));
-    let error = command.exec();
+    let mut error = command.exec();
+    if error.kind() == ErrorKind::NotFound && !program.contains('/') {
+        // The command's own search path may lead nowhere: that is its matter, and not whether it can be started.
+        for folder in DEFAULT_PATH.split(':') {
+            let found = Path::new(folder).join(program);
+            if found.exists() {
+                let mut command = Command::new(found);
+                command.arg0(program).args(arguments).env_clear();
+                command.envs(order.env.iter().map(|(name, value)| (name, value)));
+                error = command.exec();
+                break;
+            }
+        }
+    }
     Err(match error.kind() {
         // The kernel says the same of what a program needs to run.
         ErrorKind::NotFound if is_there(program, &order.env) => NotStarted::not_run(format!(

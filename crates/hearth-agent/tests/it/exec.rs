@@ -141,6 +141,23 @@ async fn the_variables_file_is_exact_for_shells_and_programs() {
 }
 
 #[tokio::test]
+async fn a_search_path_that_leads_nowhere_is_the_commands_own_matter() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let file = agent.path_text("env");
+    std::fs::write(&file, "PATH='/no/such'\nHOME='/no/home'\n").unwrap();
+    for mut spec in [
+        shell("echo \"$PATH $HOME\"; no-such-program || echo \"$?\""),
+        argv(&["sh", "-c", "echo \"$PATH $HOME\"; no-such-program || echo \"$?\""]),
+    ] {
+        spec.env_file = Some(file.clone());
+        let output = client.exec_collect(&spec, MAX).await.unwrap();
+        assert_eq!(text(&output.stdout), "/no/such /no/home\n127\n", "{output:?}");
+        assert!(text(&output.stderr).contains("not found"), "{output:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_start_says_why() {
     let agent = Agent::start();
     let client = agent.client().await;

@@ -22,6 +22,7 @@ use super::error::ApiError;
 use super::extract::{Body, OptionalBody, Path};
 use super::pool::need_allowed;
 use super::schema;
+use super::validate::Faults;
 use crate::reconcile::{ClaimOrder, FIELDS_OF_A_KEY};
 use crate::store::{AskedFields, InstanceRow, Moved};
 
@@ -53,6 +54,10 @@ pub async fn claim_instance(
     need_allowed(&project)?;
     let key = idempotency_key(&headers, body.task_id.take())?;
     let ttl = body.ttl_minutes.unwrap_or(DEFAULT_TTL_MINUTES);
+    let mut faults = Faults::default();
+    let names = body.env.iter().flat_map(BTreeMap::keys);
+    faults.variable_names(names.map(|name| (format!("env.{name}"), name.as_str())));
+    faults.finish()?;
     let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
     let order = ClaimOrder {
         key,

@@ -1,5 +1,6 @@
 //! Commands in a VM: the reply when it has ended, or its output as it comes.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::claims::own_claim;
 use super::error::ApiError;
 use super::exec_end::Begun;
 use super::extract::{Body, Path};
+use super::validate::Faults;
 use crate::provision::envfile;
 use crate::provision::scripts::shell_text;
 use crate::reconcile::Awake;
@@ -159,6 +161,10 @@ pub async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Resul
 }
 
 pub fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
+    let mut faults = Faults::default();
+    let names = body.env.iter().flat_map(BTreeMap::keys);
+    faults.variable_names(names.map(|name| (format!("env.{name}"), name.as_str())));
+    faults.finish()?;
     // `bash -c`, as documented: not the stricter shell of the set-up commands.
     let argv = match (body.command, body.argv) {
         (Some(command), None) => vec!["bash".to_owned(), "-c".to_owned(), shell_text(&command)],

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_api::error::FieldError;
 use hearth_api::project::RepoInput;
+use hearth_api::variables::refusal;
 
 use super::AppState;
 use super::error::ApiError;
@@ -35,6 +36,15 @@ impl Faults {
             Ok(())
         } else {
             Err(ApiError::fields(self.0))
+        }
+    }
+
+    /// Names of environment variables, each beside its path.
+    pub fn variable_names<'a>(&mut self, names: impl IntoIterator<Item = (String, &'a str)>) {
+        for (path, name) in names {
+            if let Some(refusal) = refusal(name) {
+                self.add(path, refusal);
+            }
         }
     }
 

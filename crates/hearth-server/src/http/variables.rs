@@ -14,6 +14,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path};
 use super::schema;
+use super::validate::Faults;
 use crate::store::{ProjectRow, VariableOwner};
 
 /// Whose they are, when this caller asks.
@@ -161,6 +162,10 @@ async fn put(
     body: &PutVariables,
 ) -> Result<Json<Items<VariableItem>>, ApiError> {
     let project = project(kind, state, caller, id, Scope::ProjectWrite).await?;
+    let mut faults = Faults::default();
+    let names = body.variables.iter().enumerate();
+    faults.variable_names(names.map(|(at, it)| (format!("variables[{at}].name"), it.name.as_str())));
+    faults.finish()?;
     let (store, owner, by) = (state.store(), owner(kind, caller), caller.0.owner.as_str());
     if !store
         .put_variables(&project.id, owner, &body.variables, by, Timestamp::now())

@@ -81,7 +81,7 @@ fn exit_code(ended: &Result<ExecEnd, CommandFailure>) -> Option<i32> {
         Ok(ExecEnd::Exited { code, .. }) => *code,
         Ok(_) => None,
         Err(CommandFailure::Command { code, .. }) => *code,
-        Err(CommandFailure::Lost(_) | CommandFailure::Cancelled(_)) => None,
+        Err(CommandFailure::Lost(_) | CommandFailure::Stopped(_)) => None,
     }
 }
 

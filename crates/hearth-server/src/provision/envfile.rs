@@ -7,11 +7,13 @@ pub const PATH: &str = "/home/.env";
 /// Its mode: only root reads it.
 pub const MODE: u32 = 0o600;
 
-/// The file's content. Single quotes keep every byte except the single quote itself.
+/// The file's content. Single quotes keep every byte except the single quote itself. Names that would break whoever sources it are
+/// left out: they may have been accepted by an earlier version.
 #[must_use]
 pub fn render<'a>(variables: impl IntoIterator<Item = &'a VariableRow>) -> String {
     variables
         .into_iter()
+        .filter(|variable| hearth_api::variables::refusal(&variable.name).is_none())
         .map(|variable| format!("{}='{}'\n", variable.name, variable.value.replace('\'', r"'\''")))
         .collect()
 }
@@ -23,6 +25,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_read_only_name_does_not_end_the_file_in_the_middle() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let row = |name: &str, value: &str| VariableRow {
+            name: name.into(),
+            value: value.into(),
+        };
+        let rows = [
+            row("A", "1"),
+            row("UID", "5"),
+            row("SHELLOPTS", "x"),
+            row("PATH", "/bin"),
+            row("Z", "2"),
+        ];
+        std::fs::write(file.path(), render(&rows)).unwrap();
+        let script = "set -a; . \"$0\"; echo \"$A$Z\"";
+        let out = Command::new("bash")
+            .args(["-ec", script])
+            .arg(file.path())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&out.stdout), "12\n", "{out:?}");
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]

@@ -2,6 +2,7 @@
 //! store when the step has ended. Nothing here decides *whether* a VM is made (the planner does), and nothing here writes
 //! a state (the reconciler does).
 
+mod advice;
 pub mod agents;
 pub mod along;
 pub mod blueprint;
@@ -21,6 +22,7 @@ pub mod gitconfig;
 mod host_keys;
 pub mod legacy;
 mod lfs;
+mod lost;
 mod machine;
 pub mod mask;
 pub mod mask_cache;

@@ -10,6 +10,8 @@ use super::mask::{MaskedStream, Masker};
 const KEPT: usize = 32 * 1024;
 /// Lines of standard error that an error message quotes.
 const QUOTED_LINES: usize = 3;
+/// Lines of both outputs that tell how a command ended.
+const LAST_LINES: usize = 8;
 /// Longest quote in an error message, bytes.
 const QUOTED_BYTES: usize = 1000;
 
@@ -139,6 +141,9 @@ pub struct CommandOutput {
     stderr: Side,
     /// Standard error as lines.
     plain_errors: PlainLines,
+    plain_output: PlainLines,
+    /// The last lines of both.
+    last_lines: VecDeque<String>,
     /// The last of them.
     error_lines: VecDeque<String>,
 }
@@ -151,13 +156,18 @@ impl CommandOutput {
             stdout: Side::new(masker),
             stderr: Side::new(masker),
             plain_errors: PlainLines::default(),
+            plain_output: PlainLines::default(),
+            last_lines: VecDeque::new(),
             error_lines: VecDeque::new(),
         }
     }
 
     /// Bytes from standard output; gives what may be shown.
     pub fn stdout(&mut self, piece: &[u8]) -> String {
-        self.stdout.push(piece)
+        let text = self.stdout.push(piece);
+        let lines = self.plain_output.push(&text);
+        keep_last(&mut self.last_lines, LAST_LINES, lines);
+        text
     }
 
     /// Bytes from standard error; gives what may be shown.
@@ -171,6 +181,9 @@ impl CommandOutput {
     /// The command ended; gives what was held back.
     pub fn finish(&mut self) -> String {
         let mut text = self.stdout.finish();
+        let mut lines = self.plain_output.push(&text);
+        lines.extend(self.plain_output.finish());
+        keep_last(&mut self.last_lines, LAST_LINES, lines);
         let rest = self.stderr.finish();
         let mut lines = self.plain_errors.push(&rest);
         lines.extend(self.plain_errors.finish());
@@ -194,13 +207,22 @@ impl CommandOutput {
         quote
     }
 
-    /// Keeps the last lines with something in them.
-    fn remember(&mut self, lines: Vec<String>) {
-        self.error_lines
-            .extend(lines.into_iter().filter(|line| !line.trim().is_empty()));
-        let too_many = self.error_lines.len().saturating_sub(QUOTED_LINES);
-        self.error_lines.drain(..too_many);
+    /// The last lines of both outputs.
+    pub fn last_lines(&mut self) -> &[String] {
+        self.last_lines.make_contiguous()
     }
+
+    fn remember(&mut self, lines: Vec<String>) {
+        keep_last(&mut self.last_lines, LAST_LINES, lines.clone());
+        keep_last(&mut self.error_lines, QUOTED_LINES, lines);
+    }
+}
+
+/// Keeps the last lines with something in them.
+fn keep_last(kept: &mut VecDeque<String>, most: usize, lines: Vec<String>) {
+    kept.extend(lines.into_iter().filter(|line| !line.trim().is_empty()));
+    let too_many = kept.len().saturating_sub(most);
+    kept.drain(..too_many);
 }
 
 #[cfg(test)]

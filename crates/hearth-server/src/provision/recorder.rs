@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use futures::StreamExt as _;
 
-use super::end_request::EndRequest;
+use super::advice::{Ended, advice};
+use super::lost;
 use super::mask::Masker;
 use super::output::{Capped, CommandOutput};
 use super::piece::{Entry, Piece};
@@ -21,9 +22,9 @@ use crate::store::StoreError;
 /// A step that is running.
 pub struct Recorder<'a> {
     context: &'a Context,
+    boot: &'a Boot,
     id: &'a InstanceId,
     masker: &'a Masker,
-    end: &'a EndRequest,
     name: StepName,
     subject: Option<String>,
     output: Capped,
@@ -44,8 +45,8 @@ pub enum CommandFailure {
     },
     /// The VM or its agent is gone.
     Lost(AgentError),
-    /// Somebody wanted the boot to end.
-    Cancelled(Failure),
+    /// The whole boot ends: somebody wanted it to, or the VM is gone.
+    Stopped(Failure),
 }
 
 impl<'a> Recorder<'a> {
@@ -54,9 +55,9 @@ impl<'a> Recorder<'a> {
         context.followers.started(&boot.id, name.as_str(), subject);
         Self {
             context,
+            boot,
             id: &boot.id,
             masker: &boot.blueprint.masker,
-            end: &boot.end,
             name,
             subject: subject.map(str::to_owned),
             output: Capped::default(),
@@ -112,21 +113,28 @@ impl<'a> Recorder<'a> {
         let subject = self.subject.as_deref();
         let followers = &self.context.followers;
         followers.command_started(self.id, self.name.as_str(), subject, &self.masker.mask(name));
+        let boot_id = agent.health().await.map_err(CommandFailure::Lost)?.boot_id;
         let mut output = CommandOutput::new(self.masker);
         let mut events = agent.exec(spec, Upload::empty()).await.map_err(CommandFailure::Lost)?;
         let end = loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                failure = self.end.asked() => {
+                failure = self.boot.end.asked() => {
                     self.show(&output.finish());
-                    return Err(CommandFailure::Cancelled(failure));
+                    return Err(CommandFailure::Stopped(failure));
                 }
             };
             match event {
                 Some(Ok(ExecEvent::Stdout(bytes))) => self.show(&output.stdout(&bytes)),
                 Some(Ok(ExecEvent::Stderr(bytes))) => self.show(&output.stderr(&bytes)),
                 Some(Ok(ExecEvent::End(end))) => break end,
-                Some(Err(error)) => return Err(CommandFailure::Lost(error)),
+                Some(Err(error)) => {
+                    self.show(&output.finish());
+                    let text = spec.shell.as_deref().unwrap_or_default();
+                    let (vm, boot) = (&self.boot.vm, Some(boot_id.as_str()));
+                    let failure = lost::explain(self.context, vm, (name, text), boot, error).await;
+                    return Err(CommandFailure::Stopped(failure));
+                }
                 None => {
                     return Err(CommandFailure::Lost(AgentError::Protocol(
                         "the command had no end".to_owned(),
@@ -143,10 +151,18 @@ impl<'a> Recorder<'a> {
                 } else {
                     None
                 };
-                Err(CommandFailure::Command {
-                    sentence: self.masker.mask(&sentence),
-                    code,
-                })
+                let variables = match spec.env_file {
+                    Some(_) => self.boot.blueprint.variables.as_slice(),
+                    None => &[],
+                };
+                let advice = advice(&Ended {
+                    end: &end,
+                    command: spec.shell.as_deref().unwrap_or_default(),
+                    last_lines: output.last_lines(),
+                    variables,
+                });
+                let sentence = with_advice(self.masker.mask(&sentence), advice);
+                Err(CommandFailure::Command { sentence, code })
             }
         }
     }
@@ -195,6 +211,15 @@ pub async fn show_again(context: &Context, id: &InstanceId, entry: &Entry<'_>) -
     context.store.append_step(id, &step).await?;
     context.followers.step_ended(id, None, &step);
     Ok(())
+}
+
+/// What to do stands on a line of its own, unless there is no line before it.
+fn with_advice(sentence: String, advice: Option<String>) -> String {
+    match advice {
+        None => sentence,
+        Some(advice) if sentence.contains(':') => format!("{sentence}\n{advice}"),
+        Some(advice) => format!("{sentence}: {advice}"),
+    }
 }
 
 /// How a command begins: as much of its first line as tells it from others.

@@ -429,6 +429,6 @@ pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failu
     match error {
         CommandFailure::Command { sentence, .. } => failure(kind, sentence),
         CommandFailure::Lost(error) => vm_lost(error),
-        CommandFailure::Cancelled(failure) => failure,
+        CommandFailure::Stopped(failure) => failure,
     }
 }

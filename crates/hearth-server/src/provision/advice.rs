@@ -1,0 +1,306 @@
+//! What to do about a set-up command that did not end well, where its end tells: it asked something and nobody could answer, or
+//! a variable of the project changes how programs are found and run. Pure.
+
+use hearth_api::agent::ExecEnd;
+
+use crate::store::VariableRow;
+
+/// Shells answer this for a program that was not found, and the one below for one that cannot be run.
+const NOT_FOUND: i32 = 127;
+const NOT_RUN: i32 = 126;
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// Its end.
+    pub end: &'a ExecEnd,
+    /// Its text.
+    pub command: &'a str,
+    /// The last lines that it printed, on both outputs, as a terminal would show them.
+    pub last_lines: &'a [String],
+    /// The variables that it was given.
+    pub variables: &'a [VariableRow],
+}
+
+/// A question that a known tool asks: how it looks in the last lines (in small letters), and what answers it beforehand.
+const QUESTIONS: [(&[&str], &str); 21] = [
+    (
+        &["corepack is about to download"],
+        "set COREPACK_ENABLE_DOWNLOAD_PROMPT=0 for corepack",
+    ),
+    (
+        &["do you want to continue? [y/n]", "[y/n] abort"],
+        "apt asks: say `apt-get install --yes …`, with DEBIAN_FRONTEND=noninteractive so that packages ask nothing either",
+    ),
+    (
+        &[
+            "unable to initialize frontend",
+            "configuring tzdata",
+            "end of file on stdin at conffile prompt",
+        ],
+        "a package asks: set DEBIAN_FRONTEND=noninteractive, and for its files `-o Dpkg::Options::=--force-confold`",
+    ),
+    (
+        &["ok to proceed? (y)", "need to install the following packages"],
+        "npx and `npm create` ask: say `npx --yes …`, `npm create --yes …`",
+    ),
+    (
+        &["is this ok? (yes)", "package name: ("],
+        "npm asks: say `npm init --yes`",
+    ),
+    (
+        &["err_pnpm_aborted_remove_modules_dir_no_tty"],
+        "pnpm asks: set CI=true",
+    ),
+    (
+        &[
+            "are you sure you want to continue connecting",
+            "host key verification failed",
+        ],
+        "ssh does not know the host: say `ssh-keyscan HOST >>~/.ssh/known_hosts` first, or `-o StrictHostKeyChecking=accept-new`",
+    ),
+    (
+        &[
+            "could not read username for",
+            "could not read password for",
+            "terminal prompts disabled",
+        ],
+        "git asks for a name or password, and VMs hold none: make the repository one of the project's, or give a token in a variable",
+    ),
+    (
+        &["enter passphrase for"],
+        "ssh asks for a passphrase: use a key without one",
+    ),
+    (
+        &["proceed (y/n)?", "proceed (y/n)"],
+        "pip asks: say `pip uninstall --yes …`",
+    ),
+    (&["proceed ([y]/n)?"], "conda asks: say `conda install --yes …`"),
+    (
+        &[
+            "enter a value:",
+            "error asking for approval",
+            "only 'yes' will be accepted",
+        ],
+        "terraform asks: say `-auto-approve` and `-input=false`",
+    ),
+    (
+        &["a terminal is required to read the password", "[sudo] password for"],
+        "sudo asks for a password: set-up commands are root's, leave sudo out",
+    ),
+    (&["1) proceed with"], "rustup asks: say `sh -s -- -y`"),
+    (&["type 'yes' to continue"], "Django asks: say `--noinput`"),
+    (
+        &["do you trust", "do you want to run the composer"],
+        "composer asks: say `--no-interaction`",
+    ),
+    (
+        &["accept? (y/n)"],
+        "licences are asked about: say `yes | sdkmanager --licenses`",
+    ),
+    (
+        &["(y/i/n/o/d/z)"],
+        "dpkg asks: say `-o Dpkg::Options::=--force-confold`",
+    ),
+    (
+        &["press any key", "press enter", "press return", "hit enter"],
+        "it waits for a key: look for an option like `--yes` or `--non-interactive`",
+    ),
+    (
+        &["[y/n]", "(y/n)", "[yes/no]", "(yes/no)", "[y/n]?"],
+        "it asks yes or no: look for an option like `--yes`, `-y` or `--non-interactive`",
+    ),
+    (
+        &[
+            "eof when reading a line",
+            "eoferror",
+            "not a tty",
+            "not a terminal",
+            "stdin is not",
+            "inappropriate ioctl for device",
+        ],
+        "look for an option like `--yes`, `-y` or `--non-interactive`",
+    ),
+];
+
+/// What to do about it: sentences; `None` when its end tells nothing.
+#[must_use]
+pub fn advice(ended: &Ended<'_>) -> Option<String> {
+    match ended.end {
+        ExecEnd::Exited { code: Some(0), .. } | ExecEnd::Detached { .. } => return None,
+        _ => {}
+    }
+    let all: Vec<String> = [about_variables(ended), about_input(ended)]
+        .into_iter()
+        .flatten()
+        .collect();
+    (!all.is_empty()).then(|| all.join("\n"))
+}
+
+fn about_input(ended: &Ended<'_>) -> Option<String> {
+    let ended_by_itself =
+        matches!(ended.end, ExecEnd::Exited { code: Some(code), .. } if ![NOT_FOUND, NOT_RUN].contains(code));
+    if !ended_by_itself && !matches!(ended.end, ExecEnd::TimedOut { .. }) {
+        return None;
+    }
+    let closed = "standard input is closed while a set-up runs";
+    let said = ended.last_lines.join("\n").to_lowercase();
+    if let Some((_, answer)) = QUESTIONS
+        .iter()
+        .find(|(looks, _)| looks.iter().any(|look| said.contains(look)))
+    {
+        return Some(format!("{closed}, nobody can answer: {answer}"));
+    }
+    if reads_input(ended.command) {
+        return Some(format!(
+            "{closed}: `read` finds nothing; give it what it is to read (`read NAME <<<value`), or a variable instead"
+        ));
+    }
+    let silent = said.trim().is_empty() && ended_by_itself;
+    silent.then(|| {
+        format!(
+            "it printed nothing; {closed}: a command that reads it or asks something ends like this (see its options, like `--yes`, \
+             `-y`, or DEBIAN_FRONTEND=noninteractive), and so does a test that does not hold (`set -x` shows which)"
+        )
+    })
+}
+
+/// Whether a shell text uses its builtin `read`, with nothing given to it.
+fn reads_input(text: &str) -> bool {
+    text.split(['\n', ';', '&', '(', '{']).any(|part| {
+        let part = part.trim_start();
+        let part = part
+            .strip_prefix("while ")
+            .or_else(|| part.strip_prefix("if "))
+            .unwrap_or(part)
+            .trim_start();
+        let reads = ["read ", "select "].iter().any(|word| part.starts_with(word));
+        reads && !part.contains('<')
+    })
+}
+
+/// The project's variables that may be the cause, by the way it ended.
+fn about_variables(ended: &Ended<'_>) -> Option<String> {
+    let said = ended.last_lines.join("\n");
+    let (code, by_signal, not_started) = match ended.end {
+        ExecEnd::Exited { code, signal, .. } => (*code, signal.is_some(), false),
+        ExecEnd::NotStarted { .. } => (None, false, true),
+        _ => (None, false, false),
+    };
+    let silent = said.trim().is_empty();
+    let unfound = not_started || matches!(code, Some(NOT_FOUND | NOT_RUN)) || said.contains("command not found");
+    // What variables hold is masked in what is shown.
+    let shows = |name: &str| said.contains(name) || said.contains("***");
+    let is_suspect = |name: &str| match name {
+        "PATH" => unfound,
+        _ if name.starts_with("LD_") => {
+            unfound || by_signal || said.contains("ld.so") || said.contains("shared librar")
+        }
+        "BASH_ENV" | "ENV" | "POSIXLY_CORRECT" => silent || shows(name),
+        "HOME" | "SHELL" | "TMPDIR" | "USER" | "LOGNAME" | "LANG" | "LC_ALL" | "XDG_CONFIG_HOME" => shows(name),
+        _ => false,
+    };
+    let names: Vec<&str> = ended
+        .variables
+        .iter()
+        .map(|variable| variable.name.as_str())
+        .filter(|name| is_suspect(name))
+        .collect();
+    match names.as_slice() {
+        [] => None,
+        ["PATH"] => Some(
+            "the project's variable PATH replaces the search path of its commands: it must name /usr/local/bin:/usr/bin:/bin too, \
+             or be removed"
+                .to_owned(),
+        ),
+        [one] => Some(format!(
+            "the project's variable {one} changes how programs run and may be the cause; set it only in the commands that need it"
+        )),
+        several => Some(format!(
+            "the project's variables {} change how programs run and may be the cause; set them only in the commands that need them",
+            several.join(", ")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32) -> ExecEnd {
+        ExecEnd::Exited {
+            code: Some(code),
+            signal: None,
+            duration_ms: 1,
+        }
+    }
+
+    fn of(code: i32, command: &str, said: &[&str], names: &[&str]) -> String {
+        let variables: Vec<_> = names.iter().map(|name| VariableRow {
+            name: (*name).to_owned(),
+            value: "x".to_owned(),
+        });
+        let variables: Vec<_> = variables.into_iter().collect();
+        let last_lines: Vec<_> = said.iter().map(|line| (*line).to_owned()).collect();
+        advice(&Ended {
+            end: &exited(code),
+            command,
+            last_lines: &last_lines,
+            variables: &variables,
+        })
+        .unwrap_or_default()
+    }
+
+    #[test]
+    fn questions_of_known_tools_are_answered_beforehand() {
+        let cases = [
+            (
+                "Do you want to continue? [Y/n] Abort.",
+                "DEBIAN_FRONTEND=noninteractive",
+            ),
+            ("Ok to proceed? (y)", "npx --yes"),
+            ("Is this OK? (yes)", "npm init --yes"),
+            ("Host key verification failed.", "ssh-keyscan"),
+            (
+                "fatal: could not read Username for 'https://x': No such device",
+                "token in a variable",
+            ),
+            ("Proceed (Y/n)?", "pip uninstall --yes"),
+            ("  Enter a value: ", "-auto-approve"),
+            ("EOFError: EOF when reading a line", "--non-interactive"),
+            ("Overwrite? (y/n)", "`--yes`"),
+        ];
+        for (said, answer) in cases {
+            let advice = of(1, "x", &["before", said], &[]);
+            assert!(
+                advice.contains("standard input is closed") && advice.contains(answer),
+                "{said}: {advice}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_silent_end_says_that_standard_input_is_closed_and_others_say_nothing() {
+        assert!(of(1, "false", &[], &[]).starts_with("it printed nothing; standard input is closed"));
+        assert!(of(1, "echo q; read -r answer", &["q"], &[]).contains("`read` finds nothing"));
+        assert_eq!(of(1, "read -r line <file; x", &["boom"], &[]), "");
+        assert_eq!(of(7, "make", &["boom"], &["PATH", "HOME", "API_KEY"]), "");
+        assert_eq!(of(0, "true", &[], &[]), "");
+    }
+
+    #[test]
+    fn a_variable_that_changes_how_programs_run_is_named() {
+        assert!(of(127, "x", &["bash: line 1: npm: command not found"], &["A", "PATH"]).contains("variable PATH"));
+        assert!(
+            of(
+                1,
+                "x",
+                &["ERROR: ld.so: object '***' cannot be preloaded"],
+                &["LD_PRELOAD"]
+            )
+            .contains("LD_PRELOAD")
+        );
+        assert!(of(3, "x", &[], &["BASH_ENV"]).contains("variable BASH_ENV"));
+        assert!(of(1, "x", &["mkdir: cannot create directory '***'"], &["HOME", "TMPDIR"]).contains("HOME, TMPDIR"));
+    }
+}
