@@ -125,6 +125,14 @@ pub struct InstanceExplained {
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub kept_until: Option<Timestamp>,
+    /// When its VM was removed; its record stays, with the status that its boot ended in.
+    #[serde(default, with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub vm_ended_at: Option<Timestamp>,
+    /// Why.
+    #[serde(default)]
+    #[schema(required)]
+    pub vm_ended_because: Option<String>,
 }
 
 /// A checkout of an instance, beside where its branch is now.

@@ -133,6 +133,14 @@ pub struct InstanceView {
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub rebooted_at: Option<Timestamp>,
+    /// When its VM was removed; its record stays, with the status that its boot ended in.
+    #[serde(default, with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub vm_ended_at: Option<Timestamp>,
+    /// Why.
+    #[serde(default)]
+    #[schema(required)]
+    pub vm_ended_because: Option<String>,
 }
 
 /// A VM that is there and does not answer.

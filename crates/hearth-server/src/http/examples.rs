@@ -34,12 +34,13 @@ pub fn pool_explained() -> Value {
             {
                 "id": "ins_019a42f6c0b27d0f8f3a5be1c7d9e604", "status": "ready", "isTest": false, "recipe": BEFORE,
                 "current": false, "repos": behind, "memoryMib": 54, "ageMs": 4_970_000, "sinceMs": 4_960_000,
-                "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null, "keptUntil": null
+                "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null, "keptUntil": null,
+                "vmEndedAt": null, "vmEndedBecause": null
             },
             {
                 "id": FAILED, "status": "failed", "isTest": false, "recipe": WANTED, "current": true, "repos": [],
                 "memoryMib": 2048, "ageMs": 61_000, "sinceMs": 40_000, "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null,
-                "keptUntil": "2026-11-24T10:05:16.000Z"
+                "keptUntil": "2026-11-24T10:05:16.000Z", "vmEndedAt": null, "vmEndedBecause": null
             }
         ],
         "decisions": [{

@@ -149,14 +149,18 @@ pub async fn usable(state: &AppState, caller: &Caller, id: &InstanceId) -> Resul
     match row.state {
         // One that is being made is looked into when its set-up hangs, say.
         InstanceState::Ready | InstanceState::Claimed | InstanceState::Failed | InstanceState::Provisioning => Ok(row),
-        _ if row.status() == Some(InstanceStatus::Failed) => Err(ApiError::new(
-            ErrorCode::Gone,
-            "the VM of this failed instance was removed; its record is what is left",
-        )),
-        _ => Err(ApiError::new(
-            ErrorCode::Gone,
-            "the VM of this instance was removed; its record is what is left",
-        )),
+        _ => {
+            let what = match row.status() {
+                Some(InstanceStatus::Failed) => "this failed instance",
+                _ => "this instance",
+            };
+            let when = row
+                .vm_ended
+                .map(|(at, why)| format!(" at {at:.0} ({why})"))
+                .unwrap_or_default();
+            let why = format!("the VM of {what} was removed{when}; its record is what is left");
+            Err(ApiError::new(ErrorCode::Gone, why))
+        }
     }
 }
 

@@ -155,6 +155,8 @@ pub async fn view_instance(
         expires_at: row.lease_ends_at,
         unresponsive,
         rebooted_at: row.rebooted_at,
+        vm_ended_at: row.vm_ended.as_ref().map(|(at, _)| *at),
+        vm_ended_because: row.vm_ended.map(|(_, why)| why),
     }))
 }
 
@@ -179,8 +181,7 @@ pub async fn end_boot(
         (owner, name) if owner == name => owner.clone(),
         (owner, name) => format!("{owner} (token `{name}`)"),
     };
-    let reason = format!("cancelled by {by}");
-    let ended = state.reconciler.cancel_boot(&id, &reason).await?;
+    let ended = state.reconciler.cancel_boot(&id, &by).await?;
     if let Ended::InUse(in_use) = ended {
         let why = match in_use {
             InstanceState::Claimed => "this instance is claimed; `POST /instances/{id}/release` gives it back",

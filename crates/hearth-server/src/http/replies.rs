@@ -196,7 +196,7 @@ fn example(schema: &str) -> Option<Value> {
         "InstanceView" => json!({
             "id": INSTANCE, "instanceId": VM, "projectId": PROJECT, "status": "claimed", "isTest": false,
             "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "expiresAt": LATER, "unresponsive": null,
-            "rebootedAt": null,
+            "rebootedAt": null, "vmEndedAt": null, "vmEndedBecause": null,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
         "BootEnded" => json!({ "id": INSTANCE, "cancelled": true, "status": "failed" }),

@@ -232,15 +232,17 @@ mod tests {
             code: Some(code),
             signal: None,
             duration_ms: 1,
+            log: None,
+            out_of_memory: false,
         }
     }
 
     fn of(code: i32, command: &str, said: &[&str], names: &[&str]) -> String {
-        let variables: Vec<_> = names.iter().map(|name| VariableRow {
+        let variables = names.iter().map(|name| VariableRow {
             name: (*name).to_owned(),
             value: "x".to_owned(),
         });
-        let variables: Vec<_> = variables.into_iter().collect();
+        let variables: Vec<_> = variables.collect();
         let last_lines: Vec<_> = said.iter().map(|line| (*line).to_owned()).collect();
         advice(&Ended {
             end: &exited(code),

@@ -53,7 +53,8 @@ impl Run<'_> {
         shape: Option<VmShape>,
         word: &str,
     ) -> Result<Option<AgentClient>, Stop> {
-        let recorder = self.begin(StepName::CreateVm, None);
+        let mut recorder = self.begin(StepName::CreateVm, None);
+        self.say_interrupted(&mut recorder, word);
         let mut metadata = self.create_metadata(word);
         metadata["cached"] = json!(true);
         match self.fork_vm(from, purpose, shape).await {
@@ -182,17 +183,35 @@ impl Run<'_> {
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {
         let shape = self.boot.blueprint.shape;
-        json!({
+        let mut metadata = json!({
             "driver": self.context.driver.capabilities().name,
             "vcpus": shape.vcpus,
             "memoryMib": shape.memory_mib,
             "from": from,
-        })
+        });
+        if let Some(at) = self.boot.interrupted_at {
+            metadata["interruptedAt"] = json!(hearth_api::time::format(at));
+        }
+        metadata
+    }
+
+    /// The record tells that a restart of the server interrupted the boot, and where it goes on.
+    fn say_interrupted(&self, recorder: &mut Recorder<'_>, from: &str) {
+        let Some(at) = self.boot.interrupted_at else { return };
+        let goes_on = match from {
+            "image" => "nothing of it was frozen yet, so it begins anew",
+            "template" => "all of its set-up is frozen",
+            _ => "it goes on after the last stage that was frozen; what ran before is shown as cached",
+        };
+        recorder.print(&format!(
+            "the server was restarted during this boot (found at {at:.0}): {goes_on}\n"
+        ));
     }
 
     async fn create_vm(&self) -> Result<(), Stop> {
         let Blueprint { shape, image, .. } = &self.boot.blueprint;
-        let recorder = self.begin(StepName::CreateVm, None);
+        let mut recorder = self.begin(StepName::CreateVm, None);
+        self.say_interrupted(&mut recorder, "image");
         let spec = VmSpec {
             id: self.boot.vm.clone(),
             image: image.clone(),

@@ -51,6 +51,8 @@ pub struct Boot {
     pub use_cache: bool,
     /// It is to stand in the pool, at rest, until it is claimed.
     pub rests: bool,
+    /// A restart of the server interrupted it then: it goes on from what was frozen.
+    pub interrupted_at: Option<Timestamp>,
     /// Somebody may want it to end.
     pub end: EndRequest,
     /// It is a fork of this template; what the blueprint says is for another one.

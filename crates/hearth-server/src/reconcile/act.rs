@@ -10,6 +10,7 @@ use hearth_drivers::VmState;
 use jiff::Timestamp;
 
 use super::cancel::end_after_patience;
+use super::explain::vm_ended;
 use super::tasks::Running;
 use super::{Reconciler, new_instance};
 use crate::provision::blueprint::Blueprint;
@@ -84,6 +85,7 @@ impl Reconciler {
             is_build: false,
             use_cache: true,
             rests: true,
+            interrupted_at: None,
             end: running.end.clone(),
             template,
         };
@@ -123,8 +125,9 @@ impl Reconciler {
             is_test: row.is_test,
             is_build: row.is_build,
             use_cache: row.use_cache,
-            // A claim waits for it, or somebody wants to look inside.
-            rests: false,
+            // A claim waits for it, or somebody wants to look inside; else a restart of the server interrupted it.
+            rests: !(row.is_test || row.is_build || row.reserved),
+            interrupted_at: row.interrupted_at,
             end: running.end.clone(),
             template,
         };
@@ -175,11 +178,14 @@ impl Reconciler {
         to: InstanceState,
         reason: &hearth_core::plan::Reason,
     ) -> Result<(), StoreError> {
-        let moved = self
-            .context
-            .store
-            .move_instance(instance, to, Some(generation), Timestamp::now())
-            .await?;
+        let (store, now) = (&self.context.store, Timestamp::now());
+        let moved = if to == InstanceState::Retiring {
+            store
+                .retire_instance(instance, generation, vm_ended(*reason), now)
+                .await?
+        } else {
+            store.move_instance(instance, to, Some(generation), now).await?
+        };
         if moved == Moved::Lost {
             return Ok(());
         }

@@ -38,19 +38,20 @@ pub(super) async fn end_after_patience(end: &EndRequest) -> Failure {
 }
 
 impl Reconciler {
-    /// Ends the boot of an instance. `reason` is what its record says then.
-    pub async fn cancel_boot(&self, id: &InstanceId, reason: &str) -> Result<Ended, StoreError> {
+    /// Ends the boot of an instance; its record says by whom.
+    pub async fn cancel_boot(&self, id: &InstanceId, by: &str) -> Result<Ended, StoreError> {
         let store = &self.context.store;
         let Some(row) = store.instance(id).await? else {
             return Ok(Ended::Nothing);
         };
         match row.state {
             InstanceState::Provisioning => {}
-            InstanceState::Ready if row.is_test => return self.end_kept_vm(&row).await,
-            InstanceState::Failed => return self.end_kept_vm(&row).await,
+            InstanceState::Ready if row.is_test => return self.end_kept_vm(&row, by).await,
+            InstanceState::Failed => return self.end_kept_vm(&row, by).await,
             InstanceState::Ready | InstanceState::Claimed => return Ok(Ended::InUse(row.state)),
             InstanceState::Retiring | InstanceState::Archived | InstanceState::Deleting => return Ok(Ended::Nothing),
         }
+        let reason = &format!("cancelled by {by}");
         self.end_run(id, reason).await;
         // Nobody was at it, or somebody began between the two looks.
         let failure = Failure {
@@ -79,11 +80,10 @@ impl Reconciler {
         }
     }
 
-    async fn end_kept_vm(&self, row: &InstanceRow) -> Result<Ended, StoreError> {
+    async fn end_kept_vm(&self, row: &InstanceRow, by: &str) -> Result<Ended, StoreError> {
         let (store, now) = (&self.context.store, Timestamp::now());
-        let moved = store
-            .move_instance(&row.id, InstanceState::Retiring, Some(row.generation), now)
-            .await?;
+        let why = format!("removed by {by}");
+        let moved = store.retire_instance(&row.id, row.generation, &why, now).await?;
         self.changed(&row.project, &row.id);
         Ok(if moved == Moved::Lost {
             Ended::Nothing

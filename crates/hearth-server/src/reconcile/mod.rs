@@ -16,6 +16,7 @@ mod observe;
 mod reservation;
 mod rest;
 mod set_ups;
+mod take_over;
 mod tasks;
 mod trace;
 
@@ -177,6 +178,9 @@ impl Reconciler {
     pub async fn run(&self, stop: CancellationToken) {
         if let Err(error) = self.take_lead().await {
             tracing::error!(%error, "the controller's lease could not be taken; the first pass tries again");
+        }
+        if let Err(error) = self.take_over().await {
+            tracing::error!(%error, "boots that were interrupted cannot go on; they are made anew");
         }
         loop {
             self.pass().await;

@@ -1,8 +1,8 @@
-//! Instances and their steps. [`Store::move_instance`] is the one function that writes a state.
+//! Instances. [`Store::move_instance`] is the one function that writes a state.
 
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
-use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings, Step};
+use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings};
 use hearth_api::pool::Status;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
@@ -64,6 +64,10 @@ pub struct InstanceRow {
     pub provisioned_at: Option<Timestamp>,
     /// End of its claim's lease.
     pub lease_ends_at: Option<Timestamp>,
+    /// When its VM was removed whose record stays, and why.
+    pub vm_ended: Option<(Timestamp, String)>,
+    /// A server ended in the middle of its boot; when the next one found it so.
+    pub interrupted_at: Option<Timestamp>,
 }
 
 impl InstanceRow {
@@ -158,6 +162,9 @@ struct Raw {
     state_since: i64,
     provisioned_at: Option<i64>,
     lease_ends_at: Option<i64>,
+    vm_ended_at: Option<i64>,
+    vm_ended_why: Option<String>,
+    interrupted_at: Option<i64>,
 }
 
 impl TryFrom<Raw> for InstanceRow {
@@ -192,6 +199,8 @@ impl TryFrom<Raw> for InstanceRow {
             state_since: timestamp(raw.state_since)?,
             provisioned_at: optional_timestamp(raw.provisioned_at)?,
             lease_ends_at: optional_timestamp(raw.lease_ends_at)?,
+            vm_ended: optional_timestamp(raw.vm_ended_at)?.zip(raw.vm_ended_why),
+            interrupted_at: optional_timestamp(raw.interrupted_at)?,
         })
     }
 }
@@ -377,6 +386,40 @@ impl Store {
         Ok(moved)
     }
 
+    /// Moves to `retiring`, with why its VM goes, in one transaction.
+    pub async fn retire_instance(
+        &self,
+        id: &InstanceId,
+        generation: i64,
+        why: &str,
+        now: Timestamp,
+    ) -> Result<Moved, StoreError> {
+        let mut tx = self.write.begin().await?;
+        let moved = move_row(&mut tx, id, InstanceState::Retiring, Some(generation), now).await?;
+        if moved != Moved::Lost {
+            sqlx::query("UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1")
+                .bind(id.as_str())
+                .bind(millis(now))
+                .bind(why)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(moved)
+    }
+
+    /// The instances that another server, which is gone, had begun to make; not those that it happened to too often.
+    pub async fn half_made(&self, session: &str, most_restarts: i64) -> Result<Vec<InstanceRow>, StoreError> {
+        let raw: Vec<Raw> = sqlx::query_as(select_where!(
+            "state = 'provisioning' AND started_by IS NOT NULL AND started_by <> ?1 AND restarts < ?2 ORDER BY instance.id"
+        ))
+        .bind(session)
+        .bind(most_restarts)
+        .fetch_all(&self.read)
+        .await?;
+        raw.into_iter().map(InstanceRow::try_from).collect()
+    }
+
     /// Removes the row of an instance whose VM is gone.
     pub async fn forget_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
         self.freeing(|| self.forget_instance_once(id)).await
@@ -556,29 +599,6 @@ impl Store {
         .run_on(&self.write)
         .await?;
         Ok(())
-    }
-
-    /// Appends a step's entry.
-    pub async fn append_step(&self, id: &InstanceId, step: &Step) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO step (instance_id, seq, entry)
-             SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM step WHERE instance_id = ?1
-             HAVING EXISTS (SELECT 1 FROM instance WHERE id = ?1)",
-        )
-        .bind(id.as_str())
-        .bind(to_json(step)?)
-        .run_on(&self.write)
-        .await?;
-        Ok(())
-    }
-
-    /// The steps that have ended, in order.
-    pub async fn steps(&self, id: &InstanceId) -> Result<Vec<Step>, StoreError> {
-        let entries: Vec<String> = sqlx::query_scalar("SELECT entry FROM step WHERE instance_id = ?1 ORDER BY seq")
-            .bind(id.as_str())
-            .fetch_all(&self.read)
-            .await?;
-        entries.iter().map(|entry| from_json("step.entry", entry)).collect()
     }
 
     /// Failed records older than this are not counted any more.

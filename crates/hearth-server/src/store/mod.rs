@@ -15,6 +15,7 @@ mod pools;
 mod projects;
 mod reserve;
 mod set_ups;
+mod steps;
 mod streaks;
 mod tips;
 mod tokens;

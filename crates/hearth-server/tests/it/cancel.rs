@@ -178,3 +178,41 @@ async fn whoever_watches_is_told_which_command_runs_and_how_it_ended() {
         assert!(told.contains(event), "{event} is missing in {told}");
     }
 }
+
+#[tokio::test]
+async fn a_test_vm_that_is_gone_says_when_and_why_where_the_documented_status_stays() {
+    let server = hanging().await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let boot = server.test_boot(SOON, &project, json!({})).await;
+    let id = boot["id"].as_str().unwrap();
+    let view = server.get(&format!("/instances/{id}")).await;
+    assert_eq!((&view["status"], &view["vmEndedAt"]), (&json!("ready"), &json!(null)));
+    let (status, ended) = server
+        .call(Method::DELETE, &format!("/instances/{id}"), json!({}))
+        .await;
+    assert_eq!(
+        (status, &ended["cancelled"]),
+        (StatusCode::OK, &json!(false)),
+        "{ended}"
+    );
+    let why = "removed by default (token `first admin token`)";
+    let view = server.get(&format!("/instances/{id}")).await;
+    assert_eq!(
+        (&view["status"], &view["vmEndedBecause"]),
+        (&json!("ready"), &json!(why))
+    );
+    assert!(view["vmEndedAt"].is_string());
+    let told = server.get(&format!("{pool}/explain")).await["instances"][0].clone();
+    assert_eq!(
+        (&told["vmEndedAt"], &told["vmEndedBecause"]),
+        (&view["vmEndedAt"], &json!(why))
+    );
+    let detail = server.get(&format!("{pool}/instances/{id}")).await;
+    assert_eq!(detail["status"], "ready");
+    assert!(detail.get("vmEndedAt").is_none(), "{detail}");
+    let exec = server.request(Method::POST, &format!("/instances/{id}/exec"));
+    let (status, refused) = server.send(exec.json(&json!({ "argv": ["x"] }))).await;
+    assert_eq!(status, StatusCode::GONE);
+    assert!(refused["error"]["message"].as_str().unwrap().contains(why), "{refused}");
+}

@@ -98,6 +98,10 @@ async fn poll(
         match client.get_instance(project, id).await {
             Ok(detail) => {
                 last_answer = Instant::now();
+                if detail.status == InstanceStatus::Provisioning && shown != usize::MAX && detail.steps.len() < shown {
+                    screen.note("the server was restarted; the boot goes on from what was frozen");
+                    shown = 0;
+                }
                 for step in detail.steps.iter().skip(shown) {
                     screen.step_ended(step);
                 }

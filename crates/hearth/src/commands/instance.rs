@@ -29,7 +29,7 @@ fn show(view: &InstanceView) -> String {
         ("id", view.id.to_string()),
         ("VM", view.instance_id.to_string()),
         ("project", view.project_id.to_string()),
-        ("status", view.status.as_str().to_owned()),
+        ("status", status(view)),
         ("kind", kind(view).to_owned()),
         ("recipe", view.recipe.clone()),
         ("yours until", view.expires_at.map_or_else(|| "-".to_owned(), lease_end)),
@@ -39,6 +39,18 @@ fn show(view: &InstanceView) -> String {
         ("previews", previews(&view.settings)),
         ("settings", files(&view.settings)),
     ])
+}
+
+/// With when its VM ended, and why, where only the record is left.
+fn status(view: &InstanceView) -> String {
+    let status = view.status.as_str();
+    match view.vm_ended_at {
+        Some(at) => {
+            let why = clean_line(view.vm_ended_because.as_deref().unwrap_or_default());
+            format!("{status}\nVM ended {}: {why}", output::ago(at))
+        }
+        None => status.to_owned(),
+    }
 }
 
 fn kind(view: &InstanceView) -> &'static str {

@@ -24,6 +24,7 @@ use crate::store::{InstanceRow, ProjectRow, StoreError, TemplateRow, Tips};
 use conditions::{Facts, Since};
 use decisions::{Decisions, What};
 use words::sentence;
+pub(super) use words::vm_ended;
 
 /// All looks at how far instances are behind may take so long together.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
@@ -211,6 +212,8 @@ impl Reconciler {
             unresponsive: self.unresponsive(&row.vm),
             rebooted_at: row.rebooted_at,
             kept_until: kept.map(|(_, until)| until),
+            vm_ended_at: row.vm_ended.as_ref().map(|(at, _)| *at),
+            vm_ended_because: row.vm_ended.as_ref().map(|(_, why)| why.clone()),
         })
     }
 

@@ -82,6 +82,16 @@ pub(super) fn why(reason: Reason) -> &'static str {
     }
 }
 
+/// Why the VM of an instance is gone whose record is kept.
+pub(in crate::reconcile) fn vm_ended(reason: Reason) -> &'static str {
+    match reason {
+        Reason::TestTimeUp => "the VM of a test boot is kept for 15 minutes after the boot",
+        Reason::Cancelled => "its boot was cancelled",
+        Reason::FailedVmNotNeeded => "it had failed, and its VM was not needed",
+        other => why(other),
+    }
+}
+
 /// The project, as its name is typed into a shell; its id where that would need quotes.
 pub(super) fn project_word(project: &ProjectRow) -> &str {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -136,12 +136,17 @@ fn repository(repo: &RepositoryExplained) -> String {
 fn instances(all: &[InstanceExplained]) -> String {
     let row = |instance: &InstanceExplained| {
         let missed = (instance.missed > 0).then(|| format!("; has not answered {} times", instance.missed));
+        let ended = instance.vm_ended_at.map(|at| {
+            let why = instance.vm_ended_because.as_deref().unwrap_or_default();
+            clean_line(&format!("; VM ended {}: {why}", output::ago(at)))
+        });
         let kept = instance.kept_until.map(|until| format!("; kept until {until:.0}"));
         [
             instance.id.to_string(),
             format!(
-                "{}{}{}",
+                "{}{}{}{}",
                 instance.status.as_str(),
+                ended.unwrap_or_default(),
                 kept.unwrap_or_default(),
                 missed.unwrap_or_default()
             ),

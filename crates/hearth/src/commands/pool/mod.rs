@@ -3,6 +3,7 @@
 
 mod cancel;
 mod explain;
+mod gone;
 mod show;
 mod test;
 mod wait;
@@ -191,7 +192,11 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             let items = client.list_instances(&project.id, limit, status).await?;
-            output::print(globals.json, &items, show::instances)?;
+            let gone = match globals.json {
+                true => Vec::new(),
+                false => gone::of(&client, &items.items).await,
+            };
+            output::print(globals.json, &items, |items| show::instances(items, &gone))?;
             Ok(0)
         }
         PoolCommand::Instance {
@@ -208,9 +213,10 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             if follow && detail.status == InstanceStatus::Provisioning {
                 detail = crate::boot::follow(&client, &project.id, &id, &mut crate::boot::Screen::on_stderr()).await?;
             }
+            let gone = gone::of_one(&client, &id).await;
             output::print(globals.json, &detail, |detail| match raw {
                 true => show::raw_log(detail),
-                false => show::instance(detail, log),
+                false => show::instance(detail, gone.as_ref(), log),
             })?;
             Ok(0)
         }

@@ -6,6 +6,7 @@ use hearth_api::page::Items;
 use hearth_api::pool::{Config, PoolView, Status};
 
 use super::explain;
+use super::gone::{self, Gone};
 use crate::text::{clean_line, clean_lines};
 use crate::{boot, output};
 
@@ -74,7 +75,7 @@ pub(super) fn config_and_counts(config: Option<&Config>, status: &Status) -> Str
     ])
 }
 
-pub(super) fn instances(items: &Items<InstanceItem>) -> String {
+pub(super) fn instances(items: &Items<InstanceItem>, gone: &[Gone]) -> String {
     if items.items.is_empty() {
         return "no instances".to_owned();
     }
@@ -89,7 +90,10 @@ pub(super) fn instances(items: &Items<InstanceItem>) -> String {
             .unwrap_or("-");
         [
             item.id.to_string(),
-            item.status.as_str().to_owned(),
+            match gone::find(gone, &item.id) {
+                Some(gone) => format!("{} ({})", item.status.as_str(), gone.text()),
+                None => item.status.as_str().to_owned(),
+            },
             kind.to_owned(),
             output::ago(item.created_at),
             output::ago_or(item.provisioned_at, "-"),
@@ -102,11 +106,17 @@ pub(super) fn instances(items: &Items<InstanceItem>) -> String {
     )
 }
 
-pub(super) fn instance(detail: &InstanceDetail, log: bool) -> String {
+pub(super) fn instance(detail: &InstanceDetail, gone: Option<&Gone>, log: bool) -> String {
     let mut text = output::pairs([
         ("id", detail.id.to_string()),
         ("VM", detail.instance_id.to_string()),
-        ("status", detail.status.as_str().to_owned()),
+        (
+            "status",
+            match gone {
+                Some(gone) => format!("{}\n{}", detail.status.as_str(), gone.text()),
+                None => detail.status.as_str().to_owned(),
+            },
+        ),
         (
             "kind",
             if detail.is_test {
