@@ -152,8 +152,13 @@ fn about_input(ended: &Ended<'_>) -> Option<String> {
         return Some(format!("{closed}, nobody can answer: {answer}"));
     }
     if reads_input(ended.command) {
+        let nothing = if said.trim().is_empty() {
+            "it printed nothing; "
+        } else {
+            ""
+        };
         return Some(format!(
-            "{closed}: `read` finds nothing; give it what it is to read (`read NAME <<<value`), or a variable instead"
+            "{nothing}{closed}: `read` finds nothing; give it what it is to read (`read NAME <<<value`), or a variable instead"
         ));
     }
     let silent = said.trim().is_empty() && ended_by_itself;

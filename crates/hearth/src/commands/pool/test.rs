@@ -91,8 +91,9 @@ fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Optio
     let name = &project.name;
     let id = &detail.id;
     lines.push("what to do next:".to_owned());
-    // Without a VM there is nothing to look into.
-    if failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
+    // Without a VM there is nothing to look into; that of a cancelled boot goes at once.
+    let cancelled = reason.starts_with("cancelled by ");
+    if !cancelled && failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
         lines.push(format!(
             "  look inside (the VM stays for 15 minutes): {}",
             hint::command(["shell", id.as_str()])
@@ -106,7 +107,7 @@ fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Optio
         lines.extend(told.iter().map(|line| format!("  {line}")));
     }
     let wrong = wrong.map(|(_, command)| command);
-    lines.extend(failed.map(|step| match wrong.or_else(|| next_fix(step, name)) {
+    lines.extend(failed.filter(|_| !cancelled).map(|step| match wrong.or_else(|| next_fix(step, name)) {
         Some(fix) => format!("  fix it:                                    {fix}"),
         None => format!(
             "  see what this host lacks:                  {}",
