@@ -238,7 +238,7 @@ mod tests {
             signal: None,
             duration_ms: 1,
             log: None,
-            out_of_memory: false,
+            out_of_memory: None,
         }
     }
 
