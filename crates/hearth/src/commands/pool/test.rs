@@ -107,13 +107,17 @@ fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Optio
         lines.extend(told.iter().map(|line| format!("  {line}")));
     }
     let wrong = wrong.map(|(_, command)| command);
-    lines.extend(failed.filter(|_| !cancelled).map(|step| match wrong.or_else(|| next_fix(step, name)) {
-        Some(fix) => format!("  fix it:                                    {fix}"),
-        None => format!(
-            "  see what this host lacks:                  {}",
-            hint::command(["doctor"])
-        ),
-    }));
+    lines.extend(
+        failed
+            .filter(|_| !cancelled)
+            .map(|step| match wrong.or_else(|| next_fix(step, name)) {
+                Some(fix) => format!("  fix it:                                    {fix}"),
+                None => format!(
+                    "  see what this host lacks:                  {}",
+                    hint::command(["doctor"])
+                ),
+            }),
+    );
     lines.push(format!(
         "  try again:                                 {}",
         hint::command(["pool", "test", name.as_str()])
