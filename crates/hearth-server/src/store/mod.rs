@@ -9,6 +9,7 @@ mod claims;
 mod controller;
 mod find;
 mod instances;
+mod marks;
 #[cfg(test)]
 mod migration_tests;
 mod pools;
