@@ -188,7 +188,7 @@ pub async fn clear_pool(
     post,
     path = "/projects/{projectId}/warm-pool/retry",
     tag = "warm pool",
-    responses((status = 200, body = RetryReply, description = "It is tried again"))
+    responses((status = 200, body = RetryReply, description = "It is tried again"), (status = 409, description = "refused"))
 )]
 pub async fn retry_pool(
     State(state): State<AppState>,
@@ -198,7 +198,7 @@ pub async fn retry_pool(
     let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
     if !state.store().retry_pool(&project.id, Timestamp::now()).await? {
         return Err(ApiError::new(
-            ErrorCode::NotFound,
+            ErrorCode::Conflict,
             "this project has no warm pool yet; configure it with `PATCH …/warm-pool`",
         ));
     }

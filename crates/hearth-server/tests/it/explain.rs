@@ -54,7 +54,7 @@ async fn a_pool_tells_how_it_fills_and_goes_over_to_a_changed_set_up() {
     assert!(is_so(&none, "Disabled") && !is_so(&none, "Full") && !is_so(&none, "Fresh"));
     says(&none["summary"], &["disabled", "`hearth pool set demo --enabled"]);
     let (status, refusal) = server.call(Method::POST, &format!("{pool}/retry"), json!({})).await;
-    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(status, StatusCode::CONFLICT);
     says(&refusal["error"]["message"], &["no warm pool yet"]);
     server
         .patch(
