@@ -39,6 +39,10 @@ pub(super) async fn explain(
     boot: Option<&str>,
     error: AgentError,
 ) -> Failure {
+    // The connection was broken off because the guest hangs: that was looked into, and is said with the step.
+    if context.agents.given_up(vm).is_some() {
+        return vm_lost(error);
+    }
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         match context.driver.inspect(vm).await {

@@ -157,6 +157,9 @@ fn relative(parent: &str, url: &str) -> Option<String> {
     }
 }
 
+/// What stands before `://` in a URL.
+const SCHEMES: [&str; 5] = ["file", "git", "http", "https", "ssh"];
+
 /// What a project's own repository may be fetched from: nothing that runs a program or is taken for an option.
 pub(super) fn is_fetchable(url: &str) -> bool {
     if url.chars().any(char::is_control) || url.contains("::") && !url.contains("://[") {
@@ -175,7 +178,9 @@ pub(super) fn is_fetchable(url: &str) -> bool {
         Some(("file", rest)) => rest.starts_with('/'),
         Some(_) => false,
         None => url.split_once(':').is_some_and(|(host, path)| {
+            // Git takes `file:x` for a host of that name, which nobody means.
             !(host.is_empty()
+                || SCHEMES.contains(&host)
                 || host.contains('/')
                 || host.starts_with('-')
                 || path.is_empty()

@@ -78,7 +78,8 @@ impl House {
         let project = ProjectRow {
             id: id.clone(),
             tenant: FIRST_TENANT.to_owned(),
-            name: "p".to_owned(),
+            // Names are unique in a tenant.
+            name: id.to_string(),
             description: None,
             task_code: "P".to_owned(),
             repos: vec![RepoSource {

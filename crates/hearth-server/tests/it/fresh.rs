@@ -80,7 +80,14 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     commit(&repo_folder(&lib), &[("a", "2\n")], "second");
     let second = git(&repo_folder(&app), &["rev-parse", "HEAD"]);
     pushed(&server).await;
-    let wanted = until_noticed(&server, &pool, &first).await;
+    // Each repository is looked at by itself.
+    let both_moved = |it: &Value| {
+        let instances = it["instances"].as_array().unwrap();
+        let ready = instances.iter().find(|it| it["status"] == "ready");
+        ready.is_some_and(|it| it["repos"].as_array().unwrap().iter().all(|repo| repo["behind"] == 1))
+    };
+    let noticed = server.until(SOON, &format!("{pool}/explain"), both_moved).await;
+    let wanted = noticed["recipe"].clone();
     // A VM of the commit before is brought to the new one, and what its set-up changed gives way.
     let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
     assert_eq!(claimed["source"], "ready", "{claimed:#}");

@@ -313,6 +313,7 @@ mod tests {
         assert!(screen.silence(later)[0].contains("no step has run for 30 s"));
         screen.step_started("warm_pool_setup", None, Duration::from_secs(200));
         screen.command_started(None, "npm ci", Duration::from_secs(120), Some(Duration::from_secs(90)));
+        let later = Instant::now() + Duration::from_secs(30);
         assert_eq!(
             screen.silence(later),
             ["...    npm ci has run for 2 min 30 s, last output 2 min ago"]
