@@ -17,8 +17,12 @@ use crate::watch::{SECRET, SELDOM, follow, hook};
 
 /// Says that `acme/app` was pushed to.
 async fn pushed(server: &Server) {
+    pushed_to(server, "acme/app").await;
+}
+
+async fn pushed_to(server: &Server, repo: &str) {
     let headers = [("X-Gitlab-Event", "Push Hook"), ("X-Gitlab-Token", SECRET)];
-    let body = json!({ "project": { "path_with_namespace": "acme/app" } }).to_string();
+    let body = json!({ "project": { "path_with_namespace": repo } }).to_string();
     let (status, _) = hook(server, &headers, &body).await;
     assert_eq!(status, StatusCode::ACCEPTED);
 }
@@ -80,11 +84,11 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     commit(&repo_folder(&lib), &[("a", "2\n")], "second");
     let second = git(&repo_folder(&app), &["rev-parse", "HEAD"]);
     pushed(&server).await;
-    // Each repository is looked at by itself.
+    pushed_to(&server, "acme/lib").await;
+    let heads = [second.clone(), git(&repo_folder(&lib), &["rev-parse", "HEAD"])];
     let both_moved = |it: &Value| {
-        let instances = it["instances"].as_array().unwrap();
-        let ready = instances.iter().find(|it| it["status"] == "ready");
-        ready.is_some_and(|it| it["repos"].as_array().unwrap().iter().all(|repo| repo["behind"] == 1))
+        let seen = it["repositories"].as_array().unwrap().iter();
+        seen.map(|repo| repo["commit"].as_str().unwrap_or_default()).eq(&heads)
     };
     let noticed = server.until(SOON, &format!("{pool}/explain"), both_moved).await;
     let wanted = noticed["recipe"].clone();

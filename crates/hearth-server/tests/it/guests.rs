@@ -231,7 +231,7 @@ async fn forks_of_a_vm_with_an_rsa_host_key_get_one_each_of_their_own() {
     })
     .await;
     let (_, pool) = server.full_pool(3).await;
-    let list = server.get(&format!("{pool}/instances")).await;
+    let list = server.get(&format!("{pool}/instances?status=ready")).await;
     let keys = list["items"].as_array().unwrap().iter();
     let keys = keys.map(|it| driver.activated(&vm(it)).unwrap().rsa_host_key.unwrap().0);
     let keys: std::collections::HashSet<String> = keys.collect();
@@ -240,6 +240,6 @@ async fn forks_of_a_vm_with_an_rsa_host_key_get_one_each_of_their_own() {
     // Where there is no such key none is made.
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let (_, pool) = server.full_pool(1).await;
-    let list = server.get(&format!("{pool}/instances")).await;
+    let list = server.get(&format!("{pool}/instances?status=ready")).await;
     assert_eq!(driver.activated(&vm(&list["items"][0])).unwrap().rsa_host_key, None);
 }
