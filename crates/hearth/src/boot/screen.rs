@@ -309,16 +309,15 @@ mod tests {
     #[test]
     fn a_long_silence_is_told_with_the_command_and_its_last_output() {
         let mut screen = Screen::on_stderr();
-        let later = Instant::now() + Duration::from_secs(30);
-        assert!(screen.silence(later)[0].contains("no step has run for 30 s"));
+        let later = || Instant::now() + Duration::from_secs(30);
+        assert!(screen.silence(later())[0].contains("no step has run for 30 s"));
         screen.step_started("warm_pool_setup", None, Duration::from_secs(200));
         screen.command_started(None, "npm ci", Duration::from_secs(120), Some(Duration::from_secs(90)));
-        let later = Instant::now() + Duration::from_secs(30);
         assert_eq!(
-            screen.silence(later),
+            screen.silence(later()),
             ["...    npm ci has run for 2 min 30 s, last output 2 min ago"]
         );
         screen.output(None, "\rdownload 1%\rdownload 42%");
-        assert!(screen.silence(later)[0].ends_with("last output 30 s ago: download 42%"));
+        assert!(screen.silence(later())[0].ends_with("last output 30 s ago: download 42%"));
     }
 }
