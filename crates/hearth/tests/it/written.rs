@@ -271,3 +271,24 @@ fn completion_is_there_for_three_shells() {
     }
     assert_eq!(run(hearth(&["completion", "tcsh"])).code, 2);
 }
+
+#[test]
+fn claim_of_a_disabled_pool_is_told_what_helps_and_not_to_try_again() {
+    let fake = Fake::start(|request| match request.line.as_str() {
+        line if line.ends_with("/claim") => Reply::json(
+            429,
+            r#"{"error":{"code":"too_many_requests","message":"the pool is disabled: claim with a wait (`waitMs`)",
+            "details":[{"path":"enabled","message":"is false for this pool"}]}}"#,
+        )
+        .with("content-type: application/json\r\nretry-after: 300\r\n"),
+        _ => Reply::ok(&project_page()),
+    });
+    let ran = run(hearth_at(&fake.url, &["claim", "web", "--task", "T"]));
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("`hearth pool set web --enabled`") && ran.stderr.contains("`--wait`"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("try again"), "{}", ran.stderr);
+}
