@@ -6,15 +6,14 @@
 use hearth_api::variables::Variable;
 
 use crate::failure::Failure;
+use crate::input;
 
-/// What editors of other systems put before a text.
-const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Characters that no text uses by agreement: one that the file does not hold stands for `$` where dotenv would replace it.
 const PRIVATE_CHARACTERS: std::ops::RangeInclusive<char> = '\u{e000}'..='\u{f8ff}';
 
 /// All variables of a file, or everything that is wrong with it. No message quotes a value.
 pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Variable>, Failure> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let text = input::without_mark(text);
     let lines: Vec<&str> = text.lines().collect();
     let (mut variables, mut faults) = (Vec::<Variable>::new(), Vec::new());
     let mut at = 0;

@@ -27,8 +27,12 @@ pub(crate) fn text(file: &Path) -> Result<String, Failure> {
         std::fs::read_to_string(file)
     };
     let text = read.map_err(|error| Failure::usage(format!("{} cannot be read: {error}", name(file))))?;
-    // Some editors begin a file with a mark of its encoding.
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    Ok(without_mark(&text).to_owned())
+}
+
+/// Some editors begin a file with a mark of its encoding, which is no part of the text.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 fn is_standard_input(file: &Path) -> bool {

@@ -11,12 +11,11 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
+use crate::input;
 use crate::text::clean_line;
 
 /// How alike an unknown key and a known one are when the one was probably meant, from 0 to 1.
 const ALIKE: f64 = 0.6;
-/// What editors of other systems put before a text.
-const BYTE_ORDER_MARK: char = '\u{feff}';
 /// How the published document refers to a schema.
 const SCHEMA_REFERENCE: &str = "#/components/schemas/";
 
@@ -37,7 +36,7 @@ pub(crate) struct JsonFile {
 impl JsonFile {
     /// Reads a text. Where its outermost object has no `within` and the key `wrapper`, what is meant is what stands there.
     pub(crate) fn parse(name: &str, text: &str, within: &str, wrapper: &str) -> Result<Self, Failure> {
-        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        let text = input::without_mark(text);
         let options = ParseOptions {
             allow_comments: true,
             allow_trailing_commas: true,

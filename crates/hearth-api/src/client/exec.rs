@@ -1,14 +1,11 @@
 //! Commands whose input is streamed: a WebSocket in two halves, so that what goes in never waits for what comes out.
 
 use bytes::{Buf as _, Bytes};
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt as _, StreamExt as _};
-use tokio_tungstenite::tungstenite::Message;
 
+use super::Client;
 use super::error::{self, ClientError};
+use super::socket::{self, Received, Receiving, Sending};
 use super::stream::ExecEvent;
-use super::terminal::Socket;
-use super::{Client, terminal};
 use crate::error::{ErrorBody, ErrorCode};
 use crate::exec::{CHANNEL_STDERR, CHANNEL_STDOUT, ExecMessage, ExecStart};
 use crate::ids::InstanceId;
@@ -16,17 +13,11 @@ use crate::terminal::TerminalSize;
 
 /// The half that the command reads from.
 #[derive(Debug)]
-pub struct ExecInput {
-    socket: SplitSink<Socket, Message>,
-    url: String,
-}
+pub struct ExecInput(Sending);
 
 /// The half that it prints to.
 #[derive(Debug)]
-pub struct ExecOutput {
-    socket: SplitStream<Socket>,
-    url: String,
-}
+pub struct ExecOutput(Receiving);
 
 impl Client {
     /// Runs a command that reads what is sent to it. Dropping both halves ends it with everything that it has started.
@@ -39,14 +30,10 @@ impl Client {
         start: &ExecStart,
     ) -> Result<(ExecInput, ExecOutput), ClientError> {
         let call = self.get(&["instances", id.as_str(), "exec"]);
-        let (sink, source) = terminal::open_socket(self, call).await?.split();
-        let url = self.address();
-        let mut input = ExecInput {
-            socket: sink,
-            url: url.clone(),
-        };
-        input.say(&ExecMessage::Start(Box::new(start.clone()))).await?;
-        Ok((input, ExecOutput { socket: source, url }))
+        let (input, output) = socket::open(self, call).await?;
+        let mut input = ExecInput(input);
+        input.0.message(&ExecMessage::Start(Box::new(start.clone()))).await?;
+        Ok((input, ExecOutput(output)))
     }
 }
 
@@ -56,7 +43,7 @@ impl ExecInput {
     /// # Errors
     /// [`ClientError::Interrupted`].
     pub async fn bytes(&mut self, bytes: Bytes) -> Result<(), ClientError> {
-        self.send(Message::Binary(bytes)).await
+        self.0.bytes(bytes).await
     }
 
     /// Its standard input ends here.
@@ -64,7 +51,7 @@ impl ExecInput {
     /// # Errors
     /// [`ClientError::Interrupted`].
     pub async fn end(&mut self) -> Result<(), ClientError> {
-        self.say(&ExecMessage::StdinEnd).await
+        self.0.message(&ExecMessage::StdinEnd).await
     }
 
     /// Its terminal is this large now.
@@ -72,22 +59,7 @@ impl ExecInput {
     /// # Errors
     /// [`ClientError::Interrupted`].
     pub async fn resize(&mut self, size: TerminalSize) -> Result<(), ClientError> {
-        self.say(&ExecMessage::Resize(size)).await
-    }
-
-    async fn say(&mut self, message: &ExecMessage) -> Result<(), ClientError> {
-        let text = serde_json::to_string(message).map_err(|fault| ClientError::Setup {
-            reason: format!("the request cannot be written as JSON: {fault}"),
-        })?;
-        self.send(Message::Text(text.into())).await
-    }
-
-    async fn send(&mut self, message: Message) -> Result<(), ClientError> {
-        let sent = self.socket.send(message).await;
-        sent.map_err(|fault| ClientError::Interrupted {
-            url: self.url.clone(),
-            reason: fault.to_string(),
-        })
+        self.0.message(&ExecMessage::Resize(size)).await
     }
 }
 
@@ -98,13 +70,9 @@ impl ExecOutput {
     /// The server's refusal, when it does not take the command; [`ClientError::Interrupted`] when the connection is gone, and with
     /// it the command.
     pub async fn next(&mut self) -> Result<ExecEvent, ClientError> {
-        let interrupted = |reason: String| ClientError::Interrupted {
-            url: self.url.clone(),
-            reason,
-        };
         loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Binary(mut bytes))) => match bytes.first().copied() {
+            match self.0.next().await? {
+                Received::Bytes(mut bytes) => match bytes.first().copied() {
                     Some(CHANNEL_STDOUT) => {
                         bytes.advance(1);
                         return Ok(ExecEvent::Stdout(bytes));
@@ -116,7 +84,7 @@ impl ExecOutput {
                     // A newer server may have more of them.
                     _ => {}
                 },
-                Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
+                Received::Text(text) => match serde_json::from_str(&text) {
                     Ok(ExecMessage::Exit(exit)) => return Ok(ExecEvent::Exit(exit)),
                     Ok(ExecMessage::Error(detail)) => {
                         let status = status_of(detail.code);
@@ -125,11 +93,6 @@ impl ExecOutput {
                     }
                     _ => {}
                 },
-                Some(Ok(Message::Close(_))) | None => {
-                    return Err(interrupted("it was closed before the command ended".to_owned()));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(fault)) => return Err(interrupted(fault.to_string())),
             }
         }
     }

@@ -13,6 +13,7 @@ mod logs;
 mod pool;
 mod projects;
 mod setup;
+mod socket;
 mod stream;
 mod templates;
 mod terminal;

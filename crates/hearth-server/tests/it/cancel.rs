@@ -28,6 +28,18 @@ fn commands() -> Value {
     json!([{ "name": "first", "command": "echo" }, { "name": "npm ci", "command": "hang" }])
 }
 
+/// A test boot whose command hangs: its server, its pool's path and its id.
+async fn hanging_boot() -> (Server, String, String) {
+    let server = hanging().await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let begun = server
+        .post(&format!("{pool}/test"), json!({ "setupCommands": commands() }))
+        .await;
+    until_it_hangs(&server, &pool).await;
+    (server, pool, begun["id"].as_str().unwrap().to_owned())
+}
+
 /// Waits until the hanging command runs.
 async fn until_it_hangs(server: &Server, pool: &str) {
     let works = |it: &Value| {
@@ -40,15 +52,7 @@ async fn until_it_hangs(server: &Server, pool: &str) {
 
 #[tokio::test]
 async fn a_test_boot_that_hangs_is_ended_and_keeps_its_record_and_log() {
-    let server = hanging().await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    let id = server
-        .post(&format!("{pool}/test"), json!({ "setupCommands": commands() }))
-        .await["id"]
-        .clone();
-    let id = id.as_str().unwrap();
-    until_it_hangs(&server, &pool).await;
+    let (server, pool, id) = hanging_boot().await;
     let (status, ended) = server
         .call(Method::DELETE, &format!("/instances/{id}"), json!({}))
         .await;
@@ -133,15 +137,7 @@ async fn what_is_ready_or_claimed_is_not_ended_like_a_boot() {
 
 #[tokio::test]
 async fn an_admin_may_work_in_a_vm_that_is_being_made() {
-    let server = hanging().await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    let id = server
-        .post(&format!("{pool}/test"), json!({ "setupCommands": commands() }))
-        .await["id"]
-        .clone();
-    let id = id.as_str().unwrap();
-    until_it_hangs(&server, &pool).await;
+    let (server, _, id) = hanging_boot().await;
     let done = server
         .post(&format!("/instances/{id}/exec"), json!({ "argv": ["ps"] }))
         .await;
@@ -159,15 +155,7 @@ async fn an_admin_may_work_in_a_vm_that_is_being_made() {
 
 #[tokio::test]
 async fn whoever_watches_is_told_which_command_runs_and_how_it_ended() {
-    let server = hanging().await;
-    let project = server.project(bare_project()).await;
-    let pool = format!("{project}/warm-pool");
-    let id = server
-        .post(&format!("{pool}/test"), json!({ "setupCommands": commands() }))
-        .await["id"]
-        .clone();
-    let id = id.as_str().unwrap();
-    until_it_hangs(&server, &pool).await;
+    let (server, _, id) = hanging_boot().await;
     let follow = server.request(Method::GET, &format!("/instances/{id}/follow"));
     let watching = tokio::spawn(async move { follow.send().await.unwrap().text().await.unwrap() });
     server

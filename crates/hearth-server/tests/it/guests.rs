@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_api::agent::ExecSpec;
 use hearth_api::ids::VmId;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
@@ -33,6 +34,15 @@ fn hanging() -> FakeOptions {
             ..ExecRule::prints("long", "")
         }],
         ..FakeOptions::default()
+    }
+}
+
+/// Waits until such a command was given to an instance's VM.
+async fn until_it_runs(driver: &FakeDriver, instance: &Value, is_it: impl Fn(&ExecSpec) -> bool) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !driver.commands(&vm(instance)).iter().any(&is_it) {
+        assert!(tokio::time::Instant::now() < deadline);
+        crate::harness::pause().await;
     }
 }
 
@@ -76,15 +86,7 @@ async fn calls_to_a_claimed_vm_that_hangs_end_and_say_so_and_it_is_kept() {
     let long = server.request(Method::POST, &exec).json(&json!({ "command": "long" }));
     let waiting = async {
         // The command is under way before the guest hangs.
-        let deadline = tokio::time::Instant::now() + SOON;
-        while !driver
-            .commands(&vm(&claim))
-            .iter()
-            .any(|spec| format!("{spec:?}").contains("long"))
-        {
-            assert!(tokio::time::Instant::now() < deadline);
-            crate::harness::pause().await;
-        }
+        until_it_runs(&driver, &claim, |spec| format!("{spec:?}").contains("long")).await;
         assert!(driver.hang(&vm(&claim), true));
     };
     let ((status, body), ()) = tokio::join!(server.send(long), waiting);
@@ -147,15 +149,7 @@ async fn a_set_up_whose_guest_hangs_fails_with_its_step() {
     let id = server.post(&format!("{project}/warm-pool/test"), commands).await["id"].clone();
     let detail = format!("{project}/warm-pool/instances/{}", id.as_str().unwrap());
     let begun = server.get(&detail).await;
-    let deadline = tokio::time::Instant::now() + SOON;
-    while !driver
-        .commands(&vm(&begun))
-        .iter()
-        .any(|spec| spec.shell.as_deref() == Some("long"))
-    {
-        assert!(tokio::time::Instant::now() < deadline);
-        crate::harness::pause().await;
-    }
+    until_it_runs(&driver, &begun, |spec| spec.shell.as_deref() == Some("long")).await;
     assert!(driver.hang(&vm(&begun), true));
     let failed = server.until(SOON, &detail, |it| it["status"] != "provisioning").await;
     assert_eq!(failed["status"], "failed");
@@ -197,15 +191,7 @@ async fn the_owner_of_a_vm_that_restarted_is_told() {
     let long = server.request(Method::POST, &format!("/instances/{id}/exec"));
     let long = long.json(&json!({ "command": "long" }));
     let rebooting = async {
-        let deadline = tokio::time::Instant::now() + SOON;
-        while !driver
-            .commands(&vm(&claim))
-            .iter()
-            .any(|spec| format!("{spec:?}").contains("long"))
-        {
-            assert!(tokio::time::Instant::now() < deadline);
-            crate::harness::pause().await;
-        }
+        until_it_runs(&driver, &claim, |spec| format!("{spec:?}").contains("long")).await;
         assert!(driver.reboot(&vm(&claim)));
     };
     let ((status, body), ()) = tokio::join!(server.send(long), rebooting);
