@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the house rules as code. Each rule has a reason; a rule without one does not belong here.
 
+mod links;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,13 @@ impl Source {
 struct Finding {
     line: usize,
     what: String,
+}
+
+fn finding(line: usize, what: impl Into<String>) -> Finding {
+    Finding {
+        line,
+        what: what.into(),
+    }
 }
 
 /// A rule, and why there is one.

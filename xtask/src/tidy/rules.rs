@@ -1,6 +1,7 @@
 //! The rules. Words that a rule looks for are put together here, so that this file does not break it.
 
-use super::{Finding, Rule, Source};
+use super::links::dead_links;
+use super::{Finding, Rule, Source, finding};
 
 /// Longest file.
 const MAX_LINES: usize = 600;
@@ -8,7 +9,7 @@ const MAX_LINES: usize = 600;
 /// disturbance whose moment is what is being varied.
 const PAUSE_COMMENTS: [&str; 2] = ["pause between two looks", "the moment of a disturbance"];
 
-pub(super) const ALL: [Rule; 8] = [
+pub(super) const ALL: [Rule; 9] = [
     Rule {
         name: "a file has at most 600 lines",
         reason: "a longer one holds more than one thing, and nobody reads it to the end",
@@ -49,14 +50,12 @@ pub(super) const ALL: [Rule; 8] = [
         reason: "it works here and nowhere else",
         check: no_machine_paths,
     },
+    Rule {
+        name: "links between pages lead somewhere",
+        reason: "a reader who follows one must not end at nothing",
+        check: dead_links,
+    },
 ];
-
-fn finding(line: usize, what: impl Into<String>) -> Finding {
-    Finding {
-        line,
-        what: what.into(),
-    }
-}
 
 fn short_files(file: &Source) -> Vec<Finding> {
     let lines = file.text.lines().count();
