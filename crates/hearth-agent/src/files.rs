@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use hearth_api::agent::paths;
+use hearth_guest::paths;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::io::ReaderStream;

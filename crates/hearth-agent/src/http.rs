@@ -5,8 +5,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hearth_api::agent::session::{CONNECTION_WINDOW, STREAM_WINDOW, SessionStream};
-use hearth_api::agent::{Health, PROTOCOL_VERSION, SetClock, paths};
+use hearth_guest::session::{CONNECTION_WINDOW, STREAM_WINDOW, SessionStream};
+use hearth_guest::{Health, PROTOCOL_VERSION, SetClock, paths};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;

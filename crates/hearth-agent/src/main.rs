@@ -2,7 +2,7 @@
 //!
 //! One static binary with four roles, told apart by its arguments (or by being process 1):
 //!
-//! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_api::agent::session`.
+//! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_guest::session`.
 //! - `launch`: what becomes a command (own session, cgroup, user, folder) when it is told which; only the server starts it.
 //! - process 1 in an initial RAM disk: mounts the root disk and goes there, see [`init::initrd`].
 //! - `init`: process 1 in a root without an init of its own, see [`init::system`].
@@ -60,7 +60,7 @@ fn fail(message: &str) -> ExitCode {
 fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> {
     use lexopt::prelude::*;
     let mut options = Options {
-        place: Where::Port(hearth_api::agent::PORT_NAME.to_owned()),
+        place: Where::Port(hearth_guest::PORT_NAME.to_owned()),
         setup_network: false,
         use_cgroups: true,
         log_folder: logs::FOLDER.into(),

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use futures::Stream;
-use hearth_api::agent::AgentFault;
+use hearth_guest::AgentFault;
 use http::{Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};

@@ -1,7 +1,6 @@
-//! What crosses a wire: ids, request and reply types, the error body, the agent protocol. No IO, except in the features
-//! `client` (a typed client of the HTTP API) and `agent-client` (the host's end of the agent protocol).
+//! What crosses a wire: ids, request and reply types, the error body. No IO, except in the feature `client`
+//! (a typed client of the HTTP API).
 
-pub mod agent;
 pub mod claim;
 pub mod error;
 pub mod exec;

@@ -4,8 +4,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use crate::agent::LogKind;
 use crate::time;
+
+/// What a log is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    /// A background command of the set-up.
+    Setup,
+    /// Processes that a command left running.
+    Exec,
+}
 
 /// One log of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

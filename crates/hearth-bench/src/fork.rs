@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use hearth_api::agent::client::{AgentClient, NewIdentity};
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
 use hearth_drivers::qemu::{Accel, QemuDriver, QemuOptions};
 use hearth_drivers::{CheckpointKey, CheckpointSpec, Driver, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec};
+use hearth_guest::client::{AgentClient, NewIdentity};
+use hearth_guest::{ExecEnd, ExecSpec};
 
 use crate::bare::Recipe;
 use crate::report::{Unit, names};

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hearth_api::agent::{Activate, Activated, ENTROPY_BYTES, HostKey};
+use hearth_guest::{Activate, Activated, ENTROPY_BYTES, HostKey};
 use http::StatusCode;
 use hyper::Request;
 use hyper::body::Incoming;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use hearth_api::agent::HostKey;
+use hearth_guest::HostKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ssh_key::rand_core::OsRng;

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_api::agent::{Detach, ExecEnd, FrameKind};
+use hearth_guest::{Detach, ExecEnd, FrameKind};
 
 use super::attached::end_all;
 use super::launch::{Launcher, Outputs, Started};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hearth_api::agent::frames::{self, FrameDecoder, FrameError};
-use hearth_api::agent::{ExecEnd, ExecSpec, FrameKind, TerminalSpec};
+use hearth_guest::frames::{self, FrameDecoder, FrameError};
+use hearth_guest::{ExecEnd, ExecSpec, FrameKind, TerminalSpec};
 use http::Request;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;

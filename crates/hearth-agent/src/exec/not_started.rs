@@ -1,6 +1,6 @@
 //! Why a command did not start: a sentence for a person, and the exit code that shells give for it.
 
-use hearth_api::agent::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd};
+use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd};
 use serde::{Deserialize, Serialize};
 
 /// What a launcher says on its pipe, and what the caller is told.

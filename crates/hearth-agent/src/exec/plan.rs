@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::chown;
 
-use hearth_api::agent::ExecSpec;
+use hearth_guest::ExecSpec;
 use nix::sys::resource::{Resource, getrlimit};
 use tempfile::NamedTempFile;
 

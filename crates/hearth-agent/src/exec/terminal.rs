@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use hearth_api::agent::{FrameKind, TerminalSpec, frames};
-use hearth_api::terminal::TerminalSize;
+use hearth_guest::TerminalSize;
+use hearth_guest::{FrameKind, TerminalSpec, frames};
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
 use rustix::io::{read, write};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use hearth_api::agent::{LogEntry, LogKind, LogList, paths};
+use hearth_guest::{LogEntry, LogKind, LogList, paths};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use hearth_api::agent::client::{AgentError, ExecEvent, ExecOutput, Upload};
-use hearth_api::agent::{Detach, ExecEnd, ExecSpec};
+use hearth_guest::client::{AgentError, ExecEvent, ExecOutput, Upload};
+use hearth_guest::{Detach, ExecEnd, ExecSpec};
 use tokio::time::Instant;
 
 use crate::support::*;

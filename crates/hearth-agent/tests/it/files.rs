@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use hearth_api::agent::client::{AgentError, Upload};
-use hearth_api::agent::{PROTOCOL_VERSION, paths};
+use hearth_guest::client::{AgentError, Upload};
+use hearth_guest::{PROTOCOL_VERSION, paths};
 
 use crate::support::*;
 
@@ -214,13 +214,13 @@ async fn unknown_paths_and_bad_bodies_are_faults() {
     let agent = Agent::start();
     let stream = agent.stream().await;
     let deadline = tokio::time::Instant::now() + DEADLINE;
-    let session = hearth_api::agent::session::open(stream, deadline).await.unwrap();
+    let session = hearth_guest::session::open(stream, deadline).await.unwrap();
     let exec = hyper_util::rt::TokioExecutor::new();
     let io = hyper_util::rt::TokioIo::new(session);
     let (mut sender, connection) = hyper::client::conn::http2::handshake(exec, io).await.unwrap();
     tokio::spawn(connection);
     let long = format!("{}?path=/{}", paths::FILES, "x".repeat(5000));
-    let json = hearth_api::agent::frames::encode(hearth_api::agent::FrameKind::Spec, b"{nonsense");
+    let json = hearth_guest::frames::encode(hearth_guest::FrameKind::Spec, b"{nonsense");
     // Nothing that is right: an agent in a test would make this very machine somebody else.
     let named = |hostname: &str| format!(r#"{{"unixNanos":0,"entropy":"AAAA","hostname":"{hostname}"}}"#);
     let cases: [(&str, &str, bytes::Bytes, u16); 14] = [
@@ -249,7 +249,7 @@ async fn unknown_paths_and_bad_bodies_are_faults() {
             .await
             .unwrap()
             .to_bytes();
-        let fault: hearth_api::agent::AgentFault = serde_json::from_slice(&body).unwrap();
+        let fault: hearth_guest::AgentFault = serde_json::from_slice(&body).unwrap();
         assert_eq!(status, wanted, "{method} {path}: {}", fault.message);
         assert!(!fault.message.is_empty());
     }

@@ -1,8 +1,8 @@
 //! Much of everything: streams far larger than memory should be, slow readers, many commands at once.
 
 use futures::StreamExt;
-use hearth_api::agent::ExecEnd;
-use hearth_api::agent::client::{ExecEvent, Upload};
+use hearth_guest::ExecEnd;
+use hearth_guest::client::{ExecEvent, Upload};
 
 use crate::support::*;
 

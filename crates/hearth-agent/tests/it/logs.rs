@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hearth_api::agent::client::{AgentClient, AgentError};
-use hearth_api::agent::{ExecEnd, LogEntry, LogKind};
+use hearth_guest::client::{AgentClient, AgentError};
+use hearth_guest::{ExecEnd, LogEntry, LogKind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, Upload};
-use hearth_api::agent::session::SessionId;
-use hearth_api::agent::session::codec;
+use hearth_guest::client::{AgentClient, Upload};
+use hearth_guest::session::SessionId;
+use hearth_guest::session::codec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::AgentClient;
+use hearth_guest::ExecSpec;
+use hearth_guest::client::AgentClient;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::time::Instant;

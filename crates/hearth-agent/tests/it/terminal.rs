@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use hearth_api::agent::client::{ExecEvent, ExecStream, TerminalInput};
-use hearth_api::agent::{ExecEnd, ExecSpec, TerminalSpec};
-use hearth_api::terminal::TerminalSize;
+use hearth_guest::TerminalSize;
+use hearth_guest::client::{ExecEvent, ExecStream, TerminalInput};
+use hearth_guest::{ExecEnd, ExecSpec, TerminalSpec};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_api::agent::frames::{self, FrameDecoder};
-use hearth_api::agent::session::{SessionStream, serve_sessions};
-use hearth_api::agent::{
+use hearth_guest::TerminalSize;
+use hearth_guest::frames::{self, FrameDecoder};
+use hearth_guest::session::{SessionStream, serve_sessions};
+use hearth_guest::{
     Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, HostKey, LogEntry, LogKind, LogList,
     PROTOCOL_VERSION, SetClock, TerminalSpec, paths,
 };
-use hearth_api::terminal::TerminalSize;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_api::agent::{Activate, ExecSpec};
 use hearth_api::ids::VmId;
+use hearth_guest::{Activate, ExecSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_guest::{ExecEnd, ExecSpec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

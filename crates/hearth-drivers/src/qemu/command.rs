@@ -1,7 +1,7 @@
 //! QEMU's command line. Pure: from what is wanted to words.
 
-use hearth_api::agent::PORT_NAME;
 use hearth_api::ids::VmId;
+use hearth_guest::PORT_NAME;
 
 use crate::VmShape;
 use crate::network::INSIDE;

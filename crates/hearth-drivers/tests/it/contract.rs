@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_api::agent::client::AgentClient;
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
 use hearth_drivers::{CheckpointKey, Driver, DriverError, VmShape, VmSpec, VmState};
+use hearth_guest::client::AgentClient;
+use hearth_guest::{ExecEnd, ExecSpec};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hearth_api::agent::client::AgentClient;
 use hearth_api::ids::VmId;
 use hearth_drivers::{
     CheckDepth, CheckpointFault, CheckpointKey, CheckpointSpec, Driver, DriverError, ForkPurpose, ForkSpec, ForkStart,
     VmShape, VmSpec, VmState,
 };
+use hearth_guest::client::AgentClient;
 
 use crate::contract::{Rig, agent, spec};
 

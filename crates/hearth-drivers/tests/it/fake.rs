@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_api::agent::{Detach, ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
 use hearth_drivers::{CheckpointKey, Driver, DriverError, VmShape, VmSpec, VmState};
+use hearth_guest::{Detach, ExecEnd, ExecSpec};
 
 use crate::contract::{Rig, agent, shell, spec};
 use crate::contract_suite;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hearth_api::agent::client::{AgentClient, NewIdentity, Upload};
-use hearth_api::agent::{Activated, Detach, ExecEnd, ExecSpec};
 use hearth_api::ids::VmId;
 use hearth_drivers::{CheckDepth, CheckpointKey, DriverError, ForkPurpose, ForkStart, VmShape, VmSpec, VmState};
+use hearth_guest::client::{AgentClient, NewIdentity, Upload};
+use hearth_guest::{Activated, Detach, ExecEnd, ExecSpec};
 
 use crate::contract::{Rig, agent, shell, spec};
 use crate::contract_forks::{fork, freezable, freeze, key};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hearth_api::agent::client::AgentClient;
 use hearth_api::ids::VmId;
 use hearth_drivers::VmState;
+use hearth_guest::client::AgentClient;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::contract::{Rig, agent, shell, spec};

@@ -11,14 +11,14 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use futures::StreamExt as _;
-use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::{AgentClient, AgentError, ExecEvent, ExecStream, Upload};
 use hearth_api::error::ErrorCode;
 use hearth_api::exec::{ExecExit, ExecReply, ExecRequest};
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::token::Scope;
 use hearth_core::state::InstanceState;
+use hearth_guest::ExecSpec;
+use hearth_guest::client::{AgentClient, AgentError, ExecEvent, ExecStream, Upload};
 use jiff::Timestamp;
 
 use super::AppState;

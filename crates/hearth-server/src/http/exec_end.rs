@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_api::agent::client::AgentError;
-use hearth_api::agent::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd, ExecSpec, Health};
 use hearth_api::exec::ExecExit;
 use hearth_api::ids::VmId;
+use hearth_guest::client::AgentError;
+use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd, ExecSpec, Health};
 
 use super::AppState;
 use crate::provision::agents::{Agents, ConnectError};

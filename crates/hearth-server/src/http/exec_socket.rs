@@ -8,11 +8,11 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
-use hearth_api::agent::TerminalSpec;
-use hearth_api::agent::client::{AgentClient, AgentError, ExecStream, TerminalInput, Upload};
 use hearth_api::exec::{ExecMessage, ExecStart};
 use hearth_api::ids::InstanceId;
 use hearth_core::state::InstanceState;
+use hearth_guest::TerminalSpec;
+use hearth_guest::client::{AgentClient, AgentError, ExecStream, TerminalInput, Upload};
 use tokio::sync::mpsc;
 
 use super::AppState;
@@ -22,7 +22,7 @@ use super::exec::{Inside, enter, refused, to_spec, usable};
 use super::exec_end::Begun;
 use super::extract::{self, Path};
 use super::socket::{Attached, MESSAGE_BYTES, Typed, WAITING_INPUT, say};
-use super::terminal::{is_too_old, too_old};
+use super::terminal::{guest_size, is_too_old, too_old};
 use crate::store::InstanceRow;
 
 /// How long a client has to say what is to be run.
@@ -132,7 +132,10 @@ async fn begin(
     let given = futures::stream::iter([Ok(TerminalInput::Bytes(Bytes::from(stdin)))]);
     let input = given.chain(streamed);
     let running = match terminal {
-        Some(size) => agent.terminal(&TerminalSpec { command: spec, size }, input).await,
+        Some(size) => {
+            let size = guest_size(size);
+            agent.terminal(&TerminalSpec { command: spec, size }, input).await
+        }
         None => {
             agent
                 .exec(&spec, Upload::from_stream(input.filter_map(bytes_only)))

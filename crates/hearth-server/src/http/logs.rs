@@ -6,12 +6,12 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
-use hearth_api::agent::LogEntry;
-use hearth_api::agent::client::AgentError;
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::InstanceId;
-use hearth_api::log::InstanceLog;
+use hearth_api::log::{InstanceLog, LogKind};
 use hearth_api::page::Items;
+use hearth_guest::LogEntry;
+use hearth_guest::client::AgentError;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -59,7 +59,10 @@ pub async fn list_instance_logs(
 fn shown(log: LogEntry) -> InstanceLog {
     InstanceLog {
         name: log.name,
-        kind: log.kind,
+        kind: match log.kind {
+            hearth_guest::LogKind::Setup => LogKind::Setup,
+            hearth_guest::LogKind::Exec => LogKind::Exec,
+        },
         command: log.command,
         bytes: log.bytes,
         dropped_bytes: log.dropped_bytes,

@@ -8,14 +8,15 @@ use axum::extract::ws::{Message, WebSocket};
 use bytes::{BufMut as _, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
-use hearth_api::agent::client::{ExecEvent, ExecStream, TerminalInput};
 use hearth_api::exec::{CHANNEL_STDERR, CHANNEL_STDOUT, ExecExit, ExecMessage};
 use hearth_api::ids::InstanceId;
+use hearth_guest::client::{ExecEvent, ExecStream, TerminalInput};
 use tokio::sync::mpsc;
 
 use super::AppState;
 use super::exec::{show_life, silent};
 use super::exec_end::Begun;
+use super::terminal::guest_size;
 use crate::reconcile::Awake;
 
 /// Longest message of a client; longer ones end the command. What an agent takes as a command at most.
@@ -133,7 +134,7 @@ async fn take(mut client: SplitStream<WebSocket>, typed: Typed, patience: Option
             }
             Message::Text(text) => match serde_json::from_str(&text) {
                 Ok(ExecMessage::Resize(size)) if size.is_possible() => {
-                    pass_on(&mut typed, TerminalInput::Resize(size)).await;
+                    pass_on(&mut typed, TerminalInput::Resize(guest_size(size))).await;
                 }
                 Ok(ExecMessage::StdinEnd) => typed = None,
                 // A newer client may know more.

@@ -7,14 +7,14 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 use futures::StreamExt as _;
-use hearth_api::agent::TerminalSpec;
-use hearth_api::agent::client::AgentError;
 use hearth_api::error::ErrorCode;
 use hearth_api::exec::ExecRequest;
 use hearth_api::ids::InstanceId;
 use hearth_api::terminal::TerminalSize;
 use hearth_api::text::{GuestPath, Name};
 use hearth_core::state::InstanceState;
+use hearth_guest::TerminalSpec;
+use hearth_guest::client::AgentError;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
@@ -129,10 +129,18 @@ fn to_terminal(query: TerminalQuery) -> Result<TerminalSpec, ApiError> {
         ..ExecRequest::default()
     };
     Ok(TerminalSpec {
-        size: TerminalSize {
+        size: guest_size(TerminalSize {
             rows: query.rows.unwrap_or(size.rows),
             cols: query.cols.unwrap_or(size.cols),
-        },
+        }),
         command: to_spec(shell)?,
     })
+}
+
+/// The size in the words of the agent's protocol, which is not the public API's.
+pub fn guest_size(size: TerminalSize) -> hearth_guest::TerminalSize {
+    hearth_guest::TerminalSize {
+        rows: size.rows,
+        cols: size.cols,
+    }
 }

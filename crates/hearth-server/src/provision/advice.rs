@@ -1,7 +1,7 @@
 //! What to do about a set-up command that did not end well, where its end tells: it asked something and nobody could answer, or
 //! a variable of the project changes how programs are found and run. Pure.
 
-use hearth_api::agent::ExecEnd;
+use hearth_guest::ExecEnd;
 
 use crate::store::VariableRow;
 

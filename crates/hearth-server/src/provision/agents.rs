@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::ids::VmId;
 use hearth_drivers::{Driver, DriverError};
+use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
 
 /// Why there is no connection.

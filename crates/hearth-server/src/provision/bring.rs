@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, AgentError, Upload};
-use hearth_api::agent::{ExecEnd, ExecSpec};
+use hearth_guest::client::{AgentClient, AgentError, Upload};
+use hearth_guest::{ExecEnd, ExecSpec};
 
 use super::along::{Along, Submodule, Wants};
 use super::mirrors::{CloneParts, MirrorError, Tip, has_commit, objects_as_tar};

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, AgentError, ExecOutput};
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::claim::{ClaimedRepo, ClonedFrom};
+use hearth_guest::client::{AgentClient, AgentError, ExecOutput};
+use hearth_guest::{ExecEnd, ExecSpec};
 use serde::{Deserialize, Serialize};
 
 use super::steps::millis;

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_api::agent::client::AgentClient;
-use hearth_api::agent::{Detach, ExecEnd};
 use hearth_api::instance::StepName;
 use hearth_api::pool::SetupCommand;
 use hearth_core::state::FailureKind;
+use hearth_guest::client::AgentClient;
+use hearth_guest::{Detach, ExecEnd};
 use serde_json::json;
 
 use super::chain::Stage;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_api::agent::client::AgentClient;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose, VmShape};
+use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 
 use super::chain::{Stage, Work};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::instance::RepoSettings;
+use hearth_guest::client::{AgentClient, AgentError};
 
 use super::along::Along;
 use super::blueprint::Checkout;

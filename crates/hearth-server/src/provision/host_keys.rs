@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hearth_api::agent::HostKey;
+use hearth_guest::HostKey;
 use tokio::process::Command;
 
 /// Keys that are kept at hand: as many forks as may come at once, and some more.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use hearth_api::agent::client::AgentError;
 use hearth_api::ids::VmId;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::VmState;
+use hearth_guest::client::AgentError;
 use tokio::time::Instant;
 
 use super::Context;

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_api::agent::client::{AgentClient, NewIdentity};
-use hearth_api::agent::{Activated, ExecEnd, ExecSpec};
 use hearth_api::instance::StepName;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec, VmState};
+use hearth_guest::client::{AgentClient, NewIdentity};
+use hearth_guest::{Activated, ExecEnd, ExecSpec};
 use serde_json::json;
 
 use super::agents::ConnectError;

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use hearth_api::agent::client::{AgentClient, AgentError, ExecEvent, Upload};
-use hearth_api::agent::{ExecEnd, ExecSpec};
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::{Step, StepName, StepStatus};
 use hearth_core::world::Failure;
+use hearth_guest::client::{AgentClient, AgentError, ExecEvent, Upload};
+use hearth_guest::{ExecEnd, ExecSpec};
 use jiff::Timestamp;
 
 use futures::StreamExt as _;

@@ -1,11 +1,11 @@
 //! The steps of repositories: their files, their own hooks, their scripts of the setup object.
 
 use futures::future::try_join_all;
-use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::AgentClient;
 use hearth_api::instance::{RepoSettings, StepName};
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
+use hearth_guest::ExecSpec;
+use hearth_guest::client::AgentClient;
 use serde_json::json;
 
 use super::blueprint::Checkout;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::AgentClient;
 use hearth_api::setup::{DEFAULT_SCRIPT_SECONDS, RepoSetup, Scripts, Timeouts};
+use hearth_guest::ExecSpec;
+use hearth_guest::client::AgentClient;
 
 use super::blueprint::Checkout;
 use super::envfile;

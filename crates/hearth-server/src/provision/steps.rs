@@ -6,8 +6,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use hearth_api::agent::ExecSpec;
-use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
@@ -15,6 +13,8 @@ use hearth_api::pool::SetupCommand;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::CheckpointKey;
+use hearth_guest::ExecSpec;
+use hearth_guest::client::{AgentClient, AgentError};
 use jiff::Timestamp;
 use serde_json::json;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hearth_api::agent::client::{AgentClient, AgentError};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::project::GitIdentity;
+use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
 
 use super::trace::Trace;

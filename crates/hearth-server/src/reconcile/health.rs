@@ -10,11 +10,11 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hearth_api::agent::client::AgentClient;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::Unresponsive;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
+use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use tokio::time::Instant;

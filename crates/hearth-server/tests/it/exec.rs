@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_api::agent::{EXIT_NOT_FOUND, ExecEnd};
 use hearth_api::client::{Client, ClientError, ExecEvent};
 use hearth_api::exec::{ExecRequest, ExecStart};
 use hearth_api::ids::InstanceId;
 use hearth_drivers::fake::{ExecRule, FakeOptions, Special};
+use hearth_guest::{EXIT_NOT_FOUND, ExecEnd};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::agent::ExecSpec;
 use hearth_api::ids::VmId;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use hearth_guest::ExecSpec;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

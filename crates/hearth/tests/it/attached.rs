@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use hearth_api::agent::{EXIT_NOT_FOUND, ExecEnd};
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Special};
+use hearth_guest::{EXIT_NOT_FOUND, ExecEnd};
 use hearth_server::{ServeOptions, serve_with};
 use tokio_util::sync::CancellationToken;
 

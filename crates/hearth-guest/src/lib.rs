@@ -4,15 +4,10 @@
 //! sides; a new ability is a new path or a new optional key, and [`PROTOCOL_VERSION`] counts up.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use crate::terminal::TerminalSize;
-
-#[cfg(feature = "agent-client")]
+#[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "agent-session")]
 pub mod frames;
-#[cfg(feature = "agent-session")]
 pub mod session;
 
 /// Counts up with every addition that a peer may want to know of.
@@ -85,6 +80,15 @@ pub struct TerminalSpec {
     pub command: ExecSpec,
     /// How large it is at first.
     pub size: TerminalSize,
+}
+
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub cols: u16,
 }
 
 /// How a detached command is run.
@@ -161,7 +165,7 @@ pub struct LogList {
 }
 
 /// What a log is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogKind {
     /// A background command of the set-up.

@@ -12,9 +12,8 @@ use h2::RecvStream;
 
 use super::AgentError;
 use super::transfer::{Download, Sending, Upload};
-use crate::agent::frames::{self, FrameDecoder, FrameError};
-use crate::agent::{ExecEnd, ExecSpec, FrameKind, TerminalSpec};
-use crate::terminal::TerminalSize;
+use crate::frames::{self, FrameDecoder, FrameError};
+use crate::{ExecEnd, ExecSpec, FrameKind, TerminalSize, TerminalSpec};
 
 /// Longest piece of standard input in one frame.
 const STDIN_PIECE: usize = 32 * 1024;

@@ -9,7 +9,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{AgentClient, AgentError, json, unix_nanos};
-use crate::agent::{Activate, Activated, ENTROPY_BYTES, HostKey, paths};
+use crate::{Activate, Activated, ENTROPY_BYTES, HostKey, paths};
 
 /// The guest's clock may differ by this much from the host's after it was set.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
