@@ -1,5 +1,6 @@
 //! The brain: states and the one table of legal moves, recipes, plans. Pure: no IO, no clock, no SQL.
 
+pub mod claim;
 pub mod memory;
 pub mod plain_text;
 pub mod plan;
