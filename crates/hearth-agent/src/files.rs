@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use hearth_guest::paths;
+use hearth_guest::{ShortFile, paths};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::io::ReaderStream;
@@ -75,6 +75,40 @@ pub(crate) async fn write(request: Request<Incoming>) -> Result<Reply, Fault> {
     Ok(reply::done())
 }
 
+/// Writes a file of root's: into the one that is there if it is a plain one, else a new one takes its place.
+pub(crate) fn write_short(file: &ShortFile) -> Result<(), Fault> {
+    let ShortFile { path, mode, text } = file;
+    let is_path = path.starts_with('/') && !path.contains('\0');
+    if !is_path || *mode > ALL_MODE_BITS {
+        return Err(Fault::bad(format!(
+            "{path:?} with the mode {mode:o} is no file's path and mode"
+        )));
+    }
+    let place = Path::new(path);
+    overwrite(place, *mode, text.as_bytes())
+        .or_else(|_| store(place, *mode, None, &mut text.as_bytes()))
+        .map_err(|error| Fault::from_io(path, &error))
+}
+
+/// Overwrites a plain file of root that has this mode and no other name, and makes nothing anew.
+fn overwrite(path: &Path, mode: u32, body: &[u8]) -> io::Result<()> {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+        .open(path)?;
+    let found = file.metadata()?;
+    let is_plain = found.is_file() && found.nlink() == 1 && found.uid() == 0 && found.gid() == 0;
+    if !is_plain || found.mode() & ALL_MODE_BITS != mode {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let length = u64::try_from(body.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    file.write_all_at(body, 0)?;
+    if found.len() > length {
+        file.set_len(length)?;
+    }
+    Ok(())
+}
+
 fn store(path: &Path, mode: u32, owner: Option<&Identity>, body: &mut impl io::Read) -> io::Result<()> {
     if path.file_name().is_none() || path.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
@@ -119,4 +153,59 @@ pub(crate) async fn read(request: Request<Incoming>) -> Result<Reply, Fault> {
     }
     let file = tokio::fs::File::open(&path).await.map_err(refused)?;
     Ok(reply::stream(ReaderStream::with_capacity(file, READ_BYTES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_file_is_overwritten_and_anything_else_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let write = |mode, text: &str| {
+            let path_text = path.to_str().unwrap().to_owned();
+            let written = write_short(&ShortFile {
+                path: path_text,
+                mode,
+                text: text.to_owned(),
+            });
+            assert!(written.is_ok());
+            let found = fs::symlink_metadata(&path).unwrap();
+            assert_eq!(found.mode() & ALL_MODE_BITS, mode);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            found.ino()
+        };
+        let is_roots = fs::metadata(folder.path()).unwrap().uid() == 0;
+        let first = write(0o600, "a longer text");
+        assert_eq!(write(0o600, "short") == first, is_roots);
+        // A reader that has the old one open must not get what only the new mode lets it read.
+        assert_ne!(write(0o644, "another mode"), first);
+        // Neither another name of the file nor what a link points to is written to.
+        let (other, linked) = (folder.path().join("other"), folder.path().join("linked"));
+        fs::hard_link(&path, &other).unwrap();
+        write(0o644, "two names");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "another mode");
+        fs::rename(&path, &linked).unwrap();
+        std::os::unix::fs::symlink(&linked, &path).unwrap();
+        write(0o644, "no link");
+        assert_eq!(fs::read_to_string(&linked).unwrap(), "two names");
+    }
+
+    #[test]
+    fn a_short_file_with_a_senseless_place_is_refused() {
+        for (path, mode) in [
+            ("relative", 0o644),
+            ("/a\0b", 0o644),
+            ("/tmp", 0o644),
+            ("/tmp/x", 0o1_0000),
+        ] {
+            let file = ShortFile {
+                path: path.to_owned(),
+                mode,
+                text: String::new(),
+            };
+            assert!(write_short(&file).is_err(), "{path}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_guest::session::{CONNECTION_WINDOW, STREAM_WINDOW, SessionStream};
-use hearth_guest::{Health, PROTOCOL_VERSION, SetClock, paths};
+use hearth_guest::{HandOver, Health, PROTOCOL_VERSION, SetClock, paths};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -66,6 +66,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::FILES, &Method::GET) => files::read(request).await,
         (paths::TREE, &Method::PUT) => tree::write(request).await,
         (paths::CLOCK, &Method::POST) => set_clock(request).await,
+        (paths::HAND_OVER, &Method::POST) => hand_over(request).await,
         (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
         (paths::LOGS, &Method::GET) => logs::list(Arc::clone(&execs.logs)).await,
         (paths::LOG, &Method::GET) => logs::read(request, &execs.logs, alive).await,
@@ -81,6 +82,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::FILES
             | paths::TREE
             | paths::CLOCK
+            | paths::HAND_OVER
             | paths::LOGS
             | paths::LOG
             | paths::ACTIVATE
@@ -126,6 +128,14 @@ pub(crate) async fn small_json<T: DeserializeOwned>(request: Request<Incoming>, 
         .map_err(|error| Fault::bad(format!("the body could not be read: {error}")))?
         .to_bytes();
     serde_json::from_slice(&body).map_err(|error| Fault::bad(format!("the body is not {what}: {error}")))
+}
+
+/// In this thread: in a VM that has just been resumed a new one takes longer than the writes.
+async fn hand_over(request: Request<Incoming>) -> Result<Reply, Fault> {
+    let HandOver { unix_nanos, files } = small_json(request, "a hand-over").await?;
+    clock::set(unix_nanos).map_err(|error| Fault::from_io("the clock could not be set", &error.into()))?;
+    files.iter().try_for_each(files::write_short)?;
+    Ok(reply::done())
 }
 
 async fn set_clock(request: Request<Incoming>) -> Result<Reply, Fault> {

@@ -12,8 +12,8 @@ use hearth_guest::TerminalSize;
 use hearth_guest::frames::{self, FrameDecoder};
 use hearth_guest::session::{SessionStream, serve_sessions};
 use hearth_guest::{
-    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, Health, HostKey, LogEntry, LogKind, LogList,
-    PROTOCOL_VERSION, SetClock, TerminalSpec, paths,
+    Activate, Activated, AgentFault, ExecEnd, ExecSpec, FrameKind, HandOver, Health, HostKey, LogEntry, LogKind,
+    LogList, PROTOCOL_VERSION, SetClock, TerminalSpec, paths,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -203,6 +203,15 @@ impl Guest {
                 let body = whole(request).await?;
                 let clock: SetClock = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
                 self.inside().clock = Some(clock.unix_nanos);
+                Ok(done())
+            }
+            (paths::HAND_OVER, &Method::POST) => {
+                let body = whole(request).await?;
+                let HandOver { unix_nanos, files } = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
+                let mut inside = self.inside();
+                inside.clock = Some(unix_nanos);
+                let files = files.into_iter().map(|file| (file.path, Bytes::from(file.text)));
+                inside.files.extend(files);
                 Ok(done())
             }
             (paths::LOGS, &Method::GET) => Ok(json(StatusCode::OK, &LogList { items: self.logs() })),

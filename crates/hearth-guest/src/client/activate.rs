@@ -9,7 +9,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{AgentClient, AgentError, json, unix_nanos};
-use crate::{Activate, Activated, ENTROPY_BYTES, HostKey, paths};
+use crate::{Activate, Activated, ENTROPY_BYTES, HandOver, HostKey, SHORT_FILES, ShortFile, paths};
 
 /// The guest's clock may differ by this much from the host's after it was set.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
@@ -62,6 +62,36 @@ impl AgentClient {
         let body = serde_json::to_vec(key).map_err(|error| AgentError::Protocol(error.to_string()))?;
         let reply = self.call(Method::POST, paths::RSA_HOST_KEY, Some(body.into())).await;
         reply.map(drop)
+    }
+
+    /// Gives a VM that a task takes the time (as [`AgentClient::sync_clock`] does) and the files. One request, because in a VM that
+    /// has just been resumed each costs milliseconds.
+    pub async fn hand_over(&self, files: Vec<ShortFile>) -> Result<(), AgentError> {
+        if files.is_empty() {
+            return self.sync_clock().await.map(drop);
+        }
+        if files.iter().map(|file| file.text.len()).sum::<usize>() > SHORT_FILES {
+            return self.write_all(files).await;
+        }
+        let begin = Instant::now();
+        let unix_nanos = unix_nanos(SystemTime::now())?;
+        let order = HandOver { unix_nanos, files };
+        let body = serde_json::to_vec(&order).map_err(|error| AgentError::Protocol(error.to_string()))?;
+        match self.call(Method::POST, paths::HAND_OVER, Some(body.into())).await {
+            Ok(_) if begin.elapsed() <= CLOCK_TOLERANCE => Ok(()),
+            Ok(_) => self.sync_clock().await.map(drop),
+            // Older than protocol 8.
+            Err(AgentError::Refused { status: NOT_FOUND, .. }) => self.write_all(order.files).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write_all(&self, files: Vec<ShortFile>) -> Result<(), AgentError> {
+        self.sync_clock().await?;
+        for ShortFile { path, mode, text } in files {
+            self.write_file(&path, mode, text).await?;
+        }
+        Ok(())
     }
 
     /// Sets the guest's clock to the host's, as near as [`CLOCK_TOLERANCE`], and gives the largest possible difference.

@@ -73,7 +73,7 @@ pub fn claim_explained(instance: &str, project: &str) -> Value {
             "skipped": [],
             "phases": [
                 phase("wait", 0.01), phase("take", 1.92), phase("resume", 0.84), phase("connect", 0.02),
-                phase("clock", 0.61), phase("variables", 0.09), phase("checkouts", 0.12), phase("scripts", 0.01)
+                phase("variables", 0.09), phase("prepare", 0.61), phase("checkouts", 0.12), phase("scripts", 0.01)
             ],
             "totalMs": 3.64
         }

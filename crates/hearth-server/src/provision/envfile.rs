@@ -1,5 +1,7 @@
 //! `/home/.env`: shell assignments that give the exact bytes back when sourced.
 
+use hearth_guest::ShortFile;
+
 use crate::store::VariableRow;
 
 /// Where the file is in every VM.
@@ -16,6 +18,16 @@ pub fn render<'a>(variables: impl IntoIterator<Item = &'a VariableRow>) -> Strin
         .filter(|variable| hearth_api::variables::refusal(&variable.name).is_none())
         .map(|variable| format!("{}='{}'\n", variable.name, variable.value.replace('\'', r"'\''")))
         .collect()
+}
+
+/// The file as a task's VM gets it at the hand-over.
+#[must_use]
+pub fn file(variables: &[VariableRow]) -> ShortFile {
+    ShortFile {
+        path: PATH.to_owned(),
+        mode: MODE,
+        text: render(variables),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! own, which the system's configuration includes: what a set-up writes with `git config`, system-wide or not, wins.
 
 use hearth_api::project::GitIdentity;
+use hearth_guest::ShortFile;
 
 /// Where the file is in every VM. Its folder is there in every image.
 pub const PATH: &str = "/etc/gitconfig.hearth";
@@ -18,14 +19,30 @@ const CRUD: &str = ".,:;<>\"\\'";
 pub const INCLUDE: &str = "grep -qs /etc/gitconfig.hearth /etc/gitconfig || \
                            printf '[include]\\n\\tpath = /etc/gitconfig.hearth\\n' >>/etc/gitconfig";
 
+/// Rendered files are this long, or a multiple of it: one replaces another in place without a change of its length, which would
+/// cost a claim some milliseconds in an emulated VM.
+const BLOCK: usize = 512;
+
 /// The file. Checkouts belong to root; git lets others use them only when it is told to.
 #[must_use]
 pub fn render(identity: &GitIdentity) -> String {
-    format!(
+    let text = format!(
         "[safe]\n\tdirectory = *\n[user]\n\tname = {}\n\temail = {}\n",
         quoted(&identity.name),
         quoted(&identity.email)
-    )
+    );
+    let missing = text.len().next_multiple_of(BLOCK) - text.len();
+    text + &"\n".repeat(missing)
+}
+
+/// The file as a task's VM gets it at the hand-over.
+#[must_use]
+pub fn file(identity: &GitIdentity) -> ShortFile {
+    ShortFile {
+        path: PATH.to_owned(),
+        mode: MODE,
+        text: render(identity),
+    }
 }
 
 fn quoted(value: &str) -> String {

@@ -92,26 +92,14 @@ impl Reconciler {
             return Err(Unfit::Instance(super::health::RESTARTED.to_owned()));
         }
         trace.lap("connect");
-        let clock = tokio::time::timeout_at(budget, agent.sync_clock()).await;
-        clock.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
-        trace.lap("clock");
         let variables = self.task_variables(project, order, row.recipe == wish.recipe).await?;
-        let write_variables = async {
-            let Some(variables) = &variables else { return Ok(()) };
-            agent
-                .write_file(envfile::PATH, envfile::MODE, envfile::render(variables))
-                .await
-        };
-        let write_identity = async {
-            let Some(identity) = git_identity(project, order, row.recipe == wish.recipe) else {
-                return Ok(());
-            };
-            agent
-                .write_file(gitconfig::PATH, gitconfig::MODE, gitconfig::render(&identity))
-                .await
-        };
-        tokio::try_join!(write_variables, write_identity)?;
+        let identity = git_identity(project, order, row.recipe == wish.recipe);
         trace.lap("variables");
+        let files = variables.as_deref().map(envfile::file).into_iter();
+        let files = files.chain(identity.as_ref().map(gitconfig::file)).collect();
+        let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
+        prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        trace.lap("prepare");
         let checkouts = &wish.checkouts;
         let (repos, moved) = self.move_checkouts(wish, order, asked, row, &agent).await?;
         trace.lap("checkouts");

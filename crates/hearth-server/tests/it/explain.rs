@@ -285,8 +285,8 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
         "take",
         "resume",
         "connect",
-        "clock",
         "variables",
+        "prepare",
         "checkouts",
         "scripts",
     ];
