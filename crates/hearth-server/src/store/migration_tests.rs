@@ -115,7 +115,13 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
             .unwrap();
     tips.sort();
     let tip = |tenant: &str, url: &str, branch: &str, commit: &str, at| {
-        (tenant.to_owned(), url.to_owned(), branch.to_owned(), commit.to_owned(), at)
+        (
+            tenant.to_owned(),
+            url.to_owned(),
+            branch.to_owned(),
+            commit.to_owned(),
+            at,
+        )
     };
     // Once each, however many projects of a tenant have it; what nobody has is forgotten; `gamma` gets nothing.
     assert_eq!(
@@ -136,10 +142,11 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
     let at = |ms| Timestamp::from_millisecond(ms).unwrap();
     store.note_tip(&before, "x", "a2", at(99)).await.unwrap();
     store.note_tip(&before, "main", "a9", at(99)).await.unwrap();
-    let times: Vec<(String, i64)> =
-        sqlx::query_as("SELECT branch, changed_at FROM tip WHERE tenant = 'beta' AND url = 'https://h/app' ORDER BY branch")
-            .fetch_all(&store.read)
-            .await
-            .unwrap();
+    let times: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT branch, changed_at FROM tip WHERE tenant = 'beta' AND url = 'https://h/app' ORDER BY branch",
+    )
+    .fetch_all(&store.read)
+    .await
+    .unwrap();
     assert_eq!(times, [("main".to_owned(), 99), ("x".to_owned(), 20)]);
 }
