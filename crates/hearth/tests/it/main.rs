@@ -8,6 +8,7 @@
 
 mod arguments;
 mod attached;
+mod cancel;
 mod claims;
 mod connecting;
 mod exec;
