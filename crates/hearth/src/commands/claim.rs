@@ -8,6 +8,7 @@ use hearth_api::client::ClientError;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use jiff::Timestamp;
 
+use super::claim_wait;
 use crate::args::{GitIdentityArgs, Globals};
 use crate::caller_env;
 use crate::failure::Failure;
@@ -131,7 +132,8 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
     };
     let client = connect::client(globals)?;
     let project = connect::project(&client, &project).await?;
-    let reply = client.claim(&project.id, &body).await.map_err(|error| {
+    let reply = claim_wait::claim(&client, &project, &body, globals.json).await;
+    let reply = reply.map_err(|error| {
         let is_disabled = matches!(&error, ClientError::Api { status: 429, details, .. } if !details.is_empty());
         let failure = Failure::from(error);
         if is_disabled {

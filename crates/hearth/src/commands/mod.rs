@@ -2,6 +2,7 @@
 
 mod attached;
 pub(crate) mod claim;
+mod claim_wait;
 pub(crate) mod claims;
 pub(crate) mod completion;
 pub(crate) mod doctor;

@@ -1,7 +1,12 @@
 //! What `hearth claim` says of a VM that is not quite what was asked for.
 
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
 use crate::fake::{Fake, Reply, Request};
-use crate::support::{hearth_at, project_page, run};
+use crate::support::{Ran, hearth_at, project_page, run};
 
 const REPLY: &str = r#"{"id":"ins_1","instanceId":"vm_1","source":"fork","recipe":"r","ageMs":0,"waitMs":7,"repos":[
     {"repoFullName":"acme/app","branch":"topic","commit":"3a6e8df7801234","path":"/home/app"},
@@ -63,4 +68,80 @@ fn a_claim_says_what_is_not_as_was_asked_for() {
         ran.stdout
     );
     assert_eq!(ran.stderr, "");
+}
+
+/// The pool as the checked-in document shows it, with a boot that is at this command, and claims that wait.
+fn waits_on(command: &str, claims: u64) -> String {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi.json");
+    let document: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let path = "/api/v1/projects/{projectId}/warm-pool/explain";
+    let mut pool = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"].clone();
+    pool["summary"] = "0 of 1 ready, 1 being made".into();
+    pool["waitingClaims"] = claims.into();
+    let boot = &mut pool["instances"][0];
+    boot["id"] = "wpi_9".into();
+    boot["status"] = "provisioning".into();
+    boot["atWork"] = json!({ "what": command, "message": format!("{command} has run for 5 s, last output now") });
+    pool.to_string()
+}
+
+/// A claim that waits until the pool was looked at so often.
+fn claim_after(looks: usize, args: &[&str], pool: impl Fn(usize) -> Reply + Send + Sync + 'static) -> (Ran, Fake) {
+    let seen = (Mutex::new(0), Condvar::new());
+    let fake = Fake::start(move |request: &Request| {
+        let (count, changed) = &seen;
+        if request.line.ends_with("/explain") {
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            changed.notify_all();
+            return pool(*count);
+        }
+        if request.line.ends_with("/claim") {
+            let limit = Duration::from_secs(30);
+            drop(changed.wait_timeout_while(count.lock().unwrap(), limit, |count| *count < looks));
+            return Reply::ok(REPLY);
+        }
+        Reply::ok(&project_page())
+    });
+    let ran = run(hearth_at(&fake.url, args));
+    (ran, fake)
+}
+
+#[test]
+fn a_claim_that_waits_says_what_it_waits_for_and_each_change() {
+    let (ran, _fake) = claim_after(4, &["claim", "web", "--wait", "60"], |look| {
+        Reply::ok(&match look {
+            1 | 2 => waits_on("npm ci", 3),
+            _ => waits_on("make", 1),
+        })
+    });
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("waiting")).collect();
+    let [first, second] = lines.as_slice() else {
+        panic!("{}", ran.stderr);
+    };
+    assert!(
+        first.starts_with(
+            "waiting for a VM of web: 0 of 1 ready, 1 being made; wpi_9: npm ci has run for 5 s, last output now; 2 other claims \
+             in the queue with it (for "
+        ),
+        "{first}"
+    );
+    assert!(
+        second.starts_with("waiting for a VM of web: 0 of 1 ready, 1 being made; wpi_9: make has run for 5 s, last output now (for "),
+        "{second}"
+    );
+}
+
+#[test]
+fn a_token_that_may_only_claim_is_told_that_it_waits_and_looks_once() {
+    let (ran, fake) = claim_after(1, &["claim", "web", "--wait", "60"], |_| {
+        Reply::json(403, r#"{"error":{"code":"forbidden","message":"lacks the scope project:read"}}"#)
+    });
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!ran.stderr.contains("project:read"), "{}", ran.stderr);
+    assert_eq!(fake.requests().iter().filter(|it| it.line.ends_with("/explain")).count(), 1);
+    let (ran, fake) = claim_after(0, &["--json", "claim", "web", "--wait", "60"], |_| Reply::not_found());
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    assert_eq!(fake.requests().iter().filter(|it| it.line.ends_with("/explain")).count(), 0);
 }
