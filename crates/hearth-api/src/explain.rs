@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::claim::{ClaimSource, ClaimedRepo, Miss};
 use crate::ids::{InstanceId, ProjectId};
 use crate::instance::{InstanceStatus, Unresponsive};
+use crate::pool::Status;
 use crate::time;
 
 /// Reply of `GET …/warm-pool/explain`.
@@ -15,6 +16,12 @@ use crate::time;
 pub struct PoolExplained {
     /// What a person should know first: one sentence.
     pub summary: String,
+    /// The counts of the pool at the same moment.
+    pub status: Status,
+    /// Claims that wait for a VM of this pool now.
+    #[serde(default)]
+    #[schema(required)]
+    pub waiting_claims: u64,
     /// Every condition, true or not, always in the same order; then what cannot be followed, for as long as that is so.
     pub conditions: Vec<Condition>,
     /// The recipe that the pool follows.
@@ -101,6 +108,10 @@ pub struct InstanceExplained {
     pub recipe: String,
     /// Whether that is the pool's recipe now.
     pub current: bool,
+    /// What is being done to make it; `null` when it is not being made.
+    #[serde(default)]
+    #[schema(required)]
+    pub at_work: Option<AtWork>,
     /// Its checkouts; empty until they are there.
     pub repos: Vec<RepoBehind>,
     /// Memory that it counts with, MiB.
@@ -133,6 +144,17 @@ pub struct InstanceExplained {
     #[serde(default)]
     #[schema(required)]
     pub vm_ended_because: Option<String>,
+}
+
+/// What a boot is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AtWork {
+    /// The command or the step that runs; `null` between two, and while the VM itself is being made or frozen.
+    #[schema(required)]
+    pub what: Option<String>,
+    /// The same for a person, with how long it has run and said nothing.
+    pub message: String,
 }
 
 /// A checkout of an instance, beside where its branch is now.

@@ -99,6 +99,25 @@ pub struct InstanceDetail {
     pub created_at: Timestamp,
 }
 
+/// In the metadata of a step that failed: which command failed and how, in a sentence.
+pub const FAILURE_KEY: &str = "failure";
+
+/// Why an instance failed, for people: the step, the command in it and how it ended. `reason` is what the record says, which for
+/// a command is its exit code and its last words alone.
+#[must_use]
+pub fn failure_with_names(steps: &[Step], reason: &str) -> String {
+    let Some(step) = steps.iter().find(|step| step.status == StepStatus::Error) else {
+        return reason.to_owned();
+    };
+    let fact = |key| step.metadata.as_ref()?.get(key)?.as_str();
+    let name = &step.name;
+    match (fact(FAILURE_KEY), fact("repo")) {
+        (Some(failure), _) => format!("{name}: {failure}"),
+        (None, Some(repo)) if !reason.contains(repo) => format!("{name}: {repo}: {reason}"),
+        _ => format!("{name}: {reason}"),
+    }
+}
+
 /// One instance with what is inside: the reply of `GET /instances/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -121,6 +140,10 @@ pub struct InstanceView {
     pub commands: Vec<InstanceCommand>,
     /// What the repositories' settings files say.
     pub settings: Vec<RepoSettings>,
+    /// Why it failed: the step, the command in it, and how that ended; `null` when it did not.
+    #[serde(default)]
+    #[schema(required)]
+    pub failure: Option<String>,
     /// End of its claim's lease.
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]

@@ -172,9 +172,38 @@ fn end_of_shape(before: &str, line: &str) -> Option<usize> {
     (fixed.peek().is_none() && end < line.len()).then_some(end)
 }
 
+/// A sentence as the beginning of a longer one: without the full stop, colon or semicolon at its end. What ends in an ellipsis
+/// stays.
+#[must_use]
+pub fn clause(sentence: &str) -> &str {
+    let mut text = sentence.trim_end();
+    while let Some(shorter) = text.strip_suffix(['.', ';', ':', ',']) {
+        if shorter.ends_with('.') || shorter.ends_with('/') || shorter.is_empty() {
+            break;
+        }
+        text = shorter.trim_end();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_that_goes_on_loses_its_full_stop() {
+        for (sentence, clause_of_it) in [
+            ("fatal: not found.\n", "fatal: not found"),
+            ("no rule", "no rule"),
+            ("fatal: said:;", "fatal: said"),
+            ("wait...", "wait..."),
+            ("in ./.", "in ./."),
+            (".", "."),
+            ("", ""),
+        ] {
+            assert_eq!(clause(sentence), clause_of_it, "{sentence}");
+        }
+    }
 
     #[test]
     fn control_sequences_are_gone_and_the_last_state_stays() {

@@ -5,7 +5,7 @@ use std::io;
 
 use hearth_api::client::ClientError;
 
-use crate::words;
+use crate::{output, words};
 
 /// It did not work: the server said no, a boot failed, a check found a fault.
 pub(crate) const EXIT_FAILED: u8 = 1;
@@ -241,7 +241,7 @@ impl From<ClientError> for Failure {
                     403 => failure.with_code(EXIT_REFUSED),
                     429 | 503 if !may_pass => failure.with_code(EXIT_LATER),
                     429 | 503 => {
-                        let when = retry_after.map_or(String::new(), |pause| format!(" in {} s", pause.as_secs()));
+                        let when = retry_after.map_or(String::new(), |pause| format!(" in {}", output::whole_seconds(pause)));
                         failure.with_code(EXIT_LATER).hint(format!("try again{when}"))
                     }
                     500 => failure.hint("the server's log says more, under this request id"),

@@ -130,7 +130,8 @@ pub(crate) fn ago_or(at: Option<Timestamp>, never: &str) -> String {
     at.map_or_else(|| never.to_owned(), ago)
 }
 
-fn whole_seconds(length: Duration) -> String {
+/// `5 s`, `5 min 2 s`.
+pub(crate) fn whole_seconds(length: Duration) -> String {
     let seconds = length.as_secs();
     if seconds < 60 {
         format!("{seconds} s")

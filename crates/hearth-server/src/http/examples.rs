@@ -13,12 +13,15 @@ pub fn pool_explained() -> Value {
     let behind = json!([{ "repoFullName": "acme/app", "branch": "main", "commit": THEN, "behind": 1 }]);
     let condition = |kind: &str, status: bool, message: &str| json!({ "type": kind, "status": status, "since": "2026-11-24T09:34:55.012Z", "message": message });
     json!({
-        "summary": format!("the set-up fails since the push of 1a2b3c4 to acme/app (exit code 7: boom); 1 VM of the recipe before \
-                            keeps serving; `hearth pool instance web {FAILED} --log` shows why"),
+        "summary": format!("the set-up fails since the push of 1a2b3c4 to acme/app (warm_pool_setup: the command `build` ended with exit \
+                            code 7: boom); 1 VM of the recipe before keeps serving; `hearth pool instance web {FAILED} --log` shows why"),
+        "status": { "ready": 1, "provisioning": 0, "failed": 3 },
+        "waitingClaims": 0,
         "conditions": [
             condition("Full", true, "1 of 1 are ready"),
             condition("Fresh", false, "1 of 1 ready VMs are of an older recipe"),
-            condition("BreakerOpen", true, "after 3 failures in a row it is tried again at 2026-11-24T09:40:10Z; mend the \
+            condition("BreakerOpen", true, "after 3 failures in a row (warm_pool_setup: the command `build` ended with exit code \
+                                           7: boom) it is tried again at 2026-11-24T09:40:10Z; mend the \
                                            set-up, or try at once with `hearth pool retry web`")
         ],
         "recipe": WANTED,
@@ -33,12 +36,12 @@ pub fn pool_explained() -> Value {
         "instances": [
             {
                 "id": "ins_019a42f6c0b27d0f8f3a5be1c7d9e604", "status": "ready", "isTest": false, "recipe": BEFORE,
-                "current": false, "repos": behind, "memoryMib": 54, "ageMs": 4_970_000, "sinceMs": 4_960_000,
+                "current": false, "atWork": null, "repos": behind, "memoryMib": 54, "ageMs": 4_970_000, "sinceMs": 4_960_000,
                 "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null, "keptUntil": null,
                 "vmEndedAt": null, "vmEndedBecause": null
             },
             {
-                "id": FAILED, "status": "failed", "isTest": false, "recipe": WANTED, "current": true, "repos": [],
+                "id": FAILED, "status": "failed", "isTest": false, "recipe": WANTED, "current": true, "atWork": null, "repos": [],
                 "memoryMib": 2048, "ageMs": 61_000, "sinceMs": 40_000, "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null,
                 "keptUntil": "2026-11-24T10:05:16.000Z", "vmEndedAt": null, "vmEndedBecause": null
             }

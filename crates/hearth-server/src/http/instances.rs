@@ -144,6 +144,7 @@ pub async fn view_instance(
     let unresponsive = state.reconciler.unresponsive(&row.vm);
     Ok(Json(InstanceView {
         commands: commands.collect(),
+        failure: state.store().failure_of(&row).await?,
         id: row.id,
         instance_id: row.vm,
         project_id: row.project,

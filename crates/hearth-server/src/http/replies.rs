@@ -195,7 +195,7 @@ fn example(schema: &str) -> Option<Value> {
         "InstanceDetail" => failed_instance(),
         "InstanceView" => json!({
             "id": INSTANCE, "instanceId": VM, "projectId": PROJECT, "status": "claimed", "isTest": false,
-            "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "expiresAt": LATER, "unresponsive": null,
+            "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "failure": null, "expiresAt": LATER, "unresponsive": null,
             "rebootedAt": null, "vmEndedAt": null, "vmEndedBecause": null,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::chain::Stage;
 use super::forge::Forge;
 use super::piece::Piece;
-use super::recorder::CommandFailure;
+use super::recorder::{CommandFailure, Named};
 use super::steps::{Run, Stop, command_failure, millis};
 
 /// A background command has this long to crash.
@@ -48,7 +48,7 @@ impl Run<'_> {
             }
             recorder.next_command();
             let began = Instant::now();
-            let ended = recorder.run_named(agent, &spec, &command.name).await;
+            let ended = recorder.run(agent, &spec, &Named::Command(&command.name)).await;
             let duration_ms = millis(began.elapsed());
             let line = json!({
                 "name": self.boot.blueprint.masker.mask(&command.name),

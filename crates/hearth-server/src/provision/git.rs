@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use hearth_core::plain_text::clause;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -41,7 +42,7 @@ pub enum GitError {
     #[error("git's answer is longer than {} MiB", MAX_ANSWER >> 20)]
     TooLong,
     /// It said no.
-    #[error("{}", if .stderr.is_empty() { "git failed without a word" } else { .stderr })]
+    #[error("{}", if .stderr.is_empty() { "git failed without a word" } else { clause(.stderr) })]
     Failed {
         /// Its last words.
         stderr: String,

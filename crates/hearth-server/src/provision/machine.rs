@@ -13,7 +13,7 @@ use serde_json::json;
 use super::agents::ConnectError;
 use super::blueprint::Blueprint;
 use super::gitconfig;
-use super::recorder::Recorder;
+use super::recorder::{Named, Recorder};
 use super::steps::{Run, Stop, command_failure, failure, millis, vm_lost};
 
 /// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
@@ -270,7 +270,7 @@ impl Run<'_> {
             ..ExecSpec::default()
         };
         recorder
-            .run_named(&agent, &settle, "the boot of the guest's system")
+            .run(&agent, &settle, &Named::Own("the boot of the guest's system"))
             .await
             .map_err(|error| command_failure(FailureKind::Image, error))?;
         let identity = gitconfig::render(&gitconfig::nobody());

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hearth_api::ids::InstanceId;
-use hearth_api::instance::{Step, StepName, StepStatus};
+use hearth_api::instance::{FAILURE_KEY, Step, StepName, StepStatus};
 use hearth_core::world::Failure;
 use hearth_guest::client::{AgentClient, AgentError, ExecEvent, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
@@ -30,6 +30,8 @@ pub struct Recorder<'a> {
     output: Capped,
     /// What the latest command printed.
     command: Capped,
+    /// Which command failed, and how: the sentence for people.
+    failure: Option<String>,
     began: Instant,
 }
 
@@ -62,6 +64,7 @@ impl<'a> Recorder<'a> {
             subject: subject.map(str::to_owned),
             output: Capped::default(),
             command: Capped::default(),
+            failure: None,
             began: Instant::now(),
         }
     }
@@ -98,18 +101,17 @@ impl<'a> Recorder<'a> {
     }
 
     /// Runs a command in the VM to its end; its output becomes part of the step's.
-    pub async fn run(&mut self, agent: &AgentClient, spec: &ExecSpec) -> Result<ExecEnd, CommandFailure> {
-        let name = command_name(spec);
-        self.run_named(agent, spec, &name).await
-    }
-
-    /// The same for a command that has a name.
-    pub async fn run_named(
+    pub async fn run(
         &mut self,
         agent: &AgentClient,
         spec: &ExecSpec,
-        name: &str,
+        command: &Named<'_>,
     ) -> Result<ExecEnd, CommandFailure> {
+        let begins = command_name(spec);
+        let name = match command {
+            Named::Command(name) | Named::Own(name) => name,
+            Named::Hook(_) | Named::Script(..) | Named::Checkout(_) => begins.as_str(),
+        };
         let subject = self.subject.as_deref();
         let followers = &self.context.followers;
         followers.command_started(self.id, self.name.as_str(), subject, &self.masker.mask(name));
@@ -161,6 +163,8 @@ impl<'a> Recorder<'a> {
                     last_lines: output.last_lines(),
                     variables,
                 });
+                let named = self.masker.mask(&command.failed(&begins, &end, &sentence));
+                self.failure = Some(with_advice(named, advice.clone()));
                 let sentence = with_advice(self.masker.mask(&sentence), advice);
                 Err(CommandFailure::Command { sentence, code })
             }
@@ -168,7 +172,10 @@ impl<'a> Recorder<'a> {
     }
 
     /// The step ended: its entry is in the store when this returns. What a checkpoint keeps of it.
-    pub async fn end(self, error: Option<&str>, metadata: serde_json::Value) -> Result<Piece, StoreError> {
+    pub async fn end(self, error: Option<&str>, mut metadata: serde_json::Value) -> Result<Piece, StoreError> {
+        if let (Some(_), Some(failure)) = (error, self.failure) {
+            metadata[FAILURE_KEY] = failure.into();
+        }
         let step = Step {
             name: self.name.as_str().to_owned(),
             status: if error.is_some() {
@@ -211,6 +218,41 @@ pub async fn show_again(context: &Context, id: &InstanceId, entry: &Entry<'_>) -
     context.store.append_step(id, &step).await?;
     context.followers.step_ended(id, None, &step);
     Ok(())
+}
+
+/// What people call a command: its failure names it.
+#[derive(Debug)]
+pub enum Named<'a> {
+    /// One of a list, by its name.
+    Command(&'a str),
+    /// One of a repository's own hooks.
+    Hook(&'a str),
+    /// A script of the setup object, and its repository.
+    Script(&'static str, &'a str),
+    /// What git does in the VM for a repository.
+    Checkout(&'a str),
+    /// What Hearth itself does in the VM.
+    Own(&'a str),
+}
+
+impl Named<'_> {
+    /// How it ended, as a sentence that names it. `begins` is the beginning of its text.
+    fn failed(&self, begins: &str, end: &ExecEnd, sentence: &str) -> String {
+        let what = match self {
+            Self::Command(name) => format!("the command `{name}`"),
+            Self::Hook(repo) => format!("the hook `{begins}` of {repo}"),
+            Self::Script(script, repo) => format!("the script {script} of {repo}"),
+            Self::Checkout(repo) => format!("git in the VM, for {repo},"),
+            Self::Own(name) => (*name).to_owned(),
+        };
+        let own = |begins| sentence.strip_prefix(begins).map(|rest| format!("{what} {rest}"));
+        let named = own("the command ").or_else(|| own("the background command "));
+        named.unwrap_or_else(|| match end {
+            ExecEnd::Exited { code: None, .. } => format!("{what} was {sentence}"),
+            ExecEnd::Exited { .. } => format!("{what} ended with {sentence}"),
+            _ => format!("{what} {sentence}"),
+        })
+    }
 }
 
 /// What to do stands on a line of its own, unless there is no line before it.

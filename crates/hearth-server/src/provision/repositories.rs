@@ -11,7 +11,7 @@ use serde_json::json;
 use super::blueprint::Checkout;
 use super::bring::{self, BringError};
 use super::mirrors::{MirrorError, Tip};
-use super::recorder::Recorder;
+use super::recorder::{Named, Recorder};
 use super::scripts::Phase;
 use super::settings;
 use super::steps::{Found, Run, Stop, command_failure, failure, millis};
@@ -119,7 +119,7 @@ impl Run<'_> {
                 ..spec
             };
             recorder
-                .run(agent, &spec)
+                .run(agent, &spec, &Named::Checkout(repo_full_name))
                 .await
                 .map_err(|error| command_failure(FailureKind::Repository, error))?;
         }
@@ -143,7 +143,7 @@ impl Run<'_> {
             .collect();
         for hook in &hooks {
             let spec = self.shell(hook.command(), &checkout.path);
-            if let Err(error) = recorder.run(agent, &spec).await {
+            if let Err(error) = recorder.run(agent, &spec, &Named::Hook(name)).await {
                 result = Err(command_failure(FailureKind::Setup, error));
                 break;
             }
@@ -161,7 +161,7 @@ impl Run<'_> {
                 let repo = checkout.repo_full_name.as_str();
                 let subject = format!("{repo} ({})", phase.as_str());
                 let mut recorder = self.begin(StepName::RepoSetup, Some(&subject));
-                let ended = recorder.run(agent, &spec).await;
+                let ended = recorder.run(agent, &spec, &Named::Script(phase.as_str(), repo)).await;
                 let result = ended
                     .map(drop)
                     .map_err(|error| command_failure(FailureKind::Setup, error));

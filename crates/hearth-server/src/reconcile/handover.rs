@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, Miss};
 use hearth_api::ids::{InstanceId, TokenId};
 use hearth_api::project::GitIdentity;
+use hearth_core::plain_text::clause;
 use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
@@ -97,16 +98,16 @@ pub enum ClaimError {
         blames_recipe: bool,
     },
     /// A script of the setup object failed in the VM while it was handed over.
-    #[error("{0}; the VM was thrown away, mend the script or claim another branch")]
+    #[error("{}; the VM was thrown away, mend the script or claim another branch", clause(.0))]
     Script(String),
     /// The branch is not there, or nobody knows.
     #[error("{0}; nothing was handed over")]
     Branch(#[from] BranchError),
     /// No VM could be brought to the branch that was asked for.
-    #[error("{0}; nothing was handed over")]
+    #[error("{}; nothing was handed over", clause(.0))]
     Stuck(String),
     /// The host does not have what would be brought into the VM.
-    #[error("{0}; nothing was handed over, try again")]
+    #[error("{}; nothing was handed over, try again", clause(.0))]
     Host(String),
     /// The database.
     #[error(transparent)]
@@ -359,7 +360,11 @@ impl Reconciler {
             Some(row) if row.state == InstanceState::Ready => Reserved::Ready,
             Some(row) if row.state == InstanceState::Provisioning => Reserved::Making,
             row => {
-                let (kind, reason) = row.map_or((None, None), |row| (row.failure_kind, row.failure_reason));
+                let kind = row.as_ref().and_then(|row| row.failure_kind);
+                let reason = match &row {
+                    Some(row) => self.context.store.failure_of(row).await?,
+                    None => None,
+                };
                 Reserved::Gone {
                     reason,
                     blames_recipe: kind.is_some_and(FailureKind::blames_recipe),
@@ -401,9 +406,14 @@ impl Reconciler {
             .pool(&project.id)
             .await?
             .is_some_and(|pool| pool.config.enabled);
-        let held = self.held(&project.id);
+        let held = self.held(project).await?;
+        let mut retry_after = RETRY_AFTER;
         let reason = if let Some(held) = held {
-            format!("no VM is ready: {held}")
+            // What is being made already may be ready sooner.
+            if let Some(until) = held.until.filter(|_| status.provisioning == 0) {
+                retry_after = retry_after.max(Duration::try_from(until.duration_since(now)).unwrap_or_default());
+            }
+            format!("no VM is ready: {}", held.sentence)
         } else if !enabled {
             return Ok(ClaimError::Disabled);
         } else {
@@ -412,10 +422,7 @@ impl Reconciler {
                 status.provisioning, status.failed
             )
         };
-        Ok(ClaimError::NothingReady {
-            reason,
-            retry_after: RETRY_AFTER,
-        })
+        Ok(ClaimError::NothingReady { reason, retry_after })
     }
 
     /// Takes ready instances of the pool, or only this one, until one answers; `None` when none is left.

@@ -74,6 +74,15 @@ impl Lines {
         self.with(|kept| !kept.lines.contains_key(&Line { project, wants }))
     }
 
+    /// How many claims wait for a VM of a pool.
+    pub(super) fn waiting(&self, project: &ProjectId) -> usize {
+        let lines = Wants::ALL.map(|wants| Line {
+            project: project.clone(),
+            wants,
+        });
+        self.with(|kept| lines.iter().filter_map(|line| kept.lines.get(line)).map(BTreeMap::len).sum())
+    }
+
     /// A place at the end, for a claim that may have an instance of its own in the making.
     pub(super) fn join(&self, project: &ProjectId, wants: Wants, own: Option<InstanceId>, inbox: Inbox) -> Place {
         let project = project.clone();

@@ -1,10 +1,10 @@
 //! The log of an instance: the entries of its steps, in order.
 
 use hearth_api::ids::InstanceId;
-use hearth_api::instance::Step;
+use hearth_api::instance::{Step, failure_with_names};
 use jiff::Timestamp;
 
-use super::{RunOn as _, Store, StoreError, from_json, millis, to_json};
+use super::{InstanceRow, RunOn as _, Store, StoreError, from_json, millis, to_json};
 
 impl Store {
     /// Appends a step's entry.
@@ -28,6 +28,15 @@ impl Store {
             .fetch_all(&self.read)
             .await?;
         entries.iter().map(|entry| from_json("step.entry", entry)).collect()
+    }
+
+    /// Why an instance failed, with the step and the command; `None` when it did not.
+    pub async fn failure_of(&self, row: &InstanceRow) -> Result<Option<String>, StoreError> {
+        let Some(reason) = &row.failure_reason else {
+            return Ok(None);
+        };
+        let steps = self.steps(&row.id).await?;
+        Ok(Some(failure_with_names(&steps, reason)))
     }
 
     /// Nobody is at work on it any more and its VM is gone: it begins again, with a log of its own. False when it is too late.

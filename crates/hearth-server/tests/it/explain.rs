@@ -161,7 +161,10 @@ async fn a_push_that_breaks_the_set_up_says_so_while_the_recipe_before_serves_an
     let failing = server.until(SOON, &explain, open).await;
     assert!(is_so(&failing, "RecipeFailing") && is_so(&failing, "Full") && !is_so(&failing, "Fresh"));
     let id = project.rsplit('/').next().unwrap();
-    let push = format!("since the push of {} to acme/app (exit code 7: boom)", &head[..7]);
+    let push = format!(
+        "since the push of {} to acme/app (warm_pool_setup: the command `check` ended with exit code 7: boom)",
+        &head[..7]
+    );
     let log = format!("`hearth pool instance {id} ");
     says(
         &failing["summary"],

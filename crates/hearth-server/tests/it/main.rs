@@ -19,6 +19,7 @@ mod full_disk;
 mod guests;
 mod harness;
 mod images;
+mod named_failures;
 mod names;
 mod pools;
 mod repositories;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use hearth_api::client::{Client, ClientError};
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_api::instance::{FollowEvent, InstanceDetail, InstanceStatus, Step, StepStatus};
+use hearth_api::instance::{
+    FAILURE_KEY, FollowEvent, InstanceDetail, InstanceStatus, Step, StepStatus, failure_with_names,
+};
 
 use crate::failure::{EXIT_NO_SERVER, Failure};
 use crate::output;
@@ -131,7 +133,12 @@ async fn poll(
 
 /// The repository that a step worked on.
 fn repo_of(step: &Step) -> Option<&str> {
-    step.metadata.as_ref()?.get("repo")?.as_str()
+    fact(step, "repo")
+}
+
+/// A text in the metadata of a step.
+fn fact<'a>(step: &'a Step, key: &str) -> Option<&'a str> {
+    step.metadata.as_ref()?.get(key)?.as_str()
 }
 
 /// What a step worked on, for people: its repository (and which of its scripts), or its commands.
@@ -163,8 +170,20 @@ fn title(name: &str, subject: Option<&str>) -> String {
     }
 }
 
+/// Why it failed: the step, the command in it and how that ended.
+pub(crate) fn failure(detail: &InstanceDetail) -> Option<String> {
+    let reason = detail.failure_reason.as_deref().or(detail.summary.error.as_deref())?;
+    let named = failed_step(detail).filter(|step| fact(step, FAILURE_KEY).is_some());
+    Some(match (named, &detail.summary.failed_step) {
+        (Some(_), _) => failure_with_names(&detail.steps, reason),
+        (None, Some(step)) => format!("{}: {reason}", failed_title(detail, step)),
+        // It was no step's fault: the server was stopped in the middle, say.
+        (None, None) => reason.to_owned(),
+    })
+}
+
 /// The failed step's name, with its repository where it has one: of several, it may be any.
-pub(crate) fn failed_title(detail: &InstanceDetail, name: &str) -> String {
+fn failed_title(detail: &InstanceDetail, name: &str) -> String {
     let failed = failed_step(detail).filter(|step| step.name == name && repo_of(step).is_some());
     title(name, failed.and_then(subject_of).as_deref())
 }

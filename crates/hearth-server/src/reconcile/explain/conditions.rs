@@ -10,7 +10,7 @@ use hearth_core::world::{FailureStreak, InstanceWorld, PoolWorld};
 use jiff::Timestamp;
 
 use super::words::{project_word, reason_in_short, sentence};
-use crate::store::{InstanceRow, ProjectRow};
+use crate::store::ProjectRow;
 
 /// What may be so of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,8 @@ pub(super) struct Facts<'a> {
     pub cause: Option<String>,
     /// What the boots under way are at.
     pub at_work: &'a [(InstanceId, String)],
-    /// The newest instance that failed by the wanted recipe.
-    pub failed: Option<&'a InstanceRow>,
+    /// The newest instance that failed by the wanted recipe, and why: the step, the command and how it ended.
+    pub failed: Option<(&'a InstanceId, &'a str)>,
     /// When.
     pub now: Timestamp,
 }
@@ -186,18 +186,16 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
         Kind::BreakerOpen => {
             let until = breaker(account).map_or(facts.now, |pause| pause.until);
             format!(
-                "after {} failures in a row it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
+                "after {} failures in a row{} it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
                 pool.streak.recipe.max(BREAKER_AFTER),
+                failed_why(facts),
                 clock(until)
             )
         }
         Kind::CapacityLimited => capacity(holds).map(sentence).unwrap_or_default(),
         Kind::HostTrouble => {
             let failures = troubled(pool).unwrap_or_default().host;
-            let why = facts.failed.and_then(|row| row.failure_reason.as_deref());
-            let why = why
-                .map(|why| format!(" ({})", reason_in_short(why)))
-                .unwrap_or_default();
+            let why = failed_why(facts);
             format!(
                 "this host failed {failures} times in a row{why}; it is tried again by itself, `hearth doctor` shows what this host lacks"
             )
@@ -328,11 +326,13 @@ fn failing(facts: &Facts<'_>) -> String {
         .as_deref()
         .map(|cause| format!(" {cause}"))
         .unwrap_or_default();
-    let why = facts.failed.and_then(|row| row.failure_reason.as_deref());
-    let why = why
-        .map(|why| format!(" ({})", reason_in_short(why)))
-        .unwrap_or_default();
-    format!("{what}{cause}{why}")
+    format!("{what}{cause}{}", failed_why(facts))
+}
+
+/// ` (why the newest failure failed)`.
+fn failed_why(facts: &Facts<'_>) -> String {
+    let failed = facts.failed.map(|(_, why)| format!(" ({})", reason_in_short(why)));
+    failed.unwrap_or_default()
 }
 
 fn serving_instead(facts: &Facts<'_>) -> String {
@@ -352,7 +352,7 @@ fn serving_instead(facts: &Facts<'_>) -> String {
 fn look_into(facts: &Facts<'_>) -> String {
     let project = project_word(facts.project);
     match facts.failed {
-        Some(row) => format!("`hearth pool instance {project} {} --log` shows why", row.id),
+        Some((id, _)) => format!("`hearth pool instance {project} {id} --log` shows why"),
         None => format!("`hearth pool test {project}` shows why"),
     }
 }

@@ -9,10 +9,13 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hearth_api::explain::{HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo};
+use hearth_api::explain::{AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo};
 use hearth_api::ids::ProjectId;
+use hearth_api::instance::InstanceStatus;
+use hearth_api::pool::Status;
 use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
 use hearth_core::progress;
+use hearth_core::state::InstanceState;
 use hearth_core::world::{InstanceWorld, PoolWorld, Work, World};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -20,7 +23,7 @@ use tokio::time::Instant;
 use super::Reconciler;
 use crate::provision::blueprint::{Checkout, Wish};
 use crate::provision::serving;
-use crate::store::{InstanceRow, ProjectRow, StoreError, TemplateRow, Tips};
+use crate::store::{InstanceRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use conditions::{Facts, Since};
 use decisions::{Decisions, What};
 use words::sentence;
@@ -44,8 +47,19 @@ struct PoolNotes {
     recipe: String,
     /// What holds it back, and since when.
     holds: Vec<(Hold, Timestamp)>,
+    /// Until when failures hold it back.
+    pauses: Vec<(Hold, Timestamp)>,
     since: Since,
     decisions: Decisions,
+}
+
+/// What keeps a pool from having more.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// For a person.
+    pub(super) sentence: String,
+    /// When it is tried again by itself, where that is known.
+    pub(super) until: Option<Timestamp>,
 }
 
 impl Reconciler {
@@ -72,6 +86,7 @@ impl Reconciler {
             let account = account_of(pool, world.now, world.drivers_observed);
             let decided = decided.remove(&pool.project).unwrap_or_default();
             own.note_holds(pool, decided.iter().filter_map(What::hold), world.now);
+            own.pauses = account.pauses.iter().map(|pause| (pause.hold, pause.until)).collect();
             own.since.note(pool, &account, &own.holds, world.now);
             let inputs = decisions::inputs(world, pool, &account, load);
             for what in decided {
@@ -81,11 +96,34 @@ impl Reconciler {
         }
     }
 
-    /// What keeps a pool from having more, as of the last pass: a sentence.
-    pub(super) fn held(&self, project: &ProjectId) -> Option<String> {
-        let notes = self.notes();
-        let (hold, _) = notes.pools.get(project)?.holds.first()?;
-        Some(sentence(*hold))
+    /// What keeps a pool from having more, as of the last pass.
+    pub(super) async fn held(&self, project: &ProjectRow) -> Result<Option<Held>, StoreError> {
+        let (hold, until, recipe) = {
+            let notes = self.notes();
+            let Some(pool) = notes.pools.get(&project.id) else {
+                return Ok(None);
+            };
+            let Some((hold, _)) = pool.holds.first() else {
+                return Ok(None);
+            };
+            let pause = pool.pauses.iter().find(|(of, _)| words::same_kind(*of, *hold));
+            (*hold, pause.map(|(_, until)| *until), pool.recipe.clone())
+        };
+        let Some(until) = until else {
+            return Ok(Some(Held {
+                sentence: sentence(hold),
+                until: None,
+            }));
+        };
+        let rows = self.context.store.instances_of(&project.id).await?;
+        let why = match newest_failure(&rows, &recipe) {
+            Some(row) => self.context.store.failure_of(row).await?,
+            None => None,
+        };
+        Ok(Some(Held {
+            sentence: words::pause_sentence(hold, why.as_deref(), until, project),
+            until: Some(until),
+        }))
     }
 
     /// Whether this recipe, which is wanted, is not set up until somebody mends it, as of the last pass.
@@ -126,8 +164,13 @@ impl Reconciler {
             .builds
             .iter()
             .chain(&account.tests)
-            .map(|boot| (boot.id.clone(), self.at_work(boot)))
+            .map(|boot| (boot.id.clone(), self.at_work(boot).message))
             .collect();
+        let failed = newest_failure(&rows, &world.recipe);
+        let why = match failed {
+            Some(row) => store.failure_of(row).await?,
+            None => None,
+        };
         let facts = Facts {
             project,
             configured,
@@ -135,7 +178,7 @@ impl Reconciler {
             account: &account,
             cause: words::cause(&world, serves, &checkouts, &tips),
             at_work: &at_work,
-            failed: newest_failure(&rows, &world.recipe),
+            failed: failed.map(|row| &row.id).zip(why.as_deref()),
             now,
         };
         let behind = self.behind(&rows, &checkouts, &tips).await;
@@ -148,6 +191,8 @@ impl Reconciler {
         own.since.note(&world, &account, &own.holds, now);
         Ok(PoolExplained {
             summary: conditions::summary(&facts, &own.holds),
+            status: counts(&rows, Store::failed_window(now)),
+            waiting_claims: self.lines.waiting(&project.id) as u64,
             conditions: conditions::all(&facts, &own.holds, &own.since)
                 .into_iter()
                 .chain(unresponsive)
@@ -163,7 +208,7 @@ impl Reconciler {
                 .iter()
                 .zip(behind)
                 .filter(|(row, _)| !row.is_build)
-                .filter_map(|(row, repos)| self.to_instance(row, repos, &world.recipe, &account, now))
+                .filter_map(|(row, repos)| self.to_instance(row, repos, &world, &account, now))
                 .collect(),
             host,
             recipe: world.recipe.clone(),
@@ -171,19 +216,27 @@ impl Reconciler {
     }
 
     /// What a boot is at, and since when.
-    fn at_work(&self, boot: &InstanceWorld) -> String {
+    fn at_work(&self, boot: &InstanceWorld) -> AtWork {
         let running = self.context.followers.progress(&boot.id).into_iter().next();
-        match running {
-            Some(running) => {
-                let step = || match &running.subject {
-                    Some(subject) => format!("{} {subject}", running.step),
-                    None => running.step.clone(),
-                };
-                let what = running.command.clone().unwrap_or_else(step);
-                progress::sentence(&what, running.ran, running.silent)
-            }
-            None if boot.work == Work::Unstarted => "it waits for its turn".to_owned(),
-            None => "its VM is being made or frozen".to_owned(),
+        let Some(running) = running else {
+            let message = if boot.work == Work::Unstarted {
+                "it waits for its turn"
+            } else {
+                "its VM is being made or frozen"
+            };
+            return AtWork {
+                what: None,
+                message: message.to_owned(),
+            };
+        };
+        let step = || match &running.subject {
+            Some(subject) => format!("{} {subject}", running.step),
+            None => running.step.clone(),
+        };
+        let what = running.command.clone().unwrap_or_else(step);
+        AtWork {
+            message: progress::sentence(&what, running.ran, running.silent),
+            what: Some(what),
         }
     }
 
@@ -191,18 +244,21 @@ impl Reconciler {
         &self,
         row: &InstanceRow,
         repos: Vec<RepoBehind>,
-        recipe: &str,
+        world: &PoolWorld,
         account: &Account<'_>,
         now: Timestamp,
     ) -> Option<InstanceExplained> {
         let since = |at| u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default();
         let kept = account.kept.filter(|(kept, _)| kept.id == row.id);
+        let being_made = row.state == InstanceState::Provisioning;
+        let own = being_made.then(|| world.instances.iter().find(|it| it.id == row.id));
         Some(InstanceExplained {
+            at_work: own.flatten().map(|boot| self.at_work(boot)),
             id: row.id.clone(),
             status: row.status()?,
             is_test: row.is_test,
             recipe: row.recipe.clone(),
-            current: row.recipe == recipe,
+            current: row.recipe == world.recipe,
             repos,
             memory_mib: self.counts_mib(row),
             age_ms: since(row.created_at),
@@ -283,6 +339,21 @@ impl PoolNotes {
             }
             self.holds.push((hold, known.map_or(now, |(_, since)| *since)));
         }
+    }
+}
+
+/// What `GET …/warm-pool` counts, of these rows.
+fn counts(rows: &[InstanceRow], failed_since: Timestamp) -> Status {
+    let count = |is: &dyn Fn(&InstanceRow) -> bool| {
+        let of_pool = rows.iter().filter(|row| !row.is_test && !row.is_build);
+        of_pool.filter(|row| is(row)).count() as u64
+    };
+    Status {
+        ready: count(&|row| row.state == InstanceState::Ready && !row.reserved),
+        provisioning: count(&|row| row.state == InstanceState::Provisioning),
+        failed: count(&|row| {
+            row.status() == Some(InstanceStatus::Failed) && row.failure_reason.is_some() && row.state_since >= failed_since
+        }),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The words for what the planner decides, for people.
 
+use hearth_core::plain_text::clause;
 use hearth_core::plan::{Hold, Reason};
 use hearth_core::recipe::same_set_up;
 use hearth_core::state::FailureKind;
 use hearth_core::world::PoolWorld;
+use jiff::Timestamp;
 
 use crate::provision::blueprint::Checkout;
 use crate::store::{ProjectRow, TemplateRow, Tips};
@@ -63,6 +65,34 @@ pub(super) fn sentence(hold: Hold) -> String {
     }
 }
 
+/// What holds a pool back because something failed: why that failed, when it is tried again, and what to do before.
+pub(super) fn pause_sentence(hold: Hold, why: Option<&str>, until: Timestamp, project: &ProjectRow) -> String {
+    let why = why.map(|why| format!(" ({})", reason_in_short(why))).unwrap_or_default();
+    let (at, project) = (format!("{until:.0}"), project_word(project));
+    let mend = |what| format!("mend {what}, or try at once with `hearth pool retry {project}`");
+    match hold {
+        Hold::BreakerOpen { failures } => format!(
+            "the set-up failed {failures} times in a row{why}; it is tried again at {at}; {}",
+            mend("it")
+        ),
+        Hold::Missing { kind, failures } => {
+            let what = if kind == FailureKind::Image {
+                "the image is missing or does not boot"
+            } else {
+                "a repository cannot be fetched or lacks the branch"
+            };
+            format!(
+                "{what}, {failures} times in a row{why}; it is looked for again at {at}; {}",
+                mend("that")
+            )
+        }
+        Hold::HostTrouble { failures } => format!(
+            "this host failed {failures} times in a row{why}; the next try is at {at}; `hearth doctor` shows what this host lacks"
+        ),
+        other => sentence(other),
+    }
+}
+
 /// Why the planner does something.
 pub(super) fn why(reason: Reason) -> &'static str {
     match reason {
@@ -106,7 +136,7 @@ pub(super) fn reason_in_short(reason: &str) -> String {
         None => line.to_owned(),
     };
     let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = short(lines.next().unwrap_or_default());
+    let first = short(clause(lines.next().unwrap_or_default()));
     let more = lines.clone().count() > 1;
     match lines.next_back() {
         Some(last) => format!("{first}{} {}", if more { " …" } else { ";" }, short(last)),
@@ -144,6 +174,7 @@ mod tests {
         assert_eq!(reason_in_short("exit code 7: boom"), "exit code 7: boom");
         assert_eq!(reason_in_short("exit code 7: one\nboom\n"), "exit code 7: one; boom");
         assert_eq!(reason_in_short("a\nb\n\nc"), "a … c");
+        assert_eq!(reason_in_short("No such file.\nSee the log."), "No such file; See the log.");
         assert_eq!(reason_in_short(&"ü".repeat(200)).chars().count(), MAX_REASON_CHARS + 1);
     }
 }

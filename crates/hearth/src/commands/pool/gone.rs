@@ -1,4 +1,4 @@
-//! VMs that are gone whose records stay: the documented list shows how their boots ended, and not that there is no VM any more.
+//! What the documented list does not say of records that outlive their VMs: when and why the VM ended, and which command failed.
 
 use futures::future::join_all;
 use hearth_api::client::Client;
@@ -9,23 +9,26 @@ use jiff::Timestamp;
 use crate::output;
 use crate::text::clean_line;
 
-/// A VM that is gone.
+/// What only Hearth's own paths say of an instance.
 #[derive(Debug, Clone)]
-pub(super) struct Gone {
+pub(super) struct Seen {
     id: InstanceId,
-    at: Timestamp,
-    why: String,
+    /// When its VM ended, and why.
+    ended: Option<(Timestamp, String)>,
+    /// Why it failed: the step, the command and how that ended.
+    pub(super) failure: Option<String>,
 }
 
-impl Gone {
-    /// `VM gone since 3 h ago: why`.
-    pub(super) fn text(&self) -> String {
-        clean_line(&format!("VM ended {}: {}", output::ago(self.at), self.why))
+impl Seen {
+    /// `VM ended 3 h ago: why`.
+    pub(super) fn vm_ended(&self) -> Option<String> {
+        let (at, why) = self.ended.as_ref()?;
+        Some(clean_line(&format!("VM ended {}: {why}", output::ago(*at))))
     }
 }
 
 /// Those among these instances: test boots and failures, whose records outlive their VMs.
-pub(super) async fn of(client: &Client, items: &[InstanceItem]) -> Vec<Gone> {
+pub(super) async fn of(client: &Client, items: &[InstanceItem]) -> Vec<Seen> {
     let outlives = |item: &&InstanceItem| match item.status {
         InstanceStatus::Failed => true,
         InstanceStatus::Ready => item.is_test,
@@ -35,17 +38,18 @@ pub(super) async fn of(client: &Client, items: &[InstanceItem]) -> Vec<Gone> {
     join_all(looks).await.into_iter().flatten().collect()
 }
 
-/// Whether this one's VM is gone; a server that does not say says nothing.
-pub(super) async fn of_one(client: &Client, id: &InstanceId) -> Option<Gone> {
+/// Of this one; a server that does not say says nothing.
+pub(super) async fn of_one(client: &Client, id: &InstanceId) -> Option<Seen> {
     let view = client.view_instance(id).await.ok()?;
-    Some(Gone {
+    let why = view.vm_ended_because.unwrap_or_default();
+    Some(Seen {
         id: view.id,
-        at: view.vm_ended_at?,
-        why: view.vm_ended_because.unwrap_or_default(),
+        ended: view.vm_ended_at.map(|at| (at, why)),
+        failure: view.failure,
     })
 }
 
 /// The one of this instance.
-pub(super) fn find<'a>(gone: &'a [Gone], id: &InstanceId) -> Option<&'a Gone> {
-    gone.iter().find(|gone| gone.id == *id)
+pub(super) fn find<'a>(seen: &'a [Seen], id: &InstanceId) -> Option<&'a Seen> {
+    seen.iter().find(|seen| seen.id == *id)
 }

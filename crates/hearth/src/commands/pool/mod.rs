@@ -260,15 +260,20 @@ async fn status(globals: &Globals, args: StatusArgs) -> Result<u8, Failure> {
     if args.watch {
         return watch::run(globals, &client, &project).await;
     }
-    let (view, full) = if args.wait {
+    if !args.wait && globals.json {
+        output::print_json(&client.get_pool(&project.id).await?)?;
+        return Ok(0);
+    }
+    let (view, explained, full) = if args.wait {
         wait::until_full(&client, &project, Duration::from_secs(args.timeout)).await?
     } else {
-        (client.get_pool(&project.id).await?, true)
+        let view = client.get_pool(&project.id).await?;
+        let (view, explained) = show::both(&client, &project, view).await?;
+        (view, explained, true)
     };
     if globals.json {
         output::print_json(&view)?;
     } else {
-        let explained = client.explain_pool(&project.id).await?;
         output::print_line(&show::pool(&view, &explained))?;
     }
     Ok(if full { 0 } else { crate::failure::EXIT_FAILED })

@@ -1,12 +1,14 @@
 //! Pools and instances as text for people.
 
+use hearth_api::client::{Client, ClientError};
 use hearth_api::explain::PoolExplained;
+use hearth_api::find::ProjectFound;
 use hearth_api::instance::{InstanceDetail, InstanceItem, InstanceStatus};
 use hearth_api::page::Items;
 use hearth_api::pool::{Config, PoolView, Status};
 
 use super::explain;
-use super::gone::{self, Gone};
+use super::gone::{self, Seen};
 use crate::text::{clean_line, clean_lines};
 use crate::{boot, output};
 
@@ -15,6 +17,17 @@ pub(super) fn counts(status: &Status) -> String {
         "{} ready, {} being made, {} failed",
         status.ready, status.provisioning, status.failed
     )
+}
+
+/// A pool and why it is so, at one moment: the counts are those of the explanation.
+pub(super) async fn both(
+    client: &Client,
+    project: &ProjectFound,
+    mut view: PoolView,
+) -> Result<(PoolView, PoolExplained), ClientError> {
+    let explained = client.explain_pool(&project.id).await?;
+    view.status = explained.status;
+    Ok((view, explained))
 }
 
 pub(super) fn pool(view: &PoolView, explained: &PoolExplained) -> String {
@@ -75,23 +88,23 @@ pub(super) fn config_and_counts(config: Option<&Config>, status: &Status) -> Str
     ])
 }
 
-pub(super) fn instances(items: &Items<InstanceItem>, gone: &[Gone]) -> String {
+pub(super) fn instances(items: &Items<InstanceItem>, seen: &[Seen]) -> String {
     if items.items.is_empty() {
         return "no instances".to_owned();
     }
     let row = |item: &InstanceItem| {
         let kind = if item.is_test { "test" } else { "pool" };
-        let reason = item
-            .failure_reason
-            .as_deref()
+        let named = gone::find(seen, &item.id).and_then(|seen| seen.failure.as_deref());
+        let reason = named
+            .or(item.failure_reason.as_deref())
             .unwrap_or("-")
             .lines()
             .next()
             .unwrap_or("-");
         [
             item.id.to_string(),
-            match gone::find(gone, &item.id) {
-                Some(gone) => format!("{} ({})", item.status.as_str(), gone.text()),
+            match gone::find(seen, &item.id).and_then(Seen::vm_ended) {
+                Some(ended) => format!("{} ({ended})", item.status.as_str()),
                 None => item.status.as_str().to_owned(),
             },
             kind.to_owned(),
@@ -106,14 +119,14 @@ pub(super) fn instances(items: &Items<InstanceItem>, gone: &[Gone]) -> String {
     )
 }
 
-pub(super) fn instance(detail: &InstanceDetail, gone: Option<&Gone>, log: bool) -> String {
+pub(super) fn instance(detail: &InstanceDetail, seen: Option<&Seen>, log: bool) -> String {
     let mut text = output::pairs([
         ("id", detail.id.to_string()),
         ("VM", detail.instance_id.to_string()),
         (
             "status",
-            match gone {
-                Some(gone) => format!("{}\n{}", detail.status.as_str(), gone.text()),
+            match seen.and_then(Seen::vm_ended) {
+                Some(ended) => format!("{}\n{ended}", detail.status.as_str()),
                 None => detail.status.as_str().to_owned(),
             },
         ),
@@ -130,8 +143,8 @@ pub(super) fn instance(detail: &InstanceDetail, gone: Option<&Gone>, log: bool) 
     ]);
     text.push_str("\n\n");
     text.push_str(&boot::table(detail));
-    if let Some(reason) = &detail.failure_reason {
-        text.push_str(&format!("\n\nfailed: {}", clean_lines(reason).join("\n        ")));
+    if let Some(reason) = boot::failure(detail) {
+        text.push_str(&format!("\n\nfailed: {}", clean_lines(&reason).join("\n        ")));
     }
     if log {
         for step in &detail.steps {

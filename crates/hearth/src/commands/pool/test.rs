@@ -70,19 +70,9 @@ async fn wrong_branches(
 }
 
 fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Option<(Vec<String>, String)>) {
-    let reason = detail
-        .summary
-        .error
-        .as_deref()
-        .or(detail.failure_reason.as_deref())
-        .unwrap_or("it said nothing");
-    let reason = clean_lines(reason).join("\n  ");
+    let reason = boot::failure(detail).unwrap_or_else(|| "it said nothing".to_owned());
     let failed = detail.summary.failed_step.as_deref();
-    let mut lines = vec![match failed {
-        Some(step) => format!("\nFAILED: {}: {reason}", boot::failed_title(detail, step)),
-        // It was no step's fault: the server was stopped in the middle, say.
-        None => format!("\nFAILED: {reason}"),
-    }];
+    let mut lines = vec![format!("\nFAILED: {}", clean_lines(&reason).join("\n  "))];
     let printed = boot::failed_output(detail);
     if !printed.is_empty() {
         lines.push("its last lines:".to_owned());
@@ -92,7 +82,8 @@ fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Optio
     let id = &detail.id;
     lines.push("what to do next:".to_owned());
     // Without a VM there is nothing to look into; that of a cancelled boot goes at once.
-    let cancelled = reason.starts_with("cancelled by ");
+    let said = detail.failure_reason.as_deref().or(detail.summary.error.as_deref());
+    let cancelled = said.is_some_and(|reason| reason.starts_with("cancelled by "));
     if !cancelled && failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
         lines.push(format!(
             "  look inside (the VM stays for 15 minutes): {}",

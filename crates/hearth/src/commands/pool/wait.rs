@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use hearth_api::client::Client;
+use hearth_api::explain::PoolExplained;
 use hearth_api::find::ProjectFound;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::{PoolView, Status};
@@ -12,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::show;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{hint, output};
+use crate::{boot, hint, output};
 
 /// Pause between two looks.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
@@ -25,18 +26,18 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(25);
 /// How often the clock moves.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The pool as it is in the end, and whether it is full.
+/// The pool as it is in the end: its view, its explanation at the same moment, and whether it is full.
 pub(super) async fn until_full(
     client: &Client,
     project: &ProjectFound,
     limit: Duration,
-) -> Result<(PoolView, bool), Failure> {
+) -> Result<(PoolView, PoolExplained, bool), Failure> {
     let start = Instant::now();
     let mut picture = Picture::new();
     let mut failed_before = None;
     let mut last_making = Instant::now();
     loop {
-        let view = client.get_pool(&project.id).await?;
+        let mut view = client.get_pool(&project.id).await?;
         let Some(config) = view.config.as_ref().filter(|config| config.enabled) else {
             return Err(
                 Failure::new("the pool is not enabled, so it will not fill").hint(format!(
@@ -47,9 +48,19 @@ pub(super) async fn until_full(
         };
         let target = u64::try_from(config.target_size).unwrap_or_default();
         picture.show(&view.status, target);
-        if view.status.ready >= target {
-            picture.done();
-            return Ok((view, true));
+        let is_late = start.elapsed() > limit;
+        if is_late || view.status.ready >= target {
+            // What is said in the end is one look, and that look decides.
+            let explained;
+            (view, explained) = show::both(client, project, view).await?;
+            let is_full = view.status.ready >= target;
+            if is_full || is_late {
+                picture.done();
+                if !is_full {
+                    output::note(&format!("not full after {}", output::duration(limit)));
+                }
+                return Ok((view, explained, is_full));
+            }
         }
         let failures = view
             .status
@@ -72,11 +83,6 @@ pub(super) async fn until_full(
                 hint::command(["pool", "test", project.name.as_str()])
             )));
         }
-        if start.elapsed() > limit {
-            picture.done();
-            output::note(&format!("not full after {}", output::duration(limit)));
-            return Ok((view, false));
-        }
         tokio::time::sleep(POLL_PAUSE).await;
     }
 }
@@ -85,10 +91,13 @@ async fn last_failure(client: &Client, project: &ProjectFound) -> String {
     let newest = client
         .list_instances(&project.id, Some(1), Some(InstanceStatus::Failed))
         .await;
-    let reason = newest
-        .ok()
-        .and_then(|items| items.items.into_iter().next())
-        .and_then(|item| item.failure_reason);
+    let reason = match newest.ok().and_then(|items| items.items.into_iter().next()) {
+        Some(item) => match client.get_instance(&project.id, &item.id).await {
+            Ok(detail) => boot::failure(&detail),
+            Err(_) => item.failure_reason,
+        },
+        None => None,
+    };
     clean_line(reason.as_deref().unwrap_or("the reason is not known"))
 }
 

@@ -69,9 +69,8 @@ async fn look(globals: &Globals, client: &Client, project: &ProjectFound) -> Res
         // One line for each change: what programs can read while it goes on.
         return serde_json::to_string(&view).map_err(|error| Look::Failed(Failure::new(error.to_string())));
     }
-    let explained = client.explain_pool(&project.id).await?;
-    let text = show::pool(&view, &explained);
-    Ok(text)
+    let (view, explained) = show::both(client, project, view).await?;
+    Ok(show::pool(&view, &explained))
 }
 
 /// On a screen in the place of what was there, elsewhere below it.
