@@ -1,6 +1,6 @@
 //! Which command of which step failed is said wherever a person reads it; the documented reason stays as it is documented.
 
-use hearth_api::agent::ExecEnd;
+use hearth_guest::ExecEnd;
 use hearth_drivers::fake::{ExecRule, FakeOptions, Special};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -45,7 +45,9 @@ async fn a_failing_command_is_named_by_the_record_the_pool_and_a_claim() {
     server.patch(&pool, json!({ "enabled": true, "targetSize": 1 })).await;
     let open = |it: &Value| {
         let mut all = it["conditions"].as_array().unwrap().iter();
-        all.any(|one| one["type"] == "BreakerOpen" && one["status"] == true)
+        let open = all.any(|one| one["type"] == "BreakerOpen" && one["status"] == true);
+        // A pass has seen it, too.
+        open && it["decisions"][0]["action"] == "wait"
     };
     let explained = server.until(SOON, &format!("{pool}/explain"), open).await;
     let short = "(warm_pool_setup: the command `npm ***` ended with exit code 1: one; no rule for ***)";

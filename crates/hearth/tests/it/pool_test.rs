@@ -236,3 +236,48 @@ fn when_the_stream_breaks_the_record_is_asked_instead_and_no_step_is_shown_twice
     let printed: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(printed["status"], "failed");
 }
+
+/// Tries commands in a pool that is enabled or not; the fake's boot ends so.
+fn try_commands(enabled: bool, good: bool, more: &[&str]) -> (Ran, Fake) {
+    let fake = Fake::start(move |request| {
+        let line = request.line.as_str();
+        let config = format!(
+            r#"{{"enabled":{enabled},"targetSize":1,"maxAgeMinutes":60,"branch":null,"setupCommands":null,
+            "createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-01T00:00:00.000Z"}}"#
+        );
+        let status = r#""status":{"ready":1,"provisioning":0,"failed":0}"#;
+        match line.split(' ').next() {
+            Some("POST") => Reply::ok(r#"{"id":"wpi_1"}"#),
+            Some("PATCH") => Reply::ok(&format!(r#"{{"config":{config},{status}}}"#)),
+            _ if line.ends_with("/warm-pool") => Reply::ok(&format!(
+                r#"{{"allowed":true,"config":{config},{status},"metadata":null}}"#
+            )),
+            _ if line.ends_with("/follow") => Reply::not_found(),
+            _ if line.contains("/instances/wpi_1") => Reply::ok(&match good {
+                true => detail("ready", &[GOOD_STEP]),
+                false => detail("failed", &[GOOD_STEP, BAD_STEP]),
+            }),
+            _ => Reply::ok(&project_page()),
+        }
+    });
+    let args = [&["pool", "test", "web", "--command", "a: true"], more].concat();
+    let ran = run(hearth_at(&fake.url, &args));
+    (ran, fake)
+}
+
+#[test]
+fn what_becomes_of_given_commands_is_said() {
+    let (ran, fake) = try_commands(true, false, &[]);
+    assert_eq!((ran.code, fake.requests_of("PATCH ").len()), (1, 0), "{}", ran.stderr);
+    for text in [
+        "the given commands are saved to the pool, which is enabled and builds them beside this test",
+        "hearth pool set web --disabled",
+        "the given commands stay saved: VMs of the set-up before keep serving",
+    ] {
+        assert!(ran.stderr.contains(text), "{text} is missing in:\n{}", ran.stderr);
+    }
+    let (ran, _fake) = try_commands(false, true, &[]);
+    assert!(ran.stderr.contains("the given commands are saved to the pool\n"), "{}", ran.stderr);
+    let (ran, _fake) = try_commands(true, true, &["--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}

@@ -1,6 +1,6 @@
 //! `hearth pool test`: one boot from scratch, watched live; says what to do next when it fails.
 
-use hearth_api::client::Client;
+use hearth_api::client::{Client, ClientError};
 use hearth_api::find::ProjectFound;
 use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
 use hearth_api::pool::TestRequest;
@@ -13,7 +13,7 @@ use crate::text::clean_lines;
 use crate::{branches, connect, hint, output};
 
 pub(super) const AFTER_HELP: &str = "\
-Given commands are saved to the pool first. Steps and their output go to standard error as they happen, the table at the
+Given commands are saved to the pool first; an enabled pool begins to build them beside the test, so disable it to try some. Steps and their output go to standard error as they happen, the table at the
 end to standard output. Works while the pool is disabled. The exit code is 1 when a step failed. The VM stays for
 15 minutes, so that you can look into it with `hearth shell`. Ctrl-C stops the watching, not the boot: `hearth pool cancel`\nends that, and `hearth shell` looks into it meanwhile.";
 
@@ -25,6 +25,16 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     let project = connect::project(&client, &args.project).await?;
     let id = client.test_pool(&project.id, &body, !args.no_cache).await?.id;
     output::note(&format!("test boot {id} of {}", project.name));
+    let given = body.setup_commands.is_some();
+    let enabled = given && is_enabled(&client, &project).await?;
+    if enabled {
+        output::note(&format!(
+            "the given commands are saved to the pool, which is enabled and builds them beside this test; to try commands first: {}",
+            hint::command(["pool", "set", project.name.as_str(), "--disabled"])
+        ));
+    } else if given {
+        output::note("the given commands are saved to the pool");
+    }
     let mut screen = Screen::on_stderr();
     let detail = tokio::select! {
         detail = boot::follow(&client, &project.id, &id, &mut screen) => Some(detail?),
@@ -47,6 +57,9 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     if detail.status == InstanceStatus::Failed {
         let wrong = wrong_branches(&client, &project, &detail).await;
         say_what_failed(&project, &detail, wrong);
+        if enabled {
+            output::note("the given commands stay saved: VMs of the set-up before keep serving until these work or others are saved");
+        }
         return Ok(EXIT_FAILED);
     }
     output::note(&format!(
@@ -54,6 +67,16 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         output::millis(detail.summary.total_duration_ms)
     ));
     Ok(0)
+}
+
+/// Whether VMs are kept ready, so that what is saved is built at once.
+async fn is_enabled(client: &Client, project: &ProjectFound) -> Result<bool, Failure> {
+    match client.get_pool(&project.id).await {
+        Ok(view) => Ok(view.config.is_some_and(|config| config.enabled)),
+        // A token that may not read, or a server that says something else.
+        Err(ClientError::Api { status: 403, .. } | ClientError::Decode { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Asked only where a branch may be at fault.
