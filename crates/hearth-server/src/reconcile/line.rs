@@ -80,7 +80,13 @@ impl Lines {
             project: project.clone(),
             wants,
         });
-        self.with(|kept| lines.iter().filter_map(|line| kept.lines.get(line)).map(BTreeMap::len).sum())
+        self.with(|kept| {
+            lines
+                .iter()
+                .filter_map(|line| kept.lines.get(line))
+                .map(BTreeMap::len)
+                .sum()
+        })
     }
 
     /// A place at the end, for a claim that may have an instance of its own in the making.

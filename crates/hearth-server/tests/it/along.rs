@@ -263,7 +263,12 @@ async fn what_cannot_be_brought_fails_the_clone_with_its_name_and_url() {
         assert_eq!(boot["summary"]["failedStep"], "clone_repo", "{boot:#}");
         let reason = boot["failureReason"].as_str().unwrap();
         assert!(reason.starts_with(&says), "{reason}");
-        assert!(![".;", ".,", "..", ":;"].iter().any(|two| reason.replace("../", "").contains(two)), "{reason}");
+        assert!(
+            ![".;", ".,", "..", ":;"]
+                .iter()
+                .any(|two| reason.replace("../", "").contains(two)),
+            "{reason}"
+        );
         git(&sources.app, &["reset", "--quiet", "--hard", &base]);
     }
     commit(&sources.app, &[("lost.bin", "nobody has it")], "lost");

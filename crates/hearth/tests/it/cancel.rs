@@ -21,7 +21,10 @@ fn list(ids: &[&str]) -> String {
             "provisionedAt":null,"createdAt":"2025-01-01T00:00:00.000Z"}}"#
         )
     };
-    format!(r#"{{"items":[{}]}}"#, ids.iter().map(item).collect::<Vec<_>>().join(","))
+    format!(
+        r#"{{"items":[{}]}}"#,
+        ids.iter().map(item).collect::<Vec<_>>().join(",")
+    )
 }
 
 fn detail(id: &str) -> String {
@@ -64,8 +67,17 @@ fn the_boot_in_the_place_of_one_that_has_just_gone_is_ended() {
         usual(request)
     });
     let ran = run(hearth_at(&fake.url, &["pool", "cancel", "web"]));
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "cancelled wpi_new\n"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("hearth pool instance web wpi_new --log"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "cancelled wpi_new\n"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("hearth pool instance web wpi_new --log"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -76,7 +88,11 @@ fn when_nothing_is_made_it_says_how_the_pool_is() {
     });
     let ran = run(hearth_at(&fake.url, &["pool", "cancel", "web"]));
     assert_eq!(ran.code, 1);
-    let told = ["error: nothing is being made", "the pool: the set-up fails since", "hearth pool instances web"];
+    let told = [
+        "error: nothing is being made",
+        "the pool: the set-up fails since",
+        "hearth pool instances web",
+    ];
     assert!(told.iter().all(|part| ran.stderr.contains(part)), "{}", ran.stderr);
 }
 
@@ -90,5 +106,9 @@ fn an_id_that_is_gone_is_told_with_what_runs_instead() {
         format!("web has no instance {id}: its set-up was changed meanwhile"),
         "without an id, `hearth pool cancel web` ends the boot that is under way".to_owned(),
     ];
-    assert!(told.iter().all(|part| ran.stderr.contains(part.as_str())), "{}", ran.stderr);
+    assert!(
+        told.iter().all(|part| ran.stderr.contains(part.as_str())),
+        "{}",
+        ran.stderr
+    );
 }

@@ -128,7 +128,9 @@ fn a_claim_that_waits_says_what_it_waits_for_and_each_change() {
         "{first}"
     );
     assert!(
-        second.starts_with("waiting for a VM of web: 0 of 1 ready, 1 being made; wpi_9: make has run for 5 s, last output now (for "),
+        second.starts_with(
+            "waiting for a VM of web: 0 of 1 ready, 1 being made; wpi_9: make has run for 5 s, last output now (for "
+        ),
         "{second}"
     );
 }
@@ -136,12 +138,27 @@ fn a_claim_that_waits_says_what_it_waits_for_and_each_change() {
 #[test]
 fn a_token_that_may_only_claim_is_told_that_it_waits_and_looks_once() {
     let (ran, fake) = claim_after(1, &["claim", "web", "--wait", "60"], |_| {
-        Reply::json(403, r#"{"error":{"code":"forbidden","message":"lacks the scope project:read"}}"#)
+        Reply::json(
+            403,
+            r#"{"error":{"code":"forbidden","message":"lacks the scope project:read"}}"#,
+        )
     });
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(!ran.stderr.contains("project:read"), "{}", ran.stderr);
-    assert_eq!(fake.requests().iter().filter(|it| it.line.ends_with("/explain")).count(), 1);
+    assert_eq!(
+        fake.requests()
+            .iter()
+            .filter(|it| it.line.ends_with("/explain"))
+            .count(),
+        1
+    );
     let (ran, fake) = claim_after(0, &["--json", "claim", "web", "--wait", "60"], |_| Reply::not_found());
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
-    assert_eq!(fake.requests().iter().filter(|it| it.line.ends_with("/explain")).count(), 0);
+    assert_eq!(
+        fake.requests()
+            .iter()
+            .filter(|it| it.line.ends_with("/explain"))
+            .count(),
+        0
+    );
 }

@@ -277,7 +277,11 @@ fn what_becomes_of_given_commands_is_said() {
         assert!(ran.stderr.contains(text), "{text} is missing in:\n{}", ran.stderr);
     }
     let (ran, _fake) = try_commands(false, true, &[]);
-    assert!(ran.stderr.contains("the given commands are saved to the pool\n"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the given commands are saved to the pool\n"),
+        "{}",
+        ran.stderr
+    );
     let (ran, _fake) = try_commands(true, true, &["--json"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
 }

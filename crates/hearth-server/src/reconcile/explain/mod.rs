@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hearth_api::explain::{AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo};
+use hearth_api::explain::{
+    AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
+};
 use hearth_api::ids::ProjectId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::Status;
@@ -352,7 +354,9 @@ fn counts(rows: &[InstanceRow], failed_since: Timestamp) -> Status {
         ready: count(&|row| row.state == InstanceState::Ready && !row.reserved),
         provisioning: count(&|row| row.state == InstanceState::Provisioning),
         failed: count(&|row| {
-            row.status() == Some(InstanceStatus::Failed) && row.failure_reason.is_some() && row.state_since >= failed_since
+            row.status() == Some(InstanceStatus::Failed)
+                && row.failure_reason.is_some()
+                && row.state_since >= failed_since
         }),
     }
 }

@@ -67,7 +67,9 @@ pub(super) fn sentence(hold: Hold) -> String {
 
 /// What holds a pool back because something failed: why that failed, when it is tried again, and what to do before.
 pub(super) fn pause_sentence(hold: Hold, why: Option<&str>, until: Timestamp, project: &ProjectRow) -> String {
-    let why = why.map(|why| format!(" ({})", reason_in_short(why))).unwrap_or_default();
+    let why = why
+        .map(|why| format!(" ({})", reason_in_short(why)))
+        .unwrap_or_default();
     let (at, project) = (format!("{until:.0}"), project_word(project));
     let mend = |what| format!("mend {what}, or try at once with `hearth pool retry {project}`");
     match hold {
@@ -174,7 +176,10 @@ mod tests {
         assert_eq!(reason_in_short("exit code 7: boom"), "exit code 7: boom");
         assert_eq!(reason_in_short("exit code 7: one\nboom\n"), "exit code 7: one; boom");
         assert_eq!(reason_in_short("a\nb\n\nc"), "a … c");
-        assert_eq!(reason_in_short("No such file.\nSee the log."), "No such file; See the log.");
+        assert_eq!(
+            reason_in_short("No such file.\nSee the log."),
+            "No such file; See the log."
+        );
         assert_eq!(reason_in_short(&"ü".repeat(200)).chars().count(), MAX_REASON_CHARS + 1);
     }
 }

@@ -58,7 +58,9 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         let wrong = wrong_branches(&client, &project, &detail).await;
         say_what_failed(&project, &detail, wrong);
         if enabled {
-            output::note("the given commands stay saved: VMs of the set-up before keep serving until these work or others are saved");
+            output::note(
+                "the given commands stay saved: VMs of the set-up before keep serving until these work or others are saved",
+            );
         }
         return Ok(EXIT_FAILED);
     }
