@@ -4,12 +4,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use qapi::qmp::RunState;
 use tokio::sync::oneshot;
 
 use super::command::{self, Accelerator, Memory, Start, Wanted};
 use super::folder::{MemoryKind, Record, VmFolder};
-use super::monitor::Monitor;
+use super::monitor::{Monitor, RunState};
 use super::template::{RAM, Templates};
 use super::{Inner, images};
 use crate::process::ProcessId;
@@ -124,8 +123,8 @@ fn memory(record: &Record, folder: &VmFolder) -> Memory {
 /// Gives QEMU the saved state, if there is one, as soon as its monitor is there, and waits until it says that the VM is up.
 async fn wait_until_up(folder: &VmFolder, user: &VmUser, mut restore: Option<&Restore>) -> Result<(), DriverError> {
     let up = match restore {
-        Some(Restore { runs: false, .. }) => RunState::paused,
-        _ => RunState::running,
+        Some(Restore { runs: false, .. }) => RunState::Paused,
+        _ => RunState::Running,
     };
     let begin = Instant::now();
     loop {

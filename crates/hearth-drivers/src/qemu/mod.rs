@@ -15,6 +15,7 @@ mod launch;
 mod monitor;
 mod processors;
 mod qcow2;
+mod qmp;
 mod start;
 mod stream;
 mod template;

@@ -1,48 +1,48 @@
 //! QEMU's monitor (QMP): short conversations, one connection each, because the monitor serves one client at a time.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use futures::StreamExt;
-use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
-use qapi::qmp::{self, Event, MigrationStatus, RunState};
-use qapi::{Command, ExecuteError};
-use serde::Serialize;
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::folder::VmFolder;
+use super::qmp::Qmp;
 use crate::program::VmUser;
 
 /// Name of the monitor's socket in the VM's `run` folder.
 const SOCKET: &str = "qmp.sock";
 
-type Reader = QmpStreamTokio<ReadHalf<UnixStream>>;
-type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;
-
-/// `blockdev-add`, with a `backing` of null: that is "nothing yet", which qapi's own type cannot say.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct AddNode(Value);
-
-impl Command for AddNode {
-    const NAME: &'static str = "blockdev-add";
-    const ALLOW_OOB: bool = false;
-    type Ok = qapi::Empty;
+/// What the whole machine is doing, in QEMU's words.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RunState {
+    Running,
+    Paused,
+    /// The disk could not be written.
+    IoError,
+    #[serde(untagged)]
+    Other(String),
 }
 
-impl qmp::QmpCommand for AddNode {}
+impl RunState {
+    /// QEMU's name for it.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::IoError => "io-error",
+            Self::Other(name) => name,
+        }
+    }
+}
 
 /// A conversation with one VM's monitor. It ends at its deadline, wherever it is then.
 pub(super) struct Monitor {
-    service: QapiService<Writer>,
-    events: QapiEvents<Reader>,
-    /// Events that came while an answer was waited for.
-    seen: VecDeque<Event>,
+    qmp: Qmp<UnixStream>,
     deadline: Instant,
 }
 
@@ -52,15 +52,10 @@ impl Monitor {
         let deadline = Instant::now() + time;
         let hello = async {
             let stream = folder.connect(SOCKET, user).await?;
-            QmpStreamTokio::open(stream).await?.negotiate().await
+            Qmp::open(stream).await
         };
-        let (service, events) = until(deadline, hello).await?.into_parts();
-        Ok(Self {
-            service,
-            events,
-            seen: VecDeque::new(),
-            deadline,
-        })
+        let qmp = until(deadline, hello).await?;
+        Ok(Self { qmp, deadline })
     }
 
     /// Allows another stretch of time from now.
@@ -68,38 +63,24 @@ impl Monitor {
         self.deadline = Instant::now() + time;
     }
 
-    async fn run<C: Command>(&mut self, command: C) -> io::Result<C::Ok>
-    where
-        Writer: futures::Sink<qapi::Execute<C, u32>, Error = io::Error> + Unpin,
-    {
-        let call = self.service.execute(command);
-        tokio::pin!(call);
-        let (events, seen) = (&mut self.events, &mut self.seen);
-        let answer = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut call => return answer.map_err(refusal),
-                    event = events.next() => seen.push_back(event.ok_or(io::ErrorKind::UnexpectedEof)??),
-                }
-            }
-        };
-        until(self.deadline, answer).await
+    async fn run(&mut self, name: &str, arguments: Value) -> io::Result<Value> {
+        until(self.deadline, self.qmp.call(name, arguments)).await
     }
 
     /// What the whole machine is doing.
     pub(super) async fn state(&mut self) -> io::Result<RunState> {
-        Ok(self.run(qmp::query_status {}).await?.status)
+        let answer = self.run("query-status", json!({})).await?;
+        Ok(serde_json::from_value(answer["status"].clone())?)
     }
 
     /// Lets the processors stand still. All the guest's writes have reached its files then.
     pub(super) async fn stop(&mut self) -> io::Result<()> {
-        self.run(qmp::stop {}).await.map(drop)
+        self.run("stop", json!({})).await.map(drop)
     }
 
     /// Lets them go on.
     pub(super) async fn cont(&mut self) -> io::Result<()> {
-        self.run(qmp::cont {}).await.map(drop)
+        self.run("cont", json!({})).await.map(drop)
     }
 
     /// Puts an empty layer, the file `path` as QEMU sees it, above the node `below`. `node` is what the layer is called
@@ -110,15 +91,12 @@ impl Monitor {
             "driver": "qcow2", "node-name": node, "file": file, "backing": Value::Null,
             "cache": { "no-flush": true }, "discard": "unmap", "detect-zeroes": "unmap",
         });
-        self.run(AddNode(layer)).await?;
+        self.run("blockdev-add", layer).await?;
         let snapshot = json!({ "node": below, "overlay": node });
-        let done = self
-            .run(serde_json::from_value::<qmp::blockdev_snapshot>(snapshot)?)
-            .await;
+        let done = self.run("blockdev-snapshot", snapshot).await;
         if done.is_err() {
             // Else its name would be taken at the next attempt.
-            let gone = serde_json::from_value::<qmp::blockdev_del>(json!({ "node-name": node }))?;
-            drop(self.run(gone).await);
+            drop(self.run("blockdev-del", json!({ "node-name": node })).await);
         }
         done.map(drop)
     }
@@ -128,20 +106,20 @@ impl Monitor {
     pub(super) async fn save_state(&mut self, path: &str) -> io::Result<()> {
         self.prepare_migration().await?;
         let save = json!({ "uri": format!("file:{path}") });
-        self.run(serde_json::from_value::<qmp::migrate>(save)?).await?;
+        self.run("migrate", save).await?;
         if self.migrated().await? {
             return Ok(());
         }
-        let info = self.run(qmp::query_migrate {}).await?;
-        let why = info.error_desc.unwrap_or_else(|| "QEMU gives no reason".into());
-        Err(io::Error::other(why))
+        let info = self.run("query-migrate", json!({})).await?;
+        let why = info["error-desc"].as_str().unwrap_or("QEMU gives no reason");
+        Err(io::Error::other(why.to_owned()))
     }
 
     /// Reads what [`Monitor::save_state`] wrote, into a machine that was started for it.
     pub(super) async fn load_state(&mut self, path: &str) -> io::Result<()> {
         self.prepare_migration().await?;
         let load = json!({ "uri": format!("file:{path}") });
-        self.run(serde_json::from_value::<qmp::migrate_incoming>(load)?).await?;
+        self.run("migrate-incoming", load).await?;
         if self.migrated().await? {
             return Ok(());
         }
@@ -154,32 +132,23 @@ impl Monitor {
             { "capability": "x-ignore-shared", "state": true },
             { "capability": "events", "state": true },
         ] });
-        self.run(serde_json::from_value::<qmp::migrate_set_capabilities>(capabilities)?)
-            .await?;
-        self.seen.clear();
+        self.run("migrate-set-capabilities", capabilities).await?;
+        self.qmp.forget_events();
         Ok(())
     }
 
     /// Waits until a migration has ended; false when it has failed.
     async fn migrated(&mut self) -> io::Result<bool> {
         loop {
-            if let Event::MIGRATION { data, .. } = self.next_event().await? {
-                match data.status {
-                    MigrationStatus::completed => return Ok(true),
-                    MigrationStatus::failed | MigrationStatus::cancelled => return Ok(false),
+            let event = until(self.deadline, self.qmp.event()).await?;
+            if event.name == "MIGRATION" {
+                match event.data["status"].as_str() {
+                    Some("completed") => return Ok(true),
+                    Some("failed" | "cancelled") => return Ok(false),
                     _ => {}
                 }
             }
         }
-    }
-
-    async fn next_event(&mut self) -> io::Result<Event> {
-        if let Some(event) = self.seen.pop_front() {
-            return Ok(event);
-        }
-        let events = &mut self.events;
-        let next = async { events.next().await.ok_or(io::ErrorKind::UnexpectedEof)? };
-        until(self.deadline, next).await
     }
 }
 
@@ -189,9 +158,16 @@ async fn until<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) 
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-fn refusal(error: ExecuteError) -> io::Error {
-    match error {
-        ExecuteError::Io(error) => error,
-        ExecuteError::Qapi(error) => io::Error::other(error.desc),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_qemu_keep_their_names() {
+        for name in ["running", "paused", "io-error", "guest-panicked"] {
+            let state: RunState = serde_json::from_value(json!(name)).unwrap();
+            assert_eq!(state.name(), name);
+            assert_eq!(matches!(state, RunState::Other(_)), name == "guest-panicked");
+        }
     }
 }

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
-use qapi::Enum as _;
-use qapi::qmp::RunState;
 
 use super::Inner;
-use super::monitor::Monitor;
+use super::monitor::{Monitor, RunState};
 use crate::{CALL_TIMEOUT, DriverError, VmState, error};
 
 /// How long QEMU's monitor has to say what a silent VM's processors do.
@@ -59,8 +57,8 @@ impl Inner {
                     monitor.state().await
                 };
                 match ask.await {
-                    Ok(RunState::running) => None,
-                    Ok(RunState::io_error) => {
+                    Ok(RunState::Running) => None,
+                    Ok(RunState::IoError) => {
                         Some("QEMU has stopped its processors because its disk could not be written: the host's disk is full or broken".to_owned())
                     }
                     Ok(state) => Some(format!("QEMU has stopped its processors ({})", state.name())),
