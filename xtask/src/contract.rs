@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{process, workspace};
+use crate::{process, python, workspace};
 
+/// The tester: its folder, its environment and its program.
+const TOOL: &str = "schemathesis";
 /// How long the server may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long one reply may take, seconds.
@@ -22,7 +24,7 @@ const CLAIM_WAIT: &str = "500ms";
 
 /// Installs the tester if need be and runs it; it must find nothing.
 pub(crate) fn run() -> Result<()> {
-    let program = install()?;
+    let program = python::install(TOOL, TOOL)?;
     let folder = workspace::target().join("schemathesis-run");
     // What an earlier run left.
     if folder.exists() {
@@ -35,36 +37,6 @@ pub(crate) fn run() -> Result<()> {
     done?;
     ended?;
     fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display()))
-}
-
-fn sources() -> PathBuf {
-    workspace::root().join("xtask/schemathesis")
-}
-
-/// The program in its virtual environment, made anew when the pinned versions have changed.
-fn install() -> Result<PathBuf> {
-    let requirements = sources().join("requirements.txt");
-    let environment = workspace::target().join("schemathesis");
-    let program = environment.join("bin/schemathesis");
-    let installed = environment.join("requirements.txt");
-    let wanted = fs::read(&requirements)?;
-    if program.exists() && fs::read(&installed).is_ok_and(|present| present == wanted) {
-        return Ok(program);
-    }
-    println!("installing the tester from PyPI");
-    process::run(
-        Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&environment),
-    )?;
-    process::run(
-        Command::new(environment.join("bin/pip"))
-            .args(["install", "--quiet", "--disable-pip-version-check", "--requirement"])
-            .arg(&requirements),
-    )?;
-    // Last: only a whole environment has it.
-    fs::copy(&requirements, &installed)?;
-    Ok(program)
 }
 
 struct Server {
@@ -132,7 +104,7 @@ impl Server {
         let config = folder.join("schemathesis.toml");
         // In the file and not in the arguments, where every user of the machine could read it.
         let token = fs::read_to_string(self.data.join("admin-token"))?;
-        let mut text = fs::read_to_string(sources().join("schemathesis.toml"))?;
+        let mut text = fs::read_to_string(python::sources(TOOL).join("schemathesis.toml"))?;
         text.push_str(&format!(
             "\n[headers]\nAuthorization = \"Bearer {}\"\n\n[[operations]]\ninclude-name = [\"GET /api/v1/instances/{{id}}\", \"GET /api/v1/instances/{{id}}/follow\", \
              \"GET /api/v1/instances/{{id}}/claim\", \"GET /api/v1/instances/{{id}}/terminal\", \

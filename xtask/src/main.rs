@@ -6,10 +6,12 @@ mod build;
 mod compile;
 mod contract;
 mod demo;
+mod deny;
 mod forecast;
 mod openapi;
 mod packages;
 mod process;
+mod python;
 mod setup;
 mod sim;
 mod test;
@@ -42,12 +44,14 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Run the planner through simulated days with faults, and check what it promises
     Sim(sim::SimArgs),
-    /// All set-up, then formatting, clippy, house rules and every test, VM tests included
+    /// All set-up, then every check and every test, those with real VMs included; with a name, only the tests of that name
     Test(test::TestArgs),
     /// Write openapi.json, the description of the HTTP API, from the code
     Openapi,
     /// Try openapi.json against a running server with a tester of the API's that is not ours (Schemathesis)
     Contract,
+    /// Check licences, sources and doubled versions of everything that is compiled in (cargo-deny)
+    Deny,
     /// The house rules: size of files, words in the wrong room, sleeping tests
     Tidy,
 }
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Openapi => openapi::write().map(|path| println!("{}", path.display())),
         Task::Contract => contract::run(),
+        Task::Deny => deny::run(),
         Task::Tidy => tidy::run(),
     };
     match done {

@@ -1,17 +1,19 @@
 //! `cargo xtask test`: all set-up, then every check and every test, with the time each stage took.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, process, setup, tidy, workspace};
+use crate::{agent, contract, deny, process, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// Only tests with this in their name
-    filter: Option<String>,
+    /// Only tests with this in their name, and only what they need: no formatting, house rules, clippy, documents
+    name: Option<String>,
 }
 
 /// Where tests find the agent's binary.
@@ -20,62 +22,155 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
+/// Inner rooms too: a link that leads nowhere misleads whoever reads the code.
+const DOC: [&str; 5] = [
+    "doc",
+    "--workspace",
+    "--no-deps",
+    "--document-private-items",
+    "--locked",
+];
+/// What another test starts as a process of its own, and what prints figures for people: marked as a test, and none.
+pub(crate) const NOT_A_TEST: &str = "not_a_test_";
+/// Begins the name of a test that only root can run.
+pub(crate) const AS_ROOT: &str = "as_root_";
 
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let start = Instant::now();
-    let mut took = Vec::new();
-    let done = stages(args, &mut took);
+    let mut stages = Stages::default();
+    let done = match &args.name {
+        Some(name) => some(name, &mut stages),
+        None => all(&mut stages),
+    };
     println!();
-    for (name, length) in &took {
+    for (name, length) in &stages.took {
         println!("{name:<16} {}", readable(*length));
     }
     println!("{:<16} {}", "total", readable(start.elapsed()));
     done
 }
 
-fn stages(args: &TestArgs, took: &mut Vec<(&'static str, Duration)>) -> Result<()> {
-    let mut stage = |name: &'static str, work: &mut dyn FnMut() -> Result<()>| {
+/// The stages so far, with the time that each took.
+#[derive(Default)]
+struct Stages {
+    took: Vec<(&'static str, Duration)>,
+}
+
+impl Stages {
+    fn stage<T>(&mut self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n==> {name}");
         let start = Instant::now();
         let done = work();
-        took.push((name, start.elapsed()));
+        self.took.push((name, start.elapsed()));
         done
-    };
-    let data = workspace::target().join("hearth-test");
-    let mut agent = None;
-    stage("set-up", &mut setup::run)?;
-    stage("formatting", &mut || {
+    }
+}
+
+/// Every check and every test, those that `cargo test` leaves out too.
+fn all(stages: &mut Stages) -> Result<()> {
+    stages.stage("set-up", setup::run)?;
+    stages.stage("formatting", || {
         process::run(workspace::cargo().args(["fmt", "--all", "--", "--check"]))
     })?;
-    stage("house rules", &mut tidy::run)?;
-    stage("agent", &mut || agent::build().map(|path| agent = Some(path)))?;
-    let agent = agent.unwrap_or_default();
+    stages.stage("house rules", tidy::run)?;
+    stages.stage("dependencies", deny::run)?;
+    let agent = stages.stage("agent", agent::build)?;
     let cargo = || workspace::cargo_with_agent(&agent);
-    stage("clippy", &mut || process::run(cargo().args(CLIPPY)))?;
-    stage("build", &mut || {
+    stages.stage("clippy", || process::run(cargo().args(CLIPPY)))?;
+    stages.stage("documents", || {
+        process::run(cargo().args(DOC).env("RUSTDOCFLAGS", "-Dwarnings"))
+    })?;
+    stages.stage("build", || {
         process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
-    stage("guest image", &mut || {
-        workspace::link_images(&data)?;
-        let hearth = workspace::target().join("debug/hearth");
-        process::run(
-            std::process::Command::new(hearth)
-                .args(["image", "build", "--data-dir"])
-                .arg(&data)
-                .arg("--cache-dir")
-                .arg(workspace::shared_packages()),
-        )
-    })?;
-    if args.filter.is_none() {
-        stage("contract", &mut contract::run)?;
-    }
-    stage("tests", &mut || {
-        let mut command = cargo();
-        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-        command.args(args.filter.iter());
-        process::run(command.env(DATA_VARIABLE, &data).env(AGENT_VARIABLE, &agent))
+    stages.stage("guest image", image)?;
+    stages.stage("contract", contract::run)?;
+    stages.stage("tests", || {
+        process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
     })
+}
+
+/// The tests with a text in their names, and what they need.
+fn some(name: &str, stages: &mut Stages) -> Result<()> {
+    let mut packages: Vec<String> = Vec::new();
+    for package in packages_with(name)? {
+        packages.extend(["--package".to_owned(), package]);
+    }
+    if packages.is_empty() {
+        bail!("no crate has a test with `{name}` in its name");
+    }
+    stages.stage("set-up", setup::run)?;
+    let agent = stages.stage("agent", agent::build)?;
+    stages.stage("build", || {
+        process::run(tests(&agent, &packages, None).arg("--no-run"))?;
+        process::run(workspace::cargo_with_agent(&agent).args(["build", "--package", "hearth", "--locked"]))
+    })?;
+    let mut list = tests(&agent, &packages, Some(name));
+    let listed = process::output_of(list.args(libtest_arguments()).arg("--list")).unwrap_or_default();
+    if !listed.lines().any(|line| line.ends_with(": test")) {
+        bail!("no test has `{name}` in its name");
+    }
+    stages.stage("guest image", image)?;
+    stages.stage("tests", || {
+        process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
+    })
+}
+
+/// The guest image that tests with real VMs start from.
+fn image() -> Result<()> {
+    workspace::link_images(&data())?;
+    let hearth = workspace::target().join("debug/hearth");
+    process::run(
+        Command::new(hearth)
+            .args(["image", "build", "--data-dir"])
+            .arg(data())
+            .arg("--cache-dir")
+            .arg(workspace::shared_packages()),
+    )
+}
+
+fn data() -> PathBuf {
+    workspace::target().join("hearth-test")
+}
+
+/// `cargo test` of these packages, told where the agent and the image are.
+fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
+    let mut command = workspace::cargo_with_agent(agent);
+    command
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(packages)
+        .args(name);
+    command.env(DATA_VARIABLE, data()).env(AGENT_VARIABLE, agent);
+    command
+}
+
+/// What the test programs are told: to run what needs a real VM, too.
+fn libtest_arguments() -> Vec<&'static str> {
+    let mut arguments = vec!["--", "--include-ignored", "--skip", NOT_A_TEST];
+    if !nix::unistd::geteuid().is_root() {
+        println!("tests with `{AS_ROOT}` in their names are left out: they need root");
+        arguments.extend(["--skip", AS_ROOT]);
+    }
+    arguments
+}
+
+/// The crates in whose code a test's name stands: compiling the others would take longer than the test.
+fn packages_with(name: &str) -> Result<Vec<String>> {
+    // `module::test`: the module is a file's name.
+    let text = name.rsplit("::").next().unwrap_or(name);
+    let mut packages = Vec::new();
+    for folder in workspace::packages()? {
+        if workspace::rust_files(&folder).iter().any(|file| {
+            let is_module = file
+                .file_stem()
+                .is_some_and(|stem| stem.to_string_lossy().contains(text));
+            is_module || std::fs::read_to_string(file).is_ok_and(|code| code.contains(text))
+        }) {
+            packages.extend(folder.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(packages)
 }
 
 /// `12.3 s`, `4 min 5 s`.
@@ -85,5 +180,21 @@ pub(crate) fn readable(length: Duration) -> String {
         format!("{:.1} s", length.as_secs_f64())
     } else {
         format!("{} min {} s", seconds / 60, seconds % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_crates_that_name_a_test_are_compiled_for_it() {
+        assert_eq!(packages_with("only_crates_that_name_a_test").unwrap(), ["xtask"]);
+        assert_eq!(
+            packages_with(concat!("qemu_crash::a_killed", "_server")).unwrap(),
+            ["hearth-drivers"]
+        );
+        // Put together here, or this file would name it.
+        assert!(packages_with(concat!("no_such", "_test_anywhere")).unwrap().is_empty());
     }
 }

@@ -17,9 +17,12 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The program as it is built for use.
-pub(crate) fn program() -> PathBuf {
-    target().join("release/hearth")
+/// The profile of the demo, in the root manifest.
+pub(crate) const DEMO_PROFILE: &str = "demo";
+
+/// The program as the demo builds it.
+pub(crate) fn demo_program() -> PathBuf {
+    target().join(DEMO_PROFILE).join("hearth")
 }
 
 /// Guest images of the tests and the bench: they are named by the digest of what is in them. The demo's lie where every data
@@ -68,4 +71,32 @@ pub(crate) fn link_images(data_dir: &Path) -> std::io::Result<()> {
         std::os::unix::fs::symlink(shared, link)?;
     }
     Ok(())
+}
+
+/// The folders of the workspace's packages; each is named as its package.
+pub(crate) fn packages() -> std::io::Result<Vec<PathBuf>> {
+    let mut folders = vec![root().join("xtask")];
+    for entry in std::fs::read_dir(root().join("crates"))? {
+        folders.push(entry?.path());
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// The Rust files below a folder.
+pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
 }

@@ -84,7 +84,8 @@ async fn outputs_and_exit_code() {
 }
 
 #[tokio::test]
-async fn the_environment_is_small_and_exact() {
+#[ignore = "needs root (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn as_root_the_environment_is_small_and_exact() {
     let agent = Agent::start();
     let client = agent.client().await;
     let mut spec = argv(&["env", "-0"]);
@@ -246,6 +247,13 @@ async fn long_commands_work() {
         let output = client.exec_collect(&shell(&command), MAX).await.unwrap();
         assert_eq!(text(&output.stdout), format!("{length}\n"));
     }
+}
+
+#[tokio::test]
+#[ignore = "needs root (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn as_root_a_long_command_of_another_user_works() {
+    let agent = Agent::start();
+    let client = agent.client().await;
     let mut other = shell(&format!("x='{}'; echo ${{#x}} $(id -u)", "y".repeat(150_000)));
     other.user = Some("nobody".into());
     assert_eq!(
@@ -255,7 +263,8 @@ async fn long_commands_work() {
 }
 
 #[tokio::test]
-async fn folder_and_user() {
+#[ignore = "needs root (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn as_root_folder_and_user() {
     let agent = Agent::start();
     let client = agent.client().await;
     let spec = ExecSpec {

@@ -183,6 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs system packages (all: cargo xtask test; alone: cargo xtask test NAME)"]
     async fn a_cancelled_script_leaves_no_process_and_no_mount() {
         let folder = tempfile::tempdir().unwrap();
         let point = folder.path().join("mounted");
@@ -216,6 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs system packages (all: cargo xtask test; alone: cargo xtask test NAME)"]
     async fn lines_and_exit_code_come_through_and_are_logged() {
         let folder = tempfile::tempdir().unwrap();
         let path = script(folder.path(), "echo one; echo two >&2; id -u; exit 3");

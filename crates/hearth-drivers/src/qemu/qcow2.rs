@@ -96,6 +96,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs system packages (all: cargo xtask test; alone: cargo xtask test NAME)"]
     fn qemu_finds_our_layer_whole_and_like_its_own() {
         const GIB: u64 = 1 << 30;
         let folder = tempfile::tempdir().unwrap();

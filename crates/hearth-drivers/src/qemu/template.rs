@@ -455,6 +455,8 @@ mod tests {
         fs::write(making.path(RAM), [1; 10_000]).unwrap();
         fs::write(making.path(STATE), "state").unwrap();
         let disk = folder.join("disk.qcow2");
+        // The last one may be there, and can be read only.
+        drop(fs::remove_file(&disk));
         fs::write(&disk, "disk").unwrap();
         making.add_disk(&disk).unwrap();
         making
@@ -532,6 +534,7 @@ mod tests {
             templates.check(&manifest, CheckDepth::Quick).unwrap();
             assert!(fault(templates.check(&manifest, CheckDepth::Full)).contains(&format!("{name}: its checksum")));
             let manifest = make();
+            fs::set_permissions(path(name), Permissions::from_mode(0o600)).unwrap();
             File::options()
                 .write(true)
                 .open(path(name))

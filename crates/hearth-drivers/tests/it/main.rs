@@ -12,21 +12,25 @@ mod qemu_forks;
 mod qemu_network;
 mod support;
 
-/// The contract suite for one kind of driver. `$rig` is an expression that makes a fresh [`contract::Rig`].
+/// The contract suite for one kind of driver. `$rig` is an expression that makes a fresh [`contract::Rig`]; the attributes after
+/// it are given to every test of the suite.
 macro_rules! contract_suite {
-    (@each $rig:tt $($name:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let rig = crate::contract_suite!(@make $rig);
-                crate::contract::$name(&rig).await;
-                crate::contract::Rig::finish(&rig).await;
-            }
-        )*
+    // `$attributes` is one token tree, so that every test can repeat it.
+    (@each $rig:tt $attributes:tt $($name:ident,)*) => {
+        $( crate::contract_suite!(@one $rig $attributes $name); )*
+    };
+    (@one $rig:tt [$(#[$attribute:meta])*] $name:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        $(#[$attribute])*
+        async fn $name() {
+            let rig = crate::contract_suite!(@make $rig);
+            crate::contract::$name(&rig).await;
+            crate::contract::Rig::finish(&rig).await;
+        }
     };
     (@make ($rig:expr)) => { $rig };
-    ($rig:expr) => {
-        crate::contract_suite!(@each ($rig)
+    ($rig:expr $(, #[$attribute:meta])*) => {
+        crate::contract_suite!(@each ($rig) [$(#[$attribute])*]
             a_vm_lives_is_found_again_and_leaves_nothing,
             a_killed_vm_is_noticed_and_can_be_made_anew,
             what_does_not_exist_is_said_so,

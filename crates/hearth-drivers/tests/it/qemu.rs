@@ -23,12 +23,12 @@ const SOON: Duration = Duration::from_secs(30);
 /// Where xtask put the image.
 pub(crate) fn images_dir() -> PathBuf {
     let data = std::env::var_os("HEARTH_TEST_DATA")
-        .expect("HEARTH_TEST_DATA is not set: run `cargo xtask test`, which makes a VM image and says where it is");
+        .expect("HEARTH_TEST_DATA is not set: `cargo xtask test NAME` builds a guest image and sets it");
     Path::new(&data).join("images")
 }
 
 fn image() -> Image {
-    image::find(&images_dir(), None).unwrap_or_else(|error| panic!("{error}; or run `cargo xtask test`"))
+    image::find(&images_dir(), None).unwrap_or_else(|error| panic!("{error}; or run `cargo xtask test NAME`"))
 }
 
 /// A host of its own for one test: data folder and label. The folder lies deep (a socket's address holds 108 bytes) and below
@@ -194,9 +194,13 @@ impl Drop for Qemu {
     }
 }
 
-contract_suite!(crate::qemu::Qemu::new().await);
+contract_suite!(
+    crate::qemu::Qemu::new().await,
+    #[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
+);
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_guest_has_its_size_and_runs_without_root() {
     let rig = Qemu::new().await;
     let id = VmId::generate();
@@ -277,6 +281,7 @@ async fn a_guest_has_its_size_and_runs_without_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_smaller_disk_than_the_image_is_refused() {
     let rig = Qemu::new().await;
     let id = VmId::generate();
@@ -298,6 +303,7 @@ async fn a_smaller_disk_than_the_image_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_vm_larger_than_the_host_is_put_off() {
     let rig = Qemu::new().await;
     let id = VmId::generate();
@@ -318,6 +324,7 @@ async fn a_vm_larger_than_the_host_is_put_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn what_a_crash_leaves_is_listed_and_removed() {
     let rig = Qemu::new().await;
     // A folder with a record that was being written, and one whose process was never started.
@@ -366,6 +373,7 @@ async fn what_a_crash_leaves_is_listed_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_process_number_given_to_another_process_is_not_killed() {
     let rig = Qemu::new().await;
     let id = VmId::generate();
@@ -388,6 +396,7 @@ async fn a_process_number_given_to_another_process_is_not_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn the_verdict_on_kvm_is_found_kept_and_shown() {
     let rig = Qemu::new().await;
     let file = rig.data().join("kvm-verdict.json");

@@ -17,8 +17,8 @@ const AT_ONCE: usize = 3;
 
 /// Not a test: the server that [`a_killed_server_leaves_nothing_that_its_successor_does_not_find`] kills.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "started by another test"]
-async fn server_to_be_killed() {
+#[ignore = "not a test: started by another test"]
+async fn not_a_test_server_to_be_killed() {
     let argument = |name: &str| std::env::var(name).unwrap();
     let driver = open(PathBuf::from(argument("CRASH_DATA")), &argument("CRASH_LABEL"));
     let shape = VmShape {
@@ -65,11 +65,18 @@ async fn kill_at(rig: &Qemu, which: &str, (name, value): (&str, &str), moment: u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_killed_server_leaves_nothing_that_its_successor_does_not_find() {
     let rig = Qemu::new().await;
     // At moments that fall into different parts of the making: the network, the folder, the disk, the process.
     for moment in [0, 30, 70, 120, 200, 350] {
-        kill_at(&rig, "server_to_be_killed", ("CRASH_IMAGE", &rig.image()), moment).await;
+        kill_at(
+            &rig,
+            "not_a_test_server_to_be_killed",
+            ("CRASH_IMAGE", &rig.image()),
+            moment,
+        )
+        .await;
         let vms = rig.data().join("vms");
         let next = rig.reopen();
         // A process that the killed server had just started may still be on its way to become QEMU.
@@ -92,8 +99,8 @@ async fn a_killed_server_leaves_nothing_that_its_successor_does_not_find() {
 
 /// Not a test: the server that [`a_server_killed_while_it_freezes_and_forks_leaves_whole_checkpoints_or_none`] kills.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "started by another test"]
-async fn forking_server_to_be_killed() {
+#[ignore = "not a test: started by another test"]
+async fn not_a_test_forking_server_to_be_killed() {
     let argument = |name: &str| std::env::var(name).unwrap();
     let driver = open(PathBuf::from(argument("CRASH_DATA")), &argument("CRASH_LABEL"));
     let from: CheckpointKey = argument("CRASH_KEY").parse().unwrap();
@@ -122,6 +129,7 @@ async fn forking_server_to_be_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_server_killed_while_it_freezes_and_forks_leaves_whole_checkpoints_or_none() {
     let rig = Qemu::new().await;
     let (base, client) = freezable(&rig).await;
@@ -134,7 +142,7 @@ async fn a_server_killed_while_it_freezes_and_forks_leaves_whole_checkpoints_or_
     for moment in [0, 60, 130, 210, 300, 400, 550, 750] {
         kill_at(
             &rig,
-            "forking_server_to_be_killed",
+            "not_a_test_forking_server_to_be_killed",
             ("CRASH_KEY", from.as_str()),
             moment,
         )

@@ -84,6 +84,7 @@ async fn clock_error(client: &AgentClient) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_fork_is_somebody_of_its_own() {
     let rig = Qemu::new().await;
     let driver = rig.driver();
@@ -149,6 +150,7 @@ async fn a_fork_is_somebody_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn background_commands_go_on_and_half_open_connections_end() {
     let rig = Qemu::new().await;
     let driver = rig.driver();
@@ -222,12 +224,9 @@ async fn background_commands_go_on_and_half_open_connections_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_while_freezing_is_said_and_leaves_nothing() {
+#[ignore = "needs a real VM and root (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn as_root_a_full_disk_while_freezing_is_said_and_leaves_nothing() {
     // A disk of its own for the data folder; only root can have one.
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root");
-        return;
-    }
     let rig = Qemu::on_small_disk(SMALL_DISK).await;
     let driver = rig.driver();
     let (base, client) = freezable(&rig).await;
@@ -276,6 +275,7 @@ fn fill(ballast: &std::path::Path, folder: &std::path::Path, leave: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_template_in_use_by_a_vm_that_another_server_made_stays() {
     let rig = Qemu::new().await;
     let driver = rig.driver();
@@ -301,10 +301,10 @@ async fn a_template_in_use_by_a_vm_that_another_server_made_stays() {
 }
 
 /// Not a test: prints what checkpoints and forks cost here.
-/// `cargo test -p hearth-drivers --test it -- --ignored --nocapture qemu_forks::figures`
+/// `cargo test -p hearth-drivers --test it -- --ignored --nocapture qemu_forks::not_a_test_figures`
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "figures for people"]
-async fn figures() {
+#[ignore = "not a test: prints figures for people"]
+async fn not_a_test_figures() {
     const MIB: u64 = 1024 * 1024;
     let rig = Qemu::new().await;
     let (driver, base) = (rig.driver(), VmId::generate());

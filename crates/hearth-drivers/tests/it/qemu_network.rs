@@ -58,8 +58,8 @@ async fn must_reach_the_world(client: &AgentClient) {
 
 /// Not a test: a server that [`a_guest_reaches_the_world_and_not_the_host`] starts inside the VM network.
 #[test]
-#[ignore = "started by another test"]
-fn listener_inside_the_vm_network() {
+#[ignore = "not a test: started by another test"]
+fn not_a_test_listener_inside_the_vm_network() {
     let (port, count) = serve(Ipv4Addr::UNSPECIFIED.into());
     // It can be reached where nothing forbids it: nobody inside the network, that is, but the rules let a connection to
     // the own address pass for no one. So the proof that it listens is the bind itself.
@@ -70,6 +70,7 @@ fn listener_inside_the_vm_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_guest_reaches_the_world_and_not_the_host() {
     let rig = Qemu::new().await;
     let driver = rig.driver();
@@ -126,7 +127,7 @@ async fn a_guest_reaches_the_world_and_not_the_host() {
         "--exact",
         "--ignored",
         "--nocapture",
-        "qemu_network::listener_inside_the_vm_network",
+        "qemu_network::not_a_test_listener_inside_the_vm_network",
     ]);
     let mut listener = command
         .stdin(Stdio::piped())
@@ -154,6 +155,7 @@ async fn a_guest_reaches_the_world_and_not_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_dead_network_is_made_anew() {
     let rig = Qemu::new().await;
     let driver = rig.driver();

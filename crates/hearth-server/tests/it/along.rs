@@ -138,6 +138,7 @@ impl Guest {
 }
 
 #[tokio::test]
+#[ignore = "needs git-lfs (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn lfs_files_and_nested_submodules_come_with_the_clone_and_git_is_content_without_a_network() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let sources = sources(&server);
@@ -170,6 +171,7 @@ async fn lfs_files_and_nested_submodules_come_with_the_clone_and_git_is_content_
 }
 
 #[tokio::test]
+#[ignore = "needs git-lfs (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_project_can_do_without_either_and_changes_its_mind() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let sources = sources(&server);
@@ -207,6 +209,7 @@ async fn a_project_can_do_without_either_and_changes_its_mind() {
 }
 
 #[tokio::test]
+#[ignore = "needs git-lfs (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn what_cannot_be_brought_fails_the_clone_with_its_name_and_url() {
     let (server, _) = Server::fake(FakeOptions::default()).await;
     let sources = sources(&server);
@@ -284,6 +287,7 @@ async fn what_cannot_be_brought_fails_the_clone_with_its_name_and_url() {
 }
 
 #[tokio::test]
+#[ignore = "needs git-lfs (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_claim_that_moves_a_checkout_moves_what_comes_along() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let sources = sources(&server);
@@ -323,6 +327,7 @@ async fn a_claim_that_moves_a_checkout_moves_what_comes_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn in_a_real_vm_lfs_submodules_commits_and_other_users_work_without_the_sources() {
     let server = crate::vms::server_with(|_| {}).await;
     let sources = sources(&server);

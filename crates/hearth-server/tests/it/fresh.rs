@@ -47,6 +47,7 @@ async fn until_fresh(server: &Server, patience: Duration, pool: &str, ready: usi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     let server = server_with(|options| {
         options.watch_interval = SELDOM;
@@ -144,6 +145,7 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn vms_that_stopped_answering_are_found_and_replaced() {
     let server = server_with(|options| options.probe_interval = Duration::from_secs(5)).await;
     let project = server.project(json!({ "name": "health" })).await;

@@ -56,7 +56,8 @@ thread_local! {
 
 /// The same, told otherwise.
 pub async fn server_with(tell: impl FnOnce(&mut ServeOptions)) -> Server {
-    let data = std::env::var_os("HEARTH_TEST_DATA").expect("tests with real VMs need an image: run `cargo xtask test`");
+    let data = std::env::var_os("HEARTH_TEST_DATA")
+        .expect("HEARTH_TEST_DATA is not set: `cargo xtask test NAME` builds a guest image and sets it");
     let folder = Arc::new(tempfile::tempdir().unwrap());
     LEFT.with_borrow_mut(|left| left.push(Left(folder.clone())));
     let mut options = options(folder.path());
@@ -112,6 +113,7 @@ pub async fn exec(server: &Server, id: &str, command: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn two_repositories_five_variables_and_packages_from_the_registries() {
     let server = server(COMMAND_TIMEOUT).await;
     let parent = server.folder.path();
@@ -241,6 +243,7 @@ fn no_secret_anywhere(server: &Server, boot: &Value, values: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_failing_and_a_hanging_command_end_with_their_whole_tree() {
     const LIMIT: Duration = Duration::from_secs(20);
     let server = server(LIMIT).await;
@@ -288,6 +291,7 @@ async fn a_failing_and_a_hanging_command_end_with_their_whole_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
     let server = server(COMMAND_TIMEOUT).await;
     let project = server.project(json!({ "name": "pool", "vmSize": "small" })).await;
@@ -366,6 +370,7 @@ async fn a_pool_of_three_serves_ten_claims_and_replaces_a_killed_vm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn docker_builds_and_runs_an_image_in_a_fork() {
     let server = server(COMMAND_TIMEOUT).await;
     let project = server.project(json!({ "name": "docker", "vmSize": "small" })).await;
@@ -397,6 +402,7 @@ async fn docker_builds_and_runs_an_image_in_a_fork() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn the_setup_objects_scripts_work_in_a_real_vm() {
     let server = server(COMMAND_TIMEOUT).await;
     let parent = server.folder.path();
@@ -455,6 +461,7 @@ async fn the_setup_objects_scripts_work_in_a_real_vm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn commands_in_a_real_vm_say_how_they_ended_and_what_they_leave_running_lives() {
     let server = server(COMMAND_TIMEOUT).await;
     let project = server.project(json!({ "name": "ends", "vmSize": "small" })).await;

@@ -1,0 +1,40 @@
+//! Programs from PyPI, each in a virtual environment of its own below the target folder, at the versions that the checkout names.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{process, workspace};
+
+/// Where the requirements of a tool and what belongs to it are.
+pub(crate) fn sources(tool: &str) -> PathBuf {
+    workspace::root().join("xtask").join(tool)
+}
+
+/// A tool's program. Its environment is made anew when the pinned versions have changed.
+pub(crate) fn install(tool: &str, program: &str) -> Result<PathBuf> {
+    let requirements = sources(tool).join("requirements.txt");
+    let environment = workspace::target().join(tool);
+    let program = environment.join("bin").join(program);
+    let installed = environment.join("requirements.txt");
+    let wanted = fs::read(&requirements)?;
+    if program.exists() && fs::read(&installed).is_ok_and(|present| present == wanted) {
+        return Ok(program);
+    }
+    println!("installing {tool} from PyPI");
+    process::run(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&environment),
+    )?;
+    process::run(
+        Command::new(environment.join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check", "--requirement"])
+            .arg(&requirements),
+    )?;
+    // Last: only a whole environment has it.
+    fs::copy(&requirements, &installed)?;
+    Ok(program)
+}
