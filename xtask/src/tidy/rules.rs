@@ -1,7 +1,8 @@
 //! The rules. Words that a rule looks for are put together here, so that this file does not break it.
 
 use super::links::dead_links;
-use super::{Finding, Rule, Source, finding};
+use super::{Check, Finding, Rule, Source, finding, rooms, words};
+use crate::test::{AS_ROOT, NOT_A_TEST};
 
 /// Longest file.
 const MAX_LINES: usize = 600;
@@ -9,51 +10,84 @@ const MAX_LINES: usize = 600;
 /// disturbance whose moment is what is being varied.
 const PAUSE_COMMENTS: [&str; 2] = ["pause between two looks", "the moment of a disturbance"];
 
-pub(super) const ALL: [Rule; 9] = [
+pub(super) const ALL: &[Rule] = &[
     Rule {
         name: "a file has at most 600 lines",
         reason: "a longer one holds more than one thing, and nobody reads it to the end",
-        check: short_files,
+        check: Check::File(short_files),
+        at_most: 0,
     },
     Rule {
         name: "every module starts with //!",
         reason: "a reader must learn what a room is for before opening its drawers",
-        check: module_docs,
+        check: Check::File(module_docs),
+        at_most: 0,
     },
     Rule {
         name: "SQL only in store/",
         reason: "one place that knows the tables keeps states legal and lets the schema change",
-        check: sql_in_store,
+        check: Check::File(sql_in_store),
+        at_most: 0,
     },
     Rule {
         name: "axum only in http/",
         reason: "the rest of the server must be usable, and testable, without a request",
-        check: axum_in_http,
+        check: Check::File(axum_in_http),
+        at_most: 0,
     },
     Rule {
         name: "hearth-core does no IO and asks no clock",
         reason: "the plan is a pure function of the world, or property tests mean nothing",
-        check: pure_core,
+        check: Check::File(pure_core),
+        at_most: 0,
     },
     Rule {
         name: "tests never sleep",
         reason: "a fixed sleep is too short on a slow machine and wasted on a fast one; wait for a predicate with a deadline",
-        check: sleepless_tests,
+        check: Check::File(sleepless_tests),
+        at_most: 0,
     },
     Rule {
         name: "versions only in the root manifest",
         reason: "two versions of one crate come from two places that name one",
-        check: versions_in_root,
+        check: Check::File(versions_in_root),
+        at_most: 0,
     },
     Rule {
         name: "no path of this machine",
         reason: "it works here and nowhere else",
-        check: no_machine_paths,
+        check: Check::File(no_machine_paths),
+        at_most: 0,
+    },
+    Rule {
+        name: "an ignored test says what it needs",
+        reason: "plain `cargo test` works anywhere because of these; `cargo xtask test` tells by reason and name which to run",
+        check: Check::File(ignored_tests),
+        at_most: 0,
+    },
+    Rule {
+        name: "the server's rooms import only rooms below them",
+        reason: "a room can be read, tested and changed without those above it; a circle has no first file to read",
+        check: Check::All(rooms::upward),
+        at_most: 24,
+    },
+    Rule {
+        name: "rooms do not import each other in a circle",
+        reason: "what is in a circle can only be understood, and moved, all at once",
+        check: Check::All(rooms::circles),
+        at_most: 0,
+    },
+    Rule {
+        name: "public texts use the field's words",
+        reason: "a stranger searches for the words that Kubernetes, QEMU and git use, and finds nothing under ours",
+        check: Check::File(words::plain_words),
+        at_most: 0,
     },
     Rule {
         name: "links between pages lead somewhere",
         reason: "a reader who follows one must not end at nothing",
-        check: dead_links,
+        check: Check::File(dead_links),
+        at_most: 0,
     },
 ];
 
@@ -71,6 +105,49 @@ fn module_docs(file: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     vec![finding(1, "starts without a word about what it is")]
+}
+
+/// How to run a test that needs more than a checkout.
+const HOW_TO_RUN: &str = " (all: cargo xtask test; alone: cargo xtask test NAME)";
+
+/// The reason is one of a known form, and fits the name by which `cargo xtask test` tells such tests apart.
+fn ignored_tests(file: &Source) -> Vec<Finding> {
+    if !file.is_rust() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (number, line) in file.lines() {
+        let Some(reason) = line.trim().strip_prefix(concat!("#[ign", "ore")) else {
+            continue;
+        };
+        let reason = reason.trim_start_matches(" = \"").trim_end_matches("\"]");
+        let after = file.lines().skip(number).map(|(_, line)| line);
+        let name = after
+            .take(3)
+            .find_map(|line| line.split_once("fn "))
+            .map_or("", |(_, name)| name);
+        let is_none = reason.starts_with("not a test: ");
+        let needs = reason
+            .strip_prefix("needs ")
+            .and_then(|needs| needs.strip_suffix(HOW_TO_RUN));
+        if !is_none && needs.is_none() {
+            found.push(finding(
+                number,
+                format!("the reason is neither `not a test: …` nor `needs …{HOW_TO_RUN}`"),
+            ));
+        } else if is_none != name.starts_with(NOT_A_TEST) {
+            found.push(finding(
+                number,
+                format!("what is not a test begins with `{NOT_A_TEST}`, and only that"),
+            ));
+        } else if needs.is_some_and(|needs| needs.contains("root")) != name.starts_with(AS_ROOT) {
+            found.push(finding(
+                number,
+                format!("what needs root begins with `{AS_ROOT}`, and only that"),
+            ));
+        }
+    }
+    found
 }
 
 /// Lines of code (not comments) that hold one of these words.
@@ -232,5 +309,27 @@ mod tests {
             sleepless_tests(&source("crates/a/src/x.rs", &format!("#[cfg(test)]\n{sleep}"))).len(),
             1
         );
+    }
+
+    #[test]
+    fn ignored_test_must_say_what_it_needs_and_be_named_so() {
+        let found = |reason: &str, name: &str| {
+            let code = format!(
+                "#[test]\n#[{} = \"{reason}\"]\nasync fn {name}() {{}}\n",
+                concat!("ign", "ore")
+            );
+            ignored_tests(&source("crates/a/tests/it/main.rs", &code)).len()
+        };
+        let needs = |what: &str| format!("needs {what}{HOW_TO_RUN}");
+        assert_eq!(found(&needs("a real VM"), "vm_lives"), 0);
+        assert_eq!(found(&needs("a real VM and root"), "as_root_vm_lives"), 0);
+        assert_eq!(found("not a test: started by another test", "not_a_test_server"), 0);
+        assert_eq!(found("slow", "vm_lives"), 1);
+        assert_eq!(found(&needs("root"), "vm_lives"), 1);
+        assert_eq!(found(&needs("a real VM"), "as_root_vm_lives"), 1);
+        assert_eq!(found(&needs("a real VM"), "not_a_test_server"), 1);
+        assert_eq!(found("not a test: started by another test", "server"), 1);
+        let bare = format!("#[test]\n#[{}]\nfn a() {{}}\n", concat!("ign", "ore"));
+        assert_eq!(ignored_tests(&source("a.rs", &bare)).len(), 1);
     }
 }
