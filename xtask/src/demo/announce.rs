@@ -24,7 +24,7 @@ pub(super) enum Answer {
 
 /// Says what will be done, and asks where somebody can answer and something is changed or takes long.
 pub(super) fn ask(args: &DemoArgs, places: &Places, plan: &Plan) -> Result<Answer> {
-    let is_first = !workspace::program().exists();
+    let is_first = !workspace::demo_program().exists();
     println!("The demo builds Hearth and a guest image, starts a server, fills a pool of VMs and claims one. It will");
     for line in plan.describe() {
         println!("  {line}");

@@ -21,6 +21,8 @@ use repository::Repository;
 use server::Server;
 use stages::{Stages, Told};
 
+/// The program's package.
+const PACKAGE: &str = "hearth";
 /// The demo's project.
 const PROJECT: &str = "demo";
 /// The guest image that is built when nothing else is said.
@@ -117,8 +119,7 @@ fn show(
             Ok(())
         }
     })?;
-    let agent = stages.stage("build the agent", build_agent)?;
-    let program = stages.stage("build Hearth", |told| build_hearth(&agent, told))?;
+    let program = stages.stage("build Hearth", build)?;
     let hearth = Hearth {
         program,
         data: places.data.clone(),
@@ -197,21 +198,36 @@ impl Hearth {
     }
 }
 
-fn build_agent(told: &Told) -> Result<PathBuf> {
-    let (mut command, place) = agent::command()?;
-    compile::run(&mut command, agent::PACKAGE, |done, of| {
-        told.now(format!("{done}/{of} crates"))
-    })?;
-    Ok(place)
+/// Builds the program with the agent inside. The first time both are compiled side by side, the program without its agent: what it
+/// then takes to put the agent in is less than what the agent's last step, which keeps one processor busy, takes alone.
+fn build(told: &Told) -> Result<PathBuf> {
+    let program = workspace::demo_program();
+    let tell = |progress| told.progress(progress);
+    let (agent, place) = agent::command()?;
+    if program.exists() {
+        compile::run(&mut [(agent::PACKAGE, agent)], tell)?;
+    } else {
+        let without = build_command(workspace::cargo());
+        compile::run(&mut [(agent::PACKAGE, agent), (PACKAGE, without)], tell)?;
+    }
+    compile::run(
+        &mut [(PACKAGE, build_command(workspace::cargo_with_agent(&place)))],
+        tell,
+    )?;
+    told.note(program.display().to_string());
+    Ok(program)
 }
 
-fn build_hearth(agent: &Path, told: &Told) -> Result<PathBuf> {
-    let mut command = workspace::cargo_with_agent(agent);
-    command.args(["build", "--release", "--locked", "--package", "hearth"]);
-    compile::run(&mut command, "hearth", |done, of| {
-        told.now(format!("{done}/{of} crates"))
-    })?;
-    Ok(workspace::program())
+fn build_command(mut cargo: Command) -> Command {
+    cargo.args([
+        "build",
+        "--locked",
+        "--package",
+        PACKAGE,
+        "--profile",
+        workspace::DEMO_PROFILE,
+    ]);
+    cargo
 }
 
 /// A project of an earlier run is made anew when it was for another repository; its VMs would be.
@@ -260,9 +276,10 @@ fn say_how_to_use(server: &Server, log: &Path) {
 
 /// The last words: where the program is, and how to go on without the demo.
 fn say_what_stays(places: &Places, args: &DemoArgs) {
-    let program = workspace::program();
+    let program = workspace::demo_program();
     let hearth = program.display();
-    println!("\nThe program is {hearth}; it works wherever you copy it.");
+    println!("\nThe program is {hearth}; it works wherever you copy it. It was compiled to be there soon:");
+    println!("`cargo xtask build` compiles the one to keep, which is smaller and quicker.");
     if args.keep {
         println!("The VMs of the demo go on running. Next:");
         println!("  {hearth} serve --data-dir {}", places.data.display());
@@ -320,7 +337,7 @@ fn remove(args: &DemoArgs, places: &Places, server: Option<Server>) -> Result<()
 /// The program itself knows who else uses it.
 fn remove_image(places: &Places) -> Result<()> {
     let hearth = Hearth {
-        program: workspace::program(),
+        program: workspace::demo_program(),
         data: places.data.clone(),
     };
     process::run(&mut hearth.command(&["image", "remove", "--force", IMAGE]))

@@ -1,5 +1,5 @@
-//! What the demo shows: one line per stage, with a clock and how far it is on a terminal; everything else is in a log. A stage that
-//! fails shows the end of the log and where it lies.
+//! What the demo shows: one line per stage, with a clock and how far it is on a terminal, or a line now and then where there is none;
+//! everything else is in a log. A stage that fails shows the end of the log and where the log is.
 
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _, Seek as _, SeekFrom, Write as _};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::compile::Progress;
 use crate::process;
 use crate::test::readable;
 
@@ -18,6 +19,8 @@ use crate::test::readable;
 const TICK: Duration = Duration::from_millis(120);
 /// How often the end of the log is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often a build says how far it is where there is no terminal.
+const PLAIN_PAUSE: Duration = Duration::from_secs(30);
 /// As much of the log's end as is looked at.
 const TAIL_BYTES: u64 = 8 * 1024;
 /// As much of the log's end as a failure shows.
@@ -35,16 +38,21 @@ pub(super) struct Stages {
 /// What a running stage says of itself.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// How far it is.
-    now: Mutex<Option<String>>,
+    /// How far its build is.
+    progress: Mutex<Option<Progress>>,
     /// What is worth knowing when it is over.
     note: Mutex<String>,
 }
 
 impl Told {
-    /// How far it is, for a terminal.
-    pub(super) fn now(&self, text: String) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    /// How far its build is.
+    pub(super) fn progress(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+
+    fn now(&self) -> Option<String> {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.as_ref().map(|progress| progress.text(Instant::now()))
     }
 
     /// Stands behind its time when it is over.
@@ -71,11 +79,12 @@ impl Stages {
         let start = Instant::now();
         let ended = AtomicBool::new(false);
         let done = std::thread::scope(|scope| {
-            if let Line::Bar(bar) = &line {
-                let (log, told, ended) = (&self.log, &told, &ended);
-                scope.spawn(move || follow(bar, log, told, ended));
-            }
-            let done = work(&told);
+            let (log, told, ended, line) = (&self.log, &told, &ended, &line);
+            scope.spawn(move || match line {
+                Line::Bar(bar) => follow(bar, log, told, ended),
+                Line::Plain { interrupted } => follow_plainly(interrupted, start, told, ended),
+            });
+            let done = work(told);
             ended.store(true, Ordering::SeqCst);
             done
         });
@@ -119,7 +128,10 @@ impl Stages {
 /// The line of a running stage.
 enum Line {
     Bar(ProgressBar),
-    Plain,
+    /// `interrupted`: other lines came between its beginning and its end.
+    Plain {
+        interrupted: AtomicBool,
+    },
 }
 
 impl Line {
@@ -135,7 +147,9 @@ impl Line {
         print!("{name:<NAME_WIDTH$} ");
         // A reader that went away is no reason to stop.
         let _ = std::io::stdout().flush();
-        Self::Plain
+        Self::Plain {
+            interrupted: AtomicBool::new(false),
+        }
     }
 
     fn end(self, name: &str, result: &str) {
@@ -144,7 +158,12 @@ impl Line {
                 bar.finish_and_clear();
                 println!("  {name:<NAME_WIDTH$} {}", result.trim_end());
             }
-            Self::Plain => println!("{}", result.trim_end()),
+            Self::Plain { interrupted } => {
+                if interrupted.load(Ordering::SeqCst) {
+                    print!("{name:<NAME_WIDTH$} ");
+                }
+                println!("{}", result.trim_end());
+            }
         }
     }
 }
@@ -152,13 +171,29 @@ impl Line {
 /// Shows how far the stage is: what it says itself, else the last line of the log.
 fn follow(bar: &ProgressBar, log: &Path, told: &Told, ended: &AtomicBool) {
     while !ended.load(Ordering::SeqCst) {
-        let now = told.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = now.unwrap_or_else(|| {
+        let text = told.now().unwrap_or_else(|| {
             let text = tail(log);
             let last = text.lines().rev().map(clean).find(|line| !line.trim().is_empty());
             last.unwrap_or_default()
         });
         bar.set_message(text);
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Says now and then how far a build is, in lines of their own.
+fn follow_plainly(interrupted: &AtomicBool, start: Instant, told: &Told, ended: &AtomicBool) {
+    let mut last = start;
+    while !ended.load(Ordering::SeqCst) {
+        if last.elapsed() >= PLAIN_PAUSE
+            && let Some(text) = told.now()
+        {
+            last = Instant::now();
+            if !interrupted.swap(true, Ordering::SeqCst) {
+                println!();
+            }
+            println!("  {:>12}  {text}", readable(start.elapsed()));
+        }
         std::thread::sleep(LOOK);
     }
 }
