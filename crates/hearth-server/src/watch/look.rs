@@ -1,7 +1,6 @@
 //! One look at one repository: `git ls-remote` for all branches that are followed, and what is done about those that moved.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,13 +11,12 @@ use super::Watch;
 use super::schedule::Order;
 use crate::provision::git::GitError;
 use crate::provision::mirrors::{MirrorError, Wanted as Mirrored};
+use crate::provision::remote_branches;
 use crate::sources::{Refusal, SourceError, Sources};
 use crate::store::{Remote, StoreError};
 
 /// How long a repository may take to say where its branches are.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// No repository is there whose configuration git would read.
-const NOWHERE: &str = "/";
 
 /// Why a repository could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +86,7 @@ impl Watch {
     async fn visit(&self, order: &Order) -> Result<bool, LookError> {
         let (remote, branches) = (&order.remote, order.wanted.branches());
         let sources = self.0.reconciler.context().mirrors.sources();
-        let heads = heads(sources, remote, &branches).await?;
+        let heads = tips(sources, remote, &branches).await?;
         let known = self.store().tips_at(std::slice::from_ref(remote)).await?;
         let (mut found, mut moved) = (false, false);
         for branch in branches {
@@ -145,18 +143,15 @@ impl Watch {
 }
 
 /// The commits of these branches; of those alone, since a repository may have very many.
-async fn heads(
+async fn tips(
     sources: &Sources,
     remote: &Remote,
     branches: &BTreeSet<&str>,
 ) -> Result<HashMap<String, String>, LookError> {
     let grant = sources.admit(remote)?;
     let names: Vec<_> = branches.iter().map(|branch| format!("refs/heads/{branch}")).collect();
-    let command = ["ls-remote", "--heads"];
-    let asked = sources
-        .git(&grant, Path::new(NOWHERE), &command, &names, PATIENCE)
-        .await;
-    let answer = asked.map_err(|error| match error {
+    let heads = remote_branches::heads(sources, &grant, &names, PATIENCE).await;
+    let heads = heads.map_err(|error| match error {
         SourceError::Refused(refusal) => LookError::Refused(refusal),
         SourceError::Git(source) => LookError::Reach {
             url: remote.url.clone(),
@@ -164,35 +159,5 @@ async fn heads(
             source,
         },
     })?;
-    Ok(read_heads(&String::from_utf8_lossy(&answer.stdout)))
-}
-
-/// Lines of `<commit><tab>refs/heads/<branch>`.
-fn read_heads(answer: &str) -> HashMap<String, String> {
-    let heads = answer.lines().filter_map(|line| {
-        let (commit, name) = line.split_once('\t')?;
-        let branch = name.strip_prefix("refs/heads/")?;
-        let is_name = commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_name.then(|| (branch.to_owned(), commit.to_owned()))
-    });
-    heads.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_whole_lines_of_branches_are_read() {
-        let commit = "8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e";
-        let answer = format!(
-            "{commit}\trefs/heads/main\n{commit}\trefs/heads/a/refs/heads/b\nabc\trefs/heads/x\n\
-             {commit}\trefs/tags/v1\n{commit} refs/heads/y\n{commit}\trefs/heads/ä"
-        );
-        let heads = read_heads(&answer);
-        let mut names: Vec<_> = heads.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["a/refs/heads/b", "main", "ä"]);
-        assert_eq!(heads["main"], commit);
-    }
+    Ok(heads.into_iter().map(|head| (head.branch, head.commit)).collect())
 }
