@@ -20,6 +20,7 @@ mod init;
 mod listen;
 mod logs;
 mod port;
+mod priority;
 mod reply;
 mod tree;
 mod upload;
@@ -80,6 +81,7 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
 }
 
 fn run_server(options: Options) -> ExitCode {
+    priority::raise();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(listen::run(options));

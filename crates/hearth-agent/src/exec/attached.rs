@@ -16,8 +16,9 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::cgroup::Cgroup;
 use super::launch::{Started, Status};
-use super::memory;
+use super::memory::{self, Suspect};
 use super::not_started::NotStarted;
 use super::plan::Plan;
 use super::process_tree::ProcessTree;
@@ -53,7 +54,7 @@ impl Outcome {
         match self {
             Self::Ended(Ok(exit)) => match status.reason() {
                 Some(fault) => fault.into(),
-                None => with_reason(exited(exit, start), began).await,
+                None => with_reason(exited(exit, start), tree, began).await,
             },
             Self::Ended(Err(error)) => NotStarted::ours(format!("the command was lost: {error}")).into(),
             Self::TimedOut | Self::CallerGone => {
@@ -69,13 +70,19 @@ impl Outcome {
 }
 
 /// Adds who was killed for memory, to the end of a command that failed.
-async fn with_reason(mut end: ExecEnd, began: Option<Duration>) -> ExecEnd {
+async fn with_reason(mut end: ExecEnd, tree: &ProcessTree, began: Option<Duration>) -> ExecEnd {
     if let ExecEnd::Exited {
         code, out_of_memory, ..
     } = &mut end
         && *code != Some(0)
     {
-        let looking = tokio::task::spawn_blocking(move || memory::killed_since(began));
+        let cgroup = tree.cgroup.as_ref();
+        let suspect = Suspect {
+            began,
+            killed: cgroup.and_then(Cgroup::killed_for_memory),
+            group: cgroup.and_then(Cgroup::name_in_log),
+        };
+        let looking = tokio::task::spawn_blocking(move || memory::killed_of(&suspect));
         *out_of_memory = looking.await.unwrap_or_default();
     }
     end

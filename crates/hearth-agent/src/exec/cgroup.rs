@@ -1,5 +1,5 @@
 //! One cgroup (version 2) for each command: the only thing that still knows a process which left its session and lost
-//! its parent. No limits are set.
+//! its parent, and which of them the kernel killed for memory. No limits are set.
 //!
 //! They lie side by side in a tree of our own at the top of the hierarchy, not below the agent's service: a background
 //! process must not count as the service's when the agent is restarted.
@@ -8,14 +8,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 const TREE: &str = "hearth";
 
 /// So many of commands that have ended are removed at once, however busy the agent is.
 const MANY: usize = 64;
+
+/// How long a cgroup may take to stand still. A process that is deep in the kernel may take longer, and is dealt with as it is.
+const LONGEST_FREEZE: Duration = Duration::from_millis(500);
+const FREEZE_LOOK: Duration = Duration::from_millis(2);
 
 /// Where the commands' cgroups are; without a place, processes are found by other signs.
 #[derive(Debug)]
@@ -33,6 +39,7 @@ impl Cgroups {
             .filter(|root| is_usable(root));
         if let Some(root) = &root {
             sweep_old(root);
+            count_memory(root);
         } else {
             eprintln!("hearth-agent: no cgroup v2 to write to; processes are tracked by session and environment only");
         }
@@ -98,10 +105,59 @@ impl Cgroup {
         found
     }
 
+    /// How many of its processes the kernel has killed for memory; `None` where it does not count that by cgroup.
+    pub(super) fn killed_for_memory(&self) -> Option<u64> {
+        killed_in(&fs::read_to_string(self.path.join("memory.events")).ok()?)
+    }
+
+    /// Its name in the kernel's log.
+    pub(super) fn name_in_log(&self) -> Option<String> {
+        Some(format!("/{TREE}/{}", self.path.file_name()?.to_str()?))
+    }
+
+    /// Nothing in it and below runs on while this lives: no new process comes between a look at its members and what is done to
+    /// them. Waits until that is so, or for a moment at most; `None` when this kernel (before 5.2) cannot.
+    pub(super) async fn freeze(&self) -> Option<Frozen<'_>> {
+        fs::write(self.path.join("cgroup.freeze"), "1").ok()?;
+        let frozen = Frozen(self);
+        let deadline = Instant::now() + LONGEST_FREEZE;
+        while Instant::now() < deadline && !self.is_frozen() {
+            sleep(FREEZE_LOOK).await;
+        }
+        Some(frozen)
+    }
+
+    fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
+    }
+
     /// Kills everything in it and below at once, forks in flight included. False when this kernel (before 5.14) cannot.
     pub(super) fn kill(&self) -> bool {
         fs::write(self.path.join("cgroup.kill"), "1").is_ok()
     }
+}
+
+/// A cgroup that stands still. It goes on when this is dropped.
+#[derive(Debug)]
+pub(super) struct Frozen<'a>(&'a Cgroup);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // One that cannot go on is killed later, which needs no thaw.
+        drop(fs::write(self.0.path.join("cgroup.freeze"), "0"));
+    }
+}
+
+/// Lets the kernel say of each command's cgroup whose memory was short. Where it cannot, its log is all there is.
+fn count_memory(root: &Path) {
+    drop(fs::write(root.join("cgroup.subtree_control"), "+memory"));
+}
+
+/// The count `oom_kill` of a file `memory.events`.
+fn killed_in(events: &str) -> Option<u64> {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+    count.trim().parse().ok()
 }
 
 /// Removes what earlier agents have left, unless there are processes in it. Each name begins with its agent's process id.
@@ -149,4 +205,16 @@ fn is_usable(root: &Path) -> bool {
     let made = fs::create_dir(root);
     made.is_ok_and(|()| true)
         || (root.join("cgroup.procs").exists() && nix::unistd::access(root, nix::unistd::AccessFlags::W_OK).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_by_cgroup_how_many_it_killed() {
+        let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(killed_in(events), Some(2));
+        assert_eq!(killed_in("low 0\n"), None);
+    }
 }

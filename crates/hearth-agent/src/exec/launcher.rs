@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::not_started::NotStarted;
 use super::plan::DEFAULT_PATH;
+use crate::priority;
 
 /// First byte on the pipe: the launcher is in its session and cgroup, and holds its own end.
 pub(super) const ARRIVED: u8 = b'+';
@@ -132,6 +133,7 @@ fn wait_for_order(cgroup: Option<PathBuf>, status: &mut File) -> Result<Option<O
         None => Ok(()),
     });
     be_mortal();
+    priority::give_up();
     let told = status.write_all(&[ARRIVED]);
     prepared?;
     told.map_err(|error| error.to_string())?;

@@ -1,5 +1,6 @@
-//! Whether the kernel killed a process of a command because the VM had no memory left. It says so in its log, and what else ends
-//! with `Killed` does not: so its log is read, after a command has failed and something was ever killed for this.
+//! Whether the kernel killed a process of a command because the VM had no memory left. Where it counts memory by cgroup, the
+//! command's own says so, and the kernel's log only who it was: of several commands at once each learns of its own processes alone.
+//! Elsewhere the log is all there is, read after a command has failed and something was ever killed for this.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -18,14 +19,41 @@ const CLOCKS_DIFFER: Duration = Duration::from_millis(500);
 /// The cgroup that all commands' cgroups are below.
 const OF_COMMANDS: &str = "/hearth";
 
-/// The time by which [`killed_since`] counts.
+/// The time by which the kernel's log counts.
 pub(super) fn now() -> Option<Duration> {
     clock_gettime(ClockId::CLOCK_MONOTONIC).ok().map(Duration::from)
 }
 
+/// What is known of a command whose processes may have been killed.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    /// When it began.
+    pub(super) began: Option<Duration>,
+    /// How many of its processes its cgroup says were killed; `None` where that is not counted.
+    pub(super) killed: Option<u64>,
+    /// Its cgroup, as the log calls it.
+    pub(super) group: Option<String>,
+}
+
 /// Who was killed, for a person; `None` when nobody was. Blocks for a moment.
-pub(super) fn killed_since(start: Option<Duration>) -> Option<String> {
-    let start = start?.saturating_sub(CLOCKS_DIFFER);
+pub(super) fn killed_of(suspect: &Suspect) -> Option<String> {
+    match suspect.killed {
+        Some(0) => None,
+        Some(count) => {
+            let named = suspect.group.as_deref().and_then(|group| in_log(suspect.began, group));
+            let unnamed = || match count {
+                1 => "one of its processes".to_owned(),
+                many => format!("{many} of its processes"),
+            };
+            Some(named.unwrap_or_else(unnamed))
+        }
+        None => in_log(suspect.began, OF_COMMANDS),
+    }
+}
+
+/// The last one that the log tells of since then, of this cgroup or below it.
+fn in_log(began: Option<Duration>, group: &str) -> Option<String> {
+    let start = began?.saturating_sub(CLOCKS_DIFFER);
     let counters = fs::read_to_string("/proc/vmstat").ok()?;
     if !counters
         .lines()
@@ -48,12 +76,12 @@ pub(super) fn killed_since(start: Option<Duration>) -> Option<String> {
             _ => break,
         }
     }
-    victim(records.iter().map(String::as_str), start)
+    victim(records.iter().map(String::as_str), start, group)
 }
 
-/// The last one of a command that these records tell of.
-fn victim<'a>(records: impl Iterator<Item = &'a str>, start: Duration) -> Option<String> {
-    let (mut of_commands, mut last) = (false, None);
+/// The last one of this cgroup, or below it, that these records tell of.
+fn victim<'a>(records: impl Iterator<Item = &'a str>, start: Duration, wanted: &str) -> Option<String> {
+    let (mut is_wanted, mut last) = (false, None);
     for record in records {
         let Some((time, text)) = parse(record) else { continue };
         if time < start {
@@ -62,9 +90,10 @@ fn victim<'a>(records: impl Iterator<Item = &'a str>, start: Duration) -> Option
         if text.starts_with("oom-kill:") {
             // Where memory is not counted by cgroup, everything is in the top one.
             let group = field(text, "task_memcg=").unwrap_or("/");
-            of_commands = group == "/" || group.starts_with(OF_COMMANDS);
+            let below = group.strip_prefix(wanted);
+            is_wanted = group == "/" || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         } else if let Some((_, killed)) = text.split_once("Killed process ")
-            && of_commands
+            && is_wanted
         {
             last = Some(described(killed));
         }
@@ -112,7 +141,7 @@ mod tests {
 
     #[test]
     fn whoever_was_killed_since_the_start_is_named() {
-        let at = |seconds| victim(KILLED.into_iter(), Duration::from_secs(seconds));
+        let at = |seconds| victim(KILLED.into_iter(), Duration::from_secs(seconds), OF_COMMANDS);
         assert_eq!(
             at(80).as_deref(),
             Some("a) python (3 (process 4711, which used 1024 MiB)")
@@ -123,9 +152,26 @@ mod tests {
     #[test]
     fn a_service_of_the_vm_is_not_the_commands() {
         let other = KILLED[0].replace("/hearth/312-5f", "/system.slice/cron.service");
-        assert_eq!(victim([other.as_str(), KILLED[1]].into_iter(), Duration::ZERO), None);
+        assert_eq!(victim([other.as_str(), KILLED[1]].into_iter(), Duration::ZERO, OF_COMMANDS), None);
         let uncounted = KILLED[0].replace("/hearth/312-5f", "/");
-        assert!(victim([uncounted.as_str(), KILLED[1]].into_iter(), Duration::ZERO).is_some());
-        assert_eq!(victim(["no record", "1,2"].into_iter(), Duration::ZERO), None);
+        assert!(victim([uncounted.as_str(), KILLED[1]].into_iter(), Duration::ZERO, OF_COMMANDS).is_some());
+        assert_eq!(victim(["no record", "1,2"].into_iter(), Duration::ZERO, OF_COMMANDS), None);
+    }
+
+    #[test]
+    fn one_command_does_not_name_a_process_of_another() {
+        let at_once = |group| victim(KILLED.into_iter(), Duration::ZERO, group);
+        assert!(at_once("/hearth/312-5f").is_some());
+        assert_eq!(at_once("/hearth/312-5"), None);
+        assert_eq!(at_once("/hearth/312-60"), None);
+        // The cgroup's own count decides, whatever the log holds.
+        let suspect = |killed| Suspect {
+            began: None,
+            killed: Some(killed),
+            group: Some("/hearth/312-5f".to_owned()),
+        };
+        assert_eq!(killed_of(&suspect(0)), None);
+        assert_eq!(killed_of(&suspect(1)).as_deref(), Some("one of its processes"));
+        assert_eq!(killed_of(&suspect(3)).as_deref(), Some("3 of its processes"));
     }
 }

@@ -1,8 +1,11 @@
 //! Everything a command started, and how it is ended: asked first, then killed.
 //!
+//! What is to be asked stands still meanwhile, so that a fork bomb cannot outrun who counts its processes.
+//!
 //! Known by its cgroup, in union with its session and process group. Without cgroups, a mark in the environment stands in:
 //! children inherit it, also those that left the session; a process that clears its environment as well escapes.
 
+use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
@@ -18,6 +21,10 @@ pub(super) const MARK: &str = "HEARTH_COMMAND";
 
 /// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// The same for one of more than [`MANY`]: a fork bomb has nothing to bring in order, and takes the processor from everything else.
+const GRACE_OF_MANY: Duration = Duration::from_millis(300);
+const MANY: usize = 200;
 
 /// How long the kernel may take to end processes after SIGKILL (one may be stuck in the disk).
 const LAST_WAIT: Duration = Duration::from_secs(5);
@@ -39,37 +46,46 @@ pub(super) struct ProcessTree {
 impl ProcessTree {
     /// Ends all of it. The leader must be waited for by someone else meanwhile.
     pub(super) async fn end(&self) {
-        self.signal(Signal::SIGTERM);
-        // A stopped process does not see SIGTERM before it goes on.
-        self.signal(Signal::SIGCONT);
-        if self.ended_within(GRACE, None).await {
-            return;
+        let grace = {
+            let _frozen = match &self.cgroup {
+                Some(cgroup) => cgroup.freeze().await,
+                None => None,
+            };
+            let many = self.signal(Signal::SIGTERM) > MANY;
+            // A stopped process does not see SIGTERM before it goes on.
+            self.signal(Signal::SIGCONT);
+            if many { GRACE_OF_MANY } else { GRACE }
+        };
+        if !self.ended_within(grace, false).await {
+            self.ended_within(LAST_WAIT, true).await;
         }
-        self.ended_within(LAST_WAIT, Some(Signal::SIGKILL)).await;
     }
 
-    fn signal(&self, signal: Signal) {
-        if signal == Signal::SIGKILL
-            && let Some(cgroup) = &self.cgroup
-        {
-            cgroup.kill();
-        }
+    /// How many processes it went to.
+    fn signal(&self, signal: Signal) -> usize {
         // That something is gone already is the aim.
         let _ = killpg(self.leader, signal);
-        for pid in self.members() {
-            let _ = kill(pid, signal);
+        let members = self.members();
+        for pid in &members {
+            let _ = kill(*pid, signal);
         }
+        members.len()
     }
 
-    /// Looks until nothing is left; with `again`, everything gets that signal before each look.
-    async fn ended_within(&self, time: Duration, again: Option<Signal>) -> bool {
+    /// Looks until nothing is left; with `kills`, what there is is killed before each look.
+    async fn ended_within(&self, time: Duration, kills: bool) -> bool {
         let deadline = Instant::now() + time;
         let mut pause = FIRST_LOOK;
+        // The kernel has been told to kill the whole cgroup: to tell each of thousands again would only keep it from doing so.
+        let mut all_told = false;
         loop {
-            if let Some(signal) = again {
-                self.signal(signal);
+            if kills && !(all_told && self.is_in_cgroup()) {
+                all_told = self.cgroup.as_ref().is_some_and(Cgroup::kill);
+                if !all_told || !self.is_in_cgroup() {
+                    self.signal(Signal::SIGKILL);
+                }
             }
-            if self.members().is_empty() {
+            if !self.is_alive() {
                 return true;
             }
             if Instant::now() >= deadline {
@@ -78,6 +94,15 @@ impl ProcessTree {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);
         }
+    }
+
+    /// Whether any has not ended. Most often its cgroup knows, and not all processes of the VM need to be looked at.
+    fn is_alive(&self) -> bool {
+        self.is_in_cgroup() || !self.members().is_empty()
+    }
+
+    fn is_in_cgroup(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.members().is_empty())
     }
 
     /// All processes of it that have not ended.
@@ -89,8 +114,9 @@ impl ProcessTree {
         // The leader may not have entered its cgroup yet, and an old session may have been joined from elsewhere.
         let group_alive = !matches!(killpg(self.leader, None), Err(Errno::ESRCH));
         if self.cgroup.is_none() || group_alive {
+            let mut known: HashSet<Pid> = found.iter().copied().collect();
             for pid in marked_or_in_session(self.leader, self.mark.as_deref()) {
-                if !found.contains(&pid) {
+                if known.insert(pid) {
                     found.push(pid);
                 }
             }

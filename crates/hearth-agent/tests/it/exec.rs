@@ -383,6 +383,24 @@ async fn a_timeout_ends_them_without_cgroups_too() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_does_not_listen_is_ended_without_the_whole_grace() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let file = agent.path("crowd");
+    let crowd = "trap '' TERM; for i in $(seq 300); do sleep 600 & done; echo $$ >";
+    let spec = ExecSpec {
+        timeout_ms: Some(20_000),
+        ..shell(&format!("{crowd} {}; wait", file.display()))
+    };
+    let running = client.exec(&spec, Upload::empty()).await.unwrap();
+    let leader = pid_in(&file).await;
+    let start = Instant::now();
+    drop(running);
+    is_gone(leader).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_gentle_command_may_clean_up_at_the_timeout() {
     let agent = Agent::start();
     let client = agent.client().await;
