@@ -24,7 +24,7 @@ use super::pool::need_allowed;
 use super::schema;
 use super::validate::Faults;
 use crate::reconcile::{ClaimOrder, FIELDS_OF_A_KEY};
-use crate::store::{AskedFields, InstanceRow, Moved};
+use crate::store::{AskedFields, Extended, InstanceRow, Moved};
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
 const DEFAULT_TTL_MINUTES: u64 = 12 * 60;
@@ -206,7 +206,7 @@ pub async fn heartbeat_instance(
 
 /// Let the lease of a claimed VM end later
 ///
-/// By so many minutes; a lease never ends later than 7 days from now.
+/// By so many minutes. A lease ends 7 days from now at the latest: more is refused, and the refusal says how much is possible.
 #[utoipa::path(
     post,
     path = "/instances/{id}/extend",
@@ -223,7 +223,18 @@ pub async fn extend_claim(
     own_claim(&state, &caller, &id).await?;
     let minutes = |count: u64| SignedDuration::from_mins(i64::try_from(count).unwrap_or(i64::MAX));
     let latest = Timestamp::now() + minutes(MAX_LEASE_MINUTES);
-    let expires_at = state.store().extend_lease(&id, minutes(body.minutes), latest).await?;
-    let expires_at = expires_at.ok_or_else(|| ApiError::not_found("instance"))?;
-    Ok(Json(Heartbeat { id, expires_at }))
+    match state.store().extend_lease(&id, minutes(body.minutes), latest).await? {
+        Extended::Until(expires_at) => Ok(Json(Heartbeat { id, expires_at })),
+        Extended::NotClaimed => Err(ApiError::not_found("instance")),
+        Extended::TooFar { end } => {
+            let possible = latest.duration_since(end).as_mins().max(0);
+            Err(ApiError::field(
+                "minutes",
+                format!(
+                    "must be at most {possible}: a lease ends 7 days ({MAX_LEASE_MINUTES} minutes) from now at the latest, and this one \
+                     ends {end:.0}"
+                ),
+            ))
+        }
+    }
 }

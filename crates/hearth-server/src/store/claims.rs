@@ -71,6 +71,20 @@ pub struct NewClaim<'a> {
     pub lease: SignedDuration,
 }
 
+/// How letting a lease end later ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extended {
+    /// It ends then.
+    Until(Timestamp),
+    /// It would end too late, and ends when it did.
+    TooFar {
+        /// When that is.
+        end: Timestamp,
+    },
+    /// The instance is not claimed any more.
+    NotClaimed,
+}
+
 /// How taking an instance ended.
 #[derive(Debug, Clone)]
 pub enum Taken {
@@ -281,28 +295,35 @@ impl Store {
         end.map(timestamp).transpose()
     }
 
-    /// Lets a lease end later by this much, at most at `latest`, and never sooner than it would; the new end, or `None` when the
-    /// instance is not claimed any more.
+    /// Lets a lease end later by this much, if that is at `latest` at the latest.
     pub async fn extend_lease(
         &self,
         instance: &InstanceId,
         by: SignedDuration,
         latest: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError> {
+    ) -> Result<Extended, StoreError> {
         let mut tx = self.write.begin().await?;
-        let end: Option<i64> = sqlx::query_scalar(
-            "UPDATE claim SET expires_at = max(expires_at, min(expires_at + ?2, ?3))
+        let now: Option<i64> = sqlx::query_scalar(
+            "SELECT expires_at FROM claim
              WHERE instance_id = ?1 AND ended_at IS NULL
-               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')
-             RETURNING expires_at",
+               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')",
         )
         .bind(instance.as_str())
-        .bind(i64::try_from(by.as_millis()).unwrap_or(i64::MAX))
-        .bind(millis(latest))
         .fetch_optional(&mut *tx)
         .await?;
+        let Some(end) = now.map(timestamp).transpose()? else {
+            return Ok(Extended::NotClaimed);
+        };
+        let Some(later) = end.checked_add(by).ok().filter(|later| *later <= latest) else {
+            return Ok(Extended::TooFar { end });
+        };
+        sqlx::query("UPDATE claim SET expires_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL")
+            .bind(instance.as_str())
+            .bind(millis(later))
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
-        end.map(timestamp).transpose()
+        Ok(Extended::Until(later))
     }
 
     /// Removes claims that ended before this time: their keys may be used again.

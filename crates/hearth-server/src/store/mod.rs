@@ -33,7 +33,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
-pub use claims::{AskedFields, ClaimRow, Look, NewClaim, Taken};
+pub use claims::{AskedFields, ClaimRow, Extended, Look, NewClaim, Taken};
 pub use find::Sight;
 pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;

@@ -85,13 +85,23 @@ async fn lease_is_extended_by_minutes_and_never_past_seven_days() {
     let at = |reply: &Value| reply["expiresAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let longer = server.post(&extend, json!({ "minutes": 90 })).await;
     assert_eq!(at(&longer).duration_since(at(&claimed)).as_mins(), 90);
-    let most = server.post(&extend, json!({ "minutes": 10_080 })).await;
-    let ahead = at(&most).duration_since(jiff::Timestamp::now());
-    let week = jiff::SignedDuration::from_hours(7 * 24);
-    assert!(
-        ahead <= week && ahead > week - jiff::SignedDuration::from_mins(1),
-        "{ahead:?}"
+    let (status, reply) = server.call(Method::POST, &extend, json!({ "minutes": 10_080 })).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reply}");
+    let fault = &reply["error"]["details"][0];
+    let said = fault["message"].as_str().unwrap();
+    assert_eq!(fault["field"], "minutes");
+    assert!(said.contains("7 days (10080 minutes) from now at the latest"), "{said}");
+    let possible = said.strip_prefix("must be at most ").unwrap().split(':').next().unwrap();
+    let possible: u64 = possible.parse().unwrap();
+    assert!((9_920..=9_930).contains(&possible), "{said}");
+    // Nothing was changed by that, and what is said to be possible is.
+    let most = server.post(&extend, json!({ "minutes": possible })).await;
+    assert_eq!(
+        at(&most).duration_since(at(&longer)).as_mins(),
+        i64::try_from(possible).unwrap()
     );
+    let ahead = at(&most).duration_since(jiff::Timestamp::now());
+    assert!(ahead <= jiff::SignedDuration::from_hours(7 * 24), "{ahead:?}");
     for wrong in [
         json!({}),
         json!({ "minutes": 0 }),
