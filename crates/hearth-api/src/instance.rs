@@ -169,7 +169,7 @@ pub struct InstanceView {
 /// A VM that is there and does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unresponsive {
-    /// When it was last known to answer.
+    /// When it first did not answer, of all the times that it was asked since it last did.
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,

@@ -53,8 +53,8 @@ pub(super) struct Probes(HashMap<VmId, Probe>);
 struct Probe {
     due: Instant,
     misses: u32,
-    /// When it was last known to answer.
-    answered: Option<Timestamp>,
+    /// When the first answer of this row of misses was missed.
+    missed: Option<Timestamp>,
     /// It is known not to answer.
     silent: Option<Unresponsive>,
 }
@@ -136,7 +136,7 @@ impl Reconciler {
             Ok(Ok(Some(Running | Paused)) | Err(_)) | Err(_) => {
                 let silent = self.unresponsive(&row.vm)?;
                 let answer = self.ask(row, SECOND_CHANCE).await;
-                self.note(row, answer.as_ref().err(), true);
+                self.note(row, answer.as_ref().err());
                 answer.err().map(|_| {
                     format!(
                         "the VM does not answer since {:.0}: {}{advice}",
@@ -174,7 +174,7 @@ impl Reconciler {
         let patience = match whose {
             Whose::Pool => PATIENCE.min(self.probe_patience),
             _ if !self.is_to_answer(row).await => {
-                self.note(row, None, false);
+                self.leave_alone(row);
                 return Ok(());
             }
             _ => self.probe_patience,
@@ -182,7 +182,7 @@ impl Reconciler {
         let answer = self.ask(row, patience).await;
         let fault = match answer {
             Ok(boot) => {
-                self.note(row, None, true);
+                self.note(row, None);
                 return self.met(row, &boot).await;
             }
             Err(fault) => fault,
@@ -191,8 +191,7 @@ impl Reconciler {
             // Whoever asks next makes a new connection. Where somebody may be at work, that would end what is under way.
             self.context.agents.renew(&row.vm);
         }
-        let misses = self.note(row, Some(&fault), true);
-        tracing::warn!(instance = %row.id, misses, fault, "a VM did not answer");
+        let misses = self.note(row, Some(&fault));
         if whose == Whose::Pool {
             if misses < MISSES {
                 return Ok(());
@@ -312,13 +311,33 @@ impl Reconciler {
         }
     }
 
-    /// Notes how a look ended; the misses in a row.
-    fn note(&self, row: &InstanceRow, fault: Option<&String>, asked: bool) -> u32 {
-        let interval = match whose(row) {
+    /// Notes how a look ended, and says what is news; the misses in a row.
+    fn note(&self, row: &InstanceRow, fault: Option<&String>) -> u32 {
+        let interval = self.interval(row);
+        let (before, misses) = self.probes(|probes| probes.note(&row.vm, fault.is_some(), interval));
+        match fault {
+            Some(fault) if before == 0 => {
+                tracing::warn!(instance = %row.id, project = %row.project, fault, "a VM did not answer; it is asked again");
+            }
+            None if before > 0 => {
+                tracing::info!(instance = %row.id, project = %row.project, misses = before, "a VM answers again");
+            }
+            _ => {}
+        }
+        misses
+    }
+
+    /// A VM that need not answer now is none that is silent.
+    fn leave_alone(&self, row: &InstanceRow) {
+        let interval = self.interval(row);
+        self.probes(|probes| probes.note(&row.vm, false, interval));
+    }
+
+    fn interval(&self, row: &InstanceRow) -> Duration {
+        match whose(row) {
             Whose::Pool => self.probe_interval,
             _ => self.probe_interval.min(RUNNING_INTERVAL),
-        };
-        self.probes(|probes| probes.note(&row.vm, fault.is_some(), asked, interval))
+        }
     }
 
     fn probes<T>(&self, act: impl FnOnce(&mut Probes) -> T) -> T {
@@ -362,7 +381,7 @@ impl Probes {
             let probe = self.0.entry(row.vm.clone()).or_insert_with(|| Probe {
                 due: now + interval.mul_f64(rand::rng().random_range(0.1..1.0)),
                 misses: 0,
-                answered: None,
+                missed: None,
                 silent: None,
             });
             // What was of the pool and is claimed now is asked as often as its like.
@@ -372,28 +391,25 @@ impl Probes {
         due.map(|(vm, _)| vm.clone()).collect()
     }
 
-    /// Notes how it ended; the misses in a row. `asked`: it was truly asked, and not left alone.
-    fn note(&mut self, vm: &VmId, missed: bool, asked: bool, interval: Duration) -> u32 {
-        let Some(probe) = self.0.get_mut(vm) else { return 0 };
-        probe.misses = if missed { probe.misses + 1 } else { 0 };
-        let now = Timestamp::now();
-        match (missed, asked) {
-            (true, _) => {
-                // Never heard of before: since about now.
-                probe.answered.get_or_insert(now);
-            }
-            (false, true) => (probe.answered, probe.silent) = (Some(now), None),
-            (false, false) => probe.silent = None,
+    /// Notes how it ended; the misses in a row before and now.
+    fn note(&mut self, vm: &VmId, missed: bool, interval: Duration) -> (u32, u32) {
+        let Some(probe) = self.0.get_mut(vm) else { return (0, 0) };
+        let before = probe.misses;
+        if missed {
+            probe.misses += 1;
+            probe.missed.get_or_insert_with(Timestamp::now);
+        } else {
+            (probe.misses, probe.missed, probe.silent) = (0, None, None);
         }
         let pause = if missed { interval / SOONER } else { interval };
         probe.due = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
-        probe.misses
+        (before, probe.misses)
     }
 
     /// It is known now not to answer; `Some` when that is news.
     fn silence(&mut self, vm: &VmId, reason: String) -> Option<Unresponsive> {
         let probe = self.0.get_mut(vm)?;
-        let since = probe.answered.unwrap_or_else(Timestamp::now);
+        let since = probe.missed.unwrap_or_else(Timestamp::now);
         let is_news = probe.silent.is_none();
         let silent = Unresponsive { since, reason };
         probe.silent = Some(silent.clone());

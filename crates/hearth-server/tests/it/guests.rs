@@ -88,8 +88,9 @@ async fn calls_to_a_claimed_vm_that_hangs_end_and_say_so_and_it_is_kept() {
         // The command is under way before the guest hangs.
         until_it_runs(&driver, &claim, |spec| format!("{spec:?}").contains("long")).await;
         assert!(driver.hang(&vm(&claim), true));
+        jiff::Timestamp::now()
     };
-    let ((status, body), ()) = tokio::join!(server.send(long), waiting);
+    let ((status, body), hangs) = tokio::join!(server.send(long), waiting);
     assert_eq!(status, StatusCode::OK);
     assert!(
         body["exitCode"].is_null() && body["error"].as_str().unwrap().contains("does not answer since"),
@@ -107,6 +108,9 @@ async fn calls_to_a_claimed_vm_that_hangs_end_and_say_so_and_it_is_kept() {
             .contains("processors run"),
         "{view}"
     );
+    // From the first answer that it missed on, not from the last one that it gave.
+    let since: jiff::Timestamp = view["unresponsive"]["since"].as_str().unwrap().parse().unwrap();
+    assert!(since.as_millisecond() >= hangs.as_millisecond(), "{since} {hangs}");
     let explained = server.get(&format!("{pool}/explain")).await;
     let conditions = explained["conditions"].as_array().unwrap();
     let said = conditions.iter().find(|it| it["type"] == "Unresponsive").unwrap();
