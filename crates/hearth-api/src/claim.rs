@@ -97,7 +97,7 @@ pub struct ClaimReply {
     pub recipe: String,
     /// Milliseconds since it became ready.
     pub age_ms: u64,
-    /// Milliseconds the claim waited for it.
+    /// Milliseconds from the request to this reply: until there was a VM, and for what was done in it for the claim.
     pub wait_ms: u64,
     /// Its checkouts.
     pub repos: Vec<ClaimedRepo>,

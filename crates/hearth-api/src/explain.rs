@@ -308,7 +308,7 @@ pub struct HandOver {
     pub template: Option<bool>,
     /// Ready VMs that turned out to be unfit and were removed.
     pub skipped: Vec<SkippedInstance>,
-    /// Where the time went, in the order of the work.
+    /// Where the time went, in the order of the work; together it is `total_ms`.
     pub phases: Vec<ClaimPhase>,
     /// From the request to the reply, milliseconds.
     pub total_ms: f64,
@@ -329,7 +329,8 @@ pub struct SkippedInstance {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClaimPhase {
     /// `wait` (until there was a VM), `skipped` (on unfit ones), `take` (the transaction), `resume` (the VM goes on), `connect` (to
-    /// its agent), `clock`, `variables`, `checkouts` (to where their branches are), `scripts` (of what moved).
+    /// its agent), `clock`, `variables`, `checkouts` (to where their branches are), `scripts` (of what moved),
+    /// `stale` (what differs, of a VM that an older set-up made).
     pub name: String,
     /// Milliseconds.
     pub ms: f64,

@@ -76,7 +76,7 @@ impl Trace {
         self.lap = now;
     }
 
-    /// The VM is handed over.
+    /// The VM is handed over: the last part of the work is done.
     pub(super) fn end(&self, order: &ClaimOrder, current: bool) -> HandOver {
         let phase = |name: &str, ms: f64| ClaimPhase {
             name: name.to_owned(),
@@ -97,7 +97,7 @@ impl Trace {
             template: self.template,
             skipped: self.skipped.clone(),
             phases,
-            total_ms: in_ms(self.began.elapsed()),
+            total_ms: in_ms(self.lap - self.began),
         }
     }
 }

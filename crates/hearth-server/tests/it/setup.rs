@@ -365,6 +365,38 @@ async fn where_a_hand_over_loses_processes_services_are_started_again() {
 }
 
 #[tokio::test]
+async fn a_claims_wait_holds_what_was_done_in_its_vm_and_its_trace_adds_up() {
+    let slow = Duration::from_millis(400);
+    let (server, _) = Server::fake(FakeOptions {
+        loses_processes: true,
+        rules: vec![ExecRule {
+            takes: slow,
+            ..ExecRule::prints("start", "")
+        }],
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = project_of(&server, &["app"], ("a", "b")).await;
+    let pool = format!("{project}/warm-pool");
+    let repositories = json!([repo("app", None, None, Some("start"))]);
+    server
+        .patch(&format!("{project}/setup"), json!({ "repositories": repositories }))
+        .await;
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 1 })).await;
+    server.until_full(SOON, &project, 1).await;
+    let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
+    assert_eq!(claimed["source"], "ready");
+    let waited = claimed["waitMs"].as_f64().unwrap();
+    assert!(waited >= 400.0, "{claimed}");
+    let path = format!("/instances/{}/claim", claimed["id"].as_str().unwrap());
+    let told = server.get(&path).await;
+    let total = told["handOver"]["totalMs"].as_f64().unwrap();
+    let parts = told["handOver"]["phases"].as_array().unwrap().iter();
+    let parts: f64 = parts.map(|phase| phase["ms"].as_f64().unwrap()).sum();
+    assert!((total - parts).abs() < 0.2 && (total - waited).abs() < 50.0, "{told:#}");
+}
+
+#[tokio::test]
 async fn personal_variables_go_only_into_the_vms_their_owner_claims() {
     let (server, driver) = server(Vec::new()).await;
     let (project, pool) = {
