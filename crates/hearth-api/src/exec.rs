@@ -188,6 +188,9 @@ pub struct ExecExit {
     pub log: Option<String>,
 }
 
+/// A header of the reply to a command or a terminal in a VM that is still being made; of no other. Its value is `true`.
+pub const UNFINISHED_HEADER: &str = "hearth-unfinished";
+
 /// First byte of a binary message that is standard output.
 pub const CHANNEL_STDOUT: u8 = 1;
 /// First byte of a binary message that is standard error.

@@ -64,6 +64,12 @@ impl ExecInput {
 }
 
 impl ExecOutput {
+    /// Whether its VM is still being made.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.0.is_unfinished
+    }
+
     /// What comes next. After [`ExecEvent::Exit`] nothing does.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use super::Client;
 use super::call::Call;
 use super::error::{self, ClientError};
+use super::stream;
 
 type Socket = WebSocketStream<Upgraded>;
 
@@ -30,6 +31,8 @@ pub(super) struct Sending {
 pub(super) struct Receiving {
     socket: SplitStream<Socket>,
     url: String,
+    /// Whether it is about a VM that is still being made.
+    pub(super) is_unfinished: bool,
 }
 
 /// What the server sent.
@@ -44,6 +47,7 @@ pub(super) async fn open(client: &Client, call: Call<'_>) -> Result<(Sending, Re
     // No time limit: it would be one of the whole connection.
     let response = call.timeout(None).upgrade(key.clone())?.open().await?;
     let url = client.address();
+    let is_unfinished = stream::is_unfinished(&response);
     let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).cloned();
     let right = accepted.is_some_and(|accepted| accepted.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS || !right {
@@ -51,17 +55,22 @@ pub(super) async fn open(client: &Client, call: Call<'_>) -> Result<(Sending, Re
             reason: format!("{url} opens no WebSocket: is there a proxy that takes protocol upgrades away?"),
         });
     }
-    let stream = response.upgrade().await.map_err(|fault| ClientError::Interrupted {
+    let upgraded = response.upgrade().await.map_err(|fault| ClientError::Interrupted {
         url: url.clone(),
         reason: error::chain(&fault.without_url()),
     })?;
-    let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
     let (sending, receiving) = socket.split();
     let sending = Sending {
         socket: sending,
         url: url.clone(),
     };
-    Ok((sending, Receiving { socket: receiving, url }))
+    let receiving = Receiving {
+        socket: receiving,
+        url,
+        is_unfinished,
+    };
+    Ok((sending, receiving))
 }
 
 impl Sending {

@@ -1,5 +1,9 @@
 //! Server-sent events as typed streams. A stream that stops before its last event ends in an error: silence is no success.
 
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -9,7 +13,7 @@ use reqwest::Response;
 
 use super::call::request_id;
 use super::error::{self, ClientError};
-use crate::exec::ExecExit;
+use crate::exec::{ExecExit, UNFINISHED_HEADER};
 use crate::instance::FollowEvent;
 
 /// Names of the events of `follow` that this client knows; a newer server may send more.
@@ -27,7 +31,38 @@ pub enum ExecEvent {
 }
 
 /// Output and end of a running command. Dropping it ends the command.
-pub type ExecStream = BoxStream<'static, Result<ExecEvent, ClientError>>;
+pub struct ExecStream {
+    events: BoxStream<'static, Result<ExecEvent, ClientError>>,
+    is_unfinished: bool,
+}
+
+impl ExecStream {
+    /// Whether its VM is still being made.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.is_unfinished
+    }
+}
+
+impl Stream for ExecStream {
+    type Item = Result<ExecEvent, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for ExecStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecStream").finish_non_exhaustive()
+    }
+}
+
+/// Whether a server says that this reply is of a VM that is still being made.
+pub(super) fn is_unfinished(response: &Response) -> bool {
+    response.headers().contains_key(UNFINISHED_HEADER)
+}
+
 /// The log of an instance as it is made.
 pub type FollowStream = BoxStream<'static, Result<FollowEvent, ClientError>>;
 
@@ -44,14 +79,16 @@ enum Meaning<T> {
 }
 
 pub(super) fn exec_events(url: String, response: Response) -> ExecStream {
-    typed(url, response, |event| match event.event.as_str() {
+    let is_unfinished = is_unfinished(&response);
+    let events = typed(url, response, |event| match event.event.as_str() {
         "stdout" => Ok(Meaning::Item(ExecEvent::Stdout(bytes_of(event)?))),
         "stderr" => Ok(Meaning::Item(ExecEvent::Stderr(bytes_of(event)?))),
         "exit" => Ok(Meaning::Last(ExecEvent::Exit(
             serde_json::from_str(&event.data).map_err(|e| e.to_string())?,
         ))),
         _ => Ok(Meaning::Nothing),
-    })
+    });
+    ExecStream { events, is_unfinished }
 }
 
 pub(super) fn follow_events(url: String, response: Response) -> FollowStream {

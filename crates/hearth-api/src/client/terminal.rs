@@ -79,6 +79,12 @@ impl Typing {
 }
 
 impl Screen {
+    /// Whether its VM is still being made.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.0.is_unfinished
+    }
+
     /// What comes next. After [`Shown::Exit`] nothing does.
     ///
     /// # Errors

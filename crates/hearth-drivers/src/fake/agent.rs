@@ -329,6 +329,11 @@ impl Guest {
                 agent_started.send_replace(tokio::time::Instant::now());
                 return;
             }
+            if rule.special == Special::NeverEnds {
+                let text = frames::encode(FrameKind::Stdout, rule.stdout.as_bytes());
+                drop(sender.send(Ok(Frame::data(text))).await);
+                return sender.closed().await;
+            }
             for frame in play(&spec, &rule, left).await {
                 if sender.send(Ok(Frame::data(frame))).await.is_err() {
                     return;

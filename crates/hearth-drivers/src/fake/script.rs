@@ -127,6 +127,8 @@ pub enum Special {
     Leaves(String),
     /// The agent dies when the command's time has passed, and is there again at once.
     AgentDies,
+    /// It prints its texts, and the agent never says that it has ended: it gets no processor, say.
+    NeverEnds,
 }
 
 impl ExecRule {

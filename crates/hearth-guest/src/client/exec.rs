@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::{self, StreamExt};
 use h2::RecvStream;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::AgentError;
 use super::transfer::{Download, Sending, Upload};
@@ -17,6 +19,9 @@ use crate::{ExecEnd, ExecSpec, FrameKind, TerminalSize, TerminalSpec};
 
 /// Longest piece of standard input in one frame.
 const STDIN_PIECE: usize = 32 * 1024;
+/// When a command's time is up, its agent has this long to say how it ended: it lets the command end by itself for two seconds, and
+/// kills what is left then.
+const BACKSTOP: Duration = Duration::from_secs(4);
 
 /// One thing that happened to a running command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +54,68 @@ pub struct ExecStream {
     decoder: FrameDecoder,
     /// Held for its drop: it cancels the standard input.
     _stdin: Sending,
+    limit: Option<Limit>,
     over: bool,
+}
+
+/// A command's time, seen from here. The agent ends a command whose time is up; an agent that cannot, because it gets no processor or
+/// hangs, must not keep its caller waiting.
+#[derive(Debug)]
+pub(super) struct Limit {
+    limit: Duration,
+    /// When it is up.
+    end: Instant,
+    /// Time that was spent on waiting for the agent after that. What a slow reader takes does not count.
+    late: Duration,
+    /// Since when the agent is waited for.
+    waiting: Option<Instant>,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Limit {
+    /// Of a command that is given to the agent now; none when it has no limit that ever comes.
+    pub(super) fn of(timeout_ms: Option<u64>) -> Option<Self> {
+        let limit = Duration::from_millis(timeout_ms?);
+        let end = Instant::now().checked_add(limit)?;
+        Some(Self {
+            limit,
+            end,
+            late: Duration::ZERO,
+            waiting: None,
+            alarm: Box::pin(sleep_until(end + BACKSTOP)),
+        })
+    }
+
+    /// Waits for what the agent says first.
+    pub(super) async fn first<T>(
+        limit: Option<&Self>,
+        said: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, AgentError> {
+        let Some(limit) = limit else { return said.await };
+        let in_time = timeout_at(limit.end + BACKSTOP, said).await;
+        in_time.unwrap_or_else(|_| Err(limit.overdue()))
+    }
+
+    fn overdue(&self) -> AgentError {
+        AgentError::Overdue { limit: self.limit }
+    }
+
+    /// The agent says nothing now. Ready when it was waited for long enough.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<AgentError> {
+        let since = *self.waiting.get_or_insert_with(|| Instant::now().max(self.end));
+        let due = since + BACKSTOP.saturating_sub(self.late);
+        if self.alarm.deadline() != due {
+            self.alarm.as_mut().reset(due);
+        }
+        self.alarm.as_mut().poll(cx).map(|()| self.overdue())
+    }
+
+    /// The agent says something.
+    fn heard(&mut self) {
+        if let Some(since) = self.waiting.take() {
+            self.late += Instant::now().saturating_duration_since(since);
+        }
+    }
 }
 
 /// The request's body: the specification, the input, and its end.
@@ -100,11 +166,12 @@ fn protocol(error: FrameError) -> AgentError {
 }
 
 impl ExecStream {
-    pub(super) fn new(body: RecvStream, stdin: Sending) -> Self {
+    pub(super) fn new(body: RecvStream, stdin: Sending, limit: Option<Limit>) -> Self {
         Self {
             body: Download::new(body),
             decoder: FrameDecoder::default(),
             _stdin: stdin,
+            limit,
             over: false,
         }
     }
@@ -166,7 +233,19 @@ impl Stream for ExecStream {
                     return Poll::Ready(Some(Err(protocol(error))));
                 }
             }
-            match std::task::ready!(self.body.poll_next_unpin(cx)) {
+            let said = match self.body.poll_next_unpin(cx) {
+                Poll::Ready(said) => said,
+                Poll::Pending => {
+                    let Some(limit) = &mut self.limit else { return Poll::Pending };
+                    let overdue = std::task::ready!(limit.poll_overdue(cx));
+                    self.over = true;
+                    return Poll::Ready(Some(Err(overdue)));
+                }
+            };
+            if let Some(limit) = &mut self.limit {
+                limit.heard();
+            }
+            match said {
                 Some(Ok(piece)) => self.decoder.feed(&piece),
                 Some(Err(error)) => {
                     self.over = true;

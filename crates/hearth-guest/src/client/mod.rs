@@ -1,12 +1,12 @@
 //! The host's end of the agent protocol: one session, many requests at a time.
 //!
 //! A client belongs to one byte stream. When that is gone, so is the client ([`AgentClient::closed`]); whoever wants to
-//! go on asks the driver for another stream. There are no retries and no time limits here besides the one of
-//! [`AgentClient::connect`]: dropping a future or a stream cancels the request in the guest.
+//! go on asks the driver for another stream. There are no retries here, and no time limits besides the one of
+//! [`AgentClient::connect`] and a command's own: dropping a future or a stream cancels the request in the guest.
 
 use std::fmt;
 use std::future::Future;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -29,6 +29,7 @@ pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
 pub use transfer::{Download, Upload};
 
+use exec::Limit;
 use transfer::Sending;
 
 /// How many requests may wait for the agent's settings to arrive; afterwards the agent's own limit counts.
@@ -62,6 +63,12 @@ pub enum AgentError {
         status: u16,
         /// The agent's own words.
         message: String,
+    },
+    /// A command's time was up, and the agent did not say in time that it has ended.
+    #[error("the command's time was up after {} s, and the agent in the VM has not confirmed that it has ended", limit.as_secs_f64())]
+    Overdue {
+        /// The time that it had.
+        limit: Duration,
     },
     /// What came back is not what the protocol says, or an answer broke off.
     #[error("the agent in the VM answered something unexpected: {0}")]
@@ -150,9 +157,7 @@ impl AgentClient {
     /// process of the command, unless it is detached.
     pub async fn exec(&self, spec: &ExecSpec, stdin: impl Into<Upload>) -> Result<ExecStream, AgentError> {
         let body = exec::request_body(spec, stdin.into())?;
-        let (reply, sending) = self.start(Method::POST, paths::EXEC, Some(body)).await?;
-        let reply = accepted(reply.await?).await?;
-        Ok(ExecStream::new(reply.into_body(), sending))
+        self.run(paths::EXEC, body, Limit::of(spec.timeout_ms)).await
     }
 
     /// Runs a command in a terminal. What it shows comes as [`ExecEvent::Stdout`]; dropping the [`ExecStream`] ends every process of
@@ -163,9 +168,18 @@ impl AgentClient {
         input: impl Stream<Item = std::io::Result<TerminalInput>> + Send + 'static,
     ) -> Result<ExecStream, AgentError> {
         let body = exec::terminal_body(spec, input)?;
-        let (reply, sending) = self.start(Method::POST, paths::TERMINAL, Some(body)).await?;
-        let reply = accepted(reply.await?).await?;
-        Ok(ExecStream::new(reply.into_body(), sending))
+        self.run(paths::TERMINAL, body, Limit::of(spec.command.timeout_ms))
+            .await
+    }
+
+    async fn run(&self, path: &str, body: Upload, limit: Option<Limit>) -> Result<ExecStream, AgentError> {
+        let taken = async {
+            let (reply, sending) = self.start(Method::POST, path, Some(body)).await?;
+            let reply = accepted(reply.await?).await?;
+            Ok::<_, AgentError>((reply.into_body(), sending))
+        };
+        let (body, sending) = Limit::first(limit.as_ref(), taken).await?;
+        Ok(ExecStream::new(body, sending, limit))
     }
 
     /// Runs a command without input and keeps the first `max_bytes` of each of its outputs; the rest is read and dropped.

@@ -6,26 +6,26 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use futures::StreamExt as _;
 use hearth_api::error::ErrorCode;
-use hearth_api::exec::{ExecExit, ExecReply, ExecRequest};
+use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, UNFINISHED_HEADER};
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::token::Scope;
 use hearth_core::state::InstanceState;
 use hearth_guest::ExecSpec;
-use hearth_guest::client::{AgentClient, AgentError, ExecEvent, ExecStream, Upload};
+use hearth_guest::client::{AgentClient, AgentError, ExecStream, Upload};
 use jiff::Timestamp;
 
 use super::AppState;
 use super::auth::Caller;
 use super::claims::own_claim;
 use super::error::ApiError;
-use super::exec_end::Begun;
+use super::exec_end::{Begun, Heard};
 use super::extract::{Body, Path};
 use super::validate::Faults;
 use crate::provision::envfile;
@@ -35,6 +35,8 @@ use crate::store::{InstanceRow, Store};
 
 /// How long a VM's agent has to take the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// An agent that is there says this soon that it has a command. One that does not may be busy, or nobody may be there.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// What a JSON reply keeps of each output, bytes.
 const KEPT_BYTES: usize = 8 * 1024 * 1024;
 /// A silent command says that it is still there, so that proxies keep the connection.
@@ -67,8 +69,8 @@ pub async fn exec_in_instance(
     let stdin = body.stdin.clone().unwrap_or_default();
     let spec = to_spec(body)?;
     let Inside { agent, awake } = enter(&state, &row).await?;
-    let begun = Begun::now(&state, &row, &spec);
-    let started = agent.exec(&spec, Upload::from(stdin)).await;
+    let begun = Begun::now(&state, &row, &spec).await;
+    let started = answered(&state, &row, agent.exec(&spec, Upload::from(stdin))).await?;
     let streaming = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
@@ -86,12 +88,23 @@ pub async fn exec_in_instance(
             });
         }
     };
-    if streaming {
-        return Ok(stream(running, begun, awake));
+    let response = if streaming {
+        stream(running, begun, awake)
+    } else {
+        let reply = collect(running, &begun).await;
+        drop(awake);
+        Json(reply).into_response()
+    };
+    Ok(marked(row.state, response))
+}
+
+/// A client that works in a VM which is still being made learns of it without asking.
+pub fn marked(state: InstanceState, mut response: Response) -> Response {
+    if state == InstanceState::Provisioning {
+        let value = HeaderValue::from_static("true");
+        response.headers_mut().insert(UNFINISHED_HEADER, value);
     }
-    let reply = collect(running, &begun).await;
-    drop(awake);
-    Ok(Json(reply).into_response())
+    response
 }
 
 /// Someone is at work in a VM.
@@ -103,8 +116,11 @@ pub struct Inside {
 
 /// Begins work in an instance's VM.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
-    if let Some(why) = state.reconciler.out_of_reach(row).await {
-        return Err(ApiError::unavailable(why));
+    let reconciler = &state.reconciler;
+    // A connection that lives proves more than the host can say, and costs nothing to look at.
+    let is_connected = reconciler.context().agents.current(&row.vm).is_some();
+    if !is_connected || reconciler.unresponsive(&row.vm).is_some() {
+        need_in_reach(state, row).await?;
     }
     if row.state != InstanceState::Claimed && !row.worked_in {
         // Before anything can be changed: from now on what is in the VM is not only the set-up's.
@@ -131,6 +147,32 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         tokio::spawn(show_life(state.store().clone(), row.id.clone()));
     }
     Ok(Inside { agent, awake })
+}
+
+async fn need_in_reach(state: &AppState, row: &InstanceRow) -> Result<(), ApiError> {
+    match state.reconciler.out_of_reach(row).await {
+        Some(why) => Err(ApiError::unavailable(why)),
+        None => Ok(()),
+    }
+}
+
+/// What the agent says to this at first. When it says nothing for a while, or its connection is lost, the host is asked whether
+/// there is anybody to wait for.
+pub async fn answered<T>(
+    state: &AppState,
+    row: &InstanceRow,
+    asked: impl Future<Output = Result<T, AgentError>>,
+) -> Result<Result<T, AgentError>, ApiError> {
+    let mut asked = std::pin::pin!(asked);
+    let soon = tokio::time::timeout(ANSWER_PATIENCE, &mut asked).await;
+    if let Ok(answer @ (Ok(_) | Err(AgentError::Refused { .. }))) = soon {
+        return Ok(answer);
+    }
+    need_in_reach(state, row).await?;
+    match soon {
+        Ok(answer) => Ok(answer),
+        Err(_) => Ok(asked.await),
+    }
 }
 
 /// Work is a sign of life: it renews the lease.
@@ -194,12 +236,10 @@ pub fn refused(error: &AgentError) -> ApiError {
 async fn collect(mut running: ExecStream, begun: &Begun) -> ExecReply {
     let mut kept = Kept::default();
     let exit = loop {
-        match running.next().await {
-            Some(Ok(ExecEvent::Stdout(piece))) => kept.keep(Kept::stdout, &piece),
-            Some(Ok(ExecEvent::Stderr(piece))) => kept.keep(Kept::stderr, &piece),
-            Some(Ok(ExecEvent::End(end))) => break begun.exit(&end),
-            Some(Err(error)) => break begun.lost(&error).await,
-            None => break begun.lost(&silent()).await,
+        match begun.heard(running.next().await).await {
+            Heard::Stdout(piece) => kept.keep(Kept::stdout, &piece),
+            Heard::Stderr(piece) => kept.keep(Kept::stderr, &piece),
+            Heard::Exit(exit) => break exit,
         }
     };
     ExecReply::new(exit, kept.stdout, kept.stderr, kept.truncated)
@@ -230,21 +270,14 @@ impl Kept {
     }
 }
 
-/// A stream that ends without an end, which an [`ExecStream`] never does.
-pub fn silent() -> AgentError {
-    AgentError::Protocol("the output ended without saying how the command did".to_owned())
-}
-
 fn stream(mut running: ExecStream, begun: Begun, awake: Option<Awake>) -> Response {
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let events = async_stream::stream! {
         let exit = loop {
-            match running.next().await {
-                Some(Ok(ExecEvent::Stdout(bytes))) => yield Ok::<_, Infallible>(Event::default().event("stdout").data(encode(&bytes))),
-                Some(Ok(ExecEvent::Stderr(bytes))) => yield Ok(Event::default().event("stderr").data(encode(&bytes))),
-                Some(Ok(ExecEvent::End(end))) => break begun.exit(&end),
-                Some(Err(error)) => break begun.lost(&error).await,
-                None => break begun.lost(&silent()).await,
+            match begun.heard(running.next().await).await {
+                Heard::Stdout(bytes) => yield Ok::<_, Infallible>(Event::default().event("stdout").data(encode(&bytes))),
+                Heard::Stderr(bytes) => yield Ok(Event::default().event("stderr").data(encode(&bytes))),
+                Heard::Exit(exit) => break exit,
             }
         };
         drop(awake);

@@ -1,97 +1,139 @@
-//! How a command ended, as a client is told: also when its agent can no longer say it.
+//! What comes of a command, as a client is told: its output, and how it ended, also when its agent can no longer say it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use axum::body::Bytes;
 use hearth_api::exec::ExecExit;
 use hearth_api::ids::VmId;
-use hearth_guest::client::AgentError;
-use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd, ExecSpec, Health};
+use hearth_guest::client::{AgentError, ExecEvent};
+use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd, ExecSpec};
+use tokio::time::Instant;
 
 use super::AppState;
-use crate::provision::agents::{Agents, ConnectError};
+use crate::provision::lost::{Became, Given, find_out};
+use crate::provision::millis;
+use crate::reconcile::Reconciler;
 use crate::store::InstanceRow;
 
 /// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is.
-const RETURN_PATIENCE: Duration = Duration::from_secs(15);
+const RETURN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A command that was given to an agent.
-#[derive(Debug, Clone)]
 pub struct Begun {
-    agents: Agents,
+    reconciler: Reconciler,
     vm: VmId,
-    at: Instant,
+    given: Given,
     timeout_ms: Option<u64>,
+}
+
+/// One thing that came of a command.
+pub enum Heard {
+    Stdout(Bytes),
+    Stderr(Bytes),
+    /// How it ended; nothing follows.
+    Exit(ExecExit),
 }
 
 impl Begun {
     /// It begins now.
-    pub fn now(state: &AppState, row: &InstanceRow, spec: &ExecSpec) -> Self {
+    pub async fn now(state: &AppState, row: &InstanceRow, spec: &ExecSpec) -> Self {
+        let agents = &state.reconciler.context().agents;
         Self {
-            agents: state.reconciler.context().agents.clone(),
+            reconciler: state.reconciler.clone(),
             vm: row.vm.clone(),
-            at: Instant::now(),
+            given: Given {
+                at: Instant::now(),
+                boot: agents.known_boot(&row.vm).await,
+                text: spec.argv.as_ref().map(|words| words.join(" ")).unwrap_or_default(),
+            },
             timeout_ms: spec.timeout_ms,
         }
     }
 
-    /// What the agent said of its end.
-    pub fn exit(&self, end: &ExecEnd) -> ExecExit {
-        to_exit(end, self.timeout_ms)
+    /// What the agent's stream said means this.
+    pub async fn heard(&self, event: Option<Result<ExecEvent, AgentError>>) -> Heard {
+        match event {
+            Some(Ok(ExecEvent::Stdout(bytes))) => Heard::Stdout(bytes),
+            Some(Ok(ExecEvent::Stderr(bytes))) => Heard::Stderr(bytes),
+            Some(Ok(ExecEvent::End(end))) => Heard::Exit(to_exit(&end, self.timeout_ms)),
+            Some(Err(error)) => Heard::Exit(self.lost(&error).await),
+            None => {
+                // Such a stream always has an end.
+                let error = "the output ended without saying how the command did".to_owned();
+                Heard::Exit(self.lost(&AgentError::Protocol(error)).await)
+            }
+        }
     }
 
-    /// The agent broke off. Whoever answers in the VM now is asked, so that the client learns what happened; how the command itself
-    /// ended nobody can say.
+    /// The agent broke off, or says nothing though the command's time is up. In the first case whoever answers in the VM now is
+    /// asked, so that the client learns what happened; how the command itself ended nobody can say.
     pub async fn lost(&self, error: &AgentError) -> ExecExit {
-        let elapsed = self.at.elapsed();
-        tracing::info!(vm = %self.vm, %error, "an agent was lost while a command ran");
-        if let Some(why) = self.agents.given_up(&self.vm) {
+        let duration_ms = millis(self.given.at.elapsed());
+        if let AgentError::Overdue { limit } = error {
+            tracing::warn!(vm = %self.vm, %error, "an agent did not end a command in time");
             return ExecExit {
-                error: Some(format!(
-                    "{why}; how the command ended nobody knows. Nothing brings its work back by itself: release the VM, or look again later"
-                )),
-                duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                timed_out: true,
+                error: Some(unconfirmed(*limit)),
+                duration_ms,
                 ..ExecExit::default()
             };
         }
-        let answer = self.agents.get(&self.vm, RETURN_PATIENCE).await;
-        let health = match answer {
-            Ok(agent) => match tokio::time::timeout(RETURN_PATIENCE, agent.health()).await {
-                Ok(health) => health.map_err(ConnectError::from),
-                Err(_) => Err(AgentError::NoAnswer.into()),
-            },
-            Err(error) => Err(error),
-        };
+        tracing::info!(vm = %self.vm, %error, "an agent was lost while a command ran");
+        let became = find_out(self.reconciler.context(), &self.vm, &self.given, RETURN_PATIENCE).await;
         ExecExit {
-            error: Some(what_happened(health, self.at.elapsed())),
-            duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            error: Some(what_happened(became)),
+            duration_ms,
             ..ExecExit::default()
         }
     }
 }
 
-/// What it means that an agent broke off `since` a command was given to it, by who answers now.
-fn what_happened(health: Result<Health, ConnectError>, since: Duration) -> String {
-    let began_later = |ms: u64| Duration::from_millis(ms) < since;
-    match health {
-        Err(error) => format!(
-            "the connection to the agent in the VM was lost while the command ran, and there is none to it now ({error}): the VM was \
-             shut down or removed, or it hangs; the command has ended with it, or nobody knows how it ended"
-        ),
-        Ok(health) if began_later(health.uptime_ms) => {
+fn unconfirmed(limit: Duration) -> String {
+    format!(
+        "the command's time was up after {} s; the agent in the VM is asked to end it with everything it had started, and has not \
+         confirmed that: the VM is very busy, or hangs. Some of it may still run; look with `ps` before it is run again",
+        limit.as_secs_f64()
+    )
+}
+
+fn what_happened(became: Became) -> String {
+    let sentence = match became {
+        Became::Restarted => {
             "the VM was restarted while the command ran, and that ended the command; what it had written to the disk may be \
              incomplete"
-                .to_owned()
         }
-        Ok(health) if health.agent_uptime_ms.is_some_and(began_later) => {
+        Became::WentOff => {
+            "the VM was shut down while the command ran, and that ended the command. Nothing brings its work back by itself: release \
+             the VM"
+        }
+        Became::Panicked => {
+            "the kernel of the VM stopped with a panic while the command ran; its memory may be too small: give the project's VMs \
+             more with a larger `vmSize`"
+        }
+        Became::AgentDied => {
             "the agent in the VM died while the command ran, and was started again: whether the command has ended, was killed too or \
              still runs is not known. `kill -9 -1` does this, and so can a VM without free memory; look at what the command did \
              before it is run again"
-                .to_owned()
         }
-        Ok(_) => "the connection to the agent in the VM was lost while the command ran; the agent has ended the command with \
-                  everything that it had started"
-            .to_owned(),
-    }
+        Became::ConnectionLost => {
+            "the connection to the agent in the VM was lost while the command ran; the agent has ended the command with \
+             everything that it had started"
+        }
+        Became::Gone => {
+            "the VM has ended while the command ran, and the command with it: its process on the host is gone, since the VM was removed, \
+             its guest went down, or the host ended it"
+        }
+        Became::Silent(None) => {
+            "the connection to the agent in the VM was lost while the command ran, and there is none to it now, though the VM runs: it \
+             hangs, or is starting again; how the command ended nobody knows"
+        }
+        Became::Silent(Some(why)) => {
+            return format!(
+                "{why}; how the command ended nobody knows. Nothing brings its work back by itself: release the VM, or look again later"
+            );
+        }
+    };
+    sentence.to_owned()
 }
 
 fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
@@ -164,24 +206,14 @@ fn signal_name(signal: i32) -> String {
 mod tests {
     use super::*;
 
-    fn health(uptime_ms: u64, agent_uptime_ms: Option<u64>) -> Result<Health, ConnectError> {
-        Ok(Health {
-            version: "1".to_owned(),
-            protocol: 6,
-            boot_id: "b".to_owned(),
-            uptime_ms,
-            agent_uptime_ms,
-        })
-    }
-
     #[test]
-    fn whoever_answers_now_tells_what_happened() {
-        let told = |health| what_happened(health, Duration::from_secs(60));
-        assert!(told(health(5_000, Some(4_000))).contains("the VM was restarted"));
-        assert!(told(health(900_000, Some(4_000))).contains("the agent in the VM died"));
-        assert!(told(health(900_000, Some(800_000))).contains("the agent has ended the command"));
-        assert!(told(health(900_000, None)).contains("the agent has ended the command"));
-        assert!(told(Err(AgentError::NoAnswer.into())).contains("shut down or removed"));
+    fn a_client_is_told_what_happened() {
+        let told = what_happened;
+        assert!(told(Became::Restarted).contains("the VM was restarted"));
+        assert!(told(Became::AgentDied).contains("the agent in the VM died"));
+        assert!(told(Became::ConnectionLost).contains("the agent has ended the command"));
+        assert!(told(Became::WentOff).contains("shut down"));
+        assert!(told(Became::Gone).contains("removed"));
     }
 
     #[test]

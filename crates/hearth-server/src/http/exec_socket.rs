@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::exec::{Inside, enter, refused, to_spec, usable};
+use super::exec::{Inside, answered, enter, marked, refused, to_spec, usable};
 use super::exec_end::Begun;
 use super::extract::{self, Path};
 use super::socket::{Attached, MESSAGE_BYTES, Typed, WAITING_INPUT, say};
@@ -57,7 +57,9 @@ pub async fn attach_exec(
     })?;
     let inside = enter(&state, &row).await?;
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
-    Ok(upgrade.on_upgrade(async move |socket| serve(socket, &state, &row, inside).await))
+    let at = row.state;
+    let opened = upgrade.on_upgrade(async move |socket| serve(socket, &state, &row, inside).await);
+    Ok(marked(at, opened))
 }
 
 async fn serve(mut socket: WebSocket, state: &AppState, row: &InstanceRow, inside: Inside) {
@@ -126,7 +128,7 @@ async fn begin(
     let ExecStart { mut request, terminal } = start;
     let stdin = request.stdin.take().unwrap_or_default();
     let spec = to_spec(request).map_err(|error| ExecMessage::Error(error.into_detail()))?;
-    let begun = Begun::now(state, row, &spec);
+    let begun = Begun::now(state, row, &spec).await;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let streamed = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
     let given = futures::stream::iter([Ok(TerminalInput::Bytes(Bytes::from(stdin)))]);
@@ -134,15 +136,15 @@ async fn begin(
     let running = match terminal {
         Some(size) => {
             let size = guest_size(size);
-            agent.terminal(&TerminalSpec { command: spec, size }, input).await
+            let spec = TerminalSpec { command: spec, size };
+            answered(state, row, agent.terminal(&spec, input)).await
         }
         None => {
-            agent
-                .exec(&spec, Upload::from_stream(input.filter_map(bytes_only)))
-                .await
+            let input = Upload::from_stream(input.filter_map(bytes_only));
+            answered(state, row, agent.exec(&spec, input)).await
         }
     };
-    match running {
+    match running.map_err(|error| ExecMessage::Error(error.into_detail()))? {
         Ok(running) => Ok((running, begun, typed)),
         Err(error) if terminal.is_some() && is_too_old(&error) => Err(ExecMessage::Error(too_old().into_detail())),
         Err(error @ AgentError::Refused { .. }) => Err(ExecMessage::Error(refused(&error).into_detail())),

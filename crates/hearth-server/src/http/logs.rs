@@ -19,7 +19,7 @@ use utoipa::IntoParams;
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::exec::{Inside, enter, refused, usable};
+use super::exec::{Inside, answered, enter, refused, usable};
 use super::extract::{Path, Query};
 
 /// What an agent answers to a path, or a log, that it does not know.
@@ -42,7 +42,7 @@ pub async fn list_instance_logs(
 ) -> Result<Json<Items<InstanceLog>>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
     let Inside { agent, awake } = enter(&state, &row).await?;
-    let logs = agent.logs().await;
+    let logs = answered(&state, &row, agent.logs()).await?;
     drop(awake);
     let logs = logs.map_err(|error| match error {
         AgentError::Refused { status: UNKNOWN, .. } => ApiError::new(
@@ -97,7 +97,7 @@ pub async fn read_instance_log(
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
     let Inside { agent, awake } = enter(&state, &row).await?;
-    let text = agent.read_log(&log, query.follow.unwrap_or(false)).await;
+    let text = answered(&state, &row, agent.read_log(&log, query.follow.unwrap_or(false))).await?;
     let text = text.map_err(|error| match error {
         AgentError::Refused { status: UNKNOWN, .. } => {
             ApiError::new(ErrorCode::NotFound, "there is no such log in this VM")

@@ -10,12 +10,12 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use hearth_api::exec::{CHANNEL_STDERR, CHANNEL_STDOUT, ExecExit, ExecMessage};
 use hearth_api::ids::InstanceId;
-use hearth_guest::client::{ExecEvent, ExecStream, TerminalInput};
+use hearth_guest::client::{ExecStream, TerminalInput};
 use tokio::sync::mpsc;
 
 use super::AppState;
-use super::exec::{show_life, silent};
-use super::exec_end::Begun;
+use super::exec::show_life;
+use super::exec_end::{Begun, Heard};
 use super::terminal::guest_size;
 use crate::reconcile::Awake;
 
@@ -91,12 +91,10 @@ async fn show(
     let output = |channel, bytes: Bytes| Message::Binary(if channels { on_channel(channel, &bytes) } else { bytes });
     loop {
         let message = tokio::select! {
-            event = running.next() => match event {
-                Some(Ok(ExecEvent::Stdout(bytes))) => output(CHANNEL_STDOUT, bytes),
-                Some(Ok(ExecEvent::Stderr(bytes))) => output(CHANNEL_STDERR, bytes),
-                Some(Ok(ExecEvent::End(end))) => return Some(begun.exit(&end)),
-                Some(Err(error)) => return Some(begun.lost(&error).await),
-                None => return Some(begun.lost(&silent()).await),
+            event = running.next() => match begun.heard(event).await {
+                Heard::Stdout(bytes) => output(CHANNEL_STDOUT, bytes),
+                Heard::Stderr(bytes) => output(CHANNEL_STDERR, bytes),
+                Heard::Exit(exit) => return Some(exit),
             },
             _ = life.tick() => {
                 if let Some(id) = lease {

@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::exec::{Inside, enter, refused, to_spec, usable};
+use super::exec::{Inside, answered, enter, marked, refused, to_spec, usable};
 use super::exec_end::Begun;
 use super::extract::{Path, Query};
 use super::socket::{Attached, MESSAGE_BYTES, WAITING_INPUT};
@@ -80,8 +80,8 @@ pub async fn open_terminal(
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
     let spec = to_terminal(query)?;
-    let begun = Begun::now(&state, &row, &spec.command);
-    let running = agent.terminal(&spec, input).await;
+    let begun = Begun::now(&state, &row, &spec.command).await;
+    let running = answered(&state, &row, agent.terminal(&spec, input)).await?;
     let running = running.map_err(|error| if is_too_old(&error) { too_old() } else { refused(&error) })?;
     let attached = Attached {
         running,
@@ -93,10 +93,12 @@ pub async fn open_terminal(
         patience: Some(CLIENT_PATIENCE),
     };
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
-    Ok(upgrade.on_upgrade(async move |socket| {
+    let at = row.state;
+    let opened = upgrade.on_upgrade(async move |socket| {
         let (client, from_client) = socket.split();
         attached.serve(client, from_client, &state).await;
-    }))
+    });
+    Ok(marked(at, opened))
 }
 
 /// Whether the agent knows nothing of terminals.

@@ -9,6 +9,8 @@ use hearth_api::ids::InstanceId;
 use hearth_api::instance::{FollowEvent, InstanceStatus, Step};
 use tokio::sync::broadcast;
 
+use super::millis;
+
 /// Events a slow follower may lag behind before it loses some.
 const CHANNEL_EVENTS: usize = 1024;
 /// Output of the running step that a late follower still sees, bytes.
@@ -212,8 +214,4 @@ impl Followers {
             let _ = boot.events.send(FollowEvent::Ended { status, failure_reason });
         }
     }
-}
-
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }

@@ -22,7 +22,7 @@ pub mod gitconfig;
 mod host_keys;
 pub mod legacy;
 mod lfs;
-mod lost;
+pub mod lost;
 mod machine;
 pub mod mask;
 pub mod mask_cache;
@@ -57,7 +57,7 @@ use mirrors::Mirrors;
 
 pub use end_request::EndRequest;
 pub use piece::Piece;
-pub use steps::{Boot, Provisioned, Stop, provision};
+pub use steps::{Boot, Provisioned, Stop, millis, provision};
 
 /// Everything a run works with.
 #[derive(Debug, Clone)]

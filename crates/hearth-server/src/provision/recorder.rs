@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use futures::StreamExt as _;
 
 use super::advice::{Ended, advice};
-use super::lost;
+use super::lost::{self, Given};
 use super::mask::Masker;
 use super::output::{Capped, CommandOutput};
 use super::piece::{Entry, Piece};
+use super::steps::millis;
 use super::{Boot, Context};
 use crate::store::StoreError;
 
@@ -117,6 +118,11 @@ impl<'a> Recorder<'a> {
         followers.command_started(self.id, self.name.as_str(), subject, &self.masker.mask(name));
         let boot_id = agent.health().await.map_err(CommandFailure::Lost)?.boot_id;
         let mut output = CommandOutput::new(self.masker);
+        let given = Given {
+            at: tokio::time::Instant::now(),
+            boot: Some(boot_id),
+            text: spec.shell.clone().unwrap_or_default(),
+        };
         let mut events = agent.exec(spec, Upload::empty()).await.map_err(CommandFailure::Lost)?;
         let end = loop {
             let event = tokio::select! {
@@ -132,10 +138,7 @@ impl<'a> Recorder<'a> {
                 Some(Ok(ExecEvent::End(end))) => break end,
                 Some(Err(error)) => {
                     self.show(&output.finish());
-                    let text = spec.shell.as_deref().unwrap_or_default();
-                    let (vm, boot) = (&self.boot.vm, Some(boot_id.as_str()));
-                    let failure = lost::explain(self.context, vm, (name, text), boot, error).await;
-                    return Err(CommandFailure::Stopped(failure));
+                    return Err(self.lost(name, &given, error).await);
                 }
                 None => {
                     return Err(CommandFailure::Lost(AgentError::Protocol(
@@ -171,6 +174,20 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Why a command did not come to its end.
+    async fn lost(&self, name: &str, given: &Given, error: AgentError) -> CommandFailure {
+        if let AgentError::Overdue { limit } = error {
+            let sentence = format!(
+                "timed out after {} s; the agent in the VM was to end the command, and has not confirmed that: the VM is very busy, or \
+                 hangs",
+                limit.as_secs()
+            );
+            return CommandFailure::Command { sentence, code: None };
+        }
+        let failure = lost::explain(self.context, &self.boot.vm, name, given, error).await;
+        CommandFailure::Stopped(failure)
+    }
+
     /// The step ended: its entry is in the store when this returns. What a checkpoint keeps of it.
     pub async fn end(self, error: Option<&str>, mut metadata: serde_json::Value) -> Result<Piece, StoreError> {
         if let (Some(_), Some(failure)) = (error, self.failure) {
@@ -185,7 +202,7 @@ impl<'a> Recorder<'a> {
             },
             error: error.map(|error| self.masker.mask(error)),
             output: (!self.output.is_empty()).then(|| self.output.text()),
-            duration_ms: Some(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            duration_ms: Some(millis(self.began.elapsed())),
             timestamp: Timestamp::now(),
             metadata: Some(metadata),
         };

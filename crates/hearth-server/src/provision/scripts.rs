@@ -12,6 +12,7 @@ use super::blueprint::Checkout;
 use super::envfile;
 use super::mask::Masker;
 use super::output::CommandOutput;
+use super::millis;
 use super::recorder::sentence;
 
 /// A command as a shell is to read it: a carriage return before the end of a line, or at the very end, is how some editors end
@@ -88,7 +89,7 @@ impl RepoScripts {
             shell: Some(shell_text(self.script(phase)?)),
             cwd: Some(path.to_owned()),
             env_file: Some(envfile::PATH.to_owned()),
-            timeout_ms: Some(u64::try_from(self.limit(phase).as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: Some(millis(self.limit(phase))),
             ..ExecSpec::default()
         })
     }

@@ -423,7 +423,8 @@ impl Run<'_> {
     }
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
+/// Whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

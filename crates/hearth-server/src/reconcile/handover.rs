@@ -19,7 +19,7 @@ use super::trace::Trace;
 use super::{Order, Reconciler};
 use crate::provision::blueprint::checkouts;
 use crate::provision::branches::{Asked, BranchError};
-use crate::provision::serving;
+use crate::provision::{millis, serving};
 use crate::store::{AskedFields, ClaimRow, Look, Moved, NewClaim, ProjectRow, StoreError, Taken};
 
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
@@ -447,7 +447,7 @@ impl Reconciler {
             let pool = store.pool(&project.id).await?;
             let wish = self.context.wish(project, pool.as_ref()).await?;
             let now = Timestamp::now();
-            let wait_ms = u64::try_from(trace.age().as_millis()).unwrap_or(u64::MAX);
+            let wait_ms = millis(trace.age());
             let new = NewClaim {
                 project: &project.id,
                 key: order.key.as_deref(),
@@ -511,6 +511,11 @@ impl Reconciler {
                     reply.repos = repos;
                     self.tell_stale(project, pool.as_ref(), &wish.recipe, &mut reply)
                         .await?;
+                    if reply.stale {
+                        trace.lap("stale");
+                    }
+                    // Until here, and not until there was a VM: bringing its checkouts to where they belong is waited for as well.
+                    reply.wait_ms = millis(trace.age());
                     store.end_hand_over(&reply, &trace.end(order, is_current)).await?;
                     unasked.disarm();
                     tracing::info!(instance = %row.id, project = %project.id, source = ?reply.source, "handed over");

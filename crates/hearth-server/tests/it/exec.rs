@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hearth_api::client::{Client, ClientError, ExecEvent};
 use hearth_api::exec::{ExecRequest, ExecStart};
 use hearth_api::ids::InstanceId;
-use hearth_drivers::fake::{ExecRule, FakeOptions, Special};
+use hearth_drivers::fake::{ExecRule, FakeOptions, Special, Verb};
 use hearth_guest::{EXIT_NOT_FOUND, ExecEnd};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -262,4 +262,102 @@ async fn input_that_a_command_does_not_read_is_held_back() {
         sent += piece.len();
         assert!(sent < 256 * 1024 * 1024, "nothing holds it back");
     }
+}
+
+#[tokio::test]
+async fn a_command_that_its_agent_does_not_end_is_answered_by_the_host() {
+    let (server, driver) = Server::fake(FakeOptions {
+        rules: vec![ExecRule {
+            stdout: "half\n".into(),
+            ..ExecRule::does("bomb", Special::NeverEnds)
+        }],
+        ..FakeOptions::default()
+    })
+    .await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let path = format!("/instances/{}/exec", claim["id"].as_str().unwrap());
+    let body = json!({ "command": "bomb", "timeoutSeconds": 1 });
+    let began = tokio::time::Instant::now();
+    let (json_form, text) = tokio::join!(
+        server.call(Method::POST, &path, body.clone()),
+        streamed(&server, &path, &body)
+    );
+    let (status, reply) = json_form;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+    assert_eq!(
+        [&reply["stdout"], &reply["timedOut"], &reply["exitCode"], &reply["signal"]],
+        [&json!("half\n"), &json!(true), &json!(null), &json!(null)]
+    );
+    let said = reply["error"].as_str().unwrap();
+    assert!(
+        said.starts_with("the command's time was up after 1 s; the agent in the VM is asked to end it") && said.contains("has not confirmed"),
+        "{said}"
+    );
+    assert!(
+        text.contains("event: stdout\ndata: aGFsZgo=\n") && text.contains("\"timedOut\":true") && text.contains("has not confirmed"),
+        "{text}"
+    );
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    // One that does not even take the command.
+    let vm = claim["instanceId"].as_str().unwrap().parse().unwrap();
+    assert!(driver.hang(&vm, true));
+    let (status, reply) = server.call(Method::POST, &path, body).await;
+    assert_eq!(
+        (status, &reply["timedOut"], &reply["stdout"]),
+        (StatusCode::OK, &json!(true), &json!("")),
+        "{reply}"
+    );
+    assert!(driver.hang(&vm, false));
+    server.post(&path, json!({ "command": "true" })).await;
+}
+
+#[tokio::test]
+async fn a_command_over_a_living_connection_asks_the_host_nothing() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let path = format!("/instances/{}/exec", claim["id"].as_str().unwrap());
+    let run = async || assert_eq!(server.post(&path, json!({ "argv": ["true"] })).await["exitCode"], 0);
+    run().await;
+    let asked = || (driver.calls(Verb::Inspect), driver.calls(Verb::Connect));
+    let before = asked();
+    for _ in 0..20 {
+        run().await;
+    }
+    assert_eq!(asked(), before);
+}
+
+#[tokio::test]
+async fn a_vm_that_is_being_made_is_said_to_be_in_a_header_and_no_other_is() {
+    let (server, driver) = Server::fake(FakeOptions {
+        rules: vec![ExecRule {
+            takes: Duration::from_secs(600),
+            ..ExecRule::prints("long", "")
+        }],
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(crate::harness::bare_project()).await;
+    let commands = json!({ "setupCommands": [{ "name": "l", "command": "long" }] });
+    let begun = server.post(&format!("{project}/warm-pool/test"), commands).await;
+    let detail = format!("{project}/warm-pool/instances/{}", begun["id"].as_str().unwrap());
+    let vm = server.get(&detail).await["instanceId"].as_str().unwrap().parse().unwrap();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !driver.commands(&vm).iter().any(|spec| spec.shell.as_deref() == Some("long")) {
+        assert!(tokio::time::Instant::now() < deadline);
+        crate::harness::pause().await;
+    }
+    let header = async |server: &Server, id: &Value| {
+        let path = format!("/instances/{}/exec", id.as_str().unwrap());
+        let request = server.request(Method::POST, &path).json(&json!({ "argv": ["true"] }));
+        let reply = request.header("accept", "text/event-stream").send().await.unwrap();
+        assert_eq!(reply.status(), StatusCode::OK);
+        reply.headers().contains_key("hearth-unfinished")
+    };
+    assert!(header(&server, &begun["id"]).await);
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    assert!(!header(&server, &claim["id"]).await);
 }

@@ -1,13 +1,15 @@
 //! What a record says of a set-up command that did not work: plain, and with what to do about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_drivers::fake::{ExecRule, FakeOptions};
+use hearth_drivers::Driver;
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Special};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::edges::refused;
-use crate::harness::{SOON, Server, bare_project};
+use crate::harness::{SOON, Server, bare_project, options};
 
 /// The record of a test boot whose one command ends so.
 async fn failed_by(rule: ExecRule, command: &str) -> Value {
@@ -115,6 +117,40 @@ async fn a_command_that_restarts_the_vm_or_turns_it_off_is_named() {
         assert!(reason(&record).starts_with(what), "{record}");
         assert_eq!(record["summary"]["failedStep"], "warm_pool_setup");
     }
+}
+
+#[tokio::test]
+async fn a_command_under_which_the_agent_dies_or_that_it_does_not_end_is_named() {
+    let dies = ExecRule {
+        takes: Duration::from_millis(200),
+        ..ExecRule::does("kill -9 -1", Special::AgentDies)
+    };
+    let record = failed_by(dies, "kill -9 -1").await;
+    assert!(
+        reason(&record).starts_with("the agent in the VM died during the command `"),
+        "{record}"
+    );
+    assert!(reason(&record).contains("larger `vmSize`"), "{record}");
+    let rules = vec![ExecRule::does("bomb", Special::NeverEnds)];
+    let driver = FakeDriver::new(
+        1,
+        FakeOptions {
+            rules,
+            ..FakeOptions::default()
+        },
+    );
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.command_timeout = Duration::from_secs(1);
+    let made: Arc<dyn Driver> = Arc::new(driver);
+    let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
+    let project = server.project(bare_project()).await;
+    let body = json!({ "setupCommands": [{ "name": "it", "command": "bomb" }] });
+    let record = server.test_boot(SOON, &project, body).await;
+    assert!(
+        reason(&record).starts_with("timed out after 1 s; the agent in the VM was to end the command"),
+        "{record}"
+    );
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
@@ -36,17 +37,19 @@ pub(super) fn has_input() -> bool {
     !(is_device && ours.st_rdev == nothing.st_rdev)
 }
 
-/// Runs it to its end; everything that it prints goes to `print`.
+/// Runs it to its end; everything that it prints goes to `print`. `unfinished` becomes true when its VM is still being made.
 pub(super) async fn run(
     client: &Client,
     id: &InstanceId,
     start: &ExecStart,
+    unfinished: &AtomicBool,
     print: impl FnMut(ExecEvent) -> Result<(), Failure>,
 ) -> Result<ExecExit, ClientOrFailure> {
     let (input, output) = client
         .exec_attached(id, start)
         .await
         .map_err(ClientOrFailure::Refused)?;
+    unfinished.store(output.is_unfinished(), Ordering::Relaxed);
     let in_terminal = start.terminal.is_some();
     let resized = in_terminal.then(|| signal(SignalKind::window_change())).transpose();
     let resized = resized.map_err(|error| Failure::new(format!("signals cannot be received: {error}")))?;

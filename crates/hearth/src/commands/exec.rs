@@ -2,6 +2,7 @@
 //! is ours, and Ctrl-C ends it.
 
 use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use futures::StreamExt as _;
@@ -108,9 +109,7 @@ pub(crate) async fn run(globals: &Globals, args: ExecArgs) -> Result<u8, Failure
             cwd: args.cwd,
             ..ExecRequest::default()
         };
-        let code = run_in(globals, &client, &id, what, args.options).await;
-        unfinished::note(&client, &id).await;
-        code
+        run_in(globals, &client, &id, what, args.options).await
     };
     apart_from_the_commands(code.await)
 }
@@ -138,10 +137,16 @@ pub(super) async fn run_in(
         ..what
     };
     let streams = terminal.is_some() || (!options.no_stdin && attached::has_input());
-    let (exit, kept) = {
+    let unfinished = AtomicBool::new(false);
+    let ended = {
         let _raw = terminal.map(|_| Raw::begin()).transpose()?;
-        until_stopped(run_by(client, id, request, streams.then_some(terminal), globals.json)).await?
+        let streams = streams.then_some(terminal);
+        until_stopped(run_by(client, id, request, streams, globals.json, &unfinished)).await
     };
+    if unfinished.load(Ordering::Relaxed) {
+        unfinished::note();
+    }
+    let (exit, kept) = ended?;
     if let Some(Kept { stdout, stderr, cut }) = kept {
         output::print_json(&ExecReply::new(exit.clone(), stdout, stderr, cut))?;
         return exit_code(&exit, timeout, true);
@@ -187,13 +192,14 @@ fn print(event: ExecEvent) -> Result<(), Failure> {
 }
 
 /// Runs it with our input streamed to it, in a terminal or without, or with none at all (`streams` is `None`). What it prints is
-/// passed on, or kept for one answer.
+/// passed on, or kept for one answer. `unfinished` becomes true when its VM is still being made.
 async fn run_by(
     client: &Client,
     id: &InstanceId,
     mut request: ExecRequest,
     streams: Option<Option<TerminalSize>>,
     keep: bool,
+    unfinished: &AtomicBool,
 ) -> Result<(ExecExit, Option<Kept>), Failure> {
     let mut kept = keep.then(Kept::default);
     if let Some(terminal) = streams {
@@ -205,7 +211,7 @@ async fn run_by(
             }
             None => print(event),
         };
-        match attached::run(client, id, &start, take).await {
+        match attached::run(client, id, &start, unfinished, take).await {
             Ok(exit) => return Ok((exit, kept)),
             // A server that is older than streamed input takes it whole.
             Err(ClientOrFailure::Refused(ClientError::Api { status: 405, .. })) if terminal.is_none() => {}
@@ -217,6 +223,7 @@ async fn run_by(
         };
     }
     let mut events = client.exec_stream(id, &request).await?;
+    unfinished.store(events.is_unfinished(), Ordering::Relaxed);
     while let Some(event) = events.next().await {
         match (event?, &mut kept) {
             (ExecEvent::Exit(exit), _) => return Ok((exit, kept)),

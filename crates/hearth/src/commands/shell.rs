@@ -62,8 +62,10 @@ pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failur
             user: args.user,
             cwd: args.cwd,
         };
-        unfinished::note(&client, &id).await;
         let (typing, screen) = client.terminal(&id, &wanted).await?;
+        if screen.is_unfinished() {
+            unfinished::note();
+        }
         let exit = {
             let _raw = Raw::begin()?;
             until_stopped(work(typing, screen)).await?

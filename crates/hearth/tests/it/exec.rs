@@ -40,6 +40,20 @@ fn bytes_and_exit_code_come_out_exactly() {
 }
 
 #[test]
+fn a_vm_that_is_being_made_is_said_to_be_without_another_request() {
+    for (headers, says_so) in [
+        ("content-type: text/event-stream\r\nhearth-unfinished: true\r\n", true),
+        ("content-type: text/event-stream\r\n", false),
+    ] {
+        let fake = replying(move || Reply::events(&[("exit", &exit("0", "null", "null"))]).with(headers));
+        let ran = run(hearth_at(&fake.url, &["exec", "wpi_1", "--no-stdin", "--", "true"]));
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("this VM is unfinished"), says_so, "{}", ran.stderr);
+        assert_eq!(fake.requests().len(), 1, "{:?}", fake.requests());
+    }
+}
+
+#[test]
 fn signals_timeouts_and_faults_have_their_own_codes() {
     for (end, code) in [
         (exit("null", "\"SIGKILL\"", "null"), 137),
