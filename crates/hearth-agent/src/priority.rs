@@ -14,13 +14,13 @@ const OF_SESSION: &str = "/proc/self/autogroup";
 /// Raises this process. Before it has other threads: each has a priority of its own, and new ones take it over.
 pub(crate) fn raise() {
     // One without the right to do this works all the same.
-    drop(setpriority_process(None, OF_AGENT));
+    let _ = setpriority_process(None, OF_AGENT);
     drop(fs::write(OF_SESSION, OF_AGENT.to_string()));
 }
 
 /// What becomes a command has the agent's priority no more. Its session is a new one.
 pub(crate) fn give_up() {
     if getpriority_process(None).is_ok_and(|priority| priority < OF_COMMANDS) {
-        drop(setpriority_process(None, OF_COMMANDS));
+        let _ = setpriority_process(None, OF_COMMANDS);
     }
 }
