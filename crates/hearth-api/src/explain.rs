@@ -308,7 +308,7 @@ pub struct HandOver {
     pub template: Option<bool>,
     /// Ready VMs that turned out to be unfit and were removed.
     pub skipped: Vec<SkippedInstance>,
-    /// Where the time went, in the order of the work; together it is `total_ms`.
+    /// Where the time went, in the order of the work; together they are `totalMs`.
     pub phases: Vec<ClaimPhase>,
     /// From the request to the reply, milliseconds.
     pub total_ms: f64,

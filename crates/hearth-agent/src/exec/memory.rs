@@ -152,10 +152,16 @@ mod tests {
     #[test]
     fn a_service_of_the_vm_is_not_the_commands() {
         let other = KILLED[0].replace("/hearth/312-5f", "/system.slice/cron.service");
-        assert_eq!(victim([other.as_str(), KILLED[1]].into_iter(), Duration::ZERO, OF_COMMANDS), None);
+        assert_eq!(
+            victim([other.as_str(), KILLED[1]].into_iter(), Duration::ZERO, OF_COMMANDS),
+            None
+        );
         let uncounted = KILLED[0].replace("/hearth/312-5f", "/");
         assert!(victim([uncounted.as_str(), KILLED[1]].into_iter(), Duration::ZERO, OF_COMMANDS).is_some());
-        assert_eq!(victim(["no record", "1,2"].into_iter(), Duration::ZERO, OF_COMMANDS), None);
+        assert_eq!(
+            victim(["no record", "1,2"].into_iter(), Duration::ZERO, OF_COMMANDS),
+            None
+        );
     }
 
     #[test]

@@ -236,7 +236,9 @@ impl Stream for ExecStream {
             let said = match self.body.poll_next_unpin(cx) {
                 Poll::Ready(said) => said,
                 Poll::Pending => {
-                    let Some(limit) = &mut self.limit else { return Poll::Pending };
+                    let Some(limit) = &mut self.limit else {
+                        return Poll::Pending;
+                    };
                     let overdue = std::task::ready!(limit.poll_overdue(cx));
                     self.over = true;
                     return Poll::Ready(Some(Err(overdue)));

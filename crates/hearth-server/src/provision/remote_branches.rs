@@ -35,7 +35,9 @@ pub async fn heads(
     patience: Duration,
 ) -> Result<Vec<Head>, SourceError> {
     let command = ["ls-remote", "--heads"];
-    let answer = sources.git(grant, Path::new(NOWHERE), &command, names, patience).await?;
+    let answer = sources
+        .git(grant, Path::new(NOWHERE), &command, names, patience)
+        .await?;
     Ok(read(&String::from_utf8_lossy(&answer.stdout)))
 }
 

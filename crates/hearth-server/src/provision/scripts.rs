@@ -11,8 +11,8 @@ use hearth_guest::client::AgentClient;
 use super::blueprint::Checkout;
 use super::envfile;
 use super::mask::Masker;
-use super::output::CommandOutput;
 use super::millis;
+use super::output::CommandOutput;
 use super::recorder::sentence;
 
 /// A command as a shell is to read it: a carriage return before the end of a line, or at the very end, is how some editors end

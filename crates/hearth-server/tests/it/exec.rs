@@ -286,16 +286,24 @@ async fn a_command_that_its_agent_does_not_end_is_answered_by_the_host() {
     let (status, reply) = json_form;
     assert_eq!(status, StatusCode::OK, "{reply}");
     assert_eq!(
-        [&reply["stdout"], &reply["timedOut"], &reply["exitCode"], &reply["signal"]],
+        [
+            &reply["stdout"],
+            &reply["timedOut"],
+            &reply["exitCode"],
+            &reply["signal"]
+        ],
         [&json!("half\n"), &json!(true), &json!(null), &json!(null)]
     );
     let said = reply["error"].as_str().unwrap();
     assert!(
-        said.starts_with("the command's time was up after 1 s; the agent in the VM is asked to end it") && said.contains("has not confirmed"),
+        said.starts_with("the command's time was up after 1 s; the agent in the VM is asked to end it")
+            && said.contains("has not confirmed"),
         "{said}"
     );
     assert!(
-        text.contains("event: stdout\ndata: aGFsZgo=\n") && text.contains("\"timedOut\":true") && text.contains("has not confirmed"),
+        text.contains("event: stdout\ndata: aGFsZgo=\n")
+            && text.contains("\"timedOut\":true")
+            && text.contains("has not confirmed"),
         "{text}"
     );
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
@@ -342,9 +350,17 @@ async fn a_vm_that_is_being_made_is_said_to_be_in_a_header_and_no_other_is() {
     let commands = json!({ "setupCommands": [{ "name": "l", "command": "long" }] });
     let begun = server.post(&format!("{project}/warm-pool/test"), commands).await;
     let detail = format!("{project}/warm-pool/instances/{}", begun["id"].as_str().unwrap());
-    let vm = server.get(&detail).await["instanceId"].as_str().unwrap().parse().unwrap();
+    let vm = server.get(&detail).await["instanceId"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     let deadline = tokio::time::Instant::now() + SOON;
-    while !driver.commands(&vm).iter().any(|spec| spec.shell.as_deref() == Some("long")) {
+    while !driver
+        .commands(&vm)
+        .iter()
+        .any(|spec| spec.shell.as_deref() == Some("long"))
+    {
         assert!(tokio::time::Instant::now() < deadline);
         crate::harness::pause().await;
     }

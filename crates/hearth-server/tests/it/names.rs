@@ -91,7 +91,12 @@ async fn lease_is_extended_by_minutes_and_never_past_seven_days() {
     let said = fault["message"].as_str().unwrap();
     assert_eq!(fault["field"], "minutes");
     assert!(said.contains("7 days (10080 minutes) from now at the latest"), "{said}");
-    let possible = said.strip_prefix("must be at most ").unwrap().split(':').next().unwrap();
+    let possible = said
+        .strip_prefix("must be at most ")
+        .unwrap()
+        .split(':')
+        .next()
+        .unwrap();
     let possible: u64 = possible.parse().unwrap();
     assert!((9_920..=9_930).contains(&possible), "{said}");
     // Nothing was changed by that, and what is said to be possible is.
