@@ -133,8 +133,9 @@ impl FakeDriver {
         crashed.map(|inside| inside.connection.cancel()).is_some()
     }
 
-    /// Stops a VM as `kill -STOP` of its process would. False when it does not run.
+    /// Stops a VM as `kill -STOP` of its process would: nothing in it answers. False when it does not run.
     pub fn halt(&self, id: &VmId) -> bool {
+        self.hang(id, true);
         self.world.state().machines.set_halted(id, true)
     }
 

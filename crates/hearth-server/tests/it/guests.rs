@@ -135,7 +135,7 @@ async fn a_claimed_vm_that_was_stopped_or_has_ended_says_so_at_once() {
         assert!(stop(&driver, &vm(&claim)));
         let exec = format!("/instances/{}/exec", claim["id"].as_str().unwrap());
         let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
         assert!(message(&body).contains("hearth release"), "{body}");
         said.push(message(&body).to_owned());
     }

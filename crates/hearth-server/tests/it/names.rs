@@ -89,7 +89,7 @@ async fn lease_is_extended_by_minutes_and_never_past_seven_days() {
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reply}");
     let fault = &reply["error"]["details"][0];
     let said = fault["message"].as_str().unwrap();
-    assert_eq!(fault["field"], "minutes");
+    assert_eq!(fault["path"], "minutes");
     assert!(said.contains("7 days (10080 minutes) from now at the latest"), "{said}");
     let possible = said
         .strip_prefix("must be at most ")
