@@ -12,7 +12,7 @@ use crate::support::*;
 
 const MAX: usize = 1 << 20;
 
-fn code(output: &ExecOutput) -> Option<i32> {
+pub(super) fn code(output: &ExecOutput) -> Option<i32> {
     match output.end {
         ExecEnd::Exited { code, .. } => code,
         ref other => panic!("not an exit: {other:?}"),
@@ -26,7 +26,7 @@ fn reason(output: &ExecOutput) -> &str {
     }
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(super) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -547,60 +547,4 @@ async fn a_lost_connection_is_called_lost() {
     assert!(client.is_closed());
     assert!(matches!(client.health().await, Err(AgentError::Lost { .. })));
     agent.client().await.health().await.unwrap();
-}
-
-async fn some_spares(agent: &Agent) -> Vec<i32> {
-    eventually("some wait", async || {
-        let found = agent.spares();
-        (found.len() >= 3).then_some(found)
-    })
-    .await
-}
-
-#[tokio::test]
-async fn commands_find_processes_that_wait_for_them() {
-    let agent = Agent::start();
-    let client = agent.client().await;
-    let own_pid = async || {
-        let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
-        text(&output.stdout).trim().parse::<i32>().unwrap()
-    };
-    assert!(agent.spares().is_empty());
-    own_pid().await;
-    let waiting = some_spares(&agent).await;
-    assert!(waiting.contains(&own_pid().await));
-    // Those that were killed are noticed.
-    let waiting = some_spares(&agent).await;
-    for pid in &waiting {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
-        is_gone(*pid).await;
-    }
-    assert!(!waiting.contains(&own_pid().await));
-}
-
-#[tokio::test]
-async fn an_agent_that_is_told_to_settle_prepares_at_once() {
-    let agent = Agent::start();
-    let client = agent.client().await;
-    assert!(agent.spares().is_empty());
-    client.settle().await.unwrap();
-    let waiting = some_spares(&agent).await;
-    client.settle().await.unwrap();
-    assert_eq!(agent.spares(), waiting);
-    let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
-    assert!(waiting.contains(&text(&output.stdout).trim().parse().unwrap()));
-}
-
-#[tokio::test]
-async fn nothing_that_waits_outlives_the_agent() {
-    let mut agent = Agent::start();
-    assert_eq!(
-        code(&agent.client().await.exec_collect(&shell("true"), MAX).await.unwrap()),
-        Some(0)
-    );
-    let waiting = some_spares(&agent).await;
-    agent.replace();
-    for pid in waiting {
-        is_gone(pid).await;
-    }
 }

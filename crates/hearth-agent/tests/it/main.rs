@@ -9,3 +9,4 @@ mod logs;
 mod sessions;
 mod support;
 mod terminal;
+mod warm_commands;
