@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::support::*;
 
-const MAX: usize = 1 << 20;
+pub(super) const MAX: usize = 1 << 20;
 
 pub(super) fn code(output: &ExecOutput) -> Option<i32> {
     match output.end {

@@ -1,6 +1,6 @@
 //! Processes that are started before a command asks for one.
 
-use crate::exec::{code, text};
+use crate::exec::{MAX, code, text};
 use crate::support::*;
 
 async fn some_spares(agent: &Agent) -> Vec<i32> {
