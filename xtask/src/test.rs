@@ -30,6 +30,8 @@ const DOC: [&str; 5] = [
     "--document-private-items",
     "--locked",
 ];
+/// Links to inner rooms are wanted there, and help texts name addresses without a link.
+const DOC_LINTS: &str = "-Dwarnings -Arustdoc::private_intra_doc_links -Arustdoc::bare_urls";
 /// What another test starts as a process of its own, and what prints figures for people: marked as a test, and none.
 pub(crate) const NOT_A_TEST: &str = "not_a_test_";
 /// Begins the name of a test that only root can run.
@@ -78,7 +80,7 @@ fn all(stages: &mut Stages) -> Result<()> {
     let cargo = || workspace::cargo_with_agent(&agent);
     stages.stage("clippy", || process::run(cargo().args(CLIPPY)))?;
     stages.stage("documents", || {
-        process::run(cargo().args(DOC).env("RUSTDOCFLAGS", "-Dwarnings"))
+        process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS))
     })?;
     stages.stage("build", || {
         process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
