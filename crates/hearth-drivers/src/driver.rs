@@ -131,8 +131,8 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// the identity (host name, random pool, clock) of the VM that was frozen: see the agent's `activate`.
     async fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError>;
 
-    /// Freezes a VM that was made `checkpointable`, or forked for [`ForkPurpose::Build`], under a key. The VM goes on as
-    /// soon as its memory is copied (a paused one stays paused); what is left of the call is the host's own work, and the VM
+    /// Freezes a VM that was made `checkpointable`, or forked for [a build](crate::ForkPurpose::Build), under a key. The VM goes on
+    /// as soon as its memory is copied (a paused one stays paused); what is left of the call is the host's own work, and the VM
     /// may be used meanwhile. A caller that gives up leaves a whole checkpoint or none.
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError>;
 

@@ -44,7 +44,9 @@ pub(super) fn ask(args: &DemoArgs, places: &Places, plan: &Plan) -> Result<Answe
         workspace::root().join(".hearth").display()
     );
     if is_first {
-        println!("The first time it compiles for some minutes and says how many are left; later runs take one or two in all.");
+        println!(
+            "The first time it compiles for some minutes and says how many are left; later runs take one or two in all."
+        );
     }
     if args.once || !args.keep {
         println!("At its end it removes its VMs, server and data; packages, program and image stay.");
