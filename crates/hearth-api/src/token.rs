@@ -62,7 +62,8 @@ pub struct CreateToken {
     /// What it may do; at least one.
     #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
-    /// Whose it is (a user name); the creator's owner when absent.
+    /// Whose it is (a user name): VMs claimed with it get this user's personal variables. When absent, the creator's owner for a
+    /// token with the scope `admin`; any other is its own, under its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Name>)]
     pub owner: Option<String>,
@@ -87,7 +88,7 @@ pub struct TokenItem {
     pub id: TokenId,
     /// What it is for.
     pub name: String,
-    /// Whose it is.
+    /// Whose it is: VMs claimed with it get this user's personal variables.
     pub owner: String,
     /// The tenant it belongs to.
     pub tenant: String,

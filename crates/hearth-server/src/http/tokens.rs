@@ -32,6 +32,16 @@ async fn reach<'a>(state: &AppState, caller: &'a Caller) -> Result<TokenReach<'a
     })
 }
 
+/// Whose a token is when nobody says so. Its owner decides whose personal variables the VMs get that it claims, so whoever makes
+/// a token for an agent must not give away their own without a word.
+fn default_owner(name: &str, scopes: &[Scope], creator: &Caller) -> String {
+    if scopes.contains(&Scope::Admin) {
+        creator.0.owner.clone()
+    } else {
+        name.to_owned()
+    }
+}
+
 /// List tokens
 ///
 /// Those of your tenant; an admin of the installation's first tenant sees all, a token for one project that project's.
@@ -53,7 +63,8 @@ pub async fn list_tokens(State(state): State<AppState>, caller: Caller) -> Resul
 
 /// Make a token
 ///
-/// A token never makes one that may do more than itself. The secret is in this reply and nowhere else.
+/// A token never makes one that may do more than itself. The secret is in this reply and nowhere else. VMs claimed with the token
+/// get the personal variables of its owner: say whose, or it is an owner of its own.
 #[utoipa::path(
     post,
     path = "/tokens",
@@ -106,8 +117,10 @@ pub async fn create_token(
     scopes.dedup();
     let item = TokenItem {
         id: TokenId::generate(),
+        owner: body
+            .owner
+            .unwrap_or_else(|| default_owner(&body.name, &scopes, &caller)),
         name: body.name,
-        owner: body.owner.unwrap_or_else(|| caller.0.owner.clone()),
         tenant: body.tenant.unwrap_or_else(|| caller.0.tenant.clone()),
         scopes,
         project_id: body.project_id,

@@ -60,7 +60,7 @@ async fn token_that_may_only_claim_finds_its_project_by_name_and_only_its_own_cl
     }
     let (_, claims) = get("/claims").await;
     assert_eq!(ids(&claims), [mine]);
-    assert_eq!(claims["items"][0]["owner"], "default");
+    assert_eq!(claims["items"][0]["owner"], "a", "it named no owner, so it is its own");
     let all = server.get(&format!("/claims?projectId={id}")).await;
     assert_eq!(ids(&all), [mine, foreign["id"].as_str().unwrap()]);
     // What several things may be called is named, all of it.

@@ -87,3 +87,49 @@ async fn a_token_makes_none_that_outlives_it() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_token_that_names_no_owner_gets_nobody_elses_personal_variables() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(3).await;
+    // The first admin token's own.
+    let own = json!({ "variables": [{ "name": "MINE", "value": "of-the-admin" }] });
+    server
+        .put(&format!("{project}/environment-variables/personal"), own)
+        .await;
+    let admins = server.get("/tokens").await["items"][0]["owner"].clone();
+    for (body, owner, gets) in [
+        (json!({ "name": "bot", "scopes": ["claim"] }), json!("bot"), false),
+        (
+            json!({ "name": "ci", "scopes": ["project:read", "project:write", "claim"] }),
+            json!("ci"),
+            false,
+        ),
+        (
+            json!({ "name": "mine", "scopes": ["claim"], "owner": admins }),
+            admins.clone(),
+            true,
+        ),
+        (json!({ "name": "root", "scopes": ["admin"] }), admins.clone(), true),
+    ] {
+        let made = server.post("/tokens", body).await;
+        assert_eq!(made["owner"], owner, "{made}");
+        let token = made["token"].as_str().unwrap();
+        let (status, claimed) = call(
+            &server,
+            token,
+            Method::POST,
+            &format!("{pool}/claim"),
+            json!({ "waitMs": 30_000 }),
+        )
+        .await;
+        assert_eq!(status, StatusCode::OK, "{claimed}");
+        let vm = claimed["instanceId"].as_str().unwrap().parse().unwrap();
+        let variables = driver
+            .file(&vm, "/home/.env")
+            .map(|file| file.to_vec())
+            .unwrap_or_default();
+        let variables = String::from_utf8(variables).unwrap();
+        assert_eq!(variables.contains("of-the-admin"), gets, "{owner}: {variables}");
+    }
+}

@@ -1,13 +1,15 @@
 //! `hearth token`: create, list, revoke.
 
 use clap::{Args, Subcommand, ValueEnum};
+use hearth_api::find::ProjectFound;
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenItem};
 use jiff::{Span, Timestamp};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, output};
+use crate::text::clean_lines;
+use crate::{connect, hint, output};
 
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
@@ -41,12 +43,16 @@ pub(crate) struct CreateArgs {
     /// What it may do, said one by one: admin, project:read, project:write, claim; may be repeated
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
     scopes: Vec<Scope>,
-    /// Whose it is (default: yours)
-    #[arg(long)]
+    /// Whose it is: VMs claimed with it get the personal variables of this user, and commits are theirs (default: of an admin
+    /// token you; any other is an owner of its own, called as the token is)
+    #[arg(long, value_name = "USER")]
     owner: Option<String>,
-    /// Only for this project (name or id)
+    /// Only for this project (name or id); without it the token works in all projects of its tenant, later ones included
     #[arg(long)]
     project: Option<String>,
+    /// For all projects of its tenant, later ones included: what is so without --project, and must be said for an agent
+    #[arg(long, conflicts_with = "project")]
+    all_projects: bool,
     /// When it stops working: a time span like `30d` or `12h`, or a time like 2030-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = parse_when)]
     expires: Option<Timestamp>,
@@ -58,7 +64,7 @@ pub(crate) struct CreateArgs {
 /// `--for`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Use {
-    /// A coding agent: takes VMs and works in those it took (scope claim). Give it one --project
+    /// A coding agent: takes VMs and works in those it took (scope claim). Needs --project, or --all-projects
     Agent,
     /// A pipeline: sees and changes projects, sets pools up, takes VMs (project:read, project:write, claim)
     Ci,
@@ -79,28 +85,65 @@ impl Use {
     }
 }
 
+impl CreateArgs {
+    /// Whoever makes a token for an agent says where the agent may go.
+    fn check_reach(&self) -> Result<(), Failure> {
+        if matches!(self.used_for, Some(Use::Agent)) && self.project.is_none() && !self.all_projects {
+            return Err(
+                Failure::usage("say which projects the agent may take VMs of").hint(format!(
+                    "`{} --project PROJECT` for one, --all-projects for every one of the tenant",
+                    hint::command(["token", "create", self.name.as_str(), "--for", "agent"])
+                )),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a person must know of a new token before it is given away.
+fn told(item: &TokenItem, project: Option<&ProjectFound>) -> String {
+    let mut lines = vec![format!("token {} ({}) of the owner {}", item.name, item.id, item.owner)];
+    lines.push(match project {
+        Some(project) => format!("it works in the project {} only", project.name),
+        None => format!(
+            "it works in all projects of the tenant {}, later ones included",
+            item.tenant
+        ),
+    });
+    let may_claim = |scope: &Scope| matches!(scope, Scope::Admin | Scope::Claim);
+    if item.scopes.iter().any(may_claim) {
+        lines.push(format!(
+            "VMs claimed with it get the shared variables, and the personal ones of {}",
+            item.owner
+        ));
+    }
+    lines.push("keep it, it is not shown again:".to_owned());
+    clean_lines(&lines.join("\n")).join("\n")
+}
+
 pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, Failure> {
+    if let TokenCommand::Create(args) = &command {
+        // Before the server is asked: a mistake in the arguments needs no server to be seen.
+        args.check_reach()?;
+    }
     let client = connect::client(globals)?;
     match command {
         TokenCommand::Create(args) => {
-            let project_id = match &args.project {
-                Some(project) => Some(connect::project(&client, project).await?.id),
+            let project = match &args.project {
+                Some(project) => Some(connect::project(&client, project).await?),
                 None => None,
             };
             let body = CreateToken {
                 name: args.name,
                 scopes: args.used_for.map_or(args.scopes, Use::scopes),
                 owner: args.owner,
-                project_id,
+                project_id: project.as_ref().map(|project| project.id.clone()),
                 expires_at: args.expires,
                 tenant: args.tenant,
             };
             let created = client.create_token(&body).await?;
             if !globals.json {
-                output::note(&format!(
-                    "token {} ({}); keep it, it is not shown again:",
-                    created.item.name, created.item.id
-                ));
+                output::note(&told(&created.item, project.as_ref()));
             }
             // Alone on its line, so that TOKEN=$(hearth token create …) works.
             output::print(globals.json, &created, |created| created.token.clone())?;
