@@ -11,7 +11,7 @@ mod sources;
 mod store;
 mod watch;
 
-pub use http::{body_faults, openapi_document};
+pub use http::{MAX_BODY_BYTES, body_faults, openapi_document};
 pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};
 pub use sources::SourceRule;

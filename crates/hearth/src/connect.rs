@@ -8,9 +8,9 @@ use hearth_api::client::Client;
 
 use crate::args::Globals;
 use crate::failure::{EXIT_NO_SERVER, EXIT_REFUSED, Failure};
-use crate::hint;
 use crate::local::{self, LocalServer};
 pub(crate) use crate::resolve::project;
+use crate::{hint, input};
 
 /// The server's address.
 const URL_VARIABLE: &str = "HEARTH_URL";
@@ -72,9 +72,8 @@ fn given_token(globals: &Globals) -> Result<Option<String>, Failure> {
 }
 
 fn read_token(file: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(file).map_err(|error| {
-        Failure::new(format!("the token file {} cannot be read: {error}", file.display())).with_code(EXIT_REFUSED)
-    })?;
+    let name = format!("the token file {}", file.display());
+    let text = input::secret(file, &name).map_err(|failure| failure.with_code(EXIT_REFUSED))?;
     Ok(text.trim().to_owned())
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::Command;
 
 use crate::failure::Failure;
+use crate::input;
 use crate::output;
 
 /// The editor where none is named: POSIX wants it on every system.
@@ -36,8 +37,10 @@ pub(crate) async fn edit<T>(
     loop {
         run_editor(file.path())?;
         // Editors put a new file in the place of the old one: it is opened by its name.
-        let written = std::fs::read_to_string(file.path())
-            .map_err(|error| Failure::new(format!("what was written cannot be read: {error}")))?;
+        let written = match input::text(file.path()) {
+            Ok(written) => written,
+            Err(failure) => return Err(give_up(file, failure)),
+        };
         if written == text || written.trim().is_empty() {
             return Ok(Edited::Unchanged);
         }

@@ -2,7 +2,7 @@
 //! holds a lock on it for as long as it lives. The lock, not the process id, says whether the server is alive: ids come back.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,8 @@ pub(crate) const RUNTIME_DIR_VARIABLE: &str = "HEARTH_RUNTIME_DIR";
 /// Names of the files: this, the process id, `.json`.
 const FILE_PREFIX: &str = "server-";
 const FILE_SUFFIX: &str = ".json";
+/// Longest entry: two paths and an address.
+const MAX_ENTRY_BYTES: u64 = 64 * 1024;
 /// Bits that let somebody else put a file into the folder.
 const OTHERS_WRITE_BITS: u32 = 0o022;
 
@@ -85,7 +87,7 @@ pub(crate) fn servers() -> io::Result<Vec<LocalServer>> {
             if is_dead(&file) {
                 return None;
             }
-            serde_json::from_reader(file).ok()
+            serde_json::from_reader(file.take(MAX_ENTRY_BYTES)).ok()
         })
         .collect();
     found.sort_by_key(|server| server.pid);

@@ -33,6 +33,9 @@ const ELF_MAGIC: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
 const ELF_X86_64: u16 = 62;
 const ELF_INTERPRETER: u32 = 3;
 
+/// Larger than any build of the agent, unoptimised ones with debug information included.
+const MAX_AGENT_BYTES: u64 = 256 * 1024 * 1024;
+
 /// The agent's binary, read and checked.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -57,6 +60,13 @@ impl Agent {
             path: path.clone(),
             why,
         };
+        let file = tokio::fs::metadata(path)
+            .await
+            .map_err(|error| bad(error.to_string()))?;
+        // A device has no end.
+        if !file.is_file() || file.len() > MAX_AGENT_BYTES {
+            return Err(bad("it is no program file of at most 256 MiB".to_owned()));
+        }
         let bytes = tokio::fs::read(path).await.map_err(|error| bad(error.to_string()))?;
         // Helpers run in `/`, where a relative path means something else.
         let absolute = std::path::absolute(path).map_err(|error| bad(error.to_string()))?;

@@ -54,6 +54,7 @@ use crate::watch::Watch;
 use error::ApiError;
 
 pub use auth::new_token;
+pub use extract::MAX_BODY_BYTES;
 pub use hooks::HookGate;
 pub use pace::Pace;
 

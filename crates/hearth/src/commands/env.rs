@@ -1,7 +1,7 @@
 //! `hearth env`: a project's variables. Values go in and never come out, and no value has to stand in an argument, where
 //! every user of the machine could read it.
 
-use std::io::{self, IsTerminal as _, Read as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -11,6 +11,9 @@ use hearth_api::variables::{PutVariables, Variable, VariableItem, VariableKind};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::{connect, env_file, input, output};
+
+/// Most characters of a variable's value.
+const MAX_VALUE_CHARS: usize = 100_000;
 
 const SET_HELP: &str = "\
 Examples:
@@ -197,20 +200,13 @@ fn variables(args: &SetArgs) -> Result<Vec<Variable>, Failure> {
 
 fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<String, Failure> {
     let (bytes, from) = match file {
-        Some(path) => (std::fs::read(path), path.display().to_string()),
+        Some(path) => (input::file_bytes(path, input::VALUE)?, path.display().to_string()),
         None if io::stdin().is_terminal() => {
             output::note(&format!("type the value of {name} (it is not shown), then Enter:"));
             return read_hidden_line().map_err(|error| Failure::new(format!("the value cannot be read: {error}")));
         }
-        None => {
-            let mut bytes = Vec::new();
-            (
-                io::stdin().read_to_end(&mut bytes).map(|_| bytes),
-                "standard input".to_owned(),
-            )
-        }
+        None => (input::standard_input_bytes(input::VALUE)?, "standard input".to_owned()),
     };
-    let bytes = bytes.map_err(|error| Failure::usage(format!("{from} cannot be read: {error}")))?;
     let mut value = String::from_utf8(bytes).map_err(|_| {
         Failure::usage(format!(
             "{from} is not UTF-8 text; a variable cannot hold other bytes (use base64)"
@@ -221,6 +217,9 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
         if value.ends_with('\r') {
             value.pop();
         }
+    }
+    if value.chars().count() > MAX_VALUE_CHARS {
+        return Err(input::VALUE.refusal(&from));
     }
     // `NAME </dev/null` is more often a forgotten pipe than a wish; a variable that is empty can be said in so many words.
     if value.is_empty() && !exact {

@@ -1,7 +1,7 @@
 //! `hearth exec`: run a command in a VM as if it ran here: its bytes come out exactly, piped input goes in, its exit code
 //! is ours, and Ctrl-C ends it.
 
-use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
@@ -19,15 +19,19 @@ use super::unfinished;
 use crate::args::Globals;
 use crate::caller_env;
 use crate::failure::{EXIT_EXEC_FAILED, EXIT_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, EXIT_USAGE, Failure};
+use crate::input::{self, Bound};
 use crate::text::clean_line;
-use crate::{connect, output, resolve};
+use crate::{connect, hint, output, resolve};
 
 /// Milliseconds in a second.
 const MS_PER_S: u64 = 1000;
 /// What `--json` keeps of each output.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
-/// Most bytes of piped input to a server that takes it inside the request only.
-const MAX_STDIN_BYTES: u64 = 8 * 1024 * 1024;
+/// Piped input to a server that takes it inside the request only.
+const STDIN: Bound = Bound {
+    bytes: 8 * 1024 * 1024,
+    than: "the 8 MiB that this server takes; put it where the VM can fetch it",
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -156,7 +160,8 @@ pub(super) async fn run_in(
         let log = clean_line(log);
         let _ = writeln!(
             io::stderr().lock(),
-            "it left something running; what that prints from now on: hearth logs {id} {log}"
+            "it left something running; what that prints from now on: {}",
+            hint::command(["logs", id.as_str(), log.as_str()])
         );
     }
     exit_code(&exit, timeout, false)
@@ -302,18 +307,7 @@ fn piped_input() -> Result<Option<String>, Failure> {
     if io::stdin().is_terminal() {
         return Ok(None);
     }
-    let mut bytes = Vec::new();
-    io::stdin()
-        .lock()
-        .take(MAX_STDIN_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::usage(format!("standard input cannot be read: {error}")).hint("or say --no-stdin"))?;
-    if bytes.len() as u64 > MAX_STDIN_BYTES {
-        return Err(
-            Failure::usage(format!("standard input is longer than {} MiB", MAX_STDIN_BYTES >> 20))
-                .hint("put it where the VM can fetch it"),
-        );
-    }
+    let bytes = input::standard_input_bytes(STDIN)?;
     let text = String::from_utf8(bytes).map_err(|_| {
         Failure::usage("standard input is not UTF-8 text").hint("send it as base64 and decode it inside: `base64 -d`")
     })?;

@@ -21,7 +21,7 @@ use crate::args::Globals;
 use crate::failure::Failure;
 use crate::listen::ListenArg;
 use crate::local::{LocalServer, Registration};
-use crate::{connect, output, places};
+use crate::{connect, input, output, places};
 
 /// The file in the data folder that holds the first token.
 const TOKEN_FILE: &str = "admin-token";
@@ -307,9 +307,7 @@ fn start_log(format: LogFormat) {
 fn webhook_secret(args: &ServeArgs) -> Result<Option<WebhookSecret>, Failure> {
     let (text, from) = if let Some(file) = &args.webhook_secret_file {
         let from = format!("the webhook secret's file {}", file.display());
-        let text =
-            std::fs::read_to_string(file).map_err(|error| Failure::new(format!("{from} cannot be read: {error}")))?;
-        (text, from)
+        (input::secret(file, &from)?, from)
     } else {
         match std::env::var(SECRET_VARIABLE) {
             Ok(text) if !text.is_empty() => (text, SECRET_VARIABLE.to_owned()),

@@ -292,3 +292,94 @@ fn claim_of_a_disabled_pool_is_told_what_helps_and_not_to_try_again() {
     );
     assert!(!ran.stderr.contains("try again"), "{}", ran.stderr);
 }
+
+#[test]
+fn what_has_no_end_or_is_no_text_is_refused_with_a_sentence_and_nothing_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let binary = path("binary");
+    std::fs::write(&binary, b"\x7fELF\xff\xfe").unwrap();
+    let large = path("large");
+    // It has no content on the disk.
+    std::fs::File::create(&large).unwrap().set_len((64 << 20) + 1).unwrap();
+    let long = path("long");
+    std::fs::write(&long, "x".repeat(100_001)).unwrap();
+    let fake = server("null");
+    let folder = folder.path().to_str().unwrap();
+    for (args, says) in [
+        (
+            &["setup", "save", "web", "/dev/zero"][..],
+            "/dev/zero is not UTF-8 text",
+        ),
+        (
+            &["setup", "save", "web", &large],
+            "longer than the 64 MiB that the server takes",
+        ),
+        (&["setup", "save", "web", folder], "is a folder and no file"),
+        (
+            &["setup", "save", "web", &binary],
+            "is not UTF-8 text: it holds other bytes at byte 5",
+        ),
+        (
+            &["env", "set", "web", "--env-file", "/dev/zero"],
+            "/dev/zero is not UTF-8 text",
+        ),
+        (&["env", "set", "web", "--env-file", folder], "is a folder and no file"),
+        (
+            &["env", "set", "web", "A", "--from-file", "/dev/zero"],
+            "100,000 characters that a variable may have",
+        ),
+        (
+            &["env", "set", "web", "A", "--from-file", &long],
+            "100,000 characters that a variable may have",
+        ),
+        (
+            &["env", "set", "web", "A", "--from-file", folder],
+            "is a folder and no file",
+        ),
+        (
+            &["pool", "set", "web", "--commands-file", "/dev/zero"],
+            "/dev/zero is not UTF-8 text",
+        ),
+        (
+            &["pool", "test", "web", "--commands-file", &large],
+            "longer than the 64 MiB that the server takes",
+        ),
+        (&["serve", "--webhook-secret-file", "/dev/zero"], "is not UTF-8 text"),
+        (&["serve", "--webhook-secret-file", folder], "is a folder and no file"),
+    ] {
+        let ran = run(hearth_at(&fake.url, args));
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
+    }
+    for args in [
+        &["setup", "save", "web"][..],
+        &["env", "set", "web", "--env-file", "-"],
+        &["env", "set", "web", "A"],
+        &["pool", "set", "web", "--commands-file", "-"],
+    ] {
+        // Letters that never end, through a pipe: the one that writes is stopped when nobody reads any more.
+        let mut endless = std::process::Command::new("yes")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut command = hearth_at(&fake.url, args);
+        command.stdin(endless.stdout.take().unwrap());
+        let ran = run(command);
+        endless.wait().unwrap();
+        assert!(
+            ran.code == 2 && ran.stderr.contains("standard input is longer than the"),
+            "{args:?}: {}",
+            ran.stderr
+        );
+    }
+    let mut command = hearth(&["project", "list", "--url", &fake.url, "--token-file", "/dev/zero"]);
+    command.env("HEARTH_TOKEN", "");
+    let ran = run(command);
+    assert!(
+        ran.code == 4 && ran.stderr.contains("the token file /dev/zero is not UTF-8 text"),
+        "{}",
+        ran.stderr
+    );
+    assert!(fake.requests().is_empty());
+}
