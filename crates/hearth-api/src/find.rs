@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{InstanceId, ProjectId};
-use crate::instance::InstanceStatus;
+use crate::instance::{InstanceStatus, Unresponsive};
 use crate::time;
 
 /// The text that stands for the VM that the token claimed last.
@@ -66,4 +66,12 @@ pub struct ClaimItem {
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
+    /// Its VM is there and does not answer; `null` while it does, as far as is known.
+    #[serde(default)]
+    #[schema(required)]
+    pub unresponsive: Option<Unresponsive>,
+    /// When it was last noticed that the VM had restarted since it was made: what ran in it then does not run any more.
+    #[serde(default, with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub rebooted_at: Option<Timestamp>,
 }

@@ -2,6 +2,7 @@
 //! (a typed client of the HTTP API).
 
 pub mod claim;
+pub mod counted;
 pub mod error;
 pub mod exec;
 pub mod explain;

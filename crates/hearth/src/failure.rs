@@ -5,7 +5,7 @@ use std::io;
 
 use hearth_api::client::ClientError;
 
-use crate::{output, words};
+use crate::{hint, output, words};
 
 /// It did not work: the server said no, a boot failed, a check found a fault.
 pub(crate) const EXIT_FAILED: u8 = 1;
@@ -48,11 +48,11 @@ struct Answer {
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
     code: &'a str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    details: &'a [String],
+    message: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<&'a str>,
+    hint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     exit_code: u8,
@@ -124,9 +124,9 @@ impl Failure {
         });
         let report = Report {
             code,
-            message: &self.message,
-            details: &self.details,
-            hint: self.hint.as_deref(),
+            message: hint::complete(&self.message),
+            details: self.details.iter().map(|line| hint::complete(line)).collect(),
+            hint: self.hint.as_deref().map(hint::complete),
             request_id: self.answer.request_id.as_deref(),
             exit_code: self.code,
         };
@@ -139,12 +139,12 @@ impl fmt::Display for Failure {
         if self.message.is_empty() {
             return Ok(());
         }
-        writeln!(f, "error: {}", self.message)?;
+        writeln!(f, "error: {}", hint::complete(&self.message))?;
         for line in &self.details {
-            writeln!(f, "  {line}")?;
+            writeln!(f, "  {}", hint::complete(line))?;
         }
-        if let Some(hint) = &self.hint {
-            writeln!(f, "hint: {hint}")?;
+        if let Some(text) = &self.hint {
+            writeln!(f, "hint: {}", hint::complete(text))?;
         }
         Ok(())
     }
@@ -218,8 +218,8 @@ impl From<ClientError> for Failure {
                 ..
             } => {
                 let mut failure = failure;
-                // What is wrong with a field stays wrong.
-                let may_pass = details.is_empty();
+                // What is wrong with a field stays wrong, and what says by which command it is mended does not pass by itself.
+                let may_pass = details.is_empty() && !says_what_to_do(&failure.message);
                 failure.message = words::in_sentence(&failure.message);
                 for field in details {
                     let (path, message) = (&field.path, words::in_sentence(&field.message));
@@ -250,6 +250,11 @@ impl From<ClientError> for Failure {
             }
         }
     }
+}
+
+/// Whether a message of the server holds its own advice, which trying again would only delay.
+fn says_what_to_do(message: &str) -> bool {
+    message.contains("`hearth ") || message.contains("does not answer since")
 }
 
 impl Failure {

@@ -35,6 +35,17 @@ const WORDS: &[(&str, &str)] = &[
     ("Idempotency-Key", "--task"),
 ];
 
+/// What a field with a value is called here, where that is not the field's word and the value behind it.
+const VALUES: &[(&str, &str)] = &[
+    ("enabled: false", "--disabled"),
+    ("enabled: true", "--enabled"),
+    ("lfs: false", "--no-lfs"),
+    ("lfs: true", "--lfs"),
+    ("strict: true", "--strict"),
+    ("submodules: false", "--no-submodules"),
+    ("submodules: true", "--submodules"),
+];
+
 /// The word for a field's path: `targetSize` → `--target`, `setupCommands[1].name` → `--command number 2, name`. `None` for what
 /// this program has no word for.
 pub(crate) fn of(path: &str) -> Option<String> {
@@ -60,11 +71,22 @@ pub(crate) fn of(path: &str) -> Option<String> {
 pub(crate) fn in_sentence(text: &str) -> String {
     let mut parts = Vec::new();
     for (at, part) in text.split('`').enumerate() {
-        let quoted = at % 2 == 1;
-        let word = WORDS.iter().find(|(field, _)| quoted && *field == part);
-        parts.push(word.map_or(part, |(_, word)| *word));
+        let word = if at % 2 == 1 { quoted(part) } else { None };
+        parts.push(word.unwrap_or_else(|| part.to_owned()));
     }
     parts.join("`")
+}
+
+/// `miss` → `--miss`, `miss: require` → `--miss require`.
+fn quoted(part: &str) -> Option<String> {
+    let word = |wanted: &str| WORDS.iter().find(|(field, _)| *field == wanted).map(|(_, word)| *word);
+    if let Some((_, option)) = VALUES.iter().find(|(text, _)| *text == part) {
+        return Some((*option).to_owned());
+    }
+    match part.split_once(": ") {
+        None => word(part).map(str::to_owned),
+        Some((field, value)) => word(field).map(|word| format!("{word} {value}")),
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +114,13 @@ mod tests {
             in_sentence("used for another claim (`branch` and `ttlMinutes` differ); see `GET /x` and branch"),
             "used for another claim (`--branch` and `--ttl` differ); see `GET /x` and branch"
         );
+        for (said, becomes) in [
+            ("without `miss: require`", "without `--miss require`"),
+            ("or do without: `lfs: false`", "or do without: `--no-lfs`"),
+            ("(`waitMs`), its `maxVms` is 0", "(`--wait`), its `--max-vms` is 0"),
+            ("`hearth pool set web`: `a: b`", "`hearth pool set web`: `a: b`"),
+        ] {
+            assert_eq!(in_sentence(said), becomes);
+        }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use hearth_api::counted::count;
+
 use super::Image;
 
 /// When an image that nobody needs goes.
@@ -59,7 +61,10 @@ pub fn prunable(
             PrunePolicy {
                 max_age: Some(most), ..
             } if age >= most => {
-                format!("nothing lies on it, a newer one has its name, and it is {days} days old")
+                format!(
+                    "nothing lies on it, a newer one has its name, and it is {} old",
+                    count(days, "day")
+                )
             }
             PrunePolicy {
                 max_bytes: Some(most), ..

@@ -18,8 +18,8 @@ pub fn pool_explained() -> Value {
         "status": { "ready": 1, "provisioning": 0, "failed": 3 },
         "waitingClaims": 0,
         "conditions": [
-            condition("Full", true, "1 of 1 are ready"),
-            condition("Fresh", false, "1 of 1 ready VMs are of an older recipe"),
+            condition("Full", true, "1 of 1 is ready"),
+            condition("Fresh", false, "1 of 1 ready VM is of an older recipe"),
             condition("BreakerOpen", true, "after 3 failures in a row (warm_pool_setup: the command `build` ended with exit code \
                                            7: boom) it is tried again at 2026-11-24T09:40:10Z; mend the \
                                            set-up, or try at once with `hearth pool retry web`")

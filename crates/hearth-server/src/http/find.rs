@@ -129,6 +129,10 @@ pub async fn list_claims(
     Query(query): Query<ClaimQuery>,
 ) -> Result<Json<Items<ClaimItem>>, ApiError> {
     let sight = caller.sight(&state, query.project_id.as_ref()).await?;
-    let items = state.store().claims(sight).await?;
-    Ok(Json(Items { items }))
+    let claims = state.store().claims(sight).await?;
+    let items = claims.into_iter().map(|(vm, claim)| ClaimItem {
+        unresponsive: state.reconciler.unresponsive(&vm),
+        ..claim
+    });
+    Ok(Json(Items { items: items.collect() }))
 }

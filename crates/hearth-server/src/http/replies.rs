@@ -242,7 +242,7 @@ fn example(schema: &str) -> Option<Value> {
         })),
         "Items_ClaimItem" => item(json!({
             "id": INSTANCE, "projectId": PROJECT, "projectName": "web", "taskId": "task-4711", "owner": "ada",
-            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z"
+            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "rebootedAt": null
         })),
         "Released" => json!({ "id": INSTANCE, "released": true }),
         "Items_InstanceLog" => item(json!({

@@ -10,6 +10,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use hearth_api::counted::times_in_a_row;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::Unresponsive;
 use hearth_core::state::{FailureKind, InstanceState};
@@ -198,7 +199,10 @@ impl Reconciler {
             }
             let failure = Failure {
                 kind: FailureKind::VmLost,
-                reason: format!("it did not answer {misses} times in a row while it stood ready: {fault}"),
+                reason: format!(
+                    "it did not answer {} while it stood ready: {fault}",
+                    times_in_a_row(misses)
+                ),
             };
             return self.give_up(row, &failure).await;
         }

@@ -1,7 +1,7 @@
 //! Look-ups for people: what a text means that somebody typed, and which claims there are.
 
 use hearth_api::find::{ClaimItem, InstanceFound, LAST, ProjectFound};
-use hearth_api::ids::{ProjectId, TokenId};
+use hearth_api::ids::{ProjectId, TokenId, VmId};
 use hearth_core::state::InstanceState;
 
 use super::{Store, StoreError, optional_timestamp, parse, timestamp};
@@ -43,6 +43,8 @@ struct RawClaim {
     owner: Option<String>,
     created_at: i64,
     expires_at: i64,
+    vm_id: String,
+    rebooted_at: Option<i64>,
 }
 
 impl Store {
@@ -127,11 +129,11 @@ impl Store {
             .collect()
     }
 
-    /// The claims that have not ended, newest first.
-    pub async fn claims(&self, sight: Sight<'_>) -> Result<Vec<ClaimItem>, StoreError> {
+    /// The claims that have not ended, newest first, each with its VM. Whether that answers is not known here.
+    pub async fn claims(&self, sight: Sight<'_>) -> Result<Vec<(VmId, ClaimItem)>, StoreError> {
         let rows: Vec<RawClaim> = sqlx::query_as(
             "SELECT claim.instance_id, claim.project_id, project.name AS project_name, claim.key AS task, claim.owner,
-                    claim.created_at, claim.expires_at
+                    claim.created_at, claim.expires_at, instance.vm_id, instance.rebooted_at
              FROM claim
              JOIN project ON project.id = claim.project_id AND project.tenant = ?1
              JOIN instance ON instance.id = claim.instance_id AND instance.state = 'claimed'
@@ -145,7 +147,7 @@ impl Store {
         .await?;
         rows.into_iter()
             .map(|row| {
-                Ok(ClaimItem {
+                let item = ClaimItem {
                     id: parse("claim.instance_id", &row.instance_id)?,
                     project_id: parse("claim.project_id", &row.project_id)?,
                     project_name: row.project_name,
@@ -153,7 +155,10 @@ impl Store {
                     owner: row.owner,
                     claimed_at: timestamp(row.created_at)?,
                     expires_at: timestamp(row.expires_at)?,
-                })
+                    rebooted_at: optional_timestamp(row.rebooted_at)?,
+                    unresponsive: None,
+                };
+                Ok((parse("instance.vm_id", &row.vm_id)?, item))
             })
             .collect()
     }

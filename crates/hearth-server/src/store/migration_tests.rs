@@ -59,7 +59,7 @@ async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
         found.iter().map(|project| project.id.as_str()).collect::<Vec<_>>(),
         ["prj_a1111111"]
     );
-    assert_eq!(store.claims(sight).await.unwrap()[0].owner.as_deref(), Some("ada"));
+    assert_eq!(store.claims(sight).await.unwrap()[0].1.owner.as_deref(), Some("ada"));
     // From now on a name that is taken stays so.
     let id: ProjectId = "prj_c3333333".parse().unwrap();
     let renamed = store

@@ -201,11 +201,15 @@ impl Screen {
 
     /// A remark beside the steps.
     pub(crate) fn note(&self, text: &str) {
+        self.say(text, output::note);
+    }
+
+    fn say(&self, text: &str, say: fn(&str)) {
         self.said.set(Instant::now());
         match &self.live {
             // The running steps' lines make room and come back below it.
-            Some(live) => live.suspend(|| output::note(text)),
-            None => output::note(text),
+            Some(live) => live.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
@@ -286,7 +290,7 @@ impl Screen {
             .map(|line| format!("{:RESULT_WIDTH$} {whose}| {line}", ""))
             .map(|line| style(line).for_stderr().dim().to_string())
             .collect();
-        self.note(&lines.join("\n"));
+        self.say(&lines.join("\n"), output::note_as_it_is);
     }
 }
 

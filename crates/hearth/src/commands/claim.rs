@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss, SetUpPart};
 use hearth_api::client::ClientError;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
+use hearth_api::ids::InstanceId;
 use jiff::Timestamp;
 
 use super::claim_wait;
@@ -13,7 +14,7 @@ use crate::args::{GitIdentityArgs, Globals};
 use crate::caller_env;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, hint, output, resolve};
+use crate::{connect, hint, output, resolve, words};
 
 /// Milliseconds in a second.
 const MS_PER_S: u64 = 1000;
@@ -44,7 +45,9 @@ pub(crate) struct ClaimArgs {
     /// Length of the lease in minutes
     #[arg(long, value_name = "MINUTES")]
     ttl: Option<u64>,
-    /// Never take one that was made before the last change of the set-up or the last push; wait while that is set up
+    /// Never take one that was made before the last change of the set-up or the last push that the server knows of; wait while
+    /// that is set up. The server knows of a push at once where a webhook tells it, and else when it polls the repository
+    /// (`hearth serve --watch-interval`): a commit that was pushed after the last poll is not promised
     #[arg(long)]
     strict: bool,
     /// A variable for this task alone: NAME=VALUE, or NAME to take it from your own environment (use that for secrets);
@@ -187,7 +190,7 @@ fn explain(explained: &ClaimExplained) -> String {
         ("claimed", output::ago(explained.claimed_at)),
         ("ended", output::ago_or(explained.ended_at, "not yet")),
         ("came from", came_from(explained.source).to_owned()),
-        ("why", clean_line(&explained.why)),
+        ("why", words::in_sentence(&clean_line(&explained.why))),
     ]);
     if let Some(hand_over) = &explained.hand_over {
         let row = |phase: &ClaimPhase| [phase.name.clone(), format!("{:.2} ms", phase.ms)];
@@ -207,7 +210,7 @@ fn show(reply: &ClaimReply) -> String {
         ("age", output::millis(reply.age_ms)),
         ("waited", output::millis(reply.wait_ms)),
         ("repositories", checkouts(&reply.repos)),
-        ("yours until", lease_end(reply.expires_at)),
+        ("yours until", lease_end(&reply.id, reply.expires_at)),
     ];
     if reply.stale {
         pairs.insert(5, ("set up by", stale(reply)));
@@ -290,12 +293,16 @@ fn warning(repo: &ClaimedRepo, asked: Option<&str>) -> Option<String> {
         let why = repo
             .why
             .as_deref()
-            .map_or_else(String::new, |why| format!(": {}", clean_line(why)));
+            .map_or_else(String::new, |why| format!(": {}", words::in_sentence(&clean_line(why))));
         parts.push(format!("it stays behind its branch, at {}{why}", short(&repo.commit)));
     }
     (!parts.is_empty()).then(|| format!("warning: {name}: {}", parts.join("; ")))
 }
 
-pub(super) fn lease_end(at: Timestamp) -> String {
-    format!("{at:.0} (a heartbeat renews it)")
+/// When a lease ends, and how it goes on.
+pub(super) fn lease_end(id: &InstanceId, at: Timestamp) -> String {
+    format!(
+        "{at:.0} (`{}` renews it)",
+        hint::command(["claim", "extend", id.as_str()])
+    )
 }

@@ -7,6 +7,7 @@ use hearth_api::find::ClaimItem;
 use hearth_api::page::Items;
 use jiff::Timestamp;
 
+use super::instance::trouble;
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
@@ -43,10 +44,11 @@ fn list(claims: &Items<ClaimItem>) -> String {
             clean_line(claim.owner.as_deref().unwrap_or("-")),
             left(claim.expires_at, now),
             output::duration(length(claim.claimed_at, now)),
+            trouble(claim.unresponsive.as_ref(), claim.rebooted_at).unwrap_or_else(|| "answers".to_owned()),
         ]
     };
     output::table(
-        ["Instance", "Project", "Task", "Owner", "Lease left", "Age"],
+        ["Instance", "Project", "Task", "Owner", "Lease left", "Age", "VM"],
         claims.items.iter().map(row),
     )
 }

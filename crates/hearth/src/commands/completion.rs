@@ -38,6 +38,6 @@ pub(crate) fn run(args: &CompletionArgs) -> Result<u8, Failure> {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "hearth", &mut script);
-    output::print_line(String::from_utf8_lossy(&script).trim_end())?;
+    output::print_as_it_is(String::from_utf8_lossy(&script).trim_end())?;
     Ok(0)
 }

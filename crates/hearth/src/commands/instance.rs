@@ -1,7 +1,8 @@
 //! `hearth instance`: what is in one instance. How it was made is the matter of `hearth pool instance`.
 
 use clap::Args;
-use hearth_api::instance::{InstanceCommand, InstanceStatus, InstanceView, RepoSettings};
+use hearth_api::instance::{InstanceCommand, InstanceStatus, InstanceView, RepoSettings, Unresponsive};
+use jiff::Timestamp;
 
 use super::claim::{checkouts, lease_end};
 use crate::args::Globals;
@@ -32,7 +33,11 @@ fn show(view: &InstanceView) -> String {
         ("status", status(view)),
         ("kind", kind(view).to_owned()),
         ("recipe", view.recipe.clone()),
-        ("yours until", view.expires_at.map_or_else(|| "-".to_owned(), lease_end)),
+        (
+            "yours until",
+            view.expires_at
+                .map_or_else(|| "-".to_owned(), |at| lease_end(&view.id, at)),
+        ),
         ("repositories", checkouts(&view.repos)),
         ("commands", commands(&view.commands)),
         ("terminals", terminals(&view.settings)),
@@ -49,8 +54,22 @@ fn status(view: &InstanceView) -> String {
             let why = clean_line(view.vm_ended_because.as_deref().unwrap_or_default());
             format!("{status}\nVM ended {}: {why}", output::ago(at))
         }
-        None => status.to_owned(),
+        None => match trouble(view.unresponsive.as_ref(), view.rebooted_at) {
+            Some(trouble) => format!("{status}\n{trouble}"),
+            None => status.to_owned(),
+        },
     }
+}
+
+/// What a person who works in a VM must know of it.
+pub(super) fn trouble(unresponsive: Option<&Unresponsive>, rebooted_at: Option<Timestamp>) -> Option<String> {
+    let silent = unresponsive.map(|silent| {
+        let why = clean_line(&silent.reason);
+        format!("does not answer since {}: {why}", output::ago(silent.since))
+    });
+    let restarted = rebooted_at.map(|at| format!("restarted {}: what ran in it then is gone", output::ago(at)));
+    let all: Vec<String> = silent.into_iter().chain(restarted).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 fn kind(view: &InstanceView) -> &'static str {

@@ -1,8 +1,9 @@
 //! `hearth run`: a command of the project's setup object, run by its name in the repository it belongs to.
 
 use clap::Args;
+use hearth_api::client::Client;
 use hearth_api::exec::ExecRequest;
-use hearth_api::instance::InstanceCommand;
+use hearth_api::instance::{InstanceCommand, InstanceView};
 use hearth_api::page::Items;
 
 use super::exec::{self, ExecOptions};
@@ -10,7 +11,7 @@ use super::instance;
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output, resolve};
+use crate::{connect, hint, output, resolve};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -47,11 +48,21 @@ pub(crate) async fn run(globals: &Globals, args: RunArgs) -> Result<u8, Failure>
 async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     let id = resolve::instance(&client, &args.id).await?;
-    let mut items = client.view_instance(&id).await?.commands;
-    items.retain(|command| belongs_to(command, args.repo.as_deref()));
+    let view = client.view_instance(&id).await?;
+    let items: Vec<_> = view
+        .commands
+        .iter()
+        .filter(|command| belongs_to(command, args.repo.as_deref()))
+        .cloned()
+        .collect();
+    let advice = if items.is_empty() && !globals.json {
+        advice(&client, &view, None).await
+    } else {
+        String::new()
+    };
     output::print(globals.json, &Items { items }, |list| {
         if list.items.is_empty() {
-            "no commands: give some names with `hearth setup save`".to_owned()
+            format!("this VM has no commands with a name: {advice}")
         } else {
             instance::commands(&list.items)
         }
@@ -59,11 +70,42 @@ async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Where commands with names come from, when a VM has none or not the one that is wanted: the set-up may have got them after the VM
+/// was made.
+async fn advice(client: &Client, view: &InstanceView, name: Option<&str>) -> String {
+    let save = hint::command(["setup", "save", view.project_id.as_str()]);
+    // A token that may only claim is not told.
+    let Ok(setup) = client.get_setup(&view.project_id).await else {
+        return format!("`{save}` gives commands names, for VMs that are made after it");
+    };
+    let mut commands = setup.setup.repositories.iter().flat_map(|repo| &repo.commands);
+    if commands.any(|command| name.is_none_or(|name| command.name == name)) {
+        let claim = hint::command(["claim", view.project_id.as_str(), "--strict"]);
+        let what = name.map_or_else(
+            || "it has commands now".to_owned(),
+            |name| format!("it has `{}` now", clean_line(name)),
+        );
+        return format!("the VM is older than the project's set-up; {what}, and a VM that `{claim}` gets can run it");
+    }
+    format!("`{save}` gives commands names, for VMs that are made after it")
+}
+
 async fn run_named(globals: &Globals, args: RunArgs, name: &str) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     let id = resolve::instance(&client, &args.id).await?;
     let view = client.view_instance(&id).await?;
-    let command = choose(&view.commands, name, args.repo.as_deref())?;
+    let command = match choose(&view.commands, name, args.repo.as_deref()) {
+        Ok(command) => command,
+        Err(failure) if view.commands.iter().all(|command| command.name != name) => {
+            let advice = advice(&client, &view, Some(name)).await;
+            return Err(if view.commands.is_empty() {
+                failure.hint(format!("there are none at all: {advice}"))
+            } else {
+                failure.hint(format!("use one of these; or else {advice}"))
+            });
+        }
+        Err(failure) => return Err(failure),
+    };
     let what = ExecRequest {
         command: Some(command.command.clone()),
         cwd: Some(command.path.clone()),
@@ -94,9 +136,6 @@ fn choose<'a>(commands: &'a [InstanceCommand], name: &str, repo: Option<&str>) -
             let place = repo.map_or_else(String::new, |repo| format!(" of {}", clean_line(repo)));
             let failure = Failure::usage(format!("there is no command `{named}`{place} in this instance"));
             let all: Vec<&InstanceCommand> = commands.iter().collect();
-            if all.is_empty() {
-                return Err(failure.hint("there are none at all: give some names with `hearth setup save`"));
-            }
             Err(with_lines(failure, &all).hint("use one of these"))
         }
         [first, ..] if fitting.iter().all(|other| other.repo_full_name == first.repo_full_name) => Err(with_lines(

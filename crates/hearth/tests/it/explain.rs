@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::fake::{Fake, Reply, Request};
-use crate::support::{hearth, hearth_at, project_page, run};
+use crate::support::{hearth, hearth_at, local_server, private, project_page, run};
 
 const PROJECT_PAGE_LINE: &str = "GET /api/v1/projects?";
 
@@ -15,6 +15,8 @@ fn example(path: &str, method: &str) -> String {
     assert!(reply.is_object(), "{method} {path} has no example");
     reply.to_string()
 }
+
+const EXPLAIN: &str = "/api/v1/projects/{projectId}/warm-pool/explain";
 
 fn route(request: &Request) -> Reply {
     let pool = "/api/v1/projects/{projectId}/warm-pool";
@@ -98,4 +100,60 @@ fn a_project_that_is_called_explain_can_still_be_claimed_from() {
         &run(hearth(&["claim", "--help"])).stdout,
         &["explain", "`hearth claim -- explain`"],
     );
+}
+
+#[test]
+fn every_hint_of_a_chosen_server_carries_the_choice() {
+    const REFUSED: &str = "no VM is ready: the pool is disabled (`enabled: false`); `hearth pool set web --enabled`, or see `hearth doctor`";
+    let fake = Fake::start(|request| match request.line.as_str() {
+        line if line.ends_with("/claim") && line.starts_with("POST") => {
+            let error = serde_json::json!({ "error": { "code": "conflict", "message": REFUSED } });
+            Reply::json(409, &error.to_string())
+        }
+        line if line.ends_with("/explain") => Reply::ok(&example(EXPLAIN, "get").replace(
+            "after 3 failures",
+            "`miss: require` after 3 failures (`hearth serve --max-vms`)",
+        )),
+        _ => route(request),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let _server = local_server(private(folder.path()), 7, &fake.url);
+    let data = folder.path().join("data-7").to_str().unwrap().to_owned();
+    for args in [
+        &["pool", "explain", "web", "--decisions"][..],
+        &["pool", "status", "web"],
+        &["claim", "web"],
+        &["claim", "nowhere"],
+        &["token", "revoke", "nobody"],
+        &["claim", "web", "--json"],
+    ] {
+        let mut command = hearth(&[args, &["--data-dir", &data]].concat());
+        command.env("HEARTH_RUNTIME_DIR", folder.path());
+        let ran = run(command);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        let joined = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let commands: Vec<&str> = joined
+            .split("hearth ")
+            .skip(1)
+            .filter(|rest| !rest.contains("Hearth"))
+            .collect();
+        assert!(!commands.is_empty() || args[1] == "nowhere", "{args:?}: {said}");
+        for command in commands {
+            let chosen = command.starts_with(&format!("--data-dir {data} "));
+            assert!(chosen, "{args:?}: `hearth {command}`\n{said}");
+        }
+    }
+}
+
+#[test]
+fn tables_are_no_wider_than_a_page_and_ids_stay_whole() {
+    let text = prints(&["pool", "explain", "web", "--decisions"]);
+    // Sentences stand before the tables.
+    let (_, tables) = text.split_once("\n\n").unwrap();
+    let wide: Vec<&str> = tables.lines().filter(|line| line.chars().count() > 120).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
+    let shown: Value = serde_json::from_str(&example(EXPLAIN, "get")).unwrap();
+    for instance in shown["instances"].as_array().unwrap() {
+        assert!(tables.contains(instance["id"].as_str().unwrap()), "{tables}");
+    }
 }

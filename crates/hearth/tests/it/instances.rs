@@ -41,7 +41,7 @@ project:      prj_1
 status:       claimed
 kind:         claimed from the pool
 recipe:       r1
-yours until:  2030-01-01T00:00:00Z (a heartbeat renews it)
+yours until:  2030-01-01T00:00:00Z (`hearth claim extend wpi_1` renews it)
 repositories: acme/web at /home/web (main 0123456789)
 commands:     test (acme/web): npm test
               lint (acme/web): npm run lint
@@ -150,4 +150,75 @@ fn an_unknown_instance_is_not_taken_for_the_commands_failure() {
     let fake = Fake::start(|_| Reply::not_found());
     assert_eq!(run(hearth_at(&fake.url, &["run", "wpi_1", "test"])).code, 125);
     assert_eq!(run(hearth_at(&fake.url, &["run", "wpi_1"])).code, 1);
+}
+
+#[test]
+fn a_vm_that_is_older_than_its_set_up_is_said_to_be_when_it_lacks_a_command() {
+    let setup = r#"{"source":"setup","legacyHooks":{"status":"none","repositories":[],"checkComplete":true},
+        "setup":{"vmSize":"small","repositories":[{"repository":"acme/web","branch":"main",
+        "scripts":{"initialize":null,"updateAfterCheckout":null,"startup":null},
+        "commands":[{"name":"deploy","command":"./deploy"}]}]}}"#;
+    for view in [VIEW, EMPTY] {
+        let fake = Fake::start(move |request| match request.line.ends_with("/setup") {
+            true => Reply::ok(setup),
+            false => Reply::ok(view),
+        });
+        let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "deploy"]));
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        for part in [
+            "older than the project's set-up",
+            "it has `deploy` now",
+            "hearth claim prj_1 --strict",
+        ] {
+            assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+        }
+        // What nobody has is no matter of age.
+        let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "nowhere"]));
+        assert!(
+            ran.stderr.contains("hearth setup save prj_1") && !ran.stderr.contains("older than"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn a_vm_that_hangs_or_restarted_is_said_to_and_no_retry_is_advised() {
+    const WHY: &str = "the VM does not answer since 2026-11-29T06:00:00Z: its guest hangs; nothing brings its work back by itself: \
+        release it with `hearth release wpi_1` and claim another one";
+    let claim = r#"{"id":"wpi_1","projectId":"prj_1","projectName":"web","taskId":"T1","owner":"ada",
+        "claimedAt":"2025-01-01T00:00:00.000Z","expiresAt":"2999-01-01T00:00:00.000Z",
+        "unresponsive":{"since":"2025-01-01T00:00:00.000Z","reason":"its guest hangs"},"rebootedAt":"2025-01-01T00:00:00.000Z"}"#;
+    let view = EMPTY.replace(
+        r#""expiresAt":null"#,
+        r#""expiresAt":null,"unresponsive":{"since":"2025-01-01T00:00:00.000Z","reason":"its guest hangs"},
+        "rebootedAt":"2025-01-01T00:00:00.000Z""#,
+    );
+    let fake = Fake::with_look_ups(move |request| {
+        if request.line.ends_with("/exec") {
+            let body = serde_json::json!({ "error": { "code": "unavailable", "message": WHY } });
+            return Reply::json(503, &body.to_string()).with("content-type: application/json\r\nretry-after: 2\r\n");
+        }
+        match request.line.as_str() {
+            "GET /api/v1/claims" => Reply::ok(&format!(r#"{{"items":[{claim}]}}"#)),
+            line if line.contains("/find/") => Reply::not_found(),
+            _ => Reply::ok(&view),
+        }
+    });
+    for args in [&["claims"][..], &["instance", "wpi_1"]] {
+        let shown = run(hearth_at(&fake.url, args)).stdout;
+        let words: Vec<&str> = shown.split_whitespace().collect();
+        for part in ["does not answer since", "its guest hangs", "restarted"] {
+            let wanted: Vec<&str> = part.split(' ').collect();
+            let found = wanted.iter().all(|word| words.iter().any(|shown| shown.contains(word)));
+            assert!(found, "{part}: {shown}");
+        }
+    }
+    let ran = run(hearth_at(&fake.url, &["exec", "wpi_1", "-n", "--", "true"]));
+    assert_eq!(ran.code, 125, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("hearth release wpi_1") && !ran.stderr.contains("try again"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -21,6 +21,7 @@ mod killed;
 mod names;
 mod output;
 mod pool_test;
+mod pool_watch;
 mod projects;
 mod setup;
 mod sources;

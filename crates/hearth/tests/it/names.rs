@@ -1,9 +1,7 @@
 //! What a person may type for a project or an instance, tokens by what they are for, and the commands that hints show.
 
-use std::path::Path;
-
 use crate::fake::{Fake, Reply, Request};
-use crate::support::{PROJECT, hearth, hearth_at, local_server, run};
+use crate::support::{PROJECT, hearth, hearth_at, local_server, private, run};
 
 const ONE: &str = "wpi_01a209bacc5b714f95acb5a1b59650f7";
 const TWO: &str = "wpi_01a209bacc5b714f95acb5a1b5965aaa";
@@ -137,13 +135,14 @@ fn token_is_made_by_what_it_is_for() {
             "createdAt":"2025-01-01T00:00:00.000Z","lastUsedAt":null,"expiresAt":null,"token":"hearth_secret"}"#,
         )
     });
-    for (used_for, scopes) in [
-        ("agent", r#"["claim"]"#),
-        ("ci", r#"["project:read","project:write","claim"]"#),
-        ("viewer", r#"["project:read"]"#),
-        ("admin", r#"["admin"]"#),
+    for (used_for, more, scopes) in [
+        ("agent", &["--all-projects"][..], r#"["claim"]"#),
+        ("ci", &[], r#"["project:read","project:write","claim"]"#),
+        ("viewer", &[], r#"["project:read"]"#),
+        ("admin", &[], r#"["admin"]"#),
     ] {
-        let ran = run(hearth_at(&fake.url, &["token", "create", "x", "--for", used_for]));
+        let args = [&["token", "create", "x", "--for", used_for], more].concat();
+        let ran = run(hearth_at(&fake.url, &args));
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         let body = fake.requests().pop().unwrap().body;
         assert_eq!(body, format!(r#"{{"name":"x","scopes":{scopes}}}"#));
@@ -156,6 +155,48 @@ fn token_is_made_by_what_it_is_for() {
     }
     let help = run(hearth(&["token", "create", "--help"])).stdout;
     assert!(help.contains("agent") && help.contains("coding agent"), "{help}");
+}
+
+#[test]
+fn an_agents_token_says_where_it_works_and_whose_variables_it_gets() {
+    let fake = Fake::with_look_ups(|request| match request.line.as_str() {
+        line if line.starts_with("GET /api/v1/find/projects") => items(&[r#"{"id":"prj_1","name":"web"}"#.to_owned()]),
+        _ => Reply::ok(
+            r#"{"id":"tok_1","name":"bot","owner":"bot","tenant":"acme","scopes":["claim"],"projectId":null,
+            "createdAt":"2025-01-01T00:00:00.000Z","lastUsedAt":null,"expiresAt":null,"token":"hearth_secret"}"#,
+        ),
+    });
+    let create = |more: &[&str]| {
+        let args = [&["token", "create", "bot", "--for", "agent"], more].concat();
+        run(hearth_at(&fake.url, &args))
+    };
+    let nowhere = create(&[]);
+    assert_eq!(nowhere.code, 2);
+    for part in ["--project PROJECT", "--all-projects"] {
+        assert!(nowhere.stderr.contains(part), "{part}: {}", nowhere.stderr);
+    }
+    assert!(fake.requests().is_empty());
+    for (more, reach) in [
+        (
+            &["--all-projects"][..],
+            "in all projects of the tenant acme, later ones included",
+        ),
+        (&["--project", "web"], "in the project web only"),
+    ] {
+        let made = create(more);
+        assert_eq!((made.code, made.stdout.as_str()), (0, "hearth_secret\n"));
+        for part in [
+            reach,
+            "of the owner bot",
+            "the shared variables, and the personal ones of bot",
+        ] {
+            assert!(made.stderr.contains(part), "{part}: {}", made.stderr);
+        }
+    }
+    let help = run(hearth(&["token", "create", "--help"])).stdout;
+    for part in ["all projects of its tenant", "personal variables of this user"] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
 }
 
 #[test]
@@ -215,11 +256,4 @@ fn hints_name_the_server_and_quote_what_a_shell_would_split() {
     ));
     let shown = format!("hearth --url {} pool set 'my shop' --enabled", fake.url);
     assert!(ran.stderr.contains(&shown), "{}", ran.stderr);
-}
-
-/// The folder, open to its owner alone.
-fn private(folder: &Path) -> &Path {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
-    folder
 }

@@ -285,3 +285,31 @@ fn what_becomes_of_given_commands_is_said() {
     let (ran, _fake) = try_commands(true, true, &["--json"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
 }
+
+#[test]
+fn a_vm_that_the_set_up_ended_is_not_offered_to_look_into() {
+    let events = [
+        event(BAD_STEP),
+        r#"{"kind":"ended","status":"failed","failureReason":"exit code 7: boom"}"#.to_owned(),
+    ];
+    let fake = Fake::start(move |request| match request.line.as_str() {
+        line if line.ends_with("/warm-pool/test") => Reply::ok(r#"{"id":"wpi_1"}"#),
+        line if line.ends_with("/follow") => Reply::events(&[("stepEnded", &events[0]), ("ended", &events[1])]),
+        line if line.ends_with("/exec") => Reply::json(
+            503,
+            r#"{"error":{"code":"unavailable","message":"the VM has ended: its process on the host is gone"}}"#,
+        ),
+        line if line.contains("/warm-pool/instances/wpi_1") => Reply::ok(&detail("failed", &[BAD_STEP])),
+        line if line.ends_with("/instances/wpi_1") => Reply::not_found(),
+        _ => Reply::ok(&project_page()),
+    });
+    let ran = run(hearth_at(&fake.url, &["pool", "test", "web"]));
+    assert_eq!(ran.code, 1);
+    assert!(
+        !ran.stderr.contains("hearth shell")
+            && ran.stderr.contains("cannot be looked into: ")
+            && ran.stderr.contains("the VM has ended"),
+        "{}",
+        ran.stderr
+    );
+}

@@ -164,3 +164,34 @@ fn a_token_may_end_after_a_span() {
     let hours = ends.duration_since(jiff::Timestamp::now()).as_hours();
     assert!((719..=720).contains(&hours), "{hours}");
 }
+
+#[test]
+fn a_project_is_shown_with_where_its_repositories_come_from_and_the_size_of_its_vms() {
+    let view = r#"{"id":"prj_1","name":"web","description":null,"taskCode":"WEB","repos":[
+        {"repoFullName":"acme/web","branch":"main","url":"https://h/acme/web.git","lfs":false,"submodules":true}],
+        "image":null,"projectSetup":null,"vmSize":"large","maxVms":4,"gitIdentity":{"name":"Bot","email":"b@example.org"},
+        "createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-01T00:00:00.000Z"}"#;
+    let fake = Fake::start(move |request| match request.line.as_str() {
+        line if line.ends_with("/view") => Reply::ok(view),
+        line if line.contains("/projects?") => Reply::ok(&project_page()),
+        _ => Reply::not_found(),
+    });
+    let ran = run(hearth_at(&fake.url, &["project", "show", "web"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for part in [
+        "acme/web@main from https://h/acme/web.git, without what Git LFS keeps\n",
+        "VM size:      large\n",
+        "most VMs:     4\n",
+        "Bot <b@example.org>",
+    ] {
+        assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
+    }
+    // A server that has no such view shows what it has.
+    let old = Fake::start(|request| match request.line.as_str() {
+        line if line.ends_with("/view") => Reply::not_found(),
+        line if line.contains("/projects?") => Reply::ok(&project_page()),
+        _ => Reply::ok(PROJECT),
+    });
+    let ran = run(hearth_at(&old.url, &["project", "show", "web"]));
+    assert!(ran.code == 0 && ran.stdout.contains("acme/web@main"), "{ran:?}");
+}

@@ -128,3 +128,10 @@ pub(crate) fn local_server(folder: &Path, pid: u32, url: &str) -> std::fs::File 
     file.lock().unwrap();
     file
 }
+
+/// The folder, open to its owner alone.
+pub(crate) fn private(folder: &Path) -> &Path {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    folder
+}

@@ -1,6 +1,7 @@
 //! The conditions of a pool: what is so and what is not, since when, and what to do about it. A new one is a variant, its
 //! rule in [`is_so`] and its sentence in [`message`].
 
+use hearth_api::counted::{count, times_in_a_row};
 use hearth_api::explain::Condition;
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::Unresponsive;
@@ -160,7 +161,12 @@ fn message(kind: Kind, status: bool, facts: &Facts<'_>, holds: &Holds) -> String
 fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
     let (pool, account, project) = (facts.pool, facts.account, project_word(facts.project));
     match kind {
-        Kind::Full => format!("{} of {} are ready", account.ready, pool.target),
+        Kind::Full => format!(
+            "{} of {} {} ready",
+            account.ready,
+            pool.target,
+            is_or_are(account.ready)
+        ),
         Kind::Fresh => "everything that is ready is of the wanted recipe".to_owned(),
         Kind::Building => {
             let boots = being_made(account).map(|boot| {
@@ -179,15 +185,17 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             boots.collect::<Vec<_>>().join("; ")
         }
         Kind::Rolling => format!(
-            "{} of {} ready VMs are of the wanted recipe; the others are replaced one by one",
-            account.current, account.ready
+            "{} of {} {} of the wanted recipe; the others are replaced one by one",
+            account.current,
+            count(account.ready, "ready VM"),
+            is_or_are(account.current)
         ),
         Kind::RecipeFailing => format!("{}; {}; {}", failing(facts), serving_instead(facts), look_into(facts)),
         Kind::BreakerOpen => {
             let until = breaker(account).map_or(facts.now, |pause| pause.until);
             format!(
-                "after {} failures in a row{} it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
-                pool.streak.recipe.max(BREAKER_AFTER),
+                "after {} in a row{} it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
+                count(pool.streak.recipe.max(BREAKER_AFTER), "failure"),
                 failed_why(facts),
                 clock(until)
             )
@@ -197,7 +205,8 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             let failures = troubled(pool).unwrap_or_default().host;
             let why = failed_why(facts);
             format!(
-                "this host failed {failures} times in a row{why}; it is tried again by itself, `hearth doctor` shows what this host lacks"
+                "this host failed {}{why}; it is tried again by itself, `hearth doctor` shows what this host lacks",
+                times_in_a_row(failures)
             )
         }
         Kind::ImageMissing | Kind::RepositoryMissing => {
@@ -237,9 +246,10 @@ fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
         Kind::Full => counts(facts),
         Kind::Fresh if account.ready == 0 => "nothing is ready".to_owned(),
         Kind::Fresh => format!(
-            "{} of {} ready VMs are of an older recipe",
+            "{} of {} {} of an older recipe",
             account.ready - account.current,
-            account.ready
+            count(account.ready, "ready VM"),
+            is_or_are(account.ready - account.current)
         ),
         Kind::Building => "nothing is being set up".to_owned(),
         Kind::Rolling => "no ready VM waits for its successor".to_owned(),
@@ -337,9 +347,9 @@ fn failed_why(facts: &Facts<'_>) -> String {
 
 fn serving_instead(facts: &Facts<'_>) -> String {
     let older = facts.account.ready - facts.account.current;
-    let of_before = |count: usize| match count {
-        1 => "1 VM of the recipe before keeps serving".to_owned(),
-        count => format!("{count} VMs of the recipe before keep serving"),
+    let of_before = |older: usize| {
+        let keep = if older == 1 { "keeps" } else { "keep" };
+        format!("{} of the recipe before {keep} serving", count(older, "VM"))
     };
     match (older, facts.account.current) {
         (0, 0) if facts.pool.last_good.is_some() => "the recipe before keeps serving".to_owned(),
@@ -355,6 +365,10 @@ fn look_into(facts: &Facts<'_>) -> String {
         Some((id, _)) => format!("`hearth pool instance {project} {id} --log` shows why"),
         None => format!("`hearth pool test {project}` shows why"),
     }
+}
+
+fn is_or_are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
 }
 
 fn clock(at: Timestamp) -> String {

@@ -1,5 +1,6 @@
 //! The words for what the planner decides, for people.
 
+use hearth_api::counted::{count, times, times_in_a_row};
 use hearth_core::plain_text::clause;
 use hearth_core::plan::{Hold, Reason};
 use hearth_core::recipe::same_set_up;
@@ -24,7 +25,10 @@ pub(super) fn same_kind(one: Hold, other: Hold) -> bool {
 pub(super) fn sentence(hold: Hold) -> String {
     match hold {
         Hold::HostVms { max } => {
-            format!("this host has {max} VMs and may have no more (`hearth serve --max-vms`)")
+            format!(
+                "this host has {} and may have no more (`hearth serve --max-vms`)",
+                count(max, "VM")
+            )
         }
         Hold::HostMemory {
             wants_mib,
@@ -43,7 +47,8 @@ pub(super) fn sentence(hold: Hold) -> String {
              (`hearth serve --memory`), and {kept_mib} MiB stay free so that what is pushed can be set up"
         ),
         Hold::TenantVms { max } => format!(
-            "the projects of this tenant have {max} VMs together and may have no more (`hearth serve --max-vms-per-tenant`)"
+            "the projects of this tenant have {} together and may have no more (`hearth serve --max-vms-per-tenant`)",
+            count(max, "VM")
         ),
         Hold::ProjectVms => "the project has as many VMs as its own limit allows (`maxVms`)".to_owned(),
         Hold::InTheMaking => "as many VMs are in the making as may be at once".to_owned(),
@@ -53,14 +58,21 @@ pub(super) fn sentence(hold: Hold) -> String {
             } else {
                 "a repository cannot be fetched or lacks the branch"
             };
-            format!("{what}: looked for {failures} times in vain; the pauses between two looks grow")
+            format!(
+                "{what}: looked for {} in vain; the pauses between two looks grow",
+                times(failures)
+            )
         }
         Hold::BreakerOpen { failures } => format!(
-            "the set-up failed {failures} times in a row; no more VMs are made by it until it changes, some time has passed or \
-             `hearth pool retry` says so"
+            "the set-up failed {}; no more VMs are made by it until it changes, some time has passed or \
+             `hearth pool retry` says so",
+            times_in_a_row(failures)
         ),
         Hold::HostTrouble { failures } => {
-            format!("this host failed {failures} times in a row; the next try waits a little")
+            format!(
+                "this host failed {}; the next try waits a little",
+                times_in_a_row(failures)
+            )
         }
     }
 }

@@ -1,31 +1,37 @@
 //! Why a pool is as it is, as text for people: the summary first, then what is so, then the details.
 
 use bytesize::ByteSize;
+use hearth_api::counted::times;
 use hearth_api::explain::{
     Condition, DecisionExplained, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained,
     TemplateInfo,
 };
 
-use crate::output;
 use crate::text::clean_line;
+use crate::{hint, output, words};
 
 /// As much of a commit as git shows.
 const SHORT_COMMIT_CHARS: usize = 7;
 /// Conditions that only say how far the wish is fulfilled, which the summary says too.
 const PLAIN: [&str; 3] = ["Full", "Fresh", "Disabled"];
 
+/// A sentence of the server in this program's words, with commands that find that server.
+fn said(sentence: &str) -> String {
+    hint::complete(&words::in_sentence(&clean_line(sentence)))
+}
+
 /// The summary, and what else is so of the pool.
 pub(super) fn headline(explained: &PoolExplained) -> String {
-    let mut text = clean_line(&explained.summary);
+    let mut text = said(&explained.summary);
     let told = |it: &&Condition| it.status && !PLAIN.contains(&it.kind.as_str());
     for condition in explained.conditions.iter().filter(told) {
-        text.push_str(&format!("\n  {}: {}", condition.kind, clean_line(&condition.message)));
+        text.push_str(&format!("\n  {}: {}", condition.kind, said(&condition.message)));
     }
     text
 }
 
 pub(super) fn show(explained: &PoolExplained, decisions: bool) -> String {
-    let mut text = clean_line(&explained.summary);
+    let mut text = said(&explained.summary);
     let mut part = |part: String| {
         text.push_str("\n\n");
         text.push_str(&part);
@@ -50,7 +56,7 @@ fn conditions(all: &[Condition]) -> String {
             it.kind.clone(),
             if it.status { "yes" } else { "no" }.to_owned(),
             output::ago(it.since),
-            clean_line(&it.message),
+            said(&it.message),
         ]
     };
     output::table(["Condition", "Is so", "Since", "What"], all.iter().map(row))
@@ -63,7 +69,7 @@ fn what_is_made(explained: &PoolExplained) -> String {
         format!("{} (the wanted one has no template yet)", explained.serving_recipe)
     };
     let host = &explained.host;
-    output::pairs([
+    output::wrapped_pairs([
         ("wanted recipe", explained.recipe.clone()),
         ("new VMs are of", serving),
         (
@@ -79,7 +85,7 @@ fn what_is_made(explained: &PoolExplained) -> String {
             "memory for VMs",
             format!("{} of {} MiB", host.memory_mib, host.max_memory_mib),
         ),
-        ("claimed VMs", host.claimed_memory.clone()),
+        ("claimed VMs", said(&host.claimed_memory)),
         ("being made", being_made(host)),
         (
             "disk for templates",
@@ -135,7 +141,7 @@ fn repository(repo: &RepositoryExplained) -> String {
 
 fn instances(all: &[InstanceExplained]) -> String {
     let row = |instance: &InstanceExplained| {
-        let missed = (instance.missed > 0).then(|| format!("; has not answered {} times", instance.missed));
+        let missed = (instance.missed > 0).then(|| format!("; has not answered {}", times(instance.missed)));
         let ended = instance.vm_ended_at.map(|at| {
             let why = instance.vm_ended_because.as_deref().unwrap_or_default();
             clean_line(&format!("; VM ended {}: {why}", output::ago(at)))
@@ -197,7 +203,7 @@ fn decided(all: &[DecisionExplained]) -> String {
             it.action.clone(),
             about.unwrap_or_else(|| "-".to_owned()),
             format!("{} of {}, {} being made", inputs.ready, inputs.target, inputs.making),
-            clean_line(&it.reason),
+            said(&it.reason),
         ]
     };
     output::table(

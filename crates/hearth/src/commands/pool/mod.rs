@@ -214,10 +214,13 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
                 detail = crate::boot::follow(&client, &project.id, &id, &mut crate::boot::Screen::on_stderr()).await?;
             }
             let gone = gone::of_one(&client, &id).await;
-            output::print(globals.json, &detail, |detail| match raw {
-                true => show::raw_log(detail),
-                false => show::instance(detail, gone.as_ref(), log),
-            })?;
+            if globals.json {
+                output::print_json(&detail)?;
+            } else if raw {
+                output::print_as_it_is(&show::raw_log(&detail))?;
+            } else {
+                output::print_as_it_is(&show::instance(&detail, gone.as_ref(), log))?;
+            }
             Ok(0)
         }
     }

@@ -10,7 +10,7 @@ use hearth_api::pool::{Config, PoolView, Status};
 use super::explain;
 use super::gone::{self, Seen};
 use crate::text::{clean_line, clean_lines};
-use crate::{boot, output};
+use crate::{boot, hint, output};
 
 pub(super) fn counts(status: &Status) -> String {
     format!(
@@ -144,7 +144,8 @@ pub(super) fn instance(detail: &InstanceDetail, seen: Option<&Seen>, log: bool) 
     text.push_str("\n\n");
     text.push_str(&boot::table(detail));
     if let Some(reason) = boot::failure(detail) {
-        text.push_str(&format!("\n\nfailed: {}", clean_lines(&reason).join("\n        ")));
+        let reason = hint::complete(&clean_lines(&reason).join("\n        "));
+        text.push_str(&format!("\n\nfailed: {reason}"));
     }
     if log {
         for step in &detail.steps {

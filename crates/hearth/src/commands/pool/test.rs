@@ -1,15 +1,18 @@
 //! `hearth pool test`: one boot from scratch, watched live; says what to do next when it fails.
 
+use std::time::Duration;
+
 use hearth_api::client::{Client, ClientError};
+use hearth_api::exec::ExecRequest;
 use hearth_api::find::ProjectFound;
 use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
 use hearth_api::pool::TestRequest;
 
-use super::TestArgs;
+use super::{TestArgs, gone};
 use crate::args::Globals;
 use crate::boot::{self, Screen};
 use crate::failure::{EXIT_FAILED, EXIT_SIGNAL_BASE, Failure};
-use crate::text::clean_lines;
+use crate::text::{clean_line, clean_lines};
 use crate::{branches, connect, hint, output};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -56,7 +59,11 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     }
     if detail.status == InstanceStatus::Failed {
         let wrong = wrong_branches(&client, &project, &detail).await;
-        say_what_failed(&project, &detail, wrong);
+        let inside = match leaves_a_vm(&detail) {
+            true => inside(&client, &detail).await,
+            false => Inside::Closed(None),
+        };
+        say_what_failed(&project, &detail, wrong, inside);
         if enabled {
             output::note(
                 "the given commands stay saved: VMs of the set-up before keep serving until these work or others are saved",
@@ -94,7 +101,52 @@ async fn wrong_branches(
     branches::explain(client, project).await
 }
 
-fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Option<(Vec<String>, String)>) {
+/// Its reason is the server's own sentence.
+fn was_cancelled(detail: &InstanceDetail) -> bool {
+    let summary = detail.summary.error.as_deref();
+    let said = detail.failure_reason.as_deref().or(summary);
+    said.is_some_and(|reason| reason.starts_with("cancelled by "))
+}
+
+/// Without a VM there is nothing to look into; that of a cancelled boot goes at once.
+fn leaves_a_vm(detail: &InstanceDetail) -> bool {
+    let failed = detail.summary.failed_step.as_deref();
+    !was_cancelled(detail) && failed.is_some_and(|step| step != StepName::CreateVm.as_str())
+}
+
+/// Whether somebody can look into the VM that a boot left.
+enum Inside {
+    Open,
+    /// It is there no more, or does not answer: why.
+    Closed(Option<String>),
+}
+
+/// Asked of the VM itself: what ended it may have been the set-up, a moment ago.
+async fn inside(client: &Client, detail: &InstanceDetail) -> Inside {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let seen = gone::of_one(client, &detail.id).await;
+    if let Some(ended) = seen.and_then(|seen| seen.vm_ended()) {
+        return Inside::Closed(Some(ended));
+    }
+    let question = ExecRequest {
+        argv: Some(vec!["true".to_owned()]),
+        ..ExecRequest::default()
+    };
+    match tokio::time::timeout(PATIENCE, client.exec(&detail.id, &question)).await {
+        // The machine is slow, or the server is an older one: it may still be.
+        Err(_) | Ok(Ok(_)) => Inside::Open,
+        Ok(Err(ClientError::Api { status: 404 | 405, .. } | ClientError::Decode { .. })) => Inside::Open,
+        Ok(Err(error @ ClientError::Api { .. })) => Inside::Closed(Some(error.to_string())),
+        Ok(Err(_)) => Inside::Closed(None),
+    }
+}
+
+fn say_what_failed(
+    project: &ProjectFound,
+    detail: &InstanceDetail,
+    wrong: Option<(Vec<String>, String)>,
+    inside: Inside,
+) {
     let reason = boot::failure(detail).unwrap_or_else(|| "it said nothing".to_owned());
     let failed = detail.summary.failed_step.as_deref();
     let mut lines = vec![format!("\nFAILED: {}", clean_lines(&reason).join("\n  "))];
@@ -106,14 +158,14 @@ fn say_what_failed(project: &ProjectFound, detail: &InstanceDetail, wrong: Optio
     let name = &project.name;
     let id = &detail.id;
     lines.push("what to do next:".to_owned());
-    // Without a VM there is nothing to look into; that of a cancelled boot goes at once.
-    let said = detail.failure_reason.as_deref().or(detail.summary.error.as_deref());
-    let cancelled = said.is_some_and(|reason| reason.starts_with("cancelled by "));
-    if !cancelled && failed.is_some_and(|step| step != StepName::CreateVm.as_str()) {
-        lines.push(format!(
+    let cancelled = was_cancelled(detail);
+    match inside {
+        Inside::Open => lines.push(format!(
             "  look inside (the VM stays for 15 minutes): {}",
             hint::command(["shell", id.as_str()])
-        ));
+        )),
+        Inside::Closed(Some(why)) => lines.push(format!("  its VM cannot be looked into: {}", clean_line(&why))),
+        Inside::Closed(None) => {}
     }
     lines.push(format!(
         "  read the whole log:                        {}",

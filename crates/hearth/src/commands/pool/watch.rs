@@ -11,7 +11,7 @@ use super::show;
 use crate::args::Globals;
 use crate::commands::exec::until_stopped;
 use crate::failure::Failure;
-use crate::output;
+use crate::{hint, output};
 
 /// Pause between two looks.
 const POLL_PAUSE: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ async fn look(globals: &Globals, client: &Client, project: &ProjectFound) -> Res
         return serde_json::to_string(&view).map_err(|error| Look::Failed(Failure::new(error.to_string())));
     }
     let (view, explained) = show::both(client, project, view).await?;
-    Ok(show::pool(&view, &explained))
+    Ok(hint::complete(&show::pool(&view, &explained)))
 }
 
 /// On a screen in the place of what was there, elsewhere below it.
@@ -78,5 +78,5 @@ fn present(text: &str) -> Result<(), Failure> {
     if std::io::stdout().is_terminal() {
         Term::stdout().clear_screen()?;
     }
-    output::print_line(text)
+    output::print_as_it_is(text)
 }

@@ -10,12 +10,13 @@ use hearth_api::error::ErrorCode;
 use hearth_api::find::ProjectFound;
 use hearth_api::page::Page;
 use hearth_api::pool::SetupCommand;
-use hearth_api::project::{CreateProject, PatchProject, Project, RepoInput, VmSize};
+use hearth_api::project::{CreateProject, PatchProject, Project, ProjectView, RepoInput, RepoView, VmSize};
 
 use crate::args::{GitIdentityArgs, Globals};
 use crate::editor::Edited;
 use crate::failure::Failure;
 use crate::setup_commands::parse_command;
+use crate::text::clean_line;
 use crate::{branches, connect, hint, output};
 
 use repo::parse_repo;
@@ -257,8 +258,14 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
         ProjectCommand::Show { project } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
-            let project = client.get_project(&project.id).await?;
-            output::print(globals.json, &project, show)?;
+            match client.view_project(&project.id).await {
+                Ok(view) => output::print(globals.json, &view, show_all)?,
+                // A server that is older than views.
+                Err(error) if error.is_not_found() || matches!(error, ClientError::Decode { .. }) => {
+                    output::print(globals.json, &client.get_project(&project.id).await?, show)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         ProjectCommand::Delete { project, yes } => {
             let client = connect::client(globals)?;
@@ -319,6 +326,58 @@ fn show(project: &Project) -> String {
             } else {
                 repos(project, "\n")
             },
+        ),
+        ("created", output::ago(project.created_at)),
+        ("changed", output::ago(project.updated_at)),
+    ])
+}
+
+/// Everything that can be set.
+fn show_all(project: &ProjectView) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let repo = |repo: &RepoView| {
+        let without = [
+            (repo.lfs, ", without what Git LFS keeps"),
+            (repo.submodules, ", without submodules"),
+        ];
+        let line = format!("{}@{} from {}", repo.repo_full_name, repo.branch, repo.url);
+        clean_line(
+            &without
+                .iter()
+                .filter(|(has, _)| !has)
+                .fold(line, |line, (_, text)| line + text),
+        )
+    };
+    let command =
+        |command: &SetupCommand| clean_line(&format!("{}: {}", command.name, command.command.replace('\n', "; ")));
+    let identity = project.git_identity.as_ref();
+    output::pairs([
+        ("name", project.name.clone()),
+        ("id", project.id.to_string()),
+        ("description", or_dash(project.description.as_deref().map(clean_line))),
+        ("task code", project.task_code.clone()),
+        ("repositories", output::lines_or_dash(project.repos.iter().map(repo))),
+        ("VM size", project.vm_size.as_str().to_owned()),
+        (
+            "image",
+            project.image.clone().unwrap_or_else(|| "the newest".to_owned()),
+        ),
+        (
+            "commands",
+            output::lines_or_dash(project.project_setup.iter().flatten().map(command)),
+        ),
+        (
+            "most VMs",
+            project
+                .max_vms
+                .map_or_else(|| "as many as the server allows".to_owned(), |most| most.to_string()),
+        ),
+        (
+            "commits by",
+            identity.map_or_else(
+                || "the owner of the claiming token".to_owned(),
+                |identity| clean_line(&format!("{} <{}>", identity.name, identity.email)),
+            ),
         ),
         ("created", output::ago(project.created_at)),
         ("changed", output::ago(project.updated_at)),
