@@ -75,6 +75,11 @@ fn completed(rest: &str, server: &[String]) -> Option<String> {
     (!words.is_empty()).then(|| format!("{PROGRAM}{} {rest}", words.join(" ")))
 }
 
+/// The same for the server of another data folder.
+pub(crate) fn command_at<'a>(data_dir: &std::path::Path, words: impl IntoIterator<Item = &'a str>) -> String {
+    line(words, [DATA_DIR, &data_dir.display().to_string()])
+}
+
 fn line<'a>(words: impl IntoIterator<Item = &'a str>, server: impl IntoIterator<Item = &'a str>) -> String {
     let all = std::iter::once("hearth").chain(server).chain(words);
     all.map(word).collect::<Vec<_>>().join(" ")

@@ -21,6 +21,8 @@ const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 const PAGE_WIDTH: usize = 120;
 /// Words up to this length are never cut: ids are shorter, with what stands around them.
 const LONGEST_WORD: usize = 40;
+/// Stands for a blank where no line may end, until the table is laid out.
+const NO_BREAK: &str = "\u{a0}";
 /// Blanks before and after what stands in a column.
 const PADDING: (u16, u16) = (0, 2);
 
@@ -92,15 +94,22 @@ fn laid_out(mut table: Table) -> String {
         _ => PAGE_WIDTH,
     };
     let padding = usize::from(PADDING.0 + PADDING.1);
+    // The table itself puts a blank between two columns.
+    let between = table.column_count().saturating_sub(1);
     let needs: Vec<Need> = (0..table.column_count()).map(|at| need_of(&table, at)).collect();
-    let widths = widths(&needs, page.saturating_sub(padding * needs.len()));
+    let widths = widths(&needs, page.saturating_sub(padding * needs.len() + between));
     table.set_content_arrangement(ContentArrangement::Dynamic);
     for (column, width) in table.column_iter_mut().zip(widths) {
         column.set_padding(PADDING);
         let width = u16::try_from(width + padding).unwrap_or(u16::MAX);
         column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
     }
-    table.trim_fmt()
+    table.trim_fmt().replace(NO_BREAK, " ")
+}
+
+/// Words that a table leaves on one line.
+pub(crate) fn unbroken(text: &str) -> String {
+    text.replace(' ', NO_BREAK)
 }
 
 /// What a column needs.
@@ -235,7 +244,7 @@ mod tests {
         assert!(text.lines().count() > 6 && text.lines().count() < 16, "{text}");
         let text = wrapped_pairs([("a", long), ("b", "1\n2".to_owned())]);
         assert!(text.lines().all(|line| line.chars().count() <= PAGE_WIDTH), "{text}");
-        assert!(text.starts_with("a:") && text.ends_with("b:  1\n    2"), "{text}");
+        assert!(text.starts_with("a:") && text.ends_with("b:   1\n     2"), "{text}");
     }
 
     #[test]

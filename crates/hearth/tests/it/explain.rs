@@ -114,6 +114,7 @@ fn every_hint_of_a_chosen_server_carries_the_choice() {
             "after 3 failures",
             "`miss: require` after 3 failures (`hearth serve --max-vms`)",
         )),
+        "GET /api/v1/tokens" => Reply::ok(r#"{"items":[]}"#),
         _ => route(request),
     });
     let folder = tempfile::tempdir().unwrap();

@@ -67,7 +67,11 @@ fn image_of_the_machine_is_found_by_every_data_folder() {
     let machine = Machine::new();
     let none = machine.run("one", &["image", "list"]);
     assert!(
-        none.stdout.contains("hearth image build") && none.stdout.contains("shared"),
+        // It is built into the folder that was named.
+        none.stdout.contains(&format!(
+            "hearth --data-dir {} image build",
+            machine.path("one").display()
+        )) && none.stdout.contains("shared"),
         "{}",
         none.stdout
     );
@@ -110,7 +114,8 @@ fn image_that_a_data_folder_uses_is_not_removed() {
             "in use",
             "1 VM and 1 template",
             other.to_str().unwrap(),
-            "hearth release",
+            // The VMs are another server's.
+            &format!("hearth --data-dir {} release", other.display()),
         ] {
             assert!(refused.stderr.contains(text), "{text}: {}", refused.stderr);
         }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{output, places};
+use crate::{hint, output, places};
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
@@ -206,12 +206,16 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
                 user.data_dir.display()
             ));
         }
-        let vms = in_the_way.iter().any(|user| user.vms > 0);
-        return Err(refused.hint(if vms {
-            "wait until its VMs are replaced, or remove them with `hearth pool clear` and `hearth release`"
-        } else {
-            "templates go an hour after their last use; --force removes the image at once, and they are made anew when needed"
-        }));
+        return Err(match in_the_way.iter().find(|user| user.vms > 0) {
+            Some(user) => refused.hint(format!(
+                "wait until its VMs are replaced, or remove them with `{}` and `{}`",
+                hint::command_at(&user.data_dir, ["pool", "clear", "PROJECT"]),
+                hint::command_at(&user.data_dir, ["release", "INSTANCE"])
+            )),
+            None => refused.hint(
+                "templates go an hour after their last use; --force removes the image at once, and they are made anew when needed",
+            ),
+        });
     }
     let removed = remove_everywhere(&stores, data, &found)?;
     output::print(globals.json, &removed, |removed| {

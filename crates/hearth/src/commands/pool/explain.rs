@@ -180,7 +180,10 @@ fn instances(all: &[InstanceExplained]) -> String {
 fn checkout(repo: &RepoBehind) -> String {
     let behind = match repo.behind {
         Some(0) => String::new(),
-        Some(count) => format!(" ({} behind)", output::count(count, "commit")),
+        Some(count) => format!(
+            " {}",
+            output::unbroken(&format!("({} behind)", output::count(count, "commit")))
+        ),
         None => " (not known how far behind)".to_owned(),
     };
     clean_line(&format!("{} {}{behind}", repo.repo_full_name, short(&repo.commit)))
