@@ -76,8 +76,9 @@ fn completed(rest: &str, server: &[String]) -> Option<String> {
 }
 
 /// The same for the server of another data folder.
-pub(crate) fn command_at<'a>(data_dir: &std::path::Path, words: impl IntoIterator<Item = &'a str>) -> String {
-    line(words, [DATA_DIR, &data_dir.display().to_string()])
+pub(crate) fn command_at(data_dir: &std::path::Path, words: &[&str]) -> String {
+    let folder = data_dir.display().to_string();
+    line(words.iter().copied(), [DATA_DIR, folder.as_str()])
 }
 
 fn line<'a>(words: impl IntoIterator<Item = &'a str>, server: impl IntoIterator<Item = &'a str>) -> String {

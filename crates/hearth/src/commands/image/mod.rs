@@ -209,8 +209,8 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
         return Err(match in_the_way.iter().find(|user| user.vms > 0) {
             Some(user) => refused.hint(format!(
                 "wait until its VMs are replaced, or remove them with `{}` and `{}`",
-                hint::command_at(&user.data_dir, ["pool", "clear", "PROJECT"]),
-                hint::command_at(&user.data_dir, ["release", "INSTANCE"])
+                hint::command_at(&user.data_dir, &["pool", "clear", "PROJECT"]),
+                hint::command_at(&user.data_dir, &["release", "INSTANCE"])
             )),
             None => refused.hint(
                 "templates go an hour after their last use; --force removes the image at once, and they are made anew when needed",
