@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(REQUEST.bytes, 64 << 20);
         assert_eq!(SECRET.bytes, 64 << 10);
         let document = hearth_server::openapi_document();
-        let value = &document["components"]["schemas"]["Variable"]["properties"]["value"];
+        let value = &document["components"]["schemas"]["VariableValue"];
         assert!(value.to_string().contains(r#""maxLength":100000"#), "{value}");
     }
 

@@ -244,7 +244,7 @@ mod tests {
         assert!(text.lines().count() > 6 && text.lines().count() < 16, "{text}");
         let text = wrapped_pairs([("a", long), ("b", "1\n2".to_owned())]);
         assert!(text.lines().all(|line| line.chars().count() <= PAGE_WIDTH), "{text}");
-        assert!(text.starts_with("a:") && text.ends_with("b:   1\n     2"), "{text}");
+        assert!(text.starts_with("a:") && text.ends_with("b:  1\n    2"), "{text}");
     }
 
     #[test]
