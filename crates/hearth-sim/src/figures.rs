@@ -25,6 +25,8 @@ pub(crate) struct Figures {
     pub(crate) passes: u64,
     pub(crate) faults: u64,
     pub(crate) restarts: u64,
+    /// Boots that went on after a restart, as the same instance.
+    pub(crate) went_on: u64,
     pub(crate) outages: u64,
     /// Templates that were found damaged when they were to be used.
     pub(crate) damaged: u64,
@@ -54,6 +56,7 @@ impl Figures {
             passes: 0,
             faults: 0,
             restarts: 0,
+            went_on: 0,
             outages: 0,
             damaged: 0,
             calls: 0,
@@ -87,6 +90,7 @@ impl Figures {
             (&mut self.passes, other.passes),
             (&mut self.faults, other.faults),
             (&mut self.restarts, other.restarts),
+            (&mut self.went_on, other.went_on),
             (&mut self.outages, other.outages),
             (&mut self.damaged, other.damaged),
             (&mut self.calls, other.calls),
@@ -138,8 +142,8 @@ impl Figures {
             (
                 "faults and changes",
                 format!(
-                    "{}, {} restarts, {} outages, {} damaged templates found",
-                    self.faults, self.restarts, self.outages, self.damaged
+                    "{}, {} restarts ({} boots went on), {} outages, {} damaged templates found",
+                    self.faults, self.restarts, self.went_on, self.outages, self.damaged
                 ),
             ),
             ("times everything was found settled", self.settled.to_string()),

@@ -197,7 +197,7 @@ mod tests {
         }
         // A run in which nothing happens proves nothing.
         assert!(all.served() > 10_000 && all.warm > 0 && all.fork > 0 && all.joined > 0 && all.cold > 0);
-        assert!(all.restarts > 3 && all.outages > 1 && all.faults > 100 && all.settled == 6);
+        assert!(all.restarts > 3 && all.went_on > 3 && all.outages > 1 && all.faults > 100 && all.settled == 6);
         let again = |seed| {
             Sim::new(Plan {
                 pools: 20,

@@ -62,6 +62,12 @@ pub(crate) struct Slot {
     /// The claim that waits for it.
     pub(crate) claim: u32,
     pub(crate) outcome: Outcome,
+    /// When its boot began, and how long that takes.
+    pub(crate) boot: (Micros, Micros),
+    /// What is left of a boot that was interrupted, after what of it was frozen; `None`: all of it.
+    pub(crate) left: Option<Micros>,
+    /// How often the end of a server interrupted its boot, and the next one went on with it.
+    pub(crate) restarts: u32,
     /// The last pass that named it.
     pub(crate) named: u64,
 }
@@ -269,6 +275,9 @@ impl State {
             claims: 0,
             claim: NOBODY,
             outcome: Outcome::Good,
+            boot: (0, 0),
+            left: None,
+            restarts: 0,
             named: 0,
         };
         let slot = match self.free.pop() {

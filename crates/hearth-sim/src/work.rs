@@ -16,8 +16,15 @@ const SET_UP_FAILS: f64 = 0.02;
 const END_UNKNOWN: f64 = 0.001;
 /// Of VMs being torn down: this share is not at the first time.
 const DESTROY_FAILS: f64 = 0.005;
-/// Of boots under way when a server ends: the VM of this share appears only later.
-const LATE: f64 = 0.3;
+/// Of boots under way when a server ends: the next one finds a driver that does not answer for this share, and leaves them to the
+/// planner.
+const LEFT_ALONE: f64 = 0.3;
+/// Of these: the VM of this share appears only later.
+const LATE: f64 = 0.5;
+/// A boot that was interrupted so often is left to the planner as well.
+const MOST_RESTARTS: u32 = 3;
+/// A set-up is frozen so often on its way.
+const STAGES: u64 = 5;
 
 impl Sim {
     /// What the last pass decided, by the rows as they are now.
@@ -66,8 +73,13 @@ impl Sim {
                 {
                     let (pool, _) = self.state.place(slot);
                     let wanted = self.state.world.pools[pool].recipe.clone();
-                    if !self.state.row(slot).is_test && self.state.has_template(pool, &wanted) {
+                    let ordered = self.state.row(slot).recipe.clone();
+                    let goes_on = self.state.slots[slot as usize].restarts > 0 && !self.state.has_template(pool, &ordered);
+                    let takes_wanted = goes_on || !self.state.row(slot).is_test && self.state.has_template(pool, &wanted);
+                    if takes_wanted && ordered != wanted {
                         self.state.row_mut(slot).recipe = wanted;
+                        // What was frozen of another recipe is of no use.
+                        self.state.slots[slot as usize].left = None;
                     }
                     self.begin_boot(slot)?;
                 }
@@ -143,6 +155,8 @@ impl Sim {
         let forked = row.forked;
         let took = if forked {
             self.between(SECOND * 6 / 100, SECOND * 18 / 100)
+        } else if let Some(left) = self.state.slots[slot as usize].left {
+            left
         } else {
             self.between(20 * SECOND, 90 * SECOND)
         };
@@ -170,6 +184,7 @@ impl Sim {
         self.state.unseen.push(slot);
         let entry = &mut self.state.slots[slot as usize];
         entry.outcome = outcome;
+        entry.boot = (self.state.now, took);
         entry.job = entry.job.wrapping_add(1);
         let (job, serial) = (entry.job, entry.serial);
         self.note("begun", pool, serial);
@@ -320,6 +335,10 @@ impl Sim {
         entry.job = entry.job.wrapping_add(1);
         let serial = entry.serial;
         if self.state.row(slot).state == InstanceState::Provisioning {
+            if self.state.slots[slot as usize].restarts < MOST_RESTARTS && !self.chance(LEFT_ALONE) {
+                self.take_over(slot);
+                return Ok(());
+            }
             self.state.row_mut(slot).work = Work::Abandoned;
             if self.state.is_alive(slot) && self.chance(LATE) {
                 self.late_births.insert(serial, self.state.birth(slot)?);
@@ -334,6 +353,27 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// The next server removes what is half made, and the boot waits for its turn again: the same instance, from the last stage
+    /// that was frozen.
+    fn take_over(&mut self, slot: u32) {
+        self.state.remove_vm_of(slot);
+        let row = self.state.row_mut(slot);
+        row.work = Work::Unstarted;
+        let (was_forked, recipe) = (row.forked, row.recipe.clone());
+        let (pool, _) = self.state.place(slot);
+        self.state.row_mut(slot).forked = self.state.has_template(pool, &recipe);
+        let now = self.state.now;
+        let entry = &mut self.state.slots[slot as usize];
+        entry.restarts += 1;
+        let (began, took) = entry.boot;
+        let stage = (took / STAGES).max(1);
+        let frozen = (now.saturating_sub(began) / stage * stage).min(took);
+        entry.left = (!was_forked).then_some(took - frozen);
+        let serial = entry.serial;
+        self.figures.went_on += 1;
+        self.note("goes on", pool, serial);
     }
 
     /// A call of a server that is gone takes effect at last. Its row may be gone.
