@@ -1,6 +1,7 @@
 //! Which command of which step failed is said wherever a person reads it; the documented reason stays as it is documented.
 
-use hearth_drivers::fake::{ExecRule, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeOptions, Special};
+use hearth_guest::ExecEnd;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -138,4 +139,40 @@ async fn hooks_scripts_and_clones_are_named_with_their_repository() {
         failure.starts_with("clone_repo: acme/clones-lib has no branch `nowhere`"),
         "{failure}"
     );
+}
+
+#[tokio::test]
+async fn a_command_that_was_killed_or_took_too_long_is_named_too() {
+    let killed = ExecEnd::Exited {
+        code: None,
+        signal: Some(9),
+        duration_ms: 1,
+        log: None,
+        out_of_memory: None,
+    };
+    for (end, says) in [
+        (killed, "warm_pool_setup: the command `it` was ended by signal 9"),
+        (
+            ExecEnd::TimedOut {
+                duration_ms: 1,
+                code: None,
+                signal: None,
+            },
+            "warm_pool_setup: the command `it` timed out after ",
+        ),
+        (
+            ExecEnd::NotStarted {
+                reason: "no such folder".to_owned(),
+                code: None,
+            },
+            "warm_pool_setup: the command `it` could not be started: no such folder",
+        ),
+    ] {
+        let server = server_on_which(ExecRule::does("run-it", Special::End(end))).await;
+        let project = server.project(bare_project()).await;
+        let commands = json!([{ "name": "it", "command": "run-it" }]);
+        let (_, failure) = failed(&server, &project, json!({ "setupCommands": commands })).await;
+        assert!(failure.starts_with(says), "{failure}");
+        server.stop().await;
+    }
 }
