@@ -74,8 +74,10 @@ impl Sim {
                     let (pool, _) = self.state.place(slot);
                     let wanted = self.state.world.pools[pool].recipe.clone();
                     let ordered = self.state.row(slot).recipe.clone();
-                    let goes_on = self.state.slots[slot as usize].restarts > 0 && !self.state.has_template(pool, &ordered);
-                    let takes_wanted = goes_on || !self.state.row(slot).is_test && self.state.has_template(pool, &wanted);
+                    let goes_on =
+                        self.state.slots[slot as usize].restarts > 0 && !self.state.has_template(pool, &ordered);
+                    let takes_wanted =
+                        goes_on || !self.state.row(slot).is_test && self.state.has_template(pool, &wanted);
                     if takes_wanted && ordered != wanted {
                         self.state.row_mut(slot).recipe = wanted;
                         // What was frozen of another recipe is of no use.
