@@ -1,7 +1,7 @@
 //! Start and end of a server.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +66,18 @@ pub enum ServeError {
     Driver(#[from] hearth_drivers::DriverError),
 }
 
+/// Mode of a folder that only its owner can enter.
+const OWNER_ALONE: u32 = 0o700;
+
+/// Makes a folder that only its owner can enter, or makes it one: whatever the data folder's own mode is, repositories lie in it.
+fn private_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(OWNER_ALONE)
+        .create(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_ALONE))
+}
+
 /// Runs a server until `stop` is cancelled. `ready` is called with its address when it listens. VMs outlive it.
 pub async fn serve(
     options: ServeOptions,
@@ -88,14 +100,15 @@ pub async fn serve_with(
         let path = path.to_owned();
         move |source| ServeError::DataDir { path, source }
     };
+    // One that is there may hold other things, too: what is secret in it is closed by itself.
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(OWNER_ALONE)
         .create(folder)
         .map_err(fail(folder))?;
     let _lock = lock(folder).await?;
     let mirrors = folder.join("mirrors");
-    std::fs::create_dir_all(&mirrors).map_err(fail(&mirrors))?;
+    private_folder(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
     let cipher = Cipher::open(&folder.join("secret.key"))?;
     let reserve = Reserve::open(folder, options.reserve_mib << 20);

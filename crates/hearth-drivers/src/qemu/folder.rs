@@ -8,7 +8,7 @@
 //! ram           its memory, when it can be frozen            disk-1.qcow2  the layer above disk.qcow2 after it was frozen
 //! ```
 //! When the server is root, the folder is root's and only disk, console and `run/` belong to the VMs' user: a QEMU that was
-//! taken over can then not plant a link for root to follow.
+//! taken over can then not plant a link for root to follow. No other user of the host can enter it (`access.rs`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -22,6 +22,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+use super::access;
 use super::template::Layer;
 use crate::files::bytes_on_disk;
 use crate::network::INSIDE;
@@ -243,14 +244,24 @@ impl VmFolder {
     }
 
     /// Makes the folder with its record and empty logs. `record.process` is still absent.
-    pub(super) fn make(&self, record: &Record) -> io::Result<()> {
-        fs::create_dir_all(&self.path)?;
-        fs::set_permissions(&self.path, Permissions::from_mode(0o711))?;
+    pub(super) fn make(&self, record: &Record, user: &VmUser) -> io::Result<()> {
+        access::make_folder(&self.path, user)?;
         self.write(record)?;
-        File::create(self.path.join("qemu.log"))?;
-        File::create(self.console_path())?;
-        fs::create_dir_all(self.path.join("run"))?;
-        fs::set_permissions(self.path.join("run"), Permissions::from_mode(0o700))
+        for log in [self.log_path(), self.console_path()] {
+            File::create(&log)?;
+            access::keep_file(&log)?;
+        }
+        access::make_folder(&self.path.join("run"), &VmUser::Same)
+    }
+
+    /// Closes what an older version has left open to other users of the host.
+    pub(super) fn close(&self, user: &VmUser) -> io::Result<()> {
+        access::close_files_of_vm(&self.path)?;
+        access::close_folder(&self.path, user)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.path.join("qemu.log")
     }
 
     /// Gives QEMU's user what QEMU writes to.
@@ -279,15 +290,12 @@ impl VmFolder {
 
     /// For QEMU's stdout and stderr.
     pub(super) fn open_log(&self) -> io::Result<File> {
-        File::options()
-            .append(true)
-            .create(true)
-            .open(self.path.join("qemu.log"))
+        File::options().append(true).create(true).open(self.log_path())
     }
 
     /// The end of QEMU's own log, on one line.
     pub(super) fn last_words(&self) -> String {
-        let tail = File::open(self.path.join("qemu.log")).and_then(|mut file| tail(&mut file, WORDS_TAIL));
+        let tail = File::open(self.log_path()).and_then(|mut file| tail(&mut file, WORDS_TAIL));
         let text = String::from_utf8_lossy(&tail.unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         if lines.is_empty() {

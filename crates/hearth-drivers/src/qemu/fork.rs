@@ -65,7 +65,7 @@ async fn make(inner: &Inner, folder: &VmFolder, spec: &ForkSpec) -> Result<Creat
             disks: first_disk(),
         };
         folder
-            .make(&record)
+            .make(&record, &inner.user)
             .map_err(|error| error::io("cannot make the VM's folder", error))?;
         (manifest, record, now.accelerator)
     };

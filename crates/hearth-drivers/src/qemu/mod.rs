@@ -4,6 +4,7 @@
 //! server sees and handles the same VMs. What the driver keeps in memory (who is being made, which stream is open) only
 //! matters while its own calls run. It decides nothing: which VMs should exist is its caller's business.
 
+mod access;
 mod command;
 mod environment;
 mod folder;
@@ -25,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -137,11 +138,11 @@ impl QemuDriver {
         );
         options.images_dir = prepare(&options.images_dir)?;
         stores.resolve_own(&options.images_dir);
-        let vms = prepare(&options.data_dir.join("vms"))?;
-        fs::set_permissions(&vms, fs::Permissions::from_mode(0o711))
-            .map_err(|error| error::io(format!("cannot set the mode of {}", vms.display()), error))?;
+        let vms = options.data_dir.join("vms");
+        close_vms(&vms, &user)
+            .map_err(|error| error::io(format!("cannot prepare the folder {}", vms.display()), error))?;
         let templates = options.data_dir.join("templates");
-        let templates = Templates::open(templates.clone())
+        let templates = Templates::open(templates.clone(), user.clone())
             .map_err(|error| error::io(format!("cannot prepare the folder {}", templates.display()), error))?;
         let network = VmNetwork::new(
             options.data_dir.clone(),
@@ -191,6 +192,18 @@ fn prepare(folder: &Path) -> Result<PathBuf, DriverError> {
     fs::create_dir_all(folder)
         .and_then(|()| fs::canonicalize(folder))
         .map_err(|error| error::io(format!("cannot make the folder {}", folder.display()), error))
+}
+
+/// Makes the folder of VMs, which no other user of the host can enter, and closes what an older version has left open in it.
+fn close_vms(vms: &Path, user: &VmUser) -> io::Result<()> {
+    access::make_folder(vms, user)?;
+    access::each(vms, |path, found| {
+        let id = path.file_name().and_then(|name| name.to_str()?.parse::<VmId>().ok());
+        match id.filter(|_| found.is_dir()) {
+            Some(id) => VmFolder::new(vms, &id).close(user),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Looks after what VMs need from the outside while the driver lives.

@@ -104,7 +104,7 @@ pub(super) async fn create(inner: &Inner, spec: &VmSpec) -> Result<Created, Driv
 
 /// The folder, and everything in it that QEMU needs.
 fn prepare(inner: &Inner, folder: &VmFolder, record: &Record) -> std::io::Result<()> {
-    folder.make(record)?;
+    folder.make(record, &inner.user)?;
     let base = format!("{}/rootfs.ext4", command::image_inside(&record.image));
     qcow2::create_layer(&folder.disk(), disk_bytes(record.shape()), &base, "raw")?;
     if record.memory == MemoryKind::Own {

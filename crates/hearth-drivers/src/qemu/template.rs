@@ -10,17 +10,19 @@
 //! those without a lock are swept.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::access;
 use crate::files::{bytes_on_disk, remove_all};
 use crate::network::INSIDE;
+use crate::program::VmUser;
 use crate::sparse;
 use crate::{CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, DriverError, VmShape, error};
 
@@ -30,9 +32,6 @@ const FOUND_DAMAGED: &str = "damaged";
 pub(super) const STATE: &str = "state";
 const MANIFEST: &str = "manifest.json";
 const USED: &str = "used";
-/// Everybody may look (QEMU runs as another user); nobody writes.
-const FOLDER_MODE: u32 = 0o755;
-const FILE_MODE: u32 = 0o444;
 /// Being made, and being removed.
 const MAKING_PREFIX: &str = ".making-";
 const REMOVING_PREFIX: &str = ".removing-";
@@ -129,6 +128,8 @@ impl Manifest {
 #[derive(Debug)]
 pub(super) struct Templates {
     folder: PathBuf,
+    /// Who reads them besides us.
+    user: VmUser,
 }
 
 /// A template that is being made; goes away unless it is finished.
@@ -142,13 +143,32 @@ pub(super) struct Making {
 }
 
 impl Templates {
-    /// Makes the folder and sweeps what a crash has left in it.
-    pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o711))?;
-        let templates = Self { folder };
+    /// Makes the folder, sweeps what a crash has left in it, and closes what an older version has left open.
+    pub(super) fn open(folder: PathBuf, user: VmUser) -> io::Result<Self> {
+        access::make_folder(&folder, &user)?;
+        let templates = Self { folder, user };
         templates.sweep()?;
+        templates.close()?;
         Ok(templates)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        access::each(&self.folder, |path, found| {
+            let is_key = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse::<CheckpointKey>().ok());
+            if !found.is_dir() || is_key.is_none() {
+                return Ok(());
+            }
+            access::each(path, |file, found| {
+                match file.file_name().and_then(|name| name.to_str()) {
+                    _ if !found.is_file() => Ok(()),
+                    Some(MANIFEST | USED | FOUND_DAMAGED) => access::keep_file(file),
+                    _ => access::freeze_file(file, &self.user),
+                }
+            })?;
+            access::close_folder(path, &self.user)
+        })
     }
 
     fn sweep(&self) -> io::Result<()> {
@@ -290,7 +310,7 @@ impl Templates {
         let path = self.folder.join(format!("{MAKING_PREFIX}{key}"));
         // Of a crashed maker; a living one in this process is excluded by the caller.
         remove_all(&path)?;
-        fs::create_dir(&path)?;
+        access::make_folder(&path, &VmUser::Same)?;
         let lock = lock(&path)?.ok_or_else(|| io::Error::other("another server is making it"))?;
         Ok(Making {
             key: key.clone(),
@@ -310,13 +330,8 @@ impl Templates {
             let path = making.path.join(&name);
             let file = File::open(&path)?;
             // What QEMU's user owned is ours from here on.
-            let metadata = file.metadata()?;
-            let us = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-            if (metadata.uid(), metadata.gid()) != us {
-                chown(&path, Some(us.0), Some(us.1))?;
-            }
-            fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
-            bytes += bytes_on_disk(&metadata);
+            access::freeze_file(&path, &self.user)?;
+            bytes += bytes_on_disk(&file.metadata()?);
             // The disk works while the processors sum.
             let (synced, sha256) = std::thread::scope(|scope| {
                 let syncing = scope.spawn(|| file.sync_all());
@@ -350,13 +365,15 @@ impl Templates {
             chain,
             files,
         };
-        File::create(making.path.join(USED))?;
+        let used = making.path.join(USED);
+        File::create(&used)?;
+        access::keep_file(&used)?;
         let path = making.path.join(MANIFEST);
         let file = File::create(&path)?;
         serde_json::to_writer_pretty(&file, &manifest)?;
         file.sync_all()?;
-        fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
-        fs::set_permissions(&making.path, Permissions::from_mode(FOLDER_MODE))?;
+        access::keep_file(&path)?;
+        access::close_folder(&making.path, &self.user)?;
         File::open(&making.path)?.sync_all()?;
         // A damaged one of this name is what the caller wants replaced.
         self.remove(&making.key)?;
@@ -429,153 +446,4 @@ fn lock(folder: &Path) -> io::Result<Option<File>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts() -> Facts {
-        Facts {
-            parent: None,
-            labels: BTreeMap::from([("step".into(), "base".into())]),
-            image: "image".into(),
-            environment: "environment".into(),
-            shape: VmShape {
-                vcpus: 1,
-                memory_mib: 1,
-                disk_gib: 1,
-            },
-            qemu: "0".into(),
-            agent_version: "0".into(),
-            paused_ms: 7,
-            below: Vec::new(),
-        }
-    }
-
-    fn begin(templates: &Templates, folder: &Path, key: &CheckpointKey) -> Making {
-        let mut making = templates.begin(key).unwrap();
-        fs::write(making.path(RAM), [1; 10_000]).unwrap();
-        fs::write(making.path(STATE), "state").unwrap();
-        let disk = folder.join("disk.qcow2");
-        // The last one may be there, and can be read only.
-        drop(fs::remove_file(&disk));
-        fs::write(&disk, "disk").unwrap();
-        making.add_disk(&disk).unwrap();
-        making
-    }
-
-    fn fault(result: Result<(), DriverError>) -> String {
-        let error = result.unwrap_err();
-        match error.checkpoint_fault() {
-            Some(CheckpointFault::Damaged { what, .. }) => what.clone(),
-            other => panic!("{error:?}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_template_is_whole_or_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let key: CheckpointKey = "00112233445566778899".parse().unwrap();
-        let store = folder.path().join("templates");
-        let templates = Templates::open(store.clone()).unwrap();
-        drop(begin(&templates, folder.path(), &key));
-        assert_eq!(fs::read_dir(&store).unwrap().count(), 0, "given up");
-        let making = begin(&templates, folder.path(), &key);
-        // Another driver opens the folder meanwhile.
-        Templates::open(store.clone()).unwrap();
-        assert_eq!(templates.keys().unwrap(), [], "not before it is whole");
-        let manifest = templates.finish(making, facts()).unwrap();
-        assert_eq!(templates.keys().unwrap(), std::slice::from_ref(&key));
-        assert_eq!(templates.read(&key).unwrap(), manifest);
-        assert_eq!(templates.info(&manifest).labels["step"], "base");
-        templates.check(&manifest, CheckDepth::Full).unwrap();
-        assert!(
-            folder.path().join("disk.qcow2").exists(),
-            "the VM's own name for it stays"
-        );
-        // What a crash leaves.
-        for name in [format!("{MAKING_PREFIX}{key}"), format!("{REMOVING_PREFIX}{key}")] {
-            fs::create_dir(store.join(&name)).unwrap();
-            fs::write(store.join(&name).join(RAM), "half").unwrap();
-        }
-        Templates::open(store.clone()).unwrap();
-        assert_eq!(fs::read_dir(&store).unwrap().count(), 1);
-        templates.remove(&key).unwrap();
-        templates.remove(&key).unwrap();
-        assert_eq!(fs::read_dir(&store).unwrap().count(), 0);
-        let error = templates.read(&key).unwrap_err();
-        assert_eq!(error.checkpoint_fault(), Some(&CheckpointFault::Missing { key }));
-    }
-
-    #[test]
-    fn every_kind_of_damage_is_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let key: CheckpointKey = "00112233445566778899".parse().unwrap();
-        let templates = Templates::open(folder.path().join("templates")).unwrap();
-        let path = |name: &str| templates.path(&key).join(name);
-        let make = || {
-            templates
-                .finish(begin(&templates, folder.path(), &key), facts())
-                .unwrap()
-        };
-        for name in [RAM, STATE, "disk-0.qcow2"] {
-            let manifest = make();
-            let before = fs::metadata(path(name)).unwrap().modified().unwrap();
-            fs::set_permissions(path(name), Permissions::from_mode(0o600)).unwrap();
-            let mut bytes = fs::read(path(name)).unwrap();
-            bytes[2] ^= 1;
-            fs::write(path(name), &bytes).unwrap();
-            assert!(fault(templates.check(&manifest, CheckDepth::Quick)).contains("written to"));
-            // Rotten without a trace: only the checksum knows.
-            File::options()
-                .append(true)
-                .open(path(name))
-                .unwrap()
-                .set_modified(before)
-                .unwrap();
-            templates.check(&manifest, CheckDepth::Quick).unwrap();
-            assert!(fault(templates.check(&manifest, CheckDepth::Full)).contains(&format!("{name}: its checksum")));
-            let manifest = make();
-            fs::set_permissions(path(name), Permissions::from_mode(0o600)).unwrap();
-            File::options()
-                .write(true)
-                .open(path(name))
-                .unwrap()
-                .set_len(1)
-                .unwrap();
-            assert!(fault(templates.check(&manifest, CheckDepth::Quick)).contains("1 bytes instead of"));
-            let manifest = make();
-            fs::remove_file(path(name)).unwrap();
-            assert!(fault(templates.check(&manifest, CheckDepth::Quick)).starts_with(name));
-        }
-        make();
-        fs::remove_file(path(MANIFEST)).unwrap();
-        assert!(fault(templates.read(&key).map(drop)).contains("manifest.json: it is gone"));
-        fs::write(path(MANIFEST), "{").unwrap();
-        assert!(fault(templates.read(&key).map(drop)).contains("manifest.json"));
-    }
-
-    #[test]
-    fn damage_below_is_damage() {
-        let folder = tempfile::tempdir().unwrap();
-        let (below, above): (CheckpointKey, CheckpointKey) = (
-            "00112233445566778899".parse().unwrap(),
-            "ff112233445566778899".parse().unwrap(),
-        );
-        let templates = Templates::open(folder.path().join("templates")).unwrap();
-        let first = templates
-            .finish(begin(&templates, folder.path(), &below), facts())
-            .unwrap();
-        let facts = Facts {
-            parent: Some(below.clone()),
-            below: first.chain.clone(),
-            ..facts()
-        };
-        fs::remove_file(folder.path().join("disk.qcow2")).unwrap();
-        let second = templates
-            .finish(begin(&templates, folder.path(), &above), facts)
-            .unwrap();
-        assert!(second.lies_on().all(|key| *key == below));
-        templates.check(&second, CheckDepth::Full).unwrap();
-        templates.remove(&below).unwrap();
-        assert!(fault(templates.check(&second, CheckDepth::Quick)).contains(&format!("{below}/disk-0.qcow2")));
-    }
-}
+mod tests;

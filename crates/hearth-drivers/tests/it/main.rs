@@ -7,6 +7,7 @@ mod contract_forks;
 mod fake;
 mod host;
 mod qemu;
+mod qemu_access;
 mod qemu_crash;
 mod qemu_forks;
 mod qemu_network;

@@ -1,13 +1,15 @@
 //! Known secrets must be nowhere but in the VM.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::StreamExt as _;
-use hearth_drivers::fake::{ExecRule, FakeOptions};
+use hearth_drivers::Driver;
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{SOON, Server, bare_project};
+use crate::harness::{SOON, Server, bare_project, options};
 
 /// What is looked for; long and unlikely enough.
 const SECRET: &str = "it's a \"secret\" $HOME #1\nsecond-line-of-secret";
@@ -120,4 +122,36 @@ async fn values_as_long_as_they_may_be_do_not_hold_up_a_boot() {
         (&json!("ready"), &json!("<***>\n")),
         "{boot}"
     );
+}
+
+/// A data folder that was made by hand may be open to everybody; what lies in it is not, whoever made that.
+#[tokio::test]
+async fn other_users_of_the_host_can_open_nothing_in_an_open_data_folder() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let data = folder.path().join("data");
+    let open = |path: &Path| {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    open(&data);
+    open(&data.join("mirrors"));
+    let made: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
+    let server = Server::start(folder.clone(), options(folder.path()), move |_| Ok(made))
+        .await
+        .unwrap();
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(&data).unwrap().flatten() {
+        let mode = entry.metadata().unwrap().permissions().mode();
+        // The lock is empty, and the pieces of the reserve are zeros.
+        let holds_nothing = entry.metadata().unwrap().len() == 0 || entry.file_name() == "reserve";
+        looked_at += 1;
+        assert!(
+            mode & 0o077 == 0 || holds_nothing,
+            "{} is open: {mode:o}",
+            entry.path().display()
+        );
+    }
+    assert!(looked_at >= 4, "{looked_at}");
+    drop(server);
 }
