@@ -297,6 +297,7 @@ pub async fn delete_project(
     }
     mask_cache::forget(&row.id);
     state.reconciler.wake();
+    state.reconciler.keep_soon();
     Ok(Json(ProjectDeleted {
         deleted: true,
         id: row.id,

@@ -16,6 +16,8 @@ use crate::store::{ProjectRow, StoreError, TemplateRow};
 
 /// How often the keeper makes its round, unless templates are renewed more often than that.
 const ROUND: Duration = Duration::from_secs(60);
+/// While something of a deleted project is left, the keeper comes again so soon, and later each time: its VMs are going.
+const LEFT_BEHIND_AGAIN: Duration = Duration::from_secs(1);
 /// How often every byte of every checkpoint is looked at.
 const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
 /// A checkpoint that no pool needs is kept this long after its last use: whoever tries something out comes back.
@@ -63,25 +65,38 @@ impl Reconciler {
             return;
         }
         let renewal = Duration::try_from(self.template_max_age).unwrap_or(ROUND);
+        let longest = ROUND.min(renewal);
+        let mut again = LEFT_BEHIND_AGAIN;
         loop {
-            if let Err(error) = self.round(Timestamp::now()).await {
+            let left_behind = self.round(Timestamp::now()).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the checkpoints could not be looked after; the next round tries again");
-            }
+                0
+            });
+            let pause = if left_behind > 0 { again.min(longest) } else { longest };
+            again = if left_behind > 0 { again * 2 } else { LEFT_BEHIND_AGAIN }.min(longest);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(ROUND.min(renewal)) => {}
+                () = self.keep_soon.notified() => again = LEFT_BEHIND_AGAIN,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    async fn round(&self, now: Timestamp) -> Result<(), StoreError> {
+    /// A project is gone: what its templates hold goes as soon as no VM lies on them.
+    pub fn keep_soon(&self) {
+        self.keep_soon.notify_one();
+    }
+
+    /// Gives how many checkpoints of deleted projects are left.
+    async fn round(&self, now: Timestamp) -> Result<usize, StoreError> {
         let kept = self.kept().await?;
-        self.sweep(kept, now).await?;
+        let left_behind = self.sweep(kept, now).await?;
         let checked = self.keeping(|keeping| keeping.checked);
         if checked.is_none_or(|at| now.duration_since(at) >= FULL_CHECK) {
             self.verify().await?;
         }
-        self.renew(now).await
+        self.renew(now).await?;
+        Ok(left_behind)
     }
 
     fn keeping<T>(&self, act: impl FnOnce(&mut Keeping) -> T) -> T {
@@ -145,23 +160,36 @@ impl Reconciler {
         infos: &[CheckpointInfo],
         templates: &[TemplateRow],
     ) -> Result<HashSet<CheckpointKey>, StoreError> {
-        let parents: HashMap<&CheckpointKey, Option<&CheckpointKey>> =
-            infos.iter().map(|info| (&info.key, info.parent.as_ref())).collect();
-        let mut needed = HashSet::new();
+        let mut current = Vec::new();
         for (project, recipe) in self.enabled_pools().await? {
-            let mut at = serving(templates, &project, &recipe).map(|template| &template.key);
-            while let Some(key) = at {
-                needed.insert(key.clone());
-                at = parents.get(key).copied().flatten();
-            }
+            current.extend(serving(templates, &project, &recipe).map(|template| &template.key));
         }
-        Ok(needed)
+        Ok(with_below(infos.iter(), current))
     }
 
-    /// Removes what no pool needs: what was not used for long, and, while there is too much, whatever was used longest ago.
-    async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<(), StoreError> {
+    /// What deleted projects have left: their secrets lie in it. What a template of another project is, or lies on, is not theirs alone.
+    async fn left_behind(&self, kept: &[KeptCheckpoint]) -> Result<HashSet<CheckpointKey>, StoreError> {
+        let projects = self.context.store.all_projects().await?;
+        let projects: HashSet<ProjectId> = projects.into_iter().map(|project| project.id).collect();
+        let templates = self.context.store.templates().await?;
+        let living = templates.iter().filter(|template| projects.contains(&template.project));
+        let used = with_below(
+            kept.iter().map(|kept| &kept.info),
+            living.map(|template| &template.key).collect(),
+        );
+        let is_left = |kept: &&KeptCheckpoint| {
+            let is_gone = kept.project.as_ref().is_some_and(|project| !projects.contains(project));
+            is_gone && !used.contains(&kept.info.key)
+        };
+        Ok(kept.iter().filter(is_left).map(|kept| kept.info.key.clone()).collect())
+    }
+
+    /// Removes what no pool needs: what was not used for long, what deleted projects have left, and, while there is too much, whatever
+    /// was used longest ago. Gives how many of deleted projects something still lies on.
+    async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<usize, StoreError> {
         let mut bytes: u64 = kept.iter().map(|kept| kept.info.bytes).sum();
         let owners = self.context.store.checkpoint_owners().await?;
+        let left_behind = self.left_behind(&kept).await?;
         let mut left: Vec<KeptCheckpoint> = kept.into_iter().filter(|kept| !kept.needed).collect();
         // Leaves first, and again, until nothing more can go.
         loop {
@@ -173,7 +201,8 @@ impl Reconciler {
                 let unknown = !owners.contains_key(&info.key);
                 // A build that is under way has it under its feet, or writes its row in a moment.
                 let young = now.duration_since(info.created) < SignedDuration::from_mins(5);
-                let goes = (unknown && !young) || old || bytes > self.template_disk_bytes;
+                let ownerless = left_behind.contains(&info.key);
+                let goes = (unknown && !young) || old || ownerless || bytes > self.template_disk_bytes;
                 if !goes || self.context.driver.remove_checkpoint(&info.key).await.is_err() {
                     stays.push(kept);
                     continue;
@@ -195,7 +224,7 @@ impl Reconciler {
                 "the checkpoints that pools need take more than they may; give them more with --template-disk"
             );
         }
-        Ok(())
+        Ok(left.iter().filter(|kept| left_behind.contains(&kept.info.key)).count())
     }
 
     /// Looks at every byte of every checkpoint. A damaged one is not used any more; the pool makes it anew.
@@ -240,4 +269,22 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// These checkpoints and whatever they lie on.
+fn with_below<'a>(
+    infos: impl Iterator<Item = &'a CheckpointInfo>,
+    from: Vec<&'a CheckpointKey>,
+) -> HashSet<CheckpointKey> {
+    let parents: HashMap<&CheckpointKey, Option<&CheckpointKey>> =
+        infos.map(|info| (&info.key, info.parent.as_ref())).collect();
+    let mut all = HashSet::new();
+    for key in from {
+        let mut at = Some(key);
+        while let Some(key) = at {
+            all.insert(key.clone());
+            at = parents.get(key).copied().flatten();
+        }
+    }
+    all
 }

@@ -107,6 +107,8 @@ pub(crate) struct Inner {
     claimed_reserve: u8,
     /// What is known of the checkpoints on the disk.
     keeping: Mutex<keeper::Keeping>,
+    /// The keeper is to come at once.
+    keep_soon: Notify,
     /// Who works in VMs that would stand still otherwise.
     awake: Arc<Mutex<HashMap<VmId, usize>>>,
 }
@@ -150,6 +152,7 @@ impl Reconciler {
             measured: Mutex::default(),
             claimed_reserve: options.claimed_reserve,
             keeping: Mutex::default(),
+            keep_soon: Notify::new(),
             template_disk_bytes: options.template_disk_mib << 20,
             template_max_age: SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),
         }))

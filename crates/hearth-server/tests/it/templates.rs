@@ -285,6 +285,50 @@ async fn an_old_template_is_renewed_from_the_image_while_the_old_one_serves() {
     );
 }
 
+/// Its variables lie in them: they are not kept for an hour in case somebody comes back.
+#[tokio::test]
+async fn templates_of_a_deleted_project_go_with_it_and_those_of_others_stay() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let mut projects = Vec::new();
+    for _ in 0..2 {
+        let project = server.project(bare_project()).await;
+        let put = json!({ "variables": [{ "name": "KEY", "value": "a-secret-value" }] });
+        server
+            .put(&format!("{project}/environment-variables/shared"), put)
+            .await;
+        let enable = json!({ "enabled": true, "targetSize": 2, "setupCommands": commands(&["a", "b"]) });
+        server.patch(&format!("{project}/warm-pool"), enable).await;
+        server.until_full(SOON, &project, 2).await;
+        projects.push(project);
+    }
+    let of = |templates: &Value, project: &str| {
+        let id = project.trim_start_matches("/projects/");
+        let items = templates["items"].as_array().unwrap().iter();
+        items.filter(|item| item["projectId"] == id).count()
+    };
+    let before = server.get("/templates").await;
+    let (deleted, kept) = (&projects[0], &projects[1]);
+    assert!(of(&before, deleted) >= 2 && of(&before, kept) >= 2, "{before:#}");
+    // One of its VMs is somebody's: that goes too, and nothing lies on the templates then.
+    server.post(&format!("{deleted}/warm-pool/claim"), json!({})).await;
+    let (status, _) = server.call(Method::DELETE, deleted, Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+    let gone = |templates: &Value| of(templates, deleted) == 0;
+    let after = server.until(SOON, "/templates", gone).await;
+    assert_eq!(of(&after, kept), of(&before, kept), "{after:#}");
+    let base = |templates: &Value| {
+        let items = templates["items"].as_array().unwrap().iter();
+        items.filter(|item| item["projectId"].is_null()).count()
+    };
+    assert_eq!(base(&after), base(&before), "{after:#}");
+    let files = driver.checkpoints().await.unwrap();
+    assert_eq!(files.len(), after["items"].as_array().unwrap().len(), "{files:#?}");
+    // The other project goes on with its own.
+    server.post(&format!("{kept}/warm-pool/claim"), json!({})).await;
+    server.until_full(SOON, kept, 2).await;
+    assert_eq!(driver.calls(Verb::Create), 1);
+}
+
 #[tokio::test]
 async fn what_holds_a_pool_back_is_said() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
