@@ -3,9 +3,9 @@
 //! on those is not known here.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use hearth_drivers::image::{self, PrunePolicy, prunable};
+use hearth_drivers::image::{self, PrunePolicy};
 use hearth_drivers::qemu::images_in_use;
 use tokio_util::sync::CancellationToken;
 
@@ -47,24 +47,25 @@ async fn round(store: &Store, data_dir: &Path, policy: PrunePolicy) -> Result<()
         let listed = image::list(&images).map_err(|error| error.to_string())?;
         // Last: what lies on an image now is known only now.
         let used = images_in_use(&data_dir).map_err(|error| error.to_string())?;
-        for goes in prunable(
+        image::prune(
             &listed.images,
             |digest| used.contains_key(digest),
             &named,
             policy,
-            SystemTime::now(),
-        ) {
-            let manifest = &goes.image.manifest;
-            image::remove(&images, &manifest.digest).map_err(|error| error.to_string())?;
-            tracing::info!(
-                image = manifest.name,
-                digest = manifest.digest,
-                bytes = goes.bytes,
-                reason = goes.reason,
-                "removed an image"
-            );
-        }
-        Ok(())
+            |goes| {
+                let manifest = &goes.image.manifest;
+                image::remove(&images, &manifest.digest).map_err(|error| error.to_string())?;
+                tracing::info!(
+                    image = manifest.name,
+                    digest = manifest.digest,
+                    bytes = goes.bytes,
+                    reason = goes.reason,
+                    "removed an image"
+                );
+                Ok(())
+            },
+        )
+        .map(drop)
     };
     tokio::task::spawn_blocking(look)
         .await

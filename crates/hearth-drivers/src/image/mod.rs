@@ -31,7 +31,7 @@ use crate::sparse::copy;
 pub use build::build;
 pub use error::ImageError;
 pub use manifest::{Image, Listed, Manifest, Sizes, find, list, remove};
-pub use prune::{Prunable, PrunePolicy, prunable};
+pub use prune::{Prunable, PrunePolicy, prune};
 pub use stores::{Stores, users};
 
 /// The Debian release images are made from unless told otherwise.

@@ -1,5 +1,5 @@
-//! Which images nobody needs any more: a pure choice. Whoever removes them knows what lies on which image and which ones are asked for
-//! by name; what it does not know of must not be in the list.
+//! Which images nobody needs any more, and their removal one by one. Whoever asks knows what lies on which image, which ones are asked
+//! for by name, and how one is removed; what it does not know of must not be in the list.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +27,23 @@ pub struct Prunable {
     pub reason: String,
 }
 
-/// Which of these images go, the oldest first. `images`: the newest first, as listed. `is_used`: something lies on the image of this
-/// digest. `named`: what projects ask for, names or beginnings of digests. The newest of all and the newest of each name always stay.
-pub fn prunable(
+/// Removes those of these images that nobody needs, the oldest first, and gives what went; the first one that cannot be removed ends it.
+/// `images`: the newest first, as listed. `is_used`: something lies on the image of this digest. `named`: what projects ask for, names or
+/// beginnings of digests. The newest of all and the newest of each name always stay.
+pub fn prune<E>(
+    images: &[Image],
+    is_used: impl Fn(&str) -> bool,
+    named: &[String],
+    policy: PrunePolicy,
+    mut remove: impl FnMut(&Prunable) -> Result<(), E>,
+) -> Result<Vec<Prunable>, E> {
+    let goes = prunable(images, is_used, named, policy, SystemTime::now());
+    goes.iter().try_for_each(&mut remove)?;
+    Ok(goes)
+}
+
+/// Which of them go.
+fn prunable(
     images: &[Image],
     is_used: impl Fn(&str) -> bool,
     named: &[String],

@@ -1,11 +1,11 @@
 //! `hearth image prune`: removes what nobody needs any more, of all data folders that are known on this machine.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use hearth_drivers::image::{PrunePolicy, prunable};
+use hearth_drivers::image::{PrunePolicy, prune};
 use serde::Serialize;
 
 use super::{failure, remove_everywhere, uses};
@@ -54,25 +54,28 @@ pub(super) async fn run(globals: &Globals, data: &Path, args: &PruneArgs) -> Res
         max_age: args.older_than,
         max_bytes: None,
     };
-    let mut gone = Vec::new();
-    for goes in prunable(
+    let goes = prune(
         &listed.images,
         |digest| used.contains_key(digest),
         &named,
         policy,
-        SystemTime::now(),
-    ) {
-        if !args.dry_run {
-            remove_everywhere(&stores, data, &goes.image)?;
-        }
-        gone.push(Gone {
+        |goes| {
+            if args.dry_run {
+                return Ok(());
+            }
+            remove_everywhere(&stores, data, &goes.image).map(drop)
+        },
+    )?;
+    let gone: Vec<Gone> = goes
+        .into_iter()
+        .map(|goes| Gone {
             name: goes.image.manifest.name,
             digest: goes.image.manifest.digest,
             bytes: goes.bytes,
             reason: goes.reason,
             removed: !args.dry_run,
-        });
-    }
+        })
+        .collect();
     output::print(globals.json, &gone, |gone| text(gone, args.dry_run))?;
     Ok(0)
 }
