@@ -62,8 +62,9 @@ fn mount_all(mounts: &[Mount]) {
     }
 }
 
-/// Ends the machine. Without power management the kernel would only halt and QEMU go on for ever; a reboot ends it,
-/// because VMs are started with `-no-reboot`.
+/// Ends the machine. Without power management the kernel would only halt and QEMU go on for ever; then a reboot ends the tiny guest in
+/// which the host tries KVM, which is started with `-no-reboot`. A VM is not: who has one may restart it, and the driver's machine always
+/// has power management.
 fn power_off() -> ExitCode {
     nix::unistd::sync();
     let managed = Path::new("/sys/firmware/acpi").exists();
