@@ -231,7 +231,7 @@ async fn commands(bench: &mut Bench, driver: &QemuDriver, key: &CheckpointKey) -
             let (id, agent) = &workers[at % workers.len()];
             let begin = Instant::now();
             driver.resume(id).await?;
-            agent.sync_clock().await?;
+            agent.sync_clock(Duration::from_secs(1)).await?;
             run(agent, &spec).await?;
             took.push(begin.elapsed());
             driver.pause(id).await?;

@@ -48,6 +48,7 @@ pub(super) struct Guest {
     inside: Mutex<Inside>,
     /// True while nothing in it answers, though it runs.
     hangs: watch::Sender<bool>,
+    lateness: Lateness,
     /// False while the VM is paused: requests then wait.
     runs: watch::Sender<bool>,
     started: Mutex<tokio::time::Instant>,
@@ -65,9 +66,24 @@ struct Inside {
     activated: Option<Activate>,
 }
 
+/// How much later than at once agents answer; all of a driver share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lateness(Arc<Mutex<Duration>>);
+
+impl Lateness {
+    pub(super) fn set(&self, by: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    fn get(&self) -> Duration {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Guest {
-    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>) -> Self {
+    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>, lateness: Lateness) -> Self {
         Self {
+            lateness,
             boot_id: Mutex::new(boot_id),
             hangs: watch::Sender::new(false),
             rules,
@@ -80,7 +96,7 @@ impl Guest {
 
     /// Another guest that holds what this one holds now.
     pub(super) fn copy(&self, boot_id: String) -> Self {
-        let copy = Self::new(boot_id, Arc::clone(&self.rules));
+        let copy = Self::new(boot_id, Arc::clone(&self.rules), self.lateness.clone());
         copy.inside().files = self.inside().files.clone();
         copy.inside().commands = self.inside().commands.clone();
         copy
@@ -176,6 +192,7 @@ impl Guest {
         // An error would mean that the sender, which is ours, is gone.
         drop(self.runs.subscribe().wait_for(|runs| *runs).await);
         self.answers().await;
+        tokio::time::sleep(self.lateness.get()).await;
         match (request.uri().path(), request.method()) {
             (paths::HEALTH, &Method::GET) => Ok(json(StatusCode::OK, &self.health())),
             (paths::EXEC, &Method::POST) => self.exec(request).await,

@@ -8,6 +8,7 @@ mod script;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
     ForkSpec, ForkStart, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
-use agent::Guest;
+use agent::{Guest, Lateness};
 pub use machines::Machines;
 pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Special, Verb};
 
@@ -42,6 +43,7 @@ struct World {
     options: FakeOptions,
     faults: Mutex<Vec<Fault>>,
     rules: Arc<Mutex<Vec<script::ExecRule>>>,
+    lateness: Lateness,
     state: Mutex<State>,
 }
 
@@ -95,6 +97,7 @@ impl FakeDriver {
             options,
             faults,
             rules,
+            lateness: Lateness::default(),
             state: Mutex::new(state),
         };
         Self {
@@ -143,6 +146,11 @@ impl FakeDriver {
     /// answer again. False when there is none.
     pub fn hang(&self, id: &VmId, hangs: bool) -> bool {
         self.guest(id).map(|guest| guest.set_hanging(hangs)).is_some()
+    }
+
+    /// Lets all agents answer so much later, as on a host whose processors are overloaded.
+    pub fn answer_late(&self, by: Duration) {
+        self.world.lateness.set(by);
     }
 
     /// Restarts the guest of a VM, as `reboot` in it would: another boot id, the same files. False when it does not run.
@@ -299,7 +307,7 @@ impl World {
     fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
         self.state().machines.create(spec, |made| {
             let boot = script::draw(self.seed, BOOT_DRAW, made, &self.options.boot_delay);
-            let guest = Guest::new(self.boot_id(made), Arc::clone(&self.rules));
+            let guest = Guest::new(self.boot_id(made), Arc::clone(&self.rules), self.lateness.clone());
             if self.options.has_rsa_host_key {
                 guest.install_ssh_server();
             }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::{Finding, available_memory_mib, free_disk_mib};
+use super::{Finding, Load, available_memory_mib, free_disk_mib};
 use crate::files::bytes_on_disk;
 use crate::image::Stores;
 use crate::network::{Tun, namespace_advice};
@@ -21,6 +21,8 @@ const MEMORY_WARN_MIB: u64 = 2 * MEMORY_FAIL_MIB;
 const DISK_FAIL_MIB: u64 = 3 * 1024;
 /// Less free disk than a handful of VMs in use, MiB.
 const DISK_WARN_MIB: u64 = 20 * 1024;
+/// Programs that want to run on each processor above which VMs are made and answer noticeably later.
+const LOAD_WARN: f64 = 2.0;
 /// Bytes of the file that is cloned to see whether files can be: more than one block of any file system.
 const CLONE_PROBE_BYTES: usize = 128 * 1024;
 
@@ -174,6 +176,35 @@ pub(super) fn memory() -> Finding {
     }
 }
 
+/// How much wants to run, against the processors there are.
+pub(super) fn load(load: Option<Load>) -> Finding {
+    const NAME: &str = "load";
+    let Some(load) = load else {
+        return Finding::warn(NAME, "the kernel does not say how much wants to run", "mount /proc");
+    };
+    let processors = match load.processors {
+        1 => "1 processor".to_owned(),
+        more => format!("{more} processors"),
+    };
+    let waited = load
+        .pressure
+        .map(|percent| format!("; something waited for one in {percent:.0} % of the last 10 s"));
+    let summary = format!(
+        "load average {:.1} on {processors}{}",
+        load.average,
+        waited.unwrap_or_default()
+    );
+    if load.per_processor() < LOAD_WARN {
+        return Finding::ok(NAME, summary);
+    }
+    Finding::warn(
+        NAME,
+        format!("{summary}: VMs are made and answer several times slower"),
+        "end what else runs (`top` shows it), let fewer VMs be made at once (`hearth serve --provision-concurrency 1`) or be there \
+         (`--max-vms`), or use a host with more processors",
+    )
+}
+
 fn gib(mib: u64) -> f64 {
     // A sum of MiB is far below 2^52.
     #[expect(clippy::cast_precision_loss, reason = "for showing only")]
@@ -325,5 +356,35 @@ pub(super) fn port(listen: SocketAddr) -> Finding {
             format!("cannot listen on {listen}: {error}"),
             "choose another address (`--listen`); ports below 1024 are root's",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Status;
+
+    #[test]
+    fn an_overloaded_host_is_said_with_what_to_do() {
+        let with = |average, processors| Load {
+            average,
+            running: 1,
+            processors,
+            pressure: Some(34.6),
+        };
+        let fine = load(Some(with(3.9, 2)));
+        assert_eq!((fine.status, fine.fix), (Status::Ok, None));
+        assert_eq!(
+            fine.summary,
+            "load average 3.9 on 2 processors; something waited for one in 35 % of the last 10 s"
+        );
+        let busy = load(Some(with(13.0, 1)));
+        assert_eq!(busy.status, Status::Warn);
+        assert!(
+            busy.summary.starts_with("load average 13.0 on 1 processor;"),
+            "{}",
+            busy.summary
+        );
+        assert!(busy.fix.unwrap().contains("--provision-concurrency 1"));
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::image::Stores;
 
+pub use figures::{Load, load};
 pub(crate) use figures::{available_memory_mib, free_disk_mib};
 
 /// How good a finding is.
@@ -77,6 +78,7 @@ pub async fn check(data_dir: &Path, images: &Stores, listen: Option<SocketAddr>)
         checks::namespaces().await,
         checks::tun(),
         checks::memory(),
+        checks::load(load()),
         checks::disk(data_dir),
     ]);
     findings.extend([

@@ -32,6 +32,7 @@ async fn every_finding_says_what_is_and_what_to_do() {
         Status::Ok,
         "the tests of the driver need them too"
     );
+    assert!(named(&findings, "load").summary.starts_with("load average "));
     assert!(named(&findings, "git").summary.starts_with("git version"));
     assert!(!missing.exists(), "looking changes nothing");
     drop(taken);

@@ -13,8 +13,21 @@ use crate::{Activate, Activated, ENTROPY_BYTES, HandOver, HostKey, SHORT_FILES, 
 
 /// The guest's clock may differ by this much from the host's after it was set.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
-/// How often the clock is set until one round trip was quick enough. Only a host that is busy over and over needs more than one.
-const CLOCK_ATTEMPTS: u32 = 12;
+/// After half of the patience this will do: a host whose processors are overloaded answers no sooner, and nothing in a VM minds.
+const CLOCK_LATE: Duration = Duration::from_millis(250);
+/// When the patience is over this will do: the clock is set again when the VM is claimed.
+const CLOCK_LATEST: Duration = Duration::from_secs(2);
+/// How long the clock of a VM that was just forked is set anew until one round trip was quick enough. Only a host that is busy over
+/// and over needs more than one try.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(6);
+/// After so many times the patience it is given up: the VM takes seconds to answer at all.
+const CLOCK_GIVEN_UP: u32 = 10;
+/// The same of a VM that a task takes: the task waits.
+const CLOCK_AT_HAND_OVER: Duration = Duration::from_secs(1);
+/// As often it is tried at once; then after a pause, so that a busy host is not made busier.
+const CLOCK_AT_ONCE: u32 = 12;
+/// Between two tries then.
+const CLOCK_PAUSE: Duration = Duration::from_millis(200);
 /// What an agent that does not know a path answers.
 const NOT_FOUND: u16 = 404;
 
@@ -53,7 +66,7 @@ impl AgentClient {
             other => other,
         })?;
         let activated = json(reply).await?;
-        self.sync_clock().await?;
+        self.sync_clock(CLOCK_PATIENCE).await?;
         Ok(activated)
     }
 
@@ -68,7 +81,7 @@ impl AgentClient {
     /// has just been resumed each costs milliseconds.
     pub async fn hand_over(&self, files: Vec<ShortFile>) -> Result<(), AgentError> {
         if files.is_empty() {
-            return self.sync_clock().await.map(drop);
+            return self.sync_clock(CLOCK_AT_HAND_OVER).await.map(drop);
         }
         if files.iter().map(|file| file.text.len()).sum::<usize>() > SHORT_FILES {
             return self.write_all(files).await;
@@ -79,7 +92,7 @@ impl AgentClient {
         let body = serde_json::to_vec(&order).map_err(|error| AgentError::Protocol(error.to_string()))?;
         match self.call(Method::POST, paths::HAND_OVER, Some(body.into())).await {
             Ok(_) if begin.elapsed() <= CLOCK_TOLERANCE => Ok(()),
-            Ok(_) => self.sync_clock().await.map(drop),
+            Ok(_) => self.sync_clock(CLOCK_AT_HAND_OVER).await.map(drop),
             // Older than protocol 8.
             Err(AgentError::Refused { status: NOT_FOUND, .. }) => self.write_all(order.files).await,
             Err(error) => Err(error),
@@ -87,32 +100,53 @@ impl AgentClient {
     }
 
     async fn write_all(&self, files: Vec<ShortFile>) -> Result<(), AgentError> {
-        self.sync_clock().await?;
+        self.sync_clock(CLOCK_AT_HAND_OVER).await?;
         for ShortFile { path, mode, text } in files {
             self.write_file(&path, mode, text).await?;
         }
         Ok(())
     }
 
-    /// Sets the guest's clock to the host's, as near as [`CLOCK_TOLERANCE`], and gives the largest possible difference.
+    /// Sets the guest's clock to the host's, as near as [`CLOCK_TOLERANCE`], and gives the largest possible difference. Where that
+    /// does not come about for lack of processor time it is tried for so long, and the longer it takes the less exact it need be: an
+    /// overloaded host is no reason to give a VM up.
     /// What the request takes on its way is allowed for by the half of what the one before took, there and back.
-    pub async fn sync_clock(&self) -> Result<Duration, AgentError> {
+    pub async fn sync_clock(&self, patience: Duration) -> Result<Duration, AgentError> {
+        let started = Instant::now();
         let mut on_the_way = Duration::ZERO;
-        let mut last = Duration::MAX;
-        for _ in 0..CLOCK_ATTEMPTS {
+        for attempt in 1.. {
             let begin = Instant::now();
             self.set_clock(SystemTime::now() + on_the_way).await?;
             let took = begin.elapsed();
             // It was set at some moment in between.
-            last = on_the_way.max(took.saturating_sub(on_the_way));
-            if last <= CLOCK_TOLERANCE {
+            let last = on_the_way.max(took.saturating_sub(on_the_way));
+            let tried = started.elapsed();
+            if last <= will_do(tried, patience) {
                 return Ok(last);
+            }
+            if attempt >= CLOCK_AT_ONCE && tried >= patience * CLOCK_GIVEN_UP {
+                return Err(AgentError::Protocol(format!(
+                    "its clock cannot be set better than to {} ms, tried for {} s: the host or the VM is too busy",
+                    last.as_millis(),
+                    tried.as_secs()
+                )));
+            }
+            if attempt >= CLOCK_AT_ONCE {
+                tokio::time::sleep(CLOCK_PAUSE).await;
             }
             on_the_way = (took / 2).min(CLOCK_TOLERANCE);
         }
-        Err(AgentError::Protocol(format!(
-            "its clock cannot be set better than to {} ms: the host or the VM is too busy",
-            last.as_millis()
-        )))
+        Err(AgentError::NoAnswer)
+    }
+}
+
+/// How far the clock may be off when it was tried for so long.
+fn will_do(tried: Duration, patience: Duration) -> Duration {
+    if tried >= patience {
+        CLOCK_LATEST
+    } else if tried >= patience / 2 {
+        CLOCK_LATE
+    } else {
+        CLOCK_TOLERANCE
     }
 }

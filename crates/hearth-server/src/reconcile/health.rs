@@ -15,6 +15,7 @@ use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::Unresponsive;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
+use hearth_drivers::host;
 use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 use rand::RngExt as _;
@@ -31,6 +32,10 @@ const MISSES: u32 = 3;
 /// The same of a VM in which somebody may be at work: a guest that compiles on a busy host answers late, and what it does is lost
 /// when it is given up.
 const MISSES_AT_WORK: u32 = 4;
+/// The last time a VM of the pool is asked before it is given up it has so many times as long to answer: one that answers late is good.
+const LAST_CHANCE: f64 = 6.0;
+/// How long it is tried to set the clock of a guest that has restarted exactly.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// After a miss the VM is asked again so much sooner; so often it is looked which VMs are due, too.
 const SOONER: u32 = 20;
 /// VMs of the pool that are asked at once: each goes on for it, and takes the processor from others.
@@ -180,7 +185,11 @@ impl Reconciler {
             }
             _ => self.probe_patience,
         };
-        let answer = self.ask(row, patience).await;
+        // Where more wants to run than there are processors, everything answers later.
+        let overload = host::load().map_or(1.0, |load| load.overload());
+        let is_last = whose == Whose::Pool && self.misses(&row.vm) + 1 >= MISSES;
+        let longer = if is_last { overload.max(LAST_CHANCE) } else { overload };
+        let answer = self.ask(row, patience.mul_f64(longer)).await;
         let fault = match answer {
             Ok(boot) => {
                 self.note(row, None);
@@ -279,7 +288,7 @@ impl Reconciler {
             tracing::warn!(instance = %row.id, project = %row.project, "the guest has restarted");
             let in_time = async {
                 let agent = self.context.agents.get(&row.vm, SECOND_CHANCE).await.ok()?;
-                agent.sync_clock().await.ok()
+                agent.sync_clock(CLOCK_PATIENCE).await.ok()
             };
             // Its other names and variables lie on its disk. A clock that could not be set is set by its own time service.
             let _ = tokio::time::timeout(HOST_LOOK, in_time).await;

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use hearth_api::ids::VmId;
 use hearth_drivers::Driver;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Verb};
 use hearth_guest::ExecSpec;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, bare_project, options};
+
+/// How long a probe waits.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A server that looks at its VMs all the time.
 async fn watchful(fake: FakeOptions) -> (Server, FakeDriver) {
@@ -18,7 +21,7 @@ async fn watchful(fake: FakeOptions) -> (Server, FakeDriver) {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut options = options(folder.path());
     options.probe_interval = Duration::from_millis(400);
-    options.probe_patience = Duration::from_millis(300);
+    options.probe_patience = PATIENCE;
     let made: Arc<dyn Driver> = Arc::new(driver.clone());
     (Server::start(folder, options, move |_| Ok(made)).await.unwrap(), driver)
 }
@@ -61,6 +64,50 @@ async fn a_hanging_ready_vm_is_replaced() {
     let reason = failed["failureReason"].as_str().unwrap();
     assert!(reason.contains("did not answer 3 times in a row"), "{reason}");
     server.until_full(SOON, &project, 1).await;
+}
+
+/// On an overloaded host everything in a VM answers late: it is good all the same.
+#[tokio::test]
+async fn a_ready_vm_that_answers_late_is_kept() {
+    let (server, driver) = watchful(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(1).await;
+    let ready = server.get(&format!("{pool}/instances")).await["items"][0].clone();
+    // Later than a probe waits; the last one before it would be given up waits longer.
+    driver.answer_late(PATIENCE * 2);
+    let looks = driver.calls(Verb::Resume);
+    let deadline = tokio::time::Instant::now() + 2 * SOON;
+    while driver.calls(Verb::Resume) < looks + 8 {
+        let pool = server.get(&format!("{project}/warm-pool")).await;
+        assert_eq!(pool["status"]["ready"], 1, "{pool:#}");
+        assert!(tokio::time::Instant::now() < deadline, "it is not looked at");
+        crate::harness::pause().await;
+    }
+    let kept = server.get(&format!("{pool}/instances?status=ready")).await["items"][0].clone();
+    assert_eq!(kept["id"], ready["id"]);
+    assert_eq!((driver.calls(Verb::Create), driver.calls(Verb::Fork)), (1, 1));
+}
+
+/// A clock that cannot be set exactly for lack of processor time is set as well as can be: no boot fails by it, and nothing is held
+/// against the host.
+#[tokio::test]
+async fn a_pool_fills_though_no_clock_can_be_set_exactly() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    driver.answer_late(Duration::from_millis(220));
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 2 })).await;
+    server.until_full(3 * SOON, &project, 2).await;
+    let failed = server.get(&format!("{pool}/instances?status=failed")).await;
+    assert_eq!(failed["items"], json!([]), "{failed:#}");
+    let explained = server.get(&format!("{pool}/explain")).await;
+    let mut conditions = explained["conditions"].as_array().unwrap().iter();
+    assert!(
+        !conditions.any(|it| it["type"] == "HostTrouble" && it["status"] == true),
+        "{explained:#}"
+    );
+    // The claim sets it once more.
+    let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
+    assert!(driver.clock(&vm(&claimed)).is_some());
 }
 
 #[tokio::test]
