@@ -14,7 +14,7 @@ const fn word(not: &'static str, say: &'static str) -> Word {
 }
 
 /// Whole words, in any case.
-const WORDS: [Word; 14] = [
+const WORDS: [Word; 16] = [
     word("awake", "resumed"),
     word("become somebody", "assign an identity"),
     word("becomes somebody", "assigns an identity"),
@@ -23,7 +23,9 @@ const WORDS: [Word; 14] = [
     word("broom", "garbage collection"),
     word("brought forward", "updated"),
     word("keeper", "garbage collection"),
+    word("last good", "previous recipe"),
     word("prove ready", "check ready"),
+    word("rung", "queue"),
     word("stand still", "are paused"),
     word("standing still", "paused"),
     word("stood still", "was paused"),
