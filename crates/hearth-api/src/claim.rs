@@ -105,7 +105,7 @@ pub struct ClaimReply {
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
-    /// It was set up by an older version of the set-up than the pool is to follow now: what changed since is not in it.
+    /// The VM was made by an older version of the set-up; what changed since is not in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
     /// When the set-up changed.
@@ -169,7 +169,7 @@ pub struct ClaimedRepo {
     /// What the set-up was run on, where the set-up itself checked something else out: `branch` and `commit` say what it left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloned: Option<ClonedFrom>,
-    /// For a person: why it is behind.
+    /// Why it is behind, as a message for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }

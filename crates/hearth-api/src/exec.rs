@@ -60,7 +60,7 @@ impl std::fmt::Debug for ExecRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecReply {
-    /// `null` when a signal ended it, or when nobody knows how it ended. 127: the program was not found. 126: it cannot be run as
+    /// `null` when a signal ended it, or when its end is not known. 127: the program was not found. 126: it cannot be run as
     /// asked (not executable, no such user or folder).
     #[schema(required)]
     pub exit_code: Option<i32>,
@@ -96,7 +96,7 @@ pub struct ExecReply {
     #[serde(default)]
     #[schema(required)]
     pub log: Option<String>,
-    /// A sentence when it did not simply end by itself: it could not be started, its time passed, its end is not known.
+    /// A message when it did not simply end by itself: it could not be started, its time passed, its end is not known.
     #[serde(default)]
     #[schema(required)]
     pub error: Option<String>,
@@ -161,7 +161,7 @@ fn as_text(mut bytes: Vec<u8>, cut: bool) -> (String, Option<String>) {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecExit {
-    /// `null` when a signal ended it, or when nobody knows how it ended. 127: the program was not found. 126: it cannot be run as
+    /// `null` when a signal ended it, or when its end is not known. 127: the program was not found. 126: it cannot be run as
     /// asked (not executable, no such user or folder).
     #[schema(required)]
     pub exit_code: Option<i32>,
@@ -170,7 +170,7 @@ pub struct ExecExit {
     pub signal: Option<String>,
     /// How long it ran.
     pub duration_ms: u64,
-    /// A sentence when it did not simply end by itself: it could not be started, its time passed, its end is not known.
+    /// A message when it did not simply end by itself: it could not be started, its time passed, its end is not known.
     #[schema(required)]
     pub error: Option<String>,
     /// It was ended because `timeoutSeconds` had passed.

@@ -14,7 +14,7 @@ use crate::time;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolExplained {
-    /// What a person should know first: one sentence.
+    /// A summary: one sentence.
     pub summary: String,
     /// The counts of the pool at the same moment.
     pub status: Status,
@@ -22,7 +22,7 @@ pub struct PoolExplained {
     #[serde(default)]
     #[schema(required)]
     pub waiting_claims: u64,
-    /// Every condition, true or not, always in the same order; then what cannot be followed, for as long as that is so.
+    /// Every condition, true or not, always in the same order; then repositories and branches that cannot be followed.
     pub conditions: Vec<Condition>,
     /// The recipe that the pool follows.
     pub recipe: String,
@@ -34,14 +34,14 @@ pub struct PoolExplained {
     pub repositories: Vec<RepositoryExplained>,
     /// Every instance.
     pub instances: Vec<InstanceExplained>,
-    /// The planner's latest decisions for this pool, newest first; equal ones are told once, with a count. Kept in memory:
+    /// The planner's latest decisions for this pool, newest first; equal ones are listed once, with a count. Kept in memory:
     /// a restart of the server forgets them.
     pub decisions: Vec<DecisionExplained>,
     /// What this host may be asked for, and what is used of it, by all pools together.
     pub host: HostUse,
 }
 
-/// Something that is so of a pool, or is not.
+/// A statement about a pool, true or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
     /// Its name: `Full`, `Fresh`, `Building`, `Rolling`, `RecipeFailing`, `BreakerOpen`, `CapacityLimited`, `HostTrouble`,
@@ -49,9 +49,9 @@ pub struct Condition {
     /// `BranchMissing` where a branch cannot be followed. There may be more.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Whether it is so.
+    /// Whether it is true.
     pub status: bool,
-    /// Since when that is so, or not so. Kept in memory: after a restart of the server it starts anew.
+    /// Since when. Kept in memory: after a restart of the server it starts again.
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
@@ -116,7 +116,7 @@ pub struct InstanceExplained {
     pub repos: Vec<RepoBehind>,
     /// Memory that it counts with, MiB.
     pub memory_mib: u64,
-    /// Milliseconds since it was wished for.
+    /// Milliseconds since it was requested.
     pub age_ms: u64,
     /// Milliseconds since it came into this state.
     pub since_ms: u64,
@@ -124,7 +124,7 @@ pub struct InstanceExplained {
     pub generation: i64,
     /// How often in a row it did not answer when it was asked; after a few times one of the pool is replaced.
     pub missed: u32,
-    /// It is there and does not answer, and is not replaced because somebody has it or may look into it.
+    /// It is there and does not answer, and is not replaced, because it is claimed or kept for debugging.
     #[serde(default)]
     #[schema(required)]
     pub unresponsive: Option<Unresponsive>,
@@ -132,7 +132,7 @@ pub struct InstanceExplained {
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub rebooted_at: Option<Timestamp>,
-    /// Its set-up failed, and until then a person may look into it.
+    /// Its set-up failed, and its VM is kept for debugging until then.
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub kept_until: Option<Timestamp>,
@@ -153,7 +153,7 @@ pub struct AtWork {
     /// The command or the step that runs; `null` between two, and while the VM itself is being made or frozen.
     #[schema(required)]
     pub what: Option<String>,
-    /// The same for a person, with how long it has run and said nothing.
+    /// The same as a message for people, with how long it has run and how long it has printed nothing.
     pub message: String,
 }
 
@@ -167,7 +167,7 @@ pub struct RepoBehind {
     pub branch: String,
     /// Its commit.
     pub commit: String,
-    /// How many commits the wanted branch has that this checkout lacks; `null` where this host cannot tell.
+    /// How many commits the branch has that this checkout lacks; `null` where this host cannot tell.
     #[schema(required)]
     pub behind: Option<u64>,
 }
@@ -188,7 +188,7 @@ pub struct DecisionExplained {
     pub count: u64,
     /// What was decided: `create`, `build`, `start`, `fail`, `retire`, `delete`, `teardown`, `rest`, `wait`.
     pub action: String,
-    /// Why, in words.
+    /// Why, as a message for people.
     pub reason: String,
     /// The instance it was last about.
     #[schema(required)]
@@ -196,11 +196,11 @@ pub struct DecisionExplained {
     /// The recipe that is made.
     #[schema(required)]
     pub recipe: Option<String>,
-    /// What the planner saw when it last decided so.
+    /// What the decision was based on when it was last made.
     pub inputs: DecisionInputs,
 }
 
-/// What the planner saw.
+/// What a decision was based on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DecisionInputs {
@@ -234,7 +234,7 @@ pub struct HostUse {
     pub vms: u64,
     /// VMs that may exist.
     pub max_vms: u64,
-    /// Memory that they count with, MiB: measured for VMs at rest, as `claimedMemory` says for claimed ones, the whole size for others.
+    /// Memory that they count with, MiB: measured for paused VMs, as `claimedMemory` says for claimed ones, the whole size for others.
     pub memory_mib: u64,
     /// Memory that they may have, MiB.
     pub max_memory_mib: u64,
@@ -282,12 +282,12 @@ pub struct ClaimExplained {
     pub ended_at: Option<Timestamp>,
     /// Why it came from there: one or two sentences.
     pub why: String,
-    /// What the hand-over saw and where its time went; `null` when the server was killed before it was written.
+    /// What the hand-over was based on, and where its time went; `null` when the server was killed before it was written.
     #[schema(required)]
     pub hand_over: Option<HandOver>,
 }
 
-/// What a hand-over saw, and where its time went.
+/// What a hand-over was based on, and where its time went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HandOver {
@@ -303,7 +303,7 @@ pub struct HandOver {
     pub miss: Miss,
     /// The VM is of the recipe that the pool wanted then.
     pub current: bool,
-    /// There was a template to fork from; `null` when nobody had to look.
+    /// There was a template to fork from; `null` when that did not matter.
     #[schema(required)]
     pub template: Option<bool>,
     /// Ready VMs that turned out to be unfit and were removed.
@@ -328,7 +328,7 @@ pub struct SkippedInstance {
 /// A part of a hand-over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClaimPhase {
-    /// `wait` (until there was a VM), `skipped` (on unfit ones), `take` (the transaction), `resume` (the VM goes on), `connect` (to
+    /// `wait` (until there was a VM), `skipped` (on unfit ones), `take` (the transaction), `resume` (the VM runs again), `connect` (to
     /// its agent), `clock`, `variables`, `checkouts` (to where their branches are), `scripts` (of what moved),
     /// `stale` (what differs, of a VM that an older set-up made).
     pub name: String,

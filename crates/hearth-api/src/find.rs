@@ -30,7 +30,7 @@ pub struct InstanceFound {
     pub project_id: ProjectId,
     /// The project's name.
     pub project_name: String,
-    /// How it stands; `null` when it is gone and only its claim is remembered.
+    /// Its state; `null` when the instance is gone and only its claim is recorded.
     #[schema(required)]
     pub status: Option<InstanceStatus>,
     /// The task that it was claimed for.

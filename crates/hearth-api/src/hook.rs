@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// Body of `POST /hooks/git`: whatever the forge sends. Only the repository's addresses and its name are read.
+/// Body of `POST /hooks/git`: what the git host sends. Only the repository's addresses and its name are read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(value_type = Object)]

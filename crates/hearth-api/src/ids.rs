@@ -83,7 +83,7 @@ id!(
     "prj_"
 );
 id!(
-    /// The record of one VM made for a pool, from wish to destruction (`id` in the API).
+    /// The record of one VM made for a pool, from request to deletion (`id` in the API).
     InstanceId,
     "wpi_"
 );

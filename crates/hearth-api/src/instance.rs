@@ -1,4 +1,4 @@
-//! Instances: one VM made for a pool, from wish to destruction, and the log of its steps.
+//! Instances: one VM made for a pool, from request to deletion, and the log of its steps.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@ pub struct InstanceItem {
     #[serde(with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub provisioned_at: Option<Timestamp>,
-    /// When it was wished for.
+    /// When it was requested.
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -86,20 +86,20 @@ pub struct InstanceDetail {
     pub status: InstanceStatus,
     /// Made by a test boot.
     pub is_test: bool,
-    /// The steps in one look.
+    /// A summary of the steps.
     pub summary: Summary,
     /// Why it failed.
     #[schema(required)]
     pub failure_reason: Option<String>,
     /// The steps that have ended, in order.
     pub steps: Vec<Step>,
-    /// When it was wished for.
+    /// When it was requested.
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// In the metadata of a step that failed: which command failed and how, in a sentence.
+/// In the metadata of a step that failed: which command failed and how, as a message for people.
 pub const FAILURE_KEY: &str = "failure";
 
 /// Why an instance failed, for people: the step, the command in it and how it ended. `reason` is what the record says, which for
@@ -173,7 +173,7 @@ pub struct Unresponsive {
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
-    /// What keeps it from answering, as far as the host can see: a sentence for a person.
+    /// What keeps it from answering, as far as the host can see, as a message for people.
     pub reason: String,
 }
 
@@ -183,7 +183,7 @@ pub struct Unresponsive {
 pub struct BootEnded {
     /// The instance; its record and its log stay.
     pub id: InstanceId,
-    /// A boot was under way and was ended. `false`: it had ended before; a VM that was kept to look into is removed.
+    /// A boot was under way and was ended. `false`: it had ended before; a VM that was kept for debugging is removed.
     pub cancelled: bool,
     /// What it is now.
     pub status: InstanceStatus,
@@ -215,13 +215,13 @@ pub struct RepoSettings {
     pub settings: Settings,
 }
 
-/// The steps in one look.
+/// A summary of the steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// True only when ready or claimed.
     pub success: bool,
-    /// From the wish to the end of the last step so far, milliseconds.
+    /// From the request to the end of the last step so far, milliseconds.
     pub total_duration_ms: u64,
     /// Name of the step that failed.
     #[schema(required)]
@@ -309,7 +309,7 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub error: Option<String>,
-    /// What its commands printed, secrets masked, the middle cut when it is long.
+    /// What its commands printed, secrets redacted, the middle cut when it is long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub output: Option<String>,
@@ -338,7 +338,7 @@ pub enum FollowEvent {
         name: String,
         /// What it works on: a repository or a command's name.
         subject: Option<String>,
-        /// How long it has run already, for whoever comes later; milliseconds.
+        /// How long it had run when the client began to follow, milliseconds.
         #[serde(default)]
         ran_ms: u64,
     },
@@ -357,7 +357,7 @@ pub enum FollowEvent {
         #[serde(default)]
         silent_ms: Option<u64>,
     },
-    /// A command of a running step printed something; secrets are masked.
+    /// A command of a running step printed something; secrets are redacted.
     #[serde(rename_all = "camelCase")]
     Output {
         /// What the step works on, as in `stepStarted`: several repositories' scripts may run at the same time.

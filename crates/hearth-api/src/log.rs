@@ -29,7 +29,7 @@ pub struct InstanceLog {
     pub command: Option<String>,
     /// How much of it is kept.
     pub bytes: u64,
-    /// How much had to go to make room, from its beginning. Only logs of commands are bounded.
+    /// How many bytes were dropped from its beginning to make room. Only logs of commands are bounded.
     pub dropped_bytes: u64,
     /// Whether a process still holds the outputs; `null` where that is not known.
     #[schema(required)]

@@ -16,7 +16,7 @@ pub struct Page<T> {
     pub has_more: bool,
 }
 
-/// A short list that is always whole.
+/// A short list that is always complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Items<T> {
     /// All of it.

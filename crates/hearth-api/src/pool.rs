@@ -180,6 +180,6 @@ pub struct ClearReply {
 /// Reply of `POST …/warm-pool/retry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RetryReply {
-    /// Counts; what is tried anew shows as `provisioning` a moment later.
+    /// Counts; what is tried again shows as `provisioning` a moment later.
     pub status: Status,
 }

@@ -237,10 +237,10 @@ pub struct CreateProject {
         skip_serializing_if = "Option::is_none"
     )]
     pub git_identity: Option<GitIdentity>,
-    /// Whether what Git LFS keeps comes along, in every repository that does not say it itself; true when absent.
+    /// Whether Git LFS objects are fetched, for every repository that does not say it itself; true when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lfs: Option<bool>,
-    /// Whether submodules come along, in every repository that does not say it itself; true when absent.
+    /// Whether submodules are fetched, for every repository that does not say it itself; true when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub submodules: Option<bool>,
 }
@@ -292,11 +292,11 @@ pub struct PatchProject {
     #[serde(deserialize_with = "present_object_or_null", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<GitIdentity>)]
     pub git_identity: Option<Option<GitIdentity>>,
-    /// Whether what Git LFS keeps comes along, in every repository that does not say it itself.
+    /// Whether Git LFS objects are fetched, for every repository that does not say it itself.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub lfs: Option<bool>,
-    /// Whether submodules come along, in every repository that does not say it itself.
+    /// Whether submodules are fetched, for every repository that does not say it itself.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub submodules: Option<bool>,

@@ -41,7 +41,7 @@ pub struct Hooks {
     /// Terminals that are open from the start.
     #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
     pub terminals: Vec<Terminal>,
-    /// Ports that are worth a look.
+    /// Ports to show to the user.
     #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
     pub previews: Vec<Preview>,
     /// Commands around an agent's tools.
@@ -102,7 +102,7 @@ pub struct Terminal {
     pub readonly: bool,
 }
 
-/// A port that is worth a look.
+/// A port to show to the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preview {

@@ -44,7 +44,7 @@ pub struct LegacyHooks {
     pub status: LegacyStatus,
     /// The repositories that have some.
     pub repositories: Vec<String>,
-    /// Whether every repository could be looked at.
+    /// Whether every repository could be read.
     pub check_complete: bool,
 }
 
@@ -169,7 +169,7 @@ pub struct NamedCommand {
     pub command: String,
 }
 
-/// Hooks around an agent's tools. Hearth keeps and shows them; whoever runs the agent runs them.
+/// Hooks around an agent's tools. Hearth stores and shows them; the program that runs the agent runs them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ToolHooks {

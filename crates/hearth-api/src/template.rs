@@ -27,19 +27,19 @@ pub struct TemplateList {
 pub struct CheckpointItem {
     /// Its name: a hash over everything that decides what it holds.
     pub key: String,
-    /// The checkpoint it goes on from.
+    /// Its parent: the checkpoint that its disk is a layer on.
     #[schema(required)]
     pub parent: Option<String>,
-    /// Whose; `null` for a base, which all projects share.
+    /// Its project; `null` for a base, which all projects share.
     #[schema(required)]
     pub project_id: Option<ProjectId>,
     /// After which stage of a set-up it was made.
     pub stage: String,
     /// Recipes whose template it is.
     pub recipes: Vec<String>,
-    /// An enabled pool's template is it, or lies on it.
+    /// It is an enabled pool's template, or a parent of one.
     pub needed: bool,
-    /// What it takes on the disk, without what it lies on.
+    /// What it takes on the disk, without its parents.
     pub bytes: u64,
     /// When it was made.
     #[serde(with = "time")]
@@ -51,13 +51,13 @@ pub struct CheckpointItem {
     pub last_used_at: Timestamp,
 }
 
-/// A checkpoint that was found damaged. It is not used any more, and made anew when it is needed.
+/// A checkpoint that was found damaged. It is not used any more, and built again when it is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointFault {
     /// Which.
     pub key: String,
-    /// Whose; `null` for a base.
+    /// Its project; `null` for a base.
     #[schema(required)]
     pub project_id: Option<ProjectId>,
     /// What was wrong.
@@ -71,7 +71,7 @@ pub struct CheckpointFault {
 /// Reply of `POST /templates/verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TemplatesVerified {
-    /// How many were looked at, every byte.
+    /// How many were checked, every byte.
     pub checked: u64,
     /// How many of them were damaged; `GET /templates` says which, and how.
     pub damaged: u64,

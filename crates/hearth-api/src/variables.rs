@@ -85,7 +85,7 @@ pub struct PutVariables {
     pub variables: Vec<Variable>,
 }
 
-/// One variable. No `Debug` that shows the value.
+/// One variable. Its value is never shown in logs.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Variable {
     /// A shell name.

@@ -149,7 +149,7 @@ pub struct InstanceWorld {
     /// Memory that its VM counts with, MiB: measured for one at rest, measured and with a share to grow by for a claimed one
     /// ([`crate::memory::counts_in_use`]), its whole size for any other.
     pub memory_mib: u64,
-    /// When it was wished for.
+    /// When it was requested.
     pub created_at: Timestamp,
     /// When it came into its state.
     pub state_since: Timestamp,

@@ -196,7 +196,7 @@ impl From<CheckpointFault> for DriverError {
     fn from(fault: CheckpointFault) -> Self {
         let advice = match &fault {
             CheckpointFault::Missing { .. } => "make it first",
-            _ => "it must be removed and made anew",
+            _ => "it must be removed and built again",
         };
         Self::permanent(format!("{fault}; {advice}")).caused_by(fault)
     }

@@ -21,7 +21,7 @@ pub(crate) async fn keep(store: Store, data_dir: PathBuf, policy: PrunePolicy, s
     }
     loop {
         if let Err(error) = round(&store, &data_dir, policy).await {
-            tracing::warn!(error, "old images could not be looked for; the next round tries again");
+            tracing::warn!(error, "old images could not be listed; the next round tries again");
         }
         tokio::select! {
             () = stop.cancelled() => return,

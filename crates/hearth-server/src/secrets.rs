@@ -27,7 +27,7 @@ pub enum SecretError {
         source: std::io::Error,
     },
     /// The key file has the wrong length.
-    #[error("the key file {path} is damaged: restore it from a backup, or delete the data folder and start anew")]
+    #[error("the key file {path} is damaged: restore it from a backup, or delete the data folder and begin again")]
     KeyDamaged {
         /// Where it is.
         path: PathBuf,

@@ -173,7 +173,7 @@ pub async fn serve_with(
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");
     }
-    tracing::info!("stopped; VMs go on running and the next server takes them over");
+    tracing::info!("stopped; VMs keep running, and the next server takes them over");
     Ok(())
 }
 

@@ -25,7 +25,7 @@ Exit codes:
 `hearth exec`, `hearth run` and `hearth shell` end with the exit code of what they ran (128 + n when signal n ended it); 124 when
 the command's time passed, 125 when Hearth failed and not the command.";
 
-/// Keeps virtual machines warm: created, set up with your repositories and variables, ready to be taken.
+/// Keeps virtual machines warm: created, set up with your repositories and variables, ready to be claimed.
 #[derive(Debug, Parser)]
 #[command(name = "hearth", version, after_help = AFTER_HELP, propagate_version = true, max_term_width = 120)]
 pub(crate) struct Cli {
@@ -76,7 +76,7 @@ pub(crate) struct Globals {
     /// ~/.local/share/hearth). Others: choose the local server that uses it
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Server")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Print the API's JSON instead of text for people; what goes wrong is JSON too, one line on standard error
+    /// Print the API's JSON instead of text for people; errors are JSON too, one line on standard error
     #[arg(long, global = true, help_heading = "Output")]
     pub(crate) json: bool,
 }
@@ -112,7 +112,7 @@ pub(crate) enum Command {
     /// A project's warm pool
     #[command(subcommand)]
     Pool(pool::PoolCommand),
-    /// Take a VM out of a project's pool
+    /// Claim a VM from a project's pool
     Claim(claim::ClaimArgs),
     /// List the claims that have not ended: task, owner, what is left of the lease, age
     Claims(claims::ClaimsArgs),

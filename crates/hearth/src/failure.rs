@@ -208,7 +208,7 @@ impl From<ClientError> for Failure {
             }
             ClientError::Interrupted { .. } | ClientError::Timeout { .. } => failure
                 .with_code(EXIT_NO_SERVER)
-                .hint("the request may have been carried out: look before you send it again"),
+                .hint("the request may have been carried out: check before you send it again"),
             ClientError::Decode { request_id, .. } => failure.detail_if("request id", request_id),
             ClientError::Api {
                 status,
@@ -230,7 +230,7 @@ impl From<ClientError> for Failure {
                         failure = failure.detail(line);
                     }
                 }
-                // The id helps only where somebody has to look into the server's log.
+                // The id helps only where somebody has to see the server's log.
                 if status >= 500 {
                     failure = failure.detail_if("request id", request_id);
                 }

@@ -2,7 +2,7 @@
 
 /// The way, a command a line.
 pub(crate) const TEXT: &str = "\
-Hearth keeps virtual machines warm: set up with your repositories and variables, ready to be taken.
+Hearth keeps virtual machines warm: set up with your repositories and variables, ready to be claimed.
 
   hearth doctor                                what this machine can do, and what to do about what it lacks
   hearth image build                           once: the image that VMs start from, some minutes

@@ -16,7 +16,7 @@ use super::{Client, REQUEST_ID_HEADER, build_http};
 const MAX_ATTEMPTS: u32 = 5;
 /// Pause before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A server that asks for a longer pause than this gets its wish passed on to the caller instead.
+/// When a server asks for a longer pause than this, the caller is told instead.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long an ordinary call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);

@@ -38,7 +38,7 @@ pub enum ClientError {
         /// How long we waited.
         after: Duration,
     },
-    /// The server said no.
+    /// The server refused.
     #[error("{message}")]
     Api {
         /// HTTP status.

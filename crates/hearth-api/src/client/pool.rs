@@ -17,7 +17,7 @@ use crate::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView,
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 
 impl Client {
-    /// The pool: wish, counts, when things last happened.
+    /// The pool: configuration, counts, when things last happened.
     ///
     /// # Errors
     /// As every call.
@@ -25,7 +25,7 @@ impl Client {
         self.get(&["projects", id.as_str(), "warm-pool"]).read().await
     }
 
-    /// Changes the wish.
+    /// Changes the configuration.
     ///
     /// # Errors
     /// As every call.

@@ -16,7 +16,7 @@ impl Client {
     }
 
     /// Saves the setup object. While hooks in the repositories' `.capy/settings.json` are active, only
-    /// `replace_legacy_hooks` lets it take their place.
+    /// `replace_legacy_hooks` lets it replace them.
     ///
     /// # Errors
     /// As every call.

@@ -97,7 +97,7 @@ impl Sending {
 }
 
 impl Receiving {
-    /// What comes next. The end of the connection is an error: whoever reads stops at the last message.
+    /// What comes next. The end of the connection is an error: readers stop at the last message.
     pub(super) async fn next(&mut self) -> Result<Received, ClientError> {
         let interrupted = |reason: String| ClientError::Interrupted {
             url: self.url.clone(),

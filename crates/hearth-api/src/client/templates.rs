@@ -17,7 +17,7 @@ impl Client {
         self.get(&["templates"]).read().await
     }
 
-    /// Looks at every byte of every checkpoint.
+    /// Checks every byte of every checkpoint.
     ///
     /// # Errors
     /// As every call.

@@ -149,7 +149,9 @@ impl<G> Machines<G> {
             return Err(DriverError::permanent(format!("{id} was not made to be frozen")));
         }
         if vm.lies_on != spec.parent {
-            return Err(DriverError::permanent(format!("{id} lies on another checkpoint")));
+            return Err(DriverError::permanent(format!(
+                "{id} has another checkpoint as its parent"
+            )));
         }
         let info = CheckpointInfo {
             key: spec.key.clone(),

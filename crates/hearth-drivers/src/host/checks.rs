@@ -221,7 +221,7 @@ pub(super) fn disk(data_dir: &Path) -> Finding {
     const NAME: &str = "disk";
     let fix = "free some space, or put the data folder (`--data-dir`) on a larger disk";
     match free_disk_mib(nearest(data_dir)) {
-        Err(error) => Finding::fail(NAME, format!("cannot look at {}: {error}", data_dir.display()), fix),
+        Err(error) => Finding::fail(NAME, format!("cannot read {}: {error}", data_dir.display()), fix),
         Ok(free) => {
             let summary = format!("{:.1} GiB free under {}", gib(free), data_dir.display());
             match free {
@@ -312,7 +312,7 @@ pub(super) fn image(images: &Stores) -> Finding {
     if let Some((folder, reason)) = listed.broken.first() {
         return Finding::warn(
             NAME,
-            format!("{} is not a whole image: {reason}", folder.display()),
+            format!("{} is a damaged image: {reason}", folder.display()),
             "remove that folder, then run `hearth image build`",
         );
     }

@@ -122,7 +122,7 @@ pub enum ImageError {
     None,
     /// There is a folder of an image, and not all of its files.
     #[error(
-        "the VM image in {folder} is not whole ({reason}): remove that folder, then make the image anew with `hearth image build`"
+        "the VM image in {folder} is damaged ({reason}): remove that folder, then build the image again with `hearth image build`"
     )]
     Broken {
         /// Its folder.

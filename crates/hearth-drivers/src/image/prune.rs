@@ -76,20 +76,19 @@ fn prunable(
                 max_age: Some(most), ..
             } if age >= most => {
                 format!(
-                    "nothing lies on it, a newer one has its name, and it is {} old",
+                    "nothing uses it, a newer one has its name, and it is {} old",
                     count(days, "day")
                 )
             }
             PrunePolicy {
                 max_bytes: Some(most), ..
             } if all_bytes > most => {
-                "nothing lies on it, a newer one has its name, and all images together take more than they may"
-                    .to_owned()
+                "nothing uses it, a newer one has its name, and all images together take more than they may".to_owned()
             }
             PrunePolicy {
                 max_age: None,
                 max_bytes: None,
-            } => "nothing lies on it, and a newer one has its name".to_owned(),
+            } => "nothing uses it, and a newer one has its name".to_owned(),
             _ => continue,
         };
         all_bytes = all_bytes.saturating_sub(bytes(image));

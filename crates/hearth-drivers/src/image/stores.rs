@@ -126,7 +126,7 @@ impl Stores {
     pub(crate) fn adopt(&self, image: &Image) -> Result<Image, ImageError> {
         let failed = || {
             ImageError::io(format!(
-                "the image {} could not be brought into {}",
+                "the image {} could not be copied into {}",
                 image.folder.display(),
                 self.own.display()
             ))

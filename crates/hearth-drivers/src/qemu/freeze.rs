@@ -87,7 +87,7 @@ async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverE
     };
     let look = || {
         let used = process.ticks_used();
-        used.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))
+        used.map_err(|error| error::io(format!("cannot read the process of {id}"), error))
     };
     let begin = Instant::now();
     let mut before = look()?;
@@ -98,13 +98,13 @@ async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverE
             return Ok(());
         };
         if later.saturating_sub(earlier) <= REST_TICKS {
-            tracing::debug!(%id, after_ms = begin.elapsed().as_millis(), "the guest rests");
+            tracing::debug!(%id, after_ms = begin.elapsed().as_millis(), "the guest is idle");
             return Ok(());
         }
         before = now;
     }
     if !longest.is_zero() {
-        tracing::debug!(%id, ?longest, "the guest does not come to rest: its forks will go on with what it is at");
+        tracing::debug!(%id, ?longest, "the guest does not become idle: its forks will continue what it is doing");
     }
     Ok(())
 }
@@ -119,7 +119,7 @@ fn check(record: &Record, spec: &CheckpointSpec) -> Result<(), DriverError> {
     if record.template != spec.parent {
         let is = |key: &Option<CheckpointKey>| key.as_ref().map_or("nothing".to_owned(), ToString::to_string);
         return Err(DriverError::permanent(format!(
-            "{id} lies on {}, not on {}: its checkpoint would be called wrong",
+            "the parent of {id} is {}, not {}: its checkpoint would have the wrong name",
             is(&record.template),
             is(&spec.parent)
         )));
@@ -131,10 +131,10 @@ fn check(record: &Record, spec: &CheckpointSpec) -> Result<(), DriverError> {
 fn check_room(inner: &Inner, folder: &VmFolder) -> Result<(), DriverError> {
     let needed = std::fs::metadata(folder.ram())
         .map(|metadata| bytes_on_disk(&metadata))
-        .map_err(|error| error::io("cannot look at the VM's memory", error))?;
+        .map_err(|error| error::io("cannot read the VM's memory", error))?;
     let data = &inner.options.data_dir;
     let free = crate::host::free_disk_mib(data)
-        .map_err(|error| error::io(format!("cannot look at the disk under {}", data.display()), error))?;
+        .map_err(|error| error::io(format!("cannot read the disk under {}", data.display()), error))?;
     let free = free.saturating_mul(1024 * 1024);
     if free < needed.saturating_add(DISK_RESERVE) {
         const MIB: u64 = 1024 * 1024;
@@ -229,7 +229,7 @@ async fn freeze(
     }
     still?;
     goes_on.map_err(|error| {
-        DriverError::unknown(format!("{id} does not go on after it was frozen: {error}; destroy it")).caused_by(error)
+        DriverError::unknown(format!("{id} does not resume after it was frozen: {error}; destroy it")).caused_by(error)
     })?;
     Ok(Frozen { record, stood_still })
 }

@@ -20,7 +20,7 @@ pub(super) async fn find(stores: &Stores, wanted: Option<&str>) -> Result<Image,
     let stores = stores.clone();
     tokio::task::spawn_blocking(move || stores.adopt(&found))
         .await
-        .map_err(|error| DriverError::retry(format!("an image could not be brought into the data folder: {error}")))?
+        .map_err(|error| DriverError::retry(format!("an image could not be copied into the data folder: {error}")))?
         .map_err(driver_error)
 }
 

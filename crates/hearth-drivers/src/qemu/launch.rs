@@ -90,7 +90,7 @@ pub(super) async fn launch(
             let ended = tokio::time::timeout(LOOK_AGAIN, ended).await;
             return Err(match ended {
                 Ok(_) => refused(folder),
-                Err(_) => error::io("cannot look at the QEMU process", error),
+                Err(_) => error::io("cannot read the QEMU process", error),
             });
         }
     };

@@ -261,7 +261,7 @@ impl Inner {
     fn processes(&self) -> Result<Vec<(ProcessId, VmId)>, DriverError> {
         let prefix = command::name_prefix(&self.options.installation);
         let mut found = process::find_by_argument("-name", |name| name.strip_prefix(&prefix)?.parse::<VmId>().ok())
-            .map_err(|error| error::io("cannot look for QEMU processes", error))?;
+            .map_err(|error| error::io("cannot list QEMU processes", error))?;
         // A process of somebody else that merely carries the same words is not ours to count or kill.
         let ours = [self.user.id(), nix::unistd::geteuid().as_raw()];
         found.retain(|(process, _)| {
@@ -303,11 +303,11 @@ impl Inner {
             Some(process) if process.is_alive()? => process.is_halted().map(Some),
             _ => Ok(None),
         };
-        match look().map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
+        match look().map_err(|error| error::io(format!("cannot read the process of {id}"), error))? {
             Some(true) => Ok(VmState::Halted),
             Some(false) => {
                 let paused = self.folder(id).is_paused();
-                let paused = paused.map_err(|error| error::io(format!("cannot look at the folder of {id}"), error))?;
+                let paused = paused.map_err(|error| error::io(format!("cannot read the folder of {id}"), error))?;
                 Ok(if paused { VmState::Paused } else { VmState::Running })
             }
             None => Ok(VmState::Stopped),
@@ -316,7 +316,7 @@ impl Inner {
 
     fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
         let exists = self.folder(id).exists();
-        if exists.map_err(|error| error::io(format!("cannot look at the folder of {id}"), error))? {
+        if exists.map_err(|error| error::io(format!("cannot read the folder of {id}"), error))? {
             return self.state_of_folder(id).map(Some);
         }
         Ok(self
@@ -506,7 +506,7 @@ impl Driver for QemuDriver {
             let _nobody_begins_to_use_it = inner.removals.write().await;
             if let Some(user) = inner.user_of(&key)? {
                 return Err(DriverError::retry(format!(
-                    "the checkpoint {key} is in use: {user} lies on it; it can be removed when that is gone"
+                    "the checkpoint {key} is in use: it is a parent of {user}; it can be removed when that is gone"
                 )));
             }
             let removed = inner.templates.remove(&key);
@@ -544,7 +544,7 @@ impl Driver for QemuDriver {
             Ok::<_, io::Error>(VmUsage { disk_bytes, ..usage })
         };
         let alive = process.is_alive();
-        match alive.map_err(|error| error::io(format!("cannot look at the process of {id}"), error))? {
+        match alive.map_err(|error| error::io(format!("cannot read the process of {id}"), error))? {
             true => measure().map_err(|error| error::io(format!("cannot measure {id}"), error)),
             false => Err(DriverError::permanent(format!("{id} does not run any more"))),
         }

@@ -37,7 +37,7 @@ impl Inner {
     pub(super) fn halted(&self, id: &VmId) -> String {
         match self.recorded_process(id) {
             Ok(Some(process)) => format!(
-                "its QEMU process {pid} was stopped by a signal; `kill -CONT {pid}` on the host lets it go on",
+                "its QEMU process {pid} was stopped by a signal; `kill -CONT {pid}` on the host lets it run again",
                 pid = process.pid
             ),
             _ => "its QEMU process was stopped by a signal".to_owned(),

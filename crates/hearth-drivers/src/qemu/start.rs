@@ -158,7 +158,7 @@ pub(super) fn check_room(data_dir: &Path, memory: u64) -> Result<(), DriverError
         )));
     }
     let free = crate::host::free_disk_mib(data_dir)
-        .map_err(|error| error::io(format!("cannot look at the disk under {}", data_dir.display()), error))?;
+        .map_err(|error| error::io(format!("cannot read the disk under {}", data_dir.display()), error))?;
     if free < DISK_RESERVE_MIB {
         return Err(DriverError::retry(format!(
             "not enough disk space under {}: {free} MiB are free, {DISK_RESERVE_MIB} MiB must stay; free some space",

@@ -61,7 +61,7 @@ impl AgentClient {
         let reply = reply.map_err(|error| match error {
             AgentError::Refused { status: NOT_FOUND, .. } => AgentError::Refused {
                 status: NOT_FOUND,
-                message: "it is too old to give a forked VM an identity of its own: build the image anew".into(),
+                message: "it is too old to give a forked VM an identity of its own: build the image again".into(),
             },
             other => other,
         })?;

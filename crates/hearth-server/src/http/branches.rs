@@ -21,7 +21,7 @@ const MAX_BRANCHES: usize = 1000;
 
 /// List the branches of a project's repositories
 ///
-/// Each repository's own server is asked, for 5 s at most; of one that does not answer nothing is known.
+/// Each repository's own server is asked, for 5 s at most; for one that does not answer, `branches` is `null`.
 #[utoipa::path(
     get,
     path = "/projects/{projectId}/branches",

@@ -33,7 +33,7 @@ const LOOK_BUDGET: Duration = Duration::from_secs(5);
 
 /// Claim a VM
 ///
-/// Hands one VM over to one task, for ever. `taskId` (or the header `Idempotency-Key`) makes it safe to repeat: the same
+/// Hands one VM over to one task and never to another. `taskId` (or the header `Idempotency-Key`) makes it safe to repeat: the same
 /// key and body is the same VM. `waitMs` and `miss` may differ: they do not say which VM is meant.
 #[utoipa::path(
     post,

@@ -98,7 +98,7 @@ impl ApiError {
             retry_after: Some(wait),
             ..Self::new(
                 ErrorCode::TooManyRequests,
-                format!("{who} asks too often; wait as `Retry-After` says"),
+                format!("{who} sends too many requests; wait as long as `Retry-After` says"),
             )
         }
     }

@@ -49,8 +49,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 ///
 /// However the command ended, the answer is 200 and says it: a command whose time was up has `timedOut` and all it had printed; a
 /// program that is not there has the exit code 127, and one that cannot be run as asked (not executable, no such user or folder)
-/// 126, with a sentence in `error`; when the agent or the VM died meanwhile there is neither code nor signal, and `error` says what
-/// happened. Such a command may have done its work: look before it is sent again.
+/// 126, with a message in `error`; when the agent or the VM died meanwhile there is neither code nor signal, and `error` says what
+/// happened. Such a command may have done its work: check before it is sent again.
 #[utoipa::path(
     post,
     path = "/instances/{id}/exec",

@@ -112,7 +112,7 @@ fn what_happened(became: Became) -> String {
         }
         Became::AgentDied => {
             "the agent in the VM died while the command ran, and was started again: whether the command has ended, was killed too or \
-             still runs is not known. `kill -9 -1` does this, and so can a VM without free memory; look at what the command did \
+             still runs is not known. `kill -9 -1` does this, and so can a VM without free memory; check what the command did \
              before it is run again"
         }
         Became::ConnectionLost => {
@@ -129,7 +129,7 @@ fn what_happened(became: Became) -> String {
         }
         Became::Silent(Some(why)) => {
             return format!(
-                "{why}; how the command ended nobody knows. Nothing brings its work back by itself: release the VM, or look again later"
+                "{why}; it is not known how the command ended. Its work does not come back by itself: release the VM, or try again later"
             );
         }
     };

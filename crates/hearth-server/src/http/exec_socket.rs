@@ -33,7 +33,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// A WebSocket. The client's first message is the text `{"start": {"request": ExecRequest, "terminal"?: {"rows", "cols"}}}`; its
 /// binary messages are standard input, of any length, and the text `"stdinEnd"` ends it. The server's binary messages are output:
 /// their first byte says of which (1 stdout, 2 stderr), the rest is what was printed. Its last message is the text `{"exit":
-/// ExecExit}`, or `{"error": …}` as in an error reply when the command is not taken. Both directions are held back by whoever is
+/// ExecExit}`, or `{"error": …}` as in an error reply when the command is not taken. Both directions are held back by the side that is
 /// slower. With `terminal` the command runs in one, whose output is all stdout, and the client may send `{"resize": …}`. When the
 /// client goes away, the command is ended with everything that it has started.
 #[utoipa::path(

@@ -79,7 +79,7 @@ pub async fn explain_claim(
         caller.instance_by(&state, &id, &scopes).await?;
         return Err(ApiError::new(
             ErrorCode::Conflict,
-            "this instance is not claimed; `GET …/warm-pool/explain` says how its pool stands",
+            "this instance is not claimed; `GET …/warm-pool/explain` explains its pool",
         ));
     };
     // The claim outlives its instance: what it says is looked at when the task is over, too.

@@ -19,7 +19,7 @@ use crate::watch::{Pushed, WebhookSecret};
 
 /// Longest body: as long as GitHub's longest.
 const MAX_HOOK_BYTES: usize = 25 * 1024 * 1024;
-/// How long a body may take to arrive: forges give up after as long.
+/// How long a body may take to arrive: git hosts give up after as long.
 const HOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// What bodies that are not known to be signed may take of the memory together, KiB.
 const ROOM_KIB: u32 = 128 * 1024;
@@ -90,7 +90,7 @@ impl Event {
 
 /// Take a webhook
 ///
-/// Push webhooks of GitHub, GitLab, Gitea and Forgejo, as JSON. The repository they name is looked at as soon as no other
+/// Push webhooks of GitHub, GitLab, Gitea and Forgejo, as JSON. The repository they name is polled as soon as no other
 /// webhook for it has come for a moment. Instead of a token they carry the secret that the server was started with
 /// (`hearth serve --webhook-secret-file`): as a signature of the body in `X-Hub-Signature-256`, `X-Gitea-Signature` or
 /// `X-Forgejo-Signature`, or itself in `X-Gitlab-Token`.
@@ -100,8 +100,8 @@ impl Event {
     tag = "server",
     request_body = GitHook,
     responses(
-        (status = 200, body = GitHookReply, description = "A ping, or an event that is no push: nothing is looked at"),
-        (status = 202, body = GitHookReply, description = "A push: the repositories it concerns are looked at soon"),
+        (status = 200, body = GitHookReply, description = "A ping, or an event that is no push: nothing is polled"),
+        (status = 202, body = GitHookReply, description = "A push: the repositories it concerns are polled soon"),
         (status = 401, description = "refused"),
         (status = 403, description = "refused"),
         (status = 422, description = "refused"),
@@ -117,7 +117,7 @@ pub async fn take_git_hook(
         return Err(ApiError::new(
             ErrorCode::Forbidden,
             "webhooks are off; start the server with `hearth serve --webhook-secret-file FILE`, or with the secret in \
-             HEARTH_WEBHOOK_SECRET, and give the forge the same secret",
+             HEARTH_WEBHOOK_SECRET, and give the git host the same secret",
         ));
     };
     let (headers, body) = signed(gate, secret, request).await?;

@@ -164,7 +164,7 @@ pub async fn view_instance(
 /// End a boot
 ///
 /// Ends the boot of one instance, a test or one of the pool, while it is made: what it did until then stays in its record, which
-/// says who ended it; its VM goes. Of a boot that has ended, the VM that was kept to look into goes. An enabled pool makes another
+/// says who ended it; its VM is removed. Of a boot that has ended, the VM that was kept for debugging is removed. An enabled pool makes another
 /// one.
 #[utoipa::path(
     delete,
@@ -261,7 +261,7 @@ pub async fn follow_instance(
                     }
                 }
                 Err(RecvError::Lagged(count)) => {
-                    let text = format!("\n[… {count} events lost: the follower was too slow …]\n");
+                    let text = format!("\n[… {count} events lost: the client was too slow …]\n");
                     yield Ok(to_sse(&FollowEvent::Output { subject: None, text }));
                 }
                 Err(RecvError::Closed) => break,

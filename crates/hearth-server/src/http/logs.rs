@@ -47,7 +47,7 @@ pub async fn list_instance_logs(
     let logs = logs.map_err(|error| match error {
         AgentError::Refused { status: UNKNOWN, .. } => ApiError::new(
             ErrorCode::Conflict,
-            "the agent in this VM is older than logs; read the files of /var/log/hearth with exec, and build the image anew",
+            "the agent in this VM is older than logs; read the files of /var/log/hearth with exec, and build the image again",
         ),
         other => refused(&other),
     })?;

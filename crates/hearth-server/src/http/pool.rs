@@ -56,7 +56,7 @@ async fn status(state: &AppState, project: &ProjectId) -> Result<Status, ApiErro
     get,
     path = "/projects/{projectId}/warm-pool",
     tag = "warm pool",
-    responses((status = 200, body = PoolView, description = "The wish and how far it is fulfilled"))
+    responses((status = 200, body = PoolView, description = "The configuration, and how far the pool is filled"))
 )]
 pub async fn get_pool(
     State(state): State<AppState>,
@@ -83,7 +83,7 @@ pub async fn get_pool(
     path = "/projects/{projectId}/warm-pool",
     tag = "warm pool",
     request_body = PatchPool,
-    responses((status = 200, body = PatchPoolReply, description = "The wish as it is now"))
+    responses((status = 200, body = PatchPoolReply, description = "The configuration as it is now"))
 )]
 pub async fn patch_pool(
     State(state): State<AppState>,
@@ -183,7 +183,7 @@ pub async fn clear_pool(
 
 /// Try the set-up again
 ///
-/// Failures so far do not count against it any more: what waits because of them is tried at once.
+/// Earlier failures no longer count: what waits because of them is tried at once.
 #[utoipa::path(
     post,
     path = "/projects/{projectId}/warm-pool/retry",

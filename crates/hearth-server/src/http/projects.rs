@@ -183,7 +183,7 @@ pub async fn get_project(
 
 /// Get everything that can be set of a project
 ///
-/// Besides what `GET /projects/{projectId}` says: where its repositories are fetched from and what comes along with them, the
+/// Besides what `GET /projects/{projectId}` says: where its repositories are fetched from and what is fetched with them, the
 /// image, the project's own commands, the VM size, the limit and the git identity.
 #[utoipa::path(
     get,

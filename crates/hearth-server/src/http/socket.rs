@@ -144,7 +144,7 @@ async fn take(mut client: SplitStream<WebSocket>, typed: Typed, patience: Option
     }
 }
 
-/// Nothing, when what runs reads no more: how it ended, or ends, is told by the other half.
+/// Nothing, when what runs reads no more: how it ended, or ends, is said by the other half.
 async fn pass_on(typed: &mut Option<Typed>, input: TerminalInput) {
     if let Some(sender) = typed
         && sender.send(Ok(input)).await.is_err()

@@ -58,9 +58,9 @@ fn to_item(kept: KeptCheckpoint) -> CheckpointItem {
     }
 }
 
-/// Look at every byte of every checkpoint
+/// Check every byte of every checkpoint
 ///
-/// A damaged one is not used any more and is made anew when it is needed; ready VMs that were forked from it are replaced.
+/// A damaged one is not used any more and is built again when it is needed; ready VMs that were forked from it are replaced.
 #[utoipa::path(
     post,
     path = "/templates/verify",

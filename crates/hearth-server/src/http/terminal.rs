@@ -116,7 +116,7 @@ pub fn is_too_old(error: &AgentError) -> bool {
 pub fn too_old() -> ApiError {
     ApiError::new(
         ErrorCode::Conflict,
-        "the agent in this VM is older than terminals; build the image anew, or run commands with exec",
+        "the agent in this VM is older than terminals; build the image again, or run commands with exec",
     )
 }
 

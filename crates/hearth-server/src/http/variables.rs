@@ -25,7 +25,7 @@ fn owner(kind: VariableKind, caller: &Caller) -> VariableOwner<'_> {
     }
 }
 
-/// The project, for a caller with `scope`. Whoever may claim needs no other scope for personal variables.
+/// The project, for a caller with `scope`. A token that may claim needs no other scope for personal variables.
 async fn project(
     kind: VariableKind,
     state: &AppState,

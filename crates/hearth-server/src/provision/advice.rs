@@ -104,11 +104,11 @@ const QUESTIONS: [(&[&str], &str); 21] = [
     ),
     (
         &["press any key", "press enter", "press return", "hit enter"],
-        "it waits for a key: look for an option like `--yes` or `--non-interactive`",
+        "it waits for a key: see its options, like `--yes` or `--non-interactive`",
     ),
     (
         &["[y/n]", "(y/n)", "[yes/no]", "(yes/no)", "[y/n]?"],
-        "it asks yes or no: look for an option like `--yes`, `-y` or `--non-interactive`",
+        "it asks yes or no: see its options, like `--yes`, `-y` or `--non-interactive`",
     ),
     (
         &[
@@ -119,7 +119,7 @@ const QUESTIONS: [(&[&str], &str); 21] = [
             "stdin is not",
             "inappropriate ioctl for device",
         ],
-        "look for an option like `--yes`, `-y` or `--non-interactive`",
+        "see its options, like `--yes`, `-y` or `--non-interactive`",
     ),
 ];
 
@@ -149,7 +149,7 @@ fn about_input(ended: &Ended<'_>) -> Option<String> {
         .iter()
         .find(|(looks, _)| looks.iter().any(|look| said.contains(look)))
     {
-        return Some(format!("{closed}, nobody can answer: {answer}"));
+        return Some(format!("{closed}, no one can answer: {answer}"));
     }
     if reads_input(ended.command) {
         let nothing = if said.trim().is_empty() {

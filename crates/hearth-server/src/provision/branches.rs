@@ -39,7 +39,7 @@ pub enum BranchError {
         others: Vec<String>,
     },
     /// A repository cannot be asked: that is not the same as having no such branch.
-    #[error("it cannot be told whether {repo} has a branch `{branch}`: {source}")]
+    #[error("it is not known whether {repo} has a branch `{branch}`: {source}")]
     Unknown {
         /// `org/name`
         repo: String,
@@ -99,7 +99,7 @@ async fn others(mirrors: &Mirrors, checkout: &Checkout, branch: &str) -> String 
     match mirrors.branches(&checkout.remote()).await {
         Ok(all) => tell(repo, &all, branch),
         Err(error) => {
-            tracing::warn!(%error, repo, "the branches of a repository cannot be told");
+            tracing::warn!(%error, repo, "the branches of a repository cannot be listed");
             String::new()
         }
     }
@@ -112,7 +112,7 @@ fn tell(repo: &str, all: &[String], branch: &str) -> String {
     };
     let alike = alike(all, branch);
     if !alike.is_empty() {
-        return format!("; in {repo} these look alike: {}", names(&alike));
+        return format!("; similar ones in {repo}: {}", names(&alike));
     }
     let some: Vec<_> = all.iter().take(NAMED).collect();
     match all.len().saturating_sub(NAMED) {

@@ -27,7 +27,7 @@ const WORTH: Duration = Duration::from_secs(1);
 
 /// The VM that a template is made in.
 pub(super) struct Forge {
-    /// The checkpoint it goes on from.
+    /// Its parent: the checkpoint that its disk is a layer on.
     lies_on: Option<CheckpointKey>,
     /// When it was last frozen.
     since: Instant,

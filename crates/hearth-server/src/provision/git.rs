@@ -42,7 +42,7 @@ pub enum GitError {
     #[error("git's answer is longer than {} MiB", MAX_ANSWER >> 20)]
     TooLong,
     /// It said no.
-    #[error("{}", if .stderr.is_empty() { "git failed without a word" } else { clause(.stderr) })]
+    #[error("{}", if .stderr.is_empty() { "git failed without a message" } else { clause(.stderr) })]
     Failed {
         /// Its last words.
         stderr: String,

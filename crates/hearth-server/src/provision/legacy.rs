@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(2);
 pub struct LegacyFound {
     /// Repositories with hooks, in the project's order.
     pub repositories: Vec<String>,
-    /// Whether every repository could be looked at.
+    /// Whether every repository could be read.
     pub check_complete: bool,
 }
 

@@ -128,13 +128,13 @@ fn fate(console: &str, text: &str) -> Became {
 }
 
 fn say(became: &Became, command: &str) -> Option<Failure> {
-    let frozen = "the VM is frozen as it runs after its set-up, and forks of it go on from there";
+    let frozen = "the VM is frozen as it runs after its set-up, and forks of it start from there";
     let (kind, reason) = match became {
         Became::Restarted => (
             FailureKind::Setup,
             format!(
                 "the VM restarted during the command `{command}`; a set-up command must not restart the VM: {frozen}. Take the restart \
-                 out; what should start anew does so with `systemctl restart NAME`"
+                 out; restart services with `systemctl restart NAME`"
             ),
         ),
         Became::WentOff => (

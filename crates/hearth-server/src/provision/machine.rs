@@ -199,9 +199,9 @@ impl Run<'_> {
     fn say_interrupted(&self, recorder: &mut Recorder<'_>, from: &str) {
         let Some(at) = self.boot.interrupted_at else { return };
         let goes_on = match from {
-            "image" => "nothing of it was frozen yet, so it begins anew",
+            "image" => "nothing of it was frozen yet, so it starts again",
             "template" => "all of its set-up is frozen",
-            _ => "it goes on after the last stage that was frozen; what ran before is shown as cached",
+            _ => "it continues after the last stage that was frozen; what ran before is shown as cached",
         };
         recorder.print(&format!(
             "the server was restarted during this boot (found at {at:.0}): {goes_on}\n"

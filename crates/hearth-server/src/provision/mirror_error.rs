@@ -52,7 +52,7 @@ pub enum MirrorError {
         url: String,
     },
     /// A submodule cannot be had.
-    #[error("{repo} ({url}) cannot be brought: {why}")]
+    #[error("{repo} ({url}) cannot be fetched: {why}")]
     Submodule {
         /// Which submodule of what.
         repo: String,

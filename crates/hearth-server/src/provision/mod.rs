@@ -147,7 +147,7 @@ impl Context {
 
     /// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.
     pub async fn forget_checkpoint(&self, key: &CheckpointKey, reason: &str) -> Result<(), StoreError> {
-        tracing::error!(%key, reason, "a checkpoint is not used any more and made anew when it is needed");
+        tracing::error!(%key, reason, "a checkpoint is not used any more and is built again when it is needed");
         let now = Timestamp::now();
         self.store.note_checkpoint_fault(key, reason, now).await?;
         self.store.forget_checkpoint(key, true, now).await?;

@@ -114,7 +114,7 @@ pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, St
             return Ok(made);
         }
         if template.recipe != boot.blueprint.recipe {
-            let reason = "the template was damaged; it is made anew";
+            let reason = "the template was damaged; it is built again";
             return Err(failure(FailureKind::Host, reason).into());
         }
     }

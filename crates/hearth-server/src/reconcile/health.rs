@@ -93,7 +93,7 @@ impl Reconciler {
         let tick = self.probe_interval.min(RUNNING_INTERVAL) / SOONER;
         loop {
             if let Err(error) = self.probe_round().await {
-                tracing::warn!(%error, "VMs could not be looked at; the next round tries again");
+                tracing::warn!(%error, "VMs could not be probed; the next round tries again");
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -169,7 +169,7 @@ impl Reconciler {
         futures::stream::iter(rows)
             .for_each_concurrent(at_once, |row| async move {
                 if let Err(error) = self.probe_one(&row).await {
-                    tracing::warn!(%error, instance = %row.id, "what a look at a VM found could not be written");
+                    tracing::warn!(%error, instance = %row.id, "what a probe found could not be written");
                 }
             })
             .await;
@@ -320,7 +320,7 @@ impl Reconciler {
         match tokio::time::timeout(HOST_LOOK, self.resume(&row.vm)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, instance = %row.id, "a silent VM cannot be let go on"),
-            Err(_) => tracing::debug!(instance = %row.id, "a silent VM cannot be let go on in time"),
+            Err(_) => tracing::debug!(instance = %row.id, "a silent VM cannot be resumed in time"),
         }
     }
 

@@ -227,7 +227,7 @@ impl Reconciler {
         Ok(left.iter().filter(|kept| left_behind.contains(&kept.info.key)).count())
     }
 
-    /// Looks at every byte of every checkpoint. A damaged one is not used any more; the pool makes it anew.
+    /// Checks every byte of every checkpoint. A damaged one is not used any more; the pool makes it anew.
     pub async fn verify(&self) -> Result<Verified, StoreError> {
         let mut verified = Verified::default();
         for kept in self.kept().await? {
@@ -235,7 +235,7 @@ impl Reconciler {
             verified.checked += 1;
             if let Err(error) = self.context.driver.check_checkpoint(&key, CheckDepth::Full).await {
                 let Some(fault) = error.checkpoint_fault() else {
-                    tracing::warn!(%error, %key, "a checkpoint could not be looked at");
+                    tracing::warn!(%error, %key, "a checkpoint could not be checked");
                     continue;
                 };
                 let reason = fault.to_string();

@@ -183,7 +183,7 @@ impl Reconciler {
             tracing::error!(%error, "the controller's lease could not be taken; the first pass tries again");
         }
         if let Err(error) = self.take_over().await {
-            tracing::error!(%error, "boots that were interrupted cannot go on; they are made anew");
+            tracing::error!(%error, "boots that were interrupted cannot continue; they start again");
         }
         loop {
             self.pass().await;
@@ -202,7 +202,7 @@ impl Reconciler {
             Ok(Some(world)) => world,
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(%error, "the pools could not be looked at; the next pass tries again");
+                tracing::error!(%error, "the pools could not be read; the next pass tries again");
                 return;
             }
         };

@@ -16,11 +16,11 @@ impl Reconciler {
         for row in store.half_made(&self.session, MOST_RESTARTS).await? {
             // Nobody can go on in the middle of a command.
             if let Err(error) = self.context.driver.destroy(&row.vm).await {
-                tracing::warn!(%error, instance = %row.id, "a half-made VM could not be destroyed; its boot does not go on");
+                tracing::warn!(%error, instance = %row.id, "a half-made VM could not be destroyed; its boot does not continue");
                 continue;
             }
             if store.begin_again(&row.id, Timestamp::now()).await? {
-                tracing::info!(instance = %row.id, project = %row.project, "a boot that was interrupted goes on");
+                tracing::info!(instance = %row.id, project = %row.project, "a boot that was interrupted continues");
             }
         }
         Ok(())

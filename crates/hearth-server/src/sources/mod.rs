@@ -43,7 +43,7 @@ impl Refusal {
 
     /// By a rule of the installation.
     fn by_rule(rule: &SourceRule, tenant: &str, place: &str, why: &str) -> Self {
-        let advice = "Use another address, or ask whoever runs the server";
+        let advice = "Use another address, or ask the operator of the server";
         Self::new(tenant, place, why, &rule.to_string(), advice)
     }
 
@@ -51,7 +51,7 @@ impl Refusal {
     fn usual(tenant: &str, place: &str, why: &str, pattern: Option<&str>) -> Self {
         let advice = match pattern {
             Some(pattern) => format!(
-                "Whoever runs the server can open it: `hearth serve --source \"tenant={tenant} allow={pattern}\"`"
+                "The operator of the server can open it: `hearth serve --source \"tenant={tenant} allow={pattern}\"`"
             ),
             None => "Use an address like https://git.example.org/org/name.git".to_owned(),
         };

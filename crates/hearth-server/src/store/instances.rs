@@ -56,7 +56,7 @@ pub struct InstanceRow {
     pub boot_id: Option<String>,
     /// When it was last noticed that its guest had restarted.
     pub rebooted_at: Option<Timestamp>,
-    /// When it was wished for.
+    /// When it was requested.
     pub created_at: Timestamp,
     /// When it came into its state.
     pub state_since: Timestamp,

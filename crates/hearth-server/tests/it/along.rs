@@ -258,7 +258,7 @@ async fn what_cannot_be_brought_fails_the_clone_with_its_name_and_url() {
         (
             "evil",
             "ext::sh -c id",
-            "the submodule `evil` at deps/evil of acme/app (ext::sh -c id) cannot be brought: ".to_owned(),
+            "the submodule `evil` at deps/evil of acme/app (ext::sh -c id) cannot be fetched: ".to_owned(),
         ),
     ] {
         set(name, url);

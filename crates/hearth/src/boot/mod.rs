@@ -101,7 +101,7 @@ async fn poll(
             Ok(detail) => {
                 last_answer = Instant::now();
                 if detail.status == InstanceStatus::Provisioning && shown != usize::MAX && detail.steps.len() < shown {
-                    screen.note("the server was restarted; the boot goes on from what was frozen");
+                    screen.note("the server was restarted; the boot continues from what was frozen");
                     shown = 0;
                 }
                 for step in detail.steps.iter().skip(shown) {
@@ -114,7 +114,7 @@ async fn poll(
             }
             Err(error) if error.is_not_found() => {
                 return Err(Failure::new("the instance was removed while it was being made")
-                    .hint("somebody cleared the pool or deleted the project; start again"));
+                    .hint("the pool was cleared or the project deleted; start again"));
             }
             Err(error @ ClientError::Api { .. }) if error.code() != Some(hearth_api::error::ErrorCode::Unavailable) => {
                 return Err(error.into());
@@ -122,7 +122,7 @@ async fn poll(
             Err(error) if last_answer.elapsed() > MAX_AWAY => {
                 return Err(Failure::from(error)
                     .with_code(EXIT_NO_SERVER)
-                    .detail("the boot goes on in the server if it lives"));
+                    .detail("the boot continues in the server if that is alive"));
             }
             Err(_) => {}
         }

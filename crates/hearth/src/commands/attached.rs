@@ -101,7 +101,7 @@ fn lost(error: ClientError) -> Failure {
         ClientError::Interrupted { url, reason } => Failure::new(format!(
             "the connection to {url} was lost, and the command was ended with it: {reason}"
         ))
-        .hint("what it had done until then is done: look before you run it again"),
+        .hint("what it had done until then is done: check before you run it again"),
         other => other.into(),
     }
 }

@@ -176,9 +176,9 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
 
 fn came_from(source: ClaimSource) -> &'static str {
     match source {
-        ClaimSource::Ready => "it stood ready in the pool",
+        ClaimSource::Ready => "a ready VM of the pool",
         ClaimSource::Fork => "forked from the template",
-        ClaimSource::Joined => "it was being made already",
+        ClaimSource::Joined => "a VM that was already being made",
         ClaimSource::Cold => "made for this claim",
     }
 }

@@ -95,7 +95,7 @@ async fn server(url: &str, local: Option<&LocalServer>) -> Finding {
             Finding::fail(
                 SERVER,
                 format!("{message}{whose}"),
-                hint.unwrap_or_else(|| "look into the server's log".to_owned()),
+                hint.unwrap_or_else(|| "see the server's log".to_owned()),
             )
         }
     }

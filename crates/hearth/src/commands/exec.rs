@@ -43,7 +43,7 @@ Examples:
 Ends with the command's exit code; 128 + n when signal n ended it, 124 when its time passed, 127 when the program was not
 found, 126 when it cannot be run as asked (not executable, no such user or folder), 125 when Hearth failed and not the
 command. Ctrl-C ends the command with everything it started. Standard input goes to the command as it comes; in a loop or a
-script that has other plans for its input say --no-stdin. What a process prints that the command leaves running: hearth logs.";
+script that reads its own input give --no-stdin. What a process prints that the command leaves running: hearth logs.";
 
 /// `hearth exec`.
 #[derive(Debug, Args)]
@@ -79,10 +79,10 @@ pub(super) struct ExecOptions {
     /// Do not read standard input
     #[arg(long, short = 'n')]
     no_stdin: bool,
-    /// Pass standard input on, which is done anyway: for hands that are used to `docker exec -it`
+    /// Pass standard input on. This is always done; the option is there for the habit of `docker exec -it`
     #[arg(long, short, conflicts_with = "no_stdin")]
     interactive: bool,
-    /// Run it in a terminal that is as ours
+    /// Run it in a terminal like this one
     #[arg(long, short, conflicts_with = "no_stdin")]
     tty: bool,
 }

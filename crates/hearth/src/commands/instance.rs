@@ -74,7 +74,7 @@ pub(super) fn trouble(unresponsive: Option<&Unresponsive>, rebooted_at: Option<T
 
 fn kind(view: &InstanceView) -> &'static str {
     match (view.is_test, view.status) {
-        (true, _) => "test boot: nobody gets it",
+        (true, _) => "test boot: it is never handed out",
         (false, InstanceStatus::Claimed) => "claimed from the pool",
         (false, _) => "pool",
     }

@@ -31,7 +31,7 @@ pub(crate) struct LogsArgs {
     id: String,
     /// The log to print
     name: Option<String>,
-    /// Go on with what will be written, until its processes have ended
+    /// Follow the log until its processes have ended
     #[arg(long, short, requires = "name")]
     follow: bool,
 }

@@ -37,7 +37,7 @@ Rules of --source: [tenant=NAME] allow=PATTERN|deny=PATTERN [credentials=server]
   credentials=server  fetch with the credentials of the server's user (git's credential helpers, SSH keys)
 
 The first start writes an admin token to the file admin-token of the data folder. SIGTERM and Ctrl-C stop the server; its VMs
-go on running, and the next start finds them. RUST_LOG sets what is logged, like RUST_LOG=debug.";
+keep running, and the next start finds them. RUST_LOG sets what is logged, like RUST_LOG=debug.";
 
 /// `hearth serve`.
 #[derive(Debug, Args)]
@@ -81,10 +81,10 @@ pub(crate) struct ServeArgs {
     /// What checkpoints (frozen VMs that others are forked from) may take on the disk, in MiB [default: 20480]
     #[arg(long, value_name = "MIB")]
     template_disk: Option<u64>,
-    /// A template this old is made anew, in seconds or like `12h` [default: 24h]
+    /// A template this old is built again, in seconds or like `12h` [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     template_max_age: Option<Duration>,
-    /// An image in the data folder that nothing lies on, that no project names and that a newer one of its name has replaced is removed
+    /// An image in the data folder that nothing uses, that no project names and that a newer one of its name has replaced is removed
     /// when it is this old, in seconds or like `720h`; 0: never [default: 720h]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     image_max_age: Option<Duration>,
@@ -95,7 +95,7 @@ pub(crate) struct ServeArgs {
     /// [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     probe_interval: Option<Duration>,
-    /// Time between two looks at the branches that pools follow, in seconds or like `5m`; 0: once, and then only when a webhook comes
+    /// Time between two polls of the branches that pools follow, in seconds or like `5m`; 0: poll once, and then only when a webhook comes
     /// [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     watch_interval: Option<Duration>,
@@ -191,7 +191,7 @@ fn parse_base_url(text: &str) -> Result<String, String> {
     let user = authority.rsplit_once('@').map(|(user, _)| user);
     let is_http = text.starts_with("http");
     if user.is_some_and(|user| is_http || user.contains(':')) {
-        return Err("it must not hold credentials: git's credential helper on this machine is their place".to_owned());
+        return Err("it must not hold credentials: use git's credential helper on this machine".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -263,7 +263,7 @@ fn refused(error: &ServeError) -> Failure {
         },
         ServeError::Listen { source, .. } => match source.kind() {
             ErrorKind::AddrInUse => failure.hint(
-                "another program listens there, perhaps another Hearth server (`hearth doctor` looks); --listen 0 takes a free port",
+                "another program listens there, perhaps another Hearth server (`hearth doctor` finds out); --listen 0 takes a free port",
             ),
             ErrorKind::PermissionDenied => failure.hint("ports below 1024 are root's: choose a larger one"),
             ErrorKind::AddrNotAvailable => {
@@ -375,7 +375,7 @@ fn stop_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("stopping; VMs go on running");
+        tracing::info!("stopping; VMs keep running");
         shutdown.cancel();
     });
     Ok(())

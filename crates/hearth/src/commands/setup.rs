@@ -61,7 +61,7 @@ pub(crate) struct SaveArgs {
     /// A JSON file (`-`: standard input)
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// Let it take the place of hooks in the repositories' .capy/settings.json that are active now
+    /// Replace hooks in the repositories' .capy/settings.json that are active now
     #[arg(long)]
     replace_legacy_hooks: bool,
 }
@@ -71,7 +71,7 @@ pub(crate) struct SaveArgs {
 pub(crate) struct EditArgs {
     /// The project's name or id
     project: String,
-    /// Let it take the place of hooks in the repositories' .capy/settings.json that are active now
+    /// Replace hooks in the repositories' .capy/settings.json that are active now
     #[arg(long)]
     replace_legacy_hooks: bool,
 }
@@ -183,11 +183,11 @@ fn legacy(hooks: &LegacyHooks) -> String {
     let repos = clean_line(&hooks.repositories.join(", "));
     let mut text = match hooks.status {
         LegacyStatus::Active => format!("active in {repos}"),
-        LegacyStatus::Ignored => format!("in {repos}, but the setup object takes their place"),
+        LegacyStatus::Ignored => format!("in {repos}, but the setup object replaces them"),
         LegacyStatus::None => "none".to_owned(),
     };
     if !hooks.check_complete {
-        text.push_str(" (not every repository could be looked at)");
+        text.push_str(" (not every repository could be read)");
     }
     text
 }

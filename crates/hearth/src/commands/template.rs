@@ -13,7 +13,7 @@ use crate::{connect, output};
 pub(crate) enum TemplateCommand {
     /// List templates and other checkpoints, and which were found damaged
     List,
-    /// Look at every byte of all of them; damaged ones are made anew. Exit code 1 when one was damaged
+    /// Check every byte of every checkpoint; damaged ones are built again. Exit code 1 when one was damaged
     Verify,
 }
 
@@ -26,9 +26,9 @@ pub(crate) async fn run(globals: &Globals, command: TemplateCommand) -> Result<u
             output::print(globals.json, &verified, |verified| {
                 let looked = output::count(verified.checked, "checkpoint");
                 match verified.damaged {
-                    0 => format!("looked at every byte of {looked}: all are whole"),
+                    0 => format!("checked every byte of {looked}: all are whole"),
                     damaged => format!(
-                        "looked at every byte of {looked}: {damaged} damaged, not used any more and made anew when needed \
+                        "checked every byte of {looked}: {damaged} damaged, not used any more and built again when needed \
                          (`hearth template list` says which)"
                     ),
                 }

@@ -36,7 +36,7 @@ fn it_is_shown_for_people_and_for_programs() {
     assert_eq!(
         ran.stdout,
         "set up by:  this setup object
-old hooks:  in acme/web, but the setup object takes their place (not every repository could be looked at)
+old hooks:  in acme/web, but the setup object replaces them (not every repository could be read)
 VM size:    large
 tool hooks: -
 

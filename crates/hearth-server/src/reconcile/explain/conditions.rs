@@ -70,7 +70,7 @@ pub(super) struct Facts<'a> {
 /// Holds of the last pass, and since when.
 type Holds = [(Hold, Timestamp)];
 
-/// Since when conditions are as they are. A cache: it starts anew with the server.
+/// Since when conditions are as they are. A cache: it starts again with the server.
 #[derive(Debug, Default)]
 pub(super) struct Since([Option<(bool, Timestamp)>; Kind::ALL.len()]);
 
@@ -232,7 +232,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             };
             let id = &kept.id;
             format!(
-                "the VM of {id}, whose set-up failed, is kept until {}; look into it with `hearth shell {id}`",
+                "the VM of {id}, whose set-up failed, is kept until {}; see inside with `hearth shell {id}`",
                 clock(until)
             )
         }
@@ -254,13 +254,13 @@ fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
         Kind::Building => "nothing is being set up".to_owned(),
         Kind::Rolling => "no ready VM waits for its successor".to_owned(),
         Kind::RecipeFailing => "the last try of the wanted recipe, if there was one, did not fail".to_owned(),
-        Kind::BreakerOpen => "nothing pauses because of failures of the set-up".to_owned(),
-        Kind::CapacityLimited => "no limit of this host or of the project holds the pool back".to_owned(),
+        Kind::BreakerOpen => "failures of the set-up do not delay anything".to_owned(),
+        Kind::CapacityLimited => "no limit of this host or of the project keeps VMs from being made".to_owned(),
         Kind::HostTrouble => "this host did not fail".to_owned(),
-        Kind::ImageMissing => "the image is not missing, as far as anybody looked".to_owned(),
-        Kind::RepositoryMissing => "no repository is missing, as far as anybody looked".to_owned(),
+        Kind::ImageMissing => "no image is known to be missing".to_owned(),
+        Kind::RepositoryMissing => "no repository is known to be missing".to_owned(),
         Kind::Disabled => "VMs are kept ready".to_owned(),
-        Kind::DebugVmKept => "no VM is kept to look into".to_owned(),
+        Kind::DebugVmKept => "no failed VM is kept".to_owned(),
     }
 }
 
@@ -281,7 +281,7 @@ pub(super) fn unresponsive(silent: &[(InstanceId, Unresponsive)]) -> Option<Cond
     })
 }
 
-/// What a person should know first.
+/// The summary.
 pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
     let (pool, account) = (facts.pool, facts.account);
     let so = |kind| is_so(kind, pool, account, holds);

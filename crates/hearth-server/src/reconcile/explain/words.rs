@@ -113,7 +113,7 @@ pub(super) fn why(reason: Reason) -> &'static str {
         Reason::BelowTarget => "fewer are ready or being made than should be ready",
         Reason::ReplaceStale => "one of an older recipe, or too old, gets its successor first",
         Reason::Surplus => "there are more than should be ready",
-        Reason::MakesRoom => "what is pushed can only be set up in its place: the limits allow no more VMs",
+        Reason::MakesRoom => "it makes room for the build of a push: the limits allow no more VMs",
         Reason::PoolDisabled => "the pool is disabled",
         Reason::Stale => "it is too old or of an older recipe",
         Reason::LeaseEnded => "the lease of its claim ended",

@@ -24,9 +24,9 @@ pub(crate) enum ImageCommand {
     Build(build::BuildArgs),
     /// List the images of this machine; VMs start from the first one unless a project names another
     List,
-    /// Remove an image that no VM and no template lies on
+    /// Remove an image that no VM and no template uses
     Remove(RemoveArgs),
-    /// Remove the images that no VM and no template lies on, that no project names and that a newer one of the same name has replaced
+    /// Remove the images that no VM and no template uses, that no project names and that a newer one of the same name has replaced
     Prune(prune::PruneArgs),
 }
 
@@ -35,12 +35,12 @@ pub(crate) enum ImageCommand {
 pub(crate) struct RemoveArgs {
     /// The beginning of its digest, or its name
     image: String,
-    /// Even when templates lie on it: they are of no use without it
+    /// Also when templates use it: they cannot be used without it
     #[arg(long)]
     force: bool,
 }
 
-/// An image, where it lies and what lies on it.
+/// An image, where it is and what uses it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Listed {
@@ -76,9 +76,9 @@ fn uses(stores: &Stores, data: &Path) -> Result<BTreeMap<String, Vec<User>>, Fai
         let used = match images_in_use(&folder) {
             // Another user's data folder: it has its own copies of what it uses.
             Err(error) if error.kind() == ErrorKind::PermissionDenied && folder != data => continue,
-            used => used.map_err(|error| {
-                Failure::new(format!("the VMs in {} cannot be looked at: {error}", folder.display()))
-            })?,
+            used => {
+                used.map_err(|error| Failure::new(format!("the VMs in {} cannot be read: {error}", folder.display())))?
+            }
         };
         for (digest, ImageUse { vms, templates }) in used {
             uses.entry(digest).or_default().push(User {
@@ -200,7 +200,7 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
         let mut refused = Failure::new(format!("the image {short} is in use"));
         for user in &in_the_way {
             refused = refused.detail(format!(
-                "{} and {} of the data folder {} lie on it",
+                "{} and {} of the data folder {} use it",
                 output::count(user.vms as u64, "VM"),
                 output::count(user.templates as u64, "template"),
                 user.data_dir.display()
@@ -213,7 +213,7 @@ fn remove(globals: &Globals, data: &Path, args: &RemoveArgs) -> Result<u8, Failu
                 hint::command_at(&user.data_dir, &["release", "INSTANCE"])
             )),
             None => refused.hint(
-                "templates go an hour after their last use; --force removes the image at once, and they are made anew when needed",
+                "templates go an hour after their last use; --force removes the image at once, and they are built again when needed",
             ),
         });
     }

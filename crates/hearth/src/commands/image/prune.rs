@@ -86,11 +86,8 @@ async fn named(folders: &[PathBuf]) -> Result<Vec<String>, Failure> {
     for folder in folders {
         let named = hearth_server::images_of_data_folder(folder).await;
         all.extend(named.map_err(|error| {
-            Failure::new(format!(
-                "the projects of {} cannot be looked at: {error}",
-                folder.display()
-            ))
-            .hint("without that it is not known which images they name; nothing was removed")
+            Failure::new(format!("the projects of {} cannot be read: {error}", folder.display()))
+                .hint("without that it is not known which images they name; nothing was removed")
         })?);
     }
     Ok(all)

@@ -12,7 +12,7 @@ use crate::{hint, output, words};
 
 /// As much of a commit as git shows.
 const SHORT_COMMIT_CHARS: usize = 7;
-/// Conditions that only say how far the wish is fulfilled, which the summary says too.
+/// Conditions that only say how full and fresh the pool is, which the summary says too.
 const PLAIN: [&str; 3] = ["Full", "Fresh", "Disabled"];
 
 /// A sentence of the server in this program's words, with commands that find that server.
@@ -59,19 +59,19 @@ fn conditions(all: &[Condition]) -> String {
             said(&it.message),
         ]
     };
-    output::table(["Condition", "Is so", "Since", "What"], all.iter().map(row))
+    output::table(["Condition", "Status", "Since", "Message"], all.iter().map(row))
 }
 
 fn what_is_made(explained: &PoolExplained) -> String {
     let serving = if explained.serving_recipe == explained.recipe {
-        "the same".to_owned()
+        "the target recipe".to_owned()
     } else {
         format!("{} (the wanted one has no template yet)", explained.serving_recipe)
     };
     let host = &explained.host;
     output::wrapped_pairs([
         ("wanted recipe", explained.recipe.clone()),
-        ("new VMs are of", serving),
+        ("new VMs use", serving),
         (
             "templates",
             output::lines_or_dash(explained.templates.iter().map(template)),
@@ -166,12 +166,12 @@ fn instances(all: &[InstanceExplained]) -> String {
     };
     let header = [
         "Instance",
-        "Is",
+        "State",
         "Kind",
         "Recipe",
         "Checkouts",
         "Age",
-        "Is so for",
+        "For",
         "Counts with",
     ];
     output::table(header, all.iter().map(row))

@@ -23,11 +23,11 @@ use crate::{branches, connect, output, resolve};
 /// What to do with a pool.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
-    /// Say what the pool should be; what is not named stays as it is
+    /// Configure the pool; options that are not given keep their values
     Set(SetArgs),
     /// Show the pool
     Status(StatusArgs),
-    /// Make one VM and watch every step; what has not changed since an earlier boot is not run again. Nobody gets this VM
+    /// Test the set-up: make one VM, which is never handed out, and watch every step; what has not changed does not run again
     #[command(after_help = test::AFTER_HELP)]
     Test(TestArgs),
     /// Remove all VMs of the pool that nobody has claimed
@@ -47,16 +47,16 @@ pub(crate) enum PoolCommand {
         #[arg(value_name = "INSTANCE")]
         id: Option<String>,
     },
-    /// Try a set-up that failed again at once: failures so far do not count against it any more
+    /// Try a failed set-up again at once; earlier failures no longer count
     Retry {
         /// The project's name or id
         project: String,
     },
-    /// Why the pool is as it is: what is so and since when, its templates, each VM, what this host has left
+    /// Explain the pool: its conditions and since when, its templates, each VM, what this host has left
     Explain {
         /// The project's name or id
         project: String,
-        /// With the latest decisions of the server about this pool, and what it saw
+        /// Also show the server's latest decisions about this pool, and what they were based on
         #[arg(long)]
         decisions: bool,
     },
@@ -124,7 +124,7 @@ pub(crate) struct StatusArgs {
     /// Wait until as many are ready as should be; exit code 1 when that does not come about
     #[arg(long)]
     wait: bool,
-    /// Show it anew whenever it changes, until Ctrl-C
+    /// Show it again whenever it changes, until Ctrl-C
     #[arg(long, conflicts_with = "wait")]
     watch: bool,
     /// How long to wait

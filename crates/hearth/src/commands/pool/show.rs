@@ -114,7 +114,7 @@ pub(super) fn instances(items: &Items<InstanceItem>, seen: &[Seen]) -> String {
         ]
     };
     output::table(
-        ["Id", "Status", "Kind", "Wished", "Ready", "Failure"],
+        ["Id", "Status", "Kind", "Requested", "Ready", "Failure"],
         items.items.iter().map(row),
     )
 }
@@ -133,13 +133,13 @@ pub(super) fn instance(detail: &InstanceDetail, seen: Option<&Seen>, log: bool) 
         (
             "kind",
             if detail.is_test {
-                "test boot: nobody gets it"
+                "test boot: it is never handed out"
             } else {
                 "pool"
             }
             .to_owned(),
         ),
-        ("wished", output::ago(detail.created_at)),
+        ("requested", output::ago(detail.created_at)),
     ]);
     text.push_str("\n\n");
     text.push_str(&boot::table(detail));

@@ -46,7 +46,7 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
     drop(screen);
     let Some(detail) = detail else {
         output::note(&format!(
-            "the test boot goes on\n  watch it again:  {}\n  end it:          {}",
+            "the test boot continues\n  watch it again:  {}\n  end it:          {}",
             hint::command(["pool", "instance", project.name.as_str(), id.as_str(), "--follow"]),
             hint::command(["pool", "cancel", project.name.as_str(), id.as_str()])
         ));

@@ -34,7 +34,7 @@ pub(super) async fn confirm(client: &Client, project: &ProjectFound) -> Result<(
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Err(Failure::usage(harm).hint("if that is meant, say --yes"));
     }
-    output::note(&format!("{harm}; type yes to go on:"));
+    output::note(&format!("{harm}; type yes to continue:"));
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)

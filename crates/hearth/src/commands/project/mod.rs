@@ -26,7 +26,7 @@ use repo::parse_repo;
 pub(crate) enum ProjectCommand {
     /// Make a project
     Create(CreateArgs),
-    /// Change a project; what is not named stays as it is
+    /// Change a project; options that are not given keep their values
     Set(SetArgs),
     /// Change a project in your editor ($VISUAL, else $EDITOR, else vi)
     Edit {
@@ -79,7 +79,7 @@ pub(crate) struct CreateArgs {
     max_vms: Option<u32>,
     #[command(flatten)]
     git: GitIdentityArgs,
-    /// Leave what Git LFS keeps where it is: files in it are pointers
+    /// Do not fetch Git LFS objects: their files stay pointers
     #[arg(long)]
     no_lfs: bool,
     /// Leave submodules empty
@@ -98,16 +98,16 @@ pub(crate) struct SetArgs {
     /// Another name
     #[arg(long)]
     name: Option<String>,
-    /// A repository, as in `hearth project create`; may be repeated. These take the place of all it has
+    /// A repository, as in `hearth project create`; may be repeated. These replace all it has
     #[arg(long = "repo", value_name = "REPO", value_parser = parse_repo)]
     repos: Vec<RepoInput>,
-    /// No repositories any more
+    /// Remove all repositories
     #[arg(long, conflicts_with = "repos")]
     no_repos: bool,
     /// What it is, for people
     #[arg(long)]
     description: Option<String>,
-    /// No description any more
+    /// Remove the description
     #[arg(long, conflicts_with = "description")]
     no_description: bool,
     /// Short code that task names start with
@@ -122,31 +122,31 @@ pub(crate) struct SetArgs {
     /// Make its VMs from the newest image
     #[arg(long, conflicts_with = "image")]
     no_image: bool,
-    /// A command that prepares every VM of this project, run by bash before the pool's own; may be repeated. These take
-    /// the place of all it has
+    /// A command that prepares every VM of this project, run by bash before the pool's own; may be repeated. These replace
+    /// all it has
     #[arg(long = "setup", value_name = "'NAME: TEXT'", value_parser = parse_command)]
     setup: Vec<SetupCommand>,
-    /// No such commands any more
+    /// Remove all these commands
     #[arg(long, conflicts_with = "setup")]
     no_setup: bool,
     /// Most VMs it may have at once, in any state; 0 forbids it a warm pool
     #[arg(long, value_name = "NUMBER")]
     max_vms: Option<u32>,
-    /// No limit of its own any more, only the server's
+    /// Remove its own limit; the server's still applies
     #[arg(long, conflicts_with = "max_vms")]
     no_max_vms: bool,
     #[command(flatten)]
     git: GitIdentityArgs,
-    /// No git identity of its own any more: whoever claims makes the commits
+    /// Remove its git identity: commits are made as the owner of the claiming token
     #[arg(long, conflicts_with = "git_name")]
     no_git_identity: bool,
-    /// Bring what Git LFS keeps of its repositories
+    /// Fetch Git LFS objects with its repositories
     #[arg(long)]
     lfs: bool,
-    /// Leave what Git LFS keeps where it is: files in it are pointers
+    /// Do not fetch Git LFS objects: their files stay pointers
     #[arg(long, conflicts_with = "lfs")]
     no_lfs: bool,
-    /// Bring the submodules of its repositories
+    /// Fetch submodules with its repositories
     #[arg(long)]
     submodules: bool,
     /// Leave submodules empty
@@ -290,7 +290,7 @@ fn name_taken(error: ClientError, name: &str) -> Failure {
         return failure;
     }
     failure.hint(format!(
-        "look at it with `{}`; with --exist-ok it is no error that it is there",
+        "see it with `{}`; with --exist-ok it is no error that the name is taken",
         hint::command(["project", "show", name])
     ))
 }
