@@ -14,7 +14,7 @@ const fn word(not: &'static str, say: &'static str) -> Word {
 }
 
 /// Whole words, in any case.
-const WORDS: [Word; 16] = [
+const WORDS: [Word; 18] = [
     word("awake", "resumed"),
     word("become somebody", "assign an identity"),
     word("becomes somebody", "assigns an identity"),
@@ -22,6 +22,7 @@ const WORDS: [Word; 16] = [
     word("bring forward", "update the checkout"),
     word("broom", "garbage collection"),
     word("brought forward", "updated"),
+    word("forge", "git host"),
     word("keeper", "garbage collection"),
     word("last good", "previous recipe"),
     word("prove ready", "check ready"),
@@ -31,6 +32,7 @@ const WORDS: [Word; 16] = [
     word("stood still", "was paused"),
     word("throw away", "delete"),
     word("throws away", "deletes"),
+    word("wish", "target"),
 ];
 
 /// Pages that people read.
