@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use hearth_drivers::image;
+use hearth_image as image;
 use serde::Serialize;
 use tokio::process::Command;
 

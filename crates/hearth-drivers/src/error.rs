@@ -1,6 +1,9 @@
 //! Short ways to make a [`DriverError`]. Which kind an error is gets decided where it happens; nothing here guesses.
 
 use std::error::Error;
+use std::path::PathBuf;
+
+use hearth_host::program;
 
 use crate::DriverError;
 
@@ -46,4 +49,13 @@ impl DriverError {
 /// A failed file operation of the driver itself: almost always a full or read-only disk, so worth trying again.
 pub(crate) fn io(what: impl std::fmt::Display, error: std::io::Error) -> DriverError {
     DriverError::retry(format!("{what}: {error}")).caused_by(error)
+}
+
+/// Where a program is, or an error that says which package to install.
+pub(crate) fn need(name: &str, package: &str) -> Result<PathBuf, DriverError> {
+    program::find(name).ok_or_else(|| {
+        DriverError::permanent(format!(
+            "{name} is not installed: run `apt-get install {package}` (as root)"
+        ))
+    })
 }

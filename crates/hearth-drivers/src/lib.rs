@@ -4,15 +4,12 @@ mod checkpoint;
 mod driver;
 mod error;
 pub mod fake;
-mod files;
 pub mod host;
-pub mod image;
 mod locks;
 mod network;
 mod process;
-mod program;
 pub mod qemu;
-mod sparse;
+mod vm_user;
 
 pub use checkpoint::{
     CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart,

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hearth_drivers::image::{self, PrunePolicy};
 use hearth_drivers::qemu::images_in_use;
+use hearth_image::{self as image, PrunePolicy};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;

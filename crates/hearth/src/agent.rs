@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use hearth_drivers::image::AgentSource;
+use hearth_image::AgentSource;
 
 /// The static binary; empty in a build that was given none.
 static BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));

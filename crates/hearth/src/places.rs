@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_drivers::image::{Stores, users};
+use hearth_image::{Stores, users};
 
 use crate::args::Globals;
 use crate::{connect, local};

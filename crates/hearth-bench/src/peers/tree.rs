@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use hearth_drivers::image;
+use hearth_image as image;
 use tokio::process::Command;
 
 use super::output;

@@ -4,11 +4,13 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
+use hearth_host::files::bytes_on_disk;
+use hearth_host::program;
+use hearth_image::Stores;
+
 use super::{Finding, Load, available_memory_mib, free_disk_mib};
-use crate::files::bytes_on_disk;
-use crate::image::Stores;
 use crate::network::{Tun, namespace_advice};
-use crate::program::{self, VmUser};
+use crate::vm_user::VmUser;
 use crate::{DriverError, qemu};
 
 /// The oldest QEMU whose machine has every switch that the command line uses.

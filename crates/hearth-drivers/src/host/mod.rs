@@ -7,7 +7,7 @@ mod figures;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::image::Stores;
+use hearth_image::Stores;
 
 pub use figures::{Load, load};
 pub(crate) use figures::{available_memory_mib, free_disk_mib};

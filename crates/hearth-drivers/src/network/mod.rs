@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use hearth_host::program;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use crate::process::{self, ProcessId};
-use crate::program::{self, VmUser};
+use crate::vm_user::{self, VmUser};
 use crate::{DriverError, error};
 
 /// Where the holder's mount namespace shows the data folder's `vms`, `templates` and `images`. Every Linux has this folder, and
@@ -138,7 +139,7 @@ impl VmNetwork {
             ("slirp4netns", "slirp4netns"),
             ("nft", "nftables"),
         ] {
-            program::need(name, package)?;
+            error::need(name, package)?;
         }
         let before = self.load()?;
         let mut record = before.clone();
@@ -221,7 +222,7 @@ impl VmNetwork {
     }
 
     fn save(&self, record: &Record) -> Result<(), DriverError> {
-        crate::files::write_json(&self.folder().join("network.json"), record)
+        hearth_host::files::write_json(&self.folder().join("network.json"), record)
             .map_err(|error| error::io("cannot write the VM network's record", error))
     }
 
@@ -257,7 +258,7 @@ impl VmNetwork {
             VmUser::Other { .. } => {
                 let drop = self.user.prefix().join(" ");
                 let keep = KEEP_FOR_NAMESPACES.join(" ");
-                let kvm = if program::kvm_is_roots_alone() {
+                let kvm = if vm_user::kvm_is_roots_alone() {
                     format!("device=$1/network/device {KVM}{OWN_NODE}")
                 } else {
                     String::new()

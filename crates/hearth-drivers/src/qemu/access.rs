@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
-use crate::program::VmUser;
+use crate::vm_user::VmUser;
 
 /// We list and change it; QEMU opens what it knows the name of.
 const FOLDER: u32 = 0o700;

@@ -2,11 +2,11 @@
 //! command line, on a processor that can do the same. As one digest.
 
 use hearth_api::ids::VmId;
+use hearth_image::Image;
 use sha2::{Digest, Sha256};
 
 use super::command::{self, Accelerator, Memory, Start, Wanted};
 use super::{Inner, images, launch, start};
-use crate::image::Image;
 use crate::{DriverError, VmShape};
 
 /// Counts up when something changes that the command line does not show, as the meaning of a template's files.

@@ -18,16 +18,16 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use hearth_api::ids::VmId;
+use hearth_host::files::bytes_on_disk;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use super::access;
 use super::template::Layer;
-use crate::files::bytes_on_disk;
 use crate::network::INSIDE;
 use crate::process::ProcessId;
-use crate::program::VmUser;
+use crate::vm_user::VmUser;
 use crate::{CheckpointKey, VmShape};
 
 /// A console log longer than this loses its beginning. A kernel's boot messages are 50 KiB.
@@ -276,7 +276,7 @@ impl VmFolder {
     }
 
     pub(super) fn write(&self, record: &Record) -> io::Result<()> {
-        crate::files::write_json(&self.path.join("vm.json"), record)
+        hearth_host::files::write_json(&self.path.join("vm.json"), record)
     }
 
     /// `None` when there is none or it is torn: half made, either way.
@@ -347,7 +347,7 @@ impl VmFolder {
 
     /// Removes all of it.
     pub(super) fn remove(&self) -> io::Result<()> {
-        crate::files::remove_all(&self.path)
+        hearth_host::files::remove_all(&self.path)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Forking a template: a new VM that goes on where the frozen one stood. This path is short on purpose: no namespaces are
 //! made, no helper programs run, nothing is synced.
 
+use hearth_host::sparse;
+
 use super::environment;
 use super::folder::{MemoryKind, Record, VmFolder, first_disk, give};
 use super::launch::{self, Restore};
 use super::template::{Manifest, RAM, STATE, Templates};
 use super::{Inner, VmState, qcow2, start};
-use crate::sparse;
 use crate::{CheckDepth, CheckpointFault, Created, DriverError, ForkPurpose, ForkSpec, ForkStart, error};
 
 /// What a fork needs of the host's memory before it has done anything, MiB: QEMU's own, and the pages it writes at once.

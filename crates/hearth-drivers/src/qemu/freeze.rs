@@ -5,14 +5,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use hearth_api::ids::VmId;
+use hearth_host::files::bytes_on_disk;
+use hearth_host::sparse;
 
 use super::command::disk_node;
 use super::folder::{MemoryKind, Record, VmFolder, give};
 use super::monitor::Monitor;
 use super::template::{Facts, Layer, Making, RAM, STATE};
 use super::{Inner, environment, qcow2, start};
-use crate::files::bytes_on_disk;
-use crate::sparse;
 use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, error};
 
 /// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon meet write errors below it.

@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use hearth_image::{Image, ImageError, Stores};
+
 use crate::DriverError;
-use crate::image::{Image, ImageError, Stores};
 
 const BYTES_PER_GIB: u64 = 1024 * 1024 * 1024;
 

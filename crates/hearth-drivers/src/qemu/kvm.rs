@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use hearth_host::{files, program};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use super::command::{self, Accelerator};
 use crate::network::VmNetwork;
-use crate::{DriverError, error, files, process, program};
+use crate::{DriverError, error, process};
 
 /// How long the tiny guest may take. Working KVM needs 0.5 to 1 s; this leaves room for a busy host.
 const BOOT_DEADLINE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use hearth_host::program;
 use tokio::sync::oneshot;
 
 use super::command::{self, Accelerator, Memory, Start, Wanted};
@@ -12,8 +13,8 @@ use super::monitor::{Monitor, RunState};
 use super::template::{RAM, Templates};
 use super::{Inner, images};
 use crate::process::ProcessId;
-use crate::program::VmUser;
-use crate::{CALL_TIMEOUT, DriverError, error, program};
+use crate::vm_user::VmUser;
+use crate::{CALL_TIMEOUT, DriverError, error};
 
 /// Between two looks whether QEMU's monitor is there yet: it takes 30 ms and more, and a fork waits for it. The shortest that
 /// the runtime's clock can do.

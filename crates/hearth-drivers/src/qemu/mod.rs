@@ -31,17 +31,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::image::Stores;
+use hearth_api::ids::VmId;
+use hearth_image::Stores;
+
 use crate::network::VmNetwork;
 use crate::process::{self, ProcessId};
-use crate::program::VmUser;
+use crate::vm_user::VmUser;
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
     ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
 use folder::{Record, VmFolder};
-use hearth_api::ids::VmId;
 use stream::Streams;
 use template::Templates;
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::folder::VmFolder;
 use super::qmp::Qmp;
-use crate::program::VmUser;
+use crate::vm_user::VmUser;
 
 /// Name of the monitor's socket in the VM's `run` folder.
 const SOCKET: &str = "qmp.sock";

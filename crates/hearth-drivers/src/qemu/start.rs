@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
+use hearth_host::program;
 use tokio::sync::OnceCell;
 
 use super::command::{self, Accelerator, PROGRAM};
 use super::folder::{MemoryKind, Record, VmFolder, first_disk};
 use super::{Accel, Inner, VmState, images, kvm, launch, qcow2};
-use crate::{Created, DriverError, VmShape, VmSpec, error, program};
+use crate::{Created, DriverError, VmShape, VmSpec, error};
 
 /// Kept free on the data folder's file system, MiB: below it running VMs would soon meet write errors.
 const DISK_RESERVE_MIB: u64 = 1024;
@@ -24,7 +25,7 @@ const MAX_DISK_GIB: u32 = 16 * 1024;
 pub(crate) async fn version() -> Result<String, DriverError> {
     static VERSION: OnceCell<String> = OnceCell::const_new();
     let ask = || async {
-        let path = program::need(PROGRAM, "qemu-system-x86")?;
+        let path = error::need(PROGRAM, "qemu-system-x86")?;
         let mut command = program::clean(path);
         command.arg("--version");
         let output = program::run(command, b"")

@@ -16,14 +16,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use hearth_host::files::{bytes_on_disk, remove_all};
+use hearth_host::sparse;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::access;
-use crate::files::{bytes_on_disk, remove_all};
 use crate::network::INSIDE;
-use crate::program::VmUser;
-use crate::sparse;
+use crate::vm_user::VmUser;
 use crate::{CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, DriverError, VmShape, error};
 
 pub(super) const RAM: &str = "ram";

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use hearth_drivers::host::{Finding, Status, check};
-use hearth_drivers::image::Stores;
+use hearth_image::Stores;
 
 fn named<'a>(findings: &'a [Finding], name: &str) -> &'a Finding {
     findings.iter().find(|finding| finding.name == name).unwrap()

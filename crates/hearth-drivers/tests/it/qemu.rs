@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_api::ids::VmId;
-use hearth_drivers::image::{self, Image};
 use hearth_drivers::qemu::{Accel, QemuDriver, QemuOptions};
 use hearth_drivers::{CheckpointKey, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState};
+use hearth_image::{self as image, Image};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::contract::{Rig, agent, shell, spec};

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use hearth_drivers::image::{self, AgentSource, BuildOptions, ImageError, Progress, Stage};
+use hearth_image::{self as image, AgentSource, BuildOptions, ImageError, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 

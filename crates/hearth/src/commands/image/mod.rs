@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use hearth_drivers::image::{self, Image, ImageError, Manifest, Stores};
 use hearth_drivers::qemu::{ImageUse, images_in_use};
+use hearth_image::{self as image, Image, ImageError, Manifest, Stores};
 use serde::Serialize;
 
 use crate::args::Globals;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use hearth_drivers::image::{PrunePolicy, prune};
+use hearth_image::{PrunePolicy, prune};
 use serde::Serialize;
 
 use super::{failure, remove_everywhere, uses};

@@ -224,7 +224,7 @@ pub(super) fn image_name(options: &BuildOptions) -> Result<String, ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::AgentSource;
+    use crate::AgentSource;
 
     fn options() -> BuildOptions {
         BuildOptions::new("/images", "/cache", AgentSource::File("/agent".into()))

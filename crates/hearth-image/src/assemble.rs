@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use hearth_host::files::bytes_on_disk;
+use hearth_host::program;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +17,6 @@ use super::base::{self, Base};
 use super::guest::AGENT_IN_GUEST;
 use super::manifest::{INITRD, Image, KERNEL, MANIFEST, Manifest, PACKAGES, ROOTFS, Sizes, UNPACKED_KERNEL};
 use super::{AgentSource, ImageError, initrd, kernel, sandbox};
-use crate::files::bytes_on_disk;
-use crate::program;
 
 /// Everybody may look at an image; nobody writes to it.
 const FOLDER_MODE: u32 = 0o755;

@@ -43,14 +43,15 @@ impl Stores {
     }
 
     /// The same with another folder for the data folder's own images.
-    pub(crate) fn with_own(data_dir: PathBuf, own: PathBuf, shared: Vec<PathBuf>) -> Self {
+    #[must_use]
+    pub fn with_own(data_dir: PathBuf, own: PathBuf, shared: Vec<PathBuf>) -> Self {
         let is_elsewhere = own.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
         let shared = if is_elsewhere { Vec::new() } else { shared };
         Self { data_dir, own, shared }
     }
 
     /// The real path of the data folder's own images.
-    pub(crate) fn resolve_own(&mut self, own: &Path) {
+    pub fn resolve_own(&mut self, own: &Path) {
         own.clone_into(&mut self.own);
     }
 
@@ -118,12 +119,13 @@ impl Stores {
     }
 
     /// Whether an image that was found lies in the data folder's own folder.
-    pub(crate) fn is_own(&self, image: &Image) -> bool {
+    #[must_use]
+    pub fn is_own(&self, image: &Image) -> bool {
         image.folder.parent().is_some_and(|folder| folder == self.own)
     }
 
     /// Brings an image of a shared folder into the data folder's own. Instant on one file system; a copy takes seconds and blocks.
-    pub(crate) fn adopt(&self, image: &Image) -> Result<Image, ImageError> {
+    pub fn adopt(&self, image: &Image) -> Result<Image, ImageError> {
         let failed = || {
             ImageError::io(format!(
                 "the image {} could not be copied into {}",
@@ -139,7 +141,7 @@ impl Stores {
             return Ok(there);
         }
         remove_unfinished(&self.own).map_err(failed())?;
-        crate::files::remove_all(&place).map_err(failed())?;
+        hearth_host::files::remove_all(&place).map_err(failed())?;
         let work = tempfile::Builder::new()
             .prefix(UNFINISHED)
             .tempdir_in(&self.own)
@@ -203,7 +205,7 @@ fn remove_unfinished(own: &Path) -> io::Result<()> {
     for entry in fs::read_dir(own)? {
         let entry = entry?;
         if entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes()) && entry.path().is_dir() {
-            crate::files::remove_all(&entry.path())?;
+            hearth_host::files::remove_all(&entry.path())?;
         }
     }
     Ok(())
@@ -218,7 +220,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::manifest::tests::fake_image;
+    use crate::manifest::tests::fake_image;
 
     fn stores(folder: &Path, data: &str) -> Stores {
         Stores::new(folder.join(data), vec![folder.join("shared")])

@@ -104,8 +104,8 @@ fn prunable(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::list;
-    use crate::image::manifest::tests::fake_image;
+    use crate::list;
+    use crate::manifest::tests::fake_image;
 
     const DAY: u64 = 24 * 60 * 60;
 

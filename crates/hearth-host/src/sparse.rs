@@ -19,7 +19,7 @@ const CHUNK: u64 = 16 * 1024 * 1024;
 
 /// Copies a file to a new one that only we can write: shares the blocks where the file system can, else copies what is
 /// neither a hole nor zero. The source may be mapped by a process, if that does not write meanwhile. Not synced.
-pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
     let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
@@ -75,7 +75,7 @@ fn next_data(file: &File, at: u64, limit: u64) -> io::Result<Option<(u64, u64)>>
 
 /// A SHA-256 over the length and everything that is not zero, the same however the holes lie. Uses every processor: the
 /// file is cut into chunks, each summed on its own.
-pub(crate) fn checksum(path: &Path) -> io::Result<String> {
+pub fn checksum(path: &Path) -> io::Result<String> {
     let length = std::fs::metadata(path)?.len();
     let count = length.div_ceil(CHUNK);
     let next = std::sync::atomic::AtomicU64::new(0);

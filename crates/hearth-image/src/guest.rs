@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_guest_folder_is_in_the_table() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/guest");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guest");
         let mut on_disk = Vec::new();
         let mut folders = vec![folder.clone()];
         while let Some(next) = folders.pop() {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use hearth_host::program;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::ImageError;
-use crate::program;
 
 /// How a build goes through a proxy; apt reads these.
 const PROXY_VARIABLES: [&str; 6] = [

@@ -7,7 +7,7 @@
 //! - the **image** ([`assemble`]): a copy of the base's file system with the agent written into it, and an initrd, seconds.
 //!
 //! A folder with its final name is whole: everything is made under a temporary name and renamed. Two builders wait for each
-//! other (a lock on the folder). This module knows nothing of VMs or drivers; whether an image is in use is its callers' affair.
+//! other (a lock on the folder). This crate knows nothing of VMs or drivers; whether an image is in use is its callers' affair.
 
 mod assemble;
 mod base;
@@ -26,7 +26,7 @@ mod stores;
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use crate::sparse::copy;
+use hearth_host::sparse::copy;
 
 pub use build::build;
 pub use error::ImageError;

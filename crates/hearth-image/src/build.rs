@@ -264,7 +264,7 @@ async fn sweep(images_dir: &Path, sandbox: &Sandbox) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::AgentSource;
+    use crate::AgentSource;
 
     #[tokio::test]
     #[ignore = "needs system packages (all: cargo xtask test; alone: cargo xtask test NAME)"]
