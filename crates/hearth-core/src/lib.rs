@@ -1,10 +1,17 @@
-//! The brain: states and the one table of legal moves, recipes, plans. Pure: no IO, no clock, no SQL.
+//! The brain: states and the one table of legal moves, recipes, the stages of a build, plans. Pure: no IO, no clock, no SQL.
 
+pub mod checkout;
+pub mod checkpoint;
 pub mod claim;
 pub mod memory;
 pub mod plain_text;
 pub mod plan;
 pub mod progress;
+pub mod provisioned;
 pub mod recipe;
+pub mod scripts;
+pub mod set_up;
+pub mod stage_log;
+pub mod stages;
 pub mod state;
 pub mod world;

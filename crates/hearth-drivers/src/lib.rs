@@ -12,11 +12,11 @@ pub mod qemu;
 mod vm_user;
 
 pub use checkpoint::{
-    CheckDepth, CheckpointFault, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart,
-    InvalidKey, VmUsage,
+    CheckDepth, CheckpointFault, CheckpointInfo, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart, VmUsage,
 };
 pub use driver::{
     ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState,
 };
+pub use hearth_core::checkpoint::{CheckpointKey, InvalidKey};
 pub use locks::Locks;
 pub use network::{host_addresses, not_public};

@@ -7,6 +7,7 @@ use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
 use hearth_api::project::RepoBranches;
 use hearth_api::token::Scope;
+use hearth_core::checkout::Remote;
 
 use super::AppState;
 use super::auth::Caller;
@@ -14,7 +15,6 @@ use super::error::ApiError;
 use super::extract::Path;
 use crate::provision::blueprint::checkouts;
 use crate::provision::remote_branches::remote_branches;
-use crate::store::Remote;
 
 /// Most branches of one repository that are listed.
 const MAX_BRANCHES: usize = 1000;

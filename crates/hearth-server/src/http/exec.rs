@@ -16,6 +16,7 @@ use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, UNFINISHED_HEADER};
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::token::Scope;
+use hearth_core::scripts::shell_text;
 use hearth_core::state::InstanceState;
 use hearth_guest::ExecSpec;
 use hearth_guest::client::{AgentClient, AgentError, ExecStream, Upload};
@@ -29,7 +30,6 @@ use super::exec_end::{Begun, Heard};
 use super::extract::{Body, Path};
 use super::validate::Faults;
 use crate::provision::envfile;
-use crate::provision::scripts::shell_text;
 use crate::reconcile::Awake;
 use crate::store::{InstanceRow, Store};
 

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use hearth_api::error::FieldError;
 use hearth_api::project::RepoInput;
 use hearth_api::variables::refusal;
+use hearth_core::checkout::Remote;
 
 use super::AppState;
 use super::error::ApiError;
-use crate::store::{Remote, RepoSource};
+use crate::store::RepoSource;
 
 /// Collects faults.
 #[derive(Debug, Default)]

@@ -6,25 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_core::checkout::{Extras, Remote};
+
 use super::git::GitError;
 use super::lfs::LfsObject;
 use super::mirrors::{MirrorError, Mirrors, Tip};
 use super::submodules;
-use crate::store::Remote;
 
 /// Submodules of submodules of … are followed so deep. Nobody means more, and a repository may hold itself.
 const MAX_DEPTH: usize = 10;
 /// So many are brought at most.
 const MAX_SUBMODULES: usize = 1000;
-
-/// What is wanted of a repository besides its own objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Wants {
-    /// What Git LFS keeps.
-    pub lfs: bool,
-    /// Submodules.
-    pub submodules: bool,
-}
 
 /// Everything that comes along with one commit of one repository.
 #[derive(Debug, Default)]
@@ -82,18 +74,18 @@ impl Mirrors {
         &self,
         tip: &Tip,
         remote: &Remote,
-        wants: Wants,
+        extras: Extras,
         patience: Duration,
     ) -> Result<Arc<Along>, MirrorError> {
-        let key = (tip.mirror().to_owned(), tip.commit.clone(), wants);
+        let key = (tip.mirror().to_owned(), tip.commit.clone(), extras);
         // Of several that need the same, one fetches it.
         let _alone = self.alone(format!("along {}", tip.commit)).await;
         if let Some(known) = self.known_along(&key) {
             return Ok(known);
         }
         let mut along = Along::default();
-        (along.uses_lfs, along.lfs) = self.lfs_of(tip, remote, wants.lfs, patience).await?;
-        if wants.submodules {
+        (along.uses_lfs, along.lfs) = self.lfs_of(tip, remote, extras.lfs, patience).await?;
+        if extras.submodules {
             let top = Open {
                 label: tip.repo().to_owned(),
                 path: String::new(),
@@ -102,7 +94,7 @@ impl Mirrors {
                 tip: tip.clone(),
                 depth: 0,
             };
-            self.find_submodules(top, &mut along, wants, patience).await?;
+            self.find_submodules(top, &mut along, extras, patience).await?;
         }
         let along = Arc::new(along);
         self.note_along(key, along.clone());
@@ -113,7 +105,7 @@ impl Mirrors {
         &self,
         top: Open,
         along: &mut Along,
-        wants: Wants,
+        extras: Extras,
         patience: Duration,
     ) -> Result<(), MirrorError> {
         let mut open = std::collections::VecDeque::from([top]);
@@ -136,7 +128,7 @@ impl Mirrors {
                     url: url.clone(),
                 };
                 let tip = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;
-                let (uses_lfs, lfs) = self.lfs_of(&tip, &remote, wants.lfs, patience).await?;
+                let (uses_lfs, lfs) = self.lfs_of(&tip, &remote, extras.lfs, patience).await?;
                 let below = |parent: &str, own: &str| {
                     if parent.is_empty() {
                         own.to_owned()
@@ -209,4 +201,4 @@ impl Mirrors {
 }
 
 /// A commit in a mirror, and what was wanted of it.
-pub(super) type AlongKey = (PathBuf, String, Wants);
+pub(super) type AlongKey = (PathBuf, String, Extras);

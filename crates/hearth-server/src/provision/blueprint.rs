@@ -1,19 +1,20 @@
 //! Everything one provisioning run needs, read once at its start, and the name of the recipe it follows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::GitIdentity;
+use hearth_core::checkout::Checkout;
 use hearth_core::recipe::{Meets, Recipe, RecipeRepo, set_up_of};
+use hearth_core::scripts::{Phase, RepoScripts};
+use hearth_core::set_up::{OwnCommand, SetUp};
+use hearth_core::stages::Inputs;
 use hearth_drivers::VmShape;
-use serde::{Deserialize, Serialize};
 
-use super::along::Wants;
 use super::mask::Masker;
-use super::scripts::{Phase, RepoScripts};
 use super::{Context, mask_cache};
-use crate::store::{PoolRow, ProjectRow, Remote, StoreError, Tips, VariableOwner, VariableRow};
+use crate::store::{PoolRow, ProjectRow, StoreError, Tips, VariableOwner, VariableRow};
 
 /// What a run does.
 #[derive(Debug, Clone)]
@@ -50,47 +51,6 @@ pub struct Blueprint {
     wish: Box<(ProjectRow, Option<PoolRow>)>,
 }
 
-/// One repository and where it goes.
-#[derive(Debug, Clone)]
-pub struct Checkout {
-    /// `org/name`.
-    pub repo_full_name: String,
-    /// Where the host fetches it from and what `origin` says.
-    pub url: String,
-    /// On whose behalf it is fetched.
-    pub tenant: String,
-    /// The wanted branch.
-    pub branch: String,
-    /// The folder in the VM.
-    pub path: String,
-    /// Whether what Git LFS keeps of it comes along.
-    pub lfs: bool,
-    /// Whether its submodules come along.
-    pub submodules: bool,
-    /// What the setup object runs in it.
-    pub scripts: RepoScripts,
-}
-
-impl Checkout {
-    /// Where it is fetched from, and on whose behalf.
-    #[must_use]
-    pub fn remote(&self) -> Remote {
-        Remote {
-            tenant: self.tenant.clone(),
-            url: self.url.clone(),
-        }
-    }
-
-    /// What comes along with it.
-    #[must_use]
-    pub fn wants(&self) -> Wants {
-        Wants {
-            lfs: self.lfs,
-            submodules: self.submodules,
-        }
-    }
-}
-
 /// What a pool is to follow now.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -100,29 +60,6 @@ pub struct Wish {
     pub tips: Tips,
     /// Name of the recipe.
     pub recipe: String,
-}
-
-/// A project's set-up as it is now, and what belongs to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetUp {
-    /// The first half of the names of its recipes.
-    pub name: String,
-    /// A digest of each part.
-    pub parts: BTreeMap<String, String>,
-    /// The named commands that are offered in its VMs.
-    pub commands: Vec<OwnCommand>,
-}
-
-/// A named command of one repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct OwnCommand {
-    /// `org/name`.
-    pub repo_full_name: String,
-    /// Its name.
-    pub name: String,
-    /// What it runs.
-    pub command: String,
 }
 
 /// The named commands of a project.
@@ -139,17 +76,15 @@ pub fn own_commands(project: &ProjectRow) -> Vec<OwnCommand> {
         .collect()
 }
 
-impl SetUp {
-    /// The one that a pool is to follow.
-    #[must_use]
-    pub fn of(project: &ProjectRow, pool: Option<&PoolRow>) -> Self {
-        let checkouts = checkouts(project, pool);
-        let recipe = recipe(project, pool, &checkouts, Meets::default());
-        Self {
-            name: set_up_of(&recipe.name()).to_owned(),
-            parts: recipe.parts(),
-            commands: own_commands(project),
-        }
+/// The set-up that a pool is to follow.
+#[must_use]
+pub fn set_up(project: &ProjectRow, pool: Option<&PoolRow>) -> SetUp {
+    let checkouts = checkouts(project, pool);
+    let recipe = recipe(project, pool, &checkouts, Meets::default());
+    SetUp {
+        name: set_up_of(&recipe.name()).to_owned(),
+        parts: recipe.parts(),
+        commands: own_commands(project),
     }
 }
 
@@ -286,6 +221,20 @@ impl Blueprint {
             pool_setup: commands(pool.as_ref().and_then(|pool| pool.config.setup_commands.as_deref())),
             wish: Box::new((row, pool)),
         }))
+    }
+
+    /// What decides its stages.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            project: &self.project,
+            epoch: self.epoch,
+            git_identity: self.git_identity.as_ref(),
+            variables: (!self.variables.is_empty()).then_some(self.variables_version),
+            checkouts: &self.checkouts,
+            project_setup: &self.project_setup,
+            pool_setup: &self.pool_setup,
+        }
     }
 
     /// Name of the recipe when its branches are at these commits; one that cannot be seen is where it was last seen.

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use hearth_core::checkout::{Checkout, Remote};
 
-use super::blueprint::Checkout;
 use super::git::{GitError, git};
 use super::mirrors::{MirrorError, Mirrors, Wanted};
-use crate::store::Remote;
 
 /// A tip of the branch that was fetched so long ago is new enough for a claim.
 const FRESH: Duration = Duration::from_secs(15);

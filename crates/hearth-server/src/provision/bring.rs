@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use hearth_core::checkout::Extras;
 use hearth_guest::client::{AgentClient, AgentError, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
 
-use super::along::{Along, Submodule, Wants};
+use super::along::{Along, Submodule};
 use super::mirrors::{CloneParts, MirrorError, Tip, has_commit, objects_as_tar};
 use super::steps::millis;
 
@@ -48,28 +49,33 @@ pub async fn put_clone(
     path: &str,
     (tip, url, branch): (&Tip, &str, &str),
     along: &Along,
-    wants: Wants,
+    extras: Extras,
 ) -> Result<(), BringError> {
     let parts = CloneParts {
         branch: Some(branch),
         lfs: &along.lfs,
-        skips_lfs: along.uses_lfs && !wants.lfs,
+        skips_lfs: along.uses_lfs && !extras.lfs,
     };
     let tar = tip.clone_as_tar(url, parts).await?;
     agent
         .put_tree(&git_folder(path, None), Upload::from_reader(tar))
         .await?;
     for submodule in &along.submodules {
-        put_submodule(agent, path, submodule, wants).await?;
+        put_submodule(agent, path, submodule, extras).await?;
     }
     Ok(())
 }
 
-async fn put_submodule(agent: &AgentClient, path: &str, submodule: &Submodule, wants: Wants) -> Result<(), BringError> {
+async fn put_submodule(
+    agent: &AgentClient,
+    path: &str,
+    submodule: &Submodule,
+    extras: Extras,
+) -> Result<(), BringError> {
     let parts = CloneParts {
         branch: None,
         lfs: &submodule.lfs,
-        skips_lfs: submodule.uses_lfs && !wants.lfs,
+        skips_lfs: submodule.uses_lfs && !extras.lfs,
     };
     let tar = submodule.tip.clone_as_tar(&submodule.url, parts).await?;
     let folder = git_folder(path, Some(submodule));
@@ -135,7 +141,7 @@ pub async fn put_changes(
     path: &str,
     along: &Along,
     before: &Along,
-    wants: Wants,
+    extras: Extras,
 ) -> Result<(), BringError> {
     if !along.lfs.is_empty() && before.lfs.is_empty() {
         let look = ExecSpec {
@@ -148,7 +154,7 @@ pub async fn put_changes(
     for submodule in changed(along, before) {
         let folder = git_folder(path, Some(submodule));
         let Some(old) = before.submodules.iter().find(|old| old.folder == submodule.folder) else {
-            put_submodule(agent, path, submodule, wants).await?;
+            put_submodule(agent, path, submodule, extras).await?;
             continue;
         };
         let tip = &submodule.tip;

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use hearth_api::claim::{ClaimedRepo, ClonedFrom};
+use hearth_core::checkout::CheckoutState;
 use hearth_guest::client::{AgentClient, AgentError, ExecOutput};
 use hearth_guest::{ExecEnd, ExecSpec};
-use serde::{Deserialize, Serialize};
 
 use super::steps::millis;
 
@@ -15,7 +14,7 @@ mod tests;
 
 /// Time limit of what git does in the VM.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
-/// Tells what the set-up left; its words are read by [`Left::read`].
+/// Tells what the set-up left; its words are read by [`read`].
 const RECORD: &str = include_str!("checkout/record.sh");
 /// Moves a checkout.
 const MOVE: &str = include_str!("checkout/move.sh");
@@ -27,17 +26,6 @@ const NOT_OURS: i32 = 3;
 const NO_REPOSITORY: i32 = 4;
 /// What a script ends with when it was not remembered what the set-up changed.
 const NOT_RECORDED: i32 = 5;
-/// What the set-up left of a checkout.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Left {
-    /// What is checked out; `None` when git did not say.
-    pub commit: Option<String>,
-    /// The branch, or `(detached)`.
-    pub branch: Option<String>,
-    /// There is no repository any more.
-    pub gone: bool,
-}
 
 /// Why a checkout could not be moved.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +50,12 @@ pub enum CheckoutError {
 }
 
 /// Tells what the set-up left of the checkout at this path, and remembers in the VM which files it changed.
-pub async fn record(agent: &AgentClient, path: &str) -> Result<Left, AgentError> {
+pub async fn record(agent: &AgentClient, path: &str) -> Result<CheckoutState, AgentError> {
     let output = run(agent, RECORD, path, []).await;
     match output {
-        Ok(output) => Ok(Left::read(&output)),
+        Ok(output) => Ok(read(&output)),
         // A folder that is gone cannot be a command's.
-        Err(AgentError::Refused { .. }) => Ok(Left::nowhere()),
+        Err(AgentError::Refused { .. }) => Ok(CheckoutState::gone()),
         Err(error) => Err(error),
     }
 }
@@ -133,51 +121,27 @@ async fn run<'a>(
     agent.exec_collect(&spec, KEPT_BYTES).await
 }
 
-impl Left {
-    fn nowhere() -> Self {
-        Self {
-            gone: true,
-            ..Self::default()
+/// What a [`RECORD`] said.
+fn read(output: &ExecOutput) -> CheckoutState {
+    match output.end {
+        ExecEnd::Exited {
+            code: Some(NO_REPOSITORY),
+            ..
         }
+        | ExecEnd::NotStarted { .. } => return CheckoutState::gone(),
+        ExecEnd::Exited { code: Some(0), .. } => {}
+        // What was changed is not remembered: such a checkout is not moved, which is said when it is to be.
+        _ => tracing::warn!(
+            end = ?output.end,
+            said = %String::from_utf8_lossy(&output.stderr).trim(),
+            "what a set-up changed could not be recorded"
+        ),
     }
-
-    fn read(output: &ExecOutput) -> Self {
-        match output.end {
-            ExecEnd::Exited {
-                code: Some(NO_REPOSITORY),
-                ..
-            }
-            | ExecEnd::NotStarted { .. } => return Self::nowhere(),
-            ExecEnd::Exited { code: Some(0), .. } => {}
-            // What was changed is not remembered: such a checkout is not moved, which is said when it is to be.
-            _ => tracing::warn!(
-                end = ?output.end,
-                said = %String::from_utf8_lossy(&output.stderr).trim(),
-                "what a set-up changed could not be recorded"
-            ),
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
-        let word = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-        Self {
-            commit: word("# branch.oid "),
-            branch: word("# branch.head "),
-            gone: false,
-        }
-    }
-
-    /// Says of a checkout that was made at its branch's commit where it is now.
-    pub fn apply(&self, repo: &mut ClaimedRepo) {
-        repo.gone = self.gone;
-        let (Some(commit), Some(branch)) = (&self.commit, &self.branch) else {
-            return;
-        };
-        if (commit, branch) == (&repo.commit, &repo.branch) {
-            return;
-        }
-        let from = ClonedFrom {
-            branch: std::mem::replace(&mut repo.branch, branch.clone()),
-            commit: std::mem::replace(&mut repo.commit, commit.clone()),
-        };
-        repo.cloned = Some(from);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let word = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+    CheckoutState {
+        commit: word("# branch.oid "),
+        branch: word("# branch.head "),
+        gone: false,
     }
 }

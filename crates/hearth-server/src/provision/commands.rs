@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use hearth_api::instance::StepName;
 use hearth_api::pool::SetupCommand;
+use hearth_core::stage_log::StageLog;
+use hearth_core::stages::Stage;
 use hearth_core::state::FailureKind;
 use hearth_guest::client::AgentClient;
 use hearth_guest::{Detach, ExecEnd};
 use serde_json::json;
 
-use super::chain::Stage;
 use super::forge::Forge;
-use super::piece::Piece;
 use super::recorder::{CommandFailure, Named};
 use super::steps::{Run, Stop, command_failure, millis};
 
@@ -26,13 +26,13 @@ impl Run<'_> {
         agent: &AgentClient,
         (step, commands, from): (StepName, &[SetupCommand], usize),
         stages: &[Stage],
-        begun: Vec<Piece>,
+        begun: Vec<StageLog>,
         forge: &mut Option<Forge>,
     ) -> Result<usize, Stop> {
         let mut recorder = self.begin(step, None);
-        let mut lines: Vec<_> = begun.iter().map(Piece::cached_command).collect();
-        for piece in &begun {
-            recorder.print_again(&piece.output);
+        let mut lines: Vec<_> = begun.iter().map(StageLog::cached_command).collect();
+        for log in &begun {
+            recorder.replay(&log.output);
         }
         let mut result = Ok(());
         let left = commands.get(from..).unwrap_or_default();
@@ -61,7 +61,7 @@ impl Run<'_> {
                 result = Err(command_failure(FailureKind::Setup, error));
                 break;
             }
-            self.keep(Piece {
+            self.keep(StageLog {
                 step,
                 output: recorder.of_command(),
                 duration_ms,

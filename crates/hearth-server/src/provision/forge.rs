@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use hearth_core::stage_log::{StageLog, step_entries};
+use hearth_core::stages::{Stage, Work};
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose, VmShape};
 use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 
-use super::chain::{Stage, Work};
 use super::machine::driver_failure;
-use super::piece::{Piece, entries};
-use super::recorder::show_again;
+use super::recorder::replay;
 use super::steps::{Found, Run, Stop, failure};
 use crate::store::{CheckpointRow, TemplateRow};
 
@@ -90,13 +90,13 @@ impl Run<'_> {
         key: &CheckpointKey,
         shape: Option<VmShape>,
     ) -> Result<Option<AgentClient>, Stop> {
-        let Some(pieces) = self.context.store.pieces_up_to(key).await? else {
+        let Some(logs) = self.context.store.stage_logs_up_to(key).await? else {
             return Ok(None);
         };
         let Some(agent) = self.fork(key, ForkPurpose::Instance, shape, "template").await? else {
             return Ok(None);
         };
-        self.show_again(&pieces).await?;
+        self.replay(&logs).await?;
         Ok(Some(agent))
     }
 
@@ -118,7 +118,7 @@ impl Run<'_> {
     async fn build(&self, stages: &[Stage], found: &[Found]) -> Result<AgentClient, Stop> {
         for done in (1..=stages.len()).rev() {
             let Some(key) = &stages[done - 1].key else { continue };
-            let Some(pieces) = self.context.store.pieces_up_to(key).await? else {
+            let Some(logs) = self.context.store.stage_logs_up_to(key).await? else {
                 continue;
             };
             let Some(agent) = self
@@ -128,7 +128,7 @@ impl Run<'_> {
                 continue;
             };
             let left = &stages[done..];
-            let begun = self.show_again_but_for(&pieces, left).await?;
+            let begun = self.replay_but_for(&logs, left).await?;
             let mut forge = Some(Forge {
                 lies_on: Some(key.clone()),
                 since: Instant::now(),
@@ -140,7 +140,7 @@ impl Run<'_> {
         // All projects of this size share the base: one makes it.
         let making = self.context.builds.lock(base).await;
         if let Some(key) = &stages[0].key
-            && self.context.store.pieces_up_to(key).await?.is_some()
+            && self.context.store.stage_logs_up_to(key).await?.is_some()
         {
             drop(making);
             return Box::pin(self.build(stages, found)).await;
@@ -213,12 +213,12 @@ impl Run<'_> {
             tracing::warn!(%error, stage = ?work, "a stage could not be frozen");
             return Ok(());
         }
-        let pieces = std::mem::take(&mut *self.pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let logs = std::mem::take(&mut *self.logs.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let row = CheckpointRow {
             key: key.clone(),
             parent: at.lies_on.replace(key.clone()),
             project: (*work != Work::Base).then(|| self.boot.blueprint.project.clone()),
-            pieces,
+            logs,
             checkouts: is_last.then(|| self.left()),
         };
         self.context.store.insert_checkpoint(&row, Timestamp::now()).await?;
@@ -226,21 +226,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn show_again(&self, pieces: &[Piece]) -> Result<(), Stop> {
-        for entry in entries(pieces) {
-            show_again(self.context, &self.boot.id, &entry).await?;
+    async fn replay(&self, logs: &[StageLog]) -> Result<(), Stop> {
+        for entry in step_entries(logs) {
+            replay(self.context, &self.boot.id, &entry).await?;
         }
         Ok(())
     }
 
     /// The same, but for the commands of a list that goes on: they are the beginning of its entry.
-    async fn show_again_but_for(&self, pieces: &[Piece], left: &[Stage]) -> Result<Vec<Piece>, Stop> {
+    async fn replay_but_for(&self, logs: &[StageLog], left: &[Stage]) -> Result<Vec<StageLog>, Stop> {
         let goes_on = match left.first().map(|stage| stage.work) {
             Some(Work::Project(at) | Work::Pool(at)) => at,
             _ => 0,
         };
-        let (whole, begun) = pieces.split_at(pieces.len().saturating_sub(goes_on));
-        self.show_again(whole).await?;
+        let (whole, begun) = logs.split_at(logs.len().saturating_sub(goes_on));
+        self.replay(whole).await?;
         Ok(begun.to_vec())
     }
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::instance::RepoSettings;
+use hearth_core::checkout::Checkout;
+use hearth_core::scripts::Phase;
 use hearth_guest::client::{AgentClient, AgentError};
 
 use super::along::Along;
-use super::blueprint::Checkout;
 use super::bring::{self, BringError};
 use super::checkout::{self, CheckoutError};
 use super::git::{GitError, git_fed};
 use super::mirrors::{MirrorError, Mirrors, Tip, Wanted};
-use super::scripts::Phase;
 
 /// Where a repository has its packs, below the checkout.
 const PACKS: &str = ".git/objects/pack";
@@ -129,7 +129,7 @@ impl Move<'_> {
         let (along, before) = self.along(mirrors, &tip, patience).await?;
         self.bring(agent, &tip).await?;
         let ClaimedRepo { path, commit, .. } = self.from;
-        bring::put_changes(agent, path, &along, &before, self.checkout.wants()).await?;
+        bring::put_changes(agent, path, &along, &before, self.checkout.extras()).await?;
         checkout::move_to(agent, path, commit, self.branch, &tip.commit, self.worked_in).await?;
         // What it holds now is neither one commit nor the other until this is done.
         let moved = bring::move_submodules(agent, path, &along, &before, !self.worked_in).await;
@@ -147,14 +147,14 @@ impl Move<'_> {
         tip: &Tip,
         patience: Duration,
     ) -> Result<(Arc<Along>, Arc<Along>), MoveError> {
-        let (remote, wants) = (self.checkout.remote(), self.checkout.wants());
-        let along = mirrors.along(tip, &remote, wants, patience).await?;
+        let (remote, extras) = (self.checkout.remote(), self.checkout.extras());
+        let along = mirrors.along(tip, &remote, extras, patience).await?;
         if along.is_empty() {
             return Ok((along, Arc::default()));
         }
         let from = mirrors.commit_at(tip.repo(), &remote, self.from.cloned().1).await;
         let before = match from {
-            Some(from) => mirrors.along(&from, &remote, wants, patience).await?,
+            Some(from) => mirrors.along(&from, &remote, extras, patience).await?,
             None => Arc::default(),
         };
         Ok((along, before))

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_core::checkout::Remote;
+
 use super::git::{GitError, git};
 use super::mirrors::{LOCAL_PATIENCE, MirrorError, Mirrors, Tip};
 use super::submodules::is_fetchable;
-use crate::store::Remote;
 
 /// Digits of an object's name.
 const ID_DIGITS: usize = 64;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hearth_core::checkout::Remote;
 use hearth_drivers::Locks;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::io::SyncIoBridge;
@@ -13,9 +14,9 @@ use tokio_util::io::SyncIoBridge;
 use super::along::{Along, AlongKey};
 use super::git::{Answer, GitError, MAX_ANSWER, git, git_fed};
 use super::lfs::LfsObject;
+
 pub use super::mirror_error::MirrorError;
 use crate::sources::{Grant, SourceError, Sources};
-use crate::store::Remote;
 
 /// Time limit of a git command that does not touch the network.
 pub(super) const LOCAL_PATIENCE: Duration = Duration::from_secs(300);

@@ -8,7 +8,6 @@ pub mod along;
 pub mod blueprint;
 pub mod branches;
 pub mod bring;
-mod chain;
 pub mod checkout;
 mod commands;
 mod end_request;
@@ -29,7 +28,6 @@ pub mod mask_cache;
 mod mirror_error;
 pub mod mirrors;
 pub mod output;
-mod piece;
 mod recorder;
 pub mod remote_branches;
 mod repositories;
@@ -42,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_core::checkout::Checkout;
 use hearth_drivers::{CheckpointKey, Driver, Locks};
 use jiff::Timestamp;
 
@@ -49,15 +48,14 @@ use crate::options::{ServeOptions, Sizes};
 use crate::sources::{Sources, known_hosts};
 use crate::store::{PoolRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use agents::Agents;
-use blueprint::{Checkout, Wish, checkouts, recipe_name};
+use blueprint::{Wish, checkouts, recipe_name};
 use environments::Environments;
 use follow::Followers;
 use host_keys::HostKeys;
 use mirrors::Mirrors;
 
 pub use end_request::EndRequest;
-pub use piece::Piece;
-pub use steps::{Boot, Provisioned, Stop, millis, provision};
+pub use steps::{Boot, Stop, millis, provision};
 
 /// Everything a run works with.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::{FAILURE_KEY, Step, StepName, StepStatus};
+use hearth_core::stage_log::{StageLog, StepEntry};
 use hearth_core::world::Failure;
 use hearth_guest::client::{AgentClient, AgentError, ExecEvent, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
@@ -15,7 +16,6 @@ use super::advice::{Ended, advice};
 use super::lost::{self, Given};
 use super::mask::Masker;
 use super::output::{Capped, CommandOutput};
-use super::piece::{Entry, Piece};
 use super::steps::millis;
 use super::{Boot, Context};
 use crate::store::StoreError;
@@ -76,7 +76,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Text of an earlier run's entry: it was masked then.
-    pub fn print_again(&mut self, text: &str) {
+    pub fn replay(&mut self, text: &str) {
         self.show(text);
     }
 
@@ -189,7 +189,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// The step ended: its entry is in the store when this returns. What a checkpoint keeps of it.
-    pub async fn end(self, error: Option<&str>, mut metadata: serde_json::Value) -> Result<Piece, StoreError> {
+    pub async fn end(self, error: Option<&str>, mut metadata: serde_json::Value) -> Result<StageLog, StoreError> {
         if let (Some(_), Some(failure)) = (error, self.failure) {
             metadata[FAILURE_KEY] = failure.into();
         }
@@ -210,7 +210,7 @@ impl<'a> Recorder<'a> {
         self.context
             .followers
             .step_ended(self.id, self.subject.as_deref(), &step);
-        Ok(Piece {
+        Ok(StageLog {
             step: self.name,
             output: step.output.unwrap_or_default(),
             duration_ms: step.duration_ms.unwrap_or_default(),
@@ -221,7 +221,7 @@ impl<'a> Recorder<'a> {
 }
 
 /// Writes the entry of a step that did not run this time, because the VM goes on from after it.
-pub async fn show_again(context: &Context, id: &InstanceId, entry: &Entry<'_>) -> Result<(), StoreError> {
+pub async fn replay(context: &Context, id: &InstanceId, entry: &StepEntry<'_>) -> Result<(), StoreError> {
     let output = entry.output();
     let step = Step {
         name: entry.step().as_str().to_owned(),

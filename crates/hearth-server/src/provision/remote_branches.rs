@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use hearth_core::checkout::Remote;
+
 use crate::sources::{Grant, SourceError, Sources};
-use crate::store::Remote;
 
 /// A person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);

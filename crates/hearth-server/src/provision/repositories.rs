@@ -2,17 +2,18 @@
 
 use futures::future::try_join_all;
 use hearth_api::instance::{RepoSettings, StepName};
+use hearth_core::checkout::Checkout;
+use hearth_core::scripts::Phase;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_guest::ExecSpec;
 use hearth_guest::client::AgentClient;
 use serde_json::json;
 
-use super::blueprint::Checkout;
 use super::bring::{self, BringError};
 use super::mirrors::{MirrorError, Tip};
 use super::recorder::{Named, Recorder};
-use super::scripts::Phase;
+use super::scripts::script_spec;
 use super::settings;
 use super::steps::{Found, Run, Stop, command_failure, failure, millis};
 
@@ -98,13 +99,13 @@ impl Run<'_> {
         if !tip.messages.is_empty() {
             recorder.print(&format!("{}\n", tip.messages));
         }
-        let (wants, limit) = (checkout.wants(), self.context.command_timeout);
-        let along = self.context.mirrors.along(tip, &checkout.remote(), wants, limit).await;
+        let (extras, limit) = (checkout.extras(), self.context.command_timeout);
+        let along = self.context.mirrors.along(tip, &checkout.remote(), extras, limit).await;
         let along = along.map_err(mirror_failure)?;
         for note in &along.notes {
             recorder.print(&format!("{note}\n"));
         }
-        let put = bring::put_clone(agent, path, (tip, url, branch), &along, wants).await;
+        let put = bring::put_clone(agent, path, (tip, url, branch), &along, extras).await;
         put.map_err(|error| match error {
             BringError::Mirror(error) => mirror_failure(error),
             error => failure(
@@ -156,7 +157,7 @@ impl Run<'_> {
     /// leaves an entry of its own, named `repo_setup`.
     pub(super) async fn run_scripts(&self, agent: &AgentClient, phase: Phase) -> Result<(), Stop> {
         let runs = self.boot.blueprint.checkouts.iter().filter_map(|checkout| {
-            let spec = checkout.scripts.spec(phase, &checkout.path)?;
+            let spec = script_spec(checkout, phase)?;
             Some(async move {
                 let repo = checkout.repo_full_name.as_str();
                 let subject = format!("{repo} ({})", phase.as_str());

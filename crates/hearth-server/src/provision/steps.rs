@@ -10,9 +10,13 @@ use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
 use hearth_api::pool::SetupCommand;
+use hearth_core::checkout::CheckoutState;
+use hearth_core::provisioned::Provisioned;
+use hearth_core::scripts::{Phase, shell_text};
+use hearth_core::stage_log::StageLog;
+use hearth_core::stages::{self, Known, Stage, Work};
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
-use hearth_drivers::CheckpointKey;
 use hearth_guest::ExecSpec;
 use hearth_guest::client::{AgentClient, AgentError};
 use jiff::Timestamp;
@@ -20,15 +24,12 @@ use serde_json::json;
 
 use super::Context;
 use super::blueprint::Blueprint;
-use super::chain::{self, Known, Stage, Work};
-use super::checkout::{self, Left};
+use super::checkout;
 use super::end_request::EndRequest;
 use super::envfile;
 use super::gitconfig;
 use super::mirrors::{Tip, Wanted};
-use super::piece::Piece;
 use super::recorder::{CommandFailure, Recorder};
-use super::scripts::{Phase, shell_text};
 use crate::store::{StoreError, TemplateRow};
 
 /// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
@@ -57,21 +58,6 @@ pub struct Boot {
     pub end: EndRequest,
     /// It is a fork of this template; what the blueprint says is for another one.
     pub template: Option<TemplateRow>,
-}
-
-/// What a finished run leaves behind.
-#[derive(Debug, Clone, Default)]
-pub struct Provisioned {
-    /// The checkouts.
-    pub repos: Vec<ClaimedRepo>,
-    /// What the repositories' settings files say.
-    pub settings: Vec<RepoSettings>,
-    /// Memory that the VM at rest has to itself, MiB; `None` for one that does not rest.
-    pub private_mib: Option<u64>,
-    /// The checkpoint it was forked from.
-    pub template: Option<CheckpointKey>,
-    /// The boot of its guest.
-    pub boot_id: Option<String>,
 }
 
 /// Why a run ended before its end.
@@ -149,9 +135,9 @@ pub(super) struct Run<'a> {
     pub(super) context: &'a Context,
     pub(super) boot: &'a Boot,
     /// What ran since the last checkpoint.
-    pub(super) pieces: Mutex<Vec<Piece>>,
+    pub(super) logs: Mutex<Vec<StageLog>>,
     /// Where the set-up left the checkouts, once that is known.
-    left: Mutex<Vec<Left>>,
+    left: Mutex<Vec<CheckoutState>>,
 }
 
 /// What was found of a repository before the run.
@@ -165,7 +151,7 @@ impl<'a> Run<'a> {
         Self {
             context,
             boot,
-            pieces: Mutex::default(),
+            logs: Mutex::default(),
             left: Mutex::default(),
         }
     }
@@ -235,11 +221,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn set_left(&self, left: Vec<Left>) {
+    pub(super) fn set_left(&self, left: Vec<CheckoutState>) {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 
-    pub(super) fn left(&self) -> Vec<Left> {
+    pub(super) fn left(&self) -> Vec<CheckoutState> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -289,7 +275,7 @@ impl Run<'_> {
             })
             .collect();
         let timeout = self.context.command_timeout.as_secs();
-        chain::stages(environment.as_deref(), timeout, &self.boot.blueprint, &known)
+        stages::stages(environment.as_deref(), timeout, &self.boot.blueprint.inputs(), &known)
     }
 
     /// Which tip of a repository is good enough: the one that the recipe names, for a VM of the pool.
@@ -308,7 +294,7 @@ impl Run<'_> {
         agent: &AgentClient,
         stages: &[Stage],
         found: &[Found],
-        mut begun: Vec<Piece>,
+        mut begun: Vec<StageLog>,
         forge: &mut Option<super::forge::Forge>,
     ) -> Result<(), Stop> {
         let mut at = 0;
@@ -361,18 +347,18 @@ impl Run<'_> {
         result: Result<T, Failure>,
         metadata: serde_json::Value,
     ) -> Result<T, Stop> {
-        let (value, piece) = self.end_apart(recorder, result, metadata).await?;
-        self.keep(piece);
+        let (value, log) = self.end_apart(recorder, result, metadata).await?;
+        self.keep(log);
         Ok(value)
     }
 
-    /// The same for an entry whose pieces are kept one by one.
+    /// The same for an entry whose logs are kept one by one.
     pub(super) async fn end_apart<T>(
         &self,
         recorder: Recorder<'_>,
         result: Result<T, Failure>,
         metadata: serde_json::Value,
-    ) -> Result<(T, Piece), Stop> {
+    ) -> Result<(T, StageLog), Stop> {
         let masker = &self.boot.blueprint.masker;
         let given_up = self.context.agents.given_up(&self.boot.vm);
         let result = result.map_err(|failure| match (failure.kind, given_up) {
@@ -384,12 +370,12 @@ impl Run<'_> {
             },
         });
         let error = result.as_ref().err().map(|failure| failure.reason.as_str());
-        let piece = recorder.end(error, metadata).await?;
-        Ok((result?, piece))
+        let log = recorder.end(error, metadata).await?;
+        Ok((result?, log))
     }
 
-    pub(super) fn keep(&self, piece: Piece) {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).push(piece);
+    pub(super) fn keep(&self, log: StageLog) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
     }
 
     async fn set_git_identity(&self, agent: &AgentClient) -> Result<(), Stop> {

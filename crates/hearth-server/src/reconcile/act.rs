@@ -4,6 +4,7 @@
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::InstanceStatus;
 use hearth_core::plan::Action;
+use hearth_core::provisioned::Provisioned;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{Failure, World};
 use hearth_drivers::VmState;
@@ -14,7 +15,7 @@ use super::explain::vm_ended;
 use super::tasks::Running;
 use super::{Reconciler, new_instance};
 use crate::provision::blueprint::Blueprint;
-use crate::provision::{Boot, Provisioned, Stop, provision};
+use crate::provision::{Boot, Stop, provision};
 use crate::store::{InstanceRow, Moved, StoreError, TemplateRow};
 
 impl Reconciler {

@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::project::GitIdentity;
+use hearth_core::checkout::Checkout;
+use hearth_core::scripts::Phase;
 use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
 
 use super::trace::Trace;
 use super::{ClaimOrder, Reconciler};
-use crate::provision::blueprint::{Checkout, Wish};
+use crate::provision::blueprint::Wish;
 use crate::provision::branches::Asked;
 use crate::provision::checkout::CheckoutError;
 use crate::provision::envfile;
 use crate::provision::forward::{Move, MoveError};
 use crate::provision::gitconfig;
 use crate::provision::mask_cache;
-use crate::provision::scripts::{Phase, run_at_claim};
+use crate::provision::scripts::run_at_claim;
 use crate::store::{InstanceRow, ProjectRow, StoreError, VariableOwner, VariableRow};
 
 /// A ready VM has this long to go on and to answer when it is handed over; then the next one is tried. A healthy one takes

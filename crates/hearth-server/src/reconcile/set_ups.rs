@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use hearth_api::claim::{ClaimReply, SetUpPart};
 use hearth_api::ids::ProjectId;
 use hearth_core::recipe::{same_set_up, set_up_of};
+use hearth_core::set_up::{OwnCommand, SetUp};
 use jiff::Timestamp;
 
 use super::Reconciler;
-use crate::provision::blueprint::{OwnCommand, SetUp, own_commands};
+use crate::provision::blueprint::{own_commands, set_up};
 use crate::store::{InstanceRow, PoolRow, ProjectRow, StoreError};
 
 /// What was noted last of each project: the set-up's name, and when the project was changed then. A cache.
@@ -27,7 +28,7 @@ impl Reconciler {
         if self.set_ups().get(&project.id) == Some(&now) {
             return Ok(());
         }
-        let set_up = SetUp::of(project, pool);
+        let set_up = set_up(project, pool);
         self.context
             .store
             .note_set_up(&project.id, &set_up, Timestamp::now())
@@ -52,7 +53,7 @@ impl Reconciler {
         reply.stale = true;
         reply.stale_since = store.set_up_since(&project.id).await?;
         let old = store.set_up(&project.id, set_up_of(&reply.recipe)).await?;
-        reply.stale_parts = old.map_or_else(Vec::new, |old| changed(&old, &SetUp::of(project, pool)));
+        reply.stale_parts = old.map_or_else(Vec::new, |old| changed(&old, &set_up(project, pool)));
         Ok(())
     }
 
@@ -61,7 +62,7 @@ impl Reconciler {
         let store = &self.context.store;
         let pool = store.pool(&project.id).await?;
         let name = set_up_of(&row.recipe);
-        if SetUp::of(project, pool.as_ref()).name == name {
+        if set_up(project, pool.as_ref()).name == name {
             return Ok(own_commands(project));
         }
         let own = store.set_up(&project.id, name).await?;

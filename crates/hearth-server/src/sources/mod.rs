@@ -13,10 +13,10 @@ mod rule;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hearth_core::checkout::Remote;
 use sha2::{Digest, Sha256};
 
 use crate::options::FIRST_TENANT;
-use crate::store::Remote;
 use location::{Location, Scheme};
 
 pub use fetch::{SourceError, known_hosts};

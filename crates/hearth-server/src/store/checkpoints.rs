@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::ProjectId;
 use hearth_api::instance::RepoSettings;
-use hearth_drivers::CheckpointKey;
+use hearth_core::checkout::CheckoutState;
+use hearth_core::checkpoint::CheckpointKey;
+use hearth_core::stage_log::StageLog;
 use jiff::Timestamp;
 
 use super::instances::delete_rows;
 use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
-use crate::provision::Piece;
-use crate::provision::checkout::Left;
 
 /// A checkpoint to be written, when its files are whole.
 #[derive(Debug, Clone)]
@@ -23,9 +23,9 @@ pub struct CheckpointRow {
     /// Whose; `None` for a base.
     pub project: Option<ProjectId>,
     /// What ran since the parent.
-    pub pieces: Vec<Piece>,
+    pub logs: Vec<StageLog>,
     /// Where the set-up left the checkouts; for the last one of a set-up.
-    pub checkouts: Option<Vec<Left>>,
+    pub checkouts: Option<Vec<CheckoutState>>,
 }
 
 /// A template of a project.
@@ -92,7 +92,7 @@ impl Store {
         .bind(row.key.as_str())
         .bind(row.parent.as_ref().map(CheckpointKey::as_str))
         .bind(row.project.as_ref().map(ProjectId::as_str))
-        .bind(to_json(&row.pieces)?)
+        .bind(to_json(&row.logs)?)
         .bind(millis(now))
         .bind(row.checkouts.as_ref().map(to_json).transpose()?)
         .run_on(&self.write)
@@ -101,7 +101,7 @@ impl Store {
     }
 
     /// Where a set-up left the checkouts, in their order; nothing where that was not told.
-    pub async fn checkouts_of(&self, key: &CheckpointKey) -> Result<Vec<Left>, StoreError> {
+    pub async fn checkouts_of(&self, key: &CheckpointKey) -> Result<Vec<CheckoutState>, StoreError> {
         let told: Option<Option<String>> = sqlx::query_scalar("SELECT checkouts FROM checkpoint WHERE key = ?1")
             .bind(key.as_str())
             .fetch_optional(&self.read)
@@ -111,8 +111,8 @@ impl Store {
     }
 
     /// Everything that ran up to a checkpoint, from the beginning; `None` when it, or one it lies on, has no row.
-    pub async fn pieces_up_to(&self, key: &CheckpointKey) -> Result<Option<Vec<Piece>>, StoreError> {
-        let mut pieces = Vec::new();
+    pub async fn stage_logs_up_to(&self, key: &CheckpointKey) -> Result<Option<Vec<StageLog>>, StoreError> {
+        let mut logs = Vec::new();
         let mut at = Some(key.as_str().to_owned());
         while let Some(key) = at.take() {
             let row: Option<(Option<String>, String)> =
@@ -121,11 +121,11 @@ impl Store {
                     .fetch_optional(&self.read)
                     .await?;
             let Some((parent, own)) = row else { return Ok(None) };
-            pieces.push(from_json::<Vec<Piece>>("checkpoint.pieces", &own)?);
+            logs.push(from_json::<Vec<StageLog>>("checkpoint.pieces", &own)?);
             at = parent;
         }
-        pieces.reverse();
-        Ok(Some(pieces.concat()))
+        logs.reverse();
+        Ok(Some(logs.concat()))
     }
 
     /// Every checkpoint that has a row, and whose it is.

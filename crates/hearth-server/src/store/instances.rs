@@ -4,12 +4,11 @@ use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings};
 use hearth_api::pool::Status;
+use hearth_core::provisioned::Provisioned;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
-
-use crate::provision::Provisioned;
 
 use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 

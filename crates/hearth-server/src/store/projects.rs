@@ -4,6 +4,7 @@ use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{GitIdentity, Project, ProjectView, Repo, RepoView, VmSize};
 use hearth_api::setup::SetupBody;
+use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
@@ -69,15 +70,6 @@ pub struct RepoSource {
 /// What rows of before mean that do not say it.
 fn yes() -> bool {
     true
-}
-
-/// A repository's address, and the tenant on whose behalf it is fetched: what one tenant may read, another may not.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Remote {
-    /// Whose project it is.
-    pub tenant: String,
-    /// Where it is fetched from.
-    pub url: String,
 }
 
 impl ProjectRow {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use hearth_api::ids::ProjectId;
+use hearth_core::set_up::{OwnCommand, SetUp};
 use jiff::Timestamp;
 
 use super::{Store, StoreError, from_json, millis, optional_timestamp, to_json};
-use crate::provision::blueprint::{OwnCommand, SetUp};
 
 impl Store {
     /// Notes the set-up that a project's pool is to follow, from now on when that is news. Those that nothing was made by are

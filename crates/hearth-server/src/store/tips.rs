@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use hearth_core::checkout::{Checkout, Remote};
 use jiff::Timestamp;
 
-use super::{ProjectRow, Remote, RunOn as _, Store, StoreError, millis, timestamp};
-use crate::provision::blueprint::Checkout;
+use super::{ProjectRow, RunOn as _, Store, StoreError, millis, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hearth_core::checkout::Remote;
 use jiff::Timestamp;
-
-use crate::store::Remote;
 
 /// Longest message that is kept, characters: git repeats what a remote says, and a remote may say much.
 const MESSAGE_CHARS: usize = 1000;

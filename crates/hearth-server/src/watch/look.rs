@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use rand::RngExt as _;
 
@@ -13,7 +14,7 @@ use crate::provision::git::GitError;
 use crate::provision::mirrors::{MirrorError, Wanted as Mirrored};
 use crate::provision::remote_branches;
 use crate::sources::{Refusal, SourceError, Sources};
-use crate::store::{Remote, StoreError};
+use crate::store::StoreError;
 
 /// How long a repository may take to say where its branches are.
 const PATIENCE: Duration = Duration::from_secs(30);

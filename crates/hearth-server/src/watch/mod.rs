@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hearth_core::checkout::Remote;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::options::ServeOptions;
 use crate::provision::blueprint::checkouts;
 use crate::reconcile::Reconciler;
-use crate::store::{PoolRow, ProjectRow, Remote, Store, StoreError};
+use crate::store::{PoolRow, ProjectRow, Store, StoreError};
 use faults::Faults;
 use schedule::{Schedule, Wanted};
 

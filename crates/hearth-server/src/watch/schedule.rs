@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use hearth_api::ids::ProjectId;
+use hearth_core::checkout::Remote;
 
 use super::place::{Place, Pushed};
-use crate::store::Remote;
 
 /// A webhook is answered with a look when no other has come for so long: a push of many branches sends many.
 const QUIET: Duration = Duration::from_millis(1500);

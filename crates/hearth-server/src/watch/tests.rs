@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::PatchPool;
 use hearth_api::project::VmSize;
+use hearth_core::checkout::Remote;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use jiff::Timestamp;
@@ -19,7 +20,7 @@ use crate::options::{FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::reconcile::Reconciler;
 use crate::secrets::Cipher;
-use crate::store::{ProjectRow, Remote, RepoSource, Store};
+use crate::store::{ProjectRow, RepoSource, Store};
 
 /// How long a predicate may take to hold.
 const SOON: Duration = Duration::from_secs(30);

@@ -15,6 +15,7 @@ use hearth_api::explain::{
 use hearth_api::ids::ProjectId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::Status;
+use hearth_core::checkout::Checkout;
 use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
 use hearth_core::progress;
 use hearth_core::state::InstanceState;
@@ -23,12 +24,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Reconciler;
-use crate::provision::blueprint::{Checkout, Wish};
+use crate::provision::blueprint::Wish;
 use crate::provision::serving;
 use crate::store::{InstanceRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use conditions::{Facts, Since};
 use decisions::{Decisions, What};
 use words::sentence;
+
 pub(super) use words::vm_ended;
 
 /// All looks at how far instances are behind may take so long together.

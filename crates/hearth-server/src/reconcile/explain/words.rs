@@ -1,6 +1,7 @@
 //! The words for what the planner decides, for people.
 
 use hearth_api::counted::{count, times, times_in_a_row};
+use hearth_core::checkout::Checkout;
 use hearth_core::plain_text::clause;
 use hearth_core::plan::{Hold, Reason};
 use hearth_core::recipe::same_set_up;
@@ -8,7 +9,6 @@ use hearth_core::state::FailureKind;
 use hearth_core::world::PoolWorld;
 use jiff::Timestamp;
 
-use crate::provision::blueprint::Checkout;
 use crate::store::{ProjectRow, TemplateRow, Tips};
 
 /// As much of a commit as git shows.

@@ -1,13 +1,14 @@
-//! What one stage left in the record, kept with its checkpoint: a run that goes on from there shows it again.
+//! Stage logs: what a stage printed and how long it took, kept with its checkpoint. A build that starts from that checkpoint
+//! replays them.
 
 use hearth_api::instance::StepName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// One entry of the record, or one command's part of it.
+/// One step entry, or one command's part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Piece {
+pub struct StageLog {
     /// Which step.
     pub step: StepName,
     /// What was printed, secrets masked.
@@ -20,18 +21,17 @@ pub struct Piece {
     pub is_command: bool,
 }
 
-/// Pieces that make one entry.
+/// Stage logs that make one entry.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry<'a>(pub &'a [Piece]);
+pub struct StepEntry<'a>(pub &'a [StageLog]);
 
-/// The entries that these pieces make, in order.
-pub fn entries(pieces: &[Piece]) -> impl Iterator<Item = Entry<'_>> {
-    pieces
-        .chunk_by(|one, next| one.is_command && next.is_command && one.step == next.step)
-        .map(Entry)
+/// The step entries that these logs make, in order.
+pub fn step_entries(logs: &[StageLog]) -> impl Iterator<Item = StepEntry<'_>> {
+    logs.chunk_by(|one, next| one.is_command && next.is_command && one.step == next.step)
+        .map(StepEntry)
 }
 
-impl Entry<'_> {
+impl StepEntry<'_> {
     /// Which step.
     #[must_use]
     pub fn step(&self) -> StepName {
@@ -41,13 +41,13 @@ impl Entry<'_> {
     /// What was printed.
     #[must_use]
     pub fn output(&self) -> String {
-        self.0.iter().map(|piece| piece.output.as_str()).collect()
+        self.0.iter().map(|log| log.output.as_str()).collect()
     }
 
     /// How long it took when it ran.
     #[must_use]
     pub fn duration_ms(&self) -> u64 {
-        self.0.iter().map(|piece| piece.duration_ms).sum()
+        self.0.iter().map(|log| log.duration_ms).sum()
     }
 
     /// The metadata of an entry that did not run this time.
@@ -55,7 +55,7 @@ impl Entry<'_> {
     pub fn metadata(&self) -> Value {
         let mut metadata = match self.0 {
             [whole] if !whole.is_command => whole.metadata.clone(),
-            commands => json!({ "commands": commands.iter().map(Piece::cached_command).collect::<Vec<_>>() }),
+            commands => json!({ "commands": commands.iter().map(StageLog::cached_command).collect::<Vec<_>>() }),
         };
         metadata["cached"] = json!(true);
         metadata["originalDurationMs"] = json!(self.duration_ms());
@@ -63,7 +63,7 @@ impl Entry<'_> {
     }
 }
 
-impl Piece {
+impl StageLog {
     /// The line of a command that did not run this time.
     #[must_use]
     pub fn cached_command(&self) -> Value {

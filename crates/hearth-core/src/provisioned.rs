@@ -1,0 +1,21 @@
+//! The result of a provisioning run.
+
+use hearth_api::claim::ClaimedRepo;
+use hearth_api::instance::RepoSettings;
+
+use crate::checkpoint::CheckpointKey;
+
+/// What a finished run leaves behind.
+#[derive(Debug, Clone, Default)]
+pub struct Provisioned {
+    /// The checkouts.
+    pub repos: Vec<ClaimedRepo>,
+    /// What the repositories' settings files say.
+    pub settings: Vec<RepoSettings>,
+    /// Memory that the VM at rest has to itself, MiB; `None` for one that does not rest.
+    pub private_mib: Option<u64>,
+    /// The checkpoint it was forked from.
+    pub template: Option<CheckpointKey>,
+    /// The boot of its guest.
+    pub boot_id: Option<String>,
+}
