@@ -1,4 +1,4 @@
-//! The house: HTTP API, store, provisioning, reconciliation.
+//! The house: HTTP API, provisioning, reconciliation.
 
 mod http;
 mod images;
@@ -8,13 +8,14 @@ mod reconcile;
 mod secrets;
 mod serve;
 mod sources;
-mod store;
 mod watch;
 
+use hearth_store as store;
+
+#[doc(hidden)]
+pub use hearth_store::{Census, WriteFault, WriteFaults, WriteMoment, images_of_data_folder};
 pub use http::{MAX_BODY_BYTES, body_faults, openapi_document};
 pub use options::{DriverKind, ServeOptions, Sizes};
 pub use serve::{ServeError, serve, serve_with};
 pub use sources::SourceRule;
-#[doc(hidden)]
-pub use store::{Census, WriteFault, WriteFaults, WriteMoment, images_of_data_folder};
 pub use watch::WebhookSecret;

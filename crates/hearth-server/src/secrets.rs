@@ -4,10 +4,10 @@ use std::fmt;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use hearth_store::{Seal, SealError};
 use rand::RngExt as _;
 
 /// Bytes of the key.
@@ -15,7 +15,7 @@ const KEY_BYTES: usize = 32;
 /// Bytes of a nonce; random ones of this length never repeat in practice.
 const NONCE_BYTES: usize = 24;
 
-/// What can go wrong with a secret. Never says the secret.
+/// What can go wrong with the key.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The key file cannot be read or made.
@@ -32,19 +32,10 @@ pub enum SecretError {
         /// Where it is.
         path: PathBuf,
     },
-    /// A stored value does not open with this key.
-    #[error(
-        "a stored variable does not open with this installation's key: restore secret.key, or set the variable again"
-    )]
-    WrongKey,
-    /// A value is too long to be sealed.
-    #[error("a variable is too long to be encrypted")]
-    TooLong,
 }
 
 /// Seals and opens values.
-#[derive(Clone)]
-pub struct Cipher(Arc<XChaCha20Poly1305>);
+pub struct Cipher(XChaCha20Poly1305);
 
 impl fmt::Debug for Cipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,11 +61,13 @@ impl Cipher {
         };
         let cipher =
             XChaCha20Poly1305::new_from_slice(&key).map_err(|_| SecretError::KeyDamaged { path: path.to_owned() })?;
-        Ok(Self(Arc::new(cipher)))
+        Ok(Self(cipher))
     }
+}
 
-    /// Nonce and ciphertext; `context` says what it belongs to, so that a value moved to another row does not open.
-    pub fn seal(&self, context: &str, value: &str) -> Result<Vec<u8>, SecretError> {
+impl Seal for Cipher {
+    /// Nonce and ciphertext.
+    fn seal(&self, context: &str, value: &str) -> Result<Vec<u8>, SealError> {
         let nonce: [u8; NONCE_BYTES] = rand::rng().random();
         let payload = Payload {
             msg: value.as_bytes(),
@@ -83,13 +76,12 @@ impl Cipher {
         let sealed = self
             .0
             .encrypt(&XNonce::from(nonce), payload)
-            .map_err(|_| SecretError::TooLong)?;
+            .map_err(|_| SealError::TooLong)?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
 
-    /// The value again.
-    pub fn open_value(&self, context: &str, sealed: &[u8]) -> Result<String, SecretError> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(SecretError::WrongKey)?;
+    fn open_value(&self, context: &str, sealed: &[u8]) -> Result<String, SealError> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::WrongKey)?;
         let payload = Payload {
             msg: sealed,
             aad: context.as_bytes(),
@@ -97,8 +89,8 @@ impl Cipher {
         let value = self
             .0
             .decrypt(&XNonce::from(*nonce), payload)
-            .map_err(|_| SecretError::WrongKey)?;
-        String::from_utf8(value).map_err(|_| SecretError::WrongKey)
+            .map_err(|_| SealError::WrongKey)?;
+        String::from_utf8(value).map_err(|_| SealError::WrongKey)
     }
 }
 

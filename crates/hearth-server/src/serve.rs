@@ -110,7 +110,7 @@ pub async fn serve_with(
     let mirrors = folder.join("mirrors");
     private_folder(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
-    let cipher = Cipher::open(&folder.join("secret.key"))?;
+    let cipher = Arc::new(Cipher::open(&folder.join("secret.key"))?);
     let reserve = Reserve::open(folder, options.reserve_mib << 20);
     let store = Store::open_with(&folder.join("hearth.db"), cipher, options.write_faults.clone(), reserve).await?;
     let installation = store

@@ -24,7 +24,7 @@ pub(super) const ALL: &[Rule] = &[
         at_most: 0,
     },
     Rule {
-        name: "SQL only in store/",
+        name: "SQL only in hearth-store",
         reason: "one place that knows the tables keeps states legal and lets the schema change",
         check: Check::File(sql_in_store),
         at_most: 0,
@@ -162,7 +162,7 @@ fn code_with(file: &Source, words: &[String]) -> Vec<Finding> {
 }
 
 fn sql_in_store(file: &Source) -> Vec<Finding> {
-    if !file.is_rust() || file.path.starts_with("crates/hearth-server/src/store/") {
+    if !file.is_rust() || file.path.starts_with("crates/hearth-store/") {
         return Vec::new();
     }
     let words: Vec<String> = ["SELECT", "INSERT", "UPDATE", "DELETE FROM", "CREATE TABLE"]
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(module_docs(&source("a.rs", "fn main() {}")).len(), 1);
         let query = concat!("let q = \"SEL", "ECT 1\";");
         assert_eq!(sql_in_store(&source("crates/hearth-server/src/x.rs", query)).len(), 1);
-        assert!(sql_in_store(&source("crates/hearth-server/src/store/x.rs", query)).is_empty());
+        assert!(sql_in_store(&source("crates/hearth-store/src/x.rs", query)).is_empty());
         let import = concat!("use ax", "um::Router;");
         assert_eq!(axum_in_http(&source("crates/hearth-server/src/x.rs", import)).len(), 1);
         assert!(axum_in_http(&source("crates/hearth-server/src/http/x.rs", import)).is_empty());

@@ -179,38 +179,36 @@ fn view(project: &ProjectRow, found: LegacyFound) -> SetupView {
             repositories,
             check_complete,
         },
-        setup: project.setup_body(),
+        setup: setup_body(project),
     }
 }
 
-impl ProjectRow {
-    /// The setup object as it holds now: what was saved for repositories the project still has, with the project's own size
-    /// and branches; without a saved one, every repository with nothing to run.
-    fn setup_body(&self) -> SetupBody {
-        let saved = self.setup.as_ref();
-        let of = |name: &str| saved?.repositories.iter().find(|saved| saved.repository == name);
-        let repositories = self
-            .repos
-            .iter()
-            .filter_map(|repo| match (saved, of(&repo.repo_full_name)) {
-                (Some(_), None) => None,
-                (_, Some(saved)) => Some(RepoSetup {
-                    branch: repo.branch.clone(),
-                    ..saved.clone()
-                }),
-                (None, None) => Some(RepoSetup {
-                    repository: repo.repo_full_name.clone(),
-                    branch: repo.branch.clone(),
-                    scripts: Scripts::default(),
-                    timeouts: None,
-                    commands: Vec::new(),
-                }),
-            })
-            .collect();
-        SetupBody {
-            vm_size: Some(self.vm_size),
-            repositories,
-            hooks: saved.and_then(|setup| setup.hooks.clone()),
-        }
+/// The setup object as it holds now: what was saved for repositories the project still has, with the project's own size
+/// and branches; without a saved one, every repository with nothing to run.
+fn setup_body(project: &ProjectRow) -> SetupBody {
+    let saved = project.setup.as_ref();
+    let of = |name: &str| saved?.repositories.iter().find(|saved| saved.repository == name);
+    let repositories = project
+        .repos
+        .iter()
+        .filter_map(|repo| match (saved, of(&repo.repo_full_name)) {
+            (Some(_), None) => None,
+            (_, Some(saved)) => Some(RepoSetup {
+                branch: repo.branch.clone(),
+                ..saved.clone()
+            }),
+            (None, None) => Some(RepoSetup {
+                repository: repo.repo_full_name.clone(),
+                branch: repo.branch.clone(),
+                scripts: Scripts::default(),
+                timeouts: None,
+                commands: Vec::new(),
+            }),
+        })
+        .collect();
+    SetupBody {
+        vm_size: Some(project.vm_size),
+        repositories,
+        hooks: saved.and_then(|setup| setup.hooks.clone()),
     }
 }

@@ -39,7 +39,7 @@ struct House {
 impl House {
     async fn new(interval: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let cipher = Cipher::open(&folder.path().join("key")).unwrap();
+        let cipher = Arc::new(Cipher::open(&folder.path().join("key")).unwrap());
         let store = Store::open(&folder.path().join("db"), cipher, None).await.unwrap();
         let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
         let mut options = ServeOptions::new(folder.path().join("data"));

@@ -15,6 +15,7 @@ mod migration_tests;
 mod pools;
 mod projects;
 mod reserve;
+mod seal;
 mod set_ups;
 mod steps;
 mod streaks;
@@ -25,6 +26,7 @@ mod writer;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::ids::ProjectId;
@@ -39,14 +41,13 @@ pub use instances::{InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;
+pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
 pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
 use writer::{RunOn, Writer};
 pub use writer::{WriteFault, WriteFaults, WriteMoment};
-
-use crate::secrets::Cipher;
 
 /// Readers at once; more would only wait for the disk.
 const READERS: u32 = 4;
@@ -76,7 +77,7 @@ pub enum StoreError {
     },
     /// A secret could not be sealed or opened.
     #[error(transparent)]
-    Secret(#[from] crate::secrets::SecretError),
+    Secret(#[from] SealError),
 }
 
 impl StoreError {
@@ -108,7 +109,7 @@ impl StoreError {
 pub struct Store {
     write: Writer,
     read: SqlitePool,
-    cipher: Cipher,
+    cipher: Arc<dyn Seal>,
     /// Room for what makes room.
     reserve: Option<Reserve>,
 }
@@ -117,7 +118,7 @@ impl Store {
     /// The same, with room for what makes room: on a full disk some of it is given up for that.
     pub async fn open_with(
         file: &Path,
-        cipher: Cipher,
+        cipher: Arc<dyn Seal>,
         faults: Option<WriteFaults>,
         reserve: Reserve,
     ) -> Result<Self, StoreError> {
@@ -133,7 +134,7 @@ impl Store {
     }
 
     /// Runs a write that makes room, or leads to it: on a full disk with the room that was kept for that.
-    pub(super) async fn freeing<T, F>(&self, write: impl Fn() -> F) -> Result<T, StoreError>
+    async fn freeing<T, F>(&self, write: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>> + Send,
     {
@@ -153,7 +154,7 @@ impl Store {
     }
 
     /// Opens (and makes, and migrates) the database in a file. `faults`: those that a test has planned.
-    pub async fn open(file: &Path, cipher: Cipher, faults: Option<WriteFaults>) -> Result<Self, StoreError> {
+    pub async fn open(file: &Path, cipher: Arc<dyn Seal>, faults: Option<WriteFaults>) -> Result<Self, StoreError> {
         make_private(file)?;
         let options = SqliteConnectOptions::new()
             .filename(file)

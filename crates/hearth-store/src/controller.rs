@@ -54,15 +54,18 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::Cipher;
+    use crate::seal::tests::NoVariables;
 
     #[tokio::test]
     async fn one_holds_it_until_it_lets_go_or_its_time_is_up() {
         let folder = tempfile::tempdir().unwrap();
-        let cipher = || Cipher::open(&folder.path().join("key")).unwrap();
         let path = folder.path().join("db");
-        let one = Store::open(&path, cipher(), None).await.unwrap();
-        let other = Store::open(&path, cipher(), None).await.unwrap();
+        let one = Store::open(&path, std::sync::Arc::new(NoVariables), None)
+            .await
+            .unwrap();
+        let other = Store::open(&path, std::sync::Arc::new(NoVariables), None)
+            .await
+            .unwrap();
         let (now, length) = (Timestamp::UNIX_EPOCH, SignedDuration::from_secs(30));
         let late = now + SignedDuration::from_secs(31);
         assert_eq!(one.hold_controller("a", now, length, false).await.unwrap(), Some(1));

@@ -1,12 +1,15 @@
 //! What becomes of what an older version has written.
 
+use std::sync::Arc;
+
 use hearth_api::ids::ProjectId;
+use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
-use super::{Remote, Sight, Store};
-use crate::secrets::Cipher;
+use super::{Sight, Store};
+use crate::seal::tests::NoVariables;
 
 /// Takes back what the migration of names did, and then leaves the database as an older version could have.
 const OLDER: [&str; 8] = [
@@ -28,10 +31,7 @@ const OLDER: [&str; 8] = [
 async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hearth.db");
-    let open = async || {
-        let cipher = Cipher::open(&folder.path().join("key")).unwrap();
-        Store::open(&file, cipher, None).await.unwrap()
-    };
+    let open = async || Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
     open().await.close().await;
     let options = SqliteConnectOptions::new().filename(&file);
     let mut older = SqliteConnection::connect_with(&options).await.unwrap();
@@ -95,10 +95,7 @@ const BEFORE_TENANTS: [&str; 6] = [
 async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hearth.db");
-    let open = async || {
-        let cipher = Cipher::open(&folder.path().join("key")).unwrap();
-        Store::open(&file, cipher, None).await.unwrap()
-    };
+    let open = async || Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
     open().await.close().await;
     let options = SqliteConnectOptions::new().filename(&file);
     let mut older = SqliteConnection::connect_with(&options).await.unwrap();
