@@ -174,23 +174,19 @@ mod tests {
             (
                 all(&["main", "topic", "other"]),
                 "topci",
-                "; in a/b these look alike: `topic`",
+                "; similar ones in a/b: `topic`",
             ),
             (
                 all(&["main", "topic"]),
                 "origin/topic",
-                "; in a/b these look alike: `topic`",
+                "; similar ones in a/b: `topic`",
             ),
             (
                 all(&["main", "feature/login"]),
                 "login",
-                "; in a/b these look alike: `feature/login`",
+                "; similar ones in a/b: `feature/login`",
             ),
-            (
-                all(&["main", "Fix_It"]),
-                "fix-it",
-                "; in a/b these look alike: `Fix_It`",
-            ),
+            (all(&["main", "Fix_It"]), "fix-it", "; similar ones in a/b: `Fix_It`"),
             (all(&["main", "dev"]), "nosuchbranch", "; a/b has `main`, `dev`"),
             (
                 all(&["1", "2", "3", "4", "5", "6", "7"]),

@@ -81,7 +81,7 @@ async fn a_branch_that_no_repository_has_is_refused_and_costs_no_vm() {
         );
         assert_eq!(
             message(&reply),
-            "no repository has a branch `feature/logni`; in acme/app these look alike: `feature/login`; acme/lib has `main`; \
+            "no repository has a branch `feature/logni`; similar ones in acme/app: `feature/login`; acme/lib has `main`; \
              push it, or claim another branch; nothing was handed over"
         );
     }
@@ -133,7 +133,7 @@ async fn repositories_without_the_branch_are_named_and_one_that_cannot_be_asked_
     let (status, refused) = server.call(Method::POST, &claim, json!({ "branch": "main2" })).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refused:#}");
     assert!(
-        message(&refused).starts_with("it cannot be told whether acme/lib has a branch `main2`: cannot fetch acme/lib"),
+        message(&refused).starts_with("it is not known whether acme/lib has a branch `main2`: cannot fetch acme/lib"),
         "{refused:#}"
     );
     // A claim that was answered is answered the same, whatever became of the branch.
