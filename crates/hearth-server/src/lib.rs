@@ -1,5 +1,6 @@
 //! The house: HTTP API, provisioning, reconciliation.
 
+mod claims;
 mod http;
 mod images;
 mod options;
@@ -8,6 +9,8 @@ mod reconcile;
 mod secrets;
 mod serve;
 mod sources;
+mod vms;
+mod wake;
 mod watch;
 
 use hearth_store as store;

@@ -16,14 +16,18 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::claims::{Claims, Queues};
 use crate::http::{AppState, HookGate, Pace, answer, new_token};
 use crate::images;
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
 use crate::provision::mirrors::sweep;
+use crate::provision::set_ups::SetUps;
 use crate::reconcile::Reconciler;
 use crate::secrets::{Cipher, SecretError, write_private};
 use crate::store::{NewToken, Reserve, Store, StoreError};
+use crate::vms::pause::Pause;
+use crate::wake::Wake;
 use crate::watch::Watch;
 
 /// How long requests that are under way may take to end when the server stops.
@@ -121,10 +125,25 @@ pub async fn serve_with(
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let context = Context::new(store.clone(), driver.clone(), mirrors, options);
-    let reconciler = Reconciler::new(context, options);
+    let (queues, wake) = (Queues::default(), Wake::default());
+    let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
+    let set_ups = SetUps::new(store.clone());
+    let reconciler = Reconciler::new(
+        context.clone(),
+        queues.clone(),
+        pause.clone(),
+        set_ups.clone(),
+        wake.clone(),
+        options,
+    );
+    let blockers = Arc::new(reconciler.clone());
+    let claims = Claims::new(context, queues, pause.clone(), set_ups.clone(), wake, blockers);
     let watch = Watch::new(reconciler.clone(), options);
     let state = AppState {
         reconciler: reconciler.clone(),
+        claims,
+        pause,
+        set_ups,
         watch: watch.clone(),
         hooks: HookGate::new(options.webhook_secret.clone(), options.requests_per_second),
         git_base_url: options.git_base_url.clone(),

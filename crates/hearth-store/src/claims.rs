@@ -90,8 +90,8 @@ pub enum Extended {
 pub enum Taken {
     /// It is claimed, and this is the stored answer.
     Instance(Box<InstanceRow>, Box<ClaimReply>, Look),
-    /// The key was used before, for this claim.
-    Before(Box<ClaimRow>),
+    /// The key was used before.
+    Before,
     /// No instance will do.
     Nothing(Look),
 }
@@ -148,13 +148,13 @@ impl Store {
     ) -> Result<Taken, StoreError> {
         let mut tx = self.write.begin().await?;
         if let Some(key) = claim.key {
-            let before: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE project_id = ?1 AND key = ?2")
+            let used = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = ?1 AND key = ?2)")
                 .bind(claim.project.as_str())
                 .bind(key)
-                .fetch_optional(&mut *tx)
+                .fetch_one(&mut *tx)
                 .await?;
-            if let Some(before) = before {
-                return Ok(Taken::Before(Box::new(before.try_into()?)));
+            if used {
+                return Ok(Taken::Before);
             }
         }
         let picked: Option<Picked> = sqlx::query_as(
@@ -211,6 +211,20 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(Taken::Instance(Box::new(row), Box::new(reply), look))
+    }
+
+    /// How many instances of each recipe are ready, and reserved for nobody: what `take_ready` picks from.
+    pub async fn ready_by_recipe(&self, project: &ProjectId) -> Result<Vec<(String, usize)>, StoreError> {
+        let counts: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT recipe, count(*) FROM instance
+             WHERE project_id = ?1 AND state = 'ready' AND is_test = 0 AND is_build = 0 AND reserved = 0
+             GROUP BY recipe",
+        )
+        .bind(project.as_str())
+        .fetch_all(&self.read)
+        .await?;
+        let count = |(recipe, count)| (recipe, usize::try_from(count).unwrap_or_default());
+        Ok(counts.into_iter().map(count).collect())
     }
 
     /// The claim of a key.

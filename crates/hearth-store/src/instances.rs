@@ -126,6 +126,25 @@ pub struct NewInstance {
     pub started_by: Option<String>,
 }
 
+impl NewInstance {
+    /// One for the pool, that nobody has begun yet.
+    #[must_use]
+    pub fn new(project: &ProjectId, recipe: String, memory_mib: u64) -> Self {
+        Self {
+            id: InstanceId::generate(),
+            project: project.clone(),
+            vm: VmId::generate(),
+            is_test: false,
+            is_build: false,
+            reserved: false,
+            recipe,
+            memory_mib,
+            use_cache: true,
+            started_by: None,
+        }
+    }
+}
+
 /// How a move ended. Losing the race is normal: somebody else decided first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {

@@ -11,6 +11,7 @@ use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::text::TaskId;
 use hearth_api::token::Scope;
+use hearth_core::claim::ClaimOrder;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -23,7 +24,7 @@ use super::extract::{Body, OptionalBody, Path};
 use super::pool::need_allowed;
 use super::schema;
 use super::validate::Faults;
-use crate::reconcile::{ClaimOrder, FIELDS_OF_A_KEY};
+use crate::claims::{ClaimTask, FIELDS_OF_A_KEY};
 use crate::store::{AskedFields, Extended, InstanceRow, Moved};
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
@@ -59,7 +60,12 @@ pub async fn claim_instance(
     faults.variable_names(names.map(|name| (format!("env.{name}"), name.as_str())));
     faults.finish()?;
     let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
-    let order = ClaimOrder {
+    let task = ClaimTask {
+        order: ClaimOrder {
+            strict: body.strict.unwrap_or_default(),
+            miss: body.miss.unwrap_or_default(),
+            patience: wait.min(state.longest_wait),
+        },
         key,
         // What was asked and not how it was written: without the key, wherever that stood, and with `null` as good as absent.
         // Keyed with the token's id: the hash of a body with secrets in it must not be guessable from the database.
@@ -73,19 +79,16 @@ pub async fn claim_instance(
         token: caller.0.id.clone(),
         user: caller.0.owner.clone(),
         branch: body.branch,
-        strict: body.strict.unwrap_or_default(),
-        miss: body.miss.unwrap_or_default(),
-        patience: wait.min(state.longest_wait),
         lease: SignedDuration::from_mins(i64::try_from(ttl).unwrap_or(i64::MAX)),
         env: body.env.unwrap_or_else(BTreeMap::new),
         git_identity: body.git_identity,
     };
-    if order.strict {
+    if task.order.strict {
         let pool = state.store().pool(&project.id).await?;
-        let patience = order.patience.max(LOOK_BUDGET);
+        let patience = task.order.patience.max(LOOK_BUDGET);
         state.watch.answer(&project, pool.as_ref(), patience).await;
     }
-    Ok(Json(state.reconciler.claim(&project, &order).await?))
+    Ok(Json(state.claims.claim(&project, &task).await?))
 }
 
 /// What of a body decides which VM is meant, field by field: how long one waits for it, and what is done meanwhile, does not.

@@ -7,10 +7,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hearth_api::error::{ErrorBody, ErrorCode, ErrorDetail, FieldError};
 
+use crate::claims::ClaimError;
 use crate::provision::agents::ConnectError;
 use crate::provision::branches::BranchError;
 use crate::provision::mirrors::MirrorError;
-use crate::reconcile::ClaimError;
 use crate::store::StoreError;
 
 /// Somebody must enable a disabled pool first: sooner it makes no sense to ask again.

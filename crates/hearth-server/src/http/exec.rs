@@ -30,8 +30,8 @@ use super::exec_end::{Begun, Heard};
 use super::extract::{Body, Path};
 use super::validate::Faults;
 use crate::provision::envfile;
-use crate::reconcile::Awake;
 use crate::store::{InstanceRow, Store};
+use crate::vms::pause::Awake;
 
 /// How long a VM's agent has to take the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -127,7 +127,7 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         state.store().note_work(&row.id).await?;
     }
     let awake = if row.state == InstanceState::Ready {
-        let awake = state.reconciler.keep_awake(&row.vm).await;
+        let awake = state.pause.keep_awake(&row.vm).await;
         Some(awake.map_err(|error| ApiError::unavailable(error.to_string()))?)
     } else {
         None

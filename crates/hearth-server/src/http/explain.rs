@@ -92,5 +92,5 @@ pub async fn explain_claim(
     if !caller.has(Scope::ProjectRead) && claim.token != caller.0.id {
         return Err(gone());
     }
-    Ok(Json(state.reconciler.explain_claim(claim)))
+    Ok(Json(crate::claims::explain_claim(claim)))
 }

@@ -131,7 +131,7 @@ pub async fn view_instance(
     let claim = state.store().claim(&row.id).await?;
     // Since it was made it may have been brought somewhere else.
     let repos = claim.map_or_else(|| row.repos.clone(), |claim| claim.reply.repos);
-    let commands = state.reconciler.commands_of(&project, &row).await?.into_iter();
+    let commands = state.set_ups.commands_of(&project, &row).await?.into_iter();
     let commands = commands.filter_map(|own| {
         let repo = repos.iter().find(|repo| repo.repo_full_name == own.repo_full_name)?;
         Some(InstanceCommand {

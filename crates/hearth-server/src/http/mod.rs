@@ -48,8 +48,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::claims::Claims;
+use crate::provision::set_ups::SetUps;
 use crate::reconcile::Reconciler;
 use crate::store::Store;
+use crate::vms::pause::Pause;
 use crate::watch::Watch;
 use error::ApiError;
 
@@ -81,6 +84,12 @@ pub fn openapi_document() -> &'static serde_json::Value {
 #[derive(Debug, Clone)]
 pub struct AppState {
     pub reconciler: Reconciler,
+    /// Hands VMs over.
+    pub claims: Claims,
+    /// Pauses and resumes VMs.
+    pub pause: Pause,
+    /// What VMs were made by.
+    pub set_ups: SetUps,
     /// Follows branches.
     pub watch: Watch,
     /// What stands before the webhooks.

@@ -17,7 +17,7 @@ use super::AppState;
 use super::exec::show_life;
 use super::exec_end::{Begun, Heard};
 use super::terminal::guest_size;
-use crate::reconcile::Awake;
+use crate::vms::pause::Awake;
 
 /// Longest message of a client; longer ones end the command. What an agent takes as a command at most.
 pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;

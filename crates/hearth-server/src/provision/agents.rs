@@ -9,6 +9,10 @@ use hearth_drivers::{Driver, DriverError};
 use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
 
+/// Why a VM that restarted is none of the pool's.
+pub const RESTARTED: &str =
+    "its guest restarted while it stood ready: what the set-up had started does not run any more";
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {

@@ -13,7 +13,7 @@ use super::steps::millis;
 mod tests;
 
 /// Time limit of what git does in the VM.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Tells what the set-up left; its words are read by [`read`].
 const RECORD: &str = include_str!("checkout/record.sh");
 /// Moves a checkout.

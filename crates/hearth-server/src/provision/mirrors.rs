@@ -347,12 +347,12 @@ impl Tip {
     }
 
     /// What its repository is called.
-    pub(super) fn repo(&self) -> &str {
+    pub fn repo(&self) -> &str {
         &self.repo
     }
 
     /// The mirror it is in.
-    pub(super) fn mirror(&self) -> &Path {
+    pub fn mirror(&self) -> &Path {
         &self.mirror
     }
 

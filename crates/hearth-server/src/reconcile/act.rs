@@ -10,13 +10,13 @@ use hearth_core::world::{Failure, World};
 use hearth_drivers::VmState;
 use jiff::Timestamp;
 
+use super::Reconciler;
 use super::cancel::end_after_patience;
 use super::explain::vm_ended;
 use super::tasks::Running;
-use super::{Reconciler, new_instance};
 use crate::provision::blueprint::Blueprint;
 use crate::provision::{Boot, Stop, provision};
-use crate::store::{InstanceRow, Moved, StoreError, TemplateRow};
+use crate::store::{InstanceRow, Moved, NewInstance, StoreError, TemplateRow};
 
 impl Reconciler {
     pub(super) async fn act(&self, world: &World, action: &Action) -> Result<(), StoreError> {
@@ -60,7 +60,7 @@ impl Reconciler {
                     self.spawn_teardown(row);
                 }
             }
-            Action::Rest { instance } => self.let_rest(instance).await,
+            Action::Rest { instance } => self.pause.pause(instance).await,
             Action::DestroyOrphan { vm } => self.spawn_destroy_orphan(vm.clone()),
         }
         Ok(())
@@ -72,7 +72,8 @@ impl Reconciler {
             return Ok(());
         };
         let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
-        let mut new = new_instance(project, recipe.clone(), blueprint.shape);
+        let memory_mib = u64::from(blueprint.shape.memory_mib);
+        let mut new = NewInstance::new(project, recipe.clone(), memory_mib);
         new.started_by = Some(self.session.clone());
         let running = self.tasks.begin_provision(&new.id);
         self.context.store.insert_instance(&new, world.now).await?;
@@ -215,7 +216,7 @@ impl Reconciler {
             let project = &boot.blueprint.project;
             if boot.template.is_none() {
                 // There may be a template now, of which whoever waits can have a fork made.
-                this.lines.ring_all(project);
+                this.queues.notify_all(project);
             }
             this.changed(project, &boot.id);
         });

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Reconciler;
+use crate::provision::agents::RESTARTED;
 use crate::store::{InstanceRow, StoreError};
 
 /// A VM of the pool has this long to answer.
@@ -250,7 +251,11 @@ impl Reconciler {
             let agent = match whose(row) {
                 Whose::Build => self.context.agents.current(&row.vm).ok_or("it has no connection")?,
                 Whose::Pool => {
-                    let _awake = self.keep_awake(&row.vm).await.map_err(|error| error.to_string())?;
+                    let _awake = self
+                        .pause
+                        .keep_awake(&row.vm)
+                        .await
+                        .map_err(|error| error.to_string())?;
                     return self.ask_agent(row, patience).await;
                 }
                 Whose::Somebody => return self.ask_agent(row, patience).await,
@@ -317,7 +322,7 @@ impl Reconciler {
 
     /// A VM that is to run and does not, because its disk was full or somebody stopped its processors, is let go on.
     async fn let_go_on(&self, row: &InstanceRow) {
-        match tokio::time::timeout(HOST_LOOK, self.resume(&row.vm)).await {
+        match tokio::time::timeout(HOST_LOOK, self.pause.resume(&row.vm)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, instance = %row.id, "a silent VM cannot be let go on"),
             Err(_) => tracing::debug!(instance = %row.id, "a silent VM cannot be resumed in time"),
@@ -365,10 +370,6 @@ impl Reconciler {
             .collect()
     }
 }
-
-/// Why a VM that restarted is none of the pool's.
-pub(super) const RESTARTED: &str =
-    "its guest restarted while it stood ready: what the set-up had started does not run any more";
 
 /// What its owner can do about a VM that is out of reach.
 fn advice(row: &InstanceRow) -> String {

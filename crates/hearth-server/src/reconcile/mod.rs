@@ -1,47 +1,39 @@
 //! The loop that makes the world as the pools wish it: observe → plan → act. A wake carries nothing; every pass reads
-//! everything anew; the timer is the retry. Only here do the store and the drivers meet.
+//! everything anew; the timer is the retry.
 
 mod act;
-mod activate;
 mod bucket;
 mod cancel;
 mod explain;
-mod handover;
 mod health;
 mod keeper;
 mod lead;
-mod line;
 mod memory;
 mod observe;
-mod reservation;
-mod rest;
-mod set_ups;
 mod take_over;
 mod tasks;
-mod trace;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::plan::decide;
 use hearth_core::world::{Limits, World};
-use hearth_drivers::{Locks, VmShape};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::claims::Queues;
 use crate::options::ServeOptions;
 use crate::provision::Context;
+use crate::provision::set_ups::SetUps;
 use crate::store::{NewInstance, ProjectRow, StoreError};
+use crate::vms::pause::Pause;
+use crate::wake::Wake;
 
 use bucket::Bucket;
 pub use cancel::Ended;
-pub use handover::{ClaimError, ClaimOrder, FIELDS_OF_A_KEY};
 pub use keeper::KeptCheckpoint;
-use line::Lines;
-pub use rest::Awake;
 use tasks::Tasks;
 
 /// Who waits for an instance.
@@ -51,11 +43,6 @@ pub enum Order {
     Test {
         /// Stages that are frozen already need not run.
         use_cache: bool,
-    },
-    /// A claim.
-    Claim {
-        /// What its VM is made by.
-        recipe: String,
     },
     /// The template has become old.
     Renewal,
@@ -79,18 +66,15 @@ pub(crate) struct Inner {
     /// Names this server process; rows that another one began are half made.
     session: String,
     tasks: Tasks,
-    wake: Notify,
-    /// The claims that wait.
-    lines: Lines,
-    claims: Locks<(ProjectId, String)>,
+    wake: Wake,
+    /// The claims that wait: told when an instance changes.
+    queues: Queues,
+    pause: Pause,
+    set_ups: SetUps,
     /// What checkpoints may take on the disk.
     template_disk_bytes: u64,
     /// An older template is renewed.
     template_max_age: SignedDuration,
-    /// Whoever lets a VM stand still or go on is alone with it.
-    rest: Locks<VmId>,
-    /// Which set-ups were noted.
-    set_ups: Mutex<set_ups::Noted>,
     /// What passes leave for those who ask why.
     notes: Mutex<explain::Notes>,
     /// The controller's lease, and the clock.
@@ -109,8 +93,6 @@ pub(crate) struct Inner {
     keeping: Mutex<keeper::Keeping>,
     /// The keeper is to come at once.
     keep_soon: Notify,
-    /// Who works in VMs that would stand still otherwise.
-    awake: Arc<Mutex<HashMap<VmId, usize>>>,
 }
 
 impl std::ops::Deref for Reconciler {
@@ -123,7 +105,14 @@ impl std::ops::Deref for Reconciler {
 impl Reconciler {
     /// At rest until [`Reconciler::run`].
     #[must_use]
-    pub fn new(context: Context, options: &ServeOptions) -> Self {
+    pub fn new(
+        context: Context,
+        queues: Queues,
+        pause: Pause,
+        set_ups: SetUps,
+        wake: Wake,
+        options: &ServeOptions,
+    ) -> Self {
         Self(Arc::new(Inner {
             context,
             limits: Limits {
@@ -138,13 +127,11 @@ impl Reconciler {
             tick: options.tick,
             session: uuid::Uuid::now_v7().simple().to_string(),
             tasks: Tasks::default(),
-            wake: Notify::new(),
-            lines: Lines::default(),
-            claims: Locks::default(),
-            rest: Locks::default(),
-            awake: Arc::default(),
+            wake,
+            queues,
+            pause,
+            set_ups,
             notes: Mutex::default(),
-            set_ups: Mutex::default(),
             lead: Mutex::default(),
             probing: Mutex::default(),
             probe_interval: options.probe_interval,
@@ -168,13 +155,9 @@ impl Reconciler {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_ups(&self) -> MutexGuard<'_, set_ups::Noted> {
-        self.set_ups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Something changed: look soon.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake.wake();
     }
 
     /// Passes until the server stops. VMs and half-made work stay as they are: the next server goes on.
@@ -189,7 +172,7 @@ impl Reconciler {
             self.pass().await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.wake.notified() => {}
+                () = self.wake.woken() => {}
                 () = tokio::time::sleep(self.tick) => {}
             }
         }
@@ -233,47 +216,25 @@ impl Reconciler {
 
     /// An instance changed: the claims that it concerns look again, and the loop.
     fn changed(&self, project: &ProjectId, instance: &InstanceId) {
-        self.lines.ring(project, instance);
+        self.queues.notify(project, instance);
         self.wake();
     }
 
-    /// Writes the row of an instance that somebody waits for (a test boot, a claim); the loop starts it. The caller chooses
+    /// Writes the row of an instance that somebody waits for (a test boot, a renewal); the loop starts it. The caller chooses
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
-        let recipe = match &order {
-            Order::Claim { recipe } => recipe.clone(),
-            _ => {
-                let pool = self.context.store.pool(&project.id).await?;
-                self.context.wish(project, pool.as_ref()).await?.recipe
-            }
-        };
+        let pool = self.context.store.pool(&project.id).await?;
+        let recipe = self.context.wish(project, pool.as_ref()).await?.recipe;
         let shape = self.context.sizes.shape(project.vm_size);
-        let new = new_instance(&project.id, recipe, shape);
         let new = NewInstance {
             id: id.clone(),
             is_test: matches!(order, Order::Test { .. }),
             is_build: order == Order::Renewal,
             use_cache: order != Order::Test { use_cache: false },
-            reserved: matches!(order, Order::Claim { .. }),
-            ..new
+            ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
         };
         self.context.store.insert_instance(&new, Timestamp::now()).await?;
         self.wake();
         Ok(())
-    }
-}
-
-fn new_instance(project: &ProjectId, recipe: String, shape: VmShape) -> NewInstance {
-    NewInstance {
-        id: InstanceId::generate(),
-        project: project.clone(),
-        vm: VmId::generate(),
-        is_test: false,
-        is_build: false,
-        reserved: false,
-        recipe,
-        memory_mib: u64::from(shape.memory_mib),
-        use_cache: true,
-        started_by: None,
     }
 }

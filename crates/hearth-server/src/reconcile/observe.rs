@@ -67,7 +67,7 @@ impl Reconciler {
                 continue;
             }
             let recipe = self.context.wanted(&project, pool.as_ref(), &tips).await;
-            self.note_set_up(&project, pool.as_ref(), &recipe).await?;
+            self.set_ups.note(&project, pool.as_ref(), &recipe).await?;
             let serving = serving(&templates, &project, &recipe);
             let next = tenants.len();
             let tenant = *tenants.entry(project.tenant.clone()).or_insert(next);

@@ -16,11 +16,15 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Pushed, Watch};
+use crate::claims::Queues;
 use crate::options::{FIRST_TENANT, ServeOptions};
 use crate::provision::Context;
+use crate::provision::set_ups::SetUps;
 use crate::reconcile::Reconciler;
 use crate::secrets::Cipher;
 use crate::store::{ProjectRow, RepoSource, Store};
+use crate::vms::pause::Pause;
+use crate::wake::Wake;
 
 /// How long a predicate may take to hold.
 const SOON: Duration = Duration::from_secs(30);
@@ -47,8 +51,12 @@ impl House {
         options.command_timeout = SOON;
         let mirrors = folder.path().join("mirrors");
         std::fs::create_dir(&mirrors).unwrap();
+        let wake = Wake::default();
+        let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
         let context = Context::new(store.clone(), driver, mirrors, &options);
-        let watch = Watch::new(Reconciler::new(context, &options), &options);
+        let (queues, set_ups) = (Queues::default(), SetUps::new(store.clone()));
+        let reconciler = Reconciler::new(context, queues, pause, set_ups, wake, &options);
+        let watch = Watch::new(reconciler, &options);
         let stop = CancellationToken::new();
         tokio::spawn({
             let (watch, stop) = (watch.clone(), stop.clone());

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hearth_api::explain::{
     AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
 };
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Reconciler;
+use crate::claims::{Blocker, Blockers};
 use crate::provision::blueprint::Wish;
 use crate::provision::serving;
 use crate::store::{InstanceRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
@@ -55,15 +57,6 @@ struct PoolNotes {
     pauses: Vec<(Hold, Timestamp)>,
     since: Since,
     decisions: Decisions,
-}
-
-/// What keeps a pool from having more.
-#[derive(Debug)]
-pub(super) struct Held {
-    /// For a person.
-    pub(super) sentence: String,
-    /// When it is tried again by itself, where that is known.
-    pub(super) until: Option<Timestamp>,
 }
 
 impl Reconciler {
@@ -98,47 +91,6 @@ impl Reconciler {
             }
             notes.pools.insert(pool.project.clone(), own);
         }
-    }
-
-    /// What keeps a pool from having more, as of the last pass.
-    pub(super) async fn held(&self, project: &ProjectRow) -> Result<Option<Held>, StoreError> {
-        let (hold, until, recipe) = {
-            let notes = self.notes();
-            let Some(pool) = notes.pools.get(&project.id) else {
-                return Ok(None);
-            };
-            let Some((hold, _)) = pool.holds.first() else {
-                return Ok(None);
-            };
-            let pause = pool.pauses.iter().find(|(of, _)| words::same_kind(*of, *hold));
-            (*hold, pause.map(|(_, until)| *until), pool.recipe.clone())
-        };
-        let Some(until) = until else {
-            return Ok(Some(Held {
-                sentence: sentence(hold),
-                until: None,
-            }));
-        };
-        let rows = self.context.store.instances_of(&project.id).await?;
-        let why = match newest_failure(&rows, &recipe) {
-            Some(row) => self.context.store.failure_of(row).await?,
-            None => None,
-        };
-        Ok(Some(Held {
-            sentence: words::pause_sentence(hold, why.as_deref(), until, project),
-            until: Some(until),
-        }))
-    }
-
-    /// Whether this recipe, which is wanted, is not set up until somebody mends it, as of the last pass.
-    pub(super) fn waits_for_mending(&self, project: &ProjectId, recipe: &str) -> bool {
-        let notes = self.notes();
-        // Of one that no pass has seen yet nothing is known.
-        let pool = notes.pools.get(project).filter(|pool| pool.recipe == recipe);
-        pool.is_some_and(|pool| {
-            let mut holds = pool.holds.iter();
-            holds.any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
-        })
     }
 
     /// Why a pool is as it is.
@@ -196,7 +148,7 @@ impl Reconciler {
         Ok(PoolExplained {
             summary: conditions::summary(&facts, &own.holds),
             status: counts(&rows, Store::failed_window(now)),
-            waiting_claims: self.lines.waiting(&project.id) as u64,
+            waiting_claims: self.queues.waiting(&project.id) as u64,
             conditions: conditions::all(&facts, &own.holds, &own.since)
                 .into_iter()
                 .chain(unresponsive)
@@ -326,6 +278,48 @@ impl Reconciler {
             all.push(repos);
         }
         all
+    }
+}
+
+#[async_trait]
+impl Blockers for Reconciler {
+    async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError> {
+        let (hold, until, recipe) = {
+            let notes = self.notes();
+            let Some(pool) = notes.pools.get(&project.id) else {
+                return Ok(None);
+            };
+            let Some((hold, _)) = pool.holds.first() else {
+                return Ok(None);
+            };
+            let pause = pool.pauses.iter().find(|(of, _)| words::same_kind(*of, *hold));
+            (*hold, pause.map(|(_, until)| *until), pool.recipe.clone())
+        };
+        let Some(until) = until else {
+            return Ok(Some(Blocker {
+                sentence: sentence(hold),
+                until: None,
+            }));
+        };
+        let rows = self.context.store.instances_of(&project.id).await?;
+        let why = match newest_failure(&rows, &recipe) {
+            Some(row) => self.context.store.failure_of(row).await?,
+            None => None,
+        };
+        Ok(Some(Blocker {
+            sentence: words::pause_sentence(hold, why.as_deref(), until, project),
+            until: Some(until),
+        }))
+    }
+
+    fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
+        let notes = self.notes();
+        // Of one that no pass has seen yet nothing is known.
+        let pool = notes.pools.get(project).filter(|pool| pool.recipe == recipe);
+        pool.is_some_and(|pool| {
+            let mut holds = pool.holds.iter();
+            holds.any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
+        })
     }
 }
 

@@ -1,11 +1,11 @@
-//! What a hand-over saw and where its time went, noted on the way; and its words.
+//! What a claim saw and where its time went, noted on the way; and its words.
 
 use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
 use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
 use hearth_api::ids::InstanceId;
+use hearth_core::claim::{ClaimOrder, ClaimScope, ClaimView, Next, QueueView, Take, has_template};
 use tokio::time::{Duration, Instant};
 
-use super::{ClaimOrder, Reconciler};
 use crate::store::{ClaimRow, Look};
 
 /// One hand-over on its way.
@@ -22,7 +22,8 @@ pub(super) struct Trace {
 
 impl Trace {
     /// The request is here.
-    pub(super) fn begin(began: Instant) -> Self {
+    pub(super) fn begin() -> Self {
+        let began = Instant::now();
         Self {
             began,
             lap: began,
@@ -48,13 +49,28 @@ impl Trace {
     }
 
     /// What was ready, as seen at the first look.
-    pub(super) fn saw(&mut self, look: Look) {
+    pub(super) fn look(&mut self, look: Look) {
         self.look.get_or_insert(look);
     }
 
-    /// Whether there is a template that will do, as seen last.
-    pub(super) fn saw_template(&mut self, there: bool) {
-        self.template = Some(there);
+    /// What a claim saw that decided to do this.
+    pub(super) fn saw(&mut self, view: &ClaimView, order: &ClaimOrder, step: &Next) {
+        let takes = matches!(step, Next::Take(Take::Pool { .. }));
+        if order.scope() != ClaimScope::Own && !takes {
+            let count = |ready: usize| u32::try_from(ready).unwrap_or(u32::MAX);
+            self.look(match view.queue {
+                // Whatever is ready is theirs who wait.
+                QueueView::Outside { waiting: 1.. } => Look::default(),
+                _ => Look {
+                    ready: count(view.pool.ready.any),
+                    current: count(view.pool.ready.target),
+                },
+            });
+        }
+        let waits = matches!(step, Next::Make { .. } | Next::Join | Next::Wait { .. });
+        if waits && view.reserved.is_empty() && order.miss != Miss::Require {
+            self.template = Some(has_template(view, order));
+        }
     }
 
     /// A part of the work is done.
@@ -107,18 +123,17 @@ fn in_ms(length: Duration) -> f64 {
     (length.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
-impl Reconciler {
-    /// Why a claim got what it got.
-    pub fn explain_claim(&self, claim: ClaimRow) -> ClaimExplained {
-        ClaimExplained {
-            why: why(&claim.reply, claim.hand_over.as_ref()),
-            id: claim.reply.id,
-            project_id: claim.project,
-            source: claim.reply.source,
-            claimed_at: claim.created_at,
-            ended_at: claim.ended_at,
-            hand_over: claim.hand_over,
-        }
+/// Why a claim got what it got.
+#[must_use]
+pub fn explain_claim(claim: ClaimRow) -> ClaimExplained {
+    ClaimExplained {
+        why: why(&claim.reply, claim.hand_over.as_ref()),
+        id: claim.reply.id,
+        project_id: claim.project,
+        source: claim.reply.source,
+        claimed_at: claim.created_at,
+        ended_at: claim.ended_at,
+        hand_over: claim.hand_over,
     }
 }
 

@@ -12,11 +12,20 @@ use hearth_core::checkout::Checkout;
 use hearth_core::scripts::Phase;
 use hearth_guest::client::{AgentClient, AgentError};
 
-use super::along::Along;
-use super::bring::{self, BringError};
-use super::checkout::{self, CheckoutError};
-use super::git::{GitError, git_fed};
-use super::mirrors::{MirrorError, Mirrors, Tip, Wanted};
+use super::Claims;
+use super::claim::ClaimTask;
+use super::handoff::Unfit;
+use crate::provision::along::Along;
+use crate::provision::blueprint::Wish;
+use crate::provision::branches::Asked;
+use crate::provision::bring::{self, BringError};
+use crate::provision::checkout::{self, CheckoutError};
+use crate::provision::git::{GitError, git_fed};
+use crate::provision::mirrors::{MirrorError, Mirrors, Tip, Wanted};
+use crate::store::InstanceRow;
+
+/// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
+pub(super) const FETCH_BUDGET: Duration = Duration::from_secs(5);
 
 /// Where a repository has its packs, below the checkout.
 const PACKS: &str = ".git/objects/pack";
@@ -54,7 +63,7 @@ const LOCK_FILES: [&str; 24] = [
 
 /// One checkout and where it is to go.
 #[derive(Debug)]
-pub struct Move<'a> {
+struct Move<'a> {
     /// What the project says of it.
     pub checkout: &'a Checkout,
     /// Where it is.
@@ -71,7 +80,7 @@ pub struct Move<'a> {
 
 /// Where a checkout went.
 #[derive(Debug)]
-pub struct Moved {
+struct Moved {
     /// Its commit now.
     pub commit: String,
     /// A file changed that its script `updateAfterCheckout` is there for.
@@ -80,7 +89,7 @@ pub struct Moved {
 
 /// Why a checkout stays where it is.
 #[derive(Debug, thiserror::Error)]
-pub enum MoveError {
+enum MoveError {
     /// The host does not have what is missing.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
@@ -110,7 +119,7 @@ impl From<BringError> for MoveError {
 
 impl Move<'_> {
     /// Moves it. `None` when it is there already. `patience`: for the host's fetch.
-    pub async fn carry_out(
+    async fn carry_out(
         &self,
         mirrors: &Mirrors,
         agent: &AgentClient,
@@ -202,6 +211,94 @@ impl Move<'_> {
             set.add(Glob::new(pattern).ok()?);
         }
         set.build().ok()
+    }
+}
+
+impl Claims {
+    /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
+    /// places of those whose script `updateAfterCheckout` has something to do. A claim never gets another branch than it asked for
+    /// without being told: a checkout that cannot be brought to it makes the VM unfit. One that only stays behind is said to.
+    pub(super) async fn update_checkouts(
+        &self,
+        wish: &Wish,
+        task: &ClaimTask,
+        asked: Option<&Asked>,
+        row: &InstanceRow,
+        agent: &AgentClient,
+    ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
+        let Wish { checkouts, tips, .. } = wish;
+        let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
+        for (at, checkout) in checkouts.iter().enumerate() {
+            let name = &checkout.repo_full_name;
+            let own = asked.and_then(|asked| Some((asked.branch.as_str(), asked.commit(checkout)?)));
+            let Some(repo) = repos.iter_mut().find(|repo| repo.path == checkout.path) else {
+                match own {
+                    Some((branch, _)) => {
+                        return Err(Unfit::Stuck(format!(
+                            "{name} has the branch `{branch}`, but the VM was set up before {name} was one of the project's repositories; \
+                         claim with `strict` to wait for one that has it"
+                        )));
+                    }
+                    None => continue,
+                }
+            };
+            repo.branch_missing = task.branch.is_some() && own.is_none();
+            let followed = || {
+                Some((
+                    checkout.branch.as_str(),
+                    tips.commit(&checkout.remote(), &checkout.branch)?,
+                ))
+            };
+            let Some((branch, commit)) = own.or_else(followed) else {
+                continue;
+            };
+            if repo.cloned() == (branch, commit) {
+                continue;
+            }
+            if own.is_none() && repo.cloned.is_some() {
+                repo.behind = true;
+                repo.why = Some(
+                    "its set-up checked something else out; `strict` waits until that has run on what is new"
+                        .to_owned(),
+                );
+                continue;
+            }
+            let from = repo.clone();
+            let settings = row.settings.iter().find(|read| read.repo_full_name == *name);
+            let step = Move {
+                checkout,
+                from: &from,
+                branch,
+                commit,
+                settings,
+                worked_in: row.worked_in,
+            };
+            let patience = FETCH_BUDGET.max(task.order.patience);
+            match step.carry_out(&self.context.mirrors, agent, patience).await {
+                Ok(Some(moved)) => {
+                    (repo.branch, repo.commit, repo.cloned) = (branch.to_owned(), moved.commit, None);
+                    // Another branch is another task: whatever its files say.
+                    if moved.needs_update || task.branch.is_some() {
+                        updates.push(at);
+                    }
+                }
+                Ok(None) => {}
+                Err(MoveError::Checkout(CheckoutError::Agent(error))) => return Err(error.into()),
+                Err(error) if own.is_some() => {
+                    let sentence = format!("{name} cannot be brought to the branch `{branch}`: {error}");
+                    return Err(match error {
+                        MoveError::Checkout(_) => Unfit::Stuck(sentence),
+                        MoveError::Mirror(_) | MoveError::Diff(_) => Unfit::Host(sentence),
+                    });
+                }
+                // The VM is good all the same: the reply says that the repository stays behind, and why.
+                Err(error) => {
+                    tracing::warn!(instance = %row.id, repo = name, branch, %error, "a checkout stays behind");
+                    (repo.behind, repo.why) = (true, Some(error.to_string()));
+                }
+            }
+        }
+        Ok((repos, updates))
     }
 }
 

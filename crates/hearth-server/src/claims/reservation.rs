@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_core::state::InstanceState;
 use jiff::Timestamp;
 
-use super::Reconciler;
-use crate::store::StoreError;
+use super::Claims;
+use crate::store::{Moved, StoreError};
 
 /// Instances that were handed on to a waiting claim by others that went away.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +47,7 @@ impl Inbox {
 
 /// The instances that are reserved for a claim; those that it did not get are given back when it is dropped.
 pub(super) struct Reservation {
-    reconciler: Reconciler,
+    claims: Claims,
     project: ProjectId,
     /// The one that it ordered, then those that others left it.
     ids: Vec<InstanceId>,
@@ -56,9 +57,9 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
-    pub(super) fn new(reconciler: &Reconciler, project: &ProjectId, pooled: bool) -> Self {
+    pub(super) fn new(claims: &Claims, project: &ProjectId, pooled: bool) -> Self {
         Self {
-            reconciler: reconciler.clone(),
+            claims: claims.clone(),
             project: project.clone(),
             ids: Vec::new(),
             inbox: Inbox::default(),
@@ -75,10 +76,6 @@ impl Reservation {
     pub(super) fn ids(&mut self) -> Vec<InstanceId> {
         self.ids.extend(self.inbox.take());
         self.ids.clone()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.ids.is_empty()
     }
 
     pub(super) fn add(&mut self, id: InstanceId) {
@@ -98,45 +95,62 @@ impl Drop for Reservation {
         if ids.is_empty() {
             return;
         }
-        let (reconciler, project, pooled) = (self.reconciler.clone(), self.project.clone(), self.pooled);
+        let (claims, project, pooled) = (self.claims.clone(), self.project.clone(), self.pooled);
         tokio::spawn(async move {
             for id in ids {
-                if let Err(error) = reconciler.give_back(&project, &id, pooled).await {
+                if let Err(error) = claims.give_back(&project, &id, pooled).await {
                     tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
                 }
-                reconciler.changed(&project, &id);
+                claims.changed(&project, &id);
             }
         });
     }
 }
 
-impl Reconciler {
+impl Claims {
     /// An instance was made, or is being made, for a claim that is gone. An enabled pool takes it; of a disabled one the claim that has
     /// waited longest has it, since that pool keeps none.
     async fn give_back(&self, project: &ProjectId, id: &InstanceId, pooled: bool) -> Result<(), StoreError> {
         let store = &self.context.store;
         if !pooled {
-            return self.throw_away(id).await;
+            return self.delete(id).await;
         }
         let pool = store.pool(project).await?;
-        if pool.is_none_or(|pool| !pool.config.enabled) && self.lines.hand_on(project, id) {
+        if pool.is_none_or(|pool| !pool.config.enabled) && self.queues.hand_on(project, id) {
             tracing::info!(instance = %id, %project, "an instance whose claim is gone serves the next one");
             return Ok(());
         }
         store.unreserve_instance(id).await
     }
+
+    /// Deletes an instance that was made for a claim which is gone, unless the claim has it by now: then a repeated key gets it.
+    async fn delete(&self, id: &InstanceId) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        loop {
+            let row = store.instance(id).await?;
+            let gone = |state| matches!(state, InstanceState::Claimed | InstanceState::Deleting);
+            let Some(row) = row.filter(|row| !gone(row.state)) else {
+                return Ok(());
+            };
+            let (to, now) = (InstanceState::Deleting, Timestamp::now());
+            // Lost: it became ready, or was claimed, meanwhile.
+            if store.move_instance(id, to, Some(row.generation), now).await? != Moved::Lost {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// Takes a claim back that has no key, when its request is gone before the VM was handed over: nobody can ask for it again.
 pub(super) struct Unasked {
-    reconciler: Reconciler,
+    claims: Claims,
     id: Option<InstanceId>,
 }
 
 impl Unasked {
-    pub(super) fn new(reconciler: &Reconciler, id: Option<InstanceId>) -> Self {
+    pub(super) fn new(claims: &Claims, id: Option<InstanceId>) -> Self {
         Self {
-            reconciler: reconciler.clone(),
+            claims: claims.clone(),
             id,
         }
     }
@@ -150,12 +164,12 @@ impl Unasked {
 impl Drop for Unasked {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let reconciler = self.reconciler.clone();
+        let claims = self.claims.clone();
         tokio::spawn(async move {
-            if let Err(error) = reconciler.context.store.undo_claim(&id, Timestamp::now()).await {
+            if let Err(error) = claims.context.store.undo_claim(&id, Timestamp::now()).await {
                 tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
             }
-            reconciler.wake();
+            claims.wake.wake();
         });
     }
 }

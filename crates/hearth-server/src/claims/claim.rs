@@ -1,0 +1,319 @@
+//! The loop of a claim: it looks, asks `hearth_core::claim` what to do next, and does that, until there is an answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_api::claim::{ClaimReply, ClaimSource};
+use hearth_api::ids::{InstanceId, TokenId};
+use hearth_api::project::GitIdentity;
+use hearth_core::claim::{
+    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Next, PoolView, Ready, Reserved, next,
+};
+use hearth_core::state::{FailureKind, InstanceState};
+use jiff::{SignedDuration, Timestamp};
+
+use super::queue::Ticket;
+use super::reservation::Reservation;
+use super::trace::Trace;
+use super::update_checkout::FETCH_BUDGET;
+use super::{ClaimError, Claims};
+use crate::provision::blueprint::{Wish, checkouts};
+use crate::provision::branches::Asked;
+use crate::provision::serving;
+use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
+
+/// The fields of a claim that decide which VM it gets.
+pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];
+
+/// What a task asks for: a VM, and what it needs in it.
+#[derive(Clone)]
+pub struct ClaimTask {
+    /// How it wants its VM.
+    pub order: ClaimOrder,
+    /// Idempotency key.
+    pub key: Option<String>,
+    /// Hash of the request's body.
+    pub body_hash: String,
+    /// What each field said that decides which VM it is.
+    pub asked: AskedFields,
+    /// The token that claims.
+    pub token: TokenId,
+    /// Whose token it is: this user's personal variables go into the VM.
+    pub user: String,
+    /// Branch to check out.
+    pub branch: Option<String>,
+    /// Length of the lease.
+    pub lease: SignedDuration,
+    /// Variables of the task.
+    pub env: BTreeMap<String, String>,
+    /// Who makes the commits, where the claim says it.
+    pub git_identity: Option<GitIdentity>,
+}
+
+/// A claim on its way.
+pub(super) struct Course {
+    /// Where the branch is that it asks for.
+    pub branch: Option<Asked>,
+    /// Its place in the queue.
+    pub ticket: Option<Ticket>,
+    /// What is reserved for it.
+    pub reservation: Reservation,
+    /// How the latest VM that was made for it was ordered.
+    pub made: Option<ClaimSource>,
+    /// It looked before, and there was nothing for it.
+    pub has_looked: bool,
+    /// What was to be its VM and could not be.
+    pub failures: Vec<Failure>,
+    /// What it saw and where its time went.
+    pub trace: Trace,
+}
+
+/// What a claim sees.
+pub(super) struct Seen<'a> {
+    pub project: &'a ProjectRow,
+    pub pool: Option<PoolRow>,
+    /// What the pool is to follow.
+    pub wish: Wish,
+    /// The claim that used the key before.
+    pub earlier: Option<ClaimRow>,
+    /// All that it decides by.
+    pub view: ClaimView,
+}
+
+impl ClaimTask {
+    /// Whether the claim that used the key before asked for the same VM. How long one waits is no part of that.
+    fn is_same_as(&self, before: &ClaimRow) -> bool {
+        match &before.asked {
+            Some(_) => before.token == self.token && self.differs_from(before).is_empty(),
+            // It was made by a version that kept one hash of all.
+            None => before.body_hash == self.body_hash,
+        }
+    }
+
+    /// The fields that say something else than they did; none when another token asks, whose hashes say nothing.
+    pub(super) fn differs_from(&self, before: &ClaimRow) -> Vec<&'static str> {
+        let Some(asked) = before.asked.as_ref().filter(|_| before.token == self.token) else {
+            return Vec::new();
+        };
+        let differs = |field: &&&'static str| asked.get(**field) != self.asked.get(**field);
+        FIELDS_OF_A_KEY.iter().filter(differs).copied().collect()
+    }
+}
+
+impl Course {
+    pub(super) fn fail(&mut self, cause: Cause, reason: String) {
+        let at = self.trace.age();
+        self.failures.push(Failure { at, cause, reason });
+    }
+
+    /// Until something changes, or until then.
+    async fn wait(&self, until: Duration) {
+        if let Some(ticket) = &self.ticket {
+            let left = until.saturating_sub(self.trace.age());
+            // At the end of its time it looks once more.
+            let _ = tokio::time::timeout(left, ticket.notified()).await;
+        }
+    }
+}
+
+impl Claims {
+    /// Hands a VM over.
+    pub async fn claim(&self, project: &ProjectRow, task: &ClaimTask) -> Result<ClaimReply, ClaimError> {
+        // Two requests with one key: the second sees the finished hand-over of the first.
+        let _alone = match &task.key {
+            Some(key) => Some(self.keys.lock((project.id.clone(), key.clone())).await),
+            None => None,
+        };
+        let trace = Trace::begin();
+        let mut course = Course {
+            branch: self.find_branch(project, task).await?,
+            ticket: None,
+            reservation: Reservation::new(self, &project.id, task.order.scope() != ClaimScope::Own),
+            made: None,
+            has_looked: false,
+            failures: Vec::new(),
+            trace,
+        };
+        loop {
+            let mut seen = self.look(project, task, &mut course).await?;
+            let step = next(&seen.view, &task.order, course.trace.age());
+            course.trace.saw(&seen.view, &task.order, &step);
+            match step {
+                Next::Repeat => {
+                    if let Some(earlier) = seen.earlier.take() {
+                        return Ok(earlier.reply);
+                    }
+                }
+                Next::Take(which) => {
+                    if let Some(reply) = self.take(&mut seen, task, &which, &mut course).await? {
+                        return Ok(reply);
+                    }
+                }
+                Next::GiveBack(id) => {
+                    self.context.store.unreserve_instance(&id).await?;
+                    course.reservation.forget(&id);
+                    self.changed(&project.id, &id);
+                }
+                Next::Make { how, recipe } => self.make(project, &mut course, how, recipe).await?,
+                Next::Join => {
+                    let own = course.reservation.ids().first().cloned();
+                    let (scope, inbox) = (task.order.scope(), course.reservation.inbox());
+                    course.ticket = Some(self.queues.join(&project.id, scope, own, inbox));
+                    course.has_looked = true;
+                }
+                Next::Wait { until } => course.wait(until).await,
+                Next::Refuse(why) => return Err(self.refusal(&seen, task, why).await?),
+            }
+        }
+    }
+
+    /// Looks for the branch that is asked for, before anything is taken. A claim that was answered before is answered the same,
+    /// whatever became of the branch.
+    async fn find_branch(&self, project: &ProjectRow, task: &ClaimTask) -> Result<Option<Asked>, ClaimError> {
+        let Some(branch) = &task.branch else { return Ok(None) };
+        let store = &self.context.store;
+        if let Some(key) = &task.key
+            && store
+                .claim_of(&project.id, key)
+                .await?
+                .is_some_and(|claim| claim.handed_over)
+        {
+            return Ok(None);
+        }
+        let pool = store.pool(&project.id).await?;
+        let checkouts = checkouts(project, pool.as_ref());
+        let patience = FETCH_BUDGET.max(task.order.patience);
+        Ok(Some(
+            Asked::look(&self.context.mirrors, &checkouts, branch, patience).await?,
+        ))
+    }
+
+    /// What there is now.
+    async fn look<'a>(
+        &self,
+        project: &'a ProjectRow,
+        task: &ClaimTask,
+        course: &mut Course,
+    ) -> Result<Seen<'a>, StoreError> {
+        let store = &self.context.store;
+        let pool = async {
+            let pool = store.pool(&project.id).await?;
+            let wish = self.context.wish(project, pool.as_ref()).await?;
+            Ok::<_, StoreError>((pool, wish))
+        };
+        let earlier = async {
+            match &task.key {
+                Some(key) => store.claim_of(&project.id, key).await,
+                None => Ok(None),
+            }
+        };
+        let ((pool, wish), earlier, templates, ready) = tokio::try_join!(
+            pool,
+            earlier,
+            store.templates_of(&project.id),
+            store.ready_by_recipe(&project.id)
+        )?;
+        let target = wish.recipe.clone();
+        let of_target = ready.iter().filter(|(recipe, _)| *recipe == target);
+        let view = ClaimView {
+            earlier: match &earlier {
+                Some(earlier) => Some(self.earlier(task, earlier).await?),
+                None => None,
+            },
+            queue: match &course.ticket {
+                Some(ticket) => ticket.inside(),
+                None => self.queues.outside(&project.id, task.order.scope()),
+            },
+            reserved: self.reserved(course).await?,
+            made: course.made,
+            has_looked: course.has_looked,
+            failures: course.failures.clone(),
+            pool: PoolView {
+                enabled: pool.as_ref().is_some_and(|pool| pool.config.enabled),
+                template: serving(&templates, project, &target).map(|template| template.recipe.clone()),
+                ready: Ready {
+                    any: ready.iter().map(|(_, count)| count).sum(),
+                    target: of_target.map(|(_, count)| count).sum(),
+                },
+                needs_repair: self.blockers.needs_repair(&project.id, &target),
+                target,
+            },
+        };
+        Ok(Seen {
+            project,
+            pool,
+            wish,
+            earlier,
+            view,
+        })
+    }
+
+    async fn earlier(&self, task: &ClaimTask, earlier: &ClaimRow) -> Result<Earlier, StoreError> {
+        Ok(if !task.is_same_as(earlier) {
+            Earlier::OtherRequest
+        } else if earlier.ended_at.is_some() {
+            Earlier::Ended
+        } else if earlier.handed_over {
+            Earlier::Answered
+        } else {
+            // The server was killed, or the request went away, before the VM was the task's own.
+            let id = &earlier.reply.id;
+            let row = self.context.store.instance(id).await?;
+            match row.filter(|row| row.state == InstanceState::Claimed) {
+                Some(_) => Earlier::Unfinished(id.clone()),
+                None => Earlier::Ended,
+            }
+        })
+    }
+
+    /// What is reserved for the claim; what is gone is noted as a failure.
+    async fn reserved(&self, course: &mut Course) -> Result<Vec<Reserved>, StoreError> {
+        let mut reserved = Vec::new();
+        for id in course.reservation.ids() {
+            let row = self.context.store.instance(&id).await?;
+            match row {
+                Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => {
+                    let ready = row.state == InstanceState::Ready;
+                    let recipe = row.recipe;
+                    reserved.push(Reserved { id, recipe, ready });
+                }
+                row => {
+                    course.reservation.forget(&id);
+                    let Some(row) = row else { continue };
+                    let blames_recipe = row.failure_kind.is_some_and(FailureKind::blames_recipe);
+                    let cause = if blames_recipe { Cause::SetUp } else { Cause::Host };
+                    if let Some(reason) = self.context.store.failure_of(&row).await? {
+                        course.fail(cause, reason);
+                    }
+                }
+            }
+        }
+        Ok(reserved)
+    }
+
+    /// Has a VM made for the claim: its row is written, and the pools' loop begins it.
+    async fn make(
+        &self,
+        project: &ProjectRow,
+        course: &mut Course,
+        how: ClaimSource,
+        recipe: String,
+    ) -> Result<(), StoreError> {
+        let id = InstanceId::generate();
+        // Before the row is there: whenever this future is dropped, the row is given back.
+        course.reservation.add(id.clone());
+        if let Some(ticket) = &course.ticket {
+            ticket.owns(&id);
+        }
+        (course.made, course.has_looked) = (Some(how), true);
+        let shape = self.context.sizes.shape(project.vm_size);
+        let new = NewInstance {
+            id,
+            reserved: true,
+            ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
+        };
+        self.context.store.insert_instance(&new, Timestamp::now()).await?;
+        self.wake.wake();
+        Ok(())
+    }
+}

@@ -1,0 +1,357 @@
+//! Taking a VM and making it the task's own: it is resumed, answers, and gets the task's variables, branch and scripts. From the
+//! transaction that makes it nobody else's to the reply.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo};
+use hearth_api::ids::InstanceId;
+use hearth_api::project::GitIdentity;
+use hearth_core::claim::{Cause, Take};
+use hearth_core::state::InstanceState;
+use hearth_drivers::DriverError;
+use hearth_guest::client::{AgentClient, AgentError};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::claim::{ClaimTask, Course, Seen};
+use super::reservation::Unasked;
+use super::trace::Trace;
+use super::{ClaimError, Claims};
+use crate::provision::agents::{ConnectError, RESTARTED};
+use crate::provision::branches::Asked;
+use crate::provision::scripts::run_at_claim;
+use crate::provision::{envfile, gitconfig, mask_cache, millis};
+use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
+use hearth_core::checkout::Checkout;
+use hearth_core::scripts::Phase;
+
+/// A ready VM has this long to be resumed and to answer when it is handed over; then the next one is tried. A healthy one takes
+/// milliseconds, and a host where fifty are asked for at once half a second.
+const ANSWER_BUDGET: Duration = Duration::from_secs(3);
+/// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
+const REFILL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an instance could not be made the task's own.
+pub(super) enum Unfit {
+    /// It does not answer as it should: the next one may.
+    Instance(String),
+    /// A script failed: it would fail in the next one too.
+    Script(String),
+    /// It cannot be brought to the branch that was asked for; perhaps the next one can.
+    Stuck(String),
+    /// The host does not have what would be brought into it.
+    Host(String),
+    /// The database.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unfit {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<AgentError> for Unfit {
+    fn from(error: AgentError) -> Self {
+        Self::Instance(error.to_string())
+    }
+}
+
+impl From<ConnectError> for Unfit {
+    fn from(error: ConnectError) -> Self {
+        Self::Instance(error.to_string())
+    }
+}
+
+impl From<DriverError> for Unfit {
+    fn from(error: DriverError) -> Self {
+        Self::Instance(error.to_string())
+    }
+}
+
+impl Claims {
+    /// Takes a VM and hands it over; `None` when there was none after all, or the one that was taken is not fit.
+    pub(super) async fn take(
+        &self,
+        seen: &mut Seen<'_>,
+        task: &ClaimTask,
+        which: &Take,
+        course: &mut Course,
+    ) -> Result<Option<ClaimReply>, ClaimError> {
+        course.trace.begin_try();
+        let Some((row, mut reply)) = self.make_it_nobody_elses(seen, task, which, course).await? else {
+            return Ok(None);
+        };
+        course.trace.lap("take");
+        let mut unasked = Unasked::new(self, task.key.is_none().then(|| row.id.clone()));
+        let store = &self.context.store;
+        match self
+            .hand_off(seen, task, course.branch.as_ref(), &row, &mut course.trace)
+            .await
+        {
+            Ok(repos) => {
+                reply.repos = repos;
+                let (pool, target) = (seen.pool.as_ref(), &seen.wish.recipe);
+                self.set_ups.tell_stale(seen.project, pool, target, &mut reply).await?;
+                if reply.stale {
+                    course.trace.lap("stale");
+                }
+                // Until here, and not until there was a VM: bringing its checkouts to where they belong is waited for as well.
+                reply.wait_ms = millis(course.trace.age());
+                let hand_over = course.trace.end(&task.order, row.recipe == *target);
+                store.end_hand_over(&reply, &hand_over).await?;
+                unasked.disarm();
+                course.reservation.forget(&reply.id);
+                tracing::info!(instance = %row.id, project = %row.project, source = ?reply.source, "handed over");
+                self.refill_later();
+                Ok(Some(reply))
+            }
+            Err(unfit) => {
+                store.undo_claim(&row.id, Timestamp::now()).await?;
+                unasked.disarm();
+                course.reservation.forget(&row.id);
+                self.wake.wake();
+                unfit.note(which, &row, course)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The transaction: from here on the instance is claimed.
+    async fn make_it_nobody_elses(
+        &self,
+        seen: &mut Seen<'_>,
+        task: &ClaimTask,
+        which: &Take,
+        course: &mut Course,
+    ) -> Result<Option<(InstanceRow, ClaimReply)>, StoreError> {
+        let store = &self.context.store;
+        let target = &seen.wish.recipe;
+        let (only, strict_recipe, source) = match which {
+            Take::Unfinished(id) => {
+                let row = store.instance(id).await?;
+                let row = row.filter(|row| row.state == InstanceState::Claimed);
+                return Ok(row.zip(seen.earlier.take().map(|earlier| earlier.reply)));
+            }
+            Take::Reserved { id, source } => (Some(id), task.order.strict.then_some(target.as_str()), *source),
+            Take::Pool { only, source } => (None, only.as_deref(), *source),
+        };
+        let new = NewClaim {
+            project: &seen.project.id,
+            key: task.key.as_deref(),
+            body_hash: &task.body_hash,
+            asked: &task.asked,
+            token: &task.token,
+            owner: &task.user,
+            strict_recipe,
+            only,
+            lease: task.lease,
+        };
+        let (now, waited) = (Timestamp::now(), course.trace.age());
+        let reply = |row: &InstanceRow, expires_at| first_reply(row, source, now, waited, expires_at);
+        let taken = store.take_ready(&new, target, now, reply).await?;
+        let (taken, look) = match taken {
+            // Another request of the key was faster: the claim looks again, and sees it.
+            Taken::Before => return Ok(None),
+            Taken::Nothing(look) => (None, look),
+            Taken::Instance(row, reply, look) => (Some((*row, *reply)), look),
+        };
+        if only.is_none() {
+            course.trace.look(look);
+        }
+        if taken.is_some()
+            && let Some(ticket) = &course.ticket
+        {
+            ticket.step_aside();
+        }
+        Ok(taken)
+    }
+
+    /// Makes the VM the task's own; where its checkouts are then.
+    async fn hand_off(
+        &self,
+        seen: &Seen<'_>,
+        task: &ClaimTask,
+        branch: Option<&Asked>,
+        row: &InstanceRow,
+        trace: &mut Trace,
+    ) -> Result<Vec<ClaimedRepo>, Unfit> {
+        let budget = Instant::now() + ANSWER_BUDGET;
+        let agent = self.resume_and_connect(row, budget, trace).await?;
+        let is_current = row.recipe == seen.wish.recipe;
+        let variables = self.task_variables(seen.project, task, is_current).await?;
+        let identity = git_identity(seen.project, task, is_current);
+        trace.lap("variables");
+        let files = variables.as_deref().map(envfile::file).into_iter();
+        let files = files.chain(identity.as_ref().map(gitconfig::file)).collect();
+        let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
+        prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        trace.lap("prepare");
+        let (repos, moved) = self.update_checkouts(&seen.wish, task, branch, row, &agent).await?;
+        trace.lap("checkouts");
+        self.run_scripts(seen, &moved, variables, &agent).await?;
+        trace.lap("scripts");
+        Ok(repos)
+    }
+
+    /// The VM runs and its agent answers, in the boot that the VM was made in.
+    async fn resume_and_connect(
+        &self,
+        row: &InstanceRow,
+        budget: Instant,
+        trace: &mut Trace,
+    ) -> Result<AgentClient, Unfit> {
+        let resumed = tokio::time::timeout_at(budget, self.pause.resume(&row.vm)).await;
+        resumed.map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))??;
+        trace.lap("resume");
+        let agents = &self.context.agents;
+        let agent = agents.get(&row.vm, budget.duration_since(Instant::now())).await?;
+        // Known from its set-up on, for as long as the connection lasts: a guest that restarts loses it.
+        let boot = tokio::time::timeout_at(budget, agents.boot(&row.vm, &agent)).await;
+        let boot = boot.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        if row.boot_id.as_deref().is_some_and(|known| known != boot) {
+            return Err(Unfit::Instance(RESTARTED.to_owned()));
+        }
+        trace.lap("connect");
+        Ok(agent)
+    }
+
+    /// The scripts of the checkouts that moved, by their places, and those that a VM without live processes needs.
+    async fn run_scripts(
+        &self,
+        seen: &Seen<'_>,
+        moved: &[usize],
+        variables: Option<Vec<VariableRow>>,
+        agent: &AgentClient,
+    ) -> Result<(), Unfit> {
+        let checkouts = &seen.wish.checkouts;
+        let all: Vec<&Checkout> = checkouts.iter().collect();
+        let moved = moved.iter().filter_map(|at| checkouts.get(*at)).collect();
+        let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
+        if !self.context.driver.capabilities().live_processes {
+            phases.push((Phase::Startup, all));
+        }
+        for (phase, checkouts) in phases {
+            if checkouts
+                .iter()
+                .all(|checkout| checkout.scripts.script(phase).is_none())
+            {
+                continue;
+            }
+            let variables = match &variables {
+                Some(variables) => variables.clone(),
+                None => self.shared_variables(seen.project).await?,
+            };
+            let masker = mask_cache::build(&variables).await;
+            run_at_claim(agent, phase, &checkouts, &masker)
+                .await
+                .map_err(Unfit::Script)?;
+        }
+        Ok(())
+    }
+
+    async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
+        let store = &self.context.store;
+        store.variables(&project.id, VariableOwner::Shared).await
+    }
+
+    /// The variables of the task, weakest first replaced by stronger: shared, personal, the claim's own. `None` when they
+    /// are just the shared ones, which a VM of the current recipe has.
+    async fn task_variables(
+        &self,
+        project: &ProjectRow,
+        task: &ClaimTask,
+        is_current: bool,
+    ) -> Result<Option<Vec<VariableRow>>, StoreError> {
+        let owner = VariableOwner::User(&task.user);
+        let personal = self.context.store.variables(&project.id, owner).await?;
+        if is_current && personal.is_empty() && task.env.is_empty() {
+            return Ok(None);
+        }
+        let shared = self.shared_variables(project).await?;
+        let pairs = shared.into_iter().chain(personal).map(|row| (row.name, row.value));
+        let own = task.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let strongest: BTreeMap<String, String> = pairs.chain(own).collect();
+        let rows = strongest.into_iter().map(|(name, value)| VariableRow { name, value });
+        Ok(Some(rows.collect()))
+    }
+
+    /// An instance has gone to a task: the pool makes another one, but not this very moment.
+    fn refill_later(&self) {
+        let wake = self.wake.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(REFILL_PAUSE).await;
+            wake.wake();
+        });
+    }
+}
+
+impl Unfit {
+    /// Notes why a VM that was taken is not the claim's after all; an error where the next one would be no better.
+    fn note(self, which: &Take, row: &InstanceRow, course: &mut Course) -> Result<(), ClaimError> {
+        let (cause, reason) = match self {
+            Self::Script(reason) => return Err(ClaimError::Script(reason)),
+            Self::Host(reason) => return Err(ClaimError::Host(reason)),
+            Self::Store(error) => return Err(error.into()),
+            Self::Instance(reason) => (Cause::Host, reason),
+            Self::Stuck(reason) => (Cause::Checkout, reason),
+        };
+        tracing::warn!(instance = %row.id, reason, "a VM was not fit for the claim that took it");
+        course.trace.skip(&row.id, &reason);
+        if let Some(ticket) = &course.ticket {
+            ticket.step_back();
+        }
+        // One of the pool that does not answer says nothing about what is made for the claim.
+        if cause == Cause::Checkout || matches!(which, Take::Reserved { .. }) {
+            course.fail(cause, reason);
+        }
+        Ok(())
+    }
+}
+
+/// Who makes the commits in the task's VM; `None` when that is the project's own, which a VM of the current recipe has.
+fn git_identity(project: &ProjectRow, task: &ClaimTask, is_current: bool) -> Option<GitIdentity> {
+    match (&task.git_identity, &project.git_identity) {
+        (Some(identity), _) => Some(identity.clone()),
+        (None, Some(_)) if is_current => None,
+        (None, Some(identity)) => Some(identity.clone()),
+        (None, None) => Some(gitconfig::of_user(&task.user)),
+    }
+}
+
+/// The reply as it is known when the VM is taken: what a repeated key finds when the server is killed meanwhile.
+fn first_reply(
+    row: &InstanceRow,
+    source: ClaimSource,
+    now: Timestamp,
+    waited: Duration,
+    expires_at: Timestamp,
+) -> ClaimReply {
+    ClaimReply {
+        id: row.id.clone(),
+        instance_id: row.vm.clone(),
+        source,
+        recipe: row.recipe.clone(),
+        age_ms: row.provisioned_at.map_or(0, |at| {
+            u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default()
+        }),
+        wait_ms: millis(waited),
+        repos: row.repos.clone(),
+        expires_at,
+        stale: false,
+        stale_since: None,
+        stale_parts: Vec::new(),
+        agent: agent_paths(&row.id),
+    }
+}
+
+fn agent_paths(id: &InstanceId) -> AgentPaths {
+    let path = |what: &str| format!("/api/v1/instances/{id}/{what}");
+    AgentPaths {
+        exec: path("exec"),
+        files: path("files"),
+        terminal: path("terminal"),
+        ports: path("ports"),
+    }
+}
