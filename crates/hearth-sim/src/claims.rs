@@ -1,9 +1,14 @@
-//! Claims as the server answers them: a ready VM, else a fork of one's own where there is a template, else what is being made,
-//! else a cold one where waiting alone would be in vain. Who waits stands in a line: what becomes ready for the pool is the first
-//! one's, whatever is made for it.
+//! Claims: each does what `hearth_core::claim` says, the function that the server's loop follows too. Here are only its eyes (what a
+//! claim sees of this world), its hands, and the queue of those that wait; and what must hold of both, looked at independently.
 
+use std::time::Duration;
+
+use hearth_api::claim::{ClaimSource, Miss};
+use hearth_api::ids::InstanceId;
+use hearth_core::claim::{
+    Cause, ClaimOrder, ClaimScope, ClaimView, Failure, Next, PoolView, QueueView, Ready, Refusal, Reserved, Take, next,
+};
 use hearth_core::memory::counts_in_use;
-use hearth_core::plan::FORK_BUDGET;
 use hearth_core::state::InstanceState;
 use jiff::SignedDuration;
 use rand::RngExt;
@@ -12,11 +17,13 @@ use crate::sim::{Happens, Sim};
 use crate::state::{FORK_MIB, Micros, NOBODY, SECOND, WHOLE_MIB, moment};
 
 /// Who has a cold one made knows that it takes so many times as long.
-const COLD_PATIENCE: Micros = 5;
+const COLD_PATIENCE: u32 = 5;
 /// Of claims: this share takes a ready VM or none.
 const REQUIRES: f64 = 0.25;
 /// Leaves the pool alone and has one made.
 const BYPASSES: f64 = 0.02;
+/// Takes none of an older recipe.
+const STRICT: f64 = 0.1;
 /// Has some patience.
 const PATIENT: f64 = 0.5;
 /// A ready VM does not answer when it is handed over.
@@ -29,33 +36,28 @@ const GOES_AWAY: f64 = 0.02;
 const LEASE: f64 = 4.0;
 /// Of what a claimed VM may still take, the share that it counts with, percent.
 const CLAIMED_RESERVE: u8 = 50;
+/// A claim that waits looks this often even when nobody notifies it, as in the server.
+const LOOK_AGAIN: Micros = SECOND;
+/// A claim does no more than so many things before it waits or ends; dumb VMs are few.
+const MOST_STEPS: usize = 100;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Miss {
-    Prefer,
-    Require,
-    Bypass,
-}
-
-/// How a claim got its VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Warm,
-    Fork,
-    Joined,
-    Cold,
-}
-
-/// A claim that waits.
+/// A claim that is not answered yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
     /// 0: none.
     number: u64,
     pool: u32,
     began: Micros,
-    slot: u32,
-    source: Source,
-    pooled: bool,
+    order: ClaimOrder,
+    /// It waits in the queue of its scope.
+    queued: bool,
+    /// What is reserved for it.
+    slots: Vec<u32>,
+    made: Option<ClaimSource>,
+    has_looked: bool,
+    failures: Vec<Failure>,
+    /// Counts up with every look: a notification from before it says nothing new.
+    turn: u64,
 }
 
 impl Sim {
@@ -70,53 +72,28 @@ impl Sim {
             drawn if drawn < REQUIRES + BYPASSES => Miss::Bypass,
             _ => Miss::Prefer,
         };
-        let patience = if self.chance(PATIENT) {
-            self.between(SECOND, 60 * SECOND)
+        let strict = self.chance(STRICT);
+        let mut patience = if self.chance(PATIENT) {
+            Duration::from_micros(self.between(SECOND, 60 * SECOND))
         } else {
-            0
+            Duration::ZERO
         };
-        if miss != Miss::Bypass
-            && let Some(slot) = self.take_ready(pool)
-        {
-            self.hand_over(slot, Source::Warm, self.state.now);
-            return Ok(());
+        if miss == Miss::Bypass || !self.state.world.pools[pool].enabled {
+            patience *= COLD_PATIENCE;
         }
-        let serves = self.state.serving(pool).to_owned();
-        let forks = self.state.has_template(pool, &serves);
-        let in_vain = miss == Miss::Bypass || !self.state.world.pools[pool].enabled;
-        let source = match miss {
-            Miss::Require => Source::Joined,
-            _ if forks => Source::Fork,
-            _ if in_vain => Source::Cold,
-            _ => Source::Joined,
-        };
-        let patience = match source {
-            Source::Fork => patience.max(FORK_BUDGET.as_secs() * SECOND),
-            Source::Cold => patience * COLD_PATIENCE,
-            _ => patience,
-        };
-        if patience == 0 {
-            self.figures.refused += 1;
-            return Ok(());
-        }
-        let mut claim = Claim {
+        let claim = Claim {
             number: self.claims_made,
             pool: u32::try_from(pool)?,
             began: self.state.now,
-            slot: NOBODY,
-            source,
-            pooled: miss != Miss::Bypass,
+            order: ClaimOrder { strict, miss, patience },
+            queued: false,
+            slots: Vec::new(),
+            made: None,
+            has_looked: false,
+            failures: Vec::new(),
+            turn: 0,
         };
-        if source != Source::Joined {
-            claim.slot = self.state.add_row(pool, serves)?;
-            self.state.row_mut(claim.slot).reserved = true;
-            self.wake();
-        }
-        self.wait(claim, patience)
-    }
-
-    fn wait(&mut self, claim: Claim, patience: Micros) -> anyhow::Result<()> {
-        let (number, pool, slot) = (claim.number, claim.pool as usize, claim.slot);
+        let number = claim.number;
         let at = match self.free_claims.pop() {
             Some(at) => {
                 self.claims[at as usize] = claim;
@@ -127,48 +104,217 @@ impl Sim {
                 u32::try_from(self.claims.len() - 1)?
             }
         };
-        if self.claims[at as usize].pooled {
-            self.state.sides[pool].waiting.push_back((at, number));
+        if self.chance(GOES_AWAY) {
+            let after = self.between(1, 60 * SECOND);
+            self.later(after, Happens::GivesUp { claim: at, number });
         }
-        if slot != NOBODY {
-            self.state.slots[slot as usize].claim = at;
+        self.advance(at)
+    }
+
+    /// It was notified, or its time has come.
+    pub(crate) fn looks(&mut self, at: u32, number: u64, turn: u64) -> anyhow::Result<()> {
+        let claim = &self.claims[at as usize];
+        if claim.number == number && claim.turn == turn {
+            return self.advance(at);
         }
-        let patience = if self.chance(GOES_AWAY) {
-            self.between(1, patience)
-        } else {
-            patience
-        };
-        self.later(patience, Happens::GivesUp { claim: at, number });
         Ok(())
     }
 
-    /// The best of what is ready: by the wanted recipe first, then the oldest.
-    fn take_ready(&mut self, pool: usize) -> Option<u32> {
-        loop {
-            let wanted = &self.state.world.pools[pool].recipe;
-            let ready = self.state.sides[pool].ready.iter().copied();
-            let best = ready.min_by_key(|slot| {
-                let row = self.state.row(*slot);
-                (
-                    row.recipe != *wanted,
-                    row.state_since,
-                    self.state.slots[*slot as usize].serial,
-                )
-            })?;
-            if self.state.is_alive(best) && !self.chance(DUMB) {
-                return Some(best);
+    /// Does what the function says until the claim waits or ends.
+    fn advance(&mut self, at: u32) -> anyhow::Result<()> {
+        self.claims[at as usize].turn += 1;
+        for _ in 0..MOST_STEPS {
+            let view = self.view(at);
+            let claim = &self.claims[at as usize];
+            let (pool, order, began) = (claim.pool as usize, claim.order, claim.began);
+            let now = Duration::from_micros(self.state.now - began);
+            match next(&view, &order, now) {
+                Next::Take(which) => {
+                    if self.take(at, &which) {
+                        return Ok(());
+                    }
+                }
+                Next::GiveBack(id) => {
+                    let slot = self.own(at, &id);
+                    self.claims[at as usize].slots.retain(|own| Some(*own) != slot);
+                    slot.into_iter().for_each(|slot| self.free(slot));
+                }
+                Next::Make { how, recipe } => {
+                    let slot = self.state.add_row(pool, recipe)?;
+                    self.state.row_mut(slot).reserved = true;
+                    self.state.slots[slot as usize].claim = at;
+                    let claim = &mut self.claims[at as usize];
+                    if !claim.slots.is_empty() {
+                        let what = format!("claim {} has a second VM made", claim.number);
+                        self.break_promise(what);
+                        return Ok(());
+                    }
+                    claim.slots.push(slot);
+                    (claim.made, claim.has_looked) = (Some(how), true);
+                    self.wake();
+                }
+                Next::Join => {
+                    let claim = &mut self.claims[at as usize];
+                    (claim.queued, claim.has_looked) = (true, true);
+                    let number = claim.number;
+                    if let Some(queue) = self.state.sides[pool].queue(order.scope()) {
+                        queue.push_back((at, number));
+                    }
+                }
+                Next::Wait { until } => {
+                    let left = u64::try_from((until - now).as_micros()).unwrap_or(LOOK_AGAIN);
+                    let claim = &self.claims[at as usize];
+                    let (number, turn) = (claim.number, claim.turn);
+                    self.later(
+                        left.min(LOOK_AGAIN),
+                        Happens::Looks {
+                            claim: at,
+                            number,
+                            turn,
+                        },
+                    );
+                    return Ok(());
+                }
+                Next::Refuse(why) => {
+                    match why {
+                        Refusal::SetUpFailed(_) | Refusal::VmFailed(_) => self.figures.failed += 1,
+                        _ => self.figures.refused += 1,
+                    }
+                    self.end_claim(at, None);
+                    return Ok(());
+                }
+                Next::Repeat => {
+                    self.break_promise("a claim without a key is repeated".to_owned());
+                    return Ok(());
+                }
             }
-            // It does not answer: it was claimed for a moment, and goes.
-            self.note("does not answer", pool, self.state.slots[best as usize].serial);
-            self.state.move_row(best, InstanceState::Claimed, None);
-            self.state.move_row(best, InstanceState::Deleting, None);
-            self.wake();
+        }
+        self.break_promise(format!("{:?} neither waits nor ends", self.claims[at as usize]));
+        Ok(())
+    }
+
+    /// What a claim sees.
+    fn view(&self, at: u32) -> ClaimView {
+        let claim = &self.claims[at as usize];
+        let (pool, scope) = (claim.pool as usize, claim.order.scope());
+        let (seen, side) = (&self.state.world.pools[pool], &self.state.sides[pool]);
+        let (waiting, first) = match scope {
+            ClaimScope::Any => (side.waiting.len(), side.waiting.front()),
+            ClaimScope::Target => (side.waiting_strict.len(), side.waiting_strict.front()),
+            ClaimScope::Own => (0, None),
+        };
+        let overtaken = first.is_some_and(|(first, _)| *first != at);
+        let of_target = |slot: &&u32| self.state.row(**slot).recipe == seen.recipe;
+        let reserved = claim.slots.iter().map(|slot| {
+            let row = self.state.row(*slot);
+            Reserved {
+                id: row.id.clone(),
+                recipe: row.recipe.clone(),
+                ready: row.state == InstanceState::Ready,
+            }
+        });
+        let template = seen.last_good.as_ref().map(|last| &last.recipe);
+        ClaimView {
+            earlier: None,
+            pool: PoolView {
+                enabled: seen.enabled,
+                target: seen.recipe.clone(),
+                template: template.or(seen.prepared.then_some(&seen.recipe)).cloned(),
+                ready: Ready {
+                    any: side.ready.len(),
+                    target: side.ready.iter().filter(of_target).count(),
+                },
+                needs_repair: side.needs_repair,
+            },
+            queue: if claim.queued {
+                QueueView::Inside {
+                    ahead: usize::from(overtaken),
+                }
+            } else {
+                QueueView::Outside { waiting }
+            },
+            reserved: reserved.collect(),
+            made: claim.made,
+            has_looked: claim.has_looked,
+            failures: claim.failures.clone(),
         }
     }
 
-    fn hand_over(&mut self, slot: u32, source: Source, began: Micros) {
+    fn own(&self, at: u32, id: &InstanceId) -> Option<u32> {
+        let mut slots = self.claims[at as usize].slots.iter().copied();
+        slots.find(|slot| self.state.row(*slot).id == *id)
+    }
+
+    /// Takes a VM. False when it does not answer.
+    fn take(&mut self, at: u32, which: &Take) -> bool {
+        let (slot, source) = match which {
+            Take::Pool { only, source } => (self.best(at, only.as_ref()), *source),
+            Take::Reserved { id, source } => (self.own(at, id), *source),
+            Take::Unfinished(_) => (None, ClaimSource::Ready),
+        };
+        let Some(slot) = slot else {
+            self.break_promise(format!("{which:?} is not there"));
+            return true;
+        };
+        if self.state.is_alive(slot) && !self.chance(DUMB) {
+            self.hand_over(at, slot, source);
+            return true;
+        }
+        // It does not answer: it was claimed for a moment, and goes.
+        let claim = &self.claims[at as usize];
+        let (pool, age) = (claim.pool as usize, self.state.now - claim.began);
+        self.note("does not answer", pool, self.state.slots[slot as usize].serial);
+        self.state.move_row(slot, InstanceState::Claimed, None);
+        self.state.move_row(slot, InstanceState::Deleting, None);
+        if matches!(which, Take::Reserved { .. }) {
+            self.state.slots[slot as usize].claim = NOBODY;
+            self.state.row_mut(slot).reserved = false;
+            let claim = &mut self.claims[at as usize];
+            claim.slots.retain(|own| *own != slot);
+            claim.failures.push(Failure {
+                at: Duration::from_micros(age),
+                cause: Cause::Host,
+                reason: "it does not answer".to_owned(),
+            });
+        }
+        self.wake();
+        false
+    }
+
+    /// The best of what is ready: by the target recipe first, then the oldest.
+    fn best(&mut self, at: u32, only: Option<&String>) -> Option<u32> {
+        let claim = &self.claims[at as usize];
+        let (pool, number, scope) = (claim.pool as usize, claim.number, claim.order.scope());
+        let first = self.state.sides[pool]
+            .queue(scope)
+            .and_then(|queue| queue.front().copied());
+        if first.is_some_and(|(_, first)| first != number) {
+            self.break_promise(format!("claim {number} overtakes {first:?}"));
+        }
+        let target = &self.state.world.pools[pool].recipe;
+        let ready = self.state.sides[pool].ready.iter().copied();
+        let fitting = ready.filter(|slot| only.is_none_or(|recipe| self.state.row(*slot).recipe == *recipe));
+        fitting.min_by_key(|slot| {
+            let row = self.state.row(*slot);
+            (
+                row.recipe != *target,
+                row.state_since,
+                self.state.slots[*slot as usize].serial,
+            )
+        })
+    }
+
+    fn hand_over(&mut self, at: u32, slot: u32, source: ClaimSource) {
         let (pool, _) = self.state.place(slot);
+        let claim = &self.claims[at as usize];
+        let (began, strict) = (claim.began, claim.order.strict);
         let serial = self.state.slots[slot as usize].serial;
+        if strict && self.state.row(slot).recipe != self.state.world.pools[pool].recipe {
+            self.break_promise(format!("#{serial} is old and was handed to a strict claim"));
+        }
+        if !matches!(self.state.slots[slot as usize].claim, owner if owner == NOBODY || owner == at) {
+            self.break_promise(format!("#{serial} was another claim's"));
+        }
         let goes_on = self.state.set_paused(slot, false);
         if !self.state.move_row(slot, InstanceState::Claimed, None) || !goes_on {
             self.break_promise(format!("#{serial} was handed over and could not be"));
@@ -190,89 +336,134 @@ impl Sim {
             .waits
             .saturating_record(self.state.now - began + activation);
         match source {
-            Source::Warm => self.figures.warm += 1,
-            Source::Fork => self.figures.fork += 1,
-            Source::Joined => self.figures.joined += 1,
-            Source::Cold => self.figures.cold += 1,
+            ClaimSource::Ready => self.figures.warm += 1,
+            ClaimSource::Fork => self.figures.fork += 1,
+            ClaimSource::Joined => self.figures.joined += 1,
+            ClaimSource::Cold => self.figures.cold += 1,
         }
         self.note("claimed", pool, serial);
         if !self.chance(FORGOTTEN) {
             let hold = self.until_next(1.0 / self.plan.hold_seconds);
             self.later(hold, Happens::Release { slot, serial });
         }
+        self.end_claim(at, Some(slot));
         self.wake();
     }
 
-    /// An instance became ready, or free: who waits for it?
+    /// An instance became ready, or free: the claim that it is made for looks, and the first of each queue.
     pub(crate) fn offer(&mut self, slot: u32) {
+        let row = self.state.row(slot);
+        let free = !(row.is_test || row.is_build || row.reserved);
+        let (pool, _) = self.state.place(slot);
         let claim = self.state.slots[slot as usize].claim;
         if claim != NOBODY {
-            let claim = self.end_claim(claim);
-            return self.hand_over(slot, claim.source, claim.began);
+            self.notify(claim);
+        } else if free {
+            self.state.sides[pool].ready.push(slot);
         }
-        let row = self.state.row(slot);
-        if row.is_test || row.is_build || row.reserved {
-            return;
-        }
-        let (pool, _) = self.state.place(slot);
-        self.state.sides[pool].ready.push(slot);
-        while let Some((claim, number)) = self.state.sides[pool].waiting.front().copied() {
-            if self.claims[claim as usize].number != number {
-                self.state.sides[pool].waiting.pop_front();
-                continue;
-            }
-            let Some(slot) = self.take_ready(pool) else { return };
-            self.state.sides[pool].waiting.pop_front();
-            let claim = self.end_claim(claim);
-            if claim.slot != NOBODY {
-                // What was begun for it is the pool's now, and serves the next.
-                self.state.row_mut(claim.slot).reserved = false;
-            }
-            let source = match claim.source {
-                Source::Cold => Source::Joined,
-                source => source,
-            };
-            self.hand_over(slot, source, claim.began);
+        self.notify_first(pool);
+    }
+
+    /// What instances are made by changed: all look.
+    pub(crate) fn notify_all(&mut self, pool: usize) {
+        let side = &self.state.sides[pool];
+        let all: Vec<_> = side.waiting.iter().chain(&side.waiting_strict).copied().collect();
+        all.into_iter().for_each(|(at, _)| self.notify(at));
+    }
+
+    fn notify_first(&mut self, pool: usize) {
+        let side = &self.state.sides[pool];
+        let first = [side.waiting.front().copied(), side.waiting_strict.front().copied()];
+        first.into_iter().flatten().for_each(|(at, _)| self.notify(at));
+    }
+
+    fn notify(&mut self, at: u32) {
+        let claim = &self.claims[at as usize];
+        let (number, turn) = (claim.number, claim.turn);
+        self.later(
+            0,
+            Happens::Looks {
+                claim: at,
+                number,
+                turn,
+            },
+        );
+    }
+
+    /// Nobody has an instance reserved any more.
+    fn free(&mut self, slot: u32) {
+        self.state.slots[slot as usize].claim = NOBODY;
+        self.state.row_mut(slot).reserved = false;
+        if self.state.row(slot).state == InstanceState::Ready {
+            self.offer(slot);
         }
     }
 
-    fn end_claim(&mut self, at: u32) -> Claim {
-        let claim = self.claims[at as usize].clone();
-        self.claims[at as usize].number = 0;
+    /// A claim leaves with this VM, or with none. What else it has goes back to the pool, or to the next claim.
+    fn end_claim(&mut self, at: u32, with: Option<u32>) {
+        let claim = &mut self.claims[at as usize];
+        let (number, pool, scope) = (claim.number, claim.pool as usize, claim.order.scope());
+        let slots = std::mem::take(&mut claim.slots);
+        claim.number = 0;
         self.free_claims.push(at);
-        if claim.slot != NOBODY {
-            self.state.slots[claim.slot as usize].claim = NOBODY;
+        if let Some(queue) = self.state.sides[pool].queue(scope) {
+            queue.retain(|(_, waiting)| *waiting != number);
         }
-        claim
+        for slot in slots {
+            self.state.slots[slot as usize].claim = NOBODY;
+            if with == Some(slot) {
+                continue;
+            }
+            if scope == ClaimScope::Own {
+                self.state.row_mut(slot).reserved = false;
+                self.state.move_row(slot, InstanceState::Deleting, None);
+                continue;
+            }
+            let side = &self.state.sides[pool];
+            let heir = side.waiting.front().or(side.waiting_strict.front()).copied();
+            match heir.filter(|_| !self.state.world.pools[pool].enabled) {
+                Some((heir, _)) => {
+                    self.state.slots[slot as usize].claim = heir;
+                    self.claims[heir as usize].slots.push(slot);
+                    self.notify(heir);
+                }
+                None => self.free(slot),
+            }
+        }
+        self.notify_first(pool);
+        self.wake();
     }
 
     /// The VM that was made for a claim failed, or was removed.
     pub(crate) fn disappoint(&mut self, slot: u32) {
-        let claim = self.state.slots[slot as usize].claim;
-        if claim != NOBODY {
-            self.end_claim(claim);
-            self.state.row_mut(slot).reserved = false;
-            self.figures.failed += 1;
+        let at = std::mem::replace(&mut self.state.slots[slot as usize].claim, NOBODY);
+        if at == NOBODY {
+            return;
         }
+        self.state.row_mut(slot).reserved = false;
+        let failure = self.state.row(slot).failure;
+        let claim = &mut self.claims[at as usize];
+        claim.slots.retain(|own| *own != slot);
+        claim.failures.extend(failure.map(|kind| Failure {
+            at: Duration::from_micros(self.state.now - claim.began),
+            cause: if kind.blames_recipe() {
+                Cause::SetUp
+            } else {
+                Cause::Host
+            },
+            reason: kind.as_str().to_owned(),
+        }));
+        self.notify(at);
     }
 
-    /// Patience is at its end, or the client went away: what it waited for joins the pool, or goes.
-    pub(crate) fn gives_up(&mut self, at: u32, number: u64) -> anyhow::Result<()> {
-        if self.claims[at as usize].number != number {
-            return Ok(());
+    /// The client goes away before the answer.
+    pub(crate) fn gives_up(&mut self, at: u32, number: u64) {
+        let claim = &self.claims[at as usize];
+        if claim.number == number {
+            self.note("gave up", claim.pool as usize, number);
+            self.figures.refused += 1;
+            self.end_claim(at, None);
         }
-        let claim = self.end_claim(at);
-        self.figures.refused += 1;
-        self.note("gave up", claim.pool as usize, number);
-        if claim.slot == NOBODY {
-            return Ok(());
-        }
-        self.state.row_mut(claim.slot).reserved = false;
-        if !claim.pooled {
-            self.state.move_row(claim.slot, InstanceState::Deleting, None);
-        }
-        self.wake();
-        Ok(())
     }
 
     pub(crate) fn release(&mut self, slot: u32, serial: u64) {
@@ -284,12 +475,39 @@ impl Sim {
         }
     }
 
-    /// The server ended: nobody waits any more.
+    /// The server ended: nobody waits any more, and nothing is reserved.
     pub(crate) fn drop_claims(&mut self) {
+        for side in &mut self.state.sides {
+            side.waiting.clear();
+            side.waiting_strict.clear();
+        }
         for at in 0..self.claims.len() {
-            if self.claims[at].number > 0 {
-                self.end_claim(u32::try_from(at).unwrap_or(NOBODY));
-                self.figures.down += 1;
+            if self.claims[at].number == 0 {
+                continue;
+            }
+            self.claims[at].number = 0;
+            self.free_claims.push(u32::try_from(at).unwrap_or(NOBODY));
+            self.figures.down += 1;
+            for slot in std::mem::take(&mut self.claims[at].slots) {
+                self.free(slot);
+            }
+        }
+    }
+
+    /// Nobody waits for what is there, and nothing is kept for nobody.
+    pub(crate) fn check_claims(&mut self) {
+        for pool in 0..self.state.sides.len() {
+            let side = &self.state.sides[pool];
+            // Somebody who was notified this very moment has not looked yet.
+            let waits = side.waiting.front().filter(|(at, _)| {
+                let began = self.claims[*at as usize].began;
+                self.state.now > began + LOOK_AGAIN
+            });
+            let longest = side.ready.iter().map(|slot| self.state.row(*slot).state_since).min();
+            let ready_long = longest.is_some_and(|since| since + SignedDuration::from_secs(1) < moment(self.state.now));
+            if let Some((_, number)) = waits.filter(|_| ready_long) {
+                let what = format!("claim {number} of p{pool} waits although something is ready");
+                return self.break_promise(what);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Instant;
 
-use hearth_core::plan::{Decision, decide};
+use hearth_core::plan::{Decision, Hold, decide};
 use hearth_core::world::{Limits, VmPresence};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,7 +15,7 @@ use rand_distr::{Distribution as _, Exp};
 use crate::claims::Claim;
 use crate::figures::Figures;
 use crate::machines::Birth;
-use crate::state::{Micros, SECOND, State, WHOLE_MIB, moment};
+use crate::state::{Micros, SECOND, State, WHOLE_MIB, moment, pool_of};
 
 /// A pass begins this long after the one before at the latest, as in the server.
 const TICK: Micros = 3 * SECOND;
@@ -63,6 +63,7 @@ pub(crate) enum Happens {
     TornDown { slot: u32, job: u32 },
     Release { slot: u32, serial: u64 },
     GivesUp { claim: u32, number: u64 },
+    Looks { claim: u32, number: u64, turn: u64 },
     LateBirth { slot: u32, serial: u64 },
     Chaos,
     Mended { pool: u32 },
@@ -210,7 +211,8 @@ impl Sim {
             Happens::BootEnds { slot, job } => self.boot_ends(slot, job)?,
             Happens::TornDown { slot, job } => self.torn_down(slot, job),
             Happens::Release { slot, serial } => self.release(slot, serial),
-            Happens::GivesUp { claim, number } => self.gives_up(claim, number)?,
+            Happens::GivesUp { claim, number } => self.gives_up(claim, number),
+            Happens::Looks { claim, number, turn } => self.looks(claim, number, turn)?,
             Happens::LateBirth { slot, serial } => self.late_birth(slot, serial),
             Happens::Chaos => self.chaos()?,
             // What is not mended by then stays broken for this round.
@@ -229,6 +231,7 @@ impl Sim {
             }
             Happens::Audit => {
                 self.audit();
+                self.check_claims();
                 self.state.sweep_templates();
                 self.later(AUDIT, Happens::Audit);
             }
@@ -315,10 +318,21 @@ impl Sim {
         if let Some(hidden) = hidden {
             self.show(hidden);
         }
+        self.note_repairs(&decision);
         self.last_pass = now;
         if !decision.actions.is_empty() {
             self.pending = Some(decision);
             self.act_at = now + self.between(SECOND / 50, SECOND / 10);
+        }
+    }
+
+    /// What claims are told of the pools that wait for a person.
+    fn note_repairs(&mut self, decision: &Decision) {
+        self.state.sides.iter_mut().for_each(|side| side.needs_repair = false);
+        for (project, hold) in &decision.holds {
+            if let Some(pool) = pool_of(project) {
+                self.state.sides[pool].needs_repair |= matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. });
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_core::claim::ClaimScope;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
 use hearth_drivers::fake::Machines;
@@ -93,8 +94,23 @@ pub(crate) struct Side {
     pub(crate) ready: Vec<u32>,
     /// Records whose VM is gone, oldest first.
     pub(crate) records: VecDeque<(u32, u64)>,
-    /// Claims that wait for whatever becomes ready.
+    /// Claims that wait for whatever becomes ready, longest first.
     pub(crate) waiting: VecDeque<(u32, u64)>,
+    /// Claims that wait for what is of the wanted recipe.
+    pub(crate) waiting_strict: VecDeque<(u32, u64)>,
+    /// As of the last pass, the wanted recipe is not built until somebody repairs something.
+    pub(crate) needs_repair: bool,
+}
+
+impl Side {
+    /// The queue of a scope.
+    pub(crate) fn queue(&mut self, scope: ClaimScope) -> Option<&mut VecDeque<(u32, u64)>> {
+        match scope {
+            ClaimScope::Any => Some(&mut self.waiting),
+            ClaimScope::Target => Some(&mut self.waiting_strict),
+            ClaimScope::Own => None,
+        }
+    }
 }
 
 /// Everything that lasts.

@@ -238,6 +238,7 @@ impl Sim {
                 let row = self.state.row(slot);
                 if !row.forked && !self.state.has_template(pool, &row.recipe) {
                     self.state.freeze(slot)?;
+                    self.notify_all(pool);
                 }
                 self.state.move_row(slot, InstanceState::Ready, None);
                 // What somebody waited for stays awake; the planner lets it rest if nobody comes.
@@ -314,9 +315,6 @@ impl Sim {
         self.note("restart", usize::MAX, 0);
         self.act_some()?;
         self.drop_claims();
-        for side in &mut self.state.sides {
-            side.waiting.clear();
-        }
         for slot in 0..u32::try_from(self.state.slots.len())? {
             if self.state.slots[slot as usize].serial > 0 {
                 self.abandon(slot)?;
@@ -329,7 +327,6 @@ impl Sim {
     }
 
     fn abandon(&mut self, slot: u32) -> anyhow::Result<()> {
-        self.state.row_mut(slot).reserved = false;
         if self.state.row(slot).work != Work::Here {
             return Ok(());
         }
