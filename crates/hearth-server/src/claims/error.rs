@@ -50,7 +50,7 @@ pub enum ClaimError {
     Script(String),
     /// The branch is not there, or nobody knows.
     #[error("{0}; nothing was handed over")]
-    Branch(#[from] BranchError),
+    Branch(Box<BranchError>),
     /// No VM could be brought to the branch that was asked for.
     #[error("{}; nothing was handed over", clause(.0))]
     Stuck(String),
@@ -60,6 +60,12 @@ pub enum ClaimError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<BranchError> for ClaimError {
+    fn from(error: BranchError) -> Self {
+        Self::Branch(Box::new(error))
+    }
 }
 
 /// `; `branch` and `env` differ`.

@@ -202,22 +202,20 @@ impl From<ClaimError> for ApiError {
                 details: (!fields.is_empty()).then(|| fields.into_iter().map(not_as_before).collect()),
                 ..Self::new(ErrorCode::Conflict, message)
             },
-            ClaimError::Script(_)
-            | ClaimError::Stuck(_)
-            | ClaimError::Branch(
+            ClaimError::Branch(error) => match *error {
                 BranchError::Nowhere { .. }
                 | BranchError::Unknown {
                     source: MirrorError::Refused { .. },
                     ..
-                },
-            ) => Self::new(ErrorCode::Conflict, message),
+                } => Self::new(ErrorCode::Conflict, message),
+                BranchError::Unknown { .. } => Self::unavailable(message),
+            },
+            ClaimError::Script(_) | ClaimError::Stuck(_) => Self::new(ErrorCode::Conflict, message),
             ClaimError::Ended => Self::new(ErrorCode::Gone, message),
             ClaimError::Failed {
                 blames_recipe: true, ..
             } => Self::new(ErrorCode::Conflict, message),
-            ClaimError::Failed { .. } | ClaimError::Host(_) | ClaimError::Branch(BranchError::Unknown { .. }) => {
-                Self::unavailable(message)
-            }
+            ClaimError::Failed { .. } | ClaimError::Host(_) => Self::unavailable(message),
             ClaimError::Store(error) => error.into(),
         }
     }
