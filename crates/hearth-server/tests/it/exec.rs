@@ -323,11 +323,13 @@ async fn a_command_that_its_agent_does_not_end_is_answered_by_the_host() {
 #[tokio::test]
 async fn a_command_over_a_living_connection_asks_the_host_nothing() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
-    let (_, pool) = server.full_pool(1).await;
+    let (project, pool) = server.full_pool(1).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     let path = format!("/instances/{}/exec", claim["id"].as_str().unwrap());
     let run = async || assert_eq!(server.post(&path, json!({ "argv": ["true"] })).await["exitCode"], 0);
     run().await;
+    // The VM that takes its place is connected to, too.
+    server.until_full(SOON, &project, 1).await;
     let asked = || (driver.calls(Verb::Inspect), driver.calls(Verb::Connect));
     let before = asked();
     for _ in 0..20 {

@@ -99,7 +99,7 @@ async fn a_released_vm_ends_its_terminals_with_a_sentence() {
     let last = tokio::time::timeout(SOON, screen.next()).await.unwrap().unwrap();
     let Shown::Exit(exit) = last else { panic!("{last:?}") };
     let reason = exit.error.unwrap();
-    assert!(reason.contains("it was shut down or removed"), "{reason}");
+    assert!(reason.contains("the VM was removed"), "{reason}");
 }
 
 #[tokio::test]
