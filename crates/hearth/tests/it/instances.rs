@@ -62,7 +62,7 @@ fn an_instance_with_nothing_inside_can_be_shown_too() {
     let fake = server(EMPTY);
     let ran = run(hearth_at(&fake.url, &["instance", "wpi_1"]));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stdout.contains("nobody gets it") && ran.stdout.contains("commands:     -"));
+    assert!(ran.stdout.contains("it is never handed out") && ran.stdout.contains("commands:     -"));
     let gone = Fake::start(|_| Reply::not_found());
     assert_eq!(run(hearth_at(&gone.url, &["instance", "wpi_1"])).code, 1);
 }
