@@ -14,4 +14,5 @@ pub mod set_up;
 pub mod stage_log;
 pub mod stages;
 pub mod state;
+pub mod time;
 pub mod world;

@@ -1,17 +1,17 @@
 //! The house: HTTP API, provisioning, reconciliation.
 
+mod builds;
 mod claims;
 mod http;
-mod images;
 mod options;
-mod provision;
-mod reconcile;
+mod pools;
+mod recipes;
+mod repos;
 mod secrets;
 mod serve;
-mod sources;
+mod templates;
 mod vms;
 mod wake;
-mod watch;
 
 use hearth_store as store;
 
@@ -19,6 +19,6 @@ use hearth_store as store;
 pub use hearth_store::{Census, WriteFault, WriteFaults, WriteMoment, images_of_data_folder};
 pub use http::{MAX_BODY_BYTES, body_faults, openapi_document};
 pub use options::{DriverKind, ServeOptions, Sizes};
+pub use repos::sources::SourceRule;
+pub use repos::watch::WebhookSecret;
 pub use serve::{ServeError, serve, serve_with};
-pub use sources::SourceRule;
-pub use watch::WebhookSecret;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 
-use crate::sources::SourceRule;
+use crate::repos::sources::SourceRule;
+use crate::repos::watch::WebhookSecret;
 use crate::store::WriteFaults;
-use crate::watch::WebhookSecret;
 
 /// The tenant of the first token, and its owner: whoever runs the installation.
 pub(crate) const FIRST_TENANT: &str = "default";

@@ -16,19 +16,20 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::builds::Context;
 use crate::claims::{Claims, Queues};
 use crate::http::{AppState, HookGate, Pace, answer, new_token};
-use crate::images;
 use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
-use crate::provision::Context;
-use crate::provision::mirrors::sweep;
-use crate::provision::set_ups::SetUps;
-use crate::reconcile::Reconciler;
-use crate::secrets::{Cipher, SecretError, write_private};
+use crate::pools::Reconciler;
+use crate::recipes::set_ups::SetUps;
+use crate::repos::mirrors::sweep;
+use crate::repos::watch::Watch;
+use crate::secrets::cipher::Cipher;
+use crate::secrets::cipher::SecretError;
+use crate::secrets::cipher::write_private;
 use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::vms::pause::Pause;
 use crate::wake::Wake;
-use crate::watch::Watch;
 
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -166,7 +167,7 @@ pub async fn serve_with(
             max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
             max_bytes: options.image_disk_mib.map(|mib| mib << 20),
         };
-        images::keep(store.clone(), folder.to_owned(), policy, stop.clone())
+        crate::templates::images::keep(store.clone(), folder.to_owned(), policy, stop.clone())
     });
     let probing = tokio::spawn({
         let (reconciler, stop) = (reconciler.clone(), stop.clone());

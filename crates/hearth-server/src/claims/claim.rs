@@ -17,10 +17,10 @@ use super::reservation::Reservation;
 use super::trace::Trace;
 use super::update_checkout::FETCH_BUDGET;
 use super::{ClaimError, Claims};
-use crate::provision::blueprint::{Wish, checkouts};
-use crate::provision::branches::Asked;
-use crate::provision::serving;
+use crate::builds::plan::{Wish, checkouts};
+use crate::repos::branches::Asked;
 use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
+use crate::templates::select::serving;
 
 /// The fields of a claim that decide which VM it gets.
 pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::Claims;
 use super::claim::{ClaimTask, Seen};
-use crate::provision::branches::BranchError;
+use crate::repos::branches::BranchError;
 use crate::store::{Store, StoreError};
 
 /// What a client is told to wait before it asks again.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo};
 use hearth_api::ids::InstanceId;
 use hearth_api::project::GitIdentity;
+use hearth_core::checkout::Checkout;
 use hearth_core::claim::{Cause, Take};
+use hearth_core::scripts::Phase;
 use hearth_core::state::InstanceState;
 use hearth_drivers::DriverError;
 use hearth_guest::client::{AgentClient, AgentError};
@@ -18,13 +20,14 @@ use super::claim::{ClaimTask, Course, Seen};
 use super::reservation::Unasked;
 use super::trace::Trace;
 use super::{ClaimError, Claims};
-use crate::provision::agents::{ConnectError, RESTARTED};
-use crate::provision::branches::Asked;
-use crate::provision::scripts::run_at_claim;
-use crate::provision::{envfile, gitconfig, mask_cache, millis};
+use crate::builds::scripts::run_at_claim;
+use crate::repos::branches::Asked;
+use crate::secrets::env_file;
+use crate::secrets::git_config;
+use crate::secrets::mask_cache;
 use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
-use hearth_core::checkout::Checkout;
-use hearth_core::scripts::Phase;
+use crate::vms::connections::{ConnectError, RESTARTED};
+use hearth_core::time::millis;
 
 /// A ready VM has this long to be resumed and to answer when it is handed over; then the next one is tried. A healthy one takes
 /// milliseconds, and a host where fifty are asked for at once half a second.
@@ -183,8 +186,8 @@ impl Claims {
         let variables = self.task_variables(seen.project, task, is_current).await?;
         let identity = git_identity(seen.project, task, is_current);
         trace.lap("variables");
-        let files = variables.as_deref().map(envfile::file).into_iter();
-        let files = files.chain(identity.as_ref().map(gitconfig::file)).collect();
+        let files = variables.as_deref().map(env_file::file).into_iter();
+        let files = files.chain(identity.as_ref().map(git_config::file)).collect();
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
         prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         trace.lap("prepare");
@@ -316,7 +319,7 @@ fn git_identity(project: &ProjectRow, task: &ClaimTask, is_current: bool) -> Opt
         (Some(identity), _) => Some(identity.clone()),
         (None, Some(_)) if is_current => None,
         (None, Some(identity)) => Some(identity.clone()),
-        (None, None) => Some(gitconfig::of_user(&task.user)),
+        (None, None) => Some(git_config::of_user(&task.user)),
     }
 }
 

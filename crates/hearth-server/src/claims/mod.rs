@@ -18,8 +18,8 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_drivers::Locks;
 use jiff::Timestamp;
 
-use crate::provision::Context;
-use crate::provision::set_ups::SetUps;
+use crate::builds::Context;
+use crate::recipes::set_ups::SetUps;
 use crate::store::{ProjectRow, StoreError};
 use crate::vms::pause::Pause;
 use crate::wake::Wake;

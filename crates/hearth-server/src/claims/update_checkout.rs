@@ -15,13 +15,13 @@ use hearth_guest::client::{AgentClient, AgentError};
 use super::Claims;
 use super::claim::ClaimTask;
 use super::handoff::Unfit;
-use crate::provision::along::Along;
-use crate::provision::blueprint::Wish;
-use crate::provision::branches::Asked;
-use crate::provision::bring::{self, BringError};
-use crate::provision::checkout::{self, CheckoutError};
-use crate::provision::git::{GitError, git_fed};
-use crate::provision::mirrors::{MirrorError, Mirrors, Tip, Wanted};
+use crate::builds::plan::Wish;
+use crate::repos::along::Along;
+use crate::repos::branches::Asked;
+use crate::repos::bring::{self, BringError};
+use crate::repos::checkout::{self, CheckoutError};
+use crate::repos::git::{GitError, git_fed};
+use crate::repos::mirrors::{MirrorError, Mirrors, Tip, Wanted};
 use crate::store::InstanceRow;
 
 /// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.

@@ -13,8 +13,8 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::provision::blueprint::checkouts;
-use crate::provision::remote_branches::remote_branches;
+use crate::builds::plan::checkouts;
+use crate::repos::remote_branches::remote_branches;
 
 /// Most branches of one repository that are listed.
 const MAX_BRANCHES: usize = 1000;

@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use hearth_api::error::{ErrorBody, ErrorCode, ErrorDetail, FieldError};
 
 use crate::claims::ClaimError;
-use crate::provision::agents::ConnectError;
-use crate::provision::branches::BranchError;
-use crate::provision::mirrors::MirrorError;
+use crate::repos::branches::BranchError;
+use crate::repos::mirrors::MirrorError;
 use crate::store::StoreError;
+use crate::vms::connections::ConnectError;
 
 /// Somebody must enable a disabled pool first: sooner it makes no sense to ask again.
 const DISABLED_RETRY_AFTER: Duration = Duration::from_secs(300);

@@ -29,7 +29,7 @@ use super::error::ApiError;
 use super::exec_end::{Begun, Heard};
 use super::extract::{Body, Path};
 use super::validate::Faults;
-use crate::provision::envfile;
+use crate::secrets::env_file;
 use crate::store::{InstanceRow, Store};
 use crate::vms::pause::Awake;
 
@@ -222,7 +222,7 @@ pub fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
         argv: Some(argv),
         cwd: Some(body.cwd.unwrap_or_else(|| "/home".to_owned())),
         env: body.env.unwrap_or_default().into_iter().collect(),
-        env_file: Some(envfile::PATH.to_owned()),
+        env_file: Some(env_file::PATH.to_owned()),
         user: body.user,
         timeout_ms: body.timeout_seconds.map(|seconds| seconds * 1000),
         ..ExecSpec::default()

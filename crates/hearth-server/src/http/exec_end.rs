@@ -10,10 +10,10 @@ use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd, ExecSpec};
 use tokio::time::Instant;
 
 use super::AppState;
-use crate::provision::lost::{Became, Given, find_out};
-use crate::provision::millis;
-use crate::reconcile::Reconciler;
+use crate::builds::lost::{Became, Given, find_out};
+use crate::pools::Reconciler;
 use crate::store::InstanceRow;
+use hearth_core::time::millis;
 
 /// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is.
 const RETURN_PATIENCE: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::provision::blueprint::checkouts;
+use crate::builds::plan::checkouts;
 use crate::store::ProjectRow;
 
 /// Explain the warm pool

@@ -15,7 +15,7 @@ use super::AppState;
 use super::error::{ACCEPTED, ApiError, OK};
 use super::extract::{check_content_type, parse, read};
 use super::pace::Pace;
-use crate::watch::{Pushed, WebhookSecret};
+use crate::repos::watch::{Pushed, WebhookSecret};
 
 /// Longest body: as long as GitHub's longest.
 const MAX_HOOK_BYTES: usize = 25 * 1024 * 1024;

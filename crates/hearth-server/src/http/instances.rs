@@ -25,7 +25,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Path, Query};
 use super::validate::Faults;
-use crate::reconcile::Ended;
+use crate::pools::Ended;
 use crate::store::InstanceRow;
 
 /// Length of the list when none is asked for.

@@ -49,11 +49,11 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::claims::Claims;
-use crate::provision::set_ups::SetUps;
-use crate::reconcile::Reconciler;
+use crate::pools::Reconciler;
+use crate::recipes::set_ups::SetUps;
+use crate::repos::watch::Watch;
 use crate::store::Store;
 use crate::vms::pause::Pause;
-use crate::watch::Watch;
 use error::ApiError;
 
 pub use auth::new_token;

@@ -16,7 +16,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, OptionalBody, Path, Query};
-use crate::reconcile::Order;
+use crate::pools::Order;
 use crate::store::{ProjectRow, Store};
 
 #[derive(Deserialize, IntoParams)]

@@ -15,7 +15,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
-use crate::provision::mask_cache;
+use crate::secrets::mask_cache;
 use crate::store::{ProjectRow, RepoSource};
 
 /// Page size when none is asked for.

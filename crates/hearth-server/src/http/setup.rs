@@ -14,7 +14,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
-use crate::provision::legacy::{LegacyFound, find_legacy_hooks};
+use crate::repos::legacy_hooks::{LegacyFound, find_legacy_hooks};
 use crate::store::{ProjectRow, RepoSource, StoreError};
 
 #[derive(Deserialize, IntoParams)]

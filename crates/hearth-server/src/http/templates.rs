@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use crate::reconcile::KeptCheckpoint;
+use crate::pools::KeptCheckpoint;
 
 /// Faults are told this long.
 const FAULTS_TOLD: SignedDuration = SignedDuration::from_hours(24);

@@ -1,3 +1,5 @@
-//! VMs that exist: what is done to one of them, whoever needs it.
+//! The VMs that there are: connections to their agents, pausing them, keys for their SSH servers.
 
+pub mod connections;
+pub mod host_keys;
 pub mod pause;

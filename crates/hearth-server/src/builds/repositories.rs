@@ -1,0 +1,184 @@
+//! The steps of repositories: their files, their own hooks, their scripts of the setup object.
+
+use futures::future::try_join_all;
+use hearth_api::instance::{RepoSettings, StepName};
+use hearth_core::checkout::Checkout;
+use hearth_core::scripts::Phase;
+use hearth_core::state::FailureKind;
+use hearth_core::world::Failure;
+use hearth_guest::ExecSpec;
+use hearth_guest::client::AgentClient;
+use serde_json::json;
+
+use super::run::{Found, Run, Stop, command_failure, failure};
+use super::scripts::script_spec;
+use super::step_log::{Named, Recorder};
+use crate::repos::bring::{self, BringError};
+use crate::repos::mirrors::{MirrorError, Tip};
+use crate::repos::settings;
+use hearth_core::time::millis;
+
+impl Run<'_> {
+    /// The tip of a repository's branch and what its settings file says.
+    pub(super) async fn look_at(&self, checkout: &Checkout, last: Option<&str>) -> Found {
+        let tip = self
+            .context
+            .mirrors
+            .fetch(
+                &checkout.repo_full_name,
+                &checkout.remote(),
+                &checkout.branch,
+                self.context.command_timeout,
+                self.wants(last),
+            )
+            .await
+            .map_err(mirror_failure);
+        let settings = match &tip {
+            Ok(tip) => self.read_settings(checkout, tip).await,
+            // The clone will say it.
+            Err(_) => Ok(None),
+        };
+        Found { tip, settings }
+    }
+
+    /// What the repository's settings file says; hooks that a setup object replaces are left out.
+    async fn read_settings(&self, checkout: &Checkout, tip: &Tip) -> Result<Option<RepoSettings>, Failure> {
+        let found = settings::find(tip).await;
+        let found = found.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+        let Some((file, content)) = found else {
+            return Ok(None);
+        };
+        let replaced = file == settings::LEGACY_FILE && !self.boot.blueprint.legacy_hooks;
+        let mut settings = match settings::read(file, &content) {
+            Ok(settings) => settings,
+            // Nothing of it runs: its faults are nobody's.
+            Err(_) if replaced => return Ok(None),
+            Err(reason) => return Err(failure(FailureKind::Setup, reason)),
+        };
+        if replaced {
+            settings.hooks.setup.clear();
+        }
+        Ok(Some(RepoSettings {
+            repo_full_name: checkout.repo_full_name.clone(),
+            file: file.to_owned(),
+            settings,
+        }))
+    }
+
+    pub(super) async fn clone_repo(
+        &self,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        tip: &Result<Tip, Failure>,
+    ) -> Result<(), Stop> {
+        let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
+        let result = match tip {
+            Ok(tip) => self.bring_repo(&mut recorder, agent, checkout, tip).await,
+            Err(failure) => Err(failure.clone()),
+        };
+        let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
+        if let Ok(tip) = tip {
+            metadata["commit"] = json!(tip.commit);
+        }
+        self.end(recorder, result, metadata).await
+    }
+
+    async fn bring_repo(
+        &self,
+        recorder: &mut Recorder<'_>,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        tip: &Tip,
+    ) -> Result<(), Failure> {
+        let Checkout {
+            repo_full_name,
+            url,
+            branch,
+            path,
+            ..
+        } = checkout;
+        if !tip.messages.is_empty() {
+            recorder.print(&format!("{}\n", tip.messages));
+        }
+        let (extras, limit) = (checkout.extras(), self.context.command_timeout);
+        let along = self.context.mirrors.along(tip, &checkout.remote(), extras, limit).await;
+        let along = along.map_err(mirror_failure)?;
+        for note in &along.notes {
+            recorder.print(&format!("{note}\n"));
+        }
+        let put = bring::put_clone(agent, path, (tip, url, branch), &along, extras).await;
+        put.map_err(|error| match error {
+            BringError::Mirror(error) => mirror_failure(error),
+            error => failure(
+                FailureKind::VmLost,
+                format!("{repo_full_name} could not be written: {error}"),
+            ),
+        })?;
+        let fill = std::iter::once(bring::fill(path, &along)).chain(bring::fill_submodules(path, &along));
+        for spec in fill {
+            let spec = ExecSpec {
+                timeout_ms: Some(millis(limit)),
+                ..spec
+            };
+            recorder
+                .run(agent, &spec, &Named::Checkout(repo_full_name))
+                .await
+                .map_err(|error| command_failure(FailureKind::Repository, error))?;
+        }
+        Ok(())
+    }
+
+    /// The repository's own hooks, or what is wrong with the file that says them.
+    pub(super) async fn init_repo(
+        &self,
+        agent: &AgentClient,
+        checkout: &Checkout,
+        settings: &Result<Option<RepoSettings>, Failure>,
+    ) -> Result<(), Stop> {
+        let name = &checkout.repo_full_name;
+        let mut recorder = self.begin(StepName::InitRepo, Some(name));
+        let mut result = settings.as_ref().map(drop).map_err(Failure::clone);
+        let hooks: Vec<_> = settings
+            .iter()
+            .flatten()
+            .flat_map(|read| &read.settings.hooks.setup)
+            .collect();
+        for hook in &hooks {
+            let spec = self.shell(hook.command(), &checkout.path);
+            if let Err(error) = recorder.run(agent, &spec, &Named::Hook(name)).await {
+                result = Err(command_failure(FailureKind::Setup, error));
+                break;
+            }
+        }
+        self.end(recorder, result, json!({ "repo": name, "commands": hooks.len() }))
+            .await
+    }
+
+    /// The scripts of one phase, those of all repositories at the same time; the first that fails ends the others. Each
+    /// leaves an entry of its own, named `repo_setup`.
+    pub(super) async fn run_scripts(&self, agent: &AgentClient, phase: Phase) -> Result<(), Stop> {
+        let runs = self.boot.blueprint.checkouts.iter().filter_map(|checkout| {
+            let spec = script_spec(checkout, phase)?;
+            Some(async move {
+                let repo = checkout.repo_full_name.as_str();
+                let subject = format!("{repo} ({})", phase.as_str());
+                let mut recorder = self.begin(StepName::RepoSetup, Some(&subject));
+                let ended = recorder.run(agent, &spec, &Named::Script(phase.as_str(), repo)).await;
+                let result = ended
+                    .map(drop)
+                    .map_err(|error| command_failure(FailureKind::Setup, error));
+                self.end(recorder, result, json!({ "repo": repo, "script": phase.as_str() }))
+                    .await
+            })
+        });
+        try_join_all(runs).await.map(drop)
+    }
+}
+
+fn mirror_failure(error: MirrorError) -> Failure {
+    let kind = match error {
+        MirrorError::Folder { .. } | MirrorError::Local { .. } | MirrorError::NoLfs { .. } => FailureKind::Host,
+        _ => FailureKind::Repository,
+    };
+    failure(kind, error.to_string())
+}

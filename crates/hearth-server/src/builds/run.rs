@@ -1,0 +1,419 @@
+//! One provisioning run: the stages of its chain, in order, from the longest prefix that is frozen already. What it makes is
+//! frozen after each stage; the last checkpoint is the template, and the instance is a fork of it. The first stage that
+//! fails ends the run.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use hearth_api::claim::ClaimedRepo;
+use hearth_api::ids::{InstanceId, VmId};
+use hearth_api::instance::{RepoSettings, StepName};
+use hearth_api::pool::SetupCommand;
+use hearth_core::checkout::CheckoutState;
+use hearth_core::provisioned::Provisioned;
+use hearth_core::scripts::{Phase, shell_text};
+use hearth_core::stage_log::StageLog;
+use hearth_core::stages::{self, Known, Stage, Work};
+use hearth_core::state::FailureKind;
+use hearth_core::time::millis;
+use hearth_core::world::Failure;
+use hearth_guest::ExecSpec;
+use hearth_guest::client::{AgentClient, AgentError};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::end_request::EndRequest;
+use super::plan::Blueprint;
+use super::step_log::{CommandFailure, Recorder};
+use crate::builds::Context;
+use crate::repos::checkout;
+use crate::repos::mirrors::{Tip, Wanted};
+use crate::secrets::env_file;
+use crate::secrets::git_config;
+use crate::store::{StoreError, TemplateRow};
+
+/// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
+const POOL_FRESH: Duration = Duration::from_secs(30);
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// The row.
+    pub id: InstanceId,
+    /// Its VM.
+    pub vm: VmId,
+    /// What to do.
+    pub blueprint: Blueprint,
+    /// Somebody wants to see how the set-up goes *now*: nothing that was looked up before is good enough.
+    pub is_test: bool,
+    /// It is made for its template, and for nobody to have.
+    pub is_build: bool,
+    /// Stages that are frozen already need not run.
+    pub use_cache: bool,
+    /// It is to stand in the pool, at rest, until it is claimed.
+    pub rests: bool,
+    /// A restart of the server interrupted it then: it goes on from what was frozen.
+    pub interrupted_at: Option<Timestamp>,
+    /// Somebody may want it to end.
+    pub end: EndRequest,
+    /// It is a fork of this template; what the blueprint says is for another one.
+    pub template: Option<TemplateRow>,
+}
+
+/// Why a run ended before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// A step failed.
+    Failure(Failure),
+    /// The record could not be written or read: nobody knows how far it came.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
+    Failure {
+        kind,
+        reason: reason.into(),
+    }
+}
+
+/// The agent does not answer any more.
+pub(super) fn vm_lost(error: AgentError) -> Failure {
+    failure(FailureKind::VmLost, error.to_string())
+}
+
+/// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
+pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Stop> {
+    if let Some(template) = &boot.template {
+        if let Some(made) = Run::new(context, boot).known(template).await? {
+            return Ok(made);
+        }
+        if template.recipe != boot.blueprint.recipe {
+            let reason = "the template was damaged; it is built again";
+            return Err(failure(FailureKind::Host, reason).into());
+        }
+    }
+    let found = Run::new(context, boot).look().await;
+    let mut boot = boot.clone();
+    boot.blueprint.recipe = met(context, &boot, &found).await?;
+    Run::new(context, &boot).all(found).await
+}
+
+/// Notes where the branches turned out to be; the recipe that this run follows.
+async fn met(context: &Context, boot: &Boot, found: &[Found]) -> Result<String, Stop> {
+    let blueprint = &boot.blueprint;
+    let commits: Vec<_> = found
+        .iter()
+        .map(|found| found.tip.as_ref().ok().map(|tip| tip.commit.as_str()))
+        .collect();
+    for ((checkout, now), before) in blueprint.checkouts.iter().zip(&commits).zip(&blueprint.tips) {
+        if let Some(commit) = now.filter(|commit| Some(*commit) != before.as_deref()) {
+            let (remote, branch) = (checkout.remote(), &checkout.branch);
+            let now = Timestamp::now();
+            context.store.note_tip(&remote, branch, commit, now).await?;
+        }
+    }
+    let recipe = blueprint.recipe_at(context, &commits).await;
+    if recipe != blueprint.recipe {
+        context.store.set_instance_recipe(&boot.id, &recipe).await?;
+    }
+    Ok(recipe)
+}
+
+pub(super) struct Run<'a> {
+    pub(super) context: &'a Context,
+    pub(super) boot: &'a Boot,
+    /// What ran since the last checkpoint.
+    pub(super) logs: Mutex<Vec<StageLog>>,
+    /// Where the set-up left the checkouts, once that is known.
+    left: Mutex<Vec<CheckoutState>>,
+}
+
+/// What was found of a repository before the run.
+pub(super) struct Found {
+    pub(super) tip: Result<Tip, Failure>,
+    pub(super) settings: Result<Option<RepoSettings>, Failure>,
+}
+
+impl<'a> Run<'a> {
+    fn new(context: &'a Context, boot: &'a Boot) -> Self {
+        Self {
+            context,
+            boot,
+            logs: Mutex::default(),
+            left: Mutex::default(),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// All repositories as they are now.
+    async fn look(&self) -> Vec<Found> {
+        let Blueprint { checkouts, tips, .. } = &self.boot.blueprint;
+        let looks = checkouts.iter().zip(tips);
+        join_all(looks.map(|(checkout, tip)| self.look_at(checkout, tip.as_deref()))).await
+    }
+
+    /// A fork of a template that is known whole: no repository is looked at. `None` when it turned out to be damaged.
+    async fn known(&self, template: &TemplateRow) -> Result<Option<Provisioned>, Stop> {
+        let Some(agent) = self.fork_whole(&template.key, None).await? else {
+            return Ok(None);
+        };
+        let private_mib = self.finish(&agent).await?;
+        Ok(Some(Provisioned {
+            repos: template.repos.clone(),
+            settings: template.settings.clone(),
+            private_mib,
+            template: Some(template.key.clone()),
+            boot_id: self.context.agents.known_boot(&self.boot.vm).await,
+        }))
+    }
+
+    async fn all(&self, found: Vec<Found>) -> Result<Provisioned, Stop> {
+        let stages = self.stages(&found).await;
+        let agent = if stages.iter().all(|stage| stage.key.is_none()) {
+            let (agent, mut forge) = (self.create().await?, None);
+            self.run_stages(&agent, &stages[1..], &found, Vec::new(), &mut forge)
+                .await?;
+            self.record_checkouts(&agent).await?;
+            agent
+        } else {
+            self.fork_or_build(&stages, &found).await?
+        };
+        let private_mib = self.finish(&agent).await?;
+        let (repos, settings) = self.holds(&found)?;
+        Ok(Provisioned {
+            repos,
+            settings,
+            private_mib,
+            template: stages.last().and_then(|stage| stage.key.clone()),
+            boot_id: self.context.agents.known_boot(&self.boot.vm).await,
+        })
+    }
+
+    /// Proves that the VM is ready, and lets one of the pool rest; what it costs then, MiB.
+    async fn finish(&self, agent: &AgentClient) -> Result<Option<u64>, Stop> {
+        self.prove_ready(agent).await?;
+        if !self.boot.rests {
+            return Ok(None);
+        }
+        self.rest().await
+    }
+
+    /// Everything that the set-up does is done: where it left the checkouts.
+    pub(super) async fn record_checkouts(&self, agent: &AgentClient) -> Result<(), Failure> {
+        let mut all = Vec::new();
+        for checkout in &self.boot.blueprint.checkouts {
+            all.push(checkout::record(agent, &checkout.path).await.map_err(vm_lost)?);
+        }
+        self.set_left(all);
+        Ok(())
+    }
+
+    pub(super) fn set_left(&self, left: Vec<CheckoutState>) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    pub(super) fn left(&self) -> Vec<CheckoutState> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The checkouts, and what their settings files say.
+    pub(super) fn holds(&self, found: &[Found]) -> Result<(Vec<ClaimedRepo>, Vec<RepoSettings>), Failure> {
+        let (mut repos, mut settings) = (Vec::new(), Vec::new());
+        let left = self.left();
+        for (at, (checkout, found)) in self.boot.blueprint.checkouts.iter().zip(found).enumerate() {
+            let mut repo = ClaimedRepo {
+                repo_full_name: checkout.repo_full_name.clone(),
+                branch: checkout.branch.clone(),
+                commit: found.tip.as_ref().map_err(Clone::clone)?.commit.clone(),
+                path: checkout.path.clone(),
+                branch_missing: false,
+                behind: false,
+                gone: false,
+                cloned: None,
+                why: None,
+            };
+            if let Some(left) = left.get(at) {
+                left.apply(&mut repo);
+            }
+            repos.push(repo);
+            settings.extend(found.settings.clone()?);
+        }
+        Ok((repos, settings))
+    }
+
+    /// The chain; without any key where nothing can or shall be frozen.
+    async fn stages(&self, found: &[Found]) -> Vec<Stage> {
+        let Blueprint { image, shape, .. } = &self.boot.blueprint;
+        let driver = &self.context.driver;
+        let environment = if self.boot.use_cache && driver.capabilities().memory_checkpoints {
+            // What is wrong with the image, `create_vm` will say.
+            driver.environment(image.as_deref(), *shape).await.ok()
+        } else {
+            None
+        };
+        let known: Vec<_> = found
+            .iter()
+            .map(|found| Known {
+                commit: found.tip.as_ref().ok().map(|tip| tip.commit.as_str()),
+                settings: match &found.settings {
+                    Ok(settings) => settings.as_ref().map(|read| Ok(&read.settings)),
+                    Err(_) => Some(Err(())),
+                },
+            })
+            .collect();
+        let timeout = self.context.command_timeout.as_secs();
+        stages::stages(environment.as_deref(), timeout, &self.boot.blueprint.inputs(), &known)
+    }
+
+    /// Which tip of a repository is good enough: the one that the recipe names, for a VM of the pool.
+    pub(super) fn wants<'b>(&self, last: Option<&'b str>) -> Wanted<'b> {
+        match last {
+            _ if self.boot.is_test => Wanted::Newest,
+            Some(commit) => Wanted::Commit(commit),
+            None => Wanted::Fetched(POOL_FRESH),
+        }
+    }
+
+    /// Runs stages in a VM; after each, `forge` freezes it. `begun` is what commands of the first stage's step left that ran
+    /// before the VM was frozen.
+    pub(super) async fn run_stages(
+        &self,
+        agent: &AgentClient,
+        stages: &[Stage],
+        found: &[Found],
+        mut begun: Vec<StageLog>,
+        forge: &mut Option<super::checkpoints::Forge>,
+    ) -> Result<(), Stop> {
+        let mut at = 0;
+        while let Some(stage) = stages.get(at) {
+            let left = &stages[at..];
+            at += if let Some(commands) = self.commands_from(stage.work) {
+                let begun = std::mem::take(&mut begun);
+                self.run_commands(agent, commands, left, begun, forge).await?
+            } else {
+                self.run_stage(agent, stage.work, found).await?;
+                self.freeze(agent, left, forge).await?;
+                1
+            };
+        }
+        Ok(())
+    }
+
+    /// The step, the whole list and the place in it, when a stage is a command of a list.
+    fn commands_from(&self, work: Work) -> Option<(StepName, &[SetupCommand], usize)> {
+        let blueprint = &self.boot.blueprint;
+        match work {
+            Work::Project(at) => Some((StepName::ProjectSetup, &blueprint.project_setup, at)),
+            Work::Pool(at) => Some((StepName::WarmPoolSetup, &blueprint.pool_setup, at)),
+            _ => None,
+        }
+    }
+
+    async fn run_stage(&self, agent: &AgentClient, work: Work, found: &[Found]) -> Result<(), Stop> {
+        let checkouts = &self.boot.blueprint.checkouts;
+        match work {
+            Work::Identity => self.set_git_identity(agent).await,
+            Work::Variables => self.set_env_vars(agent).await,
+            Work::Clone(repo) => self.clone_repo(agent, &checkouts[repo], &found[repo].tip).await,
+            Work::Hooks(repo) => self.init_repo(agent, &checkouts[repo], &found[repo].settings).await,
+            Work::Initialize => self.run_scripts(agent, Phase::Initialize).await,
+            Work::Startup => self.run_scripts(agent, Phase::Startup).await,
+            // The VM has been made; commands run list by list.
+            Work::Base | Work::Project(_) | Work::Pool(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
+        Recorder::begin(self.context, self.boot, name, subject)
+    }
+
+    /// Writes the entry and passes the failure on, if it was one.
+    pub(super) async fn end<T>(
+        &self,
+        recorder: Recorder<'_>,
+        result: Result<T, Failure>,
+        metadata: serde_json::Value,
+    ) -> Result<T, Stop> {
+        let (value, log) = self.end_apart(recorder, result, metadata).await?;
+        self.keep(log);
+        Ok(value)
+    }
+
+    /// The same for an entry whose logs are kept one by one.
+    pub(super) async fn end_apart<T>(
+        &self,
+        recorder: Recorder<'_>,
+        result: Result<T, Failure>,
+        metadata: serde_json::Value,
+    ) -> Result<(T, StageLog), Stop> {
+        let masker = &self.boot.blueprint.masker;
+        let given_up = self.context.agents.given_up(&self.boot.vm);
+        let result = result.map_err(|failure| match (failure.kind, given_up) {
+            // The connection was broken off because nothing came over it any more.
+            (FailureKind::VmLost, Some(reason)) => Failure { reason, ..failure },
+            _ => Failure {
+                reason: masker.mask(&failure.reason),
+                ..failure
+            },
+        });
+        let error = result.as_ref().err().map(|failure| failure.reason.as_str());
+        let log = recorder.end(error, metadata).await?;
+        Ok((result?, log))
+    }
+
+    pub(super) fn keep(&self, log: StageLog) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
+    }
+
+    async fn set_git_identity(&self, agent: &AgentClient) -> Result<(), Stop> {
+        if let Some(identity) = &self.boot.blueprint.git_identity {
+            let text = git_config::render(identity);
+            let written = agent.write_file(git_config::PATH, git_config::MODE, text).await;
+            written.map_err(vm_lost)?;
+        }
+        Ok(())
+    }
+
+    async fn set_env_vars(&self, agent: &AgentClient) -> Result<(), Stop> {
+        let recorder = self.begin(StepName::SetEnvVars, None);
+        let variables = &self.boot.blueprint.variables;
+        let written = agent
+            .write_file(env_file::PATH, env_file::MODE, env_file::render(variables))
+            .await;
+        let result = written.map_err(vm_lost);
+        self.end(recorder, result, json!({ "count": variables.len() })).await
+    }
+
+    /// A set-up command as CONTRACT.md wants it run.
+    pub(super) fn shell(&self, command: &str, cwd: &str) -> ExecSpec {
+        ExecSpec {
+            shell: Some(shell_text(command)),
+            cwd: Some(cwd.to_owned()),
+            env_file: Some(env_file::PATH.to_owned()),
+            timeout_ms: Some(millis(self.context.command_timeout)),
+            ..ExecSpec::default()
+        }
+    }
+}
+
+pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failure {
+    match error {
+        CommandFailure::Command { sentence, .. } => failure(kind, sentence),
+        CommandFailure::Lost(error) => vm_lost(error),
+        CommandFailure::Stopped(failure) => failure,
+    }
+}

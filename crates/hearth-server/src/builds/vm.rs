@@ -1,0 +1,404 @@
+//! The VM of a run: made from the image or forked, reached, given an identity, proved, put to rest.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use hearth_api::instance::StepName;
+use hearth_core::state::FailureKind;
+use hearth_core::world::Failure;
+use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec, VmState};
+use hearth_guest::client::{AgentClient, NewIdentity};
+use hearth_guest::{Activated, ExecEnd, ExecSpec};
+use serde_json::json;
+
+use super::plan::Blueprint;
+use super::run::{Run, Stop, command_failure, failure, vm_lost};
+use super::step_log::{Named, Recorder};
+use crate::secrets::git_config;
+use crate::vms::connections::ConnectError;
+use hearth_core::time::millis;
+
+/// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
+const CONNECT_TRY: Duration = Duration::from_secs(5);
+/// Time limit of Hearth's own small commands in a VM.
+const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
+/// What most tasks run first. An image may be without some.
+const READ_USUAL: &str =
+    "cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
+/// The file of an SSH server's RSA key.
+const RSA_HOST_KEY: &str = "ssh_host_rsa_key";
+/// How much of the console an error quotes when a VM dies while it boots, bytes.
+const CONSOLE_QUOTE: u64 = 600;
+/// Bytes in a MiB.
+const MIB: u64 = 1 << 20;
+
+pub(super) fn driver_failure(error: DriverError) -> Failure {
+    match error {
+        DriverError::Permanent { reason, .. } => failure(FailureKind::Image, reason),
+        DriverError::Retry { reason, .. } | DriverError::Unknown { reason, .. } => failure(FailureKind::Host, reason),
+    }
+}
+
+impl Run<'_> {
+    /// A VM from the image, booted and settled: the steps `create_vm` and `ensure_server`.
+    pub(super) async fn create(&self) -> Result<AgentClient, Stop> {
+        self.create_vm().await?;
+        self.ensure_server().await
+    }
+
+    /// A VM that goes on from a checkpoint, as somebody of its own: the same steps. `None` when the checkpoint turned out to
+    /// be damaged.
+    pub(super) async fn fork(
+        &self,
+        from: &CheckpointKey,
+        purpose: ForkPurpose,
+        shape: Option<VmShape>,
+        word: &str,
+    ) -> Result<Option<AgentClient>, Stop> {
+        let mut recorder = self.begin(StepName::CreateVm, None);
+        self.say_interrupted(&mut recorder, word);
+        let mut metadata = self.create_metadata(word);
+        metadata["cached"] = json!(true);
+        match self.fork_vm(from, purpose, shape).await {
+            Ok(Some(image)) => metadata["image"] = json!(image),
+            Ok(None) => return Ok(None),
+            Err(failure) => {
+                return self
+                    .end_apart(recorder, Err(failure), metadata)
+                    .await
+                    .map(|(none, _)| none);
+            }
+        }
+        self.end_apart(recorder, Ok(()), metadata).await?;
+        let recorder = self.begin(StepName::EnsureServer, None);
+        let reached = self.become_somebody().await;
+        let agent = self.end_reached(recorder, reached, json!({ "cached": true })).await?;
+        Ok(Some(agent))
+    }
+
+    /// The same without entries: the VM of a finished build becomes the instance.
+    pub(super) async fn fork_again(&self, from: &CheckpointKey) -> Result<Option<AgentClient>, Stop> {
+        let shape = Some(self.boot.blueprint.shape);
+        if self.fork_vm(from, ForkPurpose::Instance, shape).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.become_somebody().await?.0))
+    }
+
+    /// Full digest of the image below; `None` when the checkpoint is damaged: then it is forgotten.
+    async fn fork_vm(
+        &self,
+        from: &CheckpointKey,
+        purpose: ForkPurpose,
+        shape: Option<VmShape>,
+    ) -> Result<Option<String>, Failure> {
+        let spec = ForkSpec {
+            id: self.boot.vm.clone(),
+            from: from.clone(),
+            purpose,
+            shape,
+            start: ForkStart::Running,
+        };
+        match self.context.driver.fork(&spec).await {
+            Ok(created) => Ok(Some(created.image)),
+            Err(error) if error.checkpoint_fault().is_some() => {
+                let forgotten = self.context.forget_checkpoint(from, &error.to_string()).await;
+                forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+                Ok(None)
+            }
+            Err(error) => Err(driver_failure(error)),
+        }
+    }
+
+    /// Reaches the agent of a fork and gives the VM an identity of its own.
+    async fn become_somebody(&self) -> Result<(AgentClient, String), Failure> {
+        let begin = Instant::now();
+        let agent = self.connect().await?;
+        let connected = begin.elapsed();
+        let activated = match self.activate(&agent).await {
+            Ok(activated) => activated,
+            Err(failure) => {
+                // It may be its sibling in part: nobody may have it.
+                if let Err(error) = self.context.driver.destroy(&self.boot.vm).await {
+                    tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
+                }
+                self.context.agents.forget(&self.boot.vm);
+                return Err(failure);
+            }
+        };
+        tracing::debug!(
+            vm = %self.boot.vm,
+            connect_ms = millis(connected),
+            activate_ms = millis(begin.elapsed() - connected),
+            in_the_vm_ms = activated.duration_ms,
+            "a fork has an identity of its own"
+        );
+        let version = match activated.agent_version {
+            Some(version) => version,
+            // An older agent says it when it is asked.
+            None => agent.health().await.map_err(vm_lost)?.version,
+        };
+        Ok((agent, version))
+    }
+
+    /// Gives the VM an identity of its own.
+    pub(super) async fn activate(&self, agent: &AgentClient) -> Result<Activated, Failure> {
+        let identity = NewIdentity {
+            hostname: self.boot.vm.to_string(),
+            machine_id: None,
+            rsa_host_key: self.context.host_keys.spare(),
+        };
+        let activated = agent.activate(&identity).await;
+        let activated = activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))?;
+        self.context.agents.note_boot(&self.boot.vm, &activated.boot_id).await;
+        self.bring_rsa_host_key(agent, identity, &activated).await?;
+        Ok(activated)
+    }
+
+    /// Where an SSH server had an RSA key and none was at hand, it is brought now. One that is not needed is kept for another VM.
+    async fn bring_rsa_host_key(
+        &self,
+        agent: &AgentClient,
+        identity: NewIdentity,
+        activated: &Activated,
+    ) -> Result<(), Failure> {
+        let keys = &self.context.host_keys;
+        if !activated.lacks_rsa_host_key {
+            let is_used = activated.host_keys.iter().any(|name| name == RSA_HOST_KEY);
+            if let Some(key) = identity.rsa_host_key.filter(|_| !is_used) {
+                keys.give_back(key);
+            }
+            return Ok(());
+        }
+        match keys.make().await {
+            Ok(key) => agent
+                .set_rsa_host_key(&key)
+                .await
+                .map_err(|error| failure(FailureKind::Identity, error.to_string())),
+            Err(error) => {
+                // It has others, and answers with none of its template's.
+                tracing::warn!(vm = %self.boot.vm, %error, "a VM's SSH server goes without an RSA key");
+                Ok(())
+            }
+        }
+    }
+
+    fn create_metadata(&self, from: &str) -> serde_json::Value {
+        let shape = self.boot.blueprint.shape;
+        let mut metadata = json!({
+            "driver": self.context.driver.capabilities().name,
+            "vcpus": shape.vcpus,
+            "memoryMib": shape.memory_mib,
+            "from": from,
+        });
+        if let Some(at) = self.boot.interrupted_at {
+            metadata["interruptedAt"] = json!(hearth_api::time::format(at));
+        }
+        metadata
+    }
+
+    /// The record tells that a restart of the server interrupted the boot, and where it goes on.
+    fn say_interrupted(&self, recorder: &mut Recorder<'_>, from: &str) {
+        let Some(at) = self.boot.interrupted_at else { return };
+        let goes_on = match from {
+            "image" => "nothing of it was frozen yet, so it starts again",
+            "template" => "all of its set-up is frozen",
+            _ => "it continues after the last stage that was frozen; what ran before is shown as cached",
+        };
+        recorder.print(&format!(
+            "the server was restarted during this boot (found at {at:.0}): {goes_on}\n"
+        ));
+    }
+
+    async fn create_vm(&self) -> Result<(), Stop> {
+        let Blueprint { shape, image, .. } = &self.boot.blueprint;
+        let mut recorder = self.begin(StepName::CreateVm, None);
+        self.say_interrupted(&mut recorder, "image");
+        let spec = VmSpec {
+            id: self.boot.vm.clone(),
+            image: image.clone(),
+            shape: *shape,
+            checkpointable: self.boot.use_cache && self.context.driver.capabilities().memory_checkpoints,
+        };
+        let created = self.context.driver.create(&spec).await;
+        let mut metadata = self.create_metadata("image");
+        if let Ok(created) = &created {
+            metadata["image"] = json!(created.image);
+        }
+        let result = created.map(drop).map_err(driver_failure);
+        self.end_apart(recorder, result, metadata).await.map(drop)
+    }
+
+    async fn ensure_server(&self) -> Result<AgentClient, Stop> {
+        let mut recorder = self.begin(StepName::EnsureServer, None);
+        let result = self.settle(&mut recorder).await;
+        self.end_reached(recorder, result, json!({})).await
+    }
+
+    /// Ends the step `ensure_server`, with the version of what answers.
+    async fn end_reached(
+        &self,
+        recorder: Recorder<'_>,
+        reached: Result<(AgentClient, String), Failure>,
+        mut metadata: serde_json::Value,
+    ) -> Result<AgentClient, Stop> {
+        if let Ok((_, version)) = &reached {
+            metadata["agentVersion"] = json!(version);
+        }
+        let (agent, _) = self
+            .end_apart(recorder, reached.map(|(agent, _)| agent), metadata)
+            .await?;
+        Ok(agent)
+    }
+
+    /// Waits for the agent, then until the guest has settled, and gives it its time and its name.
+    async fn settle(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
+        let (agent, version) = self.reach().await?;
+        agent.set_clock(SystemTime::now()).await.map_err(vm_lost)?;
+        let settle = ExecSpec {
+            // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
+            // system (exit code 1) is still a system.
+            shell: Some(format!(
+                "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi\n\
+                 command -v udevadm >/dev/null && udevadm settle && udevadm control --reload || true\n\
+                 echo \"$HEARTH_NAME\" >/etc/hostname\n\
+                 hostname \"$HEARTH_NAME\" 2>/dev/null || echo \"$HEARTH_NAME\" >/proc/sys/kernel/hostname\n\
+                 grep -qs \"$HEARTH_NAME\" /etc/hosts || echo \"127.0.1.1 $HEARTH_NAME\" >>/etc/hosts\n\
+                 {}",
+                git_config::INCLUDE
+            )),
+            env: vec![("HEARTH_NAME".to_owned(), self.boot.vm.to_string())],
+            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
+            ..ExecSpec::default()
+        };
+        recorder
+            .run(&agent, &settle, &Named::Own("the boot of the guest's system"))
+            .await
+            .map_err(|error| command_failure(FailureKind::Image, error))?;
+        let identity = git_config::render(&git_config::nobody());
+        let written = agent.write_file(git_config::PATH, git_config::MODE, identity).await;
+        written.map_err(vm_lost)?;
+        Ok((agent, version))
+    }
+
+    /// The agent and its version.
+    async fn reach(&self) -> Result<(AgentClient, String), Failure> {
+        let agent = self.connect().await?;
+        let health = agent.health().await.map_err(vm_lost)?;
+        self.context.agents.note_boot(&self.boot.vm, &health.boot_id).await;
+        Ok((agent, health.version))
+    }
+
+    async fn connect(&self) -> Result<AgentClient, Failure> {
+        let deadline = tokio::time::Instant::now() + self.context.boot_timeout;
+        loop {
+            match self.context.agents.get(&self.boot.vm, CONNECT_TRY).await {
+                Ok(agent) => return Ok(agent),
+                Err(ConnectError::Driver(DriverError::Permanent { reason, .. })) => {
+                    return Err(failure(FailureKind::VmLost, reason));
+                }
+                Err(error) => {
+                    self.still_runs().await?;
+                    if tokio::time::Instant::now() >= deadline {
+                        let seconds = self.context.boot_timeout.as_secs();
+                        let console = self.console().await;
+                        let reason =
+                            format!("the server inside the VM did not answer within {seconds} s: {error}{console}");
+                        return Err(failure(FailureKind::Image, reason));
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn still_runs(&self) -> Result<(), Failure> {
+        match self.context.driver.inspect(&self.boot.vm).await {
+            Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => Ok(()),
+            Ok(Some(VmState::Halted)) => {
+                let why = self.context.driver.why_silent(&self.boot.vm).await;
+                let why = why.ok().flatten().unwrap_or_default();
+                Err(failure(
+                    FailureKind::VmLost,
+                    format!("the VM was stopped while it booted: {why}"),
+                ))
+            }
+            Ok(_) => {
+                let console = self.console().await;
+                Err(failure(
+                    FailureKind::VmLost,
+                    format!("the VM ended while it booted{console}"),
+                ))
+            }
+        }
+    }
+
+    async fn console(&self) -> String {
+        let tail = self
+            .context
+            .driver
+            .console(&self.boot.vm, CONSOLE_QUOTE)
+            .await
+            .unwrap_or_default();
+        let tail = String::from_utf8_lossy(&tail);
+        let tail = tail.trim();
+        if tail.is_empty() {
+            String::new()
+        } else {
+            format!("; its console ends with: {tail}")
+        }
+    }
+
+    /// Ready means: a command ran in this VM after everything else. In one that is to rest a shell starts it, as most tasks do with
+    /// theirs: under emulation that code is translated before the claim, and nothing else, because all of it takes memory.
+    pub(super) async fn prove_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
+        let begin = Instant::now();
+        let warm = ["bash", "-c", "exec /bin/true"];
+        // An image may be without bash.
+        let is_ready = self.boot.rests && self.runs(agent, &warm).await? || self.runs(agent, &["/bin/true"]).await?;
+        tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");
+        if is_ready {
+            return Ok(());
+        }
+        let reason = "after its set-up the VM cannot run /bin/true";
+        Err(failure(FailureKind::Setup, reason).into())
+    }
+
+    /// Whether a command runs, and ends well.
+    async fn runs(&self, agent: &AgentClient, argv: &[&str]) -> Result<bool, Stop> {
+        let spec = ExecSpec {
+            argv: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
+            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
+            ..ExecSpec::default()
+        };
+        let output = agent.exec_collect(&spec, 0).await.map_err(vm_lost)?;
+        Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
+    }
+
+    /// Before the VM is frozen: what is not on the disk yet would be written by every fork anew, what tasks usually run would be read
+    /// by each into memory of its own, and what the agent has prepared they all have. A guest that cannot do it is frozen as it is.
+    pub(super) async fn prepare_to_freeze(&self, agent: &AgentClient) {
+        if let Err(error) = self.runs(agent, &["sync"]).await {
+            tracing::debug!(?error, "the guest does not write everything to its disk");
+        }
+        if let Err(error) = self.runs(agent, &["sh", "-c", READ_USUAL]).await {
+            tracing::debug!(?error, "the guest does not read what tasks usually run");
+        }
+        match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the agent does not settle"),
+            Err(_) => tracing::debug!("the agent does not settle in time"),
+        }
+    }
+
+    /// Lets the VM stand still until it is claimed; what it costs then, MiB.
+    pub(super) async fn rest(&self) -> Result<Option<u64>, Stop> {
+        let driver = &self.context.driver;
+        if !driver.capabilities().pause {
+            return Ok(None);
+        }
+        driver.pause(&self.boot.vm).await.map_err(driver_failure)?;
+        // Only a figure: without it the VM counts with its whole size.
+        let usage = driver.usage(&self.boot.vm).await.ok();
+        Ok(usage.map(|usage| usage.private_bytes.div_ceil(MIB)))
+    }
+}

@@ -1,0 +1,317 @@
+//! Action: carries out what the planner decided. Each action is checked again by the store against the generation it was
+//! decided on; losing that race is normal.
+
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_api::instance::InstanceStatus;
+use hearth_core::plan::Action;
+use hearth_core::provisioned::Provisioned;
+use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::world::{Failure, World};
+use hearth_drivers::VmState;
+use jiff::Timestamp;
+
+use super::Reconciler;
+use super::cancel::end_after_patience;
+use super::status::vm_ended;
+use super::tasks::Running;
+use crate::builds::plan::Blueprint;
+use crate::builds::run::Boot;
+use crate::builds::run::Stop;
+use crate::builds::run::provision;
+use crate::store::{InstanceRow, Moved, NewInstance, StoreError, TemplateRow};
+
+impl Reconciler {
+    pub(super) async fn act(&self, world: &World, action: &Action) -> Result<(), StoreError> {
+        match action {
+            Action::Create {
+                project,
+                recipe,
+                reason,
+            } => {
+                let template = self.context.store.template(project, recipe).await?;
+                tracing::debug!(%project, recipe, ?reason, "an instance is wanted");
+                self.begin(world, project, template).await?;
+            }
+            Action::Build { project } => self.begin(world, project, None).await?,
+            Action::Start { instance } => self.start(instance).await?,
+            Action::Fail {
+                instance,
+                generation,
+                failure,
+            } => {
+                self.fail(instance, *generation, failure).await?;
+            }
+            Action::Retire {
+                instance,
+                generation,
+                reason,
+            } => {
+                self.end_instance(instance, *generation, InstanceState::Retiring, reason)
+                    .await?;
+            }
+            Action::Delete {
+                instance,
+                generation,
+                reason,
+            } => {
+                self.end_instance(instance, *generation, InstanceState::Deleting, reason)
+                    .await?;
+            }
+            Action::Teardown { instance } => {
+                if let Some(row) = self.context.store.instance(instance).await? {
+                    self.spawn_teardown(row);
+                }
+            }
+            Action::Rest { instance } => self.pause.pause(instance).await,
+            Action::DestroyOrphan { vm } => self.spawn_destroy_orphan(vm.clone()),
+        }
+        Ok(())
+    }
+
+    /// Writes the row of a new instance and makes its VM: a fork of this template, or what the pool is to follow now.
+    async fn begin(&self, world: &World, project: &ProjectId, template: Option<TemplateRow>) -> Result<(), StoreError> {
+        let Some(blueprint) = Blueprint::load(&self.context, project, false).await? else {
+            return Ok(());
+        };
+        let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
+        let memory_mib = u64::from(blueprint.shape.memory_mib);
+        let mut new = NewInstance::new(project, recipe.clone(), memory_mib);
+        new.started_by = Some(self.session.clone());
+        let running = self.tasks.begin_provision(&new.id);
+        self.context.store.insert_instance(&new, world.now).await?;
+        self.tokens().take();
+        tracing::info!(instance = %new.id, %project, recipe = new.recipe, "making an instance");
+        let boot = Boot {
+            id: new.id,
+            vm: new.vm,
+            blueprint,
+            is_test: false,
+            is_build: false,
+            use_cache: true,
+            rests: true,
+            interrupted_at: None,
+            end: running.end.clone(),
+            template,
+        };
+        self.spawn_provision(boot, running);
+        Ok(())
+    }
+
+    /// Makes the VM of a row that is there already.
+    async fn start(&self, instance: &InstanceId) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        let Some(row) = store.instance(instance).await? else {
+            return Ok(());
+        };
+        let Some(blueprint) = Blueprint::load(&self.context, &row.project, row.is_build).await? else {
+            return Ok(());
+        };
+        let template = if row.is_test || row.is_build {
+            None
+        } else {
+            // Since a claim ordered it, a push may have been built: a fork of that need not be brought forward.
+            match store.template(&row.project, &blueprint.recipe).await? {
+                None => store.template(&row.project, &row.recipe).await?,
+                newest => newest,
+            }
+        };
+        let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
+        let running = self.tasks.begin_provision(instance);
+        if !store.start_instance(instance, &self.session, recipe).await? {
+            return Ok(());
+        }
+        self.tokens().take();
+        tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
+        let boot = Boot {
+            id: row.id,
+            vm: row.vm,
+            blueprint,
+            is_test: row.is_test,
+            is_build: row.is_build,
+            use_cache: row.use_cache,
+            // A claim waits for it, or somebody wants to look inside; else a restart of the server interrupted it.
+            rests: !(row.is_test || row.is_build || row.reserved),
+            interrupted_at: row.interrupted_at,
+            end: running.end.clone(),
+            template,
+        };
+        self.spawn_provision(boot, running);
+        Ok(())
+    }
+
+    /// The planner saw a VM missing in a list; the driver is asked about this one before it is believed.
+    async fn fail(&self, instance: &InstanceId, generation: i64, failure: &Failure) -> Result<(), StoreError> {
+        let Some(row) = self.context.store.instance(instance).await? else {
+            return Ok(());
+        };
+        if failure.kind == FailureKind::VmLost {
+            match self.context.driver.inspect(&row.vm).await {
+                Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => return Ok(()),
+                // Halted, ended or gone.
+                Ok(_) => {}
+            }
+        }
+        if row.generation == generation {
+            self.give_up(&row, failure).await?;
+        }
+        Ok(())
+    }
+
+    /// The instance has failed, unless somebody else has decided about it since this row was read.
+    pub(super) async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError> {
+        let store = &self.context.store;
+        let moved = store
+            .fail_instance(&row.id, Some(row.generation), failure, Timestamp::now())
+            .await?;
+        if moved != Moved::Lost {
+            tracing::warn!(instance = %row.id, project = %row.project, reason = failure.reason, "an instance failed");
+            self.context.agents.forget(&row.vm);
+            let reason = Some(failure.reason.clone());
+            self.context
+                .followers
+                .ended(&row.id, Some(InstanceStatus::Failed), reason);
+            self.changed(&row.project, &row.id);
+        }
+        Ok(())
+    }
+
+    async fn end_instance(
+        &self,
+        instance: &InstanceId,
+        generation: i64,
+        to: InstanceState,
+        reason: &hearth_core::plan::Reason,
+    ) -> Result<(), StoreError> {
+        let (store, now) = (&self.context.store, Timestamp::now());
+        let moved = if to == InstanceState::Retiring {
+            store
+                .retire_instance(instance, generation, vm_ended(*reason), now)
+                .await?
+        } else {
+            store.move_instance(instance, to, Some(generation), now).await?
+        };
+        if moved == Moved::Lost {
+            return Ok(());
+        }
+        if let Some(row) = self.context.store.instance(instance).await? {
+            tracing::info!(%instance, project = %row.project, ?reason, "ending an instance");
+            self.changed(&row.project, instance);
+            self.spawn_teardown(row);
+        }
+        Ok(())
+    }
+
+    fn spawn_provision(&self, boot: Boot, running: Running) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                biased;
+                () = running.cancel.cancelled() => None,
+                failure = end_after_patience(&running.end) => Some(Err(Stop::Failure(failure))),
+                ended = provision(&this.context, &boot) => Some(ended),
+            };
+            if let Err(error) = this.finish_provision(&boot, ended).await {
+                // The row stays in `provisioning` with nobody at work: the next pass removes it.
+                tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
+            }
+            drop(running);
+            let project = &boot.blueprint.project;
+            if boot.template.is_none() {
+                // There may be a template now, of which whoever waits can have a fork made.
+                this.queues.notify_all(project);
+            }
+            this.changed(project, &boot.id);
+        });
+    }
+
+    async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {
+        let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
+        match ended {
+            // Whoever stopped it has moved the row.
+            None => self.tell_end(id).await?,
+            Some(Ok(made)) => {
+                if boot.is_build {
+                    let blueprint = &boot.blueprint;
+                    store.set_template_epoch(&blueprint.project, blueprint.epoch).await?;
+                    tracing::info!(project = %blueprint.project, "a template is built");
+                }
+                store.set_instance_made(id, &made).await?;
+                if store
+                    .move_instance(id, InstanceState::Ready, None, Timestamp::now())
+                    .await?
+                    == Moved::Lost
+                {
+                    followers.ended(id, None, None);
+                } else {
+                    tracing::info!(instance = %id, "an instance is ready");
+                    followers.ended(id, Some(InstanceStatus::Ready), None);
+                }
+            }
+            // The server is ending, or the disk is full: the row stays as it is, and whoever sees it next takes it for half made.
+            Some(Err(Stop::Store(error))) => return Err(error),
+            Some(Err(Stop::Failure(failure))) => {
+                if failure.kind == FailureKind::Cancelled {
+                    self.close_entries(id, &failure).await?;
+                }
+                if store.fail_instance(id, None, &failure, Timestamp::now()).await? == Moved::Lost {
+                    self.tell_end(id).await?;
+                } else {
+                    tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason, "a boot failed");
+                    followers.ended(id, Some(InstanceStatus::Failed), Some(failure.reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Destroys the VM of an instance that is retiring or deleting, then finishes its row.
+    fn spawn_teardown(&self, row: InstanceRow) {
+        let Some(entry) = self.tasks.begin_teardown(row.vm.as_str()) else {
+            return;
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            this.tasks.cancel_provision(&row.id).await;
+            this.context.agents.forget(&row.vm);
+            let id = &row.id;
+            match this.context.driver.destroy(&row.vm).await {
+                Err(error) => {
+                    tracing::warn!(%error, instance = %id, "a VM could not be destroyed; the next pass tries again")
+                }
+                Ok(()) => {
+                    let done = match row.state {
+                        InstanceState::Retiring => {
+                            let now = Timestamp::now();
+                            this.context
+                                .store
+                                .move_instance(id, InstanceState::Archived, None, now)
+                                .await
+                                .map(drop)
+                        }
+                        _ => this.context.store.forget_instance(id).await,
+                    };
+                    if let Err(error) = done {
+                        tracing::warn!(%error, instance = %id, "the end of an instance could not be written");
+                    }
+                    this.context.followers.ended(id, None, None);
+                }
+            }
+            drop(entry);
+            this.wake();
+        });
+    }
+
+    fn spawn_destroy_orphan(&self, vm: VmId) {
+        let Some(entry) = self.tasks.begin_teardown(vm.as_str()) else {
+            return;
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            tracing::info!(%vm, "destroying a VM that no row names");
+            if let Err(error) = this.context.driver.destroy(&vm).await {
+                tracing::warn!(%error, %vm, "a VM could not be destroyed; the next pass tries again");
+            }
+            drop(entry);
+        });
+    }
+}

@@ -1,0 +1,290 @@
+//! The keeper of checkpoints: removes what nobody knows or needs, looks whether the rest is whole, renews old templates. What
+//! the pool's loop does not wait for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use hearth_api::ids::ProjectId;
+use hearth_drivers::{CheckDepth, CheckpointInfo, CheckpointKey};
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::{Order, Reconciler};
+use crate::store::{ProjectRow, StoreError, TemplateRow};
+use crate::templates::select::serving;
+
+/// How often the keeper makes its round, unless templates are renewed more often than that.
+const ROUND: Duration = Duration::from_secs(60);
+/// While something of a deleted project is left, the keeper comes again so soon, and later each time: its VMs are going.
+const LEFT_BEHIND_AGAIN: Duration = Duration::from_secs(1);
+/// How often every byte of every checkpoint is looked at.
+const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
+/// A checkpoint that no pool needs is kept this long after its last use: whoever tries something out comes back.
+const UNNEEDED_KEPT: SignedDuration = SignedDuration::from_hours(1);
+/// After a renewal, good or bad, the next one waits this long.
+const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+
+/// What is known of the checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// What they take on the disk.
+    bytes: u64,
+    /// When every byte was last looked at.
+    checked: Option<Timestamp>,
+    /// When each project's template was last ordered to be renewed.
+    renewed: HashMap<ProjectId, Timestamp>,
+}
+
+/// What a look at every byte found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// How many checkpoints were looked at.
+    pub checked: usize,
+    /// Those that are damaged, and how; they are not used any more.
+    pub faults: Vec<(CheckpointKey, String)>,
+}
+
+/// A checkpoint as it is shown.
+#[derive(Debug)]
+pub struct KeptCheckpoint {
+    /// What the driver knows.
+    pub info: CheckpointInfo,
+    /// Whose; `None` for a base.
+    pub project: Option<ProjectId>,
+    /// The recipes whose template it is.
+    pub recipes: Vec<String>,
+    /// A pool's current template lies on it, or is it.
+    pub needed: bool,
+}
+
+impl Reconciler {
+    /// Rounds until the server stops.
+    pub async fn keep(&self, stop: CancellationToken) {
+        if !self.context.driver.capabilities().memory_checkpoints {
+            return;
+        }
+        let renewal = Duration::try_from(self.template_max_age).unwrap_or(ROUND);
+        let longest = ROUND.min(renewal);
+        let mut again = LEFT_BEHIND_AGAIN;
+        loop {
+            let left_behind = self.round(Timestamp::now()).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the checkpoints could not be looked after; the next round tries again");
+                0
+            });
+            let pause = if left_behind > 0 { again.min(longest) } else { longest };
+            again = if left_behind > 0 { again * 2 } else { LEFT_BEHIND_AGAIN }.min(longest);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.keep_soon.notified() => again = LEFT_BEHIND_AGAIN,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// A project is gone: what its templates hold goes as soon as no VM lies on them.
+    pub fn keep_soon(&self) {
+        self.keep_soon.notify_one();
+    }
+
+    /// Gives how many checkpoints of deleted projects are left.
+    async fn round(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let kept = self.kept().await?;
+        let left_behind = self.sweep(kept, now).await?;
+        let checked = self.keeping(|keeping| keeping.checked);
+        if checked.is_none_or(|at| now.duration_since(at) >= FULL_CHECK) {
+            self.verify().await?;
+        }
+        self.renew(now).await?;
+        Ok(left_behind)
+    }
+
+    fn keeping<T>(&self, act: impl FnOnce(&mut Keeping) -> T) -> T {
+        act(&mut self.keeping.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What checkpoints take on the disk, as of the last round, and what they may.
+    pub fn template_disk(&self) -> (u64, u64) {
+        (self.keeping(|keeping| keeping.bytes), self.template_disk_bytes)
+    }
+
+    /// Every checkpoint, least recently used first. A row whose files are gone is forgotten on the way.
+    pub async fn kept(&self) -> Result<Vec<KeptCheckpoint>, StoreError> {
+        let infos = match self.context.driver.checkpoints().await {
+            Ok(infos) => infos,
+            Err(error) => {
+                tracing::warn!(%error, "the driver cannot say which checkpoints there are");
+                return Ok(Vec::new());
+            }
+        };
+        let owners = self.context.store.checkpoint_owners().await?;
+        let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
+        for gone in owners.keys().filter(|key| !there.contains(key)) {
+            // Its files were taken away: what lies on it is of no use either.
+            self.context.forget_checkpoint(gone, "its files are gone").await?;
+        }
+        let templates = self.context.store.templates().await?;
+        let needed = self.needed(&infos, &templates).await?;
+        let mut kept: Vec<KeptCheckpoint> = infos
+            .into_iter()
+            .map(|info| KeptCheckpoint {
+                project: owners.get(&info.key).cloned().flatten(),
+                recipes: templates
+                    .iter()
+                    .filter(|template| template.key == info.key)
+                    .map(|template| template.recipe.clone())
+                    .collect(),
+                needed: needed.contains(&info.key),
+                info,
+            })
+            .collect();
+        kept.sort_by_key(|kept| kept.info.last_used);
+        self.keeping(|keeping| keeping.bytes = kept.iter().map(|kept| kept.info.bytes).sum());
+        Ok(kept)
+    }
+
+    /// The projects with an enabled pool, and the recipe that each is to follow now.
+    async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, String)>, StoreError> {
+        let tips = self.context.store.tips().await?;
+        let mut enabled = Vec::new();
+        for (project, pool) in self.context.store.enabled_pools().await? {
+            let recipe = self.context.wanted(&project, Some(&pool), &tips).await;
+            enabled.push((project, recipe));
+        }
+        Ok(enabled)
+    }
+
+    /// The current templates of all pools and whatever they lie on.
+    async fn needed(
+        &self,
+        infos: &[CheckpointInfo],
+        templates: &[TemplateRow],
+    ) -> Result<HashSet<CheckpointKey>, StoreError> {
+        let mut current = Vec::new();
+        for (project, recipe) in self.enabled_pools().await? {
+            current.extend(serving(templates, &project, &recipe).map(|template| &template.key));
+        }
+        Ok(with_below(infos.iter(), current))
+    }
+
+    /// What deleted projects have left: their secrets lie in it. What a template of another project is, or lies on, is not theirs alone.
+    async fn left_behind(&self, kept: &[KeptCheckpoint]) -> Result<HashSet<CheckpointKey>, StoreError> {
+        let projects = self.context.store.all_projects().await?;
+        let projects: HashSet<ProjectId> = projects.into_iter().map(|project| project.id).collect();
+        let templates = self.context.store.templates().await?;
+        let living = templates.iter().filter(|template| projects.contains(&template.project));
+        let used = with_below(
+            kept.iter().map(|kept| &kept.info),
+            living.map(|template| &template.key).collect(),
+        );
+        let is_left = |kept: &&KeptCheckpoint| {
+            let is_gone = kept.project.as_ref().is_some_and(|project| !projects.contains(project));
+            is_gone && !used.contains(&kept.info.key)
+        };
+        Ok(kept.iter().filter(is_left).map(|kept| kept.info.key.clone()).collect())
+    }
+
+    /// Removes what no pool needs: what was not used for long, what deleted projects have left, and, while there is too much, whatever
+    /// was used longest ago. Gives how many of deleted projects something still lies on.
+    async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<usize, StoreError> {
+        let mut bytes: u64 = kept.iter().map(|kept| kept.info.bytes).sum();
+        let owners = self.context.store.checkpoint_owners().await?;
+        let left_behind = self.left_behind(&kept).await?;
+        let mut left: Vec<KeptCheckpoint> = kept.into_iter().filter(|kept| !kept.needed).collect();
+        // Leaves first, and again, until nothing more can go.
+        loop {
+            let before = left.len();
+            let mut stays = Vec::new();
+            for kept in left {
+                let info = &kept.info;
+                let old = now.duration_since(info.last_used) >= UNNEEDED_KEPT;
+                let unknown = !owners.contains_key(&info.key);
+                // A build that is under way has it under its feet, or writes its row in a moment.
+                let young = now.duration_since(info.created) < SignedDuration::from_mins(5);
+                let ownerless = left_behind.contains(&info.key);
+                let goes = (unknown && !young) || old || ownerless || bytes > self.template_disk_bytes;
+                if !goes || self.context.driver.remove_checkpoint(&info.key).await.is_err() {
+                    stays.push(kept);
+                    continue;
+                }
+                tracing::info!(key = %info.key, bytes = info.bytes, "removed a checkpoint that no pool needs");
+                bytes = bytes.saturating_sub(info.bytes);
+                self.context.store.forget_checkpoint(&info.key, false, now).await?;
+            }
+            left = stays;
+            if left.len() == before {
+                break;
+            }
+        }
+        self.keeping(|keeping| keeping.bytes = bytes);
+        if bytes > self.template_disk_bytes {
+            tracing::warn!(
+                bytes,
+                limit = self.template_disk_bytes,
+                "the checkpoints that pools need take more than they may; give them more with --template-disk"
+            );
+        }
+        Ok(left.iter().filter(|kept| left_behind.contains(&kept.info.key)).count())
+    }
+
+    /// Checks every byte of every checkpoint. A damaged one is not used any more; the pool makes it anew.
+    pub async fn verify(&self) -> Result<Verified, StoreError> {
+        let mut verified = Verified::default();
+        for kept in self.kept().await? {
+            let key = kept.info.key;
+            verified.checked += 1;
+            if let Err(error) = self.context.driver.check_checkpoint(&key, CheckDepth::Full).await {
+                let Some(fault) = error.checkpoint_fault() else {
+                    tracing::warn!(%error, %key, "a checkpoint could not be checked");
+                    continue;
+                };
+                let reason = fault.to_string();
+                self.context.forget_checkpoint(&key, &reason).await?;
+                verified.faults.push((key, reason));
+            }
+        }
+        self.keeping(|keeping| keeping.checked = Some(Timestamp::now()));
+        if !verified.faults.is_empty() {
+            self.wake();
+        }
+        Ok(verified)
+    }
+
+    /// Orders a new template, from the image on, for every pool whose template is too old.
+    async fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+        for (project, recipe) in self.enabled_pools().await? {
+            let Some(template) = self.context.store.template(&project.id, &recipe).await? else {
+                continue;
+            };
+            let old = now.duration_since(template.created_at) >= self.template_max_age;
+            let last = self.keeping(|keeping| keeping.renewed.get(&project.id).copied());
+            let pause = RENEWAL_PAUSE.min(self.template_max_age);
+            if !old || last.is_some_and(|last| now.duration_since(last) < pause) {
+                continue;
+            }
+            tracing::info!(project = %project.id, made = %template.created_at, "the template is old; a new one is made");
+            self.keeping(|keeping| keeping.renewed.insert(project.id.clone(), now));
+            let id = hearth_api::ids::InstanceId::generate();
+            self.order_instance(&id, &project, Order::Renewal).await?;
+        }
+        Ok(())
+    }
+}
+
+/// These checkpoints and whatever they lie on.
+fn with_below<'a>(
+    infos: impl Iterator<Item = &'a CheckpointInfo>,
+    from: Vec<&'a CheckpointKey>,
+) -> HashSet<CheckpointKey> {
+    let parents: HashMap<&CheckpointKey, Option<&CheckpointKey>> =
+        infos.map(|info| (&info.key, info.parent.as_ref())).collect();
+    let mut all = HashSet::new();
+    for key in from {
+        let mut at = Some(key);
+        while let Some(key) = at {
+            all.insert(key.clone());
+            at = parents.get(key).copied().flatten();
+        }
+    }
+    all
+}

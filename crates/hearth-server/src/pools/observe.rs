@@ -1,0 +1,242 @@
+//! Observation: store + drivers → one [`World`].
+
+use std::collections::{HashMap, HashSet};
+
+use hearth_api::ids::{ProjectId, VmId};
+use hearth_core::plan::RECORD_KEPT;
+use hearth_core::state::InstanceState;
+use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
+use hearth_drivers::{CALL_TIMEOUT, VmState};
+use jiff::Timestamp;
+
+use super::Reconciler;
+use crate::store::{InstanceRow, PoolRow, ProjectRow, StoreError, Streaks, TemplateRow};
+use crate::templates::select::serving;
+
+/// What a fork counts with that has no sibling yet, MiB; more than what one costs where it was measured.
+const UNKNOWN_FORK_MIB: u64 = 96;
+
+impl Reconciler {
+    pub(super) async fn observe(&self, now: Timestamp) -> Result<World, StoreError> {
+        // The driver first: a VM it names has had its row before, so a VM without a row in the later read is an orphan.
+        let vms = match tokio::time::timeout(CALL_TIMEOUT, self.context.driver.list()).await {
+            Ok(Ok(vms)) => Some(vms.into_iter().map(|vm| (vm.id, vm.state)).collect::<HashMap<_, _>>()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the driver cannot say which VMs there are");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the driver did not say in time which VMs there are");
+                None
+            }
+        };
+        let drivers_observed = vms.is_some();
+        let vms = vms.unwrap_or_default();
+        let rows = self.context.store.all_instances(now - RECORD_KEPT).await?;
+        self.measure_claimed(&rows).await;
+        self.note_claimed(self.sum_claimed(&rows));
+        let known: HashSet<&VmId> = rows.iter().map(|row| &row.vm).collect();
+        let orphans = vms
+            .keys()
+            .filter(|vm| !known.contains(vm) && !self.tasks.is_tearing_down(vm.as_str()))
+            .cloned()
+            .collect();
+        let templates = self.context.store.templates().await?;
+        let tips = self.context.store.tips().await?;
+        let prepared: HashSet<(&ProjectId, &str)> = templates
+            .iter()
+            .map(|template| (&template.project, template.recipe.as_str()))
+            .collect();
+        let capabilities = self.context.driver.capabilities();
+        let mut by_project: HashMap<ProjectId, Vec<InstanceWorld>> = HashMap::new();
+        for row in &rows {
+            let prepared = prepared.contains(&(&row.project, row.recipe.as_str()));
+            by_project
+                .entry(row.project.clone())
+                .or_default()
+                .push(self.instance_world(row, prepared, &vms));
+        }
+        let mut configured = self.context.store.pools().await?;
+        let streaks = self.context.store.failure_streaks(None).await?;
+        let mut pools = Vec::new();
+        let mut tenants: HashMap<String, usize> = HashMap::new();
+        for project in self.context.store.all_projects().await? {
+            let pool = configured.remove(&project.id);
+            let instances = by_project.remove(&project.id).unwrap_or_default();
+            if pool.is_none() && instances.is_empty() {
+                continue;
+            }
+            let recipe = self.context.wanted(&project, pool.as_ref(), &tips).await;
+            self.set_ups.note(&project, pool.as_ref(), &recipe).await?;
+            let serving = serving(&templates, &project, &recipe);
+            let next = tenants.len();
+            let tenant = *tenants.entry(project.tenant.clone()).or_insert(next);
+            let pool = self.pool_world(project, pool, recipe, serving, &streaks, instances);
+            pools.push(PoolWorld { tenant, ..pool });
+        }
+        // Instances whose project is gone: nothing is wished for them.
+        pools.extend(by_project.into_iter().map(|(project, instances)| PoolWorld {
+            project,
+            // Whose they were is not known any more: they count for nobody.
+            tenant: usize::MAX,
+            enabled: false,
+            target: 0,
+            max_vms: None,
+            max_age_seconds: 0,
+            recipe: String::new(),
+            memory_mib: 0,
+            build_mib: 0,
+            prepared: true,
+            streak: FailureStreak::default(),
+            last_good: None,
+            instances,
+        }));
+        Ok(World {
+            now,
+            limits: Limits {
+                tokens: self.tokens().look(),
+                ..self.limits
+            },
+            can_rest: capabilities.pause,
+            pools,
+            orphans,
+            drivers_observed,
+        })
+    }
+
+    pub(super) fn pool_world(
+        &self,
+        project: ProjectRow,
+        pool: Option<PoolRow>,
+        recipe: String,
+        serving: Option<&TemplateRow>,
+        streaks: &Streaks,
+        mut instances: Vec<InstanceWorld>,
+    ) -> PoolWorld {
+        let capabilities = self.context.driver.capabilities();
+        let cost = fork_cost(&instances);
+        let waiting = |i: &&mut InstanceWorld| i.state == InstanceState::Provisioning && i.forked;
+        instances.iter_mut().filter(waiting).for_each(|i| i.memory_mib = cost);
+        let forked = serving.is_some_and(|template| template.recipe == recipe);
+        let last_good = serving.filter(|_| !forked).map(|template| LastGood {
+            recipe: template.recipe.clone(),
+            memory_mib: cost,
+            streak: streaks.get(&project.id, &template.recipe),
+        });
+        let config = pool.as_ref().map(|pool| &pool.config);
+        let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        let whole = u64::from(self.context.sizes.shape(project.vm_size).memory_mib);
+        PoolWorld {
+            tenant: 0,
+            enabled: config.is_some_and(|config| config.enabled),
+            target: config
+                .and_then(|config| usize::try_from(config.target_size).ok())
+                .unwrap_or_default()
+                .min(max_vms.unwrap_or(usize::MAX)),
+            max_vms,
+            max_age_seconds: config.map_or(i64::MAX / 1000, |config| config.max_age_minutes * 60),
+            memory_mib: if forked { cost } else { whole },
+            build_mib: if capabilities.memory_checkpoints { whole } else { 0 },
+            prepared: forked || !capabilities.memory_checkpoints,
+            streak: streaks.get(&project.id, &recipe),
+            last_good,
+            project: project.id,
+            recipe,
+            instances,
+        }
+    }
+
+    /// `prepared`: there is a template of its recipe.
+    pub(super) fn instance_world(
+        &self,
+        row: &InstanceRow,
+        prepared: bool,
+        vms: &HashMap<VmId, VmState>,
+    ) -> InstanceWorld {
+        let work = match row.state {
+            InstanceState::Provisioning if self.tasks.is_provisioning(&row.id) => Work::Here,
+            InstanceState::Provisioning if row.started_by.is_none() => Work::Unstarted,
+            InstanceState::Provisioning => Work::Abandoned,
+            InstanceState::Retiring | InstanceState::Deleting if self.tasks.is_tearing_down(row.vm.as_str()) => {
+                Work::Here
+            }
+            _ => Work::Idle,
+        };
+        InstanceWorld {
+            id: row.id.clone(),
+            state: row.state,
+            generation: row.generation,
+            is_test: row.is_test,
+            is_build: row.is_build,
+            reserved: row.reserved,
+            recipe: row.recipe.clone(),
+            forked: prepared && row.use_cache && !row.is_build,
+            failure: row.failure_kind,
+            memory_mib: self.counts_mib(row),
+            created_at: row.created_at,
+            state_since: row.state_since,
+            lease_ends_at: row.lease_ends_at,
+            vm: match vms.get(&row.vm) {
+                Some(VmState::Running) => VmPresence::Running,
+                Some(VmState::Paused) => VmPresence::Paused,
+                Some(VmState::Halted) => VmPresence::Halted,
+                Some(VmState::Stopped) => VmPresence::Stopped,
+                None => VmPresence::Absent,
+            },
+            work,
+        }
+    }
+}
+
+/// What one more fork will cost, MiB: what its siblings at rest cost, or a guess when there are none. One that failed counts with
+/// its whole size, and says nothing.
+fn fork_cost(siblings: &[InstanceWorld]) -> u64 {
+    let resting = || {
+        siblings
+            .iter()
+            .filter(|i| i.state == InstanceState::Ready && i.vm == VmPresence::Paused)
+            .map(|i| i.memory_mib)
+    };
+    match resting().count() as u64 {
+        0 => UNKNOWN_FORK_MIB,
+        count => resting().sum::<u64>().div_ceil(count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_api::ids::InstanceId;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn paused(state: InstanceState, memory_mib: u64) -> InstanceWorld {
+        InstanceWorld {
+            id: InstanceId::generate(),
+            state,
+            generation: 1,
+            is_test: false,
+            is_build: false,
+            reserved: false,
+            recipe: String::new(),
+            forked: true,
+            failure: None,
+            memory_mib,
+            created_at: Timestamp::UNIX_EPOCH,
+            state_since: Timestamp::UNIX_EPOCH,
+            lease_ends_at: None,
+            vm: VmPresence::Paused,
+            work: Work::Idle,
+        }
+    }
+
+    #[test]
+    fn a_fork_costs_what_those_cost_that_stand_ready() {
+        let ready = |mib| paused(InstanceState::Ready, mib);
+        assert_eq!(fork_cost(&[]), UNKNOWN_FORK_MIB);
+        let mut all = vec![ready(40), ready(43), paused(InstanceState::Failed, 2048)];
+        assert_eq!(fork_cost(&all), 42);
+        all.drain(..2);
+        assert_eq!(fork_cost(&all), UNKNOWN_FORK_MIB);
+    }
+}

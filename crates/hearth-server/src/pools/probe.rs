@@ -1,0 +1,432 @@
+//! VMs are asked now and then whether they still answer, and whether their guest is the one that was made. One that stands still
+//! is let go on for it.
+//!
+//! What a miss means depends on whose VM it is. One of the pool is taken out of it before a claim finds it. One that is being set
+//! up fails. Whatever somebody has, or may look into, stays: it is said that it does not answer, and calls that would wait for
+//! it for ever end.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use hearth_api::counted::times_in_a_row;
+use hearth_api::ids::{InstanceId, VmId};
+use hearth_api::instance::Unresponsive;
+use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::world::Failure;
+use hearth_drivers::host;
+use hearth_guest::client::AgentClient;
+use jiff::Timestamp;
+use rand::RngExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Reconciler;
+use crate::store::{InstanceRow, StoreError};
+use crate::vms::connections::RESTARTED;
+
+/// A VM of the pool has this long to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Misses in a row before a VM of the pool is given up: a host can be busy.
+const MISSES: u32 = 3;
+/// The same of a VM in which somebody may be at work: a guest that compiles on a busy host answers late, and what it does is lost
+/// when it is given up.
+const MISSES_AT_WORK: u32 = 4;
+/// The last time a VM of the pool is asked before it is given up it has so many times as long to answer: one that answers late is good.
+const LAST_CHANCE: f64 = 6.0;
+/// How long it is tried to set the clock of a guest that has restarted exactly.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// After a miss the VM is asked again so much sooner; so often it is looked which VMs are due, too.
+const SOONER: u32 = 20;
+/// VMs of the pool that are asked at once: each goes on for it, and takes the processor from others.
+const AT_ONCE: usize = 2;
+/// VMs that run anyway and are asked at once: one that does not answer holds nobody else up.
+const RUNNING_AT_ONCE: usize = 32;
+/// A VM that runs is asked this often, if not more often than one of the pool: somebody waits for it.
+const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
+/// When somebody calls a VM it is asked so much later: a call to one that hangs ends sooner.
+const AFTER_CALL: Duration = Duration::from_secs(10);
+/// How long a VM that did not answer has to answer to whoever calls it again.
+const SECOND_CHANCE: Duration = Duration::from_secs(2);
+/// How long the host may take to say what keeps a VM from answering, or to let it go on.
+const HOST_LOOK: Duration = Duration::from_secs(5);
+
+/// When each VM is due, and how often it missed.
+#[derive(Debug, Default)]
+pub(super) struct Probes(HashMap<VmId, Probe>);
+
+#[derive(Debug, Clone)]
+struct Probe {
+    due: Instant,
+    misses: u32,
+    /// When the first answer of this row of misses was missed.
+    missed: Option<Timestamp>,
+    /// It is known not to answer.
+    silent: Option<Unresponsive>,
+}
+
+/// Whose VM it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// It stands ready in the pool.
+    Pool,
+    /// It is being set up.
+    Build,
+    /// Somebody has it, or may look into it.
+    Somebody,
+}
+
+fn whose(row: &InstanceRow) -> Whose {
+    match row.state {
+        InstanceState::Provisioning => Whose::Build,
+        InstanceState::Ready if !(row.is_test || row.is_build) => Whose::Pool,
+        _ => Whose::Somebody,
+    }
+}
+
+impl Reconciler {
+    /// Rounds until the server stops.
+    pub async fn probe(&self, stop: CancellationToken) {
+        if self.probe_interval.is_zero() {
+            return;
+        }
+        let tick = self.probe_interval.min(RUNNING_INTERVAL) / SOONER;
+        loop {
+            if let Err(error) = self.probe_round().await {
+                tracing::warn!(%error, "VMs could not be probed; the next round tries again");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(tick) => {}
+            }
+        }
+    }
+
+    /// How often a VM has not answered in a row.
+    #[must_use]
+    pub fn misses(&self, vm: &VmId) -> u32 {
+        self.probes(|probes| probes.0.get(vm).map_or(0, |probe| probe.misses))
+    }
+
+    /// Since when a VM does not answer, and why; `None` for one that does, as far as is known.
+    #[must_use]
+    pub fn unresponsive(&self, vm: &VmId) -> Option<Unresponsive> {
+        self.probes(|probes| probes.0.get(vm)?.silent.clone())
+    }
+
+    /// Somebody begins to work in a VM: if it hangs, that is to be noticed soon.
+    pub fn expect_answer(&self, vm: &VmId) {
+        self.probes(|probes| {
+            if let Some(probe) = probes.0.get_mut(vm) {
+                probe.due = probe.due.min(Instant::now() + AFTER_CALL);
+            }
+        });
+    }
+
+    /// Why nobody can work in this VM now: it has ended, something on the host has stopped it, or it has not answered for long and
+    /// does not do so now.
+    pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
+        use hearth_drivers::VmState::{Halted, Paused, Running, Stopped};
+        let seen = self.context.driver.inspect(&row.vm);
+        let advice = advice(row);
+        match tokio::time::timeout(HOST_LOOK, seen).await {
+            // It may be about to be made.
+            Ok(Ok(Some(Stopped) | None)) if row.state == InstanceState::Provisioning => None,
+            Ok(Ok(Some(Stopped) | None)) => Some(format!(
+                "the VM has ended: its process on the host is gone, and so is what ran in it{advice}"
+            )),
+            Ok(Ok(Some(Halted))) => {
+                let why = self.why_silent(&row.vm).await;
+                Some(format!("the VM does not answer: {why}{advice}"))
+            }
+            Ok(Ok(Some(Running | Paused)) | Err(_)) | Err(_) => {
+                let silent = self.unresponsive(&row.vm)?;
+                let answer = self.ask(row, SECOND_CHANCE).await;
+                self.note(row, answer.as_ref().err());
+                answer.err().map(|_| {
+                    format!(
+                        "the VM does not answer since {:.0}: {}{advice}",
+                        silent.since, silent.reason
+                    )
+                })
+            }
+        }
+    }
+
+    async fn probe_round(&self) -> Result<(), StoreError> {
+        let rows = self.context.store.instances_with_guests().await?;
+        let due = self.probes(|probes| probes.due(&rows, self.probe_interval));
+        let due = rows.into_iter().filter(|row| due.contains(&row.vm));
+        let (pooled, running): (Vec<_>, Vec<_>) = due.partition(|row| whose(row) == Whose::Pool);
+        tokio::join!(
+            self.probe_all(pooled, AT_ONCE),
+            self.probe_all(running, RUNNING_AT_ONCE)
+        );
+        Ok(())
+    }
+
+    async fn probe_all(&self, rows: Vec<InstanceRow>, at_once: usize) {
+        futures::stream::iter(rows)
+            .for_each_concurrent(at_once, |row| async move {
+                if let Err(error) = self.probe_one(&row).await {
+                    tracing::warn!(%error, instance = %row.id, "what a probe found could not be written");
+                }
+            })
+            .await;
+    }
+
+    async fn probe_one(&self, row: &InstanceRow) -> Result<(), StoreError> {
+        let whose = whose(row);
+        let patience = match whose {
+            Whose::Pool => PATIENCE.min(self.probe_patience),
+            _ if !self.is_to_answer(row).await => {
+                self.leave_alone(row);
+                return Ok(());
+            }
+            _ => self.probe_patience,
+        };
+        // Where more wants to run than there are processors, everything answers later.
+        let overload = host::load().map_or(1.0, |load| load.overload());
+        let is_last = whose == Whose::Pool && self.misses(&row.vm) + 1 >= MISSES;
+        let longer = if is_last { overload.max(LAST_CHANCE) } else { overload };
+        let answer = self.ask(row, patience.mul_f64(longer)).await;
+        let fault = match answer {
+            Ok(boot) => {
+                self.note(row, None);
+                return self.met(row, &boot).await;
+            }
+            Err(fault) => fault,
+        };
+        if whose == Whose::Pool {
+            // Whoever asks next makes a new connection. Where somebody may be at work, that would end what is under way.
+            self.context.agents.renew(&row.vm);
+        }
+        let misses = self.note(row, Some(&fault));
+        if whose == Whose::Pool {
+            if misses < MISSES {
+                return Ok(());
+            }
+            let failure = Failure {
+                kind: FailureKind::VmLost,
+                reason: format!(
+                    "it did not answer {} while it stood ready: {fault}",
+                    times_in_a_row(misses)
+                ),
+            };
+            return self.give_up(row, &failure).await;
+        }
+        if misses < MISSES_AT_WORK {
+            return Ok(());
+        }
+        let reason = self.why_silent(&row.vm).await;
+        let silent = self.probes(|probes| probes.silence(&row.vm, reason));
+        let Some(silent) = silent else { return Ok(()) };
+        let sentence = format!("the VM does not answer since {:.0}: {}", silent.since, silent.reason);
+        tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
+        // A set-up fails by this; a call of somebody ends with it.
+        self.context.agents.give_up(&row.vm, &sentence).await;
+        if whose == Whose::Somebody {
+            self.let_go_on(row).await;
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Whether a VM that is not of the pool is far enough, and still there, to answer. How long a boot may take has a limit of its own.
+    async fn is_to_answer(&self, row: &InstanceRow) -> bool {
+        use hearth_drivers::VmState::{Halted, Running};
+        match row.state {
+            InstanceState::Provisioning => self.context.agents.current(&row.vm).is_some(),
+            _ => {
+                let seen = tokio::time::timeout(HOST_LOOK, self.context.driver.inspect(&row.vm)).await;
+                matches!(seen, Ok(Ok(Some(Running | Halted))))
+            }
+        }
+    }
+
+    /// Asks a VM; the boot of its guest, or what was wrong.
+    async fn ask(&self, row: &InstanceRow, patience: Duration) -> Result<String, String> {
+        let answers = async {
+            let agent = match whose(row) {
+                Whose::Build => self.context.agents.current(&row.vm).ok_or("it has no connection")?,
+                Whose::Pool => {
+                    let _awake = self
+                        .pause
+                        .keep_awake(&row.vm)
+                        .await
+                        .map_err(|error| error.to_string())?;
+                    return self.ask_agent(row, patience).await;
+                }
+                Whose::Somebody => return self.ask_agent(row, patience).await,
+            };
+            let health = agent.health().await.map_err(|error| error.to_string())?;
+            Ok(health.boot_id)
+        };
+        match tokio::time::timeout(patience, answers).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no answer within {} s", patience.as_secs_f64())),
+        }
+    }
+
+    async fn ask_agent(&self, row: &InstanceRow, patience: Duration) -> Result<String, String> {
+        let agent = self.context.agents.get(&row.vm, patience).await;
+        let agent = agent.map_err(|error| error.to_string())?;
+        let health = agent.health().await.map_err(|error| error.to_string())?;
+        Ok(health.boot_id)
+    }
+
+    /// A guest has said in which boot it is. One of the pool that has restarted since it was made ready is none that was set up;
+    /// of one that somebody has it is noted, and its clock set.
+    pub(super) async fn met(&self, row: &InstanceRow, boot: &str) -> Result<(), StoreError> {
+        if row.state == InstanceState::Provisioning || row.boot_id.as_deref().is_none_or(|known| known == boot) {
+            return Ok(());
+        }
+        if whose(row) == Whose::Pool {
+            let failure = Failure {
+                kind: FailureKind::VmLost,
+                reason: RESTARTED.to_owned(),
+            };
+            return self.give_up(row, &failure).await;
+        }
+        if self.context.store.note_reboot(&row.id, boot, Timestamp::now()).await? {
+            tracing::warn!(instance = %row.id, project = %row.project, "the guest has restarted");
+            let in_time = async {
+                let agent = self.context.agents.get(&row.vm, SECOND_CHANCE).await.ok()?;
+                agent.sync_clock(CLOCK_PATIENCE).await.ok()
+            };
+            // Its other names and variables lie on its disk. A clock that could not be set is set by its own time service.
+            let _ = tokio::time::timeout(HOST_LOOK, in_time).await;
+        }
+        Ok(())
+    }
+
+    /// Somebody begins to work in a VM: notes whether its guest has restarted. Costs nothing while the connection lasts.
+    pub async fn meet(&self, row: &InstanceRow, agent: &AgentClient) -> Result<(), StoreError> {
+        let boot = tokio::time::timeout(HOST_LOOK, self.context.agents.boot(&row.vm, agent)).await;
+        match boot {
+            Ok(Ok(boot)) if whose(row) == Whose::Somebody => self.met(row, &boot).await,
+            // Whoever works in it learns of it.
+            _ => Ok(()),
+        }
+    }
+
+    async fn why_silent(&self, vm: &VmId) -> String {
+        match tokio::time::timeout(HOST_LOOK, self.context.driver.why_silent(vm)).await {
+            Ok(Ok(Some(why))) => why,
+            Ok(Ok(None)) => "its processors run, but nothing in it answers".to_owned(),
+            Ok(Err(error)) => format!("the host cannot say why ({error})"),
+            Err(_) => "the host does not say why in time".to_owned(),
+        }
+    }
+
+    /// A VM that is to run and does not, because its disk was full or somebody stopped its processors, is let go on.
+    async fn let_go_on(&self, row: &InstanceRow) {
+        match tokio::time::timeout(HOST_LOOK, self.pause.resume(&row.vm)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, instance = %row.id, "a silent VM cannot be let go on"),
+            Err(_) => tracing::debug!(instance = %row.id, "a silent VM cannot be resumed in time"),
+        }
+    }
+
+    /// Notes how a look ended, and says what is news; the misses in a row.
+    fn note(&self, row: &InstanceRow, fault: Option<&String>) -> u32 {
+        let interval = self.interval(row);
+        let (before, misses) = self.probes(|probes| probes.note(&row.vm, fault.is_some(), interval));
+        match fault {
+            Some(fault) if before == 0 => {
+                tracing::warn!(instance = %row.id, project = %row.project, fault, "a VM did not answer; it is asked again");
+            }
+            None if before > 0 => {
+                tracing::info!(instance = %row.id, project = %row.project, misses = before, "a VM answers again");
+            }
+            _ => {}
+        }
+        misses
+    }
+
+    /// A VM that need not answer now is none that is silent.
+    fn leave_alone(&self, row: &InstanceRow) {
+        let interval = self.interval(row);
+        self.probes(|probes| probes.note(&row.vm, false, interval));
+    }
+
+    fn interval(&self, row: &InstanceRow) -> Duration {
+        match whose(row) {
+            Whose::Pool => self.probe_interval,
+            _ => self.probe_interval.min(RUNNING_INTERVAL),
+        }
+    }
+
+    fn probes<T>(&self, act: impl FnOnce(&mut Probes) -> T) -> T {
+        act(&mut self.probing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The instances of these rows that are known not to answer.
+    pub(super) fn all_unresponsive(&self, rows: &[InstanceRow]) -> Vec<(InstanceId, Unresponsive)> {
+        let silent = rows.iter().filter(|row| row.status().is_some());
+        silent
+            .filter_map(|row| Some((row.id.clone(), self.unresponsive(&row.vm)?)))
+            .collect()
+    }
+}
+
+/// What its owner can do about a VM that is out of reach.
+fn advice(row: &InstanceRow) -> String {
+    match row.state {
+        InstanceState::Claimed => format!(
+            "; nothing brings its work back by itself: release it with `hearth release {}` and claim another one",
+            row.id
+        ),
+        _ => String::new(),
+    }
+}
+
+impl Probes {
+    /// Those that are due; a new one is due at any moment of the first interval, so that VMs made together are not asked together.
+    fn due(&mut self, rows: &[InstanceRow], interval: Duration) -> Vec<VmId> {
+        self.0.retain(|vm, _| rows.iter().any(|row| row.vm == *vm));
+        let now = Instant::now();
+        for row in rows {
+            let interval = match whose(row) {
+                Whose::Pool => interval,
+                _ => interval.min(RUNNING_INTERVAL),
+            };
+            let probe = self.0.entry(row.vm.clone()).or_insert_with(|| Probe {
+                due: now + interval.mul_f64(rand::rng().random_range(0.1..1.0)),
+                misses: 0,
+                missed: None,
+                silent: None,
+            });
+            // What was of the pool and is claimed now is asked as often as its like.
+            probe.due = probe.due.min(now + interval.mul_f64(1.25));
+        }
+        let due = self.0.iter().filter(|(_, probe)| probe.due <= now);
+        due.map(|(vm, _)| vm.clone()).collect()
+    }
+
+    /// Notes how it ended; the misses in a row before and now.
+    fn note(&mut self, vm: &VmId, missed: bool, interval: Duration) -> (u32, u32) {
+        let Some(probe) = self.0.get_mut(vm) else { return (0, 0) };
+        let before = probe.misses;
+        if missed {
+            probe.misses += 1;
+            probe.missed.get_or_insert_with(Timestamp::now);
+        } else {
+            (probe.misses, probe.missed, probe.silent) = (0, None, None);
+        }
+        let pause = if missed { interval / SOONER } else { interval };
+        probe.due = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
+        (before, probe.misses)
+    }
+
+    /// It is known now not to answer; `Some` when that is news.
+    fn silence(&mut self, vm: &VmId, reason: String) -> Option<Unresponsive> {
+        let probe = self.0.get_mut(vm)?;
+        let since = probe.missed.unwrap_or_else(Timestamp::now);
+        let is_news = probe.silent.is_none();
+        let silent = Unresponsive { since, reason };
+        probe.silent = Some(silent.clone());
+        is_news.then_some(silent)
+    }
+}

@@ -1,0 +1,384 @@
+//! Why a pool is as it is: conditions, the planner's latest decisions, instances beside where their branches are now. What a
+//! pass leaves for this stays in memory: how long conditions hold, and what was decided.
+
+mod conditions;
+mod decisions;
+mod words;
+
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hearth_api::explain::{
+    AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
+};
+use hearth_api::ids::ProjectId;
+use hearth_api::instance::InstanceStatus;
+use hearth_api::pool::Status;
+use hearth_core::checkout::Checkout;
+use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
+use hearth_core::progress;
+use hearth_core::state::InstanceState;
+use hearth_core::world::{InstanceWorld, PoolWorld, Work, World};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::builds::plan::Wish;
+use crate::claims::{Blocker, Blockers};
+use crate::store::{InstanceRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
+use crate::templates::select::serving;
+use conditions::{Facts, Since};
+use decisions::{Decisions, What};
+use words::sentence;
+
+pub(super) use words::vm_ended;
+
+/// All looks at how far instances are behind may take so long together.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What passes leave for those who ask.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pools: HashMap<ProjectId, PoolNotes>,
+    load: HostLoad,
+    /// How claimed VMs count, and what that comes to.
+    claimed: String,
+}
+
+#[derive(Debug, Default)]
+struct PoolNotes {
+    /// What was wanted.
+    recipe: String,
+    /// What holds it back, and since when.
+    holds: Vec<(Hold, Timestamp)>,
+    /// Until when failures hold it back.
+    pauses: Vec<(Hold, Timestamp)>,
+    since: Since,
+    decisions: Decisions,
+}
+
+impl Reconciler {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what claimed VMs come to.
+    pub(super) fn note_claimed(&self, sentence: String) {
+        self.notes().claimed = sentence;
+    }
+
+    /// Notes what this pass saw and decided, and says in the log what newly holds a pool back.
+    pub(super) fn note_pass(&self, world: &World, decision: &Decision) {
+        let load = host_load(world);
+        let mut notes = self.notes();
+        notes.load = load;
+        let mut before = std::mem::take(&mut notes.pools);
+        let mut decided = decisions::by_pool(world, decision);
+        let room = decisions::room_for(world.pools.len());
+        for pool in &world.pools {
+            let mut own = before.remove(&pool.project).unwrap_or_default();
+            own.recipe.clone_from(&pool.recipe);
+            let account = account_of(pool, world.now, world.drivers_observed);
+            let decided = decided.remove(&pool.project).unwrap_or_default();
+            own.note_holds(pool, decided.iter().filter_map(What::hold), world.now);
+            own.pauses = account.pauses.iter().map(|pause| (pause.hold, pause.until)).collect();
+            own.since.note(pool, &account, &own.holds, world.now);
+            let inputs = decisions::inputs(world, pool, &account, load);
+            for what in decided {
+                own.decisions.note(what, inputs, world.now, room);
+            }
+            notes.pools.insert(pool.project.clone(), own);
+        }
+    }
+
+    /// Why a pool is as it is.
+    pub async fn explain_pool(&self, project: &ProjectRow) -> Result<PoolExplained, StoreError> {
+        let (now, store) = (Timestamp::now(), &self.context.store);
+        let pool = store.pool(&project.id).await?;
+        let configured = pool.is_some();
+        let rows = store.instances_of(&project.id).await?;
+        let mut templates = store.templates_of(&project.id).await?;
+        templates.sort_by_key(|template| std::cmp::Reverse(template.created_at));
+        let Wish {
+            checkouts,
+            tips,
+            recipe,
+        } = self.context.wish(project, pool.as_ref()).await?;
+        let serves = serving(&templates, project, &recipe);
+        let instances = rows.iter().map(|row| {
+            let prepared = templates.iter().any(|template| template.recipe == row.recipe);
+            // No look at the VMs: a pass has just had one.
+            self.instance_world(row, prepared, &HashMap::new())
+        });
+        let instances = instances.collect();
+        let streaks = store.failure_streaks(Some(&project.id)).await?;
+        let world = self.pool_world(project.clone(), pool, recipe, serves, &streaks, instances);
+        let account = account_of(&world, now, false);
+        let at_work: Vec<_> = account
+            .builds
+            .iter()
+            .chain(&account.tests)
+            .map(|boot| (boot.id.clone(), self.at_work(boot).message))
+            .collect();
+        let failed = newest_failure(&rows, &world.recipe);
+        let why = match failed {
+            Some(row) => store.failure_of(row).await?,
+            None => None,
+        };
+        let facts = Facts {
+            project,
+            configured,
+            pool: &world,
+            account: &account,
+            cause: words::cause(&world, serves, &checkouts, &tips),
+            at_work: &at_work,
+            failed: failed.map(|row| &row.id).zip(why.as_deref()),
+            now,
+        };
+        let behind = self.behind(&rows, &checkouts, &tips).await;
+        let host = self.host_use();
+        let unresponsive = conditions::unresponsive(&self.all_unresponsive(&rows));
+        let mut notes = self.notes();
+        // A pool that no pass has seen yet has nothing to remember.
+        let mut unseen = PoolNotes::default();
+        let own = notes.pools.get_mut(&project.id).unwrap_or(&mut unseen);
+        own.since.note(&world, &account, &own.holds, now);
+        Ok(PoolExplained {
+            summary: conditions::summary(&facts, &own.holds),
+            status: counts(&rows, Store::failed_window(now)),
+            waiting_claims: self.queues.waiting(&project.id) as u64,
+            conditions: conditions::all(&facts, &own.holds, &own.since)
+                .into_iter()
+                .chain(unresponsive)
+                .collect(),
+            decisions: own.decisions.newest_first(),
+            serving_recipe: account.serves.to_owned(),
+            templates: templates
+                .iter()
+                .map(|template| to_template(template, account.serves))
+                .collect(),
+            repositories: checkouts.iter().map(|checkout| where_it_is(checkout, &tips)).collect(),
+            instances: rows
+                .iter()
+                .zip(behind)
+                .filter(|(row, _)| !row.is_build)
+                .filter_map(|(row, repos)| self.to_instance(row, repos, &world, &account, now))
+                .collect(),
+            host,
+            recipe: world.recipe.clone(),
+        })
+    }
+
+    /// What a boot is at, and since when.
+    fn at_work(&self, boot: &InstanceWorld) -> AtWork {
+        let running = self.context.followers.progress(&boot.id).into_iter().next();
+        let Some(running) = running else {
+            let message = if boot.work == Work::Unstarted {
+                "it waits for its turn"
+            } else {
+                "its VM is being made or frozen"
+            };
+            return AtWork {
+                what: None,
+                message: message.to_owned(),
+            };
+        };
+        let step = || match &running.subject {
+            Some(subject) => format!("{} {subject}", running.step),
+            None => running.step.clone(),
+        };
+        let what = running.command.clone().unwrap_or_else(step);
+        AtWork {
+            message: progress::sentence(&what, running.ran, running.silent),
+            what: Some(what),
+        }
+    }
+
+    fn to_instance(
+        &self,
+        row: &InstanceRow,
+        repos: Vec<RepoBehind>,
+        world: &PoolWorld,
+        account: &Account<'_>,
+        now: Timestamp,
+    ) -> Option<InstanceExplained> {
+        let since = |at| u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default();
+        let kept = account.kept.filter(|(kept, _)| kept.id == row.id);
+        let being_made = row.state == InstanceState::Provisioning;
+        let own = being_made.then(|| world.instances.iter().find(|it| it.id == row.id));
+        Some(InstanceExplained {
+            at_work: own.flatten().map(|boot| self.at_work(boot)),
+            id: row.id.clone(),
+            status: row.status()?,
+            is_test: row.is_test,
+            recipe: row.recipe.clone(),
+            current: row.recipe == world.recipe,
+            repos,
+            memory_mib: self.counts_mib(row),
+            age_ms: since(row.created_at),
+            since_ms: since(row.state_since),
+            generation: row.generation,
+            missed: self.misses(&row.vm),
+            unresponsive: self.unresponsive(&row.vm),
+            rebooted_at: row.rebooted_at,
+            kept_until: kept.map(|(_, until)| until),
+            vm_ended_at: row.vm_ended.as_ref().map(|(at, _)| *at),
+            vm_ended_because: row.vm_ended.as_ref().map(|(_, why)| why.clone()),
+        })
+    }
+
+    fn host_use(&self) -> HostUse {
+        let (template_disk_bytes, max_template_disk_bytes) = self.template_disk();
+        let (load, claimed_memory) = {
+            let notes = self.notes();
+            (notes.load, notes.claimed.clone())
+        };
+        let jumped = self.clock_jumped();
+        HostUse {
+            vms: load.vms as u64,
+            max_vms: self.limits.max_vms as u64,
+            memory_mib: load.memory_mib,
+            max_memory_mib: self.limits.memory_mib,
+            claimed_memory,
+            provisions: load.provisions as u64,
+            max_provisions: self.limits.concurrent_provisions as u64,
+            forks: load.forks as u64,
+            max_forks: self.limits.concurrent_forks as u64,
+            template_disk_bytes,
+            max_template_disk_bytes,
+            clock_jumped_at: jumped.map(|(at, _)| at),
+            clock_jumped_by_ms: jumped.map(|(_, by)| i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// The checkouts of each instance, beside where their branches are.
+    async fn behind(&self, rows: &[InstanceRow], checkouts: &[Checkout], tips: &Tips) -> Vec<Vec<RepoBehind>> {
+        let deadline = Instant::now() + BEHIND_PATIENCE;
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut repos = Vec::with_capacity(row.repos.len());
+            for repo in &row.repos {
+                let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path);
+                let wanted = checkout.and_then(|it| Some((it, tips.commit(&it.remote(), &it.branch)?)));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let mirrors = &self.context.mirrors;
+                let behind = match wanted {
+                    Some((checkout, commit)) => mirrors.behind(&checkout.remote(), &repo.commit, commit, left).await,
+                    None => None,
+                };
+                repos.push(RepoBehind {
+                    repo_full_name: repo.repo_full_name.clone(),
+                    branch: repo.branch.clone(),
+                    commit: repo.commit.clone(),
+                    behind,
+                });
+            }
+            all.push(repos);
+        }
+        all
+    }
+}
+
+#[async_trait]
+impl Blockers for Reconciler {
+    async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError> {
+        let (hold, until, recipe) = {
+            let notes = self.notes();
+            let Some(pool) = notes.pools.get(&project.id) else {
+                return Ok(None);
+            };
+            let Some((hold, _)) = pool.holds.first() else {
+                return Ok(None);
+            };
+            let pause = pool.pauses.iter().find(|(of, _)| words::same_kind(*of, *hold));
+            (*hold, pause.map(|(_, until)| *until), pool.recipe.clone())
+        };
+        let Some(until) = until else {
+            return Ok(Some(Blocker {
+                sentence: sentence(hold),
+                until: None,
+            }));
+        };
+        let rows = self.context.store.instances_of(&project.id).await?;
+        let why = match newest_failure(&rows, &recipe) {
+            Some(row) => self.context.store.failure_of(row).await?,
+            None => None,
+        };
+        Ok(Some(Blocker {
+            sentence: words::pause_sentence(hold, why.as_deref(), until, project),
+            until: Some(until),
+        }))
+    }
+
+    fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
+        let notes = self.notes();
+        // Of one that no pass has seen yet nothing is known.
+        let pool = notes.pools.get(project).filter(|pool| pool.recipe == recipe);
+        pool.is_some_and(|pool| {
+            let mut holds = pool.holds.iter();
+            holds.any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
+        })
+    }
+}
+
+impl PoolNotes {
+    fn note_holds(&mut self, pool: &PoolWorld, holds: impl Iterator<Item = Hold>, now: Timestamp) {
+        let before = std::mem::take(&mut self.holds);
+        // Being busy is no condition.
+        for hold in holds.filter(|hold| *hold != Hold::InTheMaking) {
+            if self.holds.iter().any(|(noted, _)| words::same_kind(*noted, hold)) {
+                continue;
+            }
+            let known = before.iter().find(|(known, _)| words::same_kind(*known, hold));
+            if known.is_none() {
+                tracing::warn!(project = %pool.project, "the pool waits: {}", sentence(hold));
+            }
+            self.holds.push((hold, known.map_or(now, |(_, since)| *since)));
+        }
+    }
+}
+
+/// What `GET …/warm-pool` counts, of these rows.
+fn counts(rows: &[InstanceRow], failed_since: Timestamp) -> Status {
+    let count = |is: &dyn Fn(&InstanceRow) -> bool| {
+        let of_pool = rows.iter().filter(|row| !row.is_test && !row.is_build);
+        of_pool.filter(|row| is(row)).count() as u64
+    };
+    Status {
+        ready: count(&|row| row.state == InstanceState::Ready && !row.reserved),
+        provisioning: count(&|row| row.state == InstanceState::Provisioning),
+        failed: count(&|row| {
+            row.status() == Some(InstanceStatus::Failed)
+                && row.failure_reason.is_some()
+                && row.state_since >= failed_since
+        }),
+    }
+}
+
+fn newest_failure<'a>(rows: &'a [InstanceRow], recipe: &str) -> Option<&'a InstanceRow> {
+    rows.iter()
+        .filter(|row| row.recipe == recipe && !row.is_test && row.failure_reason.is_some())
+        .max_by_key(|row| row.created_at)
+}
+
+fn to_template(template: &TemplateRow, serves: &str) -> TemplateInfo {
+    TemplateInfo {
+        recipe: template.recipe.clone(),
+        key: template.key.to_string(),
+        serving: template.recipe == serves,
+        repos: template.repos.clone(),
+        created_at: template.created_at,
+    }
+}
+
+fn where_it_is(checkout: &Checkout, tips: &Tips) -> RepositoryExplained {
+    let tip = tips.get(&checkout.remote(), &checkout.branch);
+    RepositoryExplained {
+        repo_full_name: checkout.repo_full_name.clone(),
+        branch: checkout.branch.clone(),
+        commit: tip.map(|tip| tip.commit.clone()),
+        since: tip.map(|tip| tip.changed_at),
+    }
+}

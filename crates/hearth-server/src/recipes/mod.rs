@@ -1,0 +1,3 @@
+//! What pools are made by.
+
+pub mod set_ups;

@@ -1,0 +1,204 @@
+//! What comes along with a commit: what Git LFS keeps of it, and its submodules, theirs included. All of it is fetched into the
+//! host's mirrors, so that a VM needs neither network nor credentials. This module finds and fetches; [`bring`](super::bring) puts it
+//! into VMs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_core::checkout::{Extras, Remote};
+
+use super::git::GitError;
+use super::lfs::LfsObject;
+use super::mirrors::{MirrorError, Mirrors, Tip};
+use super::submodules;
+
+/// Submodules of submodules of … are followed so deep. Nobody means more, and a repository may hold itself.
+const MAX_DEPTH: usize = 10;
+/// So many are brought at most.
+const MAX_SUBMODULES: usize = 1000;
+
+/// Everything that comes along with one commit of one repository.
+#[derive(Debug, Default)]
+pub struct Along {
+    /// The commit's files are in Git LFS, whether or not that is wanted.
+    pub uses_lfs: bool,
+    /// What Git LFS keeps of it.
+    pub lfs: Vec<LfsObject>,
+    /// Submodules, each after the one that it is in.
+    pub submodules: Vec<Submodule>,
+    /// What was left out on the way, for a person.
+    pub notes: Vec<String>,
+}
+
+/// One submodule at the commit that its parent names.
+#[derive(Debug)]
+pub struct Submodule {
+    /// Its place below the top repository's checkout.
+    pub path: String,
+    /// The place of what it is in, and its own place below that.
+    pub within: (String, String),
+    /// Its git folder, below the top repository's `.git`.
+    pub folder: String,
+    /// Where it comes from; its `origin`.
+    pub url: String,
+    /// Its commit.
+    pub tip: Tip,
+    /// Its files are in Git LFS.
+    pub uses_lfs: bool,
+    /// What Git LFS keeps of it.
+    pub lfs: Vec<LfsObject>,
+}
+
+/// A repository whose submodules are still to be found.
+struct Open {
+    label: String,
+    path: String,
+    folder: String,
+    remote: Remote,
+    tip: Tip,
+    depth: usize,
+}
+
+impl Along {
+    /// Whether there is nothing to bring.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lfs.is_empty() && self.submodules.is_empty()
+    }
+}
+
+impl Mirrors {
+    /// Finds everything that comes along with a commit, and fetches what the host does not have yet.
+    pub async fn along(
+        &self,
+        tip: &Tip,
+        remote: &Remote,
+        extras: Extras,
+        patience: Duration,
+    ) -> Result<Arc<Along>, MirrorError> {
+        let key = (tip.mirror().to_owned(), tip.commit.clone(), extras);
+        // Of several that need the same, one fetches it.
+        let _alone = self.alone(format!("along {}", tip.commit)).await;
+        if let Some(known) = self.known_along(&key) {
+            return Ok(known);
+        }
+        let mut along = Along::default();
+        (along.uses_lfs, along.lfs) = self.lfs_of(tip, remote, extras.lfs, patience).await?;
+        if extras.submodules {
+            let top = Open {
+                label: tip.repo().to_owned(),
+                path: String::new(),
+                folder: String::new(),
+                remote: remote.clone(),
+                tip: tip.clone(),
+                depth: 0,
+            };
+            self.find_submodules(top, &mut along, extras, patience).await?;
+        }
+        let along = Arc::new(along);
+        self.note_along(key, along.clone());
+        Ok(along)
+    }
+
+    async fn find_submodules(
+        &self,
+        top: Open,
+        along: &mut Along,
+        extras: Extras,
+        patience: Duration,
+    ) -> Result<(), MirrorError> {
+        let mut open = std::collections::VecDeque::from([top]);
+        while let Some(parent) = open.pop_front() {
+            let (listed, notes) = submodules::list(&parent.tip, &parent.label).await?;
+            along.notes.extend(notes);
+            for entry in listed {
+                let label = format!("the submodule `{}` at {} of {}", entry.name, entry.path, parent.label);
+                let refused = |why: &str| MirrorError::Submodule {
+                    repo: label.clone(),
+                    url: entry.url.clone(),
+                    why: why.to_owned(),
+                };
+                if parent.depth == MAX_DEPTH || along.submodules.len() == MAX_SUBMODULES {
+                    return Err(refused("there are too many of them, or too deep in each other"));
+                }
+                let url = submodules::resolve(&parent.remote.url, &entry.url).map_err(|why| refused(&why))?;
+                let remote = Remote {
+                    tenant: parent.remote.tenant.clone(),
+                    url: url.clone(),
+                };
+                let tip = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;
+                let (uses_lfs, lfs) = self.lfs_of(&tip, &remote, extras.lfs, patience).await?;
+                let below = |parent: &str, own: &str| {
+                    if parent.is_empty() {
+                        own.to_owned()
+                    } else {
+                        format!("{parent}/{own}")
+                    }
+                };
+                let path = below(&parent.path, &entry.path);
+                let folder = below(&parent.folder, &format!("modules/{}", entry.name));
+                open.push_back(Open {
+                    label,
+                    path: path.clone(),
+                    folder: folder.clone(),
+                    remote,
+                    tip: tip.clone(),
+                    depth: parent.depth + 1,
+                });
+                along.submodules.push(Submodule {
+                    path,
+                    within: (parent.path.clone(), entry.path),
+                    folder,
+                    url,
+                    tip,
+                    uses_lfs,
+                    lfs,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit that need be on no branch.
+    async fn fetch_commit(
+        &self,
+        repo: &str,
+        remote: &Remote,
+        commit: &str,
+        patience: Duration,
+    ) -> Result<Tip, MirrorError> {
+        let (grant, url) = (self.admit(repo, remote)?, remote.url.as_str());
+        let (name, mirror) = self.folder_of(&grant);
+        let _one_at_a_time = self.alone(name).await;
+        let tip = || Tip::new(mirror.clone(), repo, commit.to_owned(), String::new());
+        if super::mirrors::has_commit(&mirror, commit).await {
+            return Ok(tip());
+        }
+        self.fetch_heads(repo, &grant, url, patience, &mirror).await?;
+        if super::mirrors::has_commit(&mirror, commit).await {
+            return Ok(tip());
+        }
+        // Some hosts give out commits that are on no branch; a reference keeps what they gave.
+        let refspec = [format!("+{commit}:refs/hearth/{commit}")];
+        let fetched = self
+            .fetch_refs(repo, (&grant, url), &["--no-tags"], &refspec, patience, &mirror)
+            .await;
+        match fetched {
+            Ok(_) if super::mirrors::has_commit(&mirror, commit).await => Ok(tip()),
+            Ok(_)
+            | Err(MirrorError::Fetch {
+                source: GitError::Failed { .. },
+                ..
+            }) => Err(MirrorError::NoCommit {
+                repo: repo.to_owned(),
+                commit: commit.to_owned(),
+                url: url.to_owned(),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A commit in a mirror, and what was wanted of it.
+pub type AlongKey = (PathBuf, String, Extras);

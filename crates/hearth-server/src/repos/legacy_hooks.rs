@@ -1,0 +1,64 @@
+//! Looks for hooks in the repositories' `.capy/settings.json`: what the setup object replaces.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::mirrors::{MirrorError, Wanted};
+use super::settings;
+use crate::builds::Context;
+use crate::store::ProjectRow;
+
+/// How long a request waits for repositories to be fetched. A longer first fetch goes on, and a later request sees its end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A tip that was fetched so long ago is good enough for a look.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegacyFound {
+    /// Repositories with hooks, in the project's order.
+    pub repositories: Vec<String>,
+    /// Whether every repository could be read.
+    pub check_complete: bool,
+}
+
+/// Looks at the tip of each repository's branch.
+pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> LegacyFound {
+    let looks = project.repos.iter().map(|repo| {
+        let (mirrors, patience) = (context.mirrors.clone(), context.command_timeout);
+        let (repo, remote) = (repo.clone(), project.remote(repo));
+        // A task of its own: when the request has waited long enough, the fetch goes on.
+        let look = tokio::spawn(async move {
+            let tip = mirrors
+                .fetch(
+                    &repo.repo_full_name,
+                    &remote,
+                    &repo.branch,
+                    patience,
+                    Wanted::Fetched(FRESH),
+                )
+                .await?;
+            let found = settings::find(&tip).await?;
+            // A broken file says something too: provisioning fails with it.
+            Ok::<_, MirrorError>(found.is_some_and(|(file, content)| {
+                file == settings::LEGACY_FILE
+                    && settings::read(file, &content).map_or(true, |settings| !settings.hooks.is_empty())
+            }))
+        });
+        tokio::time::timeout(PATIENCE, look)
+    });
+    let mut found = LegacyFound {
+        repositories: Vec::new(),
+        check_complete: true,
+    };
+    for (repo, look) in project.repos.iter().zip(join_all(looks).await) {
+        match look {
+            Ok(Ok(Ok(true))) => found.repositories.push(repo.repo_full_name.clone()),
+            Ok(Ok(Ok(false))) => {}
+            _ => found.check_complete = false,
+        }
+    }
+    found
+}

@@ -1,0 +1,178 @@
+//! What Git LFS keeps of a commit: found by the host's git-lfs, fetched into the mirror's own store, named by SHA-256.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hearth_core::checkout::Remote;
+
+use super::git::{GitError, git};
+use super::mirrors::{LOCAL_PATIENCE, MirrorError, Mirrors, Tip};
+use super::submodules::is_fetchable;
+
+/// Digits of an object's name.
+const ID_DIGITS: usize = 64;
+
+/// Each try waits twice as long as the one before; with the eight that are usual a place that is closed costs a minute.
+const RETRIES: &str = "lfs.transfer.maxretries=3";
+
+/// One object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LfsObject {
+    /// Its place below a git folder, in the mirror as in a VM.
+    pub place: String,
+    /// Where it is on the host.
+    pub file: PathBuf,
+}
+
+impl LfsObject {
+    fn new(mirror: &Path, id: &str) -> Self {
+        let place = format!("lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]);
+        let file = mirror.join(&place);
+        Self { place, file }
+    }
+}
+
+impl Mirrors {
+    /// Whether a commit has files in Git LFS, and if that is wanted, what it keeps of them, fetched.
+    pub async fn lfs_of(
+        &self,
+        tip: &Tip,
+        remote: &Remote,
+        wanted: bool,
+        patience: Duration,
+    ) -> Result<(bool, Vec<LfsObject>), MirrorError> {
+        let local = |source| MirrorError::Local {
+            repo: tip.repo().to_owned(),
+            source,
+        };
+        let uses_lfs = uses_lfs(tip).await.map_err(local)?;
+        if !uses_lfs || !wanted {
+            return Ok((uses_lfs, Vec::new()));
+        }
+        let mirror = tip.mirror();
+        match git(mirror, ["lfs", "version"], LOCAL_PATIENCE).await {
+            Err(GitError::Failed { .. }) => {
+                return Err(MirrorError::NoLfs {
+                    repo: tip.repo().to_owned(),
+                });
+            }
+            other => drop(other.map_err(local)?),
+        }
+        let objects = objects(tip).await.map_err(local)?;
+        if objects.iter().all(|object| object.file.is_file()) {
+            return Ok((true, objects));
+        }
+        let url = &remote.url;
+        let endpoint = endpoint(tip, url).await.map_err(local)?;
+        let refused = |why| MirrorError::LfsRefused {
+            repo: tip.repo().to_owned(),
+            url: endpoint.clone(),
+            why,
+        };
+        if !is_fetchable(&endpoint) {
+            return Err(refused(
+                "its address must be https://, http://, ssh://, file:/// or user@host:path",
+            ));
+        }
+        // Said here, because git-lfs would read another commit's `.lfsconfig` otherwise.
+        let setting = format!("lfs.url={endpoint}");
+        let settings = ["-c", &setting, "-c", RETRIES];
+        let command = [&settings[..], &["lfs", "fetch", "--include=", "--exclude="]].concat();
+        let address = if endpoint == usual_endpoint(url) {
+            url
+        } else {
+            &endpoint
+        };
+        let address = Remote {
+            tenant: remote.tenant.clone(),
+            url: address.clone(),
+        };
+        let grant = self.admit(tip.repo(), &address)?;
+        if !grant.takes_lfs() {
+            return Err(refused(
+                "Git LFS over SSH is for the first tenant, and whom a `--source` rule lends `credentials=server` for the place; use an \
+                 https:// address",
+            ));
+        }
+        let commit = [tip.commit.clone()];
+        let fetched = self.sources().git(&grant, mirror, &command, &commit, patience).await;
+        fetched.map_err(|source| MirrorError::Lfs {
+            repo: tip.repo().to_owned(),
+            url: endpoint.clone(),
+            source,
+        })?;
+        match objects.iter().find(|object| !object.file.is_file()) {
+            None => Ok((true, objects)),
+            Some(object) => Err(MirrorError::NoLfsObject {
+                repo: tip.repo().to_owned(),
+                id: object.place.rsplit('/').next().unwrap_or_default().to_owned(),
+                url: endpoint,
+            }),
+        }
+    }
+}
+
+/// Whether any of the commit's `.gitattributes` hands files to Git LFS. Git alone tells: git-lfs need not be there.
+async fn uses_lfs(tip: &Tip) -> Result<bool, GitError> {
+    let options = ["grep", "--quiet", "--fixed-strings", "filter=lfs", &tip.commit, "--"];
+    let words = options.into_iter().chain([":(glob)**/.gitattributes"]);
+    match git(tip.mirror(), words, LOCAL_PATIENCE).await {
+        Ok(_) => Ok(true),
+        Err(GitError::Failed { status, .. }) if status.code() == Some(1) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn objects(tip: &Tip) -> Result<Vec<LfsObject>, GitError> {
+    let said = git(tip.mirror(), ["lfs", "ls-files", "--long", &tip.commit], LOCAL_PATIENCE).await?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let ids = text.lines().filter_map(|line| line.split_once(' ').map(|(id, _)| id));
+    let is_id = |id: &&str| id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut objects: Vec<_> = ids.filter(is_id).map(|id| LfsObject::new(tip.mirror(), id)).collect();
+    objects.sort_by(|one, other| one.place.cmp(&other.place));
+    objects.dedup();
+    Ok(objects)
+}
+
+/// Where the commit says that its objects are, else where Git LFS looks for those of a repository at this URL.
+async fn endpoint(tip: &Tip, url: &str) -> Result<String, GitError> {
+    let blob = format!("{}:.lfsconfig", tip.commit);
+    let asks = ["config", "--blob", &blob, "--get", "lfs.url"];
+    match git(tip.mirror(), asks, LOCAL_PATIENCE).await {
+        Ok(said) => {
+            let own = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+            Ok(if own.is_empty() { usual_endpoint(url) } else { own })
+        }
+        // No such file, or it does not say it.
+        Err(GitError::Failed { .. }) => Ok(usual_endpoint(url)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of `https://h/r.git` it is `https://h/r.git/info/lfs`; other schemes have no such path.
+fn usual_endpoint(url: &str) -> String {
+    if !(url.starts_with("https://") || url.starts_with("http://")) {
+        return url.to_owned();
+    }
+    let url = url.trim_end_matches('/');
+    let ending = if url.ends_with(".git") { "" } else { ".git" };
+    format!("{url}{ending}/info/lfs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_looked_for_where_git_lfs_does() {
+        for (url, endpoint) in [
+            ("https://h/a/b", "https://h/a/b.git/info/lfs"),
+            ("https://h/a/b.git/", "https://h/a/b.git/info/lfs"),
+            ("file:///srv/b", "file:///srv/b"),
+            ("ssh://git@h/b.git", "ssh://git@h/b.git"),
+            ("git@h:a/b.git", "git@h:a/b.git"),
+        ] {
+            assert_eq!(usual_endpoint(url), endpoint);
+        }
+    }
+}

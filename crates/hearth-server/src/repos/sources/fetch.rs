@@ -1,0 +1,175 @@
+//! Running git for a grant: what it finds in its environment, what it may speak, and what it may connect to.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::egress::{Egress, EgressError};
+use super::location::{Location, Scheme};
+use super::proxy::Proxy;
+use super::{Access, Grant, Reach, Refusal, SourceRule, Sources};
+use crate::repos::git::{Answer, GitError, Surroundings, git_in};
+
+/// Why a repository cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The rules of the installation.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Git, or what it needs.
+    #[error(transparent)]
+    Git(#[from] GitError),
+}
+
+/// Nothing is there: no credentials, no keys, no configuration of the server's user.
+const NO_HOME: &str = "/nonexistent";
+/// All ways of SSH to know who it is, but the one of saying nothing.
+const NOBODY: &str = "ssh -F /dev/null -o BatchMode=yes -o ConnectTimeout=20 -o IdentitiesOnly=yes -o IdentityFile=none \
+                      -o IdentityAgent=none -o PKCS11Provider=none -o GSSAPIAuthentication=no -o HostbasedAuthentication=no \
+                      -o PubkeyAuthentication=no -o PermitLocalCommand=no -o ControlPath=none -o ClearAllForwardings=yes \
+                      -o StrictHostKeyChecking=accept-new -o CheckHostIP=no";
+
+impl Sources {
+    /// Runs `git -C folder command… -- <the address> refs…` as the grant has it.
+    pub async fn git(
+        &self,
+        grant: &Grant,
+        folder: &Path,
+        command: &[&str],
+        refs: &[String],
+        patience: Duration,
+    ) -> Result<Answer, SourceError> {
+        let mut url = grant.remote.url.clone();
+        let mut settings: &[&str] = &[];
+        let mut proxy = None;
+        // git-lfs connects to the loopback past any proxy, and its server says where to.
+        let is_strict = command.contains(&"lfs");
+        let surroundings = match &grant.access {
+            Access::Own => Surroundings::default(),
+            Access::Lent(location) => {
+                // Credentials go to the place that the rule names and to no other.
+                settings = &["-c", "http.followRedirects=false"];
+                Surroundings::usual(vec![("GIT_ALLOW_PROTOCOL", location.scheme.as_str().to_owned())])
+            }
+            Access::Folder { path, rule } => {
+                url = self.folder(grant, path, rule)?;
+                Surroundings::usual(vec![("GIT_ALLOW_PROTOCOL", "file".to_owned())])
+            }
+            Access::Network { location, rule } => {
+                if rule.as_ref().is_some_and(SourceRule::has_path) {
+                    settings = &["-c", "http.followRedirects=false"];
+                }
+                let egress = Egress {
+                    sources: self.clone(),
+                    tenant: grant.remote.tenant.clone(),
+                    location: location.clone(),
+                    is_listed: rule.is_some(),
+                };
+                match location.scheme {
+                    Scheme::Ssh => self.ssh(&egress, location, is_strict).await?,
+                    _ => {
+                        let opened = Proxy::open(egress).await.map_err(GitError::NotRun)?;
+                        let surroundings = behind(&opened, is_strict);
+                        proxy = Some(opened);
+                        surroundings
+                    }
+                }
+            }
+        };
+        let words = settings.iter().chain(command).copied().chain(["--", url.as_str()]);
+        let words = words.chain(refs.iter().map(String::as_str));
+        let ended = git_in(&surroundings, folder, words, Vec::new(), patience).await;
+        match (ended, proxy.as_ref().and_then(Proxy::error)) {
+            (Ok(answer), _) => Ok(answer),
+            // Git knows only that a proxy said no.
+            (Err(_), Some(EgressError::Refused(refusal))) => Err(refusal.into()),
+            (Err(GitError::Failed { stderr, status }), Some(EgressError::Failed(why))) => {
+                let stderr = format!("{why}\n{stderr}");
+                Err(GitError::Failed { stderr, status }.into())
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// Where a path on the server really leads, if that is within what the rule names.
+    fn folder(&self, grant: &Grant, path: &Path, rule: &SourceRule) -> Result<String, SourceError> {
+        let real = |path: &Path| path.canonicalize().map_err(GitError::NoFolder);
+        let (path, root) = (real(path)?, real(Path::new(rule.folder()))?);
+        let is_within = path.starts_with(&root);
+        let text = path.to_str().filter(|_| is_within).map(str::to_owned);
+        text.ok_or_else(|| {
+            let place = format!("`{}`", grant.remote.url);
+            let why = format!("it leads out of {}", root.display());
+            Refusal::by_rule(rule, &grant.remote.tenant, &place, &why).into()
+        })
+    }
+
+    /// SSH as nobody, to the one address that was checked: it follows nothing to another.
+    async fn ssh(&self, egress: &Egress, location: &Location, is_strict: bool) -> Result<Surroundings, SourceError> {
+        let Location { host, port, .. } = location;
+        let address = match egress.connect(Scheme::Ssh, host, *port).await {
+            Ok(stream) => stream.peer_addr().map_err(GitError::NotRun)?.ip(),
+            Err(EgressError::Refused(refusal)) => return Err(refusal.into()),
+            Err(EgressError::Failed(why)) => return Err(GitError::NoHost(why).into()),
+        };
+        let alias = if *port == Scheme::Ssh.usual_port() {
+            host.clone()
+        } else {
+            format!("[{host}]:{port}")
+        };
+        // Within an option of SSH, `%` begins a token and blanks part words.
+        let known_hosts = self.known_hosts.display().to_string().replace('%', "%%");
+        let options = [
+            format!("HostName={address}"),
+            format!("HostKeyAlias={alias}"),
+            format!("UserKnownHostsFile=\"{known_hosts}\""),
+        ];
+        let options: Vec<_> = options.iter().map(|option| format!("-o {}", quoted(option))).collect();
+        let command = format!("{NOBODY} {}", options.join(" "));
+        let reach = Reach { port: *port, is_strict };
+        Ok(alone("ssh", vec![("GIT_SSH_COMMAND", command)], reach))
+    }
+}
+
+/// HTTP through the proxy and nowhere else. Which of these a helper reads differs.
+fn behind(proxy: &Proxy, is_strict: bool) -> Surroundings {
+    let names = [
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ];
+    let mut variables: Vec<_> = names.into_iter().map(|name| (name, proxy.url())).collect();
+    variables.push(("GIT_HTTP_PROXY_AUTHMETHOD", "basic".to_owned()));
+    // No helper gets around the proxy by SSH.
+    variables.push(("GIT_SSH_COMMAND", "false".to_owned()));
+    // Plain HTTP is the proxy's to refuse: it says why.
+    let port = proxy.port();
+    alone("http:https", variables, Reach { port, is_strict })
+}
+
+/// Nothing of the server's user: no configuration, no credential helper, no netrc, no Kerberos ticket.
+fn alone(protocols: &str, mut variables: Vec<(&'static str, String)>, reach: Reach) -> Surroundings {
+    let fixed = [
+        ("GIT_ALLOW_PROTOCOL", protocols),
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ("HOME", NO_HOME),
+        ("XDG_CONFIG_HOME", NO_HOME),
+        ("KRB5CCNAME", "FILE:/nonexistent/none"),
+    ];
+    variables.extend(fixed.map(|(name, value)| (name, value.to_owned())));
+    Surroundings::bare(variables, reach)
+}
+
+/// One word of a shell's command line.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Where the SSH host keys are kept that were met for others than the first tenant.
+#[must_use]
+pub fn known_hosts(mirrors: &Path) -> PathBuf {
+    mirrors.join("known_hosts")
+}

@@ -1,0 +1,222 @@
+//! Follows the branches that enabled pools need: one look per repository, now and then and when a webhook says so. A branch
+//! that moved is fetched into the host's mirror, then its tip is noted, then the loop is woken: whoever reads the tip finds the
+//! commit without the network. What follows from a new tip is decided elsewhere. Memory holds only when to look and what
+//! cannot be followed; a server that starts looks at everything once.
+
+mod faults;
+mod look;
+mod place;
+mod schedule;
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hearth_core::checkout::Remote;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::builds::plan::checkouts;
+use crate::options::ServeOptions;
+use crate::pools::Reconciler;
+use crate::store::{PoolRow, ProjectRow, Store, StoreError};
+use faults::Faults;
+use schedule::{Schedule, Wanted};
+
+pub(crate) use faults::Fault;
+pub(crate) use place::Pushed;
+pub use secret::WebhookSecret;
+
+/// Looks at once: each is a git process that mostly waits for the network.
+const AT_ONCE: usize = 8;
+/// How soon is noticed what the database says and nobody told of.
+const NOTICE: Duration = Duration::from_secs(2);
+/// Tips of repositories that no project has any more are forgotten this often.
+const FORGET: Duration = Duration::from_secs(60 * 60);
+
+/// The watch. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    reconciler: Reconciler,
+    schedule: Mutex<Schedule>,
+    faults: Faults,
+    /// The schedule has something new.
+    told: Notify,
+    /// A look has ended.
+    looked: Notify,
+    /// Looks since the start.
+    looks: AtomicU64,
+}
+
+impl Watch {
+    /// At rest until [`Watch::run`].
+    #[must_use]
+    pub fn new(reconciler: Reconciler, options: &ServeOptions) -> Self {
+        Self(Arc::new(Inner {
+            reconciler,
+            schedule: Mutex::new(Schedule::new(options.watch_interval)),
+            faults: Faults::default(),
+            told: Notify::new(),
+            looked: Notify::new(),
+            looks: AtomicU64::new(0),
+        }))
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self) -> &Store {
+        &self.0.reconciler.context().store
+    }
+
+    /// What keeps this branch from being followed: its repository cannot be looked at, or has no such branch.
+    #[must_use]
+    pub fn fault(&self, remote: &Remote, branch: &str) -> Option<Fault> {
+        self.0.faults.of(remote, branch)
+    }
+
+    /// Everything that cannot be followed now.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.0.faults.all()
+    }
+
+    /// Looks at repositories since the start.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.0.looks.load(Ordering::Relaxed)
+    }
+
+    /// How many watched repositories a webhook concerns; it only asks.
+    #[must_use]
+    pub fn count(&self, pushed: &Pushed) -> usize {
+        self.schedule().count(pushed)
+    }
+
+    /// A webhook says that a repository was pushed to: it is looked at soon. How many watched repositories that are.
+    pub fn hook(&self, pushed: &Pushed) -> usize {
+        let count = self.schedule().hook(pushed, Instant::now());
+        self.0.told.notify_one();
+        count
+    }
+
+    /// A webhook came that there was no time to read: whatever it spoke of is looked at soon.
+    pub fn hook_unread(&self) {
+        self.schedule().hook_unread(Instant::now());
+        self.0.told.notify_one();
+    }
+
+    /// Follows what this project needs from now on, without waiting until it is noticed.
+    pub fn follow(&self, project: &ProjectRow, pool: &PoolRow) {
+        if pool.config.enabled {
+            self.join(project, Some(pool), Instant::now());
+        }
+    }
+
+    fn join(&self, project: &ProjectRow, pool: Option<&PoolRow>, now: Instant) {
+        let mut wanted = BTreeMap::new();
+        add(&mut wanted, project, pool);
+        if self.schedule().join(wanted, now) {
+            self.0.told.notify_one();
+        }
+    }
+
+    /// Until every webhook that came for this project is answered, and each branch that it needs was looked at since it is
+    /// followed, or the patience is over: what was pushed before is known then.
+    pub async fn answer(&self, project: &ProjectRow, pool: Option<&PoolRow>, patience: Duration) {
+        let now = Instant::now();
+        self.join(project, pool, now);
+        let project = &project.id;
+        let answered = async {
+            loop {
+                let mut looked = std::pin::pin!(self.0.looked.notified());
+                // Before the question: a look that ends in between is not missed.
+                looked.as_mut().enable();
+                if !self.schedule().hurry(project, now) {
+                    return;
+                }
+                self.0.told.notify_one();
+                looked.await;
+            }
+        };
+        if tokio::time::timeout(patience, answered).await.is_err() {
+            tracing::warn!(%project, "its branches could not be looked at in time: a strict claim goes by what is known");
+        }
+    }
+
+    /// Watches until the server stops. What is under way then ends at once.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut looks = JoinSet::new();
+        let (mut notice, mut forget) = (Instant::now(), Instant::now());
+        loop {
+            let now = Instant::now();
+            if notice <= now {
+                self.notice().await;
+                notice = Instant::now() + NOTICE;
+            }
+            if forget <= now {
+                self.forget().await;
+                forget = now + FORGET;
+            }
+            let room = AT_ONCE - looks.len();
+            for order in self.schedule().begin(Instant::now(), room) {
+                looks.spawn(self.clone().look(order));
+            }
+            let due = self.schedule().next_due().filter(|_| looks.len() < AT_ONCE);
+            let next = due.map_or(notice, |due| due.min(notice));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.0.told.notified() => {}
+                Some(_) = looks.join_next() => {}
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+        }
+        looks.shutdown().await;
+        let (looks, faults) = (self.looks(), self.faults().len());
+        tracing::debug!(looks, faults, "branches are followed no longer");
+    }
+
+    /// Reads what enabled pools follow now.
+    async fn notice(&self) {
+        match self.wanted().await {
+            Ok(wanted) => {
+                let mut schedule = self.schedule();
+                schedule.want(wanted, Instant::now());
+                self.0.faults.keep(|remote, branch| schedule.wants(remote, branch));
+            }
+            Err(error) => tracing::error!(%error, "which branches to follow could not be read; it is tried again"),
+        }
+    }
+
+    async fn wanted(&self) -> Result<BTreeMap<Remote, Wanted>, StoreError> {
+        let mut all: BTreeMap<Remote, Wanted> = BTreeMap::new();
+        for (project, pool) in self.store().enabled_pools().await? {
+            add(&mut all, &project, Some(&pool));
+        }
+        Ok(all)
+    }
+
+    async fn forget(&self) {
+        if let Err(error) = self.store().forget_tips().await {
+            tracing::warn!(%error, "tips of repositories that no project has could not be forgotten");
+        }
+    }
+}
+
+/// Adds what a project needs to what is wanted.
+fn add(all: &mut BTreeMap<Remote, Wanted>, project: &ProjectRow, pool: Option<&PoolRow>) {
+    for checkout in checkouts(project, pool) {
+        let wanted = all.entry(checkout.remote()).or_default();
+        wanted.followers.insert((project.id.clone(), checkout.branch));
+        wanted.names.insert(checkout.repo_full_name);
+    }
+}

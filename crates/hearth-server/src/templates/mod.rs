@@ -1,0 +1,5 @@
+//! Templates and what they lie on: which one serves a pool, what the host gives to VMs, old images.
+
+pub mod environment;
+pub mod images;
+pub mod select;
