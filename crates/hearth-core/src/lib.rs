@@ -14,5 +14,6 @@ pub mod set_up;
 pub mod stage_log;
 pub mod stages;
 pub mod state;
+pub mod tenant;
 pub mod time;
 pub mod world;

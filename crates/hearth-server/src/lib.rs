@@ -1,5 +1,6 @@
-//! The house: HTTP API, provisioning, reconciliation.
+//! The server: the HTTP API, and the loops that keep pools filled.
 
+mod app;
 mod builds;
 mod claims;
 mod http;
@@ -9,6 +10,7 @@ mod recipes;
 mod repos;
 mod secrets;
 mod serve;
+mod status;
 mod templates;
 mod vms;
 mod wake;

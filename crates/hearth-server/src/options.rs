@@ -11,9 +11,6 @@ use crate::repos::sources::SourceRule;
 use crate::repos::watch::WebhookSecret;
 use crate::store::WriteFaults;
 
-/// The tenant of the first token, and its owner: whoever runs the installation.
-pub(crate) const FIRST_TENANT: &str = "default";
-
 /// Everything `hearth serve` can be told.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -54,7 +51,7 @@ pub struct ServeOptions {
     pub template_max_age: Duration,
     /// How often a ready VM is asked whether it still answers; zero: never.
     pub probe_interval: Duration,
-    /// How long a VM that runs has to answer then. Every miss but the last few is forgiven; see the rules in `reconcile/health.rs`.
+    /// How long a VM that runs has to answer then. Every miss but the last few is forgiven; see the rules in `vms/probe.rs`.
     pub probe_patience: Duration,
     /// Time between two looks at a repository whose branches are followed; zero: it looks once, and then only for webhooks.
     pub watch_interval: Duration,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_api::ids::TokenId;
 use hearth_api::token::{Scope, TokenItem};
+use hearth_core::tenant::FIRST_TENANT;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use hearth_drivers::qemu::{QemuDriver, QemuOptions};
@@ -16,20 +17,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::builds::Context;
-use crate::claims::{Claims, Queues};
-use crate::http::{AppState, HookGate, Pace, answer, new_token};
-use crate::options::{DriverKind, FIRST_TENANT, ServeOptions};
-use crate::pools::Reconciler;
-use crate::recipes::set_ups::SetUps;
+use crate::app::App;
+use crate::http::{answer, new_token};
+use crate::options::{DriverKind, ServeOptions};
 use crate::repos::mirrors::sweep;
-use crate::repos::watch::Watch;
-use crate::secrets::cipher::Cipher;
-use crate::secrets::cipher::SecretError;
-use crate::secrets::cipher::write_private;
+use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::store::{NewToken, Reserve, Store, StoreError};
-use crate::vms::pause::Pause;
-use crate::wake::Wake;
+use crate::templates::images;
 
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -125,32 +119,7 @@ pub async fn serve_with(
     store.undo_unasked(Timestamp::now()).await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
-    let context = Context::new(store.clone(), driver.clone(), mirrors, options);
-    let (queues, wake) = (Queues::default(), Wake::default());
-    let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
-    let set_ups = SetUps::new(store.clone());
-    let reconciler = Reconciler::new(
-        context.clone(),
-        queues.clone(),
-        pause.clone(),
-        set_ups.clone(),
-        wake.clone(),
-        options,
-    );
-    let blockers = Arc::new(reconciler.clone());
-    let claims = Claims::new(context, queues, pause.clone(), set_ups.clone(), wake, blockers);
-    let watch = Watch::new(reconciler.clone(), options);
-    let state = AppState {
-        reconciler: reconciler.clone(),
-        claims,
-        pause,
-        set_ups,
-        watch: watch.clone(),
-        hooks: HookGate::new(options.webhook_secret.clone(), options.requests_per_second),
-        git_base_url: options.git_base_url.clone(),
-        pace: Pace::new(options.requests_per_second),
-        longest_wait: options.longest_claim_wait,
-    };
+    let app = App::new(&store, driver.clone(), mirrors, options);
     let listen = |source| ServeError::Listen {
         address: options.listen,
         source,
@@ -158,37 +127,25 @@ pub async fn serve_with(
     let listener = std::net::TcpListener::bind(options.listen).map_err(listen)?;
     listener.set_nonblocking(true).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    let keeping = tokio::spawn({
-        let (reconciler, stop) = (reconciler.clone(), stop.clone());
-        async move { reconciler.keep(stop).await }
-    });
-    let tidying = tokio::spawn({
-        let policy = PrunePolicy {
-            max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
-            max_bytes: options.image_disk_mib.map(|mib| mib << 20),
-        };
-        crate::templates::images::keep(store.clone(), folder.to_owned(), policy, stop.clone())
-    });
-    let probing = tokio::spawn({
-        let (reconciler, stop) = (reconciler.clone(), stop.clone());
-        async move { reconciler.probe(stop).await }
-    });
-    let watching = tokio::spawn({
-        let stop = stop.clone();
-        async move { watch.run(stop).await }
-    });
-    let looping = tokio::spawn({
-        let stop = stop.clone();
-        async move { reconciler.run(stop).await }
-    });
+    let policy = PrunePolicy {
+        max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
+        max_bytes: options.image_disk_mib.map(|mib| mib << 20),
+    };
+    let (state, mut loops) = app.start(&stop);
+    loops.push(tokio::spawn(images::keep(
+        store.clone(),
+        folder.to_owned(),
+        policy,
+        stop.clone(),
+    )));
     tracing::info!(%address, data = %folder.display(), "listening");
     ready(address);
     answer(listener, state, stop.clone(), options.header_patience, DRAIN)
         .await
         .map_err(listen)?;
     stop.cancel();
-    // A panic in the loop was logged where it happened.
-    let _ = tokio::join!(looping, keeping, probing, tidying, watching);
+    // A panic in a loop was logged where it happened.
+    let _ = futures::future::join_all(loops).await;
     store.close().await;
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");

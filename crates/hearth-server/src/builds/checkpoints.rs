@@ -41,7 +41,7 @@ impl Run<'_> {
             return Ok(agent);
         }
         let project = self.boot.blueprint.project.to_string();
-        let _alone = self.context.builds.lock(project).await;
+        let _alone = self.builder.locks.lock(project).await;
         if let Some(agent) = self.fork_template(stages, found).await? {
             return Ok(agent);
         }
@@ -56,8 +56,8 @@ impl Run<'_> {
             return Ok(agent);
         }
         drop(agent);
-        self.context.agents.forget(&self.boot.vm);
-        self.context
+        self.builder.connections.forget(&self.boot.vm);
+        self.builder
             .driver
             .destroy(&self.boot.vm)
             .await
@@ -77,7 +77,7 @@ impl Run<'_> {
         };
         let agent = self.fork_whole(key, Some(self.boot.blueprint.shape)).await?;
         if agent.is_some() {
-            self.set_left(self.context.store.checkouts_of(key).await?);
+            self.set_left(self.builder.store.checkouts_of(key).await?);
             // It may be the template of another recipe too: a project without anything shares its base with all others.
             self.note_template(key, found).await?;
         }
@@ -90,7 +90,7 @@ impl Run<'_> {
         key: &CheckpointKey,
         shape: Option<VmShape>,
     ) -> Result<Option<AgentClient>, Stop> {
-        let Some(logs) = self.context.store.stage_logs_up_to(key).await? else {
+        let Some(logs) = self.builder.store.stage_logs_up_to(key).await? else {
             return Ok(None);
         };
         let Some(agent) = self.fork(key, ForkPurpose::Instance, shape, "template").await? else {
@@ -111,14 +111,14 @@ impl Run<'_> {
             repos,
             settings,
         };
-        Ok(self.context.store.set_template(&row).await?)
+        Ok(self.builder.store.set_template(&row).await?)
     }
 
     /// Runs what is not frozen yet, and freezes it.
     async fn build(&self, stages: &[Stage], found: &[Found]) -> Result<AgentClient, Stop> {
         for done in (1..=stages.len()).rev() {
             let Some(key) = &stages[done - 1].key else { continue };
-            let Some(logs) = self.context.store.stage_logs_up_to(key).await? else {
+            let Some(logs) = self.builder.store.stage_logs_up_to(key).await? else {
                 continue;
             };
             let Some(agent) = self
@@ -138,9 +138,9 @@ impl Run<'_> {
         }
         let base = stages[0].key.as_ref().map(ToString::to_string).unwrap_or_default();
         // All projects of this size share the base: one makes it.
-        let making = self.context.builds.lock(base).await;
+        let making = self.builder.locks.lock(base).await;
         if let Some(key) = &stages[0].key
-            && self.context.store.stage_logs_up_to(key).await?.is_some()
+            && self.builder.store.stage_logs_up_to(key).await?.is_some()
         {
             drop(making);
             return Box::pin(self.build(stages, found)).await;
@@ -186,7 +186,7 @@ impl Run<'_> {
             },
         };
         // One without a row would be kept as it is, and this VM would not lie on it.
-        if let Err(error) = self.context.driver.remove_checkpoint(key).await {
+        if let Err(error) = self.builder.driver.remove_checkpoint(key).await {
             tracing::debug!(%error, %key, "what was left of a checkpoint stays");
         }
         if *work == Work::Base {
@@ -199,7 +199,7 @@ impl Run<'_> {
         if is_last || *work == Work::Base {
             self.prepare_to_freeze(agent).await;
         }
-        if let Err(error) = self.context.driver.checkpoint(&self.boot.vm, &spec).await {
+        if let Err(error) = self.builder.driver.checkpoint(&self.boot.vm, &spec).await {
             if is_last {
                 let failure = driver_failure(error);
                 let reason = format!("the prepared VM could not be frozen: {}", failure.reason);
@@ -221,14 +221,14 @@ impl Run<'_> {
             logs,
             checkouts: is_last.then(|| self.left()),
         };
-        self.context.store.insert_checkpoint(&row, Timestamp::now()).await?;
+        self.builder.store.insert_checkpoint(&row, Timestamp::now()).await?;
         at.since = Instant::now();
         Ok(())
     }
 
     async fn replay(&self, logs: &[StageLog]) -> Result<(), Stop> {
         for entry in step_entries(logs) {
-            replay(self.context, &self.boot.id, &entry).await?;
+            replay(self.builder, &self.boot.id, &entry).await?;
         }
         Ok(())
     }

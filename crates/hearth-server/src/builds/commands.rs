@@ -7,6 +7,7 @@ use hearth_api::pool::SetupCommand;
 use hearth_core::stage_log::StageLog;
 use hearth_core::stages::Stage;
 use hearth_core::state::FailureKind;
+use hearth_core::time::millis;
 use hearth_guest::client::AgentClient;
 use hearth_guest::{Detach, ExecEnd};
 use serde_json::json;
@@ -14,7 +15,6 @@ use serde_json::json;
 use super::checkpoints::Forge;
 use super::run::{Run, Stop, command_failure};
 use super::step_log::{CommandFailure, Named};
-use hearth_core::time::millis;
 
 /// A background command has this long to crash.
 const BACKGROUND_GRACE: Duration = Duration::from_secs(1);

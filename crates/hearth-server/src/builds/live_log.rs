@@ -18,7 +18,7 @@ const BACKLOG_BYTES: usize = 64 * 1024;
 
 /// All boots under way.
 #[derive(Debug, Clone, Default)]
-pub struct Followers(Arc<Mutex<HashMap<InstanceId, Boot>>>);
+pub struct LiveLogs(Arc<Mutex<HashMap<InstanceId, Boot>>>);
 
 #[derive(Debug)]
 struct Boot {
@@ -74,7 +74,7 @@ impl Default for Boot {
     }
 }
 
-impl Followers {
+impl LiveLogs {
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<InstanceId, Boot>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -5,6 +5,7 @@ use hearth_api::instance::{RepoSettings, StepName};
 use hearth_core::checkout::Checkout;
 use hearth_core::scripts::Phase;
 use hearth_core::state::FailureKind;
+use hearth_core::time::millis;
 use hearth_core::world::Failure;
 use hearth_guest::ExecSpec;
 use hearth_guest::client::AgentClient;
@@ -16,19 +17,18 @@ use super::step_log::{Named, Recorder};
 use crate::repos::bring::{self, BringError};
 use crate::repos::mirrors::{MirrorError, Tip};
 use crate::repos::settings;
-use hearth_core::time::millis;
 
 impl Run<'_> {
     /// The tip of a repository's branch and what its settings file says.
     pub(super) async fn look_at(&self, checkout: &Checkout, last: Option<&str>) -> Found {
         let tip = self
-            .context
+            .builder
             .mirrors
             .fetch(
                 &checkout.repo_full_name,
                 &checkout.remote(),
                 &checkout.branch,
-                self.context.command_timeout,
+                self.builder.command_timeout,
                 self.wants(last),
             )
             .await
@@ -100,8 +100,8 @@ impl Run<'_> {
         if !tip.messages.is_empty() {
             recorder.print(&format!("{}\n", tip.messages));
         }
-        let (extras, limit) = (checkout.extras(), self.context.command_timeout);
-        let along = self.context.mirrors.along(tip, &checkout.remote(), extras, limit).await;
+        let (extras, limit) = (checkout.extras(), self.builder.command_timeout);
+        let along = self.builder.mirrors.along(tip, &checkout.remote(), extras, limit).await;
         let along = along.map_err(mirror_failure)?;
         for note in &along.notes {
             recorder.print(&format!("{note}\n"));

@@ -23,14 +23,13 @@ use hearth_guest::client::{AgentClient, AgentError};
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::Builder;
 use super::end_request::EndRequest;
 use super::plan::Blueprint;
 use super::step_log::{CommandFailure, Recorder};
-use crate::builds::Context;
 use crate::repos::checkout;
 use crate::repos::mirrors::{Tip, Wanted};
-use crate::secrets::env_file;
-use crate::secrets::git_config;
+use crate::secrets::{env_file, git_config};
 use crate::store::{StoreError, TemplateRow};
 
 /// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
@@ -95,9 +94,9 @@ pub(super) fn vm_lost(error: AgentError) -> Failure {
 }
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
-pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, Stop> {
+pub async fn provision(builder: &Builder, boot: &Boot) -> Result<Provisioned, Stop> {
     if let Some(template) = &boot.template {
-        if let Some(made) = Run::new(context, boot).known(template).await? {
+        if let Some(made) = Run::new(builder, boot).known(template).await? {
             return Ok(made);
         }
         if template.recipe != boot.blueprint.recipe {
@@ -105,14 +104,14 @@ pub async fn provision(context: &Context, boot: &Boot) -> Result<Provisioned, St
             return Err(failure(FailureKind::Host, reason).into());
         }
     }
-    let found = Run::new(context, boot).look().await;
+    let found = Run::new(builder, boot).look().await;
     let mut boot = boot.clone();
-    boot.blueprint.recipe = met(context, &boot, &found).await?;
-    Run::new(context, &boot).all(found).await
+    boot.blueprint.recipe = met(builder, &boot, &found).await?;
+    Run::new(builder, &boot).all(found).await
 }
 
 /// Notes where the branches turned out to be; the recipe that this run follows.
-async fn met(context: &Context, boot: &Boot, found: &[Found]) -> Result<String, Stop> {
+async fn met(builder: &Builder, boot: &Boot, found: &[Found]) -> Result<String, Stop> {
     let blueprint = &boot.blueprint;
     let commits: Vec<_> = found
         .iter()
@@ -122,18 +121,18 @@ async fn met(context: &Context, boot: &Boot, found: &[Found]) -> Result<String, 
         if let Some(commit) = now.filter(|commit| Some(*commit) != before.as_deref()) {
             let (remote, branch) = (checkout.remote(), &checkout.branch);
             let now = Timestamp::now();
-            context.store.note_tip(&remote, branch, commit, now).await?;
+            builder.store.note_tip(&remote, branch, commit, now).await?;
         }
     }
-    let recipe = blueprint.recipe_at(context, &commits).await;
+    let recipe = blueprint.recipe_at(builder, &commits).await;
     if recipe != blueprint.recipe {
-        context.store.set_instance_recipe(&boot.id, &recipe).await?;
+        builder.store.set_instance_recipe(&boot.id, &recipe).await?;
     }
     Ok(recipe)
 }
 
 pub(super) struct Run<'a> {
-    pub(super) context: &'a Context,
+    pub(super) builder: &'a Builder,
     pub(super) boot: &'a Boot,
     /// What ran since the last checkpoint.
     pub(super) logs: Mutex<Vec<StageLog>>,
@@ -148,9 +147,9 @@ pub(super) struct Found {
 }
 
 impl<'a> Run<'a> {
-    fn new(context: &'a Context, boot: &'a Boot) -> Self {
+    fn new(builder: &'a Builder, boot: &'a Boot) -> Self {
         Self {
-            context,
+            builder,
             boot,
             logs: Mutex::default(),
             left: Mutex::default(),
@@ -177,7 +176,7 @@ impl Run<'_> {
             settings: template.settings.clone(),
             private_mib,
             template: Some(template.key.clone()),
-            boot_id: self.context.agents.known_boot(&self.boot.vm).await,
+            boot_id: self.builder.connections.known_boot(&self.boot.vm).await,
         }))
     }
 
@@ -199,7 +198,7 @@ impl Run<'_> {
             settings,
             private_mib,
             template: stages.last().and_then(|stage| stage.key.clone()),
-            boot_id: self.context.agents.known_boot(&self.boot.vm).await,
+            boot_id: self.builder.connections.known_boot(&self.boot.vm).await,
         })
     }
 
@@ -258,7 +257,7 @@ impl Run<'_> {
     /// The chain; without any key where nothing can or shall be frozen.
     async fn stages(&self, found: &[Found]) -> Vec<Stage> {
         let Blueprint { image, shape, .. } = &self.boot.blueprint;
-        let driver = &self.context.driver;
+        let driver = &self.builder.driver;
         let environment = if self.boot.use_cache && driver.capabilities().memory_checkpoints {
             // What is wrong with the image, `create_vm` will say.
             driver.environment(image.as_deref(), *shape).await.ok()
@@ -275,7 +274,7 @@ impl Run<'_> {
                 },
             })
             .collect();
-        let timeout = self.context.command_timeout.as_secs();
+        let timeout = self.builder.command_timeout.as_secs();
         stages::stages(environment.as_deref(), timeout, &self.boot.blueprint.inputs(), &known)
     }
 
@@ -338,7 +337,7 @@ impl Run<'_> {
     }
 
     pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
-        Recorder::begin(self.context, self.boot, name, subject)
+        Recorder::begin(self.builder, self.boot, name, subject)
     }
 
     /// Writes the entry and passes the failure on, if it was one.
@@ -361,7 +360,7 @@ impl Run<'_> {
         metadata: serde_json::Value,
     ) -> Result<(T, StageLog), Stop> {
         let masker = &self.boot.blueprint.masker;
-        let given_up = self.context.agents.given_up(&self.boot.vm);
+        let given_up = self.builder.connections.given_up(&self.boot.vm);
         let result = result.map_err(|failure| match (failure.kind, given_up) {
             // The connection was broken off because nothing came over it any more.
             (FailureKind::VmLost, Some(reason)) => Failure { reason, ..failure },
@@ -404,7 +403,7 @@ impl Run<'_> {
             shell: Some(shell_text(command)),
             cwd: Some(cwd.to_owned()),
             env_file: Some(env_file::PATH.to_owned()),
-            timeout_ms: Some(millis(self.context.command_timeout)),
+            timeout_ms: Some(millis(self.builder.command_timeout)),
             ..ExecSpec::default()
         }
     }

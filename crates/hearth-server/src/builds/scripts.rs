@@ -4,6 +4,7 @@
 use futures::future::try_join_all;
 use hearth_core::checkout::Checkout;
 use hearth_core::scripts::{Phase, ScriptRun};
+use hearth_core::time::millis;
 use hearth_guest::ExecSpec;
 use hearth_guest::client::AgentClient;
 
@@ -11,7 +12,6 @@ use super::output::CommandOutput;
 use super::step_log::sentence;
 use crate::secrets::env_file;
 use crate::secrets::mask::Masker;
-use hearth_core::time::millis;
 
 /// How the script of a phase is run in a checkout; `None` when there is none.
 #[must_use]

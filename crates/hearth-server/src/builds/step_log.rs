@@ -11,19 +11,20 @@ use hearth_guest::{ExecEnd, ExecSpec};
 use jiff::Timestamp;
 
 use futures::StreamExt as _;
+use hearth_core::time::millis;
 
+use super::Builder;
 use super::advice::{Ended, advice};
-use super::lost::{self, Given};
+use super::lost;
 use super::output::{Capped, CommandOutput};
-use crate::builds::Context;
 use crate::builds::run::Boot;
 use crate::secrets::mask::Masker;
 use crate::store::StoreError;
-use hearth_core::time::millis;
+use crate::vms::lost::Given;
 
 /// A step that is running.
 pub struct Recorder<'a> {
-    context: &'a Context,
+    builder: &'a Builder,
     boot: &'a Boot,
     id: &'a InstanceId,
     masker: &'a Masker,
@@ -55,10 +56,10 @@ pub enum CommandFailure {
 
 impl<'a> Recorder<'a> {
     /// The step begins.
-    pub fn begin(context: &'a Context, boot: &'a Boot, name: StepName, subject: Option<&str>) -> Self {
-        context.followers.started(&boot.id, name.as_str(), subject);
+    pub fn begin(builder: &'a Builder, boot: &'a Boot, name: StepName, subject: Option<&str>) -> Self {
+        builder.live_logs.started(&boot.id, name.as_str(), subject);
         Self {
-            context,
+            builder,
             boot,
             id: &boot.id,
             masker: &boot.blueprint.masker,
@@ -96,8 +97,8 @@ impl<'a> Recorder<'a> {
         if !text.is_empty() {
             self.output.push(text);
             self.command.push(text);
-            self.context
-                .followers
+            self.builder
+                .live_logs
                 .output(self.id, self.name.as_str(), self.subject.as_deref(), text);
         }
     }
@@ -115,7 +116,7 @@ impl<'a> Recorder<'a> {
             Named::Hook(_) | Named::Script(..) | Named::Checkout(_) => begins.as_str(),
         };
         let subject = self.subject.as_deref();
-        let followers = &self.context.followers;
+        let followers = &self.builder.live_logs;
         followers.command_started(self.id, self.name.as_str(), subject, &self.masker.mask(name));
         let boot_id = agent.health().await.map_err(CommandFailure::Lost)?.boot_id;
         let mut output = CommandOutput::new(self.masker);
@@ -185,7 +186,7 @@ impl<'a> Recorder<'a> {
             );
             return CommandFailure::Command { sentence, code: None };
         }
-        let failure = lost::explain(self.context, &self.boot.vm, name, given, error).await;
+        let failure = lost::explain(&self.builder.connections, &self.boot.vm, name, given, error).await;
         CommandFailure::Stopped(failure)
     }
 
@@ -207,9 +208,9 @@ impl<'a> Recorder<'a> {
             timestamp: Timestamp::now(),
             metadata: Some(metadata),
         };
-        self.context.store.append_step(self.id, &step).await?;
-        self.context
-            .followers
+        self.builder.store.append_step(self.id, &step).await?;
+        self.builder
+            .live_logs
             .step_ended(self.id, self.subject.as_deref(), &step);
         Ok(StageLog {
             step: self.name,
@@ -222,7 +223,7 @@ impl<'a> Recorder<'a> {
 }
 
 /// Writes the entry of a step that did not run this time, because the VM goes on from after it.
-pub async fn replay(context: &Context, id: &InstanceId, entry: &StepEntry<'_>) -> Result<(), StoreError> {
+pub async fn replay(builder: &Builder, id: &InstanceId, entry: &StepEntry<'_>) -> Result<(), StoreError> {
     let output = entry.output();
     let step = Step {
         name: entry.step().as_str().to_owned(),
@@ -233,8 +234,8 @@ pub async fn replay(context: &Context, id: &InstanceId, entry: &StepEntry<'_>) -
         timestamp: Timestamp::now(),
         metadata: Some(entry.metadata()),
     };
-    context.store.append_step(id, &step).await?;
-    context.followers.step_ended(id, None, &step);
+    builder.store.append_step(id, &step).await?;
+    builder.live_logs.step_ended(id, None, &step);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hearth_api::instance::StepName;
 use hearth_core::state::FailureKind;
+use hearth_core::time::millis;
 use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec, VmState};
 use hearth_guest::client::{AgentClient, NewIdentity};
@@ -14,8 +15,8 @@ use super::plan::Blueprint;
 use super::run::{Run, Stop, command_failure, failure, vm_lost};
 use super::step_log::{Named, Recorder};
 use crate::secrets::git_config;
+use crate::templates::gc::forget_checkpoint;
 use crate::vms::connections::ConnectError;
-use hearth_core::time::millis;
 
 /// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
 const CONNECT_TRY: Duration = Duration::from_secs(5);
@@ -98,10 +99,11 @@ impl Run<'_> {
             shape,
             start: ForkStart::Running,
         };
-        match self.context.driver.fork(&spec).await {
+        match self.builder.driver.fork(&spec).await {
             Ok(created) => Ok(Some(created.image)),
             Err(error) if error.checkpoint_fault().is_some() => {
-                let forgotten = self.context.forget_checkpoint(from, &error.to_string()).await;
+                let (store, driver) = (&self.builder.store, &*self.builder.driver);
+                let forgotten = forget_checkpoint(store, driver, from, &error.to_string()).await;
                 forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
                 Ok(None)
             }
@@ -118,10 +120,10 @@ impl Run<'_> {
             Ok(activated) => activated,
             Err(failure) => {
                 // It may be its sibling in part: nobody may have it.
-                if let Err(error) = self.context.driver.destroy(&self.boot.vm).await {
+                if let Err(error) = self.builder.driver.destroy(&self.boot.vm).await {
                     tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
                 }
-                self.context.agents.forget(&self.boot.vm);
+                self.builder.connections.forget(&self.boot.vm);
                 return Err(failure);
             }
         };
@@ -145,11 +147,14 @@ impl Run<'_> {
         let identity = NewIdentity {
             hostname: self.boot.vm.to_string(),
             machine_id: None,
-            rsa_host_key: self.context.host_keys.spare(),
+            rsa_host_key: self.builder.host_keys.spare(),
         };
         let activated = agent.activate(&identity).await;
         let activated = activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))?;
-        self.context.agents.note_boot(&self.boot.vm, &activated.boot_id).await;
+        self.builder
+            .connections
+            .note_boot(&self.boot.vm, &activated.boot_id)
+            .await;
         self.bring_rsa_host_key(agent, identity, &activated).await?;
         Ok(activated)
     }
@@ -161,7 +166,7 @@ impl Run<'_> {
         identity: NewIdentity,
         activated: &Activated,
     ) -> Result<(), Failure> {
-        let keys = &self.context.host_keys;
+        let keys = &self.builder.host_keys;
         if !activated.lacks_rsa_host_key {
             let is_used = activated.host_keys.iter().any(|name| name == RSA_HOST_KEY);
             if let Some(key) = identity.rsa_host_key.filter(|_| !is_used) {
@@ -185,7 +190,7 @@ impl Run<'_> {
     fn create_metadata(&self, from: &str) -> serde_json::Value {
         let shape = self.boot.blueprint.shape;
         let mut metadata = json!({
-            "driver": self.context.driver.capabilities().name,
+            "driver": self.builder.driver.capabilities().name,
             "vcpus": shape.vcpus,
             "memoryMib": shape.memory_mib,
             "from": from,
@@ -217,9 +222,9 @@ impl Run<'_> {
             id: self.boot.vm.clone(),
             image: image.clone(),
             shape: *shape,
-            checkpointable: self.boot.use_cache && self.context.driver.capabilities().memory_checkpoints,
+            checkpointable: self.boot.use_cache && self.builder.driver.capabilities().memory_checkpoints,
         };
-        let created = self.context.driver.create(&spec).await;
+        let created = self.builder.driver.create(&spec).await;
         let mut metadata = self.create_metadata("image");
         if let Ok(created) = &created {
             metadata["image"] = json!(created.image);
@@ -284,14 +289,14 @@ impl Run<'_> {
     async fn reach(&self) -> Result<(AgentClient, String), Failure> {
         let agent = self.connect().await?;
         let health = agent.health().await.map_err(vm_lost)?;
-        self.context.agents.note_boot(&self.boot.vm, &health.boot_id).await;
+        self.builder.connections.note_boot(&self.boot.vm, &health.boot_id).await;
         Ok((agent, health.version))
     }
 
     async fn connect(&self) -> Result<AgentClient, Failure> {
-        let deadline = tokio::time::Instant::now() + self.context.boot_timeout;
+        let deadline = tokio::time::Instant::now() + self.builder.boot_timeout;
         loop {
-            match self.context.agents.get(&self.boot.vm, CONNECT_TRY).await {
+            match self.builder.connections.get(&self.boot.vm, CONNECT_TRY).await {
                 Ok(agent) => return Ok(agent),
                 Err(ConnectError::Driver(DriverError::Permanent { reason, .. })) => {
                     return Err(failure(FailureKind::VmLost, reason));
@@ -299,7 +304,7 @@ impl Run<'_> {
                 Err(error) => {
                     self.still_runs().await?;
                     if tokio::time::Instant::now() >= deadline {
-                        let seconds = self.context.boot_timeout.as_secs();
+                        let seconds = self.builder.boot_timeout.as_secs();
                         let console = self.console().await;
                         let reason =
                             format!("the server inside the VM did not answer within {seconds} s: {error}{console}");
@@ -312,10 +317,10 @@ impl Run<'_> {
     }
 
     async fn still_runs(&self) -> Result<(), Failure> {
-        match self.context.driver.inspect(&self.boot.vm).await {
+        match self.builder.driver.inspect(&self.boot.vm).await {
             Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => Ok(()),
             Ok(Some(VmState::Halted)) => {
-                let why = self.context.driver.why_silent(&self.boot.vm).await;
+                let why = self.builder.driver.why_silent(&self.boot.vm).await;
                 let why = why.ok().flatten().unwrap_or_default();
                 Err(failure(
                     FailureKind::VmLost,
@@ -334,7 +339,7 @@ impl Run<'_> {
 
     async fn console(&self) -> String {
         let tail = self
-            .context
+            .builder
             .driver
             .console(&self.boot.vm, CONSOLE_QUOTE)
             .await
@@ -392,7 +397,7 @@ impl Run<'_> {
 
     /// Lets the VM stand still until it is claimed; what it costs then, MiB.
     pub(super) async fn rest(&self) -> Result<Option<u64>, Stop> {
-        let driver = &self.context.driver;
+        let driver = &self.builder.driver;
         if !driver.capabilities().pause {
             return Ok(None);
         }

@@ -17,8 +17,9 @@ use super::reservation::Reservation;
 use super::trace::Trace;
 use super::update_checkout::FETCH_BUDGET;
 use super::{ClaimError, Claims};
-use crate::builds::plan::{Wish, checkouts};
+use crate::recipes::target::Target;
 use crate::repos::branches::Asked;
+use crate::repos::checkouts::checkouts;
 use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
 use crate::templates::select::serving;
 
@@ -73,7 +74,7 @@ pub(super) struct Seen<'a> {
     pub project: &'a ProjectRow,
     pub pool: Option<PoolRow>,
     /// What the pool is to follow.
-    pub wish: Wish,
+    pub target: Target,
     /// The claim that used the key before.
     pub earlier: Option<ClaimRow>,
     /// All that it decides by.
@@ -150,7 +151,7 @@ impl Claims {
                     }
                 }
                 Next::GiveBack(id) => {
-                    self.context.store.unreserve_instance(&id).await?;
+                    self.store.unreserve_instance(&id).await?;
                     course.reservation.forget(&id);
                     self.changed(&project.id, &id);
                 }
@@ -171,7 +172,7 @@ impl Claims {
     /// whatever became of the branch.
     async fn find_branch(&self, project: &ProjectRow, task: &ClaimTask) -> Result<Option<Asked>, ClaimError> {
         let Some(branch) = &task.branch else { return Ok(None) };
-        let store = &self.context.store;
+        let store = &self.store;
         if let Some(key) = &task.key
             && store
                 .claim_of(&project.id, key)
@@ -183,9 +184,7 @@ impl Claims {
         let pool = store.pool(&project.id).await?;
         let checkouts = checkouts(project, pool.as_ref());
         let patience = FETCH_BUDGET.max(task.order.patience);
-        Ok(Some(
-            Asked::look(&self.context.mirrors, &checkouts, branch, patience).await?,
-        ))
+        Ok(Some(Asked::look(&self.mirrors, &checkouts, branch, patience).await?))
     }
 
     /// What there is now.
@@ -195,11 +194,11 @@ impl Claims {
         task: &ClaimTask,
         course: &mut Course,
     ) -> Result<Seen<'a>, StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         let pool = async {
             let pool = store.pool(&project.id).await?;
-            let wish = self.context.wish(project, pool.as_ref()).await?;
-            Ok::<_, StoreError>((pool, wish))
+            let target = self.recipes.target(project, pool.as_ref()).await?;
+            Ok::<_, StoreError>((pool, target))
         };
         let earlier = async {
             match &task.key {
@@ -207,14 +206,14 @@ impl Claims {
                 None => Ok(None),
             }
         };
-        let ((pool, wish), earlier, templates, ready) = tokio::try_join!(
+        let ((pool, target), earlier, templates, ready) = tokio::try_join!(
             pool,
             earlier,
             store.templates_of(&project.id),
             store.ready_by_recipe(&project.id)
         )?;
-        let target = wish.recipe.clone();
-        let of_target = ready.iter().filter(|(recipe, _)| *recipe == target);
+        let recipe = target.recipe.clone();
+        let of_target = ready.iter().filter(|(of, _)| *of == recipe);
         let view = ClaimView {
             earlier: match &earlier {
                 Some(earlier) => Some(self.earlier(task, earlier).await?),
@@ -230,19 +229,19 @@ impl Claims {
             failures: course.failures.clone(),
             pool: PoolView {
                 enabled: pool.as_ref().is_some_and(|pool| pool.config.enabled),
-                template: serving(&templates, project, &target).map(|template| template.recipe.clone()),
+                template: serving(&templates, project, &recipe).map(|template| template.recipe.clone()),
                 ready: Ready {
                     any: ready.iter().map(|(_, count)| count).sum(),
                     target: of_target.map(|(_, count)| count).sum(),
                 },
-                needs_repair: self.blockers.needs_repair(&project.id, &target),
-                target,
+                needs_repair: self.blockers.needs_repair(&project.id, &recipe),
+                target: recipe,
             },
         };
         Ok(Seen {
             project,
             pool,
-            wish,
+            target,
             earlier,
             view,
         })
@@ -258,7 +257,7 @@ impl Claims {
         } else {
             // The server was killed, or the request went away, before the VM was the task's own.
             let id = &earlier.reply.id;
-            let row = self.context.store.instance(id).await?;
+            let row = self.store.instance(id).await?;
             match row.filter(|row| row.state == InstanceState::Claimed) {
                 Some(_) => Earlier::Unfinished(id.clone()),
                 None => Earlier::Ended,
@@ -270,7 +269,7 @@ impl Claims {
     async fn reserved(&self, course: &mut Course) -> Result<Vec<Reserved>, StoreError> {
         let mut reserved = Vec::new();
         for id in course.reservation.ids() {
-            let row = self.context.store.instance(&id).await?;
+            let row = self.store.instance(&id).await?;
             match row {
                 Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => {
                     let ready = row.state == InstanceState::Ready;
@@ -282,7 +281,7 @@ impl Claims {
                     let Some(row) = row else { continue };
                     let blames_recipe = row.failure_kind.is_some_and(FailureKind::blames_recipe);
                     let cause = if blames_recipe { Cause::SetUp } else { Cause::Host };
-                    if let Some(reason) = self.context.store.failure_of(&row).await? {
+                    if let Some(reason) = self.store.failure_of(&row).await? {
                         course.fail(cause, reason);
                     }
                 }
@@ -306,13 +305,13 @@ impl Claims {
             ticket.owns(&id);
         }
         (course.made, course.has_looked) = (Some(how), true);
-        let shape = self.context.sizes.shape(project.vm_size);
+        let shape = self.recipes.shape(project);
         let new = NewInstance {
             id,
             reserved: true,
             ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
         };
-        self.context.store.insert_instance(&new, Timestamp::now()).await?;
+        self.store.insert_instance(&new, Timestamp::now()).await?;
         self.wake.wake();
         Ok(())
     }

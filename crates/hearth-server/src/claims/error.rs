@@ -109,7 +109,7 @@ impl Claims {
     async fn nothing_ready(&self, seen: &Seen<'_>, refusal: Refusal) -> Result<ClaimError, StoreError> {
         let now = Timestamp::now();
         let since = Store::failed_window(now);
-        let status = self.context.store.pool_status(&seen.project.id, since).await?;
+        let status = self.store.pool_status(&seen.project.id, since).await?;
         let mut retry_after = RETRY_AFTER;
         let reason = if let Some(blocker) = self.blockers.blocker(seen.project).await? {
             // What is being made already may be ready sooner.

@@ -11,6 +11,7 @@ use hearth_core::checkout::Checkout;
 use hearth_core::claim::{Cause, Take};
 use hearth_core::scripts::Phase;
 use hearth_core::state::InstanceState;
+use hearth_core::time::millis;
 use hearth_drivers::DriverError;
 use hearth_guest::client::{AgentClient, AgentError};
 use jiff::Timestamp;
@@ -22,12 +23,9 @@ use super::trace::Trace;
 use super::{ClaimError, Claims};
 use crate::builds::scripts::run_at_claim;
 use crate::repos::branches::Asked;
-use crate::secrets::env_file;
-use crate::secrets::git_config;
-use crate::secrets::mask_cache;
+use crate::secrets::{env_file, git_config, mask_cache};
 use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 use crate::vms::connections::{ConnectError, RESTARTED};
-use hearth_core::time::millis;
 
 /// A ready VM has this long to be resumed and to answer when it is handed over; then the next one is tried. A healthy one takes
 /// milliseconds, and a host where fifty are asked for at once half a second.
@@ -88,14 +86,14 @@ impl Claims {
         };
         course.trace.lap("take");
         let mut unasked = Unasked::new(self, task.key.is_none().then(|| row.id.clone()));
-        let store = &self.context.store;
+        let store = &self.store;
         match self
             .hand_off(seen, task, course.branch.as_ref(), &row, &mut course.trace)
             .await
         {
             Ok(repos) => {
                 reply.repos = repos;
-                let (pool, target) = (seen.pool.as_ref(), &seen.wish.recipe);
+                let (pool, target) = (seen.pool.as_ref(), &seen.target.recipe);
                 self.set_ups.tell_stale(seen.project, pool, target, &mut reply).await?;
                 if reply.stale {
                     course.trace.lap("stale");
@@ -129,8 +127,8 @@ impl Claims {
         which: &Take,
         course: &mut Course,
     ) -> Result<Option<(InstanceRow, ClaimReply)>, StoreError> {
-        let store = &self.context.store;
-        let target = &seen.wish.recipe;
+        let store = &self.store;
+        let target = &seen.target.recipe;
         let (only, strict_recipe, source) = match which {
             Take::Unfinished(id) => {
                 let row = store.instance(id).await?;
@@ -182,7 +180,7 @@ impl Claims {
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
         let budget = Instant::now() + ANSWER_BUDGET;
         let agent = self.resume_and_connect(row, budget, trace).await?;
-        let is_current = row.recipe == seen.wish.recipe;
+        let is_current = row.recipe == seen.target.recipe;
         let variables = self.task_variables(seen.project, task, is_current).await?;
         let identity = git_identity(seen.project, task, is_current);
         trace.lap("variables");
@@ -191,7 +189,7 @@ impl Claims {
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
         prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         trace.lap("prepare");
-        let (repos, moved) = self.update_checkouts(&seen.wish, task, branch, row, &agent).await?;
+        let (repos, moved) = self.update_checkouts(&seen.target, task, branch, row, &agent).await?;
         trace.lap("checkouts");
         self.run_scripts(seen, &moved, variables, &agent).await?;
         trace.lap("scripts");
@@ -208,7 +206,7 @@ impl Claims {
         let resumed = tokio::time::timeout_at(budget, self.pause.resume(&row.vm)).await;
         resumed.map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))??;
         trace.lap("resume");
-        let agents = &self.context.agents;
+        let agents = &self.connections;
         let agent = agents.get(&row.vm, budget.duration_since(Instant::now())).await?;
         // Known from its set-up on, for as long as the connection lasts: a guest that restarts loses it.
         let boot = tokio::time::timeout_at(budget, agents.boot(&row.vm, &agent)).await;
@@ -228,11 +226,11 @@ impl Claims {
         variables: Option<Vec<VariableRow>>,
         agent: &AgentClient,
     ) -> Result<(), Unfit> {
-        let checkouts = &seen.wish.checkouts;
+        let checkouts = &seen.target.checkouts;
         let all: Vec<&Checkout> = checkouts.iter().collect();
         let moved = moved.iter().filter_map(|at| checkouts.get(*at)).collect();
         let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];
-        if !self.context.driver.capabilities().live_processes {
+        if !self.driver.capabilities().live_processes {
             phases.push((Phase::Startup, all));
         }
         for (phase, checkouts) in phases {
@@ -255,7 +253,7 @@ impl Claims {
     }
 
     async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         store.variables(&project.id, VariableOwner::Shared).await
     }
 
@@ -268,7 +266,7 @@ impl Claims {
         is_current: bool,
     ) -> Result<Option<Vec<VariableRow>>, StoreError> {
         let owner = VariableOwner::User(&task.user);
-        let personal = self.context.store.variables(&project.id, owner).await?;
+        let personal = self.store.variables(&project.id, owner).await?;
         if is_current && personal.is_empty() && task.env.is_empty() {
             return Ok(None);
         }

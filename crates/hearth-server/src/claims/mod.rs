@@ -15,12 +15,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_drivers::Locks;
+use hearth_drivers::{Driver, Locks};
 use jiff::Timestamp;
 
-use crate::builds::Context;
 use crate::recipes::set_ups::SetUps;
-use crate::store::{ProjectRow, StoreError};
+use crate::recipes::target::Recipes;
+use crate::repos::mirrors::Mirrors;
+use crate::store::{ProjectRow, Store, StoreError};
+use crate::vms::connections::Connections;
 use crate::vms::pause::Pause;
 use crate::wake::Wake;
 
@@ -50,25 +52,38 @@ pub struct Blocker {
 
 /// Hands VMs over. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Claims(Arc<Inner>);
+pub struct Claims(Arc<Parts>);
 
 /// What claims work with.
 #[derive(Debug)]
-pub struct Inner {
-    context: Context,
+pub struct Parts {
+    /// The rows.
+    pub store: Store,
+    /// What VMs can do.
+    pub driver: Arc<dyn Driver>,
+    /// Connections to the agents.
+    pub connections: Connections,
+    /// The repositories on the host.
+    pub mirrors: Mirrors,
+    /// What pools are made by.
+    pub recipes: Recipes,
+    /// What VMs were made by.
+    pub set_ups: SetUps,
     /// The claims that wait.
-    queues: Queues,
-    pause: Pause,
-    set_ups: SetUps,
-    wake: Wake,
-    blockers: Arc<dyn Blockers>,
+    pub queues: Queues,
+    /// Pauses and resumes VMs.
+    pub pause: Pause,
+    /// Wakes the pools' loop.
+    pub wake: Wake,
+    /// What keeps pools from having more VMs.
+    pub blockers: Arc<dyn Blockers>,
     /// One request of a key at a time.
-    keys: Locks<(ProjectId, String)>,
+    pub keys: Locks<(ProjectId, String)>,
 }
 
 impl std::ops::Deref for Claims {
-    type Target = Inner;
-    fn deref(&self) -> &Inner {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
         &self.0
     }
 }
@@ -76,23 +91,8 @@ impl std::ops::Deref for Claims {
 impl Claims {
     /// No claim is under way.
     #[must_use]
-    pub fn new(
-        context: Context,
-        queues: Queues,
-        pause: Pause,
-        set_ups: SetUps,
-        wake: Wake,
-        blockers: Arc<dyn Blockers>,
-    ) -> Self {
-        Self(Arc::new(Inner {
-            context,
-            queues,
-            pause,
-            set_ups,
-            wake,
-            blockers,
-            keys: Locks::default(),
-        }))
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
     /// An instance changed: the claims that it concerns look again, and the pools' loop.

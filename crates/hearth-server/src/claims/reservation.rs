@@ -111,7 +111,7 @@ impl Claims {
     /// An instance was made, or is being made, for a claim that is gone. An enabled pool takes it; of a disabled one the claim that has
     /// waited longest has it, since that pool keeps none.
     async fn give_back(&self, project: &ProjectId, id: &InstanceId, pooled: bool) -> Result<(), StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         if !pooled {
             return self.delete(id).await;
         }
@@ -125,7 +125,7 @@ impl Claims {
 
     /// Deletes an instance that was made for a claim which is gone, unless the claim has it by now: then a repeated key gets it.
     async fn delete(&self, id: &InstanceId) -> Result<(), StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         loop {
             let row = store.instance(id).await?;
             let gone = |state| matches!(state, InstanceState::Claimed | InstanceState::Deleting);
@@ -166,7 +166,7 @@ impl Drop for Unasked {
         let Some(id) = self.id.take() else { return };
         let claims = self.claims.clone();
         tokio::spawn(async move {
-            if let Err(error) = claims.context.store.undo_claim(&id, Timestamp::now()).await {
+            if let Err(error) = claims.store.undo_claim(&id, Timestamp::now()).await {
                 tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
             }
             claims.wake.wake();

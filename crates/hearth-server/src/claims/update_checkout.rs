@@ -15,7 +15,7 @@ use hearth_guest::client::{AgentClient, AgentError};
 use super::Claims;
 use super::claim::ClaimTask;
 use super::handoff::Unfit;
-use crate::builds::plan::Wish;
+use crate::recipes::target::Target;
 use crate::repos::along::Along;
 use crate::repos::branches::Asked;
 use crate::repos::bring::{self, BringError};
@@ -220,13 +220,13 @@ impl Claims {
     /// without being told: a checkout that cannot be brought to it makes the VM unfit. One that only stays behind is said to.
     pub(super) async fn update_checkouts(
         &self,
-        wish: &Wish,
+        target: &Target,
         task: &ClaimTask,
         asked: Option<&Asked>,
         row: &InstanceRow,
         agent: &AgentClient,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
-        let Wish { checkouts, tips, .. } = wish;
+        let Target { checkouts, tips, .. } = target;
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
         for (at, checkout) in checkouts.iter().enumerate() {
             let name = &checkout.repo_full_name;
@@ -274,7 +274,7 @@ impl Claims {
                 worked_in: row.worked_in,
             };
             let patience = FETCH_BUDGET.max(task.order.patience);
-            match step.carry_out(&self.context.mirrors, agent, patience).await {
+            match step.carry_out(&self.mirrors, agent, patience).await {
                 Ok(Some(moved)) => {
                     (repo.branch, repo.commit, repo.cloned) = (branch.to_owned(), moved.commit, None);
                     // Another branch is another task: whatever its files say.

@@ -6,13 +6,13 @@ use axum::http::request::Parts;
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::token::Scope;
+use hearth_core::tenant::FIRST_TENANT;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
 use sha2::{Digest, Sha256};
 
 use super::AppState;
 use super::error::ApiError;
-use crate::options::FIRST_TENANT;
 use crate::store::{InstanceRow, ProjectRow, TokenRow};
 
 /// Every token begins with this, so that leak scanners find it.

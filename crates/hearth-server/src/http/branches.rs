@@ -13,7 +13,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::builds::plan::checkouts;
+use crate::repos::checkouts::checkouts;
 use crate::repos::remote_branches::remote_branches;
 
 /// Most branches of one repository that are listed.
@@ -42,7 +42,7 @@ pub async fn list_branches(
             tenant: checkout.tenant.clone(),
             url: checkout.url.clone(),
         };
-        let sources = state.reconciler.context().mirrors.sources();
+        let sources = state.mirrors.sources();
         let mut branches = match remote_branches(sources, &remote).await {
             Ok(branches) => Some(branches),
             Err(error) => {

@@ -185,7 +185,7 @@ pub async fn release_instance(
     if moved == Moved::Lost {
         return Err(ApiError::not_found("instance"));
     }
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(Released { id, released: true }))
 }
 

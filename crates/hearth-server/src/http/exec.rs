@@ -116,10 +116,9 @@ pub struct Inside {
 
 /// Begins work in an instance's VM.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
-    let reconciler = &state.reconciler;
     // A connection that lives proves more than the host can say, and costs nothing to look at.
-    let is_connected = reconciler.context().agents.current(&row.vm).is_some();
-    if !is_connected || reconciler.unresponsive(&row.vm).is_some() {
+    let is_connected = state.connections.current(&row.vm).is_some();
+    if !is_connected || state.probes.unresponsive(&row.vm).is_some() {
         need_in_reach(state, row).await?;
     }
     if row.state != InstanceState::Claimed && !row.worked_in {
@@ -132,7 +131,7 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
     } else {
         None
     };
-    let agent = state.reconciler.context().agents.get(&row.vm, CONNECT_PATIENCE).await;
+    let agent = state.connections.get(&row.vm, CONNECT_PATIENCE).await;
     let agent = match agent {
         Err(error) if row.state == InstanceState::Provisioning => {
             let why = format!("the VM of this instance is still being made and cannot be entered yet: {error}");
@@ -140,8 +139,8 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         }
         agent => agent?,
     };
-    state.reconciler.meet(row, &agent).await?;
-    state.reconciler.expect_answer(&row.vm);
+    state.probes.meet(row, &agent).await?;
+    state.probes.expect_answer(&row.vm);
     if row.state == InstanceState::Claimed {
         // The work need not wait until it is written.
         tokio::spawn(show_life(state.store().clone(), row.id.clone()));
@@ -150,7 +149,7 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
 }
 
 async fn need_in_reach(state: &AppState, row: &InstanceRow) -> Result<(), ApiError> {
-    match state.reconciler.out_of_reach(row).await {
+    match state.probes.out_of_reach(row).await {
         Some(why) => Err(ApiError::unavailable(why)),
         None => Ok(()),
     }

@@ -5,22 +5,22 @@ use std::time::Duration;
 use axum::body::Bytes;
 use hearth_api::exec::ExecExit;
 use hearth_api::ids::VmId;
+use hearth_core::time::millis;
 use hearth_guest::client::{AgentError, ExecEvent};
 use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd, ExecSpec};
 use tokio::time::Instant;
 
 use super::AppState;
-use crate::builds::lost::{Became, Given, find_out};
-use crate::pools::Reconciler;
 use crate::store::InstanceRow;
-use hearth_core::time::millis;
+use crate::vms::connections::Connections;
+use crate::vms::lost::{Became, Given};
 
 /// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is.
 const RETURN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A command that was given to an agent.
 pub struct Begun {
-    reconciler: Reconciler,
+    connections: Connections,
     vm: VmId,
     given: Given,
     timeout_ms: Option<u64>,
@@ -37,13 +37,12 @@ pub enum Heard {
 impl Begun {
     /// It begins now.
     pub async fn now(state: &AppState, row: &InstanceRow, spec: &ExecSpec) -> Self {
-        let agents = &state.reconciler.context().agents;
         Self {
-            reconciler: state.reconciler.clone(),
+            connections: state.connections.clone(),
             vm: row.vm.clone(),
             given: Given {
                 at: Instant::now(),
-                boot: agents.known_boot(&row.vm).await,
+                boot: state.connections.known_boot(&row.vm).await,
                 text: spec.argv.as_ref().map(|words| words.join(" ")).unwrap_or_default(),
             },
             timeout_ms: spec.timeout_ms,
@@ -79,7 +78,7 @@ impl Begun {
             };
         }
         tracing::info!(vm = %self.vm, %error, "an agent was lost while a command ran");
-        let became = find_out(self.reconciler.context(), &self.vm, &self.given, RETURN_PATIENCE).await;
+        let became = self.connections.find_out(&self.vm, &self.given, RETURN_PATIENCE).await;
         ExecExit {
             error: Some(what_happened(became)),
             duration_ms,
@@ -188,7 +187,7 @@ fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
     }
 }
 
-/// Agents before protocol 6, which live in VMs that were made before, say the sentence alone.
+/// Connections before protocol 6, which live in VMs that were made before, say the sentence alone.
 fn code_of_old_agent(reason: &str) -> Option<i32> {
     let of_the_command = ["the program ", "the working directory ", "there is no user "];
     if reason.starts_with("the program ") && reason.ends_with(" was not found") {

@@ -11,7 +11,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::builds::plan::checkouts;
+use crate::repos::checkouts::checkouts;
 use crate::store::ProjectRow;
 
 /// Explain the warm pool
@@ -30,7 +30,10 @@ pub async fn explain_pool(
     Path(id): Path<ProjectId>,
 ) -> Result<Json<PoolExplained>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectRead).await?;
-    let mut explained = state.reconciler.explain_pool(&project).await?;
+    let mut explained = state
+        .status
+        .explain(&project, state.pools.look_at(&project).await?)
+        .await?;
     let not_followed = not_followed(&state, &project).await?;
     if let Some(first) = not_followed.first() {
         explained.summary.push_str("; ");

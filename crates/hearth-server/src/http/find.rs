@@ -131,7 +131,7 @@ pub async fn list_claims(
     let sight = caller.sight(&state, query.project_id.as_ref()).await?;
     let claims = state.store().claims(sight).await?;
     let items = claims.into_iter().map(|(vm, claim)| ClaimItem {
-        unresponsive: state.reconciler.unresponsive(&vm),
+        unresponsive: state.probes.unresponsive(&vm),
         ..claim
     });
     Ok(Json(Items { items: items.collect() }))

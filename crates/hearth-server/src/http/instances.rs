@@ -25,7 +25,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Path, Query};
 use super::validate::Faults;
-use crate::pools::Ended;
+use crate::pools::cancel::Ended;
 use crate::store::InstanceRow;
 
 /// Length of the list when none is asked for.
@@ -141,7 +141,7 @@ pub async fn view_instance(
             repo_full_name: own.repo_full_name,
         })
     });
-    let unresponsive = state.reconciler.unresponsive(&row.vm);
+    let unresponsive = state.probes.unresponsive(&row.vm);
     Ok(Json(InstanceView {
         commands: commands.collect(),
         failure: state.store().failure_of(&row).await?,
@@ -182,7 +182,7 @@ pub async fn end_boot(
         (owner, name) if owner == name => owner.clone(),
         (owner, name) => format!("{owner} (token `{name}`)"),
     };
-    let ended = state.reconciler.cancel_boot(&id, &by).await?;
+    let ended = state.boots.cancel_boot(&id, &by).await?;
     if let Ended::InUse(in_use) = ended {
         let why = match in_use {
             InstanceState::Claimed => "this instance is claimed; `POST /instances/{id}/release` gives it back",
@@ -228,7 +228,7 @@ pub async fn follow_instance(
     Path(id): Path<InstanceId>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     caller.instance(&state, &id, Scope::ProjectRead).await?;
-    let followers = state.reconciler.context().followers.clone();
+    let followers = state.live_logs.clone();
     let (before, mut events) = followers.follow(&id);
     // Only now: had the boot ended before, the entry just made would wait for ever.
     let row = state.store().instance(&id).await?;

@@ -48,12 +48,21 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::builds::live_log::LiveLogs;
 use crate::claims::Claims;
-use crate::pools::Reconciler;
+use crate::pools::act::Actor;
+use crate::pools::observe::Observer;
+use crate::pools::orders::Orders;
 use crate::recipes::set_ups::SetUps;
+use crate::repos::mirrors::Mirrors;
 use crate::repos::watch::Watch;
+use crate::status::PoolStatus;
 use crate::store::Store;
+use crate::templates::gc::Gc;
+use crate::vms::connections::Connections;
 use crate::vms::pause::Pause;
+use crate::vms::probe::Probes;
+use crate::wake::Wake;
 use error::ApiError;
 
 pub use auth::new_token;
@@ -83,7 +92,30 @@ pub fn openapi_document() -> &'static serde_json::Value {
 /// What every handler has.
 #[derive(Debug, Clone)]
 pub struct AppState {
-    pub reconciler: Reconciler,
+    /// The rows.
+    pub store: Store,
+    /// Wakes the pools' loop.
+    pub wake: Wake,
+    /// Has instances made that somebody waits for.
+    pub orders: Orders,
+    /// Ends boots.
+    pub boots: Actor,
+    /// Looks at pools.
+    pub pools: Observer,
+    /// Says why pools are as they are.
+    pub status: PoolStatus,
+    /// Looks after checkpoints.
+    pub gc: Gc,
+    /// Connections to the agents.
+    pub connections: Connections,
+    /// Asks VMs whether they answer.
+    pub probes: Probes,
+    /// Who watches boots.
+    pub live_logs: LiveLogs,
+    /// The repositories on the host.
+    pub mirrors: Mirrors,
+    /// How long a repository may take to be fetched.
+    pub command_timeout: Duration,
     /// Hands VMs over.
     pub claims: Claims,
     /// Pauses and resumes VMs.
@@ -104,7 +136,7 @@ pub struct AppState {
 
 impl AppState {
     fn store(&self) -> &Store {
-        &self.reconciler.context().store
+        &self.store
     }
 }
 

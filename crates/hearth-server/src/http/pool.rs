@@ -16,7 +16,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, OptionalBody, Path, Query};
-use crate::pools::Order;
+use crate::pools::orders::Order;
 use crate::store::{ProjectRow, Store};
 
 #[derive(Deserialize, IntoParams)]
@@ -96,7 +96,7 @@ pub async fn patch_pool(
     let pool = state.store().change_pool(&project.id, &patch, Timestamp::now()).await?;
     let pool = pool.ok_or_else(|| ApiError::not_found("project"))?;
     state.watch.follow(&project, &pool);
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(PatchPoolReply {
         config: Some(pool.config),
         status: status(&state, &project.id).await?,
@@ -140,7 +140,7 @@ pub async fn test_pool(
     let order = Order::Test {
         use_cache: query.cache.unwrap_or(true),
     };
-    state.reconciler.order_instance(&id, &project, order).await?;
+    state.orders.order_instance(&id, &project, order).await?;
     Ok(Json(TestReply { id }))
 }
 
@@ -174,7 +174,7 @@ pub async fn clear_pool(
         ));
     }
     let cleared = state.store().clear_instances(&project.id, Timestamp::now()).await?;
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(ClearReply {
         cleared: cleared.len() as u64,
         status: status(&state, &project.id).await?,
@@ -202,7 +202,7 @@ pub async fn retry_pool(
             "this project has no warm pool yet; configure it with `PATCH …/warm-pool`",
         ));
     }
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(RetryReply {
         status: status(&state, &project.id).await?,
     }))

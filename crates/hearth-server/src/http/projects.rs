@@ -237,7 +237,7 @@ pub async fn patch_project(
     if let Some(pool) = state.store().pool(&row.id).await? {
         state.watch.follow(&row, &pool);
     }
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(row.to_wire()))
 }
 
@@ -296,8 +296,8 @@ pub async fn delete_project(
         return Err(ApiError::not_found("project"));
     }
     mask_cache::forget(&row.id);
-    state.reconciler.wake();
-    state.reconciler.keep_soon();
+    state.wake.wake();
+    state.gc.run_soon();
     Ok(Json(ProjectDeleted {
         deleted: true,
         id: row.id,

@@ -42,7 +42,7 @@ pub async fn get_setup(
     Path(id): Path<ProjectId>,
 ) -> Result<Json<SetupView>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectRead).await?;
-    let found = find_legacy_hooks(state.reconciler.context(), &project).await;
+    let found = find_legacy_hooks(&state.mirrors, state.command_timeout, &project).await;
     Ok(Json(view(&project, found)))
 }
 
@@ -70,7 +70,7 @@ pub async fn patch_setup(
     for _ in 0..LOOKS {
         // Git is asked outside of the transaction, about the branches as they will be.
         set_branches(&body, &mut project)?;
-        let found = find_legacy_hooks(state.reconciler.context(), &project).await;
+        let found = find_legacy_hooks(&state.mirrors, state.command_timeout, &project).await;
         let looked_at = project.repos;
         let change = |row: &mut ProjectRow| {
             set_branches(&body, row)?;
@@ -85,7 +85,7 @@ pub async fn patch_setup(
             .await
         {
             Ok(Some(row)) => {
-                state.reconciler.wake();
+                state.wake.wake();
                 return Ok(Json(view(&row, found)));
             }
             Ok(None) => return Err(ApiError::not_found("project")),

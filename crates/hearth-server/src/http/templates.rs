@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use crate::pools::KeptCheckpoint;
+use crate::templates::gc::KeptCheckpoint;
 
 /// Faults are told this long.
 const FAULTS_TOLD: SignedDuration = SignedDuration::from_hours(24);
@@ -24,8 +24,8 @@ const FAULTS_TOLD: SignedDuration = SignedDuration::from_hours(24);
 )]
 pub async fn list_templates(State(state): State<AppState>, caller: Caller) -> Result<Json<TemplateList>, ApiError> {
     caller.need_host()?;
-    let items = state.reconciler.kept().await?;
-    let (disk_bytes, disk_limit_bytes) = state.reconciler.template_disk();
+    let items = state.gc.kept().await?;
+    let (disk_bytes, disk_limit_bytes) = state.gc.disk();
     let faults = state.store().checkpoint_faults(Timestamp::now() - FAULTS_TOLD).await?;
     Ok(Json(TemplateList {
         items: items.into_iter().map(to_item).collect(),
@@ -72,7 +72,7 @@ pub async fn verify_templates(
     caller: Caller,
 ) -> Result<Json<TemplatesVerified>, ApiError> {
     caller.need_host()?;
-    let verified = state.reconciler.verify().await?;
+    let verified = state.gc.verify().await?;
     Ok(Json(TemplatesVerified {
         checked: verified.checked as u64,
         damaged: verified.faults.len() as u64,

@@ -6,6 +6,7 @@ use hearth_api::error::ErrorCode;
 use hearth_api::ids::TokenId;
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenCreated, TokenItem, TokenRevoked};
+use hearth_core::tenant::FIRST_TENANT;
 use jiff::Timestamp;
 
 use super::AppState;
@@ -13,7 +14,6 @@ use super::auth::{Caller, new_token};
 use super::error::ApiError;
 use super::extract::{Body, Path};
 use super::validate::Faults;
-use crate::options::FIRST_TENANT;
 use crate::store::{NewToken, TokenReach};
 
 /// Which tokens the caller may see and revoke. Who makes tokens for other tenants sees them and can take them back; a token

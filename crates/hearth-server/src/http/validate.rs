@@ -60,7 +60,7 @@ impl Faults {
         (lfs, submodules): (Option<bool>, Option<bool>),
     ) -> Vec<RepoSource> {
         let base = &state.git_base_url;
-        let sources = state.reconciler.context().mirrors.sources();
+        let sources = state.mirrors.sources();
         let mut seen = BTreeSet::new();
         inputs
             .iter()

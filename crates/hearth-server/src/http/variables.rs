@@ -173,7 +173,7 @@ async fn put(
     {
         return Err(ApiError::not_found("project"));
     }
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(Items {
         items: store.variable_items(&project.id, owner).await?,
     }))
@@ -194,6 +194,6 @@ async fn remove(
         .store()
         .delete_variable(&project.id, owner(kind, caller), &name)
         .await?;
-    state.reconciler.wake();
+    state.wake.wake();
     Ok(Json(VariableDeleted { deleted, name }))
 }

@@ -1,26 +1,104 @@
 //! Action: carries out what the planner decided. Each action is checked again by the store against the generation it was
 //! decided on; losing that race is normal.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::InstanceStatus;
 use hearth_core::plan::Action;
 use hearth_core::provisioned::Provisioned;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{Failure, World};
-use hearth_drivers::VmState;
+use hearth_drivers::{Driver, VmState};
 use jiff::Timestamp;
 
-use super::Reconciler;
 use super::cancel::end_after_patience;
-use super::status::vm_ended;
-use super::tasks::Running;
+use super::endings::Endings;
+use super::tasks::{Running, Tasks};
+use super::tokens::Bucket;
+use crate::builds::Builder;
+use crate::builds::live_log::LiveLogs;
 use crate::builds::plan::Blueprint;
-use crate::builds::run::Boot;
-use crate::builds::run::Stop;
-use crate::builds::run::provision;
-use crate::store::{InstanceRow, Moved, NewInstance, StoreError, TemplateRow};
+use crate::builds::run::{Boot, Stop, provision};
+use crate::claims::Queues;
+use crate::status::messages::vm_ended;
+use crate::store::{InstanceRow, Moved, NewInstance, Store, StoreError, TemplateRow};
+use crate::vms::connections::Connections;
+use crate::vms::pause::Pause;
+use crate::vms::probe::GiveUp as _;
+use crate::wake::Wake;
 
-impl Reconciler {
+/// Does what the planner decided, and what a person asks of a boot. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Actor(Arc<Inner>);
+
+/// What acting takes.
+#[derive(Debug)]
+pub struct Inner {
+    pub(super) store: Store,
+    pub(super) driver: Arc<dyn Driver>,
+    builder: Builder,
+    connections: Connections,
+    pub(super) live_logs: LiveLogs,
+    pause: Pause,
+    /// The claims that wait: told when a template is there.
+    queues: Queues,
+    wake: Wake,
+    pub(super) endings: Endings,
+    pub(super) tasks: Tasks,
+    /// What may still be begun; fills up with time.
+    tokens: Mutex<Bucket>,
+    /// Names this server process; rows that another one began are half made.
+    pub(super) session: String,
+}
+
+impl std::ops::Deref for Actor {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Actor {
+    /// Nothing is under way.
+    #[must_use]
+    pub fn new(builder: Builder, pause: Pause, endings: Endings) -> Self {
+        Self(Arc::new(Inner {
+            store: builder.store.clone(),
+            driver: builder.driver.clone(),
+            connections: builder.connections.clone(),
+            live_logs: builder.live_logs.clone(),
+            builder,
+            pause,
+            queues: endings.queues.clone(),
+            wake: endings.wake.clone(),
+            endings,
+            tasks: Tasks::default(),
+            tokens: Mutex::new(Bucket::full()),
+            session: uuid::Uuid::now_v7().simple().to_string(),
+        }))
+    }
+
+    /// Names this server process.
+    pub(super) fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// How many VMs may be begun now.
+    pub(super) fn tokens(&self) -> usize {
+        self.bucket().look()
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this process has under way.
+    #[must_use]
+    pub(super) fn tasks(&self) -> Tasks {
+        self.tasks.clone()
+    }
+
     pub(super) async fn act(&self, world: &World, action: &Action) -> Result<(), StoreError> {
         match action {
             Action::Create {
@@ -28,7 +106,7 @@ impl Reconciler {
                 recipe,
                 reason,
             } => {
-                let template = self.context.store.template(project, recipe).await?;
+                let template = self.store.template(project, recipe).await?;
                 tracing::debug!(%project, recipe, ?reason, "an instance is wanted");
                 self.begin(world, project, template).await?;
             }
@@ -58,7 +136,7 @@ impl Reconciler {
                     .await?;
             }
             Action::Teardown { instance } => {
-                if let Some(row) = self.context.store.instance(instance).await? {
+                if let Some(row) = self.store.instance(instance).await? {
                     self.spawn_teardown(row);
                 }
             }
@@ -70,7 +148,7 @@ impl Reconciler {
 
     /// Writes the row of a new instance and makes its VM: a fork of this template, or what the pool is to follow now.
     async fn begin(&self, world: &World, project: &ProjectId, template: Option<TemplateRow>) -> Result<(), StoreError> {
-        let Some(blueprint) = Blueprint::load(&self.context, project, false).await? else {
+        let Some(blueprint) = Blueprint::load(&self.builder, project, false).await? else {
             return Ok(());
         };
         let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
@@ -78,8 +156,8 @@ impl Reconciler {
         let mut new = NewInstance::new(project, recipe.clone(), memory_mib);
         new.started_by = Some(self.session.clone());
         let running = self.tasks.begin_provision(&new.id);
-        self.context.store.insert_instance(&new, world.now).await?;
-        self.tokens().take();
+        self.store.insert_instance(&new, world.now).await?;
+        self.bucket().take();
         tracing::info!(instance = %new.id, %project, recipe = new.recipe, "making an instance");
         let boot = Boot {
             id: new.id,
@@ -99,11 +177,11 @@ impl Reconciler {
 
     /// Makes the VM of a row that is there already.
     async fn start(&self, instance: &InstanceId) -> Result<(), StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         let Some(row) = store.instance(instance).await? else {
             return Ok(());
         };
-        let Some(blueprint) = Blueprint::load(&self.context, &row.project, row.is_build).await? else {
+        let Some(blueprint) = Blueprint::load(&self.builder, &row.project, row.is_build).await? else {
             return Ok(());
         };
         let template = if row.is_test || row.is_build {
@@ -120,7 +198,7 @@ impl Reconciler {
         if !store.start_instance(instance, &self.session, recipe).await? {
             return Ok(());
         }
-        self.tokens().take();
+        self.bucket().take();
         tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
         let boot = Boot {
             id: row.id,
@@ -141,36 +219,18 @@ impl Reconciler {
 
     /// The planner saw a VM missing in a list; the driver is asked about this one before it is believed.
     async fn fail(&self, instance: &InstanceId, generation: i64, failure: &Failure) -> Result<(), StoreError> {
-        let Some(row) = self.context.store.instance(instance).await? else {
+        let Some(row) = self.store.instance(instance).await? else {
             return Ok(());
         };
         if failure.kind == FailureKind::VmLost {
-            match self.context.driver.inspect(&row.vm).await {
+            match self.driver.inspect(&row.vm).await {
                 Ok(Some(VmState::Running | VmState::Paused)) | Err(_) => return Ok(()),
                 // Halted, ended or gone.
                 Ok(_) => {}
             }
         }
         if row.generation == generation {
-            self.give_up(&row, failure).await?;
-        }
-        Ok(())
-    }
-
-    /// The instance has failed, unless somebody else has decided about it since this row was read.
-    pub(super) async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError> {
-        let store = &self.context.store;
-        let moved = store
-            .fail_instance(&row.id, Some(row.generation), failure, Timestamp::now())
-            .await?;
-        if moved != Moved::Lost {
-            tracing::warn!(instance = %row.id, project = %row.project, reason = failure.reason, "an instance failed");
-            self.context.agents.forget(&row.vm);
-            let reason = Some(failure.reason.clone());
-            self.context
-                .followers
-                .ended(&row.id, Some(InstanceStatus::Failed), reason);
-            self.changed(&row.project, &row.id);
+            self.endings.give_up(&row, failure).await?;
         }
         Ok(())
     }
@@ -182,7 +242,7 @@ impl Reconciler {
         to: InstanceState,
         reason: &hearth_core::plan::Reason,
     ) -> Result<(), StoreError> {
-        let (store, now) = (&self.context.store, Timestamp::now());
+        let (store, now) = (&self.store, Timestamp::now());
         let moved = if to == InstanceState::Retiring {
             store
                 .retire_instance(instance, generation, vm_ended(*reason), now)
@@ -193,9 +253,9 @@ impl Reconciler {
         if moved == Moved::Lost {
             return Ok(());
         }
-        if let Some(row) = self.context.store.instance(instance).await? {
+        if let Some(row) = self.store.instance(instance).await? {
             tracing::info!(%instance, project = %row.project, ?reason, "ending an instance");
-            self.changed(&row.project, instance);
+            self.endings.changed(&row.project, instance);
             self.spawn_teardown(row);
         }
         Ok(())
@@ -208,7 +268,7 @@ impl Reconciler {
                 biased;
                 () = running.cancel.cancelled() => None,
                 failure = end_after_patience(&running.end) => Some(Err(Stop::Failure(failure))),
-                ended = provision(&this.context, &boot) => Some(ended),
+                ended = provision(&this.builder, &boot) => Some(ended),
             };
             if let Err(error) = this.finish_provision(&boot, ended).await {
                 // The row stays in `provisioning` with nobody at work: the next pass removes it.
@@ -220,12 +280,12 @@ impl Reconciler {
                 // There may be a template now, of which whoever waits can have a fork made.
                 this.queues.notify_all(project);
             }
-            this.changed(project, &boot.id);
+            this.endings.changed(project, &boot.id);
         });
     }
 
     async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {
-        let (id, store, followers) = (&boot.id, &self.context.store, &self.context.followers);
+        let (id, store, live_logs) = (&boot.id, &self.store, &self.live_logs);
         match ended {
             // Whoever stopped it has moved the row.
             None => self.tell_end(id).await?,
@@ -241,10 +301,10 @@ impl Reconciler {
                     .await?
                     == Moved::Lost
                 {
-                    followers.ended(id, None, None);
+                    live_logs.ended(id, None, None);
                 } else {
                     tracing::info!(instance = %id, "an instance is ready");
-                    followers.ended(id, Some(InstanceStatus::Ready), None);
+                    live_logs.ended(id, Some(InstanceStatus::Ready), None);
                 }
             }
             // The server is ending, or the disk is full: the row stays as it is, and whoever sees it next takes it for half made.
@@ -257,7 +317,7 @@ impl Reconciler {
                     self.tell_end(id).await?;
                 } else {
                     tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason, "a boot failed");
-                    followers.ended(id, Some(InstanceStatus::Failed), Some(failure.reason));
+                    live_logs.ended(id, Some(InstanceStatus::Failed), Some(failure.reason));
                 }
             }
         }
@@ -272,9 +332,9 @@ impl Reconciler {
         let this = self.clone();
         tokio::spawn(async move {
             this.tasks.cancel_provision(&row.id).await;
-            this.context.agents.forget(&row.vm);
+            this.connections.forget(&row.vm);
             let id = &row.id;
-            match this.context.driver.destroy(&row.vm).await {
+            match this.driver.destroy(&row.vm).await {
                 Err(error) => {
                     tracing::warn!(%error, instance = %id, "a VM could not be destroyed; the next pass tries again")
                 }
@@ -282,22 +342,21 @@ impl Reconciler {
                     let done = match row.state {
                         InstanceState::Retiring => {
                             let now = Timestamp::now();
-                            this.context
-                                .store
+                            this.store
                                 .move_instance(id, InstanceState::Archived, None, now)
                                 .await
                                 .map(drop)
                         }
-                        _ => this.context.store.forget_instance(id).await,
+                        _ => this.store.forget_instance(id).await,
                     };
                     if let Err(error) = done {
                         tracing::warn!(%error, instance = %id, "the end of an instance could not be written");
                     }
-                    this.context.followers.ended(id, None, None);
+                    this.live_logs.ended(id, None, None);
                 }
             }
             drop(entry);
-            this.wake();
+            this.wake.wake();
         });
     }
 
@@ -308,7 +367,7 @@ impl Reconciler {
         let this = self.clone();
         tokio::spawn(async move {
             tracing::info!(%vm, "destroying a VM that no row names");
-            if let Err(error) = this.context.driver.destroy(&vm).await {
+            if let Err(error) = this.driver.destroy(&vm).await {
                 tracing::warn!(%error, %vm, "a VM could not be destroyed; the next pass tries again");
             }
             drop(entry);

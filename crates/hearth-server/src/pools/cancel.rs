@@ -8,7 +8,7 @@ use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
 use jiff::Timestamp;
 
-use super::Reconciler;
+use super::act::Actor;
 use crate::builds::end_request::EndRequest;
 use crate::store::{InstanceRow, Moved, StoreError};
 
@@ -37,10 +37,10 @@ pub(super) async fn end_after_patience(end: &EndRequest) -> Failure {
     failure
 }
 
-impl Reconciler {
+impl Actor {
     /// Ends the boot of an instance; its record says by whom.
     pub async fn cancel_boot(&self, id: &InstanceId, by: &str) -> Result<Ended, StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         let Some(row) = store.instance(id).await? else {
             return Ok(Ended::Nothing);
         };
@@ -66,7 +66,7 @@ impl Reconciler {
             return Ok(Ended::Nothing);
         };
         tracing::info!(instance = %id, project = %row.project, state = row.state.as_str(), "a boot was to end");
-        self.changed(&row.project, id);
+        self.endings.changed(&row.project, id);
         Ok(match row.state {
             InstanceState::Ready | InstanceState::Claimed => Ended::InUse(row.state),
             _ => Ended::Boot,
@@ -81,10 +81,10 @@ impl Reconciler {
     }
 
     async fn end_kept_vm(&self, row: &InstanceRow, by: &str) -> Result<Ended, StoreError> {
-        let (store, now) = (&self.context.store, Timestamp::now());
+        let (store, now) = (&self.store, Timestamp::now());
         let why = format!("removed by {by}");
         let moved = store.retire_instance(&row.id, row.generation, &why, now).await?;
-        self.changed(&row.project, &row.id);
+        self.endings.changed(&row.project, &row.id);
         Ok(if moved == Moved::Lost {
             Ended::Nothing
         } else {
@@ -94,8 +94,8 @@ impl Reconciler {
 
     /// Writes the entries of the steps that were cut off.
     pub(super) async fn close_entries(&self, id: &InstanceId, failure: &Failure) -> Result<(), StoreError> {
-        let followers = &self.context.followers;
-        for running in followers.progress(id) {
+        let live_logs = &self.live_logs;
+        for running in live_logs.progress(id) {
             let step = Step {
                 name: running.step,
                 status: StepStatus::Error,
@@ -105,19 +105,17 @@ impl Reconciler {
                 timestamp: Timestamp::now(),
                 metadata: None,
             };
-            self.context.store.append_step(id, &step).await?;
-            followers.step_ended(id, running.subject.as_deref(), &step);
+            self.store.append_step(id, &step).await?;
+            live_logs.step_ended(id, running.subject.as_deref(), &step);
         }
         Ok(())
     }
 
     /// Tells those who watch how a boot ended whose row somebody else has moved.
     pub(super) async fn tell_end(&self, id: &InstanceId) -> Result<(), StoreError> {
-        let row = self.context.store.instance(id).await?;
+        let row = self.store.instance(id).await?;
         let status = row.as_ref().and_then(InstanceRow::status);
-        self.context
-            .followers
-            .ended(id, status, row.and_then(|row| row.failure_reason));
+        self.live_logs.ended(id, status, row.and_then(|row| row.failure_reason));
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! Whether this server acts on the pools, and whether its clock can be believed.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Reconciler;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Length of the controller's lease. A server that stops for longer acts no more until it has it again.
 const LEASE: SignedDuration = SignedDuration::from_secs(30);
@@ -18,7 +18,7 @@ const UNWRITTEN: i64 = 0;
 
 /// What is known of lease and clock.
 #[derive(Debug, Default)]
-pub(super) struct Lead {
+struct Known {
     /// When the lease was last taken or renewed.
     held: Option<Instant>,
     /// It was said that somebody else has it.
@@ -29,11 +29,28 @@ pub(super) struct Lead {
     jumped: Option<(Timestamp, SignedDuration)>,
 }
 
-impl Reconciler {
+/// Holds the lease, and watches the clock.
+#[derive(Debug)]
+pub(super) struct Leader {
+    store: Store,
+    /// Names this server process.
+    session: String,
+    known: Mutex<Known>,
+}
+
+impl Leader {
+    /// `session` names this server process.
+    pub(super) fn new(store: Store, session: String) -> Self {
+        Self {
+            store,
+            session,
+            known: Mutex::default(),
+        }
+    }
+
     /// Takes the lease at the start: nobody else can be at this data folder, which is locked.
-    pub(super) async fn take_lead(&self) -> Result<(), StoreError> {
+    pub(super) async fn take(&self) -> Result<(), StoreError> {
         let generation = self
-            .context
             .store
             .hold_controller(&self.session, Timestamp::now(), LEASE, true)
             .await;
@@ -41,30 +58,26 @@ impl Reconciler {
             Err(error) if error.is_disk_full() => Some(UNWRITTEN),
             held => held?,
         };
-        self.lead(|lead| lead.held = generation.map(|_| Instant::now()));
+        self.known(|known| known.held = generation.map(|_| Instant::now()));
         Ok(())
     }
 
     /// Whether this server acts in this pass.
-    pub(super) async fn leads(&self, now: Timestamp) -> Result<bool, StoreError> {
-        let held = self.lead(|lead| lead.held);
+    pub(super) async fn is_leader(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let held = self.known(|known| known.held);
         if held.is_some_and(|at| at.elapsed() < RENEW_AFTER) {
             return Ok(true);
         }
         let asked = Instant::now();
-        let generation = self
-            .context
-            .store
-            .hold_controller(&self.session, now, LEASE, false)
-            .await;
+        let generation = self.store.hold_controller(&self.session, now, LEASE, false).await;
         let generation = match generation {
             // The folder's lock says that nobody else acts here. Whatever makes room must go on.
             Err(error) if error.is_disk_full() && held.is_some() => Some(UNWRITTEN),
             held => held?,
         };
-        let news = self.lead(|lead| {
-            lead.held = generation.map(|_| asked);
-            std::mem::replace(&mut lead.said, generation.is_none()) != generation.is_none()
+        let news = self.known(|known| {
+            known.held = generation.map(|_| asked);
+            std::mem::replace(&mut known.said, generation.is_none()) != generation.is_none()
         });
         match generation {
             None if news => tracing::warn!("another server acts on these pools; this one answers requests and waits"),
@@ -75,17 +88,17 @@ impl Reconciler {
     }
 
     /// Lets go of the lease, so that the next server need not wait.
-    pub(super) async fn give_up_lead(&self) {
-        if let Err(error) = self.context.store.release_controller(&self.session).await {
+    pub(super) async fn release(&self) {
+        if let Err(error) = self.store.release_controller(&self.session).await {
             tracing::warn!(%error, "the controller's lease could not be given back; it runs out by itself");
         }
     }
 
     /// Looks whether the clock has jumped since the last pass. Leases then last as long as they were given; ages count by the
     /// new time, and whatever is too old by it is replaced one by one.
-    pub(super) async fn look_at_clock(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn check_clock(&self, now: Timestamp) -> Result<(), StoreError> {
         let here = Instant::now();
-        let last = self.lead(|lead| lead.last.replace((now, here)));
+        let last = self.known(|known| known.last.replace((now, here)));
         let Some(by) = last.and_then(|last| jump(last, (now, here))) else {
             return Ok(());
         };
@@ -93,21 +106,20 @@ impl Reconciler {
             seconds = by.as_secs(),
             "the clock of this host has jumped; VMs that are too old by its new time are replaced one by one, leases are kept"
         );
-        self.lead(|lead| lead.jumped = Some((now, by)));
+        self.known(|known| known.jumped = Some((now, by)));
         if by.is_positive() {
-            self.context.store.shift_leases(by).await?;
+            self.store.shift_leases(by).await?;
         }
         Ok(())
     }
 
     /// When the clock last jumped, and by how much.
-    #[must_use]
-    pub fn clock_jumped(&self) -> Option<(Timestamp, SignedDuration)> {
-        self.lead(|lead| lead.jumped)
+    pub(super) fn clock_jumped(&self) -> Option<(Timestamp, SignedDuration)> {
+        self.known(|known| known.jumped)
     }
 
-    fn lead<T>(&self, act: impl FnOnce(&mut Lead) -> T) -> T {
-        act(&mut self.lead.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    fn known<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
+        act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

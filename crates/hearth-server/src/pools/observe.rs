@@ -1,25 +1,97 @@
 //! Observation: store + drivers → one [`World`].
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::plan::RECORD_KEPT;
 use hearth_core::state::InstanceState;
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
-use hearth_drivers::{CALL_TIMEOUT, VmState};
+use hearth_drivers::{CALL_TIMEOUT, Driver, VmState};
 use jiff::Timestamp;
 
-use super::Reconciler;
-use crate::store::{InstanceRow, PoolRow, ProjectRow, StoreError, Streaks, TemplateRow};
+use super::act::Actor;
+use super::tasks::Tasks;
+use crate::claims::Queues;
+use crate::recipes::set_ups::SetUps;
+use crate::recipes::target::{Recipes, Target};
+use crate::status::PoolSeen;
+use crate::store::{InstanceRow, PoolRow, ProjectRow, Store, StoreError, Streaks, TemplateRow};
 use crate::templates::select::serving;
+use crate::vms::memory::Memory;
 
 /// What a fork counts with that has no sibling yet, MiB; more than what one costs where it was measured.
 const UNKNOWN_FORK_MIB: u64 = 96;
 
-impl Reconciler {
-    pub(super) async fn observe(&self, now: Timestamp) -> Result<World, StoreError> {
+/// Reads what there is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    store: Store,
+    driver: Arc<dyn Driver>,
+    recipes: Recipes,
+    set_ups: SetUps,
+    memory: Memory,
+    queues: Queues,
+    tasks: Tasks,
+    /// What the host may be used for.
+    limits: Limits,
+}
+
+impl Observer {
+    /// `actor`: who is at work; `limits`: what the host may be used for.
+    #[must_use]
+    pub fn new(
+        actor: &Actor,
+        recipes: Recipes,
+        set_ups: SetUps,
+        memory: Memory,
+        queues: Queues,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            store: actor.store.clone(),
+            driver: actor.driver.clone(),
+            recipes,
+            set_ups,
+            memory,
+            queues,
+            tasks: actor.tasks(),
+            limits,
+        }
+    }
+
+    /// One pool as it is now, for those who ask why.
+    pub async fn look_at(&self, project: &ProjectRow) -> Result<PoolSeen, StoreError> {
+        let store = &self.store;
+        let pool = store.pool(&project.id).await?;
+        let configured = pool.is_some();
+        let rows = store.instances_of(&project.id).await?;
+        let templates = store.templates_of(&project.id).await?;
+        let target: Target = self.recipes.target(project, pool.as_ref()).await?;
+        let serves = serving(&templates, project, &target.recipe);
+        let instances = rows.iter().map(|row| {
+            let prepared = templates.iter().any(|template| template.recipe == row.recipe);
+            // No look at the VMs: a pass has just had one.
+            self.instance_world(row, prepared, &HashMap::new())
+        });
+        let instances = instances.collect();
+        let streaks = store.failure_streaks(Some(&project.id)).await?;
+        let recipe = target.recipe.clone();
+        let world = self.pool_world(project.clone(), pool, recipe, serves, &streaks, instances);
+        Ok(PoolSeen {
+            waiting_claims: self.queues.waiting(&project.id),
+            configured,
+            rows,
+            templates,
+            target,
+            world,
+        })
+    }
+
+    /// What a pass decides on, and what the claimed VMs come to, in a sentence. `tokens`: how many VMs may be begun.
+    pub(super) async fn observe(&self, now: Timestamp, tokens: usize) -> Result<(World, String), StoreError> {
         // The driver first: a VM it names has had its row before, so a VM without a row in the later read is an orphan.
-        let vms = match tokio::time::timeout(CALL_TIMEOUT, self.context.driver.list()).await {
+        let vms = match tokio::time::timeout(CALL_TIMEOUT, self.driver.list()).await {
             Ok(Ok(vms)) => Some(vms.into_iter().map(|vm| (vm.id, vm.state)).collect::<HashMap<_, _>>()),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the driver cannot say which VMs there are");
@@ -32,22 +104,22 @@ impl Reconciler {
         };
         let drivers_observed = vms.is_some();
         let vms = vms.unwrap_or_default();
-        let rows = self.context.store.all_instances(now - RECORD_KEPT).await?;
-        self.measure_claimed(&rows).await;
-        self.note_claimed(self.sum_claimed(&rows));
+        let rows = self.store.all_instances(now - RECORD_KEPT).await?;
+        self.memory.measure_claimed(&rows).await;
+        let claimed = self.memory.sum_claimed(&rows);
         let known: HashSet<&VmId> = rows.iter().map(|row| &row.vm).collect();
         let orphans = vms
             .keys()
             .filter(|vm| !known.contains(vm) && !self.tasks.is_tearing_down(vm.as_str()))
             .cloned()
             .collect();
-        let templates = self.context.store.templates().await?;
-        let tips = self.context.store.tips().await?;
+        let templates = self.store.templates().await?;
+        let tips = self.store.tips().await?;
         let prepared: HashSet<(&ProjectId, &str)> = templates
             .iter()
             .map(|template| (&template.project, template.recipe.as_str()))
             .collect();
-        let capabilities = self.context.driver.capabilities();
+        let capabilities = self.driver.capabilities();
         let mut by_project: HashMap<ProjectId, Vec<InstanceWorld>> = HashMap::new();
         for row in &rows {
             let prepared = prepared.contains(&(&row.project, row.recipe.as_str()));
@@ -56,17 +128,17 @@ impl Reconciler {
                 .or_default()
                 .push(self.instance_world(row, prepared, &vms));
         }
-        let mut configured = self.context.store.pools().await?;
-        let streaks = self.context.store.failure_streaks(None).await?;
+        let mut configured = self.store.pools().await?;
+        let streaks = self.store.failure_streaks(None).await?;
         let mut pools = Vec::new();
         let mut tenants: HashMap<String, usize> = HashMap::new();
-        for project in self.context.store.all_projects().await? {
+        for project in self.store.all_projects().await? {
             let pool = configured.remove(&project.id);
             let instances = by_project.remove(&project.id).unwrap_or_default();
             if pool.is_none() && instances.is_empty() {
                 continue;
             }
-            let recipe = self.context.wanted(&project, pool.as_ref(), &tips).await;
+            let recipe = self.recipes.target_recipe(&project, pool.as_ref(), &tips).await;
             self.set_ups.note(&project, pool.as_ref(), &recipe).await?;
             let serving = serving(&templates, &project, &recipe);
             let next = tenants.len();
@@ -91,20 +163,18 @@ impl Reconciler {
             last_good: None,
             instances,
         }));
-        Ok(World {
+        let world = World {
             now,
-            limits: Limits {
-                tokens: self.tokens().look(),
-                ..self.limits
-            },
+            limits: Limits { tokens, ..self.limits },
             can_rest: capabilities.pause,
             pools,
             orphans,
             drivers_observed,
-        })
+        };
+        Ok((world, claimed))
     }
 
-    pub(super) fn pool_world(
+    fn pool_world(
         &self,
         project: ProjectRow,
         pool: Option<PoolRow>,
@@ -113,7 +183,7 @@ impl Reconciler {
         streaks: &Streaks,
         mut instances: Vec<InstanceWorld>,
     ) -> PoolWorld {
-        let capabilities = self.context.driver.capabilities();
+        let capabilities = self.driver.capabilities();
         let cost = fork_cost(&instances);
         let waiting = |i: &&mut InstanceWorld| i.state == InstanceState::Provisioning && i.forked;
         instances.iter_mut().filter(waiting).for_each(|i| i.memory_mib = cost);
@@ -125,7 +195,7 @@ impl Reconciler {
         });
         let config = pool.as_ref().map(|pool| &pool.config);
         let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-        let whole = u64::from(self.context.sizes.shape(project.vm_size).memory_mib);
+        let whole = u64::from(self.recipes.shape(&project).memory_mib);
         PoolWorld {
             tenant: 0,
             enabled: config.is_some_and(|config| config.enabled),
@@ -147,12 +217,7 @@ impl Reconciler {
     }
 
     /// `prepared`: there is a template of its recipe.
-    pub(super) fn instance_world(
-        &self,
-        row: &InstanceRow,
-        prepared: bool,
-        vms: &HashMap<VmId, VmState>,
-    ) -> InstanceWorld {
+    fn instance_world(&self, row: &InstanceRow, prepared: bool, vms: &HashMap<VmId, VmState>) -> InstanceWorld {
         let work = match row.state {
             InstanceState::Provisioning if self.tasks.is_provisioning(&row.id) => Work::Here,
             InstanceState::Provisioning if row.started_by.is_none() => Work::Unstarted,
@@ -172,7 +237,7 @@ impl Reconciler {
             recipe: row.recipe.clone(),
             forked: prepared && row.use_cache && !row.is_build,
             failure: row.failure_kind,
-            memory_mib: self.counts_mib(row),
+            memory_mib: self.memory.counts_mib(row),
             created_at: row.created_at,
             state_since: row.state_since,
             lease_ends_at: row.lease_ends_at,

@@ -2,20 +2,20 @@
 
 use jiff::Timestamp;
 
-use super::Reconciler;
+use super::act::Actor;
 use crate::store::StoreError;
 
 /// A boot that was interrupted so often is not begun once more: it may be what ends the server.
 const MOST_RESTARTS: i64 = 3;
 
-impl Reconciler {
+impl Actor {
     /// Before the first pass: what is half made is removed, and its rows wait for their turn again. Whatever cannot be taken over
     /// is left to the planner, which ends it.
     pub(super) async fn take_over(&self) -> Result<(), StoreError> {
-        let store = &self.context.store;
+        let store = &self.store;
         for row in store.half_made(&self.session, MOST_RESTARTS).await? {
             // Nobody can go on in the middle of a command.
-            if let Err(error) = self.context.driver.destroy(&row.vm).await {
+            if let Err(error) = self.driver.destroy(&row.vm).await {
                 tracing::warn!(%error, instance = %row.id, "a half-made VM could not be destroyed; its boot does not continue");
                 continue;
             }

@@ -1,3 +1,4 @@
 //! What pools are made by.
 
 pub mod set_ups;
+pub mod target;

@@ -10,7 +10,7 @@ use hearth_core::recipe::{same_set_up, set_up_of};
 use hearth_core::set_up::{OwnCommand, SetUp};
 use jiff::Timestamp;
 
-use crate::builds::plan::{own_commands, set_up};
+use super::target::{own_commands, set_up};
 use crate::store::{InstanceRow, PoolRow, ProjectRow, Store, StoreError};
 
 /// What was noted last of each project: the set-up's name, and when the project was changed then. A cache.

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use hearth_core::checkout::Extras;
+use hearth_core::time::millis;
 use hearth_guest::client::{AgentClient, AgentError, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
 
 use super::along::{Along, Submodule};
 use super::mirrors::{CloneParts, MirrorError, Tip, has_commit, objects_as_tar};
-use hearth_core::time::millis;
 
 /// Time limit of what git does in the VM at a claim.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::mirrors::{MirrorError, Wanted};
+use super::mirrors::{MirrorError, Mirrors, Wanted};
 use super::settings;
-use crate::builds::Context;
 use crate::store::ProjectRow;
 
 /// How long a request waits for repositories to be fetched. A longer first fetch goes on, and a later request sees its end.
@@ -24,10 +23,10 @@ pub struct LegacyFound {
     pub check_complete: bool,
 }
 
-/// Looks at the tip of each repository's branch.
-pub async fn find_legacy_hooks(context: &Context, project: &ProjectRow) -> LegacyFound {
+/// Looks at the head of each repository's branch. `patience`: for a fetch.
+pub async fn find_legacy_hooks(mirrors: &Mirrors, patience: Duration, project: &ProjectRow) -> LegacyFound {
     let looks = project.repos.iter().map(|repo| {
-        let (mirrors, patience) = (context.mirrors.clone(), context.command_timeout);
+        let mirrors = mirrors.clone();
         let (repo, remote) = (repo.clone(), project.remote(repo));
         // A task of its own: when the request has waited long enough, the fetch goes on.
         let look = tokio::spawn(async move {

@@ -5,6 +5,7 @@ pub mod along;
 pub mod branches;
 pub mod bring;
 pub mod checkout;
+pub mod checkouts;
 pub mod git;
 pub mod legacy_hooks;
 pub mod lfs;

@@ -1,5 +1,6 @@
 //! Templates and what they lie on: which one serves a pool, what the host gives to VMs, old images.
 
 pub mod environment;
+pub mod gc;
 pub mod images;
 pub mod select;

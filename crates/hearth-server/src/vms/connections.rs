@@ -36,14 +36,14 @@ type Slot = Arc<tokio::sync::Mutex<Connection>>;
 
 /// The connections.
 #[derive(Debug, Clone)]
-pub struct Agents {
-    driver: Arc<dyn Driver>,
+pub struct Connections {
+    pub(super) driver: Arc<dyn Driver>,
     slots: Arc<Mutex<HashMap<VmId, Slot>>>,
     /// VMs whose connection was broken off because they did not answer, and what to say about it.
     given_up: Arc<Mutex<HashMap<VmId, String>>>,
 }
 
-impl Agents {
+impl Connections {
     /// None yet.
     #[must_use]
     pub fn new(driver: Arc<dyn Driver>) -> Self {

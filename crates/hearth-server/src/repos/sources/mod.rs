@@ -16,7 +16,7 @@ use std::sync::Arc;
 use hearth_core::checkout::Remote;
 use sha2::{Digest, Sha256};
 
-use crate::options::FIRST_TENANT;
+use hearth_core::tenant::FIRST_TENANT;
 use location::{Location, Scheme};
 
 pub use fetch::{SourceError, known_hosts};

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use super::location::{Location, Scheme, plain_host};
-use crate::options::FIRST_TENANT;
+use hearth_core::tenant::FIRST_TENANT;
 
 /// How a rule is written, for whoever wrote it otherwise.
 const FORM: &str = "write it like `allow=https://git.corp.example`, `tenant=beta allow=file:///srv/git/*` or \

@@ -86,7 +86,7 @@ impl Watch {
     /// Whether any of the branches is there.
     async fn visit(&self, order: &Order) -> Result<bool, LookError> {
         let (remote, branches) = (&order.remote, order.wanted.branches());
-        let sources = self.0.reconciler.context().mirrors.sources();
+        let sources = self.0.mirrors.sources();
         let heads = tips(sources, remote, &branches).await?;
         let known = self.store().tips_at(std::slice::from_ref(remote)).await?;
         let (mut found, mut moved) = (false, false);
@@ -122,15 +122,15 @@ impl Watch {
 
     fn wake_if(&self, moved: bool) {
         if moved {
-            self.0.reconciler.wake();
+            self.0.wake.wake();
         }
     }
 
     /// Fetches a branch that moved, then notes its tip; whether it was news.
     async fn take(&self, order: &Order, branch: &str) -> Result<bool, LookError> {
-        let context = self.0.reconciler.context();
-        let (remote, patience) = (&order.remote, context.command_timeout);
-        let fetch = context
+        let (remote, patience) = (&order.remote, self.0.fetch_timeout);
+        let fetch = self
+            .0
             .mirrors
             .fetch(order.wanted.name(), remote, branch, patience, Mirrored::Newest);
         // Not the commit that was looked at: it may have moved again, and this one is on the host.

@@ -21,10 +21,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::builds::plan::checkouts;
-use crate::options::ServeOptions;
-use crate::pools::Reconciler;
+use crate::repos::checkouts::checkouts;
+use crate::repos::mirrors::Mirrors;
 use crate::store::{PoolRow, ProjectRow, Store, StoreError};
+use crate::wake::Wake;
 use faults::Faults;
 use schedule::{Schedule, Wanted};
 
@@ -45,7 +45,12 @@ pub(crate) struct Watch(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    reconciler: Reconciler,
+    store: Store,
+    mirrors: Mirrors,
+    /// Wakes the pools' loop when a branch moved.
+    wake: Wake,
+    /// How long a fetch may take.
+    fetch_timeout: Duration,
     schedule: Mutex<Schedule>,
     faults: Faults,
     /// The schedule has something new.
@@ -57,12 +62,16 @@ struct Inner {
 }
 
 impl Watch {
-    /// At rest until [`Watch::run`].
+    /// Follows nothing until [`Watch::run`]. `interval`: time between two looks at a repository; `fetch_timeout`: how long a fetch may
+    /// take.
     #[must_use]
-    pub fn new(reconciler: Reconciler, options: &ServeOptions) -> Self {
+    pub fn new(store: Store, mirrors: Mirrors, wake: Wake, interval: Duration, fetch_timeout: Duration) -> Self {
         Self(Arc::new(Inner {
-            reconciler,
-            schedule: Mutex::new(Schedule::new(options.watch_interval)),
+            store,
+            mirrors,
+            wake,
+            fetch_timeout,
+            schedule: Mutex::new(Schedule::new(interval)),
             faults: Faults::default(),
             told: Notify::new(),
             looked: Notify::new(),
@@ -75,7 +84,7 @@ impl Watch {
     }
 
     fn store(&self) -> &Store {
-        &self.0.reconciler.context().store
+        &self.0.store
     }
 
     /// What keeps this branch from being followed: its repository cannot be looked at, or has no such branch.

@@ -9,21 +9,16 @@ use hearth_api::ids::ProjectId;
 use hearth_api::pool::PatchPool;
 use hearth_api::project::VmSize;
 use hearth_core::checkout::Remote;
-use hearth_drivers::Driver;
-use hearth_drivers::fake::{FakeDriver, FakeOptions};
+use hearth_core::tenant::FIRST_TENANT;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Pushed, Watch};
-use crate::builds::Context;
-use crate::claims::Queues;
-use crate::options::{FIRST_TENANT, ServeOptions};
-use crate::pools::Reconciler;
-use crate::recipes::set_ups::SetUps;
+use crate::repos::mirrors::Mirrors;
+use crate::repos::sources::{Sources, known_hosts};
 use crate::secrets::cipher::Cipher;
 use crate::store::{ProjectRow, RepoSource, Store};
-use crate::vms::pause::Pause;
 use crate::wake::Wake;
 
 /// How long a predicate may take to hold.
@@ -45,18 +40,11 @@ impl House {
         let folder = tempfile::tempdir().unwrap();
         let cipher = Arc::new(Cipher::open(&folder.path().join("key")).unwrap());
         let store = Store::open(&folder.path().join("db"), cipher, None).await.unwrap();
-        let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
-        let mut options = ServeOptions::new(folder.path().join("data"));
-        options.watch_interval = interval;
-        options.command_timeout = SOON;
         let mirrors = folder.path().join("mirrors");
         std::fs::create_dir(&mirrors).unwrap();
-        let wake = Wake::default();
-        let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
-        let context = Context::new(store.clone(), driver, mirrors, &options);
-        let (queues, set_ups) = (Queues::default(), SetUps::new(store.clone()));
-        let reconciler = Reconciler::new(context, queues, pause, set_ups, wake, &options);
-        let watch = Watch::new(reconciler, &options);
+        let sources = Sources::new(&[], known_hosts(&mirrors));
+        let mirrors = Mirrors::new(mirrors, sources);
+        let watch = Watch::new(store.clone(), mirrors, Wake::default(), interval, SOON);
         let stop = CancellationToken::new();
         tokio::spawn({
             let (watch, stop) = (watch.clone(), stop.clone());

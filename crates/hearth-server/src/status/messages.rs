@@ -127,7 +127,7 @@ pub(super) fn why(reason: Reason) -> &'static str {
 }
 
 /// Why the VM of an instance is gone whose record is kept.
-pub(in crate::pools) fn vm_ended(reason: Reason) -> &'static str {
+pub fn vm_ended(reason: Reason) -> &'static str {
     match reason {
         Reason::TestTimeUp => "the VM of a test boot is kept for 15 minutes after the boot",
         Reason::Cancelled => "its boot was cancelled",

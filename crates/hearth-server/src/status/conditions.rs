@@ -10,7 +10,7 @@ use hearth_core::state::FailureKind;
 use hearth_core::world::{FailureStreak, InstanceWorld, PoolWorld};
 use jiff::Timestamp;
 
-use super::words::{project_word, reason_in_short, sentence};
+use super::messages::{project_word, reason_in_short, sentence};
 use crate::store::ProjectRow;
 
 /// What may be so of a pool.

@@ -3,13 +3,12 @@
 
 mod conditions;
 mod decisions;
-mod words;
+pub mod messages;
 
 use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hearth_api::explain::{
     AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
 };
@@ -20,31 +19,34 @@ use hearth_core::checkout::Checkout;
 use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
 use hearth_core::progress;
 use hearth_core::state::InstanceState;
-use hearth_core::world::{InstanceWorld, PoolWorld, Work, World};
-use jiff::Timestamp;
+use hearth_core::world::{InstanceWorld, Limits, PoolWorld, Work, World};
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::Reconciler;
-use crate::builds::plan::Wish;
-use crate::claims::{Blocker, Blockers};
+use crate::builds::live_log::LiveLogs;
+use crate::recipes::target::Target;
+use crate::repos::mirrors::Mirrors;
 use crate::store::{InstanceRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
+use crate::templates::gc::Gc;
 use crate::templates::select::serving;
+use crate::vms::memory::Memory;
+use crate::vms::probe::Probes;
 use conditions::{Facts, Since};
 use decisions::{Decisions, What};
-use words::sentence;
-
-pub(super) use words::vm_ended;
+use messages::sentence;
 
 /// All looks at how far instances are behind may take so long together.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What passes leave for those who ask.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
+struct Notes {
     pools: HashMap<ProjectId, PoolNotes>,
     load: HostLoad,
     /// How claimed VMs count, and what that comes to.
     claimed: String,
+    /// When the host's clock last jumped, and by how much.
+    clock_jumped: Option<(Timestamp, SignedDuration)>,
 }
 
 #[derive(Debug, Default)]
@@ -59,18 +61,92 @@ struct PoolNotes {
     decisions: Decisions,
 }
 
-impl Reconciler {
+/// A pool as it is now.
+#[derive(Debug)]
+pub struct PoolSeen {
+    /// A person has configured it.
+    pub configured: bool,
+    /// Its instances.
+    pub rows: Vec<InstanceRow>,
+    /// The templates of its project.
+    pub templates: Vec<TemplateRow>,
+    /// What it is to be made by.
+    pub target: Target,
+    /// What the planner sees of it.
+    pub world: PoolWorld,
+    /// The claims that wait for one of its VMs.
+    pub waiting_claims: usize,
+}
+
+/// What keeps a pool from having more VMs: a sentence, and when it is tried again by itself, where that is known.
+pub type Blocked = (String, Option<Timestamp>);
+
+/// Says why pools are as they are. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PoolStatus(Arc<Inner>);
+
+/// What it works with.
+#[derive(Debug)]
+pub struct Inner {
+    store: Store,
+    mirrors: Mirrors,
+    live_logs: LiveLogs,
+    memory: Memory,
+    probes: Probes,
+    gc: Gc,
+    /// What the host may be used for.
+    limits: Limits,
+    /// What passes leave for those who ask why.
+    notes: Mutex<Notes>,
+}
+
+impl std::ops::Deref for PoolStatus {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl PoolStatus {
+    /// Without a pass nothing is known of decisions.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        mirrors: Mirrors,
+        live_logs: LiveLogs,
+        memory: Memory,
+        probes: Probes,
+        gc: Gc,
+        limits: Limits,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            mirrors,
+            live_logs,
+            memory,
+            probes,
+            gc,
+            limits,
+            notes: Mutex::default(),
+        }))
+    }
+
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what claimed VMs come to.
-    pub(super) fn note_claimed(&self, sentence: String) {
+    pub fn note_claimed(&self, sentence: String) {
         self.notes().claimed = sentence;
     }
 
+    /// Notes when the host's clock last jumped, and by how much.
+    pub fn note_clock(&self, jumped: Option<(Timestamp, SignedDuration)>) {
+        self.notes().clock_jumped = jumped;
+    }
+
     /// Notes what this pass saw and decided, and says in the log what newly holds a pool back.
-    pub(super) fn note_pass(&self, world: &World, decision: &Decision) {
+    pub fn note_pass(&self, world: &World, decision: &Decision) {
         let load = host_load(world);
         let mut notes = self.notes();
         notes.load = load;
@@ -94,27 +170,23 @@ impl Reconciler {
     }
 
     /// Why a pool is as it is.
-    pub async fn explain_pool(&self, project: &ProjectRow) -> Result<PoolExplained, StoreError> {
-        let (now, store) = (Timestamp::now(), &self.context.store);
-        let pool = store.pool(&project.id).await?;
-        let configured = pool.is_some();
-        let rows = store.instances_of(&project.id).await?;
-        let mut templates = store.templates_of(&project.id).await?;
+    pub async fn explain(&self, project: &ProjectRow, seen: PoolSeen) -> Result<PoolExplained, StoreError> {
+        let (now, store) = (Timestamp::now(), &self.store);
+        let PoolSeen {
+            configured,
+            rows,
+            mut templates,
+            target,
+            world,
+            waiting_claims,
+        } = seen;
         templates.sort_by_key(|template| std::cmp::Reverse(template.created_at));
-        let Wish {
+        let Target {
             checkouts,
             tips,
             recipe,
-        } = self.context.wish(project, pool.as_ref()).await?;
+        } = target;
         let serves = serving(&templates, project, &recipe);
-        let instances = rows.iter().map(|row| {
-            let prepared = templates.iter().any(|template| template.recipe == row.recipe);
-            // No look at the VMs: a pass has just had one.
-            self.instance_world(row, prepared, &HashMap::new())
-        });
-        let instances = instances.collect();
-        let streaks = store.failure_streaks(Some(&project.id)).await?;
-        let world = self.pool_world(project.clone(), pool, recipe, serves, &streaks, instances);
         let account = account_of(&world, now, false);
         let at_work: Vec<_> = account
             .builds
@@ -132,14 +204,14 @@ impl Reconciler {
             configured,
             pool: &world,
             account: &account,
-            cause: words::cause(&world, serves, &checkouts, &tips),
+            cause: messages::cause(&world, serves, &checkouts, &tips),
             at_work: &at_work,
             failed: failed.map(|row| &row.id).zip(why.as_deref()),
             now,
         };
         let behind = self.behind(&rows, &checkouts, &tips).await;
         let host = self.host_use();
-        let unresponsive = conditions::unresponsive(&self.all_unresponsive(&rows));
+        let unresponsive = conditions::unresponsive(&self.probes.all_unresponsive(&rows));
         let mut notes = self.notes();
         // A pool that no pass has seen yet has nothing to remember.
         let mut unseen = PoolNotes::default();
@@ -148,7 +220,7 @@ impl Reconciler {
         Ok(PoolExplained {
             summary: conditions::summary(&facts, &own.holds),
             status: counts(&rows, Store::failed_window(now)),
-            waiting_claims: self.queues.waiting(&project.id) as u64,
+            waiting_claims: waiting_claims as u64,
             conditions: conditions::all(&facts, &own.holds, &own.since)
                 .into_iter()
                 .chain(unresponsive)
@@ -173,7 +245,7 @@ impl Reconciler {
 
     /// What a boot is at, and since when.
     fn at_work(&self, boot: &InstanceWorld) -> AtWork {
-        let running = self.context.followers.progress(&boot.id).into_iter().next();
+        let running = self.live_logs.progress(&boot.id).into_iter().next();
         let Some(running) = running else {
             let message = if boot.work == Work::Unstarted {
                 "it waits for its turn"
@@ -216,12 +288,12 @@ impl Reconciler {
             recipe: row.recipe.clone(),
             current: row.recipe == world.recipe,
             repos,
-            memory_mib: self.counts_mib(row),
+            memory_mib: self.memory.counts_mib(row),
             age_ms: since(row.created_at),
             since_ms: since(row.state_since),
             generation: row.generation,
-            missed: self.misses(&row.vm),
-            unresponsive: self.unresponsive(&row.vm),
+            missed: self.probes.misses(&row.vm),
+            unresponsive: self.probes.unresponsive(&row.vm),
             rebooted_at: row.rebooted_at,
             kept_until: kept.map(|(_, until)| until),
             vm_ended_at: row.vm_ended.as_ref().map(|(at, _)| *at),
@@ -230,12 +302,11 @@ impl Reconciler {
     }
 
     fn host_use(&self) -> HostUse {
-        let (template_disk_bytes, max_template_disk_bytes) = self.template_disk();
-        let (load, claimed_memory) = {
+        let (template_disk_bytes, max_template_disk_bytes) = self.gc.disk();
+        let (load, claimed_memory, jumped) = {
             let notes = self.notes();
-            (notes.load, notes.claimed.clone())
+            (notes.load, notes.claimed.clone(), notes.clock_jumped)
         };
-        let jumped = self.clock_jumped();
         HostUse {
             vms: load.vms as u64,
             max_vms: self.limits.max_vms as u64,
@@ -263,7 +334,7 @@ impl Reconciler {
                 let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path);
                 let wanted = checkout.and_then(|it| Some((it, tips.commit(&it.remote(), &it.branch)?)));
                 let left = deadline.saturating_duration_since(Instant::now());
-                let mirrors = &self.context.mirrors;
+                let mirrors = &self.mirrors;
                 let behind = match wanted {
                     Some((checkout, commit)) => mirrors.behind(&checkout.remote(), &repo.commit, commit, left).await,
                     None => None,
@@ -281,9 +352,9 @@ impl Reconciler {
     }
 }
 
-#[async_trait]
-impl Blockers for Reconciler {
-    async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError> {
+impl PoolStatus {
+    /// What keeps a pool from having more VMs, as of the last pass.
+    pub async fn blocked(&self, project: &ProjectRow) -> Result<Option<Blocked>, StoreError> {
         let (hold, until, recipe) = {
             let notes = self.notes();
             let Some(pool) = notes.pools.get(&project.id) else {
@@ -292,27 +363,24 @@ impl Blockers for Reconciler {
             let Some((hold, _)) = pool.holds.first() else {
                 return Ok(None);
             };
-            let pause = pool.pauses.iter().find(|(of, _)| words::same_kind(*of, *hold));
+            let pause = pool.pauses.iter().find(|(of, _)| messages::same_kind(*of, *hold));
             (*hold, pause.map(|(_, until)| *until), pool.recipe.clone())
         };
         let Some(until) = until else {
-            return Ok(Some(Blocker {
-                sentence: sentence(hold),
-                until: None,
-            }));
+            return Ok(Some((sentence(hold), None)));
         };
-        let rows = self.context.store.instances_of(&project.id).await?;
+        let rows = self.store.instances_of(&project.id).await?;
         let why = match newest_failure(&rows, &recipe) {
-            Some(row) => self.context.store.failure_of(row).await?,
+            Some(row) => self.store.failure_of(row).await?,
             None => None,
         };
-        Ok(Some(Blocker {
-            sentence: words::pause_sentence(hold, why.as_deref(), until, project),
-            until: Some(until),
-        }))
+        let sentence = messages::pause_sentence(hold, why.as_deref(), until, project);
+        Ok(Some((sentence, Some(until))))
     }
 
-    fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
+    /// Whether this recipe is not built until a person repairs something, as of the last pass.
+    #[must_use]
+    pub fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
         let notes = self.notes();
         // Of one that no pass has seen yet nothing is known.
         let pool = notes.pools.get(project).filter(|pool| pool.recipe == recipe);
@@ -328,10 +396,10 @@ impl PoolNotes {
         let before = std::mem::take(&mut self.holds);
         // Being busy is no condition.
         for hold in holds.filter(|hold| *hold != Hold::InTheMaking) {
-            if self.holds.iter().any(|(noted, _)| words::same_kind(*noted, hold)) {
+            if self.holds.iter().any(|(noted, _)| messages::same_kind(*noted, hold)) {
                 continue;
             }
-            let known = before.iter().find(|(known, _)| words::same_kind(*known, hold));
+            let known = before.iter().find(|(known, _)| messages::same_kind(*known, hold));
             if known.is_none() {
                 tracing::warn!(project = %pool.project, "the pool waits: {}", sentence(hold));
             }

@@ -6,25 +6,28 @@
 //! it for ever end.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::StreamExt as _;
 use hearth_api::counted::times_in_a_row;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::Unresponsive;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
-use hearth_drivers::host;
+use hearth_drivers::{Driver, host};
 use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Reconciler;
-use crate::store::{InstanceRow, StoreError};
-use crate::vms::connections::RESTARTED;
+use crate::store::{InstanceRow, Store, StoreError};
+use crate::vms::connections::{Connections, RESTARTED};
+use crate::vms::pause::Pause;
+use crate::wake::Wake;
 
 /// A VM of the pool has this long to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +57,7 @@ const HOST_LOOK: Duration = Duration::from_secs(5);
 
 /// When each VM is due, and how often it missed.
 #[derive(Debug, Default)]
-pub(super) struct Probes(HashMap<VmId, Probe>);
+struct Looks(HashMap<VmId, Probe>);
 
 #[derive(Debug, Clone)]
 struct Probe {
@@ -85,15 +88,78 @@ fn whose(row: &InstanceRow) -> Whose {
     }
 }
 
-impl Reconciler {
+/// What becomes of an instance whose VM is lost.
+#[async_trait]
+pub trait GiveUp: Debug + Send + Sync {
+    /// It has failed, unless somebody else has decided about it since this row was read.
+    async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError>;
+}
+
+/// How often VMs are asked, and how long they have to answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Rhythm {
+    /// How often a ready VM is asked whether it answers; zero: never.
+    pub interval: Duration,
+    /// How long a VM that runs has to answer.
+    pub patience: Duration,
+}
+
+/// Asks VMs whether they answer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Probes(Arc<Inner>);
+
+/// What probes work with.
+#[derive(Debug)]
+pub struct Inner {
+    store: Store,
+    driver: Arc<dyn Driver>,
+    connections: Connections,
+    pause: Pause,
+    wake: Wake,
+    instances: Arc<dyn GiveUp>,
+    rhythm: Rhythm,
+    looks: Mutex<Looks>,
+}
+
+impl std::ops::Deref for Probes {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Probes {
+    /// No VM was asked yet.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        driver: Arc<dyn Driver>,
+        connections: Connections,
+        pause: Pause,
+        wake: Wake,
+        instances: Arc<dyn GiveUp>,
+        rhythm: Rhythm,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            driver,
+            connections,
+            pause,
+            wake,
+            instances,
+            rhythm,
+            looks: Mutex::default(),
+        }))
+    }
+
     /// Rounds until the server stops.
-    pub async fn probe(&self, stop: CancellationToken) {
-        if self.probe_interval.is_zero() {
+    pub async fn run(&self, stop: CancellationToken) {
+        if self.rhythm.interval.is_zero() {
             return;
         }
-        let tick = self.probe_interval.min(RUNNING_INTERVAL) / SOONER;
+        let tick = self.rhythm.interval.min(RUNNING_INTERVAL) / SOONER;
         loop {
-            if let Err(error) = self.probe_round().await {
+            if let Err(error) = self.round().await {
                 tracing::warn!(%error, "VMs could not be probed; the next round tries again");
             }
             tokio::select! {
@@ -106,19 +172,19 @@ impl Reconciler {
     /// How often a VM has not answered in a row.
     #[must_use]
     pub fn misses(&self, vm: &VmId) -> u32 {
-        self.probes(|probes| probes.0.get(vm).map_or(0, |probe| probe.misses))
+        self.looks(|looks| looks.0.get(vm).map_or(0, |probe| probe.misses))
     }
 
     /// Since when a VM does not answer, and why; `None` for one that does, as far as is known.
     #[must_use]
     pub fn unresponsive(&self, vm: &VmId) -> Option<Unresponsive> {
-        self.probes(|probes| probes.0.get(vm)?.silent.clone())
+        self.looks(|looks| looks.0.get(vm)?.silent.clone())
     }
 
     /// Somebody begins to work in a VM: if it hangs, that is to be noticed soon.
     pub fn expect_answer(&self, vm: &VmId) {
-        self.probes(|probes| {
-            if let Some(probe) = probes.0.get_mut(vm) {
+        self.looks(|looks| {
+            if let Some(probe) = looks.0.get_mut(vm) {
                 probe.due = probe.due.min(Instant::now() + AFTER_CALL);
             }
         });
@@ -128,7 +194,7 @@ impl Reconciler {
     /// does not do so now.
     pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
         use hearth_drivers::VmState::{Halted, Paused, Running, Stopped};
-        let seen = self.context.driver.inspect(&row.vm);
+        let seen = self.driver.inspect(&row.vm);
         let advice = advice(row);
         match tokio::time::timeout(HOST_LOOK, seen).await {
             // It may be about to be made.
@@ -154,9 +220,9 @@ impl Reconciler {
         }
     }
 
-    async fn probe_round(&self) -> Result<(), StoreError> {
-        let rows = self.context.store.instances_with_guests().await?;
-        let due = self.probes(|probes| probes.due(&rows, self.probe_interval));
+    async fn round(&self) -> Result<(), StoreError> {
+        let rows = self.store.instances_with_guests().await?;
+        let due = self.looks(|looks| looks.due(&rows, self.rhythm.interval));
         let due = rows.into_iter().filter(|row| due.contains(&row.vm));
         let (pooled, running): (Vec<_>, Vec<_>) = due.partition(|row| whose(row) == Whose::Pool);
         tokio::join!(
@@ -179,12 +245,12 @@ impl Reconciler {
     async fn probe_one(&self, row: &InstanceRow) -> Result<(), StoreError> {
         let whose = whose(row);
         let patience = match whose {
-            Whose::Pool => PATIENCE.min(self.probe_patience),
+            Whose::Pool => PATIENCE.min(self.rhythm.patience),
             _ if !self.is_to_answer(row).await => {
                 self.leave_alone(row);
                 return Ok(());
             }
-            _ => self.probe_patience,
+            _ => self.rhythm.patience,
         };
         // Where more wants to run than there are processors, everything answers later.
         let overload = host::load().map_or(1.0, |load| load.overload());
@@ -200,7 +266,7 @@ impl Reconciler {
         };
         if whose == Whose::Pool {
             // Whoever asks next makes a new connection. Where somebody may be at work, that would end what is under way.
-            self.context.agents.renew(&row.vm);
+            self.connections.renew(&row.vm);
         }
         let misses = self.note(row, Some(&fault));
         if whose == Whose::Pool {
@@ -214,22 +280,22 @@ impl Reconciler {
                     times_in_a_row(misses)
                 ),
             };
-            return self.give_up(row, &failure).await;
+            return self.instances.give_up(row, &failure).await;
         }
         if misses < MISSES_AT_WORK {
             return Ok(());
         }
         let reason = self.why_silent(&row.vm).await;
-        let silent = self.probes(|probes| probes.silence(&row.vm, reason));
+        let silent = self.looks(|looks| looks.silence(&row.vm, reason));
         let Some(silent) = silent else { return Ok(()) };
         let sentence = format!("the VM does not answer since {:.0}: {}", silent.since, silent.reason);
         tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
         // A set-up fails by this; a call of somebody ends with it.
-        self.context.agents.give_up(&row.vm, &sentence).await;
+        self.connections.give_up(&row.vm, &sentence).await;
         if whose == Whose::Somebody {
             self.let_go_on(row).await;
         }
-        self.wake();
+        self.wake.wake();
         Ok(())
     }
 
@@ -237,9 +303,9 @@ impl Reconciler {
     async fn is_to_answer(&self, row: &InstanceRow) -> bool {
         use hearth_drivers::VmState::{Halted, Running};
         match row.state {
-            InstanceState::Provisioning => self.context.agents.current(&row.vm).is_some(),
+            InstanceState::Provisioning => self.connections.current(&row.vm).is_some(),
             _ => {
-                let seen = tokio::time::timeout(HOST_LOOK, self.context.driver.inspect(&row.vm)).await;
+                let seen = tokio::time::timeout(HOST_LOOK, self.driver.inspect(&row.vm)).await;
                 matches!(seen, Ok(Ok(Some(Running | Halted))))
             }
         }
@@ -249,7 +315,7 @@ impl Reconciler {
     async fn ask(&self, row: &InstanceRow, patience: Duration) -> Result<String, String> {
         let answers = async {
             let agent = match whose(row) {
-                Whose::Build => self.context.agents.current(&row.vm).ok_or("it has no connection")?,
+                Whose::Build => self.connections.current(&row.vm).ok_or("it has no connection")?,
                 Whose::Pool => {
                     let _awake = self
                         .pause
@@ -270,7 +336,7 @@ impl Reconciler {
     }
 
     async fn ask_agent(&self, row: &InstanceRow, patience: Duration) -> Result<String, String> {
-        let agent = self.context.agents.get(&row.vm, patience).await;
+        let agent = self.connections.get(&row.vm, patience).await;
         let agent = agent.map_err(|error| error.to_string())?;
         let health = agent.health().await.map_err(|error| error.to_string())?;
         Ok(health.boot_id)
@@ -278,7 +344,7 @@ impl Reconciler {
 
     /// A guest has said in which boot it is. One of the pool that has restarted since it was made ready is none that was set up;
     /// of one that somebody has it is noted, and its clock set.
-    pub(super) async fn met(&self, row: &InstanceRow, boot: &str) -> Result<(), StoreError> {
+    async fn met(&self, row: &InstanceRow, boot: &str) -> Result<(), StoreError> {
         if row.state == InstanceState::Provisioning || row.boot_id.as_deref().is_none_or(|known| known == boot) {
             return Ok(());
         }
@@ -287,12 +353,12 @@ impl Reconciler {
                 kind: FailureKind::VmLost,
                 reason: RESTARTED.to_owned(),
             };
-            return self.give_up(row, &failure).await;
+            return self.instances.give_up(row, &failure).await;
         }
-        if self.context.store.note_reboot(&row.id, boot, Timestamp::now()).await? {
+        if self.store.note_reboot(&row.id, boot, Timestamp::now()).await? {
             tracing::warn!(instance = %row.id, project = %row.project, "the guest has restarted");
             let in_time = async {
-                let agent = self.context.agents.get(&row.vm, SECOND_CHANCE).await.ok()?;
+                let agent = self.connections.get(&row.vm, SECOND_CHANCE).await.ok()?;
                 agent.sync_clock(CLOCK_PATIENCE).await.ok()
             };
             // Its other names and variables lie on its disk. A clock that could not be set is set by its own time service.
@@ -303,7 +369,7 @@ impl Reconciler {
 
     /// Somebody begins to work in a VM: notes whether its guest has restarted. Costs nothing while the connection lasts.
     pub async fn meet(&self, row: &InstanceRow, agent: &AgentClient) -> Result<(), StoreError> {
-        let boot = tokio::time::timeout(HOST_LOOK, self.context.agents.boot(&row.vm, agent)).await;
+        let boot = tokio::time::timeout(HOST_LOOK, self.connections.boot(&row.vm, agent)).await;
         match boot {
             Ok(Ok(boot)) if whose(row) == Whose::Somebody => self.met(row, &boot).await,
             // Whoever works in it learns of it.
@@ -312,7 +378,7 @@ impl Reconciler {
     }
 
     async fn why_silent(&self, vm: &VmId) -> String {
-        match tokio::time::timeout(HOST_LOOK, self.context.driver.why_silent(vm)).await {
+        match tokio::time::timeout(HOST_LOOK, self.driver.why_silent(vm)).await {
             Ok(Ok(Some(why))) => why,
             Ok(Ok(None)) => "its processors run, but nothing in it answers".to_owned(),
             Ok(Err(error)) => format!("the host cannot say why ({error})"),
@@ -332,7 +398,7 @@ impl Reconciler {
     /// Notes how a look ended, and says what is news; the misses in a row.
     fn note(&self, row: &InstanceRow, fault: Option<&String>) -> u32 {
         let interval = self.interval(row);
-        let (before, misses) = self.probes(|probes| probes.note(&row.vm, fault.is_some(), interval));
+        let (before, misses) = self.looks(|looks| looks.note(&row.vm, fault.is_some(), interval));
         match fault {
             Some(fault) if before == 0 => {
                 tracing::warn!(instance = %row.id, project = %row.project, fault, "a VM did not answer; it is asked again");
@@ -348,22 +414,22 @@ impl Reconciler {
     /// A VM that need not answer now is none that is silent.
     fn leave_alone(&self, row: &InstanceRow) {
         let interval = self.interval(row);
-        self.probes(|probes| probes.note(&row.vm, false, interval));
+        self.looks(|looks| looks.note(&row.vm, false, interval));
     }
 
     fn interval(&self, row: &InstanceRow) -> Duration {
         match whose(row) {
-            Whose::Pool => self.probe_interval,
-            _ => self.probe_interval.min(RUNNING_INTERVAL),
+            Whose::Pool => self.rhythm.interval,
+            _ => self.rhythm.interval.min(RUNNING_INTERVAL),
         }
     }
 
-    fn probes<T>(&self, act: impl FnOnce(&mut Probes) -> T) -> T {
-        act(&mut self.probing.lock().unwrap_or_else(PoisonError::into_inner))
+    fn looks<T>(&self, act: impl FnOnce(&mut Looks) -> T) -> T {
+        act(&mut self.looks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The instances of these rows that are known not to answer.
-    pub(super) fn all_unresponsive(&self, rows: &[InstanceRow]) -> Vec<(InstanceId, Unresponsive)> {
+    pub fn all_unresponsive(&self, rows: &[InstanceRow]) -> Vec<(InstanceId, Unresponsive)> {
         let silent = rows.iter().filter(|row| row.status().is_some());
         silent
             .filter_map(|row| Some((row.id.clone(), self.unresponsive(&row.vm)?)))
@@ -382,7 +448,7 @@ fn advice(row: &InstanceRow) -> String {
     }
 }
 
-impl Probes {
+impl Looks {
     /// Those that are due; a new one is due at any moment of the first interval, so that VMs made together are not asked together.
     fn due(&mut self, rows: &[InstanceRow], interval: Duration) -> Vec<VmId> {
         self.0.retain(|vm, _| rows.iter().any(|row| row.vm == *vm));

@@ -1,22 +1,25 @@
-//! The keeper of checkpoints: removes what nobody knows or needs, looks whether the rest is whole, renews old templates. What
+//! Garbage collection of checkpoints: removes what nobody knows or needs, looks whether the rest is whole, renews old templates. What
 //! the pool's loop does not wait for.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::PoisonError;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hearth_api::ids::ProjectId;
-use hearth_drivers::{CheckDepth, CheckpointInfo, CheckpointKey};
+use hearth_drivers::{CheckDepth, CheckpointInfo, CheckpointKey, Driver};
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Order, Reconciler};
-use crate::store::{ProjectRow, StoreError, TemplateRow};
+use crate::store::{PoolRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
 use crate::templates::select::serving;
+use crate::wake::Wake;
 
-/// How often the keeper makes its round, unless templates are renewed more often than that.
+/// How often it makes its round, unless templates are renewed more often than that.
 const ROUND: Duration = Duration::from_secs(60);
-/// While something of a deleted project is left, the keeper comes again so soon, and later each time: its VMs are going.
+/// While something of a deleted project is left, the next round begins so soon, and later each time: its VMs are going.
 const LEFT_BEHIND_AGAIN: Duration = Duration::from_secs(1);
 /// How often every byte of every checkpoint is looked at.
 const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
@@ -27,7 +30,7 @@ const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What is known of the checkpoints.
 #[derive(Debug, Default)]
-pub(super) struct Keeping {
+struct Known {
     /// What they take on the disk.
     bytes: u64,
     /// When every byte was last looked at.
@@ -58,13 +61,90 @@ pub struct KeptCheckpoint {
     pub needed: bool,
 }
 
-impl Reconciler {
+/// What garbage collection asks of those who know the pools.
+#[async_trait]
+pub trait Pools: Debug + Send + Sync {
+    /// The recipe that a pool is to follow, where the branches are at these heads.
+    async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &Tips) -> String;
+
+    /// Has a pool's template made anew, from the image on.
+    async fn renew_template(&self, project: &ProjectRow) -> Result<(), StoreError>;
+}
+
+/// Looks after checkpoints. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gc(Arc<Inner>);
+
+/// What garbage collection works with.
+#[derive(Debug)]
+pub struct Inner {
+    store: Store,
+    driver: Arc<dyn Driver>,
+    wake: Wake,
+    pools: Arc<dyn Pools>,
+    /// What checkpoints may take on the disk.
+    disk_limit: u64,
+    /// An older template is renewed.
+    max_age: SignedDuration,
+    known: Mutex<Known>,
+    /// A round is to begin at once.
+    soon: Notify,
+}
+
+impl std::ops::Deref for Gc {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.
+pub async fn forget_checkpoint(
+    store: &Store,
+    driver: &dyn Driver,
+    key: &CheckpointKey,
+    reason: &str,
+) -> Result<(), StoreError> {
+    tracing::error!(%key, reason, "a checkpoint is not used any more and is built again when it is needed");
+    let now = Timestamp::now();
+    store.note_checkpoint_fault(key, reason, now).await?;
+    store.forget_checkpoint(key, true, now).await?;
+    if let Err(error) = driver.remove_checkpoint(key).await {
+        // VMs may lie on it still; then a later round removes it.
+        tracing::debug!(%error, %key, "a damaged checkpoint stays for now");
+    }
+    Ok(())
+}
+
+impl Gc {
+    /// `disk_limit`: what checkpoints may take, in bytes; `max_age`: an older template is renewed.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        driver: Arc<dyn Driver>,
+        wake: Wake,
+        pools: Arc<dyn Pools>,
+        disk_limit: u64,
+        max_age: SignedDuration,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            driver,
+            wake,
+            pools,
+            disk_limit,
+            max_age,
+            known: Mutex::default(),
+            soon: Notify::new(),
+        }))
+    }
+
     /// Rounds until the server stops.
-    pub async fn keep(&self, stop: CancellationToken) {
-        if !self.context.driver.capabilities().memory_checkpoints {
+    pub async fn run(&self, stop: CancellationToken) {
+        if !self.driver.capabilities().memory_checkpoints {
             return;
         }
-        let renewal = Duration::try_from(self.template_max_age).unwrap_or(ROUND);
+        let renewal = Duration::try_from(self.max_age).unwrap_or(ROUND);
         let longest = ROUND.min(renewal);
         let mut again = LEFT_BEHIND_AGAIN;
         loop {
@@ -76,22 +156,22 @@ impl Reconciler {
             again = if left_behind > 0 { again * 2 } else { LEFT_BEHIND_AGAIN }.min(longest);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.keep_soon.notified() => again = LEFT_BEHIND_AGAIN,
+                () = self.soon.notified() => again = LEFT_BEHIND_AGAIN,
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     /// A project is gone: what its templates hold goes as soon as no VM lies on them.
-    pub fn keep_soon(&self) {
-        self.keep_soon.notify_one();
+    pub fn run_soon(&self) {
+        self.soon.notify_one();
     }
 
     /// Gives how many checkpoints of deleted projects are left.
     async fn round(&self, now: Timestamp) -> Result<usize, StoreError> {
         let kept = self.kept().await?;
         let left_behind = self.sweep(kept, now).await?;
-        let checked = self.keeping(|keeping| keeping.checked);
+        let checked = self.known(|known| known.checked);
         if checked.is_none_or(|at| now.duration_since(at) >= FULL_CHECK) {
             self.verify().await?;
         }
@@ -99,31 +179,31 @@ impl Reconciler {
         Ok(left_behind)
     }
 
-    fn keeping<T>(&self, act: impl FnOnce(&mut Keeping) -> T) -> T {
-        act(&mut self.keeping.lock().unwrap_or_else(PoisonError::into_inner))
+    fn known<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
+        act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What checkpoints take on the disk, as of the last round, and what they may.
-    pub fn template_disk(&self) -> (u64, u64) {
-        (self.keeping(|keeping| keeping.bytes), self.template_disk_bytes)
+    pub fn disk(&self) -> (u64, u64) {
+        (self.known(|known| known.bytes), self.disk_limit)
     }
 
     /// Every checkpoint, least recently used first. A row whose files are gone is forgotten on the way.
     pub async fn kept(&self) -> Result<Vec<KeptCheckpoint>, StoreError> {
-        let infos = match self.context.driver.checkpoints().await {
+        let infos = match self.driver.checkpoints().await {
             Ok(infos) => infos,
             Err(error) => {
                 tracing::warn!(%error, "the driver cannot say which checkpoints there are");
                 return Ok(Vec::new());
             }
         };
-        let owners = self.context.store.checkpoint_owners().await?;
+        let owners = self.store.checkpoint_owners().await?;
         let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
         for gone in owners.keys().filter(|key| !there.contains(key)) {
             // Its files were taken away: what lies on it is of no use either.
-            self.context.forget_checkpoint(gone, "its files are gone").await?;
+            forget_checkpoint(&self.store, &*self.driver, gone, "its files are gone").await?;
         }
-        let templates = self.context.store.templates().await?;
+        let templates = self.store.templates().await?;
         let needed = self.needed(&infos, &templates).await?;
         let mut kept: Vec<KeptCheckpoint> = infos
             .into_iter()
@@ -139,16 +219,16 @@ impl Reconciler {
             })
             .collect();
         kept.sort_by_key(|kept| kept.info.last_used);
-        self.keeping(|keeping| keeping.bytes = kept.iter().map(|kept| kept.info.bytes).sum());
+        self.known(|known| known.bytes = kept.iter().map(|kept| kept.info.bytes).sum());
         Ok(kept)
     }
 
     /// The projects with an enabled pool, and the recipe that each is to follow now.
     async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, String)>, StoreError> {
-        let tips = self.context.store.tips().await?;
+        let tips = self.store.tips().await?;
         let mut enabled = Vec::new();
-        for (project, pool) in self.context.store.enabled_pools().await? {
-            let recipe = self.context.wanted(&project, Some(&pool), &tips).await;
+        for (project, pool) in self.store.enabled_pools().await? {
+            let recipe = self.pools.target_recipe(&project, &pool, &tips).await;
             enabled.push((project, recipe));
         }
         Ok(enabled)
@@ -169,9 +249,9 @@ impl Reconciler {
 
     /// What deleted projects have left: their secrets lie in it. What a template of another project is, or lies on, is not theirs alone.
     async fn left_behind(&self, kept: &[KeptCheckpoint]) -> Result<HashSet<CheckpointKey>, StoreError> {
-        let projects = self.context.store.all_projects().await?;
+        let projects = self.store.all_projects().await?;
         let projects: HashSet<ProjectId> = projects.into_iter().map(|project| project.id).collect();
-        let templates = self.context.store.templates().await?;
+        let templates = self.store.templates().await?;
         let living = templates.iter().filter(|template| projects.contains(&template.project));
         let used = with_below(
             kept.iter().map(|kept| &kept.info),
@@ -188,7 +268,7 @@ impl Reconciler {
     /// was used longest ago. Gives how many of deleted projects something still lies on.
     async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<usize, StoreError> {
         let mut bytes: u64 = kept.iter().map(|kept| kept.info.bytes).sum();
-        let owners = self.context.store.checkpoint_owners().await?;
+        let owners = self.store.checkpoint_owners().await?;
         let left_behind = self.left_behind(&kept).await?;
         let mut left: Vec<KeptCheckpoint> = kept.into_iter().filter(|kept| !kept.needed).collect();
         // Leaves first, and again, until nothing more can go.
@@ -202,25 +282,25 @@ impl Reconciler {
                 // A build that is under way has it under its feet, or writes its row in a moment.
                 let young = now.duration_since(info.created) < SignedDuration::from_mins(5);
                 let ownerless = left_behind.contains(&info.key);
-                let goes = (unknown && !young) || old || ownerless || bytes > self.template_disk_bytes;
-                if !goes || self.context.driver.remove_checkpoint(&info.key).await.is_err() {
+                let goes = (unknown && !young) || old || ownerless || bytes > self.disk_limit;
+                if !goes || self.driver.remove_checkpoint(&info.key).await.is_err() {
                     stays.push(kept);
                     continue;
                 }
                 tracing::info!(key = %info.key, bytes = info.bytes, "removed a checkpoint that no pool needs");
                 bytes = bytes.saturating_sub(info.bytes);
-                self.context.store.forget_checkpoint(&info.key, false, now).await?;
+                self.store.forget_checkpoint(&info.key, false, now).await?;
             }
             left = stays;
             if left.len() == before {
                 break;
             }
         }
-        self.keeping(|keeping| keeping.bytes = bytes);
-        if bytes > self.template_disk_bytes {
+        self.known(|known| known.bytes = bytes);
+        if bytes > self.disk_limit {
             tracing::warn!(
                 bytes,
-                limit = self.template_disk_bytes,
+                limit = self.disk_limit,
                 "the checkpoints that pools need take more than they may; give them more with --template-disk"
             );
         }
@@ -233,19 +313,19 @@ impl Reconciler {
         for kept in self.kept().await? {
             let key = kept.info.key;
             verified.checked += 1;
-            if let Err(error) = self.context.driver.check_checkpoint(&key, CheckDepth::Full).await {
+            if let Err(error) = self.driver.check_checkpoint(&key, CheckDepth::Full).await {
                 let Some(fault) = error.checkpoint_fault() else {
                     tracing::warn!(%error, %key, "a checkpoint could not be checked");
                     continue;
                 };
                 let reason = fault.to_string();
-                self.context.forget_checkpoint(&key, &reason).await?;
+                forget_checkpoint(&self.store, &*self.driver, &key, &reason).await?;
                 verified.faults.push((key, reason));
             }
         }
-        self.keeping(|keeping| keeping.checked = Some(Timestamp::now()));
+        self.known(|known| known.checked = Some(Timestamp::now()));
         if !verified.faults.is_empty() {
-            self.wake();
+            self.wake.wake();
         }
         Ok(verified)
     }
@@ -253,19 +333,18 @@ impl Reconciler {
     /// Orders a new template, from the image on, for every pool whose template is too old.
     async fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
         for (project, recipe) in self.enabled_pools().await? {
-            let Some(template) = self.context.store.template(&project.id, &recipe).await? else {
+            let Some(template) = self.store.template(&project.id, &recipe).await? else {
                 continue;
             };
-            let old = now.duration_since(template.created_at) >= self.template_max_age;
-            let last = self.keeping(|keeping| keeping.renewed.get(&project.id).copied());
-            let pause = RENEWAL_PAUSE.min(self.template_max_age);
+            let old = now.duration_since(template.created_at) >= self.max_age;
+            let last = self.known(|known| known.renewed.get(&project.id).copied());
+            let pause = RENEWAL_PAUSE.min(self.max_age);
             if !old || last.is_some_and(|last| now.duration_since(last) < pause) {
                 continue;
             }
             tracing::info!(project = %project.id, made = %template.created_at, "the template is old; a new one is made");
-            self.keeping(|keeping| keeping.renewed.insert(project.id.clone(), now));
-            let id = hearth_api::ids::InstanceId::generate();
-            self.order_instance(&id, &project, Order::Renewal).await?;
+            self.known(|known| known.renewed.insert(project.id.clone(), now));
+            self.pools.renew_template(&project).await?;
         }
         Ok(())
     }

@@ -2,16 +2,16 @@
 //! a measure a VM counts with its whole size.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use hearth_api::ids::VmId;
 use hearth_core::memory::counts_in_use;
 use hearth_core::state::InstanceState;
+use hearth_drivers::Driver;
 use tokio::time::Instant;
 
-use super::Reconciler;
 use crate::store::InstanceRow;
 
 /// A measure is good for so long: a busy guest takes some hundred MiB in that time, less than what is kept for it.
@@ -24,8 +24,16 @@ const AT_ONCE: usize = 4;
 const MIB: u64 = 1 << 20;
 
 /// What was measured, MiB, and when.
-#[derive(Debug, Default)]
-pub(super) struct Measures(HashMap<VmId, (Instant, u64)>);
+type Measures = HashMap<VmId, (Instant, u64)>;
+
+/// Measures what claimed VMs use. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    driver: Arc<dyn Driver>,
+    /// Share of what a claimed VM may still take that it counts with, percent.
+    reserve: u8,
+    measured: Arc<Mutex<Measures>>,
+}
 
 /// The claimed VMs of the host together.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,45 +44,55 @@ struct Claimed {
     size_mib: u64,
 }
 
-impl Reconciler {
+impl Memory {
+    /// `reserve`: the share of what a claimed VM may still take that it counts with, percent.
+    #[must_use]
+    pub fn new(driver: Arc<dyn Driver>, reserve: u8) -> Self {
+        Self {
+            driver,
+            reserve,
+            measured: Arc::default(),
+        }
+    }
+
     /// Measures the claimed VMs of these rows whose measure is old.
-    pub(super) async fn measure_claimed(&self, rows: &[InstanceRow]) {
+    pub async fn measure_claimed(&self, rows: &[InstanceRow]) {
         let claimed = || rows.iter().filter(|row| row.state == InstanceState::Claimed);
         let old: Vec<&InstanceRow> = self.measures(|measures| {
-            measures.0.retain(|vm, _| claimed().any(|row| row.vm == *vm));
-            let is_good = |row: &InstanceRow| measures.0.get(&row.vm).is_some_and(|(at, _)| at.elapsed() < GOOD_FOR);
+            measures.retain(|vm, _| claimed().any(|row| row.vm == *vm));
+            let is_good = |row: &InstanceRow| measures.get(&row.vm).is_some_and(|(at, _)| at.elapsed() < GOOD_FOR);
             claimed().filter(|row| !is_good(row)).collect()
         });
         futures::stream::iter(old)
             .for_each_concurrent(AT_ONCE, |row| async move {
-                let usage = tokio::time::timeout(PATIENCE, self.context.driver.usage(&row.vm)).await;
+                let usage = tokio::time::timeout(PATIENCE, self.driver.usage(&row.vm)).await;
                 self.measures(|measures| match usage {
                     Ok(Ok(usage)) => {
                         let used = usage.private_bytes.div_ceil(MIB);
-                        measures.0.insert(row.vm.clone(), (Instant::now(), used));
+                        measures.insert(row.vm.clone(), (Instant::now(), used));
                     }
                     // Nobody knows: its whole size.
-                    _ => drop(measures.0.remove(&row.vm)),
+                    _ => drop(measures.remove(&row.vm)),
                 });
             })
             .await;
     }
 
     /// Memory that the VM of an instance counts with, MiB.
-    pub(super) fn counts_mib(&self, row: &InstanceRow) -> u64 {
+    pub fn counts_mib(&self, row: &InstanceRow) -> u64 {
         match self.used_mib(row) {
-            Some(used) => counts_in_use(row.memory_mib, used, self.claimed_reserve),
+            Some(used) => counts_in_use(row.memory_mib, used, self.reserve),
             None => row.counts_mib(),
         }
     }
 
     fn used_mib(&self, row: &InstanceRow) -> Option<u64> {
-        let measured = || self.measures(|measures| measures.0.get(&row.vm).map(|(_, used)| *used));
+        let measured = || self.measures(|measures| measures.get(&row.vm).map(|(_, used)| *used));
         (row.state == InstanceState::Claimed).then(measured).flatten()
     }
 
     /// Notes what the claimed VMs of all pools come to.
-    pub(super) fn sum_claimed(&self, rows: &[InstanceRow]) -> String {
+    pub fn sum_claimed(&self, rows: &[InstanceRow]) -> String {
         let mut all = Claimed::default();
         for row in rows.iter().filter(|row| row.state == InstanceState::Claimed) {
             all.vms += 1;
@@ -82,7 +100,7 @@ impl Reconciler {
             all.counts_mib += self.counts_mib(row);
             all.size_mib += row.memory_mib;
         }
-        sentence(all, self.claimed_reserve)
+        sentence(all, self.reserve)
     }
 
     fn measures<T>(&self, act: impl FnOnce(&mut Measures) -> T) -> T {

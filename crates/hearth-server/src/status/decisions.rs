@@ -8,7 +8,7 @@ use hearth_core::plan::{Account, Action, Decision, Hold, HostLoad, Reason};
 use hearth_core::world::{PoolWorld, World};
 use jiff::Timestamp;
 
-use super::words::{same_kind, sentence, why};
+use super::messages::{same_kind, sentence, why};
 
 /// Decisions that are kept of one pool.
 const KEPT: usize = 30;

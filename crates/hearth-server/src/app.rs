@@ -1,0 +1,186 @@
+//! The one place that knows all components: it builds each and hands it what it needs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hearth_core::world::Limits;
+use hearth_drivers::{Driver, Locks};
+use jiff::SignedDuration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::builds::Builder;
+use crate::builds::live_log::LiveLogs;
+use crate::claims::{self, Claims, Queues};
+use crate::http::{AppState, HookGate, Pace};
+use crate::options::ServeOptions;
+use crate::pools::act::Actor;
+use crate::pools::controller::Controller;
+use crate::pools::endings::Endings;
+use crate::pools::observe::Observer;
+use crate::pools::orders::Orders;
+use crate::recipes::set_ups::SetUps;
+use crate::recipes::target::Recipes;
+use crate::repos::mirrors::Mirrors;
+use crate::repos::sources::{Sources, known_hosts};
+use crate::repos::watch::Watch;
+use crate::status::PoolStatus;
+use crate::store::Store;
+use crate::templates::environment::Environments;
+use crate::templates::gc::Gc;
+use crate::vms::connections::Connections;
+use crate::vms::host_keys::HostKeys;
+use crate::vms::memory::Memory;
+use crate::vms::pause::Pause;
+use crate::vms::probe::{Probes, Rhythm};
+use crate::wake::Wake;
+
+/// A server's components.
+pub struct App {
+    /// What its handlers have.
+    pub state: AppState,
+    controller: Controller,
+}
+
+impl App {
+    /// Nothing runs until [`App::start`]. `mirrors` is the folder of the repositories.
+    pub fn new(store: &Store, driver: Arc<dyn Driver>, mirrors: PathBuf, options: &ServeOptions) -> Self {
+        let (store, wake, queues) = (store.clone(), Wake::default(), Queues::default());
+        let connections = Connections::new(driver.clone());
+        let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
+        let memory = Memory::new(driver.clone(), options.claimed_reserve);
+        let sources = Sources::new(&options.sources, known_hosts(&mirrors));
+        let mirrors = Mirrors::new(mirrors, sources);
+        let watch = Watch::new(
+            store.clone(),
+            mirrors.clone(),
+            wake.clone(),
+            options.watch_interval,
+            options.command_timeout,
+        );
+        let recipes = Recipes::new(store.clone(), Environments::new(driver.clone()), options.sizes.clone());
+        let set_ups = SetUps::new(store.clone());
+        let live_logs = LiveLogs::default();
+        let builder = Builder {
+            store: store.clone(),
+            driver: driver.clone(),
+            connections: connections.clone(),
+            mirrors: mirrors.clone(),
+            live_logs: live_logs.clone(),
+            recipes: recipes.clone(),
+            host_keys: HostKeys::default(),
+            locks: Locks::default(),
+            command_timeout: options.command_timeout,
+            boot_timeout: options.boot_timeout,
+        };
+        let endings = Endings {
+            store: store.clone(),
+            connections: connections.clone(),
+            live_logs: live_logs.clone(),
+            queues: queues.clone(),
+            wake: wake.clone(),
+        };
+        let probes = Probes::new(
+            store.clone(),
+            driver.clone(),
+            connections.clone(),
+            pause.clone(),
+            wake.clone(),
+            Arc::new(endings.clone()),
+            Rhythm {
+                interval: options.probe_interval,
+                patience: options.probe_patience,
+            },
+        );
+        let orders = Orders::new(store.clone(), recipes.clone(), wake.clone());
+        let gc = Gc::new(
+            store.clone(),
+            driver.clone(),
+            wake.clone(),
+            Arc::new(orders.clone()),
+            options.template_disk_mib << 20,
+            SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),
+        );
+        let limits = limits(options);
+        let status = PoolStatus::new(
+            store.clone(),
+            mirrors.clone(),
+            live_logs.clone(),
+            memory.clone(),
+            probes.clone(),
+            gc.clone(),
+            limits,
+        );
+        let claims = Claims::new(claims::Parts {
+            store: store.clone(),
+            driver,
+            connections: connections.clone(),
+            mirrors: mirrors.clone(),
+            recipes: recipes.clone(),
+            set_ups: set_ups.clone(),
+            queues: queues.clone(),
+            pause: pause.clone(),
+            wake: wake.clone(),
+            blockers: Arc::new(status.clone()),
+            keys: Locks::default(),
+        });
+        let boots = Actor::new(builder, pause.clone(), endings);
+        let pools = Observer::new(&boots, recipes, set_ups.clone(), memory, queues, limits);
+        let controller = Controller::new(
+            store.clone(),
+            wake.clone(),
+            pools.clone(),
+            boots.clone(),
+            status.clone(),
+            options.tick,
+        );
+        let state = AppState {
+            store,
+            wake,
+            orders,
+            boots,
+            pools,
+            status,
+            gc,
+            connections,
+            probes,
+            live_logs,
+            mirrors,
+            command_timeout: options.command_timeout,
+            claims,
+            pause,
+            set_ups,
+            watch,
+            hooks: HookGate::new(options.webhook_secret.clone(), options.requests_per_second),
+            git_base_url: options.git_base_url.clone(),
+            pace: Pace::new(options.requests_per_second),
+            longest_wait: options.longest_claim_wait,
+        };
+        Self { state, controller }
+    }
+
+    /// Starts everything that runs by itself, until `stop`; what its handlers have, and the tasks.
+    pub fn start(self, stop: &CancellationToken) -> (AppState, Vec<JoinHandle<()>>) {
+        let Self { state, controller } = self;
+        let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
+        let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+        let tasks = vec![
+            tokio::spawn(async move { gc.run(gc_stop).await }),
+            tokio::spawn(async move { probes.run(probes_stop).await }),
+            tokio::spawn(async move { watch.run(watch_stop).await }),
+            tokio::spawn(async move { controller.run(stop).await }),
+        ];
+        (state, tasks)
+    }
+}
+
+fn limits(options: &ServeOptions) -> Limits {
+    Limits {
+        max_vms: options.max_vms,
+        tenant_vms: options.tenant_vms,
+        memory_mib: options.memory_mib,
+        concurrent_provisions: options.provision_concurrency.max(1),
+        concurrent_forks: options.fork_concurrency.max(1),
+        tokens: 0,
+    }
+}

@@ -1,0 +1,20 @@
+//! What keeps pools from having more VMs, for claims that wait.
+
+use async_trait::async_trait;
+use hearth_api::ids::ProjectId;
+
+use crate::claims::{Blocker, Blockers};
+use crate::status::PoolStatus;
+use crate::store::{ProjectRow, StoreError};
+
+#[async_trait]
+impl Blockers for PoolStatus {
+    async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError> {
+        let blocked = self.blocked(project).await?;
+        Ok(blocked.map(|(sentence, until)| Blocker { sentence, until }))
+    }
+
+    fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
+        Self::needs_repair(self, project, recipe)
+    }
+}

@@ -1,0 +1,68 @@
+//! Instances that somebody waits for: a test of the set-up, a renewal of the template. Their rows are written here; the loop starts them.
+
+use async_trait::async_trait;
+use hearth_api::ids::InstanceId;
+use jiff::Timestamp;
+
+use crate::recipes::target::Recipes;
+use crate::store::{NewInstance, PoolRow, ProjectRow, Store, StoreError, Tips};
+use crate::templates::gc::Pools;
+use crate::wake::Wake;
+
+/// Who waits for an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Somebody tests the set-up.
+    Test {
+        /// Stages that are frozen already need not run.
+        use_cache: bool,
+    },
+    /// The template has become old.
+    Renewal,
+}
+
+/// Writes orders. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    store: Store,
+    recipes: Recipes,
+    wake: Wake,
+}
+
+impl Orders {
+    /// `wake`: the loop, which starts what is ordered.
+    #[must_use]
+    pub fn new(store: Store, recipes: Recipes, wake: Wake) -> Self {
+        Self { store, recipes, wake }
+    }
+
+    /// Writes the row of an instance that somebody waits for (a test boot, a renewal); the loop starts it. The caller chooses
+    /// the id, so that it can clean up after a call whose end it did not see.
+    pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
+        let pool = self.store.pool(&project.id).await?;
+        let recipe = self.recipes.target(project, pool.as_ref()).await?.recipe;
+        let shape = self.recipes.shape(project);
+        let new = NewInstance {
+            id: id.clone(),
+            is_test: matches!(order, Order::Test { .. }),
+            is_build: order == Order::Renewal,
+            use_cache: order != Order::Test { use_cache: false },
+            ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
+        };
+        self.store.insert_instance(&new, Timestamp::now()).await?;
+        self.wake.wake();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Pools for Orders {
+    async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &Tips) -> String {
+        self.recipes.target_recipe(project, Some(pool), heads).await
+    }
+
+    async fn renew_template(&self, project: &ProjectRow) -> Result<(), StoreError> {
+        self.order_instance(&InstanceId::generate(), project, Order::Renewal)
+            .await
+    }
+}
