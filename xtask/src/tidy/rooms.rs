@@ -10,12 +10,12 @@ use super::{Finding, Place, Source};
 const ORDER: [&[&str]; 9] = [
     &["app", "serve"],
     &["web", "doors", "http"],
-    &["pools", "reconcile"],
+    &["pools"],
     &["claims"],
-    &["builds", "status", "provision"],
+    &["builds", "status"],
     &["recipes"],
     &["options"],
-    &["secrets", "repos", "vms", "templates", "images", "watch", "sources"],
+    &["secrets", "repos", "vms", "templates"],
     &["store", "wake"],
 ];
 /// The crate whose rooms have an order.
