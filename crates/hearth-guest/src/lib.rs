@@ -17,9 +17,6 @@ pub mod session;
 /// 7: RSA host keys. 8: hand-over.
 pub const PROTOCOL_VERSION: u32 = 8;
 
-/// The first [`Health::protocol`] whose agents know [`paths::ACTIVATE`].
-pub const ACTIVATE_SINCE: u32 = 2;
-
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
 

@@ -7,9 +7,26 @@ use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tempfile::TempDir;
 
 use super::{Sight, Store};
 use crate::seal::tests::NoVariables;
+
+/// A database that these statements made into one of an older version, as this version finds it; and its folder.
+async fn migrated(older: &[&'static str]) -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hearth.db");
+    let open = async || Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
+    open().await.close().await;
+    let options = SqliteConnectOptions::new().filename(&file);
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    for statement in older {
+        sqlx::query(*statement).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let store = open().await;
+    (folder, store)
+}
 
 /// Takes back what the migration of names did, and then leaves the database as an older version could have.
 const OLDER: [&str; 8] = [
@@ -29,18 +46,7 @@ const OLDER: [&str; 8] = [
 
 #[tokio::test]
 async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hearth.db");
-    let open = async || Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
-    open().await.close().await;
-    let options = SqliteConnectOptions::new().filename(&file);
-    let mut older = SqliteConnection::connect_with(&options).await.unwrap();
-    for statement in OLDER {
-        sqlx::query(statement).execute(&mut older).await.unwrap();
-    }
-    older.close().await.unwrap();
-
-    let store = open().await;
+    let (_folder, store) = migrated(&OLDER).await;
     let names: Vec<String> = store
         .all_projects()
         .await
@@ -93,18 +99,7 @@ const BEFORE_TENANTS: [&str; 6] = [
 
 #[tokio::test]
 async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hearth.db");
-    let open = async || Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
-    open().await.close().await;
-    let options = SqliteConnectOptions::new().filename(&file);
-    let mut older = SqliteConnection::connect_with(&options).await.unwrap();
-    for statement in BEFORE_TENANTS {
-        sqlx::query(statement).execute(&mut older).await.unwrap();
-    }
-    older.close().await.unwrap();
-
-    let store = open().await;
+    let (_folder, store) = migrated(&BEFORE_TENANTS).await;
     let mut tips: Vec<(String, String, String, String, i64)> =
         sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
             .fetch_all(&store.read)

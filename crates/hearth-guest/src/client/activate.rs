@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http::Method;
 use tokio::time::Instant;
 
 use super::{AgentClient, AgentError, json, unix_nanos};
@@ -56,8 +55,7 @@ impl AgentClient {
             machine_id: identity.machine_id.clone(),
             rsa_host_key: identity.rsa_host_key.clone(),
         };
-        let body = serde_json::to_vec(&wanted).map_err(|error| AgentError::Protocol(error.to_string()))?;
-        let reply = self.call(Method::POST, paths::ACTIVATE, Some(body.into())).await;
+        let reply = self.post(paths::ACTIVATE, &wanted).await;
         let reply = reply.map_err(|error| match error {
             AgentError::Refused { status: NOT_FOUND, .. } => AgentError::Refused {
                 status: NOT_FOUND,
@@ -72,9 +70,7 @@ impl AgentClient {
 
     /// Gives the VM's SSH server an RSA key, which it reads at once.
     pub async fn set_rsa_host_key(&self, key: &HostKey) -> Result<(), AgentError> {
-        let body = serde_json::to_vec(key).map_err(|error| AgentError::Protocol(error.to_string()))?;
-        let reply = self.call(Method::POST, paths::RSA_HOST_KEY, Some(body.into())).await;
-        reply.map(drop)
+        self.post(paths::RSA_HOST_KEY, key).await.map(drop)
     }
 
     /// Gives a VM that a task takes the time (as [`AgentClient::sync_clock`] does) and the files. One request, because in a VM that
@@ -89,8 +85,7 @@ impl AgentClient {
         let begin = Instant::now();
         let unix_nanos = unix_nanos(SystemTime::now())?;
         let order = HandOver { unix_nanos, files };
-        let body = serde_json::to_vec(&order).map_err(|error| AgentError::Protocol(error.to_string()))?;
-        match self.call(Method::POST, paths::HAND_OVER, Some(body.into())).await {
+        match self.post(paths::HAND_OVER, &order).await {
             Ok(_) if begin.elapsed() <= CLOCK_TOLERANCE => Ok(()),
             Ok(_) => self.sync_clock(CLOCK_AT_HAND_OVER).await.map(drop),
             // Older than protocol 8.

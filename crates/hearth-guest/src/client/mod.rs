@@ -13,6 +13,7 @@ use futures::Stream;
 use h2::RecvStream;
 use h2::client::SendRequest;
 use http::{Method, Request, Response};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -247,13 +248,18 @@ impl AgentClient {
     /// Sets the guest's clock.
     pub async fn set_clock(&self, now: SystemTime) -> Result<(), AgentError> {
         let unix_nanos = unix_nanos(now)?;
-        let body = serde_json::to_vec(&SetClock { unix_nanos }).map_err(|e| AgentError::Protocol(e.to_string()))?;
-        self.call(Method::POST, paths::CLOCK, Some(body.into())).await.map(drop)
+        self.post(paths::CLOCK, &SetClock { unix_nanos }).await.map(drop)
     }
 
     /// Lets the agent prepare for commands at once: the VM is about to be frozen, and each of its forks has what was prepared.
     pub async fn settle(&self) -> Result<(), AgentError> {
         self.call(Method::POST, paths::SETTLE, None).await.map(drop)
+    }
+
+    /// A `POST` of a value as JSON.
+    async fn post(&self, target: &str, value: &impl Serialize) -> Result<Response<RecvStream>, AgentError> {
+        let body = serde_json::to_vec(value).map_err(|error| AgentError::Protocol(error.to_string()))?;
+        self.call(Method::POST, target, Some(body.into())).await
     }
 
     /// One request and its reply, whose status is a success.
