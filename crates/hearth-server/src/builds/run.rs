@@ -202,12 +202,13 @@ impl Run<'_> {
         })
     }
 
-    /// Proves that the VM is ready, and lets one of the pool rest; what it costs then, MiB.
+    /// Checks that the VM is ready, and pauses one of the pool; what it costs then, MiB.
     async fn finish(&self, agent: &AgentClient) -> Result<Option<u64>, Stop> {
         self.prove_ready(agent).await?;
         if !self.boot.rests {
             return Ok(None);
         }
+        self.rehearse_hand_over(agent).await?;
         self.rest().await
     }
 

@@ -368,6 +368,15 @@ impl Run<'_> {
         Err(failure(FailureKind::Setup, reason).into())
     }
 
+    /// Does once what a claim does in the VM, with what the VM holds already: under emulation code is translated when it first runs,
+    /// and a page becomes the VM's own when it is first written, which then need not happen while a task waits.
+    pub(super) async fn rehearse_hand_over(&self, agent: &AgentClient) -> Result<(), Stop> {
+        let identity = &self.boot.blueprint.git_identity;
+        let file = git_config::file(identity.as_ref().unwrap_or(&git_config::nobody()));
+        agent.hand_over(vec![file]).await.map_err(vm_lost)?;
+        Ok(())
+    }
+
     /// Whether a command runs, and ends well.
     async fn runs(&self, agent: &AgentClient, argv: &[&str]) -> Result<bool, Stop> {
         let spec = ExecSpec {
