@@ -83,6 +83,22 @@ pub enum ClaimSource {
     Cold,
 }
 
+impl ClaimSource {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Fork, Self::Joined, Self::Cold];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Fork => "fork",
+            Self::Joined => "joined",
+            Self::Cold => "cold",
+        }
+    }
+}
+
 /// Reply of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

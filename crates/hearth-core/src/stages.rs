@@ -38,6 +38,23 @@ pub enum Work {
     Startup,
 }
 
+impl std::fmt::Display for Work {
+    /// Its name in a checkpoint's labels and in the log; places count from 1.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Base => f.write_str("base"),
+            Self::Identity => f.write_str("git_identity"),
+            Self::Variables => f.write_str("set_env_vars"),
+            Self::Clone(at) => write!(f, "clone_repo {}", at + 1),
+            Self::Hooks(at) => write!(f, "init_repo {}", at + 1),
+            Self::Project(at) => write!(f, "project_setup {}", at + 1),
+            Self::Initialize => f.write_str("repo_setup initialize"),
+            Self::Pool(at) => write!(f, "warm_pool_setup {}", at + 1),
+            Self::Startup => f.write_str("repo_setup startup"),
+        }
+    }
+}
+
 /// One stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {

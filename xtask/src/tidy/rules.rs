@@ -1,5 +1,6 @@
 //! The rules. Words that a rule looks for are put together here, so that this file does not break it.
 
+use super::code::{Kind, tokens};
 use super::links::dead_links;
 use super::{Check, Finding, Rule, Source, finding, rooms, words};
 use crate::test::{AS_ROOT, NOT_A_TEST};
@@ -84,6 +85,12 @@ pub(super) const ALL: &[Rule] = &[
         at_most: 0,
     },
     Rule {
+        name: "no Debug in what the server says or writes",
+        reason: "a renamed variant would change a reply, a row or a log line that somebody compares; give it a name of its own",
+        check: Check::File(no_debug_in_texts),
+        at_most: 0,
+    },
+    Rule {
         name: "links between pages lead somewhere",
         reason: "a reader who follows one must not end at nothing",
         check: Check::File(dead_links),
@@ -105,6 +112,26 @@ fn module_docs(file: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     vec![finding(1, "starts without a word about what it is")]
+}
+
+/// Crates whose texts go into replies, the database and the log.
+const SPEAKING_CRATES: [&str; 4] = [
+    "crates/hearth-api/src/",
+    "crates/hearth-core/src/",
+    "crates/hearth-server/src/",
+    "crates/hearth-store/src/",
+];
+
+fn no_debug_in_texts(file: &Source) -> Vec<Finding> {
+    let is_test = file.path.ends_with("/tests.rs") || file.path.ends_with("_tests.rs");
+    if !SPEAKING_CRATES.iter().any(|folder| file.path.starts_with(folder)) || is_test {
+        return Vec::new();
+    }
+    tokens(&file.text)
+        .into_iter()
+        .filter(|token| token.kind == Kind::Text && token.text.contains(":?}"))
+        .map(|token| finding(token.line, "formats with Debug"))
+        .collect()
 }
 
 /// How to run a test that needs more than a checkout.
@@ -289,6 +316,9 @@ mod tests {
             versions_in_root(&source("crates/x/Cargo.toml", "[dependencies]\na = \"1\"\n")).len(),
             1
         );
+        let debug = "fn f() { format!(\"{kind:?}\") }\n#[cfg(test)]\nmod tests {\n    fn f() { format!(\"{kind:?}\") }\n}\n";
+        assert_eq!(no_debug_in_texts(&source("crates/hearth-server/src/x.rs", debug)).len(), 1);
+        assert!(no_debug_in_texts(&source("crates/hearth-sim/src/x.rs", debug)).is_empty());
         let here = format!("let x = \"{}\";", crate::workspace::root().display());
         assert_eq!(no_machine_paths(&source("a.rs", &here)).len(), 1);
     }

@@ -96,6 +96,22 @@ impl Action {
         }
     }
 
+    /// Its name in the log.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Build { .. } => "build",
+            Self::Start { .. } => "start",
+            Self::Fail { .. } => "fail",
+            Self::Retire { .. } => "retire",
+            Self::Delete { .. } => "delete",
+            Self::Teardown { .. } => "teardown",
+            Self::Rest { .. } => "rest",
+            Self::DestroyOrphan { .. } => "destroy_orphan",
+        }
+    }
+
     /// The instance that it is about; nothing for one that is still to be made, and for a VM without a row.
     #[must_use]
     pub fn instance(&self) -> Option<&InstanceId> {
@@ -140,6 +156,45 @@ pub enum Reason {
     Built,
     /// A server that is gone left it half made.
     HalfMade,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::BelowTarget,
+        Self::ReplaceStale,
+        Self::Surplus,
+        Self::MakesRoom,
+        Self::PoolDisabled,
+        Self::Stale,
+        Self::LeaseEnded,
+        Self::TestTimeUp,
+        Self::Cancelled,
+        Self::FailedVmNotNeeded,
+        Self::RecordExpired,
+        Self::Built,
+        Self::HalfMade,
+    ];
+
+    /// Its name in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BelowTarget => "below_target",
+            Self::ReplaceStale => "replace_stale",
+            Self::Surplus => "surplus",
+            Self::MakesRoom => "makes_room",
+            Self::PoolDisabled => "pool_disabled",
+            Self::Stale => "stale",
+            Self::LeaseEnded => "lease_ended",
+            Self::TestTimeUp => "test_time_up",
+            Self::Cancelled => "cancelled",
+            Self::FailedVmNotNeeded => "failed_vm_not_needed",
+            Self::RecordExpired => "record_expired",
+            Self::Built => "built",
+            Self::HalfMade => "half_made",
+        }
+    }
 }
 
 /// Why a pool gets fewer VMs than it wants.

@@ -176,7 +176,7 @@ impl Run<'_> {
             parent: at.lies_on.clone(),
             labels: [
                 ("recipe".to_owned(), self.boot.blueprint.recipe.clone()),
-                ("stage".to_owned(), format!("{work:?}")),
+                ("stage".to_owned(), work.to_string()),
             ]
             .into(),
             rest: match work {
@@ -210,7 +210,7 @@ impl Run<'_> {
                 .into());
             }
             // The run goes on; only a later one will have to do this stage again.
-            tracing::warn!(%error, stage = ?work, "a stage could not be frozen");
+            tracing::warn!(%error, stage = %work, "a stage could not be frozen");
             return Ok(());
         }
         let logs = std::mem::take(&mut *self.logs.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

@@ -104,7 +104,7 @@ impl Claims {
                 store.end_hand_over(&reply, &hand_over).await?;
                 unasked.disarm();
                 course.reservation.forget(&reply.id);
-                tracing::info!(instance = %row.id, project = %row.project, source = ?reply.source, "handed over");
+                tracing::info!(instance = %row.id, project = %row.project, source = reply.source.as_str(), "handed over");
                 self.refill_later();
                 Ok(Some(reply))
             }

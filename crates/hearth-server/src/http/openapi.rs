@@ -139,7 +139,7 @@ fn complete(document: &mut Value) {
     });
     document["components"]["responses"] = ErrorCode::ALL
         .into_iter()
-        .map(|code| (response_name(code), error_response(code)))
+        .map(|code| (response_name(code).to_owned(), error_response(code)))
         .collect::<Map<_, _>>()
         .into();
     let Some(paths) = document["paths"].as_object_mut() else {
@@ -298,8 +298,20 @@ fn path_parameter(name: &str) -> Value {
     })
 }
 
-fn response_name(code: ErrorCode) -> String {
-    format!("{code:?}")
+fn response_name(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Unauthorized => "Unauthorized",
+        ErrorCode::Forbidden => "Forbidden",
+        ErrorCode::NotFound => "NotFound",
+        ErrorCode::MethodNotAllowed => "MethodNotAllowed",
+        ErrorCode::Conflict => "Conflict",
+        ErrorCode::Gone => "Gone",
+        ErrorCode::PayloadTooLarge => "PayloadTooLarge",
+        ErrorCode::ValidationError => "ValidationError",
+        ErrorCode::TooManyRequests => "TooManyRequests",
+        ErrorCode::InternalError => "InternalError",
+        ErrorCode::Unavailable => "Unavailable",
+    }
 }
 
 fn error_response(code: ErrorCode) -> Value {

@@ -107,7 +107,7 @@ impl Actor {
                 reason,
             } => {
                 let template = self.store.template(project, recipe).await?;
-                tracing::debug!(%project, recipe, ?reason, "an instance is wanted");
+                tracing::debug!(%project, recipe, reason = reason.as_str(), "an instance is wanted");
                 self.begin(world, project, template).await?;
             }
             Action::Build { project } => self.begin(world, project, None).await?,
@@ -254,7 +254,7 @@ impl Actor {
             return Ok(());
         }
         if let Some(row) = self.store.instance(instance).await? {
-            tracing::info!(%instance, project = %row.project, ?reason, "ending an instance");
+            tracing::info!(%instance, project = %row.project, reason = reason.as_str(), "ending an instance");
             self.endings.changed(&row.project, instance);
             self.spawn_teardown(row);
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use hearth_api::ids::InstanceId;
 use hearth_core::plan::decide;
 use hearth_core::world::World;
 use jiff::{SignedDuration, Timestamp};
@@ -81,7 +82,8 @@ impl Controller {
         self.status.note_pass(&world, &decision);
         for action in &decision.actions {
             if let Err(error) = self.actor.act(&world, action).await {
-                tracing::error!(%error, ?action, "an action could not be done; the next pass tries again");
+                let instance = action.instance().map(InstanceId::as_str);
+                tracing::error!(%error, action = action.as_str(), instance, "an action could not be done; the next pass tries again");
             }
         }
         self.store.refill_reserve();

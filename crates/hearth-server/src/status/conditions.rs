@@ -45,6 +45,24 @@ impl Kind {
         Self::Disabled,
         Self::DebugVmKept,
     ];
+
+    /// Its name in replies, which clients compare: it stays when the variant is renamed.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "Full",
+            Self::Fresh => "Fresh",
+            Self::Building => "Building",
+            Self::Rolling => "Rolling",
+            Self::RecipeFailing => "RecipeFailing",
+            Self::BreakerOpen => "BreakerOpen",
+            Self::CapacityLimited => "CapacityLimited",
+            Self::HostTrouble => "HostTrouble",
+            Self::ImageMissing => "ImageMissing",
+            Self::RepositoryMissing => "RepositoryMissing",
+            Self::Disabled => "Disabled",
+            Self::DebugVmKept => "DebugVmKept",
+        }
+    }
 }
 
 /// What a pool is explained from.
@@ -141,7 +159,7 @@ pub(super) fn all(facts: &Facts<'_>, holds: &Holds, since: &Since) -> Vec<Condit
         .map(|(kind, noted)| {
             let (status, since) = noted.unwrap_or((is_so(kind, facts.pool, facts.account, holds), facts.now));
             Condition {
-                kind: format!("{kind:?}"),
+                kind: kind.as_str().to_owned(),
                 status,
                 since,
                 message: message(kind, status, facts, holds),
@@ -373,4 +391,35 @@ fn is_or_are(count: usize) -> &'static str {
 
 fn clock(at: Timestamp) -> String {
     format!("{at:.0}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Kind;
+    use crate::http::openapi::DOCUMENT;
+
+    #[test]
+    fn names_of_conditions_are_pinned_and_documented() {
+        let names = Kind::ALL.map(Kind::as_str);
+        let pinned = [
+            "Full",
+            "Fresh",
+            "Building",
+            "Rolling",
+            "RecipeFailing",
+            "BreakerOpen",
+            "CapacityLimited",
+            "HostTrouble",
+            "ImageMissing",
+            "RepositoryMissing",
+            "Disabled",
+            "DebugVmKept",
+        ];
+        assert_eq!(names, pinned);
+        let documented = &DOCUMENT["components"]["schemas"]["Condition"]["properties"]["type"]["description"];
+        let documented = documented.as_str().unwrap();
+        for name in names {
+            assert!(documented.contains(&format!("`{name}`")), "{name}: {documented}");
+        }
+    }
 }

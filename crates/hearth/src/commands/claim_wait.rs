@@ -126,7 +126,7 @@ fn state(explained: &PoolExplained) -> (String, String) {
     let mut kinds = parts.clone();
     if let Some((boot, at_work)) = boot.and_then(|boot| Some((boot, boot.at_work.as_ref()?))) {
         parts.push(clean_line(&format!("{}: {}", boot.id, at_work.message)));
-        kinds.push(format!("{} {:?}", boot.id, at_work.what));
+        kinds.push(format!("{} {}", boot.id, at_work.what.as_deref().unwrap_or_default()));
     }
     let others = explained.waiting_claims.saturating_sub(1);
     if others > 0 {
