@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 use crate::ids::{InstanceId, VmId};
 use crate::patch::{object_or_null, required_whole, whole_or_null};
 use crate::project::GitIdentity;
-use crate::text::{Branch, TaskId, VariableName, VariableValue};
 use crate::time;
+use crate::values::{Branch, TaskId, VariableName, VariableValue};
 
 /// What to do when no instance is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -32,12 +32,10 @@ pub enum Miss {
 pub struct ClaimRequest {
     /// The idempotency key: same key + same body = the same VM.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<TaskId>)]
-    pub task_id: Option<String>,
+    pub task_id: Option<TaskId>,
     /// Check this branch out in every repository that has it. When none has it, nothing is handed over.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Branch>)]
-    pub branch: Option<String>,
+    pub branch: Option<Branch>,
     /// Never hand out an older recipe. While the new one is set up beside it the claim waits, for up to 50 s if `waitMs` is less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
@@ -54,8 +52,7 @@ pub struct ClaimRequest {
     pub ttl_minutes: Option<u64>,
     /// Variables for this task alone.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<BTreeMap<VariableName, VariableValue>>)]
-    pub env: Option<BTreeMap<String, String>>,
+    pub env: Option<BTreeMap<VariableName, VariableValue>>,
     /// Who makes the commits in the VM: the project's identity when absent, and without one the owner of the token.
     #[serde(deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
     pub git_identity: Option<GitIdentity>,

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::error::ErrorDetail;
 use crate::terminal::TerminalSize;
-use crate::text::{CommandText, GuestPath, Name, VariableName, VariableValue, Word};
+use crate::values::{CommandText, GuestPath, Name, VariableName, VariableValue, Word};
 
 /// Body of `POST /instances/{id}/exec`. Exactly one of `command` and `argv`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -19,23 +19,20 @@ pub struct ExecRequest {
     /// Run by `bash -c`.
     #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = CommandText)]
-    pub command: Option<String>,
+    pub command: Option<CommandText>,
     /// Program and arguments, without a shell.
     #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<Word>, min_items = 1)]
-    pub argv: Option<Vec<String>>,
+    pub argv: Option<Vec<Word>>,
     /// Working directory, `/home` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<GuestPath>)]
-    pub cwd: Option<String>,
+    pub cwd: Option<GuestPath>,
     /// Variables beside the project's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<BTreeMap<VariableName, VariableValue>>)]
-    pub env: Option<BTreeMap<String, String>>,
+    pub env: Option<BTreeMap<VariableName, VariableValue>>,
     /// Root by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Name>)]
-    pub user: Option<String>,
+    pub user: Option<Name>,
     /// The command and its children are ended after this time.
     #[serde(
         deserialize_with = "crate::patch::whole_or_null",

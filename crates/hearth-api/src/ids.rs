@@ -1,9 +1,15 @@
 //! Opaque identifiers. Clients must not read anything into them; Hearth makes them so that they sort by creation time.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
+
+use crate::values::Rule;
 
 /// Why a text cannot be an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,27 +24,44 @@ impl fmt::Display for InvalidId {
 impl std::error::Error for InvalidId {}
 
 /// The one rule for ids: they are safe as a file name, as a URL segment and as part of a host name.
+pub(crate) const RULE: Rule = Rule {
+    min_chars: 1,
+    max_chars: 64,
+    pattern: "^[a-z0-9_-]+$",
+    message: "must be an id: characters of a-z, 0-9, `-` and `_`",
+    example: None,
+};
+
 fn check(text: &str) -> Result<(), InvalidId> {
-    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    if text.is_empty() || text.len() > 64 || !text.bytes().all(legal) {
-        return Err(InvalidId);
-    }
-    Ok(())
+    static REGEX: LazyLock<Option<Regex>> = LazyLock::new(|| RULE.compile());
+    RULE.check(REGEX.as_ref(), text).map_err(|_| InvalidId)
 }
 
+/// What published examples are made from: an id like any other, whose last digits tell examples apart.
+const EXAMPLE: Uuid = Uuid::from_u128(0x019a_42f6_c0b2_7d0f_8f3a_5be1_c7d9_e600);
+
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+    ($(#[doc = $doc:literal])+ $name:ident, $prefix:literal) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        #[schema(value_type = String, min_length = 1, max_length = 64, pattern = "^[a-z0-9_-]+$")]
         pub struct $name(String);
 
         impl $name {
             /// A new id, later than every one made before it on this machine.
             #[must_use]
             pub fn generate() -> Self {
-                Self(format!(concat!($prefix, "{}"), Uuid::now_v7().simple()))
+                Self::of(Uuid::now_v7())
+            }
+
+            /// The id that examples show in place number `nth`.
+            #[must_use]
+            pub fn example(nth: u8) -> Self {
+                Self::of(Uuid::from_u128(EXAMPLE.as_u128() | u128::from(nth)))
+            }
+
+            fn of(unique: Uuid) -> Self {
+                Self(format!(concat!($prefix, "{}"), unique.simple()))
             }
 
             /// The text that goes over the wire.
@@ -74,6 +97,14 @@ macro_rules! id {
                 id.0
             }
         }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                RULE.schema(&[$($doc),+])
+            }
+        }
+
+        impl ToSchema for $name {}
     };
 }
 

@@ -19,9 +19,9 @@ pub mod settings;
 pub mod setup;
 pub mod template;
 pub mod terminal;
-pub mod text;
 pub mod time;
 pub mod token;
+pub mod values;
 pub mod variables;
 
 #[cfg(feature = "client")]

@@ -6,18 +6,16 @@ use utoipa::ToSchema;
 
 use crate::ids::InstanceId;
 use crate::patch::{present, present_objects_or_null, whole};
-use crate::text::{Branch, CommandText, Name};
 use crate::time;
+use crate::values::{Branch, CommandText, Name};
 
 /// One set-up command.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct SetupCommand {
     /// What it is called in logs.
-    #[schema(value_type = Name)]
-    pub name: String,
+    pub name: Name,
     /// A text for `bash -eo pipefail -c`.
-    #[schema(value_type = CommandText)]
-    pub command: String,
+    pub command: CommandText,
     /// Started detached; later commands do not wait for it.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -116,7 +114,7 @@ pub struct PatchPool {
     /// The branch of every repository.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Branch>)]
-    pub branch: Option<Option<String>>,
+    pub branch: Option<Option<Branch>>,
     /// Commands of the step `warm_pool_setup`.
     #[serde(
         deserialize_with = "present_objects_or_null",

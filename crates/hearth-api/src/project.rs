@@ -9,8 +9,8 @@ use crate::patch::{
     object_or_null, objects, objects_or_null, present, present_object_or_null, present_objects, present_objects_or_null,
 };
 use crate::pool::SetupCommand;
-use crate::text::{Branch, Description, Email, GitName, Name, RepoFullName, RepoUrl};
 use crate::time;
+use crate::values::{Branch, Description, Email, GitName, Name, RepoFullName, RepoUrl};
 
 /// A project as the documented operations show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -52,17 +52,14 @@ pub struct Repo {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RepoInput {
     /// `org/name`.
-    #[schema(value_type = RepoFullName)]
-    pub repo_full_name: String,
+    pub repo_full_name: RepoFullName,
     /// The branch its instances start on.
-    #[schema(value_type = Branch)]
-    pub branch: String,
+    pub branch: Branch,
     /// Where the host fetches it from and what `origin` says in the VM: `https://`, `http://`, `ssh://`, `git@host:path` or
     /// `file://`. Default: the server's git base URL + `org/name`. Tenants other than the first may fetch from public hosts by
     /// `https://` and `ssh://`, and from what the installation's rules name (`hearth serve --source`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<RepoUrl>)]
-    pub url: Option<String>,
+    pub url: Option<RepoUrl>,
     /// Whether what Git LFS keeps of it comes along; true when absent here and in the project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lfs: Option<bool>,
@@ -77,11 +74,9 @@ pub struct RepoInput {
 #[schema(example = json!({ "name": "Shop Agent", "email": "agent@example.org" }))]
 pub struct GitIdentity {
     /// Git's `user.name`.
-    #[schema(value_type = GitName)]
-    pub name: String,
+    pub name: GitName,
     /// Git's `user.email`.
-    #[schema(value_type = Email)]
-    pub email: String,
+    pub email: Email,
 }
 
 /// Reply of `GET /projects/{id}/view`: everything that can be set.
@@ -193,24 +188,20 @@ impl std::str::FromStr for VmSize {
 }))]
 pub struct CreateProject {
     /// Its name.
-    #[schema(value_type = Name)]
-    pub name: String,
+    pub name: Name,
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Description>)]
-    pub description: Option<String>,
+    pub description: Option<Description>,
     /// Short code that task names start with; made from the name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Name>)]
-    pub task_code: Option<String>,
+    pub task_code: Option<Name>,
     /// Its repositories, in order.
     #[serde(default, deserialize_with = "objects")]
     #[schema(max_items = 50)]
     pub repos: Vec<RepoInput>,
     /// Digest prefix or name of the guest image; the newest one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Name>)]
-    pub image: Option<String>,
+    pub image: Option<Name>,
     /// Commands of the step `project_setup`.
     #[serde(
         default,
@@ -253,15 +244,15 @@ pub struct PatchProject {
     /// Its name.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Name)]
-    pub name: Option<String>,
+    pub name: Option<Name>,
     /// What it is, for people.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Description>)]
-    pub description: Option<Option<String>>,
+    pub description: Option<Option<Description>>,
     /// Short code that task names start with.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Name)]
-    pub task_code: Option<String>,
+    pub task_code: Option<Name>,
     /// Its repositories, in order.
     #[serde(deserialize_with = "present_objects", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_items = 50)]
@@ -269,7 +260,7 @@ pub struct PatchProject {
     /// Digest prefix or name of the guest image.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Name>)]
-    pub image: Option<Option<String>>,
+    pub image: Option<Option<Name>>,
     /// Commands of the step `project_setup`.
     #[serde(
         deserialize_with = "present_objects_or_null",

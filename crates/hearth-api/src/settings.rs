@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::patch::{objects, optional_object};
 use crate::setup::HookContext;
-use crate::text::{CommandText, Name};
+use crate::values::{CommandText, Name};
 
 /// The file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -67,13 +67,11 @@ impl Hooks {
 #[serde(untagged, expecting = "a command: a string or an object with \"command\"")]
 pub enum SetupHook {
     /// The command.
-    #[schema(value_type = CommandText)]
-    Text(String),
+    Text(CommandText),
     /// The command in an object.
     Object {
         /// The command.
-        #[schema(value_type = CommandText)]
-        command: String,
+        command: CommandText,
     },
 }
 
@@ -92,11 +90,9 @@ impl SetupHook {
 #[serde(rename_all = "camelCase")]
 pub struct Terminal {
     /// What it is called.
-    #[schema(value_type = Name)]
-    pub name: String,
+    pub name: Name,
     /// What runs in it.
-    #[schema(value_type = CommandText)]
-    pub command: String,
+    pub command: CommandText,
     /// Whether it takes no input.
     #[serde(default)]
     pub readonly: bool,
@@ -107,8 +103,7 @@ pub struct Terminal {
 #[serde(rename_all = "camelCase")]
 pub struct Preview {
     /// What it is called.
-    #[schema(value_type = Name)]
-    pub name: String,
+    pub name: Name,
     /// A TCP port in the VM.
     #[schema(value_type = u16, minimum = 1, maximum = 65535)]
     pub port: std::num::NonZeroU16,
@@ -119,9 +114,7 @@ pub struct Preview {
 #[serde(default)]
 pub struct Tools {
     /// Before the tool runs.
-    #[schema(value_type = BTreeMap<String, Vec<CommandText>>)]
-    pub pre: BTreeMap<String, Vec<String>>,
+    pub pre: BTreeMap<String, Vec<CommandText>>,
     /// After it ran.
-    #[schema(value_type = BTreeMap<String, Vec<CommandText>>)]
-    pub post: BTreeMap<String, Vec<String>>,
+    pub post: BTreeMap<String, Vec<CommandText>>,
 }

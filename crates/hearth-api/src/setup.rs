@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::patch::{object, objects, optional_object, whole};
 use crate::project::VmSize;
-use crate::text::{Branch, CommandText, Name, RepoFullName};
+use crate::values::{Branch, CommandText, Name, RepoFullName};
 
 /// Time limit of a script for which none is given, seconds.
 pub const DEFAULT_SCRIPT_SECONDS: i64 = 1800;
@@ -100,11 +100,9 @@ pub struct SetupBody {
 #[serde(rename_all = "camelCase")]
 pub struct RepoSetup {
     /// `org/name`, one of the project's.
-    #[schema(value_type = RepoFullName)]
-    pub repository: String,
+    pub repository: RepoFullName,
     /// The branch its instances start on.
-    #[schema(value_type = Branch)]
-    pub branch: String,
+    pub branch: Branch,
     /// Scripts by phase.
     #[serde(deserialize_with = "object")]
     pub scripts: Scripts,
@@ -128,16 +126,16 @@ pub struct RepoSetup {
 pub struct Scripts {
     /// Once in a fresh VM, as the step `repo_setup`.
     #[serde(deserialize_with = "crate::patch::nullable")]
-    #[schema(required, value_type = Option<CommandText>)]
-    pub initialize: Option<String>,
+    #[schema(required)]
+    pub initialize: Option<CommandText>,
     /// At a claim that moved the checkout.
     #[serde(deserialize_with = "crate::patch::nullable")]
-    #[schema(required, value_type = Option<CommandText>)]
-    pub update_after_checkout: Option<String>,
+    #[schema(required)]
+    pub update_after_checkout: Option<CommandText>,
     /// When the VM becomes ready, and after a hand-over that kept no processes: starts services.
     #[serde(deserialize_with = "crate::patch::nullable")]
-    #[schema(required, value_type = Option<CommandText>)]
-    pub startup: Option<String>,
+    #[schema(required)]
+    pub startup: Option<CommandText>,
 }
 
 /// Time limits of one repository's scripts, seconds.
@@ -162,11 +160,9 @@ pub struct Timeouts {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct NamedCommand {
     /// What it is called.
-    #[schema(value_type = Name)]
-    pub name: String,
+    pub name: Name,
     /// A text for a shell, run in the repository.
-    #[schema(value_type = CommandText)]
-    pub command: String,
+    pub command: CommandText,
 }
 
 /// Hooks around an agent's tools. Hearth stores and shows them; the program that runs the agent runs them.
@@ -175,12 +171,12 @@ pub struct NamedCommand {
 pub struct ToolHooks {
     /// Commands before a tool runs, by tool.
     #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, value_type = Option<BTreeMap<String, Vec<CommandText>>>)]
-    pub pre: Option<BTreeMap<String, Vec<String>>>,
+    #[schema(nullable = false)]
+    pub pre: Option<BTreeMap<String, Vec<CommandText>>>,
     /// Commands after a tool ran, by tool.
     #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, value_type = Option<BTreeMap<String, Vec<CommandText>>>)]
-    pub post: Option<BTreeMap<String, Vec<String>>>,
+    #[schema(nullable = false)]
+    pub post: Option<BTreeMap<String, Vec<CommandText>>>,
     /// How their output is shown to the agent.
     #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

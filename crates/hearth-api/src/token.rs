@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{ProjectId, TokenId};
-use crate::text::Name;
 use crate::time;
+use crate::values::Name;
 
 /// What a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -57,16 +57,14 @@ impl std::str::FromStr for Scope {
 #[schema(example = json!({ "name": "ci", "scopes": ["claim"], "owner": "ada" }))]
 pub struct CreateToken {
     /// What it is for.
-    #[schema(value_type = Name)]
-    pub name: String,
+    pub name: Name,
     /// What it may do; at least one.
     #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
     /// Whose it is (a user name): VMs claimed with it get this user's personal variables. When absent, the creator's owner for a
     /// token with the scope `admin`; any other is its own, under its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Name>)]
-    pub owner: Option<String>,
+    pub owner: Option<Name>,
     /// Only this project, if given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<ProjectId>,
@@ -76,8 +74,7 @@ pub struct CreateToken {
     pub expires_at: Option<Timestamp>,
     /// The tenant it belongs to; the creator's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Name>)]
-    pub tenant: Option<String>,
+    pub tenant: Option<Name>,
 }
 
 /// What is shown of a token.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::patch::objects;
-use crate::text::{VariableName, VariableValue};
 use crate::time;
+use crate::values::{VariableName, VariableValue};
 
 /// Which variables of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +89,9 @@ pub struct PutVariables {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Variable {
     /// A shell name.
-    #[schema(value_type = VariableName)]
-    pub name: String,
+    pub name: VariableName,
     /// Its value.
-    #[schema(value_type = VariableValue)]
-    pub value: String,
+    pub value: VariableValue,
 }
 
 impl std::fmt::Debug for Variable {

@@ -20,7 +20,7 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
 
     let mut took = Vec::new();
     for round in 1..=rounds {
-        took.push(boot(project, Some(commands(0, round))).await?);
+        took.push(boot(project, Some(commands(0, round)?)).await?);
     }
     bench.report.times(Row::Again, names::LAST, &took);
     let over: Vec<Duration> = took.iter().map(|took| took.saturating_sub(OWN_TIME)).collect();
@@ -28,7 +28,7 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
 
     let mut took = Vec::new();
     for round in 1..=rounds {
-        took.push(boot(project, Some(commands(round, 0))).await?);
+        took.push(boot(project, Some(commands(round, 0)?)).await?);
     }
     bench
         .report
@@ -53,7 +53,7 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
     );
     bench.report.note(Row::Again, own);
     // The rows after this one work with the first set-up.
-    project.set_commands(commands(0, 0)).await?;
+    project.set_commands(commands(0, 0)?).await?;
     project.make_template().await
 }
 

@@ -31,7 +31,7 @@ fn is_argv(round: usize) -> bool {
 
 /// Claims a VM and runs the round's command in it, twice; the VM stays.
 pub(crate) async fn try_out(project: &Project, round: usize, body: &ClaimRequest) -> Result<(ClaimReply, Taken)> {
-    let words = if is_argv(round) { argv_true() } else { cat_answer() };
+    let words = if is_argv(round) { argv_true()? } else { cat_answer()? };
     let (reply, claim) = project.claim(body).await?;
     let command = project.exec(&reply.id, &words).await?;
     let again = project.exec(&reply.id, &words).await?;

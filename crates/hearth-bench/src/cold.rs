@@ -20,7 +20,7 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
         ..ClaimRequest::default()
     };
     let (reply, claimed) = project.claim(&body).await?;
-    let first = project.exec(&reply.id, &argv_true()).await?;
+    let first = project.exec(&reply.id, &argv_true()?).await?;
     project.release(&reply.id).await?;
     project.wait_for(0).await?;
     let what = "the first claim ever (makes base, checkpoints, template) + /bin/true";
@@ -30,7 +30,7 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
     let mut took = Vec::new();
     for _ in 0..bench.counts.cold {
         let (id, booted) = project.test_boot(None, false).await?;
-        took.push(booted + project.exec(&id, &argv_true()).await?);
+        took.push(booted + project.exec(&id, &argv_true()?).await?);
         project.clear().await?;
     }
     bench.report.times(Row::Cold, COLD, &took);

@@ -121,7 +121,7 @@ async fn burst(bench: &mut Bench, project: &Project) -> Result<()> {
     let begin = Instant::now();
     let claims = try_join_all((0..BURST).map(|_| async {
         let (reply, claim) = project.claim(&body).await?;
-        let first = project.exec(&reply.id, &argv_true()).await?;
+        let first = project.exec(&reply.id, &argv_true()?).await?;
         anyhow::Ok((reply, claim, claim + first))
     }));
     let claims = claims.await?;

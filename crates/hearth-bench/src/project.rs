@@ -40,14 +40,16 @@ pub(crate) struct Project {
 }
 
 /// The set-up commands; another `first` or `last` makes others of the first and the last one.
-pub(crate) fn commands(first: usize, last: usize) -> Vec<SetupCommand> {
-    let command = |name: &str, command: String| SetupCommand {
-        name: name.to_owned(),
-        command,
-        background: None,
+pub(crate) fn commands(first: usize, last: usize) -> Result<Vec<SetupCommand>> {
+    let command = |name: &str, command: String| {
+        Ok(SetupCommand {
+            name: name.parse()?,
+            command: command.try_into()?,
+            background: None,
+        })
     };
     let wait = OWN_TIME.as_secs();
-    vec![
+    [
         command("fetch", format!("sleep {wait}; echo {first} >{CHECKOUT}/first.txt")),
         command(
             "build",
@@ -58,21 +60,23 @@ pub(crate) fn commands(first: usize, last: usize) -> Vec<SetupCommand> {
         ),
         command("greet", format!("sleep {wait}; echo \"built, round {last}\" >{ANSWER}")),
     ]
+    .into_iter()
+    .collect()
 }
 
-pub(crate) fn argv_true() -> ExecRequest {
-    ExecRequest {
-        argv: Some(vec!["/bin/true".to_owned()]),
+pub(crate) fn argv_true() -> Result<ExecRequest> {
+    Ok(ExecRequest {
+        argv: Some(vec!["/bin/true".parse()?]),
         ..ExecRequest::default()
-    }
+    })
 }
 
 /// The server runs it by `bash -c`.
-pub(crate) fn cat_answer() -> ExecRequest {
-    ExecRequest {
-        command: Some(format!("cat {ANSWER}")),
+pub(crate) fn cat_answer() -> Result<ExecRequest> {
+    Ok(ExecRequest {
+        command: Some(format!("cat {ANSWER}").try_into()?),
         ..ExecRequest::default()
-    }
+    })
 }
 
 impl Project {
@@ -83,13 +87,13 @@ impl Project {
         make_repository(&repository).await?;
         let server = Server::start(&bench.args.hearth, &bench.args.folder.join("server")).await?;
         let body = CreateProject {
-            name: "bench".to_owned(),
+            name: "bench".parse()?,
             description: None,
             task_code: None,
             repos: vec![RepoInput {
-                repo_full_name: REPOSITORY.to_owned(),
-                branch: BRANCH.to_owned(),
-                url: Some(format!("file://{}", repository.display())),
+                repo_full_name: REPOSITORY.parse()?,
+                branch: BRANCH.parse()?,
+                url: Some(format!("file://{}", repository.display()).try_into()?),
                 lfs: None,
                 submodules: None,
             }],
@@ -103,7 +107,7 @@ impl Project {
         };
         let id = server.client.create_project(&body).await?.id;
         let project = Self { server, id, repository };
-        project.set_commands(commands(0, 0)).await?;
+        project.set_commands(commands(0, 0)?).await?;
         Ok(project)
     }
 

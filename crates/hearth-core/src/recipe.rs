@@ -143,8 +143,8 @@ mod tests {
     #[test]
     fn every_input_changes_the_name() {
         let command = SetupCommand {
-            name: "a".into(),
-            command: "true".into(),
+            name: "a".parse().unwrap(),
+            command: "true".parse().unwrap(),
             background: None,
         };
         let commands = [command];
@@ -168,8 +168,8 @@ mod tests {
             meets: Meets::default(),
         };
         let identity = GitIdentity {
-            name: "a".into(),
-            email: "a@b".into(),
+            name: "a".parse().unwrap(),
+            email: "a@b".parse().unwrap(),
         };
         let mut names = std::collections::BTreeSet::new();
         let variants = [

@@ -192,8 +192,8 @@ mod tests {
 
     fn command(text: &str) -> SetupCommand {
         SetupCommand {
-            name: "setup".to_owned(),
-            command: text.to_owned(),
+            name: "setup".parse().unwrap(),
+            command: text.parse().unwrap(),
             background: None,
         }
     }

@@ -148,7 +148,7 @@ impl Store {
         .bind(change.target_size)
         .bind(change.max_age_minutes)
         .bind(change.branch.is_some())
-        .bind(change.branch.clone().flatten())
+        .bind(change.branch.as_ref().and_then(|branch| branch.as_deref()))
         .bind(change.setup_commands.is_some())
         .bind(commands)
         .bind(millis(now))

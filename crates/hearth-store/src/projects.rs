@@ -4,6 +4,7 @@ use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{GitIdentity, Project, ProjectView, Repo, RepoView, VmSize};
 use hearth_api::setup::SetupBody;
+use hearth_api::values::{Branch, RepoFullName};
 use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -54,9 +55,9 @@ pub struct ProjectRow {
 #[serde(rename_all = "camelCase")]
 pub struct RepoSource {
     /// `org/name`.
-    pub repo_full_name: String,
+    pub repo_full_name: RepoFullName,
     /// The branch its instances start on.
-    pub branch: String,
+    pub branch: Branch,
     /// Where the host fetches it from; no credentials in it.
     pub url: String,
     /// Whether what Git LFS keeps of it comes along.
@@ -94,8 +95,8 @@ impl ProjectRow {
                 .repos
                 .iter()
                 .map(|repo| Repo {
-                    repo_full_name: repo.repo_full_name.clone(),
-                    branch: repo.branch.clone(),
+                    repo_full_name: repo.repo_full_name.to_string(),
+                    branch: repo.branch.to_string(),
                 })
                 .collect(),
             created_at: self.created_at,
@@ -115,8 +116,8 @@ impl ProjectRow {
                 .repos
                 .iter()
                 .map(|repo| RepoView {
-                    repo_full_name: repo.repo_full_name.clone(),
-                    branch: repo.branch.clone(),
+                    repo_full_name: repo.repo_full_name.to_string(),
+                    branch: repo.branch.to_string(),
                     url: repo.url.clone(),
                     lfs: repo.lfs,
                     submodules: repo.submodules,

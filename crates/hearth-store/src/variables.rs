@@ -133,7 +133,7 @@ impl Store {
             )
             .bind(project.as_str())
             .bind(owner.column())
-            .bind(&variable.name)
+            .bind(variable.name.as_str())
             .bind(
                 self.cipher
                     .seal(&owner.context(project, &variable.name), &variable.value)?,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use hearth_api::project::GitIdentity;
+use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
     claim, claims, completion, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup,
@@ -40,10 +41,10 @@ pub(crate) struct Cli {
 pub(crate) struct GitIdentityArgs {
     /// Git's `user.name` in the VMs (default: the project's, else the owner of the claiming token)
     #[arg(long, value_name = "NAME", requires = "git_email")]
-    git_name: Option<String>,
+    git_name: Option<GitName>,
     /// Git's `user.email` in the VMs
     #[arg(long, value_name = "ADDRESS", requires = "git_name")]
-    git_email: Option<String>,
+    git_email: Option<Email>,
 }
 
 impl GitIdentityArgs {

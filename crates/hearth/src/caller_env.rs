@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use hearth_api::values::{VariableName, VariableValue};
+
 use crate::failure::Failure;
 
-pub(crate) fn read(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn read(texts: &[String]) -> Result<BTreeMap<VariableName, VariableValue>, Failure> {
     texts
         .iter()
         .map(|text| match text.split_once('=') {
-            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            Some((name, value)) => variable(name, value.to_owned()),
             None => match std::env::var(text) {
-                Ok(value) => Ok((text.clone(), value)),
+                Ok(value) => variable(text, value),
                 Err(std::env::VarError::NotPresent) => {
                     Err(Failure::usage(format!("{text} is not set in your environment"))
                         .hint(format!("export it first, or write --env {text}=VALUE")))
@@ -22,4 +24,13 @@ pub(crate) fn read(texts: &[String]) -> Result<BTreeMap<String, String>, Failure
             },
         })
         .collect()
+}
+
+/// A variable, or what is wrong with it. The value is not quoted: it may be a secret.
+pub(crate) fn variable(name: &str, value: String) -> Result<(VariableName, VariableValue), Failure> {
+    let parsed = VariableName::try_from(name)
+        .map_err(|fault| Failure::usage(format!("the name of the variable `{name}` {fault}")))?;
+    let value = VariableValue::try_from(value)
+        .map_err(|fault| Failure::usage(format!("the value of the variable {name} {fault}")))?;
+    Ok((parsed, value))
 }

@@ -3,6 +3,7 @@
 //! `export` may stand before a name, as in dotenv; a `$` stays a `$`, unquoted blanks inside a value and backslashes stay, and a NAME
 //! alone takes its value from the caller's environment, as in docker.
 
+use hearth_api::values::{VariableName, VariableValue};
 use hearth_api::variables::Variable;
 
 use crate::failure::Failure;
@@ -55,24 +56,16 @@ fn entry(lines: &[&str], at: &mut usize) -> Result<Option<Variable>, String> {
         Some((name, value)) => (name.trim_end(), Some(value.trim_start())),
         None => (line, None),
     };
-    let is_name = |name: &str| {
-        let mut bytes = name.bytes();
-        bytes
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    if !is_name(name) {
-        return Err("begins with no NAME of letters, digits and `_` and a `=` after it".to_owned());
-    }
+    let parsed = VariableName::try_from(name)
+        .map_err(|_| "begins with no NAME of letters, digits and `_` and a `=` after it".to_owned())?;
     let value = match value {
         None => std::env::var(name).map_err(|_| format!("{name} has no value here and none in your environment"))?,
         Some(value) if value.starts_with(['"', '\'']) => quoted(name, value, lines, at)?,
         Some(value) => unquoted(value).to_owned(),
     };
     Ok(Some(Variable {
-        name: name.to_owned(),
-        value,
+        value: VariableValue::try_from(value).map_err(|fault| format!("the value of {name} {fault}"))?,
+        name: parsed,
     }))
 }
 
@@ -122,7 +115,10 @@ mod tests {
 
     fn read(text: &str) -> Vec<(String, String)> {
         let variables = parse("f", text).unwrap();
-        variables.into_iter().map(|one| (one.name, one.value)).collect()
+        variables
+            .into_iter()
+            .map(|one| (one.name.into(), one.value.into()))
+            .collect()
     }
 
     fn one(text: &str) -> String {

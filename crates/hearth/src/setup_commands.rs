@@ -59,8 +59,8 @@ pub(crate) fn parse_command(text: &str) -> Result<SetupCommand, String> {
         return Err(wanted.to_owned());
     }
     Ok(SetupCommand {
-        name: name.to_owned(),
-        command: command.to_owned(),
+        name: name.parse().map_err(|fault| format!("the name {fault}"))?,
+        command: command.parse().map_err(|fault| format!("the command {fault}"))?,
         background: None,
     })
 }

@@ -316,8 +316,12 @@ mod tests {
             versions_in_root(&source("crates/x/Cargo.toml", "[dependencies]\na = \"1\"\n")).len(),
             1
         );
-        let debug = "fn f() { format!(\"{kind:?}\") }\n#[cfg(test)]\nmod tests {\n    fn f() { format!(\"{kind:?}\") }\n}\n";
-        assert_eq!(no_debug_in_texts(&source("crates/hearth-server/src/x.rs", debug)).len(), 1);
+        let debug =
+            "fn f() { format!(\"{kind:?}\") }\n#[cfg(test)]\nmod tests {\n    fn f() { format!(\"{kind:?}\") }\n}\n";
+        assert_eq!(
+            no_debug_in_texts(&source("crates/hearth-server/src/x.rs", debug)).len(),
+            1
+        );
         assert!(no_debug_in_texts(&source("crates/hearth-sim/src/x.rs", debug)).is_empty());
         let here = format!("let x = \"{}\";", crate::workspace::root().display());
         assert_eq!(no_machine_paths(&source("a.rs", &here)).len(), 1);

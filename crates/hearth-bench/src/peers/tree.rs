@@ -38,7 +38,7 @@ pub(super) async fn make(images: &Path, folder: &Path, project: &Project) -> Res
             .arg(inside(CHECKOUT)),
     )
     .await?;
-    for command in commands(0, 0) {
+    for command in commands(0, 0)? {
         let words = ["bash", "-eo", "pipefail", "-c", &command.command];
         output(Command::new("chroot").arg(&tree).args(words)).await?;
     }

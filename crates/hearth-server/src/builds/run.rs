@@ -381,7 +381,7 @@ impl Run<'_> {
 
     async fn set_git_identity(&self, agent: &AgentClient) -> Result<(), Stop> {
         if let Some(identity) = &self.boot.blueprint.git_identity {
-            let text = git_config::render(identity);
+            let text = git_config::render(&identity.into());
             let written = agent.write_file(git_config::PATH, git_config::MODE, text).await;
             written.map_err(vm_lost)?;
         }

@@ -372,8 +372,8 @@ impl Run<'_> {
     /// and a page becomes the VM's own when it is first written, which then need not happen while a task waits.
     pub(super) async fn rehearse_hand_over(&self, agent: &AgentClient) -> Result<(), Stop> {
         let identity = &self.boot.blueprint.git_identity;
-        let file = git_config::file(identity.as_ref().unwrap_or(&git_config::nobody()));
-        agent.hand_over(vec![file]).await.map_err(vm_lost)?;
+        let committer = identity.as_ref().map_or_else(git_config::nobody, Into::into);
+        agent.hand_over(vec![git_config::file(&committer)]).await.map_err(vm_lost)?;
         Ok(())
     }
 

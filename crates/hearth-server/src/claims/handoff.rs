@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo};
 use hearth_api::ids::InstanceId;
-use hearth_api::project::GitIdentity;
 use hearth_core::checkout::Checkout;
 use hearth_core::claim::{Cause, Take};
 use hearth_core::scripts::Phase;
@@ -23,7 +22,8 @@ use super::trace::Trace;
 use super::{ClaimError, Claims};
 use crate::builds::scripts::run_at_claim;
 use crate::repos::branches::Asked;
-use crate::secrets::{env_file, git_config, mask_cache};
+use crate::secrets::git_config::{self, Committer};
+use crate::secrets::{env_file, mask_cache};
 use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 use crate::vms::connections::{ConnectError, RESTARTED};
 
@@ -312,11 +312,11 @@ impl Unfit {
 }
 
 /// Who makes the commits in the task's VM; `None` when that is the project's own, which a VM of the current recipe has.
-fn git_identity(project: &ProjectRow, task: &ClaimTask, is_current: bool) -> Option<GitIdentity> {
+fn git_identity(project: &ProjectRow, task: &ClaimTask, is_current: bool) -> Option<Committer> {
     match (&task.git_identity, &project.git_identity) {
-        (Some(identity), _) => Some(identity.clone()),
+        (Some(identity), _) => Some(identity.into()),
         (None, Some(_)) if is_current => None,
-        (None, Some(identity)) => Some(identity.clone()),
+        (None, Some(identity)) => Some(identity.into()),
         (None, None) => Some(git_config::of_user(&task.user)),
     }
 }

@@ -9,8 +9,8 @@ use axum::http::HeaderMap;
 use hearth_api::claim::{ClaimReply, ClaimRequest, ExtendRequest, Heartbeat, MAX_LEASE_MINUTES, Released};
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_api::text::TaskId;
 use hearth_api::token::Scope;
+use hearth_api::values::{TaskId, VariableName, VariableValue};
 use hearth_core::claim::ClaimOrder;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
@@ -22,7 +22,6 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, OptionalBody, Path};
 use super::pool::need_allowed;
-use super::schema;
 use super::validate::Faults;
 use crate::claims::{ClaimTask, FIELDS_OF_A_KEY};
 use crate::store::{AskedFields, Extended, InstanceRow, Moved};
@@ -66,7 +65,7 @@ pub async fn claim_instance(
             miss: body.miss.unwrap_or_default(),
             patience: wait.min(state.longest_wait),
         },
-        key,
+        key: key.map(String::from),
         // What was asked and not how it was written: without the key, wherever that stood, and with `null` as good as absent.
         // Keyed with the token's id: the hash of a body with secrets in it must not be guessable from the database.
         body_hash: hex::encode(
@@ -78,9 +77,9 @@ pub async fn claim_instance(
         asked: asked(&caller, &body, ttl),
         token: caller.0.id.clone(),
         user: caller.0.owner.clone(),
-        branch: body.branch,
+        branch: body.branch.map(String::from),
         lease: SignedDuration::from_mins(i64::try_from(ttl).unwrap_or(i64::MAX)),
-        env: body.env.unwrap_or_else(BTreeMap::new),
+        env: texts(body.env),
         git_identity: body.git_identity,
     };
     if task.order.strict {
@@ -89,6 +88,12 @@ pub async fn claim_instance(
         state.watch.answer(&project, pool.as_ref(), patience).await;
     }
     Ok(Json(state.claims.claim(&project, &task).await?))
+}
+
+/// Variables as plain texts.
+fn texts(env: Option<BTreeMap<VariableName, VariableValue>>) -> BTreeMap<String, String> {
+    let pairs = env.into_iter().flatten();
+    pairs.map(|(name, value)| (name.into(), value.into())).collect()
 }
 
 /// What of a body decides which VM is meant, field by field: how long one waits for it, and what is done meanwhile, does not.
@@ -125,7 +130,7 @@ fn asked(caller: &Caller, body: &ClaimRequest, ttl: u64) -> AskedFields {
 }
 
 /// The key of a claim, from the header or the body. Both may be given when they say the same.
-fn idempotency_key(headers: &HeaderMap, in_body: Option<String>) -> Result<Option<String>, ApiError> {
+fn idempotency_key(headers: &HeaderMap, in_body: Option<TaskId>) -> Result<Option<TaskId>, ApiError> {
     const HEADER: &str = "Idempotency-Key";
     let Some(value) = headers.get(HEADER) else {
         return Ok(in_body);
@@ -136,16 +141,14 @@ fn idempotency_key(headers: &HeaderMap, in_body: Option<String>) -> Result<Optio
             "must be visible ASCII characters; for others use `taskId` in the body",
         ));
     };
-    if let Some(fault) = schema::text_fault("TaskId", key) {
-        return Err(ApiError::field(HEADER, fault));
-    }
+    let key = TaskId::try_from(key).map_err(|fault| ApiError::field(HEADER, fault.to_string()))?;
     if in_body.is_some_and(|other| other != key) {
         return Err(ApiError::field(
             HEADER,
             "is not the same as `taskId` in the body: give one of the two",
         ));
     }
-    Ok(Some(key.to_owned()))
+    Ok(Some(key))
 }
 
 /// A claimed instance that this caller may use: a claim token only its own.

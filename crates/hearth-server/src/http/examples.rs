@@ -1,20 +1,51 @@
 //! Examples of the longer replies, for the published document.
 
+use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::project::VmSize;
+use hearth_core::recipe::{Meets, Recipe, RecipeRepo};
 use serde_json::{Value, json};
 
-const WANTED: &str = "6d4087e038b9e560a1b2c3d4";
-const BEFORE: &str = "6d4087e038b90d2c9e3a5b8d";
+/// The newest commit of an example, and the one before.
 const NOW: &str = "1a2b3c4d6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e";
-const THEN: &str = "8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e";
-const FAILED: &str = "ins_019a42f6c0b27d0f8f3a5be1c7d9e611";
+pub const THEN: &str = "8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e";
+
+/// The recipe of an example that was made from this commit.
+pub fn recipe(commit: &str) -> String {
+    let repository = RecipeRepo {
+        url: "https://git.example.org/acme/app.git",
+        branch: "main",
+        path: "/home/app",
+        lfs: true,
+        submodules: true,
+        initialize: None,
+        startup: None,
+    };
+    let recipe = Recipe {
+        image: None,
+        size: VmSize::Small,
+        repositories: vec![repository],
+        variables_version: 1,
+        git_identity: None,
+        project_setup: &[],
+        legacy_hooks: false,
+        pool_setup: &[],
+        meets: Meets {
+            environment: Some("an example"),
+            commits: vec![Some(commit)],
+            epoch: 0,
+        },
+    };
+    recipe.name()
+}
 
 pub fn pool_explained() -> Value {
+    let (wanted, before, failed) = (recipe(NOW), recipe(THEN), InstanceId::example(17));
     let checkout = json!({ "repoFullName": "acme/app", "branch": "main", "commit": THEN, "path": "/home/app" });
     let behind = json!([{ "repoFullName": "acme/app", "branch": "main", "commit": THEN, "behind": 1 }]);
     let condition = |kind: &str, status: bool, message: &str| json!({ "type": kind, "status": status, "since": "2026-11-24T09:34:55.012Z", "message": message });
     json!({
         "summary": format!("the set-up fails since the push of 1a2b3c4 to acme/app (warm_pool_setup: the command `build` ended with exit \
-                            code 7: boom); 1 VM of the recipe before keeps serving; `hearth pool instance web {FAILED} --log` shows why"),
+                            code 7: boom); 1 VM of the recipe before keeps serving; `hearth pool instance web {failed} --log` shows why"),
         "status": { "ready": 1, "provisioning": 0, "failed": 3 },
         "waitingClaims": 0,
         "conditions": [
@@ -24,10 +55,10 @@ pub fn pool_explained() -> Value {
                                            7: boom) it is tried again at 2026-11-24T09:40:10Z; mend the \
                                            set-up, or try at once with `hearth pool retry web`")
         ],
-        "recipe": WANTED,
-        "servingRecipe": BEFORE,
+        "recipe": wanted,
+        "servingRecipe": before,
         "templates": [{
-            "recipe": BEFORE, "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10", "serving": true,
+            "recipe": before, "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10", "serving": true,
             "repos": [checkout], "createdAt": "2026-11-24T08:12:07.440Z"
         }],
         "repositories": [{
@@ -35,13 +66,13 @@ pub fn pool_explained() -> Value {
         }],
         "instances": [
             {
-                "id": "ins_019a42f6c0b27d0f8f3a5be1c7d9e604", "status": "ready", "isTest": false, "recipe": BEFORE,
+                "id": InstanceId::example(4), "status": "ready", "isTest": false, "recipe": before,
                 "current": false, "atWork": null, "repos": behind, "memoryMib": 54, "ageMs": 4_970_000, "sinceMs": 4_960_000,
                 "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null, "keptUntil": null,
                 "vmEndedAt": null, "vmEndedBecause": null
             },
             {
-                "id": FAILED, "status": "failed", "isTest": false, "recipe": WANTED, "current": true, "atWork": null, "repos": [],
+                "id": failed, "status": "failed", "isTest": false, "recipe": wanted, "current": true, "atWork": null, "repos": [],
                 "memoryMib": 2048, "ageMs": 61_000, "sinceMs": 40_000, "generation": 2, "missed": 0, "unresponsive": null, "rebootedAt": null,
                 "keptUntil": "2026-11-24T10:05:16.000Z", "vmEndedAt": null, "vmEndedBecause": null
             }
@@ -66,7 +97,7 @@ pub fn pool_explained() -> Value {
     })
 }
 
-pub fn claim_explained(instance: &str, project: &str) -> Value {
+pub fn claim_explained(instance: &InstanceId, project: &ProjectId) -> Value {
     let phase = |name: &str, ms: f64| json!({ "name": name, "ms": ms });
     json!({
         "id": instance, "projectId": project, "source": "ready", "claimedAt": "2026-11-24T09:34:55.012Z", "endedAt": null,

@@ -16,6 +16,7 @@ use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, UNFINISHED_HEADER};
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::InstanceStatus;
 use hearth_api::token::Scope;
+use hearth_api::values::{GuestPath, Name};
 use hearth_core::scripts::shell_text;
 use hearth_core::state::InstanceState;
 use hearth_guest::ExecSpec;
@@ -213,19 +214,29 @@ pub fn to_spec(body: ExecRequest) -> Result<ExecSpec, ApiError> {
     // `bash -c`, as documented: not the stricter shell of the set-up commands.
     let argv = match (body.command, body.argv) {
         (Some(command), None) => vec!["bash".to_owned(), "-c".to_owned(), shell_text(&command)],
-        (None, Some(argv)) if argv.first().is_some_and(|program| !program.is_empty()) => argv,
+        (None, Some(argv)) if argv.first().is_some_and(|program| !program.is_empty()) => {
+            argv.into_iter().map(String::from).collect()
+        }
         (None, Some(_)) => return Err(ApiError::field("argv[0]", "must name a program")),
         _ => return Err(ApiError::field(".", "give either `command` or `argv`")),
     };
+    let pairs = body.env.into_iter().flatten();
     Ok(ExecSpec {
-        argv: Some(argv),
-        cwd: Some(body.cwd.unwrap_or_else(|| "/home".to_owned())),
-        env: body.env.unwrap_or_default().into_iter().collect(),
-        env_file: Some(env_file::PATH.to_owned()),
-        user: body.user,
+        env: pairs.map(|(name, value)| (name.into(), value.into())).collect(),
         timeout_ms: body.timeout_seconds.map(|seconds| seconds * 1000),
-        ..ExecSpec::default()
+        ..spec_of(argv, body.cwd, body.user)
     })
+}
+
+/// How these words are run for a client: in `/home` and as root unless it says otherwise, with the variables of the VM.
+pub fn spec_of(argv: Vec<String>, cwd: Option<GuestPath>, user: Option<Name>) -> ExecSpec {
+    ExecSpec {
+        argv: Some(argv),
+        cwd: Some(cwd.map_or_else(|| "/home".to_owned(), String::from)),
+        env_file: Some(env_file::PATH.to_owned()),
+        user: user.map(String::from),
+        ..ExecSpec::default()
+    }
 }
 
 pub fn refused(error: &AgentError) -> ApiError {

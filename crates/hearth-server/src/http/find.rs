@@ -6,8 +6,8 @@ use axum::extract::State;
 use hearth_api::find::{ClaimItem, InstanceFound, ProjectFound};
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
-use hearth_api::text::TaskId;
 use hearth_api::token::Scope;
+use hearth_api::values::TaskId;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -22,8 +22,7 @@ use crate::store::Sight;
 pub struct ProjectQuery {
     /// The project's id or name, or the beginning of its id. Names are compared without regard to blanks around them and to
     /// the case of ASCII letters.
-    #[param(value_type = TaskId)]
-    text: String,
+    text: TaskId,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -32,8 +31,7 @@ pub struct ProjectQuery {
 pub struct InstanceQuery {
     /// The instance's id, its beginning (with or without `wpi_`) or its end (4 characters or more); the task it was claimed
     /// for; or `last`: what this token claimed last.
-    #[param(value_type = TaskId)]
-    text: String,
+    text: TaskId,
     /// Only of this project.
     #[param(nullable = false)]
     project_id: Option<ProjectId>,

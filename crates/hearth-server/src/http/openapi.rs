@@ -10,6 +10,7 @@ use hearth_api::exec::{ExecExit, ExecMessage};
 use hearth_api::instance::FollowEvent;
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
+use hearth_api::values::{Cursor, TerminalKind};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -38,7 +39,16 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
-    components(schemas(ErrorBody, ExecExit, ExecMessage, FollowEvent, Settings, TerminalMessage))
+    components(schemas(
+        Cursor,
+        ErrorBody,
+        ExecExit,
+        ExecMessage,
+        FollowEvent,
+        Settings,
+        TerminalKind,
+        TerminalMessage
+    ))
 )]
 pub struct Base;
 

@@ -6,6 +6,7 @@ use hearth_api::ids::ProjectId;
 use hearth_api::page::Page;
 use hearth_api::project::{CreateProject, PatchProject, Project, ProjectDeleted, ProjectView};
 use hearth_api::token::Scope;
+use hearth_api::values::Cursor;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -30,8 +31,8 @@ pub struct ListQuery {
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// `nextCursor` of the page before.
-    #[param(nullable = false, pattern = "^31(2d|3[0-9]|5f|6[1-9a-f]|7[0-9a]){1,64}$")]
-    cursor: Option<String>,
+    #[param(nullable = false)]
+    cursor: Option<Cursor>,
 }
 
 /// List projects
@@ -82,8 +83,8 @@ pub async fn list_projects(
     }))
 }
 
-/// What a cursor says before it is encoded, so that a later version can tell its own from this one's. The published pattern
-/// is that of exactly the texts that decode: this version and then the characters of an id, in hexadecimal.
+/// What a cursor says before it is encoded, so that a later version can tell its own from this one's; [`Cursor`] is exactly the texts
+/// that decode.
 const CURSOR_VERSION: &str = "1";
 
 /// The place after this project.
@@ -135,11 +136,11 @@ pub async fn create_project(
     let row = ProjectRow {
         id: ProjectId::generate(),
         tenant: caller.0.tenant.clone(),
-        task_code: body.task_code.unwrap_or_else(|| task_code(&body.name)),
+        task_code: body.task_code.map_or_else(|| task_code(&body.name), String::from),
         name: body.name.trim().to_owned(),
-        description: body.description,
+        description: body.description.map(String::from),
         repos,
-        image: body.image,
+        image: body.image.map(String::from),
         vm_size: body.vm_size.unwrap_or_default(),
         project_setup: body.project_setup,
         setup: None,
@@ -247,10 +248,10 @@ fn apply(patch: PatchProject, repos: Option<Vec<RepoSource>>, row: &mut ProjectR
         row.name = name.trim().to_owned();
     }
     if let Some(description) = patch.description {
-        row.description = description;
+        row.description = description.map(String::from);
     }
     if let Some(code) = patch.task_code {
-        row.task_code = code;
+        row.task_code = code.into();
     }
     if let Some(repos) = repos {
         row.repos = repos;
@@ -264,7 +265,7 @@ fn apply(patch: PatchProject, repos: Option<Vec<RepoSource>>, row: &mut ProjectR
         row.git_identity = identity;
     }
     if let Some(image) = patch.image {
-        row.image = image;
+        row.image = image.map(String::from);
     }
     if let Some(commands) = patch.project_setup {
         row.project_setup = commands;

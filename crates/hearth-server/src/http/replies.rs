@@ -3,15 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use serde_json::{Map, Value, json};
 
+use super::examples::{THEN, claim_explained, pool_explained, recipe};
 use super::openapi::{PATH, SETTINGS_PATH, reach, schema_name};
 
 const CREATED: &str = "2026-11-02T09:00:00.000Z";
 const LATER: &str = "2026-11-02T09:01:12.480Z";
-const INSTANCE: &str = "ins_019a42f6c0b27d0f8f3a5be1c7d9e604";
-const VM: &str = "vm_019a42f6c0b27d0f8f3a5be1c7d9e605";
-const PROJECT: &str = "prj_019a42f0a1b27c3d9e4f5a6b7c8d9e0f";
 
 /// Completes what the handlers say.
 pub fn complete(document: &mut Value) {
@@ -150,6 +149,14 @@ fn events(operation: &str) -> (&'static str, &'static str) {
     )
 }
 
+fn instance() -> InstanceId {
+    InstanceId::example(4)
+}
+
+fn project_id() -> ProjectId {
+    ProjectId::example(1)
+}
+
 /// An example of a reply, by its schema's name or, where it has none, the operation.
 fn example(schema: &str) -> Option<Value> {
     let status = json!({ "ready": 2, "provisioning": 1, "failed": 0 });
@@ -158,7 +165,7 @@ fn example(schema: &str) -> Option<Value> {
         "setupCommands": [{ "name": "build", "command": "npm ci" }], "createdAt": CREATED, "updatedAt": LATER
     });
     let checkout = json!({
-        "repoFullName": "acme/app", "branch": "main", "commit": "8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e", "path": "/home/app"
+        "repoFullName": "acme/app", "branch": "main", "commit": THEN, "path": "/home/app"
     });
     let item = |item: Value| json!({ "items": [item] });
     Some(match schema {
@@ -167,7 +174,7 @@ fn example(schema: &str) -> Option<Value> {
         "Items_RepoBranches" => item(json!({
             "repoFullName": "acme/app", "branch": "main", "isThere": true, "branches": ["main", "topic"]
         })),
-        "ProjectDeleted" => json!({ "deleted": true, "id": PROJECT }),
+        "ProjectDeleted" => json!({ "deleted": true, "id": project_id() }),
         "Items_VariableItem" => item(json!({
             "name": "API_KEY", "configured": true, "updatedAt": CREATED, "lastUpdatedByUserId": "ada"
         })),
@@ -186,22 +193,22 @@ fn example(schema: &str) -> Option<Value> {
             "metadata": { "lastProvisionedAt": LATER, "lastClaimedAt": null }
         }),
         "PatchPoolReply" => json!({ "config": config, "status": status }),
-        "TestReply" => json!({ "id": INSTANCE }),
+        "TestReply" => json!({ "id": instance() }),
         "ClearReply" => json!({ "cleared": 3, "status": { "ready": 0, "provisioning": 0, "failed": 0 } }),
         "Items_InstanceItem" => item(json!({
-            "id": INSTANCE, "instanceId": VM, "status": "ready", "isTest": false, "failureReason": null,
+            "id": instance(), "instanceId": VmId::example(5), "status": "ready", "isTest": false, "failureReason": null,
             "provisionedAt": LATER, "createdAt": CREATED
         })),
         "InstanceDetail" => failed_instance(),
         "InstanceView" => json!({
-            "id": INSTANCE, "instanceId": VM, "projectId": PROJECT, "status": "claimed", "isTest": false,
-            "recipe": "5b2f9c31a7d04e68", "repos": [checkout], "settings": [], "failure": null, "expiresAt": LATER, "unresponsive": null,
+            "id": instance(), "instanceId": VmId::example(5), "projectId": project_id(), "status": "claimed", "isTest": false,
+            "recipe": recipe(THEN), "repos": [checkout], "settings": [], "failure": null, "expiresAt": LATER, "unresponsive": null,
             "rebootedAt": null, "vmEndedAt": null, "vmEndedBecause": null,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
-        "BootEnded" => json!({ "id": INSTANCE, "cancelled": true, "status": "failed" }),
+        "BootEnded" => json!({ "id": instance(), "cancelled": true, "status": "failed" }),
         "ProjectView" => json!({
-            "id": PROJECT, "name": "web", "description": null, "taskCode": "WEB",
+            "id": project_id(), "name": "web", "description": null, "taskCode": "WEB",
             "repos": [{
                 "repoFullName": "acme/app", "branch": "main", "url": "https://git.example.org/acme/app.git",
                 "lfs": true, "submodules": true
@@ -221,30 +228,30 @@ fn example(schema: &str) -> Option<Value> {
             "diskBytes": 614_465_536, "diskLimitBytes": 21_474_836_480_u64, "faults": []
         }),
         "TemplatesVerified" => json!({ "checked": 5, "damaged": 0 }),
-        "PoolExplained" => super::examples::pool_explained(),
-        "ClaimExplained" => super::examples::claim_explained(INSTANCE, PROJECT),
+        "PoolExplained" => pool_explained(),
+        "ClaimExplained" => claim_explained(&instance(), &project_id()),
         "RetryReply" => json!({ "status": { "ready": 2, "provisioning": 0, "failed": 3 } }),
         "ClaimReply" => json!({
-            "id": INSTANCE, "instanceId": VM, "source": "ready", "recipe": "5b2f9c31a7d04e68", "ageMs": 840_000,
+            "id": instance(), "instanceId": VmId::example(5), "source": "ready", "recipe": recipe(THEN), "ageMs": 840_000,
             "waitMs": 0, "repos": [checkout], "expiresAt": "2026-11-02T21:00:00.000Z",
             "agent": {
-                "exec": format!("/api/v1/instances/{INSTANCE}/exec"),
-                "files": format!("/api/v1/instances/{INSTANCE}/files"),
-                "terminal": format!("/api/v1/instances/{INSTANCE}/terminal"),
-                "ports": format!("/api/v1/instances/{INSTANCE}/ports")
+                "exec": format!("/api/v1/instances/{}/exec", instance()),
+                "files": format!("/api/v1/instances/{}/files", instance()),
+                "terminal": format!("/api/v1/instances/{}/terminal", instance()),
+                "ports": format!("/api/v1/instances/{}/ports", instance())
             }
         }),
-        "Heartbeat" => json!({ "id": INSTANCE, "expiresAt": "2026-11-02T21:30:00.000Z" }),
-        "Items_ProjectFound" => item(json!({ "id": PROJECT, "name": "web" })),
+        "Heartbeat" => json!({ "id": instance(), "expiresAt": "2026-11-02T21:30:00.000Z" }),
+        "Items_ProjectFound" => item(json!({ "id": project_id(), "name": "web" })),
         "Items_InstanceFound" => item(json!({
-            "id": INSTANCE, "projectId": PROJECT, "projectName": "web", "status": "claimed", "taskId": "task-4711",
+            "id": instance(), "projectId": project_id(), "projectName": "web", "status": "claimed", "taskId": "task-4711",
             "claimedAt": CREATED
         })),
         "Items_ClaimItem" => item(json!({
-            "id": INSTANCE, "projectId": PROJECT, "projectName": "web", "taskId": "task-4711", "owner": "ada",
+            "id": instance(), "projectId": project_id(), "projectName": "web", "taskId": "task-4711", "owner": "ada",
             "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "rebootedAt": null
         })),
-        "Released" => json!({ "id": INSTANCE, "released": true }),
+        "Released" => json!({ "id": instance(), "released": true }),
         "Items_InstanceLog" => item(json!({
             "name": "exec-1", "kind": "exec", "command": "bash -c python3 -m http.server 9000 & sleep 1", "bytes": 184,
             "droppedBytes": 0, "open": true, "updatedAt": LATER
@@ -272,22 +279,22 @@ fn example(schema: &str) -> Option<Value> {
 
 fn project() -> Value {
     json!({
-        "id": PROJECT, "name": "web", "description": null, "taskCode": "WEB",
+        "id": project_id(), "name": "web", "description": null, "taskCode": "WEB",
         "repos": [{ "repoFullName": "acme/app", "branch": "main" }], "createdAt": CREATED, "updatedAt": LATER
     })
 }
 
 fn token() -> Value {
     json!({
-        "id": "tok_019a42f1b2c37d4e8f5a6b7c8d9e0f1a", "name": "ci", "owner": "ada", "tenant": "default",
-        "scopes": ["claim"], "projectId": PROJECT, "createdAt": CREATED, "lastUsedAt": null, "expiresAt": null
+        "id": TokenId::example(6), "name": "ci", "owner": "ada", "tenant": "default",
+        "scopes": ["claim"], "projectId": project_id(), "createdAt": CREATED, "lastUsedAt": null, "expiresAt": null
     })
 }
 
 fn failed_instance() -> Value {
     let error = "exit code 1: npm error missing script: build";
     json!({
-        "id": INSTANCE, "instanceId": VM, "status": "failed", "isTest": true, "failureReason": error, "createdAt": CREATED,
+        "id": instance(), "instanceId": VmId::example(5), "status": "failed", "isTest": true, "failureReason": error, "createdAt": CREATED,
         "summary": {
             "success": false, "totalDurationMs": 72_480, "failedStep": "warm_pool_setup", "error": error,
             "completedSteps": 1, "totalSteps": 2

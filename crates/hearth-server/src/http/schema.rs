@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use hearth_api::error::FieldError;
-use hearth_api::text::PATTERN_MEANINGS;
+use hearth_api::values::{at_least, at_most, pattern_message};
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Value, json};
@@ -140,12 +140,6 @@ pub fn faults(schema: &str, body: &Value) -> Vec<FieldError> {
     faults
 }
 
-/// What is wrong with a text outside of a body, by the schema of this name; the first fault says enough.
-pub fn text_fault(schema: &str, text: &str) -> Option<String> {
-    let faults = faults(schema, &Value::String(text.to_owned()));
-    faults.into_iter().next().map(|fault| fault.message)
-}
-
 /// The fields of which a body by this schema has exactly one.
 fn alternatives(schema: &str) -> Option<Vec<&'static str>> {
     let branches = DOCUMENT["components"]["schemas"][schema]["oneOf"].as_array()?;
@@ -225,15 +219,13 @@ fn sentence(error: &ValidationError<'_>) -> String {
         }
         ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
         ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
-        ValidationErrorKind::MaxLength { limit } => format!("must be at most {limit} characters"),
-        ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".to_owned(),
-        ValidationErrorKind::MinLength { limit } => format!("must be at least {limit} characters"),
+        ValidationErrorKind::MaxLength { limit } => at_most(limit),
+        ValidationErrorKind::MinLength { limit } => at_least(*limit),
         ValidationErrorKind::MaxItems { limit } => format!("must be at most {limit} items"),
         ValidationErrorKind::MinItems { limit } => format!("must be at least {limit} items"),
-        ValidationErrorKind::Pattern { pattern } => PATTERN_MEANINGS
-            .iter()
-            .find(|(known, _)| known == pattern)
-            .map_or_else(|| format!("must match {pattern}"), |(_, meaning)| (*meaning).to_owned()),
+        ValidationErrorKind::Pattern { pattern } => {
+            pattern_message(pattern).map_or_else(|| format!("must match {pattern}"), str::to_owned)
+        }
         ValidationErrorKind::Enum { options } => {
             let names = options.as_array().into_iter().flatten();
             let names: Vec<_> = names.map(|name| name.as_str().unwrap_or_default()).collect();
@@ -284,7 +276,7 @@ mod tests {
         patterns(&DOCUMENT["components"]["schemas"], &mut found);
         assert!(found.len() > 5);
         for pattern in found {
-            assert!(PATTERN_MEANINGS.iter().any(|(known, _)| *known == pattern), "{pattern}");
+            assert!(pattern_message(&pattern).is_some(), "{pattern}");
         }
     }
 

@@ -8,10 +8,9 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 use futures::StreamExt as _;
 use hearth_api::error::ErrorCode;
-use hearth_api::exec::ExecRequest;
 use hearth_api::ids::InstanceId;
 use hearth_api::terminal::TerminalSize;
-use hearth_api::text::{GuestPath, Name};
+use hearth_api::values::{GuestPath, Name, TerminalKind};
 use hearth_core::state::InstanceState;
 use hearth_guest::TerminalSpec;
 use hearth_guest::client::AgentError;
@@ -22,7 +21,7 @@ use utoipa::IntoParams;
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use super::exec::{Inside, answered, enter, marked, refused, to_spec, usable};
+use super::exec::{Inside, answered, enter, marked, refused, spec_of, usable};
 use super::exec_end::Begun;
 use super::extract::{Path, Query};
 use super::socket::{Attached, MESSAGE_BYTES, WAITING_INPUT};
@@ -44,14 +43,14 @@ pub struct TerminalQuery {
     #[param(nullable = false, minimum = 1, maximum = 1000, default = 80)]
     cols: Option<u16>,
     /// What it is, as programs read it in `TERM`.
-    #[param(nullable = false, required = false, value_type = String, max_length = 64, pattern = "^[A-Za-z0-9+._-]+$", default = "xterm-256color")]
-    term: Option<String>,
+    #[param(nullable = false, required = false, value_type = TerminalKind, default = "xterm-256color")]
+    term: Option<TerminalKind>,
     /// Who works in it.
     #[param(nullable = false, required = false, value_type = Name, default = "root")]
-    user: Option<String>,
+    user: Option<Name>,
     /// Where.
     #[param(nullable = false, required = false, value_type = GuestPath, default = "/home")]
-    cwd: Option<String>,
+    cwd: Option<GuestPath>,
 }
 
 /// Open a terminal in a VM
@@ -79,7 +78,7 @@ pub async fn open_terminal(
     let Inside { agent, awake } = enter(&state, &row).await?;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
-    let spec = to_terminal(query)?;
+    let spec = to_terminal(query);
     let begun = Begun::now(&state, &row, &spec.command).await;
     let running = answered(&state, &row, agent.terminal(&spec, input)).await?;
     let running = running.map_err(|error| if is_too_old(&error) { too_old() } else { refused(&error) })?;
@@ -120,23 +119,19 @@ pub fn too_old() -> ApiError {
     )
 }
 
-fn to_terminal(query: TerminalQuery) -> Result<TerminalSpec, ApiError> {
+fn to_terminal(query: TerminalQuery) -> TerminalSpec {
     let size = TerminalSize::default();
-    let term = query.term.unwrap_or_else(|| TERM.to_owned());
-    let shell = ExecRequest {
-        argv: Some(["bash", "-l"].map(str::to_owned).to_vec()),
-        cwd: query.cwd,
-        env: Some([("TERM".to_owned(), term)].into()),
-        user: query.user,
-        ..ExecRequest::default()
-    };
-    Ok(TerminalSpec {
+    let shell = ["bash", "-l"].map(str::to_owned).to_vec();
+    let mut command = spec_of(shell, query.cwd, query.user);
+    let term = query.term.map_or_else(|| TERM.to_owned(), String::from);
+    command.env = [("TERM".to_owned(), term)].into();
+    TerminalSpec {
         size: guest_size(TerminalSize {
             rows: query.rows.unwrap_or(size.rows),
             cols: query.cols.unwrap_or(size.cols),
         }),
-        command: to_spec(shell)?,
-    })
+        command,
+    }
 }
 
 /// The size in the words of the agent's protocol, which is not the public API's.

@@ -119,9 +119,9 @@ pub async fn create_token(
         id: TokenId::generate(),
         owner: body
             .owner
-            .unwrap_or_else(|| default_owner(&body.name, &scopes, &caller)),
-        name: body.name,
-        tenant: body.tenant.unwrap_or_else(|| caller.0.tenant.clone()),
+            .map_or_else(|| default_owner(&body.name, &scopes, &caller), String::from),
+        name: body.name.into(),
+        tenant: body.tenant.map_or_else(|| caller.0.tenant.clone(), String::from),
         scopes,
         project_id: body.project_id,
         created_at: now,

@@ -73,7 +73,7 @@ impl Faults {
                     "is in the list twice",
                 );
                 let from_base = || format!("{}/{name}.git", base.trim_end_matches('/'));
-                let url = input.url.clone().unwrap_or_else(from_base);
+                let url = input.url.as_ref().map_or_else(from_base, ToString::to_string);
                 let tenant = tenant.to_owned();
                 if let Err(refusal) = sources.admit(&Remote {
                     tenant,

@@ -6,6 +6,7 @@ use axum::extract::State;
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
 use hearth_api::token::Scope;
+use hearth_api::values::VariableName;
 use hearth_api::variables::{PutVariables, VariableDeleted, VariableItem, VariableKind};
 use jiff::Timestamp;
 
@@ -13,7 +14,6 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path};
-use super::schema;
 use super::validate::Faults;
 use crate::store::{ProjectRow, VariableOwner};
 
@@ -187,8 +187,8 @@ async fn remove(
     name: String,
 ) -> Result<Json<VariableDeleted>, ApiError> {
     let project = project(kind, state, caller, id, Scope::ProjectWrite).await?;
-    if let Some(fault) = schema::text_fault("VariableName", &name) {
-        return Err(ApiError::field("name", fault));
+    if let Err(fault) = VariableName::try_from(name.as_str()) {
+        return Err(ApiError::field("name", fault.to_string()));
     }
     let deleted = state
         .store()

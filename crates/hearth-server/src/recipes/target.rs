@@ -89,9 +89,9 @@ pub fn own_commands(project: &ProjectRow) -> Vec<OwnCommand> {
     let commands = repositories.flat_map(|setup| setup.commands.iter().map(move |command| (setup, command)));
     commands
         .map(|(setup, command)| OwnCommand {
-            repo_full_name: setup.repository.clone(),
-            name: command.name.clone(),
-            command: command.command.clone(),
+            repo_full_name: setup.repository.to_string(),
+            name: command.name.to_string(),
+            command: command.command.to_string(),
         })
         .collect()
 }

@@ -54,7 +54,7 @@ pub async fn find_legacy_hooks(mirrors: &Mirrors, patience: Duration, project: &
     };
     for (repo, look) in project.repos.iter().zip(join_all(looks).await) {
         match look {
-            Ok(Ok(Ok(true))) => found.repositories.push(repo.repo_full_name.clone()),
+            Ok(Ok(Ok(true))) => found.repositories.push(repo.repo_full_name.to_string()),
             Ok(Ok(Ok(false))) => {}
             _ => found.check_complete = false,
         }

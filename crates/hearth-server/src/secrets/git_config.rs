@@ -23,9 +23,25 @@ pub const INCLUDE: &str = "grep -qs /etc/gitconfig.hearth /etc/gitconfig || \
 /// cost a claim some milliseconds in an emulated VM.
 const BLOCK: usize = 512;
 
+/// Who commits in a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committer {
+    name: String,
+    email: String,
+}
+
+impl From<&GitIdentity> for Committer {
+    fn from(identity: &GitIdentity) -> Self {
+        Self {
+            name: identity.name.to_string(),
+            email: identity.email.to_string(),
+        }
+    }
+}
+
 /// The file. Checkouts belong to root; git lets others use them only when it is told to.
 #[must_use]
-pub fn render(identity: &GitIdentity) -> String {
+pub fn render(identity: &Committer) -> String {
     let text = format!(
         "[safe]\n\tdirectory = *\n[user]\n\tname = {}\n\temail = {}\n",
         quoted(&identity.name),
@@ -37,7 +53,7 @@ pub fn render(identity: &GitIdentity) -> String {
 
 /// The file as a task's VM gets it at the hand-over.
 #[must_use]
-pub fn file(identity: &GitIdentity) -> ShortFile {
+pub fn file(identity: &Committer) -> ShortFile {
     ShortFile {
         path: PATH.to_owned(),
         mode: MODE,
@@ -51,13 +67,13 @@ fn quoted(value: &str) -> String {
 
 /// Who commits while a project is set up that has no identity of its own.
 #[must_use]
-pub fn nobody() -> GitIdentity {
+pub fn nobody() -> Committer {
     of_user(NOBODY)
 }
 
 /// Who commits when a user claims without saying it.
 #[must_use]
-pub fn of_user(user: &str) -> GitIdentity {
+pub fn of_user(user: &str) -> Committer {
     let is_name = |c: char| !(c.is_whitespace() || c.is_control() || CRUD.contains(c));
     let name: String = user.chars().filter(|c| !c.is_control() && !"<>".contains(*c)).collect();
     let local: String = user
@@ -71,7 +87,7 @@ pub fn of_user(user: &str) -> GitIdentity {
         })
         .collect();
     let local = local.trim_matches(['.', '-']);
-    GitIdentity {
+    Committer {
         name: if name.chars().any(is_name) {
             name.trim().to_owned()
         } else {
@@ -111,7 +127,7 @@ mod tests {
     fn git_commits_as_whom_the_file_says_whatever_the_name_holds() {
         let folder = tempfile::tempdir().unwrap();
         let system = folder.path().join("system");
-        let identity = |name: &str, email: &str| GitIdentity {
+        let identity = |name: &str, email: &str| Committer {
             name: name.to_owned(),
             email: email.to_owned(),
         };

@@ -196,7 +196,7 @@ async fn input_is_streamed_both_ways_at_once_and_ends_when_it_is_ended() {
     let client = Client::new(&format!("http://{}", server.address), &server.token).unwrap();
     let start = |words: &[&str]| ExecStart {
         request: ExecRequest {
-            argv: Some(words.iter().map(|word| (*word).to_owned()).collect()),
+            argv: Some(words.iter().map(|word| word.parse().unwrap()).collect()),
             stdin: Some("first ".into()),
             ..ExecRequest::default()
         },
@@ -248,7 +248,7 @@ async fn input_that_a_command_does_not_read_is_held_back() {
     let client = Client::new(&format!("http://{}", server.address), &server.token).unwrap();
     let start = ExecStart {
         request: ExecRequest {
-            command: Some("stuck".into()),
+            command: Some("stuck".parse().unwrap()),
             ..ExecRequest::default()
         },
         terminal: None,

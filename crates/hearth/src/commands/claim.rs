@@ -1,12 +1,11 @@
 //! `hearth claim`: take a VM out of a pool, and `hearth claim explain`: why it got that one.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss, SetUpPart};
 use hearth_api::client::ClientError;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use hearth_api::ids::InstanceId;
+use hearth_api::values::{Branch, TaskId};
 use jiff::Timestamp;
 
 use super::claim_wait;
@@ -30,10 +29,10 @@ pub(crate) struct ClaimArgs {
     project: Option<String>,
     /// The task it is for: asking again with the same one gives the same VM
     #[arg(long, value_name = "ID")]
-    task: Option<String>,
+    task: Option<TaskId>,
     /// Check this branch out in every repository that has it; when none has it, nothing is claimed
     #[arg(long)]
-    branch: Option<String>,
+    branch: Option<Branch>,
     /// What to do when none is ready: wait for one that is being made or make one (prefer, the default), say so with exit
     /// code 5 (require), or leave the pool alone and make one (bypass). Making one without a template takes time: without --wait,
     /// prefer and bypass make none then and say so with exit code 5 too
@@ -122,7 +121,7 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
     }
     // The command line was refused without it.
     let project = args.project.unwrap_or_default();
-    let env: BTreeMap<String, String> = caller_env::read(&args.env)?;
+    let env = caller_env::read(&args.env)?;
     let body = ClaimRequest {
         task_id: args.task,
         branch: args.branch,

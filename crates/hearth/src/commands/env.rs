@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use hearth_api::page::Items;
+use hearth_api::values::VariableValue;
 use hearth_api::variables::{PutVariables, Variable, VariableItem, VariableKind};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, env_file, input, output};
-
-/// Most characters of a variable's value.
-const MAX_VALUE_CHARS: usize = 100_000;
+use crate::{caller_env, connect, env_file, input, output};
 
 const SET_HELP: &str = "\
 Examples:
@@ -187,10 +185,8 @@ fn variables(args: &SetArgs) -> Result<Vec<Variable>, Failure> {
             }
         };
         variables.retain(|one| one.name != name);
-        variables.push(Variable {
-            name: name.to_owned(),
-            value,
-        });
+        let (name, value) = caller_env::variable(name, value)?;
+        variables.push(Variable { name, value });
     }
     if outside_value.is_none() && args.from_file.is_some() {
         return Err(Failure::usage("--from-file needs a NAME without a value"));
@@ -218,7 +214,7 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
             value.pop();
         }
     }
-    if value.chars().count() > MAX_VALUE_CHARS {
+    if value.chars().count() > VariableValue::RULE.max_chars {
         return Err(input::VALUE.refusal(&from));
     }
     // `NAME </dev/null` is more often a forgotten pipe than a wish; a variable that is empty can be said in so many words.

@@ -10,6 +10,7 @@ use hearth_api::client::{Client, ClientError, ExecEvent};
 use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, ExecStart};
 use hearth_api::ids::InstanceId;
 use hearth_api::terminal::TerminalSize;
+use hearth_api::values::{CommandText, GuestPath, Name, Word};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -53,15 +54,15 @@ pub(crate) struct ExecArgs {
     id: String,
     /// Run this text with `bash -c` instead of a program with arguments
     #[arg(long, value_name = "TEXT", conflicts_with = "argv")]
-    shell: Option<String>,
+    shell: Option<CommandText>,
     /// Working directory [default: /home]
     #[arg(long, value_name = "PATH")]
-    cwd: Option<String>,
+    cwd: Option<GuestPath>,
     #[command(flatten)]
     options: ExecOptions,
     /// The program and its arguments, run without a shell. Options of `hearth` stand before it; `--` may stand between
     #[arg(trailing_var_arg = true, value_name = "COMMAND", required_unless_present = "shell")]
-    argv: Vec<String>,
+    argv: Vec<Word>,
 }
 
 /// How a command is run, whatever it is.
@@ -69,7 +70,7 @@ pub(crate) struct ExecArgs {
 pub(super) struct ExecOptions {
     /// The user it runs as [default: root]
     #[arg(long)]
-    user: Option<String>,
+    user: Option<Name>,
     /// A variable: NAME=VALUE, or NAME to take it from your own environment; may be repeated
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -132,7 +133,8 @@ pub(super) async fn run_in(
     if terminal.is_some()
         && let Ok(term) = std::env::var("TERM")
     {
-        env.entry("TERM".to_owned()).or_insert(term);
+        let (name, value) = caller_env::variable("TERM", term)?;
+        env.entry(name).or_insert(value);
     }
     let request = ExecRequest {
         env: (!env.is_empty()).then_some(env),

@@ -5,6 +5,7 @@ use hearth_api::client::Client;
 use hearth_api::exec::ExecRequest;
 use hearth_api::instance::{InstanceCommand, InstanceView};
 use hearth_api::page::Items;
+use hearth_api::values::{CommandText, GuestPath, Invalid};
 
 use super::exec::{self, ExecOptions};
 use super::instance;
@@ -106,9 +107,11 @@ async fn run_named(globals: &Globals, args: RunArgs, name: &str) -> Result<u8, F
         }
         Err(failure) => return Err(failure),
     };
+    let said =
+        |what: &str, fault: &Invalid| Failure::new(format!("the {what} of the command `{}` {fault}", clean_line(name)));
     let what = ExecRequest {
-        command: Some(command.command.clone()),
-        cwd: Some(command.path.clone()),
+        command: Some(CommandText::try_from(command.command.as_str()).map_err(|fault| said("text", &fault))?),
+        cwd: Some(GuestPath::try_from(command.path.as_str()).map_err(|fault| said("folder", &fault))?),
         ..ExecRequest::default()
     };
     exec::run_in(globals, &client, &id, what, args.options).await

@@ -10,6 +10,7 @@ use hearth_api::find::ProjectFound;
 use hearth_api::setup::{
     DEFAULT_SCRIPT_SECONDS, LegacyHooks, LegacyStatus, RepoSetup, SetupSource, SetupView, ToolHooks,
 };
+use hearth_api::values::CommandText;
 
 use crate::args::Globals;
 use crate::editor::Edited;
@@ -127,7 +128,7 @@ async fn save(
     replace_legacy_hooks: bool,
 ) -> Result<SetupView, Failure> {
     if setup.lacks_branches() {
-        setup.take_branches(&client.get_project(&project.id).await?.repos);
+        setup.take_branches(&client.get_project(&project.id).await?.repos)?;
     }
     let saved = client.patch_setup(&project.id, &setup.body, replace_legacy_hooks).await;
     saved.map_err(|error| match &error {
@@ -194,7 +195,7 @@ fn legacy(hooks: &LegacyHooks) -> String {
 
 fn tool_hooks(hooks: Option<&ToolHooks>) -> String {
     let Some(hooks) = hooks else { return "-".to_owned() };
-    let of = |when: &'static str, tools: &Option<std::collections::BTreeMap<String, Vec<String>>>| {
+    let of = |when: &'static str, tools: &Option<std::collections::BTreeMap<String, Vec<CommandText>>>| {
         let tools = tools.iter().flatten();
         tools
             .map(|(tool, commands)| {
@@ -208,7 +209,7 @@ fn tool_hooks(hooks: Option<&ToolHooks>) -> String {
 
 fn repository(repo: &RepoSetup) -> String {
     let limits = repo.timeouts.clone().unwrap_or_default();
-    let script = |text: &Option<String>, limit: Option<i64>| match text {
+    let script = |text: &Option<CommandText>, limit: Option<i64>| match text {
         Some(text) => {
             let lines: Vec<String> = text.lines().map(clean_line).collect();
             format!(

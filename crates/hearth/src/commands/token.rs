@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::find::ProjectFound;
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenItem};
+use hearth_api::values::Name;
 use jiff::{Span, Timestamp};
 
 use crate::args::Globals;
@@ -30,7 +31,7 @@ pub(crate) enum TokenCommand {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// What it is for
-    name: String,
+    name: Name,
     /// What it is used for: says what it may do
     #[arg(
         long = "for",
@@ -46,7 +47,7 @@ pub(crate) struct CreateArgs {
     /// Whose it is: VMs claimed with it get the personal variables of this user, and commits are theirs (default: of an admin
     /// token you; any other is an owner of its own, called as the token is)
     #[arg(long, value_name = "USER")]
-    owner: Option<String>,
+    owner: Option<Name>,
     /// Only for this project (name or id); without it the token works in all projects of its tenant, later ones included
     #[arg(long)]
     project: Option<String>,
@@ -58,7 +59,7 @@ pub(crate) struct CreateArgs {
     expires: Option<Timestamp>,
     /// The tenant it belongs to (default: yours)
     #[arg(long)]
-    tenant: Option<String>,
+    tenant: Option<Name>,
 }
 
 /// `--for`.

@@ -80,8 +80,8 @@ impl House {
             description: None,
             task_code: "P".to_owned(),
             repos: vec![RepoSource {
-                repo_full_name: "acme/app".to_owned(),
-                branch: branch.to_owned(),
+                repo_full_name: "acme/app".parse().unwrap(),
+                branch: branch.parse().unwrap(),
                 url: repo.url(),
                 lfs: true,
                 submodules: true,

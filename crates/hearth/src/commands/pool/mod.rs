@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::{ClearRequest, PatchPool};
+use hearth_api::values::Branch;
 
 use crate::args::Globals;
 use crate::failure::Failure;
@@ -108,7 +109,7 @@ pub(crate) struct SetArgs {
     max_age: Option<i64>,
     /// The branch of every repository
     #[arg(long, conflicts_with = "no_branch")]
-    branch: Option<String>,
+    branch: Option<Branch>,
     /// Each repository's own branch
     #[arg(long)]
     no_branch: bool,

@@ -7,6 +7,7 @@ use hearth_api::exec::ExecRequest;
 use hearth_api::find::ProjectFound;
 use hearth_api::instance::{InstanceDetail, InstanceStatus, StepName};
 use hearth_api::pool::TestRequest;
+use hearth_api::values::Word;
 
 use super::{TestArgs, gone};
 use crate::args::Globals;
@@ -129,7 +130,7 @@ async fn inside(client: &Client, detail: &InstanceDetail) -> Inside {
         return Inside::Closed(Some(ended));
     }
     let question = ExecRequest {
-        argv: Some(vec!["true".to_owned()]),
+        argv: Word::try_from("true").ok().map(|program| vec![program]),
         ..ExecRequest::default()
     };
     match tokio::time::timeout(PATIENCE, client.exec(&detail.id, &question)).await {

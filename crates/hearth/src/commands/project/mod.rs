@@ -11,6 +11,7 @@ use hearth_api::find::ProjectFound;
 use hearth_api::page::Page;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{CreateProject, PatchProject, Project, ProjectView, RepoInput, RepoView, VmSize};
+use hearth_api::values::{Description, Name};
 
 use crate::args::{GitIdentityArgs, Globals};
 use crate::editor::Edited;
@@ -54,23 +55,23 @@ pub(crate) enum ProjectCommand {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// Its name
-    name: String,
+    name: Name,
     /// A repository: `org/name[@branch][=URL]`, or its URL alone (`#branch` at the end); may be repeated. The branch is
     /// `main` unless said otherwise; without URL it is fetched from the server's git base URL
     #[arg(long = "repo", value_name = "REPO", value_parser = parse_repo)]
     repos: Vec<RepoInput>,
     /// What it is, for people
     #[arg(long)]
-    description: Option<String>,
+    description: Option<Description>,
     /// Short code that task names start with
     #[arg(long)]
-    task_code: Option<String>,
+    task_code: Option<Name>,
     /// Size of its VMs: small, medium, large, ultra, hyper
     #[arg(long)]
     size: Option<VmSize>,
     /// Name or digest of the image its VMs are made from (default: the newest)
     #[arg(long)]
-    image: Option<String>,
+    image: Option<Name>,
     /// A command that prepares every VM of this project, run by bash before the pool's own; may be repeated
     #[arg(long = "setup", value_name = "'NAME: TEXT'", value_parser = parse_command)]
     setup: Vec<SetupCommand>,
@@ -97,7 +98,7 @@ pub(crate) struct SetArgs {
     project: String,
     /// Another name
     #[arg(long)]
-    name: Option<String>,
+    name: Option<Name>,
     /// A repository, as in `hearth project create`; may be repeated. These replace all it has
     #[arg(long = "repo", value_name = "REPO", value_parser = parse_repo)]
     repos: Vec<RepoInput>,
@@ -106,19 +107,19 @@ pub(crate) struct SetArgs {
     no_repos: bool,
     /// What it is, for people
     #[arg(long)]
-    description: Option<String>,
+    description: Option<Description>,
     /// Remove the description
     #[arg(long, conflicts_with = "description")]
     no_description: bool,
     /// Short code that task names start with
     #[arg(long)]
-    task_code: Option<String>,
+    task_code: Option<Name>,
     /// Size of its VMs: small, medium, large, ultra, hyper
     #[arg(long)]
     size: Option<VmSize>,
     /// Name or digest of the image its VMs are made from
     #[arg(long)]
-    image: Option<String>,
+    image: Option<Name>,
     /// Make its VMs from the newest image
     #[arg(long, conflicts_with = "image")]
     no_image: bool,

@@ -12,16 +12,10 @@ pub(super) fn parse_repo(text: &str) -> Result<RepoInput, String> {
             Some((url, branch)) if !branch.is_empty() => (url, branch),
             _ => (text, DEFAULT_BRANCH),
         };
-        return Ok(RepoInput {
-            repo_full_name: full_name_from(url)?,
-            branch: branch.to_owned(),
-            url: Some(url.to_owned()),
-            lfs: None,
-            submodules: None,
-        });
+        return repo_input(&full_name_from(url)?, branch, Some(url));
     }
     let (name, url) = match text.split_once('=') {
-        Some((name, url)) => (name, Some(url.to_owned())),
+        Some((name, url)) => (name, Some(url)),
         None => (text, None),
     };
     let (name, branch) = name.split_once('@').unwrap_or((name, DEFAULT_BRANCH));
@@ -29,10 +23,18 @@ pub(super) fn parse_repo(text: &str) -> Result<RepoInput, String> {
     if parts.len() != 2 || parts.iter().any(|part| part.is_empty()) || branch.is_empty() {
         return Err("write it as org/name[@branch][=URL], or give its URL alone".to_owned());
     }
+    repo_input(name, branch, url)
+}
+
+/// The same in the API's form, or which part of it cannot be so.
+fn repo_input(name: &str, branch: &str, url: Option<&str>) -> Result<RepoInput, String> {
     Ok(RepoInput {
-        repo_full_name: name.to_owned(),
-        branch: branch.to_owned(),
-        url,
+        repo_full_name: name.parse().map_err(|fault| format!("its name {fault}"))?,
+        branch: branch.parse().map_err(|fault| format!("its branch {fault}"))?,
+        url: url
+            .map(str::parse)
+            .transpose()
+            .map_err(|fault| format!("its URL {fault}"))?,
         lfs: None,
         submodules: None,
     })
@@ -92,7 +94,11 @@ mod tests {
 
     fn parts(text: &str) -> (String, String, Option<String>) {
         let repo = parse_repo(text).unwrap();
-        (repo.repo_full_name, repo.branch, repo.url)
+        (
+            repo.repo_full_name.into(),
+            repo.branch.into(),
+            repo.url.map(String::from),
+        )
     }
 
     #[test]

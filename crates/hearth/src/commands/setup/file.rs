@@ -53,15 +53,17 @@ impl SetupFile {
     }
 
     /// Repositories that say no branch keep the project's.
-    pub(super) fn take_branches(&mut self, repos: &[Repo]) {
+    pub(super) fn take_branches(&mut self, repos: &[Repo]) -> Result<(), Failure> {
         for at in &self.without_branch {
             let Some(repo) = self.body.repositories.get_mut(*at) else {
                 continue;
             };
-            if let Some(known) = repos.iter().find(|known| known.repo_full_name == repo.repository) {
-                repo.branch.clone_from(&known.branch);
+            if let Some(known) = repos.iter().find(|known| repo.repository == known.repo_full_name) {
+                let refused = |fault| Failure::new(format!("the project's branch of {} {fault}", repo.repository));
+                repo.branch = known.branch.parse().map_err(refused)?;
             }
         }
+        Ok(())
     }
 }
 
