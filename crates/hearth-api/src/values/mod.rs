@@ -286,7 +286,7 @@ value! {
     /// `nextCursor` of the page before. The pattern is that of exactly the texts that decode: a version and then the characters of an
     /// id, in hexadecimal.
     Cursor {
-        chars: 4..=130,
+        chars: 0..=1000,
         pattern: "^31(2d|3[0-9]|5f|6[1-9a-f]|7[0-9a]){1,64}$",
         message: "must be a `nextCursor` that this server gave out",
         example: "317072",
