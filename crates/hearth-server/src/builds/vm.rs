@@ -373,7 +373,10 @@ impl Run<'_> {
     pub(super) async fn rehearse_hand_over(&self, agent: &AgentClient) -> Result<(), Stop> {
         let identity = &self.boot.blueprint.git_identity;
         let committer = identity.as_ref().map_or_else(git_config::nobody, Into::into);
-        agent.hand_over(vec![git_config::file(&committer)]).await.map_err(vm_lost)?;
+        agent
+            .hand_over(vec![git_config::file(&committer)])
+            .await
+            .map_err(vm_lost)?;
         Ok(())
     }
 
