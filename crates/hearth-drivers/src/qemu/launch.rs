@@ -11,7 +11,7 @@ use super::command::{self, Accelerator, Memory, Start, Wanted};
 use super::folder::{MemoryKind, Record, VmFolder};
 use super::monitor::{Monitor, RunState};
 use super::template::{RAM, Templates};
-use super::{Inner, images};
+use super::{Inner, images, time_stamp};
 use crate::process::ProcessId;
 use crate::vm_user::VmUser;
 use crate::{CALL_TIMEOUT, DriverError, error};
@@ -25,7 +25,7 @@ const QEMU_ENVIRONMENT: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 /// `nokaslr` saves 25 MiB of touched memory per VM, and a VM has one tenant, who is root in it: `mitigations`, memory that the kernel
 /// clears for itself and security modules without a policy would protect that tenant from itself. The image has no `apparmor_parser`,
 /// and Docker runs no container without it where the kernel has AppArmor on (`docker.io` only recommends the package). The clock
-/// is the emulated processor's own and steady.
+/// is the emulated processor's own and steady; how fast it is, `time_stamp.rs` tells.
 pub(super) const KERNEL_ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 nokaslr mitigations=off init_on_alloc=0 \
      lsm=landlock,yama,bpf apparmor=0 tsc=reliable panic=-1";
 
@@ -47,6 +47,7 @@ pub(super) async fn launch(
     restore: Option<&Restore>,
     holder: i32,
 ) -> Result<(), DriverError> {
+    let kernel_arguments = kernel_arguments(accelerator, restore).await;
     let wanted = Wanted {
         installation: &inner.options.installation,
         id: &record.id,
@@ -55,7 +56,7 @@ pub(super) async fn launch(
         image: &record.image,
         folder: &folder.inside(),
         kernel: images::kernel_file(&inner.options.images_dir, &record.image),
-        kernel_arguments: KERNEL_ARGUMENTS,
+        kernel_arguments: &kernel_arguments,
         memory: memory(record, folder),
         layers: record
             .chain
@@ -101,6 +102,22 @@ pub(super) async fn launch(
     tokio::select! {
         _ = ended => Err(refused(folder)),
         up = wait_until_up(folder, &inner.user, restore) => up,
+    }
+}
+
+/// What the kernel of a VM is told. That of a fork does not boot: it was told when its template's VM booted.
+async fn kernel_arguments(accelerator: &Accelerator, restore: Option<&Restore>) -> String {
+    let boots_emulated = restore.is_none() && matches!(accelerator, Accelerator::Tcg);
+    let rate = match boots_emulated {
+        true => tokio::task::spawn_blocking(time_stamp::kernel_argument)
+            .await
+            .ok()
+            .flatten(),
+        false => None,
+    };
+    match rate {
+        Some(rate) => format!("{KERNEL_ARGUMENTS} {rate}"),
+        None => KERNEL_ARGUMENTS.to_owned(),
     }
 }
 

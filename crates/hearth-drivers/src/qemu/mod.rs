@@ -20,6 +20,7 @@ mod qmp;
 mod start;
 mod stream;
 mod template;
+mod time_stamp;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hearth_api::ids::VmId;
@@ -19,6 +20,8 @@ use crate::support::{eventually, processes_with};
 /// VMs at a time: an emulated guest keeps a processor busy while it boots.
 static ROOM: Semaphore = Semaphore::const_new(2);
 const SOON: Duration = Duration::from_secs(30);
+/// What else wants a processor while a guest boots.
+const BUSY_THREADS: usize = 8;
 
 /// Where xtask put the image.
 pub(crate) fn images_dir() -> PathBuf {
@@ -411,5 +414,39 @@ async fn the_verdict_on_kvm_is_found_kept_and_shown() {
     let findings = hearth_drivers::host::check(&rig.data(), &stores, None).await;
     let shown = findings.iter().find(|finding| finding.name == "KVM").unwrap();
     assert!(shown.summary.contains(&verdict.reason), "{shown:?}");
+    rig.finish().await;
+}
+
+/// The kernel measures its clock's rate while it boots, and on a busy host it was wrong several times over.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn a_guest_that_boots_on_a_busy_host_has_a_clock_that_keeps_pace() {
+    let rig = Qemu::new().await;
+    let id = VmId::generate();
+    let busy = Arc::new(AtomicBool::new(true));
+    let threads: Vec<_> = (0..BUSY_THREADS)
+        .map(|_| {
+            let busy = Arc::clone(&busy);
+            std::thread::spawn(move || {
+                while busy.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect();
+    rig.driver.create(&spec(&rig, &id)).await.unwrap();
+    let client = agent(&rig.driver, &id).await;
+    busy.store(false, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let uptime = || async { Duration::from_millis(client.health().await.unwrap().uptime_ms) };
+    let (before, begin) = (uptime().await, Instant::now());
+    let (code, printed) = shell(&client, "sleep 3").await;
+    assert_eq!(code, Some(0), "{printed}");
+    let (guest, host) = (uptime().await - before, begin.elapsed());
+    assert!(
+        guest.abs_diff(host) < host / 10,
+        "{guest:?} in the guest, {host:?} on the host"
+    );
+    rig.driver.destroy(&id).await.unwrap();
     rig.finish().await;
 }
