@@ -8,6 +8,7 @@ pub mod plain_text;
 pub mod plan;
 pub mod progress;
 pub mod provisioned;
+pub mod purpose;
 pub mod recipe;
 pub mod scripts;
 pub mod set_up;

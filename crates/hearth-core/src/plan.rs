@@ -12,6 +12,7 @@ use std::time::Duration;
 use hearth_api::ids::{InstanceId, ProjectId};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::purpose::Purpose;
 use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
 use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
@@ -98,7 +99,7 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
                     instance: instance.id.clone(),
                 });
             }
-            (InstanceState::Provisioning, Work::Abandoned) if instance.is_test => {
+            (InstanceState::Provisioning, Work::Abandoned) if instance.purpose.is_test() => {
                 let failure = Failure {
                     kind: FailureKind::Interrupted,
                     reason: "the server was restarted during this boot; run the test again".to_owned(),
@@ -174,9 +175,7 @@ fn source(pool: &PoolWorld) -> Source<'_> {
 /// Instances that are, or will be, of use to the pool.
 fn serving(pool: &PoolWorld) -> impl Iterator<Item = &InstanceWorld> {
     pool.instances.iter().filter(|i| {
-        !i.is_test
-            && !i.is_build
-            && !i.reserved
+        i.purpose == Purpose::Pool
             && match i.state {
                 InstanceState::Provisioning => i.work != Work::Abandoned,
                 InstanceState::Ready => true,
@@ -482,7 +481,7 @@ fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<
 /// VMs that somebody worked in, or that a claim gave back.
 fn let_rest(world: &World, actions: &mut Vec<Action>) {
     let tired = |i: &&InstanceWorld| {
-        i.state == InstanceState::Ready && i.vm == VmPresence::Running && !(i.is_test || i.is_build || i.reserved)
+        i.state == InstanceState::Ready && i.vm == VmPresence::Running && i.purpose == Purpose::Pool
     };
     let all = world.pools.iter().flat_map(|pool| &pool.instances);
     let mut tired: Vec<_> = all.filter(tired).map(|i| i.id.clone()).collect();

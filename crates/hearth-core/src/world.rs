@@ -3,6 +3,7 @@
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::Timestamp;
 
+use crate::purpose::Purpose;
 use crate::state::{FailureKind, InstanceState};
 
 /// Everything one pass decides on.
@@ -134,12 +135,8 @@ pub struct InstanceWorld {
     pub state: InstanceState,
     /// Counts up with every move; a decision is only good for the generation it saw.
     pub generation: i64,
-    /// Made by a test boot.
-    pub is_test: bool,
-    /// Made to renew the template, and for nobody to have.
-    pub is_build: bool,
-    /// A waiting claim has it: not for anyone else.
-    pub reserved: bool,
+    /// What it is made for.
+    pub purpose: Purpose,
     /// The recipe it is (being) made by.
     pub recipe: String,
     /// It is (to be) forked from a template that is there.
@@ -162,6 +159,11 @@ pub struct InstanceWorld {
 }
 
 impl InstanceWorld {
+    /// The claim that waited for it, if one did, has gone away.
+    pub fn release(&mut self) {
+        self.purpose = self.purpose.without_claim();
+    }
+
     /// Whether its VM can still be of use. Without the drivers' answer nobody knows that it cannot.
     #[must_use]
     pub fn is_there(&self, drivers_observed: bool) -> bool {

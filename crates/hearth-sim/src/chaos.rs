@@ -1,6 +1,7 @@
 //! What befalls the pools and the host: pushes, some of them bad, other set-ups, other wishes; VMs that die, templates that are
 //! damaged, a host in trouble, a driver that does not answer, servers that end.
 
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::SignedDuration;
 use rand::RngExt;
@@ -150,7 +151,7 @@ impl Sim {
             Befalls::Tested => {
                 let wanted = self.state.world.pools[pool].recipe.clone();
                 let slot = self.state.add_row(pool, wanted)?;
-                self.state.row_mut(slot).is_test = true;
+                self.state.row_mut(slot).purpose = Purpose::Test { use_cache: true };
             }
             Befalls::VmDies => self.kill_one(pool),
             Befalls::TemplateDamaged => self.damage(pool)?,

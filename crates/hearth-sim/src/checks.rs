@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use hearth_core::plan::{Action, Decision, Reason};
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{FailureStreak, InstanceWorld, Work};
 use jiff::SignedDuration;
@@ -121,7 +122,7 @@ impl Sim {
         if row.state == InstanceState::Claimed && !(over && lease_ended) {
             return Err("a claimed VM is touched");
         }
-        if row.reserved && matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) {
+        if row.purpose == Purpose::Claim && matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) {
             match action {
                 Action::Start { .. } if row.work == Work::Unstarted => {}
                 _ => return Err("a reserved VM is touched"),
@@ -304,7 +305,7 @@ impl Sim {
         let mut ready = 0;
         for row in &seen.instances {
             let for_long = self.since(row.state_since) > ENDING;
-            let ordinary = !row.is_test && !row.is_build;
+            let ordinary = row.purpose.serves_claims();
             match row.state {
                 InstanceState::Ready if ordinary => {
                     ready += 1;
@@ -324,7 +325,7 @@ impl Sim {
                 }
                 _ => {}
             }
-            if row.reserved || row.work == Work::Abandoned || row.work == Work::Unstarted {
+            if row.purpose == Purpose::Claim || row.work == Work::Abandoned || row.work == Work::Unstarted {
                 return Err(format!("{} is forgotten", row.id));
             }
         }
@@ -348,8 +349,8 @@ fn told(row: &InstanceWorld) -> String {
         "{} {}{}{} {} {:?} {:?}",
         row.id,
         row.state.as_str(),
-        if row.is_test { " test" } else { "" },
-        if row.is_build { " build" } else { "" },
+        if row.purpose.is_test() { " test" } else { "" },
+        if row.purpose == Purpose::Renewal { " build" } else { "" },
         row.recipe,
         row.work,
         row.vm

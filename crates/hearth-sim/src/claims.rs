@@ -9,6 +9,7 @@ use hearth_core::claim::{
     Cause, ClaimOrder, ClaimScope, ClaimView, Failure, Next, PoolView, QueueView, Ready, Refusal, Reserved, Take, next,
 };
 use hearth_core::memory::counts_in_use;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use jiff::SignedDuration;
 use rand::RngExt;
@@ -141,7 +142,7 @@ impl Sim {
                 }
                 Next::Make { how, recipe } => {
                     let slot = self.state.add_row(pool, recipe)?;
-                    self.state.row_mut(slot).reserved = true;
+                    self.state.row_mut(slot).purpose = Purpose::Claim;
                     self.state.slots[slot as usize].claim = at;
                     let claim = &mut self.claims[at as usize];
                     if !claim.slots.is_empty() {
@@ -268,7 +269,7 @@ impl Sim {
         self.state.move_row(slot, InstanceState::Deleting, None);
         if matches!(which, Take::Reserved { .. }) {
             self.state.slots[slot as usize].claim = NOBODY;
-            self.state.row_mut(slot).reserved = false;
+            self.state.row_mut(slot).release();
             let claim = &mut self.claims[at as usize];
             claim.slots.retain(|own| *own != slot);
             claim.failures.push(Failure {
@@ -329,7 +330,7 @@ impl Sim {
         // Anything between what a fork takes and all of it.
         let used = self.between(FORK_MIB, WHOLE_MIB);
         let row = self.state.row_mut(slot);
-        row.reserved = false;
+        row.release();
         (row.lease_ends_at, row.memory_mib) = (Some(ends), counts_in_use(WHOLE_MIB, used, CLAIMED_RESERVE));
         let activation = self.between(SECOND / 200, SECOND / 50);
         self.figures
@@ -353,7 +354,7 @@ impl Sim {
     /// An instance became ready, or free: the claim that it is made for looks, and the first of each queue.
     pub(crate) fn offer(&mut self, slot: u32) {
         let row = self.state.row(slot);
-        let free = !(row.is_test || row.is_build || row.reserved);
+        let free = row.purpose == Purpose::Pool;
         let (pool, _) = self.state.place(slot);
         let claim = self.state.slots[slot as usize].claim;
         if claim != NOBODY {
@@ -393,7 +394,7 @@ impl Sim {
     /// Nobody has an instance reserved any more.
     fn free(&mut self, slot: u32) {
         self.state.slots[slot as usize].claim = NOBODY;
-        self.state.row_mut(slot).reserved = false;
+        self.state.row_mut(slot).release();
         if self.state.row(slot).state == InstanceState::Ready {
             self.offer(slot);
         }
@@ -415,7 +416,7 @@ impl Sim {
                 continue;
             }
             if scope == ClaimScope::Own {
-                self.state.row_mut(slot).reserved = false;
+                self.state.row_mut(slot).release();
                 self.state.move_row(slot, InstanceState::Deleting, None);
                 continue;
             }
@@ -440,7 +441,7 @@ impl Sim {
         if at == NOBODY {
             return;
         }
-        self.state.row_mut(slot).reserved = false;
+        self.state.row_mut(slot).release();
         let failure = self.state.row(slot).failure;
         let claim = &mut self.claims[at as usize];
         claim.slots.retain(|own| *own != slot);

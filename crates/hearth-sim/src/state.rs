@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::claim::ClaimScope;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
 use hearth_drivers::fake::Machines;
@@ -313,9 +314,7 @@ impl State {
             id: id.map_err(|error| anyhow::anyhow!("{error}"))?,
             state: InstanceState::Provisioning,
             generation: 1,
-            is_test: false,
-            is_build: false,
-            reserved: false,
+            purpose: Purpose::Pool,
             recipe,
             forked,
             failure: None,

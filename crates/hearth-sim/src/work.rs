@@ -1,6 +1,7 @@
 //! The hands: actions carried out as the server carries them out, with delays, failures, and calls whose end nobody knows.
 
 use hearth_core::plan::Action;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Work;
 use rand::RngExt;
@@ -77,7 +78,7 @@ impl Sim {
                     let goes_on =
                         self.state.slots[slot as usize].restarts > 0 && !self.state.has_template(pool, &ordered);
                     let takes_wanted =
-                        goes_on || !self.state.row(slot).is_test && self.state.has_template(pool, &wanted);
+                        goes_on || !self.state.row(slot).purpose.is_test() && self.state.has_template(pool, &wanted);
                     if takes_wanted && ordered != wanted {
                         self.state.row_mut(slot).recipe = wanted;
                         // What was frozen of another recipe is of no use.
@@ -148,7 +149,7 @@ impl Sim {
         let name = self.state.row(slot).recipe.clone();
         let has_template = self.has_whole_template(pool, &name)?;
         let bad = self.state.recipe(pool, &name).and_then(|recipe| recipe.bad);
-        let is_test = self.state.row(slot).is_test;
+        let is_test = self.state.row(slot).purpose.is_test();
         self.figures.beside += u64::from(is_test);
         let row = self.state.row_mut(slot);
         // As the observation says it: what is forked once it begins counts as a fork.
@@ -234,7 +235,7 @@ impl Sim {
         match failure {
             None => {
                 self.note("ready", pool, serial);
-                let reserved = self.state.row(slot).reserved;
+                let reserved = self.state.row(slot).purpose == Purpose::Claim;
                 let row = self.state.row(slot);
                 if !row.forked && !self.state.has_template(pool, &row.recipe) {
                     self.state.freeze(slot)?;
@@ -262,7 +263,7 @@ impl Sim {
     fn count(&mut self, slot: u32, failure: Option<FailureKind>) {
         let (pool, _) = self.state.place(slot);
         let row = self.state.row(slot);
-        if row.is_test {
+        if row.purpose.is_test() {
             return;
         }
         let name = row.recipe.clone();

@@ -86,7 +86,7 @@ impl Store {
     /// Writes a checkpoint whose files are whole.
     pub async fn insert_checkpoint(&self, row: &CheckpointRow, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO checkpoint (key, parent, project_id, pieces, created_at, checkouts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO checkpoint (key, parent, project_id, logs, created_at, checkouts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO NOTHING",
         )
         .bind(row.key.as_str())
@@ -116,12 +116,12 @@ impl Store {
         let mut at = Some(key.as_str().to_owned());
         while let Some(key) = at.take() {
             let row: Option<(Option<String>, String)> =
-                sqlx::query_as("SELECT parent, pieces FROM checkpoint WHERE key = ?1")
+                sqlx::query_as("SELECT parent, logs FROM checkpoint WHERE key = ?1")
                     .bind(&key)
                     .fetch_optional(&self.read)
                     .await?;
             let Some((parent, own)) = row else { return Ok(None) };
-            logs.push(from_json::<Vec<StageLog>>("checkpoint.pieces", &own)?);
+            logs.push(from_json::<Vec<StageLog>>("checkpoint.logs", &own)?);
             at = parent;
         }
         logs.reverse();
@@ -166,7 +166,7 @@ impl Store {
         if damaged {
             let ids: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
                 "{GONE} SELECT id FROM instance
-                 WHERE template_key IN (SELECT key FROM gone) AND state = 'ready' AND reserved = 0"
+                 WHERE template_key IN (SELECT key FROM gone) AND state = 'ready' AND purpose <> 'claim'"
             )))
             .bind(key.as_str())
             .fetch_all(&mut *tx)

@@ -159,8 +159,8 @@ impl Store {
         }
         let picked: Option<Picked> = sqlx::query_as(
             "SELECT id, recipe, count(*) OVER () AS ready, sum(recipe = ?3) OVER () AS current FROM instance
-             WHERE project_id = ?1 AND state = 'ready' AND is_test = 0 AND is_build = 0
-               AND (?2 IS NULL AND reserved = 0 OR id = ?2)
+             WHERE project_id = ?1 AND state = 'ready' AND serves_claims
+               AND (?2 IS NULL AND purpose = 'pool' OR id = ?2)
              ORDER BY recipe = ?3 DESC, state_since LIMIT 1",
         )
         .bind(claim.project.as_str())
@@ -217,7 +217,7 @@ impl Store {
     pub async fn ready_by_recipe(&self, project: &ProjectId) -> Result<Vec<(String, usize)>, StoreError> {
         let counts: Vec<(String, i64)> = sqlx::query_as(
             "SELECT recipe, count(*) FROM instance
-             WHERE project_id = ?1 AND state = 'ready' AND is_test = 0 AND is_build = 0 AND reserved = 0
+             WHERE project_id = ?1 AND state = 'ready' AND purpose = 'pool'
              GROUP BY recipe",
         )
         .bind(project.as_str())

@@ -5,6 +5,7 @@ use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings};
 use hearth_api::pool::Status;
 use hearth_core::provisioned::Provisioned;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
 use jiff::{SignedDuration, Timestamp};
@@ -25,12 +26,8 @@ pub struct InstanceRow {
     pub state: InstanceState,
     /// Counts up with every move.
     pub generation: i64,
-    /// Made by a test boot.
-    pub is_test: bool,
-    /// Made to renew the template.
-    pub is_build: bool,
-    /// A waiting claim has it.
-    pub reserved: bool,
+    /// What it is made for.
+    pub purpose: Purpose,
     /// The recipe it is made by.
     pub recipe: String,
     /// Memory of its VM, MiB.
@@ -45,8 +42,6 @@ pub struct InstanceRow {
     pub repos: Vec<ClaimedRepo>,
     /// What its repositories' settings files say.
     pub settings: Vec<RepoSettings>,
-    /// Stages that are frozen already need not run.
-    pub use_cache: bool,
     /// Memory that the VM at rest has to itself, MiB.
     pub private_mib: Option<u64>,
     /// Somebody worked in its VM before it was claimed.
@@ -93,7 +88,7 @@ impl InstanceRow {
             id: self.id.clone(),
             instance_id: self.vm.clone(),
             status: self.status()?,
-            is_test: self.is_test,
+            is_test: self.purpose.is_test(),
             failure_reason: self.failure_reason.clone(),
             provisioned_at: self.provisioned_at,
             created_at: self.created_at,
@@ -110,18 +105,12 @@ pub struct NewInstance {
     pub project: ProjectId,
     /// Its VM.
     pub vm: VmId,
-    /// Made by a test boot.
-    pub is_test: bool,
-    /// Made to renew the template.
-    pub is_build: bool,
-    /// A waiting claim has it.
-    pub reserved: bool,
+    /// What it is made for.
+    pub purpose: Purpose,
     /// The recipe it is made by.
     pub recipe: String,
     /// Memory of its VM, MiB.
     pub memory_mib: u64,
-    /// Stages that are frozen already need not run.
-    pub use_cache: bool,
     /// The server process that begins at once, if any.
     pub started_by: Option<String>,
 }
@@ -134,12 +123,9 @@ impl NewInstance {
             id: InstanceId::generate(),
             project: project.clone(),
             vm: VmId::generate(),
-            is_test: false,
-            is_build: false,
-            reserved: false,
+            purpose: Purpose::Pool,
             recipe,
             memory_mib,
-            use_cache: true,
             started_by: None,
         }
     }
@@ -161,9 +147,7 @@ struct Raw {
     vm_id: String,
     state: String,
     generation: i64,
-    is_test: bool,
-    is_build: bool,
-    reserved: bool,
+    purpose: String,
     recipe: String,
     memory_mib: i64,
     started_by: Option<String>,
@@ -171,7 +155,6 @@ struct Raw {
     failure_reason: Option<String>,
     repos: String,
     settings: String,
-    use_cache: bool,
     private_mib: Option<i64>,
     worked_in: bool,
     boot_id: Option<String>,
@@ -194,9 +177,7 @@ impl TryFrom<Raw> for InstanceRow {
             vm: parse("instance.vm_id", &raw.vm_id)?,
             state: parse("instance.state", &raw.state)?,
             generation: raw.generation,
-            is_test: raw.is_test,
-            is_build: raw.is_build,
-            reserved: raw.reserved,
+            purpose: parse("instance.purpose", &raw.purpose)?,
             recipe: raw.recipe,
             memory_mib: u64::try_from(raw.memory_mib)
                 .map_err(|error| StoreError::corrupt("instance.memory_mib", error))?,
@@ -208,7 +189,6 @@ impl TryFrom<Raw> for InstanceRow {
             failure_reason: raw.failure_reason,
             repos: from_json("instance.repos", &raw.repos)?,
             settings: from_json("instance.settings", &raw.settings)?,
-            use_cache: raw.use_cache,
             private_mib: raw.private_mib.and_then(|mib| u64::try_from(mib).ok()),
             worked_in: raw.worked_in,
             boot_id: raw.boot_id,
@@ -291,21 +271,18 @@ impl Store {
     /// Writes a row in the state `provisioning`.
     pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO instance (id, project_id, vm_id, state, generation, is_test, reserved, recipe, memory_mib,
-                                   started_by, created_at, state_since, use_cache, is_build)
-             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
+            "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib,
+                                   started_by, created_at, state_since)
+             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?8)",
         )
         .bind(new.id.as_str())
         .bind(new.project.as_str())
         .bind(new.vm.as_str())
-        .bind(new.is_test)
-        .bind(new.reserved)
+        .bind(new.purpose.as_str())
         .bind(&new.recipe)
         .bind(i64::try_from(new.memory_mib).unwrap_or(i64::MAX))
         .bind(&new.started_by)
         .bind(millis(now))
-        .bind(new.use_cache)
-        .bind(new.is_build)
         .run_on(&self.write)
         .await?;
         Ok(())
@@ -353,7 +330,7 @@ impl Store {
         if moved != Moved::Lost && to == InstanceState::Ready {
             sqlx::query(
                 "UPDATE pool SET last_provisioned_at = ?2
-                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND is_test = 0 AND is_build = 0)",
+                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND serves_claims)",
             )
             .bind(id.as_str())
             .bind(millis(now))
@@ -485,7 +462,7 @@ impl Store {
     /// The instances whose VM may be asked whether it answers. One that a claim is about to get is left to that.
     pub async fn instances_with_guests(&self) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = sqlx::query_as(select_where!(
-            "state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND reserved = 0"
+            "state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND purpose <> 'claim'"
         ))
         .fetch_all(&self.read)
         .await?;
@@ -514,7 +491,7 @@ impl Store {
                     CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
                          WHEN state = 'deleting' THEN NULL ELSE state END AS status
                 FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
-                WHERE instance.project_id = ?1 AND is_build = 0)
+                WHERE instance.project_id = ?1 AND purpose <> 'renewal')
              WHERE status IS NOT NULL AND (?2 IS NULL OR status = ?2) ORDER BY id DESC LIMIT ?3",
         )
         .bind(project.as_str())
@@ -528,11 +505,11 @@ impl Store {
     /// Counts of a pool; test boots and claimed instances apart.
     pub async fn pool_status(&self, project: &ProjectId, failed_since: Timestamp) -> Result<Status, StoreError> {
         let (ready, provisioning, failed): (i64, i64, i64) = sqlx::query_as(
-            "SELECT count(*) FILTER (WHERE state = 'ready' AND reserved = 0),
+            "SELECT count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool'),
                     count(*) FILTER (WHERE state = 'provisioning'),
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
                                      AND failure_reason IS NOT NULL AND state_since >= ?2)
-             FROM instance WHERE project_id = ?1 AND is_test = 0 AND is_build = 0",
+             FROM instance WHERE project_id = ?1 AND serves_claims",
         )
         .bind(project.as_str())
         .bind(millis(failed_since))
@@ -554,7 +531,8 @@ impl Store {
     async fn clear_instances_once(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
         let mut tx = self.write.begin().await?;
         let ids: Vec<String> = sqlx::query_scalar(
-            "SELECT id FROM instance WHERE project_id = ?1 AND reserved = 0 AND state NOT IN ('claimed', 'deleting')",
+            "SELECT id FROM instance
+             WHERE project_id = ?1 AND purpose <> 'claim' AND state NOT IN ('claimed', 'deleting')",
         )
         .bind(project.as_str())
         .fetch_all(&mut *tx)

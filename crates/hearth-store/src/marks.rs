@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use super::{RunOn as _, Store, StoreError, millis};
 
 impl Store {
-    /// Gives a reserved instance to the pool, or (when it is not wanted there) to the broom.
+    /// Gives a reserved instance to the pool, or (when it is not wanted there) to garbage collection.
     pub async fn unreserve_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET reserved = 0 WHERE id = ?1")
+        sqlx::query("UPDATE instance SET purpose = 'pool' WHERE id = ?1 AND purpose = 'claim'")
             .bind(id.as_str())
             .run_on(&self.write)
             .await?;
@@ -21,7 +21,7 @@ impl Store {
     }
 
     async fn unreserve_all_once(&self) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET reserved = 0 WHERE reserved = 1")
+        sqlx::query("UPDATE instance SET purpose = 'pool' WHERE purpose = 'claim'")
             .run_on(&self.write)
             .await?;
         Ok(())

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use hearth_api::ids::ProjectId;
+use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::instance::StepName;
 use hearth_core::checkout::Remote;
+use hearth_core::purpose::Purpose;
 use jiff::Timestamp;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -12,28 +14,25 @@ use tempfile::TempDir;
 use super::{Sight, Store};
 use crate::seal::tests::NoVariables;
 
-/// A database that these statements made into one of an older version, as this version finds it; and its folder.
-async fn migrated(older: &[&'static str]) -> (TempDir, Store) {
+/// A database as the versions before this migration made it, with what these statements wrote then, as this version finds it; and its
+/// folder.
+async fn migrated(version: i64, written: &[&'static str]) -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hearth.db");
-    let open = async || Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
-    open().await.close().await;
-    let options = SqliteConnectOptions::new().filename(&file);
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    for statement in older {
-        sqlx::query(*statement).execute(&mut connection).await.unwrap();
+    let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut older = SqliteConnection::connect_with(&options).await.unwrap();
+    let all = sqlx::migrate!("./migrations");
+    all.run_to(version - 1, &mut older).await.unwrap();
+    for statement in written {
+        sqlx::query(*statement).execute(&mut older).await.unwrap();
     }
-    connection.close().await.unwrap();
-    let store = open().await;
+    older.close().await.unwrap();
+    let store = Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
     (folder, store)
 }
 
-/// Takes back what the migration of names did, and then leaves the database as an older version could have.
-const OLDER: [&str; 8] = [
-    "DROP INDEX project_by_name",
-    "ALTER TABLE claim DROP COLUMN asked",
-    "ALTER TABLE claim DROP COLUMN owner",
-    "DELETE FROM _sqlx_migrations WHERE version = 11",
+/// What stood in a database before names were told apart.
+const BEFORE_NAMES: [&str; 4] = [
     "INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at) VALUES
         ('prj_a1111111', 'default', 'Shop', 'S', '[]', 'small', 1, 1), ('prj_b2222222', 'default', 'shop ', 'S', '[]', 'small', 2, 2),
         ('prj_c3333333', 'default', 'SHOP', 'S', '[]', 'small', 3, 3), ('prj_d4444444', 'beta', 'shop', 'S', '[]', 'small', 4, 4)",
@@ -46,7 +45,7 @@ const OLDER: [&str; 8] = [
 
 #[tokio::test]
 async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
-    let (_folder, store) = migrated(&OLDER).await;
+    let (_folder, store) = migrated(11, &BEFORE_NAMES).await;
     let names: Vec<String> = store
         .all_projects()
         .await
@@ -77,12 +76,8 @@ async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
     assert!(matches!(renamed, Err(super::StoreError::NameTaken { project }) if project.as_str() == "prj_a1111111"));
 }
 
-/// Takes back what the migration of tips did, and leaves tips as a version before it could have.
-const BEFORE_TENANTS: [&str; 6] = [
-    "DROP TABLE tip",
-    "CREATE TABLE tip (url TEXT NOT NULL, branch TEXT NOT NULL, commit_id TEXT NOT NULL, changed_at INTEGER NOT NULL,
-        PRIMARY KEY (url, branch)) STRICT",
-    "DELETE FROM _sqlx_migrations WHERE version = 14",
+/// What stood in a database before tips belonged to tenants.
+const BEFORE_TENANTS: [&str; 3] = [
     "INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at) VALUES
         ('prj_a1111111', 'default', 'one', 'S', '[{\"repoFullName\":\"acme/app\",\"branch\":\"main\",\"url\":\"https://h/app\"},
             {\"repoFullName\":\"acme/app\",\"branch\":\"main\",\"url\":\"https://h/app\"}]', 'small', 1, 1),
@@ -99,7 +94,7 @@ const BEFORE_TENANTS: [&str; 6] = [
 
 #[tokio::test]
 async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
-    let (_folder, store) = migrated(&BEFORE_TENANTS).await;
+    let (_folder, store) = migrated(14, &BEFORE_TENANTS).await;
     let mut tips: Vec<(String, String, String, String, i64)> =
         sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
             .fetch_all(&store.read)
@@ -141,4 +136,72 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
     .await
     .unwrap();
     assert_eq!(times, [("main".to_owned(), 99), ("x".to_owned(), 20)]);
+}
+
+/// What stood in the four columns that said together what an instance was for, in all their mixtures, and a checkpoint. A test boot
+/// was one whatever else was said of it, and what renewed a template was nobody's.
+const BEFORE_PURPOSE: [&str; 2] = [
+    "INSERT INTO instance (id, project_id, vm_id, state, generation, is_test, is_build, reserved, use_cache, recipe, memory_mib,
+                           created_at, state_since)
+        SELECT 'wpi_' || n, 'prj_a1111111', 'vm-' || n, 'ready', 1, n / 8, n / 4 % 2, n / 2 % 2, n % 2, 'r', 1, 1, 1
+        FROM (WITH RECURSIVE up(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM up WHERE n < 15) SELECT n FROM up)",
+    r#"INSERT INTO checkpoint (key, pieces, created_at) VALUES ('0123456789abcdef',
+        '[{"step":"clone_repo","output":"cloned","durationMs":5,"metadata":{},"isCommand":false}]', 1)"#,
+];
+
+#[tokio::test]
+async fn four_columns_become_one_purpose_and_stage_logs_are_still_read() {
+    let (_folder, store) = migrated(17, &BEFORE_PURPOSE).await;
+    let purposes = async || {
+        let mut rows = store.all_instances(Timestamp::now()).await.unwrap();
+        let number = |id: &InstanceId| id.as_str().trim_start_matches("wpi_").parse::<usize>().unwrap();
+        rows.sort_by_key(|row| number(&row.id));
+        rows.iter().map(|row| row.purpose).collect::<Vec<_>>()
+    };
+    // Is it a test, does it renew a template, does a claim wait for it, do frozen stages need not run: by binary number.
+    let test = |use_cache| Purpose::Test { use_cache };
+    let (claim, pool, renewal) = (Purpose::Claim, Purpose::Pool, Purpose::Renewal);
+    let expected = [
+        [pool, pool, claim, claim],
+        [renewal; 4],
+        [test(false), test(true), test(false), test(true)],
+        [test(false), test(true), test(false), test(true)],
+    ];
+    assert_eq!(purposes().await, expected.concat());
+    // At its start a server takes back what claims had that wait no more, and nothing else.
+    store.unreserve_all().await.unwrap();
+    let freed = expected.concat().into_iter().map(Purpose::without_claim);
+    assert_eq!(purposes().await, freed.collect::<Vec<_>>());
+
+    let key = "0123456789abcdef".parse().unwrap();
+    let logs = store.stage_logs_up_to(&key).await.unwrap().unwrap();
+    assert_eq!((logs[0].step, logs[0].output.as_str()), (StepName::CloneRepo, "cloned"));
+}
+
+#[tokio::test]
+async fn a_purpose_that_is_none_is_refused_by_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hearth.db");
+    let store = Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
+    let known = Purpose::ALL.map(|purpose| (purpose.as_str(), true));
+    for (purpose, is_known) in known.into_iter().chain([("test-claim", false), ("", false)]) {
+        let mut tx = store.write.begin().await.unwrap();
+        let written = sqlx::query(
+            "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, created_at, state_since)
+             VALUES ('wpi_1', 'prj_a1111111', 'vm-1', 'ready', 1, ?1, 'r', 1, 1, 1)",
+        )
+        .bind(purpose)
+        .execute(&mut *tx)
+        .await;
+        assert_eq!(written.is_ok(), is_known, "{purpose}");
+        let serves: Option<bool> = sqlx::query_scalar("SELECT serves_claims FROM instance")
+            .fetch_optional(&mut *tx)
+            .await
+            .unwrap();
+        assert_eq!(
+            serves,
+            purpose.parse::<Purpose>().ok().map(Purpose::serves_claims),
+            "{purpose}"
+        );
+    }
 }

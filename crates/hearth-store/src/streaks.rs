@@ -40,7 +40,7 @@ impl Store {
                    PARTITION BY project_id, recipe ORDER BY coalesce(provisioned_at, state_since) DESC
                  ) AS place
                FROM instance LEFT JOIN pool USING (project_id)
-               WHERE (?1 IS NULL OR project_id = ?1) AND is_test = 0
+               WHERE (?1 IS NULL OR project_id = ?1) AND purpose NOT IN ('test', 'test-uncached')
                  AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
                  AND (retried_at IS NULL OR coalesce(provisioned_at, state_since) > retried_at))
              WHERE place <= 20 ORDER BY project_id, recipe, place DESC",

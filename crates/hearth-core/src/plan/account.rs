@@ -53,7 +53,10 @@ pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> A
         ready: ready().count(),
         current: ready().filter(|i| i.recipe == pool.recipe).count(),
         making: serving(pool).filter(|i| i.state == InstanceState::Provisioning).count(),
-        builds: pool.instances.iter().find(|i| builds_wanted(pool, i) && !i.is_test),
+        builds: pool
+            .instances
+            .iter()
+            .find(|i| builds_wanted(pool, i) && !i.purpose.is_test()),
         tests: pool.instances.iter().filter(|i| is_test_boot(i)).collect(),
         kept: kept_for_debugging(pool, now, drivers_observed).map(|i| (i, i.state_since + DEBUG_VM_KEPT)),
         pauses: pauses.collect(),
@@ -62,7 +65,7 @@ pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> A
 
 /// A test boot that somebody waits for.
 fn is_test_boot(instance: &InstanceWorld) -> bool {
-    instance.is_test && instance.state == InstanceState::Provisioning && instance.work != Work::Abandoned
+    instance.purpose.is_test() && instance.state == InstanceState::Provisioning && instance.work != Work::Abandoned
 }
 
 /// What exists and is being made on a host.

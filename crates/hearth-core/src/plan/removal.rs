@@ -6,6 +6,7 @@ use super::{
     Action, BREAKER_AFTER, DEBUG_VM_KEPT, RECORD_KEPT, Reason, Standing, TEST_VM_KEPT, is_first, ready, serving,
     source, spread,
 };
+use crate::purpose::Purpose;
 use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
 use crate::world::{Failure, InstanceWorld, PoolWorld, VmPresence, Work, World};
@@ -35,16 +36,18 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
                 };
                 actions.push(Action::fail(instance, failure));
             }
-            InstanceState::Ready if instance.is_build => {
+            InstanceState::Ready if instance.purpose == Purpose::Renewal => {
                 actions.push(Action::delete(instance, Reason::Built));
             }
             InstanceState::Failed if instance.failure == Some(FailureKind::Cancelled) => {
                 actions.push(Action::retire(instance, Reason::Cancelled));
             }
-            InstanceState::Ready | InstanceState::Failed if instance.is_test && for_how_long >= TEST_VM_KEPT => {
+            InstanceState::Ready | InstanceState::Failed
+                if instance.purpose.is_test() && for_how_long >= TEST_VM_KEPT =>
+            {
                 actions.push(Action::retire(instance, Reason::TestTimeUp));
             }
-            InstanceState::Failed if !instance.is_test && kept != Some(&instance.id) => {
+            InstanceState::Failed if !instance.purpose.is_test() && kept != Some(&instance.id) => {
                 actions.push(Action::retire(instance, Reason::FailedVmNotNeeded));
             }
             InstanceState::Archived if for_how_long >= RECORD_KEPT => {
@@ -61,7 +64,7 @@ pub(super) fn kept_for_debugging(pool: &PoolWorld, now: Timestamp, drivers_obser
     let kept_since = now - DEBUG_VM_NOTICED;
     let lasts = |i: &&InstanceWorld| {
         i.state == InstanceState::Failed
-            && !i.is_test
+            && !i.purpose.is_test()
             && i.failure == Some(FailureKind::Setup)
             && i.is_there(drivers_observed)
             && now.duration_since(i.state_since) < DEBUG_VM_KEPT
@@ -118,10 +121,12 @@ pub(super) fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &m
         .filter(|i| i.state == InstanceState::Provisioning)
         .partition(|i| lasts(i));
     current.retain(|i| !is_first(pool, standing.ready, i));
-    let builds = pool
-        .instances
-        .iter()
-        .filter(|i| i.state == InstanceState::Provisioning && i.work != Work::Abandoned && i.is_build && !lasts(i));
+    let builds = pool.instances.iter().filter(|i| {
+        i.state == InstanceState::Provisioning
+            && i.work != Work::Abandoned
+            && i.purpose == Purpose::Renewal
+            && !lasts(i)
+    });
     // One above the target may be in the making: the replacement of a stale one.
     let stale_left = standing.stale > surplus;
     let allowed = target.saturating_sub(standing.ready - surplus) + usize::from(stale_left);

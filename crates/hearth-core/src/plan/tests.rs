@@ -21,9 +21,7 @@ fn instance(state: InstanceState, since: i64) -> InstanceWorld {
         id: InstanceId::generate(),
         state,
         generation: 1,
-        is_test: false,
-        is_build: false,
-        reserved: false,
+        purpose: Purpose::Pool,
         recipe: recipe(1, 1),
         forked: true,
         failure: None,
@@ -93,7 +91,7 @@ fn push(pool: &mut PoolWorld) {
 fn build(recipe: String) -> InstanceWorld {
     InstanceWorld {
         recipe,
-        is_build: true,
+        purpose: Purpose::Renewal,
         forked: false,
         ..instance(InstanceState::Provisioning, 0)
     }
@@ -356,7 +354,7 @@ fn the_last_good_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
 #[test]
 fn forks_of_what_is_replaced_leave_the_processor_to_the_build() {
     let claimed = || InstanceWorld {
-        reserved: true,
+        purpose: Purpose::Claim,
         work: Work::Unstarted,
         ..instance(InstanceState::Provisioning, 0)
     };
@@ -433,7 +431,7 @@ fn a_recipe_starts_slowly() {
 #[test]
 fn tokens_bound_what_a_pass_begins_and_one_fork_is_spared_for_claims() {
     let mut waiting = instance(InstanceState::Provisioning, 0);
-    (waiting.work, waiting.reserved) = (Work::Unstarted, true);
+    (waiting.work, waiting.purpose) = (Work::Unstarted, Purpose::Claim);
     let mut world = world(vec![pool(20, vec![]), pool(1, vec![waiting])]);
     let starts = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
     world.limits.tokens = 3;
@@ -560,7 +558,7 @@ fn half_made_rows_of_a_dead_server_are_removed_and_tests_fail_with_a_sentence() 
     half.work = Work::Abandoned;
     let mut test = half.clone();
     test.id = InstanceId::generate();
-    test.is_test = true;
+    test.purpose = Purpose::Test { use_cache: true };
     let actions = plan(&world(vec![pool(1, vec![half.clone(), test])]));
     assert_eq!(deleted(&actions), [(&half.id, Reason::HalfMade)]);
     assert!(

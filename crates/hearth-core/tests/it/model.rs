@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::plan::{Action, Decision, decide};
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
 use jiff::{SignedDuration, Timestamp};
@@ -82,9 +83,7 @@ impl Model {
             id: format!("i{}", self.made).parse().unwrap(),
             state: InstanceState::Provisioning,
             generation: 1,
-            is_test: false,
-            is_build: false,
-            reserved: false,
+            purpose: Purpose::Pool,
             recipe: recipe.to_owned(),
             forked,
             failure: None,
@@ -215,7 +214,7 @@ impl Model {
         let now = self.world.now;
         let project = self.world.pools[pool].project.clone();
         let row = &self.world.pools[pool].instances[at];
-        let (recipe, forked, is_test) = (row.recipe.clone(), row.forked, row.is_test);
+        let (recipe, forked, is_test) = (row.recipe.clone(), row.forked, row.purpose.is_test());
         if !is_test {
             let streak = self.streaks.entry((project.clone(), recipe.clone())).or_default();
             *streak = failure.map_or(streak.succeeded(), |kind| streak.failed(kind, now));
@@ -245,7 +244,7 @@ impl Model {
     /// Everything that was half made, or waited for a claim, when the server ended.
     pub fn restart(&mut self) {
         for row in self.world.pools.iter_mut().flat_map(|pool| &mut pool.instances) {
-            row.reserved = false;
+            row.release();
             if row.work == Work::Here {
                 row.work = match row.state {
                     InstanceState::Provisioning => Work::Abandoned,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_api::ids::ProjectId;
 use hearth_core::plan::{Action, Decision, Reason, decide};
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{FailureStreak, InstanceWorld, Limits, PoolWorld, VmPresence, Work, World};
 use jiff::SignedDuration;
@@ -170,10 +171,13 @@ fn draw(made: &mut InstanceWorld, row: &Row, now: jiff::Timestamp) {
         InstanceState::Retiring | InstanceState::Deleting if row.work == Work::Here => Work::Here,
         _ => Work::Idle,
     };
-    (made.is_test, made.is_build) = (row.role == 1, row.role == 2);
-    made.reserved = row.role == 3
-        && matches!(made.state, InstanceState::Provisioning | InstanceState::Ready)
-        && made.work != Work::Abandoned;
+    let may_wait = matches!(made.state, InstanceState::Provisioning | InstanceState::Ready);
+    made.purpose = match row.role {
+        1 => Purpose::Test { use_cache: true },
+        2 => Purpose::Renewal,
+        3 if may_wait && made.work != Work::Abandoned => Purpose::Claim,
+        _ => Purpose::Pool,
+    };
     if row.state == InstanceState::Failed {
         made.failure = Some(row.failure);
     }
@@ -195,7 +199,7 @@ fn check_touch(world: &World, row: &InstanceWorld, action: &Action) {
         );
         assert!(over && ends, "touches a claimed one: {action:?}");
     }
-    if row.reserved {
+    if row.purpose == Purpose::Claim {
         let lost = row.state == InstanceState::Ready && !row.vm.is_alive() && world.drivers_observed;
         match action {
             Action::Start { .. } => assert_eq!(row.work, Work::Unstarted),
@@ -296,7 +300,7 @@ fn go_well(model: &mut Model) {
     }
     for pool in &mut model.world.pools {
         for row in &mut pool.instances {
-            row.reserved = false;
+            row.release();
             if row.state != InstanceState::Provisioning {
                 row.work = Work::Idle;
             }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use hearth_api::ids::InstanceId;
 use hearth_core::plan::{Action, Decision, Hold, Reason};
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{InstanceWorld, VmPresence, Work};
 use jiff::SignedDuration;
@@ -76,7 +77,7 @@ fn happen(model: &mut Model, words: &[&str], out: &mut String) {
         ["lose", which] => model.row(&id(which)).vm = VmPresence::Stopped,
         ["release", which] => model.move_to(&id(which), InstanceState::Deleting),
         ["claim", pool] => claim(model, pool, out),
-        ["give-up", which] => model.row(&id(which)).reserved = false,
+        ["give-up", which] => model.row(&id(which)).release(),
         ["restart"] => model.restart(),
         ["driver", "silent"] => model.world.drivers_observed = false,
         ["driver", "answers"] => model.world.drivers_observed = true,
@@ -87,7 +88,7 @@ fn happen(model: &mut Model, words: &[&str], out: &mut String) {
         ["test", pool] => {
             let at = model.pool(&pool.parse().unwrap());
             let wanted = model.world.pools[at].recipe.clone();
-            model.add_row(at, &wanted).is_test = true;
+            model.add_row(at, &wanted).purpose = Purpose::Test { use_cache: true };
         }
         [time] => model.world.now += time.trim_start_matches('+').parse::<SignedDuration>().unwrap(),
         ref other => panic!("nothing is called {other:?}"),
@@ -133,7 +134,7 @@ fn add_instance(model: &mut Model, pool: &str, state: &str, rest: &[&str]) {
             "of" => row.recipe = long(words.next().unwrap()),
             "since" => row.state_since = now - words.next().unwrap().parse::<SignedDuration>().unwrap(),
             "lease" => row.lease_ends_at = Some(now + words.next().unwrap().parse::<SignedDuration>().unwrap()),
-            "test" => row.is_test = true,
+            "test" => row.purpose = Purpose::Test { use_cache: true },
             "setting-up" => row.forked = false,
             "unstarted" => row.work = Work::Unstarted,
             other => panic!("no instance is {other}"),
@@ -144,7 +145,7 @@ fn add_instance(model: &mut Model, pool: &str, state: &str, rest: &[&str]) {
 /// As the server does: a ready one, or else one of its own.
 fn claim(model: &mut Model, pool: &str, out: &mut String) {
     let at = model.pool(&pool.parse().unwrap());
-    let free = |i: &&InstanceWorld| i.state == InstanceState::Ready && !i.reserved && !i.is_test && !i.is_build;
+    let free = |i: &&InstanceWorld| i.state == InstanceState::Ready && i.purpose == Purpose::Pool;
     let pool = &model.world.pools[at];
     if let Some(row) = pool.instances.iter().find(free) {
         let id = row.id.clone();
@@ -159,7 +160,7 @@ fn claim(model: &mut Model, pool: &str, out: &mut String) {
         .map_or(&pool.recipe, |last| &last.recipe)
         .clone();
     let row = model.add_row(at, &serves);
-    row.reserved = true;
+    row.purpose = Purpose::Claim;
     writeln!(out, "  (waits for {})", row.id).unwrap();
 }
 
@@ -252,9 +253,9 @@ fn stand(model: &Model, out: &mut String) {
 fn row(row: &InstanceWorld) -> String {
     let mut text = format!("{} {} {}", row.id, row.state.as_str(), short(&row.recipe));
     let notes = [
-        (row.is_test, " test"),
-        (row.is_build, " build"),
-        (row.reserved, " reserved"),
+        (row.purpose.is_test(), " test"),
+        (row.purpose == Purpose::Renewal, " build"),
+        (row.purpose == Purpose::Claim, " reserved"),
         (row.work == Work::Unstarted, " unstarted"),
         (row.work == Work::Abandoned, " abandoned"),
         (row.vm == VmPresence::Stopped, " stopped"),

@@ -12,6 +12,7 @@ use hearth_api::instance::{RepoSettings, StepName};
 use hearth_api::pool::SetupCommand;
 use hearth_core::checkout::CheckoutState;
 use hearth_core::provisioned::Provisioned;
+use hearth_core::purpose::Purpose;
 use hearth_core::scripts::{Phase, shell_text};
 use hearth_core::stage_log::StageLog;
 use hearth_core::stages::{self, Known, Stage, Work};
@@ -44,20 +45,22 @@ pub struct Boot {
     pub vm: VmId,
     /// What to do.
     pub blueprint: Blueprint,
-    /// Somebody wants to see how the set-up goes *now*: nothing that was looked up before is good enough.
-    pub is_test: bool,
-    /// It is made for its template, and for nobody to have.
-    pub is_build: bool,
-    /// Stages that are frozen already need not run.
-    pub use_cache: bool,
-    /// It is to stand in the pool, at rest, until it is claimed.
-    pub rests: bool,
+    /// What it is made for. A test is to show how the set-up goes *now*: nothing that was looked up before is good enough for it.
+    pub purpose: Purpose,
     /// A restart of the server interrupted it then: it goes on from what was frozen.
     pub interrupted_at: Option<Timestamp>,
     /// Somebody may want it to end.
     pub end: EndRequest,
     /// It is a fork of this template; what the blueprint says is for another one.
     pub template: Option<TemplateRow>,
+}
+
+impl Boot {
+    /// Whether its VM is to stand in the pool, paused, until it is claimed: a claim waits for another one, or somebody wants to look inside.
+    #[must_use]
+    pub fn pauses(&self) -> bool {
+        self.purpose == Purpose::Pool
+    }
 }
 
 /// Why a run ended before its end.
@@ -205,7 +208,7 @@ impl Run<'_> {
     /// Checks that the VM is ready, and pauses one of the pool; what it costs then, MiB.
     async fn finish(&self, agent: &AgentClient) -> Result<Option<u64>, Stop> {
         self.prove_ready(agent).await?;
-        if !self.boot.rests {
+        if !self.boot.pauses() {
             return Ok(None);
         }
         self.rehearse_hand_over(agent).await?;
@@ -259,7 +262,7 @@ impl Run<'_> {
     async fn stages(&self, found: &[Found]) -> Vec<Stage> {
         let Blueprint { image, shape, .. } = &self.boot.blueprint;
         let driver = &self.builder.driver;
-        let environment = if self.boot.use_cache && driver.capabilities().memory_checkpoints {
+        let environment = if self.boot.purpose.uses_cache() && driver.capabilities().memory_checkpoints {
             // What is wrong with the image, `create_vm` will say.
             driver.environment(image.as_deref(), *shape).await.ok()
         } else {
@@ -282,7 +285,7 @@ impl Run<'_> {
     /// Which tip of a repository is good enough: the one that the recipe names, for a VM of the pool.
     pub(super) fn wants<'b>(&self, last: Option<&'b str>) -> Wanted<'b> {
         match last {
-            _ if self.boot.is_test => Wanted::Newest,
+            _ if self.boot.purpose.is_test() => Wanted::Newest,
             Some(commit) => Wanted::Commit(commit),
             None => Wanted::Fetched(POOL_FRESH),
         }

@@ -222,7 +222,7 @@ impl Run<'_> {
             id: self.boot.vm.clone(),
             image: image.clone(),
             shape: *shape,
-            checkpointable: self.boot.use_cache && self.builder.driver.capabilities().memory_checkpoints,
+            checkpointable: self.boot.purpose.uses_cache() && self.builder.driver.capabilities().memory_checkpoints,
         };
         let created = self.builder.driver.create(&spec).await;
         let mut metadata = self.create_metadata("image");
@@ -359,7 +359,7 @@ impl Run<'_> {
         let begin = Instant::now();
         let warm = ["bash", "-c", "exec /bin/true"];
         // An image may be without bash.
-        let is_ready = self.boot.rests && self.runs(agent, &warm).await? || self.runs(agent, &["/bin/true"]).await?;
+        let is_ready = self.boot.pauses() && self.runs(agent, &warm).await? || self.runs(agent, &["/bin/true"]).await?;
         tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");
         if is_ready {
             return Ok(());

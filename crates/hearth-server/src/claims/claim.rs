@@ -9,6 +9,7 @@ use hearth_api::project::GitIdentity;
 use hearth_core::claim::{
     Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Next, PoolView, Ready, Reserved, next,
 };
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 
@@ -308,7 +309,7 @@ impl Claims {
         let shape = self.recipes.shape(project);
         let new = NewInstance {
             id,
-            reserved: true,
+            purpose: Purpose::Claim,
             ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
         };
         self.store.insert_instance(&new, Timestamp::now()).await?;

@@ -7,6 +7,7 @@ use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::InstanceStatus;
 use hearth_core::plan::Action;
 use hearth_core::provisioned::Provisioned;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{Failure, World};
 use hearth_drivers::{Driver, VmState};
@@ -163,10 +164,7 @@ impl Actor {
             id: new.id,
             vm: new.vm,
             blueprint,
-            is_test: false,
-            is_build: false,
-            use_cache: true,
-            rests: true,
+            purpose: new.purpose,
             interrupted_at: None,
             end: running.end.clone(),
             template,
@@ -181,17 +179,18 @@ impl Actor {
         let Some(row) = store.instance(instance).await? else {
             return Ok(());
         };
-        let Some(blueprint) = Blueprint::load(&self.builder, &row.project, row.is_build).await? else {
+        let renews = row.purpose == Purpose::Renewal;
+        let Some(blueprint) = Blueprint::load(&self.builder, &row.project, renews).await? else {
             return Ok(());
         };
-        let template = if row.is_test || row.is_build {
-            None
-        } else {
+        let template = if row.purpose.serves_claims() {
             // Since a claim ordered it, a push may have been built: a fork of that need not be brought forward.
             match store.template(&row.project, &blueprint.recipe).await? {
                 None => store.template(&row.project, &row.recipe).await?,
                 newest => newest,
             }
+        } else {
+            None
         };
         let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
         let running = self.tasks.begin_provision(instance);
@@ -199,16 +198,12 @@ impl Actor {
             return Ok(());
         }
         self.bucket().take();
-        tracing::info!(%instance, project = %row.project, test = row.is_test, "making an instance");
+        tracing::info!(%instance, project = %row.project, purpose = %row.purpose, "making an instance");
         let boot = Boot {
             id: row.id,
             vm: row.vm,
             blueprint,
-            is_test: row.is_test,
-            is_build: row.is_build,
-            use_cache: row.use_cache,
-            // A claim waits for it, or somebody wants to look inside; else a restart of the server interrupted it.
-            rests: !(row.is_test || row.is_build || row.reserved),
+            purpose: row.purpose,
             interrupted_at: row.interrupted_at,
             end: running.end.clone(),
             template,
@@ -290,7 +285,7 @@ impl Actor {
             // Whoever stopped it has moved the row.
             None => self.tell_end(id).await?,
             Some(Ok(made)) => {
-                if boot.is_build {
+                if boot.purpose == Purpose::Renewal {
                     let blueprint = &boot.blueprint;
                     store.set_template_epoch(&blueprint.project, blueprint.epoch).await?;
                     tracing::info!(project = %blueprint.project, "a template is built");

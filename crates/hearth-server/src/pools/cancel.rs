@@ -46,7 +46,7 @@ impl Actor {
         };
         match row.state {
             InstanceState::Provisioning => {}
-            InstanceState::Ready if row.is_test => return self.end_kept_vm(&row, by).await,
+            InstanceState::Ready if row.purpose.is_test() => return self.end_kept_vm(&row, by).await,
             InstanceState::Failed => return self.end_kept_vm(&row, by).await,
             InstanceState::Ready | InstanceState::Claimed => return Ok(Ended::InUse(row.state)),
             InstanceState::Retiring | InstanceState::Archived | InstanceState::Deleting => return Ok(Ended::Nothing),

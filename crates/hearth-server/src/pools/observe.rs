@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::plan::RECORD_KEPT;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
 use hearth_drivers::{CALL_TIMEOUT, Driver, VmState};
@@ -231,11 +232,9 @@ impl Observer {
             id: row.id.clone(),
             state: row.state,
             generation: row.generation,
-            is_test: row.is_test,
-            is_build: row.is_build,
-            reserved: row.reserved,
+            purpose: row.purpose,
             recipe: row.recipe.clone(),
-            forked: prepared && row.use_cache && !row.is_build,
+            forked: prepared && row.purpose.uses_cache() && row.purpose != Purpose::Renewal,
             failure: row.failure_kind,
             memory_mib: self.memory.counts_mib(row),
             created_at: row.created_at,
@@ -280,9 +279,7 @@ mod tests {
             id: InstanceId::generate(),
             state,
             generation: 1,
-            is_test: false,
-            is_build: false,
-            reserved: false,
+            purpose: Purpose::Pool,
             recipe: String::new(),
             forked: true,
             failure: None,

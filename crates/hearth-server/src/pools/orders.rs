@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use hearth_api::ids::InstanceId;
+use hearth_core::purpose::Purpose;
 use jiff::Timestamp;
 
 use crate::recipes::target::Recipes;
@@ -10,7 +11,7 @@ use crate::templates::gc::Pools;
 use crate::wake::Wake;
 
 /// Who waits for an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Somebody tests the set-up.
     Test {
@@ -19,6 +20,15 @@ pub enum Order {
     },
     /// The template has become old.
     Renewal,
+}
+
+impl Order {
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::Test { use_cache } => Purpose::Test { use_cache },
+            Self::Renewal => Purpose::Renewal,
+        }
+    }
 }
 
 /// Writes orders. Cheap to clone.
@@ -44,9 +54,7 @@ impl Orders {
         let shape = self.recipes.shape(project);
         let new = NewInstance {
             id: id.clone(),
-            is_test: matches!(order, Order::Test { .. }),
-            is_build: order == Order::Renewal,
-            use_cache: order != Order::Test { use_cache: false },
+            purpose: order.purpose(),
             ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
         };
         self.store.insert_instance(&new, Timestamp::now()).await?;

@@ -191,7 +191,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
                 let id = &boot.id;
                 let at_work = facts.at_work.iter().find(|(at_work, _)| at_work == id);
                 let at_work = at_work.map(|(_, text)| format!(" ({text})")).unwrap_or_default();
-                let what = if boot.is_test {
+                let what = if boot.purpose.is_test() {
                     format!("the test boot {id} is under way{at_work}")
                 } else {
                     format!("the wanted recipe {} is being set up by {id}{at_work}", pool.recipe)

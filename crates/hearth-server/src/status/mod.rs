@@ -18,6 +18,7 @@ use hearth_api::pool::Status;
 use hearth_core::checkout::Checkout;
 use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
 use hearth_core::progress;
+use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use hearth_core::world::{InstanceWorld, Limits, PoolWorld, Work, World};
 use jiff::{SignedDuration, Timestamp};
@@ -235,7 +236,7 @@ impl PoolStatus {
             instances: rows
                 .iter()
                 .zip(behind)
-                .filter(|(row, _)| !row.is_build)
+                .filter(|(row, _)| row.purpose != Purpose::Renewal)
                 .filter_map(|(row, repos)| self.to_instance(row, repos, &world, &account, now))
                 .collect(),
             host,
@@ -284,7 +285,7 @@ impl PoolStatus {
             at_work: own.flatten().map(|boot| self.at_work(boot)),
             id: row.id.clone(),
             status: row.status()?,
-            is_test: row.is_test,
+            is_test: row.purpose.is_test(),
             recipe: row.recipe.clone(),
             current: row.recipe == world.recipe,
             repos,
@@ -411,11 +412,11 @@ impl PoolNotes {
 /// What `GET …/warm-pool` counts, of these rows.
 fn counts(rows: &[InstanceRow], failed_since: Timestamp) -> Status {
     let count = |is: &dyn Fn(&InstanceRow) -> bool| {
-        let of_pool = rows.iter().filter(|row| !row.is_test && !row.is_build);
+        let of_pool = rows.iter().filter(|row| row.purpose.serves_claims());
         of_pool.filter(|row| is(row)).count() as u64
     };
     Status {
-        ready: count(&|row| row.state == InstanceState::Ready && !row.reserved),
+        ready: count(&|row| row.state == InstanceState::Ready && row.purpose == Purpose::Pool),
         provisioning: count(&|row| row.state == InstanceState::Provisioning),
         failed: count(&|row| {
             row.status() == Some(InstanceStatus::Failed)
@@ -427,7 +428,7 @@ fn counts(rows: &[InstanceRow], failed_since: Timestamp) -> Status {
 
 fn newest_failure<'a>(rows: &'a [InstanceRow], recipe: &str) -> Option<&'a InstanceRow> {
     rows.iter()
-        .filter(|row| row.recipe == recipe && !row.is_test && row.failure_reason.is_some())
+        .filter(|row| row.recipe == recipe && !row.purpose.is_test() && row.failure_reason.is_some())
         .max_by_key(|row| row.created_at)
 }
 

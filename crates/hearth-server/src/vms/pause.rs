@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_api::ids::{InstanceId, VmId};
+use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use hearth_drivers::{Driver, DriverError, Locks};
 
@@ -94,11 +95,10 @@ impl Pause {
             .unwrap_or_else(PoisonError::into_inner)
             .contains_key(&row.vm);
         // Again: it may have been claimed while we waited.
-        let ready = self
-            .store
-            .instance(id)
-            .await
-            .is_ok_and(|row| row.is_some_and(|row| row.state == InstanceState::Ready && !row.reserved));
+        let ready =
+            self.store.instance(id).await.is_ok_and(|row| {
+                row.is_some_and(|row| row.state == InstanceState::Ready && row.purpose != Purpose::Claim)
+            });
         if used || !ready {
             return;
         }

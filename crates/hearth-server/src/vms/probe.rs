@@ -83,7 +83,7 @@ enum Whose {
 fn whose(row: &InstanceRow) -> Whose {
     match row.state {
         InstanceState::Provisioning => Whose::Build,
-        InstanceState::Ready if !(row.is_test || row.is_build) => Whose::Pool,
+        InstanceState::Ready if row.purpose.serves_claims() => Whose::Pool,
         _ => Whose::Somebody,
     }
 }
