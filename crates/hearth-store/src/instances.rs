@@ -131,6 +131,24 @@ impl NewInstance {
     }
 }
 
+/// Why an instance is of no use any more.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// It has failed.
+    Failed(&'a Failure),
+    /// Its VM goes, for this reason; its record stays.
+    Retired(&'a str),
+}
+
+impl End<'_> {
+    fn state(self) -> InstanceState {
+        match self {
+            Self::Failed(_) => InstanceState::Failed,
+            Self::Retired(_) => InstanceState::Retiring,
+        }
+    }
+}
+
 /// How a move ended. Losing the race is normal: somebody else decided first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
@@ -348,56 +366,42 @@ impl Store {
         Ok(moved)
     }
 
-    /// Moves to `failed` with the reason, in one transaction.
-    pub async fn fail_instance(
+    /// Moves to `failed` or `retiring` with the reason, in one transaction. `generation` is the one the decision was made on, if any.
+    pub async fn end_instance(
         &self,
         id: &InstanceId,
         generation: Option<i64>,
-        failure: &Failure,
+        end: End<'_>,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
-        self.freeing(|| self.fail_instance_once(id, generation, failure, now))
-            .await
+        self.freeing(|| self.end_instance_once(id, generation, end, now)).await
     }
 
-    async fn fail_instance_once(
+    async fn end_instance_once(
         &self,
         id: &InstanceId,
         generation: Option<i64>,
-        failure: &Failure,
+        end: End<'_>,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
         let mut tx = self.write.begin().await?;
-        let moved = move_row(&mut tx, id, InstanceState::Failed, generation, now).await?;
+        let moved = move_row(&mut tx, id, end.state(), generation, now).await?;
         if moved != Moved::Lost {
-            sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
-                .bind(id.as_str())
-                .bind(failure.kind.as_str())
-                .bind(&failure.reason)
-                .execute(&mut *tx)
-                .await?;
-        }
-        tx.commit().await?;
-        Ok(moved)
-    }
-
-    /// Moves to `retiring`, with why its VM goes, in one transaction.
-    pub async fn retire_instance(
-        &self,
-        id: &InstanceId,
-        generation: i64,
-        why: &str,
-        now: Timestamp,
-    ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let moved = move_row(&mut tx, id, InstanceState::Retiring, Some(generation), now).await?;
-        if moved != Moved::Lost {
-            sqlx::query("UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1")
-                .bind(id.as_str())
-                .bind(millis(now))
-                .bind(why)
-                .execute(&mut *tx)
-                .await?;
+            let reason = match end {
+                End::Failed(failure) => {
+                    sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
+                        .bind(id.as_str())
+                        .bind(failure.kind.as_str())
+                        .bind(&failure.reason)
+                }
+                End::Retired(why) => {
+                    sqlx::query("UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1")
+                        .bind(id.as_str())
+                        .bind(millis(now))
+                        .bind(why)
+                }
+            };
+            reason.execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(moved)

@@ -37,7 +37,7 @@ pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claims::{AskedFields, ClaimRow, Extended, Look, NewClaim, Taken};
 pub use find::Sight;
-pub use instances::{InstanceRow, Moved, NewInstance};
+pub use instances::{End, InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;

@@ -23,7 +23,7 @@ use crate::builds::plan::Blueprint;
 use crate::builds::run::{Boot, Stop, provision};
 use crate::claims::Queues;
 use crate::status::messages::vm_ended;
-use crate::store::{InstanceRow, Moved, NewInstance, Store, StoreError, TemplateRow};
+use crate::store::{End, InstanceRow, Moved, NewInstance, Store, StoreError, TemplateRow};
 use crate::vms::connections::Connections;
 use crate::vms::pause::Pause;
 use crate::vms::probe::GiveUp as _;
@@ -239,9 +239,8 @@ impl Actor {
     ) -> Result<(), StoreError> {
         let (store, now) = (&self.store, Timestamp::now());
         let moved = if to == InstanceState::Retiring {
-            store
-                .retire_instance(instance, generation, vm_ended(*reason), now)
-                .await?
+            let end = End::Retired(vm_ended(*reason));
+            store.end_instance(instance, Some(generation), end, now).await?
         } else {
             store.move_instance(instance, to, Some(generation), now).await?
         };
@@ -308,7 +307,8 @@ impl Actor {
                 if failure.kind == FailureKind::Cancelled {
                     self.close_entries(id, &failure).await?;
                 }
-                if store.fail_instance(id, None, &failure, Timestamp::now()).await? == Moved::Lost {
+                let end = End::Failed(&failure);
+                if store.end_instance(id, None, end, Timestamp::now()).await? == Moved::Lost {
                     self.tell_end(id).await?;
                 } else {
                     tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason, "a boot failed");

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::act::Actor;
 use crate::builds::end_request::EndRequest;
-use crate::store::{InstanceRow, Moved, StoreError};
+use crate::store::{End, InstanceRow, Moved, StoreError};
 
 /// A step that was asked to end has this long to write its entry.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -58,7 +58,8 @@ impl Actor {
             kind: FailureKind::Cancelled,
             reason: reason.to_owned(),
         };
-        if store.fail_instance(id, None, &failure, Timestamp::now()).await? != Moved::Lost {
+        let end = End::Failed(&failure);
+        if store.end_instance(id, None, end, Timestamp::now()).await? != Moved::Lost {
             self.end_run(id, reason).await;
             self.tell_end(id).await?;
         }
@@ -83,7 +84,8 @@ impl Actor {
     async fn end_kept_vm(&self, row: &InstanceRow, by: &str) -> Result<Ended, StoreError> {
         let (store, now) = (&self.store, Timestamp::now());
         let why = format!("removed by {by}");
-        let moved = store.retire_instance(&row.id, row.generation, &why, now).await?;
+        let end = End::Retired(&why);
+        let moved = store.end_instance(&row.id, Some(row.generation), end, now).await?;
         self.endings.changed(&row.project, &row.id);
         Ok(if moved == Moved::Lost {
             Ended::Nothing

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::builds::live_log::LiveLogs;
 use crate::claims::Queues;
-use crate::store::{InstanceRow, Moved, Store, StoreError};
+use crate::store::{End, InstanceRow, Moved, Store, StoreError};
 use crate::vms::connections::Connections;
 use crate::vms::probe::GiveUp;
 use crate::wake::Wake;
@@ -39,10 +39,8 @@ impl Endings {
 #[async_trait]
 impl GiveUp for Endings {
     async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError> {
-        let moved = self
-            .store
-            .fail_instance(&row.id, Some(row.generation), failure, Timestamp::now())
-            .await?;
+        let (end, now) = (End::Failed(failure), Timestamp::now());
+        let moved = self.store.end_instance(&row.id, Some(row.generation), end, now).await?;
         if moved != Moved::Lost {
             tracing::warn!(instance = %row.id, project = %row.project, reason = failure.reason, "an instance failed");
             self.connections.forget(&row.vm);
