@@ -134,6 +134,30 @@ pub struct RepoView {
     pub submodules: bool,
 }
 
+/// What the documented operations show is part of what can be set.
+impl From<ProjectView> for Project {
+    fn from(view: ProjectView) -> Self {
+        Self {
+            id: view.id,
+            name: view.name,
+            description: view.description,
+            task_code: view.task_code,
+            repos: view.repos.into_iter().map(Repo::from).collect(),
+            created_at: view.created_at,
+            updated_at: view.updated_at,
+        }
+    }
+}
+
+impl From<RepoView> for Repo {
+    fn from(view: RepoView) -> Self {
+        Self {
+            repo_full_name: view.repo_full_name,
+            branch: view.branch,
+        }
+    }
+}
+
 /// Size of a project's VMs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -2,7 +2,7 @@
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
-use hearth_api::project::{GitIdentity, Project, ProjectView, Repo, RepoView, VmSize};
+use hearth_api::project::{GitIdentity, ProjectView, RepoView, VmSize};
 use hearth_api::setup::SetupBody;
 use hearth_api::values::{Branch, RepoFullName};
 use hearth_core::checkout::Remote;
@@ -80,27 +80,6 @@ impl ProjectRow {
         Remote {
             tenant: self.tenant.clone(),
             url: repo.url.clone(),
-        }
-    }
-
-    /// As the documented operations show it.
-    #[must_use]
-    pub fn to_wire(&self) -> Project {
-        Project {
-            id: self.id.clone(),
-            name: self.name.clone(),
-            description: self.description.clone(),
-            task_code: self.task_code.clone(),
-            repos: self
-                .repos
-                .iter()
-                .map(|repo| Repo {
-                    repo_full_name: repo.repo_full_name.to_string(),
-                    branch: repo.branch.to_string(),
-                })
-                .collect(),
-            created_at: self.created_at,
-            updated_at: self.updated_at,
         }
     }
 

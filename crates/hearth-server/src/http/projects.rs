@@ -77,7 +77,7 @@ pub async fn list_projects(
         None
     };
     Ok(Json(Page {
-        items: rows.iter().map(ProjectRow::to_wire).collect(),
+        items: rows.iter().map(|row| row.to_view().into()).collect(),
         next_cursor,
         has_more,
     }))
@@ -152,7 +152,7 @@ pub async fn create_project(
         updated_at: now,
     };
     state.store().insert_project(&row).await?;
-    Ok(Json(row.to_wire()))
+    Ok(Json(row.to_view().into()))
 }
 
 /// `My cool-app` → `MYCOOL`: what people tend to choose.
@@ -179,7 +179,8 @@ pub async fn get_project(
     caller: Caller,
     Path(id): Path<ProjectId>,
 ) -> Result<Json<Project>, ApiError> {
-    Ok(Json(caller.project(&state, &id, Scope::ProjectRead).await?.to_wire()))
+    let project = caller.project(&state, &id, Scope::ProjectRead).await?;
+    Ok(Json(project.to_view().into()))
 }
 
 /// Get everything that can be set of a project
@@ -239,7 +240,7 @@ pub async fn patch_project(
         state.watch.follow(&row, &pool);
     }
     state.wake.wake();
-    Ok(Json(row.to_wire()))
+    Ok(Json(row.to_view().into()))
 }
 
 /// Changes the fields that the body has, and no other.
