@@ -113,7 +113,7 @@ impl App {
         );
         let claims = Claims::new(claims::Parts {
             store: store.clone(),
-            driver,
+            driver: driver.clone(),
             connections: connections.clone(),
             mirrors: mirrors.clone(),
             recipes: recipes.clone(),
@@ -124,7 +124,7 @@ impl App {
             blockers: Arc::new(status.clone()),
             keys: Locks::default(),
         });
-        let boots = Actor::new(builder, pause.clone(), endings);
+        let boots = Actor::new(driver, builder, pause.clone(), endings);
         let pools = Observer::new(&boots, recipes, set_ups.clone(), memory, queues, limits);
         let controller = Controller::new(
             store.clone(),

@@ -31,11 +31,7 @@ use crate::wake::Wake;
 
 /// Does what the planner decided, and what a person asks of a boot. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Actor(Arc<Inner>);
-
-/// What acting takes.
-#[derive(Debug)]
-pub struct Inner {
+pub struct Actor {
     pub(super) store: Store,
     pub(super) driver: Arc<dyn Driver>,
     builder: Builder,
@@ -48,36 +44,29 @@ pub struct Inner {
     pub(super) endings: Endings,
     pub(super) tasks: Tasks,
     /// What may still be begun; fills up with time.
-    tokens: Mutex<Bucket>,
+    tokens: Arc<Mutex<Bucket>>,
     /// Names this server process; rows that another one began are half made.
-    pub(super) session: String,
-}
-
-impl std::ops::Deref for Actor {
-    type Target = Inner;
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
+    pub(super) session: Arc<str>,
 }
 
 impl Actor {
     /// Nothing is under way.
     #[must_use]
-    pub fn new(builder: Builder, pause: Pause, endings: Endings) -> Self {
-        Self(Arc::new(Inner {
-            store: builder.store.clone(),
-            driver: builder.driver.clone(),
-            connections: builder.connections.clone(),
-            live_logs: builder.live_logs.clone(),
+    pub fn new(driver: Arc<dyn Driver>, builder: Builder, pause: Pause, endings: Endings) -> Self {
+        Self {
+            store: endings.store.clone(),
+            driver,
             builder,
+            connections: endings.connections.clone(),
+            live_logs: endings.live_logs.clone(),
             pause,
             queues: endings.queues.clone(),
             wake: endings.wake.clone(),
             endings,
             tasks: Tasks::default(),
-            tokens: Mutex::new(Bucket::full()),
-            session: uuid::Uuid::now_v7().simple().to_string(),
-        }))
+            tokens: Arc::new(Mutex::new(Bucket::full())),
+            session: uuid::Uuid::now_v7().simple().to_string().into(),
+        }
     }
 
     /// Names this server process.
@@ -155,7 +144,7 @@ impl Actor {
         let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
         let memory_mib = u64::from(blueprint.shape.memory_mib);
         let mut new = NewInstance::new(project, recipe.clone(), memory_mib);
-        new.started_by = Some(self.session.clone());
+        new.started_by = Some(self.session.to_string());
         let running = self.tasks.begin_provision(&new.id);
         self.store.insert_instance(&new, world.now).await?;
         self.bucket().take();

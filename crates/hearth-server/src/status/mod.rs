@@ -84,11 +84,7 @@ pub type Blocked = (String, Option<Timestamp>);
 
 /// Says why pools are as they are. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct PoolStatus(Arc<Inner>);
-
-/// What it works with.
-#[derive(Debug)]
-pub struct Inner {
+pub struct PoolStatus {
     store: Store,
     mirrors: Mirrors,
     live_logs: LiveLogs,
@@ -98,14 +94,7 @@ pub struct Inner {
     /// What the host may be used for.
     limits: Limits,
     /// What passes leave for those who ask why.
-    notes: Mutex<Notes>,
-}
-
-impl std::ops::Deref for PoolStatus {
-    type Target = Inner;
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
+    notes: Arc<Mutex<Notes>>,
 }
 
 impl PoolStatus {
@@ -120,7 +109,7 @@ impl PoolStatus {
         gc: Gc,
         limits: Limits,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             store,
             mirrors,
             live_logs,
@@ -128,8 +117,8 @@ impl PoolStatus {
             probes,
             gc,
             limits,
-            notes: Mutex::default(),
-        }))
+            notes: Arc::default(),
+        }
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {

@@ -73,11 +73,7 @@ pub trait Pools: Debug + Send + Sync {
 
 /// Looks after checkpoints. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Gc(Arc<Inner>);
-
-/// What garbage collection works with.
-#[derive(Debug)]
-pub struct Inner {
+pub struct Gc {
     store: Store,
     driver: Arc<dyn Driver>,
     wake: Wake,
@@ -86,16 +82,9 @@ pub struct Inner {
     disk_limit: u64,
     /// An older template is renewed.
     max_age: SignedDuration,
-    known: Mutex<Known>,
+    known: Arc<Mutex<Known>>,
     /// A round is to begin at once.
-    soon: Notify,
-}
-
-impl std::ops::Deref for Gc {
-    type Target = Inner;
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
+    soon: Arc<Notify>,
 }
 
 /// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.
@@ -127,16 +116,16 @@ impl Gc {
         disk_limit: u64,
         max_age: SignedDuration,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             store,
             driver,
             wake,
             pools,
             disk_limit,
             max_age,
-            known: Mutex::default(),
-            soon: Notify::new(),
-        }))
+            known: Arc::default(),
+            soon: Arc::default(),
+        }
     }
 
     /// Rounds until the server stops.

@@ -106,11 +106,7 @@ pub struct Rhythm {
 
 /// Asks VMs whether they answer. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Probes(Arc<Inner>);
-
-/// What probes work with.
-#[derive(Debug)]
-pub struct Inner {
+pub struct Probes {
     store: Store,
     driver: Arc<dyn Driver>,
     connections: Connections,
@@ -118,14 +114,7 @@ pub struct Inner {
     wake: Wake,
     instances: Arc<dyn GiveUp>,
     rhythm: Rhythm,
-    looks: Mutex<Looks>,
-}
-
-impl std::ops::Deref for Probes {
-    type Target = Inner;
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
+    looks: Arc<Mutex<Looks>>,
 }
 
 impl Probes {
@@ -140,7 +129,7 @@ impl Probes {
         instances: Arc<dyn GiveUp>,
         rhythm: Rhythm,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             store,
             driver,
             connections,
@@ -148,8 +137,8 @@ impl Probes {
             wake,
             instances,
             rhythm,
-            looks: Mutex::default(),
-        }))
+            looks: Arc::default(),
+        }
     }
 
     /// Rounds until the server stops.
