@@ -9,8 +9,8 @@ use jiff::SignedDuration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::builds::Builder;
 use crate::builds::live_log::LiveLogs;
+use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
 use crate::http::{AppState, HookGate, Pace};
 use crate::options::ServeOptions;
@@ -29,7 +29,6 @@ use crate::store::Store;
 use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
 use crate::vms::connections::Connections;
-use crate::vms::host_keys::HostKeys;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
 use crate::vms::probe::{Probes, Rhythm};
@@ -61,18 +60,18 @@ impl App {
         let recipes = Recipes::new(store.clone(), Environments::new(driver.clone()), options.sizes.clone());
         let set_ups = SetUps::new(store.clone());
         let live_logs = LiveLogs::default();
-        let builder = Builder {
-            store: store.clone(),
-            driver: driver.clone(),
-            connections: connections.clone(),
-            mirrors: mirrors.clone(),
-            live_logs: live_logs.clone(),
-            recipes: recipes.clone(),
-            host_keys: HostKeys::default(),
-            locks: Locks::default(),
-            command_timeout: options.command_timeout,
-            boot_timeout: options.boot_timeout,
-        };
+        let builder = Builder::new(
+            store.clone(),
+            driver.clone(),
+            connections.clone(),
+            mirrors.clone(),
+            live_logs.clone(),
+            recipes.clone(),
+            Timeouts {
+                command: options.command_timeout,
+                boot: options.boot_timeout,
+            },
+        );
         let endings = Endings {
             store: store.clone(),
             connections: connections.clone(),

@@ -28,27 +28,56 @@ use crate::vms::connections::Connections;
 use crate::vms::host_keys::HostKeys;
 use live_log::LiveLogs;
 
+/// How long a build waits for its VM.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Time limit of one set-up command.
+    pub command: Duration,
+    /// Time a VM has to boot until its agent answers.
+    pub boot: Duration,
+}
+
 /// What builds and forks VMs for instances. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Builder {
     /// Where entries go.
-    pub store: Store,
-    /// What makes VMs.
-    pub driver: Arc<dyn Driver>,
-    /// Connections to the agents.
-    pub connections: Connections,
+    store: Store,
+    driver: Arc<dyn Driver>,
+    connections: Connections,
     /// The repositories on the host.
-    pub mirrors: Mirrors,
+    mirrors: Mirrors,
     /// Who is watching.
-    pub live_logs: LiveLogs,
-    /// What pools are made by.
-    pub recipes: Recipes,
+    live_logs: LiveLogs,
+    recipes: Recipes,
     /// RSA keys for VMs with an SSH server.
-    pub host_keys: HostKeys,
+    host_keys: HostKeys,
     /// One build per project, and one per base, at a time.
-    pub locks: Locks<String>,
-    /// Time limit of one set-up command.
-    pub command_timeout: Duration,
-    /// Time a VM has to boot until its agent answers.
-    pub boot_timeout: Duration,
+    locks: Locks<String>,
+    timeouts: Timeouts,
+}
+
+impl Builder {
+    /// No build is under way.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        driver: Arc<dyn Driver>,
+        connections: Connections,
+        mirrors: Mirrors,
+        live_logs: LiveLogs,
+        recipes: Recipes,
+        timeouts: Timeouts,
+    ) -> Self {
+        Self {
+            store,
+            driver,
+            connections,
+            mirrors,
+            live_logs,
+            recipes,
+            host_keys: HostKeys::default(),
+            locks: Locks::default(),
+            timeouts,
+        }
+    }
 }

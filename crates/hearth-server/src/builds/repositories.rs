@@ -28,7 +28,7 @@ impl Run<'_> {
                 &checkout.repo_full_name,
                 &checkout.remote(),
                 &checkout.branch,
-                self.builder.command_timeout,
+                self.builder.timeouts.command,
                 self.wants(last),
             )
             .await
@@ -100,7 +100,7 @@ impl Run<'_> {
         if !tip.messages.is_empty() {
             recorder.print(&format!("{}\n", tip.messages));
         }
-        let (extras, limit) = (checkout.extras(), self.builder.command_timeout);
+        let (extras, limit) = (checkout.extras(), self.builder.timeouts.command);
         let along = self.builder.mirrors.along(tip, &checkout.remote(), extras, limit).await;
         let along = along.map_err(mirror_failure)?;
         for note in &along.notes {

@@ -278,7 +278,7 @@ impl Run<'_> {
                 },
             })
             .collect();
-        let timeout = self.builder.command_timeout.as_secs();
+        let timeout = self.builder.timeouts.command.as_secs();
         stages::stages(environment.as_deref(), timeout, &self.boot.blueprint.inputs(), &known)
     }
 
@@ -407,7 +407,7 @@ impl Run<'_> {
             shell: Some(shell_text(command)),
             cwd: Some(cwd.to_owned()),
             env_file: Some(env_file::PATH.to_owned()),
-            timeout_ms: Some(millis(self.builder.command_timeout)),
+            timeout_ms: Some(millis(self.builder.timeouts.command)),
             ..ExecSpec::default()
         }
     }

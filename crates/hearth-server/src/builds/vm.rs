@@ -294,7 +294,7 @@ impl Run<'_> {
     }
 
     async fn connect(&self) -> Result<AgentClient, Failure> {
-        let deadline = tokio::time::Instant::now() + self.builder.boot_timeout;
+        let deadline = tokio::time::Instant::now() + self.builder.timeouts.boot;
         loop {
             match self.builder.connections.get(&self.boot.vm, CONNECT_TRY).await {
                 Ok(agent) => return Ok(agent),
@@ -304,7 +304,7 @@ impl Run<'_> {
                 Err(error) => {
                     self.still_runs().await?;
                     if tokio::time::Instant::now() >= deadline {
-                        let seconds = self.builder.boot_timeout.as_secs();
+                        let seconds = self.builder.timeouts.boot.as_secs();
                         let console = self.console().await;
                         let reason =
                             format!("the server inside the VM did not answer within {seconds} s: {error}{console}");
