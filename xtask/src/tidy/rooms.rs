@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 9] = [
     &["recipes"],
     &["options"],
     &["secrets", "repos", "vms", "templates"],
-    &["store", "wake"],
+    &["wake"],
 ];
 /// The crate whose rooms have an order.
 const SERVER: &str = "hearth-server";
@@ -227,13 +227,13 @@ mod tests {
 
     #[test]
     fn upward_import_is_refused_however_it_is_written() {
-        let store = "crates/hearth-server/src/store";
+        let vms = "crates/hearth-server/src/vms";
         let files = [
-            file("crates/hearth-server/src/http/mod.rs", "use crate::store::Store;\n"),
-            file(&format!("{store}/mod.rs"), "//! crate::http\nuse super::http::Reply;\n"),
+            file("crates/hearth-server/src/http/mod.rs", "use crate::vms::Connections;\n"),
+            file(&format!("{vms}/mod.rs"), "//! crate::http\nuse super::http::Reply;\n"),
             file(
-                &format!("{store}/rows.rs"),
-                "use crate::{\n    http::{Reply, store},\n    pools,\n};\nfn f() { super::super::claims::g(); \"crate::http\"; }\n\
+                &format!("{vms}/rows.rs"),
+                "use crate::{\n    http::{Reply, vms},\n    pools,\n};\nfn f() { super::super::claims::g(); \"crate::http\"; }\n\
                  #[cfg(test)]\nmod tests { use crate::http::Reply; }\n",
             ),
             file("crates/hearth-server/src/pools/mod.rs", ""),
@@ -242,10 +242,10 @@ mod tests {
         assert_eq!(
             said(upward(&files)),
             [
-                format!("{store}/mod.rs:2: store imports http, which is above it"),
-                format!("{store}/rows.rs:2: store imports http, which is above it"),
-                format!("{store}/rows.rs:3: store imports pools, which is above it"),
-                format!("{store}/rows.rs:5: store imports claims, which is above it"),
+                format!("{vms}/mod.rs:2: vms imports http, which is above it"),
+                format!("{vms}/rows.rs:2: vms imports http, which is above it"),
+                format!("{vms}/rows.rs:3: vms imports pools, which is above it"),
+                format!("{vms}/rows.rs:5: vms imports claims, which is above it"),
             ]
         );
     }
@@ -255,9 +255,9 @@ mod tests {
         let files = [
             file(
                 "crates/hearth-server/src/attic.rs",
-                "use crate::store::Store;\nuse crate::wake;\n",
+                "use crate::vms::Connections;\nuse crate::wake;\n",
             ),
-            file("crates/hearth-server/src/store.rs", ""),
+            file("crates/hearth-server/src/vms.rs", ""),
             file("crates/hearth-server/src/wake.rs", ""),
         ];
         assert_eq!(
