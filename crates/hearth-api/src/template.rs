@@ -33,7 +33,7 @@ pub struct CheckpointItem {
     /// Its project; `null` for a base, which all projects share.
     #[schema(required)]
     pub project_id: Option<ProjectId>,
-    /// After which stage of a set-up it was made.
+    /// After which stage of a build it was made: `base`, `clone_repo 1`, `warm_pool_setup 3`.
     pub stage: String,
     /// Recipes whose template it is.
     pub recipes: Vec<String>,

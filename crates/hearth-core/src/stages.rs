@@ -244,6 +244,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_stages_are_pinned() {
+        let (clone, hooks, project, pool) = (Work::Clone(0), Work::Hooks(1), Work::Project(2), Work::Pool(0));
+        let (scripts, startup) = (Work::Initialize, Work::Startup);
+        let all = [
+            Work::Base,
+            Work::Identity,
+            Work::Variables,
+            clone,
+            hooks,
+            project,
+            scripts,
+            pool,
+            startup,
+        ];
+        assert_eq!(
+            all.map(|work| work.to_string()).join(", "),
+            "base, git_identity, set_env_vars, clone_repo 1, init_repo 2, project_setup 3, repo_setup initialize, warm_pool_setup 1, \
+             repo_setup startup"
+        );
+    }
+
+    #[test]
     fn unknown_commit_or_environment_leaves_nothing_to_freeze_from_there_on() {
         let frozen = |keys: Vec<Option<CheckpointKey>>| keys.iter().map(Option::is_some).collect::<Vec<_>>();
         assert_eq!(frozen(keys(Some("host"), &[], None)), [true, true, false, false]);

@@ -221,7 +221,7 @@ fn example(schema: &str) -> Option<Value> {
             "items": [{
                 "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10",
                 "parent": "769c97fa910e5d1b6f8c3a20b7e14d9054f3ab6c1e8d72904fb5a6c3d2e1f009",
-                "projectId": "prj_01a209b7e85e718e81af7e694ccb2946", "stage": "Pool(2)",
+                "projectId": "prj_01a209b7e85e718e81af7e694ccb2946", "stage": "warm_pool_setup 3",
                 "recipes": ["6d4087e038b9e560"], "needed": true, "bytes": 135_685_120,
                 "createdAt": "2026-11-24T09:34:55.012Z", "lastUsedAt": "2026-11-24T09:40:12.345Z"
             }],

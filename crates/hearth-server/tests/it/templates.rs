@@ -207,6 +207,7 @@ async fn a_damaged_template_is_found_said_and_made_anew_and_nobody_gets_its_vms(
         .find(|item| !item["recipes"].as_array().unwrap().is_empty())
         .unwrap();
     assert_eq!((items.len(), &template["needed"]), (3, &json!(true)));
+    assert_eq!(template["stage"], "warm_pool_setup 2");
     let before = server.get(&format!("{pool}/instances?status=ready")).await;
     assert!(driver.damage(&template["key"].as_str().unwrap().parse().unwrap()));
     let verified = server.post("/templates/verify", json!({})).await;
