@@ -57,7 +57,7 @@ impl App {
             options.watch_interval,
             options.command_timeout,
         );
-        let recipes = Recipes::new(store.clone(), Environments::new(driver.clone()), options.sizes.clone());
+        let recipes = Recipes::new(Environments::new(driver.clone()), options.sizes.clone());
         let set_ups = SetUps::new(store.clone());
         let live_logs = LiveLogs::default();
         let builder = Builder::new(

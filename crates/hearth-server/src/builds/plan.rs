@@ -68,11 +68,8 @@ impl Blueprint {
             // These values may belong to either version.
             mask_cache::build(&variables).await
         };
-        let Target {
-            checkouts,
-            tips,
-            recipe,
-        } = builder.recipes.target(&row, pool.as_ref()).await?;
+        let tips = store.tips_of(&row).await?;
+        let Target { checkouts, recipe } = builder.recipes.target(&row, pool.as_ref(), &tips).await;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),

@@ -21,7 +21,7 @@ use super::{ClaimError, Claims};
 use crate::recipes::target::Target;
 use crate::repos::branches::Asked;
 use crate::repos::checkouts::checkouts;
-use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
+use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError, Tips};
 use crate::templates::select::serving;
 
 /// The fields of a claim that decide which VM it gets.
@@ -76,6 +76,8 @@ pub(super) struct Seen<'a> {
     pub pool: Option<PoolRow>,
     /// What the pool is to follow.
     pub target: Target,
+    /// Where its branches were last seen.
+    pub tips: Tips,
     /// The claim that used the key before.
     pub earlier: Option<ClaimRow>,
     /// All that it decides by.
@@ -198,8 +200,9 @@ impl Claims {
         let store = &self.store;
         let pool = async {
             let pool = store.pool(&project.id).await?;
-            let target = self.recipes.target(project, pool.as_ref()).await?;
-            Ok::<_, StoreError>((pool, target))
+            let tips = store.tips_of(project).await?;
+            let target = self.recipes.target(project, pool.as_ref(), &tips).await;
+            Ok::<_, StoreError>((pool, target, tips))
         };
         let earlier = async {
             match &task.key {
@@ -207,7 +210,7 @@ impl Claims {
                 None => Ok(None),
             }
         };
-        let ((pool, target), earlier, templates, ready) = tokio::try_join!(
+        let ((pool, target, tips), earlier, templates, ready) = tokio::try_join!(
             pool,
             earlier,
             store.templates_of(&project.id),
@@ -243,6 +246,7 @@ impl Claims {
             project,
             pool,
             target,
+            tips,
             earlier,
             view,
         })

@@ -189,7 +189,7 @@ impl Claims {
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
         prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         trace.lap("prepare");
-        let (repos, moved) = self.update_checkouts(&seen.target, task, branch, row, &agent).await?;
+        let (repos, moved) = self.update_checkouts(seen, task, branch, row, &agent).await?;
         trace.lap("checkouts");
         self.run_scripts(seen, &moved, variables, &agent).await?;
         trace.lap("scripts");

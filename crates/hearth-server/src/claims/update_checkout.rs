@@ -13,9 +13,8 @@ use hearth_core::scripts::Phase;
 use hearth_guest::client::{AgentClient, AgentError};
 
 use super::Claims;
-use super::claim::ClaimTask;
+use super::claim::{ClaimTask, Seen};
 use super::handoff::Unfit;
-use crate::recipes::target::Target;
 use crate::repos::along::Along;
 use crate::repos::branches::Asked;
 use crate::repos::bring::{self, BringError};
@@ -220,13 +219,13 @@ impl Claims {
     /// without being told: a checkout that cannot be brought to it makes the VM unfit. One that only stays behind is said to.
     pub(super) async fn update_checkouts(
         &self,
-        target: &Target,
+        seen: &Seen<'_>,
         task: &ClaimTask,
         asked: Option<&Asked>,
         row: &InstanceRow,
         agent: &AgentClient,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
-        let Target { checkouts, tips, .. } = target;
+        let (checkouts, tips) = (&seen.target.checkouts, &seen.tips);
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
         for (at, checkout) in checkouts.iter().enumerate() {
             let name = &checkout.repo_full_name;

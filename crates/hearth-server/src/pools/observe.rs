@@ -15,7 +15,7 @@ use super::act::Actor;
 use super::tasks::Tasks;
 use crate::claims::Queues;
 use crate::recipes::set_ups::SetUps;
-use crate::recipes::target::{Recipes, Target};
+use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
 use crate::store::{InstanceRow, PoolRow, ProjectRow, Store, StoreError, Streaks, TemplateRow};
 use crate::templates::select::serving;
@@ -68,7 +68,8 @@ impl Observer {
         let configured = pool.is_some();
         let rows = store.instances_of(&project.id).await?;
         let templates = store.templates_of(&project.id).await?;
-        let target: Target = self.recipes.target(project, pool.as_ref()).await?;
+        let tips = store.tips_of(project).await?;
+        let target = self.recipes.target(project, pool.as_ref(), &tips).await;
         let serves = serving(&templates, project, &target.recipe);
         let instances = rows.iter().map(|row| {
             let prepared = templates.iter().any(|template| template.recipe == row.recipe);
@@ -85,6 +86,7 @@ impl Observer {
             rows,
             templates,
             target,
+            tips,
             world,
         })
     }
@@ -139,7 +141,7 @@ impl Observer {
             if pool.is_none() && instances.is_empty() {
                 continue;
             }
-            let recipe = self.recipes.target_recipe(&project, pool.as_ref(), &tips).await;
+            let recipe = self.recipes.target(&project, pool.as_ref(), &tips).await.recipe;
             self.set_ups.note(&project, pool.as_ref(), &recipe).await?;
             let serving = serving(&templates, &project, &recipe);
             let next = tenants.len();

@@ -50,7 +50,8 @@ impl Orders {
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
         let pool = self.store.pool(&project.id).await?;
-        let recipe = self.recipes.target(project, pool.as_ref()).await?.recipe;
+        let tips = self.store.tips_of(project).await?;
+        let recipe = self.recipes.target(project, pool.as_ref(), &tips).await.recipe;
         let shape = self.recipes.shape(project);
         let new = NewInstance {
             id: id.clone(),
@@ -66,7 +67,7 @@ impl Orders {
 #[async_trait]
 impl Pools for Orders {
     async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &Tips) -> String {
-        self.recipes.target_recipe(project, Some(pool), heads).await
+        self.recipes.target(project, Some(pool), heads).await.recipe
     }
 
     async fn renew_template(&self, project: &ProjectRow) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use hearth_drivers::VmShape;
 
 use crate::options::Sizes;
 use crate::repos::checkouts::checkouts;
-use crate::store::{PoolRow, ProjectRow, Store, StoreError, Tips};
+use crate::store::{PoolRow, ProjectRow, Tips};
 use crate::templates::environment::Environments;
 
 /// What a pool is to be made by now.
@@ -17,8 +17,6 @@ use crate::templates::environment::Environments;
 pub struct Target {
     /// The repositories.
     pub checkouts: Vec<Checkout>,
-    /// Where their branches were last seen.
-    pub tips: Tips,
     /// Name of the recipe.
     pub recipe: String,
 }
@@ -26,7 +24,6 @@ pub struct Target {
 /// Tells what pools are made by. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recipes {
-    store: Store,
     environments: Environments,
     sizes: Sizes,
 }
@@ -34,33 +31,18 @@ pub struct Recipes {
 impl Recipes {
     /// `environments`: what the host gives to VMs; `sizes`: what the VM sizes mean.
     #[must_use]
-    pub fn new(store: Store, environments: Environments, sizes: Sizes) -> Self {
-        Self {
-            store,
-            environments,
-            sizes,
-        }
+    pub fn new(environments: Environments, sizes: Sizes) -> Self {
+        Self { environments, sizes }
     }
 
-    /// What a pool is to be made by now.
-    pub async fn target(&self, project: &ProjectRow, pool: Option<&PoolRow>) -> Result<Target, StoreError> {
-        let tips = self.store.tips_of(project).await?;
+    /// What a pool is to be made by now. Everybody who asks that asks here. `tips`: where the branches were last seen.
+    pub async fn target(&self, project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips) -> Target {
         let checkouts = checkouts(project, pool);
         let recipe = self.at(project, pool, &checkouts, tips.commits(&checkouts)).await;
-        Ok(Target {
-            checkouts,
-            tips,
-            recipe,
-        })
+        Target { checkouts, recipe }
     }
 
-    /// The name alone, for a caller that knows where all branches are.
-    pub async fn target_recipe(&self, project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips) -> String {
-        let checkouts = checkouts(project, pool);
-        self.at(project, pool, &checkouts, tips.commits(&checkouts)).await
-    }
-
-    /// Name of the recipe of these checkouts at these commits, on this host as it is.
+    /// What a build was really made by: name of the recipe of these checkouts at these commits, on this host as it is.
     pub async fn at(
         &self,
         project: &ProjectRow,

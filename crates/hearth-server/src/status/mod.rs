@@ -73,6 +73,8 @@ pub struct PoolSeen {
     pub templates: Vec<TemplateRow>,
     /// What it is to be made by.
     pub target: Target,
+    /// Where its branches were last seen.
+    pub tips: Tips,
     /// What the planner sees of it.
     pub world: PoolWorld,
     /// The claims that wait for one of its VMs.
@@ -166,16 +168,12 @@ impl PoolStatus {
             configured,
             rows,
             mut templates,
-            target,
+            target: Target { checkouts, recipe },
+            tips,
             world,
             waiting_claims,
         } = seen;
         templates.sort_by_key(|template| std::cmp::Reverse(template.created_at));
-        let Target {
-            checkouts,
-            tips,
-            recipe,
-        } = target;
         let serves = serving(&templates, project, &recipe);
         let account = account_of(&world, now, false);
         let at_work: Vec<_> = account
