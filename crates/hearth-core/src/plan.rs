@@ -102,7 +102,7 @@ fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>
             (InstanceState::Provisioning, Work::Abandoned) if instance.purpose.is_test() => {
                 let failure = Failure {
                     kind: FailureKind::Interrupted,
-                    reason: "the server was restarted during this boot; run the test again".to_owned(),
+                    reason: "the server was restarted during this boot; run the test again".into(),
                 };
                 actions.push(Action::fail(instance, failure));
             }

@@ -5,14 +5,17 @@ use hearth_api::instance::StepName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::redact::Redacted;
+
 /// One step entry, or one command's part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StageLog {
     /// Which step.
     pub step: StepName,
-    /// What was printed, secrets masked.
-    pub output: String,
+    /// What was printed.
+    #[serde(deserialize_with = "crate::redact::stored")]
+    pub output: Redacted,
     /// How long it took.
     pub duration_ms: u64,
     /// The entry's metadata; of a command its line in them.
@@ -40,8 +43,12 @@ impl StepEntry<'_> {
 
     /// What was printed.
     #[must_use]
-    pub fn output(&self) -> String {
-        self.0.iter().map(|log| log.output.as_str()).collect()
+    pub fn output(&self) -> Redacted {
+        let mut output = Redacted::default();
+        for log in self.0 {
+            output.push(&log.output);
+        }
+        output
     }
 
     /// How long it took when it ran.

@@ -4,6 +4,7 @@ use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::Timestamp;
 
 use crate::purpose::Purpose;
+use crate::redact::Redacted;
 use crate::state::{FailureKind, InstanceState};
 
 /// Everything one pass decides on.
@@ -219,5 +220,5 @@ pub struct Failure {
     /// Whose fault.
     pub kind: FailureKind,
     /// For a person.
-    pub reason: String,
+    pub reason: Redacted,
 }

@@ -6,6 +6,7 @@ use hearth_api::instance::{InstanceItem, InstanceStatus, RepoSettings};
 use hearth_api::pool::Status;
 use hearth_core::provisioned::Provisioned;
 use hearth_core::purpose::Purpose;
+use hearth_core::redact::Redacted;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +38,7 @@ pub struct InstanceRow {
     /// Whose fault its failure was.
     pub failure_kind: Option<FailureKind>,
     /// Why it failed.
-    pub failure_reason: Option<String>,
+    pub failure_reason: Option<Redacted>,
     /// Its checkouts.
     pub repos: Vec<ClaimedRepo>,
     /// What its repositories' settings files say.
@@ -89,7 +90,7 @@ impl InstanceRow {
             instance_id: self.vm.clone(),
             status: self.status()?,
             is_test: self.purpose.is_test(),
-            failure_reason: self.failure_reason.clone(),
+            failure_reason: self.failure_reason.clone().map(String::from),
             provisioned_at: self.provisioned_at,
             created_at: self.created_at,
         })
@@ -204,7 +205,7 @@ impl TryFrom<Raw> for InstanceRow {
                 .failure_kind
                 .map(|kind| parse("instance.failure_kind", &kind))
                 .transpose()?,
-            failure_reason: raw.failure_reason,
+            failure_reason: raw.failure_reason.map(Redacted::stored),
             repos: from_json("instance.repos", &raw.repos)?,
             settings: from_json("instance.settings", &raw.settings)?,
             private_mib: raw.private_mib.and_then(|mib| u64::try_from(mib).ok()),
@@ -392,7 +393,7 @@ impl Store {
                     sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
                         .bind(id.as_str())
                         .bind(failure.kind.as_str())
-                        .bind(&failure.reason)
+                        .bind(failure.reason.as_str())
                 }
                 End::Retired(why) => {
                     sqlx::query("UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1")

@@ -2,20 +2,21 @@
 
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::{Step, failure_with_names};
+use hearth_core::step_record::StepRecord;
 use jiff::Timestamp;
 
 use super::{InstanceRow, RunOn as _, Store, StoreError, from_json, millis, to_json};
 
 impl Store {
     /// Appends a step's entry.
-    pub async fn append_step(&self, id: &InstanceId, step: &Step) -> Result<(), StoreError> {
+    pub async fn append_step(&self, id: &InstanceId, record: &StepRecord) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO step (instance_id, seq, entry)
              SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM step WHERE instance_id = ?1
              HAVING EXISTS (SELECT 1 FROM instance WHERE id = ?1)",
         )
         .bind(id.as_str())
-        .bind(to_json(step)?)
+        .bind(to_json(&record.to_step())?)
         .run_on(&self.write)
         .await?;
         Ok(())

@@ -37,6 +37,12 @@ pub(super) const ALL: &[Rule] = &[
         at_most: 0,
     },
     Rule {
+        name: "only the store reads text back as redacted",
+        reason: "a text is redacted because a redactor made it, or the type says nothing; what the store holds went through one",
+        check: Check::File(redacted_by_a_redactor),
+        at_most: 0,
+    },
+    Rule {
         name: "hearth-core does no IO and asks no clock",
         reason: "the plan is a pure function of the world, or property tests mean nothing",
         check: Check::File(pure_core),
@@ -207,6 +213,14 @@ fn axum_in_http(file: &Source) -> Vec<Finding> {
     code_with(file, &[concat!("ax", "um::").to_owned()])
 }
 
+fn redacted_by_a_redactor(file: &Source) -> Vec<Finding> {
+    let home = ["crates/hearth-store/", "crates/hearth-core/src/redact.rs"];
+    if !file.is_rust() || home.iter().any(|path| file.path.starts_with(path)) {
+        return Vec::new();
+    }
+    code_with(file, &[concat!("Redacted::st", "ored").to_owned()])
+}
+
 fn pure_core(file: &Source) -> Vec<Finding> {
     if !file.path.starts_with("crates/hearth-core/src/") {
         return Vec::new();
@@ -308,6 +322,15 @@ mod tests {
         let import = concat!("use ax", "um::Router;");
         assert_eq!(axum_in_http(&source("crates/hearth-server/src/x.rs", import)).len(), 1);
         assert!(axum_in_http(&source("crates/hearth-server/src/http/x.rs", import)).is_empty());
+        let claimed = concat!("let text = Redacted::st", "ored(said);");
+        let found = |path| redacted_by_a_redactor(&source(path, claimed)).len();
+        assert_eq!(
+            (
+                found("crates/hearth-server/src/x.rs"),
+                found("crates/hearth-store/src/x.rs")
+            ),
+            (1, 0)
+        );
         assert_eq!(
             pure_core(&source("crates/hearth-core/src/x.rs", "use std::fs;")).len(),
             1

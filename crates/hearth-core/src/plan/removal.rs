@@ -32,7 +32,7 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
                 };
                 let failure = Failure {
                     kind: FailureKind::VmLost,
-                    reason: reason.to_owned(),
+                    reason: reason.into(),
                 };
                 actions.push(Action::fail(instance, failure));
             }

@@ -1,6 +1,8 @@
 //! What to do about a set-up command that did not end well, where its end tells: it asked something and nobody could answer, or
 //! a variable of the project changes how programs are found and run. Pure.
 
+use hearth_core::redact::{Redacted, Redactor};
+use hearth_core::redacted;
 use hearth_guest::ExecEnd;
 
 use crate::store::VariableRow;
@@ -20,6 +22,8 @@ pub struct Ended<'a> {
     pub last_lines: &'a [String],
     /// The variables that it was given.
     pub variables: &'a [VariableRow],
+    /// Knows their values.
+    pub redactor: &'a Redactor,
 }
 
 /// A question that a known tool asks: how it looks in the last lines (in small letters), and what answers it beforehand.
@@ -125,19 +129,18 @@ const QUESTIONS: [(&[&str], &str); 21] = [
 
 /// What to do about it: sentences; `None` when its end tells nothing.
 #[must_use]
-pub fn advice(ended: &Ended<'_>) -> Option<String> {
+pub fn advice(ended: &Ended<'_>) -> Option<Redacted> {
     match ended.end {
         ExecEnd::Exited { code: Some(0), .. } | ExecEnd::Detached { .. } => return None,
         _ => {}
     }
-    let all: Vec<String> = [about_variables(ended), about_input(ended)]
-        .into_iter()
-        .flatten()
-        .collect();
-    (!all.is_empty()).then(|| all.join("\n"))
+    match (about_variables(ended), about_input(ended)) {
+        (Some(one), Some(other)) => Some(redacted![one, "\n", other]),
+        (one, other) => one.or(other),
+    }
 }
 
-fn about_input(ended: &Ended<'_>) -> Option<String> {
+fn about_input(ended: &Ended<'_>) -> Option<Redacted> {
     let ended_by_itself =
         matches!(ended.end, ExecEnd::Exited { code: Some(code), .. } if ![NOT_FOUND, NOT_RUN].contains(code));
     if !ended_by_itself && !matches!(ended.end, ExecEnd::TimedOut { .. }) {
@@ -149,7 +152,7 @@ fn about_input(ended: &Ended<'_>) -> Option<String> {
         .iter()
         .find(|(looks, _)| looks.iter().any(|look| said.contains(look)))
     {
-        return Some(format!("{closed}, no one can answer: {answer}"));
+        return Some(redacted![closed, ", no one can answer: ", *answer]);
     }
     if reads_input(ended.command) {
         let nothing = if said.trim().is_empty() {
@@ -157,16 +160,20 @@ fn about_input(ended: &Ended<'_>) -> Option<String> {
         } else {
             ""
         };
-        return Some(format!(
-            "{nothing}{closed}: `read` finds nothing; give it what it is to read (`read NAME <<<value`), or a variable instead"
-        ));
+        return Some(redacted![
+            nothing,
+            closed,
+            ": `read` finds nothing; give it what it is to read (`read NAME <<<value`), or a variable instead",
+        ]);
     }
     let silent = said.trim().is_empty() && ended_by_itself;
     silent.then(|| {
-        format!(
-            "it printed nothing; {closed}: a command that reads it or asks something ends like this (see its options, like `--yes`, \
-             `-y`, or DEBIAN_FRONTEND=noninteractive), and so does a test that does not hold (`set -x` shows which)"
-        )
+        redacted![
+            "it printed nothing; ",
+            closed,
+            ": a command that reads it or asks something ends like this (see its options, like `--yes`, `-y`, or \
+             DEBIAN_FRONTEND=noninteractive), and so does a test that does not hold (`set -x` shows which)",
+        ]
     })
 }
 
@@ -185,7 +192,7 @@ fn reads_input(text: &str) -> bool {
 }
 
 /// The project's variables that may be the cause, by the way it ended.
-fn about_variables(ended: &Ended<'_>) -> Option<String> {
+fn about_variables(ended: &Ended<'_>) -> Option<Redacted> {
     let said = ended.last_lines.join("\n");
     let (code, by_signal, not_started) = match ended.end {
         ExecEnd::Exited { code, signal, .. } => (*code, signal.is_some(), false),
@@ -194,7 +201,7 @@ fn about_variables(ended: &Ended<'_>) -> Option<String> {
     };
     let silent = said.trim().is_empty();
     let unfound = not_started || matches!(code, Some(NOT_FOUND | NOT_RUN)) || said.contains("command not found");
-    // What variables hold is masked in what is shown.
+    // What variables hold is redacted in what is shown.
     let shows = |name: &str| said.contains(name) || said.contains("***");
     let is_suspect = |name: &str| match name {
         "PATH" => unfound,
@@ -211,20 +218,24 @@ fn about_variables(ended: &Ended<'_>) -> Option<String> {
         .map(|variable| variable.name.as_str())
         .filter(|name| is_suspect(name))
         .collect();
+    let shown = ended.redactor.redact(&names.join(", "));
     match names.as_slice() {
         [] => None,
         ["PATH"] => Some(
             "the project's variable PATH replaces the search path of its commands: it must name /usr/local/bin:/usr/bin:/bin too, \
              or be removed"
-                .to_owned(),
+                .into(),
         ),
-        [one] => Some(format!(
-            "the project's variable {one} changes how programs run and may be the cause; set it only in the commands that need it"
-        )),
-        several => Some(format!(
-            "the project's variables {} change how programs run and may be the cause; set them only in the commands that need them",
-            several.join(", ")
-        )),
+        [_] => Some(redacted![
+            "the project's variable ",
+            shown,
+            " changes how programs run and may be the cause; set it only in the commands that need it",
+        ]),
+        _ => Some(redacted![
+            "the project's variables ",
+            shown,
+            " change how programs run and may be the cause; set them only in the commands that need them",
+        ]),
     }
 }
 
@@ -242,7 +253,7 @@ mod tests {
         }
     }
 
-    fn of(code: i32, command: &str, said: &[&str], names: &[&str]) -> String {
+    fn of(code: i32, command: &str, said: &[&str], names: &[&str]) -> Redacted {
         let variables = names.iter().map(|name| VariableRow {
             name: (*name).to_owned(),
             value: "x".to_owned(),
@@ -254,6 +265,7 @@ mod tests {
             command,
             last_lines: &last_lines,
             variables: &variables,
+            redactor: &Redactor::new([]),
         })
         .unwrap_or_default()
     }

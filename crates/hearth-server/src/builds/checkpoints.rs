@@ -2,17 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use hearth_core::redacted;
 use hearth_core::stage_log::{StageLog, step_entries};
 use hearth_core::stages::{Stage, Work};
 use hearth_core::state::FailureKind;
-use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, CheckpointSpec, ForkPurpose, VmShape};
 use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 
 use super::run::{Found, Run, Stop, failure};
 use super::step_log::replay;
-use super::vm::driver_failure;
 use crate::store::{CheckpointRow, TemplateRow};
 
 /// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
@@ -61,7 +60,7 @@ impl Run<'_> {
             .driver
             .destroy(&self.boot.vm)
             .await
-            .map_err(driver_failure)?;
+            .map_err(|error| self.driver_failure(&error))?;
         let agent = self.fork_again(key).await?;
         agent.ok_or_else(|| {
             Stop::Failure(failure(
@@ -201,13 +200,9 @@ impl Run<'_> {
         }
         if let Err(error) = self.builder.driver.checkpoint(&self.boot.vm, &spec).await {
             if is_last {
-                let failure = driver_failure(error);
-                let reason = format!("the prepared VM could not be frozen: {}", failure.reason);
-                return Err(Failure {
-                    kind: FailureKind::Host,
-                    reason,
-                }
-                .into());
+                let why = self.driver_failure(&error).reason;
+                let reason = redacted!["the prepared VM could not be frozen: ", why];
+                return Err(failure(FailureKind::Host, reason).into());
             }
             // The run goes on; only a later one will have to do this stage again.
             tracing::warn!(%error, stage = %work, "a stage could not be frozen");

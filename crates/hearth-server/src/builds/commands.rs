@@ -52,7 +52,7 @@ impl Run<'_> {
             let ended = recorder.run(agent, &spec, &Named::Command(&command.name)).await;
             let duration_ms = millis(began.elapsed());
             let line = json!({
-                "name": self.boot.blueprint.masker.mask(&command.name),
+                "name": self.redactor().redact(&command.name),
                 "exitCode": exit_code(&ended),
                 "durationMs": duration_ms,
                 "background": background,
@@ -82,7 +82,7 @@ fn exit_code(ended: &Result<ExecEnd, CommandFailure>) -> Option<i32> {
         Ok(ExecEnd::Exited { code, .. }) => *code,
         Ok(_) => None,
         Err(CommandFailure::Command { code, .. }) => *code,
-        Err(CommandFailure::Lost(_) | CommandFailure::Stopped(_)) => None,
+        Err(CommandFailure::Stopped(_)) => None,
     }
 }
 

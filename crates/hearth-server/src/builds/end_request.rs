@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use hearth_core::redact::Redacted;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use tokio_util::sync::CancellationToken;
@@ -12,12 +13,12 @@ use super::run::failure;
 #[derive(Debug, Clone, Default)]
 pub struct EndRequest {
     asked: CancellationToken,
-    reason: Arc<OnceLock<String>>,
+    reason: Arc<OnceLock<Redacted>>,
 }
 
 impl EndRequest {
     /// Asks; only the first reason counts.
-    pub fn ask(&self, reason: String) {
+    pub fn ask(&self, reason: Redacted) {
         // Whoever asked first has said why.
         drop(self.reason.set(reason));
         self.asked.cancel();

@@ -1,4 +1,4 @@
-//! Live boots: what is happening in a provisioning run right now, for whoever follows it. A cache: the record is in the store.
+//! The live log: what is happening in a provisioning run right now, for whoever follows it. A cache: the record is in the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_api::ids::InstanceId;
-use hearth_api::instance::{FollowEvent, InstanceStatus, Step};
-use tokio::sync::broadcast;
-
+use hearth_api::instance::{FollowEvent, InstanceStatus, Step, StepName};
+use hearth_core::redact::Redacted;
+use hearth_core::step_record::StepRecord;
 use hearth_core::time::millis;
+use tokio::sync::broadcast;
 
 /// Events a slow follower may lag behind before it loses some.
 const CHANNEL_EVENTS: usize = 1024;
@@ -31,12 +32,12 @@ struct Boot {
 /// A step under way.
 #[derive(Debug)]
 struct Running {
-    name: String,
+    name: StepName,
     subject: Option<String>,
-    output: String,
+    output: Redacted,
     began: Instant,
     /// The command that runs, and since when.
-    command: Option<(String, Instant)>,
+    command: Option<(Redacted, Instant)>,
     /// When it last printed something.
     printed: Option<Instant>,
 }
@@ -45,21 +46,21 @@ struct Running {
 #[derive(Debug, Clone)]
 pub struct Progress {
     /// The step.
-    pub step: String,
+    pub step: StepName,
     /// What it works on.
     pub subject: Option<String>,
     /// Its command that runs, if it has one.
-    pub command: Option<String>,
+    pub command: Option<Redacted>,
     /// How long that has run, or the step.
     pub ran: Duration,
     /// Since it last printed something; `None` when it has not.
     pub silent: Option<Duration>,
     /// What it printed, as far as it is kept.
-    pub output: String,
+    pub output: Redacted,
 }
 
 impl Running {
-    fn is(&self, name: &str, subject: Option<&str>) -> bool {
+    fn is(&self, name: StepName, subject: Option<&str>) -> bool {
         self.name == name && self.subject.as_deref() == subject
     }
 }
@@ -92,20 +93,20 @@ impl LiveLogs {
                 .collect();
             for running in &boot.running {
                 before.push(FollowEvent::StepStarted {
-                    name: running.name.clone(),
+                    name: running.name.as_str().to_owned(),
                     subject: running.subject.clone(),
                     ran_ms: millis(running.began.elapsed()),
                 });
                 if !running.output.is_empty() {
                     before.push(FollowEvent::Output {
                         subject: running.subject.clone(),
-                        text: running.output.clone(),
+                        text: running.output.to_string(),
                     });
                 }
                 if let Some((command, since)) = &running.command {
                     before.push(FollowEvent::CommandStarted {
                         subject: running.subject.clone(),
-                        command: command.clone(),
+                        command: command.to_string(),
                         ran_ms: millis(since.elapsed()),
                         silent_ms: running.printed.map(|at| millis(at.elapsed())),
                     });
@@ -116,21 +117,21 @@ impl LiveLogs {
     }
 
     /// A step began.
-    pub fn started(&self, id: &InstanceId, name: &str, subject: Option<&str>) {
-        let (name, subject) = (name.to_owned(), subject.map(str::to_owned));
+    pub fn started(&self, id: &InstanceId, name: StepName, subject: Option<&str>) {
+        let subject = subject.map(str::to_owned);
         self.with(|boots| {
             let boot = boots.entry(id.clone()).or_default();
             boot.running.push(Running {
-                name: name.clone(),
+                name,
                 subject: subject.clone(),
-                output: String::new(),
+                output: Redacted::default(),
                 began: Instant::now(),
                 command: None,
                 printed: None,
             });
             // Nobody listening is normal.
             let _ = boot.events.send(FollowEvent::StepStarted {
-                name,
+                name: name.as_str().to_owned(),
                 subject,
                 ran_ms: 0,
             });
@@ -138,16 +139,16 @@ impl LiveLogs {
     }
 
     /// A running step began a command.
-    pub fn command_started(&self, id: &InstanceId, name: &str, subject: Option<&str>, command: &str) {
+    pub fn command_started(&self, id: &InstanceId, name: StepName, subject: Option<&str>, command: &Redacted) {
         self.with(|boots| {
             let Some(boot) = boots.get_mut(id) else { return };
             if let Some(running) = boot.running.iter_mut().find(|running| running.is(name, subject)) {
-                running.command = Some((command.to_owned(), Instant::now()));
+                running.command = Some((command.clone(), Instant::now()));
                 running.printed = None;
             }
             let _ = boot.events.send(FollowEvent::CommandStarted {
                 subject: subject.map(str::to_owned),
-                command: command.to_owned(),
+                command: command.to_string(),
                 ran_ms: 0,
                 silent_ms: None,
             });
@@ -160,7 +161,7 @@ impl LiveLogs {
         self.with(|boots| {
             let running = boots.get(id).map(|boot| boot.running.as_slice()).unwrap_or_default();
             let progress = running.iter().map(|running| Progress {
-                step: running.name.clone(),
+                step: running.name,
                 subject: running.subject.clone(),
                 command: running.command.as_ref().map(|(command, _)| command.clone()),
                 ran: running
@@ -176,40 +177,38 @@ impl LiveLogs {
     }
 
     /// A running step printed something.
-    pub fn output(&self, id: &InstanceId, name: &str, subject: Option<&str>, text: &str) {
+    pub fn output(&self, id: &InstanceId, name: StepName, subject: Option<&str>, text: &Redacted) {
         self.with(|boots| {
             let Some(boot) = boots.get_mut(id) else { return };
             if let Some(running) = boot.running.iter_mut().find(|running| running.is(name, subject)) {
                 running.printed = Some(Instant::now());
-                running.output.push_str(text);
+                running.output.push(text);
                 if running.output.len() > BACKLOG_BYTES {
-                    let mut at = running.output.len() - BACKLOG_BYTES / 2;
-                    while !running.output.is_char_boundary(at) {
-                        at += 1;
-                    }
-                    running.output.drain(..at);
+                    running.output = running.output.last(BACKLOG_BYTES / 2);
                 }
             }
             let _ = boot.events.send(FollowEvent::Output {
                 subject: subject.map(str::to_owned),
-                text: text.to_owned(),
+                text: text.to_string(),
             });
         });
     }
 
     /// A running step ended.
-    pub fn step_ended(&self, id: &InstanceId, subject: Option<&str>, step: &Step) {
+    pub fn step_ended(&self, id: &InstanceId, subject: Option<&str>, record: &StepRecord) {
         self.with(|boots| {
             if let Some(boot) = boots.get_mut(id) {
-                boot.running.retain(|running| !running.is(&step.name, subject));
+                boot.running.retain(|running| !running.is(record.name, subject));
+                let step = record.to_step();
                 boot.ended.push(step.clone());
-                let _ = boot.events.send(FollowEvent::StepEnded { step: step.clone() });
+                let _ = boot.events.send(FollowEvent::StepEnded { step });
             }
         });
     }
 
     /// The boot is over.
-    pub fn ended(&self, id: &InstanceId, status: Option<InstanceStatus>, failure_reason: Option<String>) {
+    pub fn ended(&self, id: &InstanceId, status: Option<InstanceStatus>, failure_reason: Option<Redacted>) {
+        let failure_reason = failure_reason.map(String::from);
         if let Some(boot) = self.with(|boots| boots.remove(id)) {
             let _ = boot.events.send(FollowEvent::Ended { status, failure_reason });
         }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
+use hearth_core::redact::{Redacted, Redactor};
+use hearth_core::redacted;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_guest::client::AgentError;
@@ -18,57 +20,74 @@ const PATIENCE: Duration = Duration::from_secs(100);
 pub(super) async fn explain(
     connections: &Connections,
     vm: &VmId,
-    command: &str,
+    command: &Redacted,
     given: &Given,
-    error: AgentError,
+    error: &AgentError,
+    redactor: &Redactor,
 ) -> Failure {
     match connections.find_out(vm, given, PATIENCE).await {
         Became::Silent(None) => failure(
             FailureKind::VmLost,
-            format!("the VM stopped answering during the command `{command}`, though it runs: {error}"),
+            redacted![
+                "the VM stopped answering during the command `",
+                command,
+                "`, though it runs: ",
+                redactor.redact(&error.to_string()),
+            ],
         ),
         // Why it is silent is said with the step.
-        Became::Silent(Some(_)) | Became::ConnectionLost => vm_lost(error),
-        became => say(&became, command).unwrap_or_else(|| vm_lost(error)),
+        Became::Silent(Some(_)) | Became::ConnectionLost => vm_lost(redactor, error),
+        became => say(&became, command).unwrap_or_else(|| vm_lost(redactor, error)),
     }
 }
 
-fn say(became: &Became, command: &str) -> Option<Failure> {
+fn say(became: &Became, command: &Redacted) -> Option<Failure> {
     let frozen = "the VM is frozen as it runs after its set-up, and forks of it start from there";
     let (kind, reason) = match became {
         Became::Restarted => (
             FailureKind::Setup,
-            format!(
-                "the VM restarted during the command `{command}`; a set-up command must not restart the VM: {frozen}. Take the restart \
-                 out; restart services with `systemctl restart NAME`"
-            ),
+            redacted![
+                "the VM restarted during the command `",
+                command,
+                "`; a set-up command must not restart the VM: ",
+                frozen,
+                ". Take the restart out; restart services with `systemctl restart NAME`",
+            ],
         ),
         Became::WentOff => (
             FailureKind::Setup,
-            format!(
-                "the VM went off during the command `{command}`; a set-up command must not turn the VM off: {frozen}. Take `poweroff`, \
-                 `halt` or `shutdown` out"
-            ),
+            redacted![
+                "the VM went off during the command `",
+                command,
+                "`; a set-up command must not turn the VM off: ",
+                frozen,
+                ". Take `poweroff`, `halt` or `shutdown` out",
+            ],
         ),
         Became::Panicked => (
             FailureKind::Setup,
-            format!(
-                "the kernel of the VM stopped with a panic during the command `{command}`; its memory may be too small"
-            ),
+            redacted![
+                "the kernel of the VM stopped with a panic during the command `",
+                command,
+                "`; its memory may be too small",
+            ],
         ),
         Became::AgentDied => (
             FailureKind::VmLost,
-            format!(
-                "the agent in the VM died during the command `{command}`, and was started again: how the command ended is not known. \
-                 `kill -9 -1` does this, and so can a VM without free memory: then give the project a larger `vmSize`"
-            ),
+            redacted![
+                "the agent in the VM died during the command `",
+                command,
+                "`, and was started again: how the command ended is not known. `kill -9 -1` does this, and so can a VM without free \
+                 memory: then give the project a larger `vmSize`",
+            ],
         ),
         Became::Gone => (
             FailureKind::VmLost,
-            format!(
-                "the VM ended during the command `{command}`: its process on the host is gone; the guest went down, or the host ended it \
-                 (out of memory, say)"
-            ),
+            redacted![
+                "the VM ended during the command `",
+                command,
+                "`: its process on the host is gone; the guest went down, or the host ended it (out of memory, say)",
+            ],
         ),
         Became::ConnectionLost | Became::Silent(_) => return None,
     };

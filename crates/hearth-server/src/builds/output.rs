@@ -1,13 +1,11 @@
-//! What a step's commands printed: masked, as text, the middle cut when it is long.
+//! What a command printed, on its way to a step's entry and to whoever follows: the one place where output of a guest is redacted.
 
 use std::collections::VecDeque;
 
 use hearth_core::plain_text::PlainLines;
+use hearth_core::redact::{Redacted, RedactedStream, Redactor};
+use hearth_core::redacted;
 
-use crate::secrets::mask::{MaskedStream, Masker};
-
-/// Bytes kept of the beginning and of the end, each; together the contract's 64 KiB.
-const KEPT: usize = 32 * 1024;
 /// Lines of standard error that an error message quotes.
 const QUOTED_LINES: usize = 3;
 /// Lines of both outputs that tell how a command ended.
@@ -15,130 +13,12 @@ const LAST_LINES: usize = 8;
 /// Longest quote in an error message, bytes.
 const QUOTED_BYTES: usize = 1000;
 
-/// Head and tail of a text of any length.
-#[derive(Debug, Default)]
-pub struct Capped {
-    head: String,
-    tail: VecDeque<u8>,
-    cut: u64,
-}
-
-impl Capped {
-    /// Appends.
-    pub fn push(&mut self, text: &str) {
-        let room = KEPT - self.head.len().min(KEPT);
-        let mut split = text
-            .len()
-            .min(if self.tail.is_empty() && self.cut == 0 { room } else { 0 });
-        while !text.is_char_boundary(split) {
-            split -= 1;
-        }
-        self.head.push_str(&text[..split]);
-        self.tail.extend(&text.as_bytes()[split..]);
-        while self.tail.len() > KEPT {
-            self.tail.pop_front();
-            self.cut += 1;
-        }
-    }
-
-    /// The text so far; a cut says how much is missing.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut tail: Vec<u8> = self.tail.iter().copied().collect();
-        // The cut may have gone through a character.
-        let mut cut = self.cut;
-        if cut > 0 {
-            let broken = tail.iter().take_while(|byte| (0x80..0xc0).contains(*byte)).count();
-            tail.drain(..broken);
-            cut += broken as u64;
-        }
-        let tail = String::from_utf8_lossy(&tail);
-        if cut == 0 {
-            format!("{}{tail}", self.head)
-        } else {
-            format!("{}\n[… {cut} bytes cut …]\n{tail}", self.head)
-        }
-    }
-
-    /// Whether anything was printed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.head.is_empty()
-    }
-}
-
-/// Turns bytes into text piece by piece; a character split over two pieces stays whole, other rubbish becomes `�`.
-#[derive(Debug, Default)]
-struct Utf8Stream {
-    held: Vec<u8>,
-}
-
-impl Utf8Stream {
-    fn push(&mut self, piece: &[u8]) -> String {
-        self.held.extend_from_slice(piece);
-        let mut text = String::new();
-        let mut rest = self.held.as_slice();
-        loop {
-            match std::str::from_utf8(rest) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    rest = &[];
-                }
-                Err(error) => {
-                    let (valid, after) = rest.split_at(error.valid_up_to());
-                    text.push_str(&String::from_utf8_lossy(valid));
-                    rest = after;
-                    if let Some(length) = error.error_len() {
-                        text.push(char::REPLACEMENT_CHARACTER);
-                        rest = &rest[length..];
-                        continue;
-                    }
-                }
-            }
-            break;
-        }
-        self.held = rest.to_vec();
-        text
-    }
-
-    fn finish(&mut self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.held)).into_owned()
-    }
-}
-
-/// One of a command's two outputs.
-#[derive(Debug)]
-struct Side {
-    masked: MaskedStream,
-    text: Utf8Stream,
-}
-
-impl Side {
-    fn new(masker: &Masker) -> Self {
-        Self {
-            masked: masker.stream(),
-            text: Utf8Stream::default(),
-        }
-    }
-
-    fn push(&mut self, piece: &[u8]) -> String {
-        let shown = self.masked.push(piece);
-        self.text.push(&shown)
-    }
-
-    fn finish(&mut self) -> String {
-        let rest = self.masked.finish();
-        let mut text = self.text.push(&rest);
-        text.push_str(&self.text.finish());
-        text
-    }
-}
-
 /// The outputs of one command, on their way to a step's entry and to whoever follows.
 #[derive(Debug)]
 pub struct CommandOutput {
-    stdout: Side,
-    stderr: Side,
+    redactor: Redactor,
+    stdout: RedactedStream,
+    stderr: RedactedStream,
     /// Standard error as lines.
     plain_errors: PlainLines,
     plain_output: PlainLines,
@@ -151,10 +31,11 @@ pub struct CommandOutput {
 impl CommandOutput {
     /// For one command.
     #[must_use]
-    pub fn new(masker: &Masker) -> Self {
+    pub fn new(redactor: &Redactor) -> Self {
         Self {
-            stdout: Side::new(masker),
-            stderr: Side::new(masker),
+            redactor: redactor.clone(),
+            stdout: redactor.stream(),
+            stderr: redactor.stream(),
             plain_errors: PlainLines::default(),
             plain_output: PlainLines::default(),
             last_lines: VecDeque::new(),
@@ -163,7 +44,7 @@ impl CommandOutput {
     }
 
     /// Bytes from standard output; gives what may be shown.
-    pub fn stdout(&mut self, piece: &[u8]) -> String {
+    pub fn stdout(&mut self, piece: &[u8]) -> Redacted {
         let text = self.stdout.push(piece);
         let lines = self.plain_output.push(&text);
         keep_last(&mut self.last_lines, LAST_LINES, lines);
@@ -171,7 +52,7 @@ impl CommandOutput {
     }
 
     /// Bytes from standard error; gives what may be shown.
-    pub fn stderr(&mut self, piece: &[u8]) -> String {
+    pub fn stderr(&mut self, piece: &[u8]) -> Redacted {
         let text = self.stderr.push(piece);
         let lines = self.plain_errors.push(&text);
         self.remember(lines);
@@ -179,7 +60,7 @@ impl CommandOutput {
     }
 
     /// The command ended; gives what was held back.
-    pub fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> Redacted {
         let mut text = self.stdout.finish();
         let mut lines = self.plain_output.push(&text);
         lines.extend(self.plain_output.finish());
@@ -188,23 +69,20 @@ impl CommandOutput {
         let mut lines = self.plain_errors.push(&rest);
         lines.extend(self.plain_errors.finish());
         self.remember(lines);
-        text.push_str(&rest);
+        text.push(&rest);
         text
     }
 
-    /// The last lines of standard error, for an error message: as a terminal would show them, without control sequences.
+    /// The last lines of standard error, for an error message: as a terminal would show them, without control sequences. A value
+    /// that those had cut in pieces is whole in these lines, so they are a text of their own for the redactor.
     #[must_use]
-    pub fn last_error_lines(&self) -> String {
+    pub fn last_error_lines(&self) -> Redacted {
         let lines: Vec<_> = self.error_lines.iter().map(|line| line.trim_end()).collect();
-        let mut quote = lines.join("\n");
-        if quote.len() > QUOTED_BYTES {
-            let mut at = quote.len() - QUOTED_BYTES;
-            while !quote.is_char_boundary(at) {
-                at += 1;
-            }
-            quote.replace_range(..at, "…");
+        let quote = self.redactor.redact(&lines.join("\n"));
+        if quote.len() <= QUOTED_BYTES {
+            return quote;
         }
-        quote
+        redacted!["…", quote.last(QUOTED_BYTES)]
     }
 
     /// The last lines of both outputs.
@@ -230,48 +108,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_text_stays_and_a_long_one_keeps_head_and_tail() {
-        let mut short = Capped::default();
-        short.push("a");
-        short.push("b\n");
-        assert_eq!(short.text(), "ab\n");
-        let mut long = Capped::default();
-        long.push("begin");
-        for _ in 0..10_000 {
-            long.push("0123456789ä");
-        }
-        long.push("end");
-        let text = long.text();
-        assert!(text.starts_with("begin0123") && text.ends_with("äend"));
-        let kept = text
-            .lines()
-            .filter(|line| !line.starts_with("[…"))
-            .map(str::len)
-            .sum::<usize>();
-        let cut: usize = text
-            .split("[… ")
-            .nth(1)
-            .unwrap()
-            .split(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        assert_eq!(kept + cut, 5 + 10_000 * 12 + 3);
-    }
-
-    #[test]
-    fn a_character_split_over_two_pieces_stays_whole_and_rubbish_is_replaced() {
-        let mut stream = Utf8Stream::default();
-        assert_eq!(stream.push(b"a\xc3"), "a");
-        assert_eq!(stream.push(b"\xa4\xffb"), "ä\u{fffd}b");
-        assert_eq!(stream.push(b"\xe2\x82"), "");
-        assert_eq!(stream.finish(), "\u{fffd}");
-    }
-
-    #[test]
     fn the_error_quotes_the_last_lines_of_standard_error() {
-        let mut output = CommandOutput::new(&Masker::new(["geheim"]));
+        let mut output = CommandOutput::new(&Redactor::new(["geheim"]));
         output.stderr(b"one\ntwo\n\nthree geh");
         output.stderr(b"eim\nfour\n");
         output.finish();
@@ -279,8 +117,17 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_control_sequences_cut_in_pieces_is_not_quoted() {
+        let mut output = CommandOutput::new(&Redactor::new(["geheim"]));
+        let shown = output.stderr(b"no rule for ge\x1b[1mheim\x1b[0m\n");
+        output.finish();
+        assert!(!shown.contains("geheim"), "{shown}");
+        assert_eq!(output.last_error_lines(), "no rule for ***");
+    }
+
+    #[test]
     fn of_a_progress_bar_the_error_quotes_the_last_state() {
-        let mut output = CommandOutput::new(&Masker::new([]));
+        let mut output = CommandOutput::new(&Redactor::new([]));
         output.stderr(b"useful\n");
         for percent in 1..=100 {
             output.stderr(format!("\rdownload {percent:3}%").as_bytes());

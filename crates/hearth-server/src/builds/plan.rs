@@ -4,13 +4,13 @@ use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::GitIdentity;
 use hearth_core::checkout::Checkout;
+use hearth_core::redact::Redactor;
 use hearth_core::stages::Inputs;
 use hearth_drivers::VmShape;
 
 use super::Builder;
 use crate::recipes::target::Target;
-use crate::secrets::mask::Masker;
-use crate::secrets::mask_cache;
+use crate::secrets::redactors;
 use crate::store::{PoolRow, ProjectRow, StoreError, VariableOwner, VariableRow};
 
 /// What a run does.
@@ -37,7 +37,7 @@ pub struct Blueprint {
     /// Counts up with every change of them.
     pub variables_version: i64,
     /// Hides their values.
-    pub masker: Masker,
+    pub redactor: Redactor,
     /// Whether hooks in `.capy/settings.json` run: a saved setup object replaces them.
     pub legacy_hooks: bool,
     /// Commands of `project_setup`.
@@ -55,18 +55,18 @@ impl Blueprint {
         // The variables may change between these reads. Then the recipe says an older version than the values are, and
         // the next pass sees a newer recipe and replaces the instance: late, but never wrong for long.
         let Some(mut row) = store.project(project).await? else {
-            mask_cache::forget(project);
+            redactors::forget(project);
             return Ok(None);
         };
         row.template_epoch += i64::from(renews);
         let pool = store.pool(project).await?;
         let variables = store.variables(project, VariableOwner::Shared).await?;
         let now = store.project(project).await?.map(|row| row.variables_version);
-        let masker = if now == Some(row.variables_version) {
-            mask_cache::masker_of(project, row.variables_version, &variables).await
+        let redactor = if now == Some(row.variables_version) {
+            redactors::of_version(project, row.variables_version, &variables).await
         } else {
             // These values may belong to either version.
-            mask_cache::build(&variables).await
+            redactors::build(&variables).await
         };
         let tips = store.tips_of(&row).await?;
         let Target { checkouts, recipe } = builder.recipes.target(&row, pool.as_ref(), &tips).await;
@@ -85,7 +85,7 @@ impl Blueprint {
                 .collect(),
             checkouts,
             git_identity: row.git_identity.clone(),
-            masker,
+            redactor,
             variables,
             legacy_hooks: row.setup.is_none(),
             project_setup: commands(row.project_setup.as_deref()),

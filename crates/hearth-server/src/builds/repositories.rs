@@ -11,7 +11,7 @@ use hearth_guest::ExecSpec;
 use hearth_guest::client::AgentClient;
 use serde_json::json;
 
-use super::run::{Found, Run, Stop, command_failure, failure};
+use super::run::{Found, Run, Stop, command_failure};
 use super::scripts::script_spec;
 use super::step_log::{Named, Recorder};
 use crate::repos::bring::{self, BringError};
@@ -32,7 +32,7 @@ impl Run<'_> {
                 self.wants(last),
             )
             .await
-            .map_err(mirror_failure);
+            .map_err(|error| self.mirror_failure(&error));
         let settings = match &tip {
             Ok(tip) => self.read_settings(checkout, tip).await,
             // The clone will say it.
@@ -44,7 +44,7 @@ impl Run<'_> {
     /// What the repository's settings file says; hooks that a setup object replaces are left out.
     async fn read_settings(&self, checkout: &Checkout, tip: &Tip) -> Result<Option<RepoSettings>, Failure> {
         let found = settings::find(tip).await;
-        let found = found.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+        let found = found.map_err(|error| self.failure(FailureKind::Host, &error.to_string()))?;
         let Some((file, content)) = found else {
             return Ok(None);
         };
@@ -53,7 +53,7 @@ impl Run<'_> {
             Ok(settings) => settings,
             // Nothing of it runs: its faults are nobody's.
             Err(_) if replaced => return Ok(None),
-            Err(reason) => return Err(failure(FailureKind::Setup, reason)),
+            Err(reason) => return Err(self.failure(FailureKind::Setup, &reason)),
         };
         if replaced {
             settings.hooks.setup.clear();
@@ -102,17 +102,17 @@ impl Run<'_> {
         }
         let (extras, limit) = (checkout.extras(), self.builder.timeouts.command);
         let along = self.builder.mirrors.along(tip, &checkout.remote(), extras, limit).await;
-        let along = along.map_err(mirror_failure)?;
+        let along = along.map_err(|error| self.mirror_failure(&error))?;
         for note in &along.notes {
             recorder.print(&format!("{note}\n"));
         }
         let put = bring::put_clone(agent, path, (tip, url, branch), &along, extras).await;
         put.map_err(|error| match error {
-            BringError::Mirror(error) => mirror_failure(error),
-            error => failure(
-                FailureKind::VmLost,
-                format!("{repo_full_name} could not be written: {error}"),
-            ),
+            BringError::Mirror(error) => self.mirror_failure(&error),
+            error => {
+                let reason = format!("{repo_full_name} could not be written: {error}");
+                self.failure(FailureKind::VmLost, &reason)
+            }
         })?;
         let fill = std::iter::once(bring::fill(path, &along)).chain(bring::fill_submodules(path, &along));
         for spec in fill {
@@ -173,12 +173,12 @@ impl Run<'_> {
         });
         try_join_all(runs).await.map(drop)
     }
-}
 
-fn mirror_failure(error: MirrorError) -> Failure {
-    let kind = match error {
-        MirrorError::Folder { .. } | MirrorError::Local { .. } | MirrorError::NoLfs { .. } => FailureKind::Host,
-        _ => FailureKind::Repository,
-    };
-    failure(kind, error.to_string())
+    fn mirror_failure(&self, error: &MirrorError) -> Failure {
+        let kind = match error {
+            MirrorError::Folder { .. } | MirrorError::Local { .. } | MirrorError::NoLfs { .. } => FailureKind::Host,
+            _ => FailureKind::Repository,
+        };
+        self.failure(kind, &error.to_string())
+    }
 }

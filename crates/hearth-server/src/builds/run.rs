@@ -13,6 +13,7 @@ use hearth_api::pool::SetupCommand;
 use hearth_core::checkout::CheckoutState;
 use hearth_core::provisioned::Provisioned;
 use hearth_core::purpose::Purpose;
+use hearth_core::redact::{Redacted, Redactor};
 use hearth_core::scripts::{Phase, shell_text};
 use hearth_core::stage_log::StageLog;
 use hearth_core::stages::{self, Known, Stage, Work};
@@ -84,7 +85,7 @@ impl From<Failure> for Stop {
     }
 }
 
-pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
+pub(super) fn failure(kind: FailureKind, reason: impl Into<Redacted>) -> Failure {
     Failure {
         kind,
         reason: reason.into(),
@@ -92,8 +93,8 @@ pub(super) fn failure(kind: FailureKind, reason: impl Into<String>) -> Failure {
 }
 
 /// The agent does not answer any more.
-pub(super) fn vm_lost(error: AgentError) -> Failure {
-    failure(FailureKind::VmLost, error.to_string())
+pub(super) fn vm_lost(redactor: &Redactor, error: &AgentError) -> Failure {
+    failure(FailureKind::VmLost, redactor.redact(&error.to_string()))
 }
 
 /// Makes the VM ready, or says why not. Dropping the future ends what is running; the VM stays as it is.
@@ -219,7 +220,8 @@ impl Run<'_> {
     pub(super) async fn record_checkouts(&self, agent: &AgentClient) -> Result<(), Failure> {
         let mut all = Vec::new();
         for checkout in &self.boot.blueprint.checkouts {
-            all.push(checkout::record(agent, &checkout.path).await.map_err(vm_lost)?);
+            let left = checkout::record(agent, &checkout.path).await;
+            all.push(left.map_err(|error| self.vm_lost(&error))?);
         }
         self.set_left(all);
         Ok(())
@@ -340,6 +342,20 @@ impl Run<'_> {
         }
     }
 
+    /// Knows the values of the project's variables.
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.boot.blueprint.redactor
+    }
+
+    /// A failure of which something else than Hearth speaks: the guest, git, the driver.
+    pub(super) fn failure(&self, kind: FailureKind, reason: &str) -> Failure {
+        failure(kind, self.redactor().redact(reason))
+    }
+
+    pub(super) fn vm_lost(&self, error: &AgentError) -> Failure {
+        vm_lost(self.redactor(), error)
+    }
+
     pub(super) fn begin(&self, name: StepName, subject: Option<&str>) -> Recorder<'_> {
         Recorder::begin(self.builder, self.boot, name, subject)
     }
@@ -363,17 +379,13 @@ impl Run<'_> {
         result: Result<T, Failure>,
         metadata: serde_json::Value,
     ) -> Result<(T, StageLog), Stop> {
-        let masker = &self.boot.blueprint.masker;
         let given_up = self.builder.connections.given_up(&self.boot.vm);
         let result = result.map_err(|failure| match (failure.kind, given_up) {
             // The connection was broken off because nothing came over it any more.
             (FailureKind::VmLost, Some(reason)) => Failure { reason, ..failure },
-            _ => Failure {
-                reason: masker.mask(&failure.reason),
-                ..failure
-            },
+            _ => failure,
         });
-        let error = result.as_ref().err().map(|failure| failure.reason.as_str());
+        let error = result.as_ref().err().map(|failure| failure.reason.clone());
         let log = recorder.end(error, metadata).await?;
         Ok((result?, log))
     }
@@ -386,7 +398,7 @@ impl Run<'_> {
         if let Some(identity) = &self.boot.blueprint.git_identity {
             let text = git_config::render(&identity.into());
             let written = agent.write_file(git_config::PATH, git_config::MODE, text).await;
-            written.map_err(vm_lost)?;
+            written.map_err(|error| self.vm_lost(&error))?;
         }
         Ok(())
     }
@@ -397,7 +409,7 @@ impl Run<'_> {
         let written = agent
             .write_file(env_file::PATH, env_file::MODE, env_file::render(variables))
             .await;
-        let result = written.map_err(vm_lost);
+        let result = written.map_err(|error| self.vm_lost(&error));
         self.end(recorder, result, json!({ "count": variables.len() })).await
     }
 
@@ -416,7 +428,6 @@ impl Run<'_> {
 pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failure {
     match error {
         CommandFailure::Command { sentence, .. } => failure(kind, sentence),
-        CommandFailure::Lost(error) => vm_lost(error),
         CommandFailure::Stopped(failure) => failure,
     }
 }

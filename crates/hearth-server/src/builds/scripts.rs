@@ -3,6 +3,8 @@
 
 use futures::future::try_join_all;
 use hearth_core::checkout::Checkout;
+use hearth_core::redact::{Redacted, Redactor};
+use hearth_core::redacted;
 use hearth_core::scripts::{Phase, ScriptRun};
 use hearth_core::time::millis;
 use hearth_guest::ExecSpec;
@@ -11,7 +13,6 @@ use hearth_guest::client::AgentClient;
 use super::output::CommandOutput;
 use super::step_log::sentence;
 use crate::secrets::env_file;
-use crate::secrets::mask::Masker;
 
 /// How the script of a phase is run in a checkout; `None` when there is none.
 #[must_use]
@@ -32,25 +33,25 @@ pub async fn run_at_claim(
     agent: &AgentClient,
     phase: Phase,
     checkouts: &[&Checkout],
-    masker: &Masker,
-) -> Result<(), String> {
+    redactor: &Redactor,
+) -> Result<(), Redacted> {
     /// What is kept of a script's output for the sentence, bytes.
     const KEPT_BYTES: usize = 64 * 1024;
     let runs = checkouts.iter().filter_map(|checkout| {
         let spec = script_spec(checkout, phase)?;
         Some(async move {
             let repo = &checkout.repo_full_name;
-            let what = format!("the script {} of {repo}", phase.as_str());
+            let what = &redacted!["the script ", phase.as_str(), " of ", redactor.redact(repo)];
             let output = agent
                 .exec_collect(&spec, KEPT_BYTES)
                 .await
-                .map_err(|error| format!("{what} could not be run: {error}"))?;
-            let mut said = CommandOutput::new(masker);
+                .map_err(|error| redacted![what, " could not be run: ", redactor.redact(&error.to_string())])?;
+            let mut said = CommandOutput::new(redactor);
             said.stderr(&output.stderr);
             said.finish();
-            match sentence(&output.end, &spec, &said.last_error_lines()) {
+            match sentence(&output.end, &spec, &said.last_error_lines(), redactor) {
                 None => Ok(()),
-                Some(sentence) => Err(masker.mask(&format!("{what} failed: {sentence}"))),
+                Some(sentence) => Err(redacted![what, " failed: ", sentence]),
             }
         })
     });

@@ -1,10 +1,14 @@
-//! Writes the entry of one step: what its commands printed goes live to followers and, when it ends, into the store.
+//! Writes the entry of one step: what its commands printed is redacted here and goes into the live log and, when the step ends, into the
+//! store.
 
 use std::time::Instant;
 
 use hearth_api::ids::InstanceId;
-use hearth_api::instance::{FAILURE_KEY, Step, StepName, StepStatus};
+use hearth_api::instance::StepName;
+use hearth_core::redact::{Bounded, Redacted, Redactor};
+use hearth_core::redacted;
 use hearth_core::stage_log::{StageLog, StepEntry};
+use hearth_core::step_record::StepRecord;
 use hearth_core::world::Failure;
 use hearth_guest::client::{AgentClient, AgentError, ExecEvent, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
@@ -16,9 +20,8 @@ use hearth_core::time::millis;
 use super::Builder;
 use super::advice::{Ended, advice};
 use super::lost;
-use super::output::{Capped, CommandOutput};
-use crate::builds::run::Boot;
-use crate::secrets::mask::Masker;
+use super::output::CommandOutput;
+use super::run::{Boot, vm_lost};
 use crate::store::StoreError;
 use crate::vms::lost::Given;
 
@@ -27,14 +30,14 @@ pub struct Recorder<'a> {
     builder: &'a Builder,
     boot: &'a Boot,
     id: &'a InstanceId,
-    masker: &'a Masker,
+    redactor: &'a Redactor,
     name: StepName,
     subject: Option<String>,
-    output: Capped,
+    output: Bounded,
     /// What the latest command printed.
-    command: Capped,
+    command: Bounded,
     /// Which command failed, and how: the sentence for people.
-    failure: Option<String>,
+    failure: Option<Redacted>,
     began: Instant,
 }
 
@@ -44,62 +47,60 @@ pub enum CommandFailure {
     /// It is the command's own fault.
     Command {
         /// One plain sentence.
-        sentence: String,
+        sentence: Redacted,
         /// Its exit code, if it had one.
         code: Option<i32>,
     },
-    /// The VM or its agent is gone.
-    Lost(AgentError),
-    /// The whole boot ends: somebody wanted it to, or the VM is gone.
+    /// The whole boot ends: somebody wanted it to, or the VM or its agent is gone.
     Stopped(Failure),
 }
 
 impl<'a> Recorder<'a> {
     /// The step begins.
     pub fn begin(builder: &'a Builder, boot: &'a Boot, name: StepName, subject: Option<&str>) -> Self {
-        builder.live_logs.started(&boot.id, name.as_str(), subject);
+        builder.live_logs.started(&boot.id, name, subject);
         Self {
             builder,
             boot,
             id: &boot.id,
-            masker: &boot.blueprint.masker,
+            redactor: &boot.blueprint.redactor,
             name,
             subject: subject.map(str::to_owned),
-            output: Capped::default(),
-            command: Capped::default(),
+            output: Bounded::default(),
+            command: Bounded::default(),
             failure: None,
             began: Instant::now(),
         }
     }
 
-    /// Text that the step's output shows: already free of secrets, or made so here.
+    /// Text that the step's output shows.
     pub fn print(&mut self, text: &str) {
-        self.show(&self.masker.mask(text));
+        self.show(&self.redactor.redact(text));
     }
 
-    /// Text of an earlier run's entry: it was masked then.
-    pub fn replay(&mut self, text: &str) {
+    /// Text of an earlier run's entry.
+    pub fn replay(&mut self, text: &Redacted) {
         self.show(text);
     }
 
     /// From here on, what is printed belongs to the next command.
     pub fn next_command(&mut self) {
-        self.command = Capped::default();
+        self.command = Bounded::default();
     }
 
     /// What the command printed.
     #[must_use]
-    pub fn of_command(&self) -> String {
+    pub fn of_command(&self) -> Redacted {
         self.command.text()
     }
 
-    fn show(&mut self, text: &str) {
+    fn show(&mut self, text: &Redacted) {
         if !text.is_empty() {
             self.output.push(text);
             self.command.push(text);
             self.builder
                 .live_logs
-                .output(self.id, self.name.as_str(), self.subject.as_deref(), text);
+                .output(self.id, self.name, self.subject.as_deref(), text);
         }
     }
 
@@ -110,22 +111,25 @@ impl<'a> Recorder<'a> {
         spec: &ExecSpec,
         command: &Named<'_>,
     ) -> Result<ExecEnd, CommandFailure> {
-        let begins = command_name(spec);
+        let redactor = self.redactor;
+        let lost = |error| CommandFailure::Stopped(vm_lost(redactor, &error));
+        let begins = command_name(spec, redactor);
         let name = match command {
-            Named::Command(name) | Named::Own(name) => name,
-            Named::Hook(_) | Named::Script(..) | Named::Checkout(_) => begins.as_str(),
+            Named::Command(name) => redactor.redact(name),
+            Named::Own(name) => Redacted::from(*name),
+            Named::Hook(_) | Named::Script(..) | Named::Checkout(_) => begins.clone(),
         };
         let subject = self.subject.as_deref();
         let followers = &self.builder.live_logs;
-        followers.command_started(self.id, self.name.as_str(), subject, &self.masker.mask(name));
-        let boot_id = agent.health().await.map_err(CommandFailure::Lost)?.boot_id;
-        let mut output = CommandOutput::new(self.masker);
+        followers.command_started(self.id, self.name, subject, &name);
+        let boot_id = agent.health().await.map_err(lost)?.boot_id;
+        let mut output = CommandOutput::new(redactor);
         let given = Given {
             at: tokio::time::Instant::now(),
             boot: Some(boot_id),
             text: spec.shell.clone().unwrap_or_default(),
         };
-        let mut events = agent.exec(spec, Upload::empty()).await.map_err(CommandFailure::Lost)?;
+        let mut events = agent.exec(spec, Upload::empty()).await.map_err(lost)?;
         let end = loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -140,17 +144,15 @@ impl<'a> Recorder<'a> {
                 Some(Ok(ExecEvent::End(end))) => break end,
                 Some(Err(error)) => {
                     self.show(&output.finish());
-                    return Err(self.lost(name, &given, error).await);
+                    return Err(self.lost(&name, &given, error).await);
                 }
                 None => {
-                    return Err(CommandFailure::Lost(AgentError::Protocol(
-                        "the command had no end".to_owned(),
-                    )));
+                    return Err(lost(AgentError::Protocol("the command had no end".to_owned())));
                 }
             }
         };
         self.show(&output.finish());
-        match sentence(&end, spec, &output.last_error_lines()) {
+        match sentence(&end, spec, &output.last_error_lines(), redactor) {
             None => Ok(end),
             Some(sentence) => {
                 let code = if let ExecEnd::Exited { code, .. } = end {
@@ -167,56 +169,58 @@ impl<'a> Recorder<'a> {
                     command: spec.shell.as_deref().unwrap_or_default(),
                     last_lines: output.last_lines(),
                     variables,
+                    redactor,
                 });
-                let named = self.masker.mask(&command.failed(&begins, &end, &sentence));
-                self.failure = Some(with_advice(named, advice.clone()));
-                let sentence = with_advice(self.masker.mask(&sentence), advice);
+                let named = command.failed(&name, &end, &sentence, redactor);
+                self.failure = Some(with_advice(named, advice.as_ref()));
+                let sentence = with_advice(sentence, advice.as_ref());
                 Err(CommandFailure::Command { sentence, code })
             }
         }
     }
 
     /// Why a command did not come to its end.
-    async fn lost(&self, name: &str, given: &Given, error: AgentError) -> CommandFailure {
+    async fn lost(&self, name: &Redacted, given: &Given, error: AgentError) -> CommandFailure {
         if let AgentError::Overdue { limit } = error {
-            let sentence = format!(
-                "timed out after {} s; the agent in the VM was to end the command, and has not confirmed that: the VM is very busy, or \
-                 hangs",
-                limit.as_secs()
-            );
+            let sentence = redacted![
+                "timed out after ",
+                limit.as_secs(),
+                " s; the agent in the VM was to end the command, and has not confirmed that: the VM is very busy, or hangs",
+            ];
             return CommandFailure::Command { sentence, code: None };
         }
-        let failure = lost::explain(&self.builder.connections, &self.boot.vm, name, given, error).await;
+        let failure = lost::explain(
+            &self.builder.connections,
+            &self.boot.vm,
+            name,
+            given,
+            &error,
+            self.redactor,
+        )
+        .await;
         CommandFailure::Stopped(failure)
     }
 
     /// The step ended: its entry is in the store when this returns. What a checkpoint keeps of it.
-    pub async fn end(self, error: Option<&str>, mut metadata: serde_json::Value) -> Result<StageLog, StoreError> {
-        if let (Some(_), Some(failure)) = (error, self.failure) {
-            metadata[FAILURE_KEY] = failure.into();
-        }
-        let step = Step {
-            name: self.name.as_str().to_owned(),
-            status: if error.is_some() {
-                StepStatus::Error
-            } else {
-                StepStatus::Success
-            },
-            error: error.map(|error| self.masker.mask(error)),
-            output: (!self.output.is_empty()).then(|| self.output.text()),
+    pub async fn end(self, error: Option<Redacted>, metadata: serde_json::Value) -> Result<StageLog, StoreError> {
+        let record = StepRecord {
+            name: self.name,
+            failure: self.failure.filter(|_| error.is_some()),
+            error,
+            output: self.output.text(),
             duration_ms: Some(millis(self.began.elapsed())),
             timestamp: Timestamp::now(),
             metadata: Some(metadata),
         };
-        self.builder.store.append_step(self.id, &step).await?;
+        self.builder.store.append_step(self.id, &record).await?;
         self.builder
             .live_logs
-            .step_ended(self.id, self.subject.as_deref(), &step);
+            .step_ended(self.id, self.subject.as_deref(), &record);
         Ok(StageLog {
-            step: self.name,
-            output: step.output.unwrap_or_default(),
-            duration_ms: step.duration_ms.unwrap_or_default(),
-            metadata: step.metadata.unwrap_or_default(),
+            step: record.name,
+            output: record.output,
+            duration_ms: record.duration_ms.unwrap_or_default(),
+            metadata: record.metadata.unwrap_or_default(),
             is_command: false,
         })
     }
@@ -224,18 +228,17 @@ impl<'a> Recorder<'a> {
 
 /// Writes the entry of a step that did not run this time, because the VM goes on from after it.
 pub async fn replay(builder: &Builder, id: &InstanceId, entry: &StepEntry<'_>) -> Result<(), StoreError> {
-    let output = entry.output();
-    let step = Step {
-        name: entry.step().as_str().to_owned(),
-        status: StepStatus::Success,
+    let record = StepRecord {
+        name: entry.step(),
         error: None,
-        output: (!output.is_empty()).then_some(output),
+        output: entry.output(),
+        failure: None,
         duration_ms: Some(0),
         timestamp: Timestamp::now(),
         metadata: Some(entry.metadata()),
     };
-    builder.store.append_step(id, &step).await?;
-    builder.live_logs.step_ended(id, None, &step);
+    builder.store.append_step(id, &record).await?;
+    builder.live_logs.step_ended(id, None, &record);
     Ok(())
 }
 
@@ -251,78 +254,83 @@ pub enum Named<'a> {
     /// What git does in the VM for a repository.
     Checkout(&'a str),
     /// What Hearth itself does in the VM.
-    Own(&'a str),
+    Own(&'static str),
 }
 
 impl Named<'_> {
-    /// How it ended, as a sentence that names it. `begins` is the beginning of its text.
-    fn failed(&self, begins: &str, end: &ExecEnd, sentence: &str) -> String {
+    /// How it ended, as a sentence that names it. `shown`: its name, or how its text begins.
+    fn failed(&self, shown: &Redacted, end: &ExecEnd, sentence: &Redacted, redactor: &Redactor) -> Redacted {
         let what = match self {
-            Self::Command(name) => format!("the command `{name}`"),
-            Self::Hook(repo) => format!("the hook `{begins}` of {repo}"),
-            Self::Script(script, repo) => format!("the script {script} of {repo}"),
-            Self::Checkout(repo) => format!("git in the VM, for {repo},"),
-            Self::Own(name) => (*name).to_owned(),
+            Self::Command(_) => redacted!["the command `", shown, "`"],
+            Self::Hook(repo) => redacted!["the hook `", shown, "` of ", redactor.redact(repo)],
+            Self::Script(script, repo) => redacted!["the script ", *script, " of ", redactor.redact(repo)],
+            Self::Checkout(repo) => redacted!["git in the VM, for ", redactor.redact(repo), ","],
+            Self::Own(name) => Redacted::from(*name),
         };
-        let own = |begins| sentence.strip_prefix(begins).map(|rest| format!("{what} {rest}"));
-        let named = own("the command ").or_else(|| own("the background command "));
-        named.unwrap_or_else(|| match end {
-            ExecEnd::Exited { code: None, .. } => format!("{what} was {sentence}"),
-            ExecEnd::Exited { .. } => format!("{what} ended with {sentence}"),
-            _ => format!("{what} {sentence}"),
-        })
+        for begins in ["the command ", "the background command "] {
+            if sentence.starts_with(begins) {
+                return redacted![what, " ", sentence.part(|text| &text[begins.len()..])];
+            }
+        }
+        let ended = match end {
+            ExecEnd::Exited { code: None, .. } => " was ",
+            ExecEnd::Exited { .. } => " ended with ",
+            _ => " ",
+        };
+        redacted![what, ended, sentence]
     }
 }
 
 /// What to do stands on a line of its own, unless there is no line before it.
-fn with_advice(sentence: String, advice: Option<String>) -> String {
+fn with_advice(sentence: Redacted, advice: Option<&Redacted>) -> Redacted {
     match advice {
         None => sentence,
-        Some(advice) if sentence.contains(':') => format!("{sentence}\n{advice}"),
-        Some(advice) => format!("{sentence}: {advice}"),
+        Some(advice) if sentence.contains(':') => redacted![sentence, "\n", advice],
+        Some(advice) => redacted![sentence, ": ", advice],
     }
 }
 
 /// How a command begins: as much of its first line as tells it from others.
-fn command_name(spec: &ExecSpec) -> String {
+fn command_name(spec: &ExecSpec, redactor: &Redactor) -> Redacted {
     /// Characters of it.
     const SHOWN: usize = 60;
     let words = || spec.argv.as_ref().map(|argv| argv.join(" "));
-    let text = spec.shell.clone().or_else(words).unwrap_or_default();
-    let line = text
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or_default();
+    let text = redactor.redact(&spec.shell.clone().or_else(words).unwrap_or_default());
+    let line = text.part(|text| {
+        let mut lines = text.lines().map(str::trim);
+        lines.find(|line| !line.is_empty()).unwrap_or_default()
+    });
     match line.char_indices().nth(SHOWN) {
-        Some((cut, _)) => format!("{}…", &line[..cut]),
-        None => line.to_owned(),
+        Some((cut, _)) => redacted![line.part(|line| &line[..cut]), "…"],
+        None => line,
     }
 }
 
 /// What is wrong with the way a command ended; `None` when it ended well.
-pub fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &str) -> Option<String> {
+pub fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &Redacted, redactor: &Redactor) -> Option<Redacted> {
     let quote = if last_error_lines.is_empty() {
-        String::new()
+        Redacted::default()
     } else {
-        format!(": {last_error_lines}")
+        redacted![": ", last_error_lines]
     };
     match end {
         ExecEnd::Exited { code: Some(0), .. } if spec.detach.is_some() => {
-            Some("the background command ended at once (exit code 0) instead of going on".to_owned())
+            Some("the background command ended at once (exit code 0) instead of going on".into())
         }
         ExecEnd::Exited { code: Some(0), .. } | ExecEnd::Detached { .. } => None,
-        ExecEnd::Exited { code: Some(code), .. } => Some(format!("exit code {code}{quote}")),
-        ExecEnd::Exited { code: None, signal, .. } => Some(format!(
-            "ended by signal {}{quote}",
-            signal.map_or("?".to_owned(), |signal| signal.to_string())
-        )),
-        ExecEnd::TimedOut { .. } => {
-            let seconds = spec.timeout_ms.unwrap_or_default() / 1000;
-            Some(format!(
-                "timed out after {seconds} s; the command and every process it had started were ended{quote}"
-            ))
+        ExecEnd::Exited { code: Some(code), .. } => Some(redacted!["exit code ", *code, quote]),
+        ExecEnd::Exited { code: None, signal, .. } => {
+            let signal = signal.map_or_else(|| "?".into(), |signal| redacted![signal]);
+            Some(redacted!["ended by signal ", signal, quote])
         }
-        ExecEnd::NotStarted { reason, .. } => Some(format!("the command could not be started: {reason}")),
+        ExecEnd::TimedOut { .. } => Some(redacted![
+            "timed out after ",
+            spec.timeout_ms.unwrap_or_default() / 1000,
+            " s; the command and every process it had started were ended",
+            quote,
+        ]),
+        ExecEnd::NotStarted { reason, .. } => {
+            Some(redacted!["the command could not be started: ", redactor.redact(reason)])
+        }
     }
 }

@@ -12,7 +12,7 @@ use hearth_guest::{Activated, ExecEnd, ExecSpec};
 use serde_json::json;
 
 use super::plan::Blueprint;
-use super::run::{Run, Stop, command_failure, failure, vm_lost};
+use super::run::{Run, Stop, command_failure, failure};
 use super::step_log::{Named, Recorder};
 use crate::secrets::git_config;
 use crate::templates::gc::forget_checkpoint;
@@ -32,14 +32,16 @@ const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;
 
-pub(super) fn driver_failure(error: DriverError) -> Failure {
-    match error {
-        DriverError::Permanent { reason, .. } => failure(FailureKind::Image, reason),
-        DriverError::Retry { reason, .. } | DriverError::Unknown { reason, .. } => failure(FailureKind::Host, reason),
-    }
-}
-
 impl Run<'_> {
+    pub(super) fn driver_failure(&self, error: &DriverError) -> Failure {
+        match error {
+            DriverError::Permanent { reason, .. } => self.failure(FailureKind::Image, reason),
+            DriverError::Retry { reason, .. } | DriverError::Unknown { reason, .. } => {
+                self.failure(FailureKind::Host, reason)
+            }
+        }
+    }
+
     /// A VM from the image, booted and settled: the steps `create_vm` and `ensure_server`.
     pub(super) async fn create(&self) -> Result<AgentClient, Stop> {
         self.create_vm().await?;
@@ -104,10 +106,10 @@ impl Run<'_> {
             Err(error) if error.checkpoint_fault().is_some() => {
                 let (store, driver) = (&self.builder.store, &*self.builder.driver);
                 let forgotten = forget_checkpoint(store, driver, from, &error.to_string()).await;
-                forgotten.map_err(|error| failure(FailureKind::Host, error.to_string()))?;
+                forgotten.map_err(|error| self.failure(FailureKind::Host, &error.to_string()))?;
                 Ok(None)
             }
-            Err(error) => Err(driver_failure(error)),
+            Err(error) => Err(self.driver_failure(&error)),
         }
     }
 
@@ -137,7 +139,7 @@ impl Run<'_> {
         let version = match activated.agent_version {
             Some(version) => version,
             // An older agent says it when it is asked.
-            None => agent.health().await.map_err(vm_lost)?.version,
+            None => agent.health().await.map_err(|error| self.vm_lost(&error))?.version,
         };
         Ok((agent, version))
     }
@@ -150,7 +152,7 @@ impl Run<'_> {
             rsa_host_key: self.builder.host_keys.spare(),
         };
         let activated = agent.activate(&identity).await;
-        let activated = activated.map_err(|error| failure(FailureKind::Identity, error.to_string()))?;
+        let activated = activated.map_err(|error| self.failure(FailureKind::Identity, &error.to_string()))?;
         self.builder
             .connections
             .note_boot(&self.boot.vm, &activated.boot_id)
@@ -178,7 +180,7 @@ impl Run<'_> {
             Ok(key) => agent
                 .set_rsa_host_key(&key)
                 .await
-                .map_err(|error| failure(FailureKind::Identity, error.to_string())),
+                .map_err(|error| self.failure(FailureKind::Identity, &error.to_string())),
             Err(error) => {
                 // It has others, and answers with none of its template's.
                 tracing::warn!(vm = %self.boot.vm, %error, "a VM's SSH server goes without an RSA key");
@@ -229,7 +231,7 @@ impl Run<'_> {
         if let Ok(created) = &created {
             metadata["image"] = json!(created.image);
         }
-        let result = created.map(drop).map_err(driver_failure);
+        let result = created.map(drop).map_err(|error| self.driver_failure(&error));
         self.end_apart(recorder, result, metadata).await.map(drop)
     }
 
@@ -247,7 +249,7 @@ impl Run<'_> {
         mut metadata: serde_json::Value,
     ) -> Result<AgentClient, Stop> {
         if let Ok((_, version)) = &reached {
-            metadata["agentVersion"] = json!(version);
+            metadata["agentVersion"] = json!(self.redactor().redact(version));
         }
         let (agent, _) = self
             .end_apart(recorder, reached.map(|(agent, _)| agent), metadata)
@@ -258,7 +260,8 @@ impl Run<'_> {
     /// Waits for the agent, then until the guest has settled, and gives it its time and its name.
     async fn settle(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
         let (agent, version) = self.reach().await?;
-        agent.set_clock(SystemTime::now()).await.map_err(vm_lost)?;
+        let set = agent.set_clock(SystemTime::now()).await;
+        set.map_err(|error| self.vm_lost(&error))?;
         let settle = ExecSpec {
             // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
             // system (exit code 1) is still a system.
@@ -281,14 +284,14 @@ impl Run<'_> {
             .map_err(|error| command_failure(FailureKind::Image, error))?;
         let identity = git_config::render(&git_config::nobody());
         let written = agent.write_file(git_config::PATH, git_config::MODE, identity).await;
-        written.map_err(vm_lost)?;
+        written.map_err(|error| self.vm_lost(&error))?;
         Ok((agent, version))
     }
 
     /// The agent and its version.
     async fn reach(&self) -> Result<(AgentClient, String), Failure> {
         let agent = self.connect().await?;
-        let health = agent.health().await.map_err(vm_lost)?;
+        let health = agent.health().await.map_err(|error| self.vm_lost(&error))?;
         self.builder.connections.note_boot(&self.boot.vm, &health.boot_id).await;
         Ok((agent, health.version))
     }
@@ -299,7 +302,7 @@ impl Run<'_> {
             match self.builder.connections.get(&self.boot.vm, CONNECT_TRY).await {
                 Ok(agent) => return Ok(agent),
                 Err(ConnectError::Driver(DriverError::Permanent { reason, .. })) => {
-                    return Err(failure(FailureKind::VmLost, reason));
+                    return Err(self.failure(FailureKind::VmLost, &reason));
                 }
                 Err(error) => {
                     self.still_runs().await?;
@@ -308,7 +311,7 @@ impl Run<'_> {
                         let console = self.console().await;
                         let reason =
                             format!("the server inside the VM did not answer within {seconds} s: {error}{console}");
-                        return Err(failure(FailureKind::Image, reason));
+                        return Err(self.failure(FailureKind::Image, &reason));
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -322,17 +325,13 @@ impl Run<'_> {
             Ok(Some(VmState::Halted)) => {
                 let why = self.builder.driver.why_silent(&self.boot.vm).await;
                 let why = why.ok().flatten().unwrap_or_default();
-                Err(failure(
-                    FailureKind::VmLost,
-                    format!("the VM was stopped while it booted: {why}"),
-                ))
+                let reason = format!("the VM was stopped while it booted: {why}");
+                Err(self.failure(FailureKind::VmLost, &reason))
             }
             Ok(_) => {
                 let console = self.console().await;
-                Err(failure(
-                    FailureKind::VmLost,
-                    format!("the VM ended while it booted{console}"),
-                ))
+                let reason = format!("the VM ended while it booted{console}");
+                Err(self.failure(FailureKind::VmLost, &reason))
             }
         }
     }
@@ -373,10 +372,8 @@ impl Run<'_> {
     pub(super) async fn rehearse_hand_over(&self, agent: &AgentClient) -> Result<(), Stop> {
         let identity = &self.boot.blueprint.git_identity;
         let committer = identity.as_ref().map_or_else(git_config::nobody, Into::into);
-        agent
-            .hand_over(vec![git_config::file(&committer)])
-            .await
-            .map_err(vm_lost)?;
+        let rehearsed = agent.hand_over(vec![git_config::file(&committer)]).await;
+        rehearsed.map_err(|error| self.vm_lost(&error))?;
         Ok(())
     }
 
@@ -387,7 +384,8 @@ impl Run<'_> {
             timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
             ..ExecSpec::default()
         };
-        let output = agent.exec_collect(&spec, 0).await.map_err(vm_lost)?;
+        let output = agent.exec_collect(&spec, 0).await;
+        let output = output.map_err(|error| self.vm_lost(&error))?;
         Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
     }
 
@@ -413,7 +411,8 @@ impl Run<'_> {
         if !driver.capabilities().pause {
             return Ok(None);
         }
-        driver.pause(&self.boot.vm).await.map_err(driver_failure)?;
+        let paused = driver.pause(&self.boot.vm).await;
+        paused.map_err(|error| self.driver_failure(&error))?;
         // Only a figure: without it the VM counts with its whole size.
         let usage = driver.usage(&self.boot.vm).await.ok();
         Ok(usage.map(|usage| usage.private_bytes.div_ceil(MIB)))

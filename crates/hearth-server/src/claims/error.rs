@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hearth_core::claim::Refusal;
 use hearth_core::plain_text::clause;
+use hearth_core::redact::Redacted;
 use jiff::Timestamp;
 
 use super::Claims;
@@ -47,7 +48,7 @@ pub enum ClaimError {
     },
     /// A script of the setup object failed in the VM while it was handed over.
     #[error("{}; the VM was thrown away, mend the script or claim another branch", clause(.0))]
-    Script(String),
+    Script(Redacted),
     /// The branch is not there, or nobody knows.
     #[error("{0}; nothing was handed over")]
     Branch(Box<BranchError>),
@@ -56,7 +57,7 @@ pub enum ClaimError {
     Stuck(String),
     /// The host does not have what would be brought into the VM.
     #[error("{}; nothing was handed over, try again", clause(.0))]
-    Host(String),
+    Host(Redacted),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -8,6 +8,7 @@ use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo};
 use hearth_api::ids::InstanceId;
 use hearth_core::checkout::Checkout;
 use hearth_core::claim::{Cause, Take};
+use hearth_core::redact::{Redacted, Redactor};
 use hearth_core::scripts::Phase;
 use hearth_core::state::InstanceState;
 use hearth_core::time::millis;
@@ -23,7 +24,7 @@ use super::{ClaimError, Claims};
 use crate::builds::scripts::run_at_claim;
 use crate::repos::branches::Asked;
 use crate::secrets::git_config::{self, Committer};
-use crate::secrets::{env_file, mask_cache};
+use crate::secrets::{env_file, redactors};
 use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 use crate::vms::connections::{ConnectError, RESTARTED};
 
@@ -33,12 +34,12 @@ const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why an instance could not be made the task's own.
+/// Why an instance could not be made the task's own: what the guest or git said of it, as they said it. [`Unfit::note`] redacts it.
 pub(super) enum Unfit {
     /// It does not answer as it should: the next one may.
     Instance(String),
     /// A script failed: it would fail in the next one too.
-    Script(String),
+    Script(Redacted),
     /// It cannot be brought to the branch that was asked for; perhaps the next one can.
     Stuck(String),
     /// The host does not have what would be brought into it.
@@ -113,7 +114,8 @@ impl Claims {
                 unasked.disarm();
                 course.reservation.forget(&row.id);
                 self.wake.wake();
-                unfit.note(which, &row, course)?;
+                let redactor = self.redactor(&row, task).await?;
+                unfit.note(&redactor, which, &row, course)?;
                 Ok(None)
             }
         }
@@ -191,7 +193,7 @@ impl Claims {
         trace.lap("prepare");
         let (repos, moved) = self.update_checkouts(seen, task, branch, row, &agent).await?;
         trace.lap("checkouts");
-        self.run_scripts(seen, &moved, variables, &agent).await?;
+        self.run_scripts(seen, task, row, (&moved, &agent)).await?;
         trace.lap("scripts");
         Ok(repos)
     }
@@ -222,9 +224,9 @@ impl Claims {
     async fn run_scripts(
         &self,
         seen: &Seen<'_>,
-        moved: &[usize],
-        variables: Option<Vec<VariableRow>>,
-        agent: &AgentClient,
+        task: &ClaimTask,
+        row: &InstanceRow,
+        (moved, agent): (&[usize], &AgentClient),
     ) -> Result<(), Unfit> {
         let checkouts = &seen.target.checkouts;
         let all: Vec<&Checkout> = checkouts.iter().collect();
@@ -240,21 +242,22 @@ impl Claims {
             {
                 continue;
             }
-            let variables = match &variables {
-                Some(variables) => variables.clone(),
-                None => self.shared_variables(seen.project).await?,
-            };
-            let masker = mask_cache::build(&variables).await;
-            run_at_claim(agent, phase, &checkouts, &masker)
+            let redactor = self.redactor(row, task).await?;
+            run_at_claim(agent, phase, &checkouts, &redactor)
                 .await
                 .map_err(Unfit::Script)?;
         }
         Ok(())
     }
 
-    async fn shared_variables(&self, project: &ProjectRow) -> Result<Vec<VariableRow>, StoreError> {
-        let store = &self.store;
-        store.variables(&project.id, VariableOwner::Shared).await
+    /// Knows the values of everything that a task's VM may hold.
+    pub(super) async fn redactor(&self, row: &InstanceRow, task: &ClaimTask) -> Result<Redactor, StoreError> {
+        let mut all = self.store.variables(&row.project, VariableOwner::Shared).await?;
+        let owner = VariableOwner::User(&task.user);
+        all.extend(self.store.variables(&row.project, owner).await?);
+        let own = task.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        all.extend(own.map(|(name, value)| VariableRow { name, value }));
+        Ok(redactors::build(&all).await)
     }
 
     /// The variables of the task, weakest first replaced by stronger: shared, personal, the claim's own. `None` when they
@@ -270,7 +273,7 @@ impl Claims {
         if is_current && personal.is_empty() && task.env.is_empty() {
             return Ok(None);
         }
-        let shared = self.shared_variables(project).await?;
+        let shared = self.store.variables(&project.id, VariableOwner::Shared).await?;
         let pairs = shared.into_iter().chain(personal).map(|row| (row.name, row.value));
         let own = task.env.iter().map(|(name, value)| (name.clone(), value.clone()));
         let strongest: BTreeMap<String, String> = pairs.chain(own).collect();
@@ -290,22 +293,23 @@ impl Claims {
 
 impl Unfit {
     /// Notes why a VM that was taken is not the claim's after all; an error where the next one would be no better.
-    fn note(self, which: &Take, row: &InstanceRow, course: &mut Course) -> Result<(), ClaimError> {
+    fn note(self, redactor: &Redactor, which: &Take, row: &InstanceRow, course: &mut Course) -> Result<(), ClaimError> {
         let (cause, reason) = match self {
             Self::Script(reason) => return Err(ClaimError::Script(reason)),
-            Self::Host(reason) => return Err(ClaimError::Host(reason)),
+            Self::Host(reason) => return Err(ClaimError::Host(redactor.redact(&reason))),
             Self::Store(error) => return Err(error.into()),
             Self::Instance(reason) => (Cause::Host, reason),
             Self::Stuck(reason) => (Cause::Checkout, reason),
         };
-        tracing::warn!(instance = %row.id, reason, "a VM was not fit for the claim that took it");
+        let reason = redactor.redact(&reason);
+        tracing::warn!(instance = %row.id, %reason, "a VM was not fit for the claim that took it");
         course.trace.skip(&row.id, &reason);
         if let Some(ticket) = &course.ticket {
             ticket.step_back();
         }
         // One of the pool that does not answer says nothing about what is made for the claim.
         if cause == Cause::Checkout || matches!(which, Take::Reserved { .. }) {
-            course.fail(cause, reason);
+            course.fail(cause, reason.into());
         }
         Ok(())
     }

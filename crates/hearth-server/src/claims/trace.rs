@@ -4,6 +4,7 @@ use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
 use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
 use hearth_api::ids::InstanceId;
 use hearth_core::claim::{ClaimOrder, ClaimScope, ClaimView, Next, QueueView, Take, has_template};
+use hearth_core::redact::Redacted;
 use tokio::time::{Duration, Instant};
 
 use crate::store::{ClaimRow, Look};
@@ -81,12 +82,12 @@ impl Trace {
     }
 
     /// What was taken is not fit.
-    pub(super) fn skip(&mut self, id: &InstanceId, reason: &str) {
+    pub(super) fn skip(&mut self, id: &InstanceId, reason: &Redacted) {
         let lost: Duration = self.phases.drain(..).map(|(_, length)| length).sum();
         let now = Instant::now();
         self.skipped.push(SkippedInstance {
             id: id.clone(),
-            reason: reason.to_owned(),
+            reason: reason.to_string(),
             ms: in_ms(lost + (now - self.lap)),
         });
         self.lap = now;

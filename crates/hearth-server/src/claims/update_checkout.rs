@@ -292,8 +292,9 @@ impl Claims {
                 }
                 // The VM is good all the same: the reply says that the repository stays behind, and why.
                 Err(error) => {
-                    tracing::warn!(instance = %row.id, repo = name, branch, %error, "a checkout stays behind");
-                    (repo.behind, repo.why) = (true, Some(error.to_string()));
+                    let why = self.redactor(row, task).await?.redact(&error.to_string());
+                    tracing::warn!(instance = %row.id, repo = name, branch, error = %why, "a checkout stays behind");
+                    (repo.behind, repo.why) = (true, Some(why.into()));
                 }
             }
         }

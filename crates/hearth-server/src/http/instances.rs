@@ -104,7 +104,7 @@ pub async fn get_instance(
         instance_id: row.vm,
         status,
         is_test: row.purpose.is_test(),
-        failure_reason: row.failure_reason,
+        failure_reason: row.failure_reason.map(String::from),
         steps,
         created_at: row.created_at,
     }))
@@ -206,7 +206,7 @@ fn summary(row: &InstanceRow, status: InstanceStatus, steps: &[Step]) -> Summary
         success: matches!(status, InstanceStatus::Ready | InstanceStatus::Claimed),
         total_duration_ms: u64::try_from(last.duration_since(row.created_at).as_millis()).unwrap_or_default(),
         failed_step: failed.map(|step| step.name.clone()),
-        error: row.failure_reason.clone(),
+        error: row.failure_reason.clone().map(String::from),
         completed_steps: steps.iter().filter(|step| step.status == StepStatus::Success).count() as u64,
         total_steps: steps.len() as u64,
     }
@@ -241,7 +241,7 @@ pub async fn follow_instance(
         replay = steps.into_iter().map(|step| FollowEvent::StepEnded { step }).collect();
         replay.push(FollowEvent::Ended {
             status,
-            failure_reason: reason.clone(),
+            failure_reason: reason.clone().map(String::from),
         });
         followers.ended(&id, status, reason);
     }

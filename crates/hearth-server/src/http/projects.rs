@@ -16,7 +16,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
-use crate::secrets::mask_cache;
+use crate::secrets::redactors;
 use crate::store::{ProjectRow, RepoSource};
 
 /// Page size when none is asked for.
@@ -297,7 +297,7 @@ pub async fn delete_project(
     if !state.store().delete_project(&row.id, Timestamp::now()).await? {
         return Err(ApiError::not_found("project"));
     }
-    mask_cache::forget(&row.id);
+    redactors::forget(&row.id);
     state.wake.wake();
     state.gc.run_soon();
     Ok(Json(ProjectDeleted {

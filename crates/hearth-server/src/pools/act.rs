@@ -300,7 +300,7 @@ impl Actor {
                 if store.end_instance(id, None, end, Timestamp::now()).await? == Moved::Lost {
                     self.tell_end(id).await?;
                 } else {
-                    tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason, "a boot failed");
+                    tracing::warn!(instance = %id, kind = failure.kind.as_str(), reason = failure.reason.as_str(), "a boot failed");
                     live_logs.ended(id, Some(InstanceStatus::Failed), Some(failure.reason));
                 }
             }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use hearth_api::ids::InstanceId;
-use hearth_api::instance::{Step, StepStatus};
+use hearth_core::redact::Redacted;
 use hearth_core::state::{FailureKind, InstanceState};
+use hearth_core::step_record::StepRecord;
 use hearth_core::world::Failure;
 use jiff::Timestamp;
 
 use super::act::Actor;
 use crate::builds::end_request::EndRequest;
+use crate::secrets::redactors;
 use crate::store::{End, InstanceRow, Moved, StoreError};
 
 /// A step that was asked to end has this long to write its entry.
@@ -51,16 +53,17 @@ impl Actor {
             InstanceState::Ready | InstanceState::Claimed => return Ok(Ended::InUse(row.state)),
             InstanceState::Retiring | InstanceState::Archived | InstanceState::Deleting => return Ok(Ended::Nothing),
         }
-        let reason = &format!("cancelled by {by}");
-        self.end_run(id, reason).await;
+        let redactor = redactors::of_project(store, &row.project).await?;
+        let reason = redactor.redact(&format!("cancelled by {by}"));
+        self.end_run(id, &reason).await;
         // Nobody was at it, or somebody began between the two looks.
         let failure = Failure {
             kind: FailureKind::Cancelled,
-            reason: reason.to_owned(),
+            reason: reason.clone(),
         };
         let end = End::Failed(&failure);
         if store.end_instance(id, None, end, Timestamp::now()).await? != Moved::Lost {
-            self.end_run(id, reason).await;
+            self.end_run(id, &reason).await;
             self.tell_end(id).await?;
         }
         let Some(row) = store.instance(id).await? else {
@@ -74,7 +77,7 @@ impl Actor {
         })
     }
 
-    async fn end_run(&self, id: &InstanceId, reason: &str) {
+    async fn end_run(&self, id: &InstanceId, reason: &Redacted) {
         if let Some(done) = self.tasks.ask_to_end(id, reason) {
             // One that is still there then is freezing its VM, say: its row has failed all the same.
             drop(tokio::time::timeout(LONGEST_END, done.cancelled()).await);
@@ -98,17 +101,17 @@ impl Actor {
     pub(super) async fn close_entries(&self, id: &InstanceId, failure: &Failure) -> Result<(), StoreError> {
         let live_logs = &self.live_logs;
         for running in live_logs.progress(id) {
-            let step = Step {
+            let record = StepRecord {
                 name: running.step,
-                status: StepStatus::Error,
                 error: Some(failure.reason.clone()),
-                output: (!running.output.is_empty()).then_some(running.output),
+                output: running.output,
+                failure: None,
                 duration_ms: u64::try_from(running.ran.as_millis()).ok(),
                 timestamp: Timestamp::now(),
                 metadata: None,
             };
-            self.store.append_step(id, &step).await?;
-            live_logs.step_ended(id, running.subject.as_deref(), &step);
+            self.store.append_step(id, &record).await?;
+            live_logs.step_ended(id, running.subject.as_deref(), &record);
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl GiveUp for Endings {
         let (end, now) = (End::Failed(failure), Timestamp::now());
         let moved = self.store.end_instance(&row.id, Some(row.generation), end, now).await?;
         if moved != Moved::Lost {
-            tracing::warn!(instance = %row.id, project = %row.project, reason = failure.reason, "an instance failed");
+            tracing::warn!(instance = %row.id, project = %row.project, reason = failure.reason.as_str(), "an instance failed");
             self.connections.forget(&row.vm);
             let reason = Some(failure.reason.clone());
             self.live_logs.ended(&row.id, Some(InstanceStatus::Failed), reason);

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_api::ids::InstanceId;
+use hearth_core::redact::Redacted;
 use tokio_util::sync::CancellationToken;
 
 use crate::builds::end_request::EndRequest;
@@ -96,9 +97,9 @@ impl Tasks {
     }
 
     /// Asks a run to end, if there is one; what resolves when it has.
-    pub(super) fn ask_to_end(&self, id: &InstanceId, reason: &str) -> Option<CancellationToken> {
+    pub(super) fn ask_to_end(&self, id: &InstanceId, reason: &Redacted) -> Option<CancellationToken> {
         let run = self.with(|kept| kept.provisions.get(id).cloned())?;
-        run.end.ask(reason.to_owned());
+        run.end.ask(reason.clone());
         Some(run.done)
     }
 

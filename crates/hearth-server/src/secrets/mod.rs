@@ -1,7 +1,6 @@
-//! What must not be read by others: sealed values, the files that carry them into VMs, and hiding them in text.
+//! What must not be read by others: sealed values, the files that carry them into VMs, and the redactors that know them.
 
 pub mod cipher;
 pub mod env_file;
 pub mod git_config;
-pub mod mask;
-pub mod mask_cache;
+pub mod redactors;

@@ -118,7 +118,7 @@ pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, 
                 (Kind::Build, wanted.map(|pool| pool.recipe.clone()), Some(project))
             }
             Action::Start { .. } => (Kind::Start, None, None),
-            Action::Fail { failure, .. } => (Kind::Fail(failure.reason.clone()), None, None),
+            Action::Fail { failure, .. } => (Kind::Fail(failure.reason.to_string()), None, None),
             Action::Retire { reason, .. } => (Kind::Retire(*reason), None, None),
             Action::Delete { reason, .. } => (Kind::Delete(*reason), None, None),
             Action::Teardown { .. } => (Kind::Teardown, None, None),

@@ -246,10 +246,10 @@ impl PoolStatus {
             };
         };
         let step = || match &running.subject {
-            Some(subject) => format!("{} {subject}", running.step),
-            None => running.step.clone(),
+            Some(subject) => format!("{} {subject}", running.step.as_str()),
+            None => running.step.as_str().to_owned(),
         };
-        let what = running.command.clone().unwrap_or_else(step);
+        let what = running.command.as_ref().map_or_else(step, ToString::to_string);
         AtWork {
             message: progress::sentence(&what, running.ran, running.silent),
             what: Some(what),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
+use hearth_core::redact::Redacted;
 use hearth_drivers::{Driver, DriverError};
 use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
@@ -40,7 +41,7 @@ pub struct Connections {
     pub(super) driver: Arc<dyn Driver>,
     slots: Arc<Mutex<HashMap<VmId, Slot>>>,
     /// VMs whose connection was broken off because they did not answer, and what to say about it.
-    given_up: Arc<Mutex<HashMap<VmId, String>>>,
+    given_up: Arc<Mutex<HashMap<VmId, Redacted>>>,
 }
 
 impl Connections {
@@ -121,8 +122,8 @@ impl Connections {
     }
 
     /// Ends every call to a VM that does not answer: each would wait for ever. `why`: what they are told.
-    pub async fn give_up(&self, vm: &VmId, why: &str) {
-        self.reasons().insert(vm.clone(), why.to_owned());
+    pub async fn give_up(&self, vm: &VmId, why: Redacted) {
+        self.reasons().insert(vm.clone(), why);
         self.renew(vm);
         // There is one stream at a time: a new one ends the one before it.
         if let Err(error) = self.driver.connect(vm).await {
@@ -131,7 +132,7 @@ impl Connections {
     }
 
     /// Why the connection to a VM was broken off, when it was and there is none since.
-    pub fn given_up(&self, vm: &VmId) -> Option<String> {
+    pub fn given_up(&self, vm: &VmId) -> Option<Redacted> {
         self.reasons().get(vm).cloned()
     }
 
@@ -139,7 +140,7 @@ impl Connections {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reasons(&self) -> MutexGuard<'_, HashMap<VmId, String>> {
+    fn reasons(&self) -> MutexGuard<'_, HashMap<VmId, Redacted>> {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

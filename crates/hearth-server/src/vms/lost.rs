@@ -52,7 +52,7 @@ impl Connections {
     pub async fn find_out(&self, vm: &VmId, given: &Given, patience: Duration) -> Became {
         // The connection was broken off because the guest hangs: that was looked into.
         if let Some(why) = self.given_up(vm) {
-            return Became::Silent(Some(why));
+            return Became::Silent(Some(why.into()));
         }
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {

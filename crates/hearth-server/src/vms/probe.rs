@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use hearth_api::counted::times_in_a_row;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::Unresponsive;
+use hearth_core::redact::Redacted;
+use hearth_core::redacted;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
 use hearth_drivers::{Driver, host};
@@ -24,6 +25,7 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::secrets::redactors;
 use crate::store::{InstanceRow, Store, StoreError};
 use crate::vms::connections::{Connections, RESTARTED};
 use crate::vms::pause::Pause;
@@ -264,23 +266,27 @@ impl Probes {
             }
             let failure = Failure {
                 kind: FailureKind::VmLost,
-                reason: format!(
-                    "it did not answer {} while it stood ready: {fault}",
-                    times_in_a_row(misses)
-                ),
+                reason: redacted![
+                    "it did not answer ",
+                    misses,
+                    " times in a row while it stood ready: ",
+                    fault,
+                ],
             };
             return self.instances.give_up(row, &failure).await;
         }
         if misses < MISSES_AT_WORK {
             return Ok(());
         }
-        let reason = self.why_silent(&row.vm).await;
+        let why = self.why_silent(&row.vm).await;
+        let reason = self.redacted(row, &why).await;
         let silent = self.looks(|looks| looks.silence(&row.vm, reason));
         let Some(silent) = silent else { return Ok(()) };
-        let sentence = format!("the VM does not answer since {:.0}: {}", silent.since, silent.reason);
+        let sentence = format!("the VM does not answer since {:.0}: {why}", silent.since);
+        let sentence = self.redacted(row, &sentence).await;
         tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
         // A set-up fails by this; a call of somebody ends with it.
-        self.connections.give_up(&row.vm, &sentence).await;
+        self.connections.give_up(&row.vm, sentence).await;
         if whose == Whose::Somebody {
             self.let_go_on(row).await;
         }
@@ -301,7 +307,7 @@ impl Probes {
     }
 
     /// Asks a VM; the boot of its guest, or what was wrong.
-    async fn ask(&self, row: &InstanceRow, patience: Duration) -> Result<String, String> {
+    async fn ask(&self, row: &InstanceRow, patience: Duration) -> Result<String, Redacted> {
         let answers = async {
             let agent = match whose(row) {
                 Whose::Build => self.connections.current(&row.vm).ok_or("it has no connection")?,
@@ -318,9 +324,22 @@ impl Probes {
             let health = agent.health().await.map_err(|error| error.to_string())?;
             Ok(health.boot_id)
         };
-        match tokio::time::timeout(patience, answers).await {
-            Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {} s", patience.as_secs_f64())),
+        let fault = match tokio::time::timeout(patience, answers).await {
+            Ok(Ok(boot)) => return Ok(boot),
+            Ok(Err(fault)) => fault,
+            Err(_) => format!("no answer within {} s", patience.as_secs_f64()),
+        };
+        Err(self.redacted(row, &fault).await)
+    }
+
+    /// What a guest said, or somebody who quotes it, without the values of its project's variables.
+    async fn redacted(&self, row: &InstanceRow, said: &str) -> Redacted {
+        match redactors::of_project(&self.store, &row.project).await {
+            Ok(redactor) => redactor.redact(said),
+            Err(error) => {
+                tracing::debug!(%error, instance = %row.id, "what a VM said cannot be shown");
+                "why is not shown, because its project's variables could not be read".into()
+            }
         }
     }
 
@@ -340,7 +359,7 @@ impl Probes {
         if whose(row) == Whose::Pool {
             let failure = Failure {
                 kind: FailureKind::VmLost,
-                reason: RESTARTED.to_owned(),
+                reason: RESTARTED.into(),
             };
             return self.instances.give_up(row, &failure).await;
         }
@@ -385,12 +404,12 @@ impl Probes {
     }
 
     /// Notes how a look ended, and says what is news; the misses in a row.
-    fn note(&self, row: &InstanceRow, fault: Option<&String>) -> u32 {
+    fn note(&self, row: &InstanceRow, fault: Option<&Redacted>) -> u32 {
         let interval = self.interval(row);
         let (before, misses) = self.looks(|looks| looks.note(&row.vm, fault.is_some(), interval));
         match fault {
             Some(fault) if before == 0 => {
-                tracing::warn!(instance = %row.id, project = %row.project, fault, "a VM did not answer; it is asked again");
+                tracing::warn!(instance = %row.id, project = %row.project, %fault, "a VM did not answer; it is asked again");
             }
             None if before > 0 => {
                 tracing::info!(instance = %row.id, project = %row.project, misses = before, "a VM answers again");
@@ -476,11 +495,14 @@ impl Looks {
     }
 
     /// It is known now not to answer; `Some` when that is news.
-    fn silence(&mut self, vm: &VmId, reason: String) -> Option<Unresponsive> {
+    fn silence(&mut self, vm: &VmId, reason: Redacted) -> Option<Unresponsive> {
         let probe = self.0.get_mut(vm)?;
         let since = probe.missed.unwrap_or_else(Timestamp::now);
         let is_news = probe.silent.is_none();
-        let silent = Unresponsive { since, reason };
+        let silent = Unresponsive {
+            since,
+            reason: reason.into(),
+        };
         probe.silent = Some(silent.clone());
         is_news.then_some(silent)
     }

@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, bare_project, commit, git, git_repo, options, repo_folder};
+use crate::secrets::files_with;
 use crate::watch::SELDOM;
 
 /// Ends the script that moves a checkout, and no other command.
@@ -216,6 +217,42 @@ async fn a_checkout_that_cannot_be_moved_costs_two_vms_and_then_the_claim_is_ref
     }
     assert_eq!(server.post(&claim, asked).await["repos"][0]["commit"], topic);
     server.stop().await;
+}
+
+/// What git in a VM says may quote the task's variables: a hook of the repository prints them, say.
+#[tokio::test]
+async fn what_git_in_a_claimed_vm_says_is_redacted_in_refusal_and_trace() {
+    const SECRET: &str = "s3cret-of-the-task";
+    let (server, driver) = server(Vec::new()).await;
+    let app = git_repo(server.folder.path(), "app", &[("a", "1")]);
+    branch(&app, "topic");
+    let pool = pool(&server, &[("acme/app", &app)], 2).await;
+    let claim = format!("{pool}/claim");
+    let refuses = |times| ExecRule {
+        times: Some(times),
+        ..ExecRule::fails(MOVE, 1, &format!("no room for {SECRET}\n"))
+    };
+    let asked = json!({ "branch": "topic", "env": { "TASK": SECRET }, "waitMs": 20_000 });
+    driver.add_rule(refuses(1));
+    let reply = server.post(&claim, asked.clone()).await;
+    let told = server
+        .get(&format!("/instances/{}/claim", reply["id"].as_str().unwrap()))
+        .await;
+    assert!(told["why"].as_str().unwrap().contains("no room for ***"), "{told:#}");
+    driver.add_rule(refuses(2));
+    let (status, refused) = server.call(Method::POST, &claim, asked).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refused:#}");
+    assert!(
+        message(&refused).contains("git in the VM said: no room for ***"),
+        "{refused:#}"
+    );
+    for text in [told.to_string(), refused.to_string()] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+    let (folder, _) = server.stop().await;
+    let mut found = Vec::new();
+    files_with(folder.path(), SECRET.as_bytes(), &mut found);
+    assert_eq!(found, Vec::<String>::new());
 }
 
 #[tokio::test]

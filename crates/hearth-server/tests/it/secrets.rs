@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use hearth_drivers::Driver;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Fault, FaultKind, FaultMoment, Special, Verb};
+use hearth_guest::ExecEnd;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, bare_project, options};
 
@@ -93,6 +94,89 @@ async fn a_variable_is_in_no_output_no_error_no_file_and_no_reply() {
         files_with(folder.path(), needle, &mut found);
     }
     assert_eq!(found, Vec::<String>::new());
+}
+
+/// The value is part of what the host says when a call fails: of the VM that is set up, of its fork right after, of one that stands ready.
+#[tokio::test]
+async fn what_the_host_says_of_a_failed_vm_is_redacted() {
+    const SAID: &str = "fault that the test planned";
+    // The pool's first VM is set up in one VM and is a fork of that.
+    for (verb, call) in [
+        (Verb::Create, 1),
+        (Verb::Connect, 1),
+        (Verb::Connect, 2),
+        (Verb::Pause, 1),
+    ] {
+        let fault = Fault {
+            verb,
+            call,
+            kind: FaultKind::Permanent,
+            moment: FaultMoment::Before,
+        };
+        let (server, _) = Server::fake(FakeOptions {
+            faults: vec![fault],
+            ..FakeOptions::default()
+        })
+        .await;
+        let project = server.project(bare_project()).await;
+        let variables = json!({ "variables": [{ "name": "S", "value": SAID }] });
+        server
+            .put(&format!("{project}/environment-variables/shared"), variables)
+            .await;
+        let pool = format!("{project}/warm-pool");
+        server.patch(&pool, json!({ "enabled": true, "targetSize": 1 })).await;
+        let failed = |it: &Value| {
+            it["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|one| one["status"] == "failed")
+        };
+        let all = server.until(SOON, &format!("{pool}/instances"), failed).await;
+        let one = all["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|it| it["status"] == "failed")
+            .unwrap();
+        let detail = server
+            .get(&format!("{pool}/instances/{}", one["id"].as_str().unwrap()))
+            .await;
+        let reason = detail["failureReason"].as_str().unwrap();
+        assert!(reason.contains("a ***"), "{verb:?} {call}: {detail:#}");
+        assert!(!detail.to_string().contains(SAID), "{verb:?} {call}: {detail:#}");
+        let (folder, _) = server.stop().await;
+        let mut found = Vec::new();
+        files_with(folder.path(), SAID.as_bytes(), &mut found);
+        assert_eq!(found, Vec::<String>::new(), "{verb:?} {call}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_says_of_a_command_is_redacted() {
+    let end = ExecEnd::NotStarted {
+        reason: "no such folder: /srv/s3cret".to_owned(),
+        code: None,
+    };
+    let (server, _) = Server::fake(FakeOptions {
+        rules: vec![ExecRule::does("run-it", Special::End(end))],
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let variables = json!({ "variables": [{ "name": "S", "value": "s3cret" }] });
+    server
+        .put(&format!("{project}/environment-variables/shared"), variables)
+        .await;
+    let commands = json!([{ "name": "it", "command": "run-it" }]);
+    let record = server
+        .test_boot(SOON, &project, json!({ "setupCommands": commands }))
+        .await;
+    assert_eq!(
+        record["failureReason"],
+        "the command could not be started: no such folder: /srv/***"
+    );
+    assert!(!record.to_string().contains("s3cret"), "{record:#}");
 }
 
 #[tokio::test]

@@ -1,0 +1,159 @@
+//! A stream of bytes on its way to people: values are hidden first, then bytes become text.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use super::values::{Inside, Values, key};
+use super::{IN_PLACE_OF_VALUE, Redacted};
+
+/// One stream: gives text for bytes, some of it later. A value split over two pieces is found.
+pub struct RedactedStream {
+    bytes: Option<RedactedBytes>,
+    text: Utf8Stream,
+}
+
+/// What is held back may be the beginning of a value.
+impl fmt::Debug for RedactedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedactedStream")
+    }
+}
+
+impl RedactedStream {
+    pub(super) fn new(values: Option<Arc<Values>>) -> Self {
+        Self {
+            bytes: values.map(RedactedBytes::new),
+            text: Utf8Stream::default(),
+        }
+    }
+
+    /// Takes a piece and gives what is safe to show.
+    pub fn push(&mut self, piece: &[u8]) -> Redacted {
+        let shown = match &mut self.bytes {
+            Some(bytes) => Cow::Owned(bytes.push(piece)),
+            None => Cow::Borrowed(piece),
+        };
+        Redacted(self.text.push(&shown).into())
+    }
+
+    /// Nothing follows: gives the rest.
+    pub fn finish(&mut self) -> Redacted {
+        let rest = self.bytes.as_mut().map(RedactedBytes::finish).unwrap_or_default();
+        let mut text = self.text.push(&rest);
+        text.push_str(&self.text.finish());
+        Redacted(text.into())
+    }
+}
+
+/// Bytes in, bytes without values out.
+struct RedactedBytes {
+    values: Arc<Values>,
+    /// The end of what came so far, when it may be the beginning of a value.
+    held: Vec<u8>,
+    /// The long value that was found and whose rest is still to come.
+    inside: Option<Inside>,
+}
+
+impl RedactedBytes {
+    fn new(values: Arc<Values>) -> Self {
+        Self {
+            values,
+            held: Vec::new(),
+            inside: None,
+        }
+    }
+
+    fn push(&mut self, piece: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(piece);
+        self.advance(false)
+    }
+
+    fn finish(&mut self) -> Vec<u8> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, is_end: bool) -> Vec<u8> {
+        let known = &self.values;
+        let mut shown = Vec::with_capacity(self.held.len());
+        let mut done = 0;
+        while done < self.held.len() {
+            let rest = &self.held[done..];
+            if let Some(inside) = self.inside.take() {
+                let (hidden, inside) = known.follow(inside, rest);
+                done += hidden;
+                self.inside = inside;
+                continue;
+            }
+            if !is_end && known.may_grow(rest) {
+                break;
+            }
+            match known.longest_at(rest) {
+                None => {
+                    shown.push(rest[0]);
+                    done += 1;
+                }
+                Some(found) => {
+                    shown.extend_from_slice(IN_PLACE_OF_VALUE.as_bytes());
+                    done += key(known.form(found)).len();
+                    self.inside = known.inside_of(found);
+                }
+            }
+        }
+        self.held.drain(..done);
+        shown
+    }
+}
+
+/// Turns bytes into text piece by piece; a character split over two pieces stays whole, other rubbish becomes `�`.
+#[derive(Debug, Default)]
+struct Utf8Stream {
+    held: Vec<u8>,
+}
+
+impl Utf8Stream {
+    fn push(&mut self, piece: &[u8]) -> String {
+        self.held.extend_from_slice(piece);
+        let mut text = String::new();
+        let mut rest = self.held.as_slice();
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    rest = &[];
+                }
+                Err(error) => {
+                    let (valid, after) = rest.split_at(error.valid_up_to());
+                    text.push_str(&String::from_utf8_lossy(valid));
+                    rest = after;
+                    if let Some(length) = error.error_len() {
+                        text.push(char::REPLACEMENT_CHARACTER);
+                        rest = &rest[length..];
+                        continue;
+                    }
+                }
+            }
+            break;
+        }
+        self.held = rest.to_vec();
+        text
+    }
+
+    fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.held)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_split_over_two_pieces_stays_whole_and_rubbish_is_replaced() {
+        let mut stream = Utf8Stream::default();
+        assert_eq!(stream.push(b"a\xc3"), "a");
+        assert_eq!(stream.push(b"\xa4\xffb"), "ä\u{fffd}b");
+        assert_eq!(stream.push(b"\xe2\x82"), "");
+        assert_eq!(stream.finish(), "\u{fffd}");
+    }
+}
