@@ -7,7 +7,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use hearth_api::exec::{ExecMessage, ExecStart};
 use hearth_api::ids::InstanceId;
 use hearth_core::state::InstanceState;
@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::exec::{Inside, answered, enter, marked, refused, to_spec, usable};
 use super::exec_end::Begun;
 use super::extract::{self, Path};
-use super::socket::{Attached, MESSAGE_BYTES, Typed, WAITING_INPUT, say};
+use super::socket::{Attached, MESSAGE_BYTES, Typed, WAITING_INPUT, say_last};
 use super::terminal::{guest_size, is_too_old, too_old};
 use crate::store::InstanceRow;
 
@@ -71,7 +71,7 @@ async fn serve(mut socket: WebSocket, state: &AppState, row: &InstanceRow, insid
         Ok(None) => return,
         Err(_) => Err(ExecMessage::Error(nothing_to_run().into_detail())),
     };
-    let (mut client, from_client) = socket.split();
+    let (client, from_client) = socket.split();
     match started {
         Ok((running, begun, typed)) => {
             let attached = Attached {
@@ -85,10 +85,7 @@ async fn serve(mut socket: WebSocket, state: &AppState, row: &InstanceRow, insid
             };
             attached.serve(client, from_client, state).await;
         }
-        Err(refusal) => {
-            say(&mut client, &refusal).await;
-            drop(client.close().await);
-        }
+        Err(refusal) => say_last(client, from_client, &refusal).await,
     }
 }
 

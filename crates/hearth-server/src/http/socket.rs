@@ -25,6 +25,8 @@ pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 const PIECE_BYTES: usize = 64 * 1024;
 /// So many of them wait for a command that does not read.
 pub const WAITING_INPUT: usize = 16;
+/// A client that was told how its command ended goes by itself. One that still sends has this long to read that.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
 /// From one sign of life to the next: the lease is renewed, and the client is asked for one.
 const LIFE_EVERY: Duration = Duration::from_secs(30);
 
@@ -53,25 +55,53 @@ impl Attached {
     pub async fn serve(
         mut self,
         mut client: SplitSink<WebSocket, Message>,
-        from_client: SplitStream<WebSocket>,
+        mut from_client: SplitStream<WebSocket>,
         state: &AppState,
     ) {
         let exit = tokio::select! {
             exit = show(&mut self.running, &self.begun, &mut client, state, self.lease.as_ref(), self.channels) => exit,
             // Nobody is left to be told.
-            () = take(from_client, self.typed, self.patience) => return,
+            () = take(&mut from_client, self.typed, self.patience) => return,
         };
+        drop(self.running);
         // Nothing runs in the VM any more: one of the pool may be paused again.
         drop(self.awake.take());
         let Some(exit) = exit else { return };
-        // A client that is gone by now has missed nothing that it waited for.
-        say(&mut client, &ExecMessage::Exit(exit)).await;
-        drop(client.close().await);
+        say_last(client, from_client, &ExecMessage::Exit(exit)).await;
     }
 }
 
+/// The last message to a client, and the end of the connection. What the client still sends is read and thrown away: a connection
+/// that is closed while bytes of the client lie unread is reset, and then the client may never see what was said last.
+pub async fn say_last(
+    mut client: SplitSink<WebSocket, Message>,
+    mut from_client: SplitStream<WebSocket>,
+    message: &ExecMessage,
+) {
+    let saying = async {
+        say(&mut client, message).await;
+        drop(client.close().await);
+    };
+    let leaving = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            if matches!(message, Message::Close(_)) {
+                break;
+            }
+        }
+    };
+    let mut leaving = std::pin::pin!(leaving);
+    tokio::select! {
+        // However slowly it takes what was printed.
+        () = saying => {}
+        // A client that is gone by now has missed nothing that it waited for.
+        () = &mut leaving => return,
+    }
+    // It does not go: then the connection is cut.
+    drop(tokio::time::timeout(LEAVING_PATIENCE, leaving).await);
+}
+
 /// One message of ours that is no output.
-pub async fn say(client: &mut SplitSink<WebSocket, Message>, message: &ExecMessage) {
+async fn say(client: &mut SplitSink<WebSocket, Message>, message: &ExecMessage) {
     if let Ok(text) = serde_json::to_string(message) {
         drop(client.send(Message::Text(text.into())).await);
     }
@@ -115,7 +145,7 @@ fn on_channel(channel: u8, bytes: &[u8]) -> Bytes {
 }
 
 /// What the client sends, until it is gone.
-async fn take(mut client: SplitStream<WebSocket>, typed: Typed, patience: Option<Duration>) {
+async fn take(client: &mut SplitStream<WebSocket>, typed: Typed, patience: Option<Duration>) {
     let mut typed = Some(typed);
     loop {
         let next = match patience {

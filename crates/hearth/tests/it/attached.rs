@@ -164,6 +164,49 @@ fn a_command_that_reads_nothing_does_not_wait_for_input() {
 }
 
 #[test]
+fn a_command_that_leaves_its_input_unread_ends_with_its_own_code() {
+    let head = ExecRule {
+        code: 7,
+        ..ExecRule::prints("head -c 3", "abc")
+    };
+    let missing = Special::End(ExecEnd::NotStarted {
+        reason: "the program nix was not found".into(),
+        code: Some(EXIT_NOT_FOUND),
+    });
+    let house = House::start(vec![head, ExecRule::does("nix", missing)]);
+    // More than every buffer on the way holds, and then without end.
+    for size in [Some(20_000_000), None] {
+        for round in 0..20 {
+            for (words, code, printed) in [(&["head", "-c", "3"][..], 7, &b"abc"[..]), (&["nix"], 127, b"")] {
+                let mut child = house
+                    .exec(&[], words)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut stdin = child.stdin.take().unwrap();
+                let writing = std::thread::spawn(move || {
+                    let piece = vec![b'y'; 64 * 1024];
+                    let mut sent = 0;
+                    while size.is_none_or(|size| sent < size) && stdin.write_all(&piece).is_ok() {
+                        sent += piece.len();
+                    }
+                });
+                let output = child.wait_with_output().unwrap();
+                writing.join().unwrap();
+                assert_eq!(
+                    (output.status.code(), output.stdout.as_slice()),
+                    (Some(code), printed),
+                    "round {round} of {size:?}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_typed_reaches_a_command_without_a_terminal_and_one_with_it() {
     let house = House::start(vec![ExecRule::does("cat", Special::Echo)]);
     // Ctrl-D ends the input of a terminal. What is typed is shown by the terminal, and again by the command.
