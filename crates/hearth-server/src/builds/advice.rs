@@ -10,6 +10,15 @@ use crate::store::VariableRow;
 /// Shells answer this for a program that was not found, and the one below for one that cannot be run.
 const NOT_FOUND: i32 = 127;
 const NOT_RUN: i32 = 126;
+/// How names of variables begin that git reads and that neither move what it works on nor how it fetches.
+const GIT_HARMLESS: [&str; 6] = [
+    "GIT_AUTHOR_",
+    "GIT_COMMITTER_",
+    "GIT_TRACE",
+    "GIT_TERMINAL_PROMPT",
+    "GIT_MERGE_",
+    "GIT_EDITOR",
+];
 
 /// How a command ended.
 #[derive(Debug)]
@@ -203,8 +212,10 @@ fn about_variables(ended: &Ended<'_>) -> Option<Redacted> {
     let unfound = not_started || matches!(code, Some(NOT_FOUND | NOT_RUN)) || said.contains("command not found");
     // What variables hold is redacted in what is shown.
     let shows = |name: &str| said.contains(name) || said.contains("***");
+    let runs_git = is_about_git(ended.command, &said);
     let is_suspect = |name: &str| match name {
         "PATH" => unfound,
+        _ if name.starts_with("GIT_") => runs_git && !GIT_HARMLESS.iter().any(|start| name.starts_with(start)),
         _ if name.starts_with("LD_") => {
             unfound || by_signal || said.contains("ld.so") || said.contains("shared librar")
         }
@@ -237,6 +248,15 @@ fn about_variables(ended: &Ended<'_>) -> Option<Redacted> {
             " change how programs run and may be the cause; set them only in the commands that need them",
         ]),
     }
+}
+
+/// Whether a command runs git, or what it printed comes from git.
+fn is_about_git(command: &str, said: &str) -> bool {
+    let is_in = |text: &str| {
+        let words = text.split(|char: char| !(char.is_alphanumeric() || "-_.".contains(char)));
+        words.into_iter().any(|word| word == "git")
+    };
+    is_in(command) || is_in(said) || said.contains("fatal: ")
 }
 
 #[cfg(test)]
@@ -321,5 +341,28 @@ mod tests {
         );
         assert!(of(3, "x", &[], &["BASH_ENV"]).contains("variable BASH_ENV"));
         assert!(of(1, "x", &["mkdir: cannot create directory '***'"], &["HOME", "TMPDIR"]).contains("HOME, TMPDIR"));
+    }
+
+    #[test]
+    fn variable_that_moves_what_git_works_on_is_named_where_git_fails() {
+        for name in [
+            "GIT_DIR",
+            "GIT_WORK_TREE",
+            "GIT_INDEX_FILE",
+            "GIT_CONFIG_GLOBAL",
+            "GIT_CONFIG_COUNT",
+            "GIT_SSH_COMMAND",
+            "GIT_EXEC_PATH",
+        ] {
+            for (command, said) in [
+                ("npm ci", &["fatal: not a git repository: '***'"][..]),
+                ("cd web && git status", &["boom"]),
+                ("git diff --quiet", &[]),
+            ] {
+                let told = of(128, command, said, &["API_KEY", name, "GIT_AUTHOR_NAME"]);
+                assert!(told.contains(&format!("variable {name} changes")), "{command}: {told}");
+            }
+            assert_eq!(of(2, "make digit", &["boom"], &[name]), "");
+        }
     }
 }

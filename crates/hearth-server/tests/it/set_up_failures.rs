@@ -191,6 +191,35 @@ async fn a_variable_that_no_command_would_see_is_refused_wherever_it_is_given() 
 }
 
 #[tokio::test]
+async fn variable_that_moves_what_git_works_on_is_named_by_the_failure() {
+    let said = "fatal: not a git repository: '/elsewhere'\n";
+    let rules = vec![ExecRule::fails("npm version", 128, said)];
+    let (server, _) = Server::fake(FakeOptions {
+        rules,
+        ..FakeOptions::default()
+    })
+    .await;
+    let body = json!({ "setupCommands": [{ "name": "it", "command": "npm version patch" }] });
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL", "GIT_SSH_COMMAND"] {
+        let project = server.project(json!({ "name": name.to_lowercase().replace('_', "-") })).await;
+        let variables = json!({ "variables": [
+            { "name": name, "value": "/elsewhere" }, { "name": "GIT_AUTHOR_NAME", "value": "A. Gent" },
+        ] });
+        server
+            .put(&format!("{project}/environment-variables/shared"), variables)
+            .await;
+        let record = server.test_boot(SOON, &project, body.clone()).await;
+        let (_, then) = reason(&record).split_once('\n').unwrap();
+        assert_eq!(
+            then,
+            format!(
+                "the project's variable {name} changes how programs run and may be the cause; set it only in the commands that need it"
+            )
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_search_path_that_hides_the_programs_is_named_by_the_failure() {
     let rule = ExecRule::fails("npm ci", 127, "bash: line 1: npm: command not found\n");
     let rules = vec![rule];
