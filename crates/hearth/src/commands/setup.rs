@@ -131,6 +131,9 @@ async fn save(
         setup.take_branches(&client.get_project(&project.id).await?.repos)?;
     }
     let saved = client.patch_setup(&project.id, &setup.body, replace_legacy_hooks).await;
+    if saved.is_ok() {
+        setup.tell_kept(&project.name);
+    }
     saved.map_err(|error| match &error {
         ClientError::Api { details, .. } if wants_confirmation(&error) || details.is_empty() => refusal(error),
         ClientError::Api { details, .. } => setup.file.refusal("the server refuses it", details),

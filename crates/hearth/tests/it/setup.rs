@@ -71,6 +71,43 @@ fn a_file_is_saved_as_it_is() {
 }
 
 #[test]
+fn branch_that_the_file_leaves_out_is_kept_and_that_is_said() {
+    let fake = Fake::start(|request| {
+        if request.line.contains("/setup") {
+            return Reply::ok(&view());
+        }
+        if request.line.starts_with("GET /api/v1/projects/prj_1 ") || request.line == "GET /api/v1/projects/prj_1" {
+            return Reply::ok(&project("nosuch"));
+        }
+        Reply::ok(&project_page())
+    });
+    let text = OBJECT.replace(r#""branch":"main","#, "");
+    let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let (_, body) = sent(&fake);
+    assert_eq!(body["repositories"][0]["branch"], "nosuch");
+    let edit = format!("hearth --url {} project edit ", fake.url);
+    assert!(
+        ran.stderr
+            .starts_with("note: branch kept, since none is given: acme/web@nosuch (`branch` in the file changes it")
+            && ran.stderr.contains(&edit),
+        "{}",
+        ran.stderr
+    );
+    // A file that was refused kept nothing.
+    let text = OBJECT.replace(r#""branch":"main","#, "").replace("acme/web", "acme/other");
+    let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
+    assert!(!ran.stderr.contains("branch kept"), "{}", ran.stderr);
+}
+
+fn project(branch: &str) -> String {
+    let page: serde_json::Value = serde_json::from_str(&project_page()).unwrap();
+    let mut project = page["items"][0].clone();
+    project["repos"] = serde_json::json!([{ "repoFullName": "acme/web", "branch": branch }]);
+    project.to_string()
+}
+
+#[test]
 fn what_show_prints_can_be_saved_again() {
     let fake = server();
     let ran = run_with_stdin(

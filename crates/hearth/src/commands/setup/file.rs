@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::json_file::JsonFile;
-use crate::output;
+use crate::text::clean_line;
+use crate::{hint, output};
 
 /// The scripts of a repository; one that is left out does not run.
 const SCRIPTS: [&str; 3] = ["initialize", "updateAfterCheckout", "startup"];
@@ -22,6 +23,8 @@ pub(super) struct SetupFile {
     pub(super) body: SetupBody,
     /// Which of its repositories say no branch.
     without_branch: Vec<usize>,
+    /// Those of them that keep the project's, and which that is.
+    kept: Vec<String>,
 }
 
 impl SetupFile {
@@ -45,6 +48,7 @@ impl SetupFile {
             file,
             body,
             without_branch,
+            kept: Vec::new(),
         })
     }
 
@@ -52,8 +56,9 @@ impl SetupFile {
         !self.without_branch.is_empty()
     }
 
-    /// Repositories that say no branch keep the project's.
+    /// Repositories that say no branch keep the project's. Which those are is told once the file is saved.
     pub(super) fn take_branches(&mut self, repos: &[Repo]) -> Result<(), Failure> {
+        self.kept.clear();
         for at in &self.without_branch {
             let Some(repo) = self.body.repositories.get_mut(*at) else {
                 continue;
@@ -61,9 +66,21 @@ impl SetupFile {
             if let Some(known) = repos.iter().find(|known| repo.repository == known.repo_full_name) {
                 let refused = |fault| Failure::new(format!("the project's branch of {} {fault}", repo.repository));
                 repo.branch = known.branch.parse().map_err(refused)?;
+                self.kept.push(clean_line(&format!("{}@{}", known.repo_full_name, known.branch)));
             }
         }
         Ok(())
+    }
+
+    /// Says which branches are as they were before, because the file names none.
+    pub(super) fn tell_kept(&self, project: &str) {
+        if !self.kept.is_empty() {
+            let edit = hint::command(["project", "edit", project]);
+            output::note(&format!(
+                "note: branch kept, since none is given: {} (`branch` in the file changes it, and so does `{edit}`)",
+                self.kept.join(", ")
+            ));
+        }
     }
 }
 
