@@ -102,6 +102,31 @@ pub struct InstanceDetail {
 /// In the metadata of a step that failed: which command failed and how, as a message for people.
 pub const FAILURE_KEY: &str = "failure";
 
+/// In the metadata of the step that a boot began again with, because the server was restarted in it: when that was found.
+pub const INTERRUPTED_KEY: &str = "interruptedAt";
+
+/// What a person is told of it; `from`: what the boot's VM was made from then.
+#[must_use]
+pub fn interruption(from: &str, at: Timestamp) -> String {
+    let goes_on = match from {
+        "image" => "nothing of it was frozen yet, so it starts again",
+        "template" => "all of its set-up is frozen",
+        _ => "it continues after the last stage that was frozen; what ran before is shown as cached",
+    };
+    format!("the server was restarted during this boot (found at {at:.0}): {goes_on}")
+}
+
+/// The same as the record of a boot says it; `None` when no restart interrupted it.
+#[must_use]
+pub fn interruption_of(steps: &[Step]) -> Option<String> {
+    let mut metadata = steps.iter().filter_map(|step| step.metadata.as_ref());
+    metadata.find_map(|metadata| {
+        let fact = |key| metadata.get(key)?.as_str();
+        let at = fact(INTERRUPTED_KEY)?.parse().ok()?;
+        Some(interruption(fact("from").unwrap_or_default(), at))
+    })
+}
+
 /// Why an instance failed, for people: the step, the command in it and how it ended. `reason` is what the record says, which for
 /// a command is its exit code and its last words alone.
 #[must_use]

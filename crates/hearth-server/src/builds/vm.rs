@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_api::instance::StepName;
+use hearth_api::instance::{INTERRUPTED_KEY, StepName, interruption};
 use hearth_core::state::FailureKind;
 use hearth_core::time::millis;
 use hearth_core::world::Failure;
@@ -198,7 +198,7 @@ impl Run<'_> {
             "from": from,
         });
         if let Some(at) = self.boot.interrupted_at {
-            metadata["interruptedAt"] = json!(hearth_api::time::format(at));
+            metadata[INTERRUPTED_KEY] = json!(hearth_api::time::format(at));
         }
         metadata
     }
@@ -206,14 +206,7 @@ impl Run<'_> {
     /// The record tells that a restart of the server interrupted the boot, and where it goes on.
     fn say_interrupted(&self, recorder: &mut Recorder<'_>, from: &str) {
         let Some(at) = self.boot.interrupted_at else { return };
-        let goes_on = match from {
-            "image" => "nothing of it was frozen yet, so it starts again",
-            "template" => "all of its set-up is frozen",
-            _ => "it continues after the last stage that was frozen; what ran before is shown as cached",
-        };
-        recorder.print(&format!(
-            "the server was restarted during this boot (found at {at:.0}): {goes_on}\n"
-        ));
+        recorder.print(&format!("{}\n", interruption(from, at)));
     }
 
     async fn create_vm(&self) -> Result<(), Stop> {

@@ -313,3 +313,39 @@ fn a_vm_that_the_set_up_ended_is_not_offered_to_look_into() {
         ran.stderr
     );
 }
+
+#[test]
+fn boot_that_a_restart_interrupted_says_so_where_it_is_shown() {
+    let step = |metadata: &str| {
+        format!(
+            r#"{{"name":"create_vm","status":"success","durationMs":5,"timestamp":"2025-01-01T00:00:05.000Z","metadata":{metadata}}}"#
+        )
+    };
+    for (metadata, told) in [
+        (
+            r#"{"from":"checkpoint","interruptedAt":"2025-01-01T00:00:03.250Z"}"#,
+            Some("it continues after the last stage that was frozen"),
+        ),
+        (
+            r#"{"from":"image","interruptedAt":"2025-01-01T00:00:03.250Z"}"#,
+            Some("nothing of it was frozen yet, so it starts again"),
+        ),
+        (r#"{"from":"image"}"#, None),
+    ] {
+        let record = detail("ready", &[&step(metadata)]);
+        let fake = Fake::start(move |request| {
+            if request.line.contains("/instances/wpi_1") {
+                return Reply::ok(&record);
+            }
+            Reply::ok(&project_page())
+        });
+        let ran = run(hearth_at(&fake.url, &["pool", "instance", "web", "wpi_1"]));
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let begins = "interrupted: the server was restarted during this boot (found at 2025-01-01T00:00:03Z): ";
+        let line = ran.stdout.lines().find_map(|line| line.strip_prefix(begins));
+        match told {
+            Some(told) => assert!(line.is_some_and(|line| line.starts_with(told)), "{}", ran.stdout),
+            None => assert!(!ran.stdout.contains("restarted"), "{}", ran.stdout),
+        }
+    }
+}

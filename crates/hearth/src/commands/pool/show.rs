@@ -3,7 +3,7 @@
 use hearth_api::client::{Client, ClientError};
 use hearth_api::explain::PoolExplained;
 use hearth_api::find::ProjectFound;
-use hearth_api::instance::{InstanceDetail, InstanceItem, InstanceStatus};
+use hearth_api::instance::{InstanceDetail, InstanceItem, InstanceStatus, interruption_of};
 use hearth_api::page::Items;
 use hearth_api::pool::{Config, PoolView, Status};
 
@@ -120,7 +120,7 @@ pub(super) fn instances(items: &Items<InstanceItem>, seen: &[Seen]) -> String {
 }
 
 pub(super) fn instance(detail: &InstanceDetail, seen: Option<&Seen>, log: bool) -> String {
-    let mut text = output::pairs([
+    let mut pairs = vec![
         ("id", detail.id.to_string()),
         ("VM", detail.instance_id.to_string()),
         (
@@ -140,7 +140,11 @@ pub(super) fn instance(detail: &InstanceDetail, seen: Option<&Seen>, log: bool) 
             .to_owned(),
         ),
         ("requested", output::ago(detail.created_at)),
-    ]);
+    ];
+    if let Some(interruption) = interruption_of(&detail.steps) {
+        pairs.push(("interrupted", interruption));
+    }
+    let mut text = output::pairs(pairs);
     text.push_str("\n\n");
     text.push_str(&boot::table(detail));
     if let Some(reason) = boot::failure(detail) {
