@@ -254,7 +254,9 @@ impl From<ClientError> for Failure {
 
 /// Whether a message of the server holds its own advice, which trying again would only delay.
 fn says_what_to_do(message: &str) -> bool {
-    message.contains("`hearth ") || message.contains("does not answer since")
+    ["`hearth ", "does not answer since", "free some space"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 impl Failure {

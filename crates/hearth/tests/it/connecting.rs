@@ -202,3 +202,24 @@ fn projects_are_named_by_id_or_by_their_only_name() {
     assert_eq!(none.code, 1);
     assert!(none.stderr.contains("hearth project list"), "{}", none.stderr);
 }
+
+#[test]
+fn full_disk_says_what_to_do_and_not_that_it_passes_by_itself() {
+    for (arguments, method) in [(&["project", "create", "demo"][..], "POST"), (&["claim", "web"], "POST")] {
+        let fake = Fake::start(move |request| {
+            if request.line.starts_with(method) {
+                let message = "the disk under the server's data folder is full; free some space, then try again";
+                let body = format!(r#"{{"error":{{"code":"unavailable","message":"{message}"}}}}"#);
+                return Reply::json(503, &body).with("content-type: application/json\r\nretry-after: 2\r\n");
+            }
+            Reply::ok(&project_page())
+        });
+        let ran = run(hearth_at(&fake.url, arguments));
+        assert_eq!(ran.code, 5, "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("free some space, then try again") && !ran.stderr.contains("hint:"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
