@@ -3,7 +3,8 @@
 //!
 //! A claim takes a ready VM of the pool. Where none is ready it has one forked from the pool's template, or set up anew where waiting
 //! alone would be in vain, and meanwhile waits in the pool's queue for whatever becomes ready first. Order of the rules: an earlier
-//! request with the same key → no more hope → what was made for it → the pool → its time is up → make one → join the queue → wait.
+//! request with the same key → no more hope → time for another try is up → what was made for it → the pool → its time is up → make
+//! one → join the queue → wait.
 //!
 //! Time is the time since the claim came.
 
@@ -18,6 +19,9 @@ use crate::plan::FORK_BUDGET;
 const MOST_STUCK_VMS: usize = 2;
 /// No VM is made for a claim this long after the second failure of one that was made for it; twice as long after each more.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// A claim whose VM turned out not to be fit tries others for this long after its time is up, and no longer: where none is fit, its
+/// answer must not be put off for as long as there are some.
+const MORE_TRIES: Duration = Duration::from_secs(10);
 /// The longest time between a failure and the next attempt.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
@@ -49,6 +53,15 @@ impl ClaimScope {
 }
 
 impl ClaimOrder {
+    /// How long it waits at most. What it takes then still has to be handed over.
+    #[must_use]
+    pub fn longest_wait(&self) -> Duration {
+        match self.miss {
+            Miss::Require => self.patience,
+            Miss::Prefer | Miss::Bypass => self.patience.max(FORK_BUDGET),
+        }
+    }
+
     /// What it takes from the pool.
     #[must_use]
     pub const fn scope(&self) -> ClaimScope {
@@ -75,6 +88,8 @@ pub struct ClaimView {
     pub made: Option<ClaimSource>,
     /// It looked before, and there was nothing for it.
     pub has_looked: bool,
+    /// How many VMs it took that were not fit to be handed over.
+    pub unfit: usize,
     /// What was to be its VM and could not be, oldest first.
     pub failures: Vec<Failure>,
 }
@@ -258,6 +273,11 @@ pub fn next(view: &ClaimView, order: &ClaimOrder, now: Duration) -> Next {
     if let Some(refusal) = no_more_hope(view) {
         return Next::Refuse(refusal);
     }
+    let outlook = outlook(view, order);
+    let deadline = deadline(view, order, &outlook);
+    if view.unfit > 0 && now >= deadline + MORE_TRIES {
+        return Next::Refuse(out_of_time(view));
+    }
     if let Some(reserved) = view.reserved.iter().find(|reserved| reserved.ready) {
         let id = reserved.id.clone();
         // The target may have moved since it was ordered.
@@ -272,8 +292,6 @@ pub fn next(view: &ClaimView, order: &ClaimOrder, now: Duration) -> Next {
         let source = source_in_pool(view);
         return Next::Take(Take::Pool { only, source });
     }
-    let outlook = outlook(view, order);
-    let deadline = deadline(view, order, &outlook);
     if now >= deadline {
         return Next::Refuse(out_of_time(view));
     }

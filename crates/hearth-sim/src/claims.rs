@@ -237,6 +237,8 @@ impl Sim {
             reserved: reserved.collect(),
             made: claim.made,
             has_looked: claim.has_looked,
+            // Every VM of the simulation is fit.
+            unfit: 0,
             failures: claim.failures.clone(),
         }
     }

@@ -67,6 +67,7 @@ pub struct Claim {
     reserved: Vec<InstanceId>,
     made: Option<ClaimSource>,
     has_looked: bool,
+    unfit: usize,
     failures: Vec<Failure>,
     until: Duration,
 }
@@ -135,6 +136,7 @@ impl ClaimModel {
             reserved: Vec::new(),
             made: None,
             has_looked: false,
+            unfit: 0,
             failures: Vec::new(),
             until: Duration::ZERO,
         });
@@ -248,6 +250,7 @@ impl ClaimModel {
             reserved,
             made: claim.made,
             has_looked: claim.has_looked,
+            unfit: claim.unfit,
             failures: claim.failures.clone(),
         }
     }
@@ -348,6 +351,7 @@ impl ClaimModel {
         if let Some(fault) = fault {
             taken.state = State::Gone;
             let claim = &mut self.claims[at];
+            claim.unfit += 1;
             writeln!(self.told, "  {name}: {id} is unfit").unwrap();
             let own = claim.reserved.contains(&id);
             claim.reserved.retain(|own| *own != id);

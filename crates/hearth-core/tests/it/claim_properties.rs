@@ -80,15 +80,16 @@ fn views() -> impl Strategy<Value = ClaimView> {
         });
         failures.collect::<Vec<_>>()
     });
-    let view = (earlier, pools(), queue, reserved, made, any::<bool>(), failures);
+    let view = (earlier, pools(), queue, reserved, made, any::<bool>(), (0..3_usize, failures));
     view.prop_map(
-        |(earlier, pool, queue, reserved, made, has_looked, failures)| ClaimView {
+        |(earlier, pool, queue, reserved, made, has_looked, (unfit, failures))| ClaimView {
             earlier,
             pool,
             queue,
             reserved,
             made,
             has_looked,
+            unfit,
             failures,
         },
     )
@@ -224,6 +225,9 @@ proptest! {
             }
             Next::Refuse(_) => {}
         }
+        let takes = matches!(step, Next::Take(_) | Next::GiveBack(_));
+        let last_try = order.patience.max(FORK_BUDGET) + Duration::from_secs(10);
+        prop_assert!(!takes || view.unfit == 0 || now < last_try, "it tries for ever: {:?}", step);
         let goes_on = matches!(step, Next::Make { .. } | Next::Join | Next::Wait { .. });
         prop_assert!(!goes_on || now < order.patience.max(FORK_BUDGET), "it never ends: {:?}", step);
     }

@@ -24,6 +24,10 @@ use crate::repos::checkouts::checkouts;
 use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError, Tips};
 use crate::templates::select::serving;
 
+/// So much later than its time a claim is answered when the database takes long to say how things are. Whoever asks must not wait
+/// for a busy host any longer than he said.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
 /// The fields of a claim that decide which VM it gets.
 pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];
 
@@ -64,6 +68,8 @@ pub(super) struct Course {
     pub made: Option<ClaimSource>,
     /// It looked before, and there was nothing for it.
     pub has_looked: bool,
+    /// How many VMs it took that were not fit.
+    pub unfit: usize,
     /// What was to be its VM and could not be.
     pub failures: Vec<Failure>,
     /// What it saw and where its time went.
@@ -120,26 +126,38 @@ impl Course {
     }
 }
 
+/// What comes of this work of a claim that came so long ago; `None` when the claim must be answered before it is done.
+async fn in_time<T>(age: Duration, order: &ClaimOrder, work: impl Future<Output = T>) -> Option<T> {
+    let left = order.longest_wait().saturating_sub(age);
+    tokio::time::timeout(left + LAST_LOOK, work).await.ok()
+}
+
 impl Claims {
     /// Hands a VM over.
     pub async fn claim(&self, project: &ProjectRow, task: &ClaimTask) -> Result<ClaimReply, ClaimError> {
+        let trace = Trace::begin();
         // Two requests with one key: the second sees the finished hand-over of the first.
         let _alone = match &task.key {
-            Some(key) => Some(self.keys.lock((project.id.clone(), key.clone())).await),
+            Some(key) => {
+                let lock = self.keys.lock((project.id.clone(), key.clone()));
+                let alone = in_time(trace.age(), &task.order, lock).await;
+                Some(alone.ok_or_else(ClaimError::still_answered)?)
+            }
             None => None,
         };
-        let trace = Trace::begin();
         let mut course = Course {
             branch: self.find_branch(project, task).await?,
             ticket: None,
             reservation: Reservation::new(self, &project.id, task.order.scope() != ClaimScope::Own),
             made: None,
             has_looked: false,
+            unfit: 0,
             failures: Vec::new(),
             trace,
         };
         loop {
-            let mut seen = self.look(project, task, &mut course).await?;
+            let looked = in_time(course.trace.age(), &task.order, self.look(project, task, &mut course)).await;
+            let mut seen = looked.ok_or_else(ClaimError::too_busy)??;
             let step = next(&seen.view, &task.order, course.trace.age());
             course.trace.saw(&seen.view, &task.order, &step);
             match step {
@@ -166,7 +184,10 @@ impl Claims {
                     course.has_looked = true;
                 }
                 Next::Wait { until } => course.wait(until).await,
-                Next::Refuse(why) => return Err(self.refusal(&seen, task, why).await?),
+                Next::Refuse(why) => {
+                    let why = tokio::time::timeout(LAST_LOOK, self.refusal(&seen, task, why)).await;
+                    return Err(why.map_err(|_| ClaimError::too_busy())??);
+                }
             }
         }
     }
@@ -230,6 +251,7 @@ impl Claims {
             reserved: self.reserved(course).await?,
             made: course.made,
             has_looked: course.has_looked,
+            unfit: course.unfit,
             failures: course.failures.clone(),
             pool: PoolView {
                 enabled: pool.as_ref().is_some_and(|pool| pool.config.enabled),

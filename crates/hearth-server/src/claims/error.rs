@@ -69,6 +69,26 @@ impl From<BranchError> for ClaimError {
     }
 }
 
+impl ClaimError {
+    /// How things are is not known: the host is too busy to say.
+    pub(super) fn too_busy() -> Self {
+        Self::NothingReady {
+            reason: "the claim's time is up, and whether a VM is ready is not known: the server's machine is too busy to look; ask again \
+                     later"
+                .to_owned(),
+            retry_after: RETRY_AFTER,
+        }
+    }
+
+    /// An earlier request of the same key has no answer yet.
+    pub(super) fn still_answered() -> Self {
+        Self::NothingReady {
+            reason: "an earlier claim of this task id is still on its way, and gets the VM; ask again".to_owned(),
+            retry_after: RETRY_AFTER,
+        }
+    }
+}
+
 /// `; `branch` and `env` differ`.
 fn differing(fields: &[&'static str]) -> String {
     let named: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();

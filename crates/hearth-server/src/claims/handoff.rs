@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::claim::{ClaimTask, Course, Seen};
 use super::reservation::Unasked;
 use super::trace::Trace;
+use super::update_checkout::FETCH_BUDGET;
 use super::{ClaimError, Claims};
 use crate::builds::scripts::run_at_claim;
 use crate::repos::branches::Asked;
@@ -191,7 +192,10 @@ impl Claims {
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
         prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
         trace.lap("prepare");
-        let (repos, moved) = self.update_checkouts(seen, task, branch, row, &agent).await?;
+        let left = task.order.patience.saturating_sub(trace.age());
+        let patience = FETCH_BUDGET.max(left);
+        let moving = self.update_checkouts(seen, task, branch, row, &agent, patience);
+        let (repos, moved) = moving.await?;
         trace.lap("checkouts");
         self.run_scripts(seen, task, row, (&moved, &agent)).await?;
         trace.lap("scripts");
@@ -303,6 +307,7 @@ impl Unfit {
         };
         let reason = redactor.redact(&reason);
         tracing::warn!(instance = %row.id, %reason, "a VM was not fit for the claim that took it");
+        course.unfit += 1;
         course.trace.skip(&row.id, &reason);
         if let Some(ticket) = &course.ticket {
             ticket.step_back();

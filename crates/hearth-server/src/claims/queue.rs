@@ -14,6 +14,9 @@ use super::reservation::Inbox;
 /// A claim that waits looks this often even when nobody notifies it, because what it needs may come without an instance that
 /// changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// One further back in the queue looks less often, as many times as there are before it, and at most so many: else a hundred that wait
+/// ask the database for more than it can answer.
+const MOST_TIMES: usize = 10;
 
 /// All queues of a server. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -147,11 +150,7 @@ fn notify_first(waiters: &BTreeMap<u64, Waiter>) {
 impl Ticket {
     /// What the claim sees that has it.
     pub(super) fn inside(&self) -> QueueView {
-        let ahead = self.queues.with(|kept| {
-            let before = kept.queues.get(&self.name).map(|queue| queue.range(..self.number));
-            before.map_or(0, |before| before.filter(|(_, waiter)| !waiter.served).count())
-        });
-        QueueView::Inside { ahead }
+        QueueView::Inside { ahead: self.ahead() }
     }
 
     /// An instance is made for it.
@@ -186,7 +185,20 @@ impl Ticket {
     /// Until there may be something for it.
     pub(super) async fn notified(&self) {
         // The time is over: then it looks without having been notified.
-        let _ = tokio::time::timeout(LOOK_AGAIN, self.bell.notified()).await;
+        let _ = tokio::time::timeout(self.look_again(), self.bell.notified()).await;
+    }
+
+    fn look_again(&self) -> Duration {
+        let times = (1 + self.ahead()).min(MOST_TIMES);
+        LOOK_AGAIN.saturating_mul(u32::try_from(times).unwrap_or(1))
+    }
+
+    /// How many before it wait for the same.
+    fn ahead(&self) -> usize {
+        self.queues.with(|kept| {
+            let before = kept.queues.get(&self.name).map(|queue| queue.range(..self.number));
+            before.map_or(0, |before| before.filter(|(_, waiter)| !waiter.served).count())
+        })
     }
 }
 
@@ -203,5 +215,25 @@ impl Drop for Ticket {
                 notify_first(queue);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_further_back_look_less_often_and_move_up() {
+        let queues = Queues::default();
+        let project = "prj_1".parse().unwrap();
+        let join = || queues.join(&project, ClaimScope::Any, None, Inbox::default());
+        let mut tickets: Vec<Ticket> = (0..50).map(|_| join()).collect();
+        let seconds = |ticket: &Ticket| ticket.look_again().as_secs();
+        assert_eq!([0, 1, 8, 9, 49].map(|at| seconds(&tickets[at])), [1, 2, 9, 10, 10]);
+        // In a second they look as often as seven at the front would, and not as fifty.
+        let looks: f64 = tickets.iter().map(|ticket| 1.0 / ticket.look_again().as_secs_f64()).sum();
+        assert!(looks < 8.0, "{looks}");
+        tickets.remove(0);
+        assert_eq!([0, 1].map(|at| seconds(&tickets[at])), [1, 2]);
     }
 }

@@ -23,7 +23,7 @@ use crate::repos::git::{GitError, git_fed};
 use crate::repos::mirrors::{MirrorError, Mirrors, Tip, Wanted};
 use crate::store::InstanceRow;
 
-/// The host may fetch a branch for so long while a claim waits, or as long as the claim itself would wait.
+/// The host may fetch a branch for so long while a claim waits, or for as long as the claim itself would still wait.
 pub(super) const FETCH_BUDGET: Duration = Duration::from_secs(5);
 
 /// Where a repository has its packs, below the checkout.
@@ -217,6 +217,7 @@ impl Claims {
     /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
     /// places of those whose script `updateAfterCheckout` has something to do. A claim never gets another branch than it asked for
     /// without being told: a checkout that cannot be brought to it makes the VM unfit. One that only stays behind is said to.
+    /// `patience`: for each of the host's fetches.
     pub(super) async fn update_checkouts(
         &self,
         seen: &Seen<'_>,
@@ -224,6 +225,7 @@ impl Claims {
         asked: Option<&Asked>,
         row: &InstanceRow,
         agent: &AgentClient,
+        patience: Duration,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
         let (checkouts, tips) = (&seen.target.checkouts, &seen.tips);
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
@@ -272,7 +274,6 @@ impl Claims {
                 settings,
                 worked_in: row.worked_in,
             };
-            let patience = FETCH_BUDGET.max(task.order.patience);
             match step.carry_out(&self.mirrors, agent, patience).await {
                 Ok(Some(moved)) => {
                     (repo.branch, repo.commit, repo.cloned) = (branch.to_owned(), moved.commit, None);

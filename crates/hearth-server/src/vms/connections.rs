@@ -66,7 +66,8 @@ impl Connections {
         if let Some(client) = slot.client.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
-        let stream = self.driver.connect(vm).await?;
+        let stream = tokio::time::timeout_at(deadline, self.driver.connect(vm)).await;
+        let stream = stream.map_err(|_| AgentError::NoAnswer)??;
         let client = AgentClient::connect(stream, deadline).await?;
         *slot = Connection {
             client: Some(client.clone()),

@@ -296,3 +296,79 @@ async fn a_claim_token_works_only_in_its_own_instances_and_exec_answers_in_both_
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     }
 }
+
+#[tokio::test]
+async fn claim_whose_vms_do_not_answer_is_answered_soon_after_its_wait_though_there_are_more() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(8).await;
+    // Each one that it takes costs it three seconds.
+    driver.answer_late(Duration::from_secs(60));
+    let began = tokio::time::Instant::now();
+    let body = json!({ "miss": "require", "waitMs": 500 });
+    let (status, reply) = server.call(Method::POST, &format!("{pool}/claim"), body).await;
+    let took = began.elapsed();
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{reply}");
+    assert!(took < Duration::from_secs(18), "{took:?}");
+    driver.answer_late(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn repeated_key_does_not_wait_for_the_earlier_request_longer_than_it_said() {
+    let hang = ExecRule {
+        takes: Duration::from_secs(600),
+        ..ExecRule::prints("hang", "")
+    };
+    let (server, _) = Server::fake(FakeOptions {
+        rules: vec![hang],
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let commands = json!([{ "name": "it", "command": "hang" }]);
+    let body = json!({ "enabled": true, "targetSize": 1, "setupCommands": commands });
+    server.patch(&pool, body).await;
+    let claim = format!("{pool}/claim");
+    let key = |wait_ms: u64| json!({ "taskId": "T-1", "miss": "require", "waitMs": wait_ms });
+    let mut first = Box::pin(server.call(Method::POST, &claim, key(600_000)));
+    tokio::select! {
+        reply = &mut first => panic!("there was nothing for it: {reply:?}"),
+        _ = server.until(SOON, &format!("{pool}/explain"), |it| it["waitingClaims"] == 1) => {}
+    }
+    let again = tokio::time::timeout(Duration::from_secs(20), server.call(Method::POST, &claim, key(0)));
+    let (status, reply) = tokio::select! {
+        reply = &mut first => panic!("there was nothing for it: {reply:?}"),
+        reply = again => reply.expect("it waits as long as the first"),
+    };
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{reply}");
+    let said = reply["error"]["message"].as_str().unwrap();
+    assert!(said.contains("an earlier claim of this task id is still on its way"), "{said}");
+}
+
+#[tokio::test]
+async fn fifty_claims_at_once_are_all_answered_when_their_wait_is_over() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let (server, _) = Server::fake(FakeOptions {
+        boot_delay: SLOW_BOOT..=SLOW_BOOT,
+        no_checkpoints: true,
+        ..FakeOptions::default()
+    })
+    .await;
+    let (_, pool) = server.full_pool(2).await;
+    server.patch(&pool, json!({ "targetSize": 1 })).await;
+    let claim = format!("{pool}/claim");
+    let body = json!({ "miss": "require", "waitMs": WAIT.as_millis() as u64 });
+    let claims = (0..50).map(async |_| {
+        let began = tokio::time::Instant::now();
+        let (status, _) = server.call(Method::POST, &claim, body.clone()).await;
+        (status, began.elapsed())
+    });
+    let answers = join_all(claims).await;
+    assert!(answers.iter().any(|(status, _)| *status == StatusCode::OK), "{answers:?}");
+    for (status, took) in &answers {
+        assert!(
+            [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS].contains(status) && *took < WAIT + SOON,
+            "{answers:?}"
+        );
+    }
+}

@@ -17,6 +17,8 @@ use crate::text::clean_line;
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Pause between two looks.
 const POLL_PAUSE: Duration = Duration::from_secs(2);
+/// And at least so many times as long as the look took: claims that wait together must not be what keeps the server busy.
+const PAUSE_PER_LOOK: u32 = 10;
 /// Without a clock to look at, how it stands is said again after so long: well within half a minute.
 const LONGEST_SILENCE: Duration = Duration::from_secs(25);
 /// How often the clock moves.
@@ -40,23 +42,25 @@ pub(super) async fn claim(
     loop {
         let look = async {
             tokio::time::sleep(pause).await;
-            match may_look {
+            let began = Instant::now();
+            let seen = match may_look {
                 true => Some(client.explain_pool(&project.id).await),
                 false => None,
-            }
+            };
+            (seen, began.elapsed())
         };
         tokio::select! {
             reply = &mut reply => {
                 screen.done();
                 return reply;
             }
-            seen = look => {
+            (seen, took) = look => {
+                pause = POLL_PAUSE.max(took.saturating_mul(PAUSE_PER_LOOK)).min(LONGEST_SILENCE);
                 // A token that may only claim sees no pool: it is told how long it waits.
                 may_look &= !matches!(&seen, Some(Err(ClientError::Api { status: 403 | 404, .. })));
                 screen.show(seen.and_then(Result::ok).as_ref());
             }
         }
-        pause = POLL_PAUSE;
     }
 }
 
