@@ -265,6 +265,62 @@ async fn input_that_a_command_does_not_read_is_held_back() {
 }
 
 #[tokio::test]
+async fn command_that_leaves_its_input_unread_is_answered_in_every_form() {
+    let head = ExecRule {
+        code: 7,
+        ..ExecRule::prints("head", "abc")
+    };
+    let (server, path) = claimed(vec![head]).await;
+    let id: InstanceId = path.split('/').nth(2).unwrap().parse().unwrap();
+    let client = Client::new(&format!("http://{}", server.address), &server.token).unwrap();
+    let attached = async |words: &[&str]| {
+        let start = ExecStart {
+            request: ExecRequest {
+                argv: Some(words.iter().map(|word| word.parse().unwrap()).collect()),
+                ..ExecRequest::default()
+            },
+            terminal: None,
+        };
+        let (mut input, mut output) = client.exec_attached(&id, &start).await.unwrap();
+        let piece = Bytes::from(vec![b'y'; 64 * 1024]);
+        // It never stops by itself.
+        let sending = async {
+            while input.bytes(piece.clone()).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        let last = async {
+            loop {
+                match output.next().await {
+                    Ok(ExecEvent::Exit(exit)) => return Ok(exit.exit_code),
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        tokio::select! {
+            () = sending => unreachable!(),
+            last = last => last,
+        }
+    };
+    let body = json!({ "command": "head", "stdin": "y".repeat(1024 * 1024) });
+    for round in 0..20 {
+        let (status, reply) = server.call(Method::POST, &path, body.clone()).await;
+        assert_eq!(
+            (status, &reply["stdout"], &reply["exitCode"]),
+            (StatusCode::OK, &json!("abc"), &json!(7)),
+            "round {round}"
+        );
+        let text = streamed(&server, &path, &body).await;
+        assert!(text.contains("{\"exitCode\":7,"), "round {round}: {text}");
+        assert_eq!(attached(&["head"]).await.unwrap(), Some(7), "round {round}");
+        match attached(&[]).await {
+            Err(ClientError::Api { status: 422, .. }) => {}
+            other => panic!("round {round}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_command_that_its_agent_does_not_end_is_answered_by_the_host() {
     let (server, driver) = Server::fake(FakeOptions {
         rules: vec![ExecRule {

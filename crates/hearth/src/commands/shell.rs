@@ -165,7 +165,9 @@ async fn types(mut typing: Typing) -> Failure {
             _ = resized.recv() => typing.resize(size()).await,
         };
         if let Err(error) = sent {
-            return lost(error);
+            // What has ended takes no more keys; the other half tells how it did, or that the connection is gone.
+            drop(error);
+            return std::future::pending().await;
         }
     }
 }
