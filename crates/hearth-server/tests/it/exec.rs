@@ -298,7 +298,7 @@ async fn command_that_leaves_its_input_unread_is_answered_in_every_form() {
             }
         };
         tokio::select! {
-            () = sending => unreachable!(),
+            () = sending => panic!("it never ends"),
             last = last => last,
         }
     };
