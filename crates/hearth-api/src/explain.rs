@@ -28,7 +28,7 @@ pub struct PoolExplained {
     pub recipe: String,
     /// The recipe that new instances are made by: the wanted one, or, until that has a template, the last one that went well.
     pub serving_recipe: String,
-    /// What instances are forked from: that of the wanted recipe, and of those before it; newest first.
+    /// What instances are forked from: that of the target recipe, and of those before it; newest first.
     pub templates: Vec<TemplateInfo>,
     /// Where the project's repositories are now, as far as this host has seen.
     pub repositories: Vec<RepositoryExplained>,
@@ -210,7 +210,7 @@ pub struct DecisionInputs {
     pub ready: u32,
     /// How many were being made.
     pub making: u32,
-    /// Failures in a row that blame the wanted recipe.
+    /// Failures in a row that blame the target recipe.
     pub recipe_failures: u32,
     /// Failures in a row that blame this host.
     pub host_failures: u32,
@@ -294,7 +294,7 @@ pub struct HandOver {
     /// VMs that stood ready at the first look; `null` when it did not look (`miss: bypass`).
     #[schema(required)]
     pub ready: Option<u32>,
-    /// Those of the wanted recipe among them.
+    /// Those of the target recipe among them.
     #[schema(required)]
     pub ready_current: Option<u32>,
     /// The claim wanted no older recipe.

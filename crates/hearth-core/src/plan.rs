@@ -3,7 +3,7 @@
 //! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → build what is wanted → remove broken →
 //! remove surplus → replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
 //!
-//! A pool follows its wanted recipe. While that has no template, the last good one keeps serving and the wanted one is built
+//! A pool follows its target recipe. While that has no template, the last good one keeps serving and the wanted one is built
 //! beside it, once; only when that went well do new instances come from it, and the old ones go one by one.
 
 use std::collections::HashSet;
@@ -194,7 +194,7 @@ fn ready(pool: &PoolWorld, drivers_observed: bool) -> impl Iterator<Item = &Inst
 struct Standing<'a> {
     pool: &'a PoolWorld,
     source: Source<'a>,
-    /// Instances that serve, or will; not the first of a wanted recipe.
+    /// Instances that serve, or will; not the first of a target recipe.
     there: usize,
     /// Of them: those in the making.
     making: usize,
@@ -315,7 +315,7 @@ fn add_missing(
     waits
 }
 
-/// The first instance of a wanted recipe, which is set up beside a pool that serves without it: only when it is ready is it one
+/// The first instance of a target recipe, which is set up beside a pool that serves without it: only when it is ready is it one
 /// of the pool.
 fn is_first(pool: &PoolWorld, ready: usize, instance: &InstanceWorld) -> bool {
     let beside = pool.last_good.is_some() || ready >= pool.target;
@@ -335,7 +335,7 @@ fn missing_now(standing: &Standing<'_>) -> usize {
     standing.missing().min(at_once.saturating_sub(standing.making))
 }
 
-/// The wanted recipe of a pool that is served by its last good one, or that misses no VM but is to answer at once, is built by
+/// The target recipe of a pool that is served by its last good one, or that misses no VM but is to answer at once, is built by
 /// one instance above the target. One build of a set-up at a time: when the next commit comes, the one under way still ends.
 /// Where there is no room for it, a ready VM gives way.
 fn build_wanted(

@@ -13,11 +13,11 @@ pub struct Account<'a> {
     pub serves: &'a str,
     /// Instances that are ready for a claim.
     pub ready: usize,
-    /// Those of the wanted recipe among them.
+    /// Those of the target recipe among them.
     pub current: usize,
     /// Instances that are being made for the pool.
     pub making: usize,
-    /// The one that sets the wanted recipe up.
+    /// The one that sets the target recipe up.
     pub builds: Option<&'a InstanceWorld>,
     /// The test boots under way.
     pub tests: Vec<&'a InstanceWorld>,
@@ -34,7 +34,7 @@ pub struct Pause {
     pub hold: Hold,
     /// When it ends.
     pub until: Timestamp,
-    /// It is the wanted recipe that waits, while the last good one may serve.
+    /// It is the target recipe that waits, while the last good one may serve.
     pub wanted: bool,
 }
 

@@ -17,7 +17,7 @@ pub enum Action {
         /// Why.
         reason: Reason,
     },
-    /// Write a row for the first instance of the wanted recipe, one above the target, and make its VM.
+    /// Write a row for the first instance of the target recipe, one above the target, and make its VM.
     Build {
         /// Whose pool.
         project: ProjectId,

@@ -163,7 +163,7 @@ fn why(reply: &ClaimReply, hand_over: Option<&HandOver>) -> String {
         ),
     };
     if !seen.current && reply.source != ClaimSource::Ready {
-        text.push_str("; it is of an older recipe, since the wanted one has no template yet");
+        text.push_str("; it is of an older recipe, since the target recipe has no template yet");
     }
     for skipped in &seen.skipped {
         text.push_str(&format!(
@@ -177,11 +177,11 @@ fn why(reply: &ClaimReply, hand_over: Option<&HandOver>) -> String {
 fn ready(seen: &HandOver) -> String {
     let (ready, current) = (seen.ready.unwrap_or_default(), seen.ready_current.unwrap_or_default());
     let which = if seen.current {
-        "the oldest of the wanted recipe was taken"
+        "the oldest of the target recipe was taken"
     } else {
-        "none of the wanted recipe was, so the oldest of an older one was taken (`strict` forbids that)"
+        "none of the target recipe was, so the oldest of an older one was taken (`strict` forbids that)"
     };
-    format!("{ready} stood ready, {current} of the wanted recipe; {which}")
+    format!("{ready} stood ready, {current} of the target recipe; {which}")
 }
 
 /// Why none of the pool's own would do.
@@ -190,7 +190,7 @@ fn nothing_did(seen: &HandOver) -> String {
         (Miss::Bypass, _) => "the claim left the pool alone (`miss: bypass`)".to_owned(),
         (_, None | Some(0)) => "none was ready".to_owned(),
         (_, Some(ready)) if seen.strict && seen.ready_current == Some(0) => {
-            format!("{ready} stood ready, none of the wanted recipe, and the claim was strict")
+            format!("{ready} stood ready, none of the target recipe, and the claim was strict")
         }
         (_, Some(ready)) => format!("{ready} stood ready, but none was left that was fit"),
     }
@@ -199,7 +199,7 @@ fn nothing_did(seen: &HandOver) -> String {
 fn no_template(seen: &HandOver) -> &'static str {
     match (seen.template, seen.miss) {
         (None, Miss::Require) => "the claim was not to have one made (`miss: require`)",
-        (_, _) if seen.strict => "there was no template of the wanted recipe",
+        (_, _) if seen.strict => "there was no template of the target recipe",
         _ => "there was no template",
     }
 }

@@ -75,11 +75,11 @@ pub(super) struct Facts<'a> {
     pub pool: &'a PoolWorld,
     /// How it stands.
     pub account: &'a Account<'a>,
-    /// What made the wanted recipe another one than the one that serves.
+    /// What made the target recipe another one than the one that serves.
     pub cause: Option<String>,
     /// What the boots under way are at.
     pub at_work: &'a [(InstanceId, String)],
-    /// The newest instance that failed by the wanted recipe, and why: the step, the command and how it ended.
+    /// The newest instance that failed by the target recipe, and why: the step, the command and how it ended.
     pub failed: Option<(&'a InstanceId, &'a str)>,
     /// When.
     pub now: Timestamp,
@@ -143,7 +143,7 @@ fn capacity(holds: &Holds) -> Option<Hold> {
     holds.iter().map(|(hold, _)| *hold).find(limits)
 }
 
-/// Failures of this host with no success since, of the wanted recipe or of what serves.
+/// Failures of this host with no success since, of the target recipe or of what serves.
 fn troubled(pool: &PoolWorld) -> Option<FailureStreak> {
     let last_good = pool.last_good.as_ref().map(|last| last.streak);
     let streaks = [Some(pool.streak), last_good].into_iter().flatten();
@@ -185,7 +185,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             pool.target,
             is_or_are(account.ready)
         ),
-        Kind::Fresh => "everything that is ready is of the wanted recipe".to_owned(),
+        Kind::Fresh => "everything that is ready is of the target recipe".to_owned(),
         Kind::Building => {
             let boots = being_made(account).map(|boot| {
                 let id = &boot.id;
@@ -194,7 +194,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
                 let what = if boot.purpose.is_test() {
                     format!("the test boot {id} is under way{at_work}")
                 } else {
-                    format!("the wanted recipe {} is being set up by {id}{at_work}", pool.recipe)
+                    format!("the target recipe {} is being set up by {id}{at_work}", pool.recipe)
                 };
                 format!(
                     "{what}; watch it with `hearth pool instance {project} {id} --follow`, end it with `hearth pool cancel {project} {id}`"
@@ -203,7 +203,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             boots.collect::<Vec<_>>().join("; ")
         }
         Kind::Rolling => format!(
-            "{} of {} {} of the wanted recipe; the others are replaced one by one",
+            "{} of {} {} of the target recipe; the others are replaced one by one",
             account.current,
             count(account.ready, "ready VM"),
             is_or_are(account.current)
@@ -271,7 +271,7 @@ fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
         ),
         Kind::Building => "nothing is being set up".to_owned(),
         Kind::Rolling => "no ready VM waits for its successor".to_owned(),
-        Kind::RecipeFailing => "the last try of the wanted recipe, if there was one, did not fail".to_owned(),
+        Kind::RecipeFailing => "the last try of the target recipe, if there was one, did not fail".to_owned(),
         Kind::BreakerOpen => "failures of the set-up do not delay anything".to_owned(),
         Kind::CapacityLimited => "no limit of this host or of the project keeps VMs from being made".to_owned(),
         Kind::HostTrouble => "this host did not fail".to_owned(),
@@ -318,17 +318,17 @@ pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
     match obstacle {
         Some(kind) if !full => format!("{}: {}", counts(facts), message_if_so(kind, facts, holds)),
         _ if so(Kind::Rolling) => format!(
-            "{}, {} of the wanted recipe; the others are replaced one by one",
+            "{}, {} of the target recipe; the others are replaced one by one",
             counts(facts),
             account.current
         ),
         _ if account.current < account.ready => {
             format!(
-                "{}, of the recipe before; the wanted one is to be set up first",
+                "{}, of the recipe before; the target recipe is to be set up first",
                 counts(facts)
             )
         }
-        _ if account.ready > 0 => format!("{}, all of the wanted recipe", counts(facts)),
+        _ if account.ready > 0 => format!("{}, all of the target recipe", counts(facts)),
         _ => counts(facts),
     }
 }

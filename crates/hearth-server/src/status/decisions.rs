@@ -74,7 +74,7 @@ impl Kind {
         match self {
             Self::Create(reason) | Self::Retire(reason) | Self::Delete(reason) => why(*reason).to_owned(),
             Self::Build => {
-                "the wanted recipe has no template yet; VMs of the previous recipe are handed out meanwhile".to_owned()
+                "the target recipe has no template yet; VMs of the previous recipe are handed out meanwhile".to_owned()
             }
             Self::Start => "a claim or a test boot waits for it".to_owned(),
             Self::Fail(reason) => reason.clone(),

@@ -86,7 +86,8 @@ pub(super) fn pause_sentence(hold: Hold, why: Option<&str>, until: Timestamp, pr
     let mend = |what| format!("mend {what}, or try at once with `hearth pool retry {project}`");
     match hold {
         Hold::BreakerOpen { failures } => format!(
-            "the set-up failed {failures} times in a row{why}; it is tried again at {at}; {}",
+            "the set-up failed {}{why}; it is tried again at {at}; {}",
+            times_in_a_row(failures),
             mend("it")
         ),
         Hold::Missing { kind, failures } => {
@@ -96,12 +97,14 @@ pub(super) fn pause_sentence(hold: Hold, why: Option<&str>, until: Timestamp, pr
                 "a repository cannot be fetched or lacks the branch"
             };
             format!(
-                "{what}, {failures} times in a row{why}; it is looked for again at {at}; {}",
+                "{what}, looked for {}{why}; it is looked for again at {at}; {}",
+                times_in_a_row(failures),
                 mend("that")
             )
         }
         Hold::HostTrouble { failures } => format!(
-            "this host failed {failures} times in a row{why}; the next try is at {at}; `hearth doctor` shows what this host lacks"
+            "this host failed {}{why}; the next try is at {at}; `hearth doctor` shows what this host lacks",
+            times_in_a_row(failures)
         ),
         other => sentence(other),
     }
@@ -158,7 +161,7 @@ pub(super) fn reason_in_short(reason: &str) -> String {
     }
 }
 
-/// What made the wanted recipe another one than that of the template that serves.
+/// What made the target recipe another one than that of the template that serves.
 pub(super) fn cause(
     pool: &PoolWorld,
     serves: Option<&TemplateRow>,

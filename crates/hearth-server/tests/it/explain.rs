@@ -72,7 +72,7 @@ async fn a_pool_tells_how_it_fills_and_goes_over_to_a_changed_set_up() {
     // The host's figures are those of the pass before.
     let full = |it: &Value| is_so(it, "Full") && it["host"]["vms"] == 2;
     let full = server.until(SOON, &explain, full).await;
-    assert_eq!(full["summary"], "2 of 2 ready, all of the wanted recipe");
+    assert_eq!(full["summary"], "2 of 2 ready, all of the target recipe");
     assert!(
         is_so(&full, "Fresh") && !is_so(&full, "Building") && !is_so(&full, "Disabled"),
         "{full:#}"
@@ -214,7 +214,7 @@ async fn a_push_that_breaks_the_set_up_says_so_while_the_recipe_before_serves_an
     for kind in ["RecipeFailing", "BreakerOpen", "DebugVmKept", "Rolling"] {
         assert!(!is_so(&mended, kind), "{kind}: {mended:#}");
     }
-    assert_eq!(mended["summary"], "2 of 2 ready, all of the wanted recipe");
+    assert_eq!(mended["summary"], "2 of 2 ready, all of the target recipe");
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
     says(
         &told["why"],
         &[
-            "2 stood ready, 2 of the wanted recipe",
+            "2 stood ready, 2 of the target recipe",
             "was not fit",
             "the test planned",
         ],
@@ -308,7 +308,7 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
     let told = explain_claim(&server, &ready).await;
     says(
         &told["why"],
-        &["2 stood ready", "the oldest of the wanted recipe was taken"],
+        &["2 stood ready", "the oldest of the target recipe was taken"],
     );
     assert_eq!(phases(&told), [&["wait"][..], &work[..]].concat());
     server.until_full(SOON, &project, 2).await;
@@ -393,7 +393,7 @@ async fn a_strict_claim_gets_the_wanted_recipe_and_says_what_it_passed_by() {
     if told["handOver"]["ready"] == 1 && told["handOver"]["readyCurrent"] == 0 {
         says(
             &told["why"],
-            &["1 stood ready, none of the wanted recipe, and the claim was strict"],
+            &["1 stood ready, none of the target recipe, and the claim was strict"],
         );
     }
     server.until_full(SOON, &project, 1).await;

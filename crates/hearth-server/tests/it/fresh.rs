@@ -110,7 +110,7 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     ] {
         assert_eq!(exec(&server, id, command).await["stdout"], prints, "{command}");
     }
-    // The wanted recipe or nothing.
+    // The target recipe or nothing.
     let strict = server
         .post(&format!("{pool}/claim"), json!({ "strict": true, "waitMs": 300_000 }))
         .await;

@@ -54,7 +54,7 @@ fn the_summary_comes_first_and_decisions_only_when_asked_for() {
         &text,
         &[
             "BreakerOpen",
-            "wanted recipe:",
+            "target recipe:",
             "(1 commit behind)",
             "kept until",
             "0 of 1 set-ups, 0 of 4 forks",

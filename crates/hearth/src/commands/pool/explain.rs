@@ -66,11 +66,11 @@ fn what_is_made(explained: &PoolExplained) -> String {
     let serving = if explained.serving_recipe == explained.recipe {
         "the target recipe".to_owned()
     } else {
-        format!("{} (the wanted one has no template yet)", explained.serving_recipe)
+        format!("{} (the target recipe has no template yet)", explained.serving_recipe)
     };
     let host = &explained.host;
     output::wrapped_pairs([
-        ("wanted recipe", explained.recipe.clone()),
+        ("target recipe", explained.recipe.clone()),
         ("new VMs use", serving),
         (
             "templates",
@@ -157,7 +157,7 @@ fn instances(all: &[InstanceExplained]) -> String {
                 missed.unwrap_or_default()
             ),
             if instance.is_test { "test" } else { "pool" }.to_owned(),
-            if instance.current { "wanted" } else { "older" }.to_owned(),
+            if instance.current { "target" } else { "older" }.to_owned(),
             output::lines_or_dash(instance.repos.iter().map(checkout)),
             output::millis(instance.age_ms),
             output::millis(instance.since_ms),
