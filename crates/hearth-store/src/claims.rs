@@ -27,7 +27,7 @@ pub struct ClaimRow {
     pub asked: Option<AskedFields>,
     /// The token that claimed.
     pub token: TokenId,
-    /// What was answered.
+    /// What was answered, with the end of the lease as it is now.
     pub reply: ClaimReply,
     /// The VM became the task's own: the claim was answered, or could have been.
     pub handed_over: bool,
@@ -106,6 +106,7 @@ struct Raw {
     handed_over: bool,
     hand_over: Option<String>,
     created_at: i64,
+    expires_at: i64,
     ended_at: Option<i64>,
 }
 
@@ -127,7 +128,11 @@ impl TryFrom<Raw> for ClaimRow {
             body_hash: raw.body_hash,
             asked: asked.transpose()?,
             token: parse("claim.token_id", &raw.token_id)?,
-            reply: from_json("claim.reply", &raw.reply)?,
+            reply: ClaimReply {
+                // It was renewed since, perhaps more than once.
+                expires_at: timestamp(raw.expires_at)?,
+                ..from_json("claim.reply", &raw.reply)?
+            },
             handed_over: raw.handed_over,
             hand_over: hand_over.transpose()?,
             created_at: timestamp(raw.created_at)?,

@@ -80,11 +80,18 @@ async fn token_that_may_only_claim_finds_its_project_by_name_and_only_its_own_cl
 async fn lease_is_extended_by_minutes_and_never_past_seven_days() {
     let (server, _) = Server::fake(FakeOptions::default()).await;
     let (_, pool) = server.full_pool(1).await;
-    let claimed = server.post(&format!("{pool}/claim"), json!({ "ttlMinutes": 60 })).await;
+    let task = json!({ "ttlMinutes": 60, "taskId": "T1" });
+    let claimed = server.post(&format!("{pool}/claim"), task.clone()).await;
     let extend = format!("/instances/{}/extend", claimed["id"].as_str().unwrap());
     let at = |reply: &Value| reply["expiresAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let longer = server.post(&extend, json!({ "minutes": 90 })).await;
     assert_eq!(at(&longer).duration_since(at(&claimed)).as_mins(), 90);
+    // Asked again, the claim says how long the VM is its own by now.
+    let again = server.post(&format!("{pool}/claim"), task).await;
+    assert_eq!(
+        (&again["id"], &again["expiresAt"]),
+        (&claimed["id"], &longer["expiresAt"])
+    );
     let (status, reply) = server.call(Method::POST, &extend, json!({ "minutes": 10_080 })).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reply}");
     let fault = &reply["error"]["details"][0];
