@@ -68,9 +68,12 @@ impl Queues {
         QueueView::Outside { waiting }
     }
 
-    /// How many claims wait for a VM of a pool.
+    /// How many claims wait for a VM of a pool; one that has taken a VM waits for none.
     pub fn waiting(&self, project: &ProjectId) -> usize {
-        self.with(|kept| kept.of(project).map(BTreeMap::len).sum())
+        self.with(|kept| {
+            let waiters = kept.of(project).flat_map(BTreeMap::values);
+            waiters.filter(|waiter| !waiter.served).count()
+        })
     }
 
     /// A place at the end, for a claim that may have an instance of its own in the making.

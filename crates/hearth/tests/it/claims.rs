@@ -136,6 +136,53 @@ fn a_claim_that_waits_says_what_it_waits_for_and_each_change() {
 }
 
 #[test]
+fn a_claim_that_has_its_vm_says_what_is_done_in_it_and_not_what_other_vms_do() {
+    let with_a_claimed_one = |claims: u64, since_ms: u64| {
+        let mut pool: Value = serde_json::from_str(&waits_on("npm ci", claims)).unwrap();
+        pool["summary"] =
+            "2 of 2 ready, 1 being made, 0 of the target recipe; the others are replaced one by one".into();
+        pool["status"]["ready"] = 2.into();
+        let mut claimed = pool["instances"][0].clone();
+        claimed["id"] = "wpi_8".into();
+        claimed["status"] = "claimed".into();
+        claimed["atWork"] = Value::Null;
+        claimed["sinceMs"] = since_ms.into();
+        pool["instances"].as_array_mut().unwrap().push(claimed);
+        Reply::ok(&pool.to_string())
+    };
+    let said = |args: &[&str], claims: u64, since_ms: u64| {
+        let (ran, _fake) = claim_after(1, args, move |_| with_a_claimed_one(claims, since_ms));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.stderr.lines().next().unwrap_or_default().to_owned()
+    };
+    let own = "your VM wpi_8 is there: its checkouts are brought up to date, and updateAfterCheckout runs where the set-up has it (for ";
+    // Strict claims of others may wait meanwhile.
+    for claims in [0, 2] {
+        let line = said(&["claim", "web"], claims, 5);
+        assert!(line.starts_with(own), "{line}");
+    }
+    // It was claimed before this one began, or this one is strict and stands in the queue.
+    let day = 24 * 3600 * 1000;
+    for (args, claims, since_ms) in [
+        (&["claim", "web"][..], 0, day),
+        (&["claim", "web", "--strict"][..], 1, 5),
+    ] {
+        let line = said(args, claims, since_ms);
+        let queue =
+            "waiting for a VM of web: 2 of 2 ready, 1 being made, 0 of the target recipe; wpi_9: npm ci has run for";
+        assert!(line.starts_with(queue), "{line}");
+    }
+}
+
+#[test]
+fn without_a_terminal_the_lines_of_a_claim_that_waits_are_short() {
+    let long = "x".repeat(400);
+    let (ran, _fake) = claim_after(1, &["claim", "web"], move |_| Reply::ok(&waits_on(&long, 1)));
+    let line = ran.stderr.lines().next().unwrap();
+    assert!(line.contains("x… (for ") && line.chars().count() < 200, "{line}");
+}
+
+#[test]
 fn a_token_that_may_only_claim_is_told_that_it_waits_and_looks_once() {
     let (ran, fake) = claim_after(1, &["claim", "web", "--wait", "60"], |_| {
         Reply::json(
