@@ -13,7 +13,7 @@ use crate::commands::{
 
 const AFTER_HELP: &str = "\
 Finding the server: --url and --token-file, then HEARTH_URL and HEARTH_TOKEN, then the server that runs on this machine
-under your user (if several run: choose with --data-dir).
+under your user (if several run: choose with --data-dir or HEARTH_DATA_DIR).
 
 Exit codes:
   0    it worked
@@ -74,7 +74,7 @@ pub(crate) struct Globals {
     )]
     pub(crate) token_file: Option<PathBuf>,
     /// The server's data folder. `serve` and `image`: where it is (default: /var/lib/hearth for root, else
-    /// ~/.local/share/hearth). Others: choose the local server that uses it
+    /// ~/.local/share/hearth). Others: choose the local server that uses it [env: HEARTH_DATA_DIR]
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Server")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Print the API's JSON instead of text for people; errors are JSON too, one line on standard error

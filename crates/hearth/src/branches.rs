@@ -3,7 +3,7 @@
 
 use hearth_api::client::Client;
 use hearth_api::find::ProjectFound;
-use hearth_api::project::RepoBranches;
+use hearth_api::project::{RepoBranches, RepoView};
 
 use crate::text::clean_line;
 use crate::{hint, output};
@@ -14,6 +14,8 @@ const NAMED: usize = 8;
 const ALIKE: f64 = 0.6;
 /// What stands in a command for a branch that the person has to choose.
 const PLACEHOLDER: &str = "BRANCH";
+/// The same for an address.
+const ADDRESS: &str = "URL";
 
 /// The repositories that answer and do not have the branch that the project's VMs start on. What cannot be asked is not said.
 async fn lacking(client: &Client, project: &ProjectFound) -> Vec<RepoBranches> {
@@ -38,6 +40,25 @@ pub(crate) async fn explain(client: &Client, project: &ProjectFound) -> Option<(
     let lacking = lacking(client, project).await;
     let command = fix(client, project, &lacking).await?;
     Some((lacking.iter().map(told).collect(), command))
+}
+
+/// The command that gives a repository that cannot be fetched another address, and what its address is now.
+pub(crate) async fn other_address(
+    client: &Client,
+    project: &ProjectFound,
+    repo: Option<&str>,
+) -> Option<(Vec<String>, String)> {
+    let repos = client.view_project(&project.id).await.ok()?.repos;
+    let wrong = repos.iter().find(|other| Some(other.repo_full_name.as_str()) == repo)?;
+    let told = clean_line(&format!(
+        "{} is fetched from {}: is that right, and can the host reach it?",
+        wrong.repo_full_name, wrong.url
+    ));
+    let command = set_repos(project.name.as_str(), &repos, |other| match other == wrong {
+        true => (other.branch.as_str(), ADDRESS),
+        false => (other.branch.as_str(), other.url.as_str()),
+    });
+    Some((vec![told], command))
 }
 
 /// ``acme/app has no branch `mian`; it has main, topic and 3 more``.
@@ -86,20 +107,28 @@ async fn fix(client: &Client, project: &ProjectFound, lacking: &[RepoBranches]) 
     }
     // The command replaces all repositories: those that are right are named too.
     let repos = client.view_project(&project.id).await.ok()?.repos;
+    Some(set_repos(name, &repos, |repo| {
+        let wrong = lacking.iter().find(|other| other.repo_full_name == repo.repo_full_name);
+        (wrong.map_or(repo.branch.as_str(), meant), repo.url.as_str())
+    }))
+}
+
+/// The command that says all repositories anew, with these branches and addresses.
+fn set_repos<'a>(
+    project: &str,
+    repos: &'a [RepoView],
+    as_it_is_to_be: impl Fn(&'a RepoView) -> (&'a str, &'a str),
+) -> String {
     if repos.iter().any(|repo| !repo.lfs || !repo.submodules) {
         // It could not say that again.
-        return Some(hint::command(["project", "edit", name]));
+        return hint::command(["project", "edit", project]);
     }
-    let mut words = vec!["project".to_owned(), "set".to_owned(), name.to_owned()];
+    let mut words = vec!["project".to_owned(), "set".to_owned(), project.to_owned()];
     for repo in repos {
-        let wrong = lacking.iter().find(|other| other.repo_full_name == repo.repo_full_name);
-        let branch = wrong.map_or(repo.branch.as_str(), meant);
-        words.extend([
-            "--repo".to_owned(),
-            format!("{}@{branch}={}", repo.repo_full_name, repo.url),
-        ]);
+        let (branch, url) = as_it_is_to_be(repo);
+        words.extend(["--repo".to_owned(), format!("{}@{branch}={url}", repo.repo_full_name)]);
     }
-    Some(hint::command(words.iter().map(String::as_str)))
+    hint::command(words.iter().map(String::as_str))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::args::Globals;
 use crate::failure::{EXIT_NO_SERVER, EXIT_REFUSED, Failure};
 use crate::local::{self, LocalServer};
 pub(crate) use crate::resolve::project;
-use crate::{hint, input};
+use crate::{hint, input, places};
 
 /// The server's address.
 const URL_VARIABLE: &str = "HEARTH_URL";
@@ -27,7 +27,7 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
             (url, token)
         }
         (None, token) => {
-            let server = the_local_server(globals.data_dir.as_deref())?;
+            let server = the_local_server(places::named_data_dir(globals).as_deref())?;
             let token = match token {
                 Some(token) => token,
                 None => read_token(&server.token_file)?,
@@ -106,7 +106,10 @@ fn the_local_server(data_dir: Option<&Path>) -> Result<LocalServer, Failure> {
                 server.pid
             ));
         }
-        return Err(failure.hint("say which one with --data-dir or --url"));
+        return Err(failure.hint(format!(
+            "say which one with --data-dir or --url, or for the whole shell in {}",
+            places::DATA_DIR_VARIABLE
+        )));
     }
     fitting.pop().ok_or_else(|| match wanted {
         Some(dir) => Failure::new(format!(

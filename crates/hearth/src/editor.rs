@@ -1,6 +1,7 @@
 //! A text changed in the person's own editor: `$VISUAL`, else `$EDITOR`, else `vi`. The file is readable by its owner alone.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::Command;
 
 use crate::failure::Failure;
@@ -19,11 +20,13 @@ pub(crate) enum Edited<T> {
 }
 
 /// Lets the person change `text` until `take` takes it. What is not taken can be changed again; when the person gives up, what was
-/// written stays in the file, and the failure says where.
+/// written stays in the file, and the failure says where, and in the words of `then` what to do with it.
 pub(crate) async fn edit<T>(
     text: &str,
+    then: impl Fn(&Path) -> String,
     mut take: impl AsyncFnMut(&str) -> Result<T, Failure>,
 ) -> Result<Edited<T>, Failure> {
+    let give_up = |file, failure| give_up(file, failure, &then);
     let unwritable = |error: io::Error| Failure::new(format!("a file for the editor cannot be written: {error}"));
     // Its mode is 0600.
     let mut file = tempfile::Builder::new()
@@ -57,7 +60,7 @@ pub(crate) async fn edit<T>(
     }
 }
 
-fn run_editor(file: &std::path::Path) -> Result<(), Failure> {
+fn run_editor(file: &Path) -> Result<(), Failure> {
     let named = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let editor = named("VISUAL")
         .or_else(|| named("EDITOR"))
@@ -91,9 +94,11 @@ fn asks_again(failure: &Failure) -> bool {
     read.is_ok_and(|bytes| bytes > 0) && !answer.trim().eq_ignore_ascii_case("q")
 }
 
-fn give_up(file: tempfile::NamedTempFile, failure: Failure) -> Failure {
+fn give_up(file: tempfile::NamedTempFile, failure: Failure, then: &dyn Fn(&Path) -> String) -> Failure {
     match file.keep() {
-        Ok((_, path)) => failure.detail(format!("what you wrote is kept in {}", path.display())),
+        Ok((_, path)) => failure
+            .detail(format!("what you wrote is kept in {}", path.display()))
+            .hint(then(&path)),
         Err(_) => failure,
     }
 }

@@ -185,6 +185,21 @@ fn advice_for_connecting(url: &str, reason: &str) -> &'static str {
     "start a server with `hearth serve`, or name another one with --url or HEARTH_URL"
 }
 
+/// Which token would do, where a scope is lacking.
+fn advice_for_scope(message: &str) -> Option<String> {
+    let scope = message.split("lacks the scope `").nth(1)?.split('`').next()?;
+    let kinds = match scope {
+        "claim" => "agent (or ci)",
+        "project:read" => "viewer (or ci, which may also change projects and claim)",
+        "project:write" => "ci",
+        _ => "admin",
+    };
+    Some(format!(
+        "an admin makes a token that has it with `hearth token create NAME --for {}`: the use is {kinds}",
+        kinds.split(' ').next().unwrap_or_default()
+    ))
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let mut failure = Self::new(error.to_string());
@@ -238,7 +253,14 @@ impl From<ClientError> for Failure {
                     401 => failure.with_code(EXIT_REFUSED).hint(
                         "give a valid token in HEARTH_TOKEN; the first one of a server is in the file admin-token of its data folder",
                     ),
-                    403 => failure.with_code(EXIT_REFUSED),
+                    403 => {
+                        let advice = advice_for_scope(&failure.message);
+                        let failure = failure.with_code(EXIT_REFUSED);
+                        match advice {
+                            Some(advice) => failure.hint(advice),
+                            None => failure,
+                        }
+                    }
                     429 | 503 if !may_pass => failure.with_code(EXIT_LATER),
                     429 | 503 => {
                         let when = retry_after.map_or(String::new(), |pause| format!(" in {}", output::whole_seconds(pause)));

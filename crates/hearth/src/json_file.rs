@@ -1,5 +1,5 @@
 //! A JSON text that a person wrote, read so that everything that is wrong with it is said at once, each fault with its line and
-//! column. The published document says what may stand in it; of keys that it does not have the nearest known one is named.
+//! column. The published document says what may stand in it; of keys that it does not have, which are faults too, the nearest known one is named.
 //! Comments and commas at the end of a list are taken, as editors leave them.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,8 @@ use crate::text::clean_line;
 
 /// How alike an unknown key and a known one are when the one was probably meant, from 0 to 1.
 const ALIKE: f64 = 0.6;
+/// Letters after which a beginning of a key says which one is meant.
+const SHORTEST_BEGINNING: usize = 3;
 /// How the published document refers to a schema.
 const SCHEMA_REFERENCE: &str = "#/components/schemas/";
 
@@ -29,13 +31,12 @@ pub(crate) struct JsonFile {
     /// Byte at which what has this path begins, its key included.
     places: BTreeMap<String, usize>,
     faults: Vec<FieldError>,
-    /// Keys that nobody knows and that resemble none.
-    strange: Vec<String>,
 }
 
 impl JsonFile {
-    /// Reads a text. Where its outermost object has no `within` and the key `wrapper`, what is meant is what stands there.
-    pub(crate) fn parse(name: &str, text: &str, within: &str, wrapper: &str) -> Result<Self, Failure> {
+    /// Reads a text. `wrapped`: where its outermost object lacks the first key and has the second, what is meant is what stands
+    /// there; the others may stand beside it and say nothing.
+    pub(crate) fn parse(name: &str, text: &str, wrapped: Option<(&str, &str, &[&str])>) -> Result<Self, Failure> {
         let text = input::without_mark(text);
         let options = ParseOptions {
             allow_comments: true,
@@ -55,7 +56,6 @@ impl JsonFile {
             value: Value::Null,
             places: BTreeMap::new(),
             faults: Vec::new(),
-            strange: Vec::new(),
         };
         let parsed = parse_to_ast(text, &CollectOptions::default(), &options).map_err(|error| {
             let place = place(text, error.range().start);
@@ -64,11 +64,34 @@ impl JsonFile {
         let Some(node) = parsed.value else {
             return Err(Failure::usage(format!("{name} is empty")));
         };
-        let inner = node.as_object().filter(|object| object.get(within).is_none());
-        let inner = inner.and_then(|object| object.get(wrapper));
-        let value = file.walk(inner.map_or(&node, |property| &property.value), "");
+        let inner = match wrapped {
+            Some((within, wrapper, beside)) => file.unwrap(&node, within, wrapper, beside),
+            None => None,
+        };
+        let value = file.walk(inner.unwrap_or(&node), "");
         file.value = value;
         Ok(file)
+    }
+
+    /// What stands in the wrapper, if there is one. What else stands beside it would be lost: it is a fault.
+    fn unwrap<'a, 'b>(
+        &mut self,
+        node: &'a Node<'b>,
+        within: &str,
+        wrapper: &str,
+        beside: &[&str],
+    ) -> Option<&'a Node<'b>> {
+        let outer = node.as_object().filter(|object| object.get(within).is_none())?;
+        let inner = outer.get(wrapper)?;
+        for property in &outer.properties {
+            let key = key_of(&property.name);
+            if key != wrapper && !beside.contains(&key) {
+                let path = format!("{key} beside `{wrapper}`");
+                self.places.insert(path.clone(), property.range.start);
+                self.fault(&path, format!("is not known here; does it belong into `{wrapper}`?"));
+            }
+        }
+        Some(&inner.value)
     }
 
     fn walk(&mut self, node: &Node<'_>, path: &str) -> Value {
@@ -94,10 +117,7 @@ impl JsonFile {
     fn walk_object(&mut self, object: &Object<'_>, path: &str) -> Value {
         let mut members = Map::new();
         for property in &object.properties {
-            let key = match &property.name {
-                ObjectPropName::String(text) => text.value.as_ref(),
-                ObjectPropName::Word(word) => word.value,
-            };
+            let key = key_of(&property.name);
             let path = member(path, key);
             self.places.insert(path.clone(), property.range.start);
             let value = self.walk(&property.value, &path);
@@ -115,13 +135,40 @@ impl JsonFile {
         });
     }
 
-    /// Finds everything that does not go with the published schema of this name.
+    /// Finds everything that does not go with the published schema of this name. Keys that it does not have are faults at every
+    /// depth: what is left out without a word would be missed only when it should have run.
     pub(crate) fn check(&mut self, schema: &str) {
         let value = std::mem::take(&mut self.value);
-        self.faults.extend(hearth_server::body_faults(schema, &value));
-        let document = hearth_server::openapi_document();
-        self.find_unknown(&document["components"]["schemas"][schema], &value, "");
+        self.check_at(schema, &value, "");
         self.value = value;
+    }
+
+    /// The same for a list of such things.
+    pub(crate) fn check_each(&mut self, schema: &str) {
+        let value = std::mem::take(&mut self.value);
+        match value.as_array() {
+            Some(elements) => {
+                for (at, element) in elements.iter().enumerate() {
+                    self.check_at(schema, element, &format!("[{at}]"));
+                }
+            }
+            None => self.fault(".", "must be a list"),
+        }
+        self.value = value;
+    }
+
+    fn check_at(&mut self, schema: &str, value: &Value, place: &str) {
+        let faults = hearth_server::body_faults(schema, value).into_iter();
+        self.faults.extend(faults.map(|fault| FieldError {
+            path: match (place, fault.path.as_str()) {
+                ("", path) => path.to_owned(),
+                (place, ".") => place.to_owned(),
+                (place, path) => member(place, path),
+            },
+            message: fault.message,
+        }));
+        let document = hearth_server::openapi_document();
+        self.find_unknown(&document["components"]["schemas"][schema], value, place);
     }
 
     fn find_unknown(&mut self, schema: &Value, value: &Value, path: &str) {
@@ -140,7 +187,7 @@ impl JsonFile {
                     let path = member(path, key);
                     match known.get(key) {
                         Some(schema) => self.find_unknown(schema, value, &path),
-                        None => self.unknown(&path, key, known.keys()),
+                        None => self.unknown(&path, key, &known.keys().map(String::as_str).collect::<Vec<_>>()),
                     }
                 }
             }
@@ -148,29 +195,16 @@ impl JsonFile {
         }
     }
 
-    fn unknown<'a>(&mut self, path: &str, key: &str, known: impl Iterator<Item = &'a String>) {
-        let plain = |text: &str| text.to_lowercase().replace(['_', '-'], "");
-        let likeness = |other: &String| strsim::normalized_damerau_levenshtein(&plain(key), &plain(other));
-        let nearest = known
-            .map(|other| (likeness(other), other))
-            .max_by(|(a, _), (b, _)| a.total_cmp(b));
-        let meant = nearest
-            .filter(|(likeness, _)| *likeness >= ALIKE)
-            .map(|(_, other)| other);
-        let before = self.faults.iter().position(|fault| fault.path == path);
-        match (meant, before) {
-            (Some(meant), Some(at)) => self.faults[at].message.push_str(&format!("; is `{meant}` meant?")),
-            (Some(meant), None) => self.fault(path, format!("is not known here; is `{meant}` meant?")),
+    fn unknown(&mut self, path: &str, key: &str, known: &[&str]) {
+        let advice = match meant(key, known) {
+            Some(meant) => format!("is `{meant}` meant?"),
+            None => format!("there is {}", known.join(", ")),
+        };
+        match self.faults.iter_mut().find(|fault| fault.path == path) {
             // The schema has said so already.
-            (None, Some(_)) => {}
-            // It may be meant for another service that knows more.
-            (None, None) => self.strange.push(self.line_of(path)),
+            Some(fault) => fault.message.push_str(&format!("; {advice}")),
+            None => self.fault(path, format!("is not known here; {advice}")),
         }
-    }
-
-    /// Keys that nobody knows and that resemble none, each with its place.
-    pub(crate) fn strange(&self) -> &[String] {
-        &self.strange
     }
 
     /// Nothing, or everything that is wrong, in the order in which it stands there.
@@ -218,6 +252,26 @@ impl JsonFile {
                 None => path = "",
             }
         }
+    }
+}
+
+/// The known key that was probably meant: the one that is most alike, or that this one begins.
+fn meant<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let plain = |text: &str| text.to_lowercase().replace(['_', '-'], "");
+    let key = plain(key);
+    let likeness = |other: &&&str| strsim::normalized_damerau_levenshtein(&key, &plain(other));
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    if likeness(&nearest) >= ALIKE {
+        return Some(nearest);
+    }
+    let longer = |other: &&&str| key.len() >= SHORTEST_BEGINNING && plain(other).starts_with(&key);
+    known.iter().find(longer).copied()
+}
+
+fn key_of<'a>(name: &'a ObjectPropName<'_>) -> &'a str {
+    match name {
+        ObjectPropName::String(text) => text.value.as_ref(),
+        ObjectPropName::Word(word) => word.value,
     }
 }
 

@@ -9,6 +9,8 @@ use crate::{connect, local};
 
 /// Names the folders of shared images instead of the usual ones; several are separated by `:`.
 pub(crate) const IMAGES_VARIABLE: &str = "HEARTH_IMAGES";
+/// Names the data folder where no option does.
+pub(crate) const DATA_DIR_VARIABLE: &str = "HEARTH_DATA_DIR";
 /// The data folder of a server that runs as root.
 const ROOTS_DATA: &str = "/var/lib/hearth";
 
@@ -18,10 +20,15 @@ fn set(name: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
+/// The data folder that is named, by the option or else in the environment.
+pub(crate) fn named_data_dir(globals: &Globals) -> Option<PathBuf> {
+    globals.data_dir.clone().or_else(|| set(DATA_DIR_VARIABLE))
+}
+
 /// The data folder of this machine's server, unless another one is named.
 pub(crate) fn data_dir(globals: &Globals) -> PathBuf {
-    match &globals.data_dir {
-        Some(folder) => connect::absolute(folder),
+    match named_data_dir(globals) {
+        Some(folder) => connect::absolute(&folder),
         None => usual_data_dir(),
     }
 }

@@ -55,13 +55,24 @@ pub(crate) async fn project(client: &Client, text: &str) -> Result<ProjectFound,
             failure.detail(format!("{}  {}", project.id, clean_line(&project.name)))
         }));
     }
-    found.pop().ok_or_else(|| {
-        Failure::new(format!(
+    match found.pop() {
+        Some(found) => Ok(found),
+        None => Err(Failure::new(format!(
             "there is no project with the name or id `{}`",
             clean_line(text)
         ))
-        .hint(format!("see `{}`", hint::command(["project", "list"])))
-    })
+        .hint(where_projects_are(client).await)),
+    }
+}
+
+/// Where a person finds the names of projects: a token that may only claim may not list them.
+async fn where_projects_are(client: &Client) -> String {
+    match client.list_projects(None).await {
+        Err(ClientError::Api { status: 403, .. }) => {
+            "this token may not list projects: ask whoever made it for the name, or for the id".to_owned()
+        }
+        _ => format!("see `{}`", hint::command(["project", "list"])),
+    }
 }
 
 /// The same by the list of all projects.

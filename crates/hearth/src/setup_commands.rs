@@ -8,6 +8,7 @@ use hearth_api::pool::SetupCommand;
 
 use crate::failure::Failure;
 use crate::input;
+use crate::json_file::JsonFile;
 
 const COMMAND: &str = "command";
 const BACKGROUND: &str = "background";
@@ -44,9 +45,18 @@ impl SetupArgs {
 fn read_file(path: &Path) -> Result<Vec<SetupCommand>, Failure> {
     let name = input::name(path);
     let text = input::text(path)?;
-    serde_json::from_str(&text).map_err(|error| {
-        Failure::usage(format!("{name} holds no list of set-up commands: {error}"))
-            .hint(r#"write it like [{"name": "install", "command": "npm ci"}, {"name": "db", "command": "...", "background": true}]"#)
+    let with_help = |failure: Failure| {
+        failure.hint(
+            r#"write it like [{"name": "install", "command": "npm ci"}, {"name": "db", "command": "...", "background": true}]"#,
+        )
+    };
+    let mut file = JsonFile::parse(&name, &text, None).map_err(with_help)?;
+    file.check_each("SetupCommand");
+    file.finish("list of set-up commands").map_err(with_help)?;
+    serde_json::from_value(file.value.clone()).map_err(|error| {
+        with_help(Failure::usage(format!(
+            "{name} holds no list of set-up commands: {error}"
+        )))
     })
 }
 
@@ -81,12 +91,13 @@ impl Args for SetupArgs {
             .arg(option(
                 COMMAND,
                 "command",
-                "A set-up command, run by bash; may be repeated, they run in this order",
+                "A set-up command, run by bash; may be repeated, they run in this order. The given ones replace all that the pool has; \
+                 `hearth pool edit` changes one of them",
             ))
             .arg(option(
                 BACKGROUND,
                 "background",
-                "The same, started in the background; later ones do not wait for it",
+                "The same, started in the background; later ones do not wait for it. They count with --command",
             ))
             .arg(
                 Arg::new(COMMANDS_FILE)
@@ -94,7 +105,7 @@ impl Args for SetupArgs {
                     .value_name("FILE")
                     .value_parser(value_parser!(PathBuf))
                     .conflicts_with_all([COMMAND, BACKGROUND, NO_COMMANDS])
-                    .help("Take the set-up commands from this JSON file (`-`: standard input)"),
+                    .help("Take the set-up commands from this JSON file (`-`: standard input). They replace all that the pool has"),
             )
             .arg(
                 Arg::new(NO_COMMANDS)

@@ -96,12 +96,19 @@ async fn poll(
     mut shown: usize,
 ) -> Result<InstanceDetail, Failure> {
     let mut last_answer = Instant::now();
+    let mut is_away = false;
     loop {
         match client.get_instance(project, id).await {
             Ok(detail) => {
                 last_answer = Instant::now();
+                if std::mem::take(&mut is_away) {
+                    screen.note("the server answers again");
+                }
                 if detail.status == InstanceStatus::Provisioning && shown != usize::MAX && detail.steps.len() < shown {
-                    screen.note("the server was restarted; the boot continues from what was frozen");
+                    screen.note(
+                        "the server was restarted: the boot continues from what was frozen of it, or starts again where nothing was",
+                    );
+                    screen.forget();
                     shown = 0;
                 }
                 for step in detail.steps.iter().skip(shown) {
@@ -124,15 +131,36 @@ async fn poll(
                     .with_code(EXIT_NO_SERVER)
                     .detail("the boot continues in the server if that is alive"));
             }
+            Err(_) if !is_away => {
+                is_away = true;
+                let limit = output::whole_seconds(MAX_AWAY);
+                screen.note(&format!("the server does not answer; asking again for {limit}"));
+            }
             Err(_) => {}
         }
-        screen.tick();
+        // What ran when the server was last heard of may be over.
+        if !is_away {
+            screen.tick();
+        }
         tokio::time::sleep(POLL_PAUSE).await;
     }
 }
 
+/// What of a step was taken from a checkpoint instead of being done: what it printed is older than this boot.
+fn from_a_checkpoint(step: &Step) -> Option<String> {
+    let metadata = step.metadata.as_ref()?;
+    let is_cached = |value: &serde_json::Value| value.get("cached").is_some_and(|cached| cached == true);
+    if is_cached(metadata) {
+        return Some("from a checkpoint".to_owned());
+    }
+    let commands = metadata.get("commands")?.as_array()?;
+    let cached = commands.iter().filter(|command| is_cached(command));
+    let names: Vec<&str> = cached.filter_map(|command| command.get("name")?.as_str()).collect();
+    (!names.is_empty()).then(|| clean_line(&format!("{} from a checkpoint", names.join(", "))))
+}
+
 /// The repository that a step worked on.
-fn repo_of(step: &Step) -> Option<&str> {
+pub(crate) fn repo_of(step: &Step) -> Option<&str> {
     fact(step, "repo")
 }
 
@@ -188,7 +216,7 @@ fn failed_title(detail: &InstanceDetail, name: &str) -> String {
     title(name, failed.and_then(subject_of).as_deref())
 }
 
-fn failed_step(detail: &InstanceDetail) -> Option<&Step> {
+pub(crate) fn failed_step(detail: &InstanceDetail) -> Option<&Step> {
     detail.steps.iter().find(|step| step.status == StepStatus::Error)
 }
 
@@ -196,14 +224,15 @@ fn failed_step(detail: &InstanceDetail) -> Option<&Step> {
 pub(crate) fn table(detail: &InstanceDetail) -> String {
     let row = |step: &Step| {
         let took = step.duration_ms.map_or_else(|| "-".to_owned(), output::millis);
-        let result = match step.status {
-            StepStatus::Success => "ok",
-            StepStatus::Error => "FAILED",
+        let result = match (step.status, from_a_checkpoint(step)) {
+            (StepStatus::Success, Some(cached)) => format!("ok, {cached}"),
+            (StepStatus::Success, None) => "ok".to_owned(),
+            (StepStatus::Error, _) => "FAILED".to_owned(),
         };
         [
             step.name.clone(),
             clean_line(&subject_of(step).unwrap_or_default()),
-            result.to_owned(),
+            result,
             took,
         ]
     };

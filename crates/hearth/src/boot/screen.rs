@@ -10,7 +10,7 @@ use hearth_api::instance::{Step, StepStatus};
 use hearth_core::progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{repo_of, subject_of, title};
+use super::{from_a_checkpoint, repo_of, subject_of, title};
 use crate::output;
 use crate::text::{LineBuffer, clean_line, clean_lines};
 
@@ -32,6 +32,8 @@ pub(crate) struct Screen {
     said: Cell<Instant>,
     /// When no step ran any more.
     idle_since: Instant,
+    /// Steps that failed, whose output was shown as it came.
+    shown_failures: Vec<String>,
 }
 
 /// A step that runs.
@@ -45,6 +47,8 @@ struct Running {
     command: Option<(String, Instant)>,
     /// When it last printed something.
     printed: Option<Instant>,
+    /// Something of what it printed was shown.
+    is_shown: bool,
 }
 
 impl Running {
@@ -65,8 +69,11 @@ impl Running {
         let since = |at: Instant| now.saturating_duration_since(at);
         let silent = self.printed.map(since);
         let text = match &self.command {
-            Some((command, began)) => progress::sentence(&clean_line(command), since(*began), silent),
-            None => progress::sentence(&self.title(), since(self.began), silent),
+            // One that has just begun is not what took so long.
+            Some((command, began)) if since(*began).as_secs() > 0 => {
+                progress::sentence(&clean_line(command), since(*began), silent)
+            }
+            _ => progress::sentence(&self.title(), since(self.began), silent),
         };
         match self.lines.pending() {
             pending if pending.trim().is_empty() => text,
@@ -87,6 +94,20 @@ impl Screen {
             stray: LineBuffer::default(),
             said: Cell::new(Instant::now()),
             idle_since: Instant::now(),
+            shown_failures: Vec::new(),
+        }
+    }
+
+    /// Whether what a failed step printed was shown while it ran.
+    pub(crate) fn has_shown_failure(&self, step: &str) -> bool {
+        self.shown_failures.iter().any(|shown| shown == step)
+    }
+
+    /// What ran does not run any more: the server was restarted.
+    pub(crate) fn forget(&mut self) {
+        while !self.running.is_empty() {
+            self.flush(0);
+            self.take(0);
         }
     }
 
@@ -100,6 +121,7 @@ impl Screen {
             began: now.checked_sub(ran).unwrap_or(now),
             command: None,
             printed: None,
+            is_shown: false,
         };
         match &self.live {
             Some(live) => {
@@ -162,6 +184,7 @@ impl Screen {
         let at = self.position_of_output(subject);
         if let Some(at) = at {
             self.running[at].printed = Some(Instant::now());
+            self.running[at].is_shown = true;
         }
         let lines = match at {
             Some(at) => self.running[at].lines.push(text),
@@ -176,6 +199,9 @@ impl Screen {
         if let Some(at) = at {
             self.flush(at);
             let ended = self.take(at);
+            if ended.is_shown && step.status == StepStatus::Error {
+                self.shown_failures.push(step.name.clone());
+            }
             // It ends under the name it began with; only which script it was is known no earlier than now.
             if repo_of(step).is_none() {
                 shown = ended.title();
@@ -184,6 +210,7 @@ impl Screen {
         let took = step
             .duration_ms
             .map_or_else(String::new, |took| format!("  {}", output::millis(took)));
+        let cached = from_a_checkpoint(step).map_or_else(String::new, |cached| format!("  {cached}"));
         let (word, ok) = match step.status {
             StepStatus::Success => ("ok", true),
             StepStatus::Error => ("FAILED", false),
@@ -191,7 +218,7 @@ impl Screen {
         // Padded before it is coloured: escape sequences have no width, but `format` counts them.
         let padded = style(format!("{word:RESULT_WIDTH$}")).for_stderr().bold();
         let word = if ok { padded.green() } else { padded.red() };
-        self.note(&format!("{word} {shown}{took}"));
+        self.note(&format!("{word} {shown}{took}{cached}"));
         if let Some(error) = &step.error {
             for line in clean_lines(error) {
                 self.note(&format!("{:RESULT_WIDTH$} {line}", ""));

@@ -235,7 +235,7 @@ fn part(part: SetUpPart) -> &'static str {
         SetUpPart::GitIdentity => "who makes commits",
         SetUpPart::Hearth => "Hearth itself",
         SetUpPart::Image => "the image",
-        SetUpPart::LegacyHooks => "whether .capy/settings.json's hooks run",
+        SetUpPart::LegacyHooks => "whether hooks of a .capy/settings.json run (saving a setup object ends that)",
         SetUpPart::ProjectSetup => "the project's commands",
         SetUpPart::Repositories => "the repositories",
         SetUpPart::Scripts => "the scripts",

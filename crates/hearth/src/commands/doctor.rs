@@ -29,20 +29,23 @@ pub(crate) struct DoctorArgs {
 pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failure> {
     let named = connect::named_url(globals);
     let running = running(globals);
-    let data = match (&globals.data_dir, running.as_slice()) {
+    let data = match (places::named_data_dir(globals), running.as_slice()) {
         // The one that runs is the one that a person asks about.
         (None, [server]) if named.is_none() => server.data_dir.clone(),
         _ => places::data_dir(globals),
     };
     // An address that our own server has taken is no fault.
     let is_free_wanted = running.iter().all(|server| server.data_dir != data);
-    let listen = match args.listen {
-        Some(ListenArg(address)) => {
-            let url = format!("http://{address}");
-            running.iter().all(|server| server.url != url).then_some(address)
-        }
+    let asked = match args.listen {
+        Some(ListenArg(address)) => Some(address),
         None => is_free_wanted.then_some(ServeOptions::new(data.clone()).listen),
     };
+    let listen = asked.filter(|address| {
+        let url = format!("http://{address}");
+        let all = local::servers().unwrap_or_default();
+        let mut known = all.iter().map(|server| server.url.as_str()).chain(named.as_deref());
+        known.all(|known| known.trim_end_matches('/') != url)
+    });
     let mut findings = check(&data, &places::images(&data), listen).await;
     match named {
         Some(url) => findings.push(server(&url, None).await),
@@ -76,7 +79,7 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
 
 /// The running servers that are meant: all of this user's, or the one of the data folder that is named.
 fn running(globals: &Globals) -> Vec<LocalServer> {
-    let wanted = globals.data_dir.as_deref().map(connect::absolute);
+    let wanted = places::named_data_dir(globals).map(|folder| connect::absolute(&folder));
     let mut all = local::servers().unwrap_or_default();
     all.retain(|server| wanted.as_ref().is_none_or(|folder| server.data_dir == *folder));
     all

@@ -11,15 +11,26 @@ use hearth_api::variables::{PutVariables, Variable, VariableItem, VariableKind};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{caller_env, connect, env_file, input, output};
+use crate::{caller_env, connect, env_file, hint, input, output};
+
+
+/// Shorter values are never redacted.
+const REDACTED_BYTES: usize = 3;
+/// A value with fewer characters stands in many texts by chance.
+const SHORT_VALUE_CHARS: usize = 6;
+/// So does one word of letters alone, up to about this length: `production`, `development`. Secrets have digits or are longer.
+const LONG_WORD_CHARS: usize = 16;
 
 const SET_HELP: &str = "\
 Examples:
-  hearth env set web LOG_LEVEL=debug
+  hearth env set web DATABASE_URL=postgres://db.example.org/shop
   hearth env set web API_KEY < key.txt
   hearth env set web DEPLOY_KEY --from-file ~/.ssh/deploy --exact
   hearth env set web GITHUB_TOKEN --personal < token.txt
   hearth env set web --env-file .env
+
+Every value is taken for a secret: it is redacted (***) wherever it stands in what a set-up prints. A short or common one, as
+`debug`, makes holes in other words too: write such settings into the set-up's commands or scripts instead.
 
 A value in an argument can be read by every user of this machine and stays in the shell's history: give secrets as NAME
 alone, with the value from --from-file or standard input. One line end at the end is removed from such a value, unless
@@ -105,12 +116,19 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
                 let names: Vec<&str> = body.variables.iter().map(|variable| variable.name.as_str()).collect();
                 format!("set {}", names.join(", "))
             })?;
+            if !globals.json {
+                warn_of_common(&body.variables);
+            }
         }
         EnvCommand::List { project, personal } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             let items = client.list_variables(&project.id, kind(personal)).await?;
             output::print(globals.json, &items, |items| list(items, personal))?;
+            if !globals.json && !personal {
+                let others = hint::command(["env", "list", project.name.as_str(), "--personal"]);
+                output::note(&format!("your personal variables are apart: {others}"));
+            }
         }
         EnvCommand::Unset {
             project,
@@ -133,6 +151,35 @@ pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Fa
         }
     }
     Ok(0)
+}
+
+/// Says which values will be redacted where they are no secret. The values themselves are not said.
+fn warn_of_common(variables: &[Variable]) {
+    let names: Vec<&str> = variables
+        .iter()
+        .filter(|variable| is_common(&variable.value))
+        .map(|variable| variable.name.as_str())
+        .collect();
+    if names.is_empty() {
+        return;
+    }
+    let (values, it) = match names.len() {
+        1 => ("the value is short or a common word", "it"),
+        _ => ("the values are short or common words", "them"),
+    };
+    output::note(&format!(
+        "warning: {}: {values}, and every place that has {it} is redacted (***) in what the set-up prints, inside other words too; if \
+         {it} needs no hiding, set it in a command or a script of the set-up instead",
+        names.join(", ")
+    ));
+}
+
+/// Whether a value stands in many texts by chance.
+fn is_common(value: &str) -> bool {
+    let is_redacted = value.len() >= REDACTED_BYTES;
+    let value = value.trim();
+    let is_word = value.chars().all(|c| c.is_ascii_lowercase()) || value.chars().all(|c| c.is_ascii_uppercase());
+    is_redacted && (value.chars().count() < SHORT_VALUE_CHARS || is_word && value.len() < LONG_WORD_CHARS)
 }
 
 fn kind(personal: bool) -> VariableKind {
@@ -254,6 +301,23 @@ mod tests {
             from_file: None,
             exact: false,
             personal: false,
+        }
+    }
+
+    #[test]
+    fn short_values_and_plain_words_are_common_and_secrets_are_not() {
+        for value in ["info", "dev", "development", "1234", "TRUE", " debug "] {
+            assert!(is_common(value), "{value}");
+        }
+        for value in [
+            "",
+            "42",
+            "s3cret-value",
+            "postgres://db",
+            "correcthorsebatterystaple",
+            "hunter2hunter2",
+        ] {
+            assert!(!is_common(value), "{value}");
         }
     }
 

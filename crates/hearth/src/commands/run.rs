@@ -74,14 +74,19 @@ async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
 /// Where commands with names come from, when a VM has none or not the one that is wanted: the set-up may have got them after the VM
 /// was made.
 async fn advice(client: &Client, view: &InstanceView, name: Option<&str>) -> String {
-    let save = hint::command(["setup", "save", view.project_id.as_str()]);
+    let project = match client.get_project(&view.project_id).await {
+        Ok(project) => project.name,
+        // A token that may only claim is not told.
+        Err(_) => view.project_id.to_string(),
+    };
+    let save = hint::command(["setup", "save", project.as_str()]);
     // A token that may only claim is not told.
     let Ok(setup) = client.get_setup(&view.project_id).await else {
         return format!("`{save}` gives commands names, for VMs that are made after it");
     };
     let mut commands = setup.setup.repositories.iter().flat_map(|repo| &repo.commands);
     if commands.any(|command| name.is_none_or(|name| command.name == name)) {
-        let claim = hint::command(["claim", view.project_id.as_str(), "--strict"]);
+        let claim = hint::command(["claim", project.as_str(), "--strict"]);
         let what = name.map_or_else(
             || "it has commands now".to_owned(),
             |name| format!("it has `{}` now", clean_line(name)),

@@ -2,7 +2,7 @@
 
 mod file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use hearth_api::client::{Client, ClientError};
@@ -16,7 +16,7 @@ use crate::args::Globals;
 use crate::editor::Edited;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{branches, connect, editor, input, output};
+use crate::{branches, connect, editor, hint, input, output};
 
 use file::SetupFile;
 
@@ -110,7 +110,12 @@ async fn edit(globals: &Globals, args: EditArgs) -> Result<Edited<SetupView>, Fa
     let project = connect::project(&client, &args.project).await?;
     let setup = client.get_setup(&project.id).await?.setup;
     let text = serde_json::to_string_pretty(&setup).map_err(|error| Failure::new(error.to_string()))?;
-    let edited = editor::edit(&format!("{text}\n"), async |written| {
+    let save_it = |file: &Path| {
+        let file = file.display().to_string();
+        let save = hint::command(["setup", "save", project.name.as_str(), file.as_str()]);
+        format!("mend it there, then `{save}`")
+    };
+    let edited = editor::edit(&format!("{text}\n"), save_it, async |written| {
         let setup = SetupFile::read("what you wrote", written)?;
         save(&client, &project, setup, args.replace_legacy_hooks).await
     })

@@ -1,7 +1,11 @@
 //! `hearth token`: create, list, revoke.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand, ValueEnum};
+use hearth_api::client::Client;
 use hearth_api::find::ProjectFound;
+use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
 use hearth_api::token::{CreateToken, Scope, TokenItem};
 use hearth_api::values::Name;
@@ -9,7 +13,7 @@ use jiff::{Span, Timestamp};
 
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::text::clean_lines;
+use crate::text::{clean_line, clean_lines};
 use crate::{connect, hint, output};
 
 /// What to do with tokens.
@@ -149,7 +153,14 @@ pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, 
             // Alone on its line, so that TOKEN=$(hearth token create …) works.
             output::print(globals.json, &created, |created| created.token.clone())?;
         }
-        TokenCommand::List => output::print(globals.json, &client.list_tokens().await?, list)?,
+        TokenCommand::List => {
+            let tokens = client.list_tokens().await?;
+            let names = match globals.json {
+                true => BTreeMap::new(),
+                false => project_names(&client, &tokens).await,
+            };
+            output::print(globals.json, &tokens, |tokens| list(tokens, &names))?;
+        }
         TokenCommand::Revoke { tokens } => {
             let all = client.list_tokens().await?.items;
             // All are found before the first one stops working.
@@ -208,7 +219,16 @@ fn ends(item: &TokenItem) -> String {
     }
 }
 
-fn list(items: &Items<TokenItem>) -> String {
+/// The names of the projects that tokens are for. One whose name cannot be had is shown by its id.
+async fn project_names(client: &Client, tokens: &Items<TokenItem>) -> BTreeMap<ProjectId, String> {
+    if tokens.items.iter().all(|token| token.project_id.is_none()) {
+        return BTreeMap::new();
+    }
+    let projects = client.list_all_projects().await.unwrap_or_default();
+    projects.into_iter().map(|project| (project.id, project.name)).collect()
+}
+
+fn list(items: &Items<TokenItem>, names: &BTreeMap<ProjectId, String>) -> String {
     let row = |item: &TokenItem| {
         let scopes: Vec<&str> = item.scopes.iter().map(|scope| scope.as_str()).collect();
         [
@@ -216,9 +236,10 @@ fn list(items: &Items<TokenItem>) -> String {
             item.id.to_string(),
             item.owner.clone(),
             scopes.join(" "),
-            item.project_id
-                .as_ref()
-                .map_or_else(|| "all".to_owned(), ToString::to_string),
+            match &item.project_id {
+                Some(id) => names.get(id).map_or_else(|| id.to_string(), |name| clean_line(name)),
+                None => "all".to_owned(),
+            },
             output::ago_or(item.last_used_at, "never"),
             ends(item),
         ]

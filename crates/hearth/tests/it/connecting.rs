@@ -76,6 +76,20 @@ fn of_two_local_servers_one_must_be_chosen() {
     assert_eq!(list(&["--data-dir", first]).code, 0);
     let none = list(&["--data-dir", "/nonexistent/data"]);
     assert_eq!(none.code, 3, "{}", none.stderr);
+    // For the whole shell; an option and an address are nearer.
+    let from_the_environment = |data: &str, url: &str, more: &[&str]| {
+        let mut command = hearth(&[&["project", "list"], more].concat());
+        command
+            .env("HEARTH_RUNTIME_DIR", folder.path())
+            .env("HEARTH_DATA_DIR", data)
+            .env("HEARTH_URL", url)
+            .env("HEARTH_TOKEN", "hearth_test");
+        run(command).code
+    };
+    assert_eq!(from_the_environment(first, "", &[]), 0);
+    assert_eq!(from_the_environment("/nonexistent/data", "", &[]), 3);
+    assert_eq!(from_the_environment("/nonexistent/data", "", &["--data-dir", first]), 0);
+    assert_eq!(from_the_environment("/nonexistent/data", &fake.url, &[]), 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Reply};
-use crate::support::{Ran, eventually, hearth, hearth_at, run};
+use crate::support::{Ran, eventually, hearth, hearth_at, project_page, run};
 
 /// A server that ends with the test.
 struct Server(Child);
@@ -251,6 +251,39 @@ fn doctor_says_that_a_named_server_does_not_answer() {
         .unwrap();
     assert_eq!(server["status"], "fail");
     assert!(server["fix"].as_str().unwrap().contains("hearth serve"), "{server}");
+}
+
+#[test]
+fn doctor_does_not_warn_of_the_port_of_the_server_that_answers() {
+    let fake = Fake::start(|_| Reply::ok("{}"));
+    let address = fake.url.trim_start_matches("http://");
+    for (url, warned) in [(fake.url.as_str(), false), ("http://127.0.0.1:1", true)] {
+        let mut doctor = hearth_at(url, &["doctor", "--json", "--listen", address]);
+        doctor.env("PATH", std::env::var_os("PATH").unwrap());
+        let findings: Value = serde_json::from_str(&run(doctor).stdout).unwrap();
+        let has_port = findings.as_array().unwrap().iter().any(|it| it["name"] == "port");
+        assert_eq!(has_port, warned, "{findings}");
+    }
+}
+
+#[test]
+fn list_of_tokens_names_projects_and_fits_a_page() {
+    let fake = Fake::start(|request| {
+        if !request.line.contains("/tokens") {
+            return Reply::ok(&project_page());
+        }
+        let token = |project: &str| {
+            json!({
+                "id": "tok_01a209b7e85e718e81af7e694ccb2946", "name": "pipeline", "owner": "ada", "tenant": "default",
+                "scopes": ["project:read", "project:write", "claim"], "projectId": project,
+                "createdAt": "2025-01-01T00:00:00.000Z", "lastUsedAt": null, "expiresAt": "2125-02-01T00:00:00.000Z",
+            })
+        };
+        Reply::ok(&json!({ "items": [token("prj_1"), token("prj_gone")] }).to_string())
+    });
+    let listed = run(hearth_at(&fake.url, &["token", "list"])).stdout;
+    assert!(listed.contains(" web ") && listed.contains("prj_gone"), "{listed}");
+    assert!(listed.lines().all(|line| line.chars().count() <= 120), "{listed}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `hearth instance` and `hearth run`: what is in a VM, and its commands by name.
 
 use crate::fake::{Fake, Reply};
-use crate::support::{hearth_at, run};
+use crate::support::{PROJECT, hearth_at, run};
 
 const VIEW: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"claimed","isTest":false,"recipe":"r1","failure":null,"rebootedAt":null,"unresponsive":null,"vmEndedAt":null,"vmEndedBecause":null,
     "repos":[{"repoFullName":"acme/web","branch":"main","commit":"0123456789abcdef","path":"/home/web"}],
@@ -159,23 +159,24 @@ fn a_vm_that_is_older_than_its_set_up_is_said_to_be_when_it_lacks_a_command() {
         "scripts":{"initialize":null,"updateAfterCheckout":null,"startup":null},
         "commands":[{"name":"deploy","command":"./deploy"}]}]}}"#;
     for view in [VIEW, EMPTY] {
-        let fake = Fake::start(move |request| match request.line.ends_with("/setup") {
-            true => Reply::ok(setup),
-            false => Reply::ok(view),
+        let fake = Fake::start(move |request| match request.line.as_str() {
+            line if line.ends_with("/setup") => Reply::ok(setup),
+            line if line.ends_with("/projects/prj_1") => Reply::ok(PROJECT),
+            _ => Reply::ok(view),
         });
         let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "deploy"]));
         assert_eq!(ran.code, 2, "{}", ran.stderr);
         for part in [
             "older than the project's set-up",
             "it has `deploy` now",
-            "hearth claim prj_1 --strict",
+            "hearth claim web --strict",
         ] {
             assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
         }
         // What nobody has is no matter of age.
         let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "nowhere"]));
         assert!(
-            ran.stderr.contains("hearth setup save prj_1") && !ran.stderr.contains("older than"),
+            ran.stderr.contains("hearth setup save web") && !ran.stderr.contains("older than"),
             "{}",
             ran.stderr
         );

@@ -257,3 +257,25 @@ fn hints_name_the_server_and_quote_what_a_shell_would_split() {
     let shown = format!("hearth --url {} pool set 'my shop' --enabled", fake.url);
     assert!(ran.stderr.contains(&shown), "{}", ran.stderr);
 }
+
+#[test]
+fn token_that_lacks_a_scope_is_told_which_kind_has_it_and_no_command_that_it_may_not_use() {
+    let fake = Fake::with_look_ups(for_a_claim_token);
+    let ran = run(hearth_at(&fake.url, &["project", "list"]));
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("hint: an admin makes a token that has it with `hearth token create NAME --for viewer`"),
+        "{}",
+        ran.stderr
+    );
+    let ran = run(hearth_at(&fake.url, &["claim", "nowhere"]));
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("hint: this token may not list projects: ask whoever made it")
+            && !ran.stderr.contains("project list"),
+        "{}",
+        ran.stderr
+    );
+}

@@ -9,6 +9,8 @@ const GOOD_STEP: &str = r#"{"name":"clone_repo","status":"success","durationMs":
     "metadata":{"repo":"acme/web"}}"#;
 const BAD_STEP: &str = r#"{"name":"warm_pool_setup","status":"error","error":"exit code 7: boom","output":"one\ntwo\nboom\n",
     "durationMs":300,"timestamp":"2025-01-01T00:00:02.000Z"}"#;
+const CACHED_STEP: &str = r#"{"name":"warm_pool_setup","status":"success","durationMs":0,"timestamp":"2025-01-01T00:00:02.000Z",
+    "metadata":{"commands":[{"name":"npm","cached":true},{"name":"build"}]}}"#;
 
 fn detail(status: &str, steps: &[&str]) -> String {
     let failed = status == "failed";
@@ -206,13 +208,120 @@ fn a_failed_boot_says_what_failed_and_what_to_do_next() {
     assert_eq!(ran.code, 1);
     for text in [
         "FAILED: warm_pool_setup: exit code 7: boom",
-        "  | two\n  | boom",
+        // Of these its last line stands in the sentence.
+        "its last lines:\n  | one\n  | two\nwhat to do next",
         "hearth shell wpi_1",
         "hearth pool instance web wpi_1 --log",
-        "hearth pool set web --command",
+        "fix it:                                    hearth pool edit web\n",
         "hearth pool test web",
     ] {
         assert!(ran.stderr.contains(text), "{text} is missing in:\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_a_failed_command_printed_is_shown_once() {
+    let text = |text: &str| format!(r#"{{"kind":"output","subject":null,"text":"{text}"}}"#);
+    let events = vec![
+        (
+            "stepStarted",
+            r#"{"kind":"stepStarted","name":"warm_pool_setup","subject":null}"#.to_owned(),
+        ),
+        ("output", text("one\\ntwo\\nboom\\n")),
+        ("stepEnded", event(BAD_STEP)),
+        (
+            "ended",
+            r#"{"kind":"ended","status":"failed","failureReason":"exit code 7: boom"}"#.to_owned(),
+        ),
+    ];
+    let (ran, _fake) = boot(events, vec![detail("failed", &[BAD_STEP])], &[]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.stderr.matches("| two").count(), 1, "{}", ran.stderr);
+    assert!(!ran.stderr.contains("its last lines"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_comes_from_a_checkpoint_is_said_to() {
+    let whole = GOOD_STEP.replace(r#""metadata":{"#, r#""metadata":{"cached":true,"#);
+    let events = vec![
+        ("stepEnded", event(&whole)),
+        ("stepEnded", event(CACHED_STEP)),
+        (
+            "ended",
+            r#"{"kind":"ended","status":"ready","failureReason":null}"#.to_owned(),
+        ),
+    ];
+    let (ran, _fake) = boot(events, vec![detail("ready", &[&whole, CACHED_STEP])], &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for line in [
+        "ok     clone_repo acme/web  1.2 s  from a checkpoint",
+        "ok     warm_pool_setup npm, build  0 ms  npm from a checkpoint",
+    ] {
+        assert!(ran.stderr.lines().any(|shown| shown == line), "{line}\n{}", ran.stderr);
+    }
+    assert!(ran.stdout.contains("ok, from a checkpoint"), "{}", ran.stdout);
+}
+
+#[test]
+fn repository_that_cannot_be_fetched_has_a_command_that_changes_its_address() {
+    let step = GOOD_STEP.replace("success", "error");
+    let record = detail("failed", &[&step]).replace("warm_pool_setup", "clone_repo");
+    let view = r#"{"id":"prj_1","name":"web","description":null,"taskCode":"WEB","repos":[
+        {"repoFullName":"acme/web","branch":"main","url":"file:///srv/git/wbe","lfs":true,"submodules":true},
+        {"repoFullName":"acme/lib","branch":"dev","url":"https://h/acme/lib.git","lfs":true,"submodules":true}],
+        "image":null,"projectSetup":null,"vmSize":"medium","maxVms":null,"gitIdentity":null,
+        "createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-01T00:00:00.000Z"}"#;
+    let fake = Fake::start(move |request| match request.line.as_str() {
+        line if line.ends_with("/warm-pool/test") => Reply::ok(r#"{"id":"wpi_1"}"#),
+        line if line.ends_with("/view") => Reply::ok(view),
+        line if line.ends_with("/branches") => Reply::ok(r#"{"items":[]}"#),
+        line if line.contains("/warm-pool/instances/wpi_1") => Reply::ok(&record),
+        line if line.contains("/projects?") => Reply::ok(&project_page()),
+        line if line.ends_with("/exec") => Reply::json(
+            409,
+            r#"{"error":{"code":"conflict","message":"this instance is not claimed"}}"#,
+        ),
+        _ => Reply::not_found(),
+    });
+    let ran = run(hearth_at(&fake.url, &["pool", "test", "web"]));
+    assert_eq!(ran.code, 1);
+    for part in [
+        "acme/web is fetched from file:///srv/git/wbe: is that right, and can the host reach it?",
+        "hearth project set web --repo acme/web@main=URL --repo acme/lib@dev=https://h/acme/lib.git",
+        "cannot be looked into: an admin's token may, this one may look only into VMs that it claimed",
+    ] {
+        assert!(ran.stderr.contains(part), "{part} is missing in:\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn server_that_does_not_answer_is_said_once_and_so_is_that_it_answers_again() {
+    let looks = AtomicUsize::new(0);
+    let fake = Fake::start(move |request| match request.line.as_str() {
+        line if line.ends_with("/warm-pool/test") => Reply::ok(r#"{"id":"wpi_1"}"#),
+        line if line.ends_with("/follow") => Reply::events(&[("stepEnded", &event(GOOD_STEP))]),
+        line if line.contains("/instances/wpi_1") => match looks.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => Reply::json(
+                503,
+                r#"{"error":{"code":"unavailable","message":"it is being started"}}"#,
+            ),
+            2 => Reply::ok(&detail("provisioning", &[])),
+            _ => Reply::ok(&detail("ready", &[GOOD_STEP])),
+        },
+        _ => Reply::ok(&project_page()),
+    });
+    let ran = run(hearth_at(&fake.url, &["pool", "test", "web"]));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for (part, times) in [
+        ("the server does not answer; asking again for 1 min", 1),
+        ("the server answers again", 1),
+        (
+            "continues from what was frozen of it, or starts again where nothing was",
+            1,
+        ),
+        ("has run for", 0),
+    ] {
+        assert_eq!(ran.stderr.matches(part).count(), times, "{part}\n{}", ran.stderr);
     }
 }
 

@@ -168,7 +168,7 @@ fn a_file_that_holds_none_is_refused_with_its_place_before_anything_is_sent() {
 }
 
 #[test]
-fn key_that_resembles_a_known_one_is_a_fault_and_one_that_does_not_is_named() {
+fn unknown_key_is_a_fault_at_every_depth_and_the_known_ones_are_named() {
     let fake = server();
     let text = OBJECT.replace(r#""timeouts""#, r#""timeout""#);
     let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
@@ -182,11 +182,48 @@ fn key_that_resembles_a_known_one_is_a_fault_and_one_that_does_not_is_named() {
     assert!(fake.requests_of("PATCH").is_empty());
     let text = OBJECT.replace(r#""timeouts""#, r#""x-origin""#);
     let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(
-        ran.stderr,
-        "note: Hearth does not know and leaves out: line 3, column 5: repositories[0].x-origin\n"
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(
+            "line 3, column 5: repositories[0].x-origin: is not known here; there is branch, commands, repository, scripts, timeouts"
+        ),
+        "{}",
+        ran.stderr
     );
+    // All at once, a beginning of a key too, and what stands beside the setup object.
+    let text = r#"{"scripts": {}, "source": "setup", "setup": {
+ "hooks": {"contxt": {"maxOutput": 5}}, "repositories": [{"repository": "acme/web", "scripts": {"init": "npm ci"},
+  "commands": [{"name": "a", "command": "b", "cwd": "/"}]}]}}"#;
+    let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    for part in [
+        "standard input holds no setup object: 4 faults",
+        "line 1, column 2: scripts beside `setup`: is not known here; does it belong into `setup`?",
+        "line 2, column 12: hooks.contxt: is not known here; is `context` meant?",
+        "repositories[0].scripts.init: is not known here; is `initialize` meant?",
+        "repositories[0].commands[0].cwd: is not known here; there is command, name",
+    ] {
+        assert!(ran.stderr.contains(part), "{part}:\n{}", ran.stderr);
+    }
+    assert!(fake.requests_of("PATCH").is_empty());
+}
+
+#[test]
+fn unknown_key_in_a_file_of_commands_is_a_fault() {
+    let fake = server();
+    let text = r#"[{"name": "db", "command": "./db", "backgruond": true}, {"name": 5, "command": "x"}]"#;
+    let save = &["pool", "set", "web", "--commands-file", "-"];
+    let ran = run_with_stdin(hearth_at(&fake.url, save), text.as_bytes());
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    for part in [
+        "standard input holds no list of set-up commands: 2 faults",
+        "line 1, column 36: [0].backgruond: is not known here; is `background` meant?",
+        "[1].name: must be of the type string",
+        "hint: write it like [",
+    ] {
+        assert!(ran.stderr.contains(part), "{part}:\n{}", ran.stderr);
+    }
+    assert!(fake.requests_of("PATCH").is_empty());
 }
 
 #[test]

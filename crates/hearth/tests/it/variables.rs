@@ -85,6 +85,51 @@ fn personal_variables_are_apart_from_those_that_all_share() {
 }
 
 #[test]
+fn value_that_is_short_or_a_common_word_is_warned_of_and_not_said() {
+    let fake = server();
+    let ran = run(hearth_at(
+        &fake.url,
+        &[
+            "env",
+            "set",
+            "web",
+            "LEVEL=debug",
+            "MODE=development",
+            "KEY=hunter2-and-more",
+            "DEPTH=1",
+        ],
+    ));
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "set LEVEL, MODE, KEY, DEPTH\n"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.starts_with(
+            "warning: LEVEL, MODE: the values are short or common words, and every place that has them is redacted"
+        ),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        !ran.stderr.contains("debug") && !ran.stderr.contains("development"),
+        "{}",
+        ran.stderr
+    );
+    let ran = run(hearth_at(&fake.url, &["env", "set", "web", "KEY=hunter2-and-more"]));
+    assert_eq!(ran.stderr, "");
+    // Programs get JSON and nothing else.
+    let ran = run(hearth_at(&fake.url, &["--json", "env", "set", "web", "LEVEL=debug"]));
+    assert_eq!(ran.stderr, "");
+    let ran = run(hearth_at(&fake.url, &["env", "list", "web"]));
+    assert_eq!(
+        ran.stderr,
+        "your personal variables are apart: hearth env list web --personal\n"
+    );
+}
+
+#[test]
 fn an_empty_value_is_set_only_when_that_is_said() {
     let fake = server();
     for (args, code) in [(&["TOKEN"][..], 2), (&["TOKEN", "--exact"], 0), (&["TOKEN="], 0)] {

@@ -19,7 +19,8 @@ const PROJECT_VIEW: &str = r#"{"id":"prj_1","name":"web","description":null,"tas
 const BRANCHES: &str = r#"{"items":[
     {"repoFullName":"acme/web","branch":"mian","isThere":false,"branches":["topic","main"]},
     {"repoFullName":"acme/lib","branch":"main","isThere":null,"branches":null}]}"#;
-const CONFIG: &str = r#"{"enabled":true,"targetSize":2,"maxAgeMinutes":60,"branch":BRANCH,"setupCommands":null,
+const CONFIG: &str = r#"{"enabled":true,"targetSize":2,"maxAgeMinutes":60,"branch":BRANCH,
+    "setupCommands":[{"name":"install","command":"npm ci"},{"name":"db","command":"./db","background":true}],
     "createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-01T00:00:00.000Z"}"#;
 
 fn server(pool_branch: &'static str) -> Fake {
@@ -71,13 +72,14 @@ fn everything_wrong_in_a_setup_object_is_said_at_once_with_its_place() {
     let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     for part in [
-        "standard input holds no setup object: 8 faults",
+        "standard input holds no setup object: 9 faults",
         "line 2, column 3: vmsize: is not known here; is `vmSize` meant?",
         "line 4, column 6: repositories[0].repository: must be ",
         "line 4, column 40: repositories[0].scripts.initalize: is not known here; is `initialize` meant?",
         "line 4, column 63: repositories[0].scripts.startup: must be of the type string",
         "line 5, column 5: repositories[1].repository: is missing",
         "line 5, column 36: repositories[1].timeouts.startup: must be at least 60",
+        "line 7, column 3: somethingElseEntirely: is not known here; there is hooks, repositories, vmSize",
         "repositories[1].branch: is there twice",
         "repositories[1].commands[0].command: is missing",
     ] {
@@ -171,6 +173,23 @@ fn setup_and_project_are_changed_in_the_persons_editor() {
     let seen = std::fs::read_to_string(folder.path().join("seen")).unwrap();
     assert!(!seen.contains("createdAt") && seen.contains("maxVms"), "{seen}");
 
+    // Of several commands one is changed and the others stay.
+    let ran = at(&fake, &["pool", "edit", "web"], "s/npm ci/npm install/");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let (install, db) = (
+        json!({ "name": "install", "command": "npm install" }),
+        json!({ "name": "db", "command": "./db", "background": true }),
+    );
+    assert_eq!(
+        sent(&fake),
+        json!({ "enabled": true, "targetSize": 2, "maxAgeMinutes": 60, "branch": null, "setupCommands": [install, db] })
+    );
+    assert!(
+        !std::fs::read_to_string(folder.path().join("seen"))
+            .unwrap()
+            .contains("createdAt")
+    );
+
     // Left as it was, nothing is sent; with a fault nothing is sent and nothing that was written is lost.
     let fake = server("null");
     let ran = at(&fake, &["setup", "edit", "web"], "s/x/x/");
@@ -182,9 +201,38 @@ fn setup_and_project_are_changed_in_the_persons_editor() {
         "{}",
         ran.stderr
     );
-    let kept = ran.stderr.split("is kept in ").nth(1).unwrap().lines().next().unwrap();
-    assert!(std::fs::read_to_string(kept).unwrap().contains("taskcode"));
-    std::fs::remove_file(kept).unwrap();
+    let kept = |stderr: &str| {
+        let kept = stderr
+            .split("is kept in ")
+            .nth(1)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .to_owned();
+        let text = std::fs::read_to_string(&kept).unwrap();
+        std::fs::remove_file(&kept).unwrap();
+        (kept, text)
+    };
+    assert!(kept(&ran.stderr).1.contains("taskcode"));
+    // What is to be done with it is a whole command where one takes it.
+    let ran = at(&fake, &["setup", "edit", "web"], "s/vmSize/vmSiez/");
+    let (file, text) = kept(&ran.stderr);
+    assert!(text.contains("vmSiez"));
+    assert!(
+        ran.stderr
+            .contains(&format!("hint: mend it there, then `hearth setup save web {file}`")),
+        "{}",
+        ran.stderr
+    );
+    let ran = at(&fake, &["pool", "edit", "web"], "s/background/backgroud/");
+    assert!(
+        ran.stderr
+            .contains("setupCommands[1].backgroud: is not known here; is `background` meant?"),
+        "{}",
+        ran.stderr
+    );
+    kept(&ran.stderr);
     assert!(fake.requests_of("PATCH").is_empty());
     let program = editor(folder.path(), "exit 3");
     let mut command = hearth_at(&fake.url, &["setup", "edit", "web"]);

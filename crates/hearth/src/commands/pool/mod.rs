@@ -1,7 +1,8 @@
-//! `hearth pool`: the wish (`set`), what there is (`status`, `instances`, `instance`), a try (`test`),
+//! `hearth pool`: what it is configured to be (`set`, `edit`), what there is (`status`, `instances`, `instance`), a try (`test`),
 //! another one (`retry`), a fresh start (`clear`), and why it is as it is (`explain`).
 
 mod cancel;
+mod edit;
 mod explain;
 mod gone;
 mod show;
@@ -13,25 +14,40 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hearth_api::instance::InstanceStatus;
-use hearth_api::pool::{ClearRequest, PatchPool};
+use hearth_api::pool::{ClearRequest, PatchPool, PatchPoolReply};
 use hearth_api::values::Branch;
 
 use crate::args::Globals;
+use crate::editor::Edited;
 use crate::failure::Failure;
 use crate::setup_commands::SetupArgs;
 use crate::{branches, connect, output, resolve};
 
+const SET_HELP: &str = "\
+Examples:
+  hearth pool set web --enabled --target 3
+  hearth pool set web --command 'install: npm ci' --background 'db: ./start-db'
+
+--command, --background and --commands-file say all commands that the pool has then: what is not given again is removed.
+`hearth pool edit` opens them in your editor, to change one and keep the others.";
+
 /// What to do with a pool.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
-    /// Configure the pool; options that are not given keep their values
+    /// Configure the pool; options that are not given keep their values. Commands that are given replace all it has
+    #[command(after_help = SET_HELP)]
     Set(SetArgs),
+    /// Change the pool and its commands, one by one, in your editor ($VISUAL, else $EDITOR, else vi)
+    Edit {
+        /// The project's name or id
+        project: String,
+    },
     /// Show the pool
     Status(StatusArgs),
     /// Test the set-up: make one VM, which is never handed out, and watch every step; what has not changed does not run again
     #[command(after_help = test::AFTER_HELP)]
     Test(TestArgs),
-    /// Remove all VMs of the pool that nobody has claimed
+    /// Remove all VMs of the pool that nobody has claimed, those of tests included
     Clear {
         /// The project's name or id
         project: String,
@@ -148,6 +164,13 @@ pub(crate) struct TestArgs {
 pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, Failure> {
     match command {
         PoolCommand::Set(args) => set(globals, args).await,
+        PoolCommand::Edit { project } => {
+            match edit::run(globals, &project).await? {
+                Edited::Taken(reply) => output::print(globals.json, &reply, configured)?,
+                Edited::Unchanged => output::note("nothing was changed"),
+            }
+            Ok(0)
+        }
         PoolCommand::Status(args) => status(globals, args).await,
         PoolCommand::Test(args) => test::run(globals, &args).await,
         PoolCommand::Clear { project, replenish } => {
@@ -249,13 +272,15 @@ async fn set(globals: &Globals, args: SetArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
     let project = connect::project(&client, &args.project).await?;
     let reply = client.patch_pool(&project.id, &patch).await?;
-    output::print(globals.json, &reply, |reply| {
-        show::config_and_counts(reply.config.as_ref(), &reply.status)
-    })?;
+    output::print(globals.json, &reply, configured)?;
     if matches!(patch.branch, Some(Some(_))) {
         branches::warn(&client, &project).await;
     }
     Ok(0)
+}
+
+fn configured(reply: &PatchPoolReply) -> String {
+    show::config_and_counts(reply.config.as_ref(), &reply.status)
 }
 
 async fn status(globals: &Globals, args: StatusArgs) -> Result<u8, Failure> {

@@ -17,9 +17,11 @@ use crate::text::{clean_line, clean_lines};
 use crate::{branches, connect, hint, output};
 
 pub(super) const AFTER_HELP: &str = "\
-Given commands are saved to the pool first; an enabled pool begins to build them beside the test, so disable it to try some. Steps and their output go to standard error as they happen, the table at the
+Given commands are saved to the pool first and replace all it has (`hearth pool edit` changes one of them); an enabled pool
+begins to build them beside the test, so disable it to try some. Steps and their output go to standard error as they happen, the table at the
 end to standard output. Works while the pool is disabled. The exit code is 1 when a step failed. The VM stays for
-15 minutes, so that you can look into it with `hearth shell`. Ctrl-C stops the watching, not the boot: `hearth pool cancel`\nends that, and `hearth shell` looks into it meanwhile.";
+15 minutes, so that you can look into it with `hearth shell`, and counts with its memory; `hearth pool clear` removes it now, with
+the pool's own VMs that nobody claimed. Ctrl-C stops the watching, not the boot: `hearth pool cancel`\nends that, and `hearth shell` looks into it meanwhile.";
 
 pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failure> {
     let body = TestRequest {
@@ -44,6 +46,11 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         detail = boot::follow(&client, &project.id, &id, &mut screen) => Some(detail?),
         _ = tokio::signal::ctrl_c() => None,
     };
+    let has_shown = |step: &str| screen.has_shown_failure(step);
+    let was_shown = detail
+        .as_ref()
+        .and_then(|detail| detail.summary.failed_step.as_deref())
+        .is_some_and(has_shown);
     drop(screen);
     let Some(detail) = detail else {
         output::note(&format!(
@@ -59,12 +66,12 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         output::print_line(&boot::table(&detail))?;
     }
     if detail.status == InstanceStatus::Failed {
-        let wrong = wrong_branches(&client, &project, &detail).await;
+        let wrong = wrong_repository(&client, &project, &detail).await;
         let inside = match leaves_a_vm(&detail) {
             true => inside(&client, &detail).await,
             false => Inside::Closed(None),
         };
-        say_what_failed(&project, &detail, wrong, inside);
+        say_what_failed(&project, &detail, was_shown, wrong, inside);
         if enabled {
             output::note(
                 "the given commands stay saved: VMs of the set-up before keep serving until these work or others are saved",
@@ -89,8 +96,8 @@ async fn is_enabled(client: &Client, project: &ProjectFound) -> Result<bool, Fai
     }
 }
 
-/// Asked only where a branch may be at fault.
-async fn wrong_branches(
+/// Asked only where a branch or an address may be at fault.
+async fn wrong_repository(
     client: &Client,
     project: &ProjectFound,
     detail: &InstanceDetail,
@@ -99,7 +106,10 @@ async fn wrong_branches(
     if failed != Some(StepName::CloneRepo.as_str()) {
         return None;
     }
-    branches::explain(client, project).await
+    if let Some(wrong) = branches::explain(client, project).await {
+        return Some(wrong);
+    }
+    branches::other_address(client, project, boot::failed_step(detail).and_then(boot::repo_of)).await
 }
 
 /// Its reason is the server's own sentence.
@@ -137,6 +147,10 @@ async fn inside(client: &Client, detail: &InstanceDetail) -> Inside {
         // The machine is slow, or the server is an older one: it may still be.
         Err(_) | Ok(Ok(_)) => Inside::Open,
         Ok(Err(ClientError::Api { status: 404 | 405, .. } | ClientError::Decode { .. })) => Inside::Open,
+        // So is answered whoever is no admin: others look only into what they claimed.
+        Ok(Err(error)) if error.to_string().contains("is not claimed") => Inside::Closed(Some(
+            "an admin's token may, this one may look only into VMs that it claimed".to_owned(),
+        )),
         Ok(Err(error @ ClientError::Api { .. })) => Inside::Closed(Some(error.to_string())),
         Ok(Err(_)) => Inside::Closed(None),
     }
@@ -145,14 +159,19 @@ async fn inside(client: &Client, detail: &InstanceDetail) -> Inside {
 fn say_what_failed(
     project: &ProjectFound,
     detail: &InstanceDetail,
+    was_shown: bool,
     wrong: Option<(Vec<String>, String)>,
     inside: Inside,
 ) {
     let reason = boot::failure(detail).unwrap_or_else(|| "it said nothing".to_owned());
     let failed = detail.summary.failed_step.as_deref();
-    let mut lines = vec![format!("\nFAILED: {}", clean_lines(&reason).join("\n  "))];
-    let printed = boot::failed_output(detail);
-    if !printed.is_empty() {
+    let reason = clean_lines(&reason);
+    let mut lines = vec![format!("\nFAILED: {}", reason.join("\n  "))];
+    let mut printed = boot::failed_output(detail);
+    // The sentence ends with some of these lines.
+    printed.retain(|line| !reason.iter().any(|said| said.contains(line.trim())));
+    // What a person has just seen is not printed once more.
+    if !printed.is_empty() && !was_shown {
         lines.push("its last lines:".to_owned());
         lines.extend(printed.iter().map(|line| format!("  | {line}")));
     }
@@ -201,24 +220,15 @@ fn next_fix(step: &str, project: &str) -> Option<String> {
         StepName::CreateVm | StepName::EnsureServer => None,
         StepName::SetEnvVars => Some(hint::command(["env", "list", project])),
         StepName::CloneRepo => Some(format!(
-            "{}   (is the branch there, can the host reach it?)",
-            hint::command(["project", "show", project])
+            "{}   (is the address right, is the branch there, can the host reach it?)",
+            hint::command(["project", "edit", project])
         )),
         StepName::InitRepo => {
             Some("change .capy/settings.json (or .hearth/settings.json) in the repository, and push".to_owned())
         }
-        StepName::ProjectSetup => Some(format!(
-            "{} --setup 'name: command' …",
-            hint::command(["project", "set", project])
-        )),
-        StepName::RepoSetup => Some(format!(
-            "{} FILE   (see {})",
-            hint::command(["setup", "save", project]),
-            hint::command(["setup", "show", project])
-        )),
-        StepName::WarmPoolSetup => Some(format!(
-            "{} --command 'name: command' …",
-            hint::command(["pool", "set", project])
-        )),
+        StepName::ProjectSetup => Some(hint::command(["project", "edit", project])),
+        StepName::RepoSetup => Some(hint::command(["setup", "edit", project])),
+        // It keeps the other commands, which `set` would replace.
+        StepName::WarmPoolSetup => Some(hint::command(["pool", "edit", project])),
     }
 }

@@ -1,4 +1,6 @@
-//! `hearth project edit`: all of a project that may be changed, in the person's own editor.
+//! `hearth project edit`: the project's own settings, all that may be changed, in the person's own editor.
+
+use std::path::Path;
 
 use hearth_api::client::ClientError;
 use hearth_api::find::ProjectFound;
@@ -8,7 +10,7 @@ use crate::args::Globals;
 use crate::editor::{self, Edited};
 use crate::failure::Failure;
 use crate::json_file::JsonFile;
-use crate::{branches, connect};
+use crate::{branches, connect, hint};
 
 /// What a view says and nobody can set.
 const KEPT_BY_THE_SERVER: [&str; 3] = ["id", "createdAt", "updatedAt"];
@@ -22,8 +24,12 @@ pub(super) async fn run(globals: &Globals, project: &str) -> Result<Edited<Proje
         members.retain(|name, _| !KEPT_BY_THE_SERVER.contains(&name.as_str()));
     }
     let text = serde_json::to_string_pretty(&settings).map_err(unreadable)?;
-    let edited = editor::edit(&format!("{text}\n"), async |written| {
-        let mut file = JsonFile::parse("what you wrote", written, "", "")?;
+    let edit_again = |_: &Path| {
+        let edit = hint::command(["project", "edit", project.name.as_str()]);
+        format!("`{edit}` begins anew: copy into it what you need of that file")
+    };
+    let edited = editor::edit(&format!("{text}\n"), edit_again, async |written| {
+        let mut file = JsonFile::parse("what you wrote", written, None)?;
         file.check("PatchProject");
         file.finish("settings of a project")?;
         let patch: PatchProject = serde_json::from_value(file.value.clone())

@@ -29,7 +29,8 @@ pub(crate) enum ProjectCommand {
     Create(CreateArgs),
     /// Change a project; options that are not given keep their values
     Set(SetArgs),
-    /// Change a project in your editor ($VISUAL, else $EDITOR, else vi)
+    /// Change a project's own settings in your editor ($VISUAL, else $EDITOR, else vi); the pool has `hearth pool edit`, the setup
+    /// object `hearth setup edit`
     Edit {
         /// Its name or id
         project: String,
@@ -56,8 +57,9 @@ pub(crate) enum ProjectCommand {
 pub(crate) struct CreateArgs {
     /// Its name
     name: Name,
-    /// A repository: `org/name[@branch][=URL]`, or its URL alone (`#branch` at the end); may be repeated. The branch is
-    /// `main` unless said otherwise; without URL it is fetched from the server's git base URL
+    /// A repository: `org/name[@branch][=URL]`, or its URL alone (`#branch` at the end), whose last two parts are
+    /// its name then; may be repeated. The branch is `main` unless said otherwise; without URL it is fetched from the server's git
+    /// base URL
     #[arg(long = "repo", value_name = "REPO", value_parser = parse_repo)]
     repos: Vec<RepoInput>,
     /// What it is, for people
@@ -66,7 +68,7 @@ pub(crate) struct CreateArgs {
     /// Short code that task names start with
     #[arg(long)]
     task_code: Option<Name>,
-    /// Size of its VMs: small, medium, large, ultra, hyper
+    /// Size of its VMs: small, medium (the default), large, ultra, hyper
     #[arg(long)]
     size: Option<VmSize>,
     /// Name or digest of the image its VMs are made from (default: the newest)
@@ -260,7 +262,12 @@ pub(crate) async fn run(globals: &Globals, command: ProjectCommand) -> Result<u8
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             match client.view_project(&project.id).await {
-                Ok(view) => output::print(globals.json, &view, show_all)?,
+                Ok(view) => {
+                    output::print(globals.json, &view, show_all)?;
+                    if !globals.json {
+                        output::note(&elsewhere(&view.name));
+                    }
+                }
                 // A server that is older than views.
                 Err(error) if error.is_not_found() || matches!(error, ClientError::Decode { .. }) => {
                     output::print(globals.json, &client.get_project(&project.id).await?, show)?;
@@ -333,7 +340,18 @@ fn show(project: &Project) -> String {
     ])
 }
 
-/// Everything that can be set.
+/// Where the rest of a project's set-up is shown.
+fn elsewhere(name: &str) -> String {
+    let shown = |words: [&str; 2]| hint::command([words[0], words[1], name]);
+    format!(
+        "also: the pool and its commands `{}`, the setup object `{}`, variables `{}`",
+        shown(["pool", "status"]),
+        shown(["setup", "show"]),
+        shown(["env", "list"])
+    )
+}
+
+/// All of the project's own that can be set.
 fn show_all(project: &ProjectView) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let repo = |repo: &RepoView| {
@@ -364,7 +382,7 @@ fn show_all(project: &ProjectView) -> String {
             project.image.clone().unwrap_or_else(|| "the newest".to_owned()),
         ),
         (
-            "commands",
+            "own commands",
             output::lines_or_dash(project.project_setup.iter().flatten().map(command)),
         ),
         (

@@ -11,6 +11,8 @@ use crate::{hint, output};
 
 /// The scripts of a repository; one that is left out does not run.
 const SCRIPTS: [&str; 3] = ["initialize", "updateAfterCheckout", "startup"];
+/// What `hearth setup show --json` prints beside the setup object.
+const BESIDE: [&str; 2] = ["source", "legacyHooks"];
 /// The branch of a repository of which neither the file nor the project says one.
 const DEFAULT_BRANCH: &str = "main";
 
@@ -31,17 +33,10 @@ impl SetupFile {
     /// Reads a setup object, or what `hearth setup show --json` prints.
     pub(super) fn read(name: &str, text: &str) -> Result<Self, Failure> {
         let with_help = |failure: Failure| failure.hint("see `hearth setup save --help`");
-        let mut file = JsonFile::parse(name, text, "repositories", "setup").map_err(with_help)?;
+        let mut file = JsonFile::parse(name, text, Some(("repositories", "setup", &BESIDE))).map_err(with_help)?;
         let without_branch = fill_in(&mut file.value);
         file.check("SetupBody");
         file.finish("setup object").map_err(with_help)?;
-        if !file.strange().is_empty() {
-            // The documented service takes more than we know.
-            output::note(&format!(
-                "note: Hearth does not know and leaves out: {}",
-                file.strange().join("; ")
-            ));
-        }
         let body = serde_json::from_value(file.value.clone())
             .map_err(|error| with_help(Failure::usage(format!("{name} holds no setup object: {error}"))))?;
         Ok(Self {
