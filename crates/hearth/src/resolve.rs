@@ -39,9 +39,14 @@ pub(crate) async fn project(client: &Client, text: &str) -> Result<ProjectFound,
         let name = id.to_string();
         return Ok(ProjectFound { id, name });
     }
+    let mut may_list = None;
     let mut found = match client.find_projects(text).await {
         Ok(found) => found.items,
-        Err(error) if cannot_be_asked(&error) => listed(client, text).await?,
+        Err(error) if cannot_be_asked(&error) => {
+            let found = listed(client, text).await?;
+            may_list = Some(true);
+            found
+        }
         Err(error) => return Err(error.into()),
     };
     if found.len() > 1 {
@@ -61,18 +66,23 @@ pub(crate) async fn project(client: &Client, text: &str) -> Result<ProjectFound,
             "there is no project with the name or id `{}`",
             clean_line(text)
         ))
-        .hint(where_projects_are(client).await)),
+        .hint(where_projects_are(client, may_list).await)),
     }
 }
 
 /// Where a person finds the names of projects: a token that may only claim may not list them.
-async fn where_projects_are(client: &Client) -> String {
-    match client.list_projects(None).await {
-        Err(ClientError::Api { status: 403, .. }) => {
-            "this token may not list projects: ask whoever made it for the name, or for the id".to_owned()
-        }
-        _ => format!("see `{}`", hint::command(["project", "list"])),
+async fn where_projects_are(client: &Client, may_list: Option<bool>) -> String {
+    let may_list = match may_list {
+        Some(known) => known,
+        None => !matches!(
+            client.list_projects(None).await,
+            Err(ClientError::Api { status: 403, .. })
+        ),
+    };
+    if may_list {
+        return format!("see `{}`", hint::command(["project", "list"]));
     }
+    "this token may not list projects: ask whoever made it for the name, or for the id".to_owned()
 }
 
 /// The same by the list of all projects.

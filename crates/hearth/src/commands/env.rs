@@ -13,7 +13,6 @@ use crate::args::Globals;
 use crate::failure::Failure;
 use crate::{caller_env, connect, env_file, hint, input, output};
 
-
 /// Shorter values are never redacted.
 const REDACTED_BYTES: usize = 3;
 /// A value with fewer characters stands in many texts by chance.

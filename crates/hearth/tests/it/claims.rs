@@ -151,7 +151,7 @@ fn a_claim_that_has_its_vm_says_what_is_done_in_it_and_not_what_other_vms_do() {
         Reply::ok(&pool.to_string())
     };
     let said = |args: &[&str], claims: u64, since_ms: u64| {
-        let (ran, _fake) = claim_after(1, args, move |_| with_a_claimed_one(claims, since_ms));
+        let (ran, _fake) = claim_after(2, args, move |_| with_a_claimed_one(claims, since_ms));
         assert_eq!(ran.code, 0, "{ran:?}");
         ran.stderr.lines().next().unwrap_or_default().to_owned()
     };
@@ -177,7 +177,7 @@ fn a_claim_that_has_its_vm_says_what_is_done_in_it_and_not_what_other_vms_do() {
 #[test]
 fn without_a_terminal_the_lines_of_a_claim_that_waits_are_short() {
     let long = "x".repeat(400);
-    let (ran, _fake) = claim_after(1, &["claim", "web"], move |_| Reply::ok(&waits_on(&long, 1)));
+    let (ran, _fake) = claim_after(2, &["claim", "web"], move |_| Reply::ok(&waits_on(&long, 1)));
     let line = ran.stderr.lines().next().unwrap();
     assert!(line.contains("x… (for ") && line.chars().count() < 200, "{line}");
 }

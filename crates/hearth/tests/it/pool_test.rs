@@ -188,7 +188,7 @@ fn a_script_that_another_ones_failure_ended_is_said_to_have_stopped() {
         "ok     repo_setup acme/c (startup)  1.0 s\n",
         "stop   repo_setup acme/a\n",
         "FAILED: repo_setup acme/b (startup): exit code 7: boom",
-        "hearth setup save web",
+        "hearth setup edit web",
     ] {
         assert!(ran.stderr.contains(text), "{text} is missing in:\n{}", ran.stderr);
     }
@@ -287,7 +287,7 @@ fn repository_that_cannot_be_fetched_has_a_command_that_changes_its_address() {
     assert_eq!(ran.code, 1);
     for part in [
         "acme/web is fetched from file:///srv/git/wbe: is that right, and can the host reach it?",
-        "hearth project set web --repo acme/web@main=URL --repo acme/lib@dev=https://h/acme/lib.git",
+        "hearth project set web --repo 'acme/web@main=URL' --repo 'acme/lib@dev=https://h/acme/lib.git'",
         "cannot be looked into: an admin's token may, this one may look only into VMs that it claimed",
     ] {
         assert!(ran.stderr.contains(part), "{part} is missing in:\n{}", ran.stderr);
@@ -305,7 +305,7 @@ fn server_that_does_not_answer_is_said_once_and_so_is_that_it_answers_again() {
                 503,
                 r#"{"error":{"code":"unavailable","message":"it is being started"}}"#,
             ),
-            2 => Reply::ok(&detail("provisioning", &[])),
+            8 => Reply::ok(&detail("provisioning", &[])),
             _ => Reply::ok(&detail("ready", &[GOOD_STEP])),
         },
         _ => Reply::ok(&project_page()),

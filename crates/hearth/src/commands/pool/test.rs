@@ -80,8 +80,10 @@ pub(super) async fn run(globals: &Globals, args: &TestArgs) -> Result<u8, Failur
         return Ok(EXIT_FAILED);
     }
     output::note(&format!(
-        "ready after {}",
-        output::millis(detail.summary.total_duration_ms)
+        "ready after {}\nits VM stays for 15 minutes and counts with its memory: {} looks inside, {} removes it and what the pool has ready",
+        output::millis(detail.summary.total_duration_ms),
+        hint::command(["shell", id.as_str()]),
+        hint::command(["pool", "clear", project.name.as_str()])
     ));
     Ok(0)
 }
