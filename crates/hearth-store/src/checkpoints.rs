@@ -183,13 +183,14 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a checkpoint was found damaged.
+    /// Notes that a checkpoint was found damaged. False, and nothing is noted, when nobody is to begin at it anyway: it has no row any
+    /// more, or its project is gone.
     pub async fn note_checkpoint_fault(
         &self,
         key: &CheckpointKey,
         reason: &str,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.freeing(|| self.note_checkpoint_fault_once(key, reason, now)).await
     }
 
@@ -198,17 +199,18 @@ impl Store {
         key: &CheckpointKey,
         reason: &str,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
+    ) -> Result<bool, StoreError> {
+        let noted = sqlx::query(
             "INSERT INTO checkpoint_fault (key, project_id, reason, at)
-             VALUES (?1, (SELECT project_id FROM checkpoint WHERE key = ?1), ?2, ?3)",
+             SELECT key, project_id, ?2, ?3 FROM checkpoint
+             WHERE key = ?1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project))",
         )
         .bind(key.as_str())
         .bind(reason)
         .bind(millis(now))
         .run_on(&self.write)
         .await?;
-        Ok(())
+        Ok(noted.rows_affected() > 0)
     }
 
     /// Checkpoints that were found damaged since then, newest first; the 100 latest of them.

@@ -83,20 +83,26 @@ pub struct Gc {
     /// An older template is renewed.
     max_age: SignedDuration,
     known: Arc<Mutex<Known>>,
+    /// Held while the files of a checkpoint go and then its row, and while the two are compared.
+    collecting: Arc<tokio::sync::Mutex<()>>,
     /// A round is to begin at once.
     soon: Arc<Notify>,
 }
 
-/// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes.
+/// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes. One of a deleted project is no
+/// loss.
 pub async fn forget_checkpoint(
     store: &Store,
     driver: &dyn Driver,
     key: &CheckpointKey,
     reason: &str,
 ) -> Result<(), StoreError> {
-    tracing::error!(%key, reason, "a checkpoint is not used any more and is built again when it is needed");
     let now = Timestamp::now();
-    store.note_checkpoint_fault(key, reason, now).await?;
+    if store.note_checkpoint_fault(key, reason, now).await? {
+        tracing::error!(%key, reason, "a checkpoint is not used any more and is built again when it is needed");
+    } else {
+        tracing::info!(%key, reason, "a checkpoint that no project has any more is forgotten");
+    }
     store.forget_checkpoint(key, true, now).await?;
     if let Err(error) = driver.remove_checkpoint(key).await {
         // VMs may lie on it still; then a later round removes it.
@@ -124,6 +130,7 @@ impl Gc {
             disk_limit,
             max_age,
             known: Arc::default(),
+            collecting: Arc::default(),
             soon: Arc::default(),
         }
     }
@@ -179,6 +186,9 @@ impl Gc {
 
     /// Every checkpoint, least recently used first. A row whose files are gone is forgotten on the way.
     pub async fn kept(&self) -> Result<Vec<KeptCheckpoint>, StoreError> {
+        let collecting = self.collecting.lock().await;
+        // Before the files: a row is written when its files are there.
+        let owners = self.store.checkpoint_owners().await?;
         let infos = match self.driver.checkpoints().await {
             Ok(infos) => infos,
             Err(error) => {
@@ -186,12 +196,12 @@ impl Gc {
                 return Ok(Vec::new());
             }
         };
-        let owners = self.store.checkpoint_owners().await?;
         let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
         for gone in owners.keys().filter(|key| !there.contains(key)) {
             // Its files were taken away: what lies on it is of no use either.
             forget_checkpoint(&self.store, &*self.driver, gone, "its files are gone").await?;
         }
+        drop(collecting);
         let templates = self.store.templates().await?;
         let needed = self.needed(&infos, &templates).await?;
         let mut kept: Vec<KeptCheckpoint> = infos
@@ -272,6 +282,7 @@ impl Gc {
                 let young = now.duration_since(info.created) < SignedDuration::from_mins(5);
                 let ownerless = left_behind.contains(&info.key);
                 let goes = (unknown && !young) || old || ownerless || bytes > self.disk_limit;
+                let _collecting = self.collecting.lock().await;
                 if !goes || self.driver.remove_checkpoint(&info.key).await.is_err() {
                     stays.push(kept);
                     continue;
@@ -308,6 +319,7 @@ impl Gc {
                     continue;
                 };
                 let reason = fault.to_string();
+                let _collecting = self.collecting.lock().await;
                 forget_checkpoint(&self.store, &*self.driver, &key, &reason).await?;
                 verified.faults.push((key, reason));
             }

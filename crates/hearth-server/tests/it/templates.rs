@@ -330,6 +330,44 @@ async fn templates_of_a_deleted_project_go_with_it_and_those_of_others_stay() {
     assert_eq!(driver.calls(Verb::Create), 1);
 }
 
+/// The driver removes them and does not say so, as when it is asked meanwhile which there are.
+#[tokio::test]
+async fn templates_of_a_deleted_project_that_are_half_removed_are_not_called_damaged() {
+    let filled = async |fake: FakeOptions| {
+        let (server, driver) = Server::fake(fake).await;
+        let project = server.project(bare_project()).await;
+        let enable = json!({ "enabled": true, "targetSize": 1, "setupCommands": commands(&["a", "b"]) });
+        server.patch(&format!("{project}/warm-pool"), enable).await;
+        server.until_full(SOON, &project, 1).await;
+        (server, driver, project)
+    };
+    let before = filled(FakeOptions::default()).await.1.calls(Verb::RemoveCheckpoint);
+    let faults = (1..=10).map(|later| Fault {
+        verb: Verb::RemoveCheckpoint,
+        call: before + later,
+        kind: FaultKind::Unknown,
+        moment: FaultMoment::After,
+    });
+    let fake = FakeOptions {
+        faults: faults.collect(),
+        ..FakeOptions::default()
+    };
+    let (server, driver, project) = filled(fake).await;
+    assert_eq!(driver.calls(Verb::RemoveCheckpoint), before);
+    let (status, _) = server.call(Method::DELETE, &project, Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+    let is_gone = |templates: &Value| {
+        let mut items = templates["items"].as_array().unwrap().iter();
+        items.all(|item| item["projectId"].is_null())
+    };
+    let after = server.until(SOON, "/templates", is_gone).await;
+    assert_eq!(after["faults"], json!([]));
+    assert!(driver.calls(Verb::RemoveCheckpoint) > before);
+    // What was missed shows at the next look.
+    assert_eq!(server.post("/templates/verify", json!({})).await["damaged"], 0);
+    assert_eq!(server.get("/templates").await["faults"], json!([]));
+}
+
 #[tokio::test]
 async fn what_holds_a_pool_back_is_said() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
