@@ -23,6 +23,7 @@ use crate::files::Query;
 use crate::reply::{self, Fault, Reply};
 
 mod bounded;
+mod holders;
 
 use bounded::Bounded;
 
@@ -157,7 +158,10 @@ impl Logs {
     }
 
     fn list(&self) -> Vec<LogEntry> {
-        let mut entries: Vec<LogEntry> = self.plain().into_iter().map(|path| plain_entry(&path)).collect();
+        let plain = self.plain();
+        let held = holders::held_for_writing(&plain);
+        let entry = |path: &PathBuf| plain_entry(path, held.as_ref().map(|held| held.contains(path)));
+        let mut entries: Vec<LogEntry> = plain.iter().map(entry).collect();
         let logs: Vec<Arc<Log>> = self.inside().logs.values().cloned().collect();
         entries.extend(logs.iter().map(|log| {
             let file = log.file();
@@ -210,14 +214,15 @@ fn changed(path: &Path) -> Option<i64> {
     i64::try_from(changed.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
-fn plain_entry(path: &Path) -> LogEntry {
+/// `open`: whether a process may still write to it, where that is known.
+fn plain_entry(path: &Path, open: Option<bool>) -> LogEntry {
     LogEntry {
         name: name_of(path),
         kind: LogKind::Setup,
         command: None,
         bytes: fs::metadata(path).map_or(0, |found| found.len()),
         dropped_bytes: 0,
-        open: None,
+        open,
         changed_unix_ms: changed(path),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use hearth_guest::client::{AgentClient, AgentError};
-use hearth_guest::{ExecEnd, LogEntry, LogKind};
+use hearth_guest::{Detach, ExecEnd, ExecSpec, LogEntry, LogKind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -117,6 +117,40 @@ async fn only_what_says_something_leaves_a_log() {
 }
 
 #[tokio::test]
+async fn background_command_is_said_to_run_until_nothing_holds_its_log() {
+    let mut agent = Agent::start();
+    let client = agent.client().await;
+    let go = agent.path("go");
+    // What serves is a child that the command leaves behind.
+    let command = format!(
+        "(while [ ! -e {} ]; do sleep 0.05; done) & while [ ! -e {} ]; do sleep 0.05; done",
+        go.display(),
+        go.display()
+    );
+    let spec = ExecSpec {
+        detach: Some(Detach {
+            log_path: agent.path_text("logs/web.log"),
+            grace_ms: 1,
+        }),
+        ..shell(&command)
+    };
+    let end = client.exec_collect(&spec, MAX).await.unwrap().end;
+    assert!(matches!(end, ExecEnd::Detached { .. }), "{end:?}");
+    let web = entry(&client, "web").await;
+    assert_eq!((web.kind, web.open), (LogKind::Setup, Some(true)));
+    // The next agent knows it too, and who only reads does not count.
+    agent.replace();
+    let client = agent.client().await;
+    let _reads = std::fs::File::open(agent.path("logs/web.log")).unwrap();
+    assert_eq!(entry(&client, "web").await.open, Some(true));
+    std::fs::write(&go, "").unwrap();
+    eventually("it has ended", async || {
+        (entry(&client, "web").await.open == Some(false)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn logs_outlive_the_agent_and_those_of_the_setup_are_among_them() {
     let mut agent = Agent::start();
     let client = agent.client().await;
@@ -131,7 +165,7 @@ async fn logs_outlive_the_agent_and_those_of_the_setup_are_among_them() {
     assert_eq!(text(&client, &name).await, "later\n");
     assert_eq!(text(&client, "web").await, "listening\n");
     let web = entry(&client, "web").await;
-    assert_eq!((web.kind, web.bytes, web.open), (LogKind::Setup, 10, None));
+    assert_eq!((web.kind, web.bytes, web.open), (LogKind::Setup, 10, Some(false)));
     assert_eq!(entry(&client, &name).await.open, Some(false));
     // The next one has a name of its own.
     assert_ne!(left_by(&client, "sleep 5 & true").await.unwrap(), name);
