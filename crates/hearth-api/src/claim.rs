@@ -42,7 +42,8 @@ pub struct ClaimRequest {
     /// What to do when no instance is ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
-    /// How long to wait for an instance that is being made, milliseconds. The server may be told to wait less.
+    /// How long to wait for an instance that is being made, milliseconds. The server may be told to wait less. Checkouts and scripts in
+    /// the instance are not counted.
     #[serde(deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 3_600_000)]
     pub wait_ms: Option<u64>,

@@ -12,6 +12,7 @@ use hearth_core::claim::{
 use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use super::queue::Ticket;
 use super::reservation::Reservation;
@@ -34,6 +35,8 @@ pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity"
 /// What a task asks for: a VM, and what it needs in it.
 #[derive(Clone)]
 pub struct ClaimTask {
+    /// When the request came.
+    pub came: Instant,
     /// How it wants its VM.
     pub order: ClaimOrder,
     /// Idempotency key.
@@ -135,7 +138,7 @@ async fn in_time<T>(age: Duration, order: &ClaimOrder, work: impl Future<Output 
 impl Claims {
     /// Hands a VM over.
     pub async fn claim(&self, project: &ProjectRow, task: &ClaimTask) -> Result<ClaimReply, ClaimError> {
-        let trace = Trace::begin();
+        let trace = Trace::begin(task.came);
         // Two requests with one key: the second sees the finished hand-over of the first.
         let _alone = match &task.key {
             Some(key) => {
@@ -185,7 +188,7 @@ impl Claims {
                 }
                 Next::Wait { until } => course.wait(until).await,
                 Next::Refuse(why) => {
-                    let why = tokio::time::timeout(LAST_LOOK, self.refusal(&seen, task, why)).await;
+                    let why = tokio::time::timeout(LAST_LOOK, self.refusal(&seen, task, &course, why)).await;
                     return Err(why.map_err(|_| ClaimError::too_busy())??);
                 }
             }

@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
-use hearth_core::claim::Refusal;
+use hearth_api::counted::count;
+use hearth_api::explain::SkippedInstance;
+use hearth_core::claim::{ClaimOrder, ClaimScope, ClaimView, Ready, Refusal};
 use hearth_core::plain_text::clause;
+use hearth_core::progress::span;
 use hearth_core::redact::Redacted;
 use jiff::Timestamp;
 
 use super::Claims;
-use super::claim::{ClaimTask, Seen};
+use super::claim::{ClaimTask, Course, Seen};
+use super::handoff::{NO_ANSWER, NOT_RESUMED};
 use crate::repos::branches::BranchError;
 use crate::store::{Store, StoreError};
 
 /// What a client is told to wait before it asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// So many VMs that could not be used are named.
+const NAMED: usize = 3;
 
 /// Why there is no VM.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +106,58 @@ fn differing(fields: &[&'static str]) -> String {
     }
 }
 
+/// What the pool has and the claim does not get.
+fn what_is_ready(view: &ClaimView, order: &ClaimOrder) -> String {
+    let Ready { any, target } = view.pool.ready;
+    let are = |number: usize| {
+        format!(
+            "{} {} ready",
+            count(number, "VM"),
+            if number == 1 { "is" } else { "are" }
+        )
+    };
+    match order.scope() {
+        ClaimScope::Target if target > 0 => format!("{}, for claims that came before", are(target)),
+        ClaimScope::Target if any > 0 => format!("{}, none of the newest set-up, and the claim is strict", are(any)),
+        ClaimScope::Any if any > 0 => format!("{}, for claims that came before", are(any)),
+        ClaimScope::Any | ClaimScope::Target | ClaimScope::Own => "no VM is ready".to_owned(),
+    }
+}
+
+/// What was taken for the claim and removed again, and why.
+fn not_fit(skipped: &[SkippedInstance]) -> String {
+    if skipped.is_empty() {
+        return String::new();
+    }
+    let named = skipped
+        .iter()
+        .take(NAMED)
+        .map(|vm| format!("{} ({})", vm.id, clause(&vm.reason)));
+    let named: Vec<_> = named.collect();
+    let more = match skipped.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let is_slow = |vm: &SkippedInstance| vm.reason == NO_ANSWER || vm.reason == NOT_RESUMED;
+    let cause = if skipped.iter().any(is_slow) {
+        "; VMs that do not answer in time are mostly due to a host that has too much to do"
+    } else {
+        ""
+    };
+    let count = count(skipped.len(), "VM");
+    format!(
+        "; {count} that the claim took could not be used: {}{more}{cause}",
+        named.join(", ")
+    )
+}
+
 impl Claims {
     /// A refusal in words.
     pub(super) async fn refusal(
         &self,
         seen: &Seen<'_>,
         task: &ClaimTask,
+        course: &Course,
         refusal: Refusal,
     ) -> Result<ClaimError, StoreError> {
         Ok(match refusal {
@@ -119,15 +172,27 @@ impl Claims {
                 blames_recipe: true,
             },
             Refusal::VmFailed(reason) => ClaimError::Failed {
-                reason,
+                reason: match course.trace.skipped() {
+                    [] => reason,
+                    [only] if only.reason == reason => reason,
+                    more => format!("{}{}", clause(&reason), not_fit(more)),
+                },
                 blames_recipe: false,
             },
             Refusal::Stuck(reason) => ClaimError::Stuck(reason),
-            Refusal::Disabled | Refusal::NothingReady => return self.nothing_ready(seen, refusal).await,
+            Refusal::Disabled | Refusal::NothingReady => return self.nothing_ready(seen, task, course, refusal).await,
         })
     }
 
-    async fn nothing_ready(&self, seen: &Seen<'_>, refusal: Refusal) -> Result<ClaimError, StoreError> {
+    async fn nothing_ready(
+        &self,
+        seen: &Seen<'_>,
+        task: &ClaimTask,
+        course: &Course,
+        refusal: Refusal,
+    ) -> Result<ClaimError, StoreError> {
+        let what = what_is_ready(&seen.view, &task.order);
+        let not_fit = not_fit(course.trace.skipped());
         let now = Timestamp::now();
         let since = Store::failed_window(now);
         let status = self.store.pool_status(&seen.project.id, since).await?;
@@ -137,14 +202,21 @@ impl Claims {
             if let Some(until) = blocker.until.filter(|_| status.provisioning == 0) {
                 retry_after = retry_after.max(Duration::try_from(until.duration_since(now)).unwrap_or_default());
             }
-            format!("no VM is ready: {}", blocker.sentence)
+            format!("{what}: {}{not_fit}", clause(&blocker.sentence))
         } else if refusal == Refusal::Disabled {
             return Ok(ClaimError::Disabled);
         } else {
-            format!(
-                "no VM is ready ({} being made, {} failed in 24 h); ask again, or claim with a wait",
-                status.provisioning, status.failed
-            )
+            let (making, failed) = (status.provisioning, status.failed);
+            let target = &seen.view.pool.target;
+            let set_up = self.blockers.being_set_up(&seen.project.id, target).await?;
+            let set_up = set_up
+                .map(|at| format!("; of the newest set-up: {at}"))
+                .unwrap_or_default();
+            let advice = match task.order.patience {
+                Duration::ZERO => "ask again, or claim with a wait".to_owned(),
+                waited => format!("ask again, or wait longer than {}", span(waited)),
+            };
+            format!("{what} ({making} being made, {failed} failed in 24 h){set_up}{not_fit}; {advice}")
         };
         Ok(ClaimError::NothingReady { reason, retry_after })
     }

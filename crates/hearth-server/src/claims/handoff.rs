@@ -32,6 +32,10 @@ use crate::vms::connections::{ConnectError, RESTARTED};
 /// A ready VM has this long to be resumed and to answer when it is handed over; then the next one is tried. A healthy one takes
 /// milliseconds, and a host where fifty are asked for at once half a second.
 const ANSWER_BUDGET: Duration = Duration::from_secs(3);
+/// It stays paused.
+pub(super) const NOT_RESUMED: &str = "it did not go on in time";
+/// It runs, and says nothing.
+pub(super) const NO_ANSWER: &str = "its agent did not answer in time";
 /// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -190,7 +194,7 @@ impl Claims {
         let files = variables.as_deref().map(env_file::file).into_iter();
         let files = files.chain(identity.as_ref().map(git_config::file)).collect();
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
-        prepared.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        prepared.map_err(|_| Unfit::Instance(NO_ANSWER.to_owned()))??;
         trace.lap("prepare");
         let left = task.order.patience.saturating_sub(trace.age());
         let patience = FETCH_BUDGET.max(left);
@@ -210,13 +214,13 @@ impl Claims {
         trace: &mut Trace,
     ) -> Result<AgentClient, Unfit> {
         let resumed = tokio::time::timeout_at(budget, self.pause.resume(&row.vm)).await;
-        resumed.map_err(|_| Unfit::Instance("it did not go on in time".to_owned()))??;
+        resumed.map_err(|_| Unfit::Instance(NOT_RESUMED.to_owned()))??;
         trace.lap("resume");
         let agents = &self.connections;
         let agent = agents.get(&row.vm, budget.duration_since(Instant::now())).await?;
         // Known from its set-up on, for as long as the connection lasts: a guest that restarts loses it.
         let boot = tokio::time::timeout_at(budget, agents.boot(&row.vm, &agent)).await;
-        let boot = boot.map_err(|_| Unfit::Instance("its agent did not answer in time".to_owned()))??;
+        let boot = boot.map_err(|_| Unfit::Instance(NO_ANSWER.to_owned()))??;
         if row.boot_id.as_deref().is_some_and(|known| known != boot) {
             return Err(Unfit::Instance(RESTARTED.to_owned()));
         }

@@ -37,6 +37,9 @@ pub trait Blockers: Debug + Send + Sync {
     /// In a sentence, as of the last pass.
     async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError>;
 
+    /// What the boot that sets this recipe up is at, in a sentence: which command runs, and since when.
+    async fn being_set_up(&self, project: &ProjectId, recipe: &str) -> Result<Option<String>, StoreError>;
+
     /// Whether this recipe is not built until a person repairs something, as of the last pass.
     fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool;
 }

@@ -22,9 +22,8 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    /// The request is here.
-    pub(super) fn begin() -> Self {
-        let began = Instant::now();
+    /// The request came then.
+    pub(super) fn begin(began: Instant) -> Self {
         Self {
             began,
             lap: began,
@@ -91,6 +90,11 @@ impl Trace {
             ms: in_ms(lost + (now - self.lap)),
         });
         self.lap = now;
+    }
+
+    /// What was taken and was not fit, in the order in which it was tried.
+    pub(super) fn skipped(&self) -> &[SkippedInstance] {
+        &self.skipped
     }
 
     /// The VM is handed over: the last part of the work is done.

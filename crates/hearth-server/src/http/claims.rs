@@ -16,6 +16,7 @@ use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::AppState;
 use super::auth::Caller;
@@ -50,6 +51,7 @@ pub async fn claim_instance(
     headers: HeaderMap,
     OptionalBody(mut body): OptionalBody<ClaimRequest>,
 ) -> Result<Json<ClaimReply>, ApiError> {
+    let came = Instant::now();
     let project = caller.project(&state, &id, Scope::Claim).await?;
     need_allowed(&project)?;
     let key = idempotency_key(&headers, body.task_id.take())?;
@@ -60,6 +62,7 @@ pub async fn claim_instance(
     faults.finish()?;
     let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
     let task = ClaimTask {
+        came,
         order: ClaimOrder {
             strict: body.strict.unwrap_or_default(),
             miss: body.miss.unwrap_or_default(),
@@ -85,7 +88,8 @@ pub async fn claim_instance(
     if task.order.strict {
         let pool = state.store().pool(&project.id).await?;
         let patience = task.order.patience.max(LOOK_BUDGET);
-        state.watch.answer(&project, pool.as_ref(), patience).await;
+        let left = patience.saturating_sub(came.elapsed());
+        state.watch.answer(&project, pool.as_ref(), left).await;
     }
     Ok(Json(state.claims.claim(&project, &task).await?))
 }

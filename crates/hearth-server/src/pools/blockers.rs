@@ -14,6 +14,10 @@ impl Blockers for PoolStatus {
         Ok(blocked.map(|(sentence, until)| Blocker { sentence, until }))
     }
 
+    async fn being_set_up(&self, project: &ProjectId, recipe: &str) -> Result<Option<String>, StoreError> {
+        Self::being_set_up(self, project, recipe).await
+    }
+
     fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
         Self::needs_repair(self, project, recipe)
     }

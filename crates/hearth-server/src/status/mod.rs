@@ -12,7 +12,7 @@ use std::time::Duration;
 use hearth_api::explain::{
     AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
 };
-use hearth_api::ids::ProjectId;
+use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::Status;
 use hearth_core::checkout::Checkout;
@@ -233,27 +233,31 @@ impl PoolStatus {
 
     /// What a boot is at, and since when.
     fn at_work(&self, boot: &InstanceWorld) -> AtWork {
-        let running = self.live_logs.progress(&boot.id).into_iter().next();
-        let Some(running) = running else {
+        self.running(&boot.id).unwrap_or_else(|| {
             let message = if boot.work == Work::Unstarted {
                 "it waits for its turn"
             } else {
                 "its VM is being made or frozen"
             };
-            return AtWork {
+            AtWork {
                 what: None,
                 message: message.to_owned(),
-            };
-        };
+            }
+        })
+    }
+
+    /// What runs in a boot now.
+    fn running(&self, boot: &InstanceId) -> Option<AtWork> {
+        let running = self.live_logs.progress(boot).into_iter().next()?;
         let step = || match &running.subject {
             Some(subject) => format!("{} {subject}", running.step.as_str()),
             None => running.step.as_str().to_owned(),
         };
         let what = running.command.as_ref().map_or_else(step, ToString::to_string);
-        AtWork {
+        Some(AtWork {
             message: progress::sentence(&what, running.ran, running.silent),
             what: Some(what),
-        }
+        })
     }
 
     fn to_instance(
@@ -364,6 +368,17 @@ impl PoolStatus {
         };
         let sentence = messages::pause_sentence(hold, why.as_deref(), until, project);
         Ok(Some((sentence, Some(until))))
+    }
+
+    /// What runs in the boot that sets this recipe up.
+    pub async fn being_set_up(&self, project: &ProjectId, recipe: &str) -> Result<Option<String>, StoreError> {
+        let rows = self.store.instances_of(project).await?;
+        let mut boots = rows
+            .iter()
+            .filter(|row| row.state == InstanceState::Provisioning && row.recipe == recipe);
+        Ok(boots
+            .find_map(|row| self.running(&row.id))
+            .map(|at_work| at_work.message))
     }
 
     /// Whether this recipe is not built until a person repairs something, as of the last pass.
