@@ -140,6 +140,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// into every checkpoint's key.
     async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError>;
 
+    /// Whether a VM could be made of the image that is called so: by its name, its digest or the beginning of one. A permanent error
+    /// says why not, and which images there are.
+    async fn check_image(&self, wanted: &str) -> Result<(), DriverError>;
+
     /// Every checkpoint that is there, sorted by key. Does not look whether they are whole.
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError>;
 
@@ -190,6 +194,18 @@ pub trait Driver: Send + Sync + fmt::Debug {
     async fn stand_down(&self) -> Result<(), DriverError> {
         Ok(())
     }
+}
+
+/// A project names an image that is not there; `names`: those that are.
+pub(crate) fn no_such_image(wanted: &str, names: &[String]) -> DriverError {
+    let there = match names {
+        [] => "none is there".to_owned(),
+        [one] => format!("there is only {one}"),
+        many => format!("there are {}", many.join(", ")),
+    };
+    DriverError::permanent(format!(
+        "no image on the server is called `{wanted}`: {there}; `hearth image build --name NAME` makes one"
+    ))
 }
 
 /// How long a driver lets one call to a helper program or the VM's monitor take before it says `Unknown`.

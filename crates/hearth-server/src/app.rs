@@ -21,6 +21,7 @@ use crate::pools::observe::Observer;
 use crate::pools::orders::Orders;
 use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
+use crate::repos::mirror_gc::MirrorGc;
 use crate::repos::mirrors::Mirrors;
 use crate::repos::sources::{Sources, known_hosts};
 use crate::repos::watch::Watch;
@@ -28,6 +29,7 @@ use crate::status::PoolStatus;
 use crate::store::Store;
 use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
+use crate::templates::images::Images;
 use crate::vms::connections::Connections;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
@@ -100,6 +102,8 @@ impl App {
             options.template_disk_mib << 20,
             SignedDuration::try_from(options.template_max_age).unwrap_or(SignedDuration::MAX),
         );
+        let images = Images::new(driver.clone());
+        let mirror_gc = MirrorGc::new(store.clone(), mirrors.clone());
         let limits = limits(options);
         let status = PoolStatus::new(
             store.clone(),
@@ -141,6 +145,8 @@ impl App {
             pools,
             status,
             gc,
+            images,
+            mirror_gc,
             connections,
             probes,
             live_logs,
@@ -162,9 +168,12 @@ impl App {
     pub fn start(self, stop: &CancellationToken) -> (AppState, Vec<JoinHandle<()>>) {
         let Self { state, controller } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
+        let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+        let mirrors_stop = stop.clone();
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
+            tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),
             tokio::spawn(async move { watch.run(watch_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),

@@ -8,6 +8,7 @@ use hearth_api::ids::VmId;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use crate::driver::no_such_image;
 use crate::{
     CheckpointFault, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, DriverError, ForkPurpose, ForkSpec,
     ForkStart, VmInfo, VmShape, VmSpec, VmState, VmUsage,
@@ -288,6 +289,14 @@ impl<G> Machines<G> {
         }
         self.made += 1;
         Ok(())
+    }
+
+    /// As [`Driver::check_image`](crate::Driver::check_image).
+    pub fn check_image(&self, wanted: &str) -> Result<(), DriverError> {
+        match self.find_image(Some(wanted)) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(no_such_image(wanted, &self.images)),
+        }
     }
 
     fn find_image(&self, wanted: Option<&str>) -> Result<&str, DriverError> {

@@ -400,6 +400,10 @@ impl Driver for FakeDriver {
         self.call(Verb::Environment, work).await
     }
 
+    async fn check_image(&self, wanted: &str) -> Result<(), DriverError> {
+        self.world.state().machines.check_image(wanted)
+    }
+
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError> {
         let work = async { Ok(self.world.state().machines.checkpoints().cloned().collect()) };
         self.call(Verb::Checkpoints, work).await

@@ -8,7 +8,10 @@ use std::path::Path;
 use hearth_image::{Image, ImageError, Stores};
 
 use crate::DriverError;
+use crate::driver::no_such_image;
 
+/// As much of a digest as a person needs to tell images apart.
+const SHORT_DIGEST_CHARS: usize = 12;
 const BYTES_PER_GIB: u64 = 1024 * 1024 * 1024;
 
 /// The image with this digest, beginning of one, or name; the newest one when none is wanted. In the data folder's own
@@ -23,6 +26,30 @@ pub(super) async fn find(stores: &Stores, wanted: Option<&str>) -> Result<Image,
         .await
         .map_err(|error| DriverError::retry(format!("an image could not be copied into the data folder: {error}")))?
         .map_err(driver_error)
+}
+
+/// Whether there is an image that is called so. Nothing is copied for it.
+pub(super) async fn check(stores: &Stores, wanted: &str) -> Result<(), DriverError> {
+    let (stores, wanted) = (stores.clone(), wanted.to_owned());
+    let look = move || match stores.find(Some(&wanted)) {
+        Ok(_) => Ok(()),
+        Err(ImageError::NotFound { .. }) => {
+            let listed = stores.list().map_err(driver_error)?;
+            let names: Vec<_> = listed.images.iter().map(shown).collect();
+            Err(no_such_image(&wanted, &names))
+        }
+        Err(error) => Err(driver_error(error)),
+    };
+    tokio::task::spawn_blocking(look)
+        .await
+        .unwrap_or_else(|error| Err(DriverError::retry(format!("the images could not be listed: {error}"))))
+}
+
+/// An image's name and the beginning of its digest: both are understood.
+fn shown(image: &Image) -> String {
+    let manifest = &image.manifest;
+    let digest: String = manifest.digest.chars().take(SHORT_DIGEST_CHARS).collect();
+    format!("{} ({digest})", manifest.name)
 }
 
 fn driver_error(error: ImageError) -> DriverError {

@@ -472,6 +472,10 @@ impl Driver for QemuDriver {
         Ok(now.digest)
     }
 
+    async fn check_image(&self, wanted: &str) -> Result<(), DriverError> {
+        images::check(&self.inner.stores, wanted).await
+    }
+
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, DriverError> {
         let templates = &self.inner.templates;
         let keys = templates.keys();

@@ -176,7 +176,10 @@ impl Run<'_> {
 
     fn mirror_failure(&self, error: &MirrorError) -> Failure {
         let kind = match error {
-            MirrorError::Folder { .. } | MirrorError::Local { .. } | MirrorError::NoLfs { .. } => FailureKind::Host,
+            MirrorError::Busy { .. }
+            | MirrorError::Folder { .. }
+            | MirrorError::Local { .. }
+            | MirrorError::NoLfs { .. } => FailureKind::Host,
             _ => FailureKind::Repository,
         };
         self.failure(kind, &error.to_string())

@@ -54,11 +54,13 @@ use crate::pools::act::Actor;
 use crate::pools::observe::Observer;
 use crate::pools::orders::Orders;
 use crate::recipes::set_ups::SetUps;
+use crate::repos::mirror_gc::MirrorGc;
 use crate::repos::mirrors::Mirrors;
 use crate::repos::watch::Watch;
 use crate::status::PoolStatus;
 use crate::store::Store;
 use crate::templates::gc::Gc;
+use crate::templates::images::Images;
 use crate::vms::connections::Connections;
 use crate::vms::pause::Pause;
 use crate::vms::probe::Probes;
@@ -106,6 +108,10 @@ pub struct AppState {
     pub status: PoolStatus,
     /// Looks after checkpoints.
     pub gc: Gc,
+    /// Which images there are.
+    pub images: Images,
+    /// Looks after mirrors.
+    pub mirror_gc: MirrorGc,
     /// Connections to the agents.
     pub connections: Connections,
     /// Asks VMs whether they answer.

@@ -131,6 +131,7 @@ pub async fn create_project(
         &state,
         (body.lfs, body.submodules),
     );
+    faults.image("image", body.image.as_deref(), None, &state).await;
     faults.finish()?;
     let now = Timestamp::now();
     let row = ProjectRow {
@@ -226,6 +227,8 @@ pub async fn patch_project(
         .repos
         .as_ref()
         .map(|repos| faults.repos("repos", repos, &project.tenant, &state, (patch.lfs, patch.submodules)));
+    let image = patch.image.as_ref().and_then(Option::as_deref);
+    faults.image("image", image, project.image.as_deref(), &state).await;
     faults.finish()?;
     let change = |row: &mut ProjectRow| {
         apply(patch, repos, row);
@@ -238,6 +241,9 @@ pub async fn patch_project(
     let row = changed.ok_or_else(|| ApiError::not_found("project"))?;
     if let Some(pool) = state.store().pool(&row.id).await? {
         state.watch.follow(&row, &pool);
+    }
+    if row.repos != project.repos {
+        state.mirror_gc.run_soon();
     }
     state.wake.wake();
     Ok(Json(row.to_view().into()))
@@ -300,6 +306,7 @@ pub async fn delete_project(
     redactors::forget(&row.id);
     state.wake.wake();
     state.gc.run_soon();
+    state.mirror_gc.run_soon();
     Ok(Json(ProjectDeleted {
         deleted: true,
         id: row.id,

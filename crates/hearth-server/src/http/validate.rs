@@ -49,6 +49,15 @@ impl Faults {
         }
     }
 
+    /// An image that VMs are to be made of. Not one that the project names already: it may have gone since, and the pool says so.
+    pub async fn image(&mut self, path: &str, wanted: Option<&str>, before: Option<&str>, state: &AppState) {
+        if let Some(wanted) = wanted.filter(|wanted| Some(*wanted) != before)
+            && let Some(refusal) = state.images.refusal(wanted).await
+        {
+            self.add(path, refusal);
+        }
+    }
+
     /// The repositories of a tenant's project; those without a URL come from the server's base. What the policy refuses by the
     /// address's text is a fault. `lfs` and `submodules`: what holds for those that do not say it themselves.
     pub fn repos(

@@ -2,7 +2,7 @@
 //! host's mirrors, so that a VM needs neither network nor credentials. This module finds and fetches; [`bring`](super::bring) puts it
 //! into VMs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,11 @@ impl Along {
     pub fn is_empty(&self) -> bool {
         self.lfs.is_empty() && self.submodules.is_empty()
     }
+
+    /// Whether a submodule comes from this mirror.
+    pub(super) fn lies_in(&self, mirror: &Path) -> bool {
+        self.submodules.iter().any(|submodule| submodule.tip.mirror() == mirror)
+    }
 }
 
 impl Mirrors {
@@ -79,7 +84,8 @@ impl Mirrors {
     ) -> Result<Arc<Along>, MirrorError> {
         let key = (tip.mirror().to_owned(), tip.commit.clone(), extras);
         // Of several that need the same, one fetches it.
-        let _alone = self.alone(format!("along {}", tip.commit)).await;
+        let one = format!("along {}", tip.commit);
+        let _alone = self.alone_at(tip.repo(), one, patience).await?;
         if let Some(known) = self.known_along(&key) {
             return Ok(known);
         }
@@ -128,6 +134,7 @@ impl Mirrors {
                     url: url.clone(),
                 };
                 let tip = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;
+                self.note_parent(tip.mirror(), parent.tip.mirror()).await;
                 let (uses_lfs, lfs) = self.lfs_of(&tip, &remote, extras.lfs, patience).await?;
                 let below = |parent: &str, own: &str| {
                     if parent.is_empty() {
@@ -170,7 +177,8 @@ impl Mirrors {
     ) -> Result<Tip, MirrorError> {
         let (grant, url) = (self.admit(repo, remote)?, remote.url.as_str());
         let (name, mirror) = self.folder_of(&grant);
-        let _one_at_a_time = self.alone(name).await;
+        let mirror = self.uses.begin(mirror);
+        let _one_at_a_time = self.alone_at(repo, name, patience).await?;
         let tip = || Tip::new(mirror.clone(), repo, commit.to_owned(), String::new());
         if super::mirrors::has_commit(&mirror, commit).await {
             return Ok(tip());

@@ -1,6 +1,7 @@
 //! What can go wrong with a repository on the host.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::git::GitError;
 use crate::repos::sources::{Refusal, SourceError};
@@ -30,6 +31,14 @@ pub enum MirrorError {
         advice: &'static str,
         /// Git's words.
         source: GitError,
+    },
+    /// Another fetch of it has not ended.
+    #[error("the host is still busy with an earlier fetch of {repo}, and nobody waits longer than {} s for that; try again", .patience.as_secs())]
+    Busy {
+        /// `org/name`
+        repo: String,
+        /// How long it was waited for.
+        patience: Duration,
     },
     /// It has no such branch.
     #[error("{repo} has no branch `{branch}` ({url})")]

@@ -14,6 +14,7 @@ use tokio_util::io::SyncIoBridge;
 use super::along::{Along, AlongKey};
 use super::git::{Answer, GitError, MAX_ANSWER, git, git_fed};
 use super::lfs::LfsObject;
+use super::mirror_use::{InUse, Uses};
 
 pub use super::mirror_error::MirrorError;
 use crate::repos::sources::{Grant, SourceError, Sources};
@@ -23,7 +24,7 @@ pub const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
 /// Bytes between the thread that writes a tar stream and the connection that carries it.
 const PIPE_BYTES: usize = 256 * 1024;
 /// What is made for a moment beside the mirrors.
-const SCRATCH_PREFIX: &str = "clone-";
+pub(super) const SCRATCH_PREFIX: &str = "clone-";
 /// What git calls packs.
 const PACK_PREFIX: &str = "pack";
 /// Distances between two commits that are kept; then all are forgotten.
@@ -38,6 +39,8 @@ pub struct Mirrors {
     folder: PathBuf,
     sources: Sources,
     locks: Locks<String>,
+    /// Who works with which mirror.
+    pub(super) uses: Uses,
     /// Tips as they were when they were last fetched, by mirror and branch. A cache.
     tips: Arc<Mutex<Tips>>,
     /// How many commits lie between two: that never changes. A cache.
@@ -68,7 +71,7 @@ type Tips = HashMap<(String, String), (Instant, Tip)>;
 /// A commit in a mirror.
 #[derive(Debug, Clone)]
 pub struct Tip {
-    mirror: PathBuf,
+    mirror: InUse,
     repo: String,
     /// Full hexadecimal name.
     pub commit: String,
@@ -102,6 +105,7 @@ impl Mirrors {
             folder,
             sources,
             locks: Locks::default(),
+            uses: Uses::default(),
             tips: Arc::default(),
             distances: Arc::default(),
             along: Arc::default(),
@@ -168,17 +172,18 @@ impl Mirrors {
         let grant = self.sources.admit(remote).map_err(refused)?;
         let (name, mirror) = self.folder_of(&grant);
         let place = (name.clone(), branch.to_owned());
-        let _one_at_a_time = self.locks.lock(name).await;
-        let known = self.tips().get(&place).cloned();
-        if let Some((at, tip)) = known {
-            let good = match wanted {
+        let mirror = self.uses.begin(mirror);
+        let known = || {
+            let known = self.tips().get(&place).cloned();
+            known.filter(|(at, tip)| match wanted {
                 Wanted::Newest => false,
                 Wanted::Fetched(fresh) => at.elapsed() < fresh,
                 Wanted::Commit(commit) => tip.commit == commit,
-            };
-            if good {
-                return Ok(tip);
-            }
+            })
+        };
+        // What is there already does not wait until others have fetched.
+        if let Some((_, tip)) = known() {
+            return Ok(tip);
         }
         if let Wanted::Commit(commit) = wanted
             && has_commit(&mirror, commit).await
@@ -187,14 +192,29 @@ impl Mirrors {
             self.tips().insert(place, (Instant::now(), tip.clone()));
             return Ok(tip);
         }
-        let tip = self.fetch_now(repo, remote, &grant, branch, patience, mirror).await?;
+        let began = Instant::now();
+        let _one_at_a_time = self.alone_at(repo, name, patience).await?;
+        if let Some((_, tip)) = known() {
+            return Ok(tip);
+        }
+        let left = patience.saturating_sub(began.elapsed());
+        let tip = self.fetch_now(repo, remote, &grant, branch, left, mirror).await?;
         self.tips().insert(place, (Instant::now(), tip.clone()));
         Ok(tip)
     }
 
-    /// Waits until nobody else is at it.
-    pub async fn alone(&self, at: String) -> OwnedMutexGuard<()> {
-        self.locks.lock(at).await
+    /// Waits until nobody else is at it, but not for ever: a fetch may take long.
+    pub(super) async fn alone_at(
+        &self,
+        repo: &str,
+        it: String,
+        patience: Duration,
+    ) -> Result<OwnedMutexGuard<()>, MirrorError> {
+        let lock = tokio::time::timeout(patience, self.locks.lock(it)).await;
+        lock.map_err(|_| MirrorError::Busy {
+            repo: repo.to_owned(),
+            patience,
+        })
     }
 
     /// What is known to come along with a commit.
@@ -214,8 +234,21 @@ impl Mirrors {
     /// A commit that the mirror of this URL has, if it has it.
     pub async fn commit_at(&self, repo: &str, remote: &Remote, commit: &str) -> Option<Tip> {
         let (_, mirror) = self.folder_of(&self.sources.admit(remote).ok()?);
+        let mirror = self.uses.begin(mirror);
         let there = has_commit(&mirror, commit).await;
         there.then(|| Tip::new(mirror, repo, commit.to_owned(), String::new()))
+    }
+
+    /// Where they lie.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Forgets what is remembered of the commits in a mirror.
+    pub(super) fn forget(&self, mirror: &Path) {
+        self.tips().retain(|_, (_, tip)| tip.mirror() != mirror);
+        let mut along = self.along.lock().unwrap_or_else(PoisonError::into_inner);
+        along.retain(|(of, ..), along| of != mirror && !along.lies_in(mirror));
     }
 
     fn tips(&self) -> MutexGuard<'_, Tips> {
@@ -229,7 +262,7 @@ impl Mirrors {
         grant: &Grant,
         branch: &str,
         patience: Duration,
-        mirror: PathBuf,
+        mirror: InUse,
     ) -> Result<Tip, MirrorError> {
         let url = remote.url.as_str();
         let local = |source| MirrorError::Local {
@@ -335,7 +368,7 @@ async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
 }
 
 impl Tip {
-    pub fn new(mirror: PathBuf, repo: &str, commit: String, messages: String) -> Self {
+    pub fn new(mirror: InUse, repo: &str, commit: String, messages: String) -> Self {
         Self {
             mirror,
             repo: repo.to_owned(),
@@ -435,7 +468,7 @@ impl Tip {
             .prefix(SCRATCH_PREFIX)
             .tempdir_in(self.mirror.parent().unwrap_or(Path::new(".")))
             .map_err(|source| MirrorError::Folder {
-                path: self.mirror.clone(),
+                path: self.mirror.to_path_buf(),
                 source,
             })
     }

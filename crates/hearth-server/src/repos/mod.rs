@@ -10,6 +10,8 @@ pub mod git;
 pub mod legacy_hooks;
 pub mod lfs;
 pub mod mirror_error;
+pub mod mirror_gc;
+mod mirror_use;
 pub mod mirrors;
 pub mod remote_branches;
 pub mod settings;

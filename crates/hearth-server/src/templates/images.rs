@@ -1,11 +1,15 @@
+//! Images: whether one that a project names is there, and the end of old ones.
+//!
 //! Old images of the data folder are removed now and then: those that nothing lies on, that no project names and that a newer one of
 //! the same name has replaced. Other folders are left alone, and so is one behind a link, which somebody shares on purpose: who lies
 //! on those is not known here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_drivers::qemu::images_in_use;
+use hearth_drivers::{Driver, DriverError};
 use hearth_image::{self as image, PrunePolicy};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +17,33 @@ use crate::store::Store;
 
 /// How often it is looked.
 const ROUND: Duration = Duration::from_secs(60 * 60);
+
+/// Somebody waits for the answer so long; then the image passes, and the pool says later whether it is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The images that VMs can be made of. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Images(Arc<dyn Driver>);
+
+impl Images {
+    /// Those that the driver has.
+    #[must_use]
+    pub fn new(driver: Arc<dyn Driver>) -> Self {
+        Self(driver)
+    }
+
+    /// Why no VM can be made of the image that is called so; `None` when one can, and when nobody knows right now.
+    pub async fn refusal(&self, wanted: &str) -> Option<String> {
+        match tokio::time::timeout(PATIENCE, self.0.check_image(wanted)).await {
+            Ok(Err(DriverError::Permanent { reason, .. })) => Some(reason),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, image = wanted, "it is not known whether an image is there");
+                None
+            }
+            Ok(Ok(())) | Err(_) => None,
+        }
+    }
+}
 
 /// Rounds until the server stops.
 pub(crate) async fn keep(store: Store, data_dir: PathBuf, policy: PrunePolicy, stop: CancellationToken) {
