@@ -21,7 +21,7 @@ pub enum FrameError {
     #[error("a frame of {0} bytes is longer than allowed")]
     TooLong(usize),
     /// A frame that should not be here.
-    #[error("a frame of kind {0:?} in the wrong place")]
+    #[error("a frame of kind {} in the wrong place", .0.as_str())]
     Misplaced(FrameKind),
     /// The payload is not the JSON it should be.
     #[error("a frame's JSON is wrong: {0}")]

@@ -361,3 +361,19 @@ pub enum FrameKind {
     /// A [`TerminalSize`] as JSON.
     Resize = 7,
 }
+
+impl FrameKind {
+    /// Its name in errors.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spec => "spec",
+            Self::Stdin => "stdin",
+            Self::StdinEnd => "stdin end",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::End => "end",
+            Self::Resize => "resize",
+        }
+    }
+}

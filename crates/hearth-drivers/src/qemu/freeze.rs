@@ -104,7 +104,7 @@ async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverE
         before = now;
     }
     if !longest.is_zero() {
-        tracing::debug!(%id, ?longest, "the guest does not become idle: its forks will continue what it is doing");
+        tracing::debug!(%id, tried_ms = longest.as_millis(), "the guest does not become idle: its forks will continue what it is doing");
     }
     Ok(())
 }

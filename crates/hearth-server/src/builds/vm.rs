@@ -7,7 +7,7 @@ use hearth_core::state::FailureKind;
 use hearth_core::time::millis;
 use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec, VmState};
-use hearth_guest::client::{AgentClient, NewIdentity};
+use hearth_guest::client::{AgentClient, AgentError, NewIdentity};
 use hearth_guest::{Activated, ExecEnd, ExecSpec};
 use serde_json::json;
 
@@ -351,7 +351,8 @@ impl Run<'_> {
         let begin = Instant::now();
         let warm = ["bash", "-c", "exec /bin/true"];
         // An image may be without bash.
-        let is_ready = self.boot.pauses() && self.runs(agent, &warm).await? || self.runs(agent, &["/bin/true"]).await?;
+        let is_ready = self.boot.pauses() && self.runs(agent, &warm).await.map_err(|error| self.vm_lost(&error))?
+            || self.runs(agent, &["/bin/true"]).await.map_err(|error| self.vm_lost(&error))?;
         tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");
         if is_ready {
             return Ok(());
@@ -371,14 +372,13 @@ impl Run<'_> {
     }
 
     /// Whether a command runs, and ends well.
-    async fn runs(&self, agent: &AgentClient, argv: &[&str]) -> Result<bool, Stop> {
+    async fn runs(&self, agent: &AgentClient, argv: &[&str]) -> Result<bool, AgentError> {
         let spec = ExecSpec {
             argv: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
             timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
             ..ExecSpec::default()
         };
-        let output = agent.exec_collect(&spec, 0).await;
-        let output = output.map_err(|error| self.vm_lost(&error))?;
+        let output = agent.exec_collect(&spec, 0).await?;
         Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
     }
 
@@ -386,10 +386,10 @@ impl Run<'_> {
     /// by each into memory of its own, and what the agent has prepared they all have. A guest that cannot do it is frozen as it is.
     pub(super) async fn prepare_to_freeze(&self, agent: &AgentClient) {
         if let Err(error) = self.runs(agent, &["sync"]).await {
-            tracing::debug!(?error, "the guest does not write everything to its disk");
+            tracing::debug!(%error, "the guest does not write everything to its disk");
         }
         if let Err(error) = self.runs(agent, &["sh", "-c", READ_USUAL]).await {
-            tracing::debug!(?error, "the guest does not read what tasks usually run");
+            tracing::debug!(%error, "the guest does not read what tasks usually run");
         }
         match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
             Ok(Ok(())) => {}

@@ -78,7 +78,8 @@ impl Controller {
         };
         let (pools, observed) = (world.pools.len(), began.elapsed());
         let decision = decide(&world);
-        tracing::debug!(pools, ?observed, decided = ?began.elapsed() - observed, actions = decision.actions.len(), "a pass");
+        let (observe_us, decide_us) = (observed.as_micros(), (began.elapsed() - observed).as_micros());
+        tracing::debug!(pools, observe_us, decide_us, actions = decision.actions.len(), "a pass");
         self.status.note_pass(&world, &decision);
         for action in &decision.actions {
             if let Err(error) = self.actor.act(&world, action).await {

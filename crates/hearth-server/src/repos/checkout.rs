@@ -8,6 +8,7 @@ use hearth_guest::client::{AgentClient, AgentError, ExecOutput};
 use hearth_guest::{ExecEnd, ExecSpec};
 
 use hearth_core::time::millis;
+use serde_json::json;
 
 #[cfg(test)]
 mod tests;
@@ -132,7 +133,7 @@ fn read(output: &ExecOutput) -> CheckoutState {
         ExecEnd::Exited { code: Some(0), .. } => {}
         // What was changed is not remembered: such a checkout is not moved, which is said when it is to be.
         _ => tracing::warn!(
-            end = ?output.end,
+            end = %json!(output.end),
             said = %String::from_utf8_lossy(&output.stderr).trim(),
             "what a set-up changed could not be recorded"
         ),
