@@ -27,35 +27,39 @@ pub enum Miss {
 
 /// Body of `POST …/warm-pool/claim`; all optional.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({ "taskId": "task-4711", "branch": "feature/login", "waitMs": 60_000 }))]
 pub struct ClaimRequest {
     /// The idempotency key: same key + same body = the same VM.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_id: Option<TaskId>,
     /// Check this branch out in every repository that has it. When none has it, nothing is handed over.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<Branch>,
     /// Never hand out an older recipe. While the new one is set up beside it the claim waits, for up to 50 s if `waitMs` is less.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
     /// What to do when no instance is ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
     /// How long to wait for an instance that is being made, milliseconds. The server may be told to wait less. Checkouts and scripts in
     /// the instance are not counted.
-    #[serde(deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 3_600_000)]
     pub wait_ms: Option<u64>,
     /// Length of the lease; a heartbeat renews it.
-    #[serde(deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10_080)]
     pub ttl_minutes: Option<u64>,
     /// Variables for this task alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<VariableName, VariableValue>>,
     /// Who makes the commits in the VM: the project's identity when absent, and without one the owner of the token.
-    #[serde(deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub git_identity: Option<GitIdentity>,
 }
 

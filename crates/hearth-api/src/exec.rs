@@ -6,6 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
 
 use crate::error::ErrorDetail;
 use crate::terminal::TerminalSize;
@@ -13,36 +15,61 @@ use crate::values::{CommandText, GuestPath, Name, VariableName, VariableValue, W
 
 /// Body of `POST /instances/{id}/exec`. Exactly one of `command` and `argv`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({ "command": "cat README.md", "cwd": "/home/app", "timeoutSeconds": 60 }))]
 pub struct ExecRequest {
     /// Run by `bash -c`.
-    #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(value_type = CommandText)]
     pub command: Option<CommandText>,
     /// Program and arguments, without a shell.
-    #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Vec<Word>, min_items = 1)]
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(schema_with = program_and_arguments)]
     pub argv: Option<Vec<Word>>,
     /// Working directory, `/home` by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<GuestPath>,
     /// Variables beside the project's.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<VariableName, VariableValue>>,
     /// Root by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<Name>,
     /// The command and its children are ended after this time.
     #[serde(
+        default,
         deserialize_with = "crate::patch::whole_or_null",
         skip_serializing_if = "Option::is_none"
     )]
     #[schema(minimum = 1, maximum = 86_400)]
     pub timeout_seconds: Option<u64>,
     /// Text for its standard input; empty by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
+}
+
+impl ExecRequest {
+    /// The fields of which a body has exactly one.
+    pub const ALTERNATIVES: [&str; 2] = ["command", "argv"];
+}
+
+/// At least one word, and the first is not empty.
+fn program_and_arguments() -> RefOr<Schema> {
+    let program = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
+    ArrayBuilder::new()
+        .description(Some("Program and arguments, without a shell."))
+        .items(Ref::from_schema_name(Word::name()))
+        .prefix_items([program.build()])
+        .min_items(Some(1))
+        .into()
 }
 
 impl std::fmt::Debug for ExecRequest {

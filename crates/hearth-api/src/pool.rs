@@ -92,7 +92,7 @@ pub struct PoolMetadata {
 
 /// Body of `PATCH …/warm-pool`; absent keeps, `null` clears where it is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "enabled": true, "targetSize": 3,
     "setupCommands": [{ "name": "build", "command": "cd app && npm run build" },
@@ -100,23 +100,24 @@ pub struct PoolMetadata {
 }))]
 pub struct PatchPool {
     /// Whether VMs are kept ready.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub enabled: Option<bool>,
     /// 1 to 20.
-    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 20)]
     pub target_size: Option<i64>,
     /// 30 to 180.
-    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 30, maximum = 180)]
     pub max_age_minutes: Option<i64>,
     /// The branch of every repository.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Branch>)]
     pub branch: Option<Option<Branch>>,
     /// Commands of the step `warm_pool_setup`.
     #[serde(
+        default,
         deserialize_with = "present_objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
@@ -136,11 +137,12 @@ pub struct PatchPoolReply {
 
 /// Body of `POST …/warm-pool/test`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 #[schema(example = json!({ "setupCommands": [{ "name": "build", "command": "cd app && npm run build" }] }))]
 pub struct TestRequest {
     /// Saved to the pool before the boot; `null` clears, absent keeps.
     #[serde(
+        default,
         deserialize_with = "present_objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
@@ -157,11 +159,10 @@ pub struct TestReply {
 
 /// Body of `POST …/warm-pool/clear`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
 #[schema(example = json!({ "replenish": true }))]
 pub struct ClearRequest {
     /// Start new instances at once.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub replenish: Option<bool>,
 }

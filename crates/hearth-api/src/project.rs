@@ -262,57 +262,67 @@ pub struct CreateProject {
 
 /// Body of `PATCH /projects/{id}`; absent keeps, `null` clears where it is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({ "description": "The shop", "maxVms": 10 }))]
 pub struct PatchProject {
     /// Its name.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Name)]
     pub name: Option<Name>,
     /// What it is, for people.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Description>)]
     pub description: Option<Option<Description>>,
     /// Short code that task names start with.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Name)]
     pub task_code: Option<Name>,
     /// Its repositories, in order.
-    #[serde(deserialize_with = "present_objects", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present_objects",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false, max_items = 50)]
     pub repos: Option<Vec<RepoInput>>,
     /// Digest prefix or name of the guest image.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Name>)]
     pub image: Option<Option<Name>>,
     /// Commands of the step `project_setup`.
     #[serde(
+        default,
         deserialize_with = "present_objects_or_null",
         skip_serializing_if = "Option::is_none"
     )]
     #[schema(value_type = Option<Vec<SetupCommand>>, max_items = 1000)]
     pub project_setup: Option<Option<Vec<SetupCommand>>>,
     /// Size of its VMs.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub vm_size: Option<VmSize>,
     /// Most VMs the project may have at once, in any state; 0 forbids it a pool, `null` sets no limit of its own.
     #[serde(
+        default,
         deserialize_with = "crate::patch::present_whole_or_null",
         skip_serializing_if = "Option::is_none"
     )]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 10_000)]
     pub max_vms: Option<Option<u32>>,
     /// Who makes the commits in its VMs; the owner of the claiming token when `null`.
-    #[serde(deserialize_with = "present_object_or_null", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present_object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(value_type = Option<GitIdentity>)]
     pub git_identity: Option<Option<GitIdentity>>,
     /// Whether Git LFS objects are fetched, for every repository that does not say it itself.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub lfs: Option<bool>,
     /// Whether submodules are fetched, for every repository that does not say it itself.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub submodules: Option<bool>,
 }

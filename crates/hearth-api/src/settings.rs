@@ -28,28 +28,39 @@ pub struct Settings {
 
 /// What happens when.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct Hooks {
     /// Run once when the repository is first in a VM, in the repository: the step `init_repo`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(default = json!([]))]
     pub setup: Vec<SetupHook>,
     /// Patterns of files, like `**/package-lock.json`. When a claim moves the checkout, its script `updateAfterCheckout` runs only
     /// if one of them changed; without this, lock files of the usual package managers are watched.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub update_when_changed: Option<Vec<String>>,
     /// Terminals that are open from the start.
-    #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    #[schema(default = json!([]))]
     pub terminals: Vec<Terminal>,
     /// Ports to show to the user.
-    #[serde(deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    #[schema(default = json!([]))]
     pub previews: Vec<Preview>,
     /// Commands around an agent's tools.
-    #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     pub tools: Option<Tools>,
     /// How the output of tool hooks is shown to the agent.
-    #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     pub context: Option<HookContext>,
 }

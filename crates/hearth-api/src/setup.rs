@@ -140,18 +140,18 @@ pub struct Scripts {
 
 /// Time limits of one repository's scripts, seconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct Timeouts {
     /// Of `initialize`.
-    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 60, maximum = 3600)]
     pub initialize: Option<i64>,
     /// Of `updateAfterCheckout`.
-    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 60, maximum = 3600)]
     pub update_after_checkout: Option<i64>,
     /// Of `startup`.
-    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 60, maximum = 3600)]
     pub startup: Option<i64>,
 }
@@ -167,32 +167,48 @@ pub struct NamedCommand {
 
 /// Hooks around an agent's tools. Hearth stores and shows them; the program that runs the agent runs them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct ToolHooks {
     /// Commands before a tool runs, by tool.
-    #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     pub pre: Option<BTreeMap<String, Vec<CommandText>>>,
     /// Commands after a tool ran, by tool.
-    #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     pub post: Option<BTreeMap<String, Vec<CommandText>>>,
     /// How their output is shown to the agent.
-    #[serde(deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     pub context: Option<HookContext>,
 }
 
 /// How the output of hooks is shown to the agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct HookContext {
     /// Most characters.
-    #[serde(deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     pub max_output_length: Option<i64>,
     /// Which part of a longer output stays.
-    #[serde(deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     pub truncate_strategy: Option<TruncateStrategy>,
 }

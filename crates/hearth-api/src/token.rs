@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::ids::{ProjectId, TokenId};
 use crate::time;
@@ -109,7 +111,7 @@ pub struct TokenItem {
 }
 
 /// Reply of `POST /tokens`: the only time the secret is shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenCreated {
     /// The token's record.
@@ -117,6 +119,28 @@ pub struct TokenCreated {
     pub item: TokenItem,
     /// `hearth_…`; it is stored hashed and cannot be shown again.
     pub token: String,
+}
+
+impl PartialSchema for TokenCreated {
+    // By hand: the derive writes `allOf`, which a reply that has no other key cannot be.
+    fn schema() -> RefOr<Schema> {
+        let mut schema = TokenItem::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            let token = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .description(Some("`hearth_…`; it is stored hashed and cannot be shown again."));
+            object.description = Some("Reply of `POST /tokens`: the only time the secret is shown.".to_owned());
+            object.properties.insert("token".to_owned(), token.into());
+            object.required.push("token".to_owned());
+        }
+        schema
+    }
+}
+
+impl ToSchema for TokenCreated {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        TokenItem::schemas(schemas);
+    }
 }
 
 impl std::fmt::Debug for TokenCreated {

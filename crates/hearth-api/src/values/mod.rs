@@ -31,13 +31,15 @@ macro_rules! value {
         pub struct $name(String);
 
         impl $name {
+            /// One that keeps the rule.
+            pub const EXAMPLE: &str = $example;
             /// What such a text must be.
             pub const RULE: Rule = Rule {
                 min_chars: $min,
                 max_chars: $max,
                 pattern: $pattern,
                 message: $message,
-                example: Some($example),
+                example: Some(Self::EXAMPLE),
             };
 
             /// The text.

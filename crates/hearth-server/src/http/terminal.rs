@@ -37,13 +37,13 @@ const UNKNOWN_PATH: u16 = 404;
 #[into_params(parameter_in = Query)]
 pub struct TerminalQuery {
     /// Its lines at first.
-    #[param(nullable = false, minimum = 1, maximum = 1000, default = 24)]
+    #[param(nullable = false, minimum = 1, maximum = 1000, default = json!(TerminalSize::default().rows))]
     rows: Option<u16>,
     /// Characters of a line at first.
-    #[param(nullable = false, minimum = 1, maximum = 1000, default = 80)]
+    #[param(nullable = false, minimum = 1, maximum = 1000, default = json!(TerminalSize::default().cols))]
     cols: Option<u16>,
     /// What it is, as programs read it in `TERM`.
-    #[param(nullable = false, required = false, value_type = TerminalKind, default = "xterm-256color")]
+    #[param(nullable = false, required = false, value_type = TerminalKind, default = json!(TERM))]
     term: Option<TerminalKind>,
     /// Who works in it.
     #[param(nullable = false, required = false, value_type = Name, default = "root")]

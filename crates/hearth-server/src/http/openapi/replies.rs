@@ -1,152 +1,162 @@
 //! What the published document says of replies: an example of each, no key that is not named, and the paths that have no
 //! handler of their own to be read from. The replies' types say the rest.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hearth_api::exec::{ExecExit, ExecMessage};
 use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
-use serde_json::{Map, Value, json};
+use hearth_api::instance::{FollowEvent, InstanceStatus};
+use hearth_api::settings::Settings;
+use hearth_api::terminal::TerminalMessage;
+use hearth_core::stages::Work;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema as _;
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, PathItem, Paths};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{Components, ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use super::examples::{THEN, claim_explained, pool_explained, recipe};
-use super::openapi::{PATH, SETTINGS_PATH, reach, schema_name};
+use super::{PATH, SETTINGS_PATH, reach, schema_name};
 
 const CREATED: &str = "2026-11-02T09:00:00.000Z";
 const LATER: &str = "2026-11-02T09:01:12.480Z";
 
-/// Completes what the handlers say.
-pub fn complete(document: &mut Value) {
-    lists_refer_to_their_items(&mut document["components"]["schemas"]);
-    merge_created_token(&mut document["components"]["schemas"]);
-    close_replies(document);
-    add_examples(document);
-    // No standard key says what the messages of a WebSocket are.
-    for (path, message) in [("terminal", "TerminalMessage"), ("exec", "ExecMessage")] {
-        let operation = &mut document["paths"][format!("/api/v1/instances/{{id}}/{path}")]["get"];
-        operation["responses"]["101"]["x-message-data"] = json!({ "$ref": format!("#/components/schemas/{message}") });
-    }
-}
-
 /// The paths that serve documents.
-pub fn document_paths() -> Map<String, Value> {
-    let get = |id: &str, summary: &str, content_type: &str, schema: Value| {
-        json!({ "get": {
-            "tags": ["server"], "operationId": id, "summary": summary,
-            "responses": { "200": {
-                "description": "The document",
-                "content": { content_type: { "schema": schema } }
-            } }
-        } })
+pub fn document_paths() -> [(String, PathItem); 3] {
+    let get = |path: &str, id: &str, summary: &str, content_type: &str, schema: Type| {
+        let schema = ObjectBuilder::new().schema_type(schema);
+        let content = ContentBuilder::new().schema(Some(schema));
+        let response = ResponseBuilder::new()
+            .description("The document")
+            .content(content_type, content);
+        let operation = OperationBuilder::new()
+            .tag("server")
+            .operation_id(Some(id))
+            .summary(Some(summary))
+            .response("200", response);
+        (path.to_owned(), PathItem::new(HttpMethod::Get, operation))
     };
-    let object = json!({ "type": "object" });
+    const JSON: &str = "application/json";
     [
-        (
-            PATH,
-            get("get_openapi", "This document", "application/json", object.clone()),
-        ),
-        (
+        get(PATH, "get_openapi", "This document", JSON, Type::Object),
+        get(
             SETTINGS_PATH,
-            get(
-                "get_settings_schema",
-                "The JSON schema of a repository's settings file",
-                "application/json",
-                object,
-            ),
+            "get_settings_schema",
+            "The JSON schema of a repository's settings file",
+            JSON,
+            Type::Object,
         ),
-        (
+        get(
             "/docs/",
-            get(
-                "get_docs",
-                "This document as a page for people",
-                "text/html",
-                json!({ "type": "string" }),
-            ),
+            "get_docs",
+            "This document as a page for people",
+            "text/html",
+            Type::String,
         ),
     ]
-    .into_iter()
-    .map(|(path, item)| (path.to_owned(), item))
-    .collect()
-}
-
-/// The derive writes an item's whole schema into each list of it.
-fn lists_refer_to_their_items(schemas: &mut Value) {
-    let Some(schemas) = schemas.as_object_mut() else {
-        return;
-    };
-    for (name, schema) in schemas {
-        if let Some(item) = name.strip_prefix("Page_").or_else(|| name.strip_prefix("Items_")) {
-            schema["properties"]["items"]["items"] = json!({ "$ref": format!("#/components/schemas/{item}") });
-        }
-    }
-}
-
-/// A new token is its record and one key more. Written as `allOf`, its record could not be closed.
-fn merge_created_token(schemas: &mut Value) {
-    let mut whole = schemas["TokenItem"].clone();
-    let created = schemas["TokenCreated"].take();
-    whole["description"] = created["description"].clone();
-    for part in created["allOf"].as_array().into_iter().flatten() {
-        for (name, schema) in part["properties"].as_object().into_iter().flatten() {
-            whole["properties"][name] = schema.clone();
-        }
-        if let (Some(all), Some(more)) = (whole["required"].as_array_mut(), part["required"].as_array()) {
-            all.extend(more.iter().cloned());
-        }
-    }
-    schemas["TokenCreated"] = whole;
 }
 
 /// A reply never has a key that its schema does not name. What requests share with replies stays open, since a client may
 /// send more than we know, and so does the settings file, which is published as a schema of its own.
-fn close_replies(document: &mut Value) {
-    let schemas = &document["components"]["schemas"];
+pub fn close(components: &mut Components, paths: &Paths) {
+    let schemas = json!(components.schemas);
     let mut open = BTreeSet::new();
-    reach(&json!({ "$ref": "#/components/schemas/Settings" }), schemas, &mut open);
-    let items = document["paths"].as_object().into_iter().flat_map(Map::values);
-    for operation in items.filter_map(Value::as_object).flat_map(Map::values) {
-        reach(&operation["requestBody"], schemas, &mut open);
-        reach(&operation["parameters"], schemas, &mut open);
+    reach(&json!(Ref::from_schema_name(Settings::name())), &schemas, &mut open);
+    let operations = paths.paths.values().flat_map(|item| {
+        let all = [&item.get, &item.put, &item.post, &item.delete, &item.patch];
+        all.into_iter().flatten()
+    });
+    for operation in operations {
+        reach(&json!(operation.request_body), &schemas, &mut open);
+        reach(&json!(operation.parameters), &schemas, &mut open);
     }
-    let schemas = document["components"]["schemas"].as_object_mut();
-    for (name, schema) in schemas.into_iter().flatten() {
-        if !open.contains(name) && schema["type"] == "object" && schema.get("additionalProperties").is_none() {
-            schema["additionalProperties"] = json!(false);
+    for (name, schema) in &mut components.schemas {
+        if let RefOr::T(Schema::Object(object)) = schema
+            && !open.contains(name)
+            && object.schema_type == SchemaType::Type(Type::Object)
+            && object.additional_properties.is_none()
+        {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
         }
     }
 }
 
-fn add_examples(document: &mut Value) {
-    let items = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
-    for operation in items.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
-        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
-        let replies = operation["responses"].as_object_mut().into_iter().flatten();
-        let good = replies.filter(|(status, _)| status.starts_with('2'));
-        let contents = good.filter_map(|(_, reply)| reply["content"].as_object_mut());
-        for (content_type, content) in contents.flatten() {
+/// Gives the good replies of an operation their examples, and says what the messages of its streams are.
+pub fn describe(operation: &mut Operation) {
+    let id = operation.operation_id.as_deref().unwrap_or_default();
+    let good = operation.responses.responses.iter_mut();
+    for (status, response) in good {
+        let RefOr::T(response) = response else { continue };
+        // No standard key says what the messages of a WebSocket are.
+        if status == "101" {
+            let message = match id {
+                "open_terminal" => TerminalMessage::name(),
+                _ => ExecMessage::name(),
+            };
+            response.extensions = Some(Extensions::from_iter([("x-message-data", refers_to(&message))]));
+        }
+        if !status.starts_with('2') {
+            continue;
+        }
+        for (content_type, content) in &mut response.content {
+            let RefOr::T(content) = content else { continue };
             if content_type == "text/event-stream" {
-                let (example, event) = events(&id);
-                content["example"] = json!(example);
+                let (example, event) = events(id);
+                content.example = Some(example.into());
                 // No standard key says what the data of an event is.
-                content["schema"]["x-event-data"] = json!({ "$ref": format!("#/components/schemas/{event}") });
+                if let Some(RefOr::T(Schema::Object(object))) = &mut content.schema {
+                    object.extensions = Some(Extensions::from_iter([("x-event-data", refers_to(&event))]));
+                }
                 continue;
             }
-            let schema = content["schema"]["$ref"].as_str().and_then(schema_name).unwrap_or(&id);
-            if let Some(example) = example(schema) {
-                content["example"] = example;
+            let schema = match &content.schema {
+                Some(RefOr::Ref(reference)) => schema_name(&reference.ref_location),
+                _ => None,
+            };
+            if let Some(example) = example(schema.unwrap_or(id)) {
+                content.example = Some(example);
             }
         }
     }
 }
 
-fn events(operation: &str) -> (&'static str, &'static str) {
+fn refers_to(schema: &str) -> Value {
+    json!(Ref::from_schema_name(schema))
+}
+
+/// One event as it is sent. Plain structs: serialising them cannot fail.
+fn event(name: &str, data: &impl Serialize) -> String {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
+/// Examples of what a stream sends, and the name of its events' schema.
+fn events(operation: &str) -> (String, Cow<'static, str>) {
     if operation == "exec_in_instance" {
-        let example = "event: stdout\ndata: aGkK\n\n\
-                       event: exit\ndata: {\"exitCode\":0,\"signal\":null,\"durationMs\":4,\"error\":null,\"timedOut\":false,\"oomKilled\":false,\"log\":null}\n\n";
-        return (example, "ExecExit");
+        let end = ExecExit {
+            exit_code: Some(0),
+            duration_ms: 4,
+            ..ExecExit::default()
+        };
+        let example = format!("event: stdout\ndata: {}\n\n", STANDARD.encode("hi\n")) + &event("exit", &end);
+        return (example, ExecExit::name());
     }
-    (
-        "event: stepStarted\ndata: {\"kind\":\"stepStarted\",\"name\":\"create_vm\",\"subject\":null}\n\n\
-         event: ended\ndata: {\"kind\":\"ended\",\"status\":\"ready\",\"failureReason\":null}\n\n",
-        "FollowEvent",
-    )
+    let begun = FollowEvent::StepStarted {
+        name: "create_vm".to_owned(),
+        subject: None,
+        ran_ms: 0,
+    };
+    let ended = FollowEvent::Ended {
+        status: Some(InstanceStatus::Ready),
+        failure_reason: None,
+    };
+    let example = event("stepStarted", &begun) + &event("ended", &ended);
+    (example, FollowEvent::name())
 }
 
 fn instance() -> InstanceId {
@@ -221,8 +231,8 @@ fn example(schema: &str) -> Option<Value> {
             "items": [{
                 "key": "0604d4f1d65afc8849a04067b5d7ebc6d8698074a5739885d73ab7f8a4e1df10",
                 "parent": "769c97fa910e5d1b6f8c3a20b7e14d9054f3ab6c1e8d72904fb5a6c3d2e1f009",
-                "projectId": "prj_01a209b7e85e718e81af7e694ccb2946", "stage": "warm_pool_setup 3",
-                "recipes": ["6d4087e038b9e560"], "needed": true, "bytes": 135_685_120,
+                "projectId": project_id(), "stage": Work::Pool(2).to_string(),
+                "recipes": [recipe(THEN)], "needed": true, "bytes": 135_685_120,
                 "createdAt": "2026-11-24T09:34:55.012Z", "lastUsedAt": "2026-11-24T09:40:12.345Z"
             }],
             "diskBytes": 614_465_536, "diskLimitBytes": 21_474_836_480_u64, "faults": []
