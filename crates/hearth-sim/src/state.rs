@@ -97,7 +97,7 @@ pub(crate) struct Side {
     pub(crate) records: VecDeque<(u32, u64)>,
     /// Claims that wait for whatever becomes ready, longest first.
     pub(crate) waiting: VecDeque<(u32, u64)>,
-    /// Claims that wait for what is of the wanted recipe.
+    /// Claims that wait for what is of the target recipe.
     pub(crate) waiting_strict: VecDeque<(u32, u64)>,
     /// As of the last pass, the wanted recipe is not built until somebody repairs something.
     pub(crate) needs_repair: bool,
