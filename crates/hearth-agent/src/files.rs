@@ -90,7 +90,7 @@ pub(crate) fn write_short(file: &ShortFile) -> Result<(), Fault> {
         .map_err(|error| Fault::from_io(path, &error))
 }
 
-/// Overwrites a plain file of root that has this mode and no other name, and makes nothing anew.
+/// Overwrites a plain file of root that has this mode and no other name; creates nothing.
 fn overwrite(path: &Path, mode: u32, body: &[u8]) -> io::Result<()> {
     let file = fs::OpenOptions::new()
         .write(true)
@@ -115,7 +115,7 @@ fn store(path: &Path, mode: u32, owner: Option<&Identity>, body: &mut impl io::R
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
     make_folders(folder, owner)?;
-    // Removed when anything below fails. No fsync: a VM that crashes is thrown away.
+    // Removed when anything below fails. No fsync: a VM that crashes is deleted.
     let mut file = tempfile::Builder::new().prefix(".hearth-").tempfile_in(folder)?;
     io::copy(body, file.as_file_mut())?;
     if let Some(owner) = owner {

@@ -51,7 +51,7 @@ pub(crate) async fn serve(session: SessionStream, execs: Arc<Execs>, alive: Canc
         .max_local_error_reset_streams(MAX_RESETS)
         .max_header_list_size(MAX_HEADERS)
         .max_send_buf_size(MAX_SEND_BUFFER);
-    // However it ended, the host is told by the session's end.
+    // However it ended, the host learns it from the session's end.
     drop(builder.serve_connection(TokioIo::new(session), service).await);
 }
 

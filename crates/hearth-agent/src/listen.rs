@@ -20,7 +20,7 @@ use crate::port::Port;
 /// After an error of the port, before it is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long commands may take to end when the agent itself is told to.
+/// How long commands may take to end when the agent itself is asked to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What `serve` was asked for.
@@ -41,7 +41,7 @@ pub(crate) enum Where {
     Socket(PathBuf),
 }
 
-/// Serves until it is told to stop.
+/// Serves until it is asked to stop.
 pub(crate) async fn run(options: Options) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -78,7 +78,7 @@ async fn listen_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) -
                 complained = true;
                 eprintln!("hearth-agent: the port {name} failed, trying again: {error}");
             }
-            // A port does not end by itself.
+            // A port does not end on its own.
             Ok(()) | Err(_) => {}
         }
         tokio::time::sleep(REOPEN_PAUSE).await;
@@ -108,7 +108,7 @@ async fn listen_socket(path: PathBuf, execs: &Arc<Execs>, stop: &CancellationTok
         let (execs, stop) = (Arc::clone(execs), stop.clone());
         tokio::spawn(async move {
             let (reader, writer) = stream.into_split();
-            // A broken connection of a test's is nobody's business here.
+            // A test's broken connection does not matter here.
             let no_other_host = async || Ok(false);
             drop(
                 serve_sessions(

@@ -3,7 +3,7 @@
 //! One static binary with four roles, told apart by its arguments (or by being process 1):
 //!
 //! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_guest::session`.
-//! - `launch`: what becomes a command (own session, cgroup, user, folder) when it is told which; only the server starts it.
+//! - `launch`: a process that becomes a command (own session, cgroup, user, folder) when it gets its order; only the server starts it.
 //! - process 1 in an initial RAM disk: mounts the root disk and goes there, see [`init::initrd`].
 //! - `init`: process 1 in a root without an init of its own, see [`init::system`].
 //!

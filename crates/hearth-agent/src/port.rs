@@ -53,7 +53,7 @@ pub(crate) struct Port {
 pub(crate) struct PortHalf(Rc<Port>);
 
 impl Port {
-    /// Opens the port called `name`, as soon as there is one and nobody else has it.
+    /// Opens the port called `name`, as soon as there is one and no other process has it open.
     pub(crate) async fn wait_for(name: &str) -> io::Result<Self> {
         let mut pause = FIRST_PAUSE;
         loop {

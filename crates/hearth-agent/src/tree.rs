@@ -51,7 +51,7 @@ fn unpack(target: &Path, body: impl io::Read) -> Result<(), Fault> {
                 return Err(escapes(&path));
             }
         }
-        // It answers false, or fails, when a symbolic link on the way leads outside.
+        // It answers false, or fails, when a symbolic link on the way points outside.
         let mut unpacked = entry.unpack_in(target);
         if entry.header().entry_type().is_hard_link()
             && unpacked

@@ -1,7 +1,7 @@
 //! A request's body for code that reads and writes the blocking way, on a thread of its own.
 //!
 //! Files are written on Tokio's blocking threads: a disk that is slow for a moment must not keep the agent from
-//! answering. Only a few pieces of the body are ever in memory.
+//! answering. Only a few chunks of the body are ever in memory.
 
 use std::io::{self, Read};
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::reply::Fault;
 
-/// Pieces on their way from the connection to the disk; each is one HTTP/2 frame of 16 KiB or so.
+/// Chunks on their way from the connection to the disk; each is one HTTP/2 frame of 16 KiB or so.
 const PIECES: usize = 8;
 
 /// The body as a blocking reader. A body that breaks off is an error, never an end of file.

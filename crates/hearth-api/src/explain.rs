@@ -26,7 +26,7 @@ pub struct PoolExplained {
     pub conditions: Vec<Condition>,
     /// The recipe that the pool follows.
     pub recipe: String,
-    /// The recipe that new instances are made by: the wanted one, or, until that has a template, the last one that went well.
+    /// The recipe that new instances are made by: the target recipe, or the previous one while the target recipe has no template.
     pub serving_recipe: String,
     /// What instances are forked from: that of the target recipe, and of those before it; newest first.
     pub templates: Vec<TemplateInfo>,
@@ -291,17 +291,17 @@ pub struct ClaimExplained {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HandOver {
-    /// VMs that stood ready at the first look; `null` when it did not look (`miss: bypass`).
+    /// VMs that were ready when the claim came; `null` when it takes none of them (`miss: bypass`).
     #[schema(required)]
     pub ready: Option<u32>,
     /// Those of the target recipe among them.
     #[schema(required)]
     pub ready_current: Option<u32>,
-    /// The claim wanted no older recipe.
+    /// The claim was strict: it takes no older recipe.
     pub strict: bool,
-    /// What the claim wanted where none is ready.
+    /// What the claim asked for where none is ready (`miss`).
     pub miss: Miss,
-    /// The VM is of the recipe that the pool wanted then.
+    /// The VM is of what was the pool's target recipe then.
     pub current: bool,
     /// There was a template to fork from; `null` when that did not matter.
     #[schema(required)]

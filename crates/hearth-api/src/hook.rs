@@ -1,4 +1,4 @@
-//! Webhooks: what forges send when a branch was pushed.
+//! Webhooks: what git hosts send when a branch was pushed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

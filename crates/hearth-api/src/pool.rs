@@ -1,4 +1,4 @@
-//! The warm pool of a project: the wish and how far it is fulfilled.
+//! The warm pool of a project: its configuration, and how far it is fulfilled.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ pub struct Remote {
     pub url: String,
 }
 
-/// What is wanted of a repository besides its own objects.
+/// What is fetched of a repository besides its own objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extras {
     /// What Git LFS keeps.
@@ -32,7 +32,7 @@ pub struct Checkout {
     pub url: String,
     /// On whose behalf it is fetched.
     pub tenant: String,
-    /// The wanted branch.
+    /// The branch to check out.
     pub branch: String,
     /// The folder in the VM.
     pub path: String,

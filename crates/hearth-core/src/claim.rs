@@ -1,10 +1,10 @@
 //! What a claim does next: one pure function from what the claim sees to one step. The server's loop and the simulator do what it
 //! says, look again, and ask again, until there is an answer.
 //!
-//! A claim takes a ready VM of the pool. Where none is ready it has one forked from the pool's template, or set up anew where waiting
+//! A claim takes a ready VM of the pool. Where none is ready it has one forked from the pool's template, or built from the image where waiting
 //! alone would be in vain, and meanwhile waits in the pool's queue for whatever becomes ready first. Order of the rules: an earlier
-//! request with the same key → no more hope → time for another try is up → what was made for it → the pool → its time is up → make
-//! one → join the queue → wait.
+//! request with the same key → refuse what cannot succeed → time for another try is up → what was made for it → the pool → its time is up →
+//! make one → join the queue → wait.
 //!
 //! Time is the time since the claim came.
 
@@ -103,13 +103,13 @@ pub struct PoolView {
     pub target: String,
     /// The recipe of the template that forks come from now: the target's, or the newest older one while that is not built.
     pub template: Option<String>,
-    /// What is ready and reserved for nobody.
+    /// What is ready and not reserved for a claim.
     pub ready: Ready,
     /// The target recipe is not built until a person repairs something.
     pub needs_repair: bool,
 }
 
-/// How many VMs stand ready for any claim.
+/// How many VMs are ready for any claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ready {
     /// Of any recipe.
@@ -190,12 +190,12 @@ pub enum Next {
     GiveBack(InstanceId),
     /// Have a VM made.
     Make {
-        /// Forked, or set up anew.
+        /// Forked, or built from the image.
         how: ClaimSource,
         /// By which recipe.
         recipe: String,
     },
-    /// Draw a ticket.
+    /// Join the queue.
     Join,
     /// Wait until something changes, or until then.
     Wait {
@@ -209,7 +209,7 @@ pub enum Next {
 /// Which VM to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Take {
-    /// The best that stands ready in the pool: the oldest of the target recipe, else of any.
+    /// The best ready VM of the pool: the oldest of the target recipe, else of any.
     Pool {
         /// Only of this recipe.
         only: Option<String>,
@@ -251,7 +251,7 @@ pub enum Refusal {
 enum Outlook<'a> {
     /// A fork of the template of this recipe.
     Fork(&'a str),
-    /// A VM that is set up anew by this recipe, since waiting alone would be in vain.
+    /// A VM that is built by this recipe, since waiting alone would be in vain.
     Cold(&'a str),
     /// The target recipe is being built beside an older one, and VMs of it come soon.
     Built,
@@ -334,7 +334,7 @@ fn no_more_hope(view: &ClaimView) -> Option<Refusal> {
     Some(Refusal::Stuck(stuck.reason.clone()))
 }
 
-/// Whether nobody who came before waits for the same.
+/// Whether no earlier claim waits for the same.
 fn its_turn(view: &ClaimView, order: &ClaimOrder) -> bool {
     let before = match view.queue {
         QueueView::Outside { waiting } => waiting,

@@ -1,10 +1,10 @@
 //! The planner: one pure function from the world to the actions of one pass, each with its reason.
 //!
-//! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → build what is wanted → remove broken →
+//! Order (ARCHITECTURE.md, invariant 7): finish what was begun → release → add missing → build the target recipe → remove broken →
 //! remove surplus → replace one stale when full and idle. It decides afresh from everything it sees; it remembers nothing.
 //!
-//! A pool follows its target recipe. While that has no template, the last good one keeps serving and the wanted one is built
-//! beside it, once; only when that went well do new instances come from it, and the old ones go one by one.
+//! A pool follows its target recipe. While that has no template, the previous recipe keeps serving and the target recipe is built
+//! beside it, once. New instances use it only when that build succeeded; then the old ones are replaced one by one.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -34,22 +34,22 @@ pub const DEBUG_VM_KEPT: SignedDuration = SignedDuration::from_mins(30);
 /// Records of failed and test instances stay readable this long.
 pub const RECORD_KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// A claim that finds a template and no ready VM waits this long for a fork of it, however impatient it is: on a busy host that
-/// is its place in the line, which it would lose by asking again. So does a strict one while the template that it wants is set up
+/// keeps its place in the queue, which it would lose by asking again. So does a strict one while the template that it needs is built
 /// beside an older one. HTTP clients and proxies give up after a minute or later.
 pub const FORK_BUDGET: Duration = Duration::from_secs(50);
 /// Failures in a row that blame the recipe before the pool stops making VMs by it.
 pub const BREAKER_AFTER: u32 = 3;
-/// First pause of an open breaker; doubles with every further failure up to [`BREAKER_PAUSE_MAX`].
+/// First backoff of an open breaker; doubles with every further failure up to [`BREAKER_PAUSE_MAX`].
 const BREAKER_PAUSE: SignedDuration = SignedDuration::from_mins(5);
-/// Longest pause of an open breaker.
+/// Longest backoff of an open breaker.
 const BREAKER_PAUSE_MAX: SignedDuration = SignedDuration::from_hours(1);
-/// First pause after a failure that blames the host; doubles up to [`HOST_PAUSE_MAX`].
+/// First backoff after a failure that blames the host; doubles up to [`HOST_PAUSE_MAX`].
 const HOST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
-/// Longest pause after failures that blame the host.
+/// Longest backoff after failures that blame the host.
 const HOST_PAUSE_MAX: SignedDuration = SignedDuration::from_mins(5);
-/// First pause when something that a recipe needs is missing (image, repository); doubles up to [`BREAKER_PAUSE_MAX`].
+/// First backoff when something that a recipe needs is missing (image, repository); doubles up to [`BREAKER_PAUSE_MAX`].
 const MISSING_PAUSE: SignedDuration = SignedDuration::from_secs(15);
-/// Pauses are lengthened by up to this share of themselves, per cent, so that pools that failed together do not try together.
+/// A backoff is lengthened by up to this share of itself, per cent, so that pools that failed together do not retry together.
 const PAUSE_SPREAD_PERCENT: u64 = 25;
 
 /// Decides what to do in this pass.
@@ -194,7 +194,7 @@ fn ready(pool: &PoolWorld, drivers_observed: bool) -> impl Iterator<Item = &Inst
 struct Standing<'a> {
     pool: &'a PoolWorld,
     source: Source<'a>,
-    /// Instances that serve, or will; not the first of a target recipe.
+    /// Instances that serve the pool, or will; not the one that builds the target recipe.
     there: usize,
     /// Of them: those in the making.
     making: usize,
@@ -204,11 +204,11 @@ struct Standing<'a> {
     stale: usize,
     /// The one of those that has been there longest.
     stalest: Option<&'a InstanceWorld>,
-    /// What is wanted is being set up.
+    /// The target recipe is being built.
     builds: bool,
-    /// It misses VMs, and there is room for none of them.
+    /// It has too few VMs, and the host has no room for another one.
     lacks_room: bool,
-    /// One of it makes room for a build in this pass.
+    /// One of its VMs is deleted in this pass to make room for a build.
     makes_room: bool,
 }
 
@@ -236,19 +236,19 @@ impl<'a> Standing<'a> {
         self.pool.target.saturating_sub(self.there)
     }
 
-    /// What is wanted is to be set up beside what serves, or before somebody asks.
+    /// The target recipe is to be built beside the recipe that serves, or before the first claim.
     fn is_to_build(&self) -> bool {
         let pool = self.pool;
         let beside = pool.last_good.is_some() || self.missing() == 0;
         pool.enabled && !pool.prepared && beside && !self.builds
     }
 
-    /// Nothing but room is missing for that.
+    /// That build only lacks room on the host.
     fn awaits_build(&self, now: Timestamp) -> bool {
         self.is_to_build() && paused(self.pool, &self.pool.streak, now).is_none()
     }
 
-    /// What serves is about to be replaced by what is set up, or will be as soon as it can.
+    /// The VMs that serve are about to be replaced by those of the target recipe, now or as soon as its build can begin.
     fn is_replaced(&self, now: Timestamp) -> bool {
         self.pool.last_good.is_some() && (self.builds || self.awaits_build(now))
     }
@@ -315,7 +315,7 @@ fn add_missing(
     waits
 }
 
-/// The first instance of a target recipe, which is set up beside a pool that serves without it: only when it is ready is it one
+/// The instance that builds the target recipe beside a pool that serves without it: only when it is ready does it become part
 /// of the pool.
 fn is_first(pool: &PoolWorld, ready: usize, instance: &InstanceWorld) -> bool {
     let beside = pool.last_good.is_some() || ready >= pool.target;
@@ -335,9 +335,9 @@ fn missing_now(standing: &Standing<'_>) -> usize {
     standing.missing().min(at_once.saturating_sub(standing.making))
 }
 
-/// The target recipe of a pool that is served by its last good one, or that misses no VM but is to answer at once, is built by
+/// The target recipe of a pool that the previous recipe serves, or that lacks no VM but is to answer at once, is built by
 /// one instance above the target. One build of a set-up at a time: when the next commit comes, the one under way still ends.
-/// Where there is no room for it, a ready VM gives way.
+/// Where there is no room for it, a ready VM is deleted to make room.
 fn build_wanted(
     world: &World,
     standings: &mut [Standing<'_>],
@@ -398,7 +398,7 @@ fn give_way(world: &World, standing: &mut Standing<'_>, budget: &mut Budget<'_>,
     }
 }
 
-/// It is setting up what the pool wants, or an older commit of it: a template will come of it.
+/// It builds the pool's target recipe, or an older commit of the same set-up: a template will come of it.
 fn builds_wanted(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
     instance.state == InstanceState::Provisioning
         && instance.work != Work::Abandoned
@@ -412,7 +412,7 @@ fn paused(pool: &PoolWorld, streak: &FailureStreak, now: Timestamp) -> Option<Ho
     (now < until).then_some(hold)
 }
 
-/// The pause that the failures so far ask for, and when it ends.
+/// The backoff that the failures so far ask for, and when it ends.
 fn pause_after(pool: &PoolWorld, streak: &FailureStreak) -> Option<(Hold, Timestamp)> {
     let last = streak.last_at?;
     let (pause, hold) = match streak.last_kind? {
@@ -451,8 +451,8 @@ fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDura
 }
 
 /// Make before break: when a pool is full and nothing is being made, one more by what serves now. Where a limit leaves no room
-/// for one more, or not even for the whole pool, the stalest goes first; of all pools only so many at a time as can be made
-/// anew at a time.
+/// for one more, or not even for the whole pool, the stalest goes first; of all pools only so many at a time as can be
+/// replaced at a time.
 fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
     for standing in standings {
         let Standing { pool, source, .. } = *standing;
@@ -478,7 +478,7 @@ fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<
     }
 }
 
-/// VMs that somebody worked in, or that a claim gave back.
+/// Pauses ready VMs that run: a person worked in them, or a claim gave them back.
 fn let_rest(world: &World, actions: &mut Vec<Action>) {
     let tired = |i: &&InstanceWorld| {
         i.state == InstanceState::Ready && i.vm == VmPresence::Running && i.purpose == Purpose::Pool

@@ -1,4 +1,4 @@
-//! How long something runs and says nothing, in words: the same for whoever asks the server and for whoever watches.
+//! How long a command has run and printed nothing, as a message: the same for a reply of the server and for a client that watches.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ pub struct Provisioned {
     pub repos: Vec<ClaimedRepo>,
     /// What the repositories' settings files say.
     pub settings: Vec<RepoSettings>,
-    /// Memory that the VM at rest has to itself, MiB; `None` for one that does not rest.
+    /// Memory that only the paused VM uses, MiB; `None` for one that is not paused.
     pub private_mib: Option<u64>,
     /// The checkpoint it was forked from.
     pub template: Option<CheckpointKey>,

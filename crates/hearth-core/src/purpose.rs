@@ -3,17 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What an instance is made for. One of these, always: a test boot is never a claim's, and a renewal is nobody's.
+/// What an instance is made for. Always exactly one of these: a test boot never serves a claim, and a renewal serves none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// The pool has it, for whoever claims next.
+    /// It belongs to the pool, for the next claim.
     Pool,
-    /// Somebody tests the set-up and looks into it; no claim gets it.
+    /// A person tests the set-up and looks inside; no claim gets it.
     Test {
         /// Stages that are frozen already need not run.
         use_cache: bool,
     },
-    /// A waiting claim has it; nobody else gets it.
+    /// It is made for one waiting claim; no other claim gets it.
     Claim,
     /// It renews the template; no claim gets it.
     Renewal,
@@ -46,7 +46,7 @@ impl Purpose {
         }
     }
 
-    /// Whether somebody tests the set-up with it.
+    /// Whether a person tests the set-up with it.
     #[must_use]
     pub fn is_test(self) -> bool {
         matches!(self, Self::Test { .. })

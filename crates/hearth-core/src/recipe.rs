@@ -1,7 +1,7 @@
 //! The recipe: everything that decides what a ready VM holds. Its hash names it; two VMs of one recipe are interchangeable.
 //!
-//! A name has two halves: what a person set up, and what that meets (commits, image, host). Recipes of one set-up differ only
-//! in what they were made from.
+//! A name has two halves: what a person set up, and its resolved inputs (commits, image, host). Recipes of one set-up differ only
+//! in their resolved inputs.
 
 use std::collections::BTreeMap;
 
@@ -35,12 +35,12 @@ pub struct Recipe<'a> {
     pub legacy_hooks: bool,
     /// Commands of the step `warm_pool_setup`.
     pub pool_setup: &'a [SetupCommand],
-    /// What the set-up meets.
+    /// What the set-up is carried out with.
     #[serde(skip)]
     pub meets: Meets<'a>,
 }
 
-/// What a set-up meets when it is carried out.
+/// What a set-up is carried out with: the commits, image and host that its names stand for at that time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Meets<'a> {
     /// What the host gives to VMs, image and all; nothing while that is not known.
@@ -111,7 +111,7 @@ impl Recipe<'_> {
     }
 }
 
-/// The name of the set-up that a recipe carries out: what a person set up, whatever that meets.
+/// The name of the set-up that a recipe carries out: what a person set up, without its resolved inputs.
 #[must_use]
 pub fn set_up_of(recipe: &str) -> &str {
     recipe.get(..HALF_DIGITS).unwrap_or(recipe)

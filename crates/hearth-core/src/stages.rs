@@ -18,7 +18,7 @@ const CHAIN_VERSION: u32 = 2;
 /// What one stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// The image, booted and settled: `create_vm` and `ensure_server`.
+    /// The image, booted and idle: `create_vm` and `ensure_server`.
     Base,
     /// The project's own git identity.
     Identity,

@@ -70,7 +70,7 @@ impl InstanceState {
     #[must_use]
     pub fn legal_sources(self) -> &'static [Self] {
         match self {
-            // A row is born in this state; nothing returns to it.
+            // A new row has this state; nothing returns to it.
             Self::Provisioning => &[],
             Self::Ready => &[Self::Provisioning],
             // Single use: only from the pool, never back.

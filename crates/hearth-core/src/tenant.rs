@@ -1,4 +1,4 @@
 //! Whose a project is.
 
-/// The tenant of the first token, and its owner: whoever runs the installation.
+/// The tenant of the first token, and its owner: the person who runs the installation.
 pub const FIRST_TENANT: &str = "default";

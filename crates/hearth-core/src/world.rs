@@ -1,4 +1,4 @@
-//! What the planner sees: one snapshot of wishes and facts, joined from the store and the drivers.
+//! What the planner sees: one snapshot of the configured pools and of what exists, joined from the store and the drivers.
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ pub struct World {
     pub limits: Limits,
     /// Every project that has a pool or an instance.
     pub pools: Vec<PoolWorld>,
-    /// Whether VMs can stand still.
+    /// Whether VMs can be paused.
     pub can_rest: bool,
     /// VMs of this installation that no row names.
     pub orphans: Vec<VmId>,
@@ -67,13 +67,13 @@ pub struct PoolWorld {
     pub prepared: bool,
     /// How the latest boots by it ended.
     pub streak: FailureStreak,
-    /// The last recipe that went well, while the wanted one is not prepared.
+    /// The newest older recipe that has a template, while the target recipe has none.
     pub last_good: Option<LastGood>,
     /// All instances of the project.
     pub instances: Vec<InstanceWorld>,
 }
 
-/// A recipe that there is a template of, and that keeps serving until the wanted one has one too.
+/// An older recipe that has a template and keeps serving until the target recipe has one, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastGood {
     /// Its name.
@@ -144,7 +144,7 @@ pub struct InstanceWorld {
     pub forked: bool,
     /// Whose fault its failure was.
     pub failure: Option<FailureKind>,
-    /// Memory that its VM counts with, MiB: measured for one at rest, measured and with a share to grow by for a claimed one
+    /// Memory that its VM counts with, MiB: measured for a paused one, measured and with a share to grow by for a claimed one
     /// ([`crate::memory::counts_in_use`]), its whole size for any other.
     pub memory_mib: u64,
     /// When it was requested.
@@ -165,13 +165,13 @@ impl InstanceWorld {
         self.purpose = self.purpose.without_claim();
     }
 
-    /// Whether its VM can still be of use. Without the drivers' answer nobody knows that it cannot.
+    /// Whether its VM can still be of use. Without the drivers' answer it counts as usable.
     #[must_use]
     pub fn is_there(&self, drivers_observed: bool) -> bool {
         !drivers_observed || self.vm.is_alive()
     }
 
-    /// Whether somebody is making its VM right now.
+    /// Whether its VM is being made right now.
     #[must_use]
     pub fn is_in_the_making(&self) -> bool {
         self.state == InstanceState::Provisioning && self.work == Work::Here
@@ -183,9 +183,9 @@ impl InstanceWorld {
 pub enum VmPresence {
     /// It runs.
     Running,
-    /// It stands still.
+    /// It is paused.
     Paused,
-    /// It is whole, but something on the host has stopped it: nothing in it answers, and it may go on.
+    /// Something on the host has stopped it: nothing in it answers until it is resumed.
     Halted,
     /// It is there but does not run.
     Stopped,
@@ -204,7 +204,7 @@ impl VmPresence {
 /// Who works on an instance right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Nobody has begun.
+    /// Its work has not begun.
     Unstarted,
     /// A task of this server is at it.
     Here,
@@ -214,7 +214,7 @@ pub enum Work {
     Idle,
 }
 
-/// Why an instance failed, in a failure the planner finds by itself.
+/// Why an instance failed, in a failure that the planner itself detects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Whose fault.

@@ -20,8 +20,8 @@ pub struct CheckpointSpec {
     pub parent: Option<CheckpointKey>,
     /// The caller's own words about it (recipe, step); given back as they are, and never read by a driver.
     pub labels: BTreeMap<String, String>,
-    /// How long to wait, at most, for the guest to come to rest. Whatever a VM is in the middle of when it is frozen, each of
-    /// its forks goes on with, and pays for in time and memory; one that never rests is frozen all the same.
+    /// How long to wait, at most, for the guest to become idle. Whatever a VM is in the middle of when it is frozen, each of
+    /// its forks continues, and pays for in time and memory; one that never becomes idle is frozen all the same.
     pub rest: Duration,
 }
 
@@ -31,7 +31,7 @@ pub struct CheckpointSpec {
 pub struct CheckpointInfo {
     /// Its name.
     pub key: CheckpointKey,
-    /// The checkpoint that it lies on. It stays for as long as this one exists.
+    /// Its parent checkpoint, which stays for as long as this one exists.
     pub parent: Option<CheckpointKey>,
     /// As the caller gave them.
     pub labels: BTreeMap<String, String>,
@@ -52,7 +52,7 @@ pub struct CheckpointInfo {
     pub last_used: jiff::Timestamp,
     /// How long the VM stood still for it.
     pub paused_ms: u64,
-    /// What it takes on the host's disk, without what it lies on.
+    /// What it takes on the host's disk, without its parents.
     pub bytes: u64,
 }
 
@@ -60,7 +60,7 @@ pub struct CheckpointInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ForkPurpose {
-    /// To be used and thrown away. Shares its memory with the checkpoint until it writes; cannot be frozen again.
+    /// To be used and then deleted. Shares its memory with the checkpoint until it writes; cannot be frozen again.
     Instance,
     /// To be worked on and frozen again. Costs a copy of the checkpoint's memory.
     Build,
@@ -70,7 +70,7 @@ pub enum ForkPurpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ForkStart {
-    /// It stands still until `resume`.
+    /// It is paused until `resume`.
     Paused,
     /// Its processor runs.
     Running,
@@ -87,21 +87,21 @@ pub struct ForkSpec {
     pub purpose: ForkPurpose,
     /// The size the caller expects; a checkpoint of another size is refused. `None` takes it as it is.
     pub shape: Option<VmShape>,
-    /// Running or standing still.
+    /// Running or paused.
     pub start: ForkStart,
 }
 
 /// How closely a checkpoint is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckDepth {
-    /// Sizes and times of its files and of all it lies on, as at every fork: microseconds.
+    /// Sizes and times of its files and of its parents', as at every fork: microseconds.
     Quick,
     /// Besides, every byte of its own files against the checksums: about a second per gigabyte of data.
     Full,
 }
 
 /// What is wrong with a checkpoint. A driver gives it as the cause of a [`DriverError::Permanent`]:
-/// [`DriverError::checkpoint_fault`] finds it there. In every case the cure is to make the checkpoint anew.
+/// [`DriverError::checkpoint_fault`] finds it there. In every case the checkpoint has to be built again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointFault {
     /// There is none.
@@ -164,11 +164,11 @@ impl DriverError {
 /// What a VM costs its host now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VmUsage {
-    /// Memory that goes away with the VM: what nobody else shares and cannot be read again from a file.
+    /// Memory that is freed with the VM: what no other process shares and what cannot be read again from a file.
     pub private_bytes: u64,
     /// Memory that it maps besides: programs, and what it still shares with its checkpoint.
     pub shared_bytes: u64,
-    /// What its own files take on the disk, without what it lies on.
+    /// What its own files take on the disk, without its parents'.
     pub disk_bytes: u64,
 }
 

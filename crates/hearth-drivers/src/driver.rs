@@ -35,7 +35,7 @@ pub enum DriverError {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// Nobody knows whether it happened (a timeout, a lost connection): look before acting again.
+    /// It is not known whether it happened (a timeout, a lost connection): check before acting again.
     #[error("{reason}")]
     Unknown {
         /// What happened and what to do, for a person.
@@ -51,14 +51,14 @@ pub enum DriverError {
 pub struct Capabilities {
     /// The driver's name as it appears in `create_vm`'s metadata.
     pub name: &'static str,
-    /// A checkpoint keeps the VM's memory: a fork goes on where the VM stood, without booting.
+    /// A checkpoint keeps the VM's memory: a fork continues where the VM was, without booting.
     pub memory_checkpoints: bool,
     /// A checkpoint keeps the VM's disk.
     pub disk_checkpoints: bool,
-    /// A VM can stand still without costing processor time.
+    /// A VM can be paused without costing processor time.
     pub pause: bool,
     /// Processes that ran in a VM when it became ready (or was frozen) still run when it (or its fork) is handed over; where
-    /// they do not, whoever needs them must start them again.
+    /// they do not, they must be started again where they are needed.
     pub live_processes: bool,
 }
 
@@ -92,10 +92,10 @@ pub struct VmSpec {
 pub enum VmState {
     /// Its processor runs (or could run).
     Running,
-    /// It stands still, whole, until `resume`.
+    /// It is paused until `resume`.
     Paused,
-    /// It is whole, but something outside of the driver stopped it (a signal to its process). Only whoever did that can let it
-    /// go on; until then nothing in it answers. `destroy` works.
+    /// It is whole, but something outside of the driver stopped it (a signal to its process). Only that program can resume
+    /// it; until then nothing in it answers. `destroy` works.
     Halted,
     /// It is there (files, a record) but does not run: crashed, killed or half made. Only `destroy` makes sense.
     Stopped,
@@ -126,12 +126,12 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Makes the VM and starts it; returns when its processor runs, not when its agent answers.
     async fn create(&self, spec: &VmSpec) -> Result<Created, DriverError>;
 
-    /// Makes a VM that goes on from a checkpoint, with a disk of its own. Looks at the checkpoint first
+    /// Makes a VM that continues from a checkpoint, with a disk of its own. Looks at the checkpoint first
     /// ([`CheckDepth::Quick`]) and never uses one that is damaged: see [`DriverError::checkpoint_fault`]. The fork still has
     /// the identity (host name, random pool, clock) of the VM that was frozen: see the agent's `activate`.
     async fn fork(&self, spec: &ForkSpec) -> Result<Created, DriverError>;
 
-    /// Freezes a VM that was made `checkpointable`, or forked for [a build](crate::ForkPurpose::Build), under a key. The VM goes on
+    /// Freezes a VM that was made `checkpointable`, or forked for [a build](crate::ForkPurpose::Build), under a key. The VM continues
     /// as soon as its memory is copied (a paused one stays paused); what is left of the call is the host's own work, and the VM
     /// may be used meanwhile. A caller that gives up leaves a whole checkpoint or none.
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError>;
@@ -150,13 +150,13 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Looks whether a checkpoint is as it was when it was made; [`DriverError::checkpoint_fault`] says what is wrong.
     async fn check_checkpoint(&self, key: &CheckpointKey, depth: CheckDepth) -> Result<(), DriverError>;
 
-    /// Removes a checkpoint; success when there is none. `Retry` while a VM or another checkpoint lies on it.
+    /// Removes a checkpoint; success when there is none. `Retry` while it is the parent of a VM or of another checkpoint.
     async fn remove_checkpoint(&self, key: &CheckpointKey) -> Result<(), DriverError>;
 
-    /// Lets the VM stand still, with every process in it. Success when it does already.
+    /// Pauses the VM, with every process in it. Success when it is paused already.
     async fn pause(&self, id: &VmId) -> Result<(), DriverError>;
 
-    /// Lets it go on. Success when it does already. Its clock has stood still too.
+    /// Resumes it. Success when it runs already. Its clock did not advance meanwhile.
     async fn resume(&self, id: &VmId) -> Result<(), DriverError>;
 
     /// What it costs now, measured.
@@ -181,7 +181,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError>;
 
     /// A fresh byte stream to the agent. At most one is open per VM: a new one ends the one before it. A paused VM's agent
-    /// answers once it goes on; an open stream lasts over `pause`, `resume` and `checkpoint`.
+    /// answers once it is resumed; an open stream lasts over `pause`, `resume` and `checkpoint`.
     async fn connect(&self, id: &VmId) -> Result<Box<dyn ByteStream>, DriverError>;
 
     /// The last `max_bytes` of what the VM wrote to its console.
@@ -190,7 +190,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Ends the VM and removes everything of it, whatever state it is in; success when there is nothing (left).
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError>;
 
-    /// The server is about to end. VMs go on running; helper processes that only VMs need are ended when there is no VM.
+    /// The server is about to end. VMs keep running; helper processes that only VMs need are ended when there is no VM.
     async fn stand_down(&self) -> Result<(), DriverError> {
         Ok(())
     }

@@ -26,7 +26,7 @@ impl DriverError {
         }
     }
 
-    /// Nobody knows whether it happened.
+    /// It is not known whether it happened.
     pub fn unknown(reason: impl Into<String>) -> Self {
         Self::Unknown {
             reason: reason.into(),

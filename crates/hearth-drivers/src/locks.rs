@@ -1,4 +1,4 @@
-//! One lock per key, in memory: whoever holds a key's lock is alone with it.
+//! One lock per key, in memory: one task at a time holds a key's lock.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// The locks. Those that nobody holds are forgotten when the next one is taken.
+/// The locks. Those that are not held are forgotten when the next one is taken.
 #[derive(Debug)]
 pub struct Locks<K>(Arc<Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>>);
 

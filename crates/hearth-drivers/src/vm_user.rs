@@ -1,6 +1,6 @@
 //! As whom the processes of VMs run, and who may use /dev/kvm.
 
-/// The user id (and group id) that QEMU and the uplink run as when the server is root. Nobody's: it lies in the range
+/// The user id (and group id) that QEMU and the uplink run as when the server is root. No account has it: it is in the range
 /// 60578 to 61183, which systemd's table of user ids calls unused and Debian's policy keeps free of dynamic accounts.
 const VM_USER: u32 = 60907;
 

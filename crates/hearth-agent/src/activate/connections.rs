@@ -101,7 +101,7 @@ fn shut_down(pid: i32, number: i32) -> rustix::io::Result<bool> {
     }
 }
 
-/// The inode of a connection that leads out of the VM, from a line of a table; `None` for every other line.
+/// The inode of a connection to outside the VM, from a line of a table; `None` for every other line.
 fn outside(line: &str) -> Option<&str> {
     let mut fields = line.split_whitespace().skip(2);
     let remote = fields.next()?;

@@ -1,4 +1,4 @@
-//! `POST /v1/activate`: makes a forked VM somebody of its own. It woke up with the frozen VM's random pool, clock, names and
+//! `POST /v1/activate`: gives a forked VM an identity of its own. It woke up with the frozen VM's random pool, clock, names and
 //! keys, like all its siblings; each of these is replaced, and if one cannot be, the whole request fails and the host throws
 //! the VM away. No programs are run: under emulation each one costs more than all of this together.
 //!

@@ -13,7 +13,7 @@ use super::{Part, at};
 const OWN_ADDRESS: &str = "127.0.1.1";
 /// What programs read as "this boot".
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// What lies over it in a fork: the kernel cannot be told another.
+/// What is mounted over it in a fork: the kernel's own cannot be changed.
 const OUR_BOOT_ID: &str = "/run/hearth/boot-id";
 /// Journals are kept in a folder named like the machine.
 const JOURNAL: &str = "run/log/journal";
@@ -62,7 +62,7 @@ pub(super) fn set_machine_id(root: &Path, id: &str) -> Part<()> {
     write(&path, &text)?;
     for copy in MACHINE_ID_COPIES {
         let path = root.join(copy);
-        // A link leads to the file above.
+        // A link points to the file above.
         if path.is_file() && !path.is_symlink() {
             write(&path, &text)?;
         }
@@ -76,8 +76,8 @@ pub(super) fn set_machine_id(root: &Path, id: &str) -> Part<()> {
     Ok(())
 }
 
-/// Lays the boot id over the kernel's as it is, so that a fork only writes a file: whoever watches the mounts, systemd above
-/// all, is at work for a while after each. Without it an activation does that itself.
+/// Mounts the boot id over the kernel's as it is, so that a fork only writes a file: programs that watch the mounts, systemd above
+/// all, work for some milliseconds after each mount. Without it an activation does that itself.
 pub(crate) fn prepare_boot_id() {
     let seen = fs::read_to_string(BOOT_ID).unwrap_or_default();
     let is_laid = fs::read_to_string(OUR_BOOT_ID).is_ok_and(|ours| ours == seen);
@@ -117,8 +117,8 @@ fn lay_boot_id(id: &str) -> Part<()> {
         .map_err(|error| format!("{BOOT_ID}: {}", error.desc()))
 }
 
-/// Writes a file in place: what replacing it would cost the file system is the most of an activation. Nobody needs what is
-/// half written, because a VM that is not activated to the end is thrown away.
+/// Writes a file in place: replacing it would cost the file system more than the rest of an activation. A half-written file
+/// does no harm, because a VM whose activation fails is deleted.
 fn write(path: &Path, text: &str) -> Part<()> {
     let mut options = fs::File::options();
     let file = options.write(true).create(true).truncate(false).mode(0o644).open(path);

@@ -57,7 +57,7 @@ mod calls {
     }
 }
 
-/// Gives the kernel's generator new randomness, so that it goes on apart from every other fork's.
+/// Gives the kernel's generator new randomness, so that its numbers differ from every other fork's.
 pub(super) fn reseed(entropy: &[u8]) -> Part<()> {
     let path = Path::new("/dev/random");
     let device = File::options().write(true).open(path).map_err(at(path))?;

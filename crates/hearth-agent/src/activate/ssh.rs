@@ -102,7 +102,7 @@ fn write_key(folder: &Path, name: &str, key: &PrivateKey) -> Part<()> {
     Ok(())
 }
 
-/// Lets a server that runs read its keys anew. Only the one that listens, not those that serve a connection.
+/// Makes a running server read its keys again. Only the one that listens, not those that serve a connection.
 pub(super) fn reload() -> Part<()> {
     for entry in fs::read_dir("/proc").map_err(at(Path::new("/proc")))?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {

@@ -42,7 +42,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// How the caller is told. What has not ended by itself is ended.
+    /// How the caller learns of it. A command that has not ended on its own is ended.
     pub(super) async fn into_end(
         self,
         status: &Status,
@@ -140,7 +140,7 @@ async fn maybe(forwarding: Option<impl Future<Output = Option<File>>>) -> Option
     forwarding?.await
 }
 
-/// What the command left running goes on writing, into a log. Its name, when there is something that could write.
+/// What the command left running keeps writing, into a log. Its name, when there is something that could write.
 fn keep_reading(logs: &Arc<Logs>, argv: &[String], held: [Option<File>; 2]) -> Option<String> {
     let pipes = held.into_iter().flatten();
     let pipes: Vec<Receiver> = pipes.filter_map(|pipe| Receiver::from_file(pipe).ok()).collect();
@@ -149,7 +149,7 @@ fn keep_reading(logs: &Arc<Logs>, argv: &[String], held: [Option<File>; 2]) -> O
     }
     let log = logs.begin(argv, pipes.len());
     for pipe in pipes {
-        // Not one of the tasks that the agent waits for when it is told to end.
+        // Not one of the tasks that the agent waits for when it is asked to end.
         tokio::spawn(Arc::clone(logs).drain(Arc::clone(&log), pipe));
     }
     Some(log.name().to_owned())
@@ -165,9 +165,9 @@ pub(super) async fn end_all(tree: &ProcessTree, child: &mut tokio::process::Chil
 /// More than [`ProcessTree::end`] takes. A process that even SIGKILL does not end is stuck in the kernel.
 const LONGEST_REAP: Duration = Duration::from_secs(10);
 
-/// Standard input, piece by piece: a command that does not read holds back the host, not the agent.
+/// Standard input, chunk by chunk: a command that does not read holds back the host, not the agent.
 async fn feed(mut input: Input, mut pipe: ChildStdin) {
-    // Wrong frames end the input like its end does; a command that no longer reads makes the rest of no use.
+    // Wrong frames end the input like its end does; when the command no longer reads, the remaining input is of no use.
     while let Ok(Some((FrameKind::Stdin, piece))) = input.next().await {
         if pipe.write_all(&piece).await.is_err() {
             break;

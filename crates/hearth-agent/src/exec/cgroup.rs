@@ -19,7 +19,7 @@ const TREE: &str = "hearth";
 /// So many of commands that have ended are removed at once, however busy the agent is.
 const MANY: usize = 64;
 
-/// How long a cgroup may take to stand still. A process that is deep in the kernel may take longer, and is dealt with as it is.
+/// How long a cgroup may take to freeze. A process that is deep in the kernel may take longer, and is handled unfrozen.
 const LONGEST_FREEZE: Duration = Duration::from_millis(500);
 const FREEZE_LOOK: Duration = Duration::from_millis(2);
 
@@ -138,13 +138,13 @@ impl Cgroup {
     }
 }
 
-/// A cgroup that stands still. It goes on when this is dropped.
+/// A frozen cgroup. It is thawed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Frozen<'a>(&'a Cgroup);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        // One that cannot go on is killed later, which needs no thaw.
+        // One that cannot be thawed is killed later, which needs no thaw.
         drop(fs::write(self.0.path.join("cgroup.freeze"), "0"));
     }
 }

@@ -1,5 +1,5 @@
 //! A command that outlives its caller, and the agent: its output goes to a file, and it only has to survive its first
-//! moments before the caller is told that it runs.
+//! moments before the caller learns that it runs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -75,7 +75,7 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
                 })
                 .await;
             let execs = Arc::clone(&execs);
-            // Not one of the tasks that the agent waits for when it is told to end.
+            // Not one of the tasks that the agent waits for when it is asked to end.
             tokio::spawn(async move {
                 let timed_out = tokio::select! {
                     _ = child.wait() => false,

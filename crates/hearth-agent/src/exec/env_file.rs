@@ -1,6 +1,6 @@
 //! The variables of a shell file, as a shell understands it. Read once and kept until the file changes: a command then costs
 //! no extra shell, and one that runs as another user gets them without being able to read the file. The form that Hearth
-//! itself writes is read here; whatever else somebody made of the file is left to root's bash, which cannot give back more
+//! itself writes is read here; a file that was edited is left to root's bash, which cannot give back more
 //! than Linux lets a process have.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use tokio::process::Command;
 /// A file that only assigns variables is read in no time; one that does not end is a mistake.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sources `$0` with everything exported and prints the whole environment. Its syntax is checked first, because a shell
-/// goes on after a broken file with half of its variables.
+/// continues after a broken file with half of its variables.
 const SOURCE_AND_PRINT: &str = r#"bash -n "$0" || exit; set -a; . "$0" >/dev/null; exec env -0"#;
 /// What bash itself sets.
 const BASH_OWN: [&str; 4] = ["_", "SHLVL", "PWD", "OLDPWD"];

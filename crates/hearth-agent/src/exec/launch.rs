@@ -1,4 +1,4 @@
-//! Starting a command, first half: a [`launcher`](super::launcher) is started, and is told what to become. It can be started
+//! Starting a command, first half: a [`launcher`](super::launcher) is started, and gets the command as an order. It can be started
 //! long before anybody knows what: see [`spares`](super::spares).
 
 use std::io::{self, ErrorKind};
@@ -95,7 +95,7 @@ impl Status {
     }
 }
 
-/// A process that waits to be told what to become.
+/// A process that waits for the command that it is to become.
 #[derive(Debug)]
 pub(super) struct Launcher {
     child: Child,
@@ -206,7 +206,7 @@ impl Launcher {
         cgroups.retire(self.cgroup);
     }
 
-    /// One that is not needed: it ends when nobody can give it an order any more.
+    /// One that is not needed: it ends when its pipe is closed and no order can come any more.
     pub(super) async fn end(mut self, cgroups: &Cgroups) {
         drop(self.stdin);
         drop(self.child.wait().await);

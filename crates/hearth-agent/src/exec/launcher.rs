@@ -2,7 +2,7 @@
 //! waits on its standard input for the order, and becomes the command, whose input is whatever follows.
 //!
 //! It exists because none of this can be done between `fork` and `exec` without unsafe code. It tells the first half over a
-//! pipe, found through `/proc`, that it is there, and later why it could not go on; the pipe's end without a word means that
+//! pipe, found through `/proc`, that it is there, and later why it could not continue; the pipe's end without a message means that
 //! the command runs. Nothing of how it was started is left in the command, so it may wait for as long as it likes.
 
 use std::convert::Infallible;
@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: std::env::ArgsOs) -> ExitCode {
         }
         Err(reason) => NotStarted::ours(reason),
     };
-    // Without a reader nobody wants to know. Our own type always has a JSON form.
+    // Without a reader the answer is not needed. Our own type always has a JSON form.
     drop(status.write_all(&serde_json::to_vec(&fault).unwrap_or_default()));
     ExitCode::from(NOT_RUN)
 }
@@ -180,7 +180,7 @@ fn become_command(order: &Order) -> Result<Infallible, NotStarted> {
     command.envs(order.env.iter().map(|(name, value)| (name, value)));
     let mut error = command.exec();
     if error.kind() == ErrorKind::NotFound && !program.contains('/') {
-        // The command's own search path may lead nowhere: that is its matter, and not whether it can be started.
+        // The command's own search path may name folders that do not exist; that does not keep it from being started.
         for folder in DEFAULT_PATH.split(':') {
             let found = Path::new(folder).join(program);
             if found.exists() {

@@ -35,7 +35,7 @@ pub(super) struct Suspect {
     pub(super) group: Option<String>,
 }
 
-/// Who was killed, for a person; `None` when nobody was. Blocks for a moment.
+/// Which process was killed, as a message for people; `None` when none was. Blocks for a moment.
 pub(super) fn killed_of(suspect: &Suspect) -> Option<String> {
     match suspect.killed {
         Some(0) => None,
@@ -71,7 +71,7 @@ fn in_log(began: Option<Duration>, group: &str) -> Option<String> {
     loop {
         match log.read(&mut buffer) {
             Ok(length @ 1..) => records.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
-            // It was overwritten before we came; the next read goes on behind it.
+            // It was overwritten before it was read; the next read continues behind it.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             _ => break,
         }

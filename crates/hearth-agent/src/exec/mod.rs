@@ -110,7 +110,7 @@ struct Input {
 }
 
 impl Input {
-    /// The next frame; `None` at the end of the body or when the host is gone (which the output notices by itself).
+    /// The next frame; `None` at the end of the body or when the host is gone (which the output notices on its own).
     async fn next(&mut self) -> Result<Option<(FrameKind, Bytes)>, FrameError> {
         loop {
             if let Some(frame) = self.decoder.next_frame()? {
@@ -144,7 +144,7 @@ impl Output {
 
     async fn end(self, end: ExecEnd) {
         if let Ok(frame) = frames::encode_json(FrameKind::End, &end) {
-            // Nobody listens any more when this fails.
+            // When this fails, the host does not listen any more.
             drop(self.0.send(Ok(frame)).await);
         }
     }
@@ -154,7 +154,7 @@ impl Output {
     }
 }
 
-/// Serves one exec: reads the specification, answers at once, and goes on in a task of its own.
+/// Serves one exec: reads the specification, answers at once, and continues in a task of its own.
 pub(crate) async fn run(
     request: Request<Incoming>,
     execs: Arc<Execs>,

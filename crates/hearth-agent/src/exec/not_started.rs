@@ -3,7 +3,7 @@
 use hearth_guest::{EXIT_NOT_FOUND, EXIT_NOT_RUN, ExecEnd};
 use serde::{Deserialize, Serialize};
 
-/// What a launcher says on its pipe, and what the caller is told.
+/// What a launcher says on its pipe, and what the caller gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NotStarted {
     pub(super) reason: String,

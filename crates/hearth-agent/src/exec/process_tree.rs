@@ -1,6 +1,6 @@
 //! Everything a command started, and how it is ended: asked first, then killed.
 //!
-//! What is to be asked stands still meanwhile, so that a fork bomb cannot outrun who counts its processes.
+//! The processes are frozen while they are listed, so that a fork bomb cannot make new ones faster than they are counted.
 //!
 //! Known by its cgroup, in union with its session and process group. Without cgroups, a mark in the environment stands in:
 //! children inherit it, also those that left the session; a process that clears its environment as well escapes.
@@ -52,7 +52,7 @@ impl ProcessTree {
                 None => None,
             };
             let many = self.signal(Signal::SIGTERM) > MANY;
-            // A stopped process does not see SIGTERM before it goes on.
+            // A stopped process does not see SIGTERM before it continues.
             self.signal(Signal::SIGCONT);
             if many { GRACE_OF_MANY } else { GRACE }
         };

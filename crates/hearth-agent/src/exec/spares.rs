@@ -18,7 +18,7 @@ use super::not_started::NotStarted;
 const SPARES: usize = 3;
 /// When none waits and no command has begun or ended for this long, others are started.
 const IDLE: Duration = Duration::from_millis(30);
-/// The same while some wait, or while commands run: they may be what somebody waits for.
+/// The same while some are already there, or while commands run: a user may wait for those.
 const QUIET: Duration = Duration::from_secs(1);
 /// From one launcher to the next.
 const BETWEEN: Duration = Duration::from_millis(1);

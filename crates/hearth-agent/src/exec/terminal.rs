@@ -23,7 +23,7 @@ use super::{Execs, Input, Output, time_is_up};
 
 /// How much is read from the terminal at once.
 const READ_BYTES: usize = 16 * 1024;
-/// More than a terminal holds that nobody reads.
+/// More than a terminal buffers when nothing reads it.
 const HELD_BYTES: usize = 1024 * 1024;
 
 /// A pseudo terminal.
@@ -124,7 +124,7 @@ pub(super) async fn run(
     drop(script);
 }
 
-/// Everything that the terminal shows, until nobody has its inner end any more or the caller is gone; or until the command is
+/// Everything that the terminal shows, until no process has its inner end open or the caller is gone; or until the command is
 /// over and nothing more comes.
 async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken) {
     let aftermath = async {

@@ -28,7 +28,7 @@ const ROOT_KIND: &str = "ext4";
 const NEW_ROOT: &str = "/newroot";
 const INIT: &str = "/sbin/init";
 
-/// Where the agent goes on from in a root without an init: that root need not hold the agent.
+/// Where the agent continues from in a root without an init: that root need not hold the agent.
 const AGENT_COPY: &str = "/run/hearth-agent";
 const AGENT_MODE: u32 = 0o755;
 
@@ -36,7 +36,7 @@ const AGENT_MODE: u32 = 0o755;
 const DISK_DEADLINE: Duration = Duration::from_secs(30);
 const DISK_LOOK: Duration = Duration::from_millis(5);
 
-/// Told to the kernel for a module that is compressed; `nix` has no name for it.
+/// A flag to the kernel for a module that is compressed; `nix` has no name for it.
 const COMPRESSED_MODULE: u32 = 4;
 
 /// How long the message of a failed boot stays before the machine ends.
@@ -183,7 +183,7 @@ fn delete_below(folder: &Path, device: u64) {
     }
 }
 
-/// Puts the agent into the new root's memory and goes on as its init.
+/// Puts the agent into the new root's memory and continues as its init.
 fn become_init(mut agent: File) -> io::Result<()> {
     let run = Mount {
         kind: "tmpfs",

@@ -17,7 +17,7 @@ pub(crate) mod system;
 /// Lists the kernel modules to load, one path a line. Its presence tells an initial RAM disk from a root.
 const MODULES: &str = "/modules";
 
-/// Process 1 without being told a role: where are we?
+/// Process 1 without a role in its arguments: finds out where it runs.
 pub(crate) fn run_first() -> ExitCode {
     if Path::new(MODULES).exists() {
         initrd::run()
@@ -62,7 +62,7 @@ fn mount_all(mounts: &[Mount]) {
     }
 }
 
-/// Ends the machine. Without power management the kernel would only halt and QEMU go on for ever; then a reboot ends the tiny guest in
+/// Ends the machine. Without power management the kernel would only halt and QEMU run for ever; then a reboot ends the tiny guest in
 /// which the host tries KVM, which is started with `-no-reboot`. A VM is not: who has one may restart it, and the driver's machine always
 /// has power management.
 fn power_off() -> ExitCode {

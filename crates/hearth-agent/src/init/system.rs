@@ -1,5 +1,5 @@
 //! Process 1 in a root without an init: mounts what every program expects, keeps the agent's server running, reaps
-//! orphans, and ends the machine in good order when it is told to.
+//! orphans, and shuts the machine down when it is asked to.
 //!
 //! The server is a process of its own, so that reaping any child here never takes one away from it.
 
@@ -216,7 +216,7 @@ fn reap() -> Vec<Pid> {
 /// Asks all processes to end, waits, and kills the rest.
 async fn end_everything(child: &mut tokio::signal::unix::Signal) {
     let everyone = Pid::from_raw(-1);
-    // Fails only when there is nobody.
+    // Fails only when there is no process.
     let _ = kill(everyone, Signal::SIGTERM);
     let deadline = Instant::now() + SHUTDOWN_GRACE;
     while !nobody_left() && Instant::now() < deadline {

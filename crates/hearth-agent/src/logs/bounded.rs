@@ -1,5 +1,5 @@
 //! A log that keeps the newest of what is written: a file of at most [`SEGMENT_BYTES`] and the one before it. What had to go is
-//! counted. It is a plain file all the time, so whoever works in the VM can read it too.
+//! counted. It is a plain file all the time, so a user in the VM can read it, too.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -1,8 +1,8 @@
-//! What processes print that nobody waits for: those that a command left running, and background set-up commands.
+//! What background processes print: those that a command left running, and background set-up commands.
 //!
-//! A command's children may hold its outputs open after it has ended. The agent goes on reading them, into a [`bounded`] log:
+//! A command's children may hold its outputs open after it has ended. The agent keeps reading them, into a [`bounded`] log:
 //! they would fill the pipe and stop, or die of a closed one. Background set-up commands write to plain files of the same folder
-//! by themselves. Everything lies in the VM's file system, so a fork has it too, and so has the next agent.
+//! on their own. All logs are in the VM's file system, so a fork has them too, and so has the next agent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ mod holders;
 
 use bounded::Bounded;
 
-/// Where logs lie unless the agent is told otherwise.
+/// Where logs are, unless an option says otherwise.
 pub(crate) const FOLDER: &str = "/var/log/hearth";
 /// The part of it for what commands left running.
 const OF_EXECS: &str = "exec";
@@ -37,7 +37,7 @@ const EXEC_NAME: &str = "exec-";
 const MOST_LOGS: usize = 64;
 /// How much is read from a pipe or a log at once.
 const READ_BYTES: usize = 16 * 1024;
-/// How often a plain file is looked at that somebody follows.
+/// How often a plain file is read again while a client follows it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// As much of a command as is shown.
 const COMMAND_CHARS: usize = 200;
@@ -249,7 +249,7 @@ impl Source {
             Self::Plain(path) => {
                 let mut file = fs::File::open(path)?;
                 let mut bytes = Vec::new();
-                // One that was emptied begins anew.
+                // One that was emptied is read from its beginning again.
                 let position = if file.metadata()?.len() < position { 0 } else { position };
                 file.seek(SeekFrom::Start(position))?;
                 file.take(READ_BYTES as u64).read_to_end(&mut bytes)?;

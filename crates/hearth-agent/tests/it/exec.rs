@@ -123,7 +123,7 @@ async fn the_variables_file_is_exact_for_shells_and_programs() {
         let output = client.exec_collect(&spec, MAX).await.unwrap();
         assert_eq!((text(&output.stdout), text(&output.stderr)), (wanted, ""));
     }
-    // A new content is seen, whoever wrote it and how soon; what the caller wants is stronger.
+    // A new content is seen at once, whichever program wrote it; the caller's own variables take precedence.
     std::fs::write(&file, "A=new\nB='own'\n").unwrap();
     let mut changed = argv(&["sh", "-c", "printf '%s|%s' \"$A\" \"$B\""]);
     (changed.env_file, changed.env) = (Some(file.clone()), vec![("B".into(), "mine".into())]);
@@ -450,7 +450,7 @@ async fn background_children_stay_but_do_not_hold_the_exec_open() {
     assert!(start.elapsed() < Duration::from_secs(2));
     let pid = pid_in(&file).await;
     assert!(alive(pid));
-    // A child that never stops writing does not either, and goes on.
+    // A child that never stops writing does not either, and keeps running.
     let file = agent.path("writer");
     let command = format!("(echo $BASHPID > {}; exec yes) & sleep 0.2", file.display());
     let output = client.exec_collect(&shell(&command), MAX).await.unwrap();

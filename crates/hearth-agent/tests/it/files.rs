@@ -222,7 +222,7 @@ async fn unknown_paths_and_bad_bodies_are_faults() {
     tokio::spawn(connection);
     let long = format!("{}?path=/{}", paths::FILES, "x".repeat(5000));
     let json = hearth_guest::frames::encode(hearth_guest::FrameKind::Spec, b"{nonsense");
-    // Nothing that is right: an agent in a test would make this very machine somebody else.
+    // Only invalid requests: a valid one would change the identity of the machine that runs this test.
     let named = |hostname: &str| format!(r#"{{"unixNanos":0,"entropy":"AAAA","hostname":"{hostname}"}}"#);
     let cases: [(&str, &str, bytes::Bytes, u16); 14] = [
         ("GET", "/", "".into(), 404),

@@ -51,7 +51,7 @@ async fn what_a_child_prints_after_its_command_is_kept_and_the_child_lives() {
     let before = entry(&client, &name).await;
     assert_eq!((before.kind, before.open, before.bytes), (LogKind::Exec, Some(true), 0));
     assert!(before.command.unwrap().starts_with("bash -eo pipefail -c (echo"));
-    // Somebody follows it from now on.
+    // A client follows it from now on.
     let mut following = client.read_log(&name, true).await.unwrap();
     std::fs::write(&go, "").unwrap();
     let mut seen = Vec::new();
@@ -64,7 +64,7 @@ async fn what_a_child_prints_after_its_command_is_kept_and_the_child_lives() {
     let mut lines: Vec<String> = text(&client, &name).await.lines().map(str::to_owned).collect();
     lines.sort();
     assert_eq!(lines, ["err", "out"]);
-    // When nobody holds the outputs any more, it ends for those who follow, and stays.
+    // When no process has the outputs open any more, the stream ends for clients that follow, and the log stays.
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     let more = tokio::time::timeout(DEADLINE, following.collect(MAX)).await.unwrap();
     assert_eq!(more.unwrap(), b"");

@@ -16,7 +16,7 @@ use super::{Client, REQUEST_ID_HEADER, build_http};
 const MAX_ATTEMPTS: u32 = 5;
 /// Pause before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// When a server asks for a longer pause than this, the caller is told instead.
+/// When a server asks for a longer wait than this, the caller gets its answer instead.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long an ordinary call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -273,7 +273,7 @@ fn pause_before_next(repeat: Repeat, fault: &ClientError, attempt: u32) -> Optio
         ClientError::Unreachable { .. } => Some(step),
         ClientError::Interrupted { .. } if harmless => Some(step),
         ClientError::Timeout { .. } if repeat == Repeat::KeyedClaim => Some(step),
-        // A server may say 503 in the middle of its work (its own time was up): nobody knows what it has done.
+        // A server may say 503 in the middle of its work (its own time was up): what it has done is not known.
         ClientError::Api {
             status: 503,
             retry_after,

@@ -14,7 +14,7 @@ pub enum ClientError {
         /// What is wrong with them.
         reason: String,
     },
-    /// Nobody answers there; the request never reached a server.
+    /// No server answers there; the request never reached one.
     #[error("no Hearth server answers at {url}: {reason}")]
     Unreachable {
         /// The server's address.
@@ -22,7 +22,7 @@ pub enum ClientError {
         /// What the connection attempt said.
         reason: String,
     },
-    /// The connection broke after the request was sent: nobody knows whether it was carried out.
+    /// The connection broke after the request was sent: it may have been carried out or not.
     #[error("the connection to {url} broke before the answer was complete: {reason}")]
     Interrupted {
         /// The server's address.
@@ -30,7 +30,7 @@ pub enum ClientError {
         /// What the connection said.
         reason: String,
     },
-    /// No answer in time: nobody knows whether it was carried out.
+    /// No answer in time: it may have been carried out or not.
     #[error("{url} gave no answer within {} s", after.as_secs())]
     Timeout {
         /// The server's address.

@@ -133,7 +133,7 @@ fn build_http(
         .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_keepalive(KEEPALIVE)
-        // The API redirects nowhere; following one would carry the token to a place nobody named.
+        // The API redirects nowhere; following one would send the token to an address that the user did not name.
         .redirect(Policy::none());
     // A second client in the same process finds the provider installed; both are the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -59,7 +59,7 @@ impl Client {
             .await
     }
 
-    /// Failures so far do not count against the set-up any more: it is tried anew at once.
+    /// Failures so far do not count against the set-up any more: it is tried again at once.
     ///
     /// # Errors
     /// As every call; 404 when the project has no pool.

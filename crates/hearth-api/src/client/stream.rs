@@ -134,7 +134,7 @@ fn typed<T: Send + 'static>(
     .boxed()
 }
 
-/// An item, and the state to go on from.
+/// An item, and the state to continue from.
 type Stepped<T, F> = (Result<T, ClientError>, Option<Reading<F>>);
 
 async fn next_event<T, F>(state: Option<Reading<F>>) -> Option<Stepped<T, F>>

@@ -1,4 +1,4 @@
-//! The texts that requests hold, each a type of its own that parses: whoever has one knows that its bounds hold. Bound, pattern,
+//! The texts that requests hold, each a type of its own that parses: a value of the type is known to keep its bounds. Bound, pattern,
 //! message and example stand here once; the published document, the readers of requests and the command line's options are made
 //! from them. Stored rows are read through the same types, so a rule may be loosened, but be tightened only with a migration.
 

@@ -1,4 +1,4 @@
-//! An account of how a pool stands, by the planner's own rules, for those who explain it. Decides nothing.
+//! The state of a pool by the planner's own rules, for those who explain it. Decides nothing.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::{DEBUG_VM_KEPT, Hold, builds_wanted, kept_for_debugging, pause_after,
 use crate::state::InstanceState;
 use crate::world::{InstanceWorld, PoolWorld, Work, World};
 
-/// How a pool stands.
+/// The state of a pool.
 #[derive(Debug, Clone)]
 pub struct Account<'a> {
     /// The recipe that new instances are made by right now.
@@ -17,7 +17,7 @@ pub struct Account<'a> {
     pub current: usize,
     /// Instances that are being made for the pool.
     pub making: usize,
-    /// The one that sets the target recipe up.
+    /// The instance that builds the target recipe.
     pub builds: Option<&'a InstanceWorld>,
     /// The test boots under way.
     pub tests: Vec<&'a InstanceWorld>,
@@ -34,11 +34,11 @@ pub struct Pause {
     pub hold: Hold,
     /// When it ends.
     pub until: Timestamp,
-    /// It is the target recipe that waits, while the last good one may serve.
+    /// It is the target recipe that waits, while the previous recipe may serve.
     pub wanted: bool,
 }
 
-/// How a pool stands now. Without the drivers' answer every VM counts as there.
+/// The state of a pool now. Without the drivers' answer every VM counts as there.
 #[must_use]
 pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Account<'_> {
     let ready = || ready(pool, drivers_observed);
@@ -63,7 +63,7 @@ pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> A
     }
 }
 
-/// A test boot that somebody waits for.
+/// A test boot that a person waits for.
 fn is_test_boot(instance: &InstanceWorld) -> bool {
     instance.purpose.is_test() && instance.state == InstanceState::Provisioning && instance.work != Work::Abandoned
 }

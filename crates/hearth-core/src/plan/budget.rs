@@ -81,7 +81,7 @@ impl<'a> Budget<'a> {
         if forked { &mut self.forks } else { &mut self.provisions }
     }
 
-    /// From here on nobody waits for what is made: a refill never takes the last fork that a claim may ask for.
+    /// From here on no claim waits for what is made: a refill never takes the last fork that a claim may ask for.
     pub(super) fn spare_for_claims(&mut self) {
         self.forks = self.forks.saturating_sub(self.spared);
     }

@@ -17,12 +17,12 @@ pub enum Action {
         /// Why.
         reason: Reason,
     },
-    /// Write a row for the first instance of the target recipe, one above the target, and make its VM.
+    /// Write a row for the instance that builds the target recipe, one above the pool's target size, and make its VM.
     Build {
         /// Whose pool.
         project: ProjectId,
     },
-    /// Begin to make the VM of a row that somebody else wrote (a test boot, a claim).
+    /// Begin to make the VM of a row that a test boot or a claim wrote.
     Start {
         /// Which.
         instance: InstanceId,
@@ -54,12 +54,12 @@ pub enum Action {
         /// Why.
         reason: Reason,
     },
-    /// Go on destroying the VM of an instance that is retiring or deleting.
+    /// Continue to destroy the VM of an instance that is retiring or deleting.
     Teardown {
         /// Which.
         instance: InstanceId,
     },
-    /// Let the VM of a ready instance stand still: somebody worked in it, or a claim gave it back.
+    /// Pause the VM of a ready instance: a person worked in it, or a claim gave it back.
     Rest {
         /// Which.
         instance: InstanceId,

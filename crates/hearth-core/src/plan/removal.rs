@@ -1,4 +1,4 @@
-//! What a pass takes away: what broke, what nobody needs any more, what is one too many.
+//! What a pass removes: broken instances, those that are not needed any more, and those above the target.
 
 use jiff::{SignedDuration, Timestamp};
 

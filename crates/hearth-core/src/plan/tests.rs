@@ -11,7 +11,7 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000_000 + seconds)
 }
 
-/// A recipe's name: a set-up, and what it met.
+/// A recipe's name: a set-up, and its resolved inputs.
 fn recipe(set_up: u32, commit: u32) -> String {
     format!("{set_up:012x}{commit:012x}")
 }
@@ -530,7 +530,7 @@ fn the_first_vm_that_fails_with_an_open_breaker_is_kept_for_half_an_hour() {
     assert_eq!(retired(&broken, 980 + 30 * 60), std::slice::from_ref(&first));
     broken.instances[1].vm = VmPresence::Stopped;
     assert_eq!(retired(&broken, 1000), [first]);
-    // A retry closes the breaker, and whoever looks into the VM goes on.
+    // A retry closes the breaker, and the VM that is kept for debugging stays.
     broken.instances[1].vm = VmPresence::Running;
     broken.streak = FailureStreak::default();
     assert_eq!(retired(&broken, 1012), [later]);

@@ -144,7 +144,7 @@ impl ClaimModel {
         self.check();
     }
 
-    /// A VM changed: the claim that it is made for looks, and whoever is first.
+    /// A VM changed: the claim that it is made for looks, and so does the first in each queue.
     pub fn changed(&mut self, id: &InstanceId) {
         let owner = self.claims.iter().position(|claim| claim.reserved.contains(id));
         owner.into_iter().for_each(|at| self.advance(at));
@@ -152,7 +152,7 @@ impl ClaimModel {
         self.check();
     }
 
-    /// Somebody goes away before the answer.
+    /// A client goes away before the answer.
     pub fn go_away(&mut self, at: usize) {
         if self.claims[at].fate == Fate::Waits {
             self.end(at, Fate::WentAway);
@@ -167,7 +167,7 @@ impl ClaimModel {
         self.changed(id);
     }
 
-    /// Time goes by; whoever waits looks now and then even when nothing changes.
+    /// Time goes by; every waiting claim looks now and then even when nothing changes.
     pub fn look_again(&mut self) {
         for at in 0..self.claims.len() {
             self.advance(at);
@@ -414,7 +414,7 @@ impl ClaimModel {
             assert!(claim.until <= longest, "{} waits too long", claim.name);
             assert!(claim.ticket.is_some(), "{} waits outside the queue", claim.name);
         }
-        // Whoever takes anything does not wait while something is there, whoever it was made for.
+        // A claim that takes any VM does not wait while one is there, for which claim it may have been made.
         if let Some(vm) = self.vms.iter().find(|vm| self.is_free(vm)) {
             let waiting = self.queue(ClaimScope::Any);
             assert!(waiting.is_empty(), "{} is ready and {waiting:?} wait", vm.id);

@@ -15,7 +15,7 @@ pub const WHOLE_MIB: u64 = 1024;
 /// Memory of a fork, MiB.
 pub const FORK_MIB: u64 = 64;
 
-/// The name of a recipe: a set-up, and the commit that it met.
+/// The name of a recipe: a set-up, and the commit that it resolved to.
 pub fn recipe(set_up: char, commit: u32) -> String {
     format!("{}{commit:012}", String::from(set_up).repeat(12))
 }
@@ -74,7 +74,7 @@ impl Model {
         self.world.pools.last_mut().unwrap()
     }
 
-    /// A row as it is written: nobody has begun.
+    /// A row as it is written: its work has not begun.
     pub fn add_row(&mut self, pool: usize, recipe: &str) -> &mut InstanceWorld {
         self.made += 1;
         let now = self.world.now;
@@ -131,7 +131,7 @@ impl Model {
         own.is_some_and(|own| own.iter().any(|name| name == recipe))
     }
 
-    /// What a server would read anew: which recipe serves, and how the latest boots by it ended.
+    /// What a server would read in each pass: which recipe serves, and how the latest boots by it ended.
     pub fn refresh(&mut self) {
         for at in 0..self.world.pools.len() {
             let pool = &self.world.pools[at];
@@ -233,7 +233,7 @@ impl Model {
         }
     }
 
-    /// Instances that somebody works on now.
+    /// Instances that a task works on now.
     pub fn in_the_making(&self) -> Vec<InstanceId> {
         let all = self.world.pools.iter().flat_map(|pool| &pool.instances);
         all.filter(|i| i.state == InstanceState::Provisioning && i.work == Work::Here)

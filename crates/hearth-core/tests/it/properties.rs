@@ -341,7 +341,7 @@ proptest! {
         prop_assert_eq!(decision, decide(&model.world));
     }
 
-    /// From whatever world: with boots that go well and room enough every pool is full, fresh and at rest after a while.
+    /// From whatever world: with boots that go well and room enough every pool is in the end full, fresh and paused.
     #[test]
     fn whatever_there_is_becomes_what_is_wanted(pools in pools(), slots in 1..4_usize) {
         let mut model = model(&pools);

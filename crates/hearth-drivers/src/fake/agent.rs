@@ -118,7 +118,7 @@ impl Guest {
         drop(self.hangs.subscribe().wait_for(|hangs| !*hangs).await);
     }
 
-    /// Boots anew.
+    /// Boots again.
     pub(super) fn reboot(&self) {
         self.boot_id
             .lock()
@@ -371,7 +371,7 @@ impl Guest {
 
 type Sender = mpsc::Sender<io::Result<Frame<Bytes>>>;
 
-/// A reply whose body comes piece by piece.
+/// A reply whose body comes chunk by chunk.
 fn stream() -> (Sender, Reply) {
     let (sender, mut receiver) = mpsc::channel(4);
     let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
@@ -430,7 +430,7 @@ async fn play(spec: &ExecSpec, rule: &ExecRule, log: Option<String>) -> Vec<Byte
     } else {
         rule.takes
     };
-    // A detached command that goes on is not waited for.
+    // A detached command that keeps running is not waited for.
     let detached = spec.detach.is_some() && rule.code == 0;
     if !detached {
         tokio::time::sleep(took).await;

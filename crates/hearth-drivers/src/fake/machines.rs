@@ -42,7 +42,7 @@ pub struct Machine<G> {
     state: VmState,
     /// It can be frozen.
     checkpointable: bool,
-    /// The checkpoint that it lies on.
+    /// Its parent checkpoint.
     lies_on: Option<CheckpointKey>,
     pub(super) inside: G,
 }
@@ -50,7 +50,7 @@ pub struct Machine<G> {
 #[derive(Debug)]
 struct Checkpoint<G> {
     info: CheckpointInfo,
-    /// Stands still for ever; forks are copies of it.
+    /// Paused for ever; forks are copies of it.
     inside: G,
     damage: Option<String>,
 }
@@ -219,7 +219,7 @@ impl<G> Machines<G> {
         Ok(())
     }
 
-    /// Stops a VM as `kill -STOP` of its process would, or lets it go on. False when there is none.
+    /// Stops a VM as `kill -STOP` of its process would, or resumes it. False when there is none.
     pub fn set_halted(&mut self, id: &VmId, halted: bool) -> bool {
         let running = |state| matches!(state, VmState::Running | VmState::Paused | VmState::Halted);
         let vm = self.vms.get_mut(id).filter(|vm| running(vm.state));
@@ -267,7 +267,7 @@ impl<G> Machines<G> {
         self.vms.remove(id).map(|vm| vm.inside)
     }
 
-    /// What is inside a VM that runs or stands still.
+    /// What is inside a VM that runs or is paused.
     pub(super) fn inside_mut(&mut self, id: &VmId) -> Result<&mut G, DriverError> {
         need_alive(&mut self.vms, id).map(|vm| &mut vm.inside)
     }
@@ -306,7 +306,7 @@ impl<G> Machines<G> {
     }
 }
 
-/// A VM that runs or stands still.
+/// A VM that runs or is paused.
 fn need_alive<'a, G>(vms: &'a mut HashMap<VmId, Machine<G>>, id: &VmId) -> Result<&'a mut Machine<G>, DriverError> {
     look(id, vms.get_mut(id).map(|vm| (vm.state, vm)))
 }

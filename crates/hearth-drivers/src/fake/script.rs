@@ -75,7 +75,7 @@ impl FaultKind {
 pub enum FaultMoment {
     /// Nothing happened.
     Before,
-    /// It happened, and the caller is not told so.
+    /// It happened, and the caller gets an error.
     After,
 }
 
@@ -184,7 +184,7 @@ pub(super) fn command_text(spec: &ExecSpec) -> String {
 pub struct FakeOptions {
     /// The images that exist.
     pub images: Vec<String>,
-    /// How long every call takes, drawn anew for each.
+    /// How long every call takes, drawn again for each.
     pub call_delay: RangeInclusive<Duration>,
     /// How long after its creation a VM's agent begins to answer, drawn per VM.
     pub boot_delay: RangeInclusive<Duration>,

@@ -1,5 +1,5 @@
 //! What this host can do: the checks behind `hearth doctor`. Each finding says what is and what to do about it. Nothing is
-//! changed, installed or kept; what can only be known by trying is tried on throw-away files and processes.
+//! changed, installed or kept; what can only be known by trying is tried on temporary files and processes.
 
 mod checks;
 mod figures;

@@ -25,7 +25,7 @@ use crate::vm_user::{self, VmUser};
 use crate::{DriverError, error};
 
 /// Where the holder's mount namespace shows the data folder's `vms`, `templates` and `images`. Every Linux has this folder, and
-/// covering it is seen by nobody else. It makes paths short (a socket's path must fit 108 bytes, data folders can lie deep)
+/// covering it is not seen by other processes. It makes paths short (a socket's path must fit 108 bytes, data folders can lie deep)
 /// and reachable for QEMU even when the data folder lies below a folder that only root may enter.
 pub(crate) const INSIDE: &str = "/mnt";
 
@@ -52,7 +52,7 @@ case "$1" in /mnt|/mnt/*) ;; *) mount -t tmpfs -o size=4k,mode=0555 none "$1" ;;
 "#;
 /// Says that the namespaces stand and sleeps for ever.
 const HOLD: &str = "echo ready\nexec sleep infinity >/dev/null 2>&1\n";
-/// Gives the VMs' user a device node that it may open, seen by the process and its children only; for hosts on which nobody
+/// Gives the VMs' user a device node that it may open, seen by the process and its children only; for hosts on which no user
 /// has set the usual modes. `$device` an empty folder, `$name` below /dev, `$minor` its number among the miscellaneous devices.
 const OWN_NODE: &str = r#"
 mount -t tmpfs -o mode=0755 none "$device"

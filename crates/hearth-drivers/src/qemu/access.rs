@@ -14,7 +14,7 @@ use crate::vm_user::VmUser;
 /// We list and change it; QEMU opens what it knows the name of.
 const FOLDER: u32 = 0o700;
 const FOLDER_FOR_QEMU: u32 = 0o710;
-/// Nobody writes to what is frozen.
+/// Frozen files are read-only.
 const FROZEN: u32 = 0o400;
 const FROZEN_FOR_QEMU: u32 = 0o440;
 /// What only we read and write.
@@ -28,12 +28,12 @@ pub(super) fn make_folder(path: &Path, user: &VmUser) -> io::Result<()> {
     close_folder(path, user)
 }
 
-/// Nobody but us and QEMU can enter the folder, and only we can list or change it.
+/// Only the server and QEMU can enter the folder, and only the server can list or change it.
 pub(super) fn close_folder(path: &Path, user: &VmUser) -> io::Result<()> {
     set(path, user, FOLDER, FOLDER_FOR_QEMU)
 }
 
-/// Nobody but us and QEMU can read the file, and nobody can write to it.
+/// Only the server and QEMU can read the file, and no user can write to it.
 pub(super) fn freeze_file(path: &Path, user: &VmUser) -> io::Result<()> {
     set(path, user, FROZEN, FROZEN_FOR_QEMU)
 }
@@ -51,7 +51,7 @@ fn set(path: &Path, user: &VmUser, ours: u32, for_qemu: u32) -> io::Result<()> {
     if found.is_symlink() {
         return Err(io::Error::new(ErrorKind::InvalidData, "it is a link"));
     }
-    // Closed first: whoever gets it must not find it open.
+    // Closed first: its next owner must not find it open to others.
     if bits(&found) != mode {
         fs::set_permissions(path, Permissions::from_mode(mode))?;
     }

@@ -1,4 +1,4 @@
-//! QEMU's command line. Pure: from what is wanted to words.
+//! QEMU's command line. Pure: from the description of a VM to the arguments.
 
 use hearth_api::ids::VmId;
 use hearth_guest::PORT_NAME;
@@ -133,7 +133,7 @@ pub(super) enum Memory {
 pub(super) enum Start {
     /// It boots.
     Boot,
-    /// It waits to be given a file of saved devices, and then stands still as the VM did when they were saved.
+    /// It waits for a file of saved devices, and is then paused, as the VM was when they were saved.
     Restore,
 }
 
@@ -199,7 +199,7 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         below = format!("layer-{index}");
     }
     let top = disk_node(0);
-    // `no-flush`: a VM's disk is thrown away with the VM and never survives the host, so waiting until the host's disk has
+    // `no-flush`: a VM's disk is deleted with the VM and never survives the host, so waiting until the host's disk has
     // it buys nothing and makes every package installation slow. `unmap`: what the guest deletes is given back.
     add(
         "-blockdev",

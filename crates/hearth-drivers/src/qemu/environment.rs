@@ -10,7 +10,7 @@ use super::{Inner, images, launch, start};
 use crate::{DriverError, VmShape};
 
 /// Counts up when something changes that the command line does not show, as the meaning of a template's files.
-/// 2: a guest is told the rate of its clock; in templates from before it may be wrong.
+/// 2: a guest gets the rate of its clock; in templates from before it may be wrong.
 const VERSION: u32 = 2;
 
 /// Everything that the environment depends on, found out.
@@ -27,7 +27,7 @@ pub(super) async fn look(inner: &Inner, image: Option<&str>, shape: VmShape) -> 
     let image = images::find(&inner.stores, image).await?;
     let qemu = start::version().await?;
     let accelerator = start::accelerator(inner, &qemu, &image.manifest.digest).await?;
-    // Somebody's id, always the same: only what is the same in all VMs counts.
+    // A placeholder id: only what is the same in all VMs counts.
     let nobody: VmId = "vm-environment"
         .parse()
         .map_err(|_| DriverError::permanent("an id of our own is none: this is a mistake in Hearth"))?;

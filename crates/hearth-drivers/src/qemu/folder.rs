@@ -4,7 +4,7 @@
 //! ```text
 //! vm.json       what it is and which process runs it        console.log   what the guest wrote to its console
 //! disk.qcow2    its own layer over the image's disk          qemu.log      QEMU's own words
-//! run/          qmp.sock, agent.sock                         paused        there while it stands still
+//! run/          qmp.sock, agent.sock                         paused        there while it is paused
 //! ram           its memory, when it can be frozen            disk-1.qcow2  the layer above disk.qcow2 after it was frozen
 //! ```
 //! When the server is root, the folder is root's and only disk, console and `run/` belong to the VMs' user: a QEMU that was
@@ -98,16 +98,16 @@ impl Record {
     }
 }
 
-/// What of a data folder lies on an image.
+/// How much of a data folder is based on an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImageUse {
     /// VMs.
     pub vms: usize,
-    /// Checkpoints: what is forked from one goes on from this image's disk.
+    /// Checkpoints: the disks of their forks are based on this image's disk.
     pub templates: usize,
 }
 
-/// What lies on each image below a data folder, by the image's full digest: such an image must stay. Asks no server; a data
+/// What is based on each image, in a data folder, by the image's full digest: such an image must stay. Asks no server; a data
 /// folder without VMs has none.
 pub fn images_in_use(data_dir: &Path) -> io::Result<BTreeMap<String, ImageUse>> {
     /// What the record of a VM and the manifest of a checkpoint both say.
@@ -214,7 +214,7 @@ impl VmFolder {
         self.path.join("paused")
     }
 
-    /// Notes that it stands still, or does no longer.
+    /// Records that it is paused, or is not any more.
     pub(super) fn set_paused(&self, paused: bool) -> io::Result<()> {
         if paused {
             return File::create(self.paused()).map(drop);
@@ -324,7 +324,7 @@ impl VmFolder {
         }
         let hole = metadata.len().saturating_sub(CONSOLE_KEEP);
         match rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, hole) {
-            // A file system without holes: losing the text is better than losing the disk. QEMU appends, so it goes on at 0.
+            // A file system without holes: losing the text is better than losing the disk. QEMU appends, so it continues at 0.
             Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(0),
             other => Ok(other?),
         }

@@ -1,4 +1,4 @@
-//! Forking a template: a new VM that goes on where the frozen one stood. This path is short on purpose: no namespaces are
+//! Forking a template: a new VM that continues where the frozen one was. This path is short on purpose: no namespaces are
 //! made, no helper programs run, nothing is synced.
 
 use hearth_host::sparse;
@@ -28,7 +28,7 @@ pub(super) async fn fork(inner: &Inner, spec: &ForkSpec) -> Result<Created, Driv
 
 async fn make(inner: &Inner, folder: &VmFolder, spec: &ForkSpec) -> Result<Created, DriverError> {
     let (manifest, mut record, accelerator) = {
-        // Until the record says that the VM lies on it.
+        // Until the record says that it is the VM's parent.
         let _nothing_is_removed = inner.removals.read().await;
         let manifest = inner.templates.read(&spec.from)?;
         inner.templates.check(&manifest, CheckDepth::Quick)?;

@@ -1,5 +1,5 @@
-//! Freezing a running VM as a template. The VM stands still while its devices' state is written and its memory is copied;
-//! the rest (checksums, syncing) happens while it goes on. Whatever fails, the VM goes on.
+//! Freezing a running VM as a template. The VM is paused while its devices' state is written and its memory is copied;
+//! the rest (checksums, syncing) happens after it is resumed. Whatever fails, the VM is resumed.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use super::template::{Facts, Layer, Making, RAM, STATE};
 use super::{Inner, environment, qcow2, start};
 use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, error};
 
-/// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon meet write errors below it.
+/// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon get write errors below it.
 const DISK_RESERVE: u64 = 512 * 1024 * 1024;
-/// A guest rests that used no more than [`REST_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
+/// A guest is idle that used no more than [`REST_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
 const REST_WINDOW: Duration = Duration::from_millis(150);
 /// Clock ticks of 10 ms.
 const REST_TICKS: u64 = 1;
@@ -26,7 +26,7 @@ const COPY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Freezes the VM, unless a whole checkpoint of that key is there.
 pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
-    // One maker per key, and one freezing per VM; neither stops the VM's other calls once it goes on.
+    // One maker per key, and one freezing per VM; neither blocks the VM's other calls once it is resumed.
     let _key = inner.key_gates.lock(spec.key.clone()).await;
     if let Ok(manifest) = inner.templates.read(&spec.key)
         && inner.templates.check(&manifest, CheckDepth::Quick).is_ok()
@@ -150,14 +150,14 @@ fn check_room(inner: &Inner, folder: &VmFolder) -> Result<(), DriverError> {
     Ok(())
 }
 
-/// A VM that was frozen and goes on.
+/// A VM that was frozen and is resumed.
 struct Frozen {
     /// Already written; its own disks still include the frozen ones.
     record: Record,
     stood_still: Duration,
 }
 
-/// What must happen while the VM stands still, and that it goes on afterwards.
+/// What must happen while the VM is paused; afterwards it is resumed.
 async fn freeze(
     inner: &Inner,
     folder: &VmFolder,
@@ -180,7 +180,7 @@ async fn freeze(
     let mut monitor = Monitor::open(folder, &inner.user, CALL_TIMEOUT)
         .await
         .map_err(|error| failed("QEMU's monitor", error))?;
-    // Should we be killed now, the next server finds a VM that stands still.
+    // If the server is killed now, the next one finds a paused VM.
     folder.set_paused(true).map_err(|error| failed("its record", error))?;
 
     let begin = Instant::now();
@@ -236,7 +236,7 @@ async fn freeze(
 
 /// The VM's frozen layers are the template's from now on.
 fn rebase(folder: &VmFolder, frozen: Record, key: &CheckpointKey, chain: &[Layer]) -> io::Result<()> {
-    // Destroyed meanwhile, or even made anew: nothing to do.
+    // Destroyed meanwhile, or even made again: nothing to do.
     let Some(mut record) = folder.read()?.filter(|record| *record == frozen) else {
         return Ok(());
     };

@@ -14,7 +14,7 @@ use crate::driver::no_such_image;
 const SHORT_DIGEST_CHARS: usize = 12;
 const BYTES_PER_GIB: u64 = 1024 * 1024 * 1024;
 
-/// The image with this digest, beginning of one, or name; the newest one when none is wanted. In the data folder's own
+/// The image with this digest, beginning of one, or name; the newest one when none is named. In the data folder's own
 /// folder, whichever it was found in.
 pub(super) async fn find(stores: &Stores, wanted: Option<&str>) -> Result<Image, DriverError> {
     let found = stores.find(wanted).map_err(driver_error)?;

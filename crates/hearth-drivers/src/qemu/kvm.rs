@@ -1,4 +1,4 @@
-//! Whether hardware virtualisation can be believed. `/dev/kvm` that opens, and even makes VMs, proves nothing: on some hosts
+//! Whether hardware virtualisation works. A `/dev/kvm` that opens, and even makes VMs, may still not work: on some hosts
 //! an ordinary guest kernel then hangs for ever. So a tiny guest must have booted under it; the verdict is kept in a file.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::{DriverError, error, process};
 
 /// How long the tiny guest may take. Working KVM needs 0.5 to 1 s; this leaves room for a busy host.
 const BOOT_DEADLINE: Duration = Duration::from_secs(10);
-/// Processor time after which the kernel ends the tiny guest by itself: one that hangs would else do so for ever, at full
+/// Processor time after which the kernel ends the tiny guest: one that hangs would else do so for ever, at full
 /// speed, when the server is killed while it waits.
 const CPU_SECONDS: u32 = 30;
 /// What the image's initrd prints when the kernel argument `hearth.probe` is set, before it powers off.
@@ -39,7 +39,7 @@ pub struct Verdict {
     pub(super) cpu: Option<String>,
 }
 
-/// What a verdict holds for: with another kernel, QEMU or image it must be found out anew.
+/// What a verdict holds for: with another kernel, QEMU or image it is tested again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) kernel: String,
@@ -47,7 +47,7 @@ pub(super) struct Key {
     pub(super) image: String,
     /// The user QEMU runs as: another one may not be allowed to open the device.
     pub(super) user: u32,
-    /// The device's mode, group, and whether we can open it; `None` without a device. Whoever mends these wants another try.
+    /// The device's mode, group, and whether we can open it; `None` without a device. When these change, it is worth testing again.
     pub(super) device: Option<String>,
 }
 
@@ -227,7 +227,7 @@ async fn boot(
     let result = tokio::time::timeout(BOOT_DEADLINE, reading)
         .await
         .unwrap_or_else(|_| Err(silent()));
-    // It is powering off or hangs: either way nobody needs it any more.
+    // It is powering off or hangs: either way it is not needed any more.
     let _ = child.kill().await;
     Ok(result)
 }

@@ -29,12 +29,12 @@ const QEMU_ENVIRONMENT: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 pub(super) const KERNEL_ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 nokaslr mitigations=off init_on_alloc=0 \
      lsm=landlock,yama,bpf apparmor=0 tsc=reliable panic=-1";
 
-/// Where a VM goes on from.
+/// Where a VM starts from.
 #[derive(Debug)]
 pub(super) struct Restore {
     /// The file of saved devices as QEMU sees it.
     pub(super) state: String,
-    /// Whether it goes on at once.
+    /// Whether it runs at once.
     pub(super) runs: bool,
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn launch(
     }
 }
 
-/// What the kernel of a VM is told. That of a fork does not boot: it was told when its template's VM booted.
+/// The kernel's command line of a VM. The kernel of a fork does not boot: it got its command line when the template's VM booted.
 async fn kernel_arguments(accelerator: &Accelerator, restore: Option<&Restore>) -> String {
     let boots_emulated = restore.is_none() && matches!(accelerator, Accelerator::Tcg);
     let rate = match boots_emulated {

@@ -55,7 +55,7 @@ pub(crate) use start::version;
 
 /// Longest wait for a killed QEMU to be gone: the kernel has to give its memory back first.
 const END_DEADLINE: Duration = Duration::from_secs(20);
-/// How long a VM's folder may go on filling while it is removed.
+/// How long a VM's folder may keep filling while it is removed.
 const STRAGGLER_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two attempts to remove it.
 const STRAGGLER_PAUSE: Duration = Duration::from_millis(10);
@@ -112,7 +112,7 @@ struct Inner {
     freeze_gates: Locks<VmId>,
     /// One maker per checkpoint.
     key_gates: Locks<CheckpointKey>,
-    /// Held for writing while a checkpoint is removed; for reading until it can be seen that something lies on one.
+    /// Held for writing while a checkpoint is removed; for reading until a record says that one is a parent.
     removals: tokio::sync::RwLock<()>,
     /// VMs that a running `create` of ours is making: they count as running, not as left half made.
     making: Mutex<BTreeSet<VmId>>,
@@ -264,7 +264,7 @@ impl Inner {
         let prefix = command::name_prefix(&self.options.installation);
         let mut found = process::find_by_argument("-name", |name| name.strip_prefix(&prefix)?.parse::<VmId>().ok())
             .map_err(|error| error::io("cannot list QEMU processes", error))?;
-        // A process of somebody else that merely carries the same words is not ours to count or kill.
+        // A process of another user with the same arguments must not be counted or killed.
         let ours = [self.user.id(), nix::unistd::geteuid().as_raw()];
         found.retain(|(process, _)| {
             fs::metadata(format!("/proc/{}", process.pid)).is_ok_and(|metadata| ours.contains(&metadata.uid()))
@@ -328,7 +328,7 @@ impl Inner {
             .then_some(VmState::Stopped))
     }
 
-    /// Whether a VM stands still; an error when it does not run.
+    /// Whether a VM is paused; an error when it does not run.
     fn need_alive(&self, id: &VmId) -> Result<bool, DriverError> {
         match self.inspect(id)? {
             Some(VmState::Running) => Ok(false),
@@ -350,7 +350,7 @@ impl Inner {
         Ok(all.into_iter().map(|(id, state)| VmInfo { id, state }).collect())
     }
 
-    /// Who needs a checkpoint, for a person; `None` when nobody does.
+    /// What needs a checkpoint, as a message for people; `None` when nothing does.
     fn user_of(&self, key: &CheckpointKey) -> Result<Option<String>, DriverError> {
         for id in self.folders()? {
             let record = self.record(&id)?;
@@ -395,12 +395,12 @@ impl Inner {
         let found = self.processes()?.into_iter().filter(|(_, of)| of == id);
         processes.extend(found.map(|(process, _)| process));
         for process in processes {
-            // Its disk is thrown away: there is nothing a gentler end would save.
+            // Its disk is deleted: a gentler end would save nothing.
             process.kill(END_DEADLINE).await.map_err(|error| {
                 DriverError::unknown(format!("the QEMU process {} of {id} does not end", process.pid)).caused_by(error)
             })?;
         }
-        // A `qemu-img` that a killed server had started may still be writing; it takes milliseconds and cannot make the folder anew.
+        // A `qemu-img` that a killed server had started may still be writing; it takes milliseconds and cannot create the folder again.
         let begin = Instant::now();
         loop {
             match folder.remove() {
@@ -415,7 +415,7 @@ impl Inner {
     }
 }
 
-/// Runs a call to its end even when its caller stops waiting: a half-done one would hold no lock and leave pieces behind.
+/// Runs a call to its end even when its caller stops waiting: a half-done one would hold no lock and leave files or processes behind.
 async fn to_the_end<T: Send + 'static>(
     call: impl Future<Output = Result<T, DriverError>> + Send + 'static,
 ) -> Result<T, DriverError> {

@@ -73,12 +73,12 @@ impl Monitor {
         Ok(serde_json::from_value(answer["status"].clone())?)
     }
 
-    /// Lets the processors stand still. All the guest's writes have reached its files then.
+    /// Pauses the processors. All the guest's writes have reached its files then.
     pub(super) async fn stop(&mut self) -> io::Result<()> {
         self.run("stop", json!({})).await.map(drop)
     }
 
-    /// Lets them go on.
+    /// Resumes them.
     pub(super) async fn cont(&mut self) -> io::Result<()> {
         self.run("cont", json!({})).await.map(drop)
     }
@@ -102,7 +102,7 @@ impl Monitor {
     }
 
     /// Writes the devices' state, without the memory that lies in a shared file, to the file `path` as QEMU sees it. The
-    /// machine must be stopped, and goes on with `cont`.
+    /// machine must be stopped, and is resumed with `cont`.
     pub(super) async fn save_state(&mut self, path: &str) -> io::Result<()> {
         self.prepare_migration().await?;
         let save = json!({ "uri": format!("file:{path}") });

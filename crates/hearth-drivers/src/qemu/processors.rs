@@ -1,4 +1,4 @@
-//! A VM's processors: let stand still, let go on, and what keeps them (or what runs on them) from answering.
+//! A VM's processors: paused, resumed, and what keeps them (or what runs on them) from answering.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{CALL_TIMEOUT, DriverError, VmState, error};
 const SILENCE_LOOK: Duration = Duration::from_secs(3);
 
 impl Inner {
-    /// Lets a VM's processors stand still or go on. The caller holds its gate.
+    /// Pauses or resumes a VM's processors. The caller holds its gate.
     pub(super) async fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
         // Asked of QEMU even when the note says that it is so: a server may have been killed between the two.
         self.need_alive(id)?;

@@ -33,7 +33,7 @@ pub(super) fn create_layer(path: &Path, bytes: u64, backing: &str, format: &str)
             "the path of the layer below is too long",
         ));
     }
-    // One entry of the first table leads to a cluster of entries of the second.
+    // One entry of the first table points to a cluster of entries of the second.
     let per_entry = CLUSTER * (CLUSTER / ENTRY);
     let l1_entries = bytes.div_ceil(per_entry).max(1);
     let l1_clusters = (l1_entries * ENTRY).div_ceil(CLUSTER);
@@ -120,7 +120,7 @@ mod tests {
                 let mut facts: serde_json::Value =
                     serde_json::from_str(&qemu_img(&["info", "--output=json"], path)).unwrap();
                 let facts = facts.as_object_mut().unwrap();
-                // What may differ: names, and how the file lies on the disk.
+                // What may differ: names, and the file's place on the disk.
                 for key in ["filename", "actual-size", "children"] {
                     facts.remove(key);
                 }

@@ -13,7 +13,7 @@ use hearth_api::ids::VmId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
-/// A second handle on a stream's connection, to end it whoever holds the stream.
+/// A second handle on a stream's connection, to end it wherever the stream is used.
 type Handle = std::os::unix::net::UnixStream;
 
 /// The stream that is open now, per VM. Keeps none open itself: one that its user dropped is closed.

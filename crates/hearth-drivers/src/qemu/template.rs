@@ -6,7 +6,7 @@
 //! state           its devices                     used            empty; its time says when it was last forked
 //! disk-0.qcow2 …  its frozen disk layers, the lowest first
 //! ```
-//! Folders that begin with a dot are not (or no longer) templates: whoever makes or removes one holds a lock on it, and
+//! Folders that begin with a dot are not (or no longer) templates: the process that makes or removes one holds a lock on it, and
 //! those without a lock are swept.
 
 use std::collections::BTreeMap;
@@ -114,7 +114,7 @@ pub(super) struct Facts {
 }
 
 impl Manifest {
-    /// The templates that its disk lies on.
+    /// The templates that are parents of its disk.
     pub(super) fn lies_on(&self) -> impl Iterator<Item = &CheckpointKey> {
         self.chain
             .iter()
@@ -252,7 +252,7 @@ impl Templates {
         }
     }
 
-    /// Whether its files, and the disks it lies on, are what they were.
+    /// Whether its files, and its parents' disks, are what they were.
     pub(super) fn check(&self, manifest: &Manifest, depth: CheckDepth) -> Result<(), DriverError> {
         let key = &manifest.key;
         if self.path(key).join(FOUND_DAMAGED).exists() {
@@ -382,7 +382,7 @@ impl Templates {
         Ok(manifest)
     }
 
-    /// Removes one: out of sight first, so that a crash leaves no half of it. The caller knows that nothing lies on it.
+    /// Removes one: out of sight first, so that a crash leaves no half of it. The caller knows that it is no parent.
     pub(super) fn remove(&self, key: &CheckpointKey) -> io::Result<()> {
         let away = self.folder.join(format!("{REMOVING_PREFIX}{key}"));
         remove_all(&away)?;
@@ -435,7 +435,7 @@ fn damaged(key: &CheckpointKey, file: &str, what: &str) -> CheckpointFault {
     }
 }
 
-/// A lock on a folder that ends with its holder; `None` when somebody else has it.
+/// A lock on a folder that ends with its holder; `None` when another process has it.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
     let file = File::open(folder)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -1,4 +1,4 @@
-//! How fast the processor's time-stamp counter counts, which is the clock of an emulated guest: its kernel is told.
+//! How fast the processor's time-stamp counter counts, which is the clock of an emulated guest: its kernel gets the rate.
 //!
 //! Left to itself the kernel measures the counter against the emulated PIT while it boots. On a host that is busy in that moment it is
 //! wrong, several times over (seen: 275 MHz in place of 2,445 MHz, so the guest's clock ran nine times too fast), and `tsc=reliable` keeps it so.

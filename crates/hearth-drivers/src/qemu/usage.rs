@@ -13,7 +13,7 @@ pub(super) fn of_process(process: &ProcessId) -> io::Result<VmUsage> {
     Ok(parse(&text))
 }
 
-/// Dirty pages that nobody else maps, and what of them was swapped out, go away with the process. Clean ones can be read
+/// Dirty pages that no other process maps, and what of them was swapped out, are freed with the process. Clean ones can be read
 /// again from their file, and shared ones stay for others.
 fn parse(rollup: &str) -> VmUsage {
     let kib = |name: &str| {

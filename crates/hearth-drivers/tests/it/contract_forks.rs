@@ -1,4 +1,4 @@
-//! What every driver promises about checkpoints, forks and standing still. Part of the contract suite.
+//! What every driver promises about checkpoints, forks and pausing. Part of the contract suite.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use hearth_guest::client::AgentClient;
 
 use crate::contract::{Rig, agent, spec};
 
-/// A VM that stands still must not answer for this long; one that runs does so much sooner.
+/// A paused VM must not answer for this long; one that runs does so much sooner.
 const SILENCE: Duration = Duration::from_millis(700);
-/// A guest that has booted rests within this time.
+/// A guest that has booted is idle within this time.
 const REST: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(60);
 
@@ -133,7 +133,7 @@ pub(crate) async fn forks_go_on_from_the_checkpoint_and_are_apart(rig: &impl Rig
         environment
     );
 
-    // The VM goes on, on the stream it had; what it does now is not in the checkpoint.
+    // The VM continues, on the stream it had; what it does now is not in the checkpoint.
     assert_eq!(state(&*driver, &base).await, Some(VmState::Running));
     write(&client, "/root/after", "after").await;
     let again = driver.checkpoint(&base, &freeze(&template, None)).await.unwrap();
@@ -295,7 +295,7 @@ pub(crate) async fn a_damaged_checkpoint_is_never_used(rig: &impl Rig) {
     }
     let error = driver.check_checkpoint(&template, CheckDepth::Quick).await.unwrap_err();
     assert!(is_damage(&error), "{error:?}");
-    // Removed, it can be made anew; the VM that was frozen still lies on it, so it goes first.
+    // Removed, it can be made again; it is still the parent of the VM that was frozen, so that goes first.
     driver.destroy(&base).await.unwrap();
     driver.remove_checkpoint(&template).await.unwrap();
 }

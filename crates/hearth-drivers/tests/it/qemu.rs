@@ -186,7 +186,7 @@ impl Rig for Qemu {
     }
 }
 
-/// After a failed test nothing may go on running.
+/// After a failed test nothing may keep running.
 impl Drop for Qemu {
     fn drop(&mut self) {
         for (pid, _) in processes_with(&self.label) {
@@ -359,7 +359,7 @@ async fn what_a_crash_leaves_is_listed_and_removed() {
     expected.sort_by(|a, b| a.id.cmp(&b.id));
     assert_eq!(driver.list().await.unwrap(), expected);
     assert_eq!(driver.inspect(&orphan).await.unwrap(), Some(VmState::Stopped));
-    // A half-made one is made anew under the same id.
+    // A half-made one is made again under the same id.
     driver.create(&spec(&rig, &unborn)).await.unwrap();
     assert_eq!(driver.inspect(&unborn).await.unwrap(), Some(VmState::Running));
     for id in [&torn, &unborn, &orphan] {

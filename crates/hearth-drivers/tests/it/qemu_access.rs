@@ -11,7 +11,7 @@ use crate::contract::{Rig, agent, shell};
 use crate::contract_forks::{fork, freezable, freeze, key};
 use crate::qemu::Qemu;
 
-/// Somebody else on this host: an ordinary user, and the one that many services share.
+/// Another user of this host: an ordinary one, and the one that many services share.
 const OTHERS: [u32; 2] = [1000, 65534];
 
 /// Everything below, with the folder itself.

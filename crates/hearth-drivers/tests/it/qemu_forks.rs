@@ -36,7 +36,7 @@ async fn print(client: &AgentClient, text: &str) -> String {
     printed.trim().to_owned()
 }
 
-/// A command that goes on in the background; gives its process id.
+/// A command that keeps running in the background; gives its process id.
 async fn background(client: &AgentClient, text: &str) -> u32 {
     let spec = ExecSpec {
         shell: Some(text.into()),
@@ -212,7 +212,7 @@ async fn background_commands_go_on_and_half_open_connections_end() {
         (code != Some(0)).then_some(())
     })
     .await;
-    // The network works for whoever asks anew.
+    // The network works for new connections.
     print(
         &client,
         "curl --silent --fail --max-time 30 --head http://deb.debian.org/ >/dev/null",
@@ -248,7 +248,7 @@ async fn as_root_a_full_disk_while_freezing_is_said_and_leaves_nothing() {
         matches!(&error, DriverError::Retry { reason, .. } if reason.contains("disk")),
         "{error:?}"
     );
-    // The VM goes on, the other checkpoint serves, nothing else is there.
+    // The VM is resumed, the other checkpoint serves, nothing else is there.
     assert_eq!(driver.inspect(&base).await.unwrap(), Some(VmState::Running));
     print(&client, "true").await;
     driver.check_checkpoint(&first, CheckDepth::Full).await.unwrap();

@@ -61,7 +61,7 @@ async fn must_reach_the_world(client: &AgentClient) {
 #[ignore = "not a test: started by another test"]
 fn not_a_test_listener_inside_the_vm_network() {
     let (port, count) = serve(Ipv4Addr::UNSPECIFIED.into());
-    // It can be reached where nothing forbids it: nobody inside the network, that is, but the rules let a connection to
+    // It can be reached where nothing forbids it: from no place inside the network, that is, but the rules let a connection to
     // the own address pass for no one. So the proof that it listens is the bind itself.
     eprintln!("PORT {port}");
     let mut line = String::new();

@@ -32,7 +32,7 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 /// The fields of a claim that decide which VM it gets.
 pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];
 
-/// What a task asks for: a VM, and what it needs in it.
+/// What a claim asks for: a VM, and what it needs in it.
 #[derive(Clone)]
 pub struct ClaimTask {
     /// When the request came.
@@ -63,7 +63,7 @@ pub struct ClaimTask {
 pub(super) struct Course {
     /// Where the branch is that it asks for.
     pub branch: Option<Asked>,
-    /// Its place in the queue.
+    /// Its ticket in the queue.
     pub ticket: Option<Ticket>,
     /// What is reserved for it.
     pub reservation: Reservation,
@@ -75,7 +75,7 @@ pub(super) struct Course {
     pub unfit: usize,
     /// What was to be its VM and could not be.
     pub failures: Vec<Failure>,
-    /// What it saw and where its time went.
+    /// What it was offered and where its time went.
     pub trace: Trace,
 }
 
@@ -320,7 +320,7 @@ impl Claims {
         Ok(reserved)
     }
 
-    /// Has a VM made for the claim: its row is written, and the pools' loop begins it.
+    /// Orders a VM for the claim: writes its row, and the pools' loop begins to make it.
     async fn make(
         &self,
         project: &ProjectRow,
@@ -329,7 +329,7 @@ impl Claims {
         recipe: String,
     ) -> Result<(), StoreError> {
         let id = InstanceId::generate();
-        // Before the row is there: whenever this future is dropped, the row is given back.
+        // Reserved before the row is written: if this future is dropped at any point, the row is given back.
         course.reservation.add(id.clone());
         if let Some(ticket) = &course.ticket {
             ticket.owns(&id);

@@ -1,4 +1,4 @@
-//! Why a claim has no VM, in words.
+//! Why a claim gets no VM, as an error with its message.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub enum ClaimError {
         /// When to ask again.
         retry_after: Duration,
     },
-    /// Nothing is ready, and nobody makes anything.
+    /// Nothing is ready, and nothing is being made.
     #[error(
         "no VM is ready and the pool is disabled, so asking again alone does not help: enable it, or claim with a wait (`waitMs`) \
          and without `miss: require` to have one made"
@@ -56,13 +56,13 @@ pub enum ClaimError {
     /// A script of the setup object failed in the VM while it was handed over.
     #[error("{}; the VM was thrown away, mend the script or claim another branch", clause(.0))]
     Script(Redacted),
-    /// The branch is not there, or nobody knows.
+    /// The branch is not there, or could not be looked up.
     #[error("{0}; nothing was handed over")]
     Branch(Box<BranchError>),
-    /// No VM could be brought to the branch that was asked for.
+    /// In no VM could the branch be checked out that was asked for.
     #[error("{}; nothing was handed over", clause(.0))]
     Stuck(String),
-    /// The host does not have what would be brought into the VM.
+    /// The host does not have the commits that the VM needs.
     #[error("{}; nothing was handed over, try again", clause(.0))]
     Host(Redacted),
     /// The database.
@@ -152,7 +152,7 @@ fn not_fit(skipped: &[SkippedInstance]) -> String {
 }
 
 impl Claims {
-    /// A refusal in words.
+    /// A refusal, with its message.
     pub(super) async fn refusal(
         &self,
         seen: &Seen<'_>,

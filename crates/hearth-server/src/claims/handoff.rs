@@ -1,5 +1,5 @@
 //! Taking a VM and making it the task's own: it is resumed, answers, and gets the task's variables, branch and scripts. From the
-//! transaction that makes it nobody else's to the reply.
+//! transaction that claims it to the reply.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 pub(super) const NOT_RESUMED: &str = "it did not go on in time";
 /// It runs, and says nothing.
 pub(super) const NO_ANSWER: &str = "its agent did not answer in time";
-/// Whoever gets a VM runs something in it at once: the refill does not take the processor from that.
+/// A task runs something in its VM at once: the refill waits this long, so that it does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why an instance could not be made the task's own: what the guest or git said of it, as they said it. [`Unfit::note`] redacts it.
@@ -45,9 +45,9 @@ pub(super) enum Unfit {
     Instance(String),
     /// A script failed: it would fail in the next one too.
     Script(Redacted),
-    /// It cannot be brought to the branch that was asked for; perhaps the next one can.
+    /// The branch that was asked for cannot be checked out in it; perhaps it can in the next one.
     Stuck(String),
-    /// The host does not have what would be brought into it.
+    /// The host does not have the commits that it needs.
     Host(String),
     /// The database.
     Store(StoreError),
@@ -78,7 +78,7 @@ impl From<DriverError> for Unfit {
 }
 
 impl Claims {
-    /// Takes a VM and hands it over; `None` when there was none after all, or the one that was taken is not fit.
+    /// Takes a VM and hands it over; `None` when there was none after all, or the one that was taken could not be used.
     pub(super) async fn take(
         &self,
         seen: &mut Seen<'_>,
@@ -104,7 +104,7 @@ impl Claims {
                 if reply.stale {
                     course.trace.lap("stale");
                 }
-                // Until here, and not until there was a VM: bringing its checkouts to where they belong is waited for as well.
+                // Until here, and not until there was a VM: updating its checkouts is waited for as well.
                 reply.wait_ms = millis(course.trace.age());
                 let hand_over = course.trace.end(&task.order, row.recipe == *target);
                 store.end_hand_over(&reply, &hand_over).await?;
@@ -300,7 +300,7 @@ impl Claims {
 }
 
 impl Unfit {
-    /// Notes why a VM that was taken is not the claim's after all; an error where the next one would be no better.
+    /// Records why a VM that was taken could not be used; an error where the next one would be no better.
     fn note(self, redactor: &Redactor, which: &Take, row: &InstanceRow, course: &mut Course) -> Result<(), ClaimError> {
         let (cause, reason) = match self {
             Self::Script(reason) => return Err(ClaimError::Script(reason)),

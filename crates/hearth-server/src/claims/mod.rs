@@ -1,4 +1,4 @@
-//! Claims: one VM for one task. A claim's way: `claim.rs` looks, asks `hearth_core::claim` what to do next and does it; `handoff.rs`
+//! Claims: one VM for one task. `claim.rs` reads the state, asks `hearth_core::claim` what to do next and does it; `handoff.rs`
 //! takes a VM and makes it the task's own; `update_checkout.rs` moves its checkouts; `queue.rs` keeps the order of those that wait.
 //! Nothing here decides how many VMs a pool has.
 
@@ -31,10 +31,10 @@ pub use error::ClaimError;
 pub use queue::Queues;
 pub use trace::explain_claim;
 
-/// What keeps a pool from having more VMs: whoever plans for the pools tells, and claims ask.
+/// What keeps a pool from having more VMs: the room that plans for the pools records it, and claims ask.
 #[async_trait]
 pub trait Blockers: Debug + Send + Sync {
-    /// In a sentence, as of the last pass.
+    /// As a message, as of the last pass.
     async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError>;
 
     /// What the boot that sets this recipe up is at, in a sentence: which command runs, and since when.
@@ -49,7 +49,7 @@ pub trait Blockers: Debug + Send + Sync {
 pub struct Blocker {
     /// For a person.
     pub sentence: String,
-    /// When it is tried again by itself, where that is known.
+    /// When it is retried, where that is known.
     pub until: Option<Timestamp>,
 }
 

@@ -1,5 +1,5 @@
-//! The claims that wait, each pool's in the order in which they came: whatever becomes ready is the first one's, so that a VM
-//! whose own claim has gone away serves the next instead of being made in vain. A cache: when it is lost, nobody waits any more.
+//! The claims that wait, each pool's in the order in which they came: what becomes ready goes to the first, so that a VM
+//! whose own claim has gone away serves the next one and was not made in vain. In memory only: its claims end with the server.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,13 +40,13 @@ struct Waiter {
     bell: Arc<Notify>,
     /// The instance that is made for it.
     own: Option<InstanceId>,
-    /// Takes what others leave it.
+    /// Receives instances that other claims leave to it.
     inbox: Inbox,
     /// It has taken a VM and is trying it: the next one need not wait.
     served: bool,
 }
 
-/// A claim's place in a queue, until it is dropped; then the next one is notified.
+/// A claim's ticket: its place in a queue until it is dropped; then the next claim is notified.
 #[derive(Debug)]
 pub(super) struct Ticket {
     queues: Queues,
@@ -76,7 +76,7 @@ impl Queues {
         })
     }
 
-    /// A place at the end, for a claim that may have an instance of its own in the making.
+    /// A ticket at the end of the queue, for a claim that may have an instance of its own in the making.
     pub(super) fn join(&self, project: &ProjectId, scope: ClaimScope, own: Option<InstanceId>, inbox: Inbox) -> Ticket {
         let project = project.clone();
         let name = Name { project, scope };
@@ -171,7 +171,7 @@ impl Ticket {
         });
     }
 
-    /// What it took was not fit: it is where it was.
+    /// What it took could not be used: the claim keeps its place.
     pub(super) fn step_back(&self) {
         self.change(|waiter| waiter.served = false);
     }

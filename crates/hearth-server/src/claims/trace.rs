@@ -1,4 +1,4 @@
-//! What a claim saw and where its time went, noted on the way; and its words.
+//! The trace of a claim: what was ready, where its time went, and the message that explains it.
 
 use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
 use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
@@ -48,18 +48,18 @@ impl Trace {
         self.lap = now;
     }
 
-    /// What was ready, as seen at the first look.
+    /// How many VMs were ready when the claim first looked.
     pub(super) fn look(&mut self, look: Look) {
         self.look.get_or_insert(look);
     }
 
-    /// What a claim saw that decided to do this.
+    /// Records what the claim saw when it decided on this step.
     pub(super) fn saw(&mut self, view: &ClaimView, order: &ClaimOrder, step: &Next) {
         let takes = matches!(step, Next::Take(Take::Pool { .. }));
         if order.scope() != ClaimScope::Own && !takes {
             let count = |ready: usize| u32::try_from(ready).unwrap_or(u32::MAX);
             self.look(match view.queue {
-                // Whatever is ready is theirs who wait.
+                // Claims that wait already have the first call on what is ready.
                 QueueView::Outside { waiting: 1.. } => Look::default(),
                 _ => Look {
                     ready: count(view.pool.ready.any),
@@ -73,14 +73,14 @@ impl Trace {
         }
     }
 
-    /// A part of the work is done.
+    /// A phase of the work is done.
     pub(super) fn lap(&mut self, name: &'static str) {
         let now = Instant::now();
         self.phases.push((name, now - self.lap));
         self.lap = now;
     }
 
-    /// What was taken is not fit.
+    /// The VM that was taken could not be used.
     pub(super) fn skip(&mut self, id: &InstanceId, reason: &Redacted) {
         let lost: Duration = self.phases.drain(..).map(|(_, length)| length).sum();
         let now = Instant::now();
@@ -97,7 +97,7 @@ impl Trace {
         &self.skipped
     }
 
-    /// The VM is handed over: the last part of the work is done.
+    /// The VM is handed over: the last phase is done.
     pub(super) fn end(&self, order: &ClaimOrder, current: bool) -> HandOver {
         let phase = |name: &str, ms: f64| ClaimPhase {
             name: name.to_owned(),

@@ -1,5 +1,5 @@
 //! Moving a checkout in a claimed VM to where its branch is now. The host brings what is missing as one pack, so that the VM needs
-//! no network, no credentials and little time; only a tree in which nobody but the set-up changed anything is moved.
+//! no network, no credentials and little time; only a tree in which only the set-up changed files is moved.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const PACKS: &str = ".git/objects/pack";
 const PACK_MODE: u32 = 0o444;
 /// Says that a repository is there, below the checkout.
 const HEAD: &str = ".git/HEAD";
-/// Files that say which dependencies a checkout has: when one of them changes, what was installed is not what is wanted.
+/// Files that say which dependencies a checkout has: when one of them changes, the installed ones are out of date.
 const LOCK_FILES: [&str; 24] = [
     "**/package-lock.json",
     "**/npm-shrinkwrap.json",
@@ -73,7 +73,7 @@ struct Move<'a> {
     pub commit: &'a str,
     /// What its settings file says.
     pub settings: Option<&'a RepoSettings>,
-    /// Somebody worked in its VM since the set-up ended.
+    /// A person worked in its VM since the set-up ended.
     pub worked_in: bool,
 }
 
@@ -206,7 +206,7 @@ impl Move<'_> {
         let patterns = own.map_or(LOCK_FILES.to_vec(), |own| own.iter().map(String::as_str).collect());
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
-            // A pattern that is none watches everything: rather once too often.
+            // An invalid pattern watches everything: the script rather runs once too often.
             set.add(Glob::new(pattern).ok()?);
         }
         set.build().ok()
@@ -214,9 +214,9 @@ impl Move<'_> {
 }
 
 impl Claims {
-    /// Brings every checkout to where its branch is now, or to the claim's branch where it has that. Where they are then, and the
+    /// Updates every checkout to the head of its branch, or to the claim's branch where it has that. Where they are then, and the
     /// places of those whose script `updateAfterCheckout` has something to do. A claim never gets another branch than it asked for
-    /// without being told: a checkout that cannot be brought to it makes the VM unfit. One that only stays behind is said to.
+    /// without being told: where it cannot be checked out, another VM is tried. A checkout that only stays behind is named in the reply.
     /// `patience`: for each of the host's fetches.
     pub(super) async fn update_checkouts(
         &self,

@@ -114,7 +114,7 @@ pub struct AppState {
     pub connections: Connections,
     /// Asks VMs whether they answer.
     pub probes: Probes,
-    /// Who watches boots.
+    /// The clients that watch boots.
     pub live_logs: LiveLogs,
     /// The repositories on the host.
     pub mirrors: Mirrors,

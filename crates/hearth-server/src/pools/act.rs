@@ -38,7 +38,7 @@ pub struct Actor {
     connections: Connections,
     pub(super) live_logs: LiveLogs,
     pause: Pause,
-    /// The claims that wait: told when a template is there.
+    /// The claims that wait: notified when a template is there.
     queues: Queues,
     wake: Wake,
     pub(super) endings: Endings,
@@ -173,7 +173,7 @@ impl Actor {
             return Ok(());
         };
         let template = if row.purpose.serves_claims() {
-            // Since a claim ordered it, a push may have been built: a fork of that need not be brought forward.
+            // Since a claim ordered it, a push may have been built: a fork of that needs no checkout update.
             match store.template(&row.project, &blueprint.recipe).await? {
                 None => store.template(&row.project, &row.recipe).await?,
                 newest => newest,
@@ -254,13 +254,13 @@ impl Actor {
                 ended = provision(&this.builder, &boot) => Some(ended),
             };
             if let Err(error) = this.finish_provision(&boot, ended).await {
-                // The row stays in `provisioning` with nobody at work: the next pass removes it.
+                // The row stays in `provisioning` without a task: the next pass removes it.
                 tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
             }
             drop(running);
             let project = &boot.blueprint.project;
             if boot.template.is_none() {
-                // There may be a template now, of which whoever waits can have a fork made.
+                // There may be a template now, and a waiting claim can have a fork of it made.
                 this.queues.notify_all(project);
             }
             this.endings.changed(project, &boot.id);
@@ -270,7 +270,7 @@ impl Actor {
     async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {
         let (id, store, live_logs) = (&boot.id, &self.store, &self.live_logs);
         match ended {
-            // Whoever stopped it has moved the row.
+            // The request that stopped it has moved the row.
             None => self.tell_end(id).await?,
             Some(Ok(made)) => {
                 if boot.purpose == Purpose::Renewal {
@@ -290,7 +290,7 @@ impl Actor {
                     live_logs.ended(id, Some(InstanceStatus::Ready), None);
                 }
             }
-            // The server is ending, or the disk is full: the row stays as it is, and whoever sees it next takes it for half made.
+            // The server is ending, or the disk is full: the row stays as it is, and the next pass treats it as half made.
             Some(Err(Stop::Store(error))) => return Err(error),
             Some(Err(Stop::Failure(failure))) => {
                 if failure.kind == FailureKind::Cancelled {

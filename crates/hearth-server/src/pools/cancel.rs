@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A run that was asked to end is gone after this long, or it has come to its end meanwhile.
 const LONGEST_END: Duration = Duration::from_secs(10);
 
-/// What came of the wish to end a boot.
+/// The result of a request to end a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// A boot was under way, and was ended.
@@ -56,7 +56,7 @@ impl Actor {
         let redactor = redactors::of_project(store, &row.project).await?;
         let reason = redactor.redact(&format!("cancelled by {by}"));
         self.end_run(id, &reason).await;
-        // Nobody was at it, or somebody began between the two looks.
+        // No run was registered, or one began between the two reads.
         let failure = Failure {
             kind: FailureKind::Cancelled,
             reason: reason.clone(),

@@ -1,5 +1,5 @@
-//! The loop that makes the world as the pools' configurations say: observe → plan → act. A wake carries nothing; every pass reads
-//! everything anew; the timer is the retry.
+//! The loop that makes the world as the pools' configurations say: observe → plan → act. A wake carries no data; every pass reads
+//! everything again; the timer is the retry.
 
 use std::time::Duration;
 
@@ -28,12 +28,12 @@ pub struct Controller {
     observer: Observer,
     actor: Actor,
     status: PoolStatus,
-    /// Time between two passes when nobody wakes the loop.
+    /// Time between two passes when no wake comes.
     tick: Duration,
 }
 
 impl Controller {
-    /// Does nothing until [`Controller::run`]. `tick`: time between two passes when nobody wakes the loop.
+    /// Does nothing until [`Controller::run`]. `tick`: time between two passes when no wake comes.
     #[must_use]
     pub fn new(store: Store, wake: Wake, observer: Observer, actor: Actor, status: PoolStatus, tick: Duration) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Controller {
         }
     }
 
-    /// Passes until the server stops. VMs and half-made work stay as they are: the next server goes on.
+    /// Passes until the server stops. VMs and half-made work stay as they are: the next server continues.
     pub async fn run(&self, stop: CancellationToken) {
         if let Err(error) = self.leader.take().await {
             tracing::error!(%error, "the controller's lease could not be taken; the first pass tries again");

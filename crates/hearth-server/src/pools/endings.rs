@@ -20,7 +20,7 @@ pub struct Endings {
     pub store: Store,
     /// Connections to the agents.
     pub connections: Connections,
-    /// Who watches boots.
+    /// The clients that watch boots.
     pub live_logs: LiveLogs,
     /// The claims that wait.
     pub queues: Queues,

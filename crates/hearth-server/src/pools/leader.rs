@@ -21,7 +21,7 @@ const UNWRITTEN: i64 = 0;
 struct Known {
     /// When the lease was last taken or renewed.
     held: Option<Instant>,
-    /// It was said that somebody else has it.
+    /// The log has said that another server has it.
     said: bool,
     /// The clock's time and the time that passes whatever the clock says, as of the last look.
     last: Option<(Timestamp, Instant)>,
@@ -48,7 +48,7 @@ impl Leader {
         }
     }
 
-    /// Takes the lease at the start: nobody else can be at this data folder, which is locked.
+    /// Takes the lease at the start: no other server can use this data folder, which is locked.
     pub(super) async fn take(&self) -> Result<(), StoreError> {
         let generation = self
             .store
@@ -71,7 +71,7 @@ impl Leader {
         let asked = Instant::now();
         let generation = self.store.hold_controller(&self.session, now, LEASE, false).await;
         let generation = match generation {
-            // The folder's lock says that nobody else acts here. Whatever makes room must go on.
+            // The folder's lock says that no other server acts here, and deletions must continue: they make room.
             Err(error) if error.is_disk_full() && held.is_some() => Some(UNWRITTEN),
             held => held?,
         };

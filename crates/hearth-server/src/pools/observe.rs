@@ -149,10 +149,10 @@ impl Observer {
             let pool = self.pool_world(project, pool, recipe, serving, &streaks, instances);
             pools.push(PoolWorld { tenant, ..pool });
         }
-        // Instances whose project is gone: nothing is wished for them.
+        // Instances whose project is gone: no pool asks for them.
         pools.extend(by_project.into_iter().map(|(project, instances)| PoolWorld {
             project,
-            // Whose they were is not known any more: they count for nobody.
+            // Their tenant is not known any more: they count for none.
             tenant: usize::MAX,
             enabled: false,
             target: 0,
@@ -254,7 +254,7 @@ impl Observer {
     }
 }
 
-/// What one more fork will cost, MiB: what its siblings at rest cost, or a guess when there are none. One that failed counts with
+/// What one more fork will cost, MiB: what its paused siblings cost, or a guess when there are none. One that failed counts with
 /// its whole size, and says nothing.
 fn fork_cost(siblings: &[InstanceWorld]) -> u64 {
     let resting = || {

@@ -1,4 +1,4 @@
-//! Instances that somebody waits for: a test of the set-up, a renewal of the template. Their rows are written here; the loop starts them.
+//! Instances that are ordered: a test of the set-up, a renewal of the template. Their rows are written here; the loop starts them.
 
 use async_trait::async_trait;
 use hearth_api::ids::InstanceId;
@@ -10,10 +10,10 @@ use crate::store::{NewInstance, PoolRow, ProjectRow, Store, StoreError, Tips};
 use crate::templates::gc::Pools;
 use crate::wake::Wake;
 
-/// Who waits for an instance.
+/// What an instance is ordered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Somebody tests the set-up.
+    /// A person tests the set-up.
     Test {
         /// Stages that are frozen already need not run.
         use_cache: bool,
@@ -46,7 +46,7 @@ impl Orders {
         Self { store, recipes, wake }
     }
 
-    /// Writes the row of an instance that somebody waits for (a test boot, a renewal); the loop starts it. The caller chooses
+    /// Writes the row of an ordered instance (a test boot, a renewal); the loop starts it. The caller chooses
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
         let pool = self.store.pool(&project.id).await?;

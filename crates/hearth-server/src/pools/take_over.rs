@@ -1,4 +1,4 @@
-//! Boots that the end of another server interrupted go on: the same instance, from the last stage that was frozen.
+//! Boots that the end of another server interrupted continue: the same instance, from the last stage that was frozen.
 
 use jiff::Timestamp;
 
@@ -14,7 +14,7 @@ impl Actor {
     pub(super) async fn take_over(&self) -> Result<(), StoreError> {
         let store = &self.store;
         for row in store.half_made(&self.session, MOST_RESTARTS).await? {
-            // Nobody can go on in the middle of a command.
+            // A run cannot continue in the middle of a command.
             if let Err(error) = self.driver.destroy(&row.vm).await {
                 tracing::warn!(%error, instance = %row.id, "a half-made VM could not be destroyed; its boot does not continue");
                 continue;

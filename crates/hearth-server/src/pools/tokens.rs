@@ -1,5 +1,5 @@
-//! How many VMs may be begun: a bucket of tokens that fills up with time. What goes round in circles, for whatever reason,
-//! goes slowly.
+//! How many VMs may be begun: a token bucket that fills up with time. Should a fault make VMs fail and be replaced in a circle,
+//! that circle is slow.
 
 use std::time::Instant;
 

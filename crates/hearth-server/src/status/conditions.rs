@@ -1,4 +1,4 @@
-//! The conditions of a pool: what is so and what is not, since when, and what to do about it. A new one is a variant, its
+//! The conditions of a pool: which are true, since when, and what to do about them. A new one is a variant, its
 //! rule in [`is_so`] and its sentence in [`message`].
 
 use hearth_api::counted::{count, times_in_a_row};
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::messages::{project_word, reason_in_short, sentence};
 use crate::store::ProjectRow;
 
-/// What may be so of a pool.
+/// A condition of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Full,
@@ -69,13 +69,13 @@ impl Kind {
 pub(super) struct Facts<'a> {
     /// Whose.
     pub project: &'a ProjectRow,
-    /// Somebody has said what the pool should be.
+    /// A person has configured the pool.
     pub configured: bool,
     /// The pool.
     pub pool: &'a PoolWorld,
-    /// How it stands.
+    /// Its state.
     pub account: &'a Account<'a>,
-    /// What made the target recipe another one than the one that serves.
+    /// Why the target recipe differs from the one that serves.
     pub cause: Option<String>,
     /// What the boots under way are at.
     pub at_work: &'a [(InstanceId, String)],
@@ -85,7 +85,7 @@ pub(super) struct Facts<'a> {
     pub now: Timestamp,
 }
 
-/// Holds of the last pass, and since when.
+/// Blockers of the last pass, and since when.
 type Holds = [(Hold, Timestamp)];
 
 /// Since when conditions are as they are. A cache: it starts again with the server.
@@ -123,7 +123,7 @@ fn is_so(kind: Kind, pool: &PoolWorld, account: &Account<'_>, holds: &Holds) -> 
     }
 }
 
-/// What sets something up: a build of what is wanted, and test boots.
+/// Boots that run the set-up: a build of the target recipe, and test boots.
 fn being_made<'a>(account: &'a Account<'_>) -> impl Iterator<Item = &'a InstanceWorld> {
     account.builds.into_iter().chain(account.tests.iter().copied())
 }
@@ -143,7 +143,7 @@ fn capacity(holds: &Holds) -> Option<Hold> {
     holds.iter().map(|(hold, _)| *hold).find(limits)
 }
 
-/// Failures of this host with no success since, of the target recipe or of what serves.
+/// Failures of this host with no success since, of the target recipe or of the one that serves.
 fn troubled(pool: &PoolWorld) -> Option<FailureStreak> {
     let last_good = pool.last_good.as_ref().map(|last| last.streak);
     let streaks = [Some(pool.streak), last_good].into_iter().flatten();

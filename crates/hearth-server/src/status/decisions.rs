@@ -16,7 +16,7 @@ const KEPT: usize = 30;
 const KEPT_IN_ALL: usize = 60_000;
 /// However many pools there are, so many are kept of each.
 const KEPT_AT_LEAST: usize = 4;
-/// A decision is told once with an equal one that is among the so many before it: passes repeat pairs, not only single ones.
+/// A decision is counted with an equal one among the so many before it: passes repeat pairs, not only single ones.
 const FOLDS_OVER: usize = 4;
 
 /// How many are kept of each of so many pools.

@@ -1,4 +1,4 @@
-//! The words for what the planner decides, for people.
+//! What the planner decides, as messages for people.
 
 use hearth_api::counted::{count, times, times_in_a_row};
 use hearth_core::checkout::Checkout;
@@ -161,7 +161,7 @@ pub(super) fn reason_in_short(reason: &str) -> String {
     }
 }
 
-/// What made the target recipe another one than that of the template that serves.
+/// Why the target recipe differs from that of the template that serves.
 pub(super) fn cause(
     pool: &PoolWorld,
     serves: Option<&TemplateRow>,

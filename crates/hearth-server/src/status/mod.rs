@@ -52,7 +52,7 @@ struct Notes {
 
 #[derive(Debug, Default)]
 struct PoolNotes {
-    /// What was wanted.
+    /// The target recipe then.
     recipe: String,
     /// What holds it back, and since when.
     holds: Vec<(Hold, Timestamp)>,
@@ -81,7 +81,7 @@ pub struct PoolSeen {
     pub waiting_claims: usize,
 }
 
-/// What keeps a pool from having more VMs: a sentence, and when it is tried again by itself, where that is known.
+/// What keeps a pool from having more VMs: a message, and when it is retried, where that is known.
 pub type Blocked = (String, Option<Timestamp>);
 
 /// Says why pools are as they are. Cheap to clone.

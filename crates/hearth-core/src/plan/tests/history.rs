@@ -192,7 +192,7 @@ proptest! {
                 Event::Later { seconds } => world.now += SignedDuration::from_secs(seconds),
             }
         }
-        // Left alone, with every boot succeeding and claims given back, it settles on the target by the current recipe.
+        // Left alone, with every boot succeeding and claims given back, it ends up at the target size with the current recipe.
         world.pools[0].instances.retain(|r| r.state != InstanceState::Claimed);
         world.pools[0].max_age_seconds = 1_000_000_000;
         for _ in 0..200 {
