@@ -80,7 +80,15 @@ fn views() -> impl Strategy<Value = ClaimView> {
         });
         failures.collect::<Vec<_>>()
     });
-    let view = (earlier, pools(), queue, reserved, made, any::<bool>(), (0..3_usize, failures));
+    let view = (
+        earlier,
+        pools(),
+        queue,
+        reserved,
+        made,
+        any::<bool>(),
+        (0..3_usize, failures),
+    );
     view.prop_map(
         |(earlier, pool, queue, reserved, made, has_looked, (unfit, failures))| ClaimView {
             earlier,

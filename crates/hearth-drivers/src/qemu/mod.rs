@@ -14,6 +14,7 @@ mod images;
 mod kvm;
 mod launch;
 mod monitor;
+mod options;
 mod processors;
 mod qcow2;
 mod qmp;
@@ -51,6 +52,7 @@ pub(crate) use command::PROGRAM;
 pub use folder::{ImageUse, images_in_use};
 pub use kvm::Verdict;
 pub(crate) use kvm::{device_exists, kept as kept_verdict};
+pub use options::{Accel, QemuOptions};
 pub(crate) use start::version;
 
 /// Longest wait for a killed QEMU to be gone: the kernel has to give its memory back first.
@@ -61,35 +63,6 @@ const STRAGGLER_DEADLINE: Duration = Duration::from_secs(5);
 const STRAGGLER_PAUSE: Duration = Duration::from_millis(10);
 /// How often console logs are trimmed and the network is looked after. A guest can write a few MiB to its console meanwhile.
 const CARE_INTERVAL: Duration = Duration::from_secs(15);
-
-/// Hardware virtualisation: found out, or prescribed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Accel {
-    /// KVM if a tiny guest boots under it, else software.
-    #[default]
-    Auto,
-    /// Software, always.
-    Tcg,
-    /// KVM or an error.
-    Kvm,
-}
-
-/// How to open a [`QemuDriver`].
-#[derive(Debug, Clone)]
-pub struct QemuOptions {
-    /// VMs, the VM network's record and the KVM verdict lie below it. Made if missing.
-    pub data_dir: PathBuf,
-    /// The data folder's own images.
-    pub images_dir: PathBuf,
-    /// Folders of images that all data folders share: an image that is only there is brought into our own when it is needed.
-    pub shared_images: Vec<PathBuf>,
-    /// Tells this installation's processes from those of another on the same host. 1 to 32 of a-z, 0-9, `-`, `_`.
-    pub installation: String,
-    /// Hardware virtualisation.
-    pub accel: Accel,
-    /// The user id for QEMU when the server is root; `None` for the built-in one.
-    pub vm_user: Option<u32>,
-}
 
 /// Makes VMs with QEMU on this machine. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -352,7 +352,10 @@ impl Run<'_> {
         let warm = ["bash", "-c", "exec /bin/true"];
         // An image may be without bash.
         let is_ready = self.boot.pauses() && self.runs(agent, &warm).await.map_err(|error| self.vm_lost(&error))?
-            || self.runs(agent, &["/bin/true"]).await.map_err(|error| self.vm_lost(&error))?;
+            || self
+                .runs(agent, &["/bin/true"])
+                .await
+                .map_err(|error| self.vm_lost(&error))?;
         tracing::debug!(vm = %self.boot.vm, prove_ms = millis(begin.elapsed()), "a command ran");
         if is_ready {
             return Ok(());

@@ -234,7 +234,10 @@ mod tests {
         let seconds = |ticket: &Ticket| ticket.look_again().as_secs();
         assert_eq!([0, 1, 8, 9, 49].map(|at| seconds(&tickets[at])), [1, 2, 9, 10, 10]);
         // In a second they look as often as seven at the front would, and not as fifty.
-        let looks: f64 = tickets.iter().map(|ticket| 1.0 / ticket.look_again().as_secs_f64()).sum();
+        let looks: f64 = tickets
+            .iter()
+            .map(|ticket| 1.0 / ticket.look_again().as_secs_f64())
+            .sum();
         assert!(looks < 8.0, "{looks}");
         tickets.remove(0);
         assert_eq!([0, 1].map(|at| seconds(&tickets[at])), [1, 2]);

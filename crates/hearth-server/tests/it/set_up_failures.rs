@@ -200,8 +200,16 @@ async fn variable_that_moves_what_git_works_on_is_named_by_the_failure() {
     })
     .await;
     let body = json!({ "setupCommands": [{ "name": "it", "command": "npm version patch" }] });
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL", "GIT_SSH_COMMAND"] {
-        let project = server.project(json!({ "name": name.to_lowercase().replace('_', "-") })).await;
+    for name in [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_CONFIG_GLOBAL",
+        "GIT_SSH_COMMAND",
+    ] {
+        let project = server
+            .project(json!({ "name": name.to_lowercase().replace('_', "-") }))
+            .await;
         let variables = json!({ "variables": [
             { "name": name, "value": "/elsewhere" }, { "name": "GIT_AUTHOR_NAME", "value": "A. Gent" },
         ] });

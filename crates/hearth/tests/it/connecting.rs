@@ -219,7 +219,10 @@ fn projects_are_named_by_id_or_by_their_only_name() {
 
 #[test]
 fn full_disk_says_what_to_do_and_not_that_it_passes_by_itself() {
-    for (arguments, method) in [(&["project", "create", "demo"][..], "POST"), (&["claim", "web"], "POST")] {
+    for (arguments, method) in [
+        (&["project", "create", "demo"][..], "POST"),
+        (&["claim", "web"], "POST"),
+    ] {
         let fake = Fake::start(move |request| {
             if request.line.starts_with(method) {
                 let message = "the disk under the server's data folder is full; free some space, then try again";

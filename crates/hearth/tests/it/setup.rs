@@ -95,7 +95,9 @@ fn branch_that_the_file_leaves_out_is_kept_and_that_is_said() {
         ran.stderr
     );
     // The project has no such repository, so nothing of it is kept.
-    let text = OBJECT.replace(r#""branch":"main","#, "").replace("acme/web", "acme/other");
+    let text = OBJECT
+        .replace(r#""branch":"main","#, "")
+        .replace("acme/web", "acme/other");
     let ran = run_with_stdin(hearth_at(&fake.url, &["setup", "save", "web"]), text.as_bytes());
     assert!(!ran.stderr.contains("branch kept"), "{}", ran.stderr);
 }

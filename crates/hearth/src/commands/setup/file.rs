@@ -61,7 +61,8 @@ impl SetupFile {
             if let Some(known) = repos.iter().find(|known| repo.repository == known.repo_full_name) {
                 let refused = |fault| Failure::new(format!("the project's branch of {} {fault}", repo.repository));
                 repo.branch = known.branch.parse().map_err(refused)?;
-                self.kept.push(clean_line(&format!("{}@{}", known.repo_full_name, known.branch)));
+                self.kept
+                    .push(clean_line(&format!("{}@{}", known.repo_full_name, known.branch)));
             }
         }
         Ok(())
