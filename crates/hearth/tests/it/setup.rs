@@ -86,11 +86,10 @@ fn branch_that_the_file_leaves_out_is_kept_and_that_is_said() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let (_, body) = sent(&fake);
     assert_eq!(body["repositories"][0]["branch"], "nosuch");
-    let edit = format!("hearth --url {} project edit ", fake.url);
     assert!(
         ran.stderr
             .starts_with("note: branch kept, since none is given: acme/web@nosuch (`branch` in the file changes it")
-            && ran.stderr.contains(&edit),
+            && ran.stderr.contains("`hearth project edit web`"),
         "{}",
         ran.stderr
     );
