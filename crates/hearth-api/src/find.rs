@@ -74,4 +74,13 @@ pub struct ClaimItem {
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub rebooted_at: Option<Timestamp>,
+    /// When it was noticed that the VM had ended, its process on the host being gone; `null` while it is there. The claim stays until it
+    /// is released.
+    #[serde(default, with = "time::nullable")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    pub vm_ended_at: Option<Timestamp>,
+    /// Why it ended.
+    #[serde(default)]
+    #[schema(required)]
+    pub vm_ended_because: Option<String>,
 }

@@ -181,7 +181,8 @@ pub struct InstanceView {
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub rebooted_at: Option<Timestamp>,
-    /// When its VM was removed; its record stays, with the status that its boot ended in.
+    /// When its VM was removed whose record stays, with the status that its boot ended in; or when it was noticed that the VM of a claimed
+    /// instance had ended by itself.
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub vm_ended_at: Option<Timestamp>,

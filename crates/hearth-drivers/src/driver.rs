@@ -101,6 +101,34 @@ pub enum VmState {
     Stopped,
 }
 
+/// The host's disk below a VM is full: the VM's processors stand still since one of its writes found no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FullDisk {
+    /// What is free there now, bytes.
+    pub free_bytes: u64,
+}
+
+impl FullDisk {
+    /// From so much on it is worth letting the VM write again: less would stop it at once, again and again.
+    const ROOM_BYTES: u64 = 16 << 20;
+
+    /// Whether the VM can go on.
+    #[must_use]
+    pub fn has_room_again(&self) -> bool {
+        self.free_bytes >= Self::ROOM_BYTES
+    }
+}
+
+impl fmt::Display for FullDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.free_bytes >> 20;
+        write!(
+            f,
+            "the disk of the host is full ({mib} MiB are free), so the VM's writes have no room"
+        )
+    }
+}
+
 /// One line of `list`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmInfo {
@@ -176,6 +204,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
             None => Some("it is gone".to_owned()),
         })
     }
+
+    /// Whether a VM stands still because the host's disk was full when it wrote; `resume` lets it try that write again. `None`
+    /// for every other VM.
+    async fn full_disk(&self, id: &VmId) -> Result<Option<FullDisk>, DriverError>;
 
     /// Every VM that carries this installation's label, half-made ones included.
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError>;

@@ -15,7 +15,7 @@ pub use checkpoint::{
     CheckDepth, CheckpointFault, CheckpointInfo, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart, VmUsage,
 };
 pub use driver::{
-    ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, VmInfo, VmShape, VmSpec, VmState,
+    ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, FullDisk, VmInfo, VmShape, VmSpec, VmState,
 };
 pub use hearth_core::checkpoint::{CheckpointKey, InvalidKey};
 pub use locks::Locks;

@@ -128,7 +128,15 @@ impl App {
             keys: Locks::default(),
         });
         let boots = Actor::new(driver, builder, pause.clone(), endings);
-        let pools = Observer::new(&boots, recipes, set_ups.clone(), memory, queues, limits);
+        let pools = Observer::new(
+            &boots,
+            recipes,
+            set_ups.clone(),
+            memory,
+            probes.ends().clone(),
+            queues,
+            limits,
+        );
         let controller = Controller::new(
             store.clone(),
             wake.clone(),

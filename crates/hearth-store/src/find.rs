@@ -45,6 +45,8 @@ struct RawClaim {
     expires_at: i64,
     vm_id: String,
     rebooted_at: Option<i64>,
+    vm_ended_at: Option<i64>,
+    vm_ended_why: Option<String>,
 }
 
 impl Store {
@@ -133,7 +135,8 @@ impl Store {
     pub async fn claims(&self, sight: Sight<'_>) -> Result<Vec<(VmId, ClaimItem)>, StoreError> {
         let rows: Vec<RawClaim> = sqlx::query_as(
             "SELECT claim.instance_id, claim.project_id, project.name AS project_name, claim.key AS task, claim.owner,
-                    claim.created_at, claim.expires_at, instance.vm_id, instance.rebooted_at
+                    claim.created_at, claim.expires_at, instance.vm_id, instance.rebooted_at,
+                    instance.vm_ended_at, instance.vm_ended_why
              FROM claim
              JOIN project ON project.id = claim.project_id AND project.tenant = ?1
              JOIN instance ON instance.id = claim.instance_id AND instance.state = 'claimed'
@@ -156,6 +159,8 @@ impl Store {
                     claimed_at: timestamp(row.created_at)?,
                     expires_at: timestamp(row.expires_at)?,
                     rebooted_at: optional_timestamp(row.rebooted_at)?,
+                    vm_ended_at: optional_timestamp(row.vm_ended_at)?,
+                    vm_ended_because: row.vm_ended_why,
                     unresponsive: None,
                 };
                 Ok((parse("instance.vm_id", &row.vm_id)?, item))

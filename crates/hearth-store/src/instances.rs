@@ -59,7 +59,7 @@ pub struct InstanceRow {
     pub provisioned_at: Option<Timestamp>,
     /// End of its claim's lease.
     pub lease_ends_at: Option<Timestamp>,
-    /// When its VM was removed whose record stays, and why.
+    /// When its VM was removed whose record stays, or was found to have ended while it is claimed, and why.
     pub vm_ended: Option<(Timestamp, String)>,
     /// A server ended in the middle of its boot; when the next one found it so.
     pub interrupted_at: Option<Timestamp>,
@@ -78,6 +78,8 @@ impl InstanceRow {
         match self.state {
             InstanceState::Ready => self.private_mib.unwrap_or(self.memory_mib),
             InstanceState::Archived => 0,
+            // Its process is gone.
+            InstanceState::Claimed if self.vm_ended.is_some() => 0,
             _ => self.memory_mib,
         }
     }

@@ -1,4 +1,4 @@
-//! Marks on the rows of instances that decide no state: reserved for a claim, worked in, restarted.
+//! Marks on the rows of instances that decide no state: reserved for a claim, worked in, restarted, ended.
 
 use hearth_api::ids::InstanceId;
 use jiff::Timestamp;
@@ -45,6 +45,19 @@ impl Store {
                 .bind(millis(now))
                 .run_on(&self.write)
                 .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes that the VM of a claimed instance has ended by itself. False when that is known, or nobody has claimed it any more.
+    pub async fn note_vm_ended(&self, id: &InstanceId, why: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1 AND state = 'claimed' AND vm_ended_at IS NULL",
+        )
+        .bind(id.as_str())
+        .bind(millis(now))
+        .bind(why)
+        .run_on(&self.write)
+        .await?;
         Ok(done.rows_affected() == 1)
     }
 }

@@ -31,6 +31,8 @@ use super::script::{ExecRule, Special};
 
 /// The process id of every detached command: it says "some process", no more.
 const DETACHED_PID: u32 = 4711;
+/// The first line of every kernel.
+const BOOT_LINE: &str = "[    0.000000] Linux version 0.0.0-fake";
 /// What ends a command whose time has passed.
 const SIGTERM: i32 = 15;
 
@@ -48,6 +50,8 @@ pub(super) struct Guest {
     inside: Mutex<Inside>,
     /// True while nothing in it answers, though it runs.
     hangs: watch::Sender<bool>,
+    /// What its kernels have written to the console since the first one booted.
+    console: Mutex<String>,
     lateness: Lateness,
     /// False while the VM is paused: requests then wait.
     runs: watch::Sender<bool>,
@@ -86,6 +90,7 @@ impl Guest {
             lateness,
             boot_id: Mutex::new(boot_id),
             hangs: watch::Sender::new(false),
+            console: Mutex::default(),
             rules,
             inside: Mutex::default(),
             runs: watch::Sender::new(true),
@@ -118,8 +123,21 @@ impl Guest {
         drop(self.hangs.subscribe().wait_for(|hangs| !*hangs).await);
     }
 
+    /// Its kernel writes a line.
+    pub(super) fn say(&self, line: &str) {
+        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.push_str(line);
+        console.push('\n');
+    }
+
+    /// What its kernels have written.
+    pub(super) fn console(&self) -> String {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Boots again.
     pub(super) fn reboot(&self) {
+        self.say(BOOT_LINE);
         self.boot_id
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

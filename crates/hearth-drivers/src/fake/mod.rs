@@ -5,7 +5,7 @@ mod agent;
 mod machines;
 mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, ForkStart, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+    ForkSpec, ForkStart, FullDisk, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
 use agent::{Guest, Lateness};
 pub use machines::Machines;
@@ -26,6 +26,8 @@ pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Special, 
 
 /// How much the pipe between host and guest holds, as a virtio-serial port would.
 const PIPE_BYTES: usize = 64 * 1024;
+/// What is free on the disk of a fake host that is not full.
+const FREE_BYTES: u64 = 100 << 30;
 /// What the draws are for, besides the verbs' own numbers.
 const BOOT_DRAW: u64 = 1000;
 
@@ -44,7 +46,16 @@ struct World {
     faults: Mutex<Vec<Fault>>,
     rules: Arc<Mutex<Vec<script::ExecRule>>>,
     lateness: Lateness,
+    disk: Mutex<HostDisk>,
     state: Mutex<State>,
+}
+
+/// The disk of the fake host.
+#[derive(Debug)]
+struct HostDisk {
+    free_bytes: u64,
+    /// VMs that stand still because it was full.
+    waiting: BTreeSet<VmId>,
 }
 
 #[derive(Debug)]
@@ -98,6 +109,10 @@ impl FakeDriver {
             faults,
             rules,
             lateness: Lateness::default(),
+            disk: Mutex::new(HostDisk {
+                free_bytes: FREE_BYTES,
+                waiting: BTreeSet::new(),
+            }),
             state: Mutex::new(state),
         };
         Self {
@@ -153,14 +168,46 @@ impl FakeDriver {
         self.world.lateness.set(by);
     }
 
+    /// Ends a VM as `poweroff` in it would. False when it does not run.
+    pub fn power_off(&self, id: &VmId) -> bool {
+        let guest = self.guest(id);
+        guest.map(|guest| guest.say("[   42.000000] reboot: Power down"));
+        self.crash(id)
+    }
+
+    /// Lets the kernel of a VM panic, which restarts it. False when it does not run.
+    pub fn panic(&self, id: &VmId) -> bool {
+        self.restart(id, "[   42.000000] Kernel panic - not syncing: sysrq triggered crash")
+    }
+
     /// Restarts the guest of a VM, as `reboot` in it would: another boot id, the same files. False when it does not run.
     pub fn reboot(&self, id: &VmId) -> bool {
+        self.restart(id, "[   42.000000] reboot: Restarting system")
+    }
+
+    fn restart(&self, id: &VmId, last_line: &str) -> bool {
         let mut state = self.world.state();
         let boots = state.machines.inside_mut(id).map(|inside| {
+            inside.guest.say(last_line);
             inside.guest.reboot();
             inside.connection.cancel();
         });
         boots.is_ok()
+    }
+
+    /// Lets the host's disk be full, and a VM write to it: it stands still. False when there is none.
+    pub fn fill_disk(&self, id: &VmId) -> bool {
+        {
+            let mut disk = self.world.disk();
+            disk.free_bytes = 0;
+            disk.waiting.insert(id.clone());
+        }
+        self.hang(id, true)
+    }
+
+    /// Makes room on the host's disk. VMs that wait for it go on when they are resumed.
+    pub fn free_disk(&self) {
+        self.world.disk().free_bytes = FREE_BYTES;
     }
 
     /// Damages a checkpoint. False when there is none.
@@ -296,6 +343,17 @@ impl World {
             .cloned()
     }
 
+    fn disk(&self) -> MutexGuard<'_, HostDisk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn full_disk(&self, id: &VmId) -> Option<FullDisk> {
+        let disk = self.disk();
+        disk.waiting.contains(id).then_some(FullDisk {
+            free_bytes: disk.free_bytes,
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -332,7 +390,12 @@ impl World {
     fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
         let mut state = self.state();
         state.machines.set_paused(id, wanted)?;
-        state.machines.inside_mut(id)?.guest.set_running(!wanted);
+        let guest = &state.machines.inside_mut(id)?.guest;
+        guest.set_running(!wanted);
+        let mut disk = self.disk();
+        if !wanted && disk.free_bytes > 0 && disk.waiting.remove(id) {
+            guest.set_hanging(false);
+        }
         Ok(())
     }
 
@@ -359,7 +422,12 @@ impl World {
     }
 
     fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError> {
-        let text = self.state().machines.console(id)?.into_bytes();
+        let state = self.state();
+        let mut text = state.machines.console(id)?;
+        if let Some(vm) = state.machines.get(id) {
+            text.push_str(&vm.inside.guest.console());
+        }
+        let text = text.into_bytes();
         let keep = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(text.len());
         Ok(text[text.len() - keep..].to_vec())
     }
@@ -439,6 +507,10 @@ impl Driver for FakeDriver {
     async fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
         let work = async { Ok(self.world.state().machines.inspect(id)) };
         self.call(Verb::Inspect, work).await
+    }
+
+    async fn full_disk(&self, id: &VmId) -> Result<Option<FullDisk>, DriverError> {
+        Ok(self.world.full_disk(id))
     }
 
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError> {

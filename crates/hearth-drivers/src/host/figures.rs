@@ -12,8 +12,13 @@ pub(crate) fn available_memory_mib() -> Option<u64> {
 /// Space an ordinary user can still fill, MiB.
 pub(crate) fn free_disk_mib(path: &Path) -> std::io::Result<u64> {
     const MIB: u64 = 1024 * 1024;
+    Ok(free_disk_bytes(path)? / MIB)
+}
+
+/// The same in bytes.
+pub(crate) fn free_disk_bytes(path: &Path) -> std::io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) / MIB)
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// How much wants to run on this host.

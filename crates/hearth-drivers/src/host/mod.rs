@@ -10,7 +10,7 @@ use std::path::Path;
 use hearth_image::Stores;
 
 pub use figures::{Load, load};
-pub(crate) use figures::{available_memory_mib, free_disk_mib};
+pub(crate) use figures::{available_memory_mib, free_disk_bytes, free_disk_mib};
 
 /// How good a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

@@ -9,6 +9,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
+use hearth_api::ids::VmId;
+
+use super::folder::VmFolder;
 use crate::vm_user::VmUser;
 
 /// We list and change it; QEMU opens what it knows the name of.
@@ -26,6 +29,18 @@ const OTHERS: u32 = 0o007;
 pub(super) fn make_folder(path: &Path, user: &VmUser) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER).create(path)?;
     close_folder(path, user)
+}
+
+/// Makes the folder of VMs, which no other user of the host can enter, and closes what an older version has left open in it.
+pub(super) fn close_vms(vms: &Path, user: &VmUser) -> io::Result<()> {
+    make_folder(vms, user)?;
+    each(vms, |path, found| {
+        let id = path.file_name().and_then(|name| name.to_str()?.parse::<VmId>().ok());
+        match id.filter(|_| found.is_dir()) {
+            Some(id) => VmFolder::new(vms, &id).close(user),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Only the server and QEMU can enter the folder, and only the server can list or change it.

@@ -211,10 +211,11 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
             "driver=qcow2,node-name={top},file={top}-file,backing={below},cache.no-flush=on,discard=unmap,detect-zeroes=unmap"
         ),
     );
-    // A full host disk is an I/O error in the guest. The default would stop the VM, which looks like a hang and heals never.
+    // A full host disk stops the VM, which loses nothing: whoever looks after it lets it go on when there is room again. Every other
+    // error is the guest's to see.
     add(
         "-device",
-        format!("virtio-blk-pci,id=root,drive={top},serial=hearth-root,werror=report,rerror=report"),
+        format!("virtio-blk-pci,id=root,drive={top},serial=hearth-root,werror=enospc,rerror=report"),
     );
     // The VM network around this process decides what the guest may reach. No IPv6: the uplink carries none, and a guest
     // that has an address would try it first.

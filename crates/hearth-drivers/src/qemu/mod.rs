@@ -41,7 +41,7 @@ use crate::process::{self, ProcessId};
 use crate::vm_user::VmUser;
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
+    ForkSpec, FullDisk, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
 use folder::{Record, VmFolder};
@@ -114,7 +114,7 @@ impl QemuDriver {
         options.images_dir = prepare(&options.images_dir)?;
         stores.resolve_own(&options.images_dir);
         let vms = options.data_dir.join("vms");
-        close_vms(&vms, &user)
+        access::close_vms(&vms, &user)
             .map_err(|error| error::io(format!("cannot prepare the folder {}", vms.display()), error))?;
         let templates = options.data_dir.join("templates");
         let templates = Templates::open(templates.clone(), user.clone())
@@ -167,18 +167,6 @@ fn prepare(folder: &Path) -> Result<PathBuf, DriverError> {
     fs::create_dir_all(folder)
         .and_then(|()| fs::canonicalize(folder))
         .map_err(|error| error::io(format!("cannot make the folder {}", folder.display()), error))
-}
-
-/// Makes the folder of VMs, which no other user of the host can enter, and closes what an older version has left open in it.
-fn close_vms(vms: &Path, user: &VmUser) -> io::Result<()> {
-    access::make_folder(vms, user)?;
-    access::each(vms, |path, found| {
-        let id = path.file_name().and_then(|name| name.to_str()?.parse::<VmId>().ok());
-        match id.filter(|_| found.is_dir()) {
-            Some(id) => VmFolder::new(vms, &id).close(user),
-            None => Ok(()),
-        }
-    })
 }
 
 /// Looks after what VMs need from the outside while the driver lives.
@@ -535,6 +523,10 @@ impl Driver for QemuDriver {
 
     async fn why_silent(&self, id: &VmId) -> Result<Option<String>, DriverError> {
         self.inner.why_silent(id).await
+    }
+
+    async fn full_disk(&self, id: &VmId) -> Result<Option<FullDisk>, DriverError> {
+        self.inner.full_disk(id).await
     }
 
     async fn list(&self) -> Result<Vec<VmInfo>, DriverError> {

@@ -1,12 +1,14 @@
 //! A VM's processors: paused, resumed, and what keeps them (or what runs on them) from answering.
 
+use std::io;
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
 
 use super::Inner;
 use super::monitor::{Monitor, RunState};
-use crate::{CALL_TIMEOUT, DriverError, VmState, error};
+use crate::host::free_disk_bytes;
+use crate::{CALL_TIMEOUT, DriverError, FullDisk, VmState, error};
 
 /// How long QEMU's monitor has to say what a silent VM's processors do.
 const SILENCE_LOOK: Duration = Duration::from_secs(3);
@@ -51,20 +53,37 @@ impl Inner {
             Some(VmState::Stopped) => Some("its QEMU process has ended".to_owned()),
             Some(VmState::Halted) => Some(self.halted(id)),
             Some(VmState::Paused) => Some("it is paused".to_owned()),
-            Some(VmState::Running) => {
-                let ask = async {
-                    let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_LOOK).await?;
-                    monitor.state().await
-                };
-                match ask.await {
-                    Ok(RunState::Running) => None,
-                    Ok(RunState::IoError) => {
-                        Some("QEMU has stopped its processors because its disk could not be written: the host's disk is full or broken".to_owned())
-                    }
-                    Ok(state) => Some(format!("QEMU has stopped its processors ({})", state.name())),
-                    Err(error) => Some(format!("its QEMU process does not answer either ({error})")),
+            Some(VmState::Running) => match self.run_state(id).await {
+                Ok(RunState::Running) => None,
+                Ok(RunState::IoError) => {
+                    Some("QEMU has stopped its processors because the host's disk was full when it wrote".to_owned())
                 }
-            }
+                Ok(state) => Some(format!("QEMU has stopped its processors ({})", state.name())),
+                Err(error) => Some(format!("its QEMU process does not answer either ({error})")),
+            },
         })
+    }
+
+    /// What QEMU says that the machine does.
+    async fn run_state(&self, id: &VmId) -> io::Result<RunState> {
+        let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_LOOK).await?;
+        monitor.state().await
+    }
+
+    /// See [`Driver::full_disk`](crate::Driver::full_disk). Only a full disk is an I/O error that stops a VM: see `werror` of its disk.
+    pub(super) async fn full_disk(&self, id: &VmId) -> Result<Option<FullDisk>, DriverError> {
+        if !matches!(self.inspect(id)?, Some(VmState::Running | VmState::Paused)) {
+            return Ok(None);
+        }
+        let state = self.run_state(id).await;
+        let state = state.map_err(|error| {
+            DriverError::unknown(format!("QEMU's monitor does not answer for {id}: {error}")).caused_by(error)
+        })?;
+        if state != RunState::IoError {
+            return Ok(None);
+        }
+        let free_bytes = free_disk_bytes(&self.vms);
+        let free_bytes = free_bytes.map_err(|error| error::io(format!("cannot measure the disk of {id}"), error))?;
+        Ok(Some(FullDisk { free_bytes }))
     }
 }

@@ -26,6 +26,7 @@ use super::pool::need_allowed;
 use super::validate::Faults;
 use crate::claims::{ClaimTask, FIELDS_OF_A_KEY};
 use crate::store::{AskedFields, Extended, InstanceRow, Moved};
+use crate::vms::ended::told;
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
 const DEFAULT_TTL_MINUTES: u64 = 12 * 60;
@@ -230,7 +231,11 @@ pub async fn extend_claim(
     Path(id): Path<InstanceId>,
     Body(body): Body<ExtendRequest>,
 ) -> Result<Json<Heartbeat>, ApiError> {
-    own_claim(&state, &caller, &id).await?;
+    let row = own_claim(&state, &caller, &id).await?;
+    // There is nothing left to keep for longer.
+    if let Some(end) = state.probes.ends().look(&row).await? {
+        return Err(ApiError::new(ErrorCode::Conflict, told(&row, &end)));
+    }
     let minutes = |count: u64| SignedDuration::from_mins(i64::try_from(count).unwrap_or(i64::MAX));
     let latest = Timestamp::now() + minutes(MAX_LEASE_MINUTES);
     match state.store().extend_lease(&id, minutes(body.minutes), latest).await? {

@@ -19,6 +19,7 @@ use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
 use crate::store::{InstanceRow, PoolRow, ProjectRow, Store, StoreError, Streaks, TemplateRow};
 use crate::templates::select::serving;
+use crate::vms::ended::VmEnds;
 use crate::vms::memory::Memory;
 
 /// What a fork counts with that has no sibling yet, MiB; more than what one costs where it was measured.
@@ -32,6 +33,7 @@ pub struct Observer {
     recipes: Recipes,
     set_ups: SetUps,
     memory: Memory,
+    ends: VmEnds,
     queues: Queues,
     tasks: Tasks,
     /// What the host may be used for.
@@ -46,6 +48,7 @@ impl Observer {
         recipes: Recipes,
         set_ups: SetUps,
         memory: Memory,
+        ends: VmEnds,
         queues: Queues,
         limits: Limits,
     ) -> Self {
@@ -55,6 +58,7 @@ impl Observer {
             recipes,
             set_ups,
             memory,
+            ends,
             queues,
             tasks: actor.tasks(),
             limits,
@@ -108,6 +112,9 @@ impl Observer {
         let drivers_observed = vms.is_some();
         let vms = vms.unwrap_or_default();
         let rows = self.store.all_instances(now - RECORD_KEPT).await?;
+        if drivers_observed {
+            self.note_ends(&rows, &vms).await?;
+        }
         self.memory.measure_claimed(&rows).await;
         let claimed = self.memory.sum_claimed(&rows);
         let known: HashSet<&VmId> = rows.iter().map(|row| &row.vm).collect();
@@ -175,6 +182,19 @@ impl Observer {
             drivers_observed,
         };
         Ok((world, claimed))
+    }
+
+    /// Claimed VMs that the driver does not name any more, or names as ended.
+    async fn note_ends(&self, rows: &[InstanceRow], vms: &HashMap<VmId, VmState>) -> Result<(), StoreError> {
+        let is_missing = |row: &&InstanceRow| {
+            row.state == InstanceState::Claimed
+                && row.vm_ended.is_none()
+                && matches!(vms.get(&row.vm), None | Some(VmState::Stopped))
+        };
+        for row in rows.iter().filter(is_missing) {
+            self.ends.look(row).await?;
+        }
+        Ok(())
     }
 
     fn pool_world(

@@ -57,7 +57,7 @@ impl Memory {
 
     /// Measures the claimed VMs of these rows whose measure is old.
     pub async fn measure_claimed(&self, rows: &[InstanceRow]) {
-        let claimed = || rows.iter().filter(|row| row.state == InstanceState::Claimed);
+        let claimed = || rows.iter().filter(|row| is_claimed_and_there(row));
         let old: Vec<&InstanceRow> = self.measures(|measures| {
             measures.retain(|vm, _| claimed().any(|row| row.vm == *vm));
             let is_good = |row: &InstanceRow| measures.get(&row.vm).is_some_and(|(at, _)| at.elapsed() < GOOD_FOR);
@@ -88,13 +88,13 @@ impl Memory {
 
     fn used_mib(&self, row: &InstanceRow) -> Option<u64> {
         let measured = || self.measures(|measures| measures.get(&row.vm).map(|(_, used)| *used));
-        (row.state == InstanceState::Claimed).then(measured).flatten()
+        is_claimed_and_there(row).then(measured).flatten()
     }
 
     /// Notes what the claimed VMs of all pools come to.
     pub fn sum_claimed(&self, rows: &[InstanceRow]) -> String {
         let mut all = Claimed::default();
-        for row in rows.iter().filter(|row| row.state == InstanceState::Claimed) {
+        for row in rows.iter().filter(|row| is_claimed_and_there(row)) {
             all.vms += 1;
             all.used_mib += self.used_mib(row).unwrap_or(row.memory_mib);
             all.counts_mib += self.counts_mib(row);
@@ -106,6 +106,11 @@ impl Memory {
     fn measures<T>(&self, act: impl FnOnce(&mut Measures) -> T) -> T {
         act(&mut self.measured.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// One that has ended uses nothing.
+fn is_claimed_and_there(row: &InstanceRow) -> bool {
+    row.state == InstanceState::Claimed && row.vm_ended.is_none()
 }
 
 fn sentence(all: Claimed, reserve: u8) -> String {

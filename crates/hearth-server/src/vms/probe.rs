@@ -3,7 +3,7 @@
 //!
 //! What a miss means depends on whose VM it is. One of the pool is taken out of it before a claim finds it. One that is being set
 //! up fails. Whatever somebody has, or may look into, stays: it is said that it does not answer, and calls that would wait for
-//! it for ever end.
+//! it for ever end. One that waits for room on the host's disk goes on by itself when there is some.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -18,7 +18,7 @@ use hearth_core::redact::Redacted;
 use hearth_core::redacted;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
-use hearth_drivers::{Driver, host};
+use hearth_drivers::{Driver, FullDisk, host};
 use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
 use rand::RngExt as _;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::secrets::redactors;
 use crate::store::{InstanceRow, Store, StoreError};
 use crate::vms::connections::{Connections, RESTARTED};
+use crate::vms::ended::{VmEnds, told};
 use crate::vms::pause::Pause;
 use crate::wake::Wake;
 
@@ -114,6 +115,7 @@ pub struct Probes {
     connections: Connections,
     pause: Pause,
     wake: Wake,
+    ends: VmEnds,
     instances: Arc<dyn GiveUp>,
     rhythm: Rhythm,
     looks: Arc<Mutex<Looks>>,
@@ -131,12 +133,14 @@ impl Probes {
         instances: Arc<dyn GiveUp>,
         rhythm: Rhythm,
     ) -> Self {
+        let ends = VmEnds::new(store.clone(), driver.clone(), connections.clone(), wake.clone());
         Self {
             store,
             driver,
             connections,
             pause,
             wake,
+            ends,
             instances,
             rhythm,
             looks: Arc::default(),
@@ -158,6 +162,12 @@ impl Probes {
                 () = tokio::time::sleep(tick) => {}
             }
         }
+    }
+
+    /// Who notes the ends of claimed VMs.
+    #[must_use]
+    pub fn ends(&self) -> &VmEnds {
+        &self.ends
     }
 
     /// How often a VM has not answered in a row.
@@ -185,6 +195,11 @@ impl Probes {
     /// does not do so now.
     pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
         use hearth_drivers::VmState::{Halted, Paused, Running, Stopped};
+        match self.ends.look(row).await {
+            Ok(Some(end)) => return Some(told(row, &end)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, instance = %row.id, "whether a VM has ended could not be noted"),
+        }
         let seen = self.driver.inspect(&row.vm);
         let advice = advice(row);
         match tokio::time::timeout(HOST_LOOK, seen).await {
@@ -198,6 +213,12 @@ impl Probes {
                 Some(format!("the VM does not answer: {why}{advice}"))
             }
             Ok(Ok(Some(Running | Paused)) | Err(_)) | Err(_) => {
+                if let Some(full) = self.still_full(row).await {
+                    return Some(format!(
+                        "the VM stands still: {full}. Nothing in it is lost, and it goes on by itself when there is room: free some space \
+                         on the host"
+                    ));
+                }
                 let silent = self.unresponsive(&row.vm)?;
                 let answer = self.ask(row, SECOND_CHANCE).await;
                 self.note(row, answer.as_ref().err());
@@ -239,10 +260,14 @@ impl Probes {
             Whose::Pool => PATIENCE.min(self.rhythm.patience),
             _ if !self.is_to_answer(row).await => {
                 self.leave_alone(row);
-                return Ok(());
+                return self.ends.look(row).await.map(drop);
             }
             _ => self.rhythm.patience,
         };
+        // One of the pool wrote nothing while it stood still.
+        if (whose != Whose::Pool || self.misses(&row.vm) > 0) && self.waits_for_room(row).await {
+            return Ok(());
+        }
         // Where more wants to run than there are processors, everything answers later.
         let overload = host::load().map_or(1.0, |load| load.overload());
         let is_last = whose == Whose::Pool && self.misses(&row.vm) + 1 >= MISSES;
@@ -255,6 +280,9 @@ impl Probes {
             }
             Err(fault) => fault,
         };
+        if self.waits_for_room(row).await {
+            return Ok(());
+        }
         if whose == Whose::Pool {
             // Whoever asks next makes a new connection. Where somebody may be at work, that would end what is under way.
             self.connections.renew(&row.vm);
@@ -292,6 +320,46 @@ impl Probes {
         }
         self.wake.wake();
         Ok(())
+    }
+
+    /// Whether the host's disk is still too full for a VM that was stopped by it. One that has room again goes on.
+    async fn still_full(&self, row: &InstanceRow) -> Option<FullDisk> {
+        let full = tokio::time::timeout(HOST_LOOK, self.driver.full_disk(&row.vm)).await;
+        let full = full.ok().and_then(Result::ok).flatten()?;
+        if !full.has_room_again() {
+            return Some(full);
+        }
+        self.let_go_on(row).await;
+        self.looks(|looks| looks.note(&row.vm, false, self.interval(row)));
+        tracing::info!(instance = %row.id, project = %row.project, "the host's disk has room again; a VM that waited for it goes on");
+        if whose(row) == Whose::Somebody {
+            // It stood still too.
+            self.set_clock(row).await;
+        }
+        None
+    }
+
+    /// Whether a VM waits for room on the host's disk, which is said at once and forgiven: no calls of its owner end by it. A set-up
+    /// fails: nobody would see what it waits for.
+    async fn waits_for_room(&self, row: &InstanceRow) -> bool {
+        let Some(full) = self.still_full(row).await else {
+            return false;
+        };
+        let whose = whose(row);
+        let reason = format!("{full}; it goes on by itself when there is room again");
+        let silent = self.looks(|looks| {
+            looks.note(&row.vm, true, self.interval(row));
+            looks.silence(&row.vm, reason)
+        });
+        if let Some(silent) = silent {
+            let sentence = format!("the VM stands still since {:.0}: {}", silent.since, silent.reason);
+            tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
+            if whose == Whose::Build {
+                self.connections.give_up(&row.vm, &sentence).await;
+            }
+            self.wake.wake();
+        }
+        true
     }
 
     /// Whether a VM that is not of the pool is far enough, and still there, to answer. How long a boot may take has a limit of its own.
@@ -365,14 +433,19 @@ impl Probes {
         }
         if self.store.note_reboot(&row.id, boot, Timestamp::now()).await? {
             tracing::warn!(instance = %row.id, project = %row.project, "the guest has restarted");
-            let in_time = async {
-                let agent = self.connections.get(&row.vm, SECOND_CHANCE).await.ok()?;
-                agent.sync_clock(CLOCK_PATIENCE).await.ok()
-            };
-            // Its other names and variables lie on its disk. A clock that could not be set is set by its own time service.
-            let _ = tokio::time::timeout(HOST_LOOK, in_time).await;
+            // Its other names and variables lie on its disk.
+            self.set_clock(row).await;
         }
         Ok(())
+    }
+
+    /// Sets the clock of a guest. One that could not be set is set by its own time service.
+    async fn set_clock(&self, row: &InstanceRow) {
+        let in_time = async {
+            let agent = self.connections.get(&row.vm, SECOND_CHANCE).await.ok()?;
+            agent.sync_clock(CLOCK_PATIENCE).await.ok()
+        };
+        let _ = tokio::time::timeout(HOST_LOOK, in_time).await;
     }
 
     /// Somebody begins to work in a VM: notes whether its guest has restarted. Costs nothing while the connection lasts.

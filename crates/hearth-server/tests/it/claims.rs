@@ -330,11 +330,11 @@ async fn repeated_key_does_not_wait_for_the_earlier_request_longer_than_it_said(
     server.patch(&pool, body).await;
     let claim = format!("{pool}/claim");
     let key = |wait_ms: u64| json!({ "taskId": "T-1", "miss": "require", "waitMs": wait_ms });
-    let explained = format!("{pool}/explain");
     let mut first = Box::pin(server.call(Method::POST, &claim, key(600_000)));
+    let explain = format!("{pool}/explain");
     tokio::select! {
         reply = &mut first => panic!("there was nothing for it: {reply:?}"),
-        _ = server.until(SOON, &explained, |it| it["waitingClaims"] == 1) => {}
+        _ = server.until(SOON, &explain, |it| it["waitingClaims"] == 1) => {}
     }
     let again = tokio::time::timeout(Duration::from_secs(20), server.call(Method::POST, &claim, key(0)));
     let (status, reply) = tokio::select! {
@@ -343,7 +343,10 @@ async fn repeated_key_does_not_wait_for_the_earlier_request_longer_than_it_said(
     };
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{reply}");
     let said = reply["error"]["message"].as_str().unwrap();
-    assert!(said.contains("an earlier claim of this task id is still on its way"), "{said}");
+    assert!(
+        said.contains("an earlier claim of this task id is still on its way"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -365,7 +368,10 @@ async fn fifty_claims_at_once_are_all_answered_when_their_wait_is_over() {
         (status, began.elapsed())
     });
     let answers = join_all(claims).await;
-    assert!(answers.iter().any(|(status, _)| *status == StatusCode::OK), "{answers:?}");
+    assert!(
+        answers.iter().any(|(status, _)| *status == StatusCode::OK),
+        "{answers:?}"
+    );
     for (status, took) in &answers {
         assert!(
             [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS].contains(status) && *took < wait + SOON,

@@ -16,7 +16,7 @@ use crate::harness::{SOON, Server, bare_project, options};
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A server that looks at its VMs all the time.
-async fn watchful(fake: FakeOptions) -> (Server, FakeDriver) {
+pub async fn watchful(fake: FakeOptions) -> (Server, FakeDriver) {
     let driver = FakeDriver::new(1, fake);
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut options = options(folder.path());
@@ -26,11 +26,11 @@ async fn watchful(fake: FakeOptions) -> (Server, FakeDriver) {
     (Server::start(folder, options, move |_| Ok(made)).await.unwrap(), driver)
 }
 
-fn vm(instance: &Value) -> VmId {
+pub fn vm(instance: &Value) -> VmId {
     instance["instanceId"].as_str().unwrap().parse().unwrap()
 }
 
-fn hanging() -> FakeOptions {
+pub fn hanging() -> FakeOptions {
     FakeOptions {
         rules: vec![ExecRule {
             takes: Duration::from_secs(600),
@@ -41,7 +41,7 @@ fn hanging() -> FakeOptions {
 }
 
 /// Waits until such a command was given to an instance's VM.
-async fn until_it_runs(driver: &FakeDriver, instance: &Value, is_it: impl Fn(&ExecSpec) -> bool) {
+pub async fn until_it_runs(driver: &FakeDriver, instance: &Value, is_it: impl Fn(&ExecSpec) -> bool) {
     let deadline = tokio::time::Instant::now() + SOON;
     while !driver.commands(&vm(instance)).iter().any(&is_it) {
         assert!(tokio::time::Instant::now() < deadline);
@@ -49,7 +49,7 @@ async fn until_it_runs(driver: &FakeDriver, instance: &Value, is_it: impl Fn(&Ex
     }
 }
 
-fn message(body: &Value) -> &str {
+pub fn message(body: &Value) -> &str {
     body["error"]["message"].as_str().unwrap()
 }
 

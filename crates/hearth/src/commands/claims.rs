@@ -44,13 +44,24 @@ fn list(claims: &Items<ClaimItem>) -> String {
             clean_line(claim.owner.as_deref().unwrap_or("-")),
             left(claim.expires_at, now),
             output::duration(length(claim.claimed_at, now)),
-            trouble(claim.unresponsive.as_ref(), claim.rebooted_at).unwrap_or_else(|| "answers".to_owned()),
+            vm(claim),
         ]
     };
     output::table(
         ["Instance", "Project", "Task", "Owner", "Lease left", "Age", "VM"],
         claims.items.iter().map(row),
     )
+}
+
+/// What there is to know of its VM.
+fn vm(claim: &ClaimItem) -> String {
+    match claim.vm_ended_at {
+        Some(at) => {
+            let why = clean_line(claim.vm_ended_because.as_deref().unwrap_or_default());
+            format!("ended {}: {why}; release it", output::ago(at))
+        }
+        None => trouble(claim.unresponsive.as_ref(), claim.rebooted_at).unwrap_or_else(|| "answers".to_owned()),
+    }
 }
 
 fn left(end: Timestamp, now: Timestamp) -> String {

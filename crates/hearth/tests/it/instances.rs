@@ -223,3 +223,18 @@ fn a_vm_that_hangs_or_restarted_is_said_to_and_no_retry_is_advised() {
         ran.stderr
     );
 }
+
+#[test]
+fn a_claimed_vm_that_has_ended_is_said_to_have_with_why() {
+    let fake = Fake::start(|_| {
+        Reply::ok(
+            r#"{"items":[{"id":"wpi_1","projectId":"prj_1","projectName":"web","taskId":"T1","owner":"ada",
+            "claimedAt":"2025-01-01T00:00:00.000Z","expiresAt":"2999-01-01T00:00:00.000Z","unresponsive":null,"rebootedAt":null,
+            "vmEndedAt":"2025-01-01T00:00:00.000Z","vmEndedBecause":"its guest turned it off"}]}"#,
+        )
+    });
+    let shown = run(hearth_at(&fake.url, &["claims"])).stdout;
+    let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(shown.contains("its guest turned it off; release it"), "{shown}");
+    assert!(!shown.contains("answers"), "{shown}");
+}

@@ -259,7 +259,8 @@ fn example(schema: &str) -> Option<Value> {
         })),
         "Items_ClaimItem" => item(json!({
             "id": instance(), "projectId": project_id(), "projectName": "web", "taskId": "task-4711", "owner": "ada",
-            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "rebootedAt": null
+            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "rebootedAt": null,
+            "vmEndedAt": null, "vmEndedBecause": null
         })),
         "Released" => json!({ "id": instance(), "released": true }),
         "Items_InstanceLog" => item(json!({
