@@ -37,11 +37,11 @@ pub(super) async fn explain(
         ),
         // Why it is silent is said with the step.
         Became::Silent(Some(_)) | Became::ConnectionLost => vm_lost(redactor, error),
-        became => say(&became, command).unwrap_or_else(|| vm_lost(redactor, error)),
+        became => say(&became, command, redactor).unwrap_or_else(|| vm_lost(redactor, error)),
     }
 }
 
-fn say(became: &Became, command: &Redacted) -> Option<Failure> {
+fn say(became: &Became, command: &Redacted, redactor: &Redactor) -> Option<Failure> {
     let frozen = "the VM is frozen as it runs after its set-up, and forks of it start from there";
     let (kind, reason) = match became {
         Became::Restarted => (
@@ -64,12 +64,14 @@ fn say(became: &Became, command: &Redacted) -> Option<Failure> {
                 ". Take `poweroff`, `halt` or `shutdown` out",
             ],
         ),
-        Became::Panicked => (
+        Became::Panicked(line) => (
             FailureKind::Setup,
             redacted![
-                "the kernel of the VM stopped with a panic during the command `",
+                "the guest's kernel panicked during the command `",
                 command,
-                "`; its memory may be too small",
+                "`, and that ended everything in the VM; its console says \"",
+                redactor.redact(line),
+                "\". Take out what makes it panic; if it ran out of memory, give the project a larger `vmSize`",
             ],
         ),
         Became::AgentDied => (

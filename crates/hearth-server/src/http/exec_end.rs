@@ -15,8 +15,8 @@ use crate::store::InstanceRow;
 use crate::vms::connections::Connections;
 use crate::vms::lost::{Became, Given};
 
-/// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is.
-const RETURN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is, which takes an emulated one long.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command that was given to an agent.
 pub struct Begun {
@@ -105,9 +105,12 @@ fn what_happened(became: Became) -> String {
             "the VM was shut down while the command ran, and that ended the command. Nothing brings its work back by itself: release \
              the VM"
         }
-        Became::Panicked => {
-            "the kernel of the VM stopped with a panic while the command ran; its memory may be too small: give the project's VMs \
-             more with a larger `vmSize`"
+        Became::Panicked(line) => {
+            return format!(
+                "the guest's kernel panicked while the command ran, and that ended the command and everything else in the VM; its console \
+                 says \"{line}\". A VM that answers again has restarted, and what was written to the disk last may be incomplete; if the \
+                 kernel ran out of memory, give the project's VMs more with a larger `vmSize`"
+            );
         }
         Became::AgentDied => {
             "the agent in the VM died while the command ran, and was started again: whether the command has ended, was killed too or \
@@ -212,6 +215,8 @@ mod tests {
         assert!(told(Became::AgentDied).contains("the agent in the VM died"));
         assert!(told(Became::ConnectionLost).contains("the agent has ended the command"));
         assert!(told(Became::WentOff).contains("shut down"));
+        let panicked = told(Became::Panicked("Kernel panic - x".to_owned()));
+        assert!(panicked.contains("kernel panicked") && panicked.contains("\"Kernel panic - x\""));
         assert!(told(Became::Gone).contains("removed"));
     }
 
