@@ -101,7 +101,7 @@ pub enum VmState {
     Stopped,
 }
 
-/// The host's disk below a VM is full: the VM's processors stand still since one of its writes found no room.
+/// The host's disk below a VM is full: the hypervisor has stopped the VM's processors because a write found no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FullDisk {
     /// What is free there now, bytes.
@@ -205,7 +205,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
         })
     }
 
-    /// Whether a VM stands still because the host's disk was full when it wrote; `resume` lets it try that write again. `None`
+    /// Whether a VM is stopped because the host's disk was full when it wrote; `resume` lets it try that write again. `None`
     /// for every other VM.
     async fn full_disk(&self, id: &VmId) -> Result<Option<FullDisk>, DriverError>;
 

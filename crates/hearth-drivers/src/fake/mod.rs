@@ -54,7 +54,7 @@ struct World {
 #[derive(Debug)]
 struct HostDisk {
     free_bytes: u64,
-    /// VMs that stand still because it was full.
+    /// VMs that are stopped because it was full.
     waiting: BTreeSet<VmId>,
 }
 
@@ -195,7 +195,7 @@ impl FakeDriver {
         boots.is_ok()
     }
 
-    /// Lets the host's disk be full, and a VM write to it: it stands still. False when there is none.
+    /// Lets the host's disk be full, and a VM write to it, which stops the VM. False when there is none.
     pub fn fill_disk(&self, id: &VmId) -> bool {
         {
             let mut disk = self.world.disk();

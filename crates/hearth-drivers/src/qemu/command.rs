@@ -211,7 +211,7 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
             "driver=qcow2,node-name={top},file={top}-file,backing={below},cache.no-flush=on,discard=unmap,detect-zeroes=unmap"
         ),
     );
-    // A full host disk stops the VM, which loses nothing: whoever looks after it lets it go on when there is room again. Every other
+    // A full host disk stops the VM, which loses nothing: the probe resumes it when there is room again. Every other
     // error is the guest's to see.
     add(
         "-device",

@@ -50,7 +50,7 @@ impl VmEnds {
         }
         let (why, now) = (self.connections.how_it_ended(&row.vm).await, Timestamp::now());
         if !self.store.note_vm_ended(&row.id, &why, now).await? {
-            // Somebody else was first, or it was released meanwhile.
+            // Another call was first, or it was released meanwhile.
             let known = self.store.instance(&row.id).await?;
             return Ok(known.and_then(|row| row.vm_ended).or(Some((now, why))));
         }

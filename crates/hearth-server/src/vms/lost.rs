@@ -89,7 +89,7 @@ impl Connections {
             Became::Panicked(line) => format!("the guest's kernel panicked (\"{line}\")"),
             Became::WentOff => "its guest turned it off".to_owned(),
             _ => {
-                "its process on the host is gone, without a word of the guest: somebody killed it, or the host ended it (out of memory, say)"
+                "its process on the host is gone, without a word of the guest: it was killed, or the host ended it (out of memory, say)"
                     .to_owned()
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! What a miss means depends on whose VM it is. One of the pool is taken out of it before a claim finds it. One that is being set
 //! up fails. Whatever somebody has, or may look into, stays: it is said that it does not answer, and calls that would wait for
-//! it for ever end. One that waits for room on the host's disk goes on by itself when there is some.
+//! it for ever end. One that waits for room on the host's disk is resumed when there is some.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -215,7 +215,7 @@ impl Probes {
             Ok(Ok(Some(Running | Paused)) | Err(_)) | Err(_) => {
                 if let Some(full) = self.still_full(row).await {
                     return Some(format!(
-                        "the VM stands still: {full}. Nothing in it is lost, and it goes on by itself when there is room: free some space \
+                        "the VM is stopped: {full}. Nothing in it is lost, and it resumes by itself when there is room: free some space \
                          on the host"
                     ));
                 }
@@ -264,7 +264,7 @@ impl Probes {
             }
             _ => self.rhythm.patience,
         };
-        // One of the pool wrote nothing while it stood still.
+        // One of the pool wrote nothing while it was paused.
         if (whose != Whose::Pool || self.misses(&row.vm) > 0) && self.waits_for_room(row).await {
             return Ok(());
         }
@@ -322,7 +322,7 @@ impl Probes {
         Ok(())
     }
 
-    /// Whether the host's disk is still too full for a VM that was stopped by it. One that has room again goes on.
+    /// Whether the host's disk is still too full for a VM that was stopped by it. One that has room again is resumed.
     async fn still_full(&self, row: &InstanceRow) -> Option<FullDisk> {
         let full = tokio::time::timeout(HOST_LOOK, self.driver.full_disk(&row.vm)).await;
         let full = full.ok().and_then(Result::ok).flatten()?;
@@ -331,9 +331,9 @@ impl Probes {
         }
         self.let_go_on(row).await;
         self.looks(|looks| looks.note(&row.vm, false, self.interval(row)));
-        tracing::info!(instance = %row.id, project = %row.project, "the host's disk has room again; a VM that waited for it goes on");
+        tracing::info!(instance = %row.id, project = %row.project, "the host's disk has room again; a VM that waited for it resumes");
         if whose(row) == Whose::Somebody {
-            // It stood still too.
+            // It was stopped too.
             self.set_clock(row).await;
         }
         None
@@ -346,13 +346,13 @@ impl Probes {
             return false;
         };
         let whose = whose(row);
-        let reason = format!("{full}; it goes on by itself when there is room again");
+        let reason = format!("{full}; it resumes by itself when there is room again");
         let silent = self.looks(|looks| {
             looks.note(&row.vm, true, self.interval(row));
             looks.silence(&row.vm, reason)
         });
         if let Some(silent) = silent {
-            let sentence = format!("the VM stands still since {:.0}: {}", silent.since, silent.reason);
+            let sentence = format!("the VM is stopped since {:.0}: {}", silent.since, silent.reason);
             tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
             if whose == Whose::Build {
                 self.connections.give_up(&row.vm, &sentence).await;

@@ -149,7 +149,7 @@ async fn a_claimed_vm_waits_for_room_on_the_hosts_disk_and_its_work_goes_on() {
     let told = message(&body);
     assert!(
         told.contains("the disk of the host is full")
-            && told.contains("goes on by itself")
+            && told.contains("resumes by itself")
             && !told.contains("release"),
         "{told}"
     );
