@@ -171,7 +171,9 @@ impl FakeDriver {
     /// Ends a VM as `poweroff` in it would. False when it does not run.
     pub fn power_off(&self, id: &VmId) -> bool {
         let guest = self.guest(id);
-        guest.map(|guest| guest.say("[   42.000000] reboot: Power down"));
+        if let Some(guest) = guest {
+            guest.say("[   42.000000] reboot: Power down");
+        }
         self.crash(id)
     }
 

@@ -347,15 +347,17 @@ impl Probes {
         };
         let whose = whose(row);
         let reason = format!("{full}; it resumes by itself when there is room again");
+        let reason = self.redacted(row, &reason).await;
         let silent = self.looks(|looks| {
             looks.note(&row.vm, true, self.interval(row));
             looks.silence(&row.vm, reason)
         });
         if let Some(silent) = silent {
             let sentence = format!("the VM is stopped since {:.0}: {}", silent.since, silent.reason);
+            let sentence = self.redacted(row, &sentence).await;
             tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
             if whose == Whose::Build {
-                self.connections.give_up(&row.vm, &sentence).await;
+                self.connections.give_up(&row.vm, sentence).await;
             }
             self.wake.wake();
         }
