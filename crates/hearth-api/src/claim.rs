@@ -42,7 +42,7 @@ pub struct ClaimRequest {
     /// What to do when no instance is ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
-    /// How long to wait for an instance that is being made, milliseconds. The server may be told to wait less.
+    /// How long to wait for an instance that is being made, milliseconds. The server's own limit may be lower.
     #[serde(deserialize_with = "whole_or_null", skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 3_600_000)]
     pub wait_ms: Option<u64>,
@@ -70,7 +70,7 @@ impl std::fmt::Debug for ClaimRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimSource {
-    /// It stood ready in the pool.
+    /// It was ready in the pool.
     Ready,
     /// It was forked from the template for this claim.
     Fork,

@@ -29,7 +29,7 @@ pub(crate) struct JsonFile {
     /// Byte at which what has this path begins, its key included.
     places: BTreeMap<String, usize>,
     faults: Vec<FieldError>,
-    /// Keys that nobody knows and that resemble none.
+    /// Unknown keys that resemble no known one.
     strange: Vec<String>,
 }
 
@@ -168,7 +168,7 @@ impl JsonFile {
         }
     }
 
-    /// Keys that nobody knows and that resemble none, each with its place.
+    /// Unknown keys that resemble no known one, each with its place.
     pub(crate) fn strange(&self) -> &[String] {
         &self.strange
     }
@@ -181,7 +181,7 @@ impl JsonFile {
         Err(self.refusal(&format!("{} holds no {holds}", self.name), &self.faults))
     }
 
-    /// What somebody said about fields of this text, each with its place.
+    /// What a refusal says about fields of this text, each with its place.
     pub(crate) fn refusal(&self, what: &str, faults: &[FieldError]) -> Failure {
         let mut faults: Vec<&FieldError> = faults.iter().collect();
         faults.sort_by_key(|fault| self.at(&fault.path));

@@ -134,7 +134,7 @@ impl Side {
     }
 }
 
-/// The outputs of one command, on their way to a step's entry and to whoever follows.
+/// The outputs of one command, on their way to a step's entry and to the clients that follow.
 #[derive(Debug)]
 pub struct CommandOutput {
     stdout: Side,

@@ -1,4 +1,4 @@
-//! Writes the entry of one step: what its commands printed goes live to followers and, when it ends, into the store.
+//! Writes the entry of one step: what its commands printed goes live to clients and, when it ends, into the store.
 
 use std::time::Instant;
 
@@ -50,7 +50,7 @@ pub enum CommandFailure {
     },
     /// The VM or its agent is gone.
     Lost(AgentError),
-    /// The whole boot ends: somebody wanted it to, or the VM is gone.
+    /// The whole boot ends: a person asked for it, or the VM is gone.
     Stopped(Failure),
 }
 
@@ -222,7 +222,7 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// Writes the entry of a step that did not run this time, because the VM goes on from after it.
+/// Writes the entry of a step that did not run this time, because the VM continues from after it.
 pub async fn replay(builder: &Builder, id: &InstanceId, entry: &StepEntry<'_>) -> Result<(), StoreError> {
     let output = entry.output();
     let step = Step {

@@ -242,7 +242,7 @@ fn body_may_be_absent_but_not_null(body: &mut Value) {
     }
 }
 
-/// Where a reply's ids lead.
+/// The requests in which a reply's ids can be used.
 fn links_of(operation: &str) -> Option<Value> {
     let link = |to: &str, parameters: &[(&str, &str)]| {
         let parameters: Map<String, Value> = parameters

@@ -2,7 +2,7 @@
 
 use crate::store::{ProjectRow, TemplateRow};
 
-/// The template that forks of a pool come from: the wanted recipe's, or, while that is not built, the newest other one. `all`:
+/// The template that forks of a pool come from: the target recipe's, or, while that is not built, the newest other one. `all`:
 /// of any projects.
 pub fn serving<'a>(all: &'a [TemplateRow], project: &ProjectRow, wanted: &str) -> Option<&'a TemplateRow> {
     all.iter()

@@ -51,7 +51,7 @@ pub(super) async fn claim(
                 return reply;
             }
             seen = look => {
-                // A token that may only claim sees no pool: it is told how long it waits.
+                // A token that may only claim sees no pool: its user sees how long it waits.
                 may_look &= !matches!(&seen, Some(Err(ClientError::Api { status: 403 | 404, .. })));
                 screen.show(seen.and_then(Result::ok).as_ref());
             }

@@ -71,11 +71,11 @@ async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Where commands with names come from, when a VM has none or not the one that is wanted: the set-up may have got them after the VM
+/// Where commands with names come from, when a VM has none or not the one that was named: the set-up may have got them after the VM
 /// was made.
 async fn advice(client: &Client, view: &InstanceView, name: Option<&str>) -> String {
     let save = hint::command(["setup", "save", view.project_id.as_str()]);
-    // A token that may only claim is not told.
+    // A token that may only claim may not read that.
     let Ok(setup) = client.get_setup(&view.project_id).await else {
         return format!("`{save}` gives commands names, for VMs that are made after it");
     };
