@@ -75,7 +75,7 @@ impl std::fmt::Debug for ClaimRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimSource {
-    /// It stood ready in the pool.
+    /// It was ready in the pool.
     Ready,
     /// It was forked from the template for this claim.
     Fork,

@@ -120,7 +120,7 @@ pub struct ExecReply {
     #[serde(default)]
     #[schema(required)]
     pub log: Option<String>,
-    /// A message when it did not simply end by itself: it could not be started, its time passed, its end is not known.
+    /// A message when it did not end normally: it could not be started, its time passed, its end is not known.
     #[serde(default)]
     #[schema(required)]
     pub error: Option<String>,
@@ -194,7 +194,7 @@ pub struct ExecExit {
     pub signal: Option<String>,
     /// How long it ran.
     pub duration_ms: u64,
-    /// A message when it did not simply end by itself: it could not be started, its time passed, its end is not known.
+    /// A message when it did not end normally: it could not be started, its time passed, its end is not known.
     #[schema(required)]
     pub error: Option<String>,
     /// It was ended because `timeoutSeconds` had passed.

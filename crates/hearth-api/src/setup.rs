@@ -114,7 +114,7 @@ pub struct RepoSetup {
     )]
     #[schema(nullable = false)]
     pub timeouts: Option<Timeouts>,
-    /// Commands that an agent may run by name; they never run by themselves.
+    /// Commands that an agent may run by name; the set-up does not run them.
     #[serde(deserialize_with = "objects")]
     #[schema(max_items = 1000)]
     pub commands: Vec<NamedCommand>,

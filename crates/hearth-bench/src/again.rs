@@ -1,4 +1,4 @@
-//! Row 7: somebody works on the set-up and tests it again and again.
+//! Row 7: a user works on the set-up and tests it again and again.
 
 use std::time::Duration;
 

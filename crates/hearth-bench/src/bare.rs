@@ -71,7 +71,7 @@ impl Recipe {
         })
     }
 
-    /// Until the VM stands still, ready to go on.
+    /// Until the VM is paused, ready to be resumed.
     pub(crate) async fn restore(&self, folder: &Path) -> Result<(Restored, Duration)> {
         fs::create_dir_all(folder.join("run"))?;
         let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Rows 5 and 6: a pool of 20 fills, what its VMs cost, claims one after the other while nothing is made anew, and 50 at once.
+//! Rows 5 and 6: a pool of 20 fills, what its VMs cost, claims one after the other while no VM is replaced, and 50 at once.
 
 use std::time::{Duration, Instant};
 

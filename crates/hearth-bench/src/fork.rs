@@ -83,7 +83,7 @@ async fn with_driver(bench: &mut Bench, driver: &QemuDriver, data: &Path) -> Res
     Ok(())
 }
 
-/// A booted, settled VM, frozen.
+/// A booted, idle VM, frozen.
 async fn template(driver: &QemuDriver) -> Result<CheckpointKey> {
     let (id, key) = (VmId::generate(), KEY.parse::<CheckpointKey>()?);
     driver

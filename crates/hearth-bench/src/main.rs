@@ -140,7 +140,7 @@ impl Bench {
     }
 }
 
-/// A line for whoever is waiting.
+/// A progress line for the person who waits.
 fn say(text: &str) {
     eprintln!("    {text}");
 }

@@ -26,7 +26,7 @@ pub(crate) const ANSWER: &str = "/home/bench-app/answer.txt";
 const BRANCH: &str = "main";
 /// Files of the repository; a small service has as many.
 const FILES: usize = 200;
-/// How long the first and the last command take by themselves: they wait, so that it is known.
+/// How long the first and the last command take: they only wait, so that it is known.
 pub(crate) const OWN_TIME: Duration = Duration::from_secs(1);
 /// Filling a pool on a busy machine without hardware virtualisation.
 const FILL_LIMIT: Duration = Duration::from_secs(300);
@@ -120,7 +120,7 @@ impl Project {
         Ok(())
     }
 
-    /// Switches the pool on, with so many VMs as its wish, or off.
+    /// Switches the pool on, with so many VMs as its target size, or off.
     pub(crate) async fn set_target(&self, target: usize) -> Result<()> {
         let body = PatchPool {
             enabled: Some(target > 0),

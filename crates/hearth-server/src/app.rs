@@ -172,7 +172,7 @@ impl App {
         Self { state, controller }
     }
 
-    /// Starts everything that runs by itself, until `stop`; what its handlers have, and the tasks.
+    /// Starts the background tasks, which run until `stop`; gives what the handlers need, and the tasks.
     pub fn start(self, stop: &CancellationToken) -> (AppState, Vec<JoinHandle<()>>) {
         let Self { state, controller } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());

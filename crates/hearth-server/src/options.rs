@@ -11,7 +11,7 @@ use crate::repos::sources::SourceRule;
 use crate::repos::watch::WebhookSecret;
 use crate::store::WriteFaults;
 
-/// Everything `hearth serve` can be told.
+/// All options of `hearth serve`.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// Where everything is kept.
@@ -47,7 +47,7 @@ pub struct ServeOptions {
     pub fork_concurrency: usize,
     /// What checkpoints may take on the disk, MiB. Those that a pool needs stay whatever they take.
     pub template_disk_mib: u64,
-    /// A template that was made so long ago is made anew, from the image.
+    /// A template of this age is built again, from the image.
     pub template_max_age: Duration,
     /// How often a ready VM is asked whether it still answers; zero: never.
     pub probe_interval: Duration,
@@ -57,7 +57,7 @@ pub struct ServeOptions {
     pub watch_interval: Duration,
     /// What webhooks are signed with; without one none is taken.
     pub webhook_secret: Option<WebhookSecret>,
-    /// An image that nothing lies on, that no project names and that a newer one of its name has replaced goes after so long; zero: never.
+    /// An unused image that no project names and that a newer one of its name has replaced is removed at this age; zero: never.
     pub image_max_age: Duration,
     /// What images may take on the disk, MiB, before such ones go sooner; `None`: there is no limit.
     pub image_disk_mib: Option<u64>,
@@ -71,14 +71,14 @@ pub struct ServeOptions {
     pub memory_mib: u64,
     /// Of the memory that a claimed VM may still take, the share that it counts with besides what it uses, percent.
     pub claimed_reserve: u8,
-    /// Time between two passes of the loop when nobody wakes it. A VM that died is noticed after one such time.
+    /// Time between two passes of the loop when no wake comes. A VM that died is noticed after one such time.
     pub tick: Duration,
     /// Writes that a test lets fail.
     #[doc(hidden)]
     pub write_faults: Option<WriteFaults>,
 }
 
-/// Far more than an agent or a polling client needs, and little enough that a client gone wild hurts nobody else.
+/// Far more than an agent or a polling client needs, and few enough that a faulty client does not slow down the others.
 const REQUESTS_PER_SECOND: u32 = 100;
 /// How long the headers of a request may take to arrive: long for the slowest line, short for who only wants to hold one.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
@@ -98,16 +98,16 @@ const TEMPLATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 /// Longer than a guest that compiles on a busy host keeps its agent waiting.
 const PROBE_PATIENCE: Duration = Duration::from_secs(15);
-/// A push shows soon enough without a webhook, and a forge does not notice the looks.
+/// A push is noticed soon enough without a webhook, and the polls cost a git host next to nothing.
 const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 /// A fork computes nearly all of its time: more at once than processors take longer in all. One more hides what little waiting
 /// there is, and it is the one that refills leave to claims.
 const FORKS_BESIDES_PROCESSORS: usize = 1;
 /// Hardly any task fills its VM, and never all at once; the quarter of the host that VMs do not get stands behind it, too.
 const CLAIMED_RESERVE: u8 = 50;
-/// Seldom enough to cost nothing, often enough that nobody waits for what a wake missed.
+/// Seldom enough to cost nothing, often enough that a missed wake delays no one for long.
 const TICK: Duration = Duration::from_secs(3);
-/// A month: whoever goes back to an image of before does so sooner.
+/// A month: a user who goes back to an earlier image does so sooner.
 const IMAGE_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Many times what the deletion of everything writes, and little beside one VM.
 const RESERVE_MIB: u64 = 16;

@@ -99,7 +99,7 @@ pub async fn serve_with(
         let path = path.to_owned();
         move |source| ServeError::DataDir { path, source }
     };
-    // One that is there may hold other things, too: what is secret in it is closed by itself.
+    // One that is there may hold other things, too: each secret file in it has its own permissions.
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(OWNER_ALONE)
@@ -155,7 +155,7 @@ pub async fn serve_with(
 }
 
 /// One server per data folder; the lock goes with the process, however it ends. One that was killed this moment has a little
-/// time to be gone: whoever starts it again at once meets nobody.
+/// time to end: a server that is started again at once finds the folder free.
 async fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
     let path = folder.join("lock");
     let fail = |source| ServeError::DataDir {
@@ -197,7 +197,7 @@ async fn first_token(store: &Store, folder: &Path) -> Result<(), ServeError> {
         last_used_at: None,
         expires_at: None,
     };
-    // The file first: a token in the database that nobody knows would lock everybody out.
+    // The file first: with a token that is only in the database, no one could log in.
     write_private(&path, format!("{token}\n").as_bytes()).map_err(|source| ServeError::DataDir { path, source })?;
     store
         .insert_token(&NewToken {

@@ -1,4 +1,4 @@
-//! Wakes the pools' loop. A wake carries nothing: whoever changes something wakes, and the next pass reads everything anew.
+//! Wakes the pools' loop. A wake carries no data: after any change a wake is sent, and the next pass reads everything again.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ impl Wake {
         self.0.notify_one();
     }
 
-    /// Until somebody wakes; at once when somebody did since the last time.
+    /// Until the next wake; at once when one came since the last time.
     pub async fn woken(&self) {
         self.0.notified().await;
     }

@@ -37,7 +37,7 @@ const GOES_AWAY: f64 = 0.02;
 const LEASE: f64 = 4.0;
 /// Of what a claimed VM may still take, the share that it counts with, percent.
 const CLAIMED_RESERVE: u8 = 50;
-/// A claim that waits looks this often even when nobody notifies it, as in the server.
+/// A claim that waits looks this often even without a notification, as in the server.
 const LOOK_AGAIN: Micros = SECOND;
 /// A claim does no more than so many things before it waits or ends; dumb VMs are few.
 const MOST_STEPS: usize = 100;

@@ -242,7 +242,7 @@ impl Sim {
                     self.notify_all(pool);
                 }
                 self.state.move_row(slot, InstanceState::Ready, None);
-                // What somebody waited for stays awake; the planner lets it rest if nobody comes.
+                // A VM that a claim waited for keeps running; the planner pauses it if that claim is gone.
                 if !reserved && self.chance(0.9) {
                     self.rest(slot);
                 }

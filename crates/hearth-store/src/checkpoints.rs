@@ -18,7 +18,7 @@ use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, 
 pub struct CheckpointRow {
     /// Its name.
     pub key: CheckpointKey,
-    /// The one it goes on from.
+    /// Its parent.
     pub parent: Option<CheckpointKey>,
     /// Whose; `None` for a base.
     pub project: Option<ProjectId>,
@@ -100,7 +100,7 @@ impl Store {
         Ok(())
     }
 
-    /// Where a set-up left the checkouts, in their order; nothing where that was not told.
+    /// Where a set-up left the checkouts, in their order; nothing where that was not recorded.
     pub async fn checkouts_of(&self, key: &CheckpointKey) -> Result<Vec<CheckoutState>, StoreError> {
         let told: Option<Option<String>> = sqlx::query_scalar("SELECT checkouts FROM checkpoint WHERE key = ?1")
             .bind(key.as_str())
@@ -110,7 +110,7 @@ impl Store {
         told.transpose().map(Option::unwrap_or_default)
     }
 
-    /// Everything that ran up to a checkpoint, from the beginning; `None` when it, or one it lies on, has no row.
+    /// Everything that ran up to a checkpoint, from the beginning; `None` when it, or one of its parents, has no row.
     pub async fn stage_logs_up_to(&self, key: &CheckpointKey) -> Result<Option<Vec<StageLog>>, StoreError> {
         let mut logs = Vec::new();
         let mut at = Some(key.as_str().to_owned());
@@ -143,7 +143,7 @@ impl Store {
             .collect()
     }
 
-    /// Forgets a checkpoint and all that lie on it, and the templates among them: none of them is used any more. With
+    /// Forgets a checkpoint and all that are based on it, and the templates among them: none of them is used any more. With
     /// `damaged`, ready instances that were forked from one of them go too: what they share with it is not what it was.
     pub async fn forget_checkpoint(
         &self,

@@ -44,7 +44,7 @@ pub struct ClaimRow {
 pub struct Look {
     /// Of any recipe.
     pub ready: u32,
-    /// Of the wanted one.
+    /// Of the target recipe.
     pub current: u32,
 }
 
@@ -218,7 +218,7 @@ impl Store {
         Ok(Taken::Instance(Box::new(row), Box::new(reply), look))
     }
 
-    /// How many instances of each recipe are ready, and reserved for nobody: what `take_ready` picks from.
+    /// How many instances of each recipe are ready and not reserved: what `take_ready` picks from.
     pub async fn ready_by_recipe(&self, project: &ProjectId) -> Result<Vec<(String, usize)>, StoreError> {
         let counts: Vec<(String, i64)> = sqlx::query_as(
             "SELECT recipe, count(*) FROM instance
@@ -262,7 +262,7 @@ impl Store {
         Ok(())
     }
 
-    /// At start: claims without a key that were not answered are taken back, since nobody can ask for them again.
+    /// At start: claims without a key that were not answered are taken back, since no request can ask for them again.
     pub async fn undo_unasked(&self, now: Timestamp) -> Result<(), StoreError> {
         self.freeing(|| self.undo_unasked_once(now)).await
     }

@@ -5,8 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{RunOn as _, Store, StoreError, millis};
 
 impl Store {
-    /// Takes the lease, or renews it; its generation, which counts up with every new holder. `None` while somebody else has it.
-    /// `alone`: whoever had it is known to be gone.
+    /// Takes the lease, or renews it; its generation, which counts up with every new holder. `None` while another server has it.
+    /// `alone`: its earlier holder is known to be gone.
     pub async fn hold_controller(
         &self,
         holder: &str,

@@ -1,4 +1,4 @@
-//! Look-ups for people: what a text means that somebody typed, and which claims there are.
+//! Look-ups for people: what a text means that a person typed, and which claims there are.
 
 use hearth_api::find::{ClaimItem, InstanceFound, LAST, ProjectFound};
 use hearth_api::ids::{ProjectId, TokenId, VmId};
@@ -11,7 +11,7 @@ const MAX_FOUND: i64 = 10;
 /// Shortest end of an id that stands for it.
 const SHORTEST_END: usize = 4;
 
-/// Whose projects, instances and claims somebody sees.
+/// Whose projects, instances and claims a caller sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
     /// The tenant's.

@@ -43,9 +43,9 @@ pub struct InstanceRow {
     pub repos: Vec<ClaimedRepo>,
     /// What its repositories' settings files say.
     pub settings: Vec<RepoSettings>,
-    /// Memory that the VM at rest has to itself, MiB.
+    /// Memory that only the paused VM uses, MiB.
     pub private_mib: Option<u64>,
-    /// Somebody worked in its VM before it was claimed.
+    /// A person worked in its VM before it was claimed.
     pub worked_in: bool,
     /// The boot of its guest, as far as is known.
     pub boot_id: Option<String>,
@@ -72,7 +72,7 @@ impl InstanceRow {
         self.state.status(self.failure_reason.is_some())
     }
 
-    /// Memory that its VM counts with, MiB: what was measured while it is at rest and cannot grow, else its whole size.
+    /// Memory that its VM counts with, MiB: what was measured while it is paused and cannot grow, else its whole size.
     #[must_use]
     pub fn counts_mib(&self) -> u64 {
         match self.state {
@@ -119,7 +119,7 @@ pub struct NewInstance {
 }
 
 impl NewInstance {
-    /// One for the pool, that nobody has begun yet.
+    /// One for the pool, whose work has not begun.
     #[must_use]
     pub fn new(project: &ProjectId, recipe: String, memory_mib: u64) -> Self {
         Self {
@@ -152,7 +152,7 @@ impl End<'_> {
     }
 }
 
-/// How a move ended. Losing the race is normal: somebody else decided first.
+/// How a move ended. Losing the race is normal: another task decided first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
     /// The row is in the new state, with this generation.
@@ -309,7 +309,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that this server begins to make an instance nobody has begun, by this recipe. False when it is too late.
+    /// Records that this server begins to make an instance, by this recipe. False when it is too late.
     pub async fn start_instance(&self, id: &InstanceId, session: &str, recipe: &str) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE instance SET started_by = ?2, recipe = ?3
@@ -549,7 +549,7 @@ impl Store {
         Ok(cleared)
     }
 
-    /// Notes the recipe that a run turned out to follow. Whoever decided by the other one decides again.
+    /// Notes the recipe that a run turned out to follow. What was decided by the other one is decided again.
     pub async fn set_instance_recipe(&self, id: &InstanceId, recipe: &str) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE instance SET recipe = ?2, generation = generation + 1

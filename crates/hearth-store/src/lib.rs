@@ -133,7 +133,7 @@ impl Store {
         }
     }
 
-    /// Runs a write that makes room, or leads to it: on a full disk with the room that was kept for that.
+    /// Runs a write that makes room, or is part of making room: on a full disk with the room that was kept for that.
     async fn freeing<T, F>(&self, write: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>> + Send,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{RunOn as _, Store, StoreError, millis};
 
 impl Store {
-    /// Gives a reserved instance to the pool, or (when it is not wanted there) to garbage collection.
+    /// Gives a reserved instance to the pool, or (when it is not needed there) to garbage collection.
     pub async fn unreserve_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
         sqlx::query("UPDATE instance SET purpose = 'pool' WHERE id = ?1 AND purpose = 'claim'")
             .bind(id.as_str())
@@ -27,7 +27,7 @@ impl Store {
         Ok(())
     }
 
-    /// Somebody begins to work in the VM of an instance that nobody has claimed.
+    /// A client begins to work in the VM of an instance that is not claimed.
     pub async fn note_work(&self, id: &InstanceId) -> Result<(), StoreError> {
         sqlx::query("UPDATE instance SET worked_in = 1 WHERE id = ?1 AND state <> 'claimed'")
             .bind(id.as_str())

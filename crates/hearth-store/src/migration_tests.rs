@@ -31,7 +31,7 @@ async fn migrated(version: i64, written: &[&'static str]) -> (TempDir, Store) {
     (folder, store)
 }
 
-/// What stood in a database before names were told apart.
+/// What a database held before names were kept apart.
 const BEFORE_NAMES: [&str; 4] = [
     "INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at) VALUES
         ('prj_a1111111', 'default', 'Shop', 'S', '[]', 'small', 1, 1), ('prj_b2222222', 'default', 'shop ', 'S', '[]', 'small', 2, 2),
@@ -110,7 +110,7 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
             at,
         )
     };
-    // Once each, however many projects of a tenant have it; what nobody has is forgotten; `gamma` gets nothing.
+    // Once each, however many projects of a tenant have it; what no project has is forgotten; `gamma` gets nothing.
     assert_eq!(
         tips,
         [
@@ -139,7 +139,7 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
 }
 
 /// What stood in the four columns that said together what an instance was for, in all their mixtures, and a checkpoint. A test boot
-/// was one whatever else was said of it, and what renewed a template was nobody's.
+/// was one whatever else was said of it, and what renewed a template served none.
 const BEFORE_PURPOSE: [&str; 2] = [
     "INSERT INTO instance (id, project_id, vm_id, state, generation, is_test, is_build, reserved, use_cache, recipe, memory_mib,
                            created_at, state_since)

@@ -1,4 +1,4 @@
-//! Pools: the wish.
+//! Pools: their configuration.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use super::{
     ProjectRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
 };
 
-/// Target of a pool that was never told one.
+/// Target size of a pool for which none was set.
 const DEFAULT_TARGET: i64 = 1;
-/// Maximum age of a pool that was never told one, minutes.
+/// Maximum age of a pool for which none was set, minutes.
 const DEFAULT_MAX_AGE: i64 = 60;
 
 /// A configured pool.

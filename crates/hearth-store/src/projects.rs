@@ -251,7 +251,7 @@ impl Store {
         Ok(())
     }
 
-    /// One project, whoever's it is.
+    /// One project of any tenant.
     pub async fn project(&self, id: &ProjectId) -> Result<Option<ProjectRow>, StoreError> {
         let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
             .bind(id.as_str())

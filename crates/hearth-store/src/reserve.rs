@@ -33,7 +33,7 @@ struct Inner {
 }
 
 impl Reserve {
-    /// Of so many bytes, below this folder; what is missing is made if there is room. None of it is needed to go on.
+    /// Of so many bytes, below this folder; what is missing is made if there is room. The server works without it.
     #[must_use]
     pub fn open(data_dir: &Path, bytes: u64) -> Self {
         let reserve = Self(Arc::new(Inner {

@@ -1,4 +1,4 @@
-//! Sealing: what the store asks of whoever holds the key, so that no secret lies in the database as it is.
+//! Sealing: what the store asks of the holder of the key, so that no secret is in the database in plain.
 
 use std::fmt::Debug;
 

@@ -40,7 +40,7 @@ impl Store {
         Ok(Some(failure_with_names(&steps, reason)))
     }
 
-    /// Nobody is at work on it any more and its VM is gone: it begins again, with a log of its own. False when it is too late.
+    /// No task works on it any more and its VM is gone: it begins again, with a log of its own. False when it is too late.
     pub async fn begin_again(&self, id: &InstanceId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         let done = sqlx::query(

@@ -19,7 +19,7 @@ pub struct NewToken<'a> {
     pub hash: &'a str,
 }
 
-/// Which tokens somebody may see and revoke.
+/// Which tokens a caller may see and revoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenReach<'a> {
     /// Those of every tenant.

@@ -69,7 +69,7 @@ impl Writer {
         async move {
             const BEGIN: &str = "BEGIN IMMEDIATE";
             let tx = match self.pool.begin_with(BEGIN).await {
-                // SQLite has ended a transaction by itself, because the disk was full, and the connection still believes in it: no
+                // SQLite has ended a transaction on its own, because the disk was full, and the connection still believes in it: no
                 // transaction could ever begin on it again.
                 Err(sqlx::Error::InvalidSavePointStatement | sqlx::Error::BeginFailed) => {
                     let broken = self.pool.acquire().await?.detach();
@@ -111,7 +111,7 @@ impl Writer {
             write.after(planned).await?;
             Ok(done)
         };
-        // To its end, whoever stops waiting for it: others sync their writes on this connection.
+        // Runs to its end even when its caller stops waiting: others sync their writes on this connection.
         async move {
             let joined = tokio::spawn(running).await;
             joined.unwrap_or_else(|error| Err(sqlx::Error::Io(std::io::Error::other(error))))
@@ -145,12 +145,12 @@ impl Writing {
     }
 }
 
-/// Where a planned fault meets its write.
+/// Where a planned fault hits its write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteMoment {
     /// Nothing was written.
     Before,
-    /// It was, and whoever wrote is not told so.
+    /// It was, and the writer gets an error.
     After,
 }
 

@@ -77,7 +77,7 @@ fn unquoted(value: &str) -> &str {
     remark.map_or(value, |at| &value[..at]).trim_end()
 }
 
-/// A quoted value as dotenv reads it, which may go on in the next lines.
+/// A quoted value as dotenv reads it, which may continue in the next lines.
 fn quoted(name: &str, value: &str, lines: &[&str], at: &mut usize) -> Result<String, String> {
     let mut text = value.to_owned();
     let mut next = *at;

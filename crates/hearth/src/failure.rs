@@ -74,7 +74,7 @@ impl Failure {
         Self::new(message).with_code(EXIT_USAGE)
     }
 
-    /// Ends with this code and says nothing: everything has been said, or nobody listens.
+    /// Ends with this code and says nothing: everything has been said, or no one reads it.
     pub(crate) fn silent(code: u8) -> Self {
         Self::new(String::new()).with_code(code)
     }
@@ -172,9 +172,9 @@ impl From<clap::Error> for Failure {
     }
 }
 
-/// What to do when nobody answers at an address, by what the attempt said.
+/// What to do when no server answers at an address, by the error of the attempt.
 fn advice_for_connecting(url: &str, reason: &str) -> &'static str {
-    // rustls met something that is no TLS: a server that speaks plain HTTP, as Hearth's own does.
+    // rustls got something that is no TLS: a server that speaks plain HTTP, as Hearth's own does.
     let no_tls = ["InvalidContentType", "corrupt message"];
     if url.starts_with("https://") && no_tls.iter().any(|words| reason.contains(words)) {
         return "that server speaks plain HTTP, not HTTPS: write http:// instead of https://, or put a proxy with TLS in front of it";
@@ -245,7 +245,7 @@ impl From<ClientError> for Failure {
                         failure = failure.detail(line);
                     }
                 }
-                // The id helps only where somebody has to see the server's log.
+                // The id helps only where a person has to read the server's log.
                 if status >= 500 {
                     failure = failure.detail_if("request id", request_id);
                 }

@@ -110,7 +110,7 @@ fn standard_input(bound: Bound, holds: Holds) -> Result<Vec<u8>, Failure> {
 }
 
 fn read_file(file: &Path, name: &str, bound: Bound, holds: Holds) -> Result<Vec<u8>, Failure> {
-    // Asked before it is opened: opening a pipe waits for whoever is to write into it.
+    // Asked before it is opened: opening a pipe waits for the program that writes into it.
     let kind = std::fs::metadata(file).map_err(|error| unreadable(name, &error))?;
     if kind.is_dir() {
         return Err(Failure::usage(format!("{name} is a folder and no file")).hint("name a file in it"));
@@ -162,7 +162,7 @@ fn no_text(name: &str, at: usize) -> Failure {
     ))
 }
 
-/// Says after a while what is waited for, unless what it gives is dropped by then.
+/// Says after some seconds what is waited for, unless what it gives is dropped by then.
 fn speak_of_silence(name: &str) -> mpsc::Sender<()> {
     let (watch, dropped) = mpsc::channel();
     let text = format!("still reading {name} to its end; Ctrl-C gives up");

@@ -215,7 +215,7 @@ impl JsonFile {
         Err(self.refusal(&format!("{} holds no {holds}", self.name), &self.faults))
     }
 
-    /// What somebody said about fields of this text, each with its place.
+    /// What a refusal says about fields of this text, each with its place.
     pub(crate) fn refusal(&self, what: &str, faults: &[FieldError]) -> Failure {
         let mut faults: Vec<&FieldError> = faults.iter().collect();
         faults.sort_by_key(|fault| self.at(&fault.path));

@@ -15,7 +15,7 @@ const FILE_PREFIX: &str = "server-";
 const FILE_SUFFIX: &str = ".json";
 /// Longest entry: two paths and an address.
 const MAX_ENTRY_BYTES: u64 = 64 * 1024;
-/// Bits that let somebody else put a file into the folder.
+/// Bits that let another user put a file into the folder.
 const OTHERS_WRITE_BITS: u32 = 0o022;
 
 /// What a server says about itself to clients of the same user.
@@ -75,7 +75,7 @@ pub(crate) fn servers() -> io::Result<Vec<LocalServer>> {
     let folder = runtime_dir();
     match fs::metadata(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        // Somebody else's folder (the server runs as root, say) is none of ours.
+        // Another user's folder (the server runs as root, say) is not used.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(Vec::new()),
         Err(error) => return Err(error),
         Ok(_) => check_folder(&folder)?,

@@ -1,4 +1,4 @@
-//! Where things lie on this machine: the data folder, and the images that all data folders share.
+//! Paths on this machine: the data folder, and the images that all data folders share.
 
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ pub(crate) fn images(data_dir: &Path) -> Stores {
     Stores::new(data_dir, shared_images())
 }
 
-/// Every data folder that is known here: whose VMs may lie on an image.
+/// Every data folder that is known here: their VMs may use an image.
 pub(crate) fn data_folders(stores: &Stores, data_dir: &Path) -> Vec<PathBuf> {
     let running = local::servers().unwrap_or_default();
     let mut all: Vec<PathBuf> = std::iter::once(data_dir.to_owned())

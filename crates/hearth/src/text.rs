@@ -1,4 +1,4 @@
-//! Makes text that came out of a VM safe to show: whoever wrote it must not steer the reader's terminal.
+//! Makes text that came out of a VM safe to show: its writer must not control the reader's terminal.
 
 /// Longest line shown while following; the record keeps all of it.
 const MAX_LINE_CHARS: usize = 400;

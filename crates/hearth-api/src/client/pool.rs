@@ -48,7 +48,7 @@ impl Client {
         call.read().await
     }
 
-    /// Removes every instance that nobody has claimed.
+    /// Removes every instance that is not claimed.
     ///
     /// # Errors
     /// As every call.

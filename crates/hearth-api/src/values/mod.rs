@@ -183,7 +183,7 @@ value! {
 }
 
 value! {
-    /// `org/name`; more parts between are allowed, as some forges have them.
+    /// `org/name`; more parts between are allowed, as some git hosts have them.
     RepoFullName {
         chars: 3..=300,
         pattern: r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,99})+$",
@@ -205,7 +205,7 @@ value! {
 }
 
 value! {
-    /// Somebody's name as git writes it into a commit. Git takes punctuation off both ends; something must be left.
+    /// A person's name as git writes it into a commit. Git takes punctuation off both ends; something must be left.
     GitName {
         chars: 1..=200,
         pattern: r#"^[^\x00-\x1f\x7f<>]*[^\x00-\x20\x7f<>.,:;"\\'][^\x00-\x1f\x7f<>]*$"#,

@@ -1,4 +1,4 @@
-//! What to do about a set-up command that did not end well, where its end tells: it asked something and nobody could answer, or
+//! Advice about a set-up command that failed, where its output shows the cause: it asked a question that no one could answer, or
 //! a variable of the project changes how programs are found and run. Pure.
 
 use hearth_core::redact::{Redacted, Redactor};

@@ -51,7 +51,7 @@ impl Run<'_> {
         };
         self.note_template(key, found).await?;
         if !self.boot.purpose.serves_claims() {
-            // Nobody gets it: the VM that was set up is good enough to look into, and sooner there.
+            // It is not handed out: the VM that was set up is good enough to look into, and is there sooner.
             return Ok(agent);
         }
         drop(agent);
@@ -184,7 +184,7 @@ impl Run<'_> {
                 _ => Duration::ZERO,
             },
         };
-        // One without a row would be kept as it is, and this VM would not lie on it.
+        // A checkpoint without a row would be kept as it is, with another parent than this VM has.
         if let Err(error) = self.builder.driver.remove_checkpoint(key).await {
             tracing::debug!(%error, %key, "what was left of a checkpoint stays");
         }
@@ -204,7 +204,7 @@ impl Run<'_> {
                 let reason = redacted!["the prepared VM could not be frozen: ", why];
                 return Err(failure(FailureKind::Host, reason).into());
             }
-            // The run goes on; only a later one will have to do this stage again.
+            // The run continues; only a later one will have to do this stage again.
             tracing::warn!(%error, stage = %work, "a stage could not be frozen");
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The same, but for the commands of a list that goes on: they are the beginning of its entry.
+    /// The same, without the commands of an unfinished list: they are the beginning of its entry.
     async fn replay_but_for(&self, logs: &[StageLog], left: &[Stage]) -> Result<Vec<StageLog>, Stop> {
         let goes_on = match left.first().map(|stage| stage.work) {
             Some(Work::Project(at) | Work::Pool(at)) => at,

@@ -1,4 +1,4 @@
-//! Somebody wants a boot to end: asked once, heard by the command that runs, so that its entry is written as far as it came.
+//! A request to end a boot: made once, and noticed by the command that runs, so that its entry is written as far as it came.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::failure;
 
-/// Not asked until somebody does. All clones are the same request.
+/// Not requested at first. All clones are the same request.
 #[derive(Debug, Clone, Default)]
 pub struct EndRequest {
     asked: CancellationToken,
@@ -19,7 +19,7 @@ pub struct EndRequest {
 impl EndRequest {
     /// Asks; only the first reason counts.
     pub fn ask(&self, reason: Redacted) {
-        // Whoever asked first has said why.
+        // The first request has given the reason.
         drop(self.reason.set(reason));
         self.asked.cancel();
     }

@@ -1,4 +1,4 @@
-//! The live log: what is happening in a provisioning run right now, for whoever follows it. A cache: the record is in the store.
+//! Live boots: what is happening in a provisioning run right now, for the clients that follow it. A cache: the record is in the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,9 @@ use hearth_core::step_record::StepRecord;
 use hearth_core::time::millis;
 use tokio::sync::broadcast;
 
-/// Events a slow follower may lag behind before it loses some.
+/// Events a slow client may lag behind before it loses some.
 const CHANNEL_EVENTS: usize = 1024;
-/// Output of the running step that a late follower still sees, bytes.
+/// Output of the running step that a client still sees that comes late, bytes.
 const BACKLOG_BYTES: usize = 64 * 1024;
 
 /// All boots under way.
@@ -129,7 +129,7 @@ impl LiveLogs {
                 command: None,
                 printed: None,
             });
-            // Nobody listening is normal.
+            // It is normal that no client listens.
             let _ = boot.events.send(FollowEvent::StepStarted {
                 name: name.as_str().to_owned(),
                 subject,

@@ -51,7 +51,7 @@ impl Run<'_> {
         let replaced = file == settings::LEGACY_FILE && !self.boot.blueprint.legacy_hooks;
         let mut settings = match settings::read(file, &content) {
             Ok(settings) => settings,
-            // Nothing of it runs: its faults are nobody's.
+            // Nothing of it runs, so its faults do not matter.
             Err(_) if replaced => return Ok(None),
             Err(reason) => return Err(self.failure(FailureKind::Setup, &reason)),
         };

@@ -48,16 +48,16 @@ pub struct Boot {
     pub blueprint: Blueprint,
     /// What it is made for. A test is to show how the set-up goes *now*: nothing that was looked up before is good enough for it.
     pub purpose: Purpose,
-    /// A restart of the server interrupted it then: it goes on from what was frozen.
+    /// A restart of the server interrupted it then: it continues from what was frozen.
     pub interrupted_at: Option<Timestamp>,
-    /// Somebody may want it to end.
+    /// A person may ask for its end.
     pub end: EndRequest,
     /// It is a fork of this template; what the blueprint says is for another one.
     pub template: Option<TemplateRow>,
 }
 
 impl Boot {
-    /// Whether its VM is to stand in the pool, paused, until it is claimed: a claim waits for another one, or somebody wants to look inside.
+    /// Whether its VM stays in the pool, paused, until it is claimed. Else a claim waits for it, or a person looks inside.
     #[must_use]
     pub fn pauses(&self) -> bool {
         self.purpose == Purpose::Pool
@@ -69,7 +69,7 @@ impl Boot {
 pub enum Stop {
     /// A step failed.
     Failure(Failure),
-    /// The record could not be written or read: nobody knows how far it came.
+    /// The record could not be written or read: it is not known how far the run came.
     Store(StoreError),
 }
 

@@ -1,5 +1,4 @@
-//! Writes the entry of one step: what its commands printed is redacted here and goes into the live log and, when the step ends, into the
-//! store.
+//! Writes the entry of one step: what its commands printed goes live to clients and, when it ends, into the store.
 
 use std::time::Instant;
 
@@ -226,7 +225,7 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// Writes the entry of a step that did not run this time, because the VM goes on from after it.
+/// Writes the entry of a step that did not run this time, because the VM continues from after it.
 pub async fn replay(builder: &Builder, id: &InstanceId, entry: &StepEntry<'_>) -> Result<(), StoreError> {
     let record = StepRecord {
         name: entry.step(),

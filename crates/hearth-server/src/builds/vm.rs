@@ -1,4 +1,4 @@
-//! The VM of a run: made from the image or forked, reached, given an identity, proved, put to rest.
+//! The VM of a run: made from the image or forked, reached, given an identity, checked, paused.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,13 +42,13 @@ impl Run<'_> {
         }
     }
 
-    /// A VM from the image, booted and settled: the steps `create_vm` and `ensure_server`.
+    /// A VM from the image, booted and idle: the steps `create_vm` and `ensure_server`.
     pub(super) async fn create(&self) -> Result<AgentClient, Stop> {
         self.create_vm().await?;
         self.ensure_server().await
     }
 
-    /// A VM that goes on from a checkpoint, as somebody of its own: the same steps. `None` when the checkpoint turned out to
+    /// A VM that continues from a checkpoint, with an identity of its own: the same steps. `None` when the checkpoint turned out to
     /// be damaged.
     pub(super) async fn fork(
         &self,
@@ -121,7 +121,7 @@ impl Run<'_> {
         let activated = match self.activate(&agent).await {
             Ok(activated) => activated,
             Err(failure) => {
-                // It may be its sibling in part: nobody may have it.
+                // It may still have part of its sibling's identity: it must not be handed out.
                 if let Err(error) = self.builder.driver.destroy(&self.boot.vm).await {
                     tracing::warn!(%error, vm = %self.boot.vm, "a fork without an identity could not be destroyed yet");
                 }
@@ -203,7 +203,7 @@ impl Run<'_> {
         metadata
     }
 
-    /// The record tells that a restart of the server interrupted the boot, and where it goes on.
+    /// The record says that a restart of the server interrupted the boot, and where it continues.
     fn say_interrupted(&self, recorder: &mut Recorder<'_>, from: &str) {
         let Some(at) = self.boot.interrupted_at else { return };
         recorder.print(&format!("{}\n", interruption(from, at)));
@@ -250,7 +250,7 @@ impl Run<'_> {
         Ok(agent)
     }
 
-    /// Waits for the agent, then until the guest has settled, and gives it its time and its name.
+    /// Waits for the agent, then until the guest is idle, and sets its time and its name.
     async fn settle(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
         let (agent, version) = self.reach().await?;
         let set = agent.set_clock(SystemTime::now()).await;
@@ -385,7 +385,7 @@ impl Run<'_> {
         Ok(matches!(output.end, ExecEnd::Exited { code: Some(0), .. }))
     }
 
-    /// Before the VM is frozen: what is not on the disk yet would be written by every fork anew, what tasks usually run would be read
+    /// Before the VM is frozen: what is not on the disk yet would be written again by every fork, what tasks usually run would be read
     /// by each into memory of its own, and what the agent has prepared they all have. A guest that cannot do it is frozen as it is.
     pub(super) async fn prepare_to_freeze(&self, agent: &AgentClient) {
         if let Err(error) = self.runs(agent, &["sync"]).await {
@@ -401,7 +401,7 @@ impl Run<'_> {
         }
     }
 
-    /// Lets the VM stand still until it is claimed; what it costs then, MiB.
+    /// Pauses the VM until it is claimed; gives the memory that it takes then, MiB.
     pub(super) async fn rest(&self) -> Result<Option<u64>, Stop> {
         let driver = &self.builder.driver;
         if !driver.capabilities().pause {

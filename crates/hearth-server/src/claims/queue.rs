@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::reservation::Inbox;
 
-/// A claim that waits looks this often even when nobody notifies it, because what it needs may come without an instance that
+/// A claim that waits looks this often even without a notification, because what it needs may come without an instance that
 /// changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// One further back in the queue looks less often, as many times as there are before it, and at most so many: else a hundred that wait

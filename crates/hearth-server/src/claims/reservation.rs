@@ -141,7 +141,7 @@ impl Claims {
     }
 }
 
-/// Takes a claim back that has no key, when its request is gone before the VM was handed over: nobody can ask for it again.
+/// Takes a claim back that has no key, when its request is gone before the VM was handed over: no request can ask for it again.
 pub(super) struct Unasked {
     claims: Claims,
     id: Option<InstanceId>,

@@ -46,7 +46,7 @@ pub async fn list_branches(
         let mut branches = match remote_branches(sources, &remote).await {
             Ok(branches) => Some(branches),
             Err(error) => {
-                // Whoever asked learns it when the repository is cloned; here it is only not known.
+                // A user learns the reason when the repository is cloned; here the branches are only not known.
                 tracing::debug!(%error, repo = checkout.repo_full_name, "the branches are not known");
                 None
             }

@@ -13,7 +13,7 @@ use crate::repos::mirrors::MirrorError;
 use crate::store::StoreError;
 use crate::vms::connections::ConnectError;
 
-/// Somebody must enable a disabled pool first: sooner it makes no sense to ask again.
+/// A person must enable a disabled pool first; asking again sooner is of no use.
 const DISABLED_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// It was done.
 pub const OK: StatusCode = StatusCode::OK;

@@ -36,7 +36,7 @@ use crate::vms::pause::Awake;
 
 /// How long a VM's agent has to take the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// An agent that is there says this soon that it has a command. One that does not may be busy, or nobody may be there.
+/// An agent that is there says this soon that it has a command. One that does not may be busy, or not there.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// What a JSON reply keeps of each output, bytes.
 const KEPT_BYTES: usize = 8 * 1024 * 1024;
@@ -111,13 +111,13 @@ pub fn marked(state: InstanceState, mut response: Response) -> Response {
 /// Someone is at work in a VM.
 pub struct Inside {
     pub agent: AgentClient,
-    /// A VM of the pool stands still; it goes on for as long as this is held.
+    /// A VM of the pool is paused; it runs for as long as this is held.
     pub awake: Option<Awake>,
 }
 
 /// Begins work in an instance's VM.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
-    // A connection that lives proves more than the host can say, and costs nothing to look at.
+    // A working connection says more than the host can, and checking it costs nothing.
     let is_connected = state.connections.current(&row.vm).is_some();
     if !is_connected || state.probes.unresponsive(&row.vm).is_some() {
         need_in_reach(state, row).await?;
@@ -156,7 +156,7 @@ async fn need_in_reach(state: &AppState, row: &InstanceRow) -> Result<(), ApiErr
     }
 }
 
-/// What the agent says to this at first. When it says nothing for a while, or its connection is lost, the host is asked whether
+/// What the agent answers at first. When it says nothing for some seconds, or its connection is lost, the host is asked whether
 /// there is anybody to wait for.
 pub async fn answered<T>(
     state: &AppState,

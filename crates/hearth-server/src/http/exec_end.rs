@@ -1,4 +1,4 @@
-//! What comes of a command, as a client is told: its output, and how it ended, also when its agent can no longer say it.
+//! The result of a command, as a client gets it: its output, and how it ended, also when its agent can no longer say it.
 
 use std::time::Duration;
 
@@ -64,8 +64,8 @@ impl Begun {
         }
     }
 
-    /// The agent broke off, or says nothing though the command's time is up. In the first case whoever answers in the VM now is
-    /// asked, so that the client learns what happened; how the command itself ended nobody can say.
+    /// The agent broke off, or says nothing though the command's time is up. In the first case the agent that answers in the VM now is
+    /// asked, so that the client learns what happened; how the command itself ended is not known.
     pub async fn lost(&self, error: &AgentError) -> ExecExit {
         let duration_ms = millis(self.given.at.elapsed());
         if let AgentError::Overdue { limit } = error {

@@ -1,4 +1,4 @@
-//! Look-ups for people: what a text means that somebody typed, and the list of claims. A token that may only claim finds the
+//! Look-ups for people: what a text means that a person typed, and the list of claims. A token that may only claim finds the
 //! projects that it may claim from, and of instances those that it claimed itself.
 
 use axum::Json;

@@ -1,4 +1,4 @@
-//! Webhooks. Whoever signs with the secret is believed that something was pushed, and nothing more: a webhook only makes the
+//! Webhooks. A signature with the secret shows that something was pushed, and nothing more: a webhook only makes the
 //! server look, so one that is sent again does no harm.
 
 use std::sync::Arc;

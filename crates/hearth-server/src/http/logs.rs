@@ -104,7 +104,7 @@ pub async fn read_instance_log(
         }
         other => refused(&other),
     })?;
-    // A VM of the pool goes on for as long as somebody reads.
+    // A VM of the pool runs for as long as a client reads.
     let text = text.map(move |piece| {
         let _ = &awake;
         piece.map_err(std::io::Error::other)

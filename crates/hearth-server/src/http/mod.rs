@@ -96,7 +96,7 @@ pub struct AppState {
     pub store: Store,
     /// Wakes the pools' loop.
     pub wake: Wake,
-    /// Has instances made that somebody waits for.
+    /// Orders instances: test boots and renewals.
     pub orders: Orders,
     /// Ends boots.
     pub boots: Actor,

@@ -1,4 +1,4 @@
-//! `GET /`: where somebody arrives who has only the server's address. A browser is led to the page for people, a program gets
+//! `GET /`: for users who have only the server's address. A browser is redirected to the page for people, a program gets
 //! the places as JSON. Says nothing of the installation and needs no token.
 
 use axum::Json;

@@ -1,4 +1,4 @@
-//! A command's life on a WebSocket: its input comes in, its output goes out, both held back by whoever is slower, and it does
+//! A command's life on a WebSocket: its input comes in, its output goes out, both at the speed of the slower side, and it does
 //! not outlive the client.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::vms::pause::Awake;
 
 /// Longest message of a client; longer ones end the command. What an agent takes as a command at most.
 pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
-/// A message of input goes on in pieces of this.
+/// A message of input is passed on in chunks of this size.
 const PIECE_BYTES: usize = 64 * 1024;
 /// So many of them wait for a command that does not read.
 pub const WAITING_INPUT: usize = 16;
@@ -46,7 +46,7 @@ pub struct Attached {
     /// Whether each piece of output says which one it is of; a terminal has one only.
     pub channels: bool,
     /// A client that has said nothing for this long, not even that it is there, is gone. `None`: one that does not take its output
-    /// for a while cannot say anything either, and is waited for.
+    /// for some time cannot say anything either, and is waited for.
     pub patience: Option<Duration>,
 }
 
@@ -60,7 +60,7 @@ impl Attached {
     ) {
         let exit = tokio::select! {
             exit = show(&mut self.running, &self.begun, &mut client, state, self.lease.as_ref(), self.channels) => exit,
-            // Nobody is left to be told.
+            // No client is left to answer.
             () = take(&mut from_client, self.typed, self.patience) => return,
         };
         drop(self.running);

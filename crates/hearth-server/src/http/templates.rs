@@ -10,7 +10,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use crate::templates::gc::KeptCheckpoint;
 
-/// Faults are told this long.
+/// Faults are shown up to this length.
 const FAULTS_TOLD: SignedDuration = SignedDuration::from_hours(24);
 
 /// List templates and other checkpoints

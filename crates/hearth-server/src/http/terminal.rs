@@ -28,7 +28,7 @@ use super::socket::{Attached, MESSAGE_BYTES, WAITING_INPUT};
 
 /// A client that has said nothing for this long, not even that it is there, is gone.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(90);
-/// What programs are told that they run in, when the client does not say.
+/// The terminal type that programs get when the client does not name one.
 const TERM: &str = "xterm-256color";
 /// What an agent answers to a path that it does not know.
 const UNKNOWN_PATH: u16 = 404;

@@ -32,7 +32,7 @@ async fn reach<'a>(state: &AppState, caller: &'a Caller) -> Result<TokenReach<'a
     })
 }
 
-/// Whose a token is when nobody says so. Its owner decides whose personal variables the VMs get that it claims, so whoever makes
+/// The owner of a token when none is named. The owner decides whose personal variables the VMs get that it claims, so a person who makes
 /// a token for an agent must not give away their own without a word.
 fn default_owner(name: &str, scopes: &[Scope], creator: &Caller) -> String {
     if scopes.contains(&Scope::Admin) {

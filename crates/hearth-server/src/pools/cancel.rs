@@ -116,7 +116,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Tells those who watch how a boot ended whose row somebody else has moved.
+    /// Tells the clients that watch how a boot ended whose row another task has moved.
     pub(super) async fn tell_end(&self, id: &InstanceId) -> Result<(), StoreError> {
         let row = self.store.instance(id).await?;
         let status = row.as_ref().and_then(InstanceRow::status);

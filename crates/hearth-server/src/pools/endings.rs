@@ -1,4 +1,4 @@
-//! An instance fails or changes: its row says so, and those who wait are told.
+//! An instance fails or changes: its row says so, and claims and clients that wait are notified.
 
 use async_trait::async_trait;
 use hearth_api::ids::{InstanceId, ProjectId};

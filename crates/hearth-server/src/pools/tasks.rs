@@ -34,7 +34,7 @@ pub(super) struct Running {
     done: CancellationToken,
     /// Asked when a person wants it to end.
     pub(super) end: EndRequest,
-    /// Cancelled when the run is not wanted any more.
+    /// Cancelled when the run is not needed any more.
     pub(super) cancel: CancellationToken,
 }
 

@@ -1,5 +1,5 @@
 //! Which set-up a VM was made by, and what changed since. The pass notes each set-up that a pool is to follow, so that what is made by
-//! it can later be told from what another one makes.
+//! it can later be distinguished from what another one makes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,7 +76,7 @@ impl SetUps {
             return Ok(own_commands(project));
         }
         let own = self.store.set_up(&project.id, name).await?;
-        // One that was made before set-ups were noted: nobody knows better.
+        // It was made before set-ups were recorded, so its set-up is not known.
         Ok(own.map_or_else(|| own_commands(project), |own| own.commands))
     }
 }

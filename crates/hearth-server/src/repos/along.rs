@@ -13,7 +13,7 @@ use super::lfs::LfsObject;
 use super::mirrors::{MirrorError, Mirrors, Tip};
 use super::submodules;
 
-/// Submodules of submodules of … are followed so deep. Nobody means more, and a repository may hold itself.
+/// Submodules of submodules of … are followed so deep. No real repository needs more, and a repository may hold itself.
 const MAX_DEPTH: usize = 10;
 /// So many are brought at most.
 const MAX_SUBMODULES: usize = 1000;
@@ -21,7 +21,7 @@ const MAX_SUBMODULES: usize = 1000;
 /// Everything that comes along with one commit of one repository.
 #[derive(Debug, Default)]
 pub struct Along {
-    /// The commit's files are in Git LFS, whether or not that is wanted.
+    /// The commit's files are in Git LFS, whether or not they are to be fetched.
     pub uses_lfs: bool,
     /// What Git LFS keeps of it.
     pub lfs: Vec<LfsObject>,
@@ -208,5 +208,5 @@ impl Mirrors {
     }
 }
 
-/// A commit in a mirror, and what was wanted of it.
+/// A commit in a mirror, and what is to be fetched of it.
 pub type AlongKey = (PathBuf, String, Extras);

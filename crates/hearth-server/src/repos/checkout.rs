@@ -31,10 +31,10 @@ const NOT_RECORDED: i32 = 5;
 /// Why a checkout could not be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckoutError {
-    /// Somebody changed it since the set-up ended.
+    /// It was changed since the set-up ended.
     #[error("files or commits in it were changed after its set-up had ended")]
     NotOurs,
-    /// Nobody knows what of it the set-up changed.
+    /// It is not known what of it the set-up changed.
     #[error(
         "its set-up left so much in it that it could not be recorded; let git ignore what the set-up makes (.gitignore)"
     )]
@@ -61,9 +61,9 @@ pub async fn record(agent: &AgentClient, path: &str) -> Result<CheckoutState, Ag
     }
 }
 
-/// Moves the checkout at this path from one commit to another, and onto that branch. Where nobody has `worked_in` the VM, everything in
-/// it is the set-up's, also what its services have changed since; else only what is still as the set-up left it gives way. Nothing has happened, or not all of it, when this
-/// is an error: the VM's user must not be told that the checkout is anywhere.
+/// Moves the checkout at this path from one commit to another, and onto that branch. Where no one has `worked_in` the VM, everything in
+/// it is the set-up's, also what its services have changed since; else only what is still as the set-up left it is replaced. Nothing has happened, or not all of it, when this
+/// is an error: the VM's user must not get a wrong answer about where the checkout is.
 pub async fn move_to(
     agent: &AgentClient,
     path: &str,

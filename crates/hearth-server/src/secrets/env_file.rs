@@ -9,7 +9,7 @@ pub const PATH: &str = "/home/.env";
 /// Its mode: only root reads it.
 pub const MODE: u32 = 0o600;
 
-/// The file's content. Single quotes keep every byte except the single quote itself. Names that would break whoever sources it are
+/// The file's content. Single quotes keep every byte except the single quote itself. Names that would break a program that sources it are
 /// left out: they may have been accepted by an earlier version.
 #[must_use]
 pub fn render<'a>(variables: impl IntoIterator<Item = &'a VariableRow>) -> String {

@@ -1,4 +1,4 @@
-//! What git in a VM finds configured: whoever works there may use every checkout, and can commit. It stands in a file of Hearth's
+//! The configuration of git in a VM: every user there may use every checkout, and can commit. It is in a file of Hearth's
 //! own, which the system's configuration includes: what a set-up writes with `git config`, system-wide or not, wins.
 
 use hearth_api::project::GitIdentity;
@@ -10,7 +10,7 @@ pub const PATH: &str = "/etc/gitconfig.hearth";
 pub const MODE: u32 = 0o644;
 /// The last words of addresses that were made up: no mail can ever reach them (RFC 2606).
 const DOMAIN: &str = "hearth.invalid";
-/// Who commits when nobody is known: during the set-up of a project without an identity of its own.
+/// Who commits when no identity is known: during the set-up of a project without an identity of its own.
 const NOBODY: &str = "hearth";
 /// What git takes off both ends of a name; of a name that is nothing else, nothing is left.
 const CRUD: &str = ".,:;<>\"\\'";
@@ -39,7 +39,7 @@ impl From<&GitIdentity> for Committer {
     }
 }
 
-/// The file. Checkouts belong to root; git lets others use them only when it is told to.
+/// The file. Checkouts belong to root; git lets others use them only when its configuration says so.
 #[must_use]
 pub fn render(identity: &Committer) -> String {
     let text = format!(

@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 
 /// What was found out so long ago is true enough.
 const FRESH: Duration = Duration::from_secs(2);
-/// Nobody waits longer; the look goes on, and its answer is there the next time.
+/// A caller waits no longer; the check continues, and its answer is there the next time.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The first look of a kind is waited for longer: a VM that is made while nobody knows belongs to no recipe that will be wanted,
-/// and is replaced as soon as somebody does. Finding out whether KVM works boots tiny guests one after the other, up to 10 s each:
+/// The first check of a kind is waited for longer: a VM that is made before its answer belongs to no recipe that a pool will follow,
+/// and is replaced as soon as the answer is there. Finding out whether KVM works boots tiny guests one after the other, up to 10 s each:
 /// on a busy host 23 s were seen.
 const FIRST_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -24,7 +24,7 @@ type Kind = (Option<String>, VmShape);
 pub struct Environments {
     driver: Arc<dyn Driver>,
     known: Arc<Mutex<HashMap<Kind, Known>>>,
-    /// Told when a look has ended.
+    /// Notified when a check has ended.
     ended: Arc<Notify>,
 }
 
@@ -48,7 +48,7 @@ impl Environments {
         }
     }
 
-    /// The digest; nothing when the image is not there, or as long as nobody knows.
+    /// The digest; nothing when the image is not there, or as long as it is not known.
     pub async fn get(&self, image: Option<&str>, shape: VmShape) -> Option<String> {
         let kind = (image.map(str::to_owned), shape);
         let (last, due, patience) = self.with(&kind, |known| {
@@ -92,7 +92,7 @@ impl Environments {
         }
     }
 
-    /// What the first look, which somebody else began, finds.
+    /// What the first check finds, which another caller began.
     async fn first_answer(&self, kind: &Kind) -> Option<String> {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());

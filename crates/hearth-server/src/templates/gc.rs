@@ -1,4 +1,4 @@
-//! Garbage collection of checkpoints: removes what nobody knows or needs, looks whether the rest is whole, renews old templates. What
+//! Garbage collection of checkpoints: removes what is unknown or unused, verifies the rest, renews old templates. What
 //! the pool's loop does not wait for.
 
 use std::collections::{HashMap, HashSet};
@@ -23,7 +23,7 @@ const ROUND: Duration = Duration::from_secs(60);
 const LEFT_BEHIND_AGAIN: Duration = Duration::from_secs(1);
 /// How often every byte of every checkpoint is looked at.
 const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
-/// A checkpoint that no pool needs is kept this long after its last use: whoever tries something out comes back.
+/// A checkpoint that no pool needs is kept this long after its last use: a set-up that was tried out is often tried again.
 const UNNEEDED_KEPT: SignedDuration = SignedDuration::from_hours(1);
 /// After a renewal, good or bad, the next one waits this long.
 const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_hours(1);
@@ -57,7 +57,7 @@ pub struct KeptCheckpoint {
     pub project: Option<ProjectId>,
     /// The recipes whose template it is.
     pub recipes: Vec<String>,
-    /// A pool's current template lies on it, or is it.
+    /// It is a pool's current template, or a parent of one.
     pub needed: bool,
 }
 
@@ -67,7 +67,7 @@ pub trait Pools: Debug + Send + Sync {
     /// The recipe that a pool is to follow, where the branches are at these heads.
     async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &Tips) -> String;
 
-    /// Has a pool's template made anew, from the image on.
+    /// Has a pool's template built again, from the image on.
     async fn renew_template(&self, project: &ProjectRow) -> Result<(), StoreError>;
 }
 
@@ -89,8 +89,7 @@ pub struct Gc {
     soon: Arc<Notify>,
 }
 
-/// A checkpoint turned out to be damaged: nobody begins at it again, and what was forked from it goes. One of a deleted project is no
-/// loss.
+/// A checkpoint turned out to be damaged: it is not used again, and what was forked from it is deleted.
 pub async fn forget_checkpoint(
     store: &Store,
     driver: &dyn Driver,
@@ -105,7 +104,7 @@ pub async fn forget_checkpoint(
     }
     store.forget_checkpoint(key, true, now).await?;
     if let Err(error) = driver.remove_checkpoint(key).await {
-        // VMs may lie on it still; then a later round removes it.
+        // It may still be the parent of VMs; then a later round removes it.
         tracing::debug!(%error, %key, "a damaged checkpoint stays for now");
     }
     Ok(())
@@ -158,7 +157,7 @@ impl Gc {
         }
     }
 
-    /// A project is gone: what its templates hold goes as soon as no VM lies on them.
+    /// A project is gone: its templates are removed as soon as no VM is based on them.
     pub fn run_soon(&self) {
         self.soon.notify_one();
     }
@@ -198,7 +197,7 @@ impl Gc {
         };
         let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
         for gone in owners.keys().filter(|key| !there.contains(key)) {
-            // Its files were taken away: what lies on it is of no use either.
+            // Its files are gone: what is based on it is of no use either.
             forget_checkpoint(&self.store, &*self.driver, gone, "its files are gone").await?;
         }
         drop(collecting);
@@ -233,7 +232,7 @@ impl Gc {
         Ok(enabled)
     }
 
-    /// The current templates of all pools and whatever they lie on.
+    /// The current templates of all pools, and all their parents.
     async fn needed(
         &self,
         infos: &[CheckpointInfo],
@@ -246,7 +245,7 @@ impl Gc {
         Ok(with_below(infos.iter(), current))
     }
 
-    /// What deleted projects have left: their secrets lie in it. What a template of another project is, or lies on, is not theirs alone.
+    /// What deleted projects have left: their secrets are in it. A template of another project, or a parent of one, is not theirs alone.
     async fn left_behind(&self, kept: &[KeptCheckpoint]) -> Result<HashSet<CheckpointKey>, StoreError> {
         let projects = self.store.all_projects().await?;
         let projects: HashSet<ProjectId> = projects.into_iter().map(|project| project.id).collect();
@@ -264,7 +263,7 @@ impl Gc {
     }
 
     /// Removes what no pool needs: what was not used for long, what deleted projects have left, and, while there is too much, whatever
-    /// was used longest ago. Gives how many of deleted projects something still lies on.
+    /// was used longest ago. Gives how many of deleted projects are still parents of something.
     async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<usize, StoreError> {
         let mut bytes: u64 = kept.iter().map(|kept| kept.info.bytes).sum();
         let owners = self.store.checkpoint_owners().await?;
@@ -307,7 +306,7 @@ impl Gc {
         Ok(left.iter().filter(|kept| left_behind.contains(&kept.info.key)).count())
     }
 
-    /// Checks every byte of every checkpoint. A damaged one is not used any more; the pool makes it anew.
+    /// Checks every byte of every checkpoint. A damaged one is not used any more; the pool builds it again.
     pub async fn verify(&self) -> Result<Verified, StoreError> {
         let mut verified = Verified::default();
         for kept in self.kept().await? {
@@ -351,7 +350,7 @@ impl Gc {
     }
 }
 
-/// These checkpoints and whatever they lie on.
+/// These checkpoints and all their parents.
 fn with_below<'a>(
     infos: impl Iterator<Item = &'a CheckpointInfo>,
     from: Vec<&'a CheckpointKey>,

@@ -1,7 +1,5 @@
-//! Images: whether one that a project names is there, and the end of old ones.
-//!
-//! Old images of the data folder are removed now and then: those that nothing lies on, that no project names and that a newer one of
-//! the same name has replaced. Other folders are left alone, and so is one behind a link, which somebody shares on purpose: who lies
+//! Old images of the data folder are removed now and then: those that are unused, that no project names and that a newer one of
+//! the same name has replaced. Other folders are left alone, and so is one behind a link, which was shared on purpose: what is based
 //! on those is not known here.
 
 use std::path::{Path, PathBuf};
@@ -76,7 +74,7 @@ async fn round(store: &Store, data_dir: &Path, policy: PrunePolicy) -> Result<()
     let data_dir = data_dir.to_owned();
     let look = move || {
         let listed = image::list(&images).map_err(|error| error.to_string())?;
-        // Last: what lies on an image now is known only now.
+        // Last: what uses an image can change until now.
         let used = images_in_use(&data_dir).map_err(|error| error.to_string())?;
         image::prune(
             &listed.images,

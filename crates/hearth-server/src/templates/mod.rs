@@ -1,4 +1,4 @@
-//! Templates and what they lie on: which one serves a pool, what the host gives to VMs, old images.
+//! Templates and their parents: which one serves a pool, what the host gives to VMs, old images.
 
 pub mod environment;
 pub mod gc;

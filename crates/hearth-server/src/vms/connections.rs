@@ -1,4 +1,4 @@
-//! One connection to each VM's agent, made when it is first needed, shared by everybody, made anew when it is lost.
+//! One connection to each VM's agent, made when it is first needed, shared by all callers, made again when it is lost.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use hearth_drivers::{Driver, DriverError};
 use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
 
-/// Why a VM that restarted is none of the pool's.
+/// Why a VM that restarted cannot stay in the pool.
 pub const RESTARTED: &str =
     "its guest restarted while it stood ready: what the set-up had started does not run any more";
 
@@ -77,7 +77,7 @@ impl Connections {
         Ok(client)
     }
 
-    /// The connection that there is now, if there is one and nobody is just making it.
+    /// The connection that there is now, if there is one and it is not just being made.
     pub fn current(&self, vm: &VmId) -> Option<AgentClient> {
         let slot = self.slots().get(vm).cloned()?;
         let slot = slot.try_lock().ok()?;
@@ -117,12 +117,12 @@ impl Connections {
         self.reasons().remove(vm);
     }
 
-    /// Whoever asks next makes a new connection.
+    /// The next caller makes a new connection.
     pub fn renew(&self, vm: &VmId) {
         self.slots().remove(vm);
     }
 
-    /// Ends every call to a VM that does not answer: each would wait for ever. `why`: what they are told.
+    /// Ends every call to a VM that does not answer: each would wait for ever. `why`: the error that they get.
     pub async fn give_up(&self, vm: &VmId, why: Redacted) {
         self.reasons().insert(vm.clone(), why);
         self.renew(vm);

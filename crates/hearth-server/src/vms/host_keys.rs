@@ -10,19 +10,19 @@ use tokio::process::Command;
 
 /// Keys that are kept at hand: as many forks as may come at once, and some more.
 const AT_HAND: usize = 8;
-/// What `ssh-keygen` makes by itself.
+/// What `ssh-keygen` makes by default.
 const BITS: &str = "3072";
 /// File systems that lie in memory: a key is not written to a disk.
 const IN_MEMORY: [&str; 2] = ["/dev/shm", "/run"];
 
-/// Keys that nobody has yet.
+/// Keys that no VM has yet.
 #[derive(Debug, Clone, Default)]
 pub struct HostKeys(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
     keys: Vec<HostKey>,
-    /// Somebody needed one: others will.
+    /// One was needed: more will be.
     needed: bool,
     /// More are being made.
     making: bool,
@@ -36,7 +36,7 @@ impl HostKeys {
         key
     }
 
-    /// Nobody else has had it.
+    /// No other VM has had it.
     pub fn give_back(&self, key: HostKey) {
         self.with(|kept| kept.keys.push(key));
     }
@@ -55,7 +55,7 @@ impl HostKeys {
         Ok(key)
     }
 
-    /// Makes what is missing, one after the other, while nobody waits.
+    /// Makes what is missing, one after the other, while no caller waits.
     fn fill(&self) {
         let begins = self.with(|kept| {
             let begins = kept.needed && !kept.making && kept.keys.len() < AT_HAND;

@@ -36,7 +36,7 @@ pub enum Became {
     AgentDied,
     /// The same agent answers: it has ended what ran for the connection.
     ConnectionLost,
-    /// Its process is gone, and nobody knows why.
+    /// Its process is gone, and the reason is not known.
     Gone,
     /// It runs and does not answer: why, where that was looked into.
     Silent(Option<String>),
@@ -54,7 +54,7 @@ pub struct Given {
 }
 
 impl Connections {
-    /// Finds out who answers in the VM now, and if nobody does, why.
+    /// Finds out which agent answers in the VM now, and if none does, why.
     pub async fn find_out(&self, vm: &VmId, given: &Given, patience: Duration) -> Became {
         // The connection was broken off because the guest hangs: that was looked into.
         if let Some(why) = self.given_up(vm) {

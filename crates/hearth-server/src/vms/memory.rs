@@ -71,7 +71,7 @@ impl Memory {
                         let used = usage.private_bytes.div_ceil(MIB);
                         measures.insert(row.vm.clone(), (Instant::now(), used));
                     }
-                    // Nobody knows: its whole size.
+                    // Not known: its whole size.
                     _ => drop(measures.remove(&row.vm)),
                 });
             })

@@ -1,4 +1,4 @@
-//! Ready VMs are paused until somebody needs them. Whoever pauses or resumes one is alone with it, and looks at its row again: a VM
+//! Ready VMs are paused until they are needed. A task that pauses or resumes one holds its lock, and reads its row again: a VM
 //! that was claimed meanwhile is left alone.
 
 use std::collections::HashMap;
@@ -18,13 +18,13 @@ pub struct Pause {
     store: Store,
     driver: Arc<dyn Driver>,
     wake: Wake,
-    /// Whoever pauses or resumes a VM is alone with it.
+    /// One lock per VM, held while it is paused or resumed.
     locks: Locks<VmId>,
     /// How many work in VMs that would be paused otherwise.
     used: Arc<Mutex<HashMap<VmId, usize>>>,
 }
 
-/// Keeps a VM running for as long as somebody works in it.
+/// Keeps a VM running for as long as a client works in it.
 #[derive(Debug)]
 pub struct Awake {
     pause: Pause,
@@ -46,7 +46,7 @@ impl Drop for Awake {
 }
 
 impl Pause {
-    /// Nobody works in any VM yet.
+    /// No client works in any VM yet.
     #[must_use]
     pub fn new(store: Store, driver: Arc<dyn Driver>, wake: Wake) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Pause {
         self.driver.resume(vm).await
     }
 
-    /// Pauses the VM of a ready instance, unless somebody works in it or has claimed it.
+    /// Pauses the VM of a ready instance, unless a client works in it or has claimed it.
     pub async fn pause(&self, id: &InstanceId) {
         let row = match self.store.instance(id).await {
             Ok(Some(row)) => row,

@@ -1,9 +1,9 @@
-//! VMs are asked now and then whether they still answer, and whether their guest is the one that was made. One that stands still
-//! is let go on for it.
+//! VMs are asked now and then whether they still answer, and whether their guest is the one that was made. A paused one is
+//! resumed for it.
 //!
 //! What a miss means depends on whose VM it is. One of the pool is taken out of it before a claim finds it. One that is being set
-//! up fails. Whatever somebody has, or may look into, stays: it is said that it does not answer, and calls that would wait for
-//! it for ever end. One that waits for room on the host's disk is resumed when there is some.
+//! up fails. A VM that is claimed, or kept for debugging, stays: it is said that it does not answer, and calls that would wait for
+//! it for ever end.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -36,7 +36,7 @@ use crate::wake::Wake;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Misses in a row before a VM of the pool is given up: a host can be busy.
 const MISSES: u32 = 3;
-/// The same of a VM in which somebody may be at work: a guest that compiles on a busy host answers late, and what it does is lost
+/// The same of a VM in which a user may be at work: a guest that compiles on a busy host answers late, and what it does is lost
 /// when it is given up.
 const MISSES_AT_WORK: u32 = 4;
 /// The last time a VM of the pool is asked before it is given up it has so many times as long to answer: one that answers late is good.
@@ -45,17 +45,17 @@ const LAST_CHANCE: f64 = 6.0;
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// After a miss the VM is asked again so much sooner; so often it is looked which VMs are due, too.
 const SOONER: u32 = 20;
-/// VMs of the pool that are asked at once: each goes on for it, and takes the processor from others.
+/// VMs of the pool that are asked at once: each is resumed for it, and takes the processor from others.
 const AT_ONCE: usize = 2;
-/// VMs that run anyway and are asked at once: one that does not answer holds nobody else up.
+/// VMs that run anyway and are asked at once: one that does not answer delays no other.
 const RUNNING_AT_ONCE: usize = 32;
-/// A VM that runs is asked this often, if not more often than one of the pool: somebody waits for it.
+/// A VM that runs is asked this often, if not more often than one of the pool: a user waits for it.
 const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
-/// When somebody calls a VM it is asked so much later: a call to one that hangs ends sooner.
+/// When a client calls a VM it is asked so much later: a call to one that hangs ends sooner.
 const AFTER_CALL: Duration = Duration::from_secs(10);
-/// How long a VM that did not answer has to answer to whoever calls it again.
+/// How long a VM that did not answer has to answer the next call.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
-/// How long the host may take to say what keeps a VM from answering, or to let it go on.
+/// How long the host may take to say what keeps a VM from answering, or to resume it.
 const HOST_LOOK: Duration = Duration::from_secs(5);
 
 /// When each VM is due, and how often it missed.
@@ -79,7 +79,7 @@ enum Whose {
     Pool,
     /// It is being set up.
     Build,
-    /// Somebody has it, or may look into it.
+    /// It is claimed, or kept for debugging.
     Somebody,
 }
 
@@ -94,7 +94,7 @@ fn whose(row: &InstanceRow) -> Whose {
 /// What becomes of an instance whose VM is lost.
 #[async_trait]
 pub trait GiveUp: Debug + Send + Sync {
-    /// It has failed, unless somebody else has decided about it since this row was read.
+    /// It has failed, unless another task has decided about it since this row was read.
     async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError>;
 }
 
@@ -182,7 +182,7 @@ impl Probes {
         self.looks(|looks| looks.0.get(vm)?.silent.clone())
     }
 
-    /// Somebody begins to work in a VM: if it hangs, that is to be noticed soon.
+    /// A client begins to work in a VM: if it hangs, that is to be noticed soon.
     pub fn expect_answer(&self, vm: &VmId) {
         self.looks(|looks| {
             if let Some(probe) = looks.0.get_mut(vm) {
@@ -191,7 +191,7 @@ impl Probes {
         });
     }
 
-    /// Why nobody can work in this VM now: it has ended, something on the host has stopped it, or it has not answered for long and
+    /// Why no one can work in this VM now: it has ended, something on the host has stopped it, or it has not answered for long and
     /// does not do so now.
     pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
         use hearth_drivers::VmState::{Halted, Paused, Running, Stopped};
@@ -284,7 +284,7 @@ impl Probes {
             return Ok(());
         }
         if whose == Whose::Pool {
-            // Whoever asks next makes a new connection. Where somebody may be at work, that would end what is under way.
+            // The next caller makes a new connection. In a VM that a user has, that would end what is under way.
             self.connections.renew(&row.vm);
         }
         let misses = self.note(row, Some(&fault));
@@ -313,7 +313,7 @@ impl Probes {
         let sentence = format!("the VM does not answer since {:.0}: {why}", silent.since);
         let sentence = self.redacted(row, &sentence).await;
         tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
-        // A set-up fails by this; a call of somebody ends with it.
+        // A set-up fails by this; a client's call ends with it.
         self.connections.give_up(&row.vm, sentence).await;
         if whose == Whose::Somebody {
             self.let_go_on(row).await;
@@ -421,7 +421,7 @@ impl Probes {
     }
 
     /// A guest has said in which boot it is. One of the pool that has restarted since it was made ready is none that was set up;
-    /// of one that somebody has it is noted, and its clock set.
+    /// of a claimed one it is recorded, and its clock set.
     async fn met(&self, row: &InstanceRow, boot: &str) -> Result<(), StoreError> {
         if row.state == InstanceState::Provisioning || row.boot_id.as_deref().is_none_or(|known| known == boot) {
             return Ok(());
@@ -435,7 +435,7 @@ impl Probes {
         }
         if self.store.note_reboot(&row.id, boot, Timestamp::now()).await? {
             tracing::warn!(instance = %row.id, project = %row.project, "the guest has restarted");
-            // Its other names and variables lie on its disk.
+            // Its other names and variables are on its disk. A clock that could not be set is set by its own time service.
             self.set_clock(row).await;
         }
         Ok(())
@@ -455,7 +455,7 @@ impl Probes {
         let boot = tokio::time::timeout(HOST_LOOK, self.connections.boot(&row.vm, agent)).await;
         match boot {
             Ok(Ok(boot)) if whose(row) == Whose::Somebody => self.met(row, &boot).await,
-            // Whoever works in it learns of it.
+            // The next client that works in it learns of it.
             _ => Ok(()),
         }
     }
@@ -469,7 +469,7 @@ impl Probes {
         }
     }
 
-    /// A VM that is to run and does not, because its disk was full or somebody stopped its processors, is let go on.
+    /// A VM that is to run and does not, because its disk was full or its processors were stopped, is resumed.
     async fn let_go_on(&self, row: &InstanceRow) {
         match tokio::time::timeout(HOST_LOOK, self.pause.resume(&row.vm)).await {
             Ok(Ok(())) => {}

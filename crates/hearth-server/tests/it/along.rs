@@ -164,7 +164,7 @@ async fn lfs_files_and_nested_submodules_come_with_the_clone_and_git_is_content_
     );
     assert_eq!(guest.git("/home/app", &["status", "--porcelain"]), "");
     assert!(guest.git("/home/app", &["lfs", "ls-files"]).ends_with("* app.bin"));
-    // Whoever works in it can fetch as from any clone.
+    // A user in the VM can fetch as from any clone.
     let core = guest.git("/home/app/deps/lib/vendor/core", &["remote", "get-url", "origin"]);
     assert_eq!(core, format!("file://{}", sources.core.display()));
     server.stop().await;

@@ -1,4 +1,4 @@
-//! The branch that a claim asks for: it gets that one, or is told clearly that it does not.
+//! The branch that a claim asks for: it gets that one, or a clear refusal.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ async fn a_branch_that_no_repository_has_is_refused_and_costs_no_vm() {
              push it, or claim another branch; nothing was handed over"
         );
     }
-    // Nobody's VM was spent, and none was made.
+    // No VM was spent, and none was made.
     assert_eq!(server.get(&format!("{pool}/instances")).await, ready);
     let bare = server.project(bare_project()).await;
     let (status, _) = server

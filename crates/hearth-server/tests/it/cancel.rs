@@ -95,7 +95,7 @@ async fn a_boot_of_the_pool_is_ended_without_counting_against_the_set_up() {
         .call(Method::DELETE, &format!("/instances/{id}"), json!({}))
         .await;
     assert_eq!(status, StatusCode::OK);
-    // An enabled pool makes another one at once: nobody says that its set-up is broken.
+    // An enabled pool makes another one at once: its set-up does not count as broken.
     let others = |it: &Value| it["items"].as_array().unwrap().iter().any(|one| one["id"] != json!(id));
     server
         .until(SOON, &format!("{pool}/instances?status=provisioning"), others)

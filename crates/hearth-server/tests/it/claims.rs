@@ -156,7 +156,7 @@ async fn what_was_begun_for_a_claim_that_went_away_serves_the_next() {
     let made: Arc<dyn Driver> = Arc::new(driver.clone());
     let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
     let (project, pool) = server.full_pool(1).await;
-    // A fork is proved ready by a command: this one takes its time.
+    // A fork is checked by a command before it is ready: this one is slow.
     driver.add_rule(ExecRule {
         takes: SLOW_FORK,
         ..ExecRule::prints("true", "")
@@ -196,7 +196,7 @@ async fn what_was_begun_for_a_claim_that_went_away_serves_the_next_of_a_disabled
     });
     let (begun, reply) = abandoned(&server, &pool).await;
     assert!(begun.contains(reply["id"].as_str().unwrap()), "{begun:?} {reply:#}");
-    // What was begun for the second one nobody needs now.
+    // What was begun for the second one is not needed now.
     let gone = |list: &serde_json::Value| list["items"].as_array().is_some_and(|items| items.len() == 1);
     server.until(SOON, &format!("{pool}/instances"), gone).await;
 }

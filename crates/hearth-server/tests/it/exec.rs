@@ -114,7 +114,7 @@ async fn an_agent_that_dies_under_a_command_is_said_to_have_died() {
     );
     let text = streamed(&server, &path, &body).await;
     assert!(text.contains("the agent in the VM died"), "{text}");
-    // The VM goes on.
+    // The VM keeps running.
     let reply = server.post(&path, json!({ "command": "after" })).await;
     assert_eq!(reply["stdout"], "well\n");
 }
@@ -174,7 +174,7 @@ async fn what_a_command_left_running_prints_can_be_read() {
             .await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
     }
-    // Whoever may not work in it may not read it.
+    // A token that may not run commands in it may not read it.
     let token = server
         .post("/tokens", json!({ "name": "agent", "scopes": ["claim"] }))
         .await;
@@ -214,7 +214,7 @@ async fn input_is_streamed_both_ways_at_once_and_ends_when_it_is_ended() {
         panic!("more after the end of the input");
     };
     assert_eq!((exit.exit_code, exit.error), (Some(0), None));
-    // One that reads nothing ends by itself.
+    // One that reads nothing ends on its own.
     let (_input, mut output) = client.exec_attached(&id, &start(&["greet"])).await.unwrap();
     assert_eq!(
         output.next().await.unwrap(),

@@ -155,7 +155,7 @@ async fn a_push_that_breaks_the_set_up_says_so_while_the_recipe_before_serves_an
     });
     commit(&repo_folder(&url), &[("a", "c")], "second");
     let head = git(&repo_folder(&url), &["rev-parse", "HEAD"]);
-    // Whoever fetches sees the push first.
+    // The first fetch sees the push.
     server.test_boot(SOON, &project, json!({})).await;
     let open = |it: &Value| is_so(it, "BreakerOpen") && is_so(it, "DebugVmKept");
     let failing = server.until(SOON, &explain, open).await;
@@ -198,7 +198,7 @@ async fn a_push_that_breaks_the_set_up_says_so_while_the_recipe_before_serves_an
     );
     let exec = format!("/instances/{}/exec", text(&kept["id"]));
     assert_eq!(server.post(&exec, json!({ "command": "look" })).await["exitCode"], 0);
-    // Passes repeat what they decide; it is told once.
+    // Passes repeat what they decide; it is listed once.
     let waits = |it: &Value| it["decisions"][0]["action"] == "wait" && it["decisions"][0]["count"].as_u64() >= Some(2);
     let folded = server.until(SOON, &explain, waits).await;
     says(&folded["decisions"][0]["reason"], &["failed 3 times in a row"]);
@@ -320,7 +320,7 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
     );
     says(&told["why"], &["left the pool alone", "forked from it"]);
 
-    // A token that may only claim sees its own, and nobody's VM of the pool was claimed.
+    // A token that may only claim sees its own, and no VM of the pool was claimed for it.
     let see = async |claim: &Value| {
         let request = http.get(url(&format!("/instances/{}/claim", text(&claim["id"]))));
         server.send(request.bearer_auth(text(&token["token"]))).await.0

@@ -93,7 +93,7 @@ async fn a_push_rolls_a_pool_of_real_vms_and_claims_get_its_files_at_once() {
     };
     let noticed = server.until(SOON, &format!("{pool}/explain"), both_moved).await;
     let wanted = noticed["recipe"].clone();
-    // A VM of the commit before is brought to the new one, and what its set-up changed gives way.
+    // A VM of the commit before is updated to the new one, and what its set-up changed is replaced.
     let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
     assert_eq!(claimed["source"], "ready", "{claimed:#}");
     assert_eq!(claimed["recipe"], first);
@@ -161,7 +161,7 @@ async fn vms_that_stopped_answering_are_found_and_replaced() {
     };
     signal(items[0], nix::sys::signal::Signal::SIGSTOP);
     signal(items[1], nix::sys::signal::Signal::SIGKILL);
-    // Whatever a claim meets, it gets a VM that answers.
+    // Whatever state the VMs are in, a claim gets one that answers.
     let claimed = server.post(&format!("{pool}/claim"), json!({ "waitMs": 60_000 })).await;
     let said = exec(&server, claimed["id"].as_str().unwrap(), "echo here").await;
     assert_eq!(said["stdout"], "here\n");
@@ -256,7 +256,7 @@ async fn a_push_that_breaks_the_set_up_stops_itself_and_the_one_that_mends_it_go
         );
         assert_eq!(claimed["recipe"], good);
     }
-    // What is wanted must be mended first: whoever takes nothing else is told so, and does not wait for it.
+    // The target recipe must be mended first: a claim that takes nothing else gets that answer, and does not wait.
     let asked = Instant::now();
     let (status, reply) = server
         .call(Method::POST, &format!("{pool}/claim"), json!({ "strict": true }))
@@ -335,7 +335,7 @@ async fn a_fork_that_a_claim_ordered_before_a_push_was_built_is_of_the_push() {
     let pool = format!("{project}/warm-pool");
     until_fresh(&server, SOON, &pool, 1).await;
     let first = server.get(&format!("{pool}/explain")).await["recipe"].clone();
-    // A fork is proved ready by a command: the next one takes long enough for a push to be built, on a busy machine too, and its
+    // A fork is checked by a command before it is ready: the next one takes long enough for a push to be built, on a busy machine too, and its
     // turn is the only one.
     driver.add_rule(ExecRule {
         takes: Duration::from_secs(15),

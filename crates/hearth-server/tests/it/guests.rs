@@ -1,4 +1,4 @@
-//! Guests that hang while their VM runs, that something on the host stops, and that restart: noticed, and said to whom it concerns.
+//! Guests that hang while their VM runs, that something on the host stops, and that restart: this is noticed, and the VM's owner is told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,7 +162,7 @@ async fn calls_to_a_claimed_vm_that_hangs_end_and_say_so_and_it_is_kept() {
     let conditions = explained["conditions"].as_array().unwrap();
     let said = conditions.iter().find(|it| it["type"] == "Unresponsive").unwrap();
     assert!(said["message"].as_str().unwrap().contains(id), "{said}");
-    // It comes back by itself: nothing was taken away.
+    // It recovers on its own: nothing was removed.
     assert!(driver.hang(&vm(&claim), false));
     server
         .until(SOON, &format!("/instances/{id}"), |it| it["unresponsive"].is_null())

@@ -1,4 +1,4 @@
-//! Old images of the data folder go by themselves, and none that anybody needs.
+//! The server removes old images of the data folder, and none that is still needed.
 
 use std::fs;
 use std::path::Path;
@@ -119,7 +119,7 @@ async fn old_image_that_nobody_needs_is_removed_by_the_server() {
     ] {
         image(&images, digit, name, days);
     }
-    // A VM lies on one of them.
+    // One of them is the base of a VM.
     let record = options.data_dir.join("vms/vm-1/vm.json");
     fs::create_dir_all(record.parent().unwrap()).unwrap();
     fs::write(record, json!({ "image": "d".repeat(64) }).to_string()).unwrap();

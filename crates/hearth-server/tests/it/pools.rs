@@ -137,7 +137,7 @@ async fn a_failing_command_says_what_failed_and_the_pool_stops_after_three() {
         .patch(&pool, json!({ "setupCommands": [{ "name": "ok", "command": "true" }] }))
         .await;
     server.until_full(SOON, &project, 3).await;
-    // Everything goes on from the one base that was made first.
+    // Everything is forked from the one base that was made first.
     assert_eq!(driver.calls(hearth_drivers::fake::Verb::Create), 1);
 }
 

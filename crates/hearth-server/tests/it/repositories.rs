@@ -111,7 +111,7 @@ async fn commits_are_the_claims_or_the_projects_or_the_claimers() {
         identity(&driver, &claimed["instanceId"]),
         "default <default@hearth.invalid>"
     );
-    // A VM that nobody claims can commit as well.
+    // A VM that is not claimed can commit as well.
     let boot = server.test_boot(SOON, &project, json!({})).await;
     assert_eq!(identity(&driver, &boot["instanceId"]), "hearth <hearth@hearth.invalid>");
     server.stop().await;

@@ -1,4 +1,4 @@
-//! A server that ends in the middle: the next one goes on, and nothing is left over or lost.
+//! A server that ends in the middle: the next one continues, and nothing is left over or lost.
 
 use std::sync::Arc;
 use std::time::Duration;

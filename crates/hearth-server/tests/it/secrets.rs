@@ -208,7 +208,7 @@ async fn values_as_long_as_they_may_be_do_not_hold_up_a_boot() {
     );
 }
 
-/// A data folder that was made by hand may be open to everybody; what lies in it is not, whoever made that.
+/// A data folder that was made by hand may be open to all users; the files in it are not, however they were made.
 #[tokio::test]
 async fn other_users_of_the_host_can_open_nothing_in_an_open_data_folder() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -72,7 +72,7 @@ impl Web {
         .await
     }
 
-    /// Leads every request on to another place.
+    /// Redirects every request to another place.
     async fn leading_to(target: String) -> Self {
         Self::answering(move |path| (format!("302 Found\r\nlocation: {target}{path}"), Vec::new())).await
     }
@@ -271,7 +271,7 @@ async fn a_rule_that_is_gone_stops_every_fetch_and_is_named() {
     let rule = "the rule `tenant=beta deny=file:///*`";
     let reason = boot_of(&server, &project).await.unwrap();
     assert!(reason.contains(rule) && reason.contains("acme/app"), "{reason}");
-    // The watch, and whoever asks why.
+    // The watch, and a request for the explanation.
     server.patch(&pool, json!({ "enabled": true })).await;
     let explain = format!("{pool}/explain");
     let unreachable = |explained: &Value| {

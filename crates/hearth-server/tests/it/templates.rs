@@ -154,7 +154,7 @@ async fn a_pool_is_prepared_once_and_its_vms_rest_as_somebody_of_their_own() {
         all.iter().filter(|vm| vm.state == VmState::Paused).count()
     };
     assert_eq!(at_rest().await, 8);
-    // Somebody looks inside: it goes on for as long as that takes, and rests again.
+    // A person looks inside: it runs for as long as that takes, and is paused again.
     let id = list["items"][0]["id"].as_str().unwrap();
     server
         .post(&format!("/instances/{id}/exec"), json!({ "command": "look" }))
@@ -221,7 +221,7 @@ async fn a_damaged_template_is_found_said_and_made_anew_and_nobody_gets_its_vms(
     assert_eq!(templates["faults"][0]["key"], template["key"]);
     assert_eq!(driver.calls(Verb::Create), 1, "the base was good");
     assert_eq!(server.post("/templates/verify", json!({})).await["damaged"], 0);
-    // Found at the fork itself: the base is made anew too.
+    // Found at the fork itself: the base is built again, too.
     let base = templates["items"]
         .as_array()
         .unwrap()
@@ -286,7 +286,7 @@ async fn an_old_template_is_renewed_from_the_image_while_the_old_one_serves() {
     );
 }
 
-/// Its variables lie in them: they are not kept for an hour in case somebody comes back.
+/// Its variables are in them: they are not kept for an hour for a later try.
 #[tokio::test]
 async fn templates_of_a_deleted_project_go_with_it_and_those_of_others_stay() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
@@ -310,7 +310,7 @@ async fn templates_of_a_deleted_project_go_with_it_and_those_of_others_stay() {
     let before = server.get("/templates").await;
     let (deleted, kept) = (&projects[0], &projects[1]);
     assert!(of(&before, deleted) >= 2 && of(&before, kept) >= 2, "{before:#}");
-    // One of its VMs is somebody's: that goes too, and nothing lies on the templates then.
+    // One of its VMs is claimed: that is removed, too, and then the templates are no parents any more.
     server.post(&format!("{deleted}/warm-pool/claim"), json!({})).await;
     let (status, _) = server.call(Method::DELETE, deleted, Value::Null).await;
     assert_eq!(status, StatusCode::OK);
@@ -324,7 +324,7 @@ async fn templates_of_a_deleted_project_go_with_it_and_those_of_others_stay() {
     assert_eq!(base(&after), base(&before), "{after:#}");
     let files = driver.checkpoints().await.unwrap();
     assert_eq!(files.len(), after["items"].as_array().unwrap().len(), "{files:#?}");
-    // The other project goes on with its own.
+    // The other project keeps its own.
     server.post(&format!("{kept}/warm-pool/claim"), json!({})).await;
     server.until_full(SOON, kept, 2).await;
     assert_eq!(driver.calls(Verb::Create), 1);
@@ -402,8 +402,8 @@ async fn what_holds_a_pool_back_is_said() {
     assert!(reply["error"]["message"].as_str().unwrap().contains("MiB"), "{reply}");
 }
 
-/// Every call that preparing, forking, resting and clearing makes fails once, before and after it took effect: the pool gets
-/// as full as wished, and in the end nothing is left over.
+/// Every call that preparing, forking, pausing and clearing makes fails once, before and after it took effect: the pool reaches
+/// its target size, and in the end nothing is left over.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_call_fails_the_pool_fills_and_nothing_leaks() {
     let verbs = [
@@ -461,7 +461,7 @@ async fn survive(fault: Fault) {
         .await;
     let patience = SOON * 3;
     server.until_full(patience, &project, 2).await;
-    // The claim itself may meet the fault: then the next VM is handed over.
+    // The fault may hit the claim itself: then the next VM is handed over.
     let claimed = server.post(&format!("{pool}/claim"), json!({ "waitMs": 30_000 })).await;
     server.until_full(patience, &project, 2).await;
     server

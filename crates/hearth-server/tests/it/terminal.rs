@@ -79,7 +79,7 @@ async fn a_vm_of_the_pool_goes_on_for_as_long_as_the_terminal_lasts() {
         .unwrap();
     sees(&mut screen, "24 x 80").await;
     drop((typing, screen));
-    // It stands still again and can be claimed.
+    // It is paused again and can be claimed.
     server.until_full(SOON, &project, 1).await;
     let reply = server.post(&format!("{pool}/claim"), json!({})).await;
     assert_eq!(reply["id"], ready["id"]);

@@ -42,7 +42,7 @@ impl Drop for Left {
                 .and_then(qemu_of)
                 .and_then(|pid| i32::try_from(pid).ok());
             if let Some(pid) = pid {
-                // It may just have ended by itself.
+                // It may just have ended on its own.
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
             }
         }
@@ -466,7 +466,7 @@ async fn commands_in_a_real_vm_say_how_they_ended_and_what_they_leave_running_li
     let server = server(COMMAND_TIMEOUT).await;
     let project = server.project(json!({ "name": "ends", "vmSize": "small" })).await;
     let pool = format!("{project}/warm-pool");
-    // Something that prints is frozen with the template, and goes on in its forks.
+    // Something that prints is frozen with the template, and continues in its forks.
     let ticker = json!([{ "name": "ticker", "command": "(while :; do echo tick; sleep 0.2; done) & sleep 0.5" }]);
     let enable = json!({ "enabled": true, "targetSize": 1, "setupCommands": ticker });
     server.patch(&pool, enable).await;

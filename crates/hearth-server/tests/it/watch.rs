@@ -22,7 +22,7 @@ use crate::harness::{SOON, Server, bare_project, commit, git, git_repo, options,
 use crate::secrets::files_with;
 
 pub const SECRET: &str = "webhook-secret-of-the-tests";
-/// A look so seldom that none happens by itself during a test.
+/// An interval so long that no timed poll happens during a test.
 pub const SELDOM: Duration = Duration::from_secs(3600);
 
 /// A server that looks this often and takes webhooks.

@@ -72,7 +72,7 @@ enum ClaimCommand {
     Extend {
         #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
         id: String,
-        /// By how many minutes later, at most to 7 days from now; without it the lease begins anew, with the length it was
+        /// By how many minutes later, at most to 7 days from now; without it the lease begins again, with the length it was
         /// claimed with
         #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=MAX_LEASE_MINUTES))]
         by: Option<u64>,
@@ -298,7 +298,7 @@ fn warning(repo: &ClaimedRepo, asked: Option<&str>) -> Option<String> {
     (!parts.is_empty()).then(|| format!("warning: {name}: {}", parts.join("; ")))
 }
 
-/// When a lease ends, and how it goes on.
+/// When a lease ends, and how to extend it.
 pub(super) fn lease_end(id: &InstanceId, at: Timestamp) -> String {
     format!(
         "{at:.0} (`{}` renews it)",

@@ -59,7 +59,7 @@ pub(super) async fn claim(
             }
             (seen, took) = look => {
                 pause = POLL_PAUSE.max(took.saturating_mul(PAUSE_PER_LOOK)).min(LONGEST_SILENCE);
-                // A token that may only claim sees no pool: it is told how long it waits.
+                // A token that may only claim sees no pool: its user sees how long it waits.
                 may_look &= !matches!(&seen, Some(Err(ClientError::Api { status: 403 | 404, .. })));
                 screen.show(seen.and_then(Result::ok).as_ref(), body.strict == Some(true));
             }

@@ -104,7 +104,7 @@ async fn server(url: &str, local: Option<&LocalServer>) -> Finding {
     }
 }
 
-/// Whether this program can make images by itself.
+/// Whether this program can build images.
 fn carried_agent() -> Finding {
     const NAME: &str = "agent";
     match agent::version() {
@@ -117,7 +117,7 @@ fn carried_agent() -> Finding {
     }
 }
 
-/// What a server takes of this machine when it is not told otherwise.
+/// What a server takes of this machine by default.
 fn limits(data: PathBuf) -> Finding {
     let usual = ServeOptions::new(data);
     let gib = |mib: u64| mib as f64 / 1024.0;

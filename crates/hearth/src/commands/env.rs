@@ -263,7 +263,7 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
     if value.chars().count() > VariableValue::RULE.max_chars {
         return Err(input::VALUE.refusal(&from));
     }
-    // `NAME </dev/null` is more often a forgotten pipe than a wish; a variable that is empty can be said in so many words.
+    // `NAME </dev/null` is more often a forgotten pipe than meant; a variable that is empty can be said in so many words.
     if value.is_empty() && !exact {
         return Err(Failure::usage(format!("{from} is empty, so {name} would be too"))
             .hint(format!("to set it to nothing, write `{name}=` or add --exact")));

@@ -71,7 +71,7 @@ async fn list(globals: &Globals, args: RunArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Where commands with names come from, when a VM has none or not the one that is wanted: the set-up may have got them after the VM
+/// Where commands with names come from, when a VM has none or not the one that was named: the set-up may have got them after the VM
 /// was made.
 async fn advice(client: &Client, view: &InstanceView, name: Option<&str>) -> String {
     let project = match client.get_project(&view.project_id).await {

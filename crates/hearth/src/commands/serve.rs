@@ -219,7 +219,7 @@ pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failur
     served.map(|()| 0).map_err(|error| refused(&error))
 }
 
-/// Where a person goes on from here.
+/// The next steps for a person.
 fn say_where(address: SocketAddr, data_dir: &std::path::Path) {
     let url = format!("http://{}", reachable(address));
     tracing::info!(

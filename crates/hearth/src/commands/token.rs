@@ -91,7 +91,7 @@ impl Use {
 }
 
 impl CreateArgs {
-    /// Whoever makes a token for an agent says where the agent may go.
+    /// A person who makes a token for an agent says which projects it may use.
     fn check_reach(&self) -> Result<(), Failure> {
         if matches!(self.used_for, Some(Use::Agent)) && self.project.is_none() && !self.all_projects {
             return Err(

@@ -1,4 +1,4 @@
-//! Somebody works in a VM that is still being made: that is said, because what is changed in it may become part of the template.
+//! Work in a VM that is still being made gets a warning, because what is changed in it may become part of the template.
 
 use crate::output;
 

@@ -153,7 +153,7 @@ fn a_command_that_reads_nothing_does_not_wait_for_input() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Somebody holds the other end and writes nothing, as `sleep 4 | hearth exec …` does.
+    // A process holds the other end and writes nothing, as `sleep 4 | hearth exec …` does.
     let held = child.stdin.take();
     let output = child.wait_with_output().unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What somebody meets in the first hour: the program alone, a server's first words, and what is said when something is not right.
+//! What a new user sees in the first hour: the program alone, a server's first words, and what is said when something is not right.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended on its own.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! Images of this machine: every data folder finds them, and none is taken away from under what lies on it.
+//! Images of this machine: every data folder finds them, and none is removed while it is in use.
 
 use std::fs;
 use std::path::{Path, PathBuf};

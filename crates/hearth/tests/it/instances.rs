@@ -173,7 +173,7 @@ fn a_vm_that_is_older_than_its_set_up_is_said_to_be_when_it_lacks_a_command() {
         ] {
             assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
         }
-        // What nobody has is no matter of age.
+        // An instance that is not claimed has no lease to show.
         let ran = run(hearth_at(&fake.url, &["run", "wpi_1", "nowhere"]));
         assert!(
             ran.stderr.contains("hearth setup save web") && !ran.stderr.contains("older than"),

@@ -1,4 +1,4 @@
-//! `kill -9` of the real server with real VMs: the next one goes on, and nothing is lost or left over.
+//! `kill -9` of the real server with real VMs: the next one continues, and nothing is lost or left over.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -180,7 +180,7 @@ fn the_next_server_goes_on_and_nothing_is_lost_or_left_over() {
     server.run(&["exec", id, "--shell", "echo kept >/root/work"]);
     // The refill is a fork of a moment; whatever it was doing, the server dies.
     server.kill_and_restart();
-    // A changed set-up is built: the server dies when it is wished for, while its command runs, while the VM is frozen, and
+    // A changed set-up is built: the server dies when it is ordered, while its command runs, while the VM is frozen, and
     // while the template is forked.
     for (at, moment) in ["wished", "running", "freezing", "forking"].into_iter().enumerate() {
         let before = server.templates();

@@ -1,4 +1,4 @@
-//! `hearth pool status --watch`: the pool whenever it changes, until somebody stops it.
+//! `hearth pool status --watch`: the pool whenever it changes, until it is stopped.
 
 use std::io::{BufRead as _, BufReader};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -22,7 +22,7 @@ struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended on its own.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -109,7 +109,7 @@ impl Server {
     }
 }
 
-/// A server on the loopback that wants credentials and keeps what it is told.
+/// A server on the loopback that wants credentials and records what it gets.
 fn forge() -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -162,7 +162,7 @@ fn the_server_users_credentials_go_out_for_the_first_tenant_and_whom_a_rule_lend
         let said = heard.lock().unwrap().concat();
         assert!(said.contains("GET /acme/app.git/info/refs"), "{said}");
         assert_eq!(said.contains(SECRET), lends, "{said}");
-        // The netrc and the credential helper say this once the forge wants to know.
+        // The netrc and the credential helper give this once the git host asks for it.
         assert_eq!(
             said.to_lowercase()
                 .contains("\nauthorization: basic c2vydmvyonnly3jlda=="),

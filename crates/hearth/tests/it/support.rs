@@ -36,7 +36,7 @@ pub(crate) fn hearth(args: &[&str]) -> Command {
     command
 }
 
-/// The binary, told to talk to this server.
+/// The binary, set to talk to this server.
 pub(crate) fn hearth_at(url: &str, args: &[&str]) -> Command {
     let mut command = hearth(args);
     command.env("HEARTH_URL", url).env("HEARTH_TOKEN", "hearth_test");
@@ -84,7 +84,7 @@ pub(crate) fn run_at_terminal_after(mut command: Command, prompt: &str, typed: &
         shown.extend_from_slice(&piece[..read]);
     }
     outer.write_all(typed).unwrap();
-    // The end of a terminal that nobody holds any more is an error.
+    // The end of a terminal that no process holds any more is an error.
     let _ = std::io::Read::read_to_end(&mut outer, &mut shown);
     (
         child.wait().unwrap().code(),

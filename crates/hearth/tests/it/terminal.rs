@@ -44,7 +44,7 @@ fn steps_that_run_at_the_same_time_have_a_line_each() {
     // It holds our copy of the terminal's other end.
     drop(command);
     let mut shown = Vec::new();
-    // The end of a terminal that nobody holds any more is an error.
+    // The end of a terminal that no process holds any more is an error.
     let _ = File::from(terminal.master).read_to_end(&mut shown);
     assert_eq!(child.wait().unwrap().code(), Some(1));
     let shown = String::from_utf8(shown).unwrap();

@@ -406,7 +406,7 @@ fn what_has_no_end_or_is_no_text_is_refused_with_a_sentence_and_nothing_is_sent(
         &["env", "set", "web", "A"],
         &["pool", "set", "web", "--commands-file", "-"],
     ] {
-        // Letters that never end, through a pipe: the one that writes is stopped when nobody reads any more.
+        // Letters that never end, through a pipe: the one that writes is stopped when no process reads any more.
         let mut endless = std::process::Command::new("yes")
             .stdout(std::process::Stdio::piped())
             .spawn()

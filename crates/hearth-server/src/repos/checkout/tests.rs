@@ -112,7 +112,7 @@ fn record(folder: &Path) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// In a VM that somebody worked in.
+/// In a VM that a person worked in.
 fn go(folder: &Path, target: &str, branch: &str) -> Result<(), i32> {
     go_in(folder, target, branch, "yes")
 }
@@ -186,7 +186,7 @@ fn what_somebody_changed_after_the_set_up_is_not_touched() {
         assert_eq!(go(&checkout, &topic, "topic"), expected, "{what}");
         assert_eq!(read(&checkout, file), content, "{what}");
     }
-    // Where the set-up changed nothing, nothing is remembered, and every change is somebody's.
+    // Where the set-up changed nothing, nothing is remembered, and every change is the user's.
     let clean = world.checkout("clean", "main");
     record(&clean);
     assert!(!clean.join(".git/hearth").exists());

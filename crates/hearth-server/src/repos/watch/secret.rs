@@ -1,4 +1,4 @@
-//! The secret that forges and this server share: it proves that a webhook comes from where it says.
+//! The secret that git hosts and this server share: it proves where a webhook comes from.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 /// A shorter one could be found by trying.
 const SHORT: usize = 16;
 
-/// The secret of the webhooks. Shows itself to nobody.
+/// The secret of the webhooks. It is never shown.
 #[derive(Debug, Clone)]
 pub struct WebhookSecret(SecretString);
 

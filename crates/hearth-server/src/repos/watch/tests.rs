@@ -23,7 +23,7 @@ use crate::wake::Wake;
 
 /// How long a predicate may take to hold.
 const SOON: Duration = Duration::from_secs(30);
-/// A look so seldom that none happens by itself during a test.
+/// An interval so long that no timed poll happens during a test.
 const SELDOM: Duration = Duration::from_secs(3600);
 /// A look so often that a test need not wait.
 const OFTEN: Duration = Duration::from_millis(200);

@@ -287,7 +287,7 @@ impl Story {
         self.until_fresh(0).await;
     }
 
-    /// Claims with a key until that is answered: the same as ever, a VM that nobody else was given, made ready for the task.
+    /// Claims with a key until that is answered: the same as ever, a VM that no other claim got, made ready for the task.
     async fn claim(&mut self, key: &'static str, mut order: Value) {
         let task = order["env"]["TASK"].as_str().map(|task| format!("TASK={task}"));
         order["taskId"] = json!(key);
@@ -413,7 +413,7 @@ impl Story {
         assert!(status == 200 || again && status == 404, "{:?}: {reply}", self.point);
         let is_empty = |rows: &Census| rows.instances.is_empty() && rows.claims.is_empty();
         self.until_left(is_empty, |vms, _| vms == 0).await;
-        // Without room for any checkpoint, those go that nobody needs, and templates with them: that is all of them.
+        // Without room for any checkpoint, those that are not needed are removed, and templates with them: that is all of them.
         self.options.template_disk_mib = 0;
         self.restart().await;
         let is_empty = |rows: &Census| rows.checkpoints.is_empty() && rows.others == 0;

@@ -97,7 +97,7 @@ fn folders(stores: &Stores, data: &Path) -> Vec<PathBuf> {
     let own = places::data_folders(stores, data)
         .into_iter()
         .map(|folder| folder.join("images"));
-    // Behind a link are images that somebody has put elsewhere on purpose.
+    // Behind a link are images that were put elsewhere on purpose.
     let own = own.filter(|folder| folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()));
     let mut folders: Vec<PathBuf> = Vec::new();
     for folder in found.chain(own) {

@@ -1,4 +1,4 @@
-//! `hearth image prune`: removes what nobody needs any more, of all data folders that are known on this machine.
+//! `hearth image prune`: removes unused images of all data folders that are known on this machine.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

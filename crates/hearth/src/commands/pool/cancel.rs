@@ -16,7 +16,7 @@ pub(super) const AFTER_HELP: &str = "\
 The command that runs is ended, its VM is removed, and the record says who cancelled it. An enabled pool makes another VM: when
 its set-up hangs, mend it first, or disable the pool. Of a test boot that has ended, the VM that is kept for 15 minutes goes.";
 
-/// A boot that ended by itself is followed by the one in its place within this time.
+/// A boot that ended on its own is followed by the one in its place within this time.
 const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks for it.
 const POLL_PAUSE: Duration = Duration::from_millis(300);
@@ -59,7 +59,7 @@ async fn end(client: &Client, project: &ProjectFound, id: &InstanceId) -> Result
     }
 }
 
-/// Ends the one boot that is under way. The server may end it by itself between two requests, because the set-up was changed, say:
+/// Ends the one boot that is under way. The server may end it between two requests, because the set-up was changed, say:
 /// then the one in its place is meant.
 async fn end_running(client: &Client, project: &ProjectFound) -> Result<BootEnded, Failure> {
     let mut gone_since = None;

@@ -1,4 +1,4 @@
-//! `hearth pool`: what it is configured to be (`set`, `edit`), what there is (`status`, `instances`, `instance`), a try (`test`),
+//! `hearth pool`: its configuration (`set`), what there is (`status`, `instances`, `instance`), a try (`test`),
 //! another one (`retry`), a fresh start (`clear`), and why it is as it is (`explain`).
 
 mod cancel;
@@ -47,7 +47,7 @@ pub(crate) enum PoolCommand {
     /// Test the set-up: make one VM, which is never handed out, and watch every step; what has not changed does not run again
     #[command(after_help = test::AFTER_HELP)]
     Test(TestArgs),
-    /// Remove all VMs of the pool that nobody has claimed, those of tests included
+    /// Remove all VMs of the pool that are not claimed
     Clear {
         /// The project's name or id
         project: String,

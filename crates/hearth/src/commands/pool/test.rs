@@ -127,7 +127,7 @@ fn leaves_a_vm(detail: &InstanceDetail) -> bool {
     !was_cancelled(detail) && failed.is_some_and(|step| step != StepName::CreateVm.as_str())
 }
 
-/// Whether somebody can look into the VM that a boot left.
+/// Whether the VM that a boot left is kept for debugging.
 enum Inside {
     Open,
     /// It is there no more, or does not answer: why.

@@ -1,4 +1,4 @@
-//! `hearth pool status --watch`: the pool shown anew whenever it changes.
+//! `hearth pool status --watch`: the pool shown again whenever it changes.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::{hint, output};
 /// Pause between two looks.
 const POLL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Goes on until it is stopped. A server that is away for a while is waited for.
+/// Runs until it is stopped. A server that is away for some time is waited for.
 pub(super) async fn run(globals: &Globals, client: &Client, project: &ProjectFound) -> Result<u8, Failure> {
     until_stopped(watch(globals, client, project)).await
 }
@@ -66,7 +66,7 @@ impl From<ClientError> for Look {
 async fn look(globals: &Globals, client: &Client, project: &ProjectFound) -> Result<String, Look> {
     let view = client.get_pool(&project.id).await?;
     if globals.json {
-        // One line for each change: what programs can read while it goes on.
+        // One line for each change: what programs can read while it runs.
         return serde_json::to_string(&view).map_err(|error| Look::Failed(Failure::new(error.to_string())));
     }
     let (view, explained) = show::both(client, project, view).await?;

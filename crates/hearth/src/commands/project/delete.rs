@@ -1,4 +1,4 @@
-//! Before a project is deleted: whether somebody still works in its VMs.
+//! Before a project is deleted: whether its VMs are still claimed.
 
 use std::io::{self, IsTerminal as _};
 
@@ -12,7 +12,7 @@ use crate::output;
 /// The longest list that the server gives.
 const MOST_LISTED: u32 = 50;
 
-/// Nothing when no VM of the project is claimed; otherwise asks who sits at the terminal, and refuses where nobody does.
+/// Nothing when no VM of the project is claimed; otherwise asks at the terminal, and refuses where there is none.
 pub(super) async fn confirm(client: &Client, project: &ProjectFound) -> Result<(), Failure> {
     let claimed = client
         .list_instances(&project.id, Some(MOST_LISTED), Some(InstanceStatus::Claimed))

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::json_file::JsonFile;
 use crate::{branches, connect, hint};
 
-/// What a view says and nobody can set.
+/// What a view shows and a change cannot set.
 const KEPT_BY_THE_SERVER: [&str; 3] = ["id", "createdAt", "updatedAt"];
 
 pub(super) async fn run(globals: &Globals, project: &str) -> Result<Edited<Project>, Failure> {
