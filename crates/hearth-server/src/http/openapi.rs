@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use hearth_api::error::{ErrorBody, ErrorCode};
 use hearth_api::exec::{ExecExit, ExecMessage};
+use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
@@ -36,6 +37,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "projects", description = "Repositories, variables and set-up of a project"),
         (name = "warm pool", description = "How many VMs are kept ready, test boots, instances"),
         (name = "claims", description = "Taking a VM, working in it, giving it back"),
+        (name = "files", description = "Files in a VM"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
@@ -44,6 +46,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         ErrorBody,
         ExecExit,
         ExecMessage,
+        FileChange,
         FollowEvent,
         Settings,
         TerminalKind,
@@ -203,7 +206,10 @@ fn complete_operation(path: &str, operation: &mut Value) {
         operation["parameters"] = json!(parameters);
     }
     if let Some(body) = operation.get_mut("requestBody") {
-        errors.push(ErrorCode::PayloadTooLarge);
+        // Bytes of a file may be as many as fit into the VM.
+        if body.pointer("/content/application~1json").is_some() {
+            errors.push(ErrorCode::PayloadTooLarge);
+        }
         body_may_be_absent_but_not_null(body);
     }
     if let Some(links) = links_of(operation["operationId"].as_str().unwrap_or_default()) {
@@ -231,7 +237,9 @@ fn complete_operation(path: &str, operation: &mut Value) {
 
 /// An optional body is written as one that may be `null`; what it may be is missing.
 fn body_may_be_absent_but_not_null(body: &mut Value) {
-    let schema = &mut body["content"]["application/json"]["schema"];
+    let Some(schema) = body.pointer_mut("/content/application~1json/schema") else {
+        return;
+    };
     let object = schema["oneOf"]
         .as_array()
         .and_then(|branches| branches.iter().find(|branch| branch["$ref"].is_string()))
@@ -277,6 +285,16 @@ fn links_of(operation: &str) -> Option<Value> {
             "view_instance",
             "explain_claim",
             "exec_in_instance",
+            "stat_file",
+            "list_files",
+            "make_directory",
+            "move_file",
+            "read_file",
+            "write_file",
+            "remove_file",
+            "watch_files",
+            "read_folder",
+            "write_folder",
             "extend_claim",
             "heartbeat_instance",
             "release_instance",
@@ -317,10 +335,12 @@ fn response_name(code: ErrorCode) -> &'static str {
         ErrorCode::Conflict => "Conflict",
         ErrorCode::Gone => "Gone",
         ErrorCode::PayloadTooLarge => "PayloadTooLarge",
+        ErrorCode::RangeNotSatisfiable => "RangeNotSatisfiable",
         ErrorCode::ValidationError => "ValidationError",
         ErrorCode::TooManyRequests => "TooManyRequests",
         ErrorCode::InternalError => "InternalError",
         ErrorCode::Unavailable => "Unavailable",
+        ErrorCode::InsufficientStorage => "InsufficientStorage",
     }
 }
 
@@ -351,6 +371,14 @@ fn error_response(code: ErrorCode) -> Value {
             "the VM of this task id was released or its lease ended; use a new task id",
         ),
         ErrorCode::PayloadTooLarge => ("The body is too long", "the body is longer than 64 MiB"),
+        ErrorCode::RangeNotSatisfiable => (
+            "The file has no such part",
+            "/home/app/build.log has 120 bytes and no such part",
+        ),
+        ErrorCode::InsufficientStorage => (
+            "The disk of the VM is full",
+            "the disk of the VM is full: /home/app/data could not be written; remove something, then try again",
+        ),
         ErrorCode::ValidationError => (
             "The request is not valid; `details` lists each field",
             "the request is not valid: targetSize: must be at most 20",

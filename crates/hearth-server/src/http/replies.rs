@@ -142,6 +142,11 @@ fn events(operation: &str) -> (&'static str, &'static str) {
                        event: exit\ndata: {\"exitCode\":0,\"signal\":null,\"durationMs\":4,\"error\":null,\"timedOut\":false,\"oomKilled\":false,\"log\":null}\n\n";
         return (example, "ExecExit");
     }
+    if operation == "watch_files" {
+        let example = "event: start\ndata: {\"kind\":\"start\",\"path\":\"\",\"from\":null,\"isDirectory\":false}\n\n\
+                       event: write\ndata: {\"kind\":\"write\",\"path\":\"src/main.js\",\"from\":null,\"isDirectory\":false}\n\n";
+        return (example, "FileChange");
+    }
     (
         "event: stepStarted\ndata: {\"kind\":\"stepStarted\",\"name\":\"create_vm\",\"subject\":null}\n\n\
          event: ended\ndata: {\"kind\":\"ended\",\"status\":\"ready\",\"failureReason\":null}\n\n",
@@ -257,6 +262,14 @@ fn example(schema: &str) -> Option<Value> {
             "droppedBytes": 0, "open": true, "updatedAt": LATER
         })),
         "read_instance_log" => json!("Serving HTTP on 0.0.0.0 port 9000\n"),
+        "read_file" => json!("# web\n"),
+        "FileEntry" => file("README.md", "file", 6),
+        "FileList" => json!({
+            "items": [file("README.md", "file", 6), file("src", "directory", 4096)], "truncated": false, "unreadable": []
+        }),
+        "read_folder" => json!("README.md\u{0}…"),
+        "TarUnpacked" => json!({ "files": 12, "bytes": 48_213, "leftOut": 0, "failed": 0, "named": [] }),
+        "FileRemoved" => json!({ "removed": true, "path": "/home/app/dist" }),
         "ExecReply" => json!({
             "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "stdoutBase64": null,
             "stderrBase64": null, "durationMs": 412, "truncated": false, "timedOut": false, "oomKilled": false, "log": null, "error": null
@@ -281,6 +294,13 @@ fn project() -> Value {
     json!({
         "id": project_id(), "name": "web", "description": null, "taskCode": "WEB",
         "repos": [{ "repoFullName": "acme/app", "branch": "main" }], "createdAt": CREATED, "updatedAt": LATER
+    })
+}
+
+fn file(name: &str, kind: &str, size: u64) -> Value {
+    json!({
+        "name": name, "nameBase64": null, "path": format!("/home/app/{name}"), "kind": kind, "size": size, "mode": "0644", "uid": 0,
+        "gid": 0, "owner": "root", "group": "root", "modifiedAt": CREATED, "symlinkTarget": null
     })
 }
 

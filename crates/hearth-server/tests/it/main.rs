@@ -14,6 +14,7 @@ mod edges;
 mod exec;
 mod explain;
 mod faults;
+mod files;
 mod fresh;
 mod full_disk;
 mod guests;
