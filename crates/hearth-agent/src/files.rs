@@ -19,7 +19,7 @@ const DEFAULT_MODE: u32 = 0o644;
 const FOLDER_MODE: u32 = 0o755;
 
 /// Every bit that `chmod` knows.
-const ALL_MODE_BITS: u32 = 0o7777;
+pub(crate) const ALL_MODE_BITS: u32 = 0o7777;
 
 /// How much of a file is read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -47,15 +47,16 @@ impl Query {
         self.0.get(name).map(String::as_str)
     }
 
-    fn mode(&self) -> Result<u32, Fault> {
+    pub(crate) fn mode(&self) -> Result<Option<u32>, Fault> {
         let Some(text) = self.0.get(paths::MODE) else {
-            return Ok(DEFAULT_MODE);
+            return Ok(None);
         };
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= ALL_MODE_BITS);
-        mode.ok_or_else(|| Fault::bad(format!("{text:?} is not an octal mode")))
+        mode.map(Some)
+            .ok_or_else(|| Fault::bad(format!("{text:?} is not an octal mode")))
     }
 
-    fn owner(&self) -> Result<Option<Identity>, Fault> {
+    pub(crate) fn owner(&self) -> Result<Option<Identity>, Fault> {
         self.0
             .get(paths::OWNER)
             .map(|owner| Identity::find(Some(owner)).map_err(Fault::bad))
@@ -66,8 +67,8 @@ impl Query {
 /// `PUT /v1/files`
 pub(crate) async fn write(request: Request<Incoming>) -> Result<Reply, Fault> {
     let query = Query::of(&request);
-    let (path, mode, owner) = (query.path()?, query.mode()?, query.owner()?);
-    with_reader(request.into_body(), move |mut body| {
+    let (path, mode, owner) = (query.path()?, query.mode()?.unwrap_or(DEFAULT_MODE), query.owner()?);
+    with_reader(request.into_body(), None, move |mut body| {
         store(&path, mode, owner.as_ref(), &mut body)
             .map_err(|error| Fault::from_io(&path.display().to_string(), &error))
     })
@@ -147,6 +148,7 @@ pub(crate) async fn read(request: Request<Incoming>) -> Result<Reply, Fault> {
     // Opening a fifo would wait for a writer.
     if !kind.is_file() {
         return Err(Fault {
+            code: None,
             status: StatusCode::BAD_REQUEST,
             message: format!("{} is not a file", path.display()),
         });

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, clock, files, logs, tree};
+use crate::{activate, clock, files, fs as user_files, logs, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -65,6 +65,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::FILES, &Method::PUT) => files::write(request).await,
         (paths::FILES, &Method::GET) => files::read(request).await,
         (paths::TREE, &Method::PUT) => tree::write(request).await,
+        (path, _) if path.starts_with(paths::FS) => user_files::answer(request).await,
         (paths::CLOCK, &Method::POST) => set_clock(request).await,
         (paths::HAND_OVER, &Method::POST) => hand_over(request).await,
         (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
@@ -90,13 +91,11 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::SETTLE,
             method,
         ) => Err(Fault {
+            code: None,
             status: StatusCode::METHOD_NOT_ALLOWED,
             message: format!("{path} does not know the method {method}"),
         }),
-        _ => Err(Fault {
-            status: StatusCode::NOT_FOUND,
-            message: format!("this agent ({}) does not know {path}", env!("CARGO_PKG_VERSION")),
-        }),
+        _ => Err(Fault::unknown(path)),
     }
 }
 

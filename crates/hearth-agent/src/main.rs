@@ -15,6 +15,7 @@ mod activate;
 mod clock;
 mod exec;
 mod files;
+mod fs;
 mod http;
 mod init;
 mod listen;

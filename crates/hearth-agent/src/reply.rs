@@ -6,6 +6,7 @@ use std::io;
 use bytes::Bytes;
 use futures::Stream;
 use hearth_guest::AgentFault;
+use hearth_guest::files::FaultCode;
 use http::{Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -18,6 +19,8 @@ pub(crate) type Reply = Response<Body>;
 /// Why a request was refused.
 #[derive(Debug)]
 pub(crate) struct Fault {
+    /// Of faults about files.
+    pub(crate) code: Option<FaultCode>,
     pub(crate) status: StatusCode,
     pub(crate) message: String,
 }
@@ -26,8 +29,18 @@ impl Fault {
     /// The request itself is wrong.
     pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self {
+            code: None,
             status: StatusCode::BAD_REQUEST,
             message: message.into(),
+        }
+    }
+
+    /// A path of a newer host, or of nobody. It has no code: the host tells by that.
+    pub(crate) fn unknown(path: &str) -> Self {
+        Self {
+            code: None,
+            status: StatusCode::NOT_FOUND,
+            message: format!("this agent ({}) does not know {path}", env!("CARGO_PKG_VERSION")),
         }
     }
 
@@ -46,13 +59,18 @@ impl Fault {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self {
+            code: None,
             status,
             message: format!("{what}: {error}"),
         }
     }
 
     pub(crate) fn into_reply(self) -> Reply {
-        json(self.status, &AgentFault { message: self.message })
+        let fault = AgentFault {
+            message: self.message,
+            code: self.code,
+        };
+        json(self.status, &fault)
     }
 }
 

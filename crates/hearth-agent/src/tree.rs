@@ -1,92 +1,104 @@
-//! Whole folders: a tar stream is unpacked below a path, keeping modes and symbolic links, owned by root.
-//!
-//! An entry that would land outside is refused, not skipped: the sender is wrong about something. What was unpacked
-//! before it stays.
+//! Whole folders as tar streams. What was unpacked stays when the rest is refused.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Component, Path};
+use std::path::Path;
 
-use http::Request;
+use bytes::Bytes;
+use hearth_guest::files::{FaultCode, Unpacked};
+use hearth_tree::{Links, Options, UnpackError};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
-use crate::files::Query;
+use crate::files::{ALL_MODE_BITS, Query};
+use crate::fs::{fault, user};
 use crate::reply::{self, Fault, Reply};
 use crate::upload::with_reader;
+use crate::users::Identity;
 
-const FOLDER_MODE: u32 = 0o755;
+/// Pieces on their way to the connection.
+const PIECES: usize = 4;
+/// How long one is.
+const PIECE_BYTES: usize = 64 * 1024;
 
-/// `PUT /v1/tree`
+/// `PUT /v1/tree`: the host's own way, owned by root.
 pub(crate) async fn write(request: Request<Incoming>) -> Result<Reply, Fault> {
     let target = Query::of(&request).path()?;
-    with_reader(request.into_body(), move |body| unpack(&target, body)).await?;
+    let work = move |body| unpack(&target, body, None, None);
+    with_reader(request.into_body(), None, work).await?;
     Ok(reply::done())
 }
 
-fn unpack(target: &Path, body: impl io::Read) -> Result<(), Fault> {
-    let broken = |error: io::Error| match error.kind() {
-        io::ErrorKind::Other | io::ErrorKind::UnexpectedEof => {
-            Fault::bad(format!("the tar stream could not be unpacked: {}", innermost(&error)))
-        }
-        _ => Fault::from_io("the tar stream could not be unpacked", &error),
+/// Unpacks below a folder; everything belongs to the owner, or to who does it.
+pub(crate) fn unpack(
+    target: &Path,
+    body: impl io::Read,
+    owner: Option<(u32, u32)>,
+    user: Option<&Identity>,
+) -> Result<Unpacked, Fault> {
+    let options = Options {
+        links: Links::All,
+        mode_mask: ALL_MODE_BITS,
+        owner,
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(target)
-        .map_err(broken)?;
-    let mut archive = tar::Archive::new(body);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(false);
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let path = entry.path().map_err(broken)?.into_owned();
-        if !stays_inside(&path) {
-            return Err(escapes(&path));
-        }
-        if entry.header().entry_type().is_hard_link() {
-            let link = entry.link_name().map_err(broken)?;
-            if link.is_none_or(|link| !stays_inside(&link)) {
-                return Err(escapes(&path));
+    let done = hearth_tree::unpack(target, body, options).map_err(|error| match (error, user) {
+        (UnpackError::Here { path, error }, Some(user)) => fault::of(&path, user, &error),
+        (UnpackError::Here { path, error }, None) => Fault::from_io(&path.display().to_string(), &error),
+        (error @ UnpackError::Outside(_), _) => fault::invalid(error.to_string()),
+        (error @ UnpackError::Stream(_), _) => fault::invalid(format!("{error}; what was unpacked before stays")),
+    })?;
+    Ok(Unpacked {
+        files: done.files,
+        bytes: done.bytes,
+        left_out: done.skipped.left_out,
+        failed: done.skipped.failed,
+        named: done.skipped.named,
+    })
+}
+
+/// A folder as the body of a reply. What goes wrong before the first byte is a fault.
+pub(crate) async fn read(path: std::path::PathBuf, user: Identity) -> Result<Reply, Fault> {
+    let (sender, mut pieces) = mpsc::channel(PIECES);
+    let work = {
+        let user = user.clone();
+        move || {
+            let is_file = std::fs::metadata(&path).is_ok_and(|found| !found.is_dir());
+            if is_file {
+                let message = format!("{} is not a folder: read it as a file", path.display());
+                return Err(fault::conflict(FaultCode::NotFolder, message));
             }
+            let to = io::BufWriter::with_capacity(PIECE_BYTES, Pieces(sender));
+            hearth_tree::pack(&path, to)
+                .map(drop)
+                .map_err(|error| fault::of(&path, &user, &error))
         }
-        // It answers false, or fails, when a symbolic link on the way points outside.
-        let mut unpacked = entry.unpack_in(target);
-        if entry.header().entry_type().is_hard_link()
-            && unpacked
-                .as_ref()
-                .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
-        {
-            // Everything else replaces what is there. That the way to it stays inside has been looked at just now.
-            fs::remove_file(target.join(&path)).map_err(broken)?;
-            unpacked = entry.unpack_in(target);
-        }
-        if !unpacked.map_err(broken)? {
-            return Err(escapes(&path));
-        }
+    };
+    let packing = tokio::spawn(async move { user::run(Some(&user), work).await });
+    let Some(first) = pieces.recv().await else {
+        let failed = || Fault {
+            code: None,
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: "the folder could not be packed".to_owned(),
+        };
+        return Err(packing.await.ok().and_then(Result::err).unwrap_or_else(failed));
+    };
+    let rest = futures::stream::poll_fn(move |context| pieces.poll_recv(context));
+    let all = futures::StreamExt::chain(futures::stream::iter([first]), rest);
+    Ok(reply::stream(futures::StreamExt::map(all, Ok)))
+}
+
+/// The reply's body as a writer; it breaks when nobody takes the pieces any more.
+struct Pieces(mpsc::Sender<Bytes>);
+
+impl io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Bytes::copy_from_slice(bytes);
+        let sent = self.0.blocking_send(piece);
+        sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
     }
-    // Some writers pad the end; a body that is not read to its end would look broken off to them.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
-    Ok(())
-}
 
-fn stays_inside(path: &Path) -> bool {
-    path.components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-}
-
-fn escapes(path: &Path) -> Fault {
-    Fault::bad(format!("the tar entry {:?} would land outside of the folder", path))
-}
-
-/// The tar crate wraps what the system said in sentences of its own; the innermost one says why.
-fn innermost(error: &io::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
-    text
 }

@@ -1,7 +1,7 @@
 //! A request's body for code that reads and writes the blocking way, on a thread of its own.
 //!
-//! Files are written on Tokio's blocking threads: a disk that is slow for a moment must not keep the agent from
-//! answering. Only a few chunks of the body are ever in memory.
+//! Files are written on Tokio's blocking threads, or on one that is a user's: a disk that is slow for a moment must not keep the
+//! agent from answering. Only a few chunks of the body are ever in memory.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
+use crate::fs::user;
 use crate::reply::Fault;
+use crate::users::Identity;
 
 /// Chunks on their way from the connection to the disk; each is one HTTP/2 frame of 16 KiB or so.
 const PIECES: usize = 8;
@@ -36,19 +38,20 @@ impl Read for BodyReader {
     }
 }
 
-/// Runs `work` with the body on a blocking thread, and feeds it.
-pub(crate) async fn with_reader<T, F>(mut body: Incoming, work: F) -> Result<T, Fault>
+/// Runs `work` with the body on a blocking thread, of this user where there is one, and feeds it.
+pub(crate) async fn with_reader<T, F>(mut body: Incoming, user: Option<&Identity>, work: F) -> Result<T, Fault>
 where
     T: Send + 'static,
     F: FnOnce(BodyReader) -> Result<T, Fault> + Send + 'static,
 {
     let (sender, pieces) = mpsc::channel(PIECES);
-    let mut worker = tokio::task::spawn_blocking(move || {
+    let work = move || {
         work(BodyReader {
             pieces,
             current: Bytes::new(),
         })
-    });
+    };
+    let mut worker = std::pin::pin!(user::run(user, work));
     // When this future is dropped (the host gave up), so is the feeder, whose guard below makes that an error.
     let feeder = async move {
         let mut guard = BrokenOff(Some(sender));
@@ -65,11 +68,10 @@ where
         }
         guard.0 = None;
     };
-    let result = tokio::select! {
+    tokio::select! {
         result = &mut worker => result,
         () = feeder => worker.await,
-    };
-    result.unwrap_or_else(|_| Err(Fault::from_io("the agent failed", &io::ErrorKind::Other.into())))
+    }
 }
 
 /// Tells the worker that the rest will not come, unless it has been disarmed by a complete body.

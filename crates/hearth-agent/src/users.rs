@@ -3,6 +3,7 @@
 //! A static binary has no name service switch: users that only exist in a directory service (LDAP, sssd) are unknown
 //! here. Images for builds have their users in the files.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -35,6 +36,35 @@ impl Identity {
         resolve(user.unwrap_or("0"), &passwd, &group)
             .ok_or_else(|| format!("there is no user {:?} in this VM", user.unwrap_or("root")))
     }
+
+    /// As [`Identity::find`]; who the agent itself is when `None`, which is root, but in tests.
+    pub(crate) fn find_or_own(user: Option<&str>) -> Result<Self, String> {
+        let own = nix::unistd::geteuid().to_string();
+        Self::find(Some(user.unwrap_or(&own)))
+    }
+}
+
+/// The names of all users, by number; the first one of each counts.
+pub(crate) fn user_names() -> HashMap<u32, String> {
+    names("/etc/passwd")
+}
+
+/// The names of all groups, by number.
+pub(crate) fn group_names() -> HashMap<u32, String> {
+    names("/etc/group")
+}
+
+/// Both files have the name in the first field and the number in the third. One that cannot be read names nobody.
+fn names(path: &str) -> HashMap<u32, String> {
+    let text = read_or_empty(path).unwrap_or_default();
+    let mut names = HashMap::new();
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(Ok(number))) = (fields.next(), fields.nth(1).map(str::parse)) {
+            names.entry(number).or_insert_with(|| name.to_owned());
+        }
+    }
+    names
 }
 
 fn read_or_empty(path: impl AsRef<Path>) -> io::Result<String> {

@@ -50,6 +50,8 @@ pub enum ErrorCode {
     Gone,
     /// 413
     PayloadTooLarge,
+    /// 416
+    RangeNotSatisfiable,
     /// 422
     ValidationError,
     /// 429
@@ -58,11 +60,13 @@ pub enum ErrorCode {
     InternalError,
     /// 503
     Unavailable,
+    /// 507
+    InsufficientStorage,
 }
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
@@ -70,9 +74,11 @@ impl ErrorCode {
         Self::Conflict,
         Self::Gone,
         Self::PayloadTooLarge,
+        Self::RangeNotSatisfiable,
         Self::ValidationError,
         Self::TooManyRequests,
         Self::InternalError,
         Self::Unavailable,
+        Self::InsufficientStorage,
     ];
 }

@@ -6,6 +6,7 @@ pub mod counted;
 pub mod error;
 pub mod exec;
 pub mod explain;
+pub mod file;
 pub mod find;
 pub mod hook;
 pub mod ids;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "client")]
 pub mod client;
+pub mod files;
 pub mod frames;
 pub mod session;
 
@@ -14,8 +15,8 @@ pub mod session;
 ///
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
 /// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
-/// 7: RSA host keys. 8: hand-over.
-pub const PROTOCOL_VERSION: u32 = 8;
+/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`).
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
@@ -299,6 +300,9 @@ pub struct Activated {
 pub struct AgentFault {
     /// What went wrong, for a person.
     pub message: String,
+    /// The same for a program; only what [`paths::FS_FILE`] and its like answer has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<files::FaultCode>,
 }
 
 /// Paths and query keys of the agent's HTTP interface, in one place for both ends.
@@ -327,6 +331,46 @@ pub mod paths {
     pub const LOGS: &str = "/v1/logs";
     /// `GET`: the text of the log [`NAME`]; with [`FOLLOW`] `true` also what will be written, to the end.
     pub const LOG: &str = "/v1/log";
+    /// How the paths of files for people begin.
+    pub const FS: &str = "/v1/fs/";
+    /// `GET`: the bytes of the file [`PATH`], or the part that [`OFFSET`] and [`LENGTH`], or [`LAST`], name; of the whole file when it is not
+    /// the one of [`TAG`] any more. `PUT`: the body becomes the file, with [`MODE`] and [`OWNER`] where they are given, else with those that
+    /// it has; answered by its [`Entry`](super::files::Entry). All of `/v1/fs` takes [`USER`], for whom it is done and who must be permitted
+    /// to, and paths that begin with `~/`: in that user's home.
+    pub const FS_FILE: &str = "/v1/fs/file";
+    /// `GET`: the [`Entry`](super::files::Entry) at [`PATH`]. `DELETE`: removes it; a folder with what it holds only when [`RECURSIVE`].
+    pub const FS_ENTRY: &str = "/v1/fs/entry";
+    /// `GET`: an [`EntryList`](super::files::EntryList) of the folder [`PATH`], [`DEPTH`] levels, at most [`LIMIT`] entries.
+    pub const FS_LIST: &str = "/v1/fs/list";
+    /// `POST`: makes the folder [`PATH`], and what is missing above it.
+    pub const FS_FOLDER: &str = "/v1/fs/folder";
+    /// `POST`: renames [`PATH`] to [`TO`], over what is there only when [`REPLACE`].
+    pub const FS_MOVE: &str = "/v1/fs/move";
+    /// `GET`: the folder [`PATH`] as a tar stream. `PUT`: the body, a tar stream, is unpacked below [`PATH`], for [`OWNER`]; answered by an
+    /// [`Unpacked`](super::files::Unpacked).
+    pub const FS_TREE: &str = "/v1/fs/tree";
+    /// `GET`: the changes at [`PATH`], below it when [`RECURSIVE`], as they happen: a [`Change`](super::files::Change) as JSON in each line.
+    pub const FS_WATCH: &str = "/v1/fs/watch";
+    /// Query key: as whom; as [`OWNER`].
+    pub const USER: &str = "user";
+    /// Query key: the first byte.
+    pub const OFFSET: &str = "offset";
+    /// Query key: how many bytes at most.
+    pub const LENGTH: &str = "length";
+    /// Query key: how many bytes at the end.
+    pub const LAST: &str = "last";
+    /// Query key: the file that a part is of, see [`FileHead::tag`](super::files::FileHead::tag).
+    pub const TAG: &str = "tag";
+    /// Query key: how many levels of folders.
+    pub const DEPTH: &str = "depth";
+    /// Query key: how many entries at most.
+    pub const LIMIT: &str = "limit";
+    /// Query key: `true`, or not.
+    pub const RECURSIVE: &str = "recursive";
+    /// Query key: the new path.
+    pub const TO: &str = "to";
+    /// Query key: `true`, or not.
+    pub const REPLACE: &str = "replace";
     /// Query key: the name of a log.
     pub const NAME: &str = "name";
     /// Query key: `true`, or not.

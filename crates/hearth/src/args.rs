@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, doctor, env, exec, image, instance, logs, pool, project, release, run, serve, setup,
-    shell, template, token,
+    claim, claims, completion, cp, doctor, env, exec, image, instance, logs, ls, pool, project, release, run, serve,
+    setup, shell, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -125,6 +125,10 @@ pub(crate) enum Command {
     Shell(shell::ShellArgs),
     /// Run a command of the project's setup object in a VM, by its name
     Run(run::RunArgs),
+    /// Copy files and folders into a VM or out of it
+    Cp(cp::CpArgs),
+    /// List what a folder in a VM holds
+    Ls(ls::LsArgs),
     /// What background processes in a VM print
     Logs(logs::LogsArgs),
     /// Give a claimed VM back: it is destroyed

@@ -38,6 +38,7 @@ pub(crate) async fn run(request: Request<Incoming>) -> Result<Reply, Fault> {
     let entropy = check(&wanted).map_err(Fault::bad)?;
     // In this thread: there is nothing else to serve yet, and a new one would be long in coming.
     let activated = activate(&wanted, &entropy, begin).map_err(|message| Fault {
+        code: None,
         status: StatusCode::INTERNAL_SERVER_ERROR,
         message: format!("this VM could not be given an identity of its own: {message}"),
     })?;
@@ -49,6 +50,7 @@ pub(crate) async fn set_rsa_host_key(request: Request<Incoming>) -> Result<Reply
     let key: HostKey = small_json(request, "a host key").await?;
     let set = ssh::set_rsa_key(Path::new("/"), &key).and_then(|()| ssh::reload());
     set.map_err(|message| Fault {
+        code: None,
         status: StatusCode::INTERNAL_SERVER_ERROR,
         message,
     })?;

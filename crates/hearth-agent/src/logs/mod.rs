@@ -286,6 +286,7 @@ pub(crate) async fn read(request: Request<Incoming>, logs: &Logs, alive: Cancell
     let query = Query::of(&request);
     let name = query.value(paths::NAME).unwrap_or_default();
     let source = logs.find_log(name).ok_or_else(|| Fault {
+        code: None,
         status: StatusCode::NOT_FOUND,
         message: format!("there is no log {name:?} in this VM"),
     })?;

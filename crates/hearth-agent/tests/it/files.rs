@@ -11,7 +11,7 @@ const MAX: usize = 64 << 20;
 
 fn refused(result: Result<impl Sized, AgentError>) -> (u16, String) {
     match result {
-        Err(AgentError::Refused { status, message }) => (status, message),
+        Err(AgentError::Refused { status, message, .. }) => (status, message),
         Err(other) => panic!("another error: {other}"),
         Ok(_) => panic!("it was accepted"),
     }

@@ -2,7 +2,8 @@
 
 use futures::StreamExt;
 use hearth_guest::ExecEnd;
-use hearth_guest::client::{ExecEvent, Upload};
+use hearth_guest::client::{Download, ExecEvent, NewFile, Upload};
+use hearth_guest::files::Part;
 
 use crate::support::*;
 
@@ -43,6 +44,33 @@ async fn large_streams_are_never_held() {
     let command = format!("head -c {} /dev/zero", MEBIBYTES * MIB);
     let output = client.exec_collect(&shell(&command), MIB).await.unwrap();
     assert!(output.truncated && matches!(output.end, ExecEnd::Exited { code: Some(0), .. }));
+    assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
+}
+
+#[tokio::test]
+async fn a_file_of_a_gibibyte_and_its_folder_are_never_held() {
+    const GIBIBYTE: u64 = 1 << 30;
+    let agent = Agent::start();
+    let client = agent.client().await;
+    std::fs::create_dir(agent.path("from")).unwrap();
+    let sparse = std::fs::File::create(agent.path("from/sparse")).unwrap();
+    sparse.set_len(GIBIBYTE).unwrap();
+    let count = async |mut body: Download| {
+        let mut length = 0;
+        while let Some(piece) = body.next().await {
+            length += piece.unwrap().len() as u64;
+        }
+        length
+    };
+    let path = agent.path_text("from/sparse");
+    let file = client.read_part(&path, None, Part::Whole, None).await.unwrap();
+    assert_eq!((file.head.length, count(file.body).await), (GIBIBYTE, GIBIBYTE));
+    let tree = client.read_tree(&agent.path_text("from"), None).await.unwrap();
+    assert!(count(tree).await > GIBIBYTE);
+    let path = "/dev/shm/hearth-agent-file";
+    let written = client.replace_file(path, NewFile::default(), pieces(300)).await;
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(written.unwrap().size, 300 << 20);
     assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
 }
 

@@ -4,9 +4,11 @@
 
 mod exec;
 mod files;
+mod fs;
 mod limits;
 mod logs;
 mod sessions;
 mod support;
 mod terminal;
 mod warm_commands;
+mod watch;

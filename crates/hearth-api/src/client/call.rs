@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -45,6 +46,7 @@ pub(super) struct Call<'a> {
     timeout: Option<Duration>,
     repeat: Repeat,
     upgrade: Option<Upgrade>,
+    headers: Vec<(HeaderName, String)>,
 }
 
 /// A call that is to become a WebSocket.
@@ -75,6 +77,7 @@ impl Client {
             timeout: Some(CALL_TIMEOUT),
             repeat,
             upgrade: None,
+            headers: Vec::new(),
         }
     }
 
@@ -125,6 +128,11 @@ impl Call<'_> {
         let http1 = build_http(&self.client.root, reqwest::ClientBuilder::http1_only)?;
         self.upgrade = Some(Upgrade { http1, key });
         Ok(self)
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: String) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     pub(super) fn accept(mut self, accept: &'static str) -> Self {
@@ -180,7 +188,31 @@ impl Call<'_> {
         Ok((body, request_id))
     }
 
+    /// Sends it once, with a body that comes piece by piece, and reads the answer as JSON.
+    pub(super) async fn upload<T: DeserializeOwned>(self, body: reqwest::Body) -> Result<T, ClientError> {
+        let request = self
+            .request()
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .body(body);
+        let response = self.answer(request).await?;
+        let request_id = request_id(&response);
+        let body = response.bytes().await.map_err(|fault| self.transport(fault))?;
+        serde_json::from_slice(&body).map_err(|fault| ClientError::Decode {
+            url: self.url.to_string(),
+            reason: fault.to_string(),
+            request_id,
+        })
+    }
+
     async fn send(&self) -> Result<Response, ClientError> {
+        let mut request = self.request();
+        if let Some(body) = &self.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        self.answer(request).await
+    }
+
+    fn request(&self) -> RequestBuilder {
         let http = self
             .upgrade
             .as_ref()
@@ -201,9 +233,13 @@ impl Call<'_> {
         if let Some(timeout) = self.timeout {
             request = request.timeout(timeout);
         }
-        if let Some(body) = &self.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
         }
+        request
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|fault| self.transport(fault))?;
         let switched = self.upgrade.is_some() && response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched || response.status().is_success() {

@@ -114,9 +114,11 @@ fn status_of(code: ErrorCode) -> u16 {
         ErrorCode::Conflict => 409,
         ErrorCode::Gone => 410,
         ErrorCode::PayloadTooLarge => 413,
+        ErrorCode::RangeNotSatisfiable => 416,
         ErrorCode::ValidationError => 422,
         ErrorCode::TooManyRequests => 429,
         ErrorCode::InternalError => 500,
         ErrorCode::Unavailable => 503,
+        ErrorCode::InsufficientStorage => 507,
     }
 }

@@ -7,6 +7,7 @@
 mod call;
 mod error;
 mod exec;
+mod files;
 mod find;
 mod instances;
 mod logs;
@@ -29,8 +30,9 @@ use reqwest::redirect::Policy;
 
 pub use error::ClientError;
 pub use exec::{ExecInput, ExecOutput};
+pub use files::{FileContent, TarContent, WriteOptions};
 pub use logs::LogStream;
-pub use stream::{ExecEvent, ExecStream, FollowStream};
+pub use stream::{ChangeStream, ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 
 /// Under this header every reply carries the id that the server's log has for it.

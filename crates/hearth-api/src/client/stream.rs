@@ -14,6 +14,7 @@ use reqwest::Response;
 use super::call::request_id;
 use super::error::{self, ClientError};
 use crate::exec::{ExecExit, UNFINISHED_HEADER};
+use crate::file::{FileChange, FileChangeKind};
 use crate::instance::FollowEvent;
 
 /// Names of the events of `follow` that this client knows; a newer server may send more.
@@ -66,6 +67,9 @@ pub(super) fn is_unfinished(response: &Response) -> bool {
 /// The log of an instance as it is made.
 pub type FollowStream = BoxStream<'static, Result<FollowEvent, ClientError>>;
 
+/// What happens to what is watched, as it happens.
+pub type ChangeStream = BoxStream<'static, Result<FileChange, ClientError>>;
+
 type Source = EventStream<BoxStream<'static, Result<Bytes, reqwest::Error>>>;
 
 /// What one raw event means.
@@ -97,6 +101,17 @@ pub(super) fn follow_events(url: String, response: Response) -> FollowStream {
         Ok(item) => Ok(Meaning::Item(item)),
         Err(_) if !FOLLOW_EVENTS.contains(&event.event.as_str()) => Ok(Meaning::Nothing),
         Err(fault) => Err(fault.to_string()),
+    })
+}
+
+pub(super) fn change_events(url: String, response: Response) -> ChangeStream {
+    typed(url, response, |event| {
+        match serde_json::from_str::<FileChange>(&event.data) {
+            Ok(last) if last.kind == FileChangeKind::End => Ok(Meaning::Last(last)),
+            Ok(change) => Ok(Meaning::Item(change)),
+            // Of a newer server.
+            Err(_) => Ok(Meaning::Nothing),
+        }
     })
 }
 

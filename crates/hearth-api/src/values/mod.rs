@@ -275,6 +275,16 @@ value! {
 }
 
 value! {
+    /// Permission bits of a file, octal.
+    FileMode {
+        chars: 1..=5,
+        pattern: "^0?[0-7]{1,4}$",
+        message: "must be octal permission bits, as in 0644",
+        example: "0644",
+    }
+}
+
+value! {
     /// What a terminal is, as programs read it in `TERM`.
     TerminalKind {
         chars: 1..=64,
@@ -308,6 +318,7 @@ shown!(
     TaskId,
     Word,
     GuestPath,
+    FileMode,
     TerminalKind,
     Cursor
 );
@@ -319,7 +330,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 16] = [
+pub const RULES: [Rule; 17] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -330,6 +341,7 @@ pub const RULES: [Rule; 16] = [
     Email::RULE,
     VariableName::RULE,
     VariableValue::RULE,
+    FileMode::RULE,
     TaskId::RULE,
     Word::RULE,
     GuestPath::RULE,

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
+use super::files;
 use super::script::{ExecRule, Special};
 
 /// The process id of every detached command: it says "some process", no more.
@@ -39,8 +40,8 @@ const SIGTERM: i32 = 15;
 /// A guest that has this file has an SSH server with such a key.
 const RSA_HOST_KEY: &str = "/etc/ssh/ssh_host_rsa_key";
 
-type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
-type Refusal = (StatusCode, String);
+pub(super) type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
+pub(super) type Refusal = (StatusCode, String);
 
 /// One fake guest: what it holds, and what was asked of it.
 #[derive(Debug)]
@@ -233,6 +234,10 @@ impl Guest {
                 let files = unpack(&path, &body).map_err(|error| bad(&error))?;
                 self.inside().files.extend(files);
                 Ok(done())
+            }
+            (path, _) if path.starts_with(paths::FS) => {
+                let asked = files::Asked::of(request).await?;
+                Ok(asked.answer(&mut self.inside().files))
             }
             (paths::CLOCK, &Method::POST) => {
                 let body = whole(request).await?;
@@ -520,7 +525,7 @@ impl Frames {
     }
 }
 
-fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
+pub(super) fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
     let mut files = Vec::new();
     for entry in tar::Archive::new(tar).entries()? {
         let mut entry = entry?;
@@ -534,13 +539,13 @@ fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
     Ok(files)
 }
 
-fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
+pub(super) fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
     let query = request.uri().query().unwrap_or_default();
     let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name);
     found.map(|(_, value)| value.into_owned())
 }
 
-fn path_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+pub(super) fn path_of(request: &Request<Incoming>) -> Result<String, Refusal> {
     query(request, paths::PATH).ok_or((StatusCode::BAD_REQUEST, "the path is missing".into()))
 }
 
@@ -548,7 +553,7 @@ fn log_name(number: usize) -> String {
     format!("exec-{number}")
 }
 
-async fn whole(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+pub(super) async fn whole(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     request
         .into_body()
         .collect()
@@ -562,23 +567,23 @@ fn bad(error: &dyn std::error::Error) -> Refusal {
 }
 
 fn refuse((status, message): Refusal) -> Reply {
-    json(status, &AgentFault { message })
+    json(status, &AgentFault { message, code: None })
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     // Our own types always have a JSON form.
     let mut reply = Response::new(full(serde_json::to_vec(value).unwrap_or_default().into()));
     *reply.status_mut() = status;
     reply
 }
 
-fn done() -> Reply {
+pub(super) fn done() -> Reply {
     let mut reply = Response::new(full(Bytes::new()));
     *reply.status_mut() = StatusCode::NO_CONTENT;
     reply
 }
 
-fn full(bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
+pub(super) fn full(bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 

@@ -2,6 +2,7 @@
 //! serves the real agent protocol, and delays and fails as planned and seeded. Never a default: it runs no command.
 
 mod agent;
+mod files;
 mod machines;
 mod script;
 

@@ -58,6 +58,7 @@ impl AgentClient {
         let reply = self.post(paths::ACTIVATE, &wanted).await;
         let reply = reply.map_err(|error| match error {
             AgentError::Refused { status: NOT_FOUND, .. } => AgentError::Refused {
+                code: None,
                 status: NOT_FOUND,
                 message: "it is too old to give a forked VM an identity of its own: build the image again".into(),
             },

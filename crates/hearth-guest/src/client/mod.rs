@@ -19,15 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::files::FaultCode;
 use super::session::{self, CONNECTION_WINDOW, STREAM_WINDOW};
 use super::{AgentFault, ExecSpec, Health, LogEntry, LogList, SetClock, TerminalSpec, paths};
 
 mod activate;
 mod exec;
+mod files;
 mod transfer;
 
 pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
+pub use files::{NewFile, ReadFile};
 pub use transfer::{Download, Upload};
 
 use exec::Limit;
@@ -64,6 +67,8 @@ pub enum AgentError {
         status: u16,
         /// The agent's own words.
         message: String,
+        /// The same for a program, where it is about files.
+        code: Option<FaultCode>,
     },
     /// A command's time was up, and the agent did not say in time that it has ended.
     #[error("the command's time was up after {} s, and the agent in the VM has not confirmed that it has ended", limit.as_secs_f64())]
@@ -327,13 +332,14 @@ async fn accepted(reply: Response<RecvStream>) -> Result<Response<RecvStream>, A
         .collect(SMALL_REPLY)
         .await
         .unwrap_or_default();
-    let message = match serde_json::from_slice::<AgentFault>(&body) {
-        Ok(fault) => fault.message,
-        Err(_) => String::from_utf8_lossy(&body).into_owned(),
+    let (message, code) = match serde_json::from_slice::<AgentFault>(&body) {
+        Ok(fault) => (fault.message, fault.code),
+        Err(_) => (String::from_utf8_lossy(&body).into_owned(), None),
     };
     Err(AgentError::Refused {
         status: status.as_u16(),
         message,
+        code,
     })
 }
 

@@ -122,6 +122,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let text = parts.uri.query().unwrap_or_default();
+        if percent_encoding::percent_decode_str(text).decode_utf8().is_err() {
+            return Err(ApiError::field("query", "is not UTF-8 text"));
+        }
         let given: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
         // The published parameters of this operation are asked first, as for bodies: they find all faults.
         if let Some(route) = parts.extensions.get::<MatchedPath>() {

@@ -9,6 +9,7 @@ mod exec_end;
 mod exec_socket;
 mod explain;
 mod extract;
+mod files;
 mod find;
 mod hooks;
 mod instances;
@@ -221,7 +222,18 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(exec::exec_in_instance, exec_socket::attach_exec))
         .routes(routes!(terminal::open_terminal))
         .routes(routes!(logs::list_instance_logs))
-        .routes(routes!(logs::read_instance_log));
+        .routes(routes!(logs::read_instance_log))
+        .routes(routes!(
+            files::content::read_file,
+            files::content::write_file,
+            files::remove_file
+        ))
+        .routes(routes!(files::stat_file))
+        .routes(routes!(files::list_files))
+        .routes(routes!(files::make_directory))
+        .routes(routes!(files::move_file))
+        .routes(routes!(files::watch::watch_files))
+        .routes(routes!(files::tree::read_folder, files::tree::write_folder));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

@@ -47,6 +47,7 @@ static QUERIES: LazyLock<HashMap<(String, String), Vec<Parameter>>> = LazyLock::
 struct Parameter {
     name: String,
     kind: Option<String>,
+    is_required: bool,
     validator: Validator,
 }
 
@@ -60,7 +61,12 @@ impl Parameter {
         let kind = schema["type"].as_str().map(str::to_owned);
         schema["components"] = DOCUMENT["components"].clone();
         let validator = validator(&schema, &name)?;
-        Some(Self { name, kind, validator })
+        Some(Self {
+            name,
+            kind,
+            is_required: parameter["required"] == true,
+            validator,
+        })
     }
 
     /// What a text in a query says, by the parameter's type; what it cannot be stays a text and fails the check.
@@ -97,6 +103,7 @@ pub fn query_faults(route: &str, method: &str, given: &[(Cow<'_, str>, Cow<'_, s
         match (texts.next(), texts.next()) {
             (Some(_), Some(_)) => faults.push(fault(parameter.name.clone(), "is given more than once")),
             (Some(text), None) => faults.extend(parameter.fault(text)),
+            (None, _) if parameter.is_required => faults.push(fault(parameter.name.clone(), "is missing")),
             (None, _) => {}
         }
     }

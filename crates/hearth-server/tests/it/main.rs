@@ -15,6 +15,7 @@ mod ended;
 mod exec;
 mod explain;
 mod faults;
+mod files;
 mod fresh;
 mod full_disk;
 mod guests;

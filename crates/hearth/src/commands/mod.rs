@@ -5,12 +5,14 @@ pub(crate) mod claim;
 mod claim_wait;
 pub(crate) mod claims;
 pub(crate) mod completion;
+pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod logs;
+pub(crate) mod ls;
 pub(crate) mod openapi;
 pub(crate) mod pool;
 pub(crate) mod project;
@@ -43,6 +45,8 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => exec::run(globals, args).await,
         Command::Shell(args) => shell::run(globals, args).await,
         Command::Run(args) => run::run(globals, args).await,
+        Command::Cp(args) => cp::run(globals, args).await,
+        Command::Ls(args) => ls::run(globals, args).await,
         Command::Logs(args) => logs::run(globals, args).await,
         Command::Release(args) => release::run(globals, args).await,
         Command::Template(command) => template::run(globals, command).await,

@@ -24,6 +24,8 @@ pub(crate) struct Reply {
     body: String,
     /// Wait for the client to close the connection.
     hold: bool,
+    /// The length that is announced, when it is not the body's.
+    promises: Option<usize>,
 }
 
 impl Reply {
@@ -33,6 +35,7 @@ impl Reply {
             headers: "content-type: application/json\r\n",
             body: body.to_owned(),
             hold: false,
+            promises: None,
         }
     }
 
@@ -58,7 +61,14 @@ impl Reply {
             headers: "content-type: text/event-stream\r\n",
             body,
             hold: false,
+            promises: None,
         }
+    }
+
+    /// A body that ends before this many bytes have come.
+    pub(crate) fn promising(mut self, bytes: usize) -> Self {
+        self.promises = Some(bytes);
+        self
     }
 
     pub(crate) fn held_open(mut self) -> Self {
@@ -140,7 +150,9 @@ fn serve(
         reply.status, reply.headers
     );
     // Without a length the end of the connection is the end of the body.
-    let length = if reply.hold || reply.headers.contains("event-stream") {
+    let length = if let Some(length) = reply.promises {
+        format!("content-length: {length}\r\n")
+    } else if reply.hold || reply.headers.contains("event-stream") {
         String::new()
     } else {
         format!("content-length: {}\r\n", reply.body.len())
@@ -173,9 +185,27 @@ fn read(stream: &TcpStream) -> Option<Request> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    if headers.contains("transfer-encoding: chunked") {
+        read_chunks(&mut reader, &mut body)?;
+    }
     Some(Request {
         line,
         headers,
         body: String::from_utf8(body).ok()?,
     })
+}
+
+/// A body that comes in pieces, each with its length before it.
+fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let length = usize::from_str_radix(line.trim(), 16).ok()?;
+        let mut chunk = vec![0; length + "\r\n".len()];
+        reader.read_exact(&mut chunk).ok()?;
+        if length == 0 {
+            return Some(());
+        }
+        body.extend_from_slice(&chunk[..length]);
+    }
 }

@@ -14,6 +14,7 @@ mod connecting;
 mod exec;
 mod explain;
 mod fake;
+mod files;
 mod first_steps;
 mod images;
 mod instances;

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use hearth_api::error::ErrorBody;
 use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
+use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
@@ -48,6 +49,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "projects", description = "Repositories, variables and set-up of a project"),
         (name = "warm pool", description = "How many VMs are kept ready, test boots, instances"),
         (name = "claims", description = "Taking a VM, working in it, giving it back"),
+        (name = "files", description = "Files in a VM"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
@@ -56,6 +58,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         ErrorBody,
         ExecExit,
         ExecMessage,
+        FileChange,
         FollowEvent,
         Settings,
         TerminalKind,

@@ -41,7 +41,10 @@ pub fn complete(path: &str, operation: &mut Operation) {
         operation.parameters = Some(parameters);
     }
     if let Some(RefOr::T(body)) = &mut operation.request_body {
-        errors.push(ErrorCode::PayloadTooLarge);
+        // Bytes of a file may be as many as fit into the VM.
+        if body.content.contains_key("application/json") {
+            errors.push(ErrorCode::PayloadTooLarge);
+        }
         may_be_absent_but_not_null(body);
     }
     let responses = &mut operation.responses.responses;
@@ -133,6 +136,16 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
             "view_instance",
             "explain_claim",
             "exec_in_instance",
+            "stat_file",
+            "list_files",
+            "make_directory",
+            "move_file",
+            "read_file",
+            "write_file",
+            "remove_file",
+            "watch_files",
+            "read_folder",
+            "write_folder",
             "extend_claim",
             "heartbeat_instance",
             "release_instance",

@@ -31,10 +31,12 @@ pub fn response_name(code: ErrorCode) -> &'static str {
         ErrorCode::Conflict => "Conflict",
         ErrorCode::Gone => "Gone",
         ErrorCode::PayloadTooLarge => "PayloadTooLarge",
+        ErrorCode::RangeNotSatisfiable => "RangeNotSatisfiable",
         ErrorCode::ValidationError => "ValidationError",
         ErrorCode::TooManyRequests => "TooManyRequests",
         ErrorCode::InternalError => "InternalError",
         ErrorCode::Unavailable => "Unavailable",
+        ErrorCode::InsufficientStorage => "InsufficientStorage",
     }
 }
 
@@ -65,6 +67,10 @@ fn response(code: ErrorCode) -> Response {
             "the VM of this task id was released or its lease ended; use a new task id",
         ),
         ErrorCode::PayloadTooLarge => ("The body is too long", "the body is longer than 64 MiB"),
+        ErrorCode::RangeNotSatisfiable => (
+            "The file has no such part",
+            "/home/app/build.log has 120 bytes and no such part",
+        ),
         ErrorCode::ValidationError => (
             "The request is not valid; `details` lists each field",
             "the request is not valid: targetSize: must be at most 20",
@@ -80,6 +86,10 @@ fn response(code: ErrorCode) -> Response {
         ErrorCode::Unavailable => (
             "It cannot be done now",
             "the disk under the server's data folder is full; free some space, then try again",
+        ),
+        ErrorCode::InsufficientStorage => (
+            "The disk of the VM is full",
+            "the disk of the VM is full: /home/app/data could not be written; remove something, then try again",
         ),
     };
     let details = (code == ErrorCode::ValidationError).then(|| {

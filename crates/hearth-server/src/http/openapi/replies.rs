@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hearth_api::exec::{ExecExit, ExecMessage};
+use hearth_api::file::{FileChange, FileChangeKind};
 use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use hearth_api::instance::{FollowEvent, InstanceStatus};
 use hearth_api::settings::Settings;
@@ -146,6 +147,16 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
         let example = format!("event: stdout\ndata: {}\n\n", STANDARD.encode("hi\n")) + &event("exit", &end);
         return (example, ExecExit::name());
     }
+    if operation == "watch_files" {
+        let change = |kind, path: &str| FileChange {
+            kind,
+            path: path.to_owned(),
+            from: None,
+            is_directory: false,
+        };
+        let example = event("start", &change(FileChangeKind::Start, "")) + &event("write", &change(FileChangeKind::Write, "src/main.js"));
+        return (example, FileChange::name());
+    }
     let begun = FollowEvent::StepStarted {
         name: "create_vm".to_owned(),
         subject: None,
@@ -268,6 +279,14 @@ fn example(schema: &str) -> Option<Value> {
             "droppedBytes": 0, "open": true, "updatedAt": LATER
         })),
         "read_instance_log" => json!("Serving HTTP on 0.0.0.0 port 9000\n"),
+        "read_file" => json!("# web\n"),
+        "FileEntry" => file("README.md", "file", 6),
+        "FileList" => json!({
+            "items": [file("README.md", "file", 6), file("src", "directory", 4096)], "truncated": false, "unreadable": []
+        }),
+        "read_folder" => json!("README.md\u{0}…"),
+        "TarUnpacked" => json!({ "files": 12, "bytes": 48_213, "leftOut": 0, "failed": 0, "named": [] }),
+        "FileRemoved" => json!({ "removed": true, "path": "/home/app/dist" }),
         "ExecReply" => json!({
             "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "stdoutBase64": null,
             "stderrBase64": null, "durationMs": 412, "truncated": false, "timedOut": false, "oomKilled": false, "log": null, "error": null
@@ -292,6 +311,13 @@ fn project() -> Value {
     json!({
         "id": project_id(), "name": "web", "description": null, "taskCode": "WEB",
         "repos": [{ "repoFullName": "acme/app", "branch": "main" }], "createdAt": CREATED, "updatedAt": LATER
+    })
+}
+
+fn file(name: &str, kind: &str, size: u64) -> Value {
+    json!({
+        "name": name, "nameBase64": null, "path": format!("/home/app/{name}"), "kind": kind, "size": size, "mode": "0644", "uid": 0,
+        "gid": 0, "owner": "root", "group": "root", "modifiedAt": CREATED, "symlinkTarget": null
     })
 }
 
