@@ -154,7 +154,8 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
             from: None,
             is_directory: false,
         };
-        let example = event("start", &change(FileChangeKind::Start, "")) + &event("write", &change(FileChangeKind::Write, "src/main.js"));
+        let example = event("start", &change(FileChangeKind::Start, ""))
+            + &event("write", &change(FileChangeKind::Write, "src/main.js"));
         return (example, FileChange::name());
     }
     let begun = FollowEvent::StepStarted {
