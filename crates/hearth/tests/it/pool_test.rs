@@ -301,7 +301,7 @@ fn server_that_does_not_answer_is_said_once_and_so_is_that_it_answers_again() {
         line if line.ends_with("/warm-pool/test") => Reply::ok(r#"{"id":"wpi_1"}"#),
         line if line.ends_with("/follow") => Reply::events(&[("stepEnded", &event(GOOD_STEP))]),
         line if line.contains("/instances/wpi_1") => match looks.fetch_add(1, Ordering::SeqCst) {
-            0 | 1 => Reply::json(
+            0..8 => Reply::json(
                 503,
                 r#"{"error":{"code":"unavailable","message":"it is being started"}}"#,
             ),
