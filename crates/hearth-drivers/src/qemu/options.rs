@@ -14,7 +14,7 @@ pub enum Accel {
     Kvm,
 }
 
-/// How to open a [`QemuDriver`].
+/// How to open a [`QemuDriver`](super::QemuDriver).
 #[derive(Debug, Clone)]
 pub struct QemuOptions {
     /// VMs, the VM network's record and the KVM verdict lie below it. Made if missing.
