@@ -129,7 +129,7 @@ macro_rules! parts {
 
 parts!(Redacted, &Redacted, &'static str, i32, u32, u64, usize);
 
-/// A redacted text of these [`Part`](crate::redact::Part)s: `redacted!["exit code ", code, ": ", quote]`.
+/// A redacted text of these [`Part`]s: `redacted!["exit code ", code, ": ", quote]`.
 #[macro_export]
 macro_rules! redacted {
     ($($part:expr),+ $(,)?) => {

@@ -1,4 +1,4 @@
-//! Folders as tar streams, for both ends of a copy: [`pack`] reads one, [`unpack`] writes one below a folder and nowhere else, whatever
+//! Folders as tar streams, for both ends of a copy: [`pack()`] reads one, [`unpack()`] writes one below a folder and nowhere else, whatever
 //! the stream says. Only files, folders and links travel. Memory does not grow with the files.
 //!
 //! What could not be packed is named at the end of the stream, in a global pax header that other programs skip.
