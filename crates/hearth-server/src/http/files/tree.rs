@@ -83,7 +83,7 @@ pub struct UnpackQuery {
     path = "/instances/{id}/files/tar",
     tag = "files",
     params(UnpackQuery),
-    request_body(content = String, content_type = "application/x-tar", description = "The tar stream"),
+    request_body(content = String, content_type = "application/octet-stream", description = "The tar stream"),
     responses((status = 200, body = TarUnpacked, description = "What was unpacked"), (status = 409, description = "refused"), (status = 410, description = "refused"), (status = 507, description = "refused"))
 )]
 pub async fn write_folder(
