@@ -1,8 +1,8 @@
 //! Single files: read as a stream, written whole or not at all.
 
 use std::collections::HashMap;
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,10 @@ use crate::reply::{self, Fault, Reply};
 use crate::upload::with_reader;
 use crate::users::Identity;
 
-const DEFAULT_MODE: u32 = 0o644;
-const FOLDER_MODE: u32 = 0o755;
+/// Of a file whose mode nobody says.
+pub(crate) const DEFAULT_MODE: u32 = 0o644;
+/// Of a folder that is made.
+pub(crate) const FOLDER_MODE: u32 = 0o755;
 
 /// Every bit that `chmod` knows.
 pub(crate) const ALL_MODE_BITS: u32 = 0o7777;
@@ -100,9 +102,9 @@ fn overwrite(path: &Path, mode: u32, body: &[u8]) -> io::Result<()> {
     let found = file.metadata()?;
     let is_plain = found.is_file() && found.nlink() == 1 && found.uid() == 0 && found.gid() == 0;
     if !is_plain || found.mode() & ALL_MODE_BITS != mode {
-        return Err(io::ErrorKind::Unsupported.into());
+        return Err(ErrorKind::Unsupported.into());
     }
-    let length = u64::try_from(body.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let length = u64::try_from(body.len()).map_err(|_| ErrorKind::FileTooLarge)?;
     file.write_all_at(body, 0)?;
     if found.len() > length {
         file.set_len(length)?;
@@ -112,10 +114,10 @@ fn overwrite(path: &Path, mode: u32, body: &[u8]) -> io::Result<()> {
 
 fn store(path: &Path, mode: u32, owner: Option<&Identity>, body: &mut impl io::Read) -> io::Result<()> {
     if path.file_name().is_none() || path.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
+        return Err(io::Error::new(ErrorKind::IsADirectory, "it is a folder"));
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    make_folders(folder, owner)?;
+    make_folders(folder, owner.map(|owner| (owner.uid, owner.gid)))?;
     // Removed when anything below fails. No fsync: a VM that crashes is deleted.
     let mut file = tempfile::Builder::new().prefix(".hearth-").tempfile_in(folder)?;
     io::copy(body, file.as_file_mut())?;
@@ -129,12 +131,25 @@ fn store(path: &Path, mode: u32, owner: Option<&Identity>, body: &mut impl io::R
 }
 
 /// Makes what is missing of a folder; only that gets the owner.
-fn make_folders(folder: &Path, owner: Option<&Identity>) -> io::Result<()> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-    if let Some(owner) = owner {
-        for folder in missing {
-            chown(folder, Some(owner.uid), Some(owner.gid))?;
+pub(crate) fn make_folders(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let mut missing: Vec<&Path> = Vec::new();
+    for above in folder.ancestors() {
+        match fs::metadata(above) {
+            Ok(found) if found.is_dir() => break,
+            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => missing.push(above),
+            Err(error) => return Err(error),
+        }
+    }
+    while let Some(folder) = missing.pop() {
+        match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+            Ok(()) => {}
+            // Somebody else was as fast.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some((uid, gid)) = owner {
+            chown(folder, Some(uid), Some(gid))?;
         }
     }
     Ok(())

@@ -7,8 +7,9 @@ use std::path::{Component, Path};
 use hearth_guest::files::FaultCode;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::write::{Wanted, make_folders};
-use super::{FOLDER_MODE, fault};
+use super::fault;
+use super::write::Wanted;
+use crate::files::{FOLDER_MODE, make_folders};
 use crate::reply::Fault;
 use crate::users::Identity;
 

@@ -27,8 +27,6 @@ mod write;
 
 /// Levels of a list that does not say.
 const USUAL_DEPTH: u32 = 1;
-const FILE_MODE: u32 = 0o644;
-const FOLDER_MODE: u32 = 0o755;
 
 /// Who asks, and about which path.
 struct Asked {

@@ -1,14 +1,14 @@
 //! A file written whole or not at all: beside its place first, then renamed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use hearth_guest::files::FaultCode;
 
-use super::{FILE_MODE, FOLDER_MODE, fault};
-use crate::files::ALL_MODE_BITS;
+use super::fault;
+use crate::files::{ALL_MODE_BITS, DEFAULT_MODE, make_folders};
 use crate::reply::Fault;
 use crate::users::Identity;
 
@@ -51,7 +51,7 @@ pub(super) fn replace(path: &Path, wanted: &Wanted, body: &mut impl Read, user: 
         owner: wanted.owner.or(existing.map(|(owner, _)| owner)),
         ..*wanted
     };
-    let mode = wanted.mode.or(existing.map(|(_, mode)| mode)).unwrap_or(FILE_MODE);
+    let mode = wanted.mode.or(existing.map(|(_, mode)| mode)).unwrap_or(DEFAULT_MODE);
     kept.apply(file.path(), mode).map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => fault::coded(
             http::StatusCode::FORBIDDEN,
@@ -145,29 +145,4 @@ fn not_beside(folder: &Path, user: &Identity, error: &io::Error) -> Fault {
         ),
         _ => fault::of(folder, user, error),
     }
-}
-
-/// Makes what is missing of a folder; only that gets the owner.
-pub(super) fn make_folders(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let mut missing: Vec<&Path> = Vec::new();
-    for above in folder.ancestors() {
-        match fs::metadata(above) {
-            Ok(found) if found.is_dir() => break,
-            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
-            Err(error) if error.kind() == ErrorKind::NotFound => missing.push(above),
-            Err(error) => return Err(error),
-        }
-    }
-    while let Some(folder) = missing.pop() {
-        match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-            Ok(()) => {}
-            // Somebody else was as fast.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => continue,
-            Err(error) => return Err(error),
-        }
-        if let Some((uid, gid)) = owner {
-            chown(folder, Some(uid), Some(gid))?;
-        }
-    }
-    Ok(())
 }

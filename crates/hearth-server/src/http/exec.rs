@@ -5,12 +5,13 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::{Body as RawBody, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use hearth_api::error::ErrorCode;
 use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, UNFINISHED_HEADER};
 use hearth_api::ids::InstanceId;
@@ -113,6 +114,19 @@ pub struct Inside {
     pub agent: AgentClient,
     /// A VM of the pool is paused; it runs for as long as this is held.
     pub awake: Option<Awake>,
+}
+
+impl Inside {
+    /// A reply's body of what the VM sends. A VM of the pool runs for as long as a client reads it.
+    pub fn body(
+        awake: Option<Awake>,
+        bytes: impl Stream<Item = Result<Bytes, AgentError>> + Send + 'static,
+    ) -> RawBody {
+        RawBody::from_stream(bytes.map(move |piece| {
+            let _ = &awake;
+            piece.map_err(std::io::Error::other)
+        }))
+    }
 }
 
 /// Begins work in an instance's VM.

@@ -1,11 +1,9 @@
 //! Logs inside a VM: the list, and the text of one, which comes from the agent as it is.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use futures::StreamExt as _;
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::InstanceId;
 use hearth_api::log::{InstanceLog, LogKind};
@@ -104,14 +102,9 @@ pub async fn read_instance_log(
         }
         other => refused(&other),
     })?;
-    // A VM of the pool runs for as long as a client reads.
-    let text = text.map(move |piece| {
-        let _ = &awake;
-        piece.map_err(std::io::Error::other)
-    });
     Ok((
         [(header::CONTENT_TYPE, "application/octet-stream")],
-        Body::from_stream(text),
+        Inside::body(awake, text),
     )
         .into_response())
 }

@@ -9,7 +9,7 @@ use hearth_drivers::fake::{FakeDriver, FakeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::guests::{hanging, message, until_it_runs, vm, watchful};
+use crate::guests::{hanging, long_set_up, message, until_it_runs, vm, watchful};
 use crate::harness::{SOON, Server, bare_project};
 
 const PANIC: &str = "Kernel panic - not syncing: sysrq triggered crash";
@@ -168,13 +168,7 @@ async fn a_claimed_vm_waits_for_room_on_the_hosts_disk_and_its_work_goes_on() {
 
 #[tokio::test]
 async fn a_set_up_on_a_full_disk_ends_and_says_so() {
-    let (server, driver) = watchful(hanging()).await;
-    let project = server.project(bare_project()).await;
-    let commands = json!({ "setupCommands": [{ "name": "l", "command": "long" }] });
-    let id = server.post(&format!("{project}/warm-pool/test"), commands).await["id"].clone();
-    let detail = format!("{project}/warm-pool/instances/{}", id.as_str().unwrap());
-    let begun = server.get(&detail).await;
-    until_it_runs(&driver, &begun, |spec| spec.shell.as_deref() == Some("long")).await;
+    let (server, driver, detail, begun) = long_set_up().await;
     assert!(driver.fill_disk(&vm(&begun)));
     let failed = server.until(SOON, &detail, |it| it["status"] == "failed").await;
     let reason = failed["failureReason"].as_str().unwrap();

@@ -53,6 +53,18 @@ pub fn message(body: &Value) -> &str {
     body["error"]["message"].as_str().unwrap()
 }
 
+/// A test boot whose set-up command runs and does not end: where it is shown, and as it is shown then.
+pub async fn long_set_up() -> (Server, FakeDriver, String, Value) {
+    let (server, driver) = watchful(hanging()).await;
+    let project = server.project(bare_project()).await;
+    let commands = json!({ "setupCommands": [{ "name": "l", "command": "long" }] });
+    let id = server.post(&format!("{project}/warm-pool/test"), commands).await["id"].clone();
+    let detail = format!("{project}/warm-pool/instances/{}", id.as_str().unwrap());
+    let begun = server.get(&detail).await;
+    until_it_runs(&driver, &begun, |spec| spec.shell.as_deref() == Some("long")).await;
+    (server, driver, detail, begun)
+}
+
 #[tokio::test]
 async fn a_hanging_ready_vm_is_replaced() {
     let (server, driver) = watchful(FakeOptions::default()).await;
@@ -194,13 +206,7 @@ async fn a_claimed_vm_that_was_stopped_or_has_ended_says_so_at_once() {
 
 #[tokio::test]
 async fn a_set_up_whose_guest_hangs_fails_with_its_step() {
-    let (server, driver) = watchful(hanging()).await;
-    let project = server.project(bare_project()).await;
-    let commands = json!({ "setupCommands": [{ "name": "l", "command": "long" }] });
-    let id = server.post(&format!("{project}/warm-pool/test"), commands).await["id"].clone();
-    let detail = format!("{project}/warm-pool/instances/{}", id.as_str().unwrap());
-    let begun = server.get(&detail).await;
-    until_it_runs(&driver, &begun, |spec| spec.shell.as_deref() == Some("long")).await;
+    let (server, driver, detail, begun) = long_set_up().await;
     assert!(driver.hang(&vm(&begun), true));
     let failed = server.until(SOON, &detail, |it| it["status"] != "provisioning").await;
     assert_eq!(failed["status"], "failed");

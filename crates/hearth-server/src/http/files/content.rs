@@ -94,15 +94,9 @@ pub async fn read_file(
     let asked = agent.read_part(&path, query.user.as_deref(), part, tag.as_deref());
     let file = answered(&state, &row, asked).await?.map_err(refused)?;
     let mut life = Life::of(&state, &row);
-    let head = file.head;
-    let body = file.body.map(move |piece| {
-        // A VM of the pool runs for as long as somebody reads.
-        let _ = &awake;
-        life.bytes_moved();
-        piece.map_err(std::io::Error::other)
-    });
-    let mut response = RawBody::from_stream(body).into_response();
-    describe(&mut response, &head);
+    let bytes = file.body.inspect(move |_| life.bytes_moved());
+    let mut response = Inside::body(awake, bytes).into_response();
+    describe(&mut response, &file.head);
     Ok(marked(row.state, response))
 }
 

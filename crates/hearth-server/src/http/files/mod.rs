@@ -24,6 +24,8 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::exec::{Inside, answered, enter, usable};
 use super::extract::{Body, Path, Query};
+use crate::store::InstanceRow;
+use crate::vms::pause::Awake;
 
 /// Where paths that are not absolute begin, as a command does.
 const HOME: &str = "/home/";
@@ -116,6 +118,18 @@ fn refused(error: AgentError) -> ApiError {
     ApiError::new(code, message)
 }
 
+/// What the agent answers to a request that ends with its answer.
+async fn ask<T>(
+    state: &AppState,
+    row: &InstanceRow,
+    awake: Option<Awake>,
+    asked: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, ApiError> {
+    let answer = answered(state, row, asked).await?;
+    drop(awake);
+    answer.map_err(refused)
+}
+
 /// Look at a file in a VM
 ///
 /// Links are not followed.
@@ -135,9 +149,8 @@ pub async fn stat_file(
     let row = usable(&state, &caller, &id).await?;
     let Inside { agent, awake } = enter(&state, &row).await?;
     let path = query.place();
-    let entry = answered(&state, &row, agent.entry(&path, query.user.as_deref())).await?;
-    drop(awake);
-    entry.map(|entry| Json(shown(entry))).map_err(refused)
+    let entry = ask(&state, &row, awake, agent.entry(&path, query.user.as_deref())).await?;
+    Ok(Json(shown(entry)))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -178,9 +191,7 @@ pub async fn list_files(
     let path = place(&query.path);
     let (depth, limit) = (query.depth.unwrap_or(1), query.limit.unwrap_or(MAX_ENTRIES));
     let asked = agent.list_folder(&path, query.user.as_deref(), depth, limit);
-    let list = answered(&state, &row, asked).await?;
-    drop(awake);
-    let list = list.map_err(refused)?;
+    let list = ask(&state, &row, awake, asked).await?;
     Ok(Json(FileList {
         items: list.items.into_iter().map(shown).collect(),
         truncated: list.truncated,
@@ -212,9 +223,8 @@ pub async fn make_directory(
     };
     let Inside { agent, awake } = enter(&state, &row).await?;
     let path = place(&body.path);
-    let entry = answered(&state, &row, agent.make_folder(&path, wanted)).await?;
-    drop(awake);
-    entry.map(|entry| Json(shown(entry))).map_err(refused)
+    let entry = ask(&state, &row, awake, agent.make_folder(&path, wanted)).await?;
+    Ok(Json(shown(entry)))
 }
 
 /// Move or rename a file in a VM
@@ -237,9 +247,8 @@ pub async fn move_file(
     let Inside { agent, awake } = enter(&state, &row).await?;
     let (path, to) = (place(&body.path), place(&body.to));
     let asked = agent.move_entry(&path, &to, body.user.as_deref(), body.replace);
-    let entry = answered(&state, &row, asked).await?;
-    drop(awake);
-    entry.map(|entry| Json(shown(entry))).map_err(refused)
+    let entry = ask(&state, &row, awake, asked).await?;
+    Ok(Json(shown(entry)))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -276,14 +285,8 @@ pub async fn remove_file(
     let Inside { agent, awake } = enter(&state, &row).await?;
     let path = place(&query.path);
     let recursive = query.recursive.unwrap_or(false);
-    let removed = answered(
-        &state,
-        &row,
-        agent.remove_entry(&path, query.user.as_deref(), recursive),
-    )
-    .await?;
-    drop(awake);
-    removed.map_err(refused)?;
+    let asked = agent.remove_entry(&path, query.user.as_deref(), recursive);
+    ask(&state, &row, awake, asked).await?;
     Ok(Json(FileRemoved {
         removed: true,
         path: query.path.into(),

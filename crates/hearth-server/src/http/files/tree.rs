@@ -47,13 +47,8 @@ pub async fn read_folder(
     let asked = agent.read_tree(&path, query.user.as_deref());
     let stream = answered(&state, &row, asked).await?.map_err(refused)?;
     let mut life = Life::of(&state, &row);
-    let body = stream.map(move |piece| {
-        // A VM of the pool runs for as long as somebody reads.
-        let _ = &awake;
-        life.bytes_moved();
-        piece.map_err(std::io::Error::other)
-    });
-    let mut response = RawBody::from_stream(body).into_response();
+    let bytes = stream.inspect(move |_| life.bytes_moved());
+    let mut response = Inside::body(awake, bytes).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TAR));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
