@@ -81,7 +81,7 @@ pub fn decide(world: &World) -> Decision {
     actions.append(&mut endings);
     replace_stale(world, &standings, &mut budget, &mut actions);
     if world.can_rest {
-        let_rest(world, &mut actions);
+        pause_idle(world, &mut actions);
     }
     if world.drivers_observed {
         actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
@@ -156,7 +156,7 @@ struct Source<'a> {
 }
 
 fn source(pool: &PoolWorld) -> Source<'_> {
-    match &pool.last_good {
+    match &pool.previous {
         Some(last) if !pool.prepared => Source {
             recipe: &last.recipe,
             memory_mib: last.memory_mib,
@@ -239,7 +239,7 @@ impl<'a> Standing<'a> {
     /// The target recipe is to be built beside the recipe that serves, or before the first claim.
     fn is_to_build(&self) -> bool {
         let pool = self.pool;
-        let beside = pool.last_good.is_some() || self.missing() == 0;
+        let beside = pool.previous.is_some() || self.missing() == 0;
         pool.enabled && !pool.prepared && beside && !self.builds
     }
 
@@ -250,7 +250,7 @@ impl<'a> Standing<'a> {
 
     /// The VMs that serve are about to be replaced by those of the target recipe, now or as soon as its build can begin.
     fn is_replaced(&self, now: Timestamp) -> bool {
-        self.pool.last_good.is_some() && (self.builds || self.awaits_build(now))
+        self.pool.previous.is_some() && (self.builds || self.awaits_build(now))
     }
 }
 
@@ -318,7 +318,7 @@ fn add_missing(
 /// The instance that builds the target recipe beside a pool that serves without it: only when it is ready does it become part
 /// of the pool.
 fn is_first(pool: &PoolWorld, ready: usize, instance: &InstanceWorld) -> bool {
-    let beside = pool.last_good.is_some() || ready >= pool.target;
+    let beside = pool.previous.is_some() || ready >= pool.target;
     instance.state == InstanceState::Provisioning && !instance.forked && !pool.prepared && beside
 }
 
@@ -479,7 +479,7 @@ fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<
 }
 
 /// Pauses ready VMs that run: a person worked in them, or a claim gave them back.
-fn let_rest(world: &World, actions: &mut Vec<Action>) {
+fn pause_idle(world: &World, actions: &mut Vec<Action>) {
     let tired = |i: &&InstanceWorld| {
         i.state == InstanceState::Ready && i.vm == VmPresence::Running && i.purpose == Purpose::Pool
     };
@@ -490,7 +490,7 @@ fn let_rest(world: &World, actions: &mut Vec<Action>) {
     }
     let named: HashSet<&InstanceId> = actions.iter().filter_map(Action::instance).collect();
     tired.retain(|id| !named.contains(id));
-    actions.extend(tired.into_iter().map(|instance| Action::Rest { instance }));
+    actions.extend(tired.into_iter().map(|instance| Action::Pause { instance }));
 }
 
 #[cfg(test)]

@@ -37,12 +37,12 @@ pub struct Recipe<'a> {
     pub pool_setup: &'a [SetupCommand],
     /// What the set-up is carried out with.
     #[serde(skip)]
-    pub meets: Meets<'a>,
+    pub resolved: ResolvedInputs<'a>,
 }
 
 /// What a set-up is carried out with: the commits, image and host that its names stand for at that time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Meets<'a> {
+pub struct ResolvedInputs<'a> {
     /// What the host gives to VMs, image and all; nothing while that is not known.
     pub environment: Option<&'a str>,
     /// The commit of each repository, in order; nothing for one that was never seen.
@@ -75,7 +75,7 @@ impl Recipe<'_> {
     #[must_use]
     pub fn name(&self) -> String {
         let set_up = half(&(RECIPE_VERSION, self));
-        let whole = half(&(&set_up, &self.meets));
+        let whole = half(&(&set_up, &self.resolved));
         set_up + &whole
     }
 }
@@ -165,7 +165,7 @@ mod tests {
             project_setup: &[],
             legacy_hooks: true,
             pool_setup: &[],
-            meets: Meets::default(),
+            resolved: ResolvedInputs::default(),
         };
         let identity = GitIdentity {
             name: "a".parse().unwrap(),
@@ -257,25 +257,28 @@ mod tests {
             assert_eq!(same_set_up(&variant.name(), &base.name()), *variant == base);
         }
         let meetings = [
-            Meets {
+            ResolvedInputs {
                 epoch: 1,
-                ..Meets::default()
+                ..ResolvedInputs::default()
             },
-            Meets {
+            ResolvedInputs {
                 environment: Some("x"),
-                ..Meets::default()
+                ..ResolvedInputs::default()
             },
-            Meets {
+            ResolvedInputs {
                 commits: vec![None],
-                ..Meets::default()
+                ..ResolvedInputs::default()
             },
-            Meets {
+            ResolvedInputs {
                 commits: vec![Some("c")],
-                ..Meets::default()
+                ..ResolvedInputs::default()
             },
         ];
-        for meets in meetings {
-            let variant = Recipe { meets, ..base.clone() };
+        for resolved in meetings {
+            let variant = Recipe {
+                resolved,
+                ..base.clone()
+            };
             assert!(names.insert(variant.name()));
             assert!(same_set_up(&variant.name(), &base.name()));
         }

@@ -68,14 +68,14 @@ pub struct PoolWorld {
     /// How the latest boots by it ended.
     pub streak: FailureStreak,
     /// The newest older recipe that has a template, while the target recipe has none.
-    pub last_good: Option<LastGood>,
+    pub previous: Option<PreviousRecipe>,
     /// All instances of the project.
     pub instances: Vec<InstanceWorld>,
 }
 
 /// An older recipe that has a template and keeps serving until the target recipe has one, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastGood {
+pub struct PreviousRecipe {
     /// Its name.
     pub recipe: String,
     /// Memory that one more fork takes, MiB.

@@ -71,7 +71,7 @@ impl Sim {
                 let pool = pool_of(project)?;
                 let seen = &self.state.world.pools[pool];
                 let last = seen
-                    .last_good
+                    .previous
                     .as_ref()
                     .filter(|last| last.recipe == *recipe && seen.recipe != *recipe);
                 Some((

@@ -214,7 +214,7 @@ impl Sim {
                 ready: row.state == InstanceState::Ready,
             }
         });
-        let template = seen.last_good.as_ref().map(|last| &last.recipe);
+        let template = seen.previous.as_ref().map(|last| &last.recipe);
         ClaimView {
             earlier: None,
             pool: PoolView {

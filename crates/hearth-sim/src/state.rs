@@ -7,7 +7,7 @@ use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_core::claim::ClaimScope;
 use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
+use hearth_core::world::{FailureStreak, InstanceWorld, Limits, PoolWorld, PreviousRecipe, VmPresence, Work, World};
 use hearth_drivers::fake::Machines;
 use jiff::{SignedDuration, Timestamp};
 
@@ -171,7 +171,7 @@ impl State {
             build_mib: WHOLE_MIB,
             prepared: false,
             streak: FailureStreak::default(),
-            last_good: None,
+            previous: None,
             instances: Vec::new(),
         });
         Ok(pool)
@@ -221,7 +221,7 @@ impl State {
     /// The recipe that new instances come from: the wanted one, or the newest that there is a template of.
     pub(crate) fn serving(&self, pool: usize) -> &str {
         let pool = &self.world.pools[pool];
-        match &pool.last_good {
+        match &pool.previous {
             Some(last) if !pool.prepared => &last.recipe,
             _ => &pool.recipe,
         }
@@ -262,12 +262,12 @@ impl State {
             .iter()
             .filter(|recipe| recipe.template > 0)
             .max_by_key(|recipe| recipe.template);
-        seen.last_good = match (last, seen.last_good.take()) {
-            (Some(last), Some(before)) if !seen.prepared && before.recipe == last.name => Some(LastGood {
+        seen.previous = match (last, seen.previous.take()) {
+            (Some(last), Some(before)) if !seen.prepared && before.recipe == last.name => Some(PreviousRecipe {
                 streak: read(last.streak),
                 ..before
             }),
-            (Some(last), _) if !seen.prepared => Some(LastGood {
+            (Some(last), _) if !seen.prepared => Some(PreviousRecipe {
                 recipe: last.name.clone(),
                 memory_mib: FORK_MIB,
                 streak: read(last.streak),

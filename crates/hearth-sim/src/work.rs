@@ -107,11 +107,11 @@ impl Sim {
                     self.tear_down(slot);
                 }
             }
-            Action::Rest { .. } => {
+            Action::Pause { .. } => {
                 if let Some(slot) = found
                     && self.state.row(slot).state == InstanceState::Ready
                 {
-                    self.rest(slot);
+                    self.pause(slot);
                 }
             }
             Action::DestroyOrphan { vm } => {
@@ -135,7 +135,7 @@ impl Sim {
     }
 
     /// It stands still, and is measured.
-    fn rest(&mut self, slot: u32) {
+    fn pause(&mut self, slot: u32) {
         let measured = self.between(FORK_MIB / 2, FORK_MIB * 5 / 4);
         if self.state.set_paused(slot, true) {
             self.state.row_mut(slot).memory_mib = measured;
@@ -244,7 +244,7 @@ impl Sim {
                 self.state.move_row(slot, InstanceState::Ready, None);
                 // A VM that a claim waited for keeps running; the planner pauses it if that claim is gone.
                 if !reserved && self.chance(0.9) {
-                    self.rest(slot);
+                    self.pause(slot);
                 }
                 self.offer(slot);
             }

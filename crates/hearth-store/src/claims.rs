@@ -41,7 +41,7 @@ pub struct ClaimRow {
 
 /// How many instances a claim found ready, for anyone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct ReadyCount {
     /// Of any recipe.
     pub ready: u32,
     /// Of the target recipe.
@@ -89,11 +89,11 @@ pub enum Extended {
 #[derive(Debug, Clone)]
 pub enum Taken {
     /// It is claimed, and this is the stored answer.
-    Instance(Box<InstanceRow>, Box<ClaimReply>, Look),
+    Instance(Box<InstanceRow>, Box<ClaimReply>, ReadyCount),
     /// The key was used before.
     Before,
     /// No instance will do.
-    Nothing(Look),
+    Nothing(ReadyCount),
 }
 
 #[derive(sqlx::FromRow)]
@@ -173,21 +173,21 @@ impl Store {
         .bind(claim.strict_recipe.unwrap_or(current_recipe))
         .fetch_optional(&mut *tx)
         .await?;
-        let look = picked.as_ref().map_or_else(Look::default, |picked| Look {
+        let ready = picked.as_ref().map_or_else(ReadyCount::default, |picked| ReadyCount {
             ready: picked.ready,
             current: picked.current,
         });
         let will_do = |picked: &Picked| claim.strict_recipe.is_none_or(|recipe| picked.recipe == recipe);
         let Some(picked) = picked.filter(will_do) else {
-            return Ok(Taken::Nothing(look));
+            return Ok(Taken::Nothing(ready));
         };
         let id: InstanceId = parse("instance.id", &picked.id)?;
         if move_row(&mut tx, &id, InstanceState::Claimed, None, now).await? == Moved::Lost {
-            return Ok(Taken::Nothing(look));
+            return Ok(Taken::Nothing(ready));
         }
         let row = select_instance(&mut tx, &id).await?;
         let Some(row) = row else {
-            return Ok(Taken::Nothing(look));
+            return Ok(Taken::Nothing(ready));
         };
         let expires_at = now + claim.lease;
         let reply = reply(&row, expires_at);
@@ -215,7 +215,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        Ok(Taken::Instance(Box::new(row), Box::new(reply), look))
+        Ok(Taken::Instance(Box::new(row), Box::new(reply), ready))
     }
 
     /// How many instances of each recipe are ready and not reserved: what `take_ready` picks from.

@@ -1,4 +1,4 @@
-//! Look-ups for people: what a text means that a person typed, and which claims there are.
+//! ReadyCount-ups for people: what a text means that a person typed, and which claims there are.
 
 use hearth_api::find::{ClaimItem, InstanceFound, LAST, ProjectFound};
 use hearth_api::ids::{ProjectId, TokenId, VmId};

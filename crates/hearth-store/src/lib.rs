@@ -3,6 +3,7 @@
 //! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
 //! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
 
+mod branch_heads;
 mod census;
 mod checkpoints;
 mod claims;
@@ -19,7 +20,6 @@ mod seal;
 mod set_ups;
 mod steps;
 mod streaks;
-mod tips;
 mod tokens;
 mod variables;
 mod writer;
@@ -33,9 +33,10 @@ use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use branch_heads::BranchHeads;
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
-pub use claims::{AskedFields, ClaimRow, Extended, Look, NewClaim, Taken};
+pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
 pub use find::Sight;
 pub use instances::{End, InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;
@@ -43,7 +44,6 @@ pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;
 pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
-pub use tips::Tips;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
 use writer::{RunOn, Writer};

@@ -76,7 +76,7 @@ async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
     assert!(matches!(renamed, Err(super::StoreError::NameTaken { project }) if project.as_str() == "prj_a1111111"));
 }
 
-/// What stood in a database before tips belonged to tenants.
+/// What stood in a database before branch heads belonged to tenants.
 const BEFORE_TENANTS: [&str; 3] = [
     "INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at) VALUES
         ('prj_a1111111', 'default', 'one', 'S', '[{\"repoFullName\":\"acme/app\",\"branch\":\"main\",\"url\":\"https://h/app\"},
@@ -93,9 +93,9 @@ const BEFORE_TENANTS: [&str; 3] = [
 ];
 
 #[tokio::test]
-async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
+async fn branch_heads_belong_to_the_tenants_whose_projects_have_the_repository() {
     let (_folder, store) = migrated(14, &BEFORE_TENANTS).await;
-    let mut tips: Vec<(String, String, String, String, i64)> =
+    let mut heads: Vec<(String, String, String, String, i64)> =
         sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
             .fetch_all(&store.read)
             .await
@@ -127,8 +127,8 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
     };
     // A commit that was seen before keeps its time; another one gets the time it is seen first.
     let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-    store.note_tip(&before, "x", "a2", at(99)).await.unwrap();
-    store.note_tip(&before, "main", "a9", at(99)).await.unwrap();
+    store.note_branch_head(&before, "x", "a2", at(99)).await.unwrap();
+    store.note_branch_head(&before, "main", "a9", at(99)).await.unwrap();
     let times: Vec<(String, i64)> = sqlx::query_as(
         "SELECT branch, changed_at FROM tip WHERE tenant = 'beta' AND url = 'https://h/app' ORDER BY branch",
     )

@@ -42,8 +42,8 @@ pub struct Pause {
 #[must_use]
 pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Account<'_> {
     let ready = || ready(pool, drivers_observed);
-    let last_good = pool.last_good.as_ref().map(|last| (&last.streak, false));
-    let pauses = [Some((&pool.streak, true)), last_good].into_iter().flatten();
+    let previous = pool.previous.as_ref().map(|last| (&last.streak, false));
+    let pauses = [Some((&pool.streak, true)), previous].into_iter().flatten();
     let pauses = pauses.filter_map(|(streak, wanted)| {
         let (hold, until) = pause_after(pool, streak)?;
         (pool.enabled && now < until).then_some(Pause { hold, until, wanted })

@@ -60,7 +60,7 @@ pub enum Action {
         instance: InstanceId,
     },
     /// Pause the VM of a ready instance: a person worked in it, or a claim gave it back.
-    Rest {
+    Pause {
         /// Which.
         instance: InstanceId,
     },
@@ -107,7 +107,7 @@ impl Action {
             Self::Retire { .. } => "retire",
             Self::Delete { .. } => "delete",
             Self::Teardown { .. } => "teardown",
-            Self::Rest { .. } => "rest",
+            Self::Pause { .. } => "rest",
             Self::DestroyOrphan { .. } => "destroy_orphan",
         }
     }
@@ -122,7 +122,7 @@ impl Action {
             | Self::Retire { instance, .. }
             | Self::Delete { instance, .. }
             | Self::Teardown { instance }
-            | Self::Rest { instance } => Some(instance),
+            | Self::Pause { instance } => Some(instance),
         }
     }
 }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::budget::holds_resources;
 use super::*;
-use crate::world::{FailureStreak, LastGood, Limits, PoolWorld};
+use crate::world::{FailureStreak, Limits, PoolWorld, PreviousRecipe};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000_000 + seconds)
@@ -54,7 +54,7 @@ fn pool(target: usize, instances: Vec<InstanceWorld>) -> PoolWorld {
             successes: 20,
             ..FailureStreak::default()
         },
-        last_good: None,
+        previous: None,
         instances,
     }
 }
@@ -79,7 +79,7 @@ fn world(pools: Vec<PoolWorld>) -> World {
 
 /// The branch of a pool has moved; there is no template of the new commit yet.
 fn push(pool: &mut PoolWorld) {
-    pool.last_good = Some(LastGood {
+    pool.previous = Some(PreviousRecipe {
         recipe: std::mem::replace(&mut pool.recipe, recipe(1, 2)),
         memory_mib: 64,
         streak: std::mem::take(&mut pool.streak),
@@ -321,7 +321,7 @@ fn a_streak_ends_with_the_first_boot_that_ends_the_other_way() {
 }
 
 #[test]
-fn the_last_good_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
+fn the_previous_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
     let mut pushed = pool(3, vec![instance(InstanceState::Ready, 0)]);
     push(&mut pushed);
     let first = plan(&world(vec![pushed.clone()]));
@@ -339,7 +339,7 @@ fn the_last_good_recipe_serves_while_the_wanted_one_is_built_once_beside_it() {
     pushed.instances.push(build(pushed.recipe.clone()));
     assert_eq!(plan(&world(vec![pushed.clone()])), []);
     // Prepared: one more than the target at a time, and never one less.
-    (pushed.prepared, pushed.last_good) = (true, None);
+    (pushed.prepared, pushed.previous) = (true, None);
     pushed.instances[3].state = InstanceState::Ready;
     let rolling = plan(&world(vec![pushed.clone()]));
     assert_eq!(creates(&rolling), 1);

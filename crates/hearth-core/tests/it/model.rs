@@ -7,7 +7,7 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::plan::{Action, Decision, decide};
 use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
+use hearth_core::world::{FailureStreak, InstanceWorld, Limits, PoolWorld, PreviousRecipe, VmPresence, Work, World};
 use jiff::{SignedDuration, Timestamp};
 
 /// Memory of a VM that is set up, MiB.
@@ -68,7 +68,7 @@ impl Model {
             build_mib: WHOLE_MIB,
             prepared: false,
             streak: FailureStreak::default(),
-            last_good: None,
+            previous: None,
             instances: Vec::new(),
         });
         self.world.pools.last_mut().unwrap()
@@ -141,14 +141,14 @@ impl Model {
             };
             let prepared = self.has_template(&pool.project, &pool.recipe);
             let last = self.templates.get(&pool.project).and_then(|own| own.last());
-            let last_good = last.filter(|_| !prepared).map(|last| LastGood {
+            let previous = last.filter(|_| !prepared).map(|last| PreviousRecipe {
                 recipe: last.clone(),
                 memory_mib: FORK_MIB,
                 streak: streak(last),
             });
             let own = streak(&pool.recipe);
             let pool = &mut self.world.pools[at];
-            (pool.prepared, pool.last_good, pool.streak) = (prepared, last_good, own);
+            (pool.prepared, pool.previous, pool.streak) = (prepared, previous, own);
             pool.memory_mib = if prepared { FORK_MIB } else { WHOLE_MIB };
         }
     }
@@ -193,7 +193,7 @@ impl Model {
                 self.tear_down(instance);
             }
             Action::Teardown { instance } => self.tear_down(instance),
-            Action::Rest { instance } => self.row(instance).vm = VmPresence::Paused,
+            Action::Pause { instance } => self.row(instance).vm = VmPresence::Paused,
             Action::DestroyOrphan { vm } => self.world.orphans.retain(|orphan| orphan != vm),
         }
     }

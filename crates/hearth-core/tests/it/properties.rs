@@ -240,7 +240,7 @@ fn check_limits(world: &World, decision: &Decision) {
                 let pool = world.pools.iter().find(|pool| pool.project == *project).unwrap();
                 assert!(pool.enabled);
                 let wanted = *recipe == pool.recipe;
-                let last = pool.last_good.as_ref().filter(|last| last.recipe == *recipe);
+                let last = pool.previous.as_ref().filter(|last| last.recipe == *recipe);
                 assert!(wanted || last.is_some_and(|_| !pool.prepared));
                 let mib = last.filter(|_| !wanted).map_or(pool.memory_mib, |last| last.memory_mib);
                 refilled_forks += usize::from(!wanted || pool.prepared);

@@ -154,11 +154,7 @@ fn claim(model: &mut Model, pool: &str, out: &mut String) {
         model.row(&id).vm = VmPresence::Running;
         return;
     }
-    let serves = pool
-        .last_good
-        .as_ref()
-        .map_or(&pool.recipe, |last| &last.recipe)
-        .clone();
+    let serves = pool.previous.as_ref().map_or(&pool.recipe, |last| &last.recipe).clone();
     let row = model.add_row(at, &serves);
     row.purpose = Purpose::Claim;
     writeln!(out, "  (waits for {})", row.id).unwrap();
@@ -196,7 +192,7 @@ fn told(action: &Action) -> String {
         Action::Retire { instance, reason, .. } => format!("retire {instance}: {}", why(*reason)),
         Action::Delete { instance, reason, .. } => format!("delete {instance}: {}", why(*reason)),
         Action::Teardown { instance } => format!("go on ending {instance}"),
-        Action::Rest { instance } => format!("rest {instance}"),
+        Action::Pause { instance } => format!("rest {instance}"),
         Action::DestroyOrphan { vm } => format!("destroy {vm}, which no row names"),
     }
 }

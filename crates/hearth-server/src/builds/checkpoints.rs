@@ -25,9 +25,9 @@ const EACH_COMMAND: usize = 64;
 const WORTH: Duration = Duration::from_secs(1);
 
 /// The VM that a template is made in.
-pub(super) struct Forge {
+pub(super) struct Freezer {
     /// Its parent: the checkpoint that its disk is a layer on.
-    lies_on: Option<CheckpointKey>,
+    parent: Option<CheckpointKey>,
     /// When it was last frozen.
     since: Instant,
 }
@@ -39,7 +39,7 @@ impl Run<'_> {
         if let Some(agent) = self.fork_template(stages, found).await? {
             return Ok(agent);
         }
-        let project = self.boot.blueprint.project.to_string();
+        let project = self.boot.plan.project.to_string();
         let _alone = self.builder.locks.lock(project).await;
         if let Some(agent) = self.fork_template(stages, found).await? {
             return Ok(agent);
@@ -74,7 +74,7 @@ impl Run<'_> {
         let Some(key) = stages.last().and_then(|stage| stage.key.as_ref()) else {
             return Ok(None);
         };
-        let agent = self.fork_whole(key, Some(self.boot.blueprint.shape)).await?;
+        let agent = self.fork_whole(key, Some(self.boot.plan.shape)).await?;
         if agent.is_some() {
             self.set_left(self.builder.store.checkouts_of(key).await?);
             // It may be the template of another recipe too: a project without anything shares its base with all others.
@@ -101,10 +101,10 @@ impl Run<'_> {
 
     async fn note_template(&self, key: &CheckpointKey, found: &[Found]) -> Result<(), Stop> {
         let (repos, settings) = self.holds(found)?;
-        let blueprint = &self.boot.blueprint;
+        let plan = &self.boot.plan;
         let row = TemplateRow {
-            project: blueprint.project.clone(),
-            recipe: blueprint.recipe.clone(),
+            project: plan.project.clone(),
+            recipe: plan.recipe.clone(),
             key: key.clone(),
             created_at: Timestamp::now(),
             repos,
@@ -121,18 +121,18 @@ impl Run<'_> {
                 continue;
             };
             let Some(agent) = self
-                .fork(key, ForkPurpose::Build, Some(self.boot.blueprint.shape), "checkpoint")
+                .fork(key, ForkPurpose::Build, Some(self.boot.plan.shape), "checkpoint")
                 .await?
             else {
                 continue;
             };
             let left = &stages[done..];
             let begun = self.replay_but_for(&logs, left).await?;
-            let mut forge = Some(Forge {
-                lies_on: Some(key.clone()),
+            let mut freezer = Some(Freezer {
+                parent: Some(key.clone()),
                 since: Instant::now(),
             });
-            self.run_stages(&agent, left, found, begun, &mut forge).await?;
+            self.run_stages(&agent, left, found, begun, &mut freezer).await?;
             return Ok(agent);
         }
         let base = stages[0].key.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -145,25 +145,25 @@ impl Run<'_> {
             return Box::pin(self.build(stages, found)).await;
         }
         let agent = self.create().await?;
-        let mut forge = Some(Forge {
-            lies_on: None,
+        let mut freezer = Some(Freezer {
+            parent: None,
             since: Instant::now(),
         });
-        self.freeze(&agent, stages, &mut forge).await?;
+        self.freeze(&agent, stages, &mut freezer).await?;
         drop(making);
-        self.run_stages(&agent, &stages[1..], found, Vec::new(), &mut forge)
+        self.run_stages(&agent, &stages[1..], found, Vec::new(), &mut freezer)
             .await?;
         Ok(agent)
     }
 
-    /// Freezes the VM after the first of these stages, if that is worth it. Without a forge nothing is frozen.
+    /// Freezes the VM after the first of these stages, if that is worth it. Without a freezer nothing is frozen.
     pub(super) async fn freeze(
         &self,
         agent: &AgentClient,
         stages: &[Stage],
-        forge: &mut Option<Forge>,
+        freezer: &mut Option<Freezer>,
     ) -> Result<(), Stop> {
-        let (Some(at), Some(Stage { work, key: Some(key) })) = (forge.as_mut(), stages.first()) else {
+        let (Some(at), Some(Stage { work, key: Some(key) })) = (freezer.as_mut(), stages.first()) else {
             return Ok(());
         };
         let is_last = stages.len() == 1;
@@ -172,9 +172,9 @@ impl Run<'_> {
         }
         let spec = CheckpointSpec {
             key: key.clone(),
-            parent: at.lies_on.clone(),
+            parent: at.parent.clone(),
             labels: [
-                ("recipe".to_owned(), self.boot.blueprint.recipe.clone()),
+                ("recipe".to_owned(), self.boot.plan.recipe.clone()),
                 ("stage".to_owned(), work.to_string()),
             ]
             .into(),
@@ -211,8 +211,8 @@ impl Run<'_> {
         let logs = std::mem::take(&mut *self.logs.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let row = CheckpointRow {
             key: key.clone(),
-            parent: at.lies_on.replace(key.clone()),
-            project: (*work != Work::Base).then(|| self.boot.blueprint.project.clone()),
+            parent: at.parent.replace(key.clone()),
+            project: (*work != Work::Base).then(|| self.boot.plan.project.clone()),
             logs,
             checkouts: is_last.then(|| self.left()),
         };

@@ -12,7 +12,7 @@ use hearth_guest::client::AgentClient;
 use hearth_guest::{Detach, ExecEnd};
 use serde_json::json;
 
-use super::checkpoints::Forge;
+use super::checkpoints::Freezer;
 use super::run::{Run, Stop, command_failure};
 use super::step_log::{CommandFailure, Named};
 
@@ -28,7 +28,7 @@ impl Run<'_> {
         (step, commands, from): (StepName, &[SetupCommand], usize),
         stages: &[Stage],
         begun: Vec<StageLog>,
-        forge: &mut Option<Forge>,
+        freezer: &mut Option<Freezer>,
     ) -> Result<usize, Stop> {
         let mut recorder = self.begin(step, None);
         let mut lines: Vec<_> = begun.iter().map(StageLog::cached_command).collect();
@@ -69,7 +69,7 @@ impl Run<'_> {
                 metadata: line,
                 is_command: true,
             });
-            self.freeze(agent, &stages[at..], forge).await?;
+            self.freeze(agent, &stages[at..], freezer).await?;
         }
         self.end_apart(recorder, result, json!({ "commands": lines })).await?;
         Ok(left.len())

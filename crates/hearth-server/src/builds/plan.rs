@@ -15,7 +15,7 @@ use crate::store::{PoolRow, ProjectRow, StoreError, VariableOwner, VariableRow};
 
 /// What a run does.
 #[derive(Debug, Clone)]
-pub struct Blueprint {
+pub struct BuildPlan {
     /// Whose.
     pub project: ProjectId,
     /// Name of the recipe.
@@ -29,7 +29,7 @@ pub struct Blueprint {
     /// Repositories in order.
     pub checkouts: Vec<Checkout>,
     /// The commit that each of them was last seen at, in order.
-    pub tips: Vec<Option<String>>,
+    pub heads: Vec<Option<String>>,
     /// Who makes commits, where the project says it.
     pub git_identity: Option<GitIdentity>,
     /// Shared variables.
@@ -48,7 +48,7 @@ pub struct Blueprint {
     read_from: Box<(ProjectRow, Option<PoolRow>)>,
 }
 
-impl Blueprint {
+impl BuildPlan {
     /// Reads it; `None` when the project is gone. `renews`: what the template's renewal is made by.
     pub async fn load(builder: &Builder, project: &ProjectId, renews: bool) -> Result<Option<Self>, StoreError> {
         let store = &builder.store;
@@ -68,8 +68,8 @@ impl Blueprint {
             // These values may belong to either version.
             redactors::build(&variables).await
         };
-        let tips = store.tips_of(&row).await?;
-        let Target { checkouts, recipe } = builder.recipes.target(&row, pool.as_ref(), &tips).await;
+        let heads = store.branch_heads_of(&row).await?;
+        let Target { checkouts, recipe } = builder.recipes.target(&row, pool.as_ref(), &heads).await;
         let commands = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().to_vec();
         Ok(Some(Self {
             project: row.id.clone(),
@@ -78,7 +78,7 @@ impl Blueprint {
             recipe,
             image: row.image.clone(),
             shape: builder.recipes.shape(&row),
-            tips: tips
+            heads: heads
                 .commits(&checkouts)
                 .into_iter()
                 .map(|commit| commit.map(str::to_owned))
@@ -110,7 +110,7 @@ impl Blueprint {
 
     /// Name of the recipe when its branches are at these commits; one that cannot be seen is where it was last seen.
     pub async fn recipe_at(&self, builder: &Builder, commits: &[Option<&str>]) -> String {
-        let seen = commits.iter().zip(&self.tips);
+        let seen = commits.iter().zip(&self.heads);
         let commits = seen.map(|(now, before)| now.or(before.as_deref())).collect();
         let (project, pool) = &*self.read_from;
         builder

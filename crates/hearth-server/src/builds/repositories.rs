@@ -15,13 +15,13 @@ use super::run::{Found, Run, Stop, command_failure};
 use super::scripts::script_spec;
 use super::step_log::{Named, Recorder};
 use crate::repos::bring::{self, BringError};
-use crate::repos::mirrors::{MirrorError, Tip};
+use crate::repos::mirrors::{MirrorCommit, MirrorError};
 use crate::repos::settings;
 
 impl Run<'_> {
-    /// The tip of a repository's branch and what its settings file says.
+    /// The head of a repository's branch and what its settings file says.
     pub(super) async fn look_at(&self, checkout: &Checkout, last: Option<&str>) -> Found {
-        let tip = self
+        let head = self
             .builder
             .mirrors
             .fetch(
@@ -33,22 +33,22 @@ impl Run<'_> {
             )
             .await
             .map_err(|error| self.mirror_failure(&error));
-        let settings = match &tip {
-            Ok(tip) => self.read_settings(checkout, tip).await,
+        let settings = match &head {
+            Ok(head) => self.read_settings(checkout, head).await,
             // The clone will say it.
             Err(_) => Ok(None),
         };
-        Found { tip, settings }
+        Found { head, settings }
     }
 
     /// What the repository's settings file says; hooks that a setup object replaces are left out.
-    async fn read_settings(&self, checkout: &Checkout, tip: &Tip) -> Result<Option<RepoSettings>, Failure> {
-        let found = settings::find(tip).await;
+    async fn read_settings(&self, checkout: &Checkout, head: &MirrorCommit) -> Result<Option<RepoSettings>, Failure> {
+        let found = settings::find(head).await;
         let found = found.map_err(|error| self.failure(FailureKind::Host, &error.to_string()))?;
         let Some((file, content)) = found else {
             return Ok(None);
         };
-        let replaced = file == settings::LEGACY_FILE && !self.boot.blueprint.legacy_hooks;
+        let replaced = file == settings::LEGACY_FILE && !self.boot.plan.legacy_hooks;
         let mut settings = match settings::read(file, &content) {
             Ok(settings) => settings,
             // Nothing of it runs, so its faults do not matter.
@@ -69,16 +69,16 @@ impl Run<'_> {
         &self,
         agent: &AgentClient,
         checkout: &Checkout,
-        tip: &Result<Tip, Failure>,
+        head: &Result<MirrorCommit, Failure>,
     ) -> Result<(), Stop> {
         let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
-        let result = match tip {
-            Ok(tip) => self.bring_repo(&mut recorder, agent, checkout, tip).await,
+        let result = match head {
+            Ok(head) => self.bring_repo(&mut recorder, agent, checkout, head).await,
             Err(failure) => Err(failure.clone()),
         };
         let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
-        if let Ok(tip) = tip {
-            metadata["commit"] = json!(tip.commit);
+        if let Ok(head) = head {
+            metadata["commit"] = json!(head.commit);
         }
         self.end(recorder, result, metadata).await
     }
@@ -88,7 +88,7 @@ impl Run<'_> {
         recorder: &mut Recorder<'_>,
         agent: &AgentClient,
         checkout: &Checkout,
-        tip: &Tip,
+        head: &MirrorCommit,
     ) -> Result<(), Failure> {
         let Checkout {
             repo_full_name,
@@ -97,16 +97,20 @@ impl Run<'_> {
             path,
             ..
         } = checkout;
-        if !tip.messages.is_empty() {
-            recorder.print(&format!("{}\n", tip.messages));
+        if !head.messages.is_empty() {
+            recorder.print(&format!("{}\n", head.messages));
         }
         let (extras, limit) = (checkout.extras(), self.builder.timeouts.command);
-        let along = self.builder.mirrors.along(tip, &checkout.remote(), extras, limit).await;
+        let along = self
+            .builder
+            .mirrors
+            .along(head, &checkout.remote(), extras, limit)
+            .await;
         let along = along.map_err(|error| self.mirror_failure(&error))?;
         for note in &along.notes {
             recorder.print(&format!("{note}\n"));
         }
-        let put = bring::put_clone(agent, path, (tip, url, branch), &along, extras).await;
+        let put = bring::put_clone(agent, path, (head, url, branch), &along, extras).await;
         put.map_err(|error| match error {
             BringError::Mirror(error) => self.mirror_failure(&error),
             error => {
@@ -157,7 +161,7 @@ impl Run<'_> {
     /// The scripts of one phase, those of all repositories at the same time; the first that fails ends the others. Each
     /// leaves an entry of its own, named `repo_setup`.
     pub(super) async fn run_scripts(&self, agent: &AgentClient, phase: Phase) -> Result<(), Stop> {
-        let runs = self.boot.blueprint.checkouts.iter().filter_map(|checkout| {
+        let runs = self.boot.plan.checkouts.iter().filter_map(|checkout| {
             let spec = script_spec(checkout, phase)?;
             Some(async move {
                 let repo = checkout.repo_full_name.as_str();

@@ -27,14 +27,14 @@ use serde_json::json;
 
 use super::Builder;
 use super::end_request::EndRequest;
-use super::plan::Blueprint;
+use super::plan::BuildPlan;
 use super::step_log::{CommandFailure, Recorder};
 use crate::repos::checkout;
-use crate::repos::mirrors::{Tip, Wanted};
+use crate::repos::mirrors::{MirrorCommit, Wanted};
 use crate::secrets::{env_file, git_config};
 use crate::store::{StoreError, TemplateRow};
 
-/// A tip that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
+/// a branch head that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
 const POOL_FRESH: Duration = Duration::from_secs(30);
 
 /// One run.
@@ -45,14 +45,14 @@ pub struct Boot {
     /// Its VM.
     pub vm: VmId,
     /// What to do.
-    pub blueprint: Blueprint,
+    pub plan: BuildPlan,
     /// What it is made for. A test is to show how the set-up goes *now*: nothing that was looked up before is good enough for it.
     pub purpose: Purpose,
     /// A restart of the server interrupted it then: it continues from what was frozen.
     pub interrupted_at: Option<Timestamp>,
     /// A person may ask for its end.
     pub end: EndRequest,
-    /// It is a fork of this template; what the blueprint says is for another one.
+    /// It is a fork of this template; what the plan says is for another one.
     pub template: Option<TemplateRow>,
 }
 
@@ -103,33 +103,33 @@ pub async fn provision(builder: &Builder, boot: &Boot) -> Result<Provisioned, St
         if let Some(made) = Run::new(builder, boot).known(template).await? {
             return Ok(made);
         }
-        if template.recipe != boot.blueprint.recipe {
+        if template.recipe != boot.plan.recipe {
             let reason = "the template was damaged; it is built again";
             return Err(failure(FailureKind::Host, reason).into());
         }
     }
     let found = Run::new(builder, boot).look().await;
     let mut boot = boot.clone();
-    boot.blueprint.recipe = met(builder, &boot, &found).await?;
+    boot.plan.recipe = resolve_inputs(builder, &boot, &found).await?;
     Run::new(builder, &boot).all(found).await
 }
 
 /// Notes where the branches turned out to be; the recipe that this run follows.
-async fn met(builder: &Builder, boot: &Boot, found: &[Found]) -> Result<String, Stop> {
-    let blueprint = &boot.blueprint;
+async fn resolve_inputs(builder: &Builder, boot: &Boot, found: &[Found]) -> Result<String, Stop> {
+    let plan = &boot.plan;
     let commits: Vec<_> = found
         .iter()
-        .map(|found| found.tip.as_ref().ok().map(|tip| tip.commit.as_str()))
+        .map(|found| found.head.as_ref().ok().map(|head| head.commit.as_str()))
         .collect();
-    for ((checkout, now), before) in blueprint.checkouts.iter().zip(&commits).zip(&blueprint.tips) {
+    for ((checkout, now), before) in plan.checkouts.iter().zip(&commits).zip(&plan.heads) {
         if let Some(commit) = now.filter(|commit| Some(*commit) != before.as_deref()) {
             let (remote, branch) = (checkout.remote(), &checkout.branch);
             let now = Timestamp::now();
-            builder.store.note_tip(&remote, branch, commit, now).await?;
+            builder.store.note_branch_head(&remote, branch, commit, now).await?;
         }
     }
-    let recipe = blueprint.recipe_at(builder, &commits).await;
-    if recipe != blueprint.recipe {
+    let recipe = plan.recipe_at(builder, &commits).await;
+    if recipe != plan.recipe {
         builder.store.set_instance_recipe(&boot.id, &recipe).await?;
     }
     Ok(recipe)
@@ -146,7 +146,7 @@ pub(super) struct Run<'a> {
 
 /// What was found of a repository before the run.
 pub(super) struct Found {
-    pub(super) tip: Result<Tip, Failure>,
+    pub(super) head: Result<MirrorCommit, Failure>,
     pub(super) settings: Result<Option<RepoSettings>, Failure>,
 }
 
@@ -164,9 +164,9 @@ impl<'a> Run<'a> {
 impl Run<'_> {
     /// All repositories as they are now.
     async fn look(&self) -> Vec<Found> {
-        let Blueprint { checkouts, tips, .. } = &self.boot.blueprint;
-        let looks = checkouts.iter().zip(tips);
-        join_all(looks.map(|(checkout, tip)| self.look_at(checkout, tip.as_deref()))).await
+        let BuildPlan { checkouts, heads, .. } = &self.boot.plan;
+        let looks = checkouts.iter().zip(heads);
+        join_all(looks.map(|(checkout, head)| self.look_at(checkout, head.as_deref()))).await
     }
 
     /// A fork of a template that is known whole: no repository is looked at. `None` when it turned out to be damaged.
@@ -187,8 +187,8 @@ impl Run<'_> {
     async fn all(&self, found: Vec<Found>) -> Result<Provisioned, Stop> {
         let stages = self.stages(&found).await;
         let agent = if stages.iter().all(|stage| stage.key.is_none()) {
-            let (agent, mut forge) = (self.create().await?, None);
-            self.run_stages(&agent, &stages[1..], &found, Vec::new(), &mut forge)
+            let (agent, mut freezer) = (self.create().await?, None);
+            self.run_stages(&agent, &stages[1..], &found, Vec::new(), &mut freezer)
                 .await?;
             self.record_checkouts(&agent).await?;
             agent
@@ -208,18 +208,18 @@ impl Run<'_> {
 
     /// Checks that the VM is ready, and pauses one of the pool; what it costs then, MiB.
     async fn finish(&self, agent: &AgentClient) -> Result<Option<u64>, Stop> {
-        self.prove_ready(agent).await?;
+        self.check_ready(agent).await?;
         if !self.boot.pauses() {
             return Ok(None);
         }
         self.rehearse_hand_over(agent).await?;
-        self.rest().await
+        self.pause().await
     }
 
     /// Everything that the set-up does is done: where it left the checkouts.
     pub(super) async fn record_checkouts(&self, agent: &AgentClient) -> Result<(), Failure> {
         let mut all = Vec::new();
-        for checkout in &self.boot.blueprint.checkouts {
+        for checkout in &self.boot.plan.checkouts {
             let left = checkout::record(agent, &checkout.path).await;
             all.push(left.map_err(|error| self.vm_lost(&error))?);
         }
@@ -239,11 +239,11 @@ impl Run<'_> {
     pub(super) fn holds(&self, found: &[Found]) -> Result<(Vec<ClaimedRepo>, Vec<RepoSettings>), Failure> {
         let (mut repos, mut settings) = (Vec::new(), Vec::new());
         let left = self.left();
-        for (at, (checkout, found)) in self.boot.blueprint.checkouts.iter().zip(found).enumerate() {
+        for (at, (checkout, found)) in self.boot.plan.checkouts.iter().zip(found).enumerate() {
             let mut repo = ClaimedRepo {
                 repo_full_name: checkout.repo_full_name.clone(),
                 branch: checkout.branch.clone(),
-                commit: found.tip.as_ref().map_err(Clone::clone)?.commit.clone(),
+                commit: found.head.as_ref().map_err(Clone::clone)?.commit.clone(),
                 path: checkout.path.clone(),
                 branch_missing: false,
                 behind: false,
@@ -262,7 +262,7 @@ impl Run<'_> {
 
     /// The chain; without any key where nothing can or shall be frozen.
     async fn stages(&self, found: &[Found]) -> Vec<Stage> {
-        let Blueprint { image, shape, .. } = &self.boot.blueprint;
+        let BuildPlan { image, shape, .. } = &self.boot.plan;
         let driver = &self.builder.driver;
         let environment = if self.boot.purpose.uses_cache() && driver.capabilities().memory_checkpoints {
             // What is wrong with the image, `create_vm` will say.
@@ -273,7 +273,7 @@ impl Run<'_> {
         let known: Vec<_> = found
             .iter()
             .map(|found| Known {
-                commit: found.tip.as_ref().ok().map(|tip| tip.commit.as_str()),
+                commit: found.head.as_ref().ok().map(|head| head.commit.as_str()),
                 settings: match &found.settings {
                     Ok(settings) => settings.as_ref().map(|read| Ok(&read.settings)),
                     Err(_) => Some(Err(())),
@@ -281,10 +281,10 @@ impl Run<'_> {
             })
             .collect();
         let timeout = self.builder.timeouts.command.as_secs();
-        stages::stages(environment.as_deref(), timeout, &self.boot.blueprint.inputs(), &known)
+        stages::stages(environment.as_deref(), timeout, &self.boot.plan.inputs(), &known)
     }
 
-    /// Which tip of a repository is good enough: the one that the recipe names, for a VM of the pool.
+    /// Which head of a repository is good enough: the one that the recipe names, for a VM of the pool.
     pub(super) fn wants<'b>(&self, last: Option<&'b str>) -> Wanted<'b> {
         match last {
             _ if self.boot.purpose.is_test() => Wanted::Newest,
@@ -293,7 +293,7 @@ impl Run<'_> {
         }
     }
 
-    /// Runs stages in a VM; after each, `forge` freezes it. `begun` is what commands of the first stage's step left that ran
+    /// Runs stages in a VM; after each, `freezer` freezes it. `begun` is what commands of the first stage's step left that ran
     /// before the VM was frozen.
     pub(super) async fn run_stages(
         &self,
@@ -301,17 +301,17 @@ impl Run<'_> {
         stages: &[Stage],
         found: &[Found],
         mut begun: Vec<StageLog>,
-        forge: &mut Option<super::checkpoints::Forge>,
+        freezer: &mut Option<super::checkpoints::Freezer>,
     ) -> Result<(), Stop> {
         let mut at = 0;
         while let Some(stage) = stages.get(at) {
             let left = &stages[at..];
             at += if let Some(commands) = self.commands_from(stage.work) {
                 let begun = std::mem::take(&mut begun);
-                self.run_commands(agent, commands, left, begun, forge).await?
+                self.run_commands(agent, commands, left, begun, freezer).await?
             } else {
                 self.run_stage(agent, stage.work, found).await?;
-                self.freeze(agent, left, forge).await?;
+                self.freeze(agent, left, freezer).await?;
                 1
             };
         }
@@ -320,20 +320,20 @@ impl Run<'_> {
 
     /// The step, the whole list and the place in it, when a stage is a command of a list.
     fn commands_from(&self, work: Work) -> Option<(StepName, &[SetupCommand], usize)> {
-        let blueprint = &self.boot.blueprint;
+        let plan = &self.boot.plan;
         match work {
-            Work::Project(at) => Some((StepName::ProjectSetup, &blueprint.project_setup, at)),
-            Work::Pool(at) => Some((StepName::WarmPoolSetup, &blueprint.pool_setup, at)),
+            Work::Project(at) => Some((StepName::ProjectSetup, &plan.project_setup, at)),
+            Work::Pool(at) => Some((StepName::WarmPoolSetup, &plan.pool_setup, at)),
             _ => None,
         }
     }
 
     async fn run_stage(&self, agent: &AgentClient, work: Work, found: &[Found]) -> Result<(), Stop> {
-        let checkouts = &self.boot.blueprint.checkouts;
+        let checkouts = &self.boot.plan.checkouts;
         match work {
             Work::Identity => self.set_git_identity(agent).await,
             Work::Variables => self.set_env_vars(agent).await,
-            Work::Clone(repo) => self.clone_repo(agent, &checkouts[repo], &found[repo].tip).await,
+            Work::Clone(repo) => self.clone_repo(agent, &checkouts[repo], &found[repo].head).await,
             Work::Hooks(repo) => self.init_repo(agent, &checkouts[repo], &found[repo].settings).await,
             Work::Initialize => self.run_scripts(agent, Phase::Initialize).await,
             Work::Startup => self.run_scripts(agent, Phase::Startup).await,
@@ -344,7 +344,7 @@ impl Run<'_> {
 
     /// Knows the values of the project's variables.
     pub(super) fn redactor(&self) -> &Redactor {
-        &self.boot.blueprint.redactor
+        &self.boot.plan.redactor
     }
 
     /// A failure of which something else than Hearth speaks: the guest, git, the driver.
@@ -395,7 +395,7 @@ impl Run<'_> {
     }
 
     async fn set_git_identity(&self, agent: &AgentClient) -> Result<(), Stop> {
-        if let Some(identity) = &self.boot.blueprint.git_identity {
+        if let Some(identity) = &self.boot.plan.git_identity {
             let text = git_config::render(&identity.into());
             let written = agent.write_file(git_config::PATH, git_config::MODE, text).await;
             written.map_err(|error| self.vm_lost(&error))?;
@@ -405,7 +405,7 @@ impl Run<'_> {
 
     async fn set_env_vars(&self, agent: &AgentClient) -> Result<(), Stop> {
         let recorder = self.begin(StepName::SetEnvVars, None);
-        let variables = &self.boot.blueprint.variables;
+        let variables = &self.boot.plan.variables;
         let written = agent
             .write_file(env_file::PATH, env_file::MODE, env_file::render(variables))
             .await;

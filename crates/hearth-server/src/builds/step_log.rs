@@ -62,7 +62,7 @@ impl<'a> Recorder<'a> {
             builder,
             boot,
             id: &boot.id,
-            redactor: &boot.blueprint.redactor,
+            redactor: &boot.plan.redactor,
             name,
             subject: subject.map(str::to_owned),
             output: Bounded::default(),
@@ -160,7 +160,7 @@ impl<'a> Recorder<'a> {
                     None
                 };
                 let variables = match spec.env_file {
-                    Some(_) => self.boot.blueprint.variables.as_slice(),
+                    Some(_) => self.boot.plan.variables.as_slice(),
                     None => &[],
                 };
                 let advice = advice(&Ended {

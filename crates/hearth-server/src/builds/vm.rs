@@ -11,7 +11,7 @@ use hearth_guest::client::{AgentClient, AgentError, NewIdentity};
 use hearth_guest::{Activated, ExecEnd, ExecSpec};
 use serde_json::json;
 
-use super::plan::Blueprint;
+use super::plan::BuildPlan;
 use super::run::{Run, Stop, command_failure, failure};
 use super::step_log::{Named, Recorder};
 use crate::secrets::git_config;
@@ -73,18 +73,18 @@ impl Run<'_> {
         }
         self.end_apart(recorder, Ok(()), metadata).await?;
         let recorder = self.begin(StepName::EnsureServer, None);
-        let reached = self.become_somebody().await;
+        let reached = self.assign_identity().await;
         let agent = self.end_reached(recorder, reached, json!({ "cached": true })).await?;
         Ok(Some(agent))
     }
 
     /// The same without entries: the VM of a finished build becomes the instance.
     pub(super) async fn fork_again(&self, from: &CheckpointKey) -> Result<Option<AgentClient>, Stop> {
-        let shape = Some(self.boot.blueprint.shape);
+        let shape = Some(self.boot.plan.shape);
         if self.fork_vm(from, ForkPurpose::Instance, shape).await?.is_none() {
             return Ok(None);
         }
-        Ok(Some(self.become_somebody().await?.0))
+        Ok(Some(self.assign_identity().await?.0))
     }
 
     /// Full digest of the image below; `None` when the checkpoint is damaged: then it is forgotten.
@@ -114,7 +114,7 @@ impl Run<'_> {
     }
 
     /// Reaches the agent of a fork and gives the VM an identity of its own.
-    async fn become_somebody(&self) -> Result<(AgentClient, String), Failure> {
+    async fn assign_identity(&self) -> Result<(AgentClient, String), Failure> {
         let begin = Instant::now();
         let agent = self.connect().await?;
         let connected = begin.elapsed();
@@ -190,7 +190,7 @@ impl Run<'_> {
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {
-        let shape = self.boot.blueprint.shape;
+        let shape = self.boot.plan.shape;
         let mut metadata = json!({
             "driver": self.builder.driver.capabilities().name,
             "vcpus": shape.vcpus,
@@ -210,7 +210,7 @@ impl Run<'_> {
     }
 
     async fn create_vm(&self) -> Result<(), Stop> {
-        let Blueprint { shape, image, .. } = &self.boot.blueprint;
+        let BuildPlan { shape, image, .. } = &self.boot.plan;
         let mut recorder = self.begin(StepName::CreateVm, None);
         self.say_interrupted(&mut recorder, "image");
         let spec = VmSpec {
@@ -347,7 +347,7 @@ impl Run<'_> {
 
     /// Ready means: a command ran in this VM after everything else. In one that is to rest a shell starts it, as most tasks do with
     /// theirs: under emulation that code is translated before the claim, and nothing else, because all of it takes memory.
-    pub(super) async fn prove_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
+    pub(super) async fn check_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
         let begin = Instant::now();
         let warm = ["bash", "-c", "exec /bin/true"];
         // An image may be without bash.
@@ -367,7 +367,7 @@ impl Run<'_> {
     /// Does once what a claim does in the VM, with what the VM holds already: under emulation code is translated when it first runs,
     /// and a page becomes the VM's own when it is first written, which then need not happen while a task waits.
     pub(super) async fn rehearse_hand_over(&self, agent: &AgentClient) -> Result<(), Stop> {
-        let identity = &self.boot.blueprint.git_identity;
+        let identity = &self.boot.plan.git_identity;
         let committer = identity.as_ref().map_or_else(git_config::nobody, Into::into);
         let rehearsed = agent.hand_over(vec![git_config::file(&committer)]).await;
         rehearsed.map_err(|error| self.vm_lost(&error))?;
@@ -402,7 +402,7 @@ impl Run<'_> {
     }
 
     /// Pauses the VM until it is claimed; gives the memory that it takes then, MiB.
-    pub(super) async fn rest(&self) -> Result<Option<u64>, Stop> {
+    pub(super) async fn pause(&self) -> Result<Option<u64>, Stop> {
         let driver = &self.builder.driver;
         if !driver.capabilities().pause {
             return Ok(None);

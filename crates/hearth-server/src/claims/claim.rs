@@ -22,7 +22,7 @@ use super::{ClaimError, Claims};
 use crate::recipes::target::Target;
 use crate::repos::branches::Asked;
 use crate::repos::checkouts::checkouts;
-use crate::store::{AskedFields, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError, Tips};
+use crate::store::{AskedFields, BranchHeads, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
 use crate::templates::select::serving;
 
 /// So much later than its time a claim is answered when the database takes long to say how things are. Whoever asks must not wait
@@ -86,7 +86,7 @@ pub(super) struct Seen<'a> {
     /// What the pool is to follow.
     pub target: Target,
     /// Where its branches were last seen.
-    pub tips: Tips,
+    pub heads: BranchHeads,
     /// The claim that used the key before.
     pub earlier: Option<ClaimRow>,
     /// All that it decides by.
@@ -162,7 +162,7 @@ impl Claims {
             let looked = in_time(course.trace.age(), &task.order, self.look(project, task, &mut course)).await;
             let mut seen = looked.ok_or_else(ClaimError::too_busy)??;
             let step = next(&seen.view, &task.order, course.trace.age());
-            course.trace.saw(&seen.view, &task.order, &step);
+            course.trace.note_view(&seen.view, &task.order, &step);
             match step {
                 Next::Repeat => {
                     if let Some(earlier) = seen.earlier.take() {
@@ -224,9 +224,9 @@ impl Claims {
         let store = &self.store;
         let pool = async {
             let pool = store.pool(&project.id).await?;
-            let tips = store.tips_of(project).await?;
-            let target = self.recipes.target(project, pool.as_ref(), &tips).await;
-            Ok::<_, StoreError>((pool, target, tips))
+            let heads = store.branch_heads_of(project).await?;
+            let target = self.recipes.target(project, pool.as_ref(), &heads).await;
+            Ok::<_, StoreError>((pool, target, heads))
         };
         let earlier = async {
             match &task.key {
@@ -234,7 +234,7 @@ impl Claims {
                 None => Ok(None),
             }
         };
-        let ((pool, target, tips), earlier, templates, ready) = tokio::try_join!(
+        let ((pool, target, heads), earlier, templates, ready) = tokio::try_join!(
             pool,
             earlier,
             store.templates_of(&project.id),
@@ -271,7 +271,7 @@ impl Claims {
             project,
             pool,
             target,
-            tips,
+            heads,
             earlier,
             view,
         })

@@ -87,10 +87,10 @@ impl Claims {
         course: &mut Course,
     ) -> Result<Option<ClaimReply>, ClaimError> {
         course.trace.begin_try();
-        let Some((row, mut reply)) = self.make_it_nobody_elses(seen, task, which, course).await? else {
+        let Some((row, mut reply)) = self.take_instance(seen, task, which, course).await? else {
             return Ok(None);
         };
-        course.trace.lap("take");
+        course.trace.phase("take");
         let mut unasked = Unasked::new(self, task.key.is_none().then(|| row.id.clone()));
         let store = &self.store;
         match self
@@ -102,7 +102,7 @@ impl Claims {
                 let (pool, target) = (seen.pool.as_ref(), &seen.target.recipe);
                 self.set_ups.tell_stale(seen.project, pool, target, &mut reply).await?;
                 if reply.stale {
-                    course.trace.lap("stale");
+                    course.trace.phase("stale");
                 }
                 // Until here, and not until there was a VM: updating its checkouts is waited for as well.
                 reply.wait_ms = millis(course.trace.age());
@@ -127,7 +127,7 @@ impl Claims {
     }
 
     /// The transaction: from here on the instance is claimed.
-    async fn make_it_nobody_elses(
+    async fn take_instance(
         &self,
         seen: &mut Seen<'_>,
         task: &ClaimTask,
@@ -166,7 +166,7 @@ impl Claims {
             Taken::Instance(row, reply, look) => (Some((*row, *reply)), look),
         };
         if only.is_none() {
-            course.trace.look(look);
+            course.trace.note_ready(look);
         }
         if taken.is_some()
             && let Some(ticket) = &course.ticket
@@ -190,19 +190,19 @@ impl Claims {
         let is_current = row.recipe == seen.target.recipe;
         let variables = self.task_variables(seen.project, task, is_current).await?;
         let identity = git_identity(seen.project, task, is_current);
-        trace.lap("variables");
+        trace.phase("variables");
         let files = variables.as_deref().map(env_file::file).into_iter();
         let files = files.chain(identity.as_ref().map(git_config::file)).collect();
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
         prepared.map_err(|_| Unfit::Instance(NO_ANSWER.to_owned()))??;
-        trace.lap("prepare");
+        trace.phase("prepare");
         let left = task.order.patience.saturating_sub(trace.age());
         let patience = FETCH_BUDGET.max(left);
         let moving = self.update_checkouts(seen, task, branch, row, &agent, patience);
         let (repos, moved) = moving.await?;
-        trace.lap("checkouts");
+        trace.phase("checkouts");
         self.run_scripts(seen, task, row, (&moved, &agent)).await?;
-        trace.lap("scripts");
+        trace.phase("scripts");
         Ok(repos)
     }
 
@@ -215,7 +215,7 @@ impl Claims {
     ) -> Result<AgentClient, Unfit> {
         let resumed = tokio::time::timeout_at(budget, self.pause.resume(&row.vm)).await;
         resumed.map_err(|_| Unfit::Instance(NOT_RESUMED.to_owned()))??;
-        trace.lap("resume");
+        trace.phase("resume");
         let agents = &self.connections;
         let agent = agents.get(&row.vm, budget.duration_since(Instant::now())).await?;
         // Known from its set-up on, for as long as the connection lasts: a guest that restarts loses it.
@@ -224,7 +224,7 @@ impl Claims {
         if row.boot_id.as_deref().is_some_and(|known| known != boot) {
             return Err(Unfit::Instance(RESTARTED.to_owned()));
         }
-        trace.lap("connect");
+        trace.phase("connect");
         Ok(agent)
     }
 

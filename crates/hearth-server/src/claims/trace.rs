@@ -7,14 +7,14 @@ use hearth_core::claim::{ClaimOrder, ClaimScope, ClaimView, Next, QueueView, Tak
 use hearth_core::redact::Redacted;
 use tokio::time::{Duration, Instant};
 
-use crate::store::{ClaimRow, Look};
+use crate::store::{ClaimRow, ReadyCount};
 
 /// One hand-over on its way.
 #[derive(Debug)]
 pub(super) struct Trace {
     began: Instant,
-    lap: Instant,
-    look: Option<Look>,
+    phase_began: Instant,
+    ready: Option<ReadyCount>,
     template: Option<bool>,
     skipped: Vec<SkippedInstance>,
     waited: Duration,
@@ -26,8 +26,8 @@ impl Trace {
     pub(super) fn begin(began: Instant) -> Self {
         Self {
             began,
-            lap: began,
-            look: None,
+            phase_began: began,
+            ready: None,
             template: None,
             skipped: Vec::new(),
             waited: Duration::ZERO,
@@ -44,24 +44,24 @@ impl Trace {
     pub(super) fn begin_try(&mut self) {
         self.phases.clear();
         let now = Instant::now();
-        self.waited += now - self.lap;
-        self.lap = now;
+        self.waited += now - self.phase_began;
+        self.phase_began = now;
     }
 
     /// How many VMs were ready when the claim first looked.
-    pub(super) fn look(&mut self, look: Look) {
-        self.look.get_or_insert(look);
+    pub(super) fn note_ready(&mut self, ready: ReadyCount) {
+        self.ready.get_or_insert(ready);
     }
 
     /// Records what the claim saw when it decided on this step.
-    pub(super) fn saw(&mut self, view: &ClaimView, order: &ClaimOrder, step: &Next) {
+    pub(super) fn note_view(&mut self, view: &ClaimView, order: &ClaimOrder, step: &Next) {
         let takes = matches!(step, Next::Take(Take::Pool { .. }));
         if order.scope() != ClaimScope::Own && !takes {
             let count = |ready: usize| u32::try_from(ready).unwrap_or(u32::MAX);
-            self.look(match view.queue {
+            self.note_ready(match view.queue {
                 // Claims that wait already have the first call on what is ready.
-                QueueView::Outside { waiting: 1.. } => Look::default(),
-                _ => Look {
+                QueueView::Outside { waiting: 1.. } => ReadyCount::default(),
+                _ => ReadyCount {
                     ready: count(view.pool.ready.any),
                     current: count(view.pool.ready.target),
                 },
@@ -74,10 +74,10 @@ impl Trace {
     }
 
     /// A phase of the work is done.
-    pub(super) fn lap(&mut self, name: &'static str) {
+    pub(super) fn phase(&mut self, name: &'static str) {
         let now = Instant::now();
-        self.phases.push((name, now - self.lap));
-        self.lap = now;
+        self.phases.push((name, now - self.phase_began));
+        self.phase_began = now;
     }
 
     /// The VM that was taken could not be used.
@@ -87,9 +87,9 @@ impl Trace {
         self.skipped.push(SkippedInstance {
             id: id.clone(),
             reason: reason.to_string(),
-            ms: in_ms(lost + (now - self.lap)),
+            ms: in_ms(lost + (now - self.phase_began)),
         });
-        self.lap = now;
+        self.phase_began = now;
     }
 
     /// What was taken and was not fit, in the order in which it was tried.
@@ -110,15 +110,15 @@ impl Trace {
         }
         phases.extend(self.phases.iter().map(|(name, length)| phase(name, in_ms(*length))));
         HandOver {
-            ready: self.look.map(|look| look.ready),
-            ready_current: self.look.map(|look| look.current),
+            ready: self.ready.map(|ready| ready.ready),
+            ready_current: self.ready.map(|ready| ready.current),
             strict: order.strict,
             miss: order.miss,
             current,
             template: self.template,
             skipped: self.skipped.clone(),
             phases,
-            total_ms: in_ms(self.lap - self.began),
+            total_ms: in_ms(self.phase_began - self.began),
         }
     }
 }

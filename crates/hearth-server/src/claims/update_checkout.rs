@@ -20,7 +20,7 @@ use crate::repos::branches::Asked;
 use crate::repos::bring::{self, BringError};
 use crate::repos::checkout::{self, CheckoutError};
 use crate::repos::git::{GitError, git_fed};
-use crate::repos::mirrors::{MirrorError, Mirrors, Tip, Wanted};
+use crate::repos::mirrors::{MirrorCommit, MirrorError, Mirrors, Wanted};
 use crate::store::InstanceRow;
 
 /// The host may fetch a branch for so long while a claim waits, or for as long as the claim itself would still wait.
@@ -126,25 +126,25 @@ impl Move<'_> {
     ) -> Result<Option<Moved>, MoveError> {
         let wanted = Wanted::Commit(self.commit);
         let (name, remote) = (&self.checkout.repo_full_name, self.checkout.remote());
-        let tip = mirrors.fetch(name, &remote, self.branch, patience, wanted).await?;
-        if self.from.cloned() == (self.branch, tip.commit.as_str()) {
+        let head = mirrors.fetch(name, &remote, self.branch, patience, wanted).await?;
+        if self.from.cloned() == (self.branch, head.commit.as_str()) {
             return Ok(None);
         }
         if self.from.gone {
             return Err(CheckoutError::NoRepository(self.from.path.clone()).into());
         }
-        let needs_update = self.needs_update(&tip).await?;
-        let (along, before) = self.along(mirrors, &tip, patience).await?;
-        self.bring(agent, &tip).await?;
+        let needs_update = self.needs_update(&head).await?;
+        let (along, before) = self.along(mirrors, &head, patience).await?;
+        self.bring(agent, &head).await?;
         let ClaimedRepo { path, commit, .. } = self.from;
         bring::put_changes(agent, path, &along, &before, self.checkout.extras()).await?;
-        checkout::move_to(agent, path, commit, self.branch, &tip.commit, self.worked_in).await?;
+        checkout::move_to(agent, path, commit, self.branch, &head.commit, self.worked_in).await?;
         // What it holds now is neither one commit nor the other until this is done.
         let moved = bring::move_submodules(agent, path, &along, &before, !self.worked_in).await;
         moved.map_err(|error| AgentError::Protocol(format!("{name} is half moved: {error}")))?;
         Ok(Some(Moved {
             needs_update,
-            commit: tip.commit,
+            commit: head.commit,
         }))
     }
 
@@ -152,15 +152,15 @@ impl Move<'_> {
     async fn along(
         &self,
         mirrors: &Mirrors,
-        tip: &Tip,
+        head: &MirrorCommit,
         patience: Duration,
     ) -> Result<(Arc<Along>, Arc<Along>), MoveError> {
         let (remote, extras) = (self.checkout.remote(), self.checkout.extras());
-        let along = mirrors.along(tip, &remote, extras, patience).await?;
+        let along = mirrors.along(head, &remote, extras, patience).await?;
         if along.is_empty() {
             return Ok((along, Arc::default()));
         }
-        let from = mirrors.commit_at(tip.repo(), &remote, self.from.cloned().1).await;
+        let from = mirrors.commit_at(head.repo(), &remote, self.from.cloned().1).await;
         let before = match from {
             Some(from) => mirrors.along(&from, &remote, extras, patience).await?,
             None => Arc::default(),
@@ -169,8 +169,8 @@ impl Move<'_> {
     }
 
     /// Puts what is missing beside the repository's other packs. Nothing refers to it yet.
-    async fn bring(&self, agent: &AgentClient, tip: &Tip) -> Result<(), MoveError> {
-        let Some(pack) = tip.pack_since(self.from.cloned().1, checkout::PATIENCE).await? else {
+    async fn bring(&self, agent: &AgentClient, head: &MirrorCommit) -> Result<(), MoveError> {
+        let Some(pack) = head.pack_since(self.from.cloned().1, checkout::PATIENCE).await? else {
             return Ok(());
         };
         let place = |below: &str| format!("{}/{below}", self.from.path);
@@ -189,11 +189,11 @@ impl Move<'_> {
     }
 
     /// Whether its script is there for one of the files that change.
-    async fn needs_update(&self, tip: &Tip) -> Result<bool, GitError> {
+    async fn needs_update(&self, head: &MirrorCommit) -> Result<bool, GitError> {
         if self.checkout.scripts.script(Phase::UpdateAfterCheckout).is_none() {
             return Ok(false);
         }
-        let changed = tip.changed_since(self.from.cloned().1).await?;
+        let changed = head.changed_since(self.from.cloned().1).await?;
         let watched = self.watches();
         Ok(watched.is_none_or(|set| changed.iter().any(|path| set.is_match(path))))
     }
@@ -227,7 +227,7 @@ impl Claims {
         agent: &AgentClient,
         patience: Duration,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
-        let (checkouts, tips) = (&seen.target.checkouts, &seen.tips);
+        let (checkouts, heads) = (&seen.target.checkouts, &seen.heads);
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
         for (at, checkout) in checkouts.iter().enumerate() {
             let name = &checkout.repo_full_name;
@@ -247,7 +247,7 @@ impl Claims {
             let followed = || {
                 Some((
                     checkout.branch.as_str(),
-                    tips.commit(&checkout.remote(), &checkout.branch)?,
+                    heads.commit(&checkout.remote(), &checkout.branch)?,
                 ))
             };
             let Some((branch, commit)) = own.or_else(followed) else {
@@ -303,7 +303,7 @@ impl Claims {
     }
 }
 
-impl Tip {
+impl MirrorCommit {
     /// The files that differ between that commit and this one.
     async fn changed_since(&self, have: &str) -> Result<Vec<std::path::PathBuf>, GitError> {
         let options = ["diff", "--name-only", "-z", "--no-renames", have, &self.commit];

@@ -130,7 +130,7 @@ impl Actor {
                     self.spawn_teardown(row);
                 }
             }
-            Action::Rest { instance } => self.pause.pause(instance).await,
+            Action::Pause { instance } => self.pause.pause(instance).await,
             Action::DestroyOrphan { vm } => self.spawn_destroy_orphan(vm.clone()),
         }
         Ok(())

@@ -7,7 +7,7 @@ use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::plan::RECORD_KEPT;
 use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
-use hearth_core::world::{FailureStreak, InstanceWorld, LastGood, Limits, PoolWorld, VmPresence, Work, World};
+use hearth_core::world::{FailureStreak, InstanceWorld, Limits, PoolWorld, PreviousRecipe, VmPresence, Work, World};
 use hearth_drivers::{CALL_TIMEOUT, Driver, VmState};
 use jiff::Timestamp;
 
@@ -72,8 +72,8 @@ impl Observer {
         let configured = pool.is_some();
         let rows = store.instances_of(&project.id).await?;
         let templates = store.templates_of(&project.id).await?;
-        let tips = store.tips_of(project).await?;
-        let target = self.recipes.target(project, pool.as_ref(), &tips).await;
+        let heads = store.branch_heads_of(project).await?;
+        let target = self.recipes.target(project, pool.as_ref(), &heads).await;
         let serves = serving(&templates, project, &target.recipe);
         let instances = rows.iter().map(|row| {
             let prepared = templates.iter().any(|template| template.recipe == row.recipe);
@@ -90,7 +90,7 @@ impl Observer {
             rows,
             templates,
             target,
-            tips,
+            heads,
             world,
         })
     }
@@ -124,7 +124,7 @@ impl Observer {
             .cloned()
             .collect();
         let templates = self.store.templates().await?;
-        let tips = self.store.tips().await?;
+        let heads = self.store.branch_heads().await?;
         let prepared: HashSet<(&ProjectId, &str)> = templates
             .iter()
             .map(|template| (&template.project, template.recipe.as_str()))
@@ -148,7 +148,7 @@ impl Observer {
             if pool.is_none() && instances.is_empty() {
                 continue;
             }
-            let recipe = self.recipes.target(&project, pool.as_ref(), &tips).await.recipe;
+            let recipe = self.recipes.target(&project, pool.as_ref(), &heads).await.recipe;
             self.set_ups.note(&project, pool.as_ref(), &recipe).await?;
             let serving = serving(&templates, &project, &recipe);
             let next = tenants.len();
@@ -170,7 +170,7 @@ impl Observer {
             build_mib: 0,
             prepared: true,
             streak: FailureStreak::default(),
-            last_good: None,
+            previous: None,
             instances,
         }));
         let world = World {
@@ -211,7 +211,7 @@ impl Observer {
         let waiting = |i: &&mut InstanceWorld| i.state == InstanceState::Provisioning && i.forked;
         instances.iter_mut().filter(waiting).for_each(|i| i.memory_mib = cost);
         let forked = serving.is_some_and(|template| template.recipe == recipe);
-        let last_good = serving.filter(|_| !forked).map(|template| LastGood {
+        let previous = serving.filter(|_| !forked).map(|template| PreviousRecipe {
             recipe: template.recipe.clone(),
             memory_mib: cost,
             streak: streaks.get(&project.id, &template.recipe),
@@ -232,7 +232,7 @@ impl Observer {
             build_mib: if capabilities.memory_checkpoints { whole } else { 0 },
             prepared: forked || !capabilities.memory_checkpoints,
             streak: streaks.get(&project.id, &recipe),
-            last_good,
+            previous,
             project: project.id,
             recipe,
             instances,

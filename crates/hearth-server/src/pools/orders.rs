@@ -6,7 +6,7 @@ use hearth_core::purpose::Purpose;
 use jiff::Timestamp;
 
 use crate::recipes::target::Recipes;
-use crate::store::{NewInstance, PoolRow, ProjectRow, Store, StoreError, Tips};
+use crate::store::{BranchHeads, NewInstance, PoolRow, ProjectRow, Store, StoreError};
 use crate::templates::gc::Pools;
 use crate::wake::Wake;
 
@@ -50,8 +50,8 @@ impl Orders {
     /// the id, so that it can clean up after a call whose end it did not see.
     pub async fn order_instance(&self, id: &InstanceId, project: &ProjectRow, order: Order) -> Result<(), StoreError> {
         let pool = self.store.pool(&project.id).await?;
-        let tips = self.store.tips_of(project).await?;
-        let recipe = self.recipes.target(project, pool.as_ref(), &tips).await.recipe;
+        let heads = self.store.branch_heads_of(project).await?;
+        let recipe = self.recipes.target(project, pool.as_ref(), &heads).await.recipe;
         let shape = self.recipes.shape(project);
         let new = NewInstance {
             id: id.clone(),
@@ -66,7 +66,7 @@ impl Orders {
 
 #[async_trait]
 impl Pools for Orders {
-    async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &Tips) -> String {
+    async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &BranchHeads) -> String {
         self.recipes.target(project, Some(pool), heads).await.recipe
     }
 

@@ -2,14 +2,14 @@
 //! and what the host gives to VMs.
 
 use hearth_core::checkout::Checkout;
-use hearth_core::recipe::{Meets, Recipe, RecipeRepo, set_up_of};
+use hearth_core::recipe::{Recipe, RecipeRepo, ResolvedInputs, set_up_of};
 use hearth_core::scripts::Phase;
 use hearth_core::set_up::{OwnCommand, SetUp};
 use hearth_drivers::VmShape;
 
 use crate::options::Sizes;
 use crate::repos::checkouts::checkouts;
-use crate::store::{PoolRow, ProjectRow, Tips};
+use crate::store::{BranchHeads, PoolRow, ProjectRow};
 use crate::templates::environment::Environments;
 
 /// What a pool is to be made by now.
@@ -35,10 +35,10 @@ impl Recipes {
         Self { environments, sizes }
     }
 
-    /// What a pool is to be made by now. Everybody who asks that asks here. `tips`: where the branches were last seen.
-    pub async fn target(&self, project: &ProjectRow, pool: Option<&PoolRow>, tips: &Tips) -> Target {
+    /// What a pool is to be made by now. Everybody who asks that asks here. `heads`: where the branches were last seen.
+    pub async fn target(&self, project: &ProjectRow, pool: Option<&PoolRow>, heads: &BranchHeads) -> Target {
         let checkouts = checkouts(project, pool);
-        let recipe = self.at(project, pool, &checkouts, tips.commits(&checkouts)).await;
+        let recipe = self.at(project, pool, &checkouts, heads.commits(&checkouts)).await;
         Target { checkouts, recipe }
     }
 
@@ -82,7 +82,7 @@ pub fn own_commands(project: &ProjectRow) -> Vec<OwnCommand> {
 #[must_use]
 pub fn set_up(project: &ProjectRow, pool: Option<&PoolRow>) -> SetUp {
     let checkouts = checkouts(project, pool);
-    let recipe = recipe(project, pool, &checkouts, Meets::default());
+    let recipe = recipe(project, pool, &checkouts, ResolvedInputs::default());
     SetUp {
         name: set_up_of(&recipe.name()).to_owned(),
         parts: recipe.parts(),
@@ -99,19 +99,19 @@ fn recipe_name(
     commits: Vec<Option<&str>>,
     environment: Option<&str>,
 ) -> String {
-    let meets = Meets {
+    let resolved = ResolvedInputs {
         environment,
         commits,
         epoch: project.template_epoch,
     };
-    recipe(project, pool, checkouts, meets).name()
+    recipe(project, pool, checkouts, resolved).name()
 }
 
 fn recipe<'a>(
     project: &'a ProjectRow,
     pool: Option<&'a PoolRow>,
     checkouts: &'a [Checkout],
-    meets: Meets<'a>,
+    resolved: ResolvedInputs<'a>,
 ) -> Recipe<'a> {
     Recipe {
         image: project.image.as_deref(),
@@ -135,6 +135,6 @@ fn recipe<'a>(
         pool_setup: pool
             .and_then(|pool| pool.config.setup_commands.as_deref())
             .unwrap_or_default(),
-        meets,
+        resolved,
     }
 }

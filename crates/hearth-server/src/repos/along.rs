@@ -10,7 +10,7 @@ use hearth_core::checkout::{Extras, Remote};
 
 use super::git::GitError;
 use super::lfs::LfsObject;
-use super::mirrors::{MirrorError, Mirrors, Tip};
+use super::mirrors::{MirrorCommit, MirrorError, Mirrors};
 use super::submodules;
 
 /// Submodules of submodules of … are followed so deep. No real repository needs more, and a repository may hold itself.
@@ -43,7 +43,7 @@ pub struct Submodule {
     /// Where it comes from; its `origin`.
     pub url: String,
     /// Its commit.
-    pub tip: Tip,
+    pub head: MirrorCommit,
     /// Its files are in Git LFS.
     pub uses_lfs: bool,
     /// What Git LFS keeps of it.
@@ -56,7 +56,7 @@ struct Open {
     path: String,
     folder: String,
     remote: Remote,
-    tip: Tip,
+    head: MirrorCommit,
     depth: usize,
 }
 
@@ -69,7 +69,9 @@ impl Along {
 
     /// Whether a submodule comes from this mirror.
     pub(super) fn lies_in(&self, mirror: &Path) -> bool {
-        self.submodules.iter().any(|submodule| submodule.tip.mirror() == mirror)
+        self.submodules
+            .iter()
+            .any(|submodule| submodule.head.mirror() == mirror)
     }
 }
 
@@ -77,27 +79,27 @@ impl Mirrors {
     /// Finds everything that comes along with a commit, and fetches what the host does not have yet.
     pub async fn along(
         &self,
-        tip: &Tip,
+        head: &MirrorCommit,
         remote: &Remote,
         extras: Extras,
         patience: Duration,
     ) -> Result<Arc<Along>, MirrorError> {
-        let key = (tip.mirror().to_owned(), tip.commit.clone(), extras);
+        let key = (head.mirror().to_owned(), head.commit.clone(), extras);
         // Of several that need the same, one fetches it.
-        let one = format!("along {}", tip.commit);
-        let _alone = self.alone_at(tip.repo(), one, patience).await?;
+        let one = format!("along {}", head.commit);
+        let _alone = self.alone_at(head.repo(), one, patience).await?;
         if let Some(known) = self.known_along(&key) {
             return Ok(known);
         }
         let mut along = Along::default();
-        (along.uses_lfs, along.lfs) = self.lfs_of(tip, remote, extras.lfs, patience).await?;
+        (along.uses_lfs, along.lfs) = self.lfs_of(head, remote, extras.lfs, patience).await?;
         if extras.submodules {
             let top = Open {
-                label: tip.repo().to_owned(),
+                label: head.repo().to_owned(),
                 path: String::new(),
                 folder: String::new(),
                 remote: remote.clone(),
-                tip: tip.clone(),
+                head: head.clone(),
                 depth: 0,
             };
             self.find_submodules(top, &mut along, extras, patience).await?;
@@ -116,7 +118,7 @@ impl Mirrors {
     ) -> Result<(), MirrorError> {
         let mut open = std::collections::VecDeque::from([top]);
         while let Some(parent) = open.pop_front() {
-            let (listed, notes) = submodules::list(&parent.tip, &parent.label).await?;
+            let (listed, notes) = submodules::list(&parent.head, &parent.label).await?;
             along.notes.extend(notes);
             for entry in listed {
                 let label = format!("the submodule `{}` at {} of {}", entry.name, entry.path, parent.label);
@@ -133,9 +135,9 @@ impl Mirrors {
                     tenant: parent.remote.tenant.clone(),
                     url: url.clone(),
                 };
-                let tip = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;
-                self.note_parent(tip.mirror(), parent.tip.mirror()).await;
-                let (uses_lfs, lfs) = self.lfs_of(&tip, &remote, extras.lfs, patience).await?;
+                let head = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;
+                self.note_parent(head.mirror(), parent.head.mirror()).await;
+                let (uses_lfs, lfs) = self.lfs_of(&head, &remote, extras.lfs, patience).await?;
                 let below = |parent: &str, own: &str| {
                     if parent.is_empty() {
                         own.to_owned()
@@ -150,7 +152,7 @@ impl Mirrors {
                     path: path.clone(),
                     folder: folder.clone(),
                     remote,
-                    tip: tip.clone(),
+                    head: head.clone(),
                     depth: parent.depth + 1,
                 });
                 along.submodules.push(Submodule {
@@ -158,7 +160,7 @@ impl Mirrors {
                     within: (parent.path.clone(), entry.path),
                     folder,
                     url,
-                    tip,
+                    head,
                     uses_lfs,
                     lfs,
                 });
@@ -174,18 +176,18 @@ impl Mirrors {
         remote: &Remote,
         commit: &str,
         patience: Duration,
-    ) -> Result<Tip, MirrorError> {
+    ) -> Result<MirrorCommit, MirrorError> {
         let (grant, url) = (self.admit(repo, remote)?, remote.url.as_str());
         let (name, mirror) = self.folder_of(&grant);
         let mirror = self.uses.begin(mirror);
         let _one_at_a_time = self.alone_at(repo, name, patience).await?;
-        let tip = || Tip::new(mirror.clone(), repo, commit.to_owned(), String::new());
+        let head = || MirrorCommit::new(mirror.clone(), repo, commit.to_owned(), String::new());
         if super::mirrors::has_commit(&mirror, commit).await {
-            return Ok(tip());
+            return Ok(head());
         }
         self.fetch_heads(repo, &grant, url, patience, &mirror).await?;
         if super::mirrors::has_commit(&mirror, commit).await {
-            return Ok(tip());
+            return Ok(head());
         }
         // Some hosts give out commits that are on no branch; a reference keeps what they gave.
         let refspec = [format!("+{commit}:refs/hearth/{commit}")];
@@ -193,7 +195,7 @@ impl Mirrors {
             .fetch_refs(repo, (&grant, url), &["--no-tags"], &refspec, patience, &mirror)
             .await;
         match fetched {
-            Ok(_) if super::mirrors::has_commit(&mirror, commit).await => Ok(tip()),
+            Ok(_) if super::mirrors::has_commit(&mirror, commit).await => Ok(head()),
             Ok(_)
             | Err(MirrorError::Fetch {
                 source: GitError::Failed { .. },

@@ -8,7 +8,7 @@ use hearth_core::checkout::{Checkout, Remote};
 use super::git::{GitError, git};
 use super::mirrors::{MirrorError, Mirrors, Wanted};
 
-/// A tip of the branch that was fetched so long ago is new enough for a claim.
+/// a branch head of the branch that was fetched so long ago is new enough for a claim.
 const FRESH: Duration = Duration::from_secs(15);
 /// Time limit of a git command on the host's own copy.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(30);
@@ -65,14 +65,14 @@ impl Asked {
         patience: Duration,
     ) -> Result<Self, BranchError> {
         let wanted = Wanted::Fetched(FRESH);
-        let tips = checkouts.iter().map(async |checkout| {
+        let heads = checkouts.iter().map(async |checkout| {
             let (name, remote) = (&checkout.repo_full_name, checkout.remote());
             mirrors.fetch(name, &remote, branch, patience, wanted).await
         });
         let mut found = Vec::new();
-        for (checkout, tip) in checkouts.iter().zip(join_all(tips).await) {
-            match tip {
-                Ok(tip) => found.push((checkout.url.clone(), tip.commit)),
+        for (checkout, head) in checkouts.iter().zip(join_all(heads).await) {
+            match head {
+                Ok(head) => found.push((checkout.url.clone(), head.commit)),
                 Err(MirrorError::NoBranch { .. }) => {}
                 Err(source) => {
                     return Err(BranchError::Unknown {

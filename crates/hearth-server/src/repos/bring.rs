@@ -9,7 +9,7 @@ use hearth_guest::client::{AgentClient, AgentError, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
 
 use super::along::{Along, Submodule};
-use super::mirrors::{CloneParts, MirrorError, Tip, has_commit, objects_as_tar};
+use super::mirrors::{CloneParts, MirrorCommit, MirrorError, has_commit, objects_as_tar};
 
 /// Time limit of what git does in the VM at a claim.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -47,7 +47,7 @@ fn git_folder(path: &str, submodule: Option<&Submodule>) -> String {
 pub async fn put_clone(
     agent: &AgentClient,
     path: &str,
-    (tip, url, branch): (&Tip, &str, &str),
+    (head, url, branch): (&MirrorCommit, &str, &str),
     along: &Along,
     extras: Extras,
 ) -> Result<(), BringError> {
@@ -56,7 +56,7 @@ pub async fn put_clone(
         lfs: &along.lfs,
         skips_lfs: along.uses_lfs && !extras.lfs,
     };
-    let tar = tip.clone_as_tar(url, parts).await?;
+    let tar = head.clone_as_tar(url, parts).await?;
     agent
         .put_tree(&git_folder(path, None), Upload::from_reader(tar))
         .await?;
@@ -77,7 +77,7 @@ async fn put_submodule(
         lfs: &submodule.lfs,
         skips_lfs: submodule.uses_lfs && !extras.lfs,
     };
-    let tar = submodule.tip.clone_as_tar(&submodule.url, parts).await?;
+    let tar = submodule.head.clone_as_tar(&submodule.url, parts).await?;
     let folder = git_folder(path, Some(submodule));
     Ok(agent.put_tree(&folder, Upload::from_reader(tar)).await?)
 }
@@ -157,12 +157,12 @@ pub async fn put_changes(
             put_submodule(agent, path, submodule, extras).await?;
             continue;
         };
-        let tip = &submodule.tip;
-        let pack = if has_commit(tip.mirror(), &old.tip.commit).await {
-            tip.pack_since(&old.tip.commit, PATIENCE).await?
+        let head = &submodule.head;
+        let pack = if has_commit(head.mirror(), &old.head.commit).await {
+            head.pack_since(&old.head.commit, PATIENCE).await?
         } else {
             // It comes from elsewhere now.
-            tip.pack_whole(PATIENCE).await?
+            head.pack_whole(PATIENCE).await?
         };
         if let Some(pack) = pack {
             // The index last: with it the pack is one.
@@ -195,7 +195,7 @@ async fn put_lfs(
 fn changed<'a>(along: &'a Along, before: &'a Along) -> impl Iterator<Item = &'a Submodule> {
     along.submodules.iter().filter(|submodule| {
         !before.submodules.iter().any(|old| {
-            (&old.folder, &old.path, &old.tip.commit) == (&submodule.folder, &submodule.path, &submodule.tip.commit)
+            (&old.folder, &old.path, &old.head.commit) == (&submodule.folder, &submodule.path, &submodule.head.commit)
         })
     })
 }

@@ -11,7 +11,7 @@ use crate::store::ProjectRow;
 /// How long a request waits for repositories to be fetched. A longer first fetch goes on, and a later request sees its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A tip that was fetched so long ago is good enough for a look.
+/// a branch head that was fetched so long ago is good enough for a look.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// What was found.
@@ -30,7 +30,7 @@ pub async fn find_legacy_hooks(mirrors: &Mirrors, patience: Duration, project: &
         let (repo, remote) = (repo.clone(), project.remote(repo));
         // A task of its own: when the request has waited long enough, the fetch goes on.
         let look = tokio::spawn(async move {
-            let tip = mirrors
+            let head = mirrors
                 .fetch(
                     &repo.repo_full_name,
                     &remote,
@@ -39,7 +39,7 @@ pub async fn find_legacy_hooks(mirrors: &Mirrors, patience: Duration, project: &
                     Wanted::Fetched(FRESH),
                 )
                 .await?;
-            let found = settings::find(&tip).await?;
+            let found = settings::find(&head).await?;
             // A broken file says something too: provisioning fails with it.
             Ok::<_, MirrorError>(found.is_some_and(|(file, content)| {
                 file == settings::LEGACY_FILE

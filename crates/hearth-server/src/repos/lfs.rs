@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_core::checkout::Remote;
 
 use super::git::{GitError, git};
-use super::mirrors::{LOCAL_PATIENCE, MirrorError, Mirrors, Tip};
+use super::mirrors::{LOCAL_PATIENCE, MirrorCommit, MirrorError, Mirrors};
 use super::submodules::is_fetchable;
 
 /// Digits of an object's name.
@@ -36,36 +36,36 @@ impl Mirrors {
     /// Whether a commit has files in Git LFS, and if that is wanted, what it keeps of them, fetched.
     pub async fn lfs_of(
         &self,
-        tip: &Tip,
+        head: &MirrorCommit,
         remote: &Remote,
         wanted: bool,
         patience: Duration,
     ) -> Result<(bool, Vec<LfsObject>), MirrorError> {
         let local = |source| MirrorError::Local {
-            repo: tip.repo().to_owned(),
+            repo: head.repo().to_owned(),
             source,
         };
-        let uses_lfs = uses_lfs(tip).await.map_err(local)?;
+        let uses_lfs = uses_lfs(head).await.map_err(local)?;
         if !uses_lfs || !wanted {
             return Ok((uses_lfs, Vec::new()));
         }
-        let mirror = tip.mirror();
+        let mirror = head.mirror();
         match git(mirror, ["lfs", "version"], LOCAL_PATIENCE).await {
             Err(GitError::Failed { .. }) => {
                 return Err(MirrorError::NoLfs {
-                    repo: tip.repo().to_owned(),
+                    repo: head.repo().to_owned(),
                 });
             }
             other => drop(other.map_err(local)?),
         }
-        let objects = objects(tip).await.map_err(local)?;
+        let objects = objects(head).await.map_err(local)?;
         if objects.iter().all(|object| object.file.is_file()) {
             return Ok((true, objects));
         }
         let url = &remote.url;
-        let endpoint = endpoint(tip, url).await.map_err(local)?;
+        let endpoint = endpoint(head, url).await.map_err(local)?;
         let refused = |why| MirrorError::LfsRefused {
-            repo: tip.repo().to_owned(),
+            repo: head.repo().to_owned(),
             url: endpoint.clone(),
             why,
         };
@@ -87,24 +87,24 @@ impl Mirrors {
             tenant: remote.tenant.clone(),
             url: address.clone(),
         };
-        let grant = self.admit(tip.repo(), &address)?;
+        let grant = self.admit(head.repo(), &address)?;
         if !grant.takes_lfs() {
             return Err(refused(
                 "Git LFS over SSH is for the first tenant, and whom a `--source` rule lends `credentials=server` for the place; use an \
                  https:// address",
             ));
         }
-        let commit = [tip.commit.clone()];
+        let commit = [head.commit.clone()];
         let fetched = self.sources().git(&grant, mirror, &command, &commit, patience).await;
         fetched.map_err(|source| MirrorError::Lfs {
-            repo: tip.repo().to_owned(),
+            repo: head.repo().to_owned(),
             url: endpoint.clone(),
             source,
         })?;
         match objects.iter().find(|object| !object.file.is_file()) {
             None => Ok((true, objects)),
             Some(object) => Err(MirrorError::NoLfsObject {
-                repo: tip.repo().to_owned(),
+                repo: head.repo().to_owned(),
                 id: object.place.rsplit('/').next().unwrap_or_default().to_owned(),
                 url: endpoint,
             }),
@@ -113,32 +113,37 @@ impl Mirrors {
 }
 
 /// Whether any of the commit's `.gitattributes` hands files to Git LFS. Git alone tells: git-lfs need not be there.
-async fn uses_lfs(tip: &Tip) -> Result<bool, GitError> {
-    let options = ["grep", "--quiet", "--fixed-strings", "filter=lfs", &tip.commit, "--"];
+async fn uses_lfs(head: &MirrorCommit) -> Result<bool, GitError> {
+    let options = ["grep", "--quiet", "--fixed-strings", "filter=lfs", &head.commit, "--"];
     let words = options.into_iter().chain([":(glob)**/.gitattributes"]);
-    match git(tip.mirror(), words, LOCAL_PATIENCE).await {
+    match git(head.mirror(), words, LOCAL_PATIENCE).await {
         Ok(_) => Ok(true),
         Err(GitError::Failed { status, .. }) if status.code() == Some(1) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-async fn objects(tip: &Tip) -> Result<Vec<LfsObject>, GitError> {
-    let said = git(tip.mirror(), ["lfs", "ls-files", "--long", &tip.commit], LOCAL_PATIENCE).await?;
+async fn objects(head: &MirrorCommit) -> Result<Vec<LfsObject>, GitError> {
+    let said = git(
+        head.mirror(),
+        ["lfs", "ls-files", "--long", &head.commit],
+        LOCAL_PATIENCE,
+    )
+    .await?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     let ids = text.lines().filter_map(|line| line.split_once(' ').map(|(id, _)| id));
     let is_id = |id: &&str| id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let mut objects: Vec<_> = ids.filter(is_id).map(|id| LfsObject::new(tip.mirror(), id)).collect();
+    let mut objects: Vec<_> = ids.filter(is_id).map(|id| LfsObject::new(head.mirror(), id)).collect();
     objects.sort_by(|one, other| one.place.cmp(&other.place));
     objects.dedup();
     Ok(objects)
 }
 
 /// Where the commit says that its objects are, else where Git LFS looks for those of a repository at this URL.
-async fn endpoint(tip: &Tip, url: &str) -> Result<String, GitError> {
-    let blob = format!("{}:.lfsconfig", tip.commit);
+async fn endpoint(head: &MirrorCommit, url: &str) -> Result<String, GitError> {
+    let blob = format!("{}:.lfsconfig", head.commit);
     let asks = ["config", "--blob", &blob, "--get", "lfs.url"];
-    match git(tip.mirror(), asks, LOCAL_PATIENCE).await {
+    match git(head.mirror(), asks, LOCAL_PATIENCE).await {
         Ok(said) => {
             let own = String::from_utf8_lossy(&said.stdout).trim().to_owned();
             Ok(if own.is_empty() { usual_endpoint(url) } else { own })

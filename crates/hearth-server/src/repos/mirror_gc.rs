@@ -82,7 +82,7 @@ impl MirrorGc {
         }
         let projects = store.all_projects().await?;
         // Whoever reads where a branch is finds its commit in the mirror.
-        store.forget_tips().await?;
+        store.forget_branch_heads().await?;
         let remotes = projects.iter().flat_map(|project| checkouts(project, None));
         let named: HashSet<String> = remotes
             .filter_map(|checkout| mirrors.name_of(&checkout.remote()))

@@ -41,22 +41,22 @@ pub struct Mirrors {
     locks: Locks<String>,
     /// Who works with which mirror.
     pub(super) uses: Uses,
-    /// Tips as they were when they were last fetched, by mirror and branch. A cache.
-    tips: Arc<Mutex<Tips>>,
+    /// Branch heads as they were when they were last fetched, by mirror and branch. A cache.
+    heads: Arc<Mutex<CachedHeads>>,
     /// How many commits lie between two: that never changes. A cache.
     distances: Arc<Mutex<HashMap<(String, String), u64>>>,
     /// What comes along with a commit, all of it fetched: that never changes. A cache.
     along: Arc<Mutex<HashMap<AlongKey, Arc<Along>>>>,
 }
 
-/// Which tip is good enough.
+/// Which head is good enough.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
     /// The one that is there now.
     Newest,
     /// One that was fetched less than this ago.
     Fetched(Duration),
-    /// This commit, whenever it was the tip.
+    /// This commit, whenever it was the head.
     Commit(&'a str),
 }
 
@@ -65,12 +65,12 @@ pub async fn has_commit(mirror: &Path, commit: &str) -> bool {
     mirror.exists() && git(mirror, ["cat-file", "-e", &object], LOCAL_PATIENCE).await.is_ok()
 }
 
-/// Tips and when they were fetched, by mirror and branch.
-type Tips = HashMap<(String, String), (Instant, Tip)>;
+/// Branch heads and when they were fetched, by mirror and branch.
+type CachedHeads = HashMap<(String, String), (Instant, MirrorCommit)>;
 
 /// A commit in a mirror.
 #[derive(Debug, Clone)]
-pub struct Tip {
+pub struct MirrorCommit {
     mirror: InUse,
     repo: String,
     /// Full hexadecimal name.
@@ -106,7 +106,7 @@ impl Mirrors {
             sources,
             locks: Locks::default(),
             uses: Uses::default(),
-            tips: Arc::default(),
+            heads: Arc::default(),
             distances: Arc::default(),
             along: Arc::default(),
         }
@@ -155,7 +155,7 @@ impl Mirrors {
         Some(distance)
     }
 
-    /// Finds the tip of a branch. Where the wanted one is not in the mirror, it is brought up to date; what is there then is the
+    /// Finds the head of a branch. Where the wanted one is not in the mirror, it is brought up to date; what is there then is the
     /// answer, even where another commit was wanted.
     pub async fn fetch(
         &self,
@@ -164,7 +164,7 @@ impl Mirrors {
         branch: &str,
         patience: Duration,
         wanted: Wanted<'_>,
-    ) -> Result<Tip, MirrorError> {
+    ) -> Result<MirrorCommit, MirrorError> {
         let refused = |source| MirrorError::Refused {
             repo: repo.to_owned(),
             source,
@@ -174,33 +174,33 @@ impl Mirrors {
         let place = (name.clone(), branch.to_owned());
         let mirror = self.uses.begin(mirror);
         let known = || {
-            let known = self.tips().get(&place).cloned();
-            known.filter(|(at, tip)| match wanted {
+            let known = self.heads().get(&place).cloned();
+            known.filter(|(at, head)| match wanted {
                 Wanted::Newest => false,
                 Wanted::Fetched(fresh) => at.elapsed() < fresh,
-                Wanted::Commit(commit) => tip.commit == commit,
+                Wanted::Commit(commit) => head.commit == commit,
             })
         };
         // What is there already does not wait until others have fetched.
-        if let Some((_, tip)) = known() {
-            return Ok(tip);
+        if let Some((_, head)) = known() {
+            return Ok(head);
         }
         if let Wanted::Commit(commit) = wanted
             && has_commit(&mirror, commit).await
         {
-            let tip = Tip::new(mirror, repo, commit.to_owned(), String::new());
-            self.tips().insert(place, (Instant::now(), tip.clone()));
-            return Ok(tip);
+            let head = MirrorCommit::new(mirror, repo, commit.to_owned(), String::new());
+            self.heads().insert(place, (Instant::now(), head.clone()));
+            return Ok(head);
         }
         let began = Instant::now();
         let _one_at_a_time = self.alone_at(repo, name, patience).await?;
-        if let Some((_, tip)) = known() {
-            return Ok(tip);
+        if let Some((_, head)) = known() {
+            return Ok(head);
         }
         let left = patience.saturating_sub(began.elapsed());
-        let tip = self.fetch_now(repo, remote, &grant, branch, left, mirror).await?;
-        self.tips().insert(place, (Instant::now(), tip.clone()));
-        Ok(tip)
+        let head = self.fetch_now(repo, remote, &grant, branch, left, mirror).await?;
+        self.heads().insert(place, (Instant::now(), head.clone()));
+        Ok(head)
     }
 
     /// Waits until nobody else is at it, but not for ever: a fetch may take long.
@@ -232,11 +232,11 @@ impl Mirrors {
     }
 
     /// A commit that the mirror of this URL has, if it has it.
-    pub async fn commit_at(&self, repo: &str, remote: &Remote, commit: &str) -> Option<Tip> {
+    pub async fn commit_at(&self, repo: &str, remote: &Remote, commit: &str) -> Option<MirrorCommit> {
         let (_, mirror) = self.folder_of(&self.sources.admit(remote).ok()?);
         let mirror = self.uses.begin(mirror);
         let there = has_commit(&mirror, commit).await;
-        there.then(|| Tip::new(mirror, repo, commit.to_owned(), String::new()))
+        there.then(|| MirrorCommit::new(mirror, repo, commit.to_owned(), String::new()))
     }
 
     /// Where they lie.
@@ -246,13 +246,13 @@ impl Mirrors {
 
     /// Forgets what is remembered of the commits in a mirror.
     pub(super) fn forget(&self, mirror: &Path) {
-        self.tips().retain(|_, (_, tip)| tip.mirror() != mirror);
+        self.heads().retain(|_, (_, head)| head.mirror() != mirror);
         let mut along = self.along.lock().unwrap_or_else(PoisonError::into_inner);
         along.retain(|(of, ..), along| of != mirror && !along.lies_in(mirror));
     }
 
-    fn tips(&self) -> MutexGuard<'_, Tips> {
-        self.tips.lock().unwrap_or_else(PoisonError::into_inner)
+    fn heads(&self) -> MutexGuard<'_, CachedHeads> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch_now(
@@ -263,7 +263,7 @@ impl Mirrors {
         branch: &str,
         patience: Duration,
         mirror: InUse,
-    ) -> Result<Tip, MirrorError> {
+    ) -> Result<MirrorCommit, MirrorError> {
         let url = remote.url.as_str();
         let local = |source| MirrorError::Local {
             repo: repo.to_owned(),
@@ -285,7 +285,7 @@ impl Mirrors {
             }
             Err(source) => return Err(local(source)),
         };
-        Ok(Tip::new(mirror, repo, commit, fetched.stderr))
+        Ok(MirrorCommit::new(mirror, repo, commit, fetched.stderr))
     }
 
     /// All branches and tags; what is gone there goes here too.
@@ -367,7 +367,7 @@ async fn prepare(mirror: &Path) -> Result<(), PrepareError> {
     Ok(())
 }
 
-impl Tip {
+impl MirrorCommit {
     pub fn new(mirror: InUse, repo: &str, commit: String, messages: String) -> Self {
         Self {
             mirror,

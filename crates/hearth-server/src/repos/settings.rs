@@ -3,7 +3,7 @@
 use hearth_api::patch::Object;
 use hearth_api::settings::Settings;
 
-use super::mirrors::{MirrorError, Tip};
+use super::mirrors::{MirrorCommit, MirrorError};
 
 /// Hearth's own file; where it exists, [`LEGACY_FILE`] is not read.
 const OWN_FILE: &str = ".hearth/settings.json";
@@ -11,9 +11,9 @@ const OWN_FILE: &str = ".hearth/settings.json";
 pub const LEGACY_FILE: &str = ".capy/settings.json";
 
 /// The settings file that counts, and its content: Hearth's own, else the documented service's.
-pub async fn find(tip: &Tip) -> Result<Option<(&'static str, Vec<u8>)>, MirrorError> {
+pub async fn find(head: &MirrorCommit) -> Result<Option<(&'static str, Vec<u8>)>, MirrorError> {
     for file in [OWN_FILE, LEGACY_FILE] {
-        if let Some(content) = tip.file(file).await? {
+        if let Some(content) = head.file(file).await? {
             return Ok(Some((file, content)));
         }
     }

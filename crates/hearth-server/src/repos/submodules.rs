@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::git::{GitError, git};
-use super::mirrors::{LOCAL_PATIENCE, MirrorError, Tip};
+use super::mirrors::{LOCAL_PATIENCE, MirrorCommit, MirrorError};
 
 /// The file that names them.
 const FILE: &str = ".gitmodules";
@@ -24,18 +24,18 @@ pub struct Entry {
 }
 
 /// The submodules of a commit, and what a person should know of others that are left empty as git would leave them.
-pub async fn list(tip: &Tip, label: &str) -> Result<(Vec<Entry>, Vec<String>), MirrorError> {
+pub async fn list(head: &MirrorCommit, label: &str) -> Result<(Vec<Entry>, Vec<String>), MirrorError> {
     let local = |source| MirrorError::Local {
         repo: label.to_owned(),
         source,
     };
-    let blob = format!("{}:{FILE}", tip.commit);
+    let blob = format!("{}:{FILE}", head.commit);
     let asks = ["config", "--blob", &blob, "--null", "--list"];
     let mut named: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    match tip.file(FILE).await? {
+    match head.file(FILE).await? {
         None => return Ok((Vec::new(), Vec::new())),
         Some(_) => {
-            let said = git(tip.mirror(), asks, LOCAL_PATIENCE)
+            let said = git(head.mirror(), asks, LOCAL_PATIENCE)
                 .await
                 .map_err(|error| match error {
                     GitError::Failed { stderr, .. } => MirrorError::Submodule {
@@ -54,7 +54,7 @@ pub async fn list(tip: &Tip, label: &str) -> Result<(Vec<Entry>, Vec<String>), M
             }
         }
     }
-    let commits = commits(tip).await.map_err(local)?;
+    let commits = commits(head).await.map_err(local)?;
     let (mut entries, mut notes) = (Vec::new(), Vec::new());
     for (path, commit) in commits {
         let of_path = named
@@ -100,9 +100,9 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, String)> {
 }
 
 /// The commits in the commit's tree, by their place.
-async fn commits(tip: &Tip) -> Result<BTreeMap<String, String>, GitError> {
-    let asks = ["ls-tree", "-r", "-z", "--full-tree", &tip.commit];
-    let said = git(tip.mirror(), asks, LOCAL_PATIENCE).await?.stdout;
+async fn commits(head: &MirrorCommit) -> Result<BTreeMap<String, String>, GitError> {
+    let asks = ["ls-tree", "-r", "-z", "--full-tree", &head.commit];
+    let said = git(head.mirror(), asks, LOCAL_PATIENCE).await?.stdout;
     let text = String::from_utf8_lossy(&said);
     let entries = text.split('\0').filter_map(|line| line.strip_prefix(COMMIT_ENTRY));
     let entries = entries.filter_map(|rest| rest.split_once('\t'));

@@ -145,8 +145,8 @@ fn capacity(holds: &Holds) -> Option<Hold> {
 
 /// Failures of this host with no success since, of the target recipe or of the one that serves.
 fn troubled(pool: &PoolWorld) -> Option<FailureStreak> {
-    let last_good = pool.last_good.as_ref().map(|last| last.streak);
-    let streaks = [Some(pool.streak), last_good].into_iter().flatten();
+    let previous = pool.previous.as_ref().map(|last| last.streak);
+    let streaks = [Some(pool.streak), previous].into_iter().flatten();
     streaks
         .filter(|streak| streak.host > 0)
         .max_by_key(|streak| streak.host)
@@ -370,7 +370,7 @@ fn serving_instead(facts: &Facts<'_>) -> String {
         format!("{} of the recipe before {keep} serving", count(older, "VM"))
     };
     match (older, facts.account.current) {
-        (0, 0) if facts.pool.last_good.is_some() => "the recipe before keeps serving".to_owned(),
+        (0, 0) if facts.pool.previous.is_some() => "the recipe before keeps serving".to_owned(),
         (0, 0) => "nothing is ready".to_owned(),
         (0, ready) => format!("{ready} ready"),
         (older, _) => of_before(older),

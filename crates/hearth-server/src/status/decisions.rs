@@ -51,7 +51,7 @@ enum Kind {
     Retire(Reason),
     Delete(Reason),
     Teardown,
-    Rest,
+    Pause,
     Wait(Hold),
 }
 
@@ -65,7 +65,7 @@ impl Kind {
             Self::Retire(_) => "retire",
             Self::Delete(_) => "delete",
             Self::Teardown => "teardown",
-            Self::Rest => "rest",
+            Self::Pause => "rest",
             Self::Wait(_) => "wait",
         }
     }
@@ -79,7 +79,7 @@ impl Kind {
             Self::Start => "a claim or a test boot waits for it".to_owned(),
             Self::Fail(reason) => reason.clone(),
             Self::Teardown => "its VM is still to be destroyed".to_owned(),
-            Self::Rest => "a VM of the pool stands still until it is claimed".to_owned(),
+            Self::Pause => "a VM of the pool stands still until it is claimed".to_owned(),
             Self::Wait(hold) => sentence(*hold),
         }
     }
@@ -122,7 +122,7 @@ pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, 
             Action::Retire { reason, .. } => (Kind::Retire(*reason), None, None),
             Action::Delete { reason, .. } => (Kind::Delete(*reason), None, None),
             Action::Teardown { .. } => (Kind::Teardown, None, None),
-            Action::Rest { .. } => (Kind::Rest, None, None),
+            Action::Pause { .. } => (Kind::Pause, None, None),
             Action::DestroyOrphan { .. } => continue,
         };
         let owner = project.or_else(|| owners.get(instance?).copied());

@@ -9,7 +9,7 @@ use hearth_core::state::FailureKind;
 use hearth_core::world::PoolWorld;
 use jiff::Timestamp;
 
-use crate::store::{ProjectRow, TemplateRow, Tips};
+use crate::store::{BranchHeads, ProjectRow, TemplateRow};
 
 /// As much of a commit as git shows.
 const SHORT_COMMIT_CHARS: usize = 7;
@@ -166,14 +166,14 @@ pub(super) fn cause(
     pool: &PoolWorld,
     serves: Option<&TemplateRow>,
     checkouts: &[Checkout],
-    tips: &Tips,
+    heads: &BranchHeads,
 ) -> Option<String> {
     let serves = serves.filter(|template| template.recipe != pool.recipe)?;
     if !same_set_up(&serves.recipe, &pool.recipe) {
         return Some("since it or the variables were changed".to_owned());
     }
     let pushed = checkouts.iter().find_map(|checkout| {
-        let commit = tips.commit(&checkout.remote(), &checkout.branch)?;
+        let commit = heads.commit(&checkout.remote(), &checkout.branch)?;
         let before = serves.repos.iter().find(|repo| repo.path == checkout.path)?;
         (before.commit != commit).then_some((checkout, commit))
     });

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::builds::live_log::LiveLogs;
 use crate::recipes::target::Target;
 use crate::repos::mirrors::Mirrors;
-use crate::store::{InstanceRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
+use crate::store::{BranchHeads, InstanceRow, ProjectRow, Store, StoreError, TemplateRow};
 use crate::templates::gc::Gc;
 use crate::templates::select::serving;
 use crate::vms::memory::Memory;
@@ -74,7 +74,7 @@ pub struct PoolSeen {
     /// What it is to be made by.
     pub target: Target,
     /// Where its branches were last seen.
-    pub tips: Tips,
+    pub heads: BranchHeads,
     /// What the planner sees of it.
     pub world: PoolWorld,
     /// The claims that wait for one of its VMs.
@@ -169,7 +169,7 @@ impl PoolStatus {
             rows,
             mut templates,
             target: Target { checkouts, recipe },
-            tips,
+            heads,
             world,
             waiting_claims,
         } = seen;
@@ -192,12 +192,12 @@ impl PoolStatus {
             configured,
             pool: &world,
             account: &account,
-            cause: messages::cause(&world, serves, &checkouts, &tips),
+            cause: messages::cause(&world, serves, &checkouts, &heads),
             at_work: &at_work,
             failed: failed.map(|row| &row.id).zip(why.as_deref()),
             now,
         };
-        let behind = self.behind(&rows, &checkouts, &tips).await;
+        let behind = self.behind(&rows, &checkouts, &heads).await;
         let host = self.host_use();
         let unresponsive = conditions::unresponsive(&self.probes.all_unresponsive(&rows));
         let mut notes = self.notes();
@@ -219,7 +219,7 @@ impl PoolStatus {
                 .iter()
                 .map(|template| to_template(template, account.serves))
                 .collect(),
-            repositories: checkouts.iter().map(|checkout| where_it_is(checkout, &tips)).collect(),
+            repositories: checkouts.iter().map(|checkout| where_it_is(checkout, &heads)).collect(),
             instances: rows
                 .iter()
                 .zip(behind)
@@ -317,14 +317,14 @@ impl PoolStatus {
     }
 
     /// The checkouts of each instance, beside where their branches are.
-    async fn behind(&self, rows: &[InstanceRow], checkouts: &[Checkout], tips: &Tips) -> Vec<Vec<RepoBehind>> {
+    async fn behind(&self, rows: &[InstanceRow], checkouts: &[Checkout], heads: &BranchHeads) -> Vec<Vec<RepoBehind>> {
         let deadline = Instant::now() + BEHIND_PATIENCE;
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
             let mut repos = Vec::with_capacity(row.repos.len());
             for repo in &row.repos {
                 let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path);
-                let wanted = checkout.and_then(|it| Some((it, tips.commit(&it.remote(), &it.branch)?)));
+                let wanted = checkout.and_then(|it| Some((it, heads.commit(&it.remote(), &it.branch)?)));
                 let left = deadline.saturating_duration_since(Instant::now());
                 let mirrors = &self.mirrors;
                 let behind = match wanted {
@@ -444,12 +444,12 @@ fn to_template(template: &TemplateRow, serves: &str) -> TemplateInfo {
     }
 }
 
-fn where_it_is(checkout: &Checkout, tips: &Tips) -> RepositoryExplained {
-    let tip = tips.get(&checkout.remote(), &checkout.branch);
+fn where_it_is(checkout: &Checkout, heads: &BranchHeads) -> RepositoryExplained {
+    let head = heads.get(&checkout.remote(), &checkout.branch);
     RepositoryExplained {
         repo_full_name: checkout.repo_full_name.clone(),
         branch: checkout.branch.clone(),
-        commit: tip.map(|tip| tip.commit.clone()),
-        since: tip.map(|tip| tip.changed_at),
+        commit: head.map(|head| head.commit.clone()),
+        since: head.map(|head| head.changed_at),
     }
 }

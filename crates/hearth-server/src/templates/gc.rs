@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{PoolRow, ProjectRow, Store, StoreError, TemplateRow, Tips};
+use crate::store::{BranchHeads, PoolRow, ProjectRow, Store, StoreError, TemplateRow};
 use crate::templates::select::serving;
 use crate::wake::Wake;
 
@@ -65,7 +65,7 @@ pub struct KeptCheckpoint {
 #[async_trait]
 pub trait Pools: Debug + Send + Sync {
     /// The recipe that a pool is to follow, where the branches are at these heads.
-    async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &Tips) -> String;
+    async fn target_recipe(&self, project: &ProjectRow, pool: &PoolRow, heads: &BranchHeads) -> String;
 
     /// Has a pool's template built again, from the image on.
     async fn renew_template(&self, project: &ProjectRow) -> Result<(), StoreError>;
@@ -223,10 +223,10 @@ impl Gc {
 
     /// The projects with an enabled pool, and the recipe that each is to follow now.
     async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, String)>, StoreError> {
-        let tips = self.store.tips().await?;
+        let heads = self.store.branch_heads().await?;
         let mut enabled = Vec::new();
         for (project, pool) in self.store.enabled_pools().await? {
-            let recipe = self.pools.target_recipe(&project, &pool, &tips).await;
+            let recipe = self.pools.target_recipe(&project, &pool, &heads).await;
             enabled.push((project, recipe));
         }
         Ok(enabled)

@@ -23,18 +23,18 @@ pub fn use_lfs(folder: &Path) {
     );
 }
 
-/// Sets a submodule of a repository to another repository's tip; what git itself would leave, without its clone.
+/// Sets a submodule of a repository to another repository's head; what git itself would leave, without its clone.
 pub fn set_submodule(folder: &Path, name: &str, path: &str, url: &str, of: &Path) -> String {
-    let tip = git(of, &["rev-parse", "HEAD"]);
+    let head = git(of, &["rev-parse", "HEAD"]);
     for (key, value) in [("path", path), ("url", url)] {
         let key = format!("submodule.{name}.{key}");
         git(folder, &["config", "--file", ".gitmodules", &key, value]);
     }
     std::fs::create_dir_all(folder.join(path)).unwrap();
-    let entry = format!("160000,{tip},{path}");
+    let entry = format!("160000,{head},{path}");
     git(folder, &["update-index", "--add", "--cacheinfo", &entry]);
     commit(folder, &[], "submodule");
-    tip
+    head
 }
 
 /// Three repositories: `app` has a file in Git LFS and the submodule `lib`, which has the submodule `core`, with another such file.
@@ -154,12 +154,12 @@ async fn lfs_files_and_nested_submodules_come_with_the_clone_and_git_is_content_
         guest.read("/home/app/deps/lib/vendor/core/core.bin"),
         "the core's large file"
     );
-    let tips = [&sources.lib, &sources.core].map(|folder| git(folder, &["rev-parse", "HEAD"]));
+    let heads = [&sources.lib, &sources.core].map(|folder| git(folder, &["rev-parse", "HEAD"]));
     let status = guest.git("/home/app", &["submodule", "status", "--recursive"]);
     let lines: Vec<_> = status.lines().collect();
-    assert!(lines[0].starts_with(&format!(" {} deps/lib", tips[0])), "{status}");
+    assert!(lines[0].starts_with(&format!(" {} deps/lib", heads[0])), "{status}");
     assert!(
-        lines[1].starts_with(&format!(" {} deps/lib/vendor/core", tips[1])),
+        lines[1].starts_with(&format!(" {} deps/lib/vendor/core", heads[1])),
         "{status}"
     );
     assert_eq!(guest.git("/home/app", &["status", "--porcelain"]), "");
@@ -304,12 +304,12 @@ async fn a_claim_that_moves_a_checkout_moves_what_comes_along() {
     let extra = repo_folder(&git_repo(server.folder.path(), "extra", &[("readme", "extra")]));
     set_submodule(&sources.app, "extra", "extra", "../extra", &extra);
     commit(&sources.app, &[("app.bin", "another app"), ("new.bin", "new")], "topic");
-    let tip = git(&sources.app, &["rev-parse", "HEAD"]);
+    let head = git(&sources.app, &["rev-parse", "HEAD"]);
     git(&sources.app, &["checkout", "--quiet", "main"]);
     let claimed = server
         .post(&format!("{pool}/claim"), json!({ "branch": "topic" }))
         .await;
-    assert_eq!(claimed["repos"][0]["commit"], tip, "{claimed:#}");
+    assert_eq!(claimed["repos"][0]["commit"], head, "{claimed:#}");
     let guest = Guest::of(&server, &driver, &claimed["instanceId"]);
     for (file, content) in [
         ("app.bin", "another app"),
@@ -319,7 +319,7 @@ async fn a_claim_that_moves_a_checkout_moves_what_comes_along() {
     ] {
         assert_eq!(guest.read(&format!("/home/app/{file}")), content, "{file}");
     }
-    assert_eq!(guest.git("/home/app", &["rev-parse", "HEAD"]), tip);
+    assert_eq!(guest.git("/home/app", &["rev-parse", "HEAD"]), head);
     assert_eq!(guest.git("/home/app", &["status", "--porcelain"]), "");
     let status = guest.git("/home/app", &["submodule", "status", "--recursive"]);
     assert!(status.lines().all(|line| line.starts_with(' ')), "{status}");

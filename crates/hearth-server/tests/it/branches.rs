@@ -37,9 +37,9 @@ fn branch(url: &str, name: &str) -> String {
     let repo = repo_folder(url);
     git(&repo, &["checkout", "--quiet", "-b", name]);
     commit(&repo, &[("file", name)], name);
-    let tip = git(&repo, &["rev-parse", "HEAD"]);
+    let head = git(&repo, &["rev-parse", "HEAD"]);
     git(&repo, &["checkout", "--quiet", "main"]);
-    tip
+    head
 }
 
 /// A full pool of a project with these repositories; its path.

@@ -300,13 +300,13 @@ async fn a_thousand_pushes_are_one_rebuild() {
     let built = driver.calls(Verb::Checkpoint);
     let repo = repo_folder(&url);
     let tree = git(&repo, &["rev-parse", "HEAD^{tree}"]);
-    let mut tip = git(&repo, &["rev-parse", "HEAD"]);
+    let mut head = git(&repo, &["rev-parse", "HEAD"]);
     for number in 0..1000 {
         let message = number.to_string();
         let who = ["-c", "user.name=t", "-c", "user.email=t@example.org"];
-        let words = ["commit-tree", &tree, "-p", &tip, "-m", &message];
-        tip = git(&repo, &[&who[..], &words[..]].concat());
-        git(&repo, &["update-ref", "refs/heads/main", &tip]);
+        let words = ["commit-tree", &tree, "-p", &head, "-m", &message];
+        head = git(&repo, &[&who[..], &words[..]].concat());
+        git(&repo, &["update-ref", "refs/heads/main", &head]);
         pushed(&server).await;
     }
     until_noticed(&server, &pool, &first).await;
@@ -314,7 +314,7 @@ async fn a_thousand_pushes_are_one_rebuild() {
     loop {
         until_fresh(&server, SOON, &pool, 1).await;
         let claimed = server.post(&format!("{pool}/claim"), json!({})).await;
-        if claimed["repos"][0]["commit"] == tip {
+        if claimed["repos"][0]["commit"] == head {
             break;
         }
         assert!(Instant::now() < deadline, "the last push was never built: {claimed:#}");

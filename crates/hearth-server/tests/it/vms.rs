@@ -127,7 +127,7 @@ async fn two_repositories_five_variables_and_packages_from_the_registries() {
     let lib = git_repo(parent, "lib", &[("readme", "lib")]);
     git(&repo_folder(&lib), &["checkout", "--quiet", "-b", "dev"]);
     commit(&repo_folder(&lib), &[("dev", "dev")], "dev");
-    let tip = git(&repo_folder(&lib), &["rev-parse", "HEAD"]);
+    let head = git(&repo_folder(&lib), &["rev-parse", "HEAD"]);
     git(&repo_folder(&lib), &["checkout", "--quiet", "main"]);
     let repos = json!([
         { "repoFullName": "acme/app", "branch": "main", "url": app },
@@ -183,12 +183,12 @@ async fn two_repositories_five_variables_and_packages_from_the_registries() {
             "warm_pool_setup"
         ]
     );
-    assert_eq!(boot["steps"][4]["metadata"]["commit"], tip.as_str());
+    assert_eq!(boot["steps"][4]["metadata"]["commit"], head.as_str());
     let id = boot["id"].as_str().unwrap();
     let facts = exec(&server, id, "cat order; git -C lib status -sb; git -C lib rev-parse HEAD; git -C app remote get-url origin; cat app/.git/config lib/dev; stat -c %a .env; curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/; test -s /var/log/hearth/web.log && echo logged").await;
     let facts = facts["stdout"].as_str().unwrap();
     assert!(
-        facts.starts_with(&format!("hook\n/home/app\npool\n## dev...origin/dev\n{tip}\n{app}\n")),
+        facts.starts_with(&format!("hook\n/home/app\npool\n## dev...origin/dev\n{head}\n{app}\n")),
         "{facts}"
     );
     assert!(facts.ends_with("dev600\n200logged\n"), "{facts}");

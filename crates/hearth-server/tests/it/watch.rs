@@ -1,5 +1,5 @@
 //! Branches that are followed, and webhooks, through the front door. What was seen is known by the host's mirror, which the
-//! watch brings up to date before anybody hears of a new tip.
+//! watch brings up to date before anybody hears of a new head.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -44,7 +44,7 @@ fn apply(world: &mut World, actions: Vec<Action>) {
             Action::Create { recipe, .. } => {
                 let pool = &mut world.pools[0];
                 let forked = pool.prepared || recipe != pool.recipe;
-                assert!(forked || pool.last_good.is_none(), "what is not prepared serves");
+                assert!(forked || pool.previous.is_none(), "what is not prepared serves");
                 pool.instances.push(InstanceWorld {
                     recipe,
                     forked,
@@ -87,7 +87,7 @@ fn apply(world: &mut World, actions: Vec<Action>) {
                     "touched a claimed one"
                 );
             }
-            Action::Teardown { .. } | Action::Rest { .. } | Action::DestroyOrphan { .. } => {}
+            Action::Teardown { .. } | Action::Pause { .. } | Action::DestroyOrphan { .. } => {}
         }
     }
     let set_ups: BTreeSet<&str> = world.pools[0]
@@ -112,7 +112,7 @@ fn finish(world: &mut World, which: usize, well: bool) {
     let (now, pool) = (world.now, &mut world.pools[0]);
     let row = &mut pool.instances[which];
     (row.state, row.state_since, row.work) = (InstanceState::Ready, now, Work::Idle);
-    let own = match &mut pool.last_good {
+    let own = match &mut pool.previous {
         _ if row.recipe == pool.recipe => Some(&mut pool.streak),
         Some(last) if last.recipe == row.recipe => Some(&mut last.streak),
         _ => None,
@@ -127,9 +127,9 @@ fn finish(world: &mut World, which: usize, well: bool) {
     if !well {
         (row.state, row.failure) = (InstanceState::Failed, Some(FailureKind::Setup));
     } else if !row.forked && row.recipe == pool.recipe {
-        (pool.prepared, pool.last_good) = (true, None);
+        (pool.prepared, pool.previous) = (true, None);
     } else if !row.forked && !pool.prepared {
-        pool.last_good = Some(LastGood {
+        pool.previous = Some(PreviousRecipe {
             recipe: row.recipe.clone(),
             memory_mib: 64,
             streak: FailureStreak::default().succeeded(),

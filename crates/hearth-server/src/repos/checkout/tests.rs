@@ -77,7 +77,7 @@ impl World {
         git(&up, &["rev-parse", "HEAD"])
     }
 
-    fn tip(&self, branch: &str) -> String {
+    fn head(&self, branch: &str) -> String {
         git(&self.up(), &["rev-parse", &format!("refs/heads/{branch}")])
     }
 
@@ -144,7 +144,7 @@ fn assert_on(folder: &Path, branch: &str, commit: &str) {
 #[test]
 fn what_the_set_up_changed_gives_way_and_the_rest_of_it_stays() {
     let world = World::new();
-    let (checkout, topic) = (world.checkout("c", "main"), world.tip("topic"));
+    let (checkout, topic) = (world.checkout("c", "main"), world.head("topic"));
     write(&checkout, "lock", "rewritten by an install\n");
     write(&checkout, "dist.js", "mine\n");
     write(&checkout, "gen", "a file where the branch has a folder\n");
@@ -163,7 +163,7 @@ fn what_the_set_up_changed_gives_way_and_the_rest_of_it_stays() {
 #[test]
 fn what_somebody_changed_after_the_set_up_is_not_touched() {
     let world = World::new();
-    let topic = world.tip("topic");
+    let topic = world.head("topic");
     let changes: [(&str, &str, &str, Result<(), i32>); 6] = [
         ("a file that the set-up changed", "lock", "somebody's\n", Err(NOT_OURS)),
         ("a file that the set-up made", "dist.js", "somebody's\n", Err(NOT_OURS)),
@@ -208,7 +208,7 @@ fn what_somebody_changed_after_the_set_up_is_not_touched() {
 #[test]
 fn where_nobody_worked_everything_is_the_set_ups() {
     let world = World::new();
-    let topic = world.tip("topic");
+    let topic = world.head("topic");
     let checkout = world.checkout("c", "main");
     record(&checkout);
     // A service that the set-up started goes on after that.
@@ -224,11 +224,11 @@ fn where_nobody_worked_everything_is_the_set_ups() {
 fn what_the_set_up_left_is_told() {
     let world = World::new();
     let said = |folder: &Path| String::from_utf8(script(folder, RECORD, &[]).stdout).unwrap();
-    let main = world.tip("main");
+    let main = world.head("main");
     let checkout = world.checkout("c", "main");
     assert_eq!(said(&checkout), format!("# branch.oid {main}\n# branch.head main\n"));
     git(&checkout, &["checkout", "--quiet", "--detach", "origin/topic"]);
-    let topic = world.tip("topic");
+    let topic = world.head("topic");
     assert_eq!(
         said(&checkout),
         format!("# branch.oid {topic}\n# branch.head (detached)\n")
@@ -249,7 +249,7 @@ fn what_the_set_up_left_is_told() {
 #[test]
 fn tags_that_are_named_like_branches_are_not_taken_for_them() {
     let world = World::new();
-    let (up, main, topic) = (world.up(), world.tip("main"), world.tip("topic"));
+    let (up, main, topic) = (world.up(), world.head("main"), world.head("topic"));
     for tag in ["topic", "origin/topic", "heads/topic", "main", "origin/main"] {
         git(&up, &["tag", tag, &main]);
     }

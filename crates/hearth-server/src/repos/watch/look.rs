@@ -87,8 +87,8 @@ impl Watch {
     async fn visit(&self, order: &Order) -> Result<bool, LookError> {
         let (remote, branches) = (&order.remote, order.wanted.branches());
         let sources = self.0.mirrors.sources();
-        let heads = tips(sources, remote, &branches).await?;
-        let known = self.store().tips_at(std::slice::from_ref(remote)).await?;
+        let heads = remote_heads(sources, remote, &branches).await?;
+        let known = self.store().branch_heads_at(std::slice::from_ref(remote)).await?;
         let (mut found, mut moved) = (false, false);
         for branch in branches {
             let is_there = match heads.get(branch) {
@@ -126,7 +126,7 @@ impl Watch {
         }
     }
 
-    /// Fetches a branch that moved, then notes its tip; whether it was news.
+    /// Fetches a branch that moved, then notes its head; whether it was news.
     async fn take(&self, order: &Order, branch: &str) -> Result<bool, LookError> {
         let (remote, patience) = (&order.remote, self.0.fetch_timeout);
         let fetch = self
@@ -135,7 +135,10 @@ impl Watch {
             .fetch(order.wanted.name(), remote, branch, patience, Mirrored::Newest);
         // Not the commit that was looked at: it may have moved again, and this one is on the host.
         let commit = fetch.await?.commit;
-        let is_news = self.store().note_tip(remote, branch, &commit, Timestamp::now()).await?;
+        let is_news = self
+            .store()
+            .note_branch_head(remote, branch, &commit, Timestamp::now())
+            .await?;
         if is_news {
             tracing::info!(url = remote.url, branch, commit, "a branch is at a new commit");
         }
@@ -144,7 +147,7 @@ impl Watch {
 }
 
 /// The commits of these branches; of those alone, since a repository may have very many.
-async fn tips(
+async fn remote_heads(
     sources: &Sources,
     remote: &Remote,
     branches: &BTreeSet<&str>,

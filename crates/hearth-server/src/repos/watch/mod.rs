@@ -1,6 +1,6 @@
 //! Follows the branches that enabled pools need: one look per repository, now and then and when a webhook says so. A branch
-//! that moved is fetched into the host's mirror, then its tip is noted, then the loop is woken: whoever reads the tip finds the
-//! commit without the network. What follows from a new tip is decided elsewhere. Memory holds only when to look and what
+//! that moved is fetched into the host's mirror, then its head is recorded, then the loop is woken: whoever reads the head finds the
+//! commit without the network. What follows from a new branch head is decided elsewhere. Memory holds only when to look and what
 //! cannot be followed; a server that starts looks at everything once.
 
 mod faults;
@@ -36,7 +36,7 @@ pub use secret::WebhookSecret;
 const AT_ONCE: usize = 8;
 /// How soon is noticed what the database says and nobody told of.
 const NOTICE: Duration = Duration::from_secs(2);
-/// Tips of repositories that no project has any more are forgotten this often.
+/// BranchHeads of repositories that no project has any more are forgotten this often.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 
 /// The watch. Cheap to clone.
@@ -215,8 +215,8 @@ impl Watch {
     }
 
     async fn forget(&self) {
-        if let Err(error) = self.store().forget_tips().await {
-            tracing::warn!(%error, "tips of repositories that no project has could not be forgotten");
+        if let Err(error) = self.store().forget_branch_heads().await {
+            tracing::warn!(%error, "heads of repositories that no project has could not be forgotten");
         }
     }
 }

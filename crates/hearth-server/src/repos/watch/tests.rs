@@ -102,16 +102,16 @@ impl House {
         self.store.change_pool(&id, &enable, now).await.unwrap().unwrap();
     }
 
-    async fn tip(&self, repo: &Repo, branch: &str) -> Option<String> {
+    async fn head(&self, repo: &Repo, branch: &str) -> Option<String> {
         let remote = repo.remote();
-        let tips = self.store.tips_at(std::slice::from_ref(&remote)).await.unwrap();
-        tips.commit(&remote, branch).map(str::to_owned)
+        let heads = self.store.branch_heads_at(std::slice::from_ref(&remote)).await.unwrap();
+        heads.commit(&remote, branch).map(str::to_owned)
     }
 
-    async fn until_tip(&self, repo: &Repo, branch: &str, commit: &str) {
+    async fn until_head(&self, repo: &Repo, branch: &str, commit: &str) {
         let deadline = Instant::now() + SOON;
-        while self.tip(repo, branch).await.as_deref() != Some(commit) {
-            assert!(Instant::now() < deadline, "the tip of {branch} was never noted");
+        while self.head(repo, branch).await.as_deref() != Some(commit) {
+            assert!(Instant::now() < deadline, "the head of {branch} was never noted");
             pause().await;
         }
     }
@@ -177,21 +177,21 @@ async fn many_pools_and_branches_of_one_repository_cost_one_look() {
     for branch in ["main", "main", "dev"] {
         house.follow(&repo, branch).await;
     }
-    house.until_tip(&repo, "main", &commit).await;
-    house.until_tip(&repo, "dev", &commit).await;
+    house.until_head(&repo, "main", &commit).await;
+    house.until_head(&repo, "dev", &commit).await;
     // All three were noticed at once, or, if the watch began in between, one by one.
     assert!((1..=3).contains(&house.watch.looks()), "{}", house.watch.looks());
     assert_eq!(house.watch.faults(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tip_is_noted_when_its_commit_is_on_the_host() {
+async fn a_branch_head_is_recorded_when_its_commit_is_on_the_host() {
     let house = House::new(OFTEN).await;
     let repo = house.repo("app");
     house.follow(&repo, "main").await;
     for _ in 0..3 {
         let commit = repo.commit();
-        house.until_tip(&repo, "main", &commit).await;
+        house.until_head(&repo, "main", &commit).await;
         let mirror = std::fs::read_dir(house.folder.path().join("mirrors")).unwrap();
         let mirror = mirror.map(|entry| entry.unwrap().path()).next().unwrap();
         assert_eq!(git(&mirror, &["cat-file", "-t", &commit]), "commit");
@@ -204,12 +204,12 @@ async fn a_burst_of_a_thousand_hooks_is_one_look_or_two() {
     let repo = house.repo("app");
     house.follow(&repo, "main").await;
     let first = repo.git(&["rev-parse", "HEAD"]);
-    house.until_tip(&repo, "main", &first).await;
+    house.until_head(&repo, "main", &first).await;
     let commit = repo.commit();
     for _ in 0..1000 {
         assert_eq!(house.watch.hook(&push()), 1);
     }
-    house.until_tip(&repo, "main", &commit).await;
+    house.until_head(&repo, "main", &commit).await;
     assert!((2..=3).contains(&house.watch.looks()), "{}", house.watch.looks());
 }
 
@@ -219,10 +219,10 @@ async fn without_an_interval_it_looks_once_and_then_only_for_a_hook() {
     let repo = house.repo("app");
     let commit = repo.git(&["rev-parse", "HEAD"]);
     house.follow(&repo, "main").await;
-    house.until_tip(&repo, "main", &commit).await;
+    house.until_head(&repo, "main", &commit).await;
     let commit = repo.commit();
     house.watch.hook_unread();
-    house.until_tip(&repo, "main", &commit).await;
+    house.until_head(&repo, "main", &commit).await;
     assert_eq!(house.watch.looks(), 2);
 }
 
@@ -232,7 +232,7 @@ async fn a_repository_that_vanishes_is_a_fault_until_it_is_back() {
     let repo = house.repo("app");
     house.follow(&repo, "main").await;
     let first = repo.git(&["rev-parse", "HEAD"]);
-    house.until_tip(&repo, "main", &first).await;
+    house.until_head(&repo, "main", &first).await;
     let (remote, away) = (repo.remote(), house.folder.path().join("away"));
     std::fs::rename(&repo.0, &away).unwrap();
     let fault = || house.watch.fault(&remote, "main");
@@ -246,19 +246,19 @@ async fn a_repository_that_vanishes_is_a_fault_until_it_is_back() {
     assert!(fault_now.since <= Timestamp::now());
     std::fs::rename(&away, &repo.0).unwrap();
     until("the end of the fault", || fault().is_none()).await;
-    assert_eq!(house.tip(&repo, "main").await, Some(first));
+    assert_eq!(house.head(&repo, "main").await, Some(first));
     assert_eq!(house.watch.faults(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_branch_that_is_gone_is_its_own_fault_and_keeps_its_tip() {
+async fn a_branch_that_is_gone_is_its_own_fault_and_keeps_its_head() {
     let house = House::new(OFTEN).await;
     let repo = house.repo("app");
     repo.git(&["branch", "dev"]);
     let commit = repo.git(&["rev-parse", "HEAD"]);
     house.follow(&repo, "main").await;
     house.follow(&repo, "dev").await;
-    house.until_tip(&repo, "dev", &commit).await;
+    house.until_head(&repo, "dev", &commit).await;
     repo.git(&["branch", "--delete", "--force", "dev"]);
     let remote = repo.remote();
     until("the fault", || house.watch.fault(&remote, "dev").is_some()).await;
@@ -267,10 +267,10 @@ async fn a_branch_that_is_gone_is_its_own_fault_and_keeps_its_tip() {
     assert_eq!(faults[0].branch.as_deref(), Some("dev"));
     assert!(faults[0].message.contains("no branch `dev`"), "{}", faults[0].message);
     assert_eq!(house.watch.fault(&remote, "main"), None);
-    assert_eq!(house.tip(&repo, "dev").await, Some(commit));
+    assert_eq!(house.head(&repo, "dev").await, Some(commit));
     let news = repo.commit();
-    house.until_tip(&repo, "main", &news).await;
+    house.until_head(&repo, "main", &news).await;
     repo.git(&["branch", "dev"]);
-    house.until_tip(&repo, "dev", &news).await;
+    house.until_head(&repo, "dev", &news).await;
     until("the end of the fault", || house.watch.faults().is_empty()).await;
 }

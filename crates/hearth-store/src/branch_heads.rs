@@ -1,4 +1,4 @@
-//! Tips: what each branch was last seen at.
+//! BranchHeads: what each branch was last seen at.
 
 use std::collections::HashMap;
 
@@ -9,22 +9,22 @@ use super::{ProjectRow, RunOn as _, Store, StoreError, millis, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
-pub struct Tips(HashMap<(Remote, String), TipRow>);
+pub struct BranchHeads(HashMap<(Remote, String), BranchHead>);
 
 /// What one branch was last seen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TipRow {
+pub struct BranchHead {
     /// Full hexadecimal name.
     pub commit: String,
     /// When it was first seen there.
     pub changed_at: Timestamp,
 }
 
-impl Tips {
+impl BranchHeads {
     /// The commit of a branch of a repository, if it was ever seen.
     #[must_use]
     pub fn commit(&self, remote: &Remote, branch: &str) -> Option<&str> {
-        self.get(remote, branch).map(|tip| tip.commit.as_str())
+        self.get(remote, branch).map(|head| head.commit.as_str())
     }
 
     /// The commits of these checkouts' branches, in order.
@@ -36,14 +36,14 @@ impl Tips {
 
     /// The same with its time.
     #[must_use]
-    pub fn get(&self, remote: &Remote, branch: &str) -> Option<&TipRow> {
+    pub fn get(&self, remote: &Remote, branch: &str) -> Option<&BranchHead> {
         self.0.get(&(remote.clone(), branch.to_owned()))
     }
 }
 
 impl Store {
     /// Notes what a branch is at; true when that is news.
-    pub async fn note_tip(
+    pub async fn note_branch_head(
         &self,
         remote: &Remote,
         branch: &str,
@@ -66,29 +66,29 @@ impl Store {
     }
 
     /// Every branch that was ever seen.
-    pub async fn tips(&self) -> Result<Tips, StoreError> {
+    pub async fn branch_heads(&self) -> Result<BranchHeads, StoreError> {
         let rows: Vec<(String, String, String, String, i64)> =
             sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
                 .fetch_all(&self.read)
                 .await?;
-        let mut tips = Tips::default();
+        let mut heads = BranchHeads::default();
         for (tenant, url, branch, commit, changed_at) in rows {
             let changed_at = timestamp(changed_at)?;
             let remote = Remote { tenant, url };
-            tips.0.insert((remote, branch), TipRow { commit, changed_at });
+            heads.0.insert((remote, branch), BranchHead { commit, changed_at });
         }
-        Ok(tips)
+        Ok(heads)
     }
 
-    /// The tips of a project's repositories.
-    pub async fn tips_of(&self, project: &ProjectRow) -> Result<Tips, StoreError> {
+    /// The branch heads of a project's repositories.
+    pub async fn branch_heads_of(&self, project: &ProjectRow) -> Result<BranchHeads, StoreError> {
         let remotes: Vec<_> = project.repos.iter().map(|repo| project.remote(repo)).collect();
-        self.tips_at(&remotes).await
+        self.branch_heads_at(&remotes).await
     }
 
-    /// The tips of these repositories alone, each with every branch that was seen.
-    pub async fn tips_at(&self, remotes: &[Remote]) -> Result<Tips, StoreError> {
-        let mut tips = Tips::default();
+    /// The branch heads of these repositories alone, each with every branch that was seen.
+    pub async fn branch_heads_at(&self, remotes: &[Remote]) -> Result<BranchHeads, StoreError> {
+        let mut heads = BranchHeads::default();
         for remote in remotes {
             let rows: Vec<(String, String, i64)> =
                 sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE tenant = ?1 AND url = ?2")
@@ -98,14 +98,16 @@ impl Store {
                     .await?;
             for (branch, commit, changed_at) in rows {
                 let changed_at = timestamp(changed_at)?;
-                tips.0.insert((remote.clone(), branch), TipRow { commit, changed_at });
+                heads
+                    .0
+                    .insert((remote.clone(), branch), BranchHead { commit, changed_at });
             }
         }
-        Ok(tips)
+        Ok(heads)
     }
 
     /// Forgets branches of repositories that no project has any more.
-    pub async fn forget_tips(&self) -> Result<(), StoreError> {
+    pub async fn forget_branch_heads(&self) -> Result<(), StoreError> {
         sqlx::query(
             "DELETE FROM tip WHERE NOT EXISTS (
                 SELECT 1 FROM project, json_each(project.repos) AS repo
