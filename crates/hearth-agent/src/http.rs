@@ -72,8 +72,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::LOGS, &Method::GET) => logs::list(Arc::clone(&execs.logs)).await,
         (paths::LOG, &Method::GET) => logs::read(request, &execs.logs, alive).await,
         (paths::RSA_HOST_KEY, &Method::POST) => activate::set_rsa_host_key(request).await,
-        (paths::SETTLE, &Method::POST) => {
-            execs.settle().await;
+        (paths::QUIESCE, &Method::POST) => {
+            execs.quiesce().await;
             Ok(reply::done())
         }
         (
@@ -88,7 +88,7 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::LOG
             | paths::ACTIVATE
             | paths::RSA_HOST_KEY
-            | paths::SETTLE,
+            | paths::QUIESCE,
             method,
         ) => Err(Fault {
             code: None,

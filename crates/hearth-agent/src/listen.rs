@@ -26,7 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What `serve` was asked for.
 #[derive(Debug)]
 pub(crate) struct Options {
-    pub(crate) place: Where,
+    pub(crate) endpoint: Endpoint,
     pub(crate) setup_network: bool,
     pub(crate) use_cgroups: bool,
     pub(crate) log_folder: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Options {
 
 /// Where to listen.
 #[derive(Debug)]
-pub(crate) enum Where {
+pub(crate) enum Endpoint {
     /// The virtio-serial port of this name.
     Port(String),
     /// A Unix socket; every connection is like a port of its own.
@@ -52,8 +52,8 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
         tokio::spawn(net::bring_up());
     }
     let result = tokio::select! {
-        () = execs.keep_spares() => Ok(()),
-        result = listen(options.place, &execs, &stop) => result,
+        () = execs.keep_pre_started() => Ok(()),
+        result = listen(options.endpoint, &execs, &stop) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -63,10 +63,10 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
     result
 }
 
-async fn listen(place: Where, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
-    match place {
-        Where::Port(name) => listen_port(&name, execs, stop).await,
-        Where::Socket(path) => listen_socket(path, execs, stop).await,
+async fn listen(endpoint: Endpoint, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
+    match endpoint {
+        Endpoint::Port(name) => listen_port(&name, execs, stop).await,
+        Endpoint::Socket(path) => listen_socket(path, execs, stop).await,
     }
 }
 

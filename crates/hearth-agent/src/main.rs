@@ -27,7 +27,7 @@ mod tree;
 mod upload;
 mod users;
 
-use listen::{Options, Where};
+use listen::{Endpoint, Options};
 
 const USAGE: &str = "usage: hearth-agent serve [--socket PATH | --port-name NAME] [--setup-network] [--no-cgroups]
                           [--log-folder PATH]
@@ -62,7 +62,7 @@ fn fail(message: &str) -> ExitCode {
 fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> {
     use lexopt::prelude::*;
     let mut options = Options {
-        place: Where::Port(hearth_guest::PORT_NAME.to_owned()),
+        endpoint: Endpoint::Port(hearth_guest::PORT_NAME.to_owned()),
         setup_network: false,
         use_cgroups: true,
         log_folder: logs::FOLDER.into(),
@@ -70,8 +70,8 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("socket") => options.place = Where::Socket(parser.value()?.into()),
-            Long("port-name") => options.place = Where::Port(parser.value()?.string()?),
+            Long("socket") => options.endpoint = Endpoint::Socket(parser.value()?.into()),
+            Long("port-name") => options.endpoint = Endpoint::Port(parser.value()?.string()?),
             Long("setup-network") => options.setup_network = true,
             Long("log-folder") => options.log_folder = parser.value()?.into(),
             Long("no-cgroups") => options.use_cgroups = false,

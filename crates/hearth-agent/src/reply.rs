@@ -90,8 +90,8 @@ pub(crate) fn done() -> Reply {
     with_body(StatusCode::NO_CONTENT, "application/octet-stream", body)
 }
 
-pub(crate) fn stream(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
-    let frames = futures::StreamExt::map(pieces, |piece| piece.map(Frame::data));
+pub(crate) fn stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
+    let frames = futures::StreamExt::map(chunks, |chunk| chunk.map(Frame::data));
     with_body(
         StatusCode::OK,
         "application/octet-stream",

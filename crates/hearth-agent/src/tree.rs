@@ -17,9 +17,9 @@ use crate::upload::with_reader;
 use crate::users::Identity;
 
 /// Pieces on their way to the connection.
-const PIECES: usize = 4;
+const CHUNKS: usize = 4;
 /// How long one is.
-const PIECE_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// `PUT /v1/tree`: the host's own way, owned by root.
 pub(crate) async fn write(request: Request<Incoming>) -> Result<Reply, Fault> {
@@ -58,7 +58,7 @@ pub(crate) fn unpack(
 
 /// A folder as the body of a reply. What goes wrong before the first byte is a fault.
 pub(crate) async fn read(path: std::path::PathBuf, user: Identity) -> Result<Reply, Fault> {
-    let (sender, mut pieces) = mpsc::channel(PIECES);
+    let (sender, mut chunks) = mpsc::channel(CHUNKS);
     let work = {
         let user = user.clone();
         move || {
@@ -67,14 +67,14 @@ pub(crate) async fn read(path: std::path::PathBuf, user: Identity) -> Result<Rep
                 let message = format!("{} is not a folder: read it as a file", path.display());
                 return Err(fault::conflict(FaultCode::NotFolder, message));
             }
-            let to = io::BufWriter::with_capacity(PIECE_BYTES, Pieces(sender));
+            let to = io::BufWriter::with_capacity(CHUNK_BYTES, Chunks(sender));
             hearth_tree::pack(&path, to)
                 .map(drop)
                 .map_err(|error| fault::of(&path, &user, &error))
         }
     };
     let packing = tokio::spawn(async move { user::run(Some(&user), work).await });
-    let Some(first) = pieces.recv().await else {
+    let Some(first) = chunks.recv().await else {
         let failed = || Fault {
             code: None,
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -82,18 +82,18 @@ pub(crate) async fn read(path: std::path::PathBuf, user: Identity) -> Result<Rep
         };
         return Err(packing.await.ok().and_then(Result::err).unwrap_or_else(failed));
     };
-    let rest = futures::stream::poll_fn(move |context| pieces.poll_recv(context));
+    let rest = futures::stream::poll_fn(move |context| chunks.poll_recv(context));
     let all = futures::StreamExt::chain(futures::stream::iter([first]), rest);
     Ok(reply::stream(futures::StreamExt::map(all, Ok)))
 }
 
 /// The reply's body as a writer; it breaks when nobody takes the pieces any more.
-struct Pieces(mpsc::Sender<Bytes>);
+struct Chunks(mpsc::Sender<Bytes>);
 
-impl io::Write for Pieces {
+impl io::Write for Chunks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = Bytes::copy_from_slice(bytes);
-        let sent = self.0.blocking_send(piece);
+        let chunk = Bytes::copy_from_slice(bytes);
+        let sent = self.0.blocking_send(chunk);
         sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
         Ok(bytes.len())
     }

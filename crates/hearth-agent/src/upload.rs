@@ -15,20 +15,20 @@ use crate::reply::Fault;
 use crate::users::Identity;
 
 /// Chunks on their way from the connection to the disk; each is one HTTP/2 frame of 16 KiB or so.
-const PIECES: usize = 8;
+const CHUNKS: usize = 8;
 
 /// The body as a blocking reader. A body that breaks off is an error, never an end of file.
 #[derive(Debug)]
 pub(crate) struct BodyReader {
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
 }
 
 impl Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece?,
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
                 None => return Ok(0),
             }
         }
@@ -44,10 +44,10 @@ where
     T: Send + 'static,
     F: FnOnce(BodyReader) -> Result<T, Fault> + Send + 'static,
 {
-    let (sender, pieces) = mpsc::channel(PIECES);
+    let (sender, chunks) = mpsc::channel(CHUNKS);
     let work = move || {
         work(BodyReader {
-            pieces,
+            chunks,
             current: Bytes::new(),
         })
     };
@@ -56,13 +56,13 @@ where
     let feeder = async move {
         let mut guard = BrokenOff(Some(sender));
         while let Some(frame) = body.frame().await {
-            let piece = match frame {
+            let chunk = match frame {
                 Ok(frame) => frame.into_data().map_err(|_| io::ErrorKind::InvalidData.into()),
                 Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
             };
-            let failed = piece.is_err();
+            let failed = chunk.is_err();
             let Some(sender) = &guard.0 else { return };
-            if sender.send(piece).await.is_err() || failed {
+            if sender.send(chunk).await.is_err() || failed {
                 break;
             }
         }

@@ -15,7 +15,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
 /// Between two looks whether the monitor is there.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const CHECK_EVERY: Duration = Duration::from_millis(1);
 /// A restore that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -50,11 +50,11 @@ impl Recipe {
                 .replace(&format!("{inside}/templates"), &templates.to_string_lossy())
         };
         let mut plain = Vec::new();
-        let mut rest = words.iter();
-        while let Some(word) = rest.next() {
+        let mut idle = words.iter();
+        while let Some(word) = idle.next() {
             // With its name it would be taken for one of Hearth's.
             if word == "-sandbox" || word == "-name" {
-                rest.next();
+                idle.next();
             } else {
                 plain.push(replace(word));
             }
@@ -123,7 +123,7 @@ async fn load(socket: &Path, state: &Path) -> Result<()> {
         match UnixStream::connect(socket).await {
             Ok(stream) => break stream,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             }
             Err(error) => return Err(error).context("QEMU's monitor cannot be reached"),
         }

@@ -24,7 +24,7 @@ const SHAPE: VmShape = VmShape {
 /// A guest without hardware virtualisation on a busy machine needs about 15 s to its agent.
 const BOOT: Duration = Duration::from_secs(180);
 /// As for a base of the server's.
-const REST: Duration = Duration::from_secs(3);
+const IDLE: Duration = Duration::from_secs(3);
 /// Names the template; it is the only one there.
 const KEY: &str = "be0cbe0cbe0cbe0c";
 /// VMs that the commands at the driver run in.
@@ -107,7 +107,7 @@ async fn template(driver: &QemuDriver) -> Result<CheckpointKey> {
                 key: key.clone(),
                 parent: None,
                 labels: BTreeMap::new(),
-                rest: REST,
+                idle: IDLE,
             },
         )
         .await?;

@@ -31,7 +31,7 @@ pub(crate) const OWN_TIME: Duration = Duration::from_secs(1);
 /// Filling a pool on a busy machine without hardware virtualisation.
 const FILL_LIMIT: Duration = Duration::from_secs(300);
 /// Between two looks at the pool: less than a hundredth of what is waited for.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
 pub(crate) struct Project {
     pub(crate) server: Server,
@@ -154,7 +154,7 @@ impl Project {
                 let status = self.server.client.get_pool(&self.id).await?.status;
                 bail!("not within {} s: {what}; it is {status:?}", FILL_LIMIT.as_secs());
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
         Ok(())
     }
@@ -235,7 +235,7 @@ impl Project {
             if begin.elapsed() > FILL_LIMIT {
                 bail!("the server does not remove the project's VMs");
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
         self.server.stop().await
     }

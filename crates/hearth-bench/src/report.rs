@@ -58,7 +58,7 @@ pub(crate) struct Verdict {
     pub(crate) row: Row,
     pub(crate) what: String,
     pub(crate) value: f64,
-    pub(crate) wanted: f64,
+    pub(crate) demand: f64,
     pub(crate) at_most: bool,
     pub(crate) unit: Unit,
     pub(crate) holds: bool,
@@ -160,7 +160,7 @@ impl Report {
 
     /// Compares what was measured with what Hearth promises.
     pub(crate) fn judge(&mut self) {
-        for (row, what, of, at_most, wanted) in DEMANDS {
+        for (row, what, of, at_most, demand) in DEMANDS {
             let Some(value) = self.value(row, what, of) else {
                 continue;
             };
@@ -172,10 +172,10 @@ impl Report {
                 row,
                 what: format!("{what}, {name}"),
                 value,
-                wanted,
+                demand,
                 at_most,
                 unit: self.unit(row, what),
-                holds: if at_most { value <= wanted } else { value >= wanted },
+                holds: if at_most { value <= demand } else { value >= demand },
             });
         }
     }

@@ -17,7 +17,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks whether it answers.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// Seventy VMs of 1 GiB, by name; they cost a tenth of it.
 const MEMORY_MIB: &str = "131072";
 
@@ -64,7 +64,7 @@ impl Server {
             if begin.elapsed() > START_LIMIT {
                 bail!("the server did not answer in time; its log is in {}", data.display());
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
     }
 

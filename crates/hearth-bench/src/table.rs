@@ -75,7 +75,7 @@ pub(crate) fn print(report: &Report) {
             verdict.what,
             shown(verdict.unit, verdict.value),
             if verdict.at_most { "at most" } else { "at least" },
-            shown(verdict.unit, verdict.wanted)
+            shown(verdict.unit, verdict.demand)
         );
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
     let mib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        let kib = line.and_then(|idle| idle.split_whitespace().next()?.parse::<f64>().ok());
         kib.unwrap_or_default() / 1024.0
     };
     Ok(Memory {

@@ -87,7 +87,7 @@ pub struct ClaimView {
     /// How the latest VM that was made for it was ordered.
     pub made: Option<ClaimSource>,
     /// It looked before, and there was nothing for it.
-    pub has_looked: bool,
+    pub has_checked: bool,
     /// How many VMs it took that were not fit to be handed over.
     pub unfit: usize,
     /// What was to be its VM and could not be, oldest first.
@@ -354,7 +354,7 @@ fn fitting(view: &ClaimView, order: &ClaimOrder) -> usize {
 
 fn source_in_pool(view: &ClaimView) -> ClaimSource {
     match view.made {
-        _ if !view.has_looked => ClaimSource::Ready,
+        _ if !view.has_checked => ClaimSource::Ready,
         // It had a fork ordered and gets one, if not the very one that was begun for it.
         Some(ClaimSource::Fork) if !view.reserved.is_empty() => ClaimSource::Fork,
         _ => ClaimSource::Joined,

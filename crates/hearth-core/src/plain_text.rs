@@ -175,8 +175,8 @@ fn end_of_shape(before: &str, line: &str) -> Option<usize> {
 /// A sentence as the beginning of a longer one: without the full stop, colon or semicolon at its end. What ends in an ellipsis
 /// stays.
 #[must_use]
-pub fn clause(sentence: &str) -> &str {
-    let mut text = sentence.trim_end();
+pub fn clause(message: &str) -> &str {
+    let mut text = message.trim_end();
     while let Some(shorter) = text.strip_suffix(['.', ';', ':', ',']) {
         if shorter.ends_with('.') || shorter.ends_with('/') || shorter.is_empty() {
             break;
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_sentence_that_goes_on_loses_its_full_stop() {
-        for (sentence, clause_of_it) in [
+        for (message, clause_of_it) in [
             ("fatal: not found.\n", "fatal: not found"),
             ("no rule", "no rule"),
             ("fatal: said:;", "fatal: said"),
@@ -201,7 +201,7 @@ mod tests {
             (".", "."),
             ("", ""),
         ] {
-            assert_eq!(clause(sentence), clause_of_it, "{sentence}");
+            assert_eq!(clause(message), clause_of_it, "{message}");
         }
     }
 

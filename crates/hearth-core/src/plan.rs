@@ -17,15 +17,15 @@ use crate::recipe::same_set_up;
 use crate::state::{FailureKind, InstanceState};
 use crate::world::{Failure, FailureStreak, InstanceWorld, PoolWorld, VmPresence, Work, World};
 
-mod account;
 mod budget;
 mod decision;
 mod removal;
+mod summary;
 
-pub use account::{Account, HostLoad, Pause, account_of, host_load};
 use budget::{Budget, waits_for_start};
-pub use decision::{Action, Decision, Hold, Reason};
+pub use decision::{Action, Blocker, Decision, Reason};
 use removal::{is_stale, kept_for_debugging, remove_broken, remove_surplus};
+pub use summary::{Backoff, HostLoad, PoolSummary, host_load, summarize};
 
 /// A test boot's VM is kept this long after the boot ended, so that a person can look inside.
 pub const TEST_VM_KEPT: SignedDuration = SignedDuration::from_mins(15);
@@ -62,32 +62,32 @@ pub fn plan(world: &World) -> Vec<Action> {
 #[must_use]
 pub fn decide(world: &World) -> Decision {
     let mut actions = Vec::new();
-    let mut holds = Vec::new();
+    let mut blockers = Vec::new();
     // Decided first and done later: what is about to end is not started.
     let mut endings = Vec::new();
-    let mut standings = Vec::with_capacity(world.pools.len());
+    let mut states = Vec::with_capacity(world.pools.len());
     for pool in &world.pools {
-        let standing = Standing::new(world, pool);
+        let state = PoolState::new(world, pool);
         finish_and_release(world, pool, &mut actions);
         remove_broken(world, pool, &mut endings);
-        remove_surplus(world, &standing, &mut endings);
-        standings.push(standing);
+        remove_surplus(world, &state, &mut endings);
+        states.push(state);
     }
-    let replaced = standings.iter().filter(|standing| standing.is_replaced(world.now));
-    let mut budget = Budget::new(world, replaced.map(|standing| standing.pool));
-    start_waiting(world, &endings, &mut budget, &mut actions, &mut holds);
-    let waits = add_missing(world, &mut standings, &mut budget, &mut actions, &mut holds);
-    build_wanted(world, &mut standings, waits, &mut budget, &mut actions, &mut holds);
+    let replaced = states.iter().filter(|state| state.is_replaced(world.now));
+    let mut budget = Budget::new(world, replaced.map(|state| state.pool));
+    start_waiting(world, &endings, &mut budget, &mut actions, &mut blockers);
+    let waits = add_missing(world, &mut states, &mut budget, &mut actions, &mut blockers);
+    build_wanted(world, &mut states, waits, &mut budget, &mut actions, &mut blockers);
     actions.append(&mut endings);
-    replace_stale(world, &standings, &mut budget, &mut actions);
-    if world.can_rest {
+    replace_stale(world, &states, &mut budget, &mut actions);
+    if world.can_pause {
         pause_idle(world, &mut actions);
     }
     if world.drivers_observed {
         actions.extend(world.orphans.iter().cloned().map(|vm| Action::DestroyOrphan { vm }));
     }
-    holds.dedup();
-    Decision { actions, holds }
+    blockers.dedup();
+    Decision { actions, blockers }
 }
 
 /// Half-made rows, interrupted teardowns, ended leases.
@@ -123,7 +123,7 @@ fn start_waiting(
     endings: &[Action],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
-    holds: &mut Vec<(ProjectId, Hold)>,
+    blockers: &mut Vec<(ProjectId, Blocker)>,
 ) {
     let all = world.pools.iter();
     let all = all.flat_map(|pool| pool.instances.iter().map(move |instance| (pool, instance)));
@@ -141,7 +141,7 @@ fn start_waiting(
             });
         } else {
             let why = budget.why_not(world, pool, instance.memory_mib, 0);
-            holds.push((pool.project.clone(), why));
+            blockers.push((pool.project.clone(), why));
         }
     }
 }
@@ -191,7 +191,7 @@ fn ready(pool: &PoolWorld, drivers_observed: bool) -> impl Iterator<Item = &Inst
 
 /// How a pool stands: looked at once in a pass.
 #[derive(Debug, Clone, Copy)]
-struct Standing<'a> {
+struct PoolState<'a> {
     pool: &'a PoolWorld,
     source: Source<'a>,
     /// Instances that serve the pool, or will; not the one that builds the target recipe.
@@ -212,7 +212,7 @@ struct Standing<'a> {
     makes_room: bool,
 }
 
-impl<'a> Standing<'a> {
+impl<'a> PoolState<'a> {
     fn new(world: &World, pool: &'a PoolWorld) -> Self {
         let ready_now = ready(pool, world.drivers_observed).count();
         let there = || serving(pool).filter(|i| !is_first(pool, ready_now, i));
@@ -259,28 +259,28 @@ impl<'a> Standing<'a> {
 /// or its turn keeps from it.
 fn add_missing(
     world: &World,
-    standings: &mut [Standing<'_>],
+    states: &mut [PoolState<'_>],
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
-    holds: &mut Vec<(ProjectId, Hold)>,
+    blockers: &mut Vec<(ProjectId, Blocker)>,
 ) -> bool {
     budget.spare_for_claims();
     let mut missing = Vec::new();
     let mut waits = false;
-    let lacking = standings.iter_mut();
-    for standing in lacking.filter(|standing| standing.pool.enabled && standing.missing() > 0) {
-        let Standing {
+    let lacking = states.iter_mut();
+    for state in lacking.filter(|state| state.pool.enabled && state.missing() > 0) {
+        let PoolState {
             pool, source, there, ..
-        } = *standing;
-        if let Some(hold) = paused(pool, &source.streak, world.now) {
-            holds.push((pool.project.clone(), hold));
+        } = *state;
+        if let Some(blocker) = paused(pool, &source.streak, world.now) {
+            blockers.push((pool.project.clone(), blocker));
             continue;
         }
         waits = true;
         // The room for one more VM that is left is for the one that is built in.
-        let leaves_room = there > 0 && standing.awaits_build(world.now);
+        let leaves_room = there > 0 && state.awaits_build(world.now);
         if !(leaves_room && budget.is_last_place_for(pool, pool.memory_mib)) {
-            missing.push((there, missing_now(standing), standing));
+            missing.push((there, missing_now(state), state));
         }
     }
     if let Some(turn) = usize::try_from(world.now.as_second())
@@ -291,16 +291,16 @@ fn add_missing(
     }
     missing.sort_by_key(|(there, ..)| *there);
     while !missing.is_empty() {
-        missing.retain_mut(|(there, count, standing)| {
+        missing.retain_mut(|(there, count, state)| {
             if *count == 0 {
                 return false;
             }
-            let Standing { pool, source, .. } = **standing;
+            let PoolState { pool, source, .. } = **state;
             let kept_mib = budget.kept_mib(source.forked, *there);
             if !budget.take_refill(pool, source.memory_mib, source.forked, kept_mib) {
                 let why = budget.why_not(world, pool, source.memory_mib, kept_mib);
-                standing.lacks_room = why != Hold::InTheMaking && *there == standing.there;
-                holds.push((pool.project.clone(), why));
+                state.lacks_room = why != Blocker::InTheMaking && *there == state.there;
+                blockers.push((pool.project.clone(), why));
                 return false;
             }
             (*there, *count) = (*there + 1, *count - 1);
@@ -324,15 +324,15 @@ fn is_first(pool: &PoolWorld, ready: usize, instance: &InstanceWorld) -> bool {
 
 /// How many to add now: with every success twice as many at once. What is not prepared is set up once: the others would only
 /// wait for it.
-fn missing_now(standing: &Standing<'_>) -> usize {
-    let at_once = match standing.source {
+fn missing_now(state: &PoolState<'_>) -> usize {
+    let at_once = match state.source {
         Source {
             forked: true, streak, ..
         } => 1_usize.saturating_add(streak.successes as usize),
-        _ if standing.builds => 0,
+        _ if state.builds => 0,
         _ => 1,
     };
-    standing.missing().min(at_once.saturating_sub(standing.making))
+    state.missing().min(at_once.saturating_sub(state.making))
 }
 
 /// The target recipe of a pool that the previous recipe serves, or that lacks no VM but is to answer at once, is built by
@@ -340,60 +340,56 @@ fn missing_now(standing: &Standing<'_>) -> usize {
 /// Where there is no room for it, a ready VM is deleted to make room.
 fn build_wanted(
     world: &World,
-    standings: &mut [Standing<'_>],
+    states: &mut [PoolState<'_>],
     others_wait: bool,
     budget: &mut Budget<'_>,
     actions: &mut Vec<Action>,
-    holds: &mut Vec<(ProjectId, Hold)>,
+    blockers: &mut Vec<(ProjectId, Blocker)>,
 ) {
     let mut lacks_memory = None;
-    for standing in standings.iter_mut().filter(|standing| standing.is_to_build()) {
-        let pool = standing.pool;
-        if let Some(hold) = paused(pool, &pool.streak, world.now) {
-            holds.push((pool.project.clone(), hold));
+    for state in states.iter_mut().filter(|state| state.is_to_build()) {
+        let pool = state.pool;
+        if let Some(blocker) = paused(pool, &pool.streak, world.now) {
+            blockers.push((pool.project.clone(), blocker));
         } else if budget.take(pool, pool.memory_mib, false) {
             actions.push(Action::Build {
                 project: pool.project.clone(),
             });
         } else {
-            holds.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib, 0)));
-            let full = standing.ready > 1 && standing.ready == pool.target && standing.making == 0;
+            blockers.push((pool.project.clone(), budget.why_not(world, pool, pool.memory_mib, 0)));
+            let full = state.ready > 1 && state.ready == pool.target && state.making == 0;
             if budget.vms_left(pool) > 0 {
                 lacks_memory = lacks_memory.or(Some(pool));
             } else if full && (budget.only_own_limit(pool) || !others_wait) {
-                give_way(world, standing, budget, actions);
+                give_way(world, state, budget, actions);
             }
         }
     }
     // Memory is given by the pool that has most, when all together have enough and keep one each.
     if let Some(pool) = lacks_memory.filter(|pool| budget.has_no_room(pool, pool.memory_mib)) {
-        let can = |standing: &&mut Standing<'_>| {
+        let can = |state: &&mut PoolState<'_>| {
             // Whatever is above the target, or of a disabled pool, goes anyway.
-            let in_order = standing.pool.enabled && standing.ready <= standing.pool.target && standing.making == 0;
-            standing.ready > 1 && in_order && !standing.makes_room
+            let in_order = state.pool.enabled && state.ready <= state.pool.target && state.making == 0;
+            state.ready > 1 && in_order && !state.makes_room
         };
-        let have = standings.iter_mut().filter(can).collect::<Vec<_>>();
-        let spare = have.iter().map(|standing| {
-            let each = || ready(standing.pool, world.drivers_observed).map(|i| i.memory_mib);
+        let have = states.iter_mut().filter(can).collect::<Vec<_>>();
+        let spare = have.iter().map(|state| {
+            let each = || ready(state.pool, world.drivers_observed).map(|i| i.memory_mib);
             each().sum::<u64>() - each().max().unwrap_or_default()
         });
         let enough = !budget.has_no_room(pool, pool.memory_mib.saturating_sub(spare.sum()));
-        if let Some(most) = have
-            .into_iter()
-            .max_by_key(|standing| standing.ready)
-            .filter(|_| enough)
-        {
+        if let Some(most) = have.into_iter().max_by_key(|state| state.ready).filter(|_| enough) {
             give_way(world, most, budget, actions);
         }
     }
 }
 
 /// The oldest of a pool goes, so that something can be built: of all pools only so many at a time as can be built at a time.
-fn give_way(world: &World, standing: &mut Standing<'_>, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
-    let pool = standing.pool;
+fn give_way(world: &World, state: &mut PoolState<'_>, budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
+    let pool = state.pool;
     let oldest = ready(pool, world.drivers_observed).min_by_key(|i| (i.recipe == pool.recipe, i.state_since));
     if let Some(oldest) = oldest.filter(|_| budget.take_turn(false)) {
-        standing.makes_room = true;
+        state.makes_room = true;
         actions.push(Action::delete(oldest, Reason::MakesRoom));
     }
 }
@@ -407,36 +403,36 @@ fn builds_wanted(pool: &PoolWorld, instance: &InstanceWorld) -> bool {
 }
 
 /// What keeps a pool from trying again now, after the failures so far.
-fn paused(pool: &PoolWorld, streak: &FailureStreak, now: Timestamp) -> Option<Hold> {
-    let (hold, until) = pause_after(pool, streak)?;
-    (now < until).then_some(hold)
+fn paused(pool: &PoolWorld, streak: &FailureStreak, now: Timestamp) -> Option<Blocker> {
+    let (blocker, until) = backoff_after(pool, streak)?;
+    (now < until).then_some(blocker)
 }
 
 /// The backoff that the failures so far ask for, and when it ends.
-fn pause_after(pool: &PoolWorld, streak: &FailureStreak) -> Option<(Hold, Timestamp)> {
+fn backoff_after(pool: &PoolWorld, streak: &FailureStreak) -> Option<(Blocker, Timestamp)> {
     let last = streak.last_at?;
-    let (pause, hold) = match streak.last_kind? {
+    let (pause, blocker) = match streak.last_kind? {
         kind @ (FailureKind::Repository | FailureKind::Image) => {
             let pause = doubled(MISSING_PAUSE, streak.recipe.saturating_sub(1), BREAKER_PAUSE_MAX);
             let failures = streak.recipe;
-            (pause, Hold::Missing { kind, failures })
+            (pause, Blocker::Missing { kind, failures })
         }
         _ if streak.recipe >= BREAKER_AFTER => {
             let failures = streak.recipe;
             let pause = doubled(BREAKER_PAUSE, failures - BREAKER_AFTER, BREAKER_PAUSE_MAX);
-            (pause, Hold::BreakerOpen { failures })
+            (pause, Blocker::BreakerOpen { failures })
         }
         _ if streak.host > 0 => {
             let failures = streak.host;
             let pause = doubled(HOST_PAUSE, failures - 1, HOST_PAUSE_MAX);
-            (pause, Hold::HostTrouble { failures })
+            (pause, Blocker::HostTrouble { failures })
         }
         _ => return None,
     };
     let failures = u64::from(streak.recipe + streak.host);
     let percent = (spread(pool.project.as_str()).wrapping_add(failures.wrapping_mul(7))) % (PAUSE_SPREAD_PERCENT + 1);
     let pause = pause + pause.saturating_mul(i32::try_from(percent).unwrap_or_default()) / 100;
-    Some((hold, last + pause))
+    Some((blocker, last + pause))
 }
 
 /// A number that is always the same for a text, and likely another for another.
@@ -453,26 +449,24 @@ fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDura
 /// Make before break: when a pool is full and nothing is being made, one more by what serves now. Where a limit leaves no room
 /// for one more, or not even for the whole pool, the stalest goes first; of all pools only so many at a time as can be
 /// replaced at a time.
-fn replace_stale(world: &World, standings: &[Standing<'_>], budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
-    for standing in standings {
-        let Standing { pool, source, .. } = *standing;
-        let idle = standing.making == 0 && standing.there == standing.ready && !standing.makes_room;
-        let settled = pool.enabled && idle && (standing.ready == pool.target || standing.lacks_room);
-        let Some(stalest) = standing.stalest.filter(|_| settled) else {
+fn replace_stale(world: &World, states: &[PoolState<'_>], budget: &mut Budget<'_>, actions: &mut Vec<Action>) {
+    for state in states {
+        let PoolState { pool, source, .. } = *state;
+        let idle = state.making == 0 && state.there == state.ready && !state.makes_room;
+        let settled = pool.enabled && idle && (state.ready == pool.target || state.lacks_room);
+        let Some(stalest) = state.stalest.filter(|_| settled) else {
             continue;
         };
         if paused(pool, &source.streak, world.now).is_some() {
             continue;
         }
-        if !standing.lacks_room && budget.take(pool, source.memory_mib, source.forked) {
+        if !state.lacks_room && budget.take(pool, source.memory_mib, source.forked) {
             actions.push(Action::Create {
                 project: pool.project.clone(),
                 recipe: source.recipe.to_owned(),
                 reason: Reason::ReplaceStale,
             });
-        } else if (standing.lacks_room || budget.has_no_room(pool, source.memory_mib))
-            && budget.take_turn(source.forked)
-        {
+        } else if (state.lacks_room || budget.has_no_room(pool, source.memory_mib)) && budget.take_turn(source.forked) {
             actions.push(Action::delete(stalest, Reason::Stale));
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// `npm ci has run for 2 min 30 s, last output 2 min ago`; `silent`: since its last output, `None` when there was none.
 #[must_use]
-pub fn sentence(what: &str, ran: Duration, silent: Option<Duration>) -> String {
+pub fn message(what: &str, ran: Duration, silent: Option<Duration>) -> String {
     let output = match silent {
         None => "no output yet".to_owned(),
         Some(silent) if silent.as_secs() == 0 => "last output now".to_owned(),
@@ -35,12 +35,12 @@ mod tests {
     fn a_command_that_runs_is_told_with_its_silence() {
         let seconds = Duration::from_secs;
         assert_eq!(
-            sentence("npm ci", seconds(150), Some(seconds(120))),
+            message("npm ci", seconds(150), Some(seconds(120))),
             "npm ci has run for 2 min 30 s, last output 2 min ago"
         );
-        assert_eq!(sentence("x", seconds(31), None), "x has run for 31 s, no output yet");
+        assert_eq!(message("x", seconds(31), None), "x has run for 31 s, no output yet");
         assert_eq!(
-            sentence("x", seconds(3900), Some(Duration::ZERO)),
+            message("x", seconds(3900), Some(Duration::ZERO)),
             "x has run for 1 h 5 min, last output now"
         );
     }

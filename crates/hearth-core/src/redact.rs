@@ -277,7 +277,7 @@ mod tests {
         #[test]
         fn long_values_with_a_common_beginning_are_hidden_in_any_pieces(
             ends in prop::collection::vec("[ab]{0,6}", 1..4),
-            pieces in prop::collection::vec(1..400_usize, 1..6),
+            chunks in prop::collection::vec(1..400_usize, 1..6),
         ) {
             let long = "s3cr".repeat(200);
             let values: Vec<String> = ends.iter().map(|end| format!("{long}{end}")).collect();
@@ -285,10 +285,10 @@ mod tests {
             let text = values.iter().map(|value| format!("<{value}>")).collect::<String>();
             let mut stream = redactor.stream();
             let mut shown = Redacted::default();
-            let (mut rest, mut pieces) = (text.as_bytes(), pieces.into_iter().cycle());
+            let (mut rest, mut chunks) = (text.as_bytes(), chunks.into_iter().cycle());
             while !rest.is_empty() {
-                let (piece, after) = rest.split_at(pieces.next().unwrap_or(1).min(rest.len()));
-                shown.push(&stream.push(piece));
+                let (chunk, after) = rest.split_at(chunks.next().unwrap_or(1).min(rest.len()));
+                shown.push(&stream.push(chunk));
                 rest = after;
             }
             shown.push(&stream.finish());

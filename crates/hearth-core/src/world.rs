@@ -17,7 +17,7 @@ pub struct World {
     /// Every project that has a pool or an instance.
     pub pools: Vec<PoolWorld>,
     /// Whether VMs can be paused.
-    pub can_rest: bool,
+    pub can_pause: bool,
     /// VMs of this installation that no row names.
     pub orphans: Vec<VmId>,
     /// Whether the drivers answered: without their answer no VM is called lost and no orphan is named.

@@ -22,7 +22,7 @@ pub struct CheckpointSpec {
     pub labels: BTreeMap<String, String>,
     /// How long to wait, at most, for the guest to become idle. Whatever a VM is in the middle of when it is frozen, each of
     /// its forks continues, and pays for in time and memory; one that never becomes idle is frozen all the same.
-    pub rest: Duration,
+    pub idle: Duration,
 }
 
 /// What is known of a checkpoint that exists.

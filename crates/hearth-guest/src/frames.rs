@@ -77,8 +77,8 @@ pub struct FrameDecoder {
 
 impl FrameDecoder {
     /// Takes a piece of the body.
-    pub fn feed(&mut self, piece: &[u8]) {
-        self.buffer.extend_from_slice(piece);
+    pub fn feed(&mut self, chunk: &[u8]) {
+        self.buffer.extend_from_slice(chunk);
     }
 
     /// The next whole frame, if there is one.
@@ -118,8 +118,8 @@ mod tests {
         for cut in 0..whole.len() {
             let mut decoder = FrameDecoder::default();
             let mut found = Vec::new();
-            for piece in [&whole[..cut], &whole[cut..]] {
-                decoder.feed(piece);
+            for chunk in [&whole[..cut], &whole[cut..]] {
+                decoder.feed(chunk);
                 while let Some(frame) = decoder.next_frame().unwrap() {
                     found.push(frame);
                 }

@@ -326,7 +326,7 @@ pub mod paths {
     /// `POST`: a [`HostKey`](super::HostKey), as JSON, which becomes the RSA key of the VM's SSH server.
     pub const RSA_HOST_KEY: &str = "/v1/rsa-host-key";
     /// `POST`, without a body: the agent prepares for commands, as it does when it is idle, at once. Before the VM is frozen.
-    pub const SETTLE: &str = "/v1/settle";
+    pub const QUIESCE: &str = "/v1/settle";
     /// `GET`: a [`LogList`](super::LogList).
     pub const LOGS: &str = "/v1/logs";
     /// `GET`: the text of the log [`NAME`]; with [`FOLLOW`] `true` also what will be written, to the end.

@@ -65,7 +65,7 @@ pub async fn run(mut command: Command, input: &[u8]) -> std::io::Result<Output> 
 }
 
 /// The last line a program wrote to stderr, for a person.
-pub fn last_words(stderr: &[u8]) -> String {
+pub fn last_output(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
     line.unwrap_or("it printed no reason").to_owned()

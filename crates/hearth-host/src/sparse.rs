@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 const PAGE: usize = 4096;
 const ZERO_PAGE: [u8; PAGE] = [0; PAGE];
 /// Read and written at once; fits a processor's cache.
-const PIECE: usize = 1024 * 1024;
+const BLOCK: usize = 1024 * 1024;
 /// Summed by one thread at a time. Part of what a checksum means: another size gives other sums.
 const CHUNK: u64 = 16 * 1024 * 1024;
 
@@ -27,12 +27,12 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
     let length = source.metadata()?.len();
     target.set_len(length)?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; BLOCK];
     let mut at = 0;
     while let Some((start, end)) = next_data(&source, at, length)? {
         at = start;
         while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            let wanted = usize::try_from(end - at).unwrap_or(BLOCK).min(BLOCK);
             let read = source.read_at(&mut buffer[..wanted], at)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -84,7 +84,7 @@ pub fn checksum(path: &Path) -> io::Result<String> {
         // A handle of its own for each thread: looking for data moves a handle's position.
         let file = File::open(path)?;
         let mut sums = Vec::new();
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; BLOCK];
         loop {
             let chunk = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if chunk >= count {
@@ -124,9 +124,9 @@ fn sum_chunk(file: &File, start: u64, end: u64, buffer: &mut [u8]) -> io::Result
         at = data - data % PAGE as u64;
         while at < hole {
             let wanted = usize::try_from(end - at).unwrap_or(buffer.len()).min(buffer.len());
-            let piece = &mut buffer[..wanted];
-            file.read_exact_at(piece, at)?;
-            for (index, page) in piece.chunks(PAGE).enumerate() {
+            let block = &mut buffer[..wanted];
+            file.read_exact_at(block, at)?;
+            for (index, page) in block.chunks(PAGE).enumerate() {
                 if *page != ZERO_PAGE[..page.len()] {
                     hash.update((at + (index * PAGE) as u64).to_le_bytes());
                     hash.update(page);

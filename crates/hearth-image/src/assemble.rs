@@ -239,7 +239,7 @@ async fn inject_agent(folder: &Path, agent: &[u8]) -> Result<(), ImageError> {
     if !is_program || back != agent {
         return Err(ImageError::Tool {
             program: "debugfs",
-            detail: program::last_words(&output.stderr),
+            detail: program::last_output(&output.stderr),
         });
     }
     for name in [AGENT_FILE, CHECK_FILE] {
@@ -257,7 +257,7 @@ async fn run_tool(name: &'static str, mut command: Command) -> Result<(), ImageE
     if output.status.success() {
         return Ok(());
     }
-    let detail = program::last_words(&output.stderr);
+    let detail = program::last_output(&output.stderr);
     if detail.contains("No space left on device") {
         return Err(ImageError::DiskFull);
     }

@@ -20,7 +20,7 @@ const LOCK: &str = ".lock";
 const REFRESH: &str = "refresh";
 
 /// How often a waiting builder asks whether the other one is through; there is no way to wait for a lock that can be cancelled.
-const LOCK_LOOK: Duration = Duration::from_millis(300);
+const LOCK_CHECK: Duration = Duration::from_millis(300);
 
 /// Room for a base (packages, the tree, the file system) and for an image of it, with what a few extra packages need.
 const BASE_NEEDS_MIB: u64 = 5 * 1024;
@@ -47,14 +47,14 @@ pub async fn build(
         agent,
     };
     // Wrong options should be said before anybody waits for a lock.
-    Wanted::new(options, &inputs, "")?;
+    Request::new(options, &inputs, "")?;
     let _lock = lock(&images_dir, report, &cancel).await?;
     let refresh = if options.refresh {
         jiff::Timestamp::now().to_string()
     } else {
         last_refresh(&images_dir)?
     };
-    let wanted = Wanted::new(options, &inputs, &refresh)?;
+    let wanted = Request::new(options, &inputs, &refresh)?;
     if let Ok(image) = Image::read(&images_dir.join(&wanted.digest)) {
         // A wrong order in a later list is all that a failure would cause.
         let _ = image.touch();
@@ -103,13 +103,13 @@ struct Inputs {
 }
 
 /// What is to be there in the end.
-struct Wanted {
+struct Request {
     recipe: BaseRecipe,
     base_digest: String,
     digest: String,
 }
 
-impl Wanted {
+impl Request {
     fn new(options: &BuildOptions, inputs: &Inputs, refresh: &str) -> Result<Self, ImageError> {
         let recipe = BaseRecipe::new(options, &inputs.certificates, refresh)?;
         let base_digest = recipe::digest(&recipe)?;
@@ -127,7 +127,7 @@ struct Job<'a> {
     images_dir: &'a Path,
     cache_dir: &'a Path,
     inputs: &'a Inputs,
-    wanted: &'a Wanted,
+    wanted: &'a Request,
     work: &'a Path,
 }
 
@@ -138,7 +138,7 @@ impl Job<'_> {
         report: Report<'_>,
         cancel: &CancellationToken,
     ) -> Result<Image, ImageError> {
-        let Wanted {
+        let Request {
             recipe,
             base_digest,
             digest,
@@ -239,7 +239,7 @@ async fn lock(images_dir: &Path, report: Report<'_>, cancel: &CancellationToken)
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(LOCK_LOOK) => {}
+            () = tokio::time::sleep(LOCK_CHECK) => {}
             () = cancel.cancelled() => return Err(ImageError::Cancelled),
         }
     }

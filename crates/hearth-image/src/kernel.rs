@@ -70,8 +70,8 @@ mod tests {
 
     fn packed(kernel: &[u8]) -> Vec<u8> {
         let mut payload = LZ4_LEGACY.to_vec();
-        for piece in kernel.chunks(LZ4_BLOCK) {
-            let block = lz4_flex::block::compress(piece);
+        for chunk in kernel.chunks(LZ4_BLOCK) {
+            let block = lz4_flex::block::compress(chunk);
             payload.extend(u32::try_from(block.len()).unwrap().to_le_bytes());
             payload.extend(block);
         }

@@ -130,7 +130,7 @@ impl Image {
     }
 
     /// When it was built or asked for again.
-    pub(super) fn wanted_at(&self) -> SystemTime {
+    pub(super) fn last_used_at(&self) -> SystemTime {
         let modified = fs::metadata(self.folder.join(MANIFEST)).and_then(|metadata| metadata.modified());
         modified.unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -170,7 +170,7 @@ pub fn list(images_dir: &Path) -> Result<Listed, ImageError> {
     }
     listed
         .images
-        .sort_by_cached_key(|image| std::cmp::Reverse((image.wanted_at(), image.manifest.digest.clone())));
+        .sort_by_cached_key(|image| std::cmp::Reverse((image.last_used_at(), image.manifest.digest.clone())));
     listed.broken.sort();
     Ok(listed)
 }

@@ -69,7 +69,7 @@ fn prunable(
         if is_newest(at, image) || is_used(&image.manifest.digest) || is_named(image) {
             continue;
         }
-        let age = now.duration_since(image.wanted_at()).unwrap_or_default();
+        let age = now.duration_since(image.last_used_at()).unwrap_or_default();
         let days = age.as_secs() / (24 * 60 * 60);
         let reason = match policy {
             PrunePolicy {

@@ -74,7 +74,7 @@ impl Sandbox {
         if output.status.success() {
             return Ok(sandbox);
         }
-        let reason = program::last_words(&output.stderr);
+        let reason = program::last_output(&output.stderr);
         if !is_root && (reason.contains("/etc/subuid") || reason.contains("/etc/subgid")) {
             let id = nix::unistd::geteuid();
             let user = nix::unistd::User::from_uid(id)
@@ -167,7 +167,7 @@ impl Sandbox {
         }
         Err(ImageError::Tool {
             program: "rm",
-            detail: program::last_words(&output.stderr),
+            detail: program::last_output(&output.stderr),
         })
     }
 }

@@ -92,7 +92,7 @@ impl Stores {
             };
             broken.extend(listed.broken);
             for image in listed.images {
-                let at = image.wanted_at();
+                let at = image.last_used_at();
                 found
                     .entry(image.manifest.digest.clone())
                     .and_modify(|(latest, _)| *latest = at.max(*latest))

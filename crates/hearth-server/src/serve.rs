@@ -30,7 +30,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// So long a server waits for the lock of the data folder: one that was just killed still has it for some milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile.
-const LOCK_LOOK: Duration = Duration::from_millis(20);
+const LOCK_CHECK: Duration = Duration::from_millis(20);
 
 /// Why a server does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +172,7 @@ async fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOCK_LOOK).await,
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOCK_CHECK).await,
             Err(std::fs::TryLockError::WouldBlock) => return Err(ServeError::InUse(folder.to_owned())),
             Err(std::fs::TryLockError::Error(source)) => return Err(fail(source)),
         }

@@ -291,7 +291,7 @@ impl Sim {
                 let rows = self.state.world.pools[pool]
                     .instances
                     .iter()
-                    .map(told)
+                    .map(describe)
                     .collect::<Vec<_>>();
                 return self.break_promise(format!("p{pool} has not settled: {what}: {}", rows.join("; ")));
             }
@@ -344,7 +344,7 @@ impl Sim {
     }
 }
 
-fn told(row: &InstanceWorld) -> String {
+fn describe(row: &InstanceWorld) -> String {
     format!(
         "{} {}{}{} {} {:?} {:?}",
         row.id,

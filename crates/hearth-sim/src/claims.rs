@@ -38,7 +38,7 @@ const LEASE: f64 = 4.0;
 /// Of what a claimed VM may still take, the share that it counts with, percent.
 const CLAIMED_RESERVE: u8 = 50;
 /// A claim that waits looks this often even without a notification, as in the server.
-const LOOK_AGAIN: Micros = SECOND;
+const CHECK_EVERY: Micros = SECOND;
 /// A claim does no more than so many things before it waits or ends; dumb VMs are few.
 const MOST_STEPS: usize = 100;
 
@@ -55,7 +55,7 @@ pub(crate) struct Claim {
     /// What is reserved for it.
     slots: Vec<u32>,
     made: Option<ClaimSource>,
-    has_looked: bool,
+    has_checked: bool,
     failures: Vec<Failure>,
     /// Counts up with every look: a notification from before it says nothing new.
     turn: u64,
@@ -90,7 +90,7 @@ impl Sim {
             queued: false,
             slots: Vec::new(),
             made: None,
-            has_looked: false,
+            has_checked: false,
             failures: Vec::new(),
             turn: 0,
         };
@@ -113,7 +113,7 @@ impl Sim {
     }
 
     /// It was notified, or its time has come.
-    pub(crate) fn looks(&mut self, at: u32, number: u64, turn: u64) -> anyhow::Result<()> {
+    pub(crate) fn checks(&mut self, at: u32, number: u64, turn: u64) -> anyhow::Result<()> {
         let claim = &self.claims[at as usize];
         if claim.number == number && claim.turn == turn {
             return self.advance(at);
@@ -151,23 +151,23 @@ impl Sim {
                         return Ok(());
                     }
                     claim.slots.push(slot);
-                    (claim.made, claim.has_looked) = (Some(how), true);
+                    (claim.made, claim.has_checked) = (Some(how), true);
                     self.wake();
                 }
                 Next::Join => {
                     let claim = &mut self.claims[at as usize];
-                    (claim.queued, claim.has_looked) = (true, true);
+                    (claim.queued, claim.has_checked) = (true, true);
                     let number = claim.number;
                     if let Some(queue) = self.state.sides[pool].queue(order.scope()) {
                         queue.push_back((at, number));
                     }
                 }
                 Next::Wait { until } => {
-                    let left = u64::try_from((until - now).as_micros()).unwrap_or(LOOK_AGAIN);
+                    let left = u64::try_from((until - now).as_micros()).unwrap_or(CHECK_EVERY);
                     let claim = &self.claims[at as usize];
                     let (number, turn) = (claim.number, claim.turn);
                     self.later(
-                        left.min(LOOK_AGAIN),
+                        left.min(CHECK_EVERY),
                         Happens::Looks {
                             claim: at,
                             number,
@@ -236,7 +236,7 @@ impl Sim {
             },
             reserved: reserved.collect(),
             made: claim.made,
-            has_looked: claim.has_looked,
+            has_checked: claim.has_checked,
             // Every VM of the simulation is fit.
             unfit: 0,
             failures: claim.failures.clone(),
@@ -346,8 +346,8 @@ impl Sim {
         }
         self.note("claimed", pool, serial);
         if !self.chance(FORGOTTEN) {
-            let hold = self.until_next(1.0 / self.plan.hold_seconds);
-            self.later(hold, Happens::Release { slot, serial });
+            let blocker = self.until_next(1.0 / self.plan.hold_seconds);
+            self.later(blocker, Happens::Release { slot, serial });
         }
         self.end_claim(at, Some(slot));
         self.wake();
@@ -504,7 +504,7 @@ impl Sim {
             // Somebody who was notified this very moment has not looked yet.
             let waits = side.waiting.front().filter(|(at, _)| {
                 let began = self.claims[*at as usize].began;
-                self.state.now > began + LOOK_AGAIN
+                self.state.now > began + CHECK_EVERY
             });
             let longest = side.ready.iter().map(|slot| self.state.row(*slot).state_since).min();
             let ready_long = longest.is_some_and(|since| since + SignedDuration::from_secs(1) < moment(self.state.now));

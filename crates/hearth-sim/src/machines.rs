@@ -126,7 +126,7 @@ impl State {
             key: key_of(recipe)?,
             parent: None,
             labels: BTreeMap::new(),
-            rest: Duration::ZERO,
+            idle: Duration::ZERO,
         };
         self.calls += 1;
         self.machines.checkpoint(vm, &spec, moment(self.now), |()| ())?;

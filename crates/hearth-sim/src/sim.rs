@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Instant;
 
-use hearth_core::plan::{Decision, Hold, decide};
+use hearth_core::plan::{Blocker, Decision, decide};
 use hearth_core::world::{Limits, VmPresence};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -172,7 +172,7 @@ impl Sim {
                 seed: self.plan.seed,
                 at: self.state.now,
                 what,
-                recent: self.recent.iter().map(told).collect(),
+                recent: self.recent.iter().map(describe).collect(),
             })),
         }
     }
@@ -212,7 +212,7 @@ impl Sim {
             Happens::TornDown { slot, job } => self.torn_down(slot, job),
             Happens::Release { slot, serial } => self.release(slot, serial),
             Happens::GivesUp { claim, number } => self.gives_up(claim, number),
-            Happens::Looks { claim, number, turn } => self.looks(claim, number, turn)?,
+            Happens::Looks { claim, number, turn } => self.checks(claim, number, turn)?,
             Happens::LateBirth { slot, serial } => self.late_birth(slot, serial),
             Happens::Chaos => self.chaos()?,
             // What is not mended by then stays broken for this round.
@@ -329,9 +329,10 @@ impl Sim {
     /// What claims are told of the pools that wait for a person.
     fn note_repairs(&mut self, decision: &Decision) {
         self.state.sides.iter_mut().for_each(|side| side.needs_repair = false);
-        for (project, hold) in &decision.holds {
+        for (project, blocker) in &decision.blockers {
             if let Some(pool) = pool_of(project) {
-                self.state.sides[pool].needs_repair |= matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. });
+                self.state.sides[pool].needs_repair |=
+                    matches!(blocker, Blocker::BreakerOpen { .. } | Blocker::Missing { .. });
             }
         }
     }
@@ -385,7 +386,7 @@ fn limits_for(plan: &Plan) -> Limits {
     }
 }
 
-fn told(note: &Note) -> String {
+fn describe(note: &Note) -> String {
     format!("{} {} p{} #{}", clock(note.at), note.what, note.pool, note.number)
 }
 

@@ -140,7 +140,7 @@ impl State {
                 now: moment(0),
                 limits,
                 pools: Vec::new(),
-                can_rest: true,
+                can_pause: true,
                 orphans: Vec::new(),
                 drivers_observed: true,
             },

@@ -100,8 +100,8 @@ async fn branch_heads_belong_to_the_tenants_whose_projects_have_the_repository()
             .fetch_all(&store.read)
             .await
             .unwrap();
-    tips.sort();
-    let tip = |tenant: &str, url: &str, branch: &str, commit: &str, at| {
+    heads.sort();
+    let head = |tenant: &str, url: &str, branch: &str, commit: &str, at| {
         (
             tenant.to_owned(),
             url.to_owned(),
@@ -112,13 +112,13 @@ async fn branch_heads_belong_to_the_tenants_whose_projects_have_the_repository()
     };
     // Once each, however many projects of a tenant have it; what no project has is forgotten; `gamma` gets nothing.
     assert_eq!(
-        tips,
+        heads,
         [
-            tip("beta", "https://h/app", "main", "a1", 10),
-            tip("beta", "https://h/app", "x", "a2", 20),
-            tip("beta", "https://h/lib", "main", "b1", 30),
-            tip("default", "https://h/app", "main", "a1", 10),
-            tip("default", "https://h/app", "x", "a2", 20),
+            head("beta", "https://h/app", "main", "a1", 10),
+            head("beta", "https://h/app", "x", "a2", 20),
+            head("beta", "https://h/lib", "main", "b1", 30),
+            head("default", "https://h/app", "main", "a1", 10),
+            head("default", "https://h/app", "x", "a2", 20),
         ]
     );
     let before = Remote {

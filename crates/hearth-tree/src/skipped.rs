@@ -9,7 +9,7 @@ use tar::{Builder, Entry, EntryType, Header, PaxExtensions};
 /// How many are named; the others are counted.
 const MAX_NAMED: usize = 50;
 /// How long one of them may be.
-const MAX_SENTENCE: usize = 1024;
+const MAX_TEXT: usize = 1024;
 /// The keys of the pax header.
 const LEFT_OUT: &str = "HEARTH.leftOut";
 const FAILED: &str = "HEARTH.failed";
@@ -39,9 +39,9 @@ impl Skipped {
         self.name(format!("{}: {why}", path.display()));
     }
 
-    fn name(&mut self, sentence: String) {
+    fn name(&mut self, text: String) {
         if self.named.len() < MAX_NAMED {
-            self.named.push(sentence.chars().take(MAX_SENTENCE).collect());
+            self.named.push(text.chars().take(MAX_TEXT).collect());
         }
     }
 
@@ -49,7 +49,7 @@ impl Skipped {
     pub(crate) fn join(&mut self, other: Self) {
         self.left_out = self.left_out.saturating_add(other.left_out);
         self.failed = self.failed.saturating_add(other.failed);
-        other.named.into_iter().for_each(|sentence| self.name(sentence));
+        other.named.into_iter().for_each(|text| self.name(text));
     }
 
     /// Writes it as a global pax header, when there is anything to say.
@@ -59,9 +59,9 @@ impl Skipped {
         }
         let mut records = record(LEFT_OUT, &self.left_out.to_string());
         records.push_str(&record(FAILED, &self.failed.to_string()));
-        for (number, sentence) in self.named.iter().enumerate() {
+        for (number, text) in self.named.iter().enumerate() {
             // A record ends with its line.
-            records.push_str(&record(&format!("{NAMED}{number}"), &sentence.replace('\n', "\\n")));
+            records.push_str(&record(&format!("{NAMED}{number}"), &text.replace('\n', "\\n")));
         }
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::XGlobalHeader);
@@ -86,7 +86,7 @@ impl Skipped {
             } else if key == FAILED {
                 skipped.failed = value.parse().unwrap_or_default();
             } else if key.starts_with(NAMED) && skipped.named.len() < MAX_NAMED {
-                skipped.named.push(value.chars().take(MAX_SENTENCE).collect());
+                skipped.named.push(value.chars().take(MAX_TEXT).collect());
             }
         }
         Ok(skipped)

@@ -19,7 +19,7 @@ use super::Skipped;
 use super::below::{Below, PutError, WayError, parts};
 
 /// How much is copied at once.
-const PIECE: usize = 64 * 1024;
+const CHUNK: usize = 64 * 1024;
 /// More levels than any path that Linux takes has.
 const MAX_PARTS: usize = 2048;
 
@@ -281,16 +281,16 @@ fn finish(file: &File, mode: u32, owner: Option<(u32, u32)>, modified: Option<i6
 
 /// Copies, and tells who failed.
 fn copy(from: &mut impl Read, to: &mut File) -> Result<u64, PutError> {
-    let mut piece = vec![0; PIECE];
+    let mut chunk = vec![0; CHUNK];
     let mut copied = 0;
     loop {
-        let read = match from.read(&mut piece) {
+        let read = match from.read(&mut chunk) {
             Ok(0) => return Ok(copied),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(PutError::Stream(error)),
         };
-        to.write_all(&piece[..read]).map_err(PutError::Io)?;
+        to.write_all(&chunk[..read]).map_err(PutError::Io)?;
         copied += read as u64;
     }
 }

@@ -28,7 +28,7 @@ async fn lacking(client: &Client, project: &ProjectFound) -> Vec<RepoBranches> {
 pub(crate) async fn warn(client: &Client, project: &ProjectFound) {
     let lacking = lacking(client, project).await;
     for repo in &lacking {
-        output::note(&format!("warning: {}; a boot of it fails", told(repo)));
+        output::note(&format!("warning: {}; a boot of it fails", describe(repo)));
     }
     if let Some(command) = fix(client, project, &lacking).await {
         output::note(&format!("hint: push it, or name another one: {command}"));
@@ -39,7 +39,7 @@ pub(crate) async fn warn(client: &Client, project: &ProjectFound) {
 pub(crate) async fn explain(client: &Client, project: &ProjectFound) -> Option<(Vec<String>, String)> {
     let lacking = lacking(client, project).await;
     let command = fix(client, project, &lacking).await?;
-    Some((lacking.iter().map(told).collect(), command))
+    Some((lacking.iter().map(describe).collect(), command))
 }
 
 /// The command that gives a repository that cannot be fetched another address, and what its address is now.
@@ -50,7 +50,7 @@ pub(crate) async fn other_address(
 ) -> Option<(Vec<String>, String)> {
     let repos = client.view_project(&project.id).await.ok()?.repos;
     let wrong = repos.iter().find(|other| Some(other.repo_full_name.as_str()) == repo)?;
-    let told = clean_line(&format!(
+    let describe = clean_line(&format!(
         "{} is fetched from {}: is that right, and can the host reach it?",
         wrong.repo_full_name, wrong.url
     ));
@@ -58,11 +58,11 @@ pub(crate) async fn other_address(
         true => (other.branch.as_str(), ADDRESS),
         false => (other.branch.as_str(), other.url.as_str()),
     });
-    Some((vec![told], command))
+    Some((vec![describe], command))
 }
 
 /// ``acme/app has no branch `mian`; it has main, topic and 3 more``.
-fn told(repo: &RepoBranches) -> String {
+fn describe(repo: &RepoBranches) -> String {
     let all = repo.branches.as_deref().unwrap_or_default();
     let some = by_likeness(all, &repo.branch);
     let named: Vec<&str> = some.iter().take(NAMED).copied().collect();
@@ -144,9 +144,12 @@ mod tests {
             branches: Some(all.iter().map(|&name| name.to_owned()).collect()),
         };
         let wrong = repo("mian", &["topic", "main"]);
-        assert_eq!(told(&wrong), "acme/app has no branch `mian`; it has main, topic");
+        assert_eq!(describe(&wrong), "acme/app has no branch `mian`; it has main, topic");
         assert_eq!(meant(&wrong), "main");
         assert_eq!(meant(&repo("release", &["topic"])), PLACEHOLDER);
-        assert_eq!(told(&repo("x", &[])), "acme/app has no branch `x`; it has none at all");
+        assert_eq!(
+            describe(&repo("x", &[])),
+            "acme/app has no branch `x`; it has none at all"
+        );
     }
 }

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output;
 
 /// So many bytes are asked for at a time.
-const PIECE_BYTES: u64 = 64 * 1024;
+const CHUNK_BYTES: u64 = 64 * 1024;
 /// A pipe that is silent for so long is spoken of: a person may wait for something that never comes.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -129,18 +129,18 @@ fn read(mut from: impl Read, is_pipe: bool, name: &str, bound: Bound, holds: Hol
     let mut bytes = Vec::new();
     loop {
         let before = bytes.len();
-        let read = from.by_ref().take(PIECE_BYTES).read_to_end(&mut bytes);
+        let read = from.by_ref().take(CHUNK_BYTES).read_to_end(&mut bytes);
         read.map_err(|error| unreadable(name, &error))?;
-        let piece = &bytes[before..];
+        let chunk = &bytes[before..];
         if holds == Holds::Text
-            && let Some(at) = piece.iter().position(|byte| *byte == 0)
+            && let Some(at) = chunk.iter().position(|byte| *byte == 0)
         {
             return Err(no_text(name, before + at));
         }
         if bytes.len() as u64 > bound.bytes {
             return Err(bound.refusal(name));
         }
-        if piece.is_empty() {
+        if chunk.is_empty() {
             return Ok(bytes);
         }
     }
@@ -190,7 +190,7 @@ mod tests {
             let endless = Counted(&mut given);
             let said = read(endless, false, "it", SMALL, holds).unwrap_err().to_string();
             assert!(said.contains("it is longer than a small bound"), "{said}");
-            assert!(given <= SMALL.bytes + PIECE_BYTES, "{given}");
+            assert!(given <= SMALL.bytes + CHUNK_BYTES, "{given}");
         }
         let exact = vec![b'a'; 100_000];
         assert_eq!(read(&exact[..], false, "it", SMALL, Holds::Text), Ok(exact.clone()));

@@ -97,7 +97,7 @@ pub(super) async fn run(
     session: CancellationToken,
 ) {
     let (start, began) = (Instant::now(), memory::now());
-    let _running = execs.spares.begin();
+    let _running = execs.pre_started.begin();
     let Plan { order, script } = plan;
     let argv = order.argv.clone();
     let Started {
@@ -168,8 +168,8 @@ const LONGEST_REAP: Duration = Duration::from_secs(10);
 /// Standard input, chunk by chunk: a command that does not read holds back the host, not the agent.
 async fn feed(mut input: Input, mut pipe: ChildStdin) {
     // Wrong frames end the input like its end does; when the command no longer reads, the remaining input is of no use.
-    while let Ok(Some((FrameKind::Stdin, piece))) = input.next().await {
-        if pipe.write_all(&piece).await.is_err() {
+    while let Ok(Some((FrameKind::Stdin, chunk))) = input.next().await {
+        if pipe.write_all(&chunk).await.is_err() {
             break;
         }
     }

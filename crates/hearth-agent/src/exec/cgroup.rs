@@ -21,7 +21,7 @@ const MANY: usize = 64;
 
 /// How long a cgroup may take to freeze. A process that is deep in the kernel may take longer, and is handled unfrozen.
 const LONGEST_FREEZE: Duration = Duration::from_millis(500);
-const FREEZE_LOOK: Duration = Duration::from_millis(2);
+const FREEZE_CHECK: Duration = Duration::from_millis(2);
 
 /// Where the commands' cgroups are; without a place, processes are found by other signs.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Cgroup {
         let frozen = Frozen(self);
         let deadline = Instant::now() + LONGEST_FREEZE;
         while Instant::now() < deadline && !self.is_frozen() {
-            sleep(FREEZE_LOOK).await;
+            sleep(FREEZE_CHECK).await;
         }
         Some(frozen)
     }

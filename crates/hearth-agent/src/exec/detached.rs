@@ -25,7 +25,7 @@ const FOLDER_MODE: u32 = 0o755;
 
 pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, detach: Detach, output: Output) {
     let start = Instant::now();
-    let _running = execs.spares.begin();
+    let _running = execs.pre_started.begin();
     let opened = open_log(Path::new(&detach.log_path));
     let (log, before, outputs) = match opened {
         Ok(opened) => opened,
@@ -48,7 +48,7 @@ pub(super) async fn run(execs: Arc<Execs>, plan: Plan, timeout_ms: Option<u64>, 
         Ok(started) => started,
         Err(fault) => return output.end(fault.into()).await,
     };
-    if let Some(fault) = status.settled().await {
+    if let Some(fault) = status.started().await {
         // It says so as its last act.
         drop(child.wait().await);
         execs.cgroups.retire(tree.cgroup);

@@ -69,8 +69,8 @@ fn parse_own_form(mut text: &str) -> Option<Vec<(String, String)>> {
         let mut value = String::new();
         text = rest;
         loop {
-            let (piece, rest) = text.split_once('\'')?;
-            value.push_str(piece);
+            let (chunk, rest) = text.split_once('\'')?;
+            value.push_str(chunk);
             if let Some(rest) = rest.strip_prefix(r"\''") {
                 value.push('\'');
                 text = rest;

@@ -1,5 +1,5 @@
 //! Starting a command, first half: a [`launcher`](super::launcher) is started, and gets the command as an order. It can be started
-//! long before anybody knows what: see [`spares`](super::spares).
+//! long before anybody knows what: see [`pre_started`](super::spares).
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -64,7 +64,7 @@ impl Status {
     }
 
     /// Waits until the launcher has become the command (`None`) or has said why not.
-    pub(super) async fn settled(&self) -> Option<NotStarted> {
+    pub(super) async fn started(&self) -> Option<NotStarted> {
         let mut text = Vec::new();
         let heard = match self.receiver() {
             Ok(receiver) => receiver.take(LONGEST_REASON as u64).read_to_end(&mut text).await,
@@ -157,10 +157,10 @@ impl Launcher {
     pub(super) async fn become_command(mut self, cgroups: &Cgroups, mut order: Order) -> Result<Started, NotStarted> {
         let mark = self.cgroup.is_none().then(|| Uuid::new_v4().simple().to_string());
         order.env.extend(mark.clone().map(|mark| (MARK.to_owned(), mark)));
-        let told = self.tell(&order).await;
+        let sent = self.tell(&order).await;
         // From now on the pipe ends with the launcher.
         drop(self.write_end);
-        match told {
+        match sent {
             Ok(()) => Ok(Started {
                 child: self.child,
                 tree: ProcessTree {
@@ -184,17 +184,17 @@ impl Launcher {
 
     async fn tell(&mut self, order: &Order) -> Result<(), NotStarted> {
         let order = order.to_bytes().map_err(|error| cannot(&error))?;
-        let told = self.stdin.write_all(&order).await;
+        let sent = self.stdin.write_all(&order).await;
         // It may have said why before it had all of the order.
-        if told.as_ref().is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
-            return told.map_err(|error| cannot(&error));
+        if sent.as_ref().is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+            return sent.map_err(|error| cannot(&error));
         }
         let arrived = tokio::select! {
             biased;
             arrived = self.status.arrived() => arrived,
             _ = self.child.wait() => false,
         };
-        if arrived && told.is_ok() {
+        if arrived && sent.is_ok() {
             return Ok(());
         }
         let reason = self.status.reason();

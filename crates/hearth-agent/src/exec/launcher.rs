@@ -134,9 +134,9 @@ fn wait_for_order(cgroup: Option<PathBuf>, status: &mut File) -> Result<Option<O
     });
     be_mortal();
     priority::give_up();
-    let told = status.write_all(&[ARRIVED]);
+    let sent = status.write_all(&[ARRIVED]);
     prepared?;
-    told.map_err(|error| error.to_string())?;
+    sent.map_err(|error| error.to_string())?;
     // Not the standard handle: that would read too much into its buffer.
     let input = rustix::io::dup(rustix::stdio::stdin()).map_err(|error| error.to_string())?;
     Order::read(File::from(input)).map_err(|error| format!("an order that cannot be read: {error}"))
@@ -236,8 +236,8 @@ fn take_terminal(path: &str, user: Option<&User>) -> io::Result<()> {
 /// The agent's service may be spared when memory runs out; what it runs must not be.
 fn be_mortal() {
     const SCORE: &str = "/proc/self/oom_score_adj";
-    let spared = fs::read_to_string(SCORE).is_ok_and(|score| score.starts_with('-'));
-    if spared {
+    let is_protected = fs::read_to_string(SCORE).is_ok_and(|score| score.starts_with('-'));
+    if is_protected {
         // Raising it is always allowed.
         drop(fs::write(SCORE, "0"));
     }

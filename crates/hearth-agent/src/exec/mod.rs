@@ -1,5 +1,5 @@
 //! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it as a [`launcher`] that becomes it, which may
-//! have waited among the [`spares`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
+//! have waited among the [`pre_started`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
 //! its life with and without a caller, [`terminal`] the one in a terminal.
 
 use std::path::PathBuf;
@@ -29,8 +29,8 @@ pub(crate) mod launcher;
 mod memory;
 mod not_started;
 mod plan;
+mod pre_started;
 mod process_tree;
-mod spares;
 mod terminal;
 
 use cgroup::Cgroups;
@@ -39,7 +39,7 @@ use launch::Started;
 use launcher::Order;
 use not_started::NotStarted;
 use plan::Plan;
-use spares::Spares;
+use pre_started::PreStarted;
 
 /// Frames of output that wait for the host; when it does not read, the command is held back by its full pipe.
 const WAITING_FRAMES: usize = 4;
@@ -53,7 +53,7 @@ pub(crate) struct Execs {
     env_files: EnvFiles,
     /// What commands print that have ended.
     pub(crate) logs: Arc<Logs>,
-    spares: Spares,
+    pre_started: PreStarted,
     tasks: TaskTracker,
 }
 
@@ -65,7 +65,7 @@ impl Execs {
             cgroups,
             env_files: EnvFiles::default(),
             logs: Arc::new(Logs::find(log_folder)),
-            spares: Spares::new(),
+            pre_started: PreStarted::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -80,25 +80,25 @@ impl Execs {
 
     /// Starts a command.
     async fn start(&self, order: Order) -> Result<Started, NotStarted> {
-        let launcher = self.spares.take(&self.cgroups)?;
+        let launcher = self.pre_started.take(&self.cgroups)?;
         launcher.become_command(&self.cgroups, order).await
     }
 
     /// Prepares for the next commands whenever there is nothing else to do.
-    pub(crate) async fn keep_spares(&self) {
-        self.spares.keep(&self.cgroups).await;
+    pub(crate) async fn keep_pre_started(&self) {
+        self.pre_started.keep(&self.cgroups).await;
     }
 
     /// Prepares for the next commands at once: the VM is about to be frozen.
-    pub(crate) async fn settle(&self) {
-        self.spares.settle(&self.cgroups).await;
+    pub(crate) async fn quiesce(&self) {
+        self.pre_started.quiesce(&self.cgroups).await;
     }
 
     /// Waits until no attached command runs any more, nor anything that waits for one.
     pub(crate) async fn all_ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
-        self.spares.end(&self.cgroups).await;
+        self.pre_started.end(&self.cgroups).await;
     }
 }
 
@@ -209,8 +209,8 @@ async fn begin<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, In
 
 fn output() -> (Output, Reply) {
     let (sender, mut receiver) = mpsc::channel(WAITING_FRAMES);
-    let pieces = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
-    (Output(sender), reply::stream(pieces))
+    let chunks = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    (Output(sender), reply::stream(chunks))
 }
 
 fn millis_since(start: Instant) -> u64 {

@@ -28,7 +28,7 @@ const ROOM_MARGIN: usize = 32 * 1024;
 /// The room that Linux gives arguments and environment together never exceeds this (three quarters of 8 MiB, `execve(2)`).
 const MOST_ROOM: usize = 6 * 1024 * 1024;
 /// What it gives at the usual limit of the stack, where that cannot be asked for.
-const USUAL_ROOM: usize = 2 * 1024 * 1024;
+const DEFAULT_ROOM: usize = 2 * 1024 * 1024;
 
 /// What a string of this length takes of the room.
 fn string_bytes(length: usize) -> usize {
@@ -38,7 +38,7 @@ fn string_bytes(length: usize) -> usize {
 /// Room for arguments and environment: a quarter of the stack's limit, as `execve(2)` says.
 fn environment_room() -> usize {
     let stack = getrlimit(Resource::RLIMIT_STACK).map(|(soft, _)| usize::try_from(soft / 4).unwrap_or(MOST_ROOM));
-    stack.unwrap_or(USUAL_ROOM).min(MOST_ROOM).saturating_sub(ROOM_MARGIN)
+    stack.unwrap_or(DEFAULT_ROOM).min(MOST_ROOM).saturating_sub(ROOM_MARGIN)
 }
 
 /// What is started.

@@ -30,8 +30,8 @@ const MANY: usize = 200;
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Between two looks at whether they have ended.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LONGEST_LOOK: Duration = Duration::from_millis(50);
+const FIRST_CHECK: Duration = Duration::from_millis(2);
+const LONGEST_CHECK: Duration = Duration::from_millis(50);
 
 /// A command's processes.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl ProcessTree {
     /// Looks until nothing is left; with `kills`, what there is is killed before each look.
     async fn ended_within(&self, time: Duration, kills: bool) -> bool {
         let deadline = Instant::now() + time;
-        let mut pause = FIRST_LOOK;
+        let mut pause = FIRST_CHECK;
         // The kernel has been told to kill the whole cgroup: to tell each of thousands again would only keep it from doing so.
         let mut all_told = false;
         loop {
@@ -92,7 +92,7 @@ impl ProcessTree {
                 return false;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
+            pause = (pause * 2).min(LONGEST_CHECK);
         }
     }
 

@@ -79,7 +79,7 @@ pub(super) async fn run(
     session: CancellationToken,
 ) {
     let (start, began) = (Instant::now(), memory::now());
-    let _running = execs.spares.begin();
+    let _running = execs.pre_started.begin();
     let Plan { mut order, script } = plan;
     let terminal = match Terminal::open(spec.size) {
         Ok(terminal) => terminal,
@@ -156,10 +156,10 @@ async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken
 
 /// What is typed, and the terminal's size: a command that does not read holds back the host, not the agent.
 async fn feed(mut input: Input, outer: &AsyncFd<OwnedFd>) {
-    while let Ok(Some((kind, piece))) = input.next().await {
+    while let Ok(Some((kind, chunk))) = input.next().await {
         let done = match kind {
-            FrameKind::Stdin => type_in(outer, &piece).await,
-            FrameKind::Resize => match frames::decode_json(&piece) {
+            FrameKind::Stdin => type_in(outer, &chunk).await,
+            FrameKind::Resize => match frames::decode_json(&chunk) {
                 Ok(size) => resize(outer.get_ref(), size),
                 Err(_) => return,
             },
@@ -172,10 +172,10 @@ async fn feed(mut input: Input, outer: &AsyncFd<OwnedFd>) {
     }
 }
 
-async fn type_in(outer: &AsyncFd<OwnedFd>, mut piece: &[u8]) -> io::Result<()> {
-    while !piece.is_empty() {
-        let written = outer.async_io(Interest::WRITABLE, |outer| Ok(write(outer, piece)?));
-        piece = &piece[written.await?..];
+async fn type_in(outer: &AsyncFd<OwnedFd>, mut chunk: &[u8]) -> io::Result<()> {
+    while !chunk.is_empty() {
+        let written = outer.async_io(Interest::WRITABLE, |outer| Ok(write(outer, chunk)?));
+        chunk = &chunk[written.await?..];
     }
     Ok(())
 }

@@ -8,13 +8,13 @@ use hearth_guest::files::FaultCode;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::fault;
-use super::write::Wanted;
+use super::write::Attributes;
 use crate::files::{FOLDER_MODE, make_folders};
 use crate::reply::Fault;
 use crate::users::Identity;
 
 /// Makes a folder with all that is missing above it.
-pub(super) fn make_folder(path: &Path, wanted: &Wanted, user: &Identity) -> Result<(), Fault> {
+pub(super) fn make_folder(path: &Path, attributes: &Attributes, user: &Identity) -> Result<(), Fault> {
     let refused = |error: io::Error| match (error.kind(), fs::metadata(path)) {
         (ErrorKind::AlreadyExists, Ok(found)) if found.is_dir() => fault::conflict(
             FaultCode::Exists,
@@ -27,10 +27,12 @@ pub(super) fn make_folder(path: &Path, wanted: &Wanted, user: &Identity) -> Resu
         _ => fault::of(path, user, &error),
     };
     if let Some(above) = path.parent() {
-        make_folders(above, wanted.owner).map_err(refused)?;
+        make_folders(above, attributes.owner).map_err(refused)?;
     }
     fs::create_dir(path).map_err(refused)?;
-    wanted.apply(path, wanted.mode.unwrap_or(FOLDER_MODE)).map_err(refused)
+    attributes
+        .apply(path, attributes.mode.unwrap_or(FOLDER_MODE))
+        .map_err(refused)
 }
 
 /// Renames, and makes what is missing above the new place.

@@ -26,7 +26,7 @@ mod watch;
 mod write;
 
 /// Levels of a list that does not say.
-const USUAL_DEPTH: u32 = 1;
+const DEFAULT_DEPTH: u32 = 1;
 
 /// Who asks, and about which path.
 struct Asked {
@@ -39,7 +39,7 @@ impl Asked {
     fn of<B>(request: &Request<B>) -> Result<Self, Fault> {
         let query = Query::of(request);
         let user = Identity::find_or_own(query.value(paths::USER)).map_err(fault::invalid)?;
-        let path = place(query.value(paths::PATH), &user)?;
+        let path = absolute(query.value(paths::PATH), &user)?;
         Ok(Self { query, user, path })
     }
 
@@ -56,9 +56,9 @@ impl Asked {
     }
 
     /// How what is made is to be.
-    fn wanted(&self) -> Result<write::Wanted, Fault> {
+    fn attributes(&self) -> Result<write::Attributes, Fault> {
         let owner = self.query.owner()?;
-        Ok(write::Wanted {
+        Ok(write::Attributes {
             mode: self.query.mode()?,
             owner: owner.map(|owner| (owner.uid, owner.gid)),
         })
@@ -66,7 +66,7 @@ impl Asked {
 }
 
 /// An absolute path, or one in the user's home.
-fn place(path: Option<&str>, user: &Identity) -> Result<PathBuf, Fault> {
+fn absolute(path: Option<&str>, user: &Identity) -> Result<PathBuf, Fault> {
     let path = path.ok_or_else(|| fault::invalid("the query must name a path"))?;
     if path.contains('\0') {
         return Err(fault::invalid("a path cannot hold a zero byte"));
@@ -112,10 +112,10 @@ async fn write(request: Request<Incoming>) -> Result<Reply, Fault> {
             "the path ends with a slash: name the file",
         ));
     }
-    let (wanted, user, path) = (asked.wanted()?, asked.user, asked.path);
+    let (attributes, user, path) = (asked.attributes()?, asked.user, asked.path);
     let named = user.clone();
     let entry = with_reader(request.into_body(), Some(&user), move |mut body| {
-        let path = write::replace(&path, &wanted, &mut body, &named)?;
+        let path = write::replace(&path, &attributes, &mut body, &named)?;
         entry::at(&path, &named)
     })
     .await?;
@@ -133,7 +133,7 @@ async fn stat(request: Request<Incoming>) -> Result<Reply, Fault> {
 /// `GET /v1/fs/list`
 async fn list(request: Request<Incoming>) -> Result<Reply, Fault> {
     let asked = Asked::of(&request)?;
-    let depth = asked.number(paths::DEPTH)?.unwrap_or(USUAL_DEPTH).max(1);
+    let depth = asked.number(paths::DEPTH)?.unwrap_or(DEFAULT_DEPTH).max(1);
     let limit = asked.number(paths::LIMIT)?.unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
     let Asked { user, path, .. } = asked;
     let named = user.clone();
@@ -144,10 +144,10 @@ async fn list(request: Request<Incoming>) -> Result<Reply, Fault> {
 /// `POST /v1/fs/folder`
 async fn make_folder(request: Request<Incoming>) -> Result<Reply, Fault> {
     let asked = Asked::of(&request)?;
-    let (wanted, user, path) = (asked.wanted()?, asked.user, asked.path);
+    let (attributes, user, path) = (asked.attributes()?, asked.user, asked.path);
     let named = user.clone();
     let entry = user::run(Some(&user), move || {
-        change::make_folder(&path, &wanted, &named)?;
+        change::make_folder(&path, &attributes, &named)?;
         entry::at(&path, &named)
     })
     .await?;
@@ -157,7 +157,7 @@ async fn make_folder(request: Request<Incoming>) -> Result<Reply, Fault> {
 /// `POST /v1/fs/move`
 async fn rename(request: Request<Incoming>) -> Result<Reply, Fault> {
     let asked = Asked::of(&request)?;
-    let to = place(asked.query.value(paths::TO), &asked.user)?;
+    let to = absolute(asked.query.value(paths::TO), &asked.user)?;
     let replace = asked.is_set(paths::REPLACE);
     let Asked { user, path, .. } = asked;
     let named = user.clone();
@@ -195,10 +195,10 @@ async fn read_tree(request: Request<Incoming>) -> Result<Reply, Fault> {
 /// `PUT /v1/fs/tree`
 async fn write_tree(request: Request<Incoming>) -> Result<Reply, Fault> {
     let asked = Asked::of(&request)?;
-    let (wanted, user, path) = (asked.wanted()?, asked.user, asked.path);
+    let (attributes, user, path) = (asked.attributes()?, asked.user, asked.path);
     let named = user.clone();
     let done = with_reader(request.into_body(), Some(&user), move |body| {
-        tree::unpack(&path, body, wanted.owner, Some(&named))
+        tree::unpack(&path, body, attributes.owner, Some(&named))
     })
     .await?;
     Ok(reply::json(StatusCode::OK, &done))

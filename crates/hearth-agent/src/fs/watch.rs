@@ -33,16 +33,16 @@ const WAITING: usize = 256;
 /// Room for what is read of the kernel at once.
 const BUFFER: usize = 16 * 1024;
 /// How soon it is noticed that nobody reads.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// The other half of a rename comes at once, or not at all.
 const HALF: Duration = Duration::from_millis(20);
 
 static WATCHERS: AtomicUsize = AtomicUsize::new(0);
 
 /// One of the places for watchers.
-struct Place;
+struct Slot;
 
-impl Place {
+impl Slot {
     fn take() -> Result<Self, Fault> {
         if WATCHERS.fetch_add(1, Ordering::Relaxed) < MAX_WATCHERS {
             return Ok(Self);
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         WATCHERS.fetch_sub(1, Ordering::Relaxed);
     }
@@ -63,7 +63,7 @@ impl Drop for Place {
 
 /// The changes below a path, one line of JSON each, the first one when it has begun.
 pub(super) async fn watch(path: PathBuf, recursive: bool, user: Identity) -> Result<Reply, Fault> {
-    let place = Place::take()?;
+    let place = Slot::take()?;
     let (sender, mut lines) = mpsc::channel(WAITING);
     let named = user.clone();
     let watching = tokio::spawn(async move {
@@ -216,7 +216,7 @@ impl Watcher {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
         let mut half: Option<Half> = None;
         loop {
-            let patience = if half.is_some() { HALF } else { LOOK };
+            let patience = if half.is_some() { HALF } else { CHECK_EVERY };
             let has_more = self.wait(patience);
             if self.sender.is_closed() {
                 return;

@@ -14,13 +14,13 @@ use crate::users::Identity;
 
 /// How what is made is to be; what is not given is as it was, or as usual.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct Attributes {
     pub(super) mode: Option<u32>,
     /// User and group.
     pub(super) owner: Option<(u32, u32)>,
 }
 
-impl Wanted {
+impl Attributes {
     /// Gives what was made its owner and mode.
     pub(super) fn apply(&self, path: &Path, mode: u32) -> io::Result<()> {
         if let Some((uid, gid)) = self.owner {
@@ -35,23 +35,31 @@ impl Wanted {
 }
 
 /// Writes it; answers with where it is, which is elsewhere when the path is a link.
-pub(super) fn replace(path: &Path, wanted: &Wanted, body: &mut impl Read, user: &Identity) -> Result<PathBuf, Fault> {
+pub(super) fn replace(
+    path: &Path,
+    attributes: &Attributes,
+    body: &mut impl Read,
+    user: &Identity,
+) -> Result<PathBuf, Fault> {
     let path = follow(path, user)?;
     let refused = |error: io::Error| fault::of(&path, user, &error);
     let existing = existing(&path, user)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    make_folders(folder, wanted.owner).map_err(refused)?;
+    make_folders(folder, attributes.owner).map_err(refused)?;
     // Removed when anything below fails. No fsync: a VM that crashes is deleted.
     let mut file = tempfile::Builder::new()
         .prefix(".hearth-")
         .tempfile_in(folder)
         .map_err(|error| not_beside(folder, user, &error))?;
     io::copy(body, file.as_file_mut()).map_err(refused)?;
-    let kept = Wanted {
-        owner: wanted.owner.or(existing.map(|(owner, _)| owner)),
-        ..*wanted
+    let kept = Attributes {
+        owner: attributes.owner.or(existing.map(|(owner, _)| owner)),
+        ..*attributes
     };
-    let mode = wanted.mode.or(existing.map(|(_, mode)| mode)).unwrap_or(DEFAULT_MODE);
+    let mode = attributes
+        .mode
+        .or(existing.map(|(_, mode)| mode))
+        .unwrap_or(DEFAULT_MODE);
     kept.apply(file.path(), mode).map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => fault::coded(
             http::StatusCode::FORBIDDEN,

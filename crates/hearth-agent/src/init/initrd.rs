@@ -34,7 +34,7 @@ const AGENT_MODE: u32 = 0o755;
 
 /// The disk appears within milliseconds of its driver; much longer only on a very busy host.
 const DISK_DEADLINE: Duration = Duration::from_secs(30);
-const DISK_LOOK: Duration = Duration::from_millis(5);
+const DISK_CHECK: Duration = Duration::from_millis(5);
 
 /// A flag to the kernel for a module that is compressed; `nix` has no name for it.
 const COMPRESSED_MODULE: u32 = 4;
@@ -136,7 +136,7 @@ fn wait_for_disk() -> Result<(), String> {
         if Instant::now() >= deadline {
             return Err(format!("no disk {ROOT_DISK} after {} s", DISK_DEADLINE.as_secs()));
         }
-        std::thread::sleep(DISK_LOOK);
+        std::thread::sleep(DISK_CHECK);
     }
     Ok(())
 }

@@ -178,9 +178,9 @@ mod tests {
         let path = folder.path().join("exec/1.log");
         let mut log = Bounded::new(path.clone(), "yes".to_owned());
         assert!(!path.exists());
-        let piece = vec![b'x'; 300_000];
+        let chunk = vec![b'x'; 300_000];
         for _ in 0..20 {
-            log.write(&piece).unwrap();
+            log.write(&chunk).unwrap();
         }
         log.write(b"the end").unwrap();
         assert_eq!(log.written(), 20 * 300_000 + 7);

@@ -38,7 +38,7 @@ const MOST_LOGS: usize = 64;
 /// How much is read from a pipe or a log at once.
 const READ_BYTES: usize = 16 * 1024;
 /// How often a plain file is read again while a client follows it.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// As much of a command as is shown.
 const COMMAND_CHARS: usize = 200;
 
@@ -267,7 +267,7 @@ impl Source {
                 more.await.is_ok_and(|state| state.written > position)
             }
             Self::Plain(_) => {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
                 true
             }
         }
@@ -293,10 +293,10 @@ pub(crate) async fn read(request: Request<Incoming>, logs: &Logs, alive: Cancell
     let follow = query.value(paths::FOLLOW) == Some("true");
     // Without following, what comes from now on is left out: it may never end.
     let until = if follow { u64::MAX } else { source.written() };
-    Ok(reply::stream(pieces(source, until, alive)))
+    Ok(reply::stream(chunks(source, until, alive)))
 }
 
-fn pieces(
+fn chunks(
     source: Source,
     until: u64,
     alive: CancellationToken,

@@ -12,9 +12,9 @@ const MOST_KIB: u64 = 64 * 1024;
 
 const MIB: usize = 1 << 20;
 
-fn pieces(mebibytes: usize) -> Upload {
-    let piece = bytes::Bytes::from(vec![7; MIB]);
-    Upload::from_stream(futures::stream::iter((0..mebibytes).map(move |_| Ok(piece.clone()))))
+fn chunks(mebibytes: usize) -> Upload {
+    let chunk = bytes::Bytes::from(vec![7; MIB]);
+    Upload::from_stream(futures::stream::iter((0..mebibytes).map(move |_| Ok(chunk.clone()))))
 }
 
 #[tokio::test]
@@ -23,18 +23,18 @@ async fn large_streams_are_never_held() {
     let agent = Agent::start();
     let client = agent.client().await;
     client
-        .write_file("/dev/shm/hearth-agent-test", 0o600, pieces(MEBIBYTES))
+        .write_file("/dev/shm/hearth-agent-test", 0o600, chunks(MEBIBYTES))
         .await
         .unwrap();
     let mut download = client.read_file("/dev/shm/hearth-agent-test").await.unwrap();
     let mut length = 0;
-    while let Some(piece) = download.next().await {
-        length += piece.unwrap().len();
+    while let Some(chunk) = download.next().await {
+        length += chunk.unwrap().len();
     }
     std::fs::remove_file("/dev/shm/hearth-agent-test").unwrap();
     assert_eq!(length, MEBIBYTES * MIB);
     let output = client
-        .exec(&shell("wc -c"), pieces(MEBIBYTES))
+        .exec(&shell("wc -c"), chunks(MEBIBYTES))
         .await
         .unwrap()
         .collect(MIB)
@@ -57,8 +57,8 @@ async fn a_file_of_a_gibibyte_and_its_folder_are_never_held() {
     sparse.set_len(GIBIBYTE).unwrap();
     let count = async |mut body: Download| {
         let mut length = 0;
-        while let Some(piece) = body.next().await {
-            length += piece.unwrap().len() as u64;
+        while let Some(chunk) = body.next().await {
+            length += chunk.unwrap().len() as u64;
         }
         length
     };
@@ -68,7 +68,7 @@ async fn a_file_of_a_gibibyte_and_its_folder_are_never_held() {
     let tree = client.read_tree(&agent.path_text("from"), None).await.unwrap();
     assert!(count(tree).await > GIBIBYTE);
     let path = "/dev/shm/hearth-agent-file";
-    let written = client.replace_file(path, NewFile::default(), pieces(300)).await;
+    let written = client.replace_file(path, NewFile::default(), chunks(300)).await;
     std::fs::remove_file(path).unwrap();
     assert_eq!(written.unwrap().size, 300 << 20);
     assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
@@ -125,8 +125,8 @@ async fn a_hundred_commands_at_once() {
     drop(dropped.await);
     client.health().await.unwrap();
     eventually("no child is left that had a command, not even a zombie", async || {
-        let (children, spares) = (agent.children(), agent.spares());
-        (children.len() <= 3 && children == spares).then_some(())
+        let (children, pre_started) = (agent.children(), agent.pre_started());
+        (children.len() <= 3 && children == pre_started).then_some(())
     })
     .await;
 }

@@ -56,8 +56,8 @@ async fn what_a_child_prints_after_its_command_is_kept_and_the_child_lives() {
     std::fs::write(&go, "").unwrap();
     let mut seen = Vec::new();
     while seen.len() < b"out\nerr\n".len() {
-        let piece = tokio::time::timeout(DEADLINE, following.next()).await.unwrap();
-        seen.extend(piece.unwrap().unwrap());
+        let chunk = tokio::time::timeout(DEADLINE, following.next()).await.unwrap();
+        seen.extend(chunk.unwrap().unwrap());
     }
     assert!(alive(pid));
     // Pipes have no order between them.

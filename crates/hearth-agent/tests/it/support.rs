@@ -67,7 +67,7 @@ impl Agent {
     }
 
     /// Those that wait to become a command.
-    pub(crate) fn spares(&self) -> Vec<i32> {
+    pub(crate) fn pre_started(&self) -> Vec<i32> {
         let waits = |pid: &i32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split(|byte| *byte == 0).any(|word| word == b"launch")

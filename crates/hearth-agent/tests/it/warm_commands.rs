@@ -3,9 +3,9 @@
 use crate::exec::{MAX, code, text};
 use crate::support::*;
 
-async fn some_spares(agent: &Agent) -> Vec<i32> {
+async fn some_pre_started(agent: &Agent) -> Vec<i32> {
     eventually("some wait", async || {
-        let found = agent.spares();
+        let found = agent.pre_started();
         (found.len() >= 3).then_some(found)
     })
     .await
@@ -19,12 +19,12 @@ async fn commands_find_processes_that_wait_for_them() {
         let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
         text(&output.stdout).trim().parse::<i32>().unwrap()
     };
-    assert!(agent.spares().is_empty());
+    assert!(agent.pre_started().is_empty());
     own_pid().await;
-    let waiting = some_spares(&agent).await;
+    let waiting = some_pre_started(&agent).await;
     assert!(waiting.contains(&own_pid().await));
     // Those that were killed are noticed.
-    let waiting = some_spares(&agent).await;
+    let waiting = some_pre_started(&agent).await;
     for pid in &waiting {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
         is_gone(*pid).await;
@@ -36,11 +36,11 @@ async fn commands_find_processes_that_wait_for_them() {
 async fn an_agent_that_is_told_to_settle_prepares_at_once() {
     let agent = Agent::start();
     let client = agent.client().await;
-    assert!(agent.spares().is_empty());
-    client.settle().await.unwrap();
-    let waiting = some_spares(&agent).await;
-    client.settle().await.unwrap();
-    assert_eq!(agent.spares(), waiting);
+    assert!(agent.pre_started().is_empty());
+    client.quiesce().await.unwrap();
+    let waiting = some_pre_started(&agent).await;
+    client.quiesce().await.unwrap();
+    assert_eq!(agent.pre_started(), waiting);
     let output = client.exec_collect(&shell("echo $$"), MAX).await.unwrap();
     assert!(waiting.contains(&text(&output.stdout).trim().parse().unwrap()));
 }
@@ -52,7 +52,7 @@ async fn nothing_that_waits_outlives_the_agent() {
         code(&agent.client().await.exec_collect(&shell("true"), MAX).await.unwrap()),
         Some(0)
     );
-    let waiting = some_spares(&agent).await;
+    let waiting = some_pre_started(&agent).await;
     agent.replace();
     for pid in waiting {
         is_gone(pid).await;

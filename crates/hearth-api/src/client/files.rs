@@ -14,7 +14,7 @@ use super::stream::{self, ChangeStream};
 use crate::file::{FileEntry, FileList, FileRemoved, MODE_HEADER, MakeDirectory, MoveFile, TarUnpacked};
 use crate::ids::InstanceId;
 
-type Pieces = BoxStream<'static, Result<Bytes, ClientError>>;
+type Chunks = BoxStream<'static, Result<Bytes, ClientError>>;
 
 /// A file's bytes as they come, and what is known of it.
 pub struct FileContent {
@@ -27,11 +27,11 @@ pub struct FileContent {
     /// Names this version of the file.
     pub etag: Option<String>,
     /// The bytes. A body that ends early is an error.
-    pub body: Pieces,
+    pub body: Chunks,
 }
 
 /// A folder's tar stream as it comes.
-pub type TarContent = Pieces;
+pub type TarContent = Chunks;
 
 /// How a file is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Client {
             offset: from.filter(|_| is_part).map_or(0, |(offset, _)| offset),
             mode: header(MODE_HEADER).and_then(|mode| u32::from_str_radix(mode, 8).ok()),
             etag: header(ETAG.as_str()).map(str::to_owned),
-            body: self.pieces(response),
+            body: self.chunks(response),
         })
     }
 
@@ -195,7 +195,7 @@ impl Client {
     pub async fn read_tar(&self, id: &InstanceId, path: &str, user: Option<&str>) -> Result<TarContent, ClientError> {
         let call = self.files(Method::GET, id, &["tar"], path, user).timeout(None);
         let response = call.open().await?;
-        Ok(self.pieces(response))
+        Ok(self.chunks(response))
     }
 
     /// Unpacks a tar stream below a folder.
@@ -218,14 +218,14 @@ impl Client {
         call.upload(reqwest::Body::wrap_stream(body)).await
     }
 
-    fn pieces(&self, response: Response) -> Pieces {
+    fn chunks(&self, response: Response) -> Chunks {
         let url = self.address();
-        let pieces = response.bytes_stream().map(move |piece| {
-            piece.map_err(|fault| ClientError::Interrupted {
+        let chunks = response.bytes_stream().map(move |chunk| {
+            chunk.map_err(|fault| ClientError::Interrupted {
                 url: url.clone(),
                 reason: error::chain(&fault.without_url()),
             })
         });
-        pieces.boxed()
+        chunks.boxed()
     }
 }

@@ -33,12 +33,12 @@ impl Client {
         }
         let url = self.address();
         let response = call.open().await?;
-        let pieces = response.bytes_stream().map(move |piece| {
-            piece.map_err(|fault| ClientError::Interrupted {
+        let chunks = response.bytes_stream().map(move |chunk| {
+            chunk.map_err(|fault| ClientError::Interrupted {
                 url: url.clone(),
                 reason: error::chain(&fault.without_url()),
             })
         });
-        Ok(pieces.boxed())
+        Ok(chunks.boxed())
     }
 }

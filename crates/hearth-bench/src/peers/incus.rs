@@ -21,8 +21,8 @@ const DAEMONS: [&str; 3] = [
 /// The pool's file, sparse: the tree is 1 GiB and shared by all copies.
 const POOL_SIZE: &str = "size=6GiB";
 /// How long the daemon may take to end, looks and their pause.
-const END_LOOKS: u32 = 200;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const END_CHECKS: u32 = 200;
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Incus {
     folder: PathBuf,
@@ -134,11 +134,11 @@ pub(super) async fn clean(folder: &Path) -> Result<()> {
         let _ = output(incus(folder).args(part)).await;
     }
     kill(pid, Signal::SIGTERM).context("incusd cannot be ended")?;
-    for _ in 0..END_LOOKS {
+    for _ in 0..END_CHECKS {
         if !is_daemon(pid) {
             return Ok(());
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
     bail!("incusd does not end")
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use hearth_api::ids::ProjectId;
 
-use super::account::host_load;
-use super::decision::Hold;
+use super::decision::Blocker;
+use super::summary::host_load;
 use crate::state::InstanceState;
 use crate::world::{InstanceWorld, Limits, PoolWorld, Work, World};
 
@@ -130,25 +130,25 @@ impl<'a> Budget<'a> {
     }
 
     /// Why [`Budget::take`] said no, or [`Budget::take_refill`] that had to leave so much.
-    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64, kept_mib: u64) -> Hold {
+    pub(super) fn why_not(&self, world: &World, pool: &PoolWorld, memory_mib: u64, kept_mib: u64) -> Blocker {
         if self.projects.get(&pool.project) == Some(&0) {
-            Hold::ProjectVms
+            Blocker::ProjectVms
         } else if self.tenants.get(&pool.tenant) == Some(&0) {
-            Hold::TenantVms {
+            Blocker::TenantVms {
                 max: world.limits.tenant_vms.unwrap_or_default(),
             }
         } else if self.vms == 0 {
-            Hold::HostVms {
+            Blocker::HostVms {
                 max: world.limits.max_vms,
             }
         } else if self.memory_mib < memory_mib.saturating_add(kept_mib) {
-            Hold::HostMemory {
+            Blocker::HostMemory {
                 wants_mib: memory_mib,
                 left_mib: self.memory_mib,
                 kept_mib,
             }
         } else {
-            Hold::InTheMaking
+            Blocker::InTheMaking
         }
     }
 

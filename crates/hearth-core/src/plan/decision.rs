@@ -199,7 +199,7 @@ impl Reason {
 
 /// Why a pool gets fewer VMs than it wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hold {
+pub enum Blocker {
     /// All VMs of this host together may not be more.
     HostVms {
         /// How many.
@@ -248,5 +248,5 @@ pub struct Decision {
     /// What to do, in this order.
     pub actions: Vec<Action>,
     /// Which pools are held back, and why.
-    pub holds: Vec<(ProjectId, Hold)>,
+    pub blockers: Vec<(ProjectId, Blocker)>,
 }

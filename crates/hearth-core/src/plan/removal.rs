@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Action, BREAKER_AFTER, DEBUG_VM_KEPT, RECORD_KEPT, Reason, Standing, TEST_VM_KEPT, is_first, ready, serving,
+    Action, BREAKER_AFTER, DEBUG_VM_KEPT, PoolState, RECORD_KEPT, Reason, TEST_VM_KEPT, is_first, ready, serving,
     source, spread,
 };
 use crate::purpose::Purpose;
@@ -95,10 +95,10 @@ fn share(pool: &PoolWorld, percent: i64) -> SignedDuration {
 
 /// Ready instances above the target: stale ones first, then the oldest. Those being made count only when they are ready,
 /// but unneeded ones of a disabled pool or above the target are stopped as well.
-pub(super) fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &mut Vec<Action>) {
-    let pool = standing.pool;
+pub(super) fn remove_surplus(world: &World, state: &PoolState<'_>, actions: &mut Vec<Action>) {
+    let pool = state.pool;
     let target = if pool.enabled { pool.target } else { 0 };
-    let surplus = standing.ready.saturating_sub(target);
+    let surplus = state.ready.saturating_sub(target);
     if surplus > 0 {
         let mut ready: Vec<_> = ready(pool, world.drivers_observed)
             .map(|i| (!is_stale(pool, i, world.now), i.state_since, i))
@@ -115,12 +115,12 @@ pub(super) fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &m
     }
     // By an older set-up it would be stale the moment it is ready. One of an older commit still ends: were it stopped, a
     // branch that moves faster than a build takes would never be built at all.
-    let serves = standing.source.recipe;
+    let serves = state.source.recipe;
     let lasts = |i: &InstanceWorld| pool.enabled && (i.recipe == serves || same_set_up(&i.recipe, &pool.recipe));
     let (mut current, outdated): (Vec<_>, Vec<_>) = serving(pool)
         .filter(|i| i.state == InstanceState::Provisioning)
         .partition(|i| lasts(i));
-    current.retain(|i| !is_first(pool, standing.ready, i));
+    current.retain(|i| !is_first(pool, state.ready, i));
     let builds = pool.instances.iter().filter(|i| {
         i.state == InstanceState::Provisioning
             && i.work != Work::Abandoned
@@ -128,8 +128,8 @@ pub(super) fn remove_surplus(world: &World, standing: &Standing<'_>, actions: &m
             && !lasts(i)
     });
     // One above the target may be in the making: the replacement of a stale one.
-    let stale_left = standing.stale > surplus;
-    let allowed = target.saturating_sub(standing.ready - surplus) + usize::from(stale_left);
+    let stale_left = state.stale > surplus;
+    let allowed = target.saturating_sub(state.ready - surplus) + usize::from(stale_left);
     // The ones that began last have the least to lose.
     current.sort_by(|a, b| b.id.cmp(&a.id));
     let too_many = current.len().saturating_sub(allowed);

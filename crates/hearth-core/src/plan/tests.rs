@@ -71,7 +71,7 @@ fn world(pools: Vec<PoolWorld>) -> World {
             tokens: 100,
         },
         pools,
-        can_rest: false,
+        can_pause: false,
         orphans: Vec::new(),
         drivers_observed: true,
     }
@@ -171,9 +171,9 @@ fn a_tenants_limit_counts_what_all_its_projects_have() {
     assert_eq!((of(&world.pools[..2]), of(&world.pools[2..])), (2, 2));
     assert!(
         decision
-            .holds
+            .blockers
             .iter()
-            .any(|(_, hold)| *hold == Hold::TenantVms { max: 3 })
+            .any(|(_, blocker)| *blocker == Blocker::TenantVms { max: 3 })
     );
 }
 
@@ -274,7 +274,7 @@ fn the_breaker_opens_after_three_failures_and_probes_later() {
 }
 
 /// How long a pool waits after a failure, in whole seconds.
-fn pause_after(recipe: u32, host: u32, kind: FailureKind) -> i64 {
+fn backoff_after(recipe: u32, host: u32, kind: FailureKind) -> i64 {
     let streak = FailureStreak {
         recipe,
         host,
@@ -293,15 +293,15 @@ fn pauses_grow_with_every_failure_up_to_their_longest() {
     // Each with up to a quarter more, so that pools do not try together.
     let about = |seconds: i64, pause: i64| (seconds..=seconds * 5 / 4 + 1).contains(&pause);
     for (failures, minutes) in [(3, 5), (4, 10), (5, 20), (6, 40), (7, 60), (40, 60)] {
-        assert!(about(minutes * 60, pause_after(failures, 0, FailureKind::Setup)));
+        assert!(about(minutes * 60, backoff_after(failures, 0, FailureKind::Setup)));
     }
-    assert_eq!(pause_after(2, 0, FailureKind::Setup), 0);
+    assert_eq!(backoff_after(2, 0, FailureKind::Setup), 0);
     for (failures, seconds) in [(1, 15), (2, 30), (3, 60), (20, 3600)] {
-        assert!(about(seconds, pause_after(failures, 0, FailureKind::Image)));
-        assert!(about(seconds, pause_after(failures, 0, FailureKind::Repository)));
+        assert!(about(seconds, backoff_after(failures, 0, FailureKind::Image)));
+        assert!(about(seconds, backoff_after(failures, 0, FailureKind::Repository)));
     }
     for (failures, seconds) in [(1, 5), (2, 10), (3, 20), (20, 300)] {
-        assert!(about(seconds, pause_after(0, failures, FailureKind::Host)));
+        assert!(about(seconds, backoff_after(0, failures, FailureKind::Host)));
     }
 }
 
@@ -470,7 +470,7 @@ fn a_row_that_is_not_needed_any_more_is_not_started_and_nothing_is_named_twice()
     let mut pool = pool(1, vec![left, tired, old]);
     pool.enabled = false;
     let mut world = world(vec![pool]);
-    world.can_rest = true;
+    world.can_pause = true;
     let actions = plan(&world);
     for id in &ids {
         assert_eq!(actions.iter().filter(|a| a.instance() == Some(id)).count(), 1);
@@ -544,8 +544,8 @@ fn something_missing_backs_off_from_the_first_time() {
         let decision = decide(&world(vec![missing.clone()]));
         assert_eq!(decision.actions, []);
         assert_eq!(
-            decision.holds,
-            [(missing.project.clone(), Hold::Missing { kind, failures: 1 })]
+            decision.blockers,
+            [(missing.project.clone(), Blocker::Missing { kind, failures: 1 })]
         );
         missing.streak.last_at = Some(at(980));
         assert_eq!(creates(&plan(&world(vec![missing]))), 1);

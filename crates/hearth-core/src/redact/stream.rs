@@ -29,10 +29,10 @@ impl RedactedStream {
     }
 
     /// Takes a piece and gives what is safe to show.
-    pub fn push(&mut self, piece: &[u8]) -> Redacted {
+    pub fn push(&mut self, chunk: &[u8]) -> Redacted {
         let shown = match &mut self.bytes {
-            Some(bytes) => Cow::Owned(bytes.push(piece)),
-            None => Cow::Borrowed(piece),
+            Some(bytes) => Cow::Owned(bytes.push(chunk)),
+            None => Cow::Borrowed(chunk),
         };
         Redacted(self.text.push(&shown).into())
     }
@@ -64,8 +64,8 @@ impl RedactedBytes {
         }
     }
 
-    fn push(&mut self, piece: &[u8]) -> Vec<u8> {
-        self.held.extend_from_slice(piece);
+    fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(chunk);
         self.advance(false)
     }
 
@@ -112,8 +112,8 @@ struct Utf8Stream {
 }
 
 impl Utf8Stream {
-    fn push(&mut self, piece: &[u8]) -> String {
-        self.held.extend_from_slice(piece);
+    fn push(&mut self, chunk: &[u8]) -> String {
+        self.held.extend_from_slice(chunk);
         let mut text = String::new();
         let mut rest = self.held.as_slice();
         loop {

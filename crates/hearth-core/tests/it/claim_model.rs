@@ -66,7 +66,7 @@ pub struct Claim {
     pub ticket: Option<u64>,
     reserved: Vec<InstanceId>,
     made: Option<ClaimSource>,
-    has_looked: bool,
+    has_checked: bool,
     unfit: usize,
     failures: Vec<Failure>,
     until: Duration,
@@ -135,7 +135,7 @@ impl ClaimModel {
             ticket: None,
             reserved: Vec::new(),
             made: None,
-            has_looked: false,
+            has_checked: false,
             unfit: 0,
             failures: Vec::new(),
             until: Duration::ZERO,
@@ -249,7 +249,7 @@ impl ClaimModel {
             queue,
             reserved,
             made: claim.made,
-            has_looked: claim.has_looked,
+            has_checked: claim.has_checked,
             unfit: claim.unfit,
             failures: claim.failures.clone(),
         }
@@ -292,7 +292,7 @@ impl ClaimModel {
                     self.vm(&id).reserved = true;
                     let claim = &mut self.claims[at];
                     claim.reserved.push(id);
-                    claim.has_looked = true;
+                    claim.has_checked = true;
                     let forked = self.pool.template.as_ref() == Some(&recipe);
                     claim.made = Some(if forked { ClaimSource::Fork } else { ClaimSource::Cold });
                 }
@@ -301,7 +301,7 @@ impl ClaimModel {
                     self.tickets += 1;
                     let claim = &mut self.claims[at];
                     assert_eq!(claim.ticket, None);
-                    (claim.ticket, claim.has_looked) = (Some(self.tickets), true);
+                    (claim.ticket, claim.has_checked) = (Some(self.tickets), true);
                 }
                 Next::Wait { until } => {
                     assert!(until > now, "it would wait for what is past");

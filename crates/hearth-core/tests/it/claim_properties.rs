@@ -90,13 +90,13 @@ fn views() -> impl Strategy<Value = ClaimView> {
         (0..3_usize, failures),
     );
     view.prop_map(
-        |(earlier, pool, queue, reserved, made, has_looked, (unfit, failures))| ClaimView {
+        |(earlier, pool, queue, reserved, made, has_checked, (unfit, failures))| ClaimView {
             earlier,
             pool,
             queue,
             reserved,
             made,
-            has_looked,
+            has_checked,
             unfit,
             failures,
         },

@@ -45,7 +45,7 @@ impl Model {
                     tokens: 100,
                 },
                 pools: Vec::new(),
-                can_rest: false,
+                can_pause: false,
                 orphans: Vec::new(),
                 drivers_observed: true,
             },

@@ -330,11 +330,11 @@ proptest! {
         limits in limits(),
         orphans in 0..3_usize,
         observed in any::<bool>(),
-        can_rest in any::<bool>(),
+        can_pause in any::<bool>(),
     ) {
         let mut model = model(&pools);
         model.world.limits = limits;
-        (model.world.drivers_observed, model.world.can_rest) = (observed, can_rest);
+        (model.world.drivers_observed, model.world.can_pause) = (observed, can_pause);
         model.world.orphans = (0..orphans).map(|number| format!("vm-{number}").parse().unwrap()).collect();
         let decision = decide(&model.world);
         check(&model.world, &decision);

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use hearth_api::ids::InstanceId;
-use hearth_core::plan::{Action, Decision, Hold, Reason};
+use hearth_core::plan::{Action, Blocker, Decision, Reason};
 use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{InstanceWorld, VmPresence, Work};
@@ -174,8 +174,8 @@ fn tell(decision: &Decision, out: &mut String) {
     for action in &decision.actions {
         writeln!(out, "  {}", told(action)).unwrap();
     }
-    for (project, hold) in &decision.holds {
-        writeln!(out, "  hold {project}: {}", held(hold)).unwrap();
+    for (project, blocker) in &decision.blockers {
+        writeln!(out, "  hold {project}: {}", held(blocker)).unwrap();
     }
 }
 
@@ -215,20 +215,20 @@ fn why(reason: Reason) -> &'static str {
     }
 }
 
-fn held(hold: &Hold) -> String {
-    match hold {
-        Hold::HostVms { max } => format!("the host has its {max} VMs"),
-        Hold::HostMemory {
+fn held(blocker: &Blocker) -> String {
+    match blocker {
+        Blocker::HostVms { max } => format!("the host has its {max} VMs"),
+        Blocker::HostMemory {
             wants_mib,
             left_mib,
             kept_mib,
         } => format!("{wants_mib} MiB wanted, {left_mib} MiB left, {kept_mib} MiB kept for a build"),
-        Hold::TenantVms { max } => format!("the tenant has its {max} VMs"),
-        Hold::ProjectVms => "the project has its VMs".to_owned(),
-        Hold::InTheMaking => "so many are in the making".to_owned(),
-        Hold::Missing { kind, failures } => format!("{} missing, looked {failures} times", kind.as_str()),
-        Hold::BreakerOpen { failures } => format!("the set-up failed {failures} times"),
-        Hold::HostTrouble { failures } => format!("the host failed {failures} times"),
+        Blocker::TenantVms { max } => format!("the tenant has its {max} VMs"),
+        Blocker::ProjectVms => "the project has its VMs".to_owned(),
+        Blocker::InTheMaking => "so many are in the making".to_owned(),
+        Blocker::Missing { kind, failures } => format!("{} missing, looked {failures} times", kind.as_str()),
+        Blocker::BreakerOpen { failures } => format!("the set-up failed {failures} times"),
+        Blocker::HostTrouble { failures } => format!("the host failed {failures} times"),
     }
 }
 

@@ -267,7 +267,7 @@ impl Guest {
                 let text = text.ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no log {name:?}")))?;
                 Ok(Response::new(full(text.into())))
             }
-            (paths::SETTLE, &Method::POST) => Ok(done()),
+            (paths::QUIESCE, &Method::POST) => Ok(done()),
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
                 let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
@@ -397,8 +397,8 @@ type Sender = mpsc::Sender<io::Result<Frame<Bytes>>>;
 /// A reply whose body comes chunk by chunk.
 fn stream() -> (Sender, Reply) {
     let (sender, mut receiver) = mpsc::channel(4);
-    let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
-    (sender, Response::new(StreamBody::new(pieces).boxed_unsync()))
+    let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+    (sender, Response::new(StreamBody::new(chunks).boxed_unsync()))
 }
 
 /// A terminal that shows what is typed and how large it is, and ends well at the end of the input's line that says `exit`.
@@ -423,8 +423,8 @@ async fn echo(spec: TerminalSpec, mut input: Frames, sender: Sender) {
 /// A command that prints what it reads.
 async fn cat(mut input: Frames, sender: Sender) {
     while let Ok(Some((FrameKind::Stdin, payload))) = input.next().await {
-        let piece = frames::encode(FrameKind::Stdout, &payload);
-        if sender.send(Ok(Frame::data(piece))).await.is_err() {
+        let chunk = frames::encode(FrameKind::Stdout, &payload);
+        if sender.send(Ok(Frame::data(chunk))).await.is_err() {
             return;
         }
     }

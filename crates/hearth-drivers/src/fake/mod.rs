@@ -309,7 +309,7 @@ impl FakeDriver {
         if moment == Some(FaultMoment::Before) {
             self.strike(fault.clone()).await?;
         }
-        self.stand_still_if_dead().await;
+        self.block_if_dead().await;
         let done = work.await?;
         self.strike(fault.filter(|fault| fault.moment == FaultMoment::After))
             .await?;
@@ -320,12 +320,12 @@ impl FakeDriver {
         let Some(fault) = fault else { return Ok(()) };
         if fault.kind == FaultKind::Kill {
             self.killed.cancel();
-            self.stand_still_if_dead().await;
+            self.block_if_dead().await;
         }
         Err(fault.kind.error())
     }
 
-    async fn stand_still_if_dead(&self) {
+    async fn block_if_dead(&self) {
         if self.killed.is_cancelled() {
             std::future::pending::<()>().await;
         }

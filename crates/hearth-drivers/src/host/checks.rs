@@ -133,7 +133,7 @@ pub(super) async fn namespaces() -> Finding {
             NAME,
             format!(
                 "namespaces, which keep VMs away from this host, cannot be made: {}",
-                program::last_words(&output.stderr)
+                program::last_output(&output.stderr)
             ),
             namespace_advice(),
         ),
@@ -147,7 +147,7 @@ pub(super) async fn namespaces() -> Finding {
 
 pub(super) fn tun() -> Finding {
     const NAME: &str = "/dev/net/tun";
-    match Tun::look(&VmUser::detect(None)) {
+    match Tun::inspect(&VmUser::detect(None)) {
         Ok(_) => Finding::ok(NAME, "can be opened"),
         Err(
             DriverError::Permanent { reason, .. }

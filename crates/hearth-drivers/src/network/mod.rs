@@ -113,7 +113,7 @@ impl VmNetwork {
 
     /// The words to put before a command so that it runs inside, as the VMs' user.
     pub(crate) fn enter(&self, holder: i32) -> Vec<String> {
-        let mut words = self.user.prefix();
+        let mut arguments = self.user.prefix();
         let nsenter = [
             "nsenter",
             "--preserve-credentials",
@@ -122,10 +122,10 @@ impl VmNetwork {
             "--mount",
             "--target",
         ];
-        words.extend(nsenter.map(str::to_owned));
-        words.push(holder.to_string());
-        words.push("--".into());
-        words
+        arguments.extend(nsenter.map(str::to_owned));
+        arguments.push(holder.to_string());
+        arguments.push("--".into());
+        arguments
     }
 
     /// Makes whatever is missing and gives the holder's process number. Cheap when all stands.
@@ -228,14 +228,14 @@ impl VmNetwork {
 
     /// A command whose process stays what it becomes: every word of the chain replaces the one before, so the process
     /// number is the final program's. `setsid` frees it from our terminal and our process group.
-    fn helper(&self, words: &[String], log: &Path) -> Result<Command, DriverError> {
+    fn helper(&self, arguments: &[String], log: &Path) -> Result<Command, DriverError> {
         let log =
             std::fs::File::create(log).map_err(|error| error::io(format!("cannot write {}", log.display()), error))?;
         let mut command = program::clean("setsid");
         if let Some((name, value)) = self.marker.split_once('=') {
             command.env(name, value);
         }
-        command.args(words).stdout(Stdio::piped()).stderr(log);
+        command.args(arguments).stdout(Stdio::piped()).stderr(log);
         Ok(command)
     }
 
@@ -270,12 +270,12 @@ impl VmNetwork {
             VmUser::Same => unshare_user.to_owned(),
             VmUser::Other { .. } => "unshare --mount --propagation private --".to_owned(),
         };
-        let mut words: Vec<String> = isolate.split(' ').map(str::to_owned).collect();
-        words.extend(["sh".into(), "-c".into(), script, "hearth-network".into()]);
-        words.push(self.data_dir.display().to_string());
-        words.push(self.images_dir.display().to_string());
+        let mut arguments: Vec<String> = isolate.split(' ').map(str::to_owned).collect();
+        arguments.extend(["sh".into(), "-c".into(), script, "hearth-network".into()]);
+        arguments.push(self.data_dir.display().to_string());
+        arguments.push(self.images_dir.display().to_string());
         let log = self.folder().join("holder.log");
-        start(self.helper(&words, &log)?, "ready")
+        start(self.helper(&arguments, &log)?, "ready")
             .await
             .map_err(|failure| holder_error(&failure, &log))
     }
@@ -310,9 +310,9 @@ impl VmNetwork {
     }
 
     async fn apply_rules(&self, holder: i32, rules: &str) -> Result<(), DriverError> {
-        let words = self.enter(holder);
-        let mut command = program::clean(words.first().map_or("nsenter", String::as_str));
-        command.args(words.iter().skip(1)).args(["nft", "--file", "-"]);
+        let arguments = self.enter(holder);
+        let mut command = program::clean(arguments.first().map_or("nsenter", String::as_str));
+        command.args(arguments.iter().skip(1)).args(["nft", "--file", "-"]);
         let output = program::run(command, rules.as_bytes())
             .await
             .map_err(|error| DriverError::retry("cannot run nft inside the VM network").caused_by(error))?;
@@ -322,13 +322,13 @@ impl VmNetwork {
         Err(DriverError::permanent(format!(
             "the VM network's packet rules were refused by nft ({}); VMs are not started without them. If the kernel lacks \
              nf_tables, load it: `modprobe nf_tables` (as root)",
-            program::last_words(&output.stderr)
+            program::last_output(&output.stderr)
         )))
     }
 
     async fn start_uplink(&self, holder: i32) -> Result<ProcessId, DriverError> {
         let drop = self.user.prefix().join(" ");
-        let tun = Tun::look(&self.user)?;
+        let tun = Tun::inspect(&self.user)?;
         let mounts = if tun == Tun::NeedsOwnNode {
             format!("device=$1 {TUN}{OWN_NODE}")
         } else {
@@ -339,15 +339,15 @@ impl VmNetwork {
              --enable-sandbox --enable-seccomp --ready-fd=3 \"$2\" {INTERFACE} 3>&1 1>/dev/null\n",
             rules::CIDR
         );
-        let mut words: Vec<String> = Vec::new();
+        let mut arguments: Vec<String> = Vec::new();
         if tun == Tun::NeedsOwnNode {
-            words.extend(["unshare", "--mount", "--propagation", "private", "--"].map(str::to_owned));
+            arguments.extend(["unshare", "--mount", "--propagation", "private", "--"].map(str::to_owned));
         }
-        words.extend(["sh".into(), "-c".into(), script, "hearth-uplink".into()]);
-        words.push(self.folder().join("device").display().to_string());
-        words.push(holder.to_string());
+        arguments.extend(["sh".into(), "-c".into(), script, "hearth-uplink".into()]);
+        arguments.push(self.folder().join("device").display().to_string());
+        arguments.push(holder.to_string());
         let log = self.folder().join("uplink.log");
-        start(self.helper(&words, &log)?, "1").await.map_err(|failure| {
+        start(self.helper(&arguments, &log)?, "1").await.map_err(|failure| {
             DriverError::retry(format!(
                 "slirp4netns, the VM network's way out, did not start: {}",
                 failure.text(&log)
@@ -372,7 +372,7 @@ pub(crate) enum Tun {
 }
 
 impl Tun {
-    pub(crate) fn look(user: &VmUser) -> Result<Self, DriverError> {
+    pub(crate) fn inspect(user: &VmUser) -> Result<Self, DriverError> {
         use std::os::unix::fs::PermissionsExt;
         let device = Path::new("/dev/net/tun");
         let Ok(metadata) = std::fs::metadata(device) else {
@@ -406,7 +406,7 @@ impl Failure {
     fn text(&self, log: &Path) -> String {
         match self {
             Self::Spawn(error) => error.to_string(),
-            Self::Ended => program::last_words(&std::fs::read(log).unwrap_or_default()),
+            Self::Ended => program::last_output(&std::fs::read(log).unwrap_or_default()),
             Self::Silent => format!("no sign of life within {} s", START_DEADLINE.as_secs()),
         }
     }

@@ -51,7 +51,7 @@ impl Accelerator {
     }
 
     /// `-accel … -cpu …`.
-    pub(super) fn words(&self) -> [String; 4] {
+    pub(super) fn arguments(&self) -> [String; 4] {
         let (accelerator, cpu) = match self {
             Self::Kvm { cpu } => ("kvm".to_owned(), cpu.clone()),
             Self::Tcg => (
@@ -91,13 +91,13 @@ pub(super) fn base(accelerator: &Accelerator) -> Vec<String> {
     fixed
         .iter()
         .map(|&word| word.to_owned())
-        .chain(accelerator.words())
+        .chain(accelerator.arguments())
         .collect()
 }
 
 /// What a VM is made of, with paths as QEMU sees them.
 #[derive(Debug)]
-pub(super) struct Wanted<'a> {
+pub(super) struct Spec<'a> {
     pub(super) installation: &'a str,
     pub(super) id: &'a VmId,
     pub(super) shape: VmShape,
@@ -143,8 +143,8 @@ pub(super) fn disk_node(generation: usize) -> String {
 }
 
 /// The whole command.
-pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
-    let Wanted {
+pub(super) fn arguments(wanted: &Spec<'_>) -> Vec<String> {
+    let Spec {
         installation,
         id,
         shape,
@@ -158,9 +158,9 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
         start,
     } = wanted;
     let image = image_inside(image);
-    let mut words: Vec<String> = WITHOUT_RIGHTS.iter().map(|&word| word.to_owned()).collect();
-    words.extend(base(accelerator));
-    let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+    let mut arguments: Vec<String> = WITHOUT_RIGHTS.iter().map(|&word| word.to_owned()).collect();
+    arguments.extend(base(accelerator));
+    let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
     add("-name", process_name(installation, id));
     add("-smp", shape.vcpus.to_string());
     add("-m", format!("{}M", shape.memory_mib));
@@ -246,9 +246,9 @@ pub(super) fn words(wanted: &Wanted<'_>) -> Vec<String> {
     if *start == Start::Restore {
         // Not at once: that the memory is there already can only be said through the monitor.
         add("-incoming", "defer".into());
-        words.push("-S".into());
+        arguments.push("-S".into());
     }
-    words
+    arguments
 }
 
 /// An image's folder as QEMU sees it.

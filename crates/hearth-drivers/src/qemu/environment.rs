@@ -5,7 +5,7 @@ use hearth_api::ids::VmId;
 use hearth_image::Image;
 use sha2::{Digest, Sha256};
 
-use super::command::{self, Accelerator, Memory, Start, Wanted};
+use super::command::{self, Accelerator, Memory, Spec, Start};
 use super::{Inner, images, launch, start};
 use crate::{DriverError, VmShape};
 
@@ -23,17 +23,17 @@ pub(super) struct Environment {
 }
 
 /// Looks at image, QEMU and accelerator as they are now. Cheap, but for the first time on a host with `/dev/kvm`.
-pub(super) async fn look(inner: &Inner, image: Option<&str>, shape: VmShape) -> Result<Environment, DriverError> {
+pub(super) async fn describe(inner: &Inner, image: Option<&str>, shape: VmShape) -> Result<Environment, DriverError> {
     let image = images::find(&inner.stores, image).await?;
     let qemu = start::version().await?;
     let accelerator = start::accelerator(inner, &qemu, &image.manifest.digest).await?;
     // A placeholder id: only what is the same in all VMs counts.
-    let nobody: VmId = "vm-environment"
+    let placeholder: VmId = "vm-environment"
         .parse()
         .map_err(|_| DriverError::permanent("an id of our own is none: this is a mistake in Hearth"))?;
-    let words = command::words(&Wanted {
+    let arguments = command::arguments(&Spec {
         installation: "environment",
-        id: &nobody,
+        id: &placeholder,
         shape,
         accelerator: &accelerator,
         image: &image.manifest.digest,
@@ -56,7 +56,7 @@ pub(super) async fn look(inner: &Inner, image: Option<&str>, shape: VmShape) -> 
     if matches!(accelerator, Accelerator::Kvm { .. }) {
         add(&processor());
     }
-    for word in &words {
+    for word in &arguments {
         add(word);
     }
     Ok(Environment {

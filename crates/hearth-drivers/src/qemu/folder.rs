@@ -35,7 +35,7 @@ const CONSOLE_CAP: u64 = 4 * 1024 * 1024;
 /// How much of its end stays then.
 const CONSOLE_KEEP: u64 = 1024 * 1024;
 /// How much of QEMU's stderr goes into an error.
-const WORDS_TAIL: u64 = 2048;
+const OUTPUT_TAIL: u64 = 2048;
 
 /// What `vm.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,8 +294,8 @@ impl VmFolder {
     }
 
     /// The end of QEMU's own log, on one line.
-    pub(super) fn last_words(&self) -> String {
-        let tail = File::open(self.log_path()).and_then(|mut file| tail(&mut file, WORDS_TAIL));
+    pub(super) fn last_output(&self) -> String {
+        let tail = File::open(self.log_path()).and_then(|mut file| tail(&mut file, OUTPUT_TAIL));
         let text = String::from_utf8_lossy(&tail.unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         if lines.is_empty() {

@@ -38,7 +38,7 @@ async fn make(inner: &Inner, folder: &VmFolder, spec: &ForkSpec) -> Result<Creat
                 spec.from
             )));
         }
-        let now = environment::look(inner, Some(&manifest.image), manifest.shape).await?;
+        let now = environment::describe(inner, Some(&manifest.image), manifest.shape).await?;
         if now.digest != manifest.environment {
             return Err(CheckpointFault::OtherEnvironment { key: spec.from.clone() }.into());
         }

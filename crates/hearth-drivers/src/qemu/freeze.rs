@@ -17,10 +17,10 @@ use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointS
 
 /// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon get write errors below it.
 const DISK_RESERVE: u64 = 512 * 1024 * 1024;
-/// A guest is idle that used no more than [`REST_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
-const REST_WINDOW: Duration = Duration::from_millis(150);
+/// A guest is idle that used no more than [`IDLE_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
+const IDLE_WINDOW: Duration = Duration::from_millis(150);
 /// Clock ticks of 10 ms.
-const REST_TICKS: u64 = 1;
+const IDLE_TICKS: u64 = 1;
 /// Longest for the copy of the memory: a slow disk and a VM of many gigabytes.
 const COPY_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -34,7 +34,7 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
         return Ok(inner.templates.info(&manifest));
     }
     let _freezing = inner.freeze_gates.lock(id.clone()).await;
-    rest(inner, id, spec.rest).await?;
+    idle(inner, id, spec.idle).await?;
     let gate = inner.gates.lock(id.clone()).await;
     let was_paused = inner.need_alive(id)?;
     let folder = inner.folder(id);
@@ -42,14 +42,14 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
         .record(id)?
         .ok_or_else(|| DriverError::permanent(format!("the record of {id} is torn: destroy it")))?;
     check(&record, spec)?;
-    let now = environment::look(inner, Some(&record.image), record.shape()).await?;
+    let now = environment::describe(inner, Some(&record.image), record.shape()).await?;
     check_room(inner, &folder)?;
     let making = inner.templates.begin(&spec.key);
     let mut making = making.map_err(|error| error::io(format!("cannot begin the checkpoint {}", spec.key), error))?;
 
     let frozen = freeze(inner, &folder, record, &mut making, was_paused).await;
     drop(gate);
-    let Frozen { record, stood_still } = frozen?;
+    let Frozen { record, paused_for } = frozen?;
     let facts = Facts {
         parent: record.template.clone(),
         labels: spec.labels.clone(),
@@ -58,7 +58,7 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
         shape: record.shape(),
         qemu: record.qemu.clone(),
         agent_version: now.image.manifest.agent_version.clone(),
-        paused_ms: u64::try_from(stood_still.as_millis()).unwrap_or(u64::MAX),
+        paused_ms: u64::try_from(paused_for.as_millis()).unwrap_or(u64::MAX),
         below: record.chain.clone(),
     };
     // From here on nothing below may be removed, even if the VM is destroyed meanwhile.
@@ -81,7 +81,7 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
 }
 
 /// Waits until the guest's processors have next to nothing to do, or the time is up.
-async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverError> {
+async fn idle(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverError> {
     let Some(process) = inner.recorded_process(id)? else {
         return Ok(());
     };
@@ -91,13 +91,13 @@ async fn rest(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverE
     };
     let begin = Instant::now();
     let mut before = look()?;
-    while begin.elapsed() + REST_WINDOW <= longest {
-        tokio::time::sleep(REST_WINDOW).await;
+    while begin.elapsed() + IDLE_WINDOW <= longest {
+        tokio::time::sleep(IDLE_WINDOW).await;
         let now = look()?;
         let (Some(earlier), Some(later)) = (before, now) else {
             return Ok(());
         };
-        if later.saturating_sub(earlier) <= REST_TICKS {
+        if later.saturating_sub(earlier) <= IDLE_TICKS {
             tracing::debug!(%id, after_ms = begin.elapsed().as_millis(), "the guest is idle");
             return Ok(());
         }
@@ -154,7 +154,7 @@ fn check_room(inner: &Inner, folder: &VmFolder) -> Result<(), DriverError> {
 struct Frozen {
     /// Already written; its own disks still include the frozen ones.
     record: Record,
-    stood_still: Duration,
+    paused_for: Duration,
 }
 
 /// What must happen while the VM is paused; afterwards it is resumed.
@@ -222,7 +222,7 @@ async fn freeze(
         let goes_on = monitor.cont().await;
         goes_on.and_then(|()| folder.set_paused(false))
     };
-    let stood_still = begin.elapsed();
+    let paused_for = begin.elapsed();
     drop(std::fs::remove_file(folder.state()));
     if still.is_err() && record.disks.last() != Some(&next) {
         drop(std::fs::remove_file(&layer));
@@ -231,7 +231,7 @@ async fn freeze(
     goes_on.map_err(|error| {
         DriverError::unknown(format!("{id} does not resume after it was frozen: {error}; destroy it")).caused_by(error)
     })?;
-    Ok(Frozen { record, stood_still })
+    Ok(Frozen { record, paused_for })
 }
 
 /// The VM's frozen layers are the template's from now on.

@@ -170,15 +170,15 @@ async fn boot(
     installation: &str,
 ) -> Result<Result<Duration, String>, DriverError> {
     let image = command::image_inside(image);
-    let mut words = network.enter(network.ensure().await?);
-    words.extend([
+    let mut arguments = network.enter(network.ensure().await?);
+    arguments.extend([
         "prlimit".into(),
         format!("--cpu={CPU_SECONDS}:{CPU_SECONDS}"),
         "--".into(),
     ]);
-    words.extend(command::WITHOUT_RIGHTS.map(str::to_owned));
-    words.extend(command::base(&Accelerator::Kvm { cpu: model.into() }));
-    words.extend(["-name".into(), trial_name(installation)]);
+    arguments.extend(command::WITHOUT_RIGHTS.map(str::to_owned));
+    arguments.extend(command::base(&Accelerator::Kvm { cpu: model.into() }));
+    arguments.extend(["-name".into(), trial_name(installation)]);
     let rest = [
         "-m",
         MEMORY,
@@ -188,17 +188,17 @@ async fn boot(
         "-serial",
         "chardev:console",
     ];
-    words.extend(rest.map(str::to_owned));
-    words.extend([
+    arguments.extend(rest.map(str::to_owned));
+    arguments.extend([
         "-kernel".into(),
         format!("{image}/vmlinuz"),
         "-initrd".into(),
         format!("{image}/initrd"),
     ]);
-    words.extend(["-append".into(), "console=ttyS0 panic=-1 hearth.probe".into()]);
-    let mut command = program::clean(words.first().map_or("nsenter", String::as_str));
+    arguments.extend(["-append".into(), "console=ttyS0 panic=-1 hearth.probe".into()]);
+    let mut command = program::clean(arguments.first().map_or("nsenter", String::as_str));
     command
-        .args(words.iter().skip(1))
+        .args(arguments.iter().skip(1))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
@@ -219,7 +219,7 @@ async fn boot(
             if count == 0 {
                 let mut stderr = Vec::new();
                 let _ = complaints.read_to_end(&mut stderr).await;
-                return Err(program::last_words(&stderr));
+                return Err(program::last_output(&stderr));
             }
         }
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hearth_host::program;
 use tokio::sync::oneshot;
 
-use super::command::{self, Accelerator, Memory, Start, Wanted};
+use super::command::{self, Accelerator, Memory, Spec, Start};
 use super::folder::{MemoryKind, Record, VmFolder};
 use super::monitor::{Monitor, RunState};
 use super::template::{RAM, Templates};
@@ -18,7 +18,7 @@ use crate::{CALL_TIMEOUT, DriverError, error};
 
 /// Between two looks whether QEMU's monitor is there yet: it takes 30 ms and more, and a fork waits for it. The shortest that
 /// the runtime's clock can do.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const CHECK_EVERY: Duration = Duration::from_millis(1);
 /// What QEMU's own allocator gets: one arena for all threads, because each further one keeps memory of its own in every VM.
 const QEMU_ENVIRONMENT: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 /// The kernel's words: the root disk, the console that is logged, `eth0` for the one network card, no waiting after a panic.
@@ -48,7 +48,7 @@ pub(super) async fn launch(
     holder: i32,
 ) -> Result<(), DriverError> {
     let kernel_arguments = kernel_arguments(accelerator, restore).await;
-    let wanted = Wanted {
+    let wanted = Spec {
         installation: &inner.options.installation,
         id: &record.id,
         shape: record.shape(),
@@ -65,8 +65,8 @@ pub(super) async fn launch(
             .collect(),
         start: restore.map_or(Start::Boot, |_| Start::Restore),
     };
-    let mut words = inner.network.enter(holder);
-    words.extend(command::words(&wanted));
+    let mut arguments = inner.network.enter(holder);
+    arguments.extend(command::arguments(&wanted));
     let log = folder
         .open_log()
         .map_err(|error| error::io("cannot open the VM's log", error))?;
@@ -77,7 +77,11 @@ pub(super) async fn launch(
     // `setsid` frees it from our terminal and our process group; each word of the chain replaces the one before, so the
     // process number stays the same up to QEMU.
     let mut command = program::clean("setsid");
-    command.args(&words).envs(QEMU_ENVIRONMENT).stdout(log).stderr(errors);
+    command
+        .args(&arguments)
+        .envs(QEMU_ENVIRONMENT)
+        .stdout(log)
+        .stderr(errors);
     let mut child = command.spawn().map_err(|error| error::io("cannot start QEMU", error))?;
     let process = ProcessId::of_child(&child);
     // Collects the exit status whenever it ends, so that no zombie stays while we live.
@@ -89,7 +93,7 @@ pub(super) async fn launch(
         Ok(process) => Some(process),
         Err(error) => {
             // Most likely it has ended already, and said why.
-            let ended = tokio::time::timeout(LOOK_AGAIN, ended).await;
+            let ended = tokio::time::timeout(CHECK_EVERY, ended).await;
             return Err(match ended {
                 Ok(_) => refused(folder),
                 Err(_) => error::io("cannot read the QEMU process", error),
@@ -178,24 +182,24 @@ async fn wait_until_up(folder: &VmFolder, user: &VmUser, mut restore: Option<&Re
                 CALL_TIMEOUT.as_secs()
             )));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
 }
 
 /// QEMU ended at once: which kind of trouble its last words are.
 fn refused(folder: &VmFolder) -> DriverError {
-    let words = folder.last_words();
+    let arguments = folder.last_output();
     let short = [
         "Cannot allocate memory",
         "No space left",
         "Resource temporarily unavailable",
     ];
-    if let Some(what) = short.iter().find(|text| words.contains(*text)) {
-        return DriverError::retry(format!("this host is short of something ({what}): {words}"));
+    if let Some(what) = short.iter().find(|text| arguments.contains(*text)) {
+        return DriverError::retry(format!("this host is short of something ({what}): {arguments}"));
     }
     // The VM network's holder died between the look at it and its use.
-    if words.contains("nsenter:") {
-        return DriverError::retry(format!("cannot enter the VM network: {words}"));
+    if arguments.contains("nsenter:") {
+        return DriverError::retry(format!("cannot enter the VM network: {arguments}"));
     }
-    DriverError::permanent(format!("QEMU refused to start: {words}"))
+    DriverError::permanent(format!("QEMU refused to start: {arguments}"))
 }

@@ -429,7 +429,7 @@ impl Driver for QemuDriver {
 
     async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {
         // The first look may boot a tiny guest, which needs the network.
-        let now = environment::look(&self.inner, image, shape).await?;
+        let now = environment::describe(&self.inner, image, shape).await?;
         Ok(now.digest)
     }
 

@@ -11,7 +11,7 @@ use crate::host::free_disk_bytes;
 use crate::{CALL_TIMEOUT, DriverError, FullDisk, VmState, error};
 
 /// How long QEMU's monitor has to say what a silent VM's processors do.
-const SILENCE_LOOK: Duration = Duration::from_secs(3);
+const SILENCE_CHECK: Duration = Duration::from_secs(3);
 
 impl Inner {
     /// Pauses or resumes a VM's processors. The caller holds its gate.
@@ -66,7 +66,7 @@ impl Inner {
 
     /// What QEMU says that the machine does.
     async fn run_state(&self, id: &VmId) -> io::Result<RunState> {
-        let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_LOOK).await?;
+        let mut monitor = Monitor::open(&self.folder(id), &self.user, SILENCE_CHECK).await?;
         monitor.state().await
     }
 

@@ -141,8 +141,8 @@ pub(crate) async fn a_killed_vm_is_noticed_and_can_be_made_anew(rig: &impl Rig) 
     })
     .await;
     assert_eq!(states(&*driver).await, [(id.clone(), VmState::Stopped)]);
-    let rest = tokio::time::timeout(SOON, stream.read_to_end(&mut Vec::new())).await;
-    drop(rest.expect("the stream ends with the VM"));
+    let idle = tokio::time::timeout(SOON, stream.read_to_end(&mut Vec::new())).await;
+    drop(idle.expect("the stream ends with the VM"));
     assert!(matches!(
         driver.connect(&id).await.err(),
         Some(DriverError::Permanent { .. })

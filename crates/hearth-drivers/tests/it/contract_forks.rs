@@ -15,7 +15,7 @@ use crate::contract::{Rig, agent, spec};
 /// A paused VM must not answer for this long; one that runs does so much sooner.
 const SILENCE: Duration = Duration::from_millis(700);
 /// A guest that has booted is idle within this time.
-const REST: Duration = Duration::from_secs(3);
+const IDLE: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) fn key(text: &str) -> CheckpointKey {
@@ -27,7 +27,7 @@ pub(crate) fn freeze(key: &CheckpointKey, parent: Option<&CheckpointKey>) -> Che
         key: key.clone(),
         parent: parent.cloned(),
         labels: BTreeMap::from([("step".to_owned(), "a step".to_owned())]),
-        rest: REST,
+        idle: IDLE,
     }
 }
 

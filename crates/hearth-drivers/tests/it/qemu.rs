@@ -122,7 +122,7 @@ pub(crate) async fn kill(pid: i32) {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     eventually("the killed process is gone", SOON, || async {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let state = stat.rsplit_once(") ").and_then(|(_, idle)| idle.chars().next());
         matches!(state, None | Some('Z' | 'X')).then_some(())
     })
     .await;

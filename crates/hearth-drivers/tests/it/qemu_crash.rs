@@ -115,7 +115,7 @@ async fn not_a_test_forking_server_to_be_killed() {
                 .unwrap();
             let key: CheckpointKey = format!("{round:032x}").parse().unwrap();
             let wanted = CheckpointSpec {
-                rest: Duration::ZERO,
+                idle: Duration::ZERO,
                 ..freeze(&key, Some(&from))
             };
             driver.checkpoint(&build, &wanted).await.unwrap();

@@ -34,7 +34,7 @@ pub(crate) fn processes_with(text: &str) -> Vec<(i32, String)> {
         };
         let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
         let stat = String::from_utf8_lossy(&read("stat")).into_owned();
-        let zombie = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+        let zombie = stat.rsplit_once(") ").is_none_or(|(_, idle)| idle.starts_with('Z'));
         let arguments = read("cmdline");
         if !zombie && u32::try_from(pid) != Ok(std::process::id()) && (holds(&arguments) || holds(&read("environ"))) {
             found.push((pid, String::from_utf8_lossy(&arguments).replace('\0', " ")));

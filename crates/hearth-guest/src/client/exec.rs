@@ -18,7 +18,7 @@ use crate::frames::{self, FrameDecoder, FrameError};
 use crate::{ExecEnd, ExecSpec, FrameKind, TerminalSize, TerminalSpec};
 
 /// Longest piece of standard input in one frame.
-const STDIN_PIECE: usize = 32 * 1024;
+const STDIN_CHUNK: usize = 32 * 1024;
 /// When a command's time is up, its agent has this long to say how it ended: it lets the command end by itself for two seconds, and
 /// kills what is left then.
 const BACKSTOP: Duration = Duration::from_secs(4);
@@ -121,12 +121,12 @@ impl Limit {
 /// The request's body: the specification, the input, and its end.
 pub(super) fn request_body(spec: &ExecSpec, stdin: Upload) -> Result<Upload, AgentError> {
     let spec = frames::encode_json(FrameKind::Spec, spec).map_err(protocol)?;
-    let input = stdin.into_stream().flat_map(|piece| {
+    let input = stdin.into_stream().flat_map(|chunk| {
         let mut parts = VecDeque::new();
-        match piece {
-            Ok(mut piece) => {
-                while !piece.is_empty() {
-                    let part = piece.split_to(piece.len().min(STDIN_PIECE));
+        match chunk {
+            Ok(mut chunk) => {
+                while !chunk.is_empty() {
+                    let part = chunk.split_to(chunk.len().min(STDIN_CHUNK));
                     parts.push_back(Ok(frames::encode(FrameKind::Stdin, &part)));
                 }
             }
@@ -180,9 +180,9 @@ impl ExecStream {
     pub async fn collect(mut self, max_bytes: usize) -> Result<ExecOutput, AgentError> {
         let (mut stdout, mut stderr, mut truncated) = (Vec::new(), Vec::new(), false);
         while let Some(event) = self.next().await {
-            let (kept, piece) = match event? {
-                ExecEvent::Stdout(piece) => (&mut stdout, piece),
-                ExecEvent::Stderr(piece) => (&mut stderr, piece),
+            let (kept, chunk) = match event? {
+                ExecEvent::Stdout(chunk) => (&mut stdout, chunk),
+                ExecEvent::Stderr(chunk) => (&mut stderr, chunk),
                 ExecEvent::End(end) => {
                     return Ok(ExecOutput {
                         stdout,
@@ -192,9 +192,9 @@ impl ExecStream {
                     });
                 }
             };
-            let room = max_bytes.saturating_sub(kept.len()).min(piece.len());
-            truncated |= room < piece.len();
-            kept.extend_from_slice(&piece[..room]);
+            let room = max_bytes.saturating_sub(kept.len()).min(chunk.len());
+            truncated |= room < chunk.len();
+            kept.extend_from_slice(&chunk[..room]);
         }
         Err(AgentError::Protocol(
             "the output ended without saying how the command did".into(),
@@ -248,7 +248,7 @@ impl Stream for ExecStream {
                 limit.heard();
             }
             match said {
-                Some(Ok(piece)) => self.decoder.feed(&piece),
+                Some(Ok(chunk)) => self.decoder.feed(&chunk),
                 Some(Err(error)) => {
                     self.over = true;
                     return Poll::Ready(Some(Err(error)));

@@ -180,7 +180,7 @@ impl AgentClient {
     ) -> Result<BoxStream<'static, Result<Change, AgentError>>, AgentError> {
         let asked = Asked::of(path, user).and(paths::RECURSIVE, Some(recursive));
         let reply = self.call(Method::GET, &asked.at(paths::FS_WATCH), None).await?;
-        let body = Download::new(reply.into_body()).map(|piece| piece.map_err(std::io::Error::other));
+        let body = Download::new(reply.into_body()).map(|chunk| chunk.map_err(std::io::Error::other));
         let lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(CHANGE_BYTES));
         let changes = lines.map(|line| {
             let line = line.map_err(|error| AgentError::Lost {

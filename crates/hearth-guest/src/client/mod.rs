@@ -257,8 +257,8 @@ impl AgentClient {
     }
 
     /// Lets the agent prepare for commands at once: the VM is about to be frozen, and each of its forks has what was prepared.
-    pub async fn settle(&self) -> Result<(), AgentError> {
-        self.call(Method::POST, paths::SETTLE, None).await.map(drop)
+    pub async fn quiesce(&self) -> Result<(), AgentError> {
+        self.call(Method::POST, paths::QUIESCE, None).await.map(drop)
     }
 
     /// A `POST` of a value as JSON.

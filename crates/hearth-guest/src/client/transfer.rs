@@ -16,7 +16,7 @@ use tokio_util::io::ReaderStream;
 use super::AgentError;
 
 /// Longest piece that is handed to HTTP/2 at once.
-const PIECE_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Bytes for the agent: a whole, a stream of pieces, or nothing. A stream's error cancels the request.
 pub struct Upload(BoxStream<'static, io::Result<Bytes>>);
@@ -35,13 +35,13 @@ impl Upload {
     }
 
     /// Pieces from elsewhere.
-    pub fn from_stream(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
-        Self(pieces.boxed())
+    pub fn from_stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+        Self(chunks.boxed())
     }
 
     /// Everything a reader gives.
     pub fn from_reader(reader: impl AsyncRead + Send + 'static) -> Self {
-        Self(ReaderStream::with_capacity(reader, PIECE_BYTES).boxed())
+        Self(ReaderStream::with_capacity(reader, CHUNK_BYTES).boxed())
     }
 
     pub(super) fn into_stream(self) -> BoxStream<'static, io::Result<Bytes>> {
@@ -110,9 +110,9 @@ async fn send(mut stream: SendStream<Bytes>, body: Upload, mut gone: oneshot::Re
             next = body.next() => next,
         };
         match next {
-            Some(Ok(mut piece)) => {
-                while !piece.is_empty() {
-                    stream.reserve_capacity(piece.len().min(PIECE_BYTES));
+            Some(Ok(mut chunk)) => {
+                while !chunk.is_empty() {
+                    stream.reserve_capacity(chunk.len().min(CHUNK_BYTES));
                     let granted = tokio::select! {
                         biased;
                         _ = &mut gone => return stream.send_reset(Reason::CANCEL),
@@ -120,7 +120,7 @@ async fn send(mut stream: SendStream<Bytes>, body: Upload, mut gone: oneshot::Re
                     };
                     // The agent has closed the stream; its reply says why.
                     let Some(Ok(granted)) = granted else { return };
-                    let part = piece.split_to(granted.min(piece.len()));
+                    let part = chunk.split_to(granted.min(chunk.len()));
                     if stream.send_data(part, false).is_err() {
                         return;
                     }
@@ -150,14 +150,14 @@ impl Download {
     /// Everything in one piece; an error when it is more than `max_bytes`.
     pub async fn collect(mut self, max_bytes: usize) -> Result<Vec<u8>, AgentError> {
         let mut whole = Vec::new();
-        while let Some(piece) = self.next().await {
-            let piece = piece?;
-            if whole.len() + piece.len() > max_bytes {
+        while let Some(chunk) = self.next().await {
+            let chunk = chunk?;
+            if whole.len() + chunk.len() > max_bytes {
                 return Err(AgentError::Protocol(format!(
                     "more than the {max_bytes} bytes allowed for it"
                 )));
             }
-            whole.extend_from_slice(&piece);
+            whole.extend_from_slice(&chunk);
         }
         Ok(whole)
     }
@@ -167,12 +167,12 @@ impl Stream for Download {
     type Item = Result<Bytes, AgentError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let piece = std::task::ready!(self.body.poll_data(cx));
-        Poll::Ready(piece.map(|piece| {
-            let piece = piece?;
+        let chunk = std::task::ready!(self.body.poll_data(cx));
+        Poll::Ready(chunk.map(|chunk| {
+            let chunk = chunk?;
             // Taken by the caller: the agent may send as much again.
-            self.body.flow_control().release_capacity(piece.len())?;
-            Ok(piece)
+            self.body.flow_control().release_capacity(chunk.len())?;
+            Ok(chunk)
         }))
     }
 }

@@ -17,15 +17,15 @@ fn old_session(kind_open: bool) -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(prop::collection::vec(any::<u8>(), 1..3000), 0..4),
         any::<prop::sample::Index>(),
     )
-        .prop_map(move |(seed, pieces, cut)| {
+        .prop_map(move |(seed, chunks, cut)| {
             let mut bytes = Vec::new();
             if kind_open {
                 put_opening(&mut bytes, id(seed));
             } else {
                 put_accept(&mut bytes, id(seed));
             }
-            for piece in pieces {
-                put_data(&mut bytes, &piece);
+            for chunk in chunks {
+                put_data(&mut bytes, &chunk);
             }
             bytes.truncate(cut.index(bytes.len() + 1));
             bytes
@@ -38,16 +38,16 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
         let [high, low] = length.to_be_bytes();
         vec![kind, high, low]
     });
-    let piece = prop_oneof![
+    let chunk = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..200),
         frame_like,
         old_session(true),
         old_session(false)
     ];
-    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+    prop::collection::vec(chunk, 0..6).prop_map(|chunks| chunks.concat())
 }
 
-fn feed_in_pieces(decoder: &mut Decoder, bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Event> {
+fn feed_in_chunks(decoder: &mut Decoder, bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Event> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     at.push(bytes.len());
     at.sort_unstable();
@@ -68,7 +68,7 @@ fn data_after(events: &[Event], beginning: &Event) -> Option<Vec<u8>> {
     let mut data = Vec::new();
     for event in &events[start + 1..] {
         match event {
-            Event::Data(piece) => data.extend_from_slice(piece),
+            Event::Data(chunk) => data.extend_from_slice(chunk),
             _ => return None,
         }
     }
@@ -82,10 +82,10 @@ proptest! {
         let ours = SessionId(*b"the new session!");
         let mut bytes = before;
         put_opening(&mut bytes, ours);
-        for piece in payload.chunks(MAX_PAYLOAD) {
-            put_data(&mut bytes, piece);
+        for chunk in payload.chunks(MAX_PAYLOAD) {
+            put_data(&mut bytes, chunk);
         }
-        let events = feed_in_pieces(&mut Decoder::guest(), &bytes, &cuts);
+        let events = feed_in_chunks(&mut Decoder::guest(), &bytes, &cuts);
         prop_assert_eq!(data_after(&events, &Event::Opened(ours)), Some(payload));
     }
 
@@ -95,10 +95,10 @@ proptest! {
         let ours = SessionId(*b"the new session!");
         let mut bytes = before;
         put_accept(&mut bytes, ours);
-        for piece in payload.chunks(MAX_PAYLOAD) {
-            put_data(&mut bytes, piece);
+        for chunk in payload.chunks(MAX_PAYLOAD) {
+            put_data(&mut bytes, chunk);
         }
-        let events = feed_in_pieces(&mut Decoder::host(ours), &bytes, &cuts);
+        let events = feed_in_chunks(&mut Decoder::host(ours), &bytes, &cuts);
         prop_assert_eq!(events.first(), Some(&Event::Accepted));
         prop_assert_eq!(data_after(&events, &Event::Accepted), Some(payload));
     }
@@ -225,17 +225,17 @@ async fn an_agent_that_starts_anew_ends_the_hosts_session() {
 }
 
 /// Gives one piece at a time; an empty one is an end of file.
-struct Pieces(std::collections::VecDeque<Vec<u8>>);
+struct Chunks(std::collections::VecDeque<Vec<u8>>);
 
-impl AsyncRead for Pieces {
+impl AsyncRead for Chunks {
     fn poll_read(
         mut self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<io::Result<()>> {
         match self.0.pop_front() {
-            Some(piece) => {
-                buffer.put_slice(&piece);
+            Some(chunk) => {
+                buffer.put_slice(&chunk);
                 std::task::Poll::Ready(Ok(()))
             }
             None => std::task::Poll::Pending,
@@ -258,13 +258,13 @@ async fn the_old_hosts_end_of_file_may_come_after_the_new_hosts_first_bytes() {
     let ping = frames(&|bytes| {
         put_data(bytes, b"ping");
     });
-    let mut pieces: std::collections::VecDeque<_> = opening.chunks(8192).map(<[u8]>::to_vec).collect();
-    pieces.extend([Vec::new(), ping]);
+    let mut chunks: std::collections::VecDeque<_> = opening.chunks(8192).map(<[u8]>::to_vec).collect();
+    chunks.extend([Vec::new(), ping]);
     let echo = |session| async move {
         let (mut reader, mut writer) = tokio::io::split(session);
         drop(tokio::io::copy(&mut reader, &mut writer).await);
     };
-    let _guest = tokio::spawn(serve_sessions(Pieces(pieces), port, echo, async || Ok(true)));
+    let _guest = tokio::spawn(serve_sessions(Chunks(chunks), port, echo, async || Ok(true)));
     let mut decoder = Decoder::host(id(9));
     let mut buffer = vec![0; 64 * 1024];
     loop {

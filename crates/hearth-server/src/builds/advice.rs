@@ -159,7 +159,7 @@ fn about_input(ended: &Ended<'_>) -> Option<Redacted> {
     let said = ended.last_lines.join("\n").to_lowercase();
     if let Some((_, answer)) = QUESTIONS
         .iter()
-        .find(|(looks, _)| looks.iter().any(|look| said.contains(look)))
+        .find(|(searches, _)| searches.iter().any(|find_heads| said.contains(find_heads)))
     {
         return Some(redacted![closed, ", no one can answer: ", *answer]);
     }

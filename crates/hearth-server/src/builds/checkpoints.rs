@@ -16,9 +16,9 @@ use crate::store::{CheckpointRow, TemplateRow};
 
 /// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
 /// middle of.
-const TEMPLATE_REST: Duration = Duration::from_millis(500);
+const TEMPLATE_IDLE: Duration = Duration::from_millis(500);
 /// The same for a base, from which everything is made.
-const BASE_REST: Duration = Duration::from_secs(3);
+const BASE_IDLE: Duration = Duration::from_secs(3);
 /// So many commands of a list are each followed by a checkpoint; in a longer list only those that took long.
 const EACH_COMMAND: usize = 64;
 /// A stage that took at least this long is worth a checkpoint whatever else holds.
@@ -178,9 +178,9 @@ impl Run<'_> {
                 ("stage".to_owned(), work.to_string()),
             ]
             .into(),
-            rest: match work {
-                Work::Base => BASE_REST,
-                _ if is_last => TEMPLATE_REST,
+            idle: match work {
+                Work::Base => BASE_IDLE,
+                _ if is_last => TEMPLATE_IDLE,
                 _ => Duration::ZERO,
             },
         };

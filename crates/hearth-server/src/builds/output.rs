@@ -44,16 +44,16 @@ impl CommandOutput {
     }
 
     /// Bytes from standard output; gives what may be shown.
-    pub fn stdout(&mut self, piece: &[u8]) -> Redacted {
-        let text = self.stdout.push(piece);
+    pub fn stdout(&mut self, chunk: &[u8]) -> Redacted {
+        let text = self.stdout.push(chunk);
         let lines = self.plain_output.push(&text);
         keep_last(&mut self.last_lines, LAST_LINES, lines);
         text
     }
 
     /// Bytes from standard error; gives what may be shown.
-    pub fn stderr(&mut self, piece: &[u8]) -> Redacted {
-        let text = self.stderr.push(piece);
+    pub fn stderr(&mut self, chunk: &[u8]) -> Redacted {
+        let text = self.stderr.push(chunk);
         let lines = self.plain_errors.push(&text);
         self.remember(lines);
         text

@@ -14,13 +14,13 @@ use serde_json::json;
 use super::run::{Found, Run, Stop, command_failure};
 use super::scripts::script_spec;
 use super::step_log::{Named, Recorder};
-use crate::repos::bring::{self, BringError};
 use crate::repos::mirrors::{MirrorCommit, MirrorError};
 use crate::repos::settings;
+use crate::repos::transfer::{self, TransferError};
 
 impl Run<'_> {
     /// The head of a repository's branch and what its settings file says.
-    pub(super) async fn look_at(&self, checkout: &Checkout, last: Option<&str>) -> Found {
+    pub(super) async fn find_head(&self, checkout: &Checkout, last: Option<&str>) -> Found {
         let head = self
             .builder
             .mirrors
@@ -29,7 +29,7 @@ impl Run<'_> {
                 &checkout.remote(),
                 &checkout.branch,
                 self.builder.timeouts.command,
-                self.wants(last),
+                self.freshness(last),
             )
             .await
             .map_err(|error| self.mirror_failure(&error));
@@ -73,7 +73,7 @@ impl Run<'_> {
     ) -> Result<(), Stop> {
         let mut recorder = self.begin(StepName::CloneRepo, Some(&checkout.repo_full_name));
         let result = match head {
-            Ok(head) => self.bring_repo(&mut recorder, agent, checkout, head).await,
+            Ok(head) => self.transfer_repo(&mut recorder, agent, checkout, head).await,
             Err(failure) => Err(failure.clone()),
         };
         let mut metadata = json!({ "repo": checkout.repo_full_name, "branch": checkout.branch, "path": checkout.path });
@@ -83,7 +83,7 @@ impl Run<'_> {
         self.end(recorder, result, metadata).await
     }
 
-    async fn bring_repo(
+    async fn transfer_repo(
         &self,
         recorder: &mut Recorder<'_>,
         agent: &AgentClient,
@@ -101,24 +101,25 @@ impl Run<'_> {
             recorder.print(&format!("{}\n", head.messages));
         }
         let (extras, limit) = (checkout.extras(), self.builder.timeouts.command);
-        let along = self
+        let extra_content = self
             .builder
             .mirrors
-            .along(head, &checkout.remote(), extras, limit)
+            .extra_content(head, &checkout.remote(), extras, limit)
             .await;
-        let along = along.map_err(|error| self.mirror_failure(&error))?;
-        for note in &along.notes {
+        let extra_content = extra_content.map_err(|error| self.mirror_failure(&error))?;
+        for note in &extra_content.notes {
             recorder.print(&format!("{note}\n"));
         }
-        let put = bring::put_clone(agent, path, (head, url, branch), &along, extras).await;
+        let put = transfer::put_clone(agent, path, (head, url, branch), &extra_content, extras).await;
         put.map_err(|error| match error {
-            BringError::Mirror(error) => self.mirror_failure(&error),
+            TransferError::Mirror(error) => self.mirror_failure(&error),
             error => {
                 let reason = format!("{repo_full_name} could not be written: {error}");
                 self.failure(FailureKind::VmLost, &reason)
             }
         })?;
-        let fill = std::iter::once(bring::fill(path, &along)).chain(bring::fill_submodules(path, &along));
+        let fill = std::iter::once(transfer::fill(path, &extra_content))
+            .chain(transfer::fill_submodules(path, &extra_content));
         for spec in fill {
             let spec = ExecSpec {
                 timeout_ms: Some(millis(limit)),

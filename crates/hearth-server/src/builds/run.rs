@@ -30,7 +30,7 @@ use super::end_request::EndRequest;
 use super::plan::BuildPlan;
 use super::step_log::{CommandFailure, Recorder};
 use crate::repos::checkout;
-use crate::repos::mirrors::{MirrorCommit, Wanted};
+use crate::repos::mirrors::{Freshness, MirrorCommit};
 use crate::secrets::{env_file, git_config};
 use crate::store::{StoreError, TemplateRow};
 
@@ -108,7 +108,7 @@ pub async fn provision(builder: &Builder, boot: &Boot) -> Result<Provisioned, St
             return Err(failure(FailureKind::Host, reason).into());
         }
     }
-    let found = Run::new(builder, boot).look().await;
+    let found = Run::new(builder, boot).find_heads().await;
     let mut boot = boot.clone();
     boot.plan.recipe = resolve_inputs(builder, &boot, &found).await?;
     Run::new(builder, &boot).all(found).await
@@ -163,10 +163,10 @@ impl<'a> Run<'a> {
 
 impl Run<'_> {
     /// All repositories as they are now.
-    async fn look(&self) -> Vec<Found> {
+    async fn find_heads(&self) -> Vec<Found> {
         let BuildPlan { checkouts, heads, .. } = &self.boot.plan;
-        let looks = checkouts.iter().zip(heads);
-        join_all(looks.map(|(checkout, head)| self.look_at(checkout, head.as_deref()))).await
+        let searches = checkouts.iter().zip(heads);
+        join_all(searches.map(|(checkout, head)| self.find_head(checkout, head.as_deref()))).await
     }
 
     /// A fork of a template that is known whole: no repository is looked at. `None` when it turned out to be damaged.
@@ -285,11 +285,11 @@ impl Run<'_> {
     }
 
     /// Which head of a repository is good enough: the one that the recipe names, for a VM of the pool.
-    pub(super) fn wants<'b>(&self, last: Option<&'b str>) -> Wanted<'b> {
+    pub(super) fn freshness<'b>(&self, last: Option<&'b str>) -> Freshness<'b> {
         match last {
-            _ if self.boot.purpose.is_test() => Wanted::Newest,
-            Some(commit) => Wanted::Commit(commit),
-            None => Wanted::Fetched(POOL_FRESH),
+            _ if self.boot.purpose.is_test() => Freshness::Newest,
+            Some(commit) => Freshness::Commit(commit),
+            None => Freshness::Fetched(POOL_FRESH),
         }
     }
 
@@ -427,7 +427,7 @@ impl Run<'_> {
 
 pub(super) fn command_failure(kind: FailureKind, error: CommandFailure) -> Failure {
     match error {
-        CommandFailure::Command { sentence, .. } => failure(kind, sentence),
+        CommandFailure::Command { message, .. } => failure(kind, message),
         CommandFailure::Stopped(failure) => failure,
     }
 }

@@ -11,7 +11,7 @@ use hearth_guest::ExecSpec;
 use hearth_guest::client::AgentClient;
 
 use super::output::CommandOutput;
-use super::step_log::sentence;
+use super::step_log::message;
 use crate::secrets::env_file;
 
 /// How the script of a phase is run in a checkout; `None` when there is none.
@@ -49,9 +49,9 @@ pub async fn run_at_claim(
             let mut said = CommandOutput::new(redactor);
             said.stderr(&output.stderr);
             said.finish();
-            match sentence(&output.end, &spec, &said.last_error_lines(), redactor) {
+            match message(&output.end, &spec, &said.last_error_lines(), redactor) {
                 None => Ok(()),
-                Some(sentence) => Err(redacted![what, " failed: ", sentence]),
+                Some(message) => Err(redacted![what, " failed: ", message]),
             }
         })
     });

@@ -46,7 +46,7 @@ pub enum CommandFailure {
     /// It is the command's own fault.
     Command {
         /// One plain sentence.
-        sentence: Redacted,
+        message: Redacted,
         /// Its exit code, if it had one.
         code: Option<i32>,
     },
@@ -151,9 +151,9 @@ impl<'a> Recorder<'a> {
             }
         };
         self.show(&output.finish());
-        match sentence(&end, spec, &output.last_error_lines(), redactor) {
+        match message(&end, spec, &output.last_error_lines(), redactor) {
             None => Ok(end),
-            Some(sentence) => {
+            Some(message) => {
                 let code = if let ExecEnd::Exited { code, .. } = end {
                     code
                 } else {
@@ -170,10 +170,10 @@ impl<'a> Recorder<'a> {
                     variables,
                     redactor,
                 });
-                let named = command.failed(&name, &end, &sentence, redactor);
+                let named = command.failed(&name, &end, &message, redactor);
                 self.failure = Some(with_advice(named, advice.as_ref()));
-                let sentence = with_advice(sentence, advice.as_ref());
-                Err(CommandFailure::Command { sentence, code })
+                let message = with_advice(message, advice.as_ref());
+                Err(CommandFailure::Command { message, code })
             }
         }
     }
@@ -181,12 +181,12 @@ impl<'a> Recorder<'a> {
     /// Why a command did not come to its end.
     async fn lost(&self, name: &Redacted, given: &Given, error: AgentError) -> CommandFailure {
         if let AgentError::Overdue { limit } = error {
-            let sentence = redacted![
+            let message = redacted![
                 "timed out after ",
                 limit.as_secs(),
                 " s; the agent in the VM was to end the command, and has not confirmed that: the VM is very busy, or hangs",
             ];
-            return CommandFailure::Command { sentence, code: None };
+            return CommandFailure::Command { message, code: None };
         }
         let failure = lost::explain(
             &self.builder.connections,
@@ -258,7 +258,7 @@ pub enum Named<'a> {
 
 impl Named<'_> {
     /// How it ended, as a sentence that names it. `shown`: its name, or how its text begins.
-    fn failed(&self, shown: &Redacted, end: &ExecEnd, sentence: &Redacted, redactor: &Redactor) -> Redacted {
+    fn failed(&self, shown: &Redacted, end: &ExecEnd, message: &Redacted, redactor: &Redactor) -> Redacted {
         let what = match self {
             Self::Command(_) => redacted!["the command `", shown, "`"],
             Self::Hook(repo) => redacted!["the hook `", shown, "` of ", redactor.redact(repo)],
@@ -267,8 +267,8 @@ impl Named<'_> {
             Self::Own(name) => Redacted::from(*name),
         };
         for begins in ["the command ", "the background command "] {
-            if sentence.starts_with(begins) {
-                return redacted![what, " ", sentence.part(|text| &text[begins.len()..])];
+            if message.starts_with(begins) {
+                return redacted![what, " ", message.part(|text| &text[begins.len()..])];
             }
         }
         let ended = match end {
@@ -276,16 +276,16 @@ impl Named<'_> {
             ExecEnd::Exited { .. } => " ended with ",
             _ => " ",
         };
-        redacted![what, ended, sentence]
+        redacted![what, ended, message]
     }
 }
 
 /// What to do stands on a line of its own, unless there is no line before it.
-fn with_advice(sentence: Redacted, advice: Option<&Redacted>) -> Redacted {
+fn with_advice(message: Redacted, advice: Option<&Redacted>) -> Redacted {
     match advice {
-        None => sentence,
-        Some(advice) if sentence.contains(':') => redacted![sentence, "\n", advice],
-        Some(advice) => redacted![sentence, ": ", advice],
+        None => message,
+        Some(advice) if message.contains(':') => redacted![message, "\n", advice],
+        Some(advice) => redacted![message, ": ", advice],
     }
 }
 
@@ -306,7 +306,7 @@ fn command_name(spec: &ExecSpec, redactor: &Redactor) -> Redacted {
 }
 
 /// What is wrong with the way a command ended; `None` when it ended well.
-pub fn sentence(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &Redacted, redactor: &Redactor) -> Option<Redacted> {
+pub fn message(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &Redacted, redactor: &Redactor) -> Option<Redacted> {
     let quote = if last_error_lines.is_empty() {
         Redacted::default()
     } else {

@@ -23,7 +23,7 @@ const CONNECT_TRY: Duration = Duration::from_secs(5);
 /// Time limit of Hearth's own small commands in a VM.
 const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// What most tasks run first. An image may be without some.
-const READ_USUAL: &str =
+const WARM_COMMANDS: &str =
     "cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
 /// The file of an SSH server's RSA key.
 const RSA_HOST_KEY: &str = "ssh_host_rsa_key";
@@ -149,7 +149,7 @@ impl Run<'_> {
         let identity = NewIdentity {
             hostname: self.boot.vm.to_string(),
             machine_id: None,
-            rsa_host_key: self.builder.host_keys.spare(),
+            rsa_host_key: self.builder.host_keys.take_spare(),
         };
         let activated = agent.activate(&identity).await;
         let activated = activated.map_err(|error| self.failure(FailureKind::Identity, &error.to_string()))?;
@@ -157,12 +157,12 @@ impl Run<'_> {
             .connections
             .note_boot(&self.boot.vm, &activated.boot_id)
             .await;
-        self.bring_rsa_host_key(agent, identity, &activated).await?;
+        self.install_rsa_host_key(agent, identity, &activated).await?;
         Ok(activated)
     }
 
     /// Where an SSH server had an RSA key and none was at hand, it is brought now. One that is not needed is kept for another VM.
-    async fn bring_rsa_host_key(
+    async fn install_rsa_host_key(
         &self,
         agent: &AgentClient,
         identity: NewIdentity,
@@ -230,7 +230,7 @@ impl Run<'_> {
 
     async fn ensure_server(&self) -> Result<AgentClient, Stop> {
         let mut recorder = self.begin(StepName::EnsureServer, None);
-        let result = self.settle(&mut recorder).await;
+        let result = self.await_system(&mut recorder).await;
         self.end_reached(recorder, result, json!({})).await
     }
 
@@ -251,11 +251,11 @@ impl Run<'_> {
     }
 
     /// Waits for the agent, then until the guest is idle, and sets its time and its name.
-    async fn settle(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
+    async fn await_system(&self, recorder: &mut Recorder<'_>) -> Result<(AgentClient, String), Failure> {
         let (agent, version) = self.reach().await?;
         let set = agent.set_clock(SystemTime::now()).await;
         set.map_err(|error| self.vm_lost(&error))?;
-        let settle = ExecSpec {
+        let await_system = ExecSpec {
             // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
             // system (exit code 1) is still a system.
             shell: Some(format!(
@@ -272,10 +272,10 @@ impl Run<'_> {
             ..ExecSpec::default()
         };
         recorder
-            .run(&agent, &settle, &Named::Own("the boot of the guest's system"))
+            .run(&agent, &await_system, &Named::Own("the boot of the guest's system"))
             .await
             .map_err(|error| command_failure(FailureKind::Image, error))?;
-        let identity = git_config::render(&git_config::nobody());
+        let identity = git_config::render(&git_config::placeholder());
         let written = agent.write_file(git_config::PATH, git_config::MODE, identity).await;
         written.map_err(|error| self.vm_lost(&error))?;
         Ok((agent, version))
@@ -368,7 +368,7 @@ impl Run<'_> {
     /// and a page becomes the VM's own when it is first written, which then need not happen while a task waits.
     pub(super) async fn rehearse_hand_over(&self, agent: &AgentClient) -> Result<(), Stop> {
         let identity = &self.boot.plan.git_identity;
-        let committer = identity.as_ref().map_or_else(git_config::nobody, Into::into);
+        let committer = identity.as_ref().map_or_else(git_config::placeholder, Into::into);
         let rehearsed = agent.hand_over(vec![git_config::file(&committer)]).await;
         rehearsed.map_err(|error| self.vm_lost(&error))?;
         Ok(())
@@ -391,10 +391,10 @@ impl Run<'_> {
         if let Err(error) = self.runs(agent, &["sync"]).await {
             tracing::debug!(%error, "the guest does not write everything to its disk");
         }
-        if let Err(error) = self.runs(agent, &["sh", "-c", READ_USUAL]).await {
+        if let Err(error) = self.runs(agent, &["sh", "-c", WARM_COMMANDS]).await {
             tracing::debug!(%error, "the guest does not read what tasks usually run");
         }
-        match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.settle()).await {
+        match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.quiesce()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the agent does not settle"),
             Err(_) => tracing::debug!("the agent does not settle in time"),

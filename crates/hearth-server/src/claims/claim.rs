@@ -27,7 +27,7 @@ use crate::templates::select::serving;
 
 /// So much later than its time a claim is answered when the database takes long to say how things are. Whoever asks must not wait
 /// for a busy host any longer than he said.
-const LAST_LOOK: Duration = Duration::from_secs(5);
+const LAST_CHECK: Duration = Duration::from_secs(5);
 
 /// The fields of a claim that decide which VM it gets.
 pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];
@@ -60,7 +60,7 @@ pub struct ClaimTask {
 }
 
 /// A claim on its way.
-pub(super) struct Course {
+pub(super) struct Progress {
     /// Where the branch is that it asks for.
     pub branch: Option<Asked>,
     /// Its ticket in the queue.
@@ -70,7 +70,7 @@ pub(super) struct Course {
     /// How the latest VM that was made for it was ordered.
     pub made: Option<ClaimSource>,
     /// It looked before, and there was nothing for it.
-    pub has_looked: bool,
+    pub has_checked: bool,
     /// How many VMs it took that were not fit.
     pub unfit: usize,
     /// What was to be its VM and could not be.
@@ -113,7 +113,7 @@ impl ClaimTask {
     }
 }
 
-impl Course {
+impl Progress {
     pub(super) fn fail(&mut self, cause: Cause, reason: String) {
         let at = self.trace.age();
         self.failures.push(Failure { at, cause, reason });
@@ -132,7 +132,7 @@ impl Course {
 /// What comes of this work of a claim that came so long ago; `None` when the claim must be answered before it is done.
 async fn in_time<T>(age: Duration, order: &ClaimOrder, work: impl Future<Output = T>) -> Option<T> {
     let left = order.longest_wait().saturating_sub(age);
-    tokio::time::timeout(left + LAST_LOOK, work).await.ok()
+    tokio::time::timeout(left + LAST_CHECK, work).await.ok()
 }
 
 impl Claims {
@@ -148,21 +148,26 @@ impl Claims {
             }
             None => None,
         };
-        let mut course = Course {
+        let mut progress = Progress {
             branch: self.find_branch(project, task).await?,
             ticket: None,
             reservation: Reservation::new(self, &project.id, task.order.scope() != ClaimScope::Own),
             made: None,
-            has_looked: false,
+            has_checked: false,
             unfit: 0,
             failures: Vec::new(),
             trace,
         };
         loop {
-            let looked = in_time(course.trace.age(), &task.order, self.look(project, task, &mut course)).await;
-            let mut seen = looked.ok_or_else(ClaimError::too_busy)??;
-            let step = next(&seen.view, &task.order, course.trace.age());
-            course.trace.note_view(&seen.view, &task.order, &step);
+            let observed = in_time(
+                progress.trace.age(),
+                &task.order,
+                self.observe(project, task, &mut progress),
+            )
+            .await;
+            let mut seen = observed.ok_or_else(ClaimError::too_busy)??;
+            let step = next(&seen.view, &task.order, progress.trace.age());
+            progress.trace.note_view(&seen.view, &task.order, &step);
             match step {
                 Next::Repeat => {
                     if let Some(earlier) = seen.earlier.take() {
@@ -170,25 +175,25 @@ impl Claims {
                     }
                 }
                 Next::Take(which) => {
-                    if let Some(reply) = self.take(&mut seen, task, &which, &mut course).await? {
+                    if let Some(reply) = self.take(&mut seen, task, &which, &mut progress).await? {
                         return Ok(reply);
                     }
                 }
                 Next::GiveBack(id) => {
                     self.store.unreserve_instance(&id).await?;
-                    course.reservation.forget(&id);
+                    progress.reservation.forget(&id);
                     self.changed(&project.id, &id);
                 }
-                Next::Make { how, recipe } => self.make(project, &mut course, how, recipe).await?,
+                Next::Make { how, recipe } => self.make(project, &mut progress, how, recipe).await?,
                 Next::Join => {
-                    let own = course.reservation.ids().first().cloned();
-                    let (scope, inbox) = (task.order.scope(), course.reservation.inbox());
-                    course.ticket = Some(self.queues.join(&project.id, scope, own, inbox));
-                    course.has_looked = true;
+                    let own = progress.reservation.ids().first().cloned();
+                    let (scope, inbox) = (task.order.scope(), progress.reservation.inbox());
+                    progress.ticket = Some(self.queues.join(&project.id, scope, own, inbox));
+                    progress.has_checked = true;
                 }
-                Next::Wait { until } => course.wait(until).await,
+                Next::Wait { until } => progress.wait(until).await,
                 Next::Refuse(why) => {
-                    let why = tokio::time::timeout(LAST_LOOK, self.refusal(&seen, task, &course, why)).await;
+                    let why = tokio::time::timeout(LAST_CHECK, self.refusal(&seen, task, &progress, why)).await;
                     return Err(why.map_err(|_| ClaimError::too_busy())??);
                 }
             }
@@ -211,15 +216,15 @@ impl Claims {
         let pool = store.pool(&project.id).await?;
         let checkouts = checkouts(project, pool.as_ref());
         let patience = FETCH_BUDGET.max(task.order.patience);
-        Ok(Some(Asked::look(&self.mirrors, &checkouts, branch, patience).await?))
+        Ok(Some(Asked::find(&self.mirrors, &checkouts, branch, patience).await?))
     }
 
     /// What there is now.
-    async fn look<'a>(
+    async fn observe<'a>(
         &self,
         project: &'a ProjectRow,
         task: &ClaimTask,
-        course: &mut Course,
+        progress: &mut Progress,
     ) -> Result<Seen<'a>, StoreError> {
         let store = &self.store;
         let pool = async {
@@ -247,15 +252,15 @@ impl Claims {
                 Some(earlier) => Some(self.earlier(task, earlier).await?),
                 None => None,
             },
-            queue: match &course.ticket {
+            queue: match &progress.ticket {
                 Some(ticket) => ticket.inside(),
                 None => self.queues.outside(&project.id, task.order.scope()),
             },
-            reserved: self.reserved(course).await?,
-            made: course.made,
-            has_looked: course.has_looked,
-            unfit: course.unfit,
-            failures: course.failures.clone(),
+            reserved: self.reserved(progress).await?,
+            made: progress.made,
+            has_checked: progress.has_checked,
+            unfit: progress.unfit,
+            failures: progress.failures.clone(),
             pool: PoolView {
                 enabled: pool.as_ref().is_some_and(|pool| pool.config.enabled),
                 template: serving(&templates, project, &recipe).map(|template| template.recipe.clone()),
@@ -296,9 +301,9 @@ impl Claims {
     }
 
     /// What is reserved for the claim; what is gone is noted as a failure.
-    async fn reserved(&self, course: &mut Course) -> Result<Vec<Reserved>, StoreError> {
+    async fn reserved(&self, progress: &mut Progress) -> Result<Vec<Reserved>, StoreError> {
         let mut reserved = Vec::new();
-        for id in course.reservation.ids() {
+        for id in progress.reservation.ids() {
             let row = self.store.instance(&id).await?;
             match row {
                 Some(row) if matches!(row.state, InstanceState::Provisioning | InstanceState::Ready) => {
@@ -307,12 +312,12 @@ impl Claims {
                     reserved.push(Reserved { id, recipe, ready });
                 }
                 row => {
-                    course.reservation.forget(&id);
+                    progress.reservation.forget(&id);
                     let Some(row) = row else { continue };
                     let blames_recipe = row.failure_kind.is_some_and(FailureKind::blames_recipe);
                     let cause = if blames_recipe { Cause::SetUp } else { Cause::Host };
                     if let Some(reason) = self.store.failure_of(&row).await? {
-                        course.fail(cause, reason);
+                        progress.fail(cause, reason);
                     }
                 }
             }
@@ -324,17 +329,17 @@ impl Claims {
     async fn make(
         &self,
         project: &ProjectRow,
-        course: &mut Course,
+        progress: &mut Progress,
         how: ClaimSource,
         recipe: String,
     ) -> Result<(), StoreError> {
         let id = InstanceId::generate();
         // Reserved before the row is written: if this future is dropped at any point, the row is given back.
-        course.reservation.add(id.clone());
-        if let Some(ticket) = &course.ticket {
+        progress.reservation.add(id.clone());
+        if let Some(ticket) = &progress.ticket {
             ticket.owns(&id);
         }
-        (course.made, course.has_looked) = (Some(how), true);
+        (progress.made, progress.has_checked) = (Some(how), true);
         let shape = self.recipes.shape(project);
         let new = NewInstance {
             id,

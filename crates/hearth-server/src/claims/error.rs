@@ -11,7 +11,7 @@ use hearth_core::redact::Redacted;
 use jiff::Timestamp;
 
 use super::Claims;
-use super::claim::{ClaimTask, Course, Seen};
+use super::claim::{ClaimTask, Progress, Seen};
 use super::handoff::{NO_ANSWER, NOT_RESUMED};
 use crate::repos::branches::BranchError;
 use crate::store::{Store, StoreError};
@@ -157,7 +157,7 @@ impl Claims {
         &self,
         seen: &Seen<'_>,
         task: &ClaimTask,
-        course: &Course,
+        progress: &Progress,
         refusal: Refusal,
     ) -> Result<ClaimError, StoreError> {
         Ok(match refusal {
@@ -172,7 +172,7 @@ impl Claims {
                 blames_recipe: true,
             },
             Refusal::VmFailed(reason) => ClaimError::Failed {
-                reason: match course.trace.skipped() {
+                reason: match progress.trace.skipped() {
                     [] => reason,
                     [only] if only.reason == reason => reason,
                     more => format!("{}{}", clause(&reason), not_fit(more)),
@@ -180,7 +180,9 @@ impl Claims {
                 blames_recipe: false,
             },
             Refusal::Stuck(reason) => ClaimError::Stuck(reason),
-            Refusal::Disabled | Refusal::NothingReady => return self.nothing_ready(seen, task, course, refusal).await,
+            Refusal::Disabled | Refusal::NothingReady => {
+                return self.nothing_ready(seen, task, progress, refusal).await;
+            }
         })
     }
 
@@ -188,11 +190,11 @@ impl Claims {
         &self,
         seen: &Seen<'_>,
         task: &ClaimTask,
-        course: &Course,
+        progress: &Progress,
         refusal: Refusal,
     ) -> Result<ClaimError, StoreError> {
         let what = what_is_ready(&seen.view, &task.order);
-        let not_fit = not_fit(course.trace.skipped());
+        let not_fit = not_fit(progress.trace.skipped());
         let now = Timestamp::now();
         let since = Store::failed_window(now);
         let status = self.store.pool_status(&seen.project.id, since).await?;
@@ -202,7 +204,7 @@ impl Claims {
             if let Some(until) = blocker.until.filter(|_| status.provisioning == 0) {
                 retry_after = retry_after.max(Duration::try_from(until.duration_since(now)).unwrap_or_default());
             }
-            format!("{what}: {}{not_fit}", clause(&blocker.sentence))
+            format!("{what}: {}{not_fit}", clause(&blocker.message))
         } else if refusal == Refusal::Disabled {
             return Ok(ClaimError::Disabled);
         } else {

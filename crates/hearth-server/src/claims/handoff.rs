@@ -17,7 +17,7 @@ use hearth_guest::client::{AgentClient, AgentError};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::claim::{ClaimTask, Course, Seen};
+use super::claim::{ClaimTask, Progress, Seen};
 use super::reservation::Unasked;
 use super::trace::Trace;
 use super::update_checkout::FETCH_BUDGET;
@@ -84,17 +84,17 @@ impl Claims {
         seen: &mut Seen<'_>,
         task: &ClaimTask,
         which: &Take,
-        course: &mut Course,
+        progress: &mut Progress,
     ) -> Result<Option<ClaimReply>, ClaimError> {
-        course.trace.begin_try();
-        let Some((row, mut reply)) = self.take_instance(seen, task, which, course).await? else {
+        progress.trace.begin_try();
+        let Some((row, mut reply)) = self.take_instance(seen, task, which, progress).await? else {
             return Ok(None);
         };
-        course.trace.phase("take");
+        progress.trace.phase("take");
         let mut unasked = Unasked::new(self, task.key.is_none().then(|| row.id.clone()));
         let store = &self.store;
         match self
-            .hand_off(seen, task, course.branch.as_ref(), &row, &mut course.trace)
+            .hand_off(seen, task, progress.branch.as_ref(), &row, &mut progress.trace)
             .await
         {
             Ok(repos) => {
@@ -102,14 +102,14 @@ impl Claims {
                 let (pool, target) = (seen.pool.as_ref(), &seen.target.recipe);
                 self.set_ups.tell_stale(seen.project, pool, target, &mut reply).await?;
                 if reply.stale {
-                    course.trace.phase("stale");
+                    progress.trace.phase("stale");
                 }
                 // Until here, and not until there was a VM: updating its checkouts is waited for as well.
-                reply.wait_ms = millis(course.trace.age());
-                let hand_over = course.trace.end(&task.order, row.recipe == *target);
+                reply.wait_ms = millis(progress.trace.age());
+                let hand_over = progress.trace.end(&task.order, row.recipe == *target);
                 store.end_hand_over(&reply, &hand_over).await?;
                 unasked.disarm();
-                course.reservation.forget(&reply.id);
+                progress.reservation.forget(&reply.id);
                 tracing::info!(instance = %row.id, project = %row.project, source = reply.source.as_str(), "handed over");
                 self.refill_later();
                 Ok(Some(reply))
@@ -117,10 +117,10 @@ impl Claims {
             Err(unfit) => {
                 store.undo_claim(&row.id, Timestamp::now()).await?;
                 unasked.disarm();
-                course.reservation.forget(&row.id);
+                progress.reservation.forget(&row.id);
                 self.wake.wake();
                 let redactor = self.redactor(&row, task).await?;
-                unfit.note(&redactor, which, &row, course)?;
+                unfit.note(&redactor, which, &row, progress)?;
                 Ok(None)
             }
         }
@@ -132,7 +132,7 @@ impl Claims {
         seen: &mut Seen<'_>,
         task: &ClaimTask,
         which: &Take,
-        course: &mut Course,
+        progress: &mut Progress,
     ) -> Result<Option<(InstanceRow, ClaimReply)>, StoreError> {
         let store = &self.store;
         let target = &seen.target.recipe;
@@ -156,20 +156,20 @@ impl Claims {
             only,
             lease: task.lease,
         };
-        let (now, waited) = (Timestamp::now(), course.trace.age());
+        let (now, waited) = (Timestamp::now(), progress.trace.age());
         let reply = |row: &InstanceRow, expires_at| first_reply(row, source, now, waited, expires_at);
         let taken = store.take_ready(&new, target, now, reply).await?;
-        let (taken, look) = match taken {
+        let (taken, counts) = match taken {
             // Another request of the key was faster: the claim looks again, and sees it.
             Taken::Before => return Ok(None),
-            Taken::Nothing(look) => (None, look),
-            Taken::Instance(row, reply, look) => (Some((*row, *reply)), look),
+            Taken::Nothing(counts) => (None, counts),
+            Taken::Instance(row, reply, counts) => (Some((*row, *reply)), counts),
         };
         if only.is_none() {
-            course.trace.note_ready(look);
+            progress.trace.note_ready(counts);
         }
         if taken.is_some()
-            && let Some(ticket) = &course.ticket
+            && let Some(ticket) = &progress.ticket
         {
             ticket.step_aside();
         }
@@ -301,7 +301,13 @@ impl Claims {
 
 impl Unfit {
     /// Records why a VM that was taken could not be used; an error where the next one would be no better.
-    fn note(self, redactor: &Redactor, which: &Take, row: &InstanceRow, course: &mut Course) -> Result<(), ClaimError> {
+    fn note(
+        self,
+        redactor: &Redactor,
+        which: &Take,
+        row: &InstanceRow,
+        progress: &mut Progress,
+    ) -> Result<(), ClaimError> {
         let (cause, reason) = match self {
             Self::Script(reason) => return Err(ClaimError::Script(reason)),
             Self::Host(reason) => return Err(ClaimError::Host(redactor.redact(&reason))),
@@ -311,14 +317,14 @@ impl Unfit {
         };
         let reason = redactor.redact(&reason);
         tracing::warn!(instance = %row.id, %reason, "a VM was not fit for the claim that took it");
-        course.unfit += 1;
-        course.trace.skip(&row.id, &reason);
-        if let Some(ticket) = &course.ticket {
+        progress.unfit += 1;
+        progress.trace.skip(&row.id, &reason);
+        if let Some(ticket) = &progress.ticket {
             ticket.step_back();
         }
         // One of the pool that does not answer says nothing about what is made for the claim.
         if cause == Cause::Checkout || matches!(which, Take::Reserved { .. }) {
-            course.fail(cause, reason.into());
+            progress.fail(cause, reason.into());
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub use trace::explain_claim;
 #[async_trait]
 pub trait Blockers: Debug + Send + Sync {
     /// As a message, as of the last pass.
-    async fn blocker(&self, project: &ProjectRow) -> Result<Option<Blocker>, StoreError>;
+    async fn blocker(&self, project: &ProjectRow) -> Result<Option<BlockerText>, StoreError>;
 
     /// What the boot that sets this recipe up is at, in a sentence: which command runs, and since when.
     async fn being_set_up(&self, project: &ProjectId, recipe: &str) -> Result<Option<String>, StoreError>;
@@ -46,9 +46,9 @@ pub trait Blockers: Debug + Send + Sync {
 
 /// What keeps a pool from having more VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blocker {
+pub struct BlockerText {
     /// For a person.
-    pub sentence: String,
+    pub message: String,
     /// When it is retried, where that is known.
     pub until: Option<Timestamp>,
 }

@@ -13,7 +13,7 @@ use super::reservation::Inbox;
 
 /// A claim that waits looks this often even without a notification, because what it needs may come without an instance that
 /// changes.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// One further back in the queue looks less often, as many times as there are before it, and at most so many: else a hundred that wait
 /// ask the database for more than it can answer.
 const MOST_TIMES: usize = 10;
@@ -188,12 +188,12 @@ impl Ticket {
     /// Until there may be something for it.
     pub(super) async fn notified(&self) {
         // The time is over: then it looks without having been notified.
-        let _ = tokio::time::timeout(self.look_again(), self.bell.notified()).await;
+        let _ = tokio::time::timeout(self.check_again(), self.bell.notified()).await;
     }
 
-    fn look_again(&self) -> Duration {
+    fn check_again(&self) -> Duration {
         let times = (1 + self.ahead()).min(MOST_TIMES);
-        LOOK_AGAIN.saturating_mul(u32::try_from(times).unwrap_or(1))
+        CHECK_EVERY.saturating_mul(u32::try_from(times).unwrap_or(1))
     }
 
     /// How many before it wait for the same.
@@ -231,12 +231,12 @@ mod tests {
         let project = "prj_1".parse().unwrap();
         let join = || queues.join(&project, ClaimScope::Any, None, Inbox::default());
         let mut tickets: Vec<Ticket> = (0..50).map(|_| join()).collect();
-        let seconds = |ticket: &Ticket| ticket.look_again().as_secs();
+        let seconds = |ticket: &Ticket| ticket.check_again().as_secs();
         assert_eq!([0, 1, 8, 9, 49].map(|at| seconds(&tickets[at])), [1, 2, 9, 10, 10]);
         // In a second they look as often as seven at the front would, and not as fifty.
         let looks: f64 = tickets
             .iter()
-            .map(|ticket| 1.0 / ticket.look_again().as_secs_f64())
+            .map(|ticket| 1.0 / ticket.check_again().as_secs_f64())
             .sum();
         assert!(looks < 8.0, "{looks}");
         tickets.remove(0);

@@ -15,12 +15,12 @@ use hearth_guest::client::{AgentClient, AgentError};
 use super::Claims;
 use super::claim::{ClaimTask, Seen};
 use super::handoff::Unfit;
-use crate::repos::along::Along;
 use crate::repos::branches::Asked;
-use crate::repos::bring::{self, BringError};
 use crate::repos::checkout::{self, CheckoutError};
+use crate::repos::extra_content::ExtraContent;
 use crate::repos::git::{GitError, git_fed};
-use crate::repos::mirrors::{MirrorCommit, MirrorError, Mirrors, Wanted};
+use crate::repos::mirrors::{Freshness, MirrorCommit, MirrorError, Mirrors};
+use crate::repos::transfer::{self, TransferError};
 use crate::store::InstanceRow;
 
 /// The host may fetch a branch for so long while a claim waits, or for as long as the claim itself would still wait.
@@ -106,12 +106,12 @@ impl From<AgentError> for MoveError {
     }
 }
 
-impl From<BringError> for MoveError {
-    fn from(error: BringError) -> Self {
+impl From<TransferError> for MoveError {
+    fn from(error: TransferError) -> Self {
         match error {
-            BringError::Mirror(error) => error.into(),
-            BringError::Agent(error) => error.into(),
-            BringError::Refused(said) => CheckoutError::Refused(said).into(),
+            TransferError::Mirror(error) => error.into(),
+            TransferError::Agent(error) => error.into(),
+            TransferError::Refused(said) => CheckoutError::Refused(said).into(),
         }
     }
 }
@@ -124,9 +124,9 @@ impl Move<'_> {
         agent: &AgentClient,
         patience: Duration,
     ) -> Result<Option<Moved>, MoveError> {
-        let wanted = Wanted::Commit(self.commit);
+        let freshness = Freshness::Commit(self.commit);
         let (name, remote) = (&self.checkout.repo_full_name, self.checkout.remote());
-        let head = mirrors.fetch(name, &remote, self.branch, patience, wanted).await?;
+        let head = mirrors.fetch(name, &remote, self.branch, patience, freshness).await?;
         if self.from.cloned() == (self.branch, head.commit.as_str()) {
             return Ok(None);
         }
@@ -134,13 +134,13 @@ impl Move<'_> {
             return Err(CheckoutError::NoRepository(self.from.path.clone()).into());
         }
         let needs_update = self.needs_update(&head).await?;
-        let (along, before) = self.along(mirrors, &head, patience).await?;
-        self.bring(agent, &head).await?;
+        let (extra_content, before) = self.extra_content(mirrors, &head, patience).await?;
+        self.transfer(agent, &head).await?;
         let ClaimedRepo { path, commit, .. } = self.from;
-        bring::put_changes(agent, path, &along, &before, self.checkout.extras()).await?;
+        transfer::put_changes(agent, path, &extra_content, &before, self.checkout.extras()).await?;
         checkout::move_to(agent, path, commit, self.branch, &head.commit, self.worked_in).await?;
         // What it holds now is neither one commit nor the other until this is done.
-        let moved = bring::move_submodules(agent, path, &along, &before, !self.worked_in).await;
+        let moved = transfer::move_submodules(agent, path, &extra_content, &before, !self.worked_in).await;
         moved.map_err(|error| AgentError::Protocol(format!("{name} is half moved: {error}")))?;
         Ok(Some(Moved {
             needs_update,
@@ -149,27 +149,27 @@ impl Move<'_> {
     }
 
     /// What comes along with the new commit, and what came with the one before.
-    async fn along(
+    async fn extra_content(
         &self,
         mirrors: &Mirrors,
         head: &MirrorCommit,
         patience: Duration,
-    ) -> Result<(Arc<Along>, Arc<Along>), MoveError> {
+    ) -> Result<(Arc<ExtraContent>, Arc<ExtraContent>), MoveError> {
         let (remote, extras) = (self.checkout.remote(), self.checkout.extras());
-        let along = mirrors.along(head, &remote, extras, patience).await?;
-        if along.is_empty() {
-            return Ok((along, Arc::default()));
+        let extra_content = mirrors.extra_content(head, &remote, extras, patience).await?;
+        if extra_content.is_empty() {
+            return Ok((extra_content, Arc::default()));
         }
         let from = mirrors.commit_at(head.repo(), &remote, self.from.cloned().1).await;
         let before = match from {
-            Some(from) => mirrors.along(&from, &remote, extras, patience).await?,
+            Some(from) => mirrors.extra_content(&from, &remote, extras, patience).await?,
             None => Arc::default(),
         };
-        Ok((along, before))
+        Ok((extra_content, before))
     }
 
     /// Puts what is missing beside the repository's other packs. Nothing refers to it yet.
-    async fn bring(&self, agent: &AgentClient, head: &MirrorCommit) -> Result<(), MoveError> {
+    async fn transfer(&self, agent: &AgentClient, head: &MirrorCommit) -> Result<(), MoveError> {
         let Some(pack) = head.pack_since(self.from.cloned().1, checkout::PATIENCE).await? else {
             return Ok(());
         };
@@ -285,10 +285,10 @@ impl Claims {
                 Ok(None) => {}
                 Err(MoveError::Checkout(CheckoutError::Agent(error))) => return Err(error.into()),
                 Err(error) if own.is_some() => {
-                    let sentence = format!("{name} cannot be brought to the branch `{branch}`: {error}");
+                    let message = format!("{name} cannot be brought to the branch `{branch}`: {error}");
                     return Err(match error {
-                        MoveError::Checkout(_) => Unfit::Stuck(sentence),
-                        MoveError::Mirror(_) | MoveError::Diff(_) => Unfit::Host(sentence),
+                        MoveError::Checkout(_) => Unfit::Stuck(message),
+                        MoveError::Mirror(_) | MoveError::Diff(_) => Unfit::Host(message),
                     });
                 }
                 // The VM is good all the same: the reply says that the repository stays behind, and why.

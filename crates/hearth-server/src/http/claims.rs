@@ -26,12 +26,12 @@ use super::pool::need_allowed;
 use super::validate::Faults;
 use crate::claims::{ClaimTask, FIELDS_OF_A_KEY};
 use crate::store::{AskedFields, Extended, InstanceRow, Moved};
-use crate::vms::ended::told;
+use crate::vms::ended::ended_message;
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
 const DEFAULT_TTL_MINUTES: u64 = 12 * 60;
 /// A strict claim waits so long, or as long as its patience lasts, until it is known what was pushed before it.
-const LOOK_BUDGET: Duration = Duration::from_secs(5);
+const REPO_BUDGET: Duration = Duration::from_secs(5);
 
 /// Claim a VM
 ///
@@ -88,7 +88,7 @@ pub async fn claim_instance(
     };
     if task.order.strict {
         let pool = state.store().pool(&project.id).await?;
-        let patience = task.order.patience.max(LOOK_BUDGET);
+        let patience = task.order.patience.max(REPO_BUDGET);
         let left = patience.saturating_sub(came.elapsed());
         state.watch.answer(&project, pool.as_ref(), left).await;
     }
@@ -233,8 +233,8 @@ pub async fn extend_claim(
 ) -> Result<Json<Heartbeat>, ApiError> {
     let row = own_claim(&state, &caller, &id).await?;
     // There is nothing left to keep for longer.
-    if let Some(end) = state.probes.ends().look(&row).await? {
-        return Err(ApiError::new(ErrorCode::Conflict, told(&row, &end)));
+    if let Some(end) = state.probes.ends().check(&row).await? {
+        return Err(ApiError::new(ErrorCode::Conflict, ended_message(&row, &end)));
     }
     let minutes = |count: u64| SignedDuration::from_mins(i64::try_from(count).unwrap_or(i64::MAX));
     let latest = Timestamp::now() + minutes(MAX_LEASE_MINUTES);

@@ -28,12 +28,12 @@ use super::AppState;
 use super::auth::Caller;
 use super::claims::own_claim;
 use super::error::ApiError;
-use super::exec_end::{Begun, Heard};
+use super::exec_end::{Heard, StartedExec};
 use super::extract::{Body, Path};
 use super::validate::Faults;
 use crate::secrets::env_file;
 use crate::store::{InstanceRow, Store};
-use crate::vms::pause::Awake;
+use crate::vms::pause::ResumedVm;
 
 /// How long a VM's agent has to take the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,31 +70,31 @@ pub async fn exec_in_instance(
     let row = usable(&state, &caller, &id).await?;
     let stdin = body.stdin.clone().unwrap_or_default();
     let spec = to_spec(body)?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
-    let begun = Begun::now(&state, &row, &spec).await;
-    let started = answered(&state, &row, agent.exec(&spec, Upload::from(stdin))).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
+    let started = StartedExec::now(&state, &row, &spec).await;
+    let running = answered(&state, &row, agent.exec(&spec, Upload::from(stdin))).await?;
     let streaming = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/event-stream"));
-    let running = match started {
+    let running = match running {
         Ok(running) => running,
         Err(error @ AgentError::Refused { .. }) => return Err(refused(&error)),
         // It may have begun.
         Err(error) => {
-            let exit = begun.lost(&error).await;
+            let exit = started.lost(&error).await;
             return Ok(if streaming {
-                told_at_once(exit)
+                ended_response(exit)
             } else {
                 Json(ExecReply::new(exit, Vec::new(), Vec::new(), false)).into_response()
             });
         }
     };
     let response = if streaming {
-        stream(running, begun, awake)
+        stream(running, started, resumed)
     } else {
-        let reply = collect(running, &begun).await;
-        drop(awake);
+        let reply = collect(running, &started).await;
+        drop(resumed);
         Json(reply).into_response()
     };
     Ok(marked(row.state, response))
@@ -113,18 +113,18 @@ pub fn marked(state: InstanceState, mut response: Response) -> Response {
 pub struct Inside {
     pub agent: AgentClient,
     /// A VM of the pool is paused; it runs for as long as this is held.
-    pub awake: Option<Awake>,
+    pub resumed: Option<ResumedVm>,
 }
 
 impl Inside {
     /// A reply's body of what the VM sends. A VM of the pool runs for as long as a client reads it.
     pub fn body(
-        awake: Option<Awake>,
+        resumed: Option<ResumedVm>,
         bytes: impl Stream<Item = Result<Bytes, AgentError>> + Send + 'static,
     ) -> RawBody {
-        RawBody::from_stream(bytes.map(move |piece| {
-            let _ = &awake;
-            piece.map_err(std::io::Error::other)
+        RawBody::from_stream(bytes.map(move |chunk| {
+            let _ = &resumed;
+            chunk.map_err(std::io::Error::other)
         }))
     }
 }
@@ -140,9 +140,9 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         // Before anything can be changed: from now on what is in the VM is not only the set-up's.
         state.store().note_work(&row.id).await?;
     }
-    let awake = if row.state == InstanceState::Ready {
-        let awake = state.pause.keep_awake(&row.vm).await;
-        Some(awake.map_err(|error| ApiError::unavailable(error.to_string()))?)
+    let resumed = if row.state == InstanceState::Ready {
+        let resumed = state.pause.keep_resumed(&row.vm).await;
+        Some(resumed.map_err(|error| ApiError::unavailable(error.to_string()))?)
     } else {
         None
     };
@@ -160,7 +160,7 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         // The work need not wait until it is written.
         tokio::spawn(show_life(state.store().clone(), row.id.clone()));
     }
-    Ok(Inside { agent, awake })
+    Ok(Inside { agent, resumed })
 }
 
 async fn need_in_reach(state: &AppState, row: &InstanceRow) -> Result<(), ApiError> {
@@ -257,12 +257,12 @@ pub fn refused(error: &AgentError) -> ApiError {
     ApiError::unavailable(error.to_string())
 }
 
-async fn collect(mut running: ExecStream, begun: &Begun) -> ExecReply {
+async fn collect(mut running: ExecStream, started: &StartedExec) -> ExecReply {
     let mut kept = Kept::default();
     let exit = loop {
-        match begun.heard(running.next().await).await {
-            Heard::Stdout(piece) => kept.keep(Kept::stdout, &piece),
-            Heard::Stderr(piece) => kept.keep(Kept::stderr, &piece),
+        match started.heard(running.next().await).await {
+            Heard::Stdout(chunk) => kept.keep(Kept::stdout, &chunk),
+            Heard::Stderr(chunk) => kept.keep(Kept::stderr, &chunk),
             Heard::Exit(exit) => break exit,
         }
     };
@@ -286,25 +286,25 @@ impl Kept {
         &mut self.stderr
     }
 
-    fn keep(&mut self, of: fn(&mut Self) -> &mut Vec<u8>, piece: &[u8]) {
+    fn keep(&mut self, of: fn(&mut Self) -> &mut Vec<u8>, chunk: &[u8]) {
         let kept = of(self);
-        let room = KEPT_BYTES.saturating_sub(kept.len()).min(piece.len());
-        kept.extend_from_slice(&piece[..room]);
-        self.truncated |= room < piece.len();
+        let room = KEPT_BYTES.saturating_sub(kept.len()).min(chunk.len());
+        kept.extend_from_slice(&chunk[..room]);
+        self.truncated |= room < chunk.len();
     }
 }
 
-fn stream(mut running: ExecStream, begun: Begun, awake: Option<Awake>) -> Response {
+fn stream(mut running: ExecStream, started: StartedExec, resumed: Option<ResumedVm>) -> Response {
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let events = async_stream::stream! {
         let exit = loop {
-            match begun.heard(running.next().await).await {
+            match started.heard(running.next().await).await {
                 Heard::Stdout(bytes) => yield Ok::<_, Infallible>(Event::default().event("stdout").data(encode(&bytes))),
                 Heard::Stderr(bytes) => yield Ok(Event::default().event("stderr").data(encode(&bytes))),
                 Heard::Exit(exit) => break exit,
             }
         };
-        drop(awake);
+        drop(resumed);
         yield Ok(Event::default().event("exit").json_data(&exit).unwrap_or_default());
     };
     Sse::new(events)
@@ -312,7 +312,7 @@ fn stream(mut running: ExecStream, begun: Begun, awake: Option<Awake>) -> Respon
         .into_response()
 }
 
-fn told_at_once(exit: ExecExit) -> Response {
+fn ended_response(exit: ExecExit) -> Response {
     let event = Event::default().event("exit").json_data(&exit).unwrap_or_default();
     Sse::new(futures::stream::iter([Ok::<_, Infallible>(event)])).into_response()
 }

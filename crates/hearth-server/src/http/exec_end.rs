@@ -19,7 +19,7 @@ use crate::vms::lost::{Became, Given};
 const RETURN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command that was given to an agent.
-pub struct Begun {
+pub struct StartedExec {
     connections: Connections,
     vm: VmId,
     given: Given,
@@ -34,7 +34,7 @@ pub enum Heard {
     Exit(ExecExit),
 }
 
-impl Begun {
+impl StartedExec {
     /// It begins now.
     pub async fn now(state: &AppState, row: &InstanceRow, spec: &ExecSpec) -> Self {
         Self {
@@ -96,7 +96,7 @@ fn unconfirmed(limit: Duration) -> String {
 }
 
 fn what_happened(became: Became) -> String {
-    let sentence = match became {
+    let message = match became {
         Became::Restarted => {
             "the VM was restarted while the command ran, and that ended the command; what it had written to the disk may be \
              incomplete"
@@ -135,7 +135,7 @@ fn what_happened(became: Became) -> String {
             );
         }
     };
-    sentence.to_owned()
+    message.to_owned()
 }
 
 fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {

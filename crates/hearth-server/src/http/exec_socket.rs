@@ -19,7 +19,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::exec::{Inside, answered, enter, marked, refused, to_spec, usable};
-use super::exec_end::Begun;
+use super::exec_end::StartedExec;
 use super::extract::{self, Path};
 use super::socket::{Attached, MESSAGE_BYTES, Typed, WAITING_INPUT, say_last};
 use super::terminal::{guest_size, is_too_old, too_old};
@@ -63,7 +63,7 @@ pub async fn attach_exec(
 }
 
 async fn serve(mut socket: WebSocket, state: &AppState, row: &InstanceRow, inside: Inside) {
-    let Inside { agent, awake } = inside;
+    let Inside { agent, resumed } = inside;
     let started = match tokio::time::timeout(START_PATIENCE, first(&mut socket)).await {
         Ok(Some(Ok(start))) => begin(state, row, &agent, start).await,
         Ok(Some(Err(error))) => Err(ExecMessage::Error(error.into_detail())),
@@ -73,12 +73,12 @@ async fn serve(mut socket: WebSocket, state: &AppState, row: &InstanceRow, insid
     };
     let (client, from_client) = socket.split();
     match started {
-        Ok((running, begun, typed)) => {
+        Ok((running, started, typed)) => {
             let attached = Attached {
                 running,
-                begun,
+                started,
                 typed,
-                awake,
+                resumed,
                 lease: (row.state == InstanceState::Claimed).then(|| row.id.clone()),
                 channels: true,
                 patience: None,
@@ -121,11 +121,11 @@ async fn begin(
     row: &InstanceRow,
     agent: &AgentClient,
     start: ExecStart,
-) -> Result<(ExecStream, Begun, Typed), ExecMessage> {
+) -> Result<(ExecStream, StartedExec, Typed), ExecMessage> {
     let ExecStart { mut request, terminal } = start;
     let stdin = request.stdin.take().unwrap_or_default();
     let spec = to_spec(request).map_err(|error| ExecMessage::Error(error.into_detail()))?;
-    let begun = Begun::now(state, row, &spec).await;
+    let started = StartedExec::now(state, row, &spec).await;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let streamed = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
     let given = futures::stream::iter([Ok(TerminalInput::Bytes(Bytes::from(stdin)))]);
@@ -142,11 +142,11 @@ async fn begin(
         }
     };
     match running.map_err(|error| ExecMessage::Error(error.into_detail()))? {
-        Ok(running) => Ok((running, begun, typed)),
+        Ok(running) => Ok((running, started, typed)),
         Err(error) if terminal.is_some() && is_too_old(&error) => Err(ExecMessage::Error(too_old().into_detail())),
         Err(error @ AgentError::Refused { .. }) => Err(ExecMessage::Error(refused(&error).into_detail())),
         // It may have begun.
-        Err(error) => Err(ExecMessage::Exit(begun.lost(&error).await)),
+        Err(error) => Err(ExecMessage::Exit(started.lost(&error).await)),
     }
 }
 

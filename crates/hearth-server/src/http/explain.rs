@@ -32,7 +32,7 @@ pub async fn explain_pool(
     let project = caller.project(&state, &id, Scope::ProjectRead).await?;
     let mut explained = state
         .status
-        .explain(&project, state.pools.look_at(&project).await?)
+        .explain(&project, state.pools.observe_pool(&project).await?)
         .await?;
     let not_followed = not_followed(&state, &project).await?;
     if let Some(first) = not_followed.first() {

@@ -39,9 +39,9 @@ pub async fn list_instance_logs(
     Path(id): Path<InstanceId>,
 ) -> Result<Json<Items<InstanceLog>>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let logs = answered(&state, &row, agent.logs()).await?;
-    drop(awake);
+    drop(resumed);
     let logs = logs.map_err(|error| match error {
         AgentError::Refused { status: UNKNOWN, .. } => ApiError::new(
             ErrorCode::Conflict,
@@ -94,7 +94,7 @@ pub async fn read_instance_log(
     Query(query): Query<LogQuery>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let text = answered(&state, &row, agent.read_log(&log, query.follow.unwrap_or(false))).await?;
     let text = text.map_err(|error| match error {
         AgentError::Refused { status: UNKNOWN, .. } => {
@@ -104,7 +104,7 @@ pub async fn read_instance_log(
     })?;
     Ok((
         [(header::CONTENT_TYPE, "application/octet-stream")],
-        Inside::body(awake, text),
+        Inside::body(resumed, text),
     )
         .into_response())
 }

@@ -85,7 +85,7 @@ impl Parameter {
         let message = match (self.kind.as_deref(), &value) {
             (Some("boolean"), Value::String(_)) => "must be true or false".to_owned(),
             (Some("integer"), Value::String(_)) => "must be a whole number".to_owned(),
-            _ => sentence(&error),
+            _ => message(&error),
         };
         Some(fault(self.name.clone(), message))
     }
@@ -177,9 +177,9 @@ fn collect(error: &ValidationError<'_>, body: &Value, faults: &mut Vec<FieldErro
             }
         }
         ValidationErrorKind::PropertyNames { error } => {
-            faults.push(fault(path(at), format!("has a name that {}", sentence(error))));
+            faults.push(fault(path(at), format!("has a name that {}", message(error))));
         }
-        _ => faults.push(fault(path(at), sentence(error))),
+        _ => faults.push(fault(path(at), message(error))),
     }
 }
 
@@ -215,7 +215,7 @@ fn path(pointer: &str) -> String {
     if path.is_empty() { ".".to_owned() } else { path }
 }
 
-fn sentence(error: &ValidationError<'_>) -> String {
+fn message(error: &ValidationError<'_>) -> String {
     match error.kind() {
         ValidationErrorKind::Type { kind } => {
             let types = match kind {

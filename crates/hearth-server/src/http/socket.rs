@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 
 use super::AppState;
 use super::exec::show_life;
-use super::exec_end::{Begun, Heard};
+use super::exec_end::{Heard, StartedExec};
 use super::terminal::guest_size;
-use crate::vms::pause::Awake;
+use crate::vms::pause::ResumedVm;
 
 /// Longest message of a client; longer ones end the command. What an agent takes as a command at most.
 pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// A message of input is passed on in chunks of this size.
-const PIECE_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 /// So many of them wait for a command that does not read.
 pub const WAITING_INPUT: usize = 16;
 /// A client that was told how its command ended goes by itself. One that still sends has this long to read that.
@@ -37,10 +37,10 @@ pub type Typed = mpsc::Sender<std::io::Result<TerminalInput>>;
 pub struct Attached {
     /// Ends what runs when it is dropped.
     pub running: ExecStream,
-    pub begun: Begun,
+    pub started: StartedExec,
     pub typed: Typed,
     /// Held for as long as the command lasts.
-    pub awake: Option<Awake>,
+    pub resumed: Option<ResumedVm>,
     /// The claim whose lease is renewed meanwhile.
     pub lease: Option<InstanceId>,
     /// Whether each piece of output says which one it is of; a terminal has one only.
@@ -59,13 +59,13 @@ impl Attached {
         state: &AppState,
     ) {
         let exit = tokio::select! {
-            exit = show(&mut self.running, &self.begun, &mut client, state, self.lease.as_ref(), self.channels) => exit,
+            exit = show(&mut self.running, &self.started, &mut client, state, self.lease.as_ref(), self.channels) => exit,
             // No client is left to answer.
             () = take(&mut from_client, self.typed, self.patience) => return,
         };
         drop(self.running);
         // Nothing runs in the VM any more: one of the pool may be paused again.
-        drop(self.awake.take());
+        drop(self.resumed.take());
         let Some(exit) = exit else { return };
         say_last(client, from_client, &ExecMessage::Exit(exit)).await;
     }
@@ -110,7 +110,7 @@ async fn say(client: &mut SplitSink<WebSocket, Message>, message: &ExecMessage) 
 /// Everything that the command prints, and how it ended; `None` when the client is gone.
 async fn show(
     running: &mut ExecStream,
-    begun: &Begun,
+    started: &StartedExec,
     client: &mut SplitSink<WebSocket, Message>,
     state: &AppState,
     lease: Option<&InstanceId>,
@@ -121,7 +121,7 @@ async fn show(
     let output = |channel, bytes: Bytes| Message::Binary(if channels { on_channel(channel, &bytes) } else { bytes });
     loop {
         let message = tokio::select! {
-            event = running.next() => match begun.heard(event).await {
+            event = running.next() => match started.heard(event).await {
                 Heard::Stdout(bytes) => output(CHANNEL_STDOUT, bytes),
                 Heard::Stderr(bytes) => output(CHANNEL_STDERR, bytes),
                 Heard::Exit(exit) => return Some(exit),
@@ -156,8 +156,8 @@ async fn take(client: &mut SplitStream<WebSocket>, typed: Typed, patience: Optio
         match message {
             Message::Binary(mut bytes) => {
                 while !bytes.is_empty() {
-                    let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
-                    pass_on(&mut typed, TerminalInput::Bytes(piece)).await;
+                    let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+                    pass_on(&mut typed, TerminalInput::Bytes(chunk)).await;
                 }
             }
             Message::Text(text) => match serde_json::from_str(&text) {

@@ -22,7 +22,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::exec::{Inside, answered, enter, marked, refused, spec_of, usable};
-use super::exec_end::Begun;
+use super::exec_end::StartedExec;
 use super::extract::{Path, Query};
 use super::socket::{Attached, MESSAGE_BYTES, WAITING_INPUT};
 
@@ -75,18 +75,18 @@ pub async fn open_terminal(
     let row = usable(&state, &caller, &id).await?;
     let upgrade =
         upgrade.map_err(|_| ApiError::field(".", "this is a WebSocket: ask for it with `Upgrade: websocket`"))?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
     let spec = to_terminal(query);
-    let begun = Begun::now(&state, &row, &spec.command).await;
+    let started = StartedExec::now(&state, &row, &spec.command).await;
     let running = answered(&state, &row, agent.terminal(&spec, input)).await?;
     let running = running.map_err(|error| if is_too_old(&error) { too_old() } else { refused(&error) })?;
     let attached = Attached {
         running,
-        begun,
+        started,
         typed,
-        awake,
+        resumed,
         lease: (row.state == InstanceState::Claimed).then_some(id),
         channels: false,
         patience: Some(CLIENT_PATIENCE),

@@ -25,8 +25,8 @@ impl Faults {
     }
 
     /// Adds one unless this holds.
-    pub fn check(&mut self, holds: bool, path: &str, message: &str) {
-        if !holds {
+    pub fn check(&mut self, is_valid: bool, path: &str, message: &str) {
+        if !is_valid {
             self.add(path, message);
         }
     }

@@ -19,7 +19,7 @@ use super::tasks::{Running, Tasks};
 use super::tokens::Bucket;
 use crate::builds::Builder;
 use crate::builds::live_log::LiveLogs;
-use crate::builds::plan::Blueprint;
+use crate::builds::plan::BuildPlan;
 use crate::builds::run::{Boot, Stop, provision};
 use crate::claims::Queues;
 use crate::status::messages::vm_ended;
@@ -138,11 +138,11 @@ impl Actor {
 
     /// Writes the row of a new instance and makes its VM: a fork of this template, or what the pool is to follow now.
     async fn begin(&self, world: &World, project: &ProjectId, template: Option<TemplateRow>) -> Result<(), StoreError> {
-        let Some(blueprint) = Blueprint::load(&self.builder, project, false).await? else {
+        let Some(plan) = BuildPlan::load(&self.builder, project, false).await? else {
             return Ok(());
         };
-        let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
-        let memory_mib = u64::from(blueprint.shape.memory_mib);
+        let recipe = template.as_ref().map_or(&plan.recipe, |template| &template.recipe);
+        let memory_mib = u64::from(plan.shape.memory_mib);
         let mut new = NewInstance::new(project, recipe.clone(), memory_mib);
         new.started_by = Some(self.session.to_string());
         let running = self.tasks.begin_provision(&new.id);
@@ -152,7 +152,7 @@ impl Actor {
         let boot = Boot {
             id: new.id,
             vm: new.vm,
-            blueprint,
+            plan,
             purpose: new.purpose,
             interrupted_at: None,
             end: running.end.clone(),
@@ -169,19 +169,19 @@ impl Actor {
             return Ok(());
         };
         let renews = row.purpose == Purpose::Renewal;
-        let Some(blueprint) = Blueprint::load(&self.builder, &row.project, renews).await? else {
+        let Some(plan) = BuildPlan::load(&self.builder, &row.project, renews).await? else {
             return Ok(());
         };
         let template = if row.purpose.serves_claims() {
             // Since a claim ordered it, a push may have been built: a fork of that needs no checkout update.
-            match store.template(&row.project, &blueprint.recipe).await? {
+            match store.template(&row.project, &plan.recipe).await? {
                 None => store.template(&row.project, &row.recipe).await?,
                 newest => newest,
             }
         } else {
             None
         };
-        let recipe = template.as_ref().map_or(&blueprint.recipe, |template| &template.recipe);
+        let recipe = template.as_ref().map_or(&plan.recipe, |template| &template.recipe);
         let running = self.tasks.begin_provision(instance);
         if !store.start_instance(instance, &self.session, recipe).await? {
             return Ok(());
@@ -191,7 +191,7 @@ impl Actor {
         let boot = Boot {
             id: row.id,
             vm: row.vm,
-            blueprint,
+            plan,
             purpose: row.purpose,
             interrupted_at: row.interrupted_at,
             end: running.end.clone(),
@@ -258,7 +258,7 @@ impl Actor {
                 tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
             }
             drop(running);
-            let project = &boot.blueprint.project;
+            let project = &boot.plan.project;
             if boot.template.is_none() {
                 // There may be a template now, and a waiting claim can have a fork of it made.
                 this.queues.notify_all(project);
@@ -274,9 +274,9 @@ impl Actor {
             None => self.tell_end(id).await?,
             Some(Ok(made)) => {
                 if boot.purpose == Purpose::Renewal {
-                    let blueprint = &boot.blueprint;
-                    store.set_template_epoch(&blueprint.project, blueprint.epoch).await?;
-                    tracing::info!(project = %blueprint.project, "a template is built");
+                    let plan = &boot.plan;
+                    store.set_template_epoch(&plan.project, plan.epoch).await?;
+                    tracing::info!(project = %plan.project, "a template is built");
                 }
                 store.set_instance_made(id, &made).await?;
                 if store

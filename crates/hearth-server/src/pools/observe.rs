@@ -66,7 +66,7 @@ impl Observer {
     }
 
     /// One pool as it is now, for those who ask why.
-    pub async fn look_at(&self, project: &ProjectRow) -> Result<PoolSeen, StoreError> {
+    pub async fn observe_pool(&self, project: &ProjectRow) -> Result<PoolSeen, StoreError> {
         let store = &self.store;
         let pool = store.pool(&project.id).await?;
         let configured = pool.is_some();
@@ -176,7 +176,7 @@ impl Observer {
         let world = World {
             now,
             limits: Limits { tokens, ..self.limits },
-            can_rest: capabilities.pause,
+            can_pause: capabilities.pause,
             pools,
             orphans,
             drivers_observed,
@@ -192,7 +192,7 @@ impl Observer {
                 && matches!(vms.get(&row.vm), None | Some(VmState::Stopped))
         };
         for row in rows.iter().filter(is_missing) {
-            self.ends.look(row).await?;
+            self.ends.check(row).await?;
         }
         Ok(())
     }
@@ -277,15 +277,15 @@ impl Observer {
 /// What one more fork will cost, MiB: what its paused siblings cost, or a guess when there are none. One that failed counts with
 /// its whole size, and says nothing.
 fn fork_cost(siblings: &[InstanceWorld]) -> u64 {
-    let resting = || {
+    let paused = || {
         siblings
             .iter()
             .filter(|i| i.state == InstanceState::Ready && i.vm == VmPresence::Paused)
             .map(|i| i.memory_mib)
     };
-    match resting().count() as u64 {
+    match paused().count() as u64 {
         0 => UNKNOWN_FORK_MIB,
-        count => resting().sum::<u64>().div_ceil(count),
+        count => paused().sum::<u64>().div_ceil(count),
     }
 }
 

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use hearth_core::checkout::{Checkout, Remote};
 
 use super::git::{GitError, git};
-use super::mirrors::{MirrorError, Mirrors, Wanted};
+use super::mirrors::{Freshness, MirrorError, Mirrors};
 
 /// a branch head of the branch that was fetched so long ago is new enough for a claim.
 const FRESH: Duration = Duration::from_secs(15);
@@ -58,16 +58,16 @@ impl Asked {
     }
 
     /// Looks into all repositories. `patience`: for each fetch.
-    pub async fn look(
+    pub async fn find(
         mirrors: &Mirrors,
         checkouts: &[Checkout],
         branch: &str,
         patience: Duration,
     ) -> Result<Self, BranchError> {
-        let wanted = Wanted::Fetched(FRESH);
+        let freshness = Freshness::Fetched(FRESH);
         let heads = checkouts.iter().map(async |checkout| {
             let (name, remote) = (&checkout.repo_full_name, checkout.remote());
-            mirrors.fetch(name, &remote, branch, patience, wanted).await
+            mirrors.fetch(name, &remote, branch, patience, freshness).await
         });
         let mut found = Vec::new();
         for (checkout, head) in checkouts.iter().zip(join_all(heads).await) {
@@ -123,15 +123,15 @@ fn tell(repo: &str, all: &[String], branch: &str) -> String {
 
 /// The branches whose names are most like this one.
 fn alike<'a>(all: &'a [String], branch: &str) -> Vec<&'a String> {
-    let wanted = plain(branch);
+    let freshness = plain(branch);
     let likeness = |name: &String| {
         let name = plain(name);
         let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
         match () {
-            () if name == wanted => 1.0,
+            () if name == freshness => 1.0,
             // `login` for `feature/login`.
-            () if last(&name) == last(&wanted) => 0.9,
-            () => strsim::normalized_damerau_levenshtein(&name, &wanted),
+            () if last(&name) == last(&freshness) => 0.9,
+            () => strsim::normalized_damerau_levenshtein(&name, &freshness),
         }
     };
     let mut scored: Vec<_> = all.iter().map(|name| (likeness(name), name)).collect();

@@ -85,7 +85,7 @@ const HARMLESS: [&str; 6] = [
 impl Surroundings {
     /// The server's environment and these.
     #[must_use]
-    pub fn usual(variables: Vec<(&'static str, String)>) -> Self {
+    pub fn with_defaults(variables: Vec<(&'static str, String)>) -> Self {
         Self {
             variables,
             ..Self::default()

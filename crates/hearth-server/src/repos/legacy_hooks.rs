@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::mirrors::{MirrorError, Mirrors, Wanted};
+use super::mirrors::{Freshness, MirrorError, Mirrors};
 use super::settings;
 use crate::store::ProjectRow;
 
@@ -36,7 +36,7 @@ pub async fn find_legacy_hooks(mirrors: &Mirrors, patience: Duration, project: &
                     &remote,
                     &repo.branch,
                     patience,
-                    Wanted::Fetched(FRESH),
+                    Freshness::Fetched(FRESH),
                 )
                 .await?;
             let found = settings::find(&head).await?;

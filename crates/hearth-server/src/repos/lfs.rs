@@ -38,7 +38,7 @@ impl Mirrors {
         &self,
         head: &MirrorCommit,
         remote: &Remote,
-        wanted: bool,
+        freshness: bool,
         patience: Duration,
     ) -> Result<(bool, Vec<LfsObject>), MirrorError> {
         let local = |source| MirrorError::Local {
@@ -46,7 +46,7 @@ impl Mirrors {
             source,
         };
         let uses_lfs = uses_lfs(head).await.map_err(local)?;
-        if !uses_lfs || !wanted {
+        if !uses_lfs || !freshness {
             return Ok((uses_lfs, Vec::new()));
         }
         let mirror = head.mirror();
@@ -78,7 +78,7 @@ impl Mirrors {
         let setting = format!("lfs.url={endpoint}");
         let settings = ["-c", &setting, "-c", RETRIES];
         let command = [&settings[..], &["lfs", "fetch", "--include=", "--exclude="]].concat();
-        let address = if endpoint == usual_endpoint(url) {
+        let address = if endpoint == default_endpoint(url) {
             url
         } else {
             &endpoint
@@ -146,16 +146,16 @@ async fn endpoint(head: &MirrorCommit, url: &str) -> Result<String, GitError> {
     match git(head.mirror(), asks, LOCAL_PATIENCE).await {
         Ok(said) => {
             let own = String::from_utf8_lossy(&said.stdout).trim().to_owned();
-            Ok(if own.is_empty() { usual_endpoint(url) } else { own })
+            Ok(if own.is_empty() { default_endpoint(url) } else { own })
         }
         // No such file, or it does not say it.
-        Err(GitError::Failed { .. }) => Ok(usual_endpoint(url)),
+        Err(GitError::Failed { .. }) => Ok(default_endpoint(url)),
         Err(error) => Err(error),
     }
 }
 
 /// Of `https://h/r.git` it is `https://h/r.git/info/lfs`; other schemes have no such path.
-fn usual_endpoint(url: &str) -> String {
+fn default_endpoint(url: &str) -> String {
     if !(url.starts_with("https://") || url.starts_with("http://")) {
         return url.to_owned();
     }
@@ -177,7 +177,7 @@ mod tests {
             ("ssh://git@h/b.git", "ssh://git@h/b.git"),
             ("git@h:a/b.git", "git@h:a/b.git"),
         ] {
-            assert_eq!(usual_endpoint(url), endpoint);
+            assert_eq!(default_endpoint(url), endpoint);
         }
     }
 }

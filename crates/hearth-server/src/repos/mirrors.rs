@@ -11,7 +11,7 @@ use hearth_drivers::Locks;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::io::SyncIoBridge;
 
-use super::along::{Along, AlongKey};
+use super::extra_content::{ExtraContent, ExtraContentKey};
 use super::git::{Answer, GitError, MAX_ANSWER, git, git_fed};
 use super::lfs::LfsObject;
 use super::mirror_use::{InUse, Uses};
@@ -46,12 +46,12 @@ pub struct Mirrors {
     /// How many commits lie between two: that never changes. A cache.
     distances: Arc<Mutex<HashMap<(String, String), u64>>>,
     /// What comes along with a commit, all of it fetched: that never changes. A cache.
-    along: Arc<Mutex<HashMap<AlongKey, Arc<Along>>>>,
+    extra_content: Arc<Mutex<HashMap<ExtraContentKey, Arc<ExtraContent>>>>,
 }
 
 /// Which head is good enough.
 #[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+pub enum Freshness<'a> {
     /// The one that is there now.
     Newest,
     /// One that was fetched less than this ago.
@@ -108,7 +108,7 @@ impl Mirrors {
             uses: Uses::default(),
             heads: Arc::default(),
             distances: Arc::default(),
-            along: Arc::default(),
+            extra_content: Arc::default(),
         }
     }
 
@@ -163,7 +163,7 @@ impl Mirrors {
         remote: &Remote,
         branch: &str,
         patience: Duration,
-        wanted: Wanted<'_>,
+        freshness: Freshness<'_>,
     ) -> Result<MirrorCommit, MirrorError> {
         let refused = |source| MirrorError::Refused {
             repo: repo.to_owned(),
@@ -175,17 +175,17 @@ impl Mirrors {
         let mirror = self.uses.begin(mirror);
         let known = || {
             let known = self.heads().get(&place).cloned();
-            known.filter(|(at, head)| match wanted {
-                Wanted::Newest => false,
-                Wanted::Fetched(fresh) => at.elapsed() < fresh,
-                Wanted::Commit(commit) => head.commit == commit,
+            known.filter(|(at, head)| match freshness {
+                Freshness::Newest => false,
+                Freshness::Fetched(fresh) => at.elapsed() < fresh,
+                Freshness::Commit(commit) => head.commit == commit,
             })
         };
         // What is there already does not wait until others have fetched.
         if let Some((_, head)) = known() {
             return Ok(head);
         }
-        if let Wanted::Commit(commit) = wanted
+        if let Freshness::Commit(commit) = freshness
             && has_commit(&mirror, commit).await
         {
             let head = MirrorCommit::new(mirror, repo, commit.to_owned(), String::new());
@@ -218,17 +218,17 @@ impl Mirrors {
     }
 
     /// What is known to come along with a commit.
-    pub fn known_along(&self, key: &AlongKey) -> Option<Arc<Along>> {
-        let known = self.along.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn cached_extra_content(&self, key: &ExtraContentKey) -> Option<Arc<ExtraContent>> {
+        let known = self.extra_content.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(key).cloned()
     }
 
-    pub fn note_along(&self, key: AlongKey, along: Arc<Along>) {
-        let mut known = self.along.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn cache_extra_content(&self, key: ExtraContentKey, extra_content: Arc<ExtraContent>) {
+        let mut known = self.extra_content.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_ALONG {
             known.clear();
         }
-        known.insert(key, along);
+        known.insert(key, extra_content);
     }
 
     /// A commit that the mirror of this URL has, if it has it.
@@ -247,8 +247,8 @@ impl Mirrors {
     /// Forgets what is remembered of the commits in a mirror.
     pub(super) fn forget(&self, mirror: &Path) {
         self.heads().retain(|_, (_, head)| head.mirror() != mirror);
-        let mut along = self.along.lock().unwrap_or_else(PoisonError::into_inner);
-        along.retain(|(of, ..), along| of != mirror && !along.lies_in(mirror));
+        let mut extra_content = self.extra_content.lock().unwrap_or_else(PoisonError::into_inner);
+        extra_content.retain(|(of, ..), extra_content| of != mirror && !extra_content.lies_in(mirror));
     }
 
     fn heads(&self) -> MutexGuard<'_, CachedHeads> {

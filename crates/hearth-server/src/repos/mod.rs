@@ -1,11 +1,10 @@
 //! Repositories on the host: mirrors and the git that fetches them, what may be fetched for whom, the branches that are followed, what
 //! a repository says of itself, and its checkout in a VM.
 
-pub mod along;
 pub mod branches;
-pub mod bring;
 pub mod checkout;
 pub mod checkouts;
+pub mod extra_content;
 pub mod git;
 pub mod legacy_hooks;
 pub mod lfs;
@@ -17,4 +16,5 @@ pub mod remote_branches;
 pub mod settings;
 pub mod sources;
 pub mod submodules;
+pub mod transfer;
 pub mod watch;

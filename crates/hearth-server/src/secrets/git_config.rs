@@ -11,7 +11,7 @@ pub const MODE: u32 = 0o644;
 /// The last words of addresses that were made up: no mail can ever reach them (RFC 2606).
 const DOMAIN: &str = "hearth.invalid";
 /// Who commits when no identity is known: during the set-up of a project without an identity of its own.
-const NOBODY: &str = "hearth";
+const PLACEHOLDER: &str = "hearth";
 /// What git takes off both ends of a name; of a name that is nothing else, nothing is left.
 const CRUD: &str = ".,:;<>\"\\'";
 
@@ -67,8 +67,8 @@ fn quoted(value: &str) -> String {
 
 /// Who commits while a project is set up that has no identity of its own.
 #[must_use]
-pub fn nobody() -> Committer {
-    of_user(NOBODY)
+pub fn placeholder() -> Committer {
+    of_user(PLACEHOLDER)
 }
 
 /// Who commits when a user claims without saying it.
@@ -91,10 +91,10 @@ pub fn of_user(user: &str) -> Committer {
         name: if name.chars().any(is_name) {
             name.trim().to_owned()
         } else {
-            NOBODY.to_owned()
+            PLACEHOLDER.to_owned()
         },
         email: if local.is_empty() {
-            format!("{NOBODY}@{DOMAIN}")
+            format!("{PLACEHOLDER}@{DOMAIN}")
         } else {
             format!("{local}@{DOMAIN}")
         },
@@ -137,7 +137,7 @@ mod tests {
                 identity("A \\ \"B\" # ; ü", "a#b@example.org"),
                 "A \\ \"B\" # ; ü <a#b@example.org>",
             ),
-            (nobody(), "hearth <hearth@hearth.invalid>"),
+            (placeholder(), "hearth <hearth@hearth.invalid>"),
             (of_user("admin"), "admin <admin@hearth.invalid>"),
             (of_user("Zoë <z@x>"), "Zoë z@x <Zo---z-x@hearth.invalid>"),
             (of_user(".,;"), "hearth <hearth@hearth.invalid>"),
@@ -165,7 +165,7 @@ mod tests {
         let own = folder.path().join("hearth");
         let system = folder.path().join("system");
         std::fs::write(&system, "[user]\n\tname = before\n[lfs]\n\tx = 1\n").unwrap();
-        std::fs::write(&own, render(&nobody())).unwrap();
+        std::fs::write(&own, render(&placeholder())).unwrap();
         let place = |text: &str, path: &Path| text.replace(PATH, path.to_str().unwrap());
         let script = place(INCLUDE, &own).replace("/etc/gitconfig", system.to_str().unwrap());
         for _ in 0..2 {

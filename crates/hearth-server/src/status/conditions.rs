@@ -5,12 +5,12 @@ use hearth_api::counted::{count, times_in_a_row};
 use hearth_api::explain::Condition;
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::Unresponsive;
-use hearth_core::plan::{Account, BREAKER_AFTER, Hold, Pause};
+use hearth_core::plan::{BREAKER_AFTER, Backoff, Blocker, PoolSummary};
 use hearth_core::state::FailureKind;
 use hearth_core::world::{FailureStreak, InstanceWorld, PoolWorld};
 use jiff::Timestamp;
 
-use super::messages::{project_word, reason_in_short, sentence};
+use super::messages::{blocker_message, project_word, reason_in_short};
 use crate::store::ProjectRow;
 
 /// A condition of a pool.
@@ -74,7 +74,7 @@ pub(super) struct Facts<'a> {
     /// The pool.
     pub pool: &'a PoolWorld,
     /// Its state.
-    pub account: &'a Account<'a>,
+    pub summary: &'a PoolSummary<'a>,
     /// Why the target recipe differs from the one that serves.
     pub cause: Option<String>,
     /// What the boots under way are at.
@@ -86,7 +86,7 @@ pub(super) struct Facts<'a> {
 }
 
 /// Blockers of the last pass, and since when.
-type Holds = [(Hold, Timestamp)];
+type Blockers = [(Blocker, Timestamp)];
 
 /// Since when conditions are as they are. A cache: it starts again with the server.
 #[derive(Debug, Default)]
@@ -94,9 +94,9 @@ pub(super) struct Since([Option<(bool, Timestamp)>; Kind::ALL.len()]);
 
 impl Since {
     /// Notes how it is now.
-    pub(super) fn note(&mut self, pool: &PoolWorld, account: &Account<'_>, holds: &Holds, now: Timestamp) {
+    pub(super) fn note(&mut self, pool: &PoolWorld, summary: &PoolSummary<'_>, blockers: &Blockers, now: Timestamp) {
         for (kind, noted) in Kind::ALL.into_iter().zip(&mut self.0) {
-            let status = is_so(kind, pool, account, holds);
+            let status = is_so(kind, pool, summary, blockers);
             if noted.is_none_or(|(before, _)| before != status) {
                 *noted = Some((status, now));
             }
@@ -104,43 +104,43 @@ impl Since {
     }
 }
 
-fn is_so(kind: Kind, pool: &PoolWorld, account: &Account<'_>, holds: &Holds) -> bool {
+fn is_so(kind: Kind, pool: &PoolWorld, summary: &PoolSummary<'_>, blockers: &Blockers) -> bool {
     let wanted = pool.streak;
     let misses = |kind| pool.enabled && wanted.recipe > 0 && wanted.last_kind == Some(kind);
     match kind {
-        Kind::Full => pool.enabled && account.ready >= pool.target,
-        Kind::Fresh => account.current == account.ready && (account.ready > 0 || (pool.target == 0 && pool.prepared)),
-        Kind::Building => being_made(account).next().is_some(),
-        Kind::Rolling => pool.enabled && pool.prepared && account.current < account.ready,
+        Kind::Full => pool.enabled && summary.ready >= pool.target,
+        Kind::Fresh => summary.current == summary.ready && (summary.ready > 0 || (pool.target == 0 && pool.prepared)),
+        Kind::Building => being_made(summary).next().is_some(),
+        Kind::Rolling => pool.enabled && pool.prepared && summary.current < summary.ready,
         Kind::RecipeFailing => misses(FailureKind::Setup),
-        Kind::BreakerOpen => breaker(account).is_some(),
-        Kind::CapacityLimited => capacity(holds).is_some(),
+        Kind::BreakerOpen => breaker(summary).is_some(),
+        Kind::CapacityLimited => capacity(blockers).is_some(),
         Kind::HostTrouble => pool.enabled && troubled(pool).is_some(),
         Kind::ImageMissing => misses(FailureKind::Image),
         Kind::RepositoryMissing => misses(FailureKind::Repository),
         Kind::Disabled => !pool.enabled,
-        Kind::DebugVmKept => account.kept.is_some(),
+        Kind::DebugVmKept => summary.kept.is_some(),
     }
 }
 
 /// Boots that run the set-up: a build of the target recipe, and test boots.
-fn being_made<'a>(account: &'a Account<'_>) -> impl Iterator<Item = &'a InstanceWorld> {
-    account.builds.into_iter().chain(account.tests.iter().copied())
+fn being_made<'a>(summary: &'a PoolSummary<'_>) -> impl Iterator<Item = &'a InstanceWorld> {
+    summary.builds.into_iter().chain(summary.tests.iter().copied())
 }
 
-fn breaker<'a>(account: &'a Account<'_>) -> Option<&'a Pause> {
-    let open = |pause: &&Pause| matches!(pause.hold, Hold::BreakerOpen { .. });
-    account.pauses.iter().find(open)
+fn breaker<'a>(summary: &'a PoolSummary<'_>) -> Option<&'a Backoff> {
+    let open = |pause: &&Backoff| matches!(pause.blocker, Blocker::BreakerOpen { .. });
+    summary.backoffs.iter().find(open)
 }
 
-fn capacity(holds: &Holds) -> Option<Hold> {
-    let limits = |hold: &Hold| {
+fn capacity(blockers: &Blockers) -> Option<Blocker> {
+    let limits = |blocker: &Blocker| {
         matches!(
-            hold,
-            Hold::HostVms { .. } | Hold::HostMemory { .. } | Hold::TenantVms { .. } | Hold::ProjectVms
+            blocker,
+            Blocker::HostVms { .. } | Blocker::HostMemory { .. } | Blocker::TenantVms { .. } | Blocker::ProjectVms
         )
     };
-    holds.iter().map(|(hold, _)| *hold).find(limits)
+    blockers.iter().map(|(blocker, _)| *blocker).find(limits)
 }
 
 /// Failures of this host with no success since, of the target recipe or of the one that serves.
@@ -153,41 +153,41 @@ fn troubled(pool: &PoolWorld) -> Option<FailureStreak> {
 }
 
 /// Every condition, in order.
-pub(super) fn all(facts: &Facts<'_>, holds: &Holds, since: &Since) -> Vec<Condition> {
+pub(super) fn all(facts: &Facts<'_>, blockers: &Blockers, since: &Since) -> Vec<Condition> {
     let kinds = Kind::ALL.into_iter().zip(since.0);
     kinds
         .map(|(kind, noted)| {
-            let (status, since) = noted.unwrap_or((is_so(kind, facts.pool, facts.account, holds), facts.now));
+            let (status, since) = noted.unwrap_or((is_so(kind, facts.pool, facts.summary, blockers), facts.now));
             Condition {
                 kind: kind.as_str().to_owned(),
                 status,
                 since,
-                message: message(kind, status, facts, holds),
+                message: message(kind, status, facts, blockers),
             }
         })
         .collect()
 }
 
-fn message(kind: Kind, status: bool, facts: &Facts<'_>, holds: &Holds) -> String {
+fn message(kind: Kind, status: bool, facts: &Facts<'_>, blockers: &Blockers) -> String {
     if status {
-        message_if_so(kind, facts, holds)
+        message_if_so(kind, facts, blockers)
     } else {
         message_if_not(kind, facts)
     }
 }
 
-fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
-    let (pool, account, project) = (facts.pool, facts.account, project_word(facts.project));
+fn message_if_so(kind: Kind, facts: &Facts<'_>, blockers: &Blockers) -> String {
+    let (pool, summary, project) = (facts.pool, facts.summary, project_word(facts.project));
     match kind {
         Kind::Full => format!(
             "{} of {} {} ready",
-            account.ready,
+            summary.ready,
             pool.target,
-            is_or_are(account.ready)
+            is_or_are(summary.ready)
         ),
         Kind::Fresh => "everything that is ready is of the target recipe".to_owned(),
         Kind::Building => {
-            let boots = being_made(account).map(|boot| {
+            let boots = being_made(summary).map(|boot| {
                 let id = &boot.id;
                 let at_work = facts.at_work.iter().find(|(at_work, _)| at_work == id);
                 let at_work = at_work.map(|(_, text)| format!(" ({text})")).unwrap_or_default();
@@ -204,13 +204,13 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
         }
         Kind::Rolling => format!(
             "{} of {} {} of the target recipe; the others are replaced one by one",
-            account.current,
-            count(account.ready, "ready VM"),
-            is_or_are(account.current)
+            summary.current,
+            count(summary.ready, "ready VM"),
+            is_or_are(summary.current)
         ),
         Kind::RecipeFailing => format!("{}; {}; {}", failing(facts), serving_instead(facts), look_into(facts)),
         Kind::BreakerOpen => {
-            let until = breaker(account).map_or(facts.now, |pause| pause.until);
+            let until = breaker(summary).map_or(facts.now, |pause| pause.until);
             format!(
                 "after {} in a row{} it is tried again at {}; mend the set-up, or try at once with `hearth pool retry {project}`",
                 count(pool.streak.recipe.max(BREAKER_AFTER), "failure"),
@@ -218,7 +218,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
                 clock(until)
             )
         }
-        Kind::CapacityLimited => capacity(holds).map(sentence).unwrap_or_default(),
+        Kind::CapacityLimited => capacity(blockers).map(blocker_message).unwrap_or_default(),
         Kind::HostTrouble => {
             let failures = troubled(pool).unwrap_or_default().host;
             let why = failed_why(facts);
@@ -245,7 +245,7 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
             format!("the project has no pool yet; `hearth pool set {project} --enabled --target 1` makes one")
         }
         Kind::DebugVmKept => {
-            let Some((kept, until)) = account.kept else {
+            let Some((kept, until)) = summary.kept else {
                 return String::new();
             };
             let id = &kept.id;
@@ -258,16 +258,16 @@ fn message_if_so(kind: Kind, facts: &Facts<'_>, holds: &Holds) -> String {
 }
 
 fn message_if_not(kind: Kind, facts: &Facts<'_>) -> String {
-    let (pool, account) = (facts.pool, facts.account);
+    let (pool, summary) = (facts.pool, facts.summary);
     match kind {
         Kind::Full if !pool.enabled => "the pool is disabled".to_owned(),
         Kind::Full => counts(facts),
-        Kind::Fresh if account.ready == 0 => "nothing is ready".to_owned(),
+        Kind::Fresh if summary.ready == 0 => "nothing is ready".to_owned(),
         Kind::Fresh => format!(
             "{} of {} {} of an older recipe",
-            account.ready - account.current,
-            count(account.ready, "ready VM"),
-            is_or_are(account.ready - account.current)
+            summary.ready - summary.current,
+            count(summary.ready, "ready VM"),
+            is_or_are(summary.ready - summary.current)
         ),
         Kind::Building => "nothing is being set up".to_owned(),
         Kind::Rolling => "no ready VM waits for its successor".to_owned(),
@@ -300,12 +300,12 @@ pub(super) fn unresponsive(silent: &[(InstanceId, Unresponsive)]) -> Option<Cond
 }
 
 /// The summary.
-pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
-    let (pool, account) = (facts.pool, facts.account);
-    let so = |kind| is_so(kind, pool, account, holds);
+pub(super) fn summary(facts: &Facts<'_>, blockers: &Blockers) -> String {
+    let (pool, summary) = (facts.pool, facts.summary);
+    let so = |kind| is_so(kind, pool, summary, blockers);
     let fails = [Kind::RecipeFailing, Kind::ImageMissing, Kind::RepositoryMissing];
     if so(Kind::Disabled) {
-        let message = message_if_so(Kind::Disabled, facts, holds);
+        let message = message_if_so(Kind::Disabled, facts, blockers);
         return format!("the pool is disabled: {message}");
     }
     if fails.into_iter().any(so) {
@@ -316,27 +316,27 @@ pub(super) fn summary(facts: &Facts<'_>, holds: &Holds) -> String {
         .into_iter()
         .find(|kind| so(*kind));
     match obstacle {
-        Some(kind) if !full => format!("{}: {}", counts(facts), message_if_so(kind, facts, holds)),
+        Some(kind) if !full => format!("{}: {}", counts(facts), message_if_so(kind, facts, blockers)),
         _ if so(Kind::Rolling) => format!(
             "{}, {} of the target recipe; the others are replaced one by one",
             counts(facts),
-            account.current
+            summary.current
         ),
-        _ if account.current < account.ready => {
+        _ if summary.current < summary.ready => {
             format!(
                 "{}, of the recipe before; the target recipe is to be set up first",
                 counts(facts)
             )
         }
-        _ if account.ready > 0 => format!("{}, all of the target recipe", counts(facts)),
+        _ if summary.ready > 0 => format!("{}, all of the target recipe", counts(facts)),
         _ => counts(facts),
     }
 }
 
 fn counts(facts: &Facts<'_>) -> String {
-    let account = facts.account;
-    let ready = format!("{} of {} ready", account.ready, facts.pool.target);
-    match account.making {
+    let summary = facts.summary;
+    let ready = format!("{} of {} ready", summary.ready, facts.pool.target);
+    match summary.making {
         0 => ready,
         making => format!("{ready}, {making} being made"),
     }
@@ -364,12 +364,12 @@ fn failed_why(facts: &Facts<'_>) -> String {
 }
 
 fn serving_instead(facts: &Facts<'_>) -> String {
-    let older = facts.account.ready - facts.account.current;
+    let older = facts.summary.ready - facts.summary.current;
     let of_before = |older: usize| {
         let keep = if older == 1 { "keeps" } else { "keep" };
         format!("{} of the recipe before {keep} serving", count(older, "VM"))
     };
-    match (older, facts.account.current) {
+    match (older, facts.summary.current) {
         (0, 0) if facts.pool.previous.is_some() => "the recipe before keeps serving".to_owned(),
         (0, 0) => "nothing is ready".to_owned(),
         (0, ready) => format!("{ready} ready"),

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use hearth_api::explain::{DecisionExplained, DecisionInputs};
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_core::plan::{Account, Action, Decision, Hold, HostLoad, Reason};
+use hearth_core::plan::{Action, Blocker, Decision, HostLoad, PoolSummary, Reason};
 use hearth_core::world::{PoolWorld, World};
 use jiff::Timestamp;
 
-use super::messages::{same_kind, sentence, why};
+use super::messages::{blocker_message, same_kind, why};
 
 /// Decisions that are kept of one pool.
 const KEPT: usize = 30;
@@ -34,9 +34,9 @@ pub(super) struct What {
 
 impl What {
     /// What holds the pool back, if that is what was decided.
-    pub(super) fn hold(&self) -> Option<Hold> {
+    pub(super) fn blocker(&self) -> Option<Blocker> {
         match self.kind {
-            Kind::Wait(hold) => Some(hold),
+            Kind::Wait(blocker) => Some(blocker),
             _ => None,
         }
     }
@@ -52,7 +52,7 @@ enum Kind {
     Delete(Reason),
     Teardown,
     Pause,
-    Wait(Hold),
+    Wait(Blocker),
 }
 
 impl Kind {
@@ -80,7 +80,7 @@ impl Kind {
             Self::Fail(reason) => reason.clone(),
             Self::Teardown => "its VM is still to be destroyed".to_owned(),
             Self::Pause => "a VM of the pool stands still until it is claimed".to_owned(),
-            Self::Wait(hold) => sentence(*hold),
+            Self::Wait(blocker) => blocker_message(*blocker),
         }
     }
 
@@ -134,9 +134,9 @@ pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, 
             });
         }
     }
-    for (project, hold) in &decision.holds {
+    for (project, blocker) in &decision.blockers {
         decided.entry(project.clone()).or_default().push(What {
-            kind: Kind::Wait(*hold),
+            kind: Kind::Wait(*blocker),
             instance: None,
             recipe: None,
         });
@@ -145,14 +145,14 @@ pub(super) fn by_pool(world: &World, decision: &Decision) -> HashMap<ProjectId, 
 }
 
 /// What the planner saw of a pool and of the host.
-pub(super) fn inputs(world: &World, pool: &PoolWorld, account: &Account<'_>, load: HostLoad) -> DecisionInputs {
+pub(super) fn inputs(world: &World, pool: &PoolWorld, summary: &PoolSummary<'_>, load: HostLoad) -> DecisionInputs {
     let limits = &world.limits;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let memory_left = limits.memory_mib.saturating_sub(load.memory_mib);
     DecisionInputs {
         target: count(pool.target),
-        ready: count(account.ready),
-        making: count(account.making),
+        ready: count(summary.ready),
+        making: count(summary.making),
         recipe_failures: pool.streak.recipe,
         host_failures: pool.streak.host,
         vms_left: count(limits.max_vms.saturating_sub(load.vms)),
@@ -228,12 +228,12 @@ mod tests {
         let mut all = Decisions::default();
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         for second in 0..100_u32 {
-            let hold = Hold::HostMemory {
+            let blocker = Blocker::HostMemory {
                 wants_mib: 100,
                 left_mib: u64::from(second),
                 kept_mib: 0,
             };
-            for kind in [Kind::Wait(hold), Kind::Create(Reason::BelowTarget)] {
+            for kind in [Kind::Wait(blocker), Kind::Create(Reason::BelowTarget)] {
                 all.note(what(kind), DecisionInputs::default(), at(second.into()), KEPT);
             }
         }

@@ -3,7 +3,7 @@
 use hearth_api::counted::{count, times, times_in_a_row};
 use hearth_core::checkout::Checkout;
 use hearth_core::plain_text::clause;
-use hearth_core::plan::{Hold, Reason};
+use hearth_core::plan::{Blocker, Reason};
 use hearth_core::recipe::same_set_up;
 use hearth_core::state::FailureKind;
 use hearth_core::world::PoolWorld;
@@ -17,20 +17,20 @@ const SHORT_COMMIT_CHARS: usize = 7;
 const MAX_REASON_CHARS: usize = 160;
 
 /// Whether only the figures differ.
-pub(super) fn same_kind(one: Hold, other: Hold) -> bool {
+pub(super) fn same_kind(one: Blocker, other: Blocker) -> bool {
     std::mem::discriminant(&one) == std::mem::discriminant(&other)
 }
 
 /// What holds a pool back.
-pub(super) fn sentence(hold: Hold) -> String {
-    match hold {
-        Hold::HostVms { max } => {
+pub(super) fn blocker_message(blocker: Blocker) -> String {
+    match blocker {
+        Blocker::HostVms { max } => {
             format!(
                 "this host has {} and may have no more (`hearth serve --max-vms`)",
                 count(max, "VM")
             )
         }
-        Hold::HostMemory {
+        Blocker::HostMemory {
             wants_mib,
             left_mib,
             kept_mib: 0,
@@ -38,7 +38,7 @@ pub(super) fn sentence(hold: Hold) -> String {
             "one more VM takes {wants_mib} MiB of memory and {left_mib} MiB are left of what VMs may have on this host \
              (`hearth serve --memory`)"
         ),
-        Hold::HostMemory {
+        Blocker::HostMemory {
             wants_mib,
             left_mib,
             kept_mib,
@@ -46,13 +46,13 @@ pub(super) fn sentence(hold: Hold) -> String {
             "one more VM takes {wants_mib} MiB of memory; {left_mib} MiB are left of what VMs may have on this host \
              (`hearth serve --memory`), and {kept_mib} MiB stay free so that what is pushed can be set up"
         ),
-        Hold::TenantVms { max } => format!(
+        Blocker::TenantVms { max } => format!(
             "the projects of this tenant have {} together and may have no more (`hearth serve --max-vms-per-tenant`)",
             count(max, "VM")
         ),
-        Hold::ProjectVms => "the project has as many VMs as its own limit allows (`maxVms`)".to_owned(),
-        Hold::InTheMaking => "as many VMs are in the making as may be at once".to_owned(),
-        Hold::Missing { kind, failures } => {
+        Blocker::ProjectVms => "the project has as many VMs as its own limit allows (`maxVms`)".to_owned(),
+        Blocker::InTheMaking => "as many VMs are in the making as may be at once".to_owned(),
+        Blocker::Missing { kind, failures } => {
             let what = if kind == FailureKind::Image {
                 "the image is missing or does not boot"
             } else {
@@ -63,12 +63,12 @@ pub(super) fn sentence(hold: Hold) -> String {
                 times(failures)
             )
         }
-        Hold::BreakerOpen { failures } => format!(
+        Blocker::BreakerOpen { failures } => format!(
             "the set-up failed {}; no more VMs are made by it until it changes, some time has passed or \
              `hearth pool retry` says so",
             times_in_a_row(failures)
         ),
-        Hold::HostTrouble { failures } => {
+        Blocker::HostTrouble { failures } => {
             format!(
                 "this host failed {}; the next try waits a little",
                 times_in_a_row(failures)
@@ -78,19 +78,19 @@ pub(super) fn sentence(hold: Hold) -> String {
 }
 
 /// What holds a pool back because something failed: why that failed, when it is tried again, and what to do before.
-pub(super) fn pause_sentence(hold: Hold, why: Option<&str>, until: Timestamp, project: &ProjectRow) -> String {
+pub(super) fn backoff_message(blocker: Blocker, why: Option<&str>, until: Timestamp, project: &ProjectRow) -> String {
     let why = why
         .map(|why| format!(" ({})", reason_in_short(why)))
         .unwrap_or_default();
     let (at, project) = (format!("{until:.0}"), project_word(project));
     let mend = |what| format!("mend {what}, or try at once with `hearth pool retry {project}`");
-    match hold {
-        Hold::BreakerOpen { failures } => format!(
+    match blocker {
+        Blocker::BreakerOpen { failures } => format!(
             "the set-up failed {}{why}; it is tried again at {at}; {}",
             times_in_a_row(failures),
             mend("it")
         ),
-        Hold::Missing { kind, failures } => {
+        Blocker::Missing { kind, failures } => {
             let what = if kind == FailureKind::Image {
                 "the image is missing or does not boot"
             } else {
@@ -102,11 +102,11 @@ pub(super) fn pause_sentence(hold: Hold, why: Option<&str>, until: Timestamp, pr
                 mend("that")
             )
         }
-        Hold::HostTrouble { failures } => format!(
+        Blocker::HostTrouble { failures } => format!(
             "this host failed {}{why}; the next try is at {at}; `hearth doctor` shows what this host lacks",
             times_in_a_row(failures)
         ),
-        other => sentence(other),
+        other => blocker_message(other),
     }
 }
 

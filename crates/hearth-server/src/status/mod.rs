@@ -16,7 +16,7 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::Status;
 use hearth_core::checkout::Checkout;
-use hearth_core::plan::{Account, Decision, Hold, HostLoad, account_of, host_load};
+use hearth_core::plan::{Blocker, Decision, HostLoad, PoolSummary, host_load, summarize};
 use hearth_core::progress;
 use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
@@ -34,7 +34,7 @@ use crate::vms::memory::Memory;
 use crate::vms::probe::Probes;
 use conditions::{Facts, Since};
 use decisions::{Decisions, What};
-use messages::sentence;
+use messages::blocker_message;
 
 /// All looks at how far instances are behind may take so long together.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
@@ -55,9 +55,9 @@ struct PoolNotes {
     /// The target recipe then.
     recipe: String,
     /// What holds it back, and since when.
-    holds: Vec<(Hold, Timestamp)>,
+    blockers: Vec<(Blocker, Timestamp)>,
     /// Until when failures hold it back.
-    pauses: Vec<(Hold, Timestamp)>,
+    backoffs: Vec<(Blocker, Timestamp)>,
     since: Since,
     decisions: Decisions,
 }
@@ -128,8 +128,8 @@ impl PoolStatus {
     }
 
     /// Notes what claimed VMs come to.
-    pub fn note_claimed(&self, sentence: String) {
-        self.notes().claimed = sentence;
+    pub fn note_claimed(&self, message: String) {
+        self.notes().claimed = message;
     }
 
     /// Notes when the host's clock last jumped, and by how much.
@@ -148,12 +148,16 @@ impl PoolStatus {
         for pool in &world.pools {
             let mut own = before.remove(&pool.project).unwrap_or_default();
             own.recipe.clone_from(&pool.recipe);
-            let account = account_of(pool, world.now, world.drivers_observed);
+            let summary = summarize(pool, world.now, world.drivers_observed);
             let decided = decided.remove(&pool.project).unwrap_or_default();
-            own.note_holds(pool, decided.iter().filter_map(What::hold), world.now);
-            own.pauses = account.pauses.iter().map(|pause| (pause.hold, pause.until)).collect();
-            own.since.note(pool, &account, &own.holds, world.now);
-            let inputs = decisions::inputs(world, pool, &account, load);
+            own.note_holds(pool, decided.iter().filter_map(What::blocker), world.now);
+            own.backoffs = summary
+                .backoffs
+                .iter()
+                .map(|backoff| (backoff.blocker, backoff.until))
+                .collect();
+            own.since.note(pool, &summary, &own.blockers, world.now);
+            let inputs = decisions::inputs(world, pool, &summary, load);
             for what in decided {
                 own.decisions.note(what, inputs, world.now, room);
             }
@@ -175,11 +179,11 @@ impl PoolStatus {
         } = seen;
         templates.sort_by_key(|template| std::cmp::Reverse(template.created_at));
         let serves = serving(&templates, project, &recipe);
-        let account = account_of(&world, now, false);
-        let at_work: Vec<_> = account
+        let summary = summarize(&world, now, false);
+        let at_work: Vec<_> = summary
             .builds
             .iter()
-            .chain(&account.tests)
+            .chain(&summary.tests)
             .map(|boot| (boot.id.clone(), self.at_work(boot).message))
             .collect();
         let failed = newest_failure(&rows, &world.recipe);
@@ -191,7 +195,7 @@ impl PoolStatus {
             project,
             configured,
             pool: &world,
-            account: &account,
+            summary: &summary,
             cause: messages::cause(&world, serves, &checkouts, &heads),
             at_work: &at_work,
             failed: failed.map(|row| &row.id).zip(why.as_deref()),
@@ -204,27 +208,27 @@ impl PoolStatus {
         // A pool that no pass has seen yet has nothing to remember.
         let mut unseen = PoolNotes::default();
         let own = notes.pools.get_mut(&project.id).unwrap_or(&mut unseen);
-        own.since.note(&world, &account, &own.holds, now);
+        own.since.note(&world, &summary, &own.blockers, now);
         Ok(PoolExplained {
-            summary: conditions::summary(&facts, &own.holds),
+            summary: conditions::summary(&facts, &own.blockers),
             status: counts(&rows, Store::failed_window(now)),
             waiting_claims: waiting_claims as u64,
-            conditions: conditions::all(&facts, &own.holds, &own.since)
+            conditions: conditions::all(&facts, &own.blockers, &own.since)
                 .into_iter()
                 .chain(unresponsive)
                 .collect(),
             decisions: own.decisions.newest_first(),
-            serving_recipe: account.serves.to_owned(),
+            serving_recipe: summary.serves.to_owned(),
             templates: templates
                 .iter()
-                .map(|template| to_template(template, account.serves))
+                .map(|template| to_template(template, summary.serves))
                 .collect(),
             repositories: checkouts.iter().map(|checkout| where_it_is(checkout, &heads)).collect(),
             instances: rows
                 .iter()
                 .zip(behind)
                 .filter(|(row, _)| row.purpose != Purpose::Renewal)
-                .filter_map(|(row, repos)| self.to_instance(row, repos, &world, &account, now))
+                .filter_map(|(row, repos)| self.to_instance(row, repos, &world, &summary, now))
                 .collect(),
             host,
             recipe: world.recipe.clone(),
@@ -255,7 +259,7 @@ impl PoolStatus {
         };
         let what = running.command.as_ref().map_or_else(step, ToString::to_string);
         Some(AtWork {
-            message: progress::sentence(&what, running.ran, running.silent),
+            message: progress::message(&what, running.ran, running.silent),
             what: Some(what),
         })
     }
@@ -265,11 +269,11 @@ impl PoolStatus {
         row: &InstanceRow,
         repos: Vec<RepoBehind>,
         world: &PoolWorld,
-        account: &Account<'_>,
+        summary: &PoolSummary<'_>,
         now: Timestamp,
     ) -> Option<InstanceExplained> {
         let since = |at| u64::try_from(now.duration_since(at).as_millis()).unwrap_or_default();
-        let kept = account.kept.filter(|(kept, _)| kept.id == row.id);
+        let kept = summary.kept.filter(|(kept, _)| kept.id == row.id);
         let being_made = row.state == InstanceState::Provisioning;
         let own = being_made.then(|| world.instances.iter().find(|it| it.id == row.id));
         Some(InstanceExplained {
@@ -347,27 +351,27 @@ impl PoolStatus {
 impl PoolStatus {
     /// What keeps a pool from having more VMs, as of the last pass.
     pub async fn blocked(&self, project: &ProjectRow) -> Result<Option<Blocked>, StoreError> {
-        let (hold, until, recipe) = {
+        let (blocker, until, recipe) = {
             let notes = self.notes();
             let Some(pool) = notes.pools.get(&project.id) else {
                 return Ok(None);
             };
-            let Some((hold, _)) = pool.holds.first() else {
+            let Some((blocker, _)) = pool.blockers.first() else {
                 return Ok(None);
             };
-            let pause = pool.pauses.iter().find(|(of, _)| messages::same_kind(*of, *hold));
-            (*hold, pause.map(|(_, until)| *until), pool.recipe.clone())
+            let backoff = pool.backoffs.iter().find(|(of, _)| messages::same_kind(*of, *blocker));
+            (*blocker, backoff.map(|(_, until)| *until), pool.recipe.clone())
         };
         let Some(until) = until else {
-            return Ok(Some((sentence(hold), None)));
+            return Ok(Some((blocker_message(blocker), None)));
         };
         let rows = self.store.instances_of(&project.id).await?;
         let why = match newest_failure(&rows, &recipe) {
             Some(row) => self.store.failure_of(row).await?,
             None => None,
         };
-        let sentence = messages::pause_sentence(hold, why.as_deref(), until, project);
-        Ok(Some((sentence, Some(until))))
+        let message = messages::backoff_message(blocker, why.as_deref(), until, project);
+        Ok(Some((message, Some(until))))
     }
 
     /// What runs in the boot that sets this recipe up.
@@ -388,25 +392,29 @@ impl PoolStatus {
         // Of one that no pass has seen yet nothing is known.
         let pool = notes.pools.get(project).filter(|pool| pool.recipe == recipe);
         pool.is_some_and(|pool| {
-            let mut holds = pool.holds.iter();
-            holds.any(|(hold, _)| matches!(hold, Hold::BreakerOpen { .. } | Hold::Missing { .. }))
+            let mut blockers = pool.blockers.iter();
+            blockers.any(|(blocker, _)| matches!(blocker, Blocker::BreakerOpen { .. } | Blocker::Missing { .. }))
         })
     }
 }
 
 impl PoolNotes {
-    fn note_holds(&mut self, pool: &PoolWorld, holds: impl Iterator<Item = Hold>, now: Timestamp) {
-        let before = std::mem::take(&mut self.holds);
+    fn note_holds(&mut self, pool: &PoolWorld, blockers: impl Iterator<Item = Blocker>, now: Timestamp) {
+        let before = std::mem::take(&mut self.blockers);
         // Being busy is no condition.
-        for hold in holds.filter(|hold| *hold != Hold::InTheMaking) {
-            if self.holds.iter().any(|(noted, _)| messages::same_kind(*noted, hold)) {
+        for blocker in blockers.filter(|blocker| *blocker != Blocker::InTheMaking) {
+            if self
+                .blockers
+                .iter()
+                .any(|(noted, _)| messages::same_kind(*noted, blocker))
+            {
                 continue;
             }
-            let known = before.iter().find(|(known, _)| messages::same_kind(*known, hold));
+            let known = before.iter().find(|(known, _)| messages::same_kind(*known, blocker));
             if known.is_none() {
-                tracing::warn!(project = %pool.project, "the pool waits: {}", sentence(hold));
+                tracing::warn!(project = %pool.project, "the pool waits: {}", blocker_message(blocker));
             }
-            self.holds.push((hold, known.map_or(now, |(_, since)| *since)));
+            self.blockers.push((blocker, known.map_or(now, |(_, since)| *since)));
         }
     }
 }

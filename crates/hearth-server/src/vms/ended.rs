@@ -13,7 +13,7 @@ use crate::vms::connections::Connections;
 use crate::wake::Wake;
 
 /// How long the host may take to say whether a VM is there.
-const HOST_LOOK: Duration = Duration::from_secs(5);
+const HOST_CHECK: Duration = Duration::from_secs(5);
 
 /// When it was noticed that a VM had ended, and why it did.
 pub type VmEnd = (Timestamp, String);
@@ -40,11 +40,11 @@ impl VmEnds {
     }
 
     /// Looks at a claimed VM; its end, when it has ended. A host that does not say whether it is there says nothing.
-    pub async fn look(&self, row: &InstanceRow) -> Result<Option<VmEnd>, StoreError> {
+    pub async fn check(&self, row: &InstanceRow) -> Result<Option<VmEnd>, StoreError> {
         if row.state != InstanceState::Claimed || row.vm_ended.is_some() {
             return Ok(row.vm_ended.clone());
         }
-        let seen = tokio::time::timeout(HOST_LOOK, self.driver.inspect(&row.vm)).await;
+        let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;
         if !matches!(seen, Ok(Ok(Some(VmState::Stopped) | None))) {
             return Ok(None);
         }
@@ -63,7 +63,7 @@ impl VmEnds {
 
 /// What its owner is told of a VM that has ended.
 #[must_use]
-pub fn told(row: &InstanceRow, end: &VmEnd) -> String {
+pub fn ended_message(row: &InstanceRow, end: &VmEnd) -> String {
     let (at, why) = end;
     format!(
         "the VM has ended, as was noticed at {at:.0}: {why}. Nothing that ran in it comes back: release it with `hearth release {}` and \

@@ -30,7 +30,7 @@ struct Kept {
 
 impl HostKeys {
     /// One that is at hand; none until one was needed.
-    pub fn spare(&self) -> Option<HostKey> {
+    pub fn take_spare(&self) -> Option<HostKey> {
         let key = self.with(|kept| kept.keys.pop());
         self.fill();
         key
@@ -130,19 +130,19 @@ mod tests {
     #[tokio::test]
     async fn keys_are_made_ahead_once_one_was_needed_and_none_is_given_twice() {
         let keys = HostKeys::default();
-        assert!(keys.spare().is_none(), "nobody needs one");
+        assert!(keys.take_spare().is_none(), "nobody needs one");
         let first = keys.make().await.unwrap();
         assert!(first.0.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-        let spare = loop {
-            if let Some(key) = keys.spare() {
+        let take_spare = loop {
+            if let Some(key) = keys.take_spare() {
                 break key;
             }
             assert!(tokio::time::Instant::now() < deadline);
             // pause between two looks
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        assert_ne!(spare, first);
-        assert_ne!(keys.make().await.unwrap(), spare);
+        assert_ne!(take_spare, first);
+        assert_ne!(keys.make().await.unwrap(), take_spare);
     }
 }

@@ -100,7 +100,7 @@ impl Memory {
             all.counts_mib += self.counts_mib(row);
             all.size_mib += row.memory_mib;
         }
-        sentence(all, self.reserve)
+        message(all, self.reserve)
     }
 
     fn measures<T>(&self, act: impl FnOnce(&mut Measures) -> T) -> T {
@@ -113,7 +113,7 @@ fn is_claimed_and_there(row: &InstanceRow) -> bool {
     row.state == InstanceState::Claimed && row.vm_ended.is_none()
 }
 
-fn sentence(all: Claimed, reserve: u8) -> String {
+fn message(all: Claimed, reserve: u8) -> String {
     let rule = format!(
         "a claimed VM counts with the memory that it uses now and {reserve} % of what it may still take up to its size \
          (`hearth serve --claimed-reserve`)"
@@ -143,12 +143,12 @@ mod tests {
             counts_mib: 2298,
             size_mib: 4096,
         };
-        let text = sentence(all, 50);
+        let text = message(all, 50);
         assert!(text.contains("50 % of what it may still take"), "{text}");
         assert!(
             text.ends_with("2 of them use 500 MiB and count with 2298 of 4096 MiB"),
             "{text}"
         );
-        assert!(!sentence(Claimed::default(), 50).contains("MiB"));
+        assert!(!message(Claimed::default(), 50).contains("MiB"));
     }
 }

@@ -26,12 +26,12 @@ pub struct Pause {
 
 /// Keeps a VM running for as long as a client works in it.
 #[derive(Debug)]
-pub struct Awake {
+pub struct ResumedVm {
     pause: Pause,
     vm: VmId,
 }
 
-impl Drop for Awake {
+impl Drop for ResumedVm {
     fn drop(&mut self) {
         let mut used = self.pause.used.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = used.get_mut(&self.vm) {
@@ -59,12 +59,12 @@ impl Pause {
     }
 
     /// Resumes a VM, and keeps it running until the guard is dropped.
-    pub async fn keep_awake(&self, vm: &VmId) -> Result<Awake, DriverError> {
+    pub async fn keep_resumed(&self, vm: &VmId) -> Result<ResumedVm, DriverError> {
         {
             let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
             *used.entry(vm.clone()).or_default() += 1;
         }
-        let guard = Awake {
+        let guard = ResumedVm {
             pause: self.clone(),
             vm: vm.clone(),
         };

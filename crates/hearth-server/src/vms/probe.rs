@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::secrets::redactors;
 use crate::store::{InstanceRow, Store, StoreError};
 use crate::vms::connections::{Connections, RESTARTED};
-use crate::vms::ended::{VmEnds, told};
+use crate::vms::ended::{VmEnds, ended_message};
 use crate::vms::pause::Pause;
 use crate::wake::Wake;
 
@@ -56,11 +56,11 @@ const AFTER_CALL: Duration = Duration::from_secs(10);
 /// How long a VM that did not answer has to answer the next call.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
 /// How long the host may take to say what keeps a VM from answering, or to resume it.
-const HOST_LOOK: Duration = Duration::from_secs(5);
+const HOST_CHECK: Duration = Duration::from_secs(5);
 
 /// When each VM is due, and how often it missed.
 #[derive(Debug, Default)]
-struct Looks(HashMap<VmId, Probe>);
+struct ProbeStates(HashMap<VmId, Probe>);
 
 #[derive(Debug, Clone)]
 struct Probe {
@@ -80,14 +80,14 @@ enum Whose {
     /// It is being set up.
     Build,
     /// It is claimed, or kept for debugging.
-    Somebody,
+    Owner,
 }
 
 fn whose(row: &InstanceRow) -> Whose {
     match row.state {
         InstanceState::Provisioning => Whose::Build,
         InstanceState::Ready if row.purpose.serves_claims() => Whose::Pool,
-        _ => Whose::Somebody,
+        _ => Whose::Owner,
     }
 }
 
@@ -118,7 +118,7 @@ pub struct Probes {
     ends: VmEnds,
     instances: Arc<dyn GiveUp>,
     rhythm: Rhythm,
-    looks: Arc<Mutex<Looks>>,
+    states: Arc<Mutex<ProbeStates>>,
 }
 
 impl Probes {
@@ -143,7 +143,7 @@ impl Probes {
             ends,
             instances,
             rhythm,
-            looks: Arc::default(),
+            states: Arc::default(),
         }
     }
 
@@ -173,19 +173,19 @@ impl Probes {
     /// How often a VM has not answered in a row.
     #[must_use]
     pub fn misses(&self, vm: &VmId) -> u32 {
-        self.looks(|looks| looks.0.get(vm).map_or(0, |probe| probe.misses))
+        self.states(|states| states.0.get(vm).map_or(0, |probe| probe.misses))
     }
 
     /// Since when a VM does not answer, and why; `None` for one that does, as far as is known.
     #[must_use]
     pub fn unresponsive(&self, vm: &VmId) -> Option<Unresponsive> {
-        self.looks(|looks| looks.0.get(vm)?.silent.clone())
+        self.states(|states| states.0.get(vm)?.silent.clone())
     }
 
     /// A client begins to work in a VM: if it hangs, that is to be noticed soon.
     pub fn expect_answer(&self, vm: &VmId) {
-        self.looks(|looks| {
-            if let Some(probe) = looks.0.get_mut(vm) {
+        self.states(|states| {
+            if let Some(probe) = states.0.get_mut(vm) {
                 probe.due = probe.due.min(Instant::now() + AFTER_CALL);
             }
         });
@@ -195,14 +195,14 @@ impl Probes {
     /// does not do so now.
     pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
         use hearth_drivers::VmState::{Halted, Paused, Running, Stopped};
-        match self.ends.look(row).await {
-            Ok(Some(end)) => return Some(told(row, &end)),
+        match self.ends.check(row).await {
+            Ok(Some(end)) => return Some(ended_message(row, &end)),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, instance = %row.id, "whether a VM has ended could not be noted"),
         }
         let seen = self.driver.inspect(&row.vm);
         let advice = advice(row);
-        match tokio::time::timeout(HOST_LOOK, seen).await {
+        match tokio::time::timeout(HOST_CHECK, seen).await {
             // It may be about to be made.
             Ok(Ok(Some(Stopped) | None)) if row.state == InstanceState::Provisioning => None,
             Ok(Ok(Some(Stopped) | None)) => Some(format!(
@@ -234,7 +234,7 @@ impl Probes {
 
     async fn round(&self) -> Result<(), StoreError> {
         let rows = self.store.instances_with_guests().await?;
-        let due = self.looks(|looks| looks.due(&rows, self.rhythm.interval));
+        let due = self.states(|states| states.due(&rows, self.rhythm.interval));
         let due = rows.into_iter().filter(|row| due.contains(&row.vm));
         let (pooled, running): (Vec<_>, Vec<_>) = due.partition(|row| whose(row) == Whose::Pool);
         tokio::join!(
@@ -260,7 +260,7 @@ impl Probes {
             Whose::Pool => PATIENCE.min(self.rhythm.patience),
             _ if !self.is_to_answer(row).await => {
                 self.leave_alone(row);
-                return self.ends.look(row).await.map(drop);
+                return self.ends.check(row).await.map(drop);
             }
             _ => self.rhythm.patience,
         };
@@ -276,7 +276,7 @@ impl Probes {
         let fault = match answer {
             Ok(boot) => {
                 self.note(row, None);
-                return self.met(row, &boot).await;
+                return self.note_boot(row, &boot).await;
             }
             Err(fault) => fault,
         };
@@ -308,14 +308,14 @@ impl Probes {
         }
         let why = self.why_silent(&row.vm).await;
         let reason = self.redacted(row, &why).await;
-        let silent = self.looks(|looks| looks.silence(&row.vm, reason));
+        let silent = self.states(|states| states.silence(&row.vm, reason));
         let Some(silent) = silent else { return Ok(()) };
-        let sentence = format!("the VM does not answer since {:.0}: {why}", silent.since);
-        let sentence = self.redacted(row, &sentence).await;
-        tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
+        let message = format!("the VM does not answer since {:.0}: {why}", silent.since);
+        let message = self.redacted(row, &message).await;
+        tracing::error!(instance = %row.id, project = %row.project, "{message}");
         // A set-up fails by this; a client's call ends with it.
-        self.connections.give_up(&row.vm, sentence).await;
-        if whose == Whose::Somebody {
+        self.connections.give_up(&row.vm, message).await;
+        if whose == Whose::Owner {
             self.let_go_on(row).await;
         }
         self.wake.wake();
@@ -324,15 +324,15 @@ impl Probes {
 
     /// Whether the host's disk is still too full for a VM that was stopped by it. One that has room again is resumed.
     async fn still_full(&self, row: &InstanceRow) -> Option<FullDisk> {
-        let full = tokio::time::timeout(HOST_LOOK, self.driver.full_disk(&row.vm)).await;
+        let full = tokio::time::timeout(HOST_CHECK, self.driver.full_disk(&row.vm)).await;
         let full = full.ok().and_then(Result::ok).flatten()?;
         if !full.has_room_again() {
             return Some(full);
         }
         self.let_go_on(row).await;
-        self.looks(|looks| looks.note(&row.vm, false, self.interval(row)));
+        self.states(|states| states.note(&row.vm, false, self.interval(row)));
         tracing::info!(instance = %row.id, project = %row.project, "the host's disk has room again; a VM that waited for it resumes");
-        if whose(row) == Whose::Somebody {
+        if whose(row) == Whose::Owner {
             // It was stopped too.
             self.set_clock(row).await;
         }
@@ -348,16 +348,16 @@ impl Probes {
         let whose = whose(row);
         let reason = format!("{full}; it resumes by itself when there is room again");
         let reason = self.redacted(row, &reason).await;
-        let silent = self.looks(|looks| {
-            looks.note(&row.vm, true, self.interval(row));
-            looks.silence(&row.vm, reason)
+        let silent = self.states(|states| {
+            states.note(&row.vm, true, self.interval(row));
+            states.silence(&row.vm, reason)
         });
         if let Some(silent) = silent {
-            let sentence = format!("the VM is stopped since {:.0}: {}", silent.since, silent.reason);
-            let sentence = self.redacted(row, &sentence).await;
-            tracing::error!(instance = %row.id, project = %row.project, "{sentence}");
+            let message = format!("the VM is stopped since {:.0}: {}", silent.since, silent.reason);
+            let message = self.redacted(row, &message).await;
+            tracing::error!(instance = %row.id, project = %row.project, "{message}");
             if whose == Whose::Build {
-                self.connections.give_up(&row.vm, sentence).await;
+                self.connections.give_up(&row.vm, message).await;
             }
             self.wake.wake();
         }
@@ -370,7 +370,7 @@ impl Probes {
         match row.state {
             InstanceState::Provisioning => self.connections.current(&row.vm).is_some(),
             _ => {
-                let seen = tokio::time::timeout(HOST_LOOK, self.driver.inspect(&row.vm)).await;
+                let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;
                 matches!(seen, Ok(Ok(Some(Running | Halted))))
             }
         }
@@ -384,12 +384,12 @@ impl Probes {
                 Whose::Pool => {
                     let _awake = self
                         .pause
-                        .keep_awake(&row.vm)
+                        .keep_resumed(&row.vm)
                         .await
                         .map_err(|error| error.to_string())?;
                     return self.ask_agent(row, patience).await;
                 }
-                Whose::Somebody => return self.ask_agent(row, patience).await,
+                Whose::Owner => return self.ask_agent(row, patience).await,
             };
             let health = agent.health().await.map_err(|error| error.to_string())?;
             Ok(health.boot_id)
@@ -422,7 +422,7 @@ impl Probes {
 
     /// A guest has said in which boot it is. One of the pool that has restarted since it was made ready is none that was set up;
     /// of a claimed one it is recorded, and its clock set.
-    async fn met(&self, row: &InstanceRow, boot: &str) -> Result<(), StoreError> {
+    async fn note_boot(&self, row: &InstanceRow, boot: &str) -> Result<(), StoreError> {
         if row.state == InstanceState::Provisioning || row.boot_id.as_deref().is_none_or(|known| known == boot) {
             return Ok(());
         }
@@ -447,21 +447,21 @@ impl Probes {
             let agent = self.connections.get(&row.vm, SECOND_CHANCE).await.ok()?;
             agent.sync_clock(CLOCK_PATIENCE).await.ok()
         };
-        let _ = tokio::time::timeout(HOST_LOOK, in_time).await;
+        let _ = tokio::time::timeout(HOST_CHECK, in_time).await;
     }
 
     /// Somebody begins to work in a VM: notes whether its guest has restarted. Costs nothing while the connection lasts.
     pub async fn meet(&self, row: &InstanceRow, agent: &AgentClient) -> Result<(), StoreError> {
-        let boot = tokio::time::timeout(HOST_LOOK, self.connections.boot(&row.vm, agent)).await;
+        let boot = tokio::time::timeout(HOST_CHECK, self.connections.boot(&row.vm, agent)).await;
         match boot {
-            Ok(Ok(boot)) if whose(row) == Whose::Somebody => self.met(row, &boot).await,
+            Ok(Ok(boot)) if whose(row) == Whose::Owner => self.note_boot(row, &boot).await,
             // The next client that works in it learns of it.
             _ => Ok(()),
         }
     }
 
     async fn why_silent(&self, vm: &VmId) -> String {
-        match tokio::time::timeout(HOST_LOOK, self.driver.why_silent(vm)).await {
+        match tokio::time::timeout(HOST_CHECK, self.driver.why_silent(vm)).await {
             Ok(Ok(Some(why))) => why,
             Ok(Ok(None)) => "its processors run, but nothing in it answers".to_owned(),
             Ok(Err(error)) => format!("the host cannot say why ({error})"),
@@ -471,7 +471,7 @@ impl Probes {
 
     /// A VM that is to run and does not, because its disk was full or its processors were stopped, is resumed.
     async fn let_go_on(&self, row: &InstanceRow) {
-        match tokio::time::timeout(HOST_LOOK, self.pause.resume(&row.vm)).await {
+        match tokio::time::timeout(HOST_CHECK, self.pause.resume(&row.vm)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, instance = %row.id, "a silent VM cannot be let go on"),
             Err(_) => tracing::debug!(instance = %row.id, "a silent VM cannot be resumed in time"),
@@ -481,7 +481,7 @@ impl Probes {
     /// Notes how a look ended, and says what is news; the misses in a row.
     fn note(&self, row: &InstanceRow, fault: Option<&Redacted>) -> u32 {
         let interval = self.interval(row);
-        let (before, misses) = self.looks(|looks| looks.note(&row.vm, fault.is_some(), interval));
+        let (before, misses) = self.states(|states| states.note(&row.vm, fault.is_some(), interval));
         match fault {
             Some(fault) if before == 0 => {
                 tracing::warn!(instance = %row.id, project = %row.project, %fault, "a VM did not answer; it is asked again");
@@ -497,7 +497,7 @@ impl Probes {
     /// A VM that need not answer now is none that is silent.
     fn leave_alone(&self, row: &InstanceRow) {
         let interval = self.interval(row);
-        self.looks(|looks| looks.note(&row.vm, false, interval));
+        self.states(|states| states.note(&row.vm, false, interval));
     }
 
     fn interval(&self, row: &InstanceRow) -> Duration {
@@ -507,8 +507,8 @@ impl Probes {
         }
     }
 
-    fn looks<T>(&self, act: impl FnOnce(&mut Looks) -> T) -> T {
-        act(&mut self.looks.lock().unwrap_or_else(PoisonError::into_inner))
+    fn states<T>(&self, act: impl FnOnce(&mut ProbeStates) -> T) -> T {
+        act(&mut self.states.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The instances of these rows that are known not to answer.
@@ -531,7 +531,7 @@ fn advice(row: &InstanceRow) -> String {
     }
 }
 
-impl Looks {
+impl ProbeStates {
     /// Those that are due; a new one is due at any moment of the first interval, so that VMs made together are not asked together.
     fn due(&mut self, rows: &[InstanceRow], interval: Duration) -> Vec<VmId> {
         self.0.retain(|vm, _| rows.iter().any(|row| row.vm == *vm));

@@ -235,10 +235,13 @@ async fn what_git_in_a_claimed_vm_says_is_redacted_in_refusal_and_trace() {
     let asked = json!({ "branch": "topic", "env": { "TASK": SECRET }, "waitMs": 20_000 });
     driver.add_rule(refuses(1));
     let reply = server.post(&claim, asked.clone()).await;
-    let told = server
+    let explained = server
         .get(&format!("/instances/{}/claim", reply["id"].as_str().unwrap()))
         .await;
-    assert!(told["why"].as_str().unwrap().contains("no room for ***"), "{told:#}");
+    assert!(
+        explained["why"].as_str().unwrap().contains("no room for ***"),
+        "{explained:#}"
+    );
     driver.add_rule(refuses(2));
     let (status, refused) = server.call(Method::POST, &claim, asked).await;
     assert_eq!(status, StatusCode::CONFLICT, "{refused:#}");
@@ -246,7 +249,7 @@ async fn what_git_in_a_claimed_vm_says_is_redacted_in_refusal_and_trace() {
         message(&refused).contains("git in the VM said: no room for ***"),
         "{refused:#}"
     );
-    for text in [told.to_string(), refused.to_string()] {
+    for text in [explained.to_string(), refused.to_string()] {
         assert!(!text.contains(SECRET), "{text}");
     }
     let (folder, _) = server.stop().await;

@@ -161,9 +161,9 @@ async fn whoever_watches_is_told_which_command_runs_and_how_it_ended() {
     server
         .call(Method::DELETE, &format!("/instances/{id}"), json!({}))
         .await;
-    let told = watching.await.unwrap();
+    let message = watching.await.unwrap();
     for event in ["\"status\":\"failed\"", BY_WHOM] {
-        assert!(told.contains(event), "{event} is missing in {told}");
+        assert!(message.contains(event), "{event} is missing in {message}");
     }
 }
 
@@ -191,9 +191,9 @@ async fn a_test_vm_that_is_gone_says_when_and_why_where_the_documented_status_st
         (&json!("ready"), &json!(why))
     );
     assert!(view["vmEndedAt"].is_string());
-    let told = server.get(&format!("{pool}/explain")).await["instances"][0].clone();
+    let message = server.get(&format!("{pool}/explain")).await["instances"][0].clone();
     assert_eq!(
-        (&told["vmEndedAt"], &told["vmEndedBecause"]),
+        (&message["vmEndedAt"], &message["vmEndedBecause"]),
         (&view["vmEndedAt"], &json!(why))
     );
     let detail = server.get(&format!("{pool}/instances/{id}")).await;

@@ -54,15 +54,15 @@ async fn a_claimed_vm_whose_process_is_gone_is_noted_with_its_reason_and_stays_c
             .call(Method::POST, &format!("/instances/{id}/extend"), extend)
             .await;
         assert_eq!(status, StatusCode::CONFLICT, "{body}");
-        let told = message(&body).to_owned();
+        let said = message(&body).to_owned();
         for part in ["the VM has ended", why, &format!("hearth release {id}")] {
-            assert!(told.contains(part), "{part}: {told}");
+            assert!(said.contains(part), "{part}: {said}");
         }
         let exec = format!("/instances/{id}/exec");
         let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
         assert_eq!(
             (status, message(&body)),
-            (StatusCode::SERVICE_UNAVAILABLE, told.as_str())
+            (StatusCode::SERVICE_UNAVAILABLE, said.as_str())
         );
         server.post(&format!("/instances/{id}/release"), json!({})).await;
         server.until(SOON, "/claims", |it| it["items"] == json!([])).await;
@@ -122,13 +122,16 @@ async fn a_kernel_panic_is_not_called_a_restart() {
     );
     let (_, pool) = server.full_pool(1).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
-    let told = exec_while(&server, &driver, &claim, "long 1", FakeDriver::panic).await;
-    assert!(told.contains("kernel panicked") && told.contains(PANIC), "{told}");
-    // The one after it is a restart: the panic is of an earlier boot.
-    let told = exec_while(&server, &driver, &claim, "long 2", FakeDriver::reboot).await;
+    let said = exec_while(&server, &driver, &claim, "long 1", FakeDriver::panic).await;
     assert!(
-        told.contains("the VM was restarted") && !told.contains("panic"),
-        "{told}"
+        said.contains("kernel panicked") && said.contains(PANIC),
+        "{said}"
+    );
+    // The one after it is a restart: the panic is of an earlier boot.
+    let said = exec_while(&server, &driver, &claim, "long 2", FakeDriver::reboot).await;
+    assert!(
+        said.contains("the VM was restarted") && !said.contains("panic"),
+        "{said}"
     );
 }
 
@@ -146,12 +149,12 @@ async fn a_claimed_vm_waits_for_room_on_the_hosts_disk_and_its_work_goes_on() {
     // Whoever works in it learns of it at once.
     let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
-    let told = message(&body);
+    let said = message(&body);
     assert!(
-        told.contains("the disk of the host is full")
-            && told.contains("resumes by itself")
-            && !told.contains("release"),
-        "{told}"
+        said.contains("the disk of the host is full")
+            && said.contains("resumes by itself")
+            && !said.contains("release"),
+        "{said}"
     );
     for path in ["/claims".to_owned(), format!("/instances/{id}")] {
         let is_told = |it: &Value| it.to_string().contains("the disk of the host is full");

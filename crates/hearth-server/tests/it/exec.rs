@@ -205,9 +205,9 @@ async fn input_is_streamed_both_ways_at_once_and_ends_when_it_is_ended() {
     let (mut input, mut output) = client.exec_attached(&id, &start(&["cat"])).await.unwrap();
     let mut next = async || tokio::time::timeout(SOON, output.next()).await.unwrap().unwrap();
     assert_eq!(next().await, ExecEvent::Stdout(Bytes::from_static(b"first ")));
-    for piece in [&b"a\0\xff"[..], b"second"] {
-        input.bytes(Bytes::copy_from_slice(piece)).await.unwrap();
-        assert_eq!(next().await, ExecEvent::Stdout(Bytes::copy_from_slice(piece)));
+    for chunk in [&b"a\0\xff"[..], b"second"] {
+        input.bytes(Bytes::copy_from_slice(chunk)).await.unwrap();
+        assert_eq!(next().await, ExecEvent::Stdout(Bytes::copy_from_slice(chunk)));
     }
     input.end().await.unwrap();
     let ExecEvent::Exit(exit) = next().await else {
@@ -254,12 +254,12 @@ async fn input_that_a_command_does_not_read_is_held_back() {
         terminal: None,
     };
     let (mut input, _output) = client.exec_attached(&id, &start).await.unwrap();
-    let piece = Bytes::from(vec![0; 64 * 1024]);
+    let chunk = Bytes::from(vec![0; 64 * 1024]);
     let mut sent = 0;
     // Far less than what one would send who is never held back.
-    while let Ok(done) = tokio::time::timeout(Duration::from_secs(2), input.bytes(piece.clone())).await {
+    while let Ok(done) = tokio::time::timeout(Duration::from_secs(2), input.bytes(chunk.clone())).await {
         done.unwrap();
-        sent += piece.len();
+        sent += chunk.len();
         assert!(sent < 256 * 1024 * 1024, "nothing holds it back");
     }
 }
@@ -282,10 +282,10 @@ async fn command_that_leaves_its_input_unread_is_answered_in_every_form() {
             terminal: None,
         };
         let (mut input, mut output) = client.exec_attached(&id, &start).await.unwrap();
-        let piece = Bytes::from(vec![b'y'; 64 * 1024]);
+        let chunk = Bytes::from(vec![b'y'; 64 * 1024]);
         // It never stops by itself.
         let sending = async {
-            while input.bytes(piece.clone()).await.is_ok() {}
+            while input.bytes(chunk.clone()).await.is_ok() {}
             std::future::pending::<()>().await;
         };
         let last = async {

@@ -119,10 +119,10 @@ async fn a_pool_tells_how_it_fills_and_goes_over_to_a_changed_set_up() {
         ("create", "successor"),
         ("delete", "older recipe"),
     ] {
-        let told = decided
+        let message = decided
             .iter()
             .any(|it| it["action"] == action && text(&it["reason"]).contains(reason));
-        assert!(told, "{action}: {decided:#?}");
+        assert!(message, "{action}: {decided:#?}");
     }
     server.patch(&pool, json!({ "enabled": false })).await;
     server
@@ -273,17 +273,17 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
         .bearer_auth(text(&token["token"]))
         .json(&json!({}));
     let (_, next) = server.send(own).await;
-    let told = explain_claim(&server, &next).await;
-    assert_eq!(told["source"], "ready");
+    let message = explain_claim(&server, &next).await;
+    assert_eq!(message["source"], "ready");
     says(
-        &told["why"],
+        &message["why"],
         &[
             "2 stood ready, 2 of the target recipe",
             "was not fit",
             "the test planned",
         ],
     );
-    assert_eq!(told["handOver"]["skipped"].as_array().unwrap().len(), 1);
+    assert_eq!(message["handOver"]["skipped"].as_array().unwrap().len(), 1);
     let work = [
         "take",
         "resume",
@@ -293,32 +293,32 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
         "checkouts",
         "scripts",
     ];
-    assert_eq!(phases(&told), [&["wait", "skipped"][..], &work[..]].concat());
-    let parts: f64 = told["handOver"]["phases"]
+    assert_eq!(phases(&message), [&["wait", "skipped"][..], &work[..]].concat());
+    let parts: f64 = message["handOver"]["phases"]
         .as_array()
         .unwrap()
         .iter()
         .map(|phase| phase["ms"].as_f64().unwrap())
         .sum();
-    let total = told["handOver"]["totalMs"].as_f64().unwrap();
-    assert!((total - parts).abs() < 0.2, "{told:#}");
+    let total = message["handOver"]["totalMs"].as_f64().unwrap();
+    assert!((total - parts).abs() < 0.2, "{message:#}");
 
     server.until_full(SOON, &project, 2).await;
     let ready = server.post(&claim, json!({ "strict": true })).await;
-    let told = explain_claim(&server, &ready).await;
+    let message = explain_claim(&server, &ready).await;
     says(
-        &told["why"],
+        &message["why"],
         &["2 stood ready", "the oldest of the target recipe was taken"],
     );
-    assert_eq!(phases(&told), [&["wait"][..], &work[..]].concat());
+    assert_eq!(phases(&message), [&["wait"][..], &work[..]].concat());
     server.until_full(SOON, &project, 2).await;
     let fork = server.post(&claim, json!({ "miss": "bypass" })).await;
-    let told = explain_claim(&server, &fork).await;
+    let message = explain_claim(&server, &fork).await;
     assert_eq!(
-        (&told["source"], &told["handOver"]["ready"]),
+        (&message["source"], &message["handOver"]["ready"]),
         (&json!("fork"), &Value::Null)
     );
-    says(&told["why"], &["left the pool alone", "forked from it"]);
+    says(&message["why"], &["left the pool alone", "forked from it"]);
 
     // A token that may only claim sees its own, and no VM of the pool was claimed for it.
     let see = async |claim: &Value| {
@@ -359,22 +359,28 @@ async fn a_claim_that_waited_or_had_one_made_says_so() {
     let pool = format!("{project}/warm-pool");
     let claim = format!("{pool}/claim");
     let cold = server.post(&claim, json!({ "waitMs": 20_000 })).await;
-    let told = explain_claim(&server, &cold).await;
+    let message = explain_claim(&server, &cold).await;
     assert_eq!(
-        (&told["source"], &told["handOver"]["template"]),
+        (&message["source"], &message["handOver"]["template"]),
         (&json!("cold"), &json!(false))
     );
-    says(&told["why"], &["none was ready", "no template", "made from nothing"]);
+    says(&message["why"], &["none was ready", "no template", "made from nothing"]);
     server.patch(&pool, json!({ "enabled": true })).await;
     let joined = server.post(&claim, json!({ "waitMs": 20_000 })).await;
-    let told = explain_claim(&server, &joined).await;
+    let message = explain_claim(&server, &joined).await;
     assert_eq!(
-        (&told["source"], &told["handOver"]["ready"]),
+        (&message["source"], &message["handOver"]["ready"]),
         (&json!("joined"), &json!(0))
     );
-    says(&told["why"], &["none was ready", "waited", "being made for the pool"]);
-    let wait = &told["handOver"]["phases"][0];
-    assert!(wait["name"] == "wait" && wait["ms"].as_f64() > Some(100.0), "{told:#}");
+    says(
+        &message["why"],
+        &["none was ready", "waited", "being made for the pool"],
+    );
+    let wait = &message["handOver"]["phases"][0];
+    assert!(
+        wait["name"] == "wait" && wait["ms"].as_f64() > Some(100.0),
+        "{message:#}"
+    );
 }
 
 #[tokio::test]
@@ -384,15 +390,15 @@ async fn a_strict_claim_gets_the_wanted_recipe_and_says_what_it_passed_by() {
     let claim = format!("{pool}/claim");
     server.patch(&pool, json!({ "setupCommands": named("b") })).await;
     let strict = server.post(&claim, json!({ "strict": true, "waitMs": 20_000 })).await;
-    let told = explain_claim(&server, &strict).await;
+    let message = explain_claim(&server, &strict).await;
     assert_eq!(
-        (&told["handOver"]["strict"], &told["handOver"]["current"]),
+        (&message["handOver"]["strict"], &message["handOver"]["current"]),
         (&json!(true), &json!(true))
     );
     // Whether the pool has gone over by then is a race.
-    if told["handOver"]["ready"] == 1 && told["handOver"]["readyCurrent"] == 0 {
+    if message["handOver"]["ready"] == 1 && message["handOver"]["readyCurrent"] == 0 {
         says(
-            &told["why"],
+            &message["why"],
             &["1 stood ready, none of the target recipe, and the claim was strict"],
         );
     }

@@ -31,16 +31,16 @@ async fn read(server: &Server, files: &str, path: &str, range: &str) -> reqwest:
 async fn a_file_goes_in_and_comes_back_whole_and_in_parts() {
     let (server, driver, claim, files) = claimed().await;
     // More than a JSON body may have, in pieces, without a length that is known before.
-    const PIECES: usize = 80;
-    let piece = bytes::Bytes::from(vec![7; 1 << 20]);
-    let pieces = futures::stream::iter((0..PIECES).map(move |_| Ok::<_, std::io::Error>(piece.clone())));
-    let (status, entry) = put(&server, &files, "big", reqwest::Body::wrap_stream(pieces)).await;
+    const CHUNKS: usize = 80;
+    let chunk = bytes::Bytes::from(vec![7; 1 << 20]);
+    let chunks = futures::stream::iter((0..CHUNKS).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let (status, entry) = put(&server, &files, "big", reqwest::Body::wrap_stream(chunks)).await;
     assert_eq!(status, StatusCode::OK, "{entry}");
     assert_eq!(
         (&entry["path"], &entry["size"], &entry["kind"], &entry["mode"]),
         (
             &json!("/home/big"),
-            &json!(PIECES << 20),
+            &json!(CHUNKS << 20),
             &json!("file"),
             &json!("0644")
         )
@@ -52,8 +52,8 @@ async fn a_file_goes_in_and_comes_back_whole_and_in_parts() {
     let whole = server.request(Method::GET, &files).query(&[("path", "/home/big")]);
     let whole = whole.send().await.unwrap();
     assert_eq!(whole.status(), StatusCode::OK);
-    assert_eq!(whole.headers()["content-length"], (PIECES << 20).to_string());
-    assert_eq!(whole.bytes().await.unwrap().len(), PIECES << 20);
+    assert_eq!(whole.headers()["content-length"], (CHUNKS << 20).to_string());
+    assert_eq!(whole.bytes().await.unwrap().len(), CHUNKS << 20);
     for (range, status, about, text) in [
         ("bytes=2-4", 206, "bytes 2-4/10", "234"),
         ("bytes=7-", 206, "bytes 7-9/10", "789"),
@@ -87,7 +87,7 @@ async fn a_file_goes_in_and_comes_back_whole_and_in_parts() {
     let head = head.send().await.unwrap();
     assert_eq!(
         (head.status(), head.headers()["content-length"].to_str().unwrap()),
-        (StatusCode::OK, (PIECES << 20).to_string().as_str())
+        (StatusCode::OK, (CHUNKS << 20).to_string().as_str())
     );
 }
 
@@ -381,15 +381,15 @@ async fn in_a_real_vm_files_go_both_ways_as_its_users() {
     assert_eq!(run("ls -A /small").await, "");
     // Many bytes, which the agent never holds.
     const MEBIBYTES: usize = 200;
-    let piece = bytes::Bytes::from(vec![7; 1 << 20]);
-    let pieces = futures::stream::iter((0..MEBIBYTES).map(move |_| Ok::<_, std::io::Error>(piece.clone())));
-    let (status, _) = put(&server, &files, "/srv/big", reqwest::Body::wrap_stream(pieces)).await;
+    let chunk = bytes::Bytes::from(vec![7; 1 << 20]);
+    let chunks = futures::stream::iter((0..MEBIBYTES).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let (status, _) = put(&server, &files, "/srv/big", reqwest::Body::wrap_stream(chunks)).await;
     assert_eq!(status, StatusCode::OK);
     let reply = read(&server, &files, "/srv/big", "bytes=0-").await;
     let mut stream = reply.bytes_stream();
     let mut length = 0;
-    while let Some(piece) = futures::StreamExt::next(&mut stream).await {
-        length += piece.unwrap().len();
+    while let Some(chunk) = futures::StreamExt::next(&mut stream).await {
+        length += chunk.unwrap().len();
     }
     assert_eq!(length, MEBIBYTES << 20);
     let peak = run("cat /proc/$(pgrep -o hearth-agent)/status | awk '/VmHWM/ {print $2}'").await;
@@ -401,8 +401,8 @@ async fn in_a_real_vm_files_go_both_ways_as_its_users() {
     let mut text = String::new();
     let mut has_written = false;
     while !text.contains(r#"{"kind":"create","path":"roots/made","from":null,"isDirectory":true}"#) {
-        let piece = tokio::time::timeout(BOOT, futures::StreamExt::next(&mut events)).await;
-        text.push_str(&String::from_utf8_lossy(&piece.unwrap().unwrap().unwrap()));
+        let chunk = tokio::time::timeout(BOOT, futures::StreamExt::next(&mut events)).await;
+        text.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap().unwrap()));
         if !has_written && text.contains("event: start") {
             has_written = true;
             run("mkdir /srv/roots/made").await;

@@ -257,10 +257,10 @@ async fn the_owner_of_a_vm_that_restarted_is_told() {
         body["error"].as_str().unwrap().contains("the VM was restarted"),
         "{body}"
     );
-    let told = server
+    let message = server
         .until(SOON, &format!("/instances/{id}"), |it| !it["rebootedAt"].is_null())
         .await;
-    assert_eq!(told["status"], "claimed");
+    assert_eq!(message["status"], "claimed");
     server
         .post(&format!("/instances/{id}/exec"), json!({ "command": "true" }))
         .await;

@@ -156,11 +156,11 @@ impl Server {
     }
 
     /// Waits until what a GET answers fulfils the predicate.
-    pub async fn until(&self, patience: Duration, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, patience: Duration, path: &str, blockers: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + patience;
         loop {
             let value = self.get(path).await;
-            if holds(&value) {
+            if blockers(&value) {
                 return value;
             }
             assert!(

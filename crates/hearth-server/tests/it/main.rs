@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod along;
 mod branches;
 mod cancel;
 mod claims;
@@ -14,6 +13,7 @@ mod edges;
 mod ended;
 mod exec;
 mod explain;
+mod extra_content;
 mod faults;
 mod files;
 mod fresh;

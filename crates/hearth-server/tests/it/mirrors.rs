@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::along::set_submodule;
+use crate::extra_content::set_submodule;
 use crate::harness::{SOON, Server, git_repo, pause, repo_folder};
 
 /// What the repositories are called whose mirrors are there: each has a file that says so.

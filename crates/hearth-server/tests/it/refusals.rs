@@ -32,7 +32,7 @@ async fn strict_claim_is_told_that_only_older_ones_are_ready_and_what_the_newest
     let explained = format!("{pool}/explain");
     let runs = |it: &Value| it["conditions"].to_string().contains("install has run for");
     server.until(SOON, &explained, runs).await;
-    let told = refusal(
+    let message = refusal(
         &server,
         &pool,
         json!({ "strict": true, "miss": "require", "waitMs": 1000 }),
@@ -43,10 +43,10 @@ async fn strict_claim_is_told_that_only_older_ones_are_ready_and_what_the_newest
         "of the newest set-up: install has run for",
         "ask again, or wait longer than 1 s",
     ] {
-        assert!(told.contains(part), "{told}");
+        assert!(message.contains(part), "{message}");
     }
-    let told = refusal(&server, &pool, json!({ "strict": true, "miss": "require" })).await;
-    assert!(told.ends_with("ask again, or claim with a wait"), "{told}");
+    let message = refusal(&server, &pool, json!({ "strict": true, "miss": "require" })).await;
+    assert!(message.ends_with("ask again, or claim with a wait"), "{message}");
 }
 
 #[tokio::test]
@@ -55,13 +55,16 @@ async fn claim_is_told_which_vms_did_not_answer() {
     let (_, pool) = server.full_pool(2).await;
     let ready = server.get(&format!("{pool}/instances?status=ready")).await;
     driver.answer_late(Duration::from_secs(60));
-    let told = refusal(&server, &pool, json!({ "miss": "require" })).await;
-    assert!(told.contains("2 VMs that the claim took could not be used: "), "{told}");
+    let message = refusal(&server, &pool, json!({ "miss": "require" })).await;
+    assert!(
+        message.contains("2 VMs that the claim took could not be used: "),
+        "{message}"
+    );
     for vm in ready["items"].as_array().unwrap() {
-        assert!(told.contains(vm["id"].as_str().unwrap()), "{told}");
+        assert!(message.contains(vm["id"].as_str().unwrap()), "{message}");
     }
     assert!(
-        told.contains("did not answer in time") && told.contains("a host that has too much to do"),
-        "{told}"
+        message.contains("did not answer in time") && message.contains("a host that has too much to do"),
+        "{message}"
     );
 }

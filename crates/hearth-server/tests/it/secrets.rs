@@ -59,8 +59,8 @@ async fn a_variable_is_in_no_output_no_error_no_file_and_no_reply() {
         .unwrap();
     let mut stream = follow.bytes_stream();
     let mut live = Vec::new();
-    while let Some(piece) = stream.next().await {
-        live.extend(piece.unwrap());
+    while let Some(chunk) = stream.next().await {
+        live.extend(chunk.unwrap());
     }
     let live = String::from_utf8(live).unwrap();
     assert!(
@@ -81,8 +81,8 @@ async fn a_variable_is_in_no_output_no_error_no_file_and_no_reply() {
             .await
             .to_string(),
     ] {
-        for piece in ["$HOME #1", "second-line"] {
-            assert!(!text.contains(piece), "{text}");
+        for chunk in ["$HOME #1", "second-line"] {
+            assert!(!text.contains(chunk), "{text}");
         }
     }
     let vm = detail["instanceId"].as_str().unwrap().parse().unwrap();

@@ -389,11 +389,14 @@ async fn a_claims_wait_holds_what_was_done_in_its_vm_and_its_trace_adds_up() {
     let waited = claimed["waitMs"].as_f64().unwrap();
     assert!(waited >= 400.0, "{claimed}");
     let path = format!("/instances/{}/claim", claimed["id"].as_str().unwrap());
-    let told = server.get(&path).await;
-    let total = told["handOver"]["totalMs"].as_f64().unwrap();
-    let parts = told["handOver"]["phases"].as_array().unwrap().iter();
+    let message = server.get(&path).await;
+    let total = message["handOver"]["totalMs"].as_f64().unwrap();
+    let parts = message["handOver"]["phases"].as_array().unwrap().iter();
     let parts: f64 = parts.map(|phase| phase["ms"].as_f64().unwrap()).sum();
-    assert!((total - parts).abs() < 0.2 && (total - waited).abs() < 50.0, "{told:#}");
+    assert!(
+        (total - parts).abs() < 0.2 && (total - waited).abs() < 50.0,
+        "{message:#}"
+    );
 }
 
 #[tokio::test]

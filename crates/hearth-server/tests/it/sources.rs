@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
-use crate::along::{set_submodule, use_lfs};
+use crate::extra_content::{set_submodule, use_lfs};
 use crate::harness::{SOON, Server, commit, git, git_repo, options, repo_folder};
 
 /// What refusals name where no rule of the installation is about the place.

@@ -36,9 +36,9 @@ async fn a_panic_and_a_killed_qemu_are_called_what_they_are() {
     let server = server_with(|_| {}).await;
     let (project, claim) = claimed(&server).await;
     let id = claim["id"].as_str().unwrap();
-    let told = exec(&server, id, CRASH).await;
-    let error = told["error"].as_str().unwrap();
-    assert!(error.contains("kernel panicked") && error.contains(PANIC), "{told}");
+    let message = exec(&server, id, CRASH).await;
+    let error = message["error"].as_str().unwrap();
+    assert!(error.contains("kernel panicked") && error.contains(PANIC), "{message}");
     let vm = claim["instanceId"].as_str().unwrap();
     let qemu = i32::try_from(qemu_of(vm).unwrap()).unwrap();
     kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();

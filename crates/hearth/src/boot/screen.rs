@@ -71,9 +71,9 @@ impl Running {
         let text = match &self.command {
             // One that has just begun is not what took so long.
             Some((command, began)) if since(*began).as_secs() > 0 => {
-                progress::sentence(&clean_line(command), since(*began), silent)
+                progress::message(&clean_line(command), since(*began), silent)
             }
-            _ => progress::sentence(&self.title(), since(self.began), silent),
+            _ => progress::message(&self.title(), since(self.began), silent),
         };
         match self.lines.pending() {
             pending if pending.trim().is_empty() => text,

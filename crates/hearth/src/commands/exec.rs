@@ -179,14 +179,14 @@ struct Kept {
 
 impl Kept {
     fn keep(&mut self, event: ExecEvent) {
-        let (kept, piece) = match event {
-            ExecEvent::Stdout(piece) => (&mut self.stdout, piece),
-            ExecEvent::Stderr(piece) => (&mut self.stderr, piece),
+        let (kept, chunk) = match event {
+            ExecEvent::Stdout(chunk) => (&mut self.stdout, chunk),
+            ExecEvent::Stderr(chunk) => (&mut self.stderr, chunk),
             ExecEvent::Exit(_) => return,
         };
-        let room = MAX_KEPT_BYTES.saturating_sub(kept.len()).min(piece.len());
-        kept.extend_from_slice(&piece[..room]);
-        self.cut |= room < piece.len();
+        let room = MAX_KEPT_BYTES.saturating_sub(kept.len()).min(chunk.len());
+        kept.extend_from_slice(&chunk[..room]);
+        self.cut |= room < chunk.len();
     }
 }
 

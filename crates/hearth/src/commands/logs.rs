@@ -57,8 +57,8 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
     }
     until_stopped(async {
         let mut text = client.read_log(&id, &name, args.follow).await?;
-        while let Some(piece) = text.next().await {
-            pass_on(&mut io::stdout().lock(), &piece?)?;
+        while let Some(chunk) = text.next().await {
+            pass_on(&mut io::stdout().lock(), &chunk?)?;
         }
         Ok(0)
     })

@@ -106,7 +106,7 @@ impl CreateArgs {
 }
 
 /// What a person must know of a new token before it is given away.
-fn told(item: &TokenItem, project: Option<&ProjectFound>) -> String {
+fn describe(item: &TokenItem, project: Option<&ProjectFound>) -> String {
     let mut lines = vec![format!("token {} ({}) of the owner {}", item.name, item.id, item.owner)];
     lines.push(match project {
         Some(project) => format!("it works in the project {} only", project.name),
@@ -148,7 +148,7 @@ pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, 
             };
             let created = client.create_token(&body).await?;
             if !globals.json {
-                output::note(&told(&created.item, project.as_ref()));
+                output::note(&describe(&created.item, project.as_ref()));
             }
             // Alone on its line, so that TOKEN=$(hearth token create …) works.
             output::print(globals.json, &created, |created| created.token.clone())?;

@@ -187,10 +187,10 @@ fn a_command_that_leaves_its_input_unread_ends_with_its_own_code() {
                     .unwrap();
                 let mut stdin = child.stdin.take().unwrap();
                 let writing = std::thread::spawn(move || {
-                    let piece = vec![b'y'; 64 * 1024];
+                    let chunk = vec![b'y'; 64 * 1024];
                     let mut sent = 0;
-                    while size.is_none_or(|size| sent < size) && stdin.write_all(&piece).is_ok() {
-                        sent += piece.len();
+                    while size.is_none_or(|size| sent < size) && stdin.write_all(&chunk).is_ok() {
+                        sent += chunk.len();
                     }
                 });
                 let output = child.wait_with_output().unwrap();

@@ -79,9 +79,9 @@ pub(crate) fn run_at_terminal_after(mut command: Command, prompt: &str, typed: &
     let mut outer = std::fs::File::from(terminal.master);
     let mut shown = Vec::new();
     while !String::from_utf8_lossy(&shown).contains(prompt) {
-        let mut piece = [0; 1024];
-        let read = std::io::Read::read(&mut outer, &mut piece).unwrap();
-        shown.extend_from_slice(&piece[..read]);
+        let mut chunk = [0; 1024];
+        let read = std::io::Read::read(&mut outer, &mut chunk).unwrap();
+        shown.extend_from_slice(&chunk[..read]);
     }
     outer.write_all(typed).unwrap();
     // The end of a terminal that no process holds any more is an error.

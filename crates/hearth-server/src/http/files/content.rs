@@ -89,13 +89,13 @@ pub async fn read_file(
     let row = usable(&state, &caller, &id).await?;
     let part = part_of(&headers);
     let tag = tag_of(&headers);
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = query.place();
     let asked = agent.read_part(&path, query.user.as_deref(), part, tag.as_deref());
     let file = answered(&state, &row, asked).await?.map_err(refused)?;
     let mut life = Life::of(&state, &row);
     let bytes = file.body.inspect(move |_| life.bytes_moved());
-    let mut response = Inside::body(awake, bytes).into_response();
+    let mut response = Inside::body(resumed, bytes).into_response();
     describe(&mut response, &file.head);
     Ok(marked(row.state, response))
 }
@@ -199,11 +199,11 @@ pub async fn write_file(
         mode: mode(query.mode.as_deref())?,
         owner: query.owner.as_deref(),
     };
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = place(&query.path);
     let body = Incoming::new(body, Life::of(&state, &row));
     let entry = answered(&state, &row, agent.replace_file(&path, wanted, body.upload())).await;
-    drop(awake);
+    drop(resumed);
     body.end(entry).await.map(|entry| Json(shown(entry)))
 }
 
@@ -216,15 +216,15 @@ impl Incoming {
     }
 
     pub(super) fn upload(&self) -> Upload {
-        let pieces = futures::stream::unfold(Arc::clone(&self.0), async |body| {
-            let piece = {
+        let chunks = futures::stream::unfold(Arc::clone(&self.0), async |body| {
+            let chunk = {
                 let mut body = body.lock().await;
                 body.1.bytes_moved();
                 body.0.next().await
             };
-            piece.map(|piece: Result<Bytes, _>| (piece.map_err(std::io::Error::other), body))
+            chunk.map(|chunk: Result<Bytes, _>| (chunk.map_err(std::io::Error::other), body))
         });
-        Upload::from_stream(pieces)
+        Upload::from_stream(chunks)
     }
 
     /// What came of it. Of a body that was refused the rest is read for a while.
@@ -237,8 +237,8 @@ impl Incoming {
         let drained = async {
             let mut body = self.0.lock().await;
             let mut left = DRAINED_BYTES;
-            while let Some(Ok(piece)) = body.0.next().await {
-                left = left.saturating_sub(piece.len());
+            while let Some(Ok(chunk)) = body.0.next().await {
+                left = left.saturating_sub(chunk.len());
                 if left == 0 {
                     break;
                 }

@@ -25,7 +25,7 @@ use super::error::ApiError;
 use super::exec::{Inside, answered, enter, usable};
 use super::extract::{Body, Path, Query};
 use crate::store::InstanceRow;
-use crate::vms::pause::Awake;
+use crate::vms::pause::ResumedVm;
 
 /// Where paths that are not absolute begin, as a command does.
 const HOME: &str = "/home/";
@@ -122,11 +122,11 @@ fn refused(error: AgentError) -> ApiError {
 async fn ask<T>(
     state: &AppState,
     row: &InstanceRow,
-    awake: Option<Awake>,
+    resumed: Option<ResumedVm>,
     asked: impl Future<Output = Result<T, AgentError>>,
 ) -> Result<T, ApiError> {
     let answer = answered(state, row, asked).await?;
-    drop(awake);
+    drop(resumed);
     answer.map_err(refused)
 }
 
@@ -147,9 +147,9 @@ pub async fn stat_file(
     Query(query): Query<FileQuery>,
 ) -> Result<Json<FileEntry>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = query.place();
-    let entry = ask(&state, &row, awake, agent.entry(&path, query.user.as_deref())).await?;
+    let entry = ask(&state, &row, resumed, agent.entry(&path, query.user.as_deref())).await?;
     Ok(Json(shown(entry)))
 }
 
@@ -187,11 +187,11 @@ pub async fn list_files(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<FileList>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = place(&query.path);
     let (depth, limit) = (query.depth.unwrap_or(1), query.limit.unwrap_or(MAX_ENTRIES));
     let asked = agent.list_folder(&path, query.user.as_deref(), depth, limit);
-    let list = ask(&state, &row, awake, asked).await?;
+    let list = ask(&state, &row, resumed, asked).await?;
     Ok(Json(FileList {
         items: list.items.into_iter().map(shown).collect(),
         truncated: list.truncated,
@@ -221,9 +221,9 @@ pub async fn make_directory(
         mode: mode(body.mode.as_deref())?,
         owner: body.owner.as_deref(),
     };
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = place(&body.path);
-    let entry = ask(&state, &row, awake, agent.make_folder(&path, wanted)).await?;
+    let entry = ask(&state, &row, resumed, agent.make_folder(&path, wanted)).await?;
     Ok(Json(shown(entry)))
 }
 
@@ -244,10 +244,10 @@ pub async fn move_file(
     Body(body): Body<MoveFile>,
 ) -> Result<Json<FileEntry>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let (path, to) = (place(&body.path), place(&body.to));
     let asked = agent.move_entry(&path, &to, body.user.as_deref(), body.replace);
-    let entry = ask(&state, &row, awake, asked).await?;
+    let entry = ask(&state, &row, resumed, asked).await?;
     Ok(Json(shown(entry)))
 }
 
@@ -282,11 +282,11 @@ pub async fn remove_file(
     Query(query): Query<RemoveQuery>,
 ) -> Result<Json<FileRemoved>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = place(&query.path);
     let recursive = query.recursive.unwrap_or(false);
     let asked = agent.remove_entry(&path, query.user.as_deref(), recursive);
-    ask(&state, &row, awake, asked).await?;
+    ask(&state, &row, resumed, asked).await?;
     Ok(Json(FileRemoved {
         removed: true,
         path: query.path.into(),

@@ -42,13 +42,13 @@ pub async fn read_folder(
     Query(query): Query<FileQuery>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = query.place();
     let asked = agent.read_tree(&path, query.user.as_deref());
     let stream = answered(&state, &row, asked).await?.map_err(refused)?;
     let mut life = Life::of(&state, &row);
     let bytes = stream.inspect(move |_| life.bytes_moved());
-    let mut response = Inside::body(awake, bytes).into_response();
+    let mut response = Inside::body(resumed, bytes).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TAR));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -89,12 +89,12 @@ pub async fn write_folder(
     body: RawBody,
 ) -> Result<Json<TarUnpacked>, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = place(&query.path);
     let body = Incoming::new(body, Life::of(&state, &row));
     let (user, owner) = (query.user.as_deref(), query.owner.as_deref());
     let done = answered(&state, &row, agent.write_tree(&path, user, owner, body.upload())).await;
-    drop(awake);
+    drop(resumed);
     let done = body.end(done).await?;
     Ok(Json(TarUnpacked {
         files: done.files,

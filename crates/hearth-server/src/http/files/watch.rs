@@ -57,13 +57,13 @@ pub async fn watch_files(
     Query(query): Query<WatchQuery>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let Inside { agent, awake } = enter(&state, &row).await?;
+    let Inside { agent, resumed } = enter(&state, &row).await?;
     let path = place(&query.path);
     let asked = agent.watch_files(&path, query.user.as_deref(), query.recursive.unwrap_or(false));
     let mut changes = answered(&state, &row, asked).await?.map_err(refused)?;
     let events = async_stream::stream! {
         // A VM of the pool runs for as long as somebody watches.
-        let _awake = awake;
+        let _awake = resumed;
         while let Some(change) = changes.next().await {
             match change {
                 Ok(change) => {

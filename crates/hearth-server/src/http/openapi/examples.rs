@@ -2,7 +2,7 @@
 
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::project::VmSize;
-use hearth_core::recipe::{Meets, Recipe, RecipeRepo};
+use hearth_core::recipe::{Recipe, RecipeRepo, ResolvedInputs};
 use serde_json::{Value, json};
 
 /// The newest commit of an example, and the one before.
@@ -29,7 +29,7 @@ pub fn recipe(commit: &str) -> String {
         project_setup: &[],
         legacy_hooks: false,
         pool_setup: &[],
-        meets: Meets {
+        resolved: ResolvedInputs {
             environment: Some("an example"),
             commits: vec![Some(commit)],
             epoch: 0,

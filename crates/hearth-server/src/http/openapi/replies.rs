@@ -158,7 +158,7 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
             + &event("write", &change(FileChangeKind::Write, "src/main.js"));
         return (example, FileChange::name());
     }
-    let begun = FollowEvent::StepStarted {
+    let started = FollowEvent::StepStarted {
         name: "create_vm".to_owned(),
         subject: None,
         ran_ms: 0,
@@ -167,7 +167,7 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
         status: Some(InstanceStatus::Ready),
         failure_reason: None,
     };
-    let example = event("stepStarted", &begun) + &event("ended", &ended);
+    let example = event("stepStarted", &started) + &event("ended", &ended);
     (example, FollowEvent::name())
 }
 

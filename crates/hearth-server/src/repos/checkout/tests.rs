@@ -92,7 +92,7 @@ impl World {
     }
 
     /// Objects of the upstream repository, and no reference.
-    fn bring(&self, folder: &Path, commit: &str) {
+    fn transfer(&self, folder: &Path, commit: &str) {
         git(
             folder,
             &[
@@ -259,7 +259,7 @@ fn tags_that_are_named_like_branches_are_not_taken_for_them() {
     assert_eq!(go(&checkout, &topic, "topic"), Ok(()));
     assert_on(&checkout, "topic", &topic);
     let next = world.commit("topic", &[("lock", "next\n")]);
-    world.bring(&checkout, &next);
+    world.transfer(&checkout, &next);
     assert_eq!(go(&checkout, &next, "topic"), Ok(()));
     assert_on(&checkout, "topic", &next);
 }
@@ -302,7 +302,7 @@ fn a_branch_that_became_a_folder_of_branches_and_the_other_way_round_leaves_noth
         );
         assert!(copied.status.success());
         for (folder, branch, commit, gone) in [(checkout, "rel/2", &rel, "rel"), (&copy, "old", &old, "old/")] {
-            world.bring(folder, commit);
+            world.transfer(folder, commit);
             record(folder);
             assert_eq!(go(folder, commit, branch), Ok(()), "{own} to {branch}");
             assert_on(folder, branch, commit);
@@ -322,7 +322,7 @@ fn a_branch_that_became_a_folder_of_branches_and_the_other_way_round_leaves_noth
     git(&own, &["commit", "--quiet", "--allow-empty", "--message", "own"]);
     git(&own, &["checkout", "--quiet", "main"]);
     let new = world.commit("new/2", &[("lock", "new\n")]);
-    world.bring(&own, &new);
+    world.transfer(&own, &new);
     record(&own);
     assert!(go(&own, &new, "new/2").is_err());
     assert!(refs(&own).contains("refs/heads/new\n"));

@@ -81,7 +81,7 @@ impl Egress {
 
     fn refuse(&self, scheme: Scheme, host: &str, port: u16, why: &str) -> Refusal {
         let place = place(scheme, host, port);
-        Refusal::usual(&self.tenant, &place, why, Some(place.trim_matches('`')))
+        Refusal::default_refusal(&self.tenant, &place, why, Some(place.trim_matches('`')))
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) fn pattern(location: &Location) -> String {
 
 fn place(scheme: Scheme, host: &str, port: u16) -> String {
     let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-    let port = if port == scheme.usual_port() {
+    let port = if port == scheme.default_port() {
         String::new()
     } else {
         format!(":{port}")

@@ -48,11 +48,11 @@ impl Sources {
             Access::Lent(location) => {
                 // Credentials go to the place that the rule names and to no other.
                 settings = &["-c", "http.followRedirects=false"];
-                Surroundings::usual(vec![("GIT_ALLOW_PROTOCOL", location.scheme.as_str().to_owned())])
+                Surroundings::with_defaults(vec![("GIT_ALLOW_PROTOCOL", location.scheme.as_str().to_owned())])
             }
             Access::Folder { path, rule } => {
                 url = self.folder(grant, path, rule)?;
-                Surroundings::usual(vec![("GIT_ALLOW_PROTOCOL", "file".to_owned())])
+                Surroundings::with_defaults(vec![("GIT_ALLOW_PROTOCOL", "file".to_owned())])
             }
             Access::Network { location, rule } => {
                 if rule.as_ref().is_some_and(SourceRule::has_path) {
@@ -111,7 +111,7 @@ impl Sources {
             Err(EgressError::Refused(refusal)) => return Err(refusal.into()),
             Err(EgressError::Failed(why)) => return Err(GitError::NoHost(why).into()),
         };
-        let alias = if *port == Scheme::Ssh.usual_port() {
+        let alias = if *port == Scheme::Ssh.default_port() {
             host.clone()
         } else {
             format!("[{host}]:{port}")

@@ -34,7 +34,7 @@ impl Scheme {
     }
 
     /// The port where an address names none.
-    pub(super) fn usual_port(self) -> u16 {
+    pub(super) fn default_port(self) -> u16 {
         match self {
             Self::File => 0,
             Self::Http => 80,
@@ -66,7 +66,7 @@ impl Location {
         let url = Url::parse(text).ok()?;
         if scheme == Scheme::File {
             let path = url.to_file_path().ok()?.to_str()?.to_owned();
-            let (host, port) = (String::new(), scheme.usual_port());
+            let (host, port) = (String::new(), scheme.default_port());
             let path = Some(path);
             return Some(Self {
                 scheme,
@@ -76,7 +76,7 @@ impl Location {
             });
         }
         let host = plain_host(url.host_str()?)?;
-        let port = url.port().unwrap_or(scheme.usual_port());
+        let port = url.port().unwrap_or(scheme.default_port());
         // What stands after the host, not what the parser makes of it.
         let after = text.split_once("://")?.1;
         let path = after.find('/').map_or("/", |at| &after[at..]);
@@ -102,7 +102,7 @@ impl Location {
         Some(Self {
             scheme,
             host: plain_host(host)?,
-            port: scheme.usual_port(),
+            port: scheme.default_port(),
             path: is_plain(&path).then_some(path),
         })
     }
@@ -134,7 +134,7 @@ fn is_plain(path: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Option<(String, u16, Option<String>)> {
+    fn parts(text: &str) -> Option<(String, u16, Option<String>)> {
         let Location {
             scheme,
             host,
@@ -163,7 +163,7 @@ mod tests {
             ("file:///srv/git/%2e%2e/x", "file://", 0, Some("/srv/x")),
         ] {
             let wanted = Some((origin.to_owned(), port, path.map(str::to_owned)));
-            assert_eq!(told(text), wanted, "{text}");
+            assert_eq!(parts(text), wanted, "{text}");
         }
         for text in [
             "",
@@ -178,7 +178,7 @@ mod tests {
             "-oProxyCommand=x:y",
         ] {
             let is_host = Location::of(text).is_some_and(|it| it.scheme != Scheme::Ssh || it.host.starts_with('-'));
-            assert!(!is_host, "{text}: {:?}", told(text));
+            assert!(!is_host, "{text}: {:?}", parts(text));
         }
     }
 }

@@ -48,7 +48,7 @@ impl Refusal {
     }
 
     /// By what holds without rules. `pattern`: what a rule would have to allow.
-    fn usual(tenant: &str, place: &str, why: &str, pattern: Option<&str>) -> Self {
+    fn default_refusal(tenant: &str, place: &str, why: &str, pattern: Option<&str>) -> Self {
         let advice = match pattern {
             Some(pattern) => format!(
                 "The operator of the server can open it: `hearth serve --source \"tenant={tenant} allow={pattern}\"`"
@@ -114,7 +114,7 @@ impl Sources {
             return Ok(grant(Access::Own));
         }
         let place = format!("`{url}`");
-        let no = |why: &str, pattern: Option<&str>| Refusal::usual(tenant, &place, why, pattern);
+        let no = |why: &str, pattern: Option<&str>| Refusal::default_refusal(tenant, &place, why, pattern);
         let location = Location::of(url).ok_or_else(|| no("it is no address on a network", None))?;
         let rule = self.rules_of(tenant).find(|rule| rule.is_about(&location));
         if let Some(rule) = rule {

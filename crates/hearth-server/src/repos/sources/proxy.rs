@@ -145,7 +145,7 @@ impl Line {
         let (Some(scheme @ (Scheme::Http | Scheme::Https)), Some(host)) = (scheme, host) else {
             return Ok(says(StatusCode::BAD_REQUEST, "this names no host"));
         };
-        let port = uri.port_u16().unwrap_or(scheme.usual_port());
+        let port = uri.port_u16().unwrap_or(scheme.default_port());
         let stream = match self.0.egress.connect(scheme, &host, port).await {
             Ok(stream) => stream,
             Err(error) => return Ok(self.refuse(error)),

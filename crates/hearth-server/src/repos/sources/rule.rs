@@ -41,7 +41,7 @@ enum Paths {
 }
 
 impl Hosts {
-    fn hold(&self, host: &str) -> bool {
+    fn blocker(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Below(end) => host.ends_with(end.as_str()),
@@ -64,7 +64,7 @@ impl Paths {
         })
     }
 
-    fn hold(&self, path: Option<&str>) -> bool {
+    fn blocker(&self, path: Option<&str>) -> bool {
         match (self, path) {
             (Self::Any, _) => true,
             (Self::Beginning(beginning), Some(path)) => path.starts_with(beginning.as_str()),
@@ -92,7 +92,8 @@ impl SourceRule {
 
     /// Whether it is about this place.
     pub(super) fn is_about(&self, location: &Location) -> bool {
-        self.is_about_host(location.scheme, &location.host, location.port) && self.paths.hold(location.path.as_deref())
+        self.is_about_host(location.scheme, &location.host, location.port)
+            && self.paths.blocker(location.path.as_deref())
     }
 
     /// Whether it is about everything that this host has at this port.
@@ -101,7 +102,7 @@ impl SourceRule {
     }
 
     fn is_about_host(&self, scheme: Scheme, host: &str, port: u16) -> bool {
-        self.scheme == scheme && self.hosts.hold(host) && self.port.is_none_or(|only| only == port)
+        self.scheme == scheme && self.hosts.blocker(host) && self.port.is_none_or(|only| only == port)
     }
 
     /// Whether it is about some paths of its hosts and not about others.
@@ -150,7 +151,7 @@ fn pattern(text: &str) -> Result<(Scheme, Hosts, Option<u16>, Paths), String> {
     };
     let port = match port {
         None if host == "*" => None,
-        None => Some(scheme.usual_port()),
+        None => Some(scheme.default_port()),
         Some("*") => None,
         Some(port) => Some(port.parse().map_err(|_| format!("`{port}` is no port"))?),
     };

@@ -39,9 +39,9 @@ impl Faults {
     /// It is so, or still so. Said in the log when it begins.
     pub(super) fn note(&self, remote: &Remote, branch: Option<&str>, message: &str, now: Timestamp) {
         let message = one_line(message);
-        let place = (remote.clone(), branch.map(str::to_owned));
+        let key = (remote.clone(), branch.map(str::to_owned));
         let mut table = self.table();
-        if let Some(fault) = table.get_mut(&place) {
+        if let Some(fault) = table.get_mut(&key) {
             fault.times = fault.times.saturating_add(1);
             fault.message = message;
             return;
@@ -52,7 +52,7 @@ impl Faults {
             why = message,
             "cannot be followed; it is tried again and again"
         );
-        let (remote, branch) = place.clone();
+        let (remote, branch) = key.clone();
         let fault = Fault {
             remote,
             branch,
@@ -60,7 +60,7 @@ impl Faults {
             message,
             times: 1,
         };
-        table.insert(place, fault);
+        table.insert(key, fault);
     }
 
     /// It is so no longer. Said in the log once.
@@ -72,9 +72,9 @@ impl Faults {
     }
 
     /// Forgets those that nobody wants to know any more.
-    pub(super) fn keep(&self, wants: impl Fn(&Remote, Option<&str>) -> bool) {
+    pub(super) fn keep(&self, follows: impl Fn(&Remote, Option<&str>) -> bool) {
         self.table()
-            .retain(|(remote, branch), _| wants(remote, branch.as_deref()));
+            .retain(|(remote, branch), _| follows(remote, branch.as_deref()));
     }
 
     pub(super) fn all(&self) -> Vec<Fault> {

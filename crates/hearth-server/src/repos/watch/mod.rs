@@ -3,9 +3,9 @@
 //! commit without the network. What follows from a new branch head is decided elsewhere. Memory holds only when to look and what
 //! cannot be followed; a server that starts looks at everything once.
 
+mod address;
 mod faults;
-mod look;
-mod place;
+mod poll;
 mod schedule;
 mod secret;
 #[cfg(test)]
@@ -26,10 +26,10 @@ use crate::repos::mirrors::Mirrors;
 use crate::store::{PoolRow, ProjectRow, Store, StoreError};
 use crate::wake::Wake;
 use faults::Faults;
-use schedule::{Schedule, Wanted};
+use schedule::{Schedule, Subscription};
 
+pub(crate) use address::Pushed;
 pub(crate) use faults::Fault;
-pub(crate) use place::Pushed;
 pub use secret::WebhookSecret;
 
 /// Looks at once: each is a git process that mostly waits for the network.
@@ -56,9 +56,9 @@ struct Inner {
     /// The schedule has something new.
     told: Notify,
     /// A look has ended.
-    looked: Notify,
+    polled: Notify,
     /// Looks since the start.
-    looks: AtomicU64,
+    polls: AtomicU64,
 }
 
 impl Watch {
@@ -74,8 +74,8 @@ impl Watch {
             schedule: Mutex::new(Schedule::new(interval)),
             faults: Faults::default(),
             told: Notify::new(),
-            looked: Notify::new(),
-            looks: AtomicU64::new(0),
+            polled: Notify::new(),
+            polls: AtomicU64::new(0),
         }))
     }
 
@@ -101,8 +101,8 @@ impl Watch {
 
     /// Looks at repositories since the start.
     #[must_use]
-    pub fn looks(&self) -> u64 {
-        self.0.looks.load(Ordering::Relaxed)
+    pub fn polls(&self) -> u64 {
+        self.0.polls.load(Ordering::Relaxed)
     }
 
     /// How many watched repositories a webhook concerns; it only asks.
@@ -132,9 +132,9 @@ impl Watch {
     }
 
     fn join(&self, project: &ProjectRow, pool: Option<&PoolRow>, now: Instant) {
-        let mut wanted = BTreeMap::new();
-        add(&mut wanted, project, pool);
-        if self.schedule().join(wanted, now) {
+        let mut subscription = BTreeMap::new();
+        add(&mut subscription, project, pool);
+        if self.schedule().join(subscription, now) {
             self.0.told.notify_one();
         }
     }
@@ -147,14 +147,14 @@ impl Watch {
         let project = &project.id;
         let answered = async {
             loop {
-                let mut looked = std::pin::pin!(self.0.looked.notified());
+                let mut polled = std::pin::pin!(self.0.polled.notified());
                 // Before the question: a look that ends in between is not missed.
-                looked.as_mut().enable();
-                if !self.schedule().hurry(project, now) {
+                polled.as_mut().enable();
+                if !self.schedule().expedite(project, now) {
                     return;
                 }
                 self.0.told.notify_one();
-                looked.await;
+                polled.await;
             }
         };
         if tokio::time::timeout(patience, answered).await.is_err() {
@@ -164,7 +164,7 @@ impl Watch {
 
     /// Watches until the server stops. What is under way then ends at once.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut looks = JoinSet::new();
+        let mut polls = JoinSet::new();
         let (mut notice, mut forget) = (Instant::now(), Instant::now());
         loop {
             let now = Instant::now();
@@ -176,38 +176,38 @@ impl Watch {
                 self.forget().await;
                 forget = now + FORGET;
             }
-            let room = AT_ONCE - looks.len();
+            let room = AT_ONCE - polls.len();
             for order in self.schedule().begin(Instant::now(), room) {
-                looks.spawn(self.clone().look(order));
+                polls.spawn(self.clone().poll(order));
             }
-            let due = self.schedule().next_due().filter(|_| looks.len() < AT_ONCE);
+            let due = self.schedule().next_due().filter(|_| polls.len() < AT_ONCE);
             let next = due.map_or(notice, |due| due.min(notice));
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.0.told.notified() => {}
-                Some(_) = looks.join_next() => {}
+                Some(_) = polls.join_next() => {}
                 () = tokio::time::sleep_until(next.into()) => {}
             }
         }
-        looks.shutdown().await;
-        let (looks, faults) = (self.looks(), self.faults().len());
-        tracing::debug!(looks, faults, "branches are followed no longer");
+        polls.shutdown().await;
+        let (polls, faults) = (self.polls(), self.faults().len());
+        tracing::debug!(polls, faults, "branches are followed no longer");
     }
 
     /// Reads what enabled pools follow now.
     async fn notice(&self) {
-        match self.wanted().await {
-            Ok(wanted) => {
+        match self.subscription().await {
+            Ok(subscription) => {
                 let mut schedule = self.schedule();
-                schedule.want(wanted, Instant::now());
-                self.0.faults.keep(|remote, branch| schedule.wants(remote, branch));
+                schedule.want(subscription, Instant::now());
+                self.0.faults.keep(|remote, branch| schedule.follows(remote, branch));
             }
             Err(error) => tracing::error!(%error, "which branches to follow could not be read; it is tried again"),
         }
     }
 
-    async fn wanted(&self) -> Result<BTreeMap<Remote, Wanted>, StoreError> {
-        let mut all: BTreeMap<Remote, Wanted> = BTreeMap::new();
+    async fn subscription(&self) -> Result<BTreeMap<Remote, Subscription>, StoreError> {
+        let mut all: BTreeMap<Remote, Subscription> = BTreeMap::new();
         for (project, pool) in self.store().enabled_pools().await? {
             add(&mut all, &project, Some(&pool));
         }
@@ -222,10 +222,10 @@ impl Watch {
 }
 
 /// Adds what a project needs to what is wanted.
-fn add(all: &mut BTreeMap<Remote, Wanted>, project: &ProjectRow, pool: Option<&PoolRow>) {
+fn add(all: &mut BTreeMap<Remote, Subscription>, project: &ProjectRow, pool: Option<&PoolRow>) {
     for checkout in checkouts(project, pool) {
-        let wanted = all.entry(checkout.remote()).or_default();
-        wanted.followers.insert((project.id.clone(), checkout.branch));
-        wanted.names.insert(checkout.repo_full_name);
+        let subscription = all.entry(checkout.remote()).or_default();
+        subscription.followers.insert((project.id.clone(), checkout.branch));
+        subscription.names.insert(checkout.repo_full_name);
     }
 }

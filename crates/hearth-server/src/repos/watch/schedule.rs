@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hearth_api::ids::ProjectId;
 use hearth_core::checkout::Remote;
 
-use super::place::{Place, Pushed};
+use super::address::{Pushed, RepoAddress};
 
 /// A webhook is answered with a look when no other has come for so long: a push of many branches sends many.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -25,14 +25,14 @@ const JITTER: f64 = 0.2;
 
 /// Who wants a repository, and what of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct Subscription {
     /// Projects and the branches that they follow.
     pub(super) followers: BTreeSet<(ProjectId, String)>,
     /// What projects call it: `org/name`.
     pub(super) names: BTreeSet<String>,
 }
 
-impl Wanted {
+impl Subscription {
     pub(super) fn branches(&self) -> BTreeSet<&str> {
         self.followers.iter().map(|(_, branch)| branch.as_str()).collect()
     }
@@ -47,40 +47,40 @@ impl Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) remote: Remote,
-    pub(super) wanted: Wanted,
+    pub(super) subscription: Subscription,
 }
 
 #[derive(Debug)]
 struct Repo {
-    wanted: Wanted,
-    place: Option<Place>,
+    subscription: Subscription,
+    address: Option<RepoAddress>,
     /// When the pause is over.
     next: Option<Instant>,
     /// When the first and the last unanswered question came: a webhook, or a follower for whom nobody has looked yet.
     asked: Option<(Instant, Instant)>,
     /// Looks in a row that failed.
     failures: u32,
-    is_looking: bool,
+    is_polling: bool,
     /// When the first of the questions came that the look under way answers.
     answers: Option<Instant>,
     /// A follower is new: its look does not wait until webhooks are quiet.
     has_news: bool,
     /// Somebody waits for the answer: it goes before all others.
-    is_hurried: bool,
+    is_expedited: bool,
 }
 
 impl Repo {
     fn of(remote: &Remote) -> Self {
         Self {
-            wanted: Wanted::default(),
-            place: Place::of(&remote.url),
+            subscription: Subscription::default(),
+            address: RepoAddress::of(&remote.url),
             next: None,
             asked: None,
             failures: 0,
-            is_looking: false,
+            is_polling: false,
             answers: None,
             has_news: false,
-            is_hurried: false,
+            is_expedited: false,
         }
     }
 
@@ -89,28 +89,28 @@ impl Repo {
     }
 
     /// Whether an answer is due or under way.
-    fn owes(&self) -> bool {
-        self.is_looking || self.asked.is_some()
+    fn has_open_request(&self) -> bool {
+        self.is_polling || self.asked.is_some()
     }
 
     /// More followers. It is asked for those that it does not have yet; whether there are any.
-    fn join(&mut self, more: Wanted, now: Instant) -> bool {
-        let has_news = !more.followers.is_subset(&self.wanted.followers);
+    fn join(&mut self, more: Subscription, now: Instant) -> bool {
+        let has_news = !more.followers.is_subset(&self.subscription.followers);
         if has_news {
             self.ask(now);
             self.has_news = true;
         }
-        self.wanted.followers.extend(more.followers);
-        self.wanted.names.extend(more.names);
+        self.subscription.followers.extend(more.followers);
+        self.subscription.names.extend(more.names);
         has_news
     }
 
     fn due(&self) -> Option<Instant> {
-        if self.is_looking {
+        if self.is_polling {
             return None;
         }
         match self.asked {
-            Some((first, _)) if self.is_hurried || self.has_news => Some(first),
+            Some((first, _)) if self.is_expedited || self.has_news => Some(first),
             Some((first, last)) => Some((last + QUIET).min(first + LONGEST_QUIET)),
             None => self.next,
         }
@@ -133,13 +133,15 @@ impl Schedule {
 
     /// What is wanted now. For whoever wants what nobody wanted before a look is made without delay. Who is gone is forgotten, but
     /// not before a question is answered: it may be asked by somebody who does not follow for long.
-    pub(super) fn want(&mut self, all: BTreeMap<Remote, Wanted>, now: Instant) {
+    pub(super) fn want(&mut self, all: BTreeMap<Remote, Subscription>, now: Instant) {
         self.repos.retain(|remote, repo| match all.get(remote) {
-            _ if repo.owes() => true,
+            _ if repo.has_open_request() => true,
             None => false,
-            Some(wanted) => {
-                repo.wanted.followers.retain(|it| wanted.followers.contains(it));
-                repo.wanted.names.clear();
+            Some(subscription) => {
+                repo.subscription
+                    .followers
+                    .retain(|it| subscription.followers.contains(it));
+                repo.subscription.names.clear();
                 true
             }
         });
@@ -147,19 +149,19 @@ impl Schedule {
     }
 
     /// One project wants this now, beside all others; whether a look is due for it.
-    pub(super) fn join(&mut self, all: BTreeMap<Remote, Wanted>, now: Instant) -> bool {
+    pub(super) fn join(&mut self, all: BTreeMap<Remote, Subscription>, now: Instant) -> bool {
         let mut has_news = false;
-        for (remote, wanted) in all {
+        for (remote, subscription) in all {
             let repo = self.repos.entry(remote).or_insert_with_key(Repo::of);
-            has_news |= repo.join(wanted, now);
+            has_news |= repo.join(subscription, now);
         }
         has_news
     }
 
-    pub(super) fn wants(&self, remote: &Remote, branch: Option<&str>) -> bool {
+    pub(super) fn follows(&self, remote: &Remote, branch: Option<&str>) -> bool {
         self.repos
             .get(remote)
-            .is_some_and(|repo| branch.is_none_or(|branch| repo.wanted.branches().contains(branch)))
+            .is_some_and(|repo| branch.is_none_or(|branch| repo.subscription.branches().contains(branch)))
     }
 
     /// How many repositories a push concerns.
@@ -184,13 +186,18 @@ impl Schedule {
 
     /// Whether questions that came until then, for repositories that this project follows, are unanswered; the looks that answer
     /// them are due at once and before others.
-    pub(super) fn hurry(&mut self, project: &ProjectId, until: Instant) -> bool {
-        let follows = |repo: &Repo| repo.wanted.followers.iter().any(|(follower, _)| follower == project);
+    pub(super) fn expedite(&mut self, project: &ProjectId, until: Instant) -> bool {
+        let follows = |repo: &Repo| {
+            repo.subscription
+                .followers
+                .iter()
+                .any(|(follower, _)| follower == project)
+        };
         let mut unanswered = false;
         for repo in self.repos.values_mut().filter(|repo| follows(repo)) {
             let came = |first: Instant| first <= until;
             let waits = repo.asked.is_some_and(|(first, _)| came(first));
-            repo.is_hurried |= waits;
+            repo.is_expedited |= waits;
             unanswered |= waits || repo.answers.is_some_and(came);
         }
         unanswered
@@ -204,16 +211,16 @@ impl Schedule {
             .iter_mut()
             .filter_map(|(remote, repo)| Some((due(repo)?, remote, repo)))
             .collect();
-        ready.sort_by_key(|(due, _, repo)| (!repo.is_hurried, *due));
+        ready.sort_by_key(|(due, _, repo)| (!repo.is_expedited, *due));
         ready.truncate(room);
         ready
             .into_iter()
             .map(|(_, remote, repo)| {
                 repo.answers = repo.asked.take().map(|(first, _)| first);
-                (repo.is_looking, repo.next) = (true, None);
-                (repo.has_news, repo.is_hurried) = (false, false);
-                let (remote, wanted) = (remote.clone(), repo.wanted.clone());
-                Order { remote, wanted }
+                (repo.is_polling, repo.next) = (true, None);
+                (repo.has_news, repo.is_expedited) = (false, false);
+                let (remote, subscription) = (remote.clone(), repo.subscription.clone());
+                Order { remote, subscription }
             })
             .collect()
     }
@@ -228,22 +235,22 @@ impl Schedule {
         let Some(repo) = self.repos.get_mut(remote) else {
             return;
         };
-        (repo.is_looking, repo.answers) = (false, None);
+        (repo.is_polling, repo.answers) = (false, None);
         repo.failures = if has_failed { repo.failures.saturating_add(1) } else { 0 };
         let pause = match repo.failures {
             0 if self.interval.is_zero() => None,
             0 => Some(self.interval),
-            failures => Some(pause_after(failures, self.interval)),
+            failures => Some(backoff_after(failures, self.interval)),
         };
         repo.next = pause.map(|pause| now + pause.mul_f64(1.0 - JITTER * luck));
     }
 }
 
 fn is_meant(repo: &Repo, pushed: &Pushed) -> bool {
-    pushed.is_at(repo.place.as_ref()) || repo.wanted.names.iter().any(|name| pushed.is_called(name))
+    pushed.is_at(repo.address.as_ref()) || repo.subscription.names.iter().any(|name| pushed.is_called(name))
 }
 
-fn pause_after(failures: u32, interval: Duration) -> Duration {
+fn backoff_after(failures: u32, interval: Duration) -> Duration {
     let first = if interval.is_zero() {
         FIRST_PAUSE
     } else {
@@ -274,13 +281,13 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn wanted(followers: &[(&str, &str)]) -> BTreeMap<Remote, Wanted> {
+    fn subscription(followers: &[(&str, &str)]) -> BTreeMap<Remote, Subscription> {
         let followers = followers
             .iter()
             .map(|(project, branch)| (project.parse().unwrap(), (*branch).to_owned()))
             .collect();
         let names = BTreeSet::from(["acme/app".to_owned()]);
-        BTreeMap::from([(app(), Wanted { followers, names })])
+        BTreeMap::from([(app(), Subscription { followers, names })])
     }
 
     fn push() -> Pushed {
@@ -290,7 +297,7 @@ mod tests {
 
     fn watching(interval: Duration, now: Instant) -> Schedule {
         let mut schedule = Schedule::new(interval);
-        schedule.want(wanted(&[("prj_1", "main")]), now);
+        schedule.want(subscription(&[("prj_1", "main")]), now);
         schedule
     }
 
@@ -309,11 +316,11 @@ mod tests {
         assert_eq!(schedule.begin(now, 8).len(), 1);
         assert_eq!(schedule.begin(now, 8).len(), 0, "one look at a time");
         schedule.ended(&app(), false, now, 0.0);
-        schedule.want(wanted(&[("prj_1", "main")]), now);
+        schedule.want(subscription(&[("prj_1", "main")]), now);
         assert_eq!(schedule.next_due(), Some(now + MINUTE));
         // Another branch, and another project with a branch that is known.
         for more in [("prj_1", "dev"), ("prj_2", "main")] {
-            schedule.want(wanted(&[("prj_1", "main"), more]), now);
+            schedule.want(subscription(&[("prj_1", "main"), more]), now);
             assert_eq!(schedule.begin(now, 8).len(), 1, "{more:?}");
             schedule.ended(&app(), false, now, 1.0);
             assert_eq!(schedule.next_due(), Some(now + MINUTE.mul_f64(0.8)));
@@ -321,7 +328,7 @@ mod tests {
         // One that comes during a look.
         let later = now + MINUTE;
         assert_eq!(schedule.begin(later, 8).len(), 1);
-        schedule.want(wanted(&[("prj_3", "main")]), later);
+        schedule.want(subscription(&[("prj_3", "main")]), later);
         schedule.ended(&app(), false, later, 0.5);
         assert_eq!(schedule.begin(later, 8).len(), 1);
         schedule.want(BTreeMap::new(), later);
@@ -334,28 +341,28 @@ mod tests {
     fn who_joins_is_answered_by_a_look_of_its_own_and_need_not_stay() {
         let now = Instant::now();
         let (mut schedule, guest) = (seen(Duration::ZERO, now), "prj_2".parse().unwrap());
-        assert!(!schedule.hurry(&guest, now));
+        assert!(!schedule.expedite(&guest, now));
         assert!(
-            !schedule.join(wanted(&[("prj_1", "main")]), now),
+            !schedule.join(subscription(&[("prj_1", "main")]), now),
             "it follows it already"
         );
-        assert!(schedule.join(wanted(&[("prj_2", "main")]), now));
-        let mut others = wanted(&[("prj_1", "main")]);
+        assert!(schedule.join(subscription(&[("prj_2", "main")]), now));
+        let mut others = subscription(&[("prj_1", "main")]);
         others.insert(remote("https://h/acme/lib"), others[&app()].clone());
         schedule.want(others.clone(), now);
         assert!(
-            schedule.hurry(&guest, now),
+            schedule.expedite(&guest, now),
             "whoever reads what is wanted does not forget it"
         );
         assert_eq!(schedule.begin(now, 1)[0].remote, app(), "somebody waits for it");
         schedule.want(others.clone(), now);
-        assert!(schedule.hurry(&guest, now), "the look is under way");
+        assert!(schedule.expedite(&guest, now), "the look is under way");
         schedule.ended(&app(), false, now, 0.0);
-        assert!(!schedule.hurry(&guest, now));
+        assert!(!schedule.expedite(&guest, now));
         schedule.want(others, now);
         schedule.begin(now, 8);
         assert_eq!(schedule.hook(&push(), now), 2);
-        assert!(!schedule.hurry(&guest, now), "it does not follow it any more");
+        assert!(!schedule.expedite(&guest, now), "it does not follow it any more");
     }
 
     #[test]
@@ -366,20 +373,20 @@ mod tests {
         assert_eq!(schedule.hook(&push(), start), 1);
         assert_eq!(schedule.next_due(), Some(start + QUIET));
         // A thousand in a minute: one look at the end. Three minutes of them: one in between.
-        for (minutes, wanted) in [(1, 1), (3, 2)] {
-            let (mut now, mut looks) = (start, 0);
+        for (minutes, subscription) in [(1, 1), (3, 2)] {
+            let (mut now, mut polls) = (start, 0);
             for number in 0..1000 * minutes {
                 now = start + Duration::from_millis(60 * number);
                 schedule.hook(&push(), now);
                 if !schedule.begin(now, 8).is_empty() {
-                    looks += 1;
+                    polls += 1;
                     schedule.ended(&app(), false, now, 0.0);
                 }
             }
             let end = now + QUIET;
-            looks += schedule.begin(end, 8).len();
+            polls += schedule.begin(end, 8).len();
             schedule.ended(&app(), false, end, 0.0);
-            assert_eq!(looks, wanted, "{minutes}");
+            assert_eq!(polls, subscription, "{minutes}");
             assert_eq!(schedule.next_due(), None);
         }
     }
@@ -405,35 +412,35 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_millis(1);
         let (mut schedule, project) = (seen(Duration::ZERO, now), "prj_1".parse().unwrap());
-        assert!(!schedule.hurry(&project, now), "no hook came");
+        assert!(!schedule.expedite(&project, now), "no hook came");
         schedule.hook(&push(), now);
         assert!(
-            !schedule.hurry(&"prj_2".parse().unwrap(), now),
+            !schedule.expedite(&"prj_2".parse().unwrap(), now),
             "it follows something else"
         );
         assert_eq!(schedule.next_due(), Some(now + QUIET));
-        assert!(schedule.hurry(&project, now));
+        assert!(schedule.expedite(&project, now));
         assert_eq!(schedule.begin(now, 8).len(), 1);
         schedule.hook(&push(), later);
-        assert!(schedule.hurry(&project, now), "the look is under way");
+        assert!(schedule.expedite(&project, now), "the look is under way");
         schedule.ended(&app(), false, later, 0.0);
-        assert!(!schedule.hurry(&project, now), "what came later does not concern it");
+        assert!(!schedule.expedite(&project, now), "what came later does not concern it");
         assert_eq!(schedule.next_due(), Some(later + QUIET));
-        assert!(schedule.hurry(&project, later));
+        assert!(schedule.expedite(&project, later));
         assert_eq!(schedule.begin(later, 8).len(), 1);
         schedule.ended(&app(), false, later, 0.0);
-        assert!(!schedule.hurry(&project, later));
+        assert!(!schedule.expedite(&project, later));
     }
 
     #[test]
     fn pauses_after_failures_grow_to_ten_minutes() {
-        let pause = |failures| pause_after(failures, MINUTE).as_secs();
+        let pause = |failures| backoff_after(failures, MINUTE).as_secs();
         assert_eq!(
             (pause(1), pause(2), pause(7), pause(8), pause(u32::MAX)),
             (5, 10, 320, 600, 600)
         );
-        assert_eq!(pause_after(1, Duration::from_secs(1)), Duration::from_secs(1));
-        assert_eq!(pause_after(1, Duration::ZERO), FIRST_PAUSE);
+        assert_eq!(backoff_after(1, Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(backoff_after(1, Duration::ZERO), FIRST_PAUSE);
         let start = Instant::now();
         let mut schedule = watching(MINUTE, start);
         schedule.begin(start, 8);
@@ -445,7 +452,7 @@ mod tests {
     fn no_more_looks_begin_than_there_is_room_for() {
         let now = Instant::now();
         let mut schedule = Schedule::new(MINUTE);
-        let all = wanted(&[("prj_1", "main")]);
+        let all = subscription(&[("prj_1", "main")]);
         let many = (0..20)
             .map(|at| (remote(&format!("https://h/{at}")), all[&app()].clone()))
             .collect();

@@ -122,9 +122,9 @@ async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+async fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + SOON;
-    while !holds() {
+    while !is_so() {
         assert!(Instant::now() < deadline, "{what} never came to be");
         pause().await;
     }
@@ -180,7 +180,7 @@ async fn many_pools_and_branches_of_one_repository_cost_one_look() {
     house.until_head(&repo, "main", &commit).await;
     house.until_head(&repo, "dev", &commit).await;
     // All three were noticed at once, or, if the watch began in between, one by one.
-    assert!((1..=3).contains(&house.watch.looks()), "{}", house.watch.looks());
+    assert!((1..=3).contains(&house.watch.polls()), "{}", house.watch.polls());
     assert_eq!(house.watch.faults(), []);
 }
 
@@ -210,7 +210,7 @@ async fn a_burst_of_a_thousand_hooks_is_one_look_or_two() {
         assert_eq!(house.watch.hook(&push()), 1);
     }
     house.until_head(&repo, "main", &commit).await;
-    assert!((2..=3).contains(&house.watch.looks()), "{}", house.watch.looks());
+    assert!((2..=3).contains(&house.watch.polls()), "{}", house.watch.polls());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,7 +223,7 @@ async fn without_an_interval_it_looks_once_and_then_only_for_a_hook() {
     let commit = repo.commit();
     house.watch.hook_unread();
     house.until_head(&repo, "main", &commit).await;
-    assert_eq!(house.watch.looks(), 2);
+    assert_eq!(house.watch.polls(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

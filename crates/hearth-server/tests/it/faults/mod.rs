@@ -3,7 +3,7 @@
 //! lost or double, and nothing is left over.
 
 mod process;
-mod story;
+mod scenario;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use hearth_drivers::fake::{Fault, FaultKind, FaultMoment, Verb};
 use hearth_server::{WriteFault, WriteMoment};
 
 use crate::harness::install_tls;
-use story::{Point, Story};
+use scenario::{Point, Scenario};
 
 /// Stories at once: most of the time each of them waits.
 const AT_ONCE: usize = 24;
@@ -67,16 +67,16 @@ impl How {
 
 /// Every point, after a look at a life without a fault.
 async fn points(http: reqwest::Client) -> Vec<(&'static str, How, Point)> {
-    let told = Story::tell(http, Point::Nowhere).await;
+    let message = Scenario::run(http, Point::Nowhere).await;
     let mut points = Vec::new();
-    for (verb, calls) in told.driver.all_calls() {
+    for (verb, calls) in message.driver.all_calls() {
         println!("{verb:?}: {calls} calls");
         let tried = if verb == Verb::List { calls.min(PASSES) } else { calls };
         for call in 1..=tried {
             points.extend(How::ALL.map(|how| ("call", how, how.call(verb, call))));
         }
     }
-    for (site, writes) in told.writes.counts() {
+    for (site, writes) in message.writes.counts() {
         println!("{site}: {writes} writes");
         for write in 1..=writes {
             points.extend(How::ALL.map(|how| ("write", how, how.write(&site, write))));
@@ -98,20 +98,20 @@ async fn whatever_fails_or_dies_nothing_is_lost_double_or_left() {
         .collect();
     let (known, begun) = (all.len(), std::time::Instant::now());
     let chosen: Vec<_> = all.into_iter().step_by(every).collect();
-    let mut stories = futures::stream::iter(chosen)
+    let mut scenarios = futures::stream::iter(chosen)
         .map(|(what, how, point)| {
             let name = format!("{point:?}");
-            let told = tokio::spawn(Story::tell(http.clone(), point));
-            async move { (what, how, name, told.await.map(|told| told.struck)) }
+            let message = tokio::spawn(Scenario::run(http.clone(), point));
+            async move { (what, how, name, message.await.map(|message| message.hit)) }
         })
         .buffer_unordered(AT_ONCE);
     let mut counts: BTreeMap<(&str, How), (usize, usize)> = BTreeMap::new();
     let mut broken = Vec::new();
-    while let Some((what, how, name, struck)) = stories.next().await {
+    while let Some((what, how, name, hit)) = scenarios.next().await {
         let (tried, reached) = counts.entry((what, how)).or_default();
         *tried += 1;
-        match struck {
-            Ok(struck) => *reached += usize::from(struck),
+        match hit {
+            Ok(hit) => *reached += usize::from(hit),
             Err(error) => broken.push(format!("{name}: {error}")),
         }
     }

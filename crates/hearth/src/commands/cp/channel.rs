@@ -7,9 +7,9 @@ use futures::Stream;
 use tokio::sync::mpsc;
 
 /// Pieces on their way.
-const PIECES: usize = 8;
+const CHUNKS: usize = 8;
 /// How long one is on its way out.
-const PIECE_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What is written becomes a stream. Dropping it without [`Writer::end`] makes that an error.
 pub(super) struct Writer(mpsc::Sender<Option<Bytes>>);
@@ -19,16 +19,16 @@ pub(super) fn to_stream() -> (
     io::BufWriter<Writer>,
     impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) {
-    let (sender, pieces) = mpsc::channel(PIECES);
-    let stream = futures::stream::unfold(Some(pieces), async |pieces| {
-        let mut pieces = pieces?;
-        match pieces.recv().await {
-            Some(Some(piece)) => Some((Ok(piece), Some(pieces))),
+    let (sender, chunks) = mpsc::channel(CHUNKS);
+    let stream = futures::stream::unfold(Some(chunks), async |chunks| {
+        let mut chunks = chunks?;
+        match chunks.recv().await {
+            Some(Some(chunk)) => Some((Ok(chunk), Some(chunks))),
             Some(None) => None,
             None => Some((Err(io::ErrorKind::ConnectionAborted.into()), None)),
         }
     });
-    (io::BufWriter::with_capacity(PIECE_BYTES, Writer(sender)), stream)
+    (io::BufWriter::with_capacity(CHUNK_BYTES, Writer(sender)), stream)
 }
 
 impl Writer {
@@ -55,16 +55,16 @@ pub(super) type Sender = mpsc::Sender<Option<Bytes>>;
 
 /// Pieces as a blocking reader.
 pub(super) struct Reader {
-    pieces: mpsc::Receiver<Option<Bytes>>,
+    chunks: mpsc::Receiver<Option<Bytes>>,
     current: Bytes,
     is_over: bool,
 }
 
 /// What is sent at one end is read at the other.
 pub(super) fn to_reader() -> (Sender, Reader) {
-    let (sender, pieces) = mpsc::channel(PIECES);
+    let (sender, chunks) = mpsc::channel(CHUNKS);
     let reader = Reader {
-        pieces,
+        chunks,
         current: Bytes::new(),
         is_over: false,
     };
@@ -74,8 +74,8 @@ pub(super) fn to_reader() -> (Sender, Reader) {
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() && !self.is_over {
-            match self.pieces.blocking_recv() {
-                Some(Some(piece)) => self.current = piece,
+            match self.chunks.blocking_recv() {
+                Some(Some(chunk)) => self.current = chunk,
                 Some(None) => self.is_over = true,
                 None => return Err(io::ErrorKind::ConnectionAborted.into()),
             }

@@ -12,7 +12,7 @@ use hearth_api::client::{ClientError, FileContent};
 use hearth_api::file::FileKind;
 use hearth_tree::{Links, Options, UnpackError, Unpacked};
 
-use super::place::{Place, means_content, own_name};
+use super::location::{Location, means_content, own_name};
 use super::progress::Progress;
 use super::{Copied, Vm, channel};
 use crate::commands::exec::until_stopped;
@@ -29,12 +29,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn copy(
     vm: &Vm<'_>,
     path: &str,
-    to: &Place,
+    to: &Location,
     into: bool,
     progress: &Progress,
 ) -> Result<Copied, Failure> {
     let to = match to {
-        Place::Here(to) => to,
+        Location::Here(to) => to,
         _ if into => return Err(Failure::usage("only one file can be copied to standard output")),
         _ => return until_stopped(to_stdout(vm, path, progress)).await,
     };
@@ -115,16 +115,16 @@ async fn file(vm: &Vm<'_>, path: &str, target: &Path, progress: &Progress) -> Re
     let here = |error: io::Error| Failure::new(format!("{}: {error}", target.display()));
     let content = vm.client.read_file(&vm.id, path, vm.user, None).await?;
     // Where a link leads, as `cp` does.
-    let place = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-    let existing = fs::metadata(&place).ok();
+    let location = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    let existing = fs::metadata(&location).ok();
     if let Some(existing) = &existing
         && !existing.is_file()
     {
         // A device or a pipe: there is nothing that could take its place.
-        let mut to = OpenOptions::new().write(true).open(&place).map_err(here)?;
+        let mut to = OpenOptions::new().write(true).open(&location).map_err(here)?;
         return Ok(one_file(fetch(vm, path, content, &mut to, progress).await?));
     }
-    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = location.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mode = content.mode.unwrap_or(0o644) & MODE_BITS;
     // Removed unless it gets its name. What the umask takes away is not given.
     let mut file = tempfile::Builder::new()
@@ -144,7 +144,7 @@ async fn file(vm: &Vm<'_>, path: &str, target: &Path, progress: &Progress) -> Re
         let set = file.as_file().set_permissions(Permissions::from_mode(mode));
         set.map_err(here)?;
     }
-    file.persist(&place).map_err(|error| here(error.error))?;
+    file.persist(&location).map_err(|error| here(error.error))?;
     Ok(one_file(bytes))
 }
 
@@ -165,10 +165,10 @@ async fn fetch(
         let broken = loop {
             match content.body.next().await {
                 None => return Ok(written),
-                Some(Ok(piece)) => {
-                    to.write_all(&piece)?;
-                    written += piece.len() as u64;
-                    progress.moved(piece.len());
+                Some(Ok(chunk)) => {
+                    to.write_all(&chunk)?;
+                    written += chunk.len() as u64;
+                    progress.moved(chunk.len());
                 }
                 Some(Err(error)) => break error,
             }
@@ -203,18 +203,18 @@ async fn folder(vm: &Vm<'_>, path: &str, target: &Path, progress: &Progress) -> 
     }
     let mut stream = vm.client.read_tar(&vm.id, path, vm.user).await?;
     let (sender, reader) = channel::to_reader();
-    let place = target.to_owned();
+    let location = target.to_owned();
     let options = Options {
         links: Links::Inside,
         mode_mask: MODE_BITS,
         owner: None,
     };
-    let worker = tokio::task::spawn_blocking(move || hearth_tree::unpack(&place, reader, options));
+    let worker = tokio::task::spawn_blocking(move || hearth_tree::unpack(&location, reader, options));
     let fed = until_stopped(async move {
-        while let Some(piece) = stream.next().await {
-            let piece = piece?;
-            progress.moved(piece.len());
-            if sender.send(Some(piece)).await.is_err() {
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            progress.moved(chunk.len());
+            if sender.send(Some(chunk)).await.is_err() {
                 // It has failed; it says why.
                 return Ok(());
             }

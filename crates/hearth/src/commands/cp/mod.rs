@@ -5,7 +5,7 @@
 
 mod channel;
 mod down;
-mod place;
+mod location;
 mod progress;
 mod up;
 
@@ -24,7 +24,7 @@ use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
 use crate::{connect, hint, output, resolve};
-use place::Place;
+use location::Location;
 use progress::Progress;
 
 const AFTER_HELP: &str = "\
@@ -49,7 +49,7 @@ devices and pipes are not made on this computer, and are named.";
 pub(crate) struct CpArgs {
     /// What is copied, and where to: one side is in a VM, INSTANCE:PATH
     #[arg(value_name = "SOURCE… DEST", num_args = 2.., required = true)]
-    places: Vec<OsString>,
+    locations: Vec<OsString>,
     /// The user in the VM who reads and writes, and whose permissions count [default: root]
     #[arg(long)]
     user: Option<Name>,
@@ -90,14 +90,14 @@ struct Vm<'a> {
 }
 
 pub(crate) async fn run(globals: &Globals, args: CpArgs) -> Result<u8, Failure> {
-    let mut places = Vec::new();
-    for text in &args.places {
-        places.push(Place::parse(text)?);
+    let mut locations = Vec::new();
+    for text in &args.locations {
+        locations.push(Location::parse(text)?);
     }
-    let (to, from) = places.split_last().ok_or_else(one_side)?;
-    let name = from.iter().chain([to]).find_map(Place::vm).ok_or_else(one_side)?;
+    let (to, from) = locations.split_last().ok_or_else(one_side)?;
+    let name = from.iter().chain([to]).find_map(Location::vm).ok_or_else(one_side)?;
     let is_legal = match to {
-        Place::There { .. } => from.iter().all(|from| from.vm().is_none()),
+        Location::There { .. } => from.iter().all(|from| from.vm().is_none()),
         _ => from.iter().all(|from| from.vm() == Some(name)),
     };
     if !is_legal {
@@ -116,14 +116,14 @@ pub(crate) async fn run(globals: &Globals, args: CpArgs) -> Result<u8, Failure> 
     for from in from {
         let progress = Progress::new(shows, &from.name());
         let done = match (from, to) {
-            (Place::There { path, .. }, to) => down::copy(&vm, path, to, many, &progress).await,
-            (from, Place::There { path, .. }) => up::copy(&vm, from, path, many, &progress).await,
+            (Location::There { path, .. }, to) => down::copy(&vm, path, to, many, &progress).await,
+            (from, Location::There { path, .. }) => up::copy(&vm, from, path, many, &progress).await,
             _ => Err(one_side()),
         };
         progress.end();
         copied.add(done?);
     }
-    if globals.json && *to != Place::Stream {
+    if globals.json && *to != Location::Stream {
         output::print_json(&copied)?;
     }
     if !globals.json {

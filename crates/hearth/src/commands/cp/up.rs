@@ -12,25 +12,25 @@ use hearth_api::client::{ClientError, WriteOptions};
 use hearth_api::file::FileKind;
 use tokio_util::io::ReaderStream;
 
-use super::place::{Place, means_content, own_name};
+use super::location::{Location, means_content, own_name};
 use super::progress::Progress;
 use super::{Copied, Vm, channel};
 use crate::commands::exec::until_stopped;
 use crate::failure::Failure;
 
 /// How much is read at once.
-const PIECE_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Permission bits that travel.
 const MODE_BITS: u32 = 0o7777;
 
 pub(super) async fn copy(
     vm: &Vm<'_>,
-    from: &Place,
+    from: &Location,
     to: &str,
     into: bool,
     progress: &Progress,
 ) -> Result<Copied, Failure> {
-    let Place::Here(from) = from else {
+    let Location::Here(from) = from else {
         if into {
             return Err(Failure::usage("standard input becomes one file: name that file alone"));
         }
@@ -121,8 +121,8 @@ impl Fault {
         S: Stream<Item = io::Result<Bytes>> + Send,
     {
         let noted = self.clone();
-        stream.map(move |piece| {
-            piece.map_err(|error| {
+        stream.map(move |chunk| {
+            chunk.map_err(|error| {
                 let kind = error.kind();
                 *noted.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 kind.into()
@@ -154,14 +154,14 @@ async fn file(
     };
     let fault = Fault::default();
     let moves = progress.clone();
-    let pieces = ReaderStream::with_capacity(from, PIECE_BYTES).inspect(move |piece| {
-        if let Ok(piece) = piece {
-            moves.moved(piece.len());
+    let chunks = ReaderStream::with_capacity(from, CHUNK_BYTES).inspect(move |chunk| {
+        if let Ok(chunk) = chunk {
+            moves.moved(chunk.len());
         }
     });
     let written = vm
         .client
-        .write_file(&vm.id, target, &options, fault.watch(pieces))
+        .write_file(&vm.id, target, &options, fault.watch(chunks))
         .await
         .map_err(|error| fault.explain("what is copied cannot be read", error))?;
     Ok(Copied {
@@ -176,20 +176,20 @@ async fn folder(vm: &Vm<'_>, from: &Path, target: &str, progress: &Progress) -> 
         user: vm.user.map(str::to_owned),
         ..WriteOptions::default()
     };
-    let (mut writer, pieces) = channel::to_stream();
-    let place = from.to_owned();
+    let (mut writer, chunks) = channel::to_stream();
+    let location = from.to_owned();
     let packer = tokio::task::spawn_blocking(move || -> io::Result<()> {
-        hearth_tree::pack(&place, &mut writer)?;
+        hearth_tree::pack(&location, &mut writer)?;
         writer.into_inner().map_err(io::IntoInnerError::into_error)?.end()
     });
     let moves = progress.clone();
-    let pieces = pieces.inspect(move |piece| {
-        if let Ok(piece) = piece {
-            moves.moved(piece.len());
+    let chunks = chunks.inspect(move |chunk| {
+        if let Ok(chunk) = chunk {
+            moves.moved(chunk.len());
         }
     });
     let sent = until_stopped(async move {
-        let sent = vm.client.write_tar(&vm.id, target, &options, pieces).await;
+        let sent = vm.client.write_tar(&vm.id, target, &options, chunks).await;
         sent.map_err(Failure::from)
     });
     let sent = sent.await;

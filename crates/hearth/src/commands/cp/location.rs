@@ -8,7 +8,7 @@ use crate::failure::Failure;
 
 /// One side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Location {
     /// Standard input or output.
     Stream,
     /// On this computer.
@@ -17,7 +17,7 @@ pub(super) enum Place {
     There { vm: String, path: String },
 }
 
-impl Place {
+impl Location {
     /// `-`, `INSTANCE:PATH`, or a path: as `scp` tells them apart.
     pub(super) fn parse(text: &OsStr) -> Result<Self, Failure> {
         if text == "-" {
@@ -80,25 +80,25 @@ mod tests {
 
     #[test]
     fn a_colon_makes_a_vm_unless_a_slash_comes_first() {
-        let there = |vm: &str, path: &str| Place::There {
+        let there = |vm: &str, path: &str| Location::There {
             vm: vm.into(),
             path: path.into(),
         };
-        for (text, place) in [
-            ("-", Place::Stream),
+        for (text, location) in [
+            ("-", Location::Stream),
             ("last:/etc/x", there("last", "/etc/x")),
             ("fix-17:app:x", there("fix-17", "app:x")),
             ("last:", there("last", ".")),
             ("last:-", there("last", "-")),
-            ("./a:b", Place::Here("./a:b".into())),
-            ("/a:b", Place::Here("/a:b".into())),
-            (":a", Place::Here(":a".into())),
-            ("./-", Place::Here("./-".into())),
+            ("./a:b", Location::Here("./a:b".into())),
+            ("/a:b", Location::Here("/a:b".into())),
+            (":a", Location::Here(":a".into())),
+            ("./-", Location::Here("./-".into())),
         ] {
-            assert_eq!(Place::parse(OsStr::new(text)).unwrap(), place, "{text}");
+            assert_eq!(Location::parse(OsStr::new(text)).unwrap(), location, "{text}");
         }
-        assert!(Place::parse(OsStr::new("")).is_err());
-        assert!(Place::parse(OsStr::from_bytes(b"last:\xff")).is_err());
+        assert!(Location::parse(OsStr::new("")).is_err());
+        assert!(Location::parse(OsStr::from_bytes(b"last:\xff")).is_err());
     }
 
     #[test]

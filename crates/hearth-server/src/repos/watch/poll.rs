@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use super::Watch;
 use super::schedule::Order;
 use crate::repos::git::GitError;
-use crate::repos::mirrors::{MirrorError, Wanted as Mirrored};
+use crate::repos::mirrors::{Freshness, MirrorError};
 use crate::repos::remote_branches;
 use crate::repos::sources::{Refusal, SourceError, Sources};
 use crate::store::StoreError;
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a repository could not be looked at.
 #[derive(Debug, thiserror::Error)]
-enum LookError {
+enum PollError {
     /// It does not say where its branches are.
     #[error("{url} cannot be reached; {advice}. Git says: {source}")]
     Reach {
@@ -44,39 +44,39 @@ enum LookError {
 }
 
 /// Tells the schedule that a look has ended, however it did.
-struct Looking {
+struct Polling {
     watch: Watch,
     remote: Remote,
     has_failed: bool,
 }
 
-impl Drop for Looking {
+impl Drop for Polling {
     fn drop(&mut self) {
         let luck = rand::rng().random();
         self.watch
             .schedule()
             .ended(&self.remote, self.has_failed, Instant::now(), luck);
-        self.watch.0.looked.notify_waiters();
+        self.watch.0.polled.notify_waiters();
     }
 }
 
 impl Watch {
     /// Looks, and notes what cannot be followed.
-    pub(super) async fn look(self, order: Order) {
-        self.0.looks.fetch_add(1, Ordering::Relaxed);
+    pub(super) async fn poll(self, order: Order) {
+        self.0.polls.fetch_add(1, Ordering::Relaxed);
         let faults = self.0.faults.clone();
-        let mut looking = Looking {
+        let mut polling = Polling {
             watch: self.clone(),
             remote: order.remote.clone(),
             has_failed: true,
         };
-        match self.visit(&order).await {
+        match self.check_remote(&order).await {
             Ok(found) => {
                 faults.end(&order.remote, None);
                 // Nothing of what is wanted is there: that is worth the longer pauses of a failure.
-                looking.has_failed = !found;
+                polling.has_failed = !found;
             }
-            Err(LookError::Store(error)) => {
+            Err(PollError::Store(error)) => {
                 tracing::error!(%error, url = order.remote.url, "what a repository said could not be noted; it is asked again");
             }
             Err(error) => faults.note(&order.remote, None, &error.to_string(), Timestamp::now()),
@@ -84,8 +84,8 @@ impl Watch {
     }
 
     /// Whether any of the branches is there.
-    async fn visit(&self, order: &Order) -> Result<bool, LookError> {
-        let (remote, branches) = (&order.remote, order.wanted.branches());
+    async fn check_remote(&self, order: &Order) -> Result<bool, PollError> {
+        let (remote, branches) = (&order.remote, order.subscription.branches());
         let sources = self.0.mirrors.sources();
         let heads = remote_heads(sources, remote, &branches).await?;
         let known = self.store().branch_heads_at(std::slice::from_ref(remote)).await?;
@@ -100,7 +100,7 @@ impl Watch {
                         true
                     }
                     // It went between the look and the fetch.
-                    Err(LookError::Fetch(MirrorError::NoBranch { .. })) => false,
+                    Err(PollError::Fetch(MirrorError::NoBranch { .. })) => false,
                     Err(error) => {
                         self.wake_if(moved);
                         return Err(error);
@@ -111,7 +111,7 @@ impl Watch {
             if is_there {
                 self.0.faults.end(remote, Some(branch));
             } else {
-                let (name, url) = (order.wanted.name(), &remote.url);
+                let (name, url) = (order.subscription.name(), &remote.url);
                 let message = format!("{name} has no branch `{branch}` ({url}); push it, or choose another branch");
                 self.0.faults.note(remote, Some(branch), &message, Timestamp::now());
             }
@@ -127,12 +127,12 @@ impl Watch {
     }
 
     /// Fetches a branch that moved, then notes its head; whether it was news.
-    async fn take(&self, order: &Order, branch: &str) -> Result<bool, LookError> {
+    async fn take(&self, order: &Order, branch: &str) -> Result<bool, PollError> {
         let (remote, patience) = (&order.remote, self.0.fetch_timeout);
         let fetch = self
             .0
             .mirrors
-            .fetch(order.wanted.name(), remote, branch, patience, Mirrored::Newest);
+            .fetch(order.subscription.name(), remote, branch, patience, Freshness::Newest);
         // Not the commit that was looked at: it may have moved again, and this one is on the host.
         let commit = fetch.await?.commit;
         let is_news = self
@@ -151,13 +151,13 @@ async fn remote_heads(
     sources: &Sources,
     remote: &Remote,
     branches: &BTreeSet<&str>,
-) -> Result<HashMap<String, String>, LookError> {
+) -> Result<HashMap<String, String>, PollError> {
     let grant = sources.admit(remote)?;
     let names: Vec<_> = branches.iter().map(|branch| format!("refs/heads/{branch}")).collect();
     let heads = remote_branches::heads(sources, &grant, &names, PATIENCE).await;
     let heads = heads.map_err(|error| match error {
-        SourceError::Refused(refusal) => LookError::Refused(refusal),
-        SourceError::Git(source) => LookError::Reach {
+        SourceError::Refused(refusal) => PollError::Refused(refusal),
+        SourceError::Git(source) => PollError::Reach {
             url: remote.url.clone(),
             advice: grant.advice(),
             source,

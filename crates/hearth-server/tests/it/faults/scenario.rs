@@ -32,12 +32,12 @@ pub enum Point {
 /// How a story went.
 pub struct Told {
     /// The point was reached.
-    pub struck: bool,
+    pub hit: bool,
     pub driver: FakeDriver,
     pub writes: WriteFaults,
 }
 
-pub struct Story {
+pub struct Scenario {
     point: Point,
     folder: tempfile::TempDir,
     options: ServeOptions,
@@ -60,14 +60,14 @@ fn folder() -> tempfile::TempDir {
         .unwrap()
 }
 
-impl Story {
-    pub async fn tell(http: reqwest::Client, point: Point) -> Told {
-        let mut story = Self::begin(http, point).await;
-        story.prepare().await;
-        story.claim_and_roll().await;
-        story.clear_and_disable().await;
-        story.check().await;
-        story.delete().await
+impl Scenario {
+    pub async fn run(http: reqwest::Client, point: Point) -> Told {
+        let mut scenario = Self::begin(http, point).await;
+        scenario.prepare().await;
+        scenario.claim_and_roll().await;
+        scenario.clear_and_disable().await;
+        scenario.check().await;
+        scenario.delete().await
     }
 
     async fn begin(http: reqwest::Client, point: Point) -> Self {
@@ -91,7 +91,7 @@ impl Story {
         }
         let (world, writes) = (FakeDriver::new(1, fake), WriteFaults::new(write));
         let repo = git_repo(folder.path(), "app", &[("a", "1")]);
-        let mut story = Self {
+        let mut scenario = Self {
             point,
             folder,
             options,
@@ -105,8 +105,8 @@ impl Story {
             handed: BTreeMap::new(),
             released: Vec::new(),
         };
-        story.start().await;
-        story
+        scenario.start().await;
+        scenario
     }
 
     async fn start(&mut self) {
@@ -423,13 +423,13 @@ impl Story {
         let data_dir: PathBuf = self.options.data_dir.clone();
         self.process.take().unwrap().stop(&data_dir).await;
         drop(self.folder);
-        let struck = match &self.point {
+        let hit = match &self.point {
             Point::Nowhere => true,
             Point::Driver(fault) => self.world.calls(fault.verb) >= fault.call,
             Point::Write(_) => self.writes.disarm(),
         };
         Told {
-            struck,
+            hit,
             driver: self.world,
             writes: self.writes,
         }

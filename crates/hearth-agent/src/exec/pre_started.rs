@@ -37,13 +37,13 @@ struct Activity {
 
 /// The launchers in stock.
 #[derive(Debug)]
-pub(super) struct Spares {
+pub(super) struct PreStarted {
     waiting: Mutex<Vec<Launcher>>,
     activity: Mutex<Activity>,
     ended: Notify,
 }
 
-impl Spares {
+impl PreStarted {
     /// None yet.
     pub(super) fn new() -> Self {
         Self {
@@ -70,12 +70,12 @@ impl Spares {
 
     /// One that waits, or a new one.
     pub(super) fn take(&self, cgroups: &Cgroups) -> Result<Launcher, NotStarted> {
-        while let Some(mut spare) = self.pop() {
-            if spare.waits() {
-                return Ok(spare);
+        while let Some(mut process) = self.pop() {
+            if process.waits() {
+                return Ok(process);
             }
             // Something in the VM has killed it.
-            spare.forget(cgroups);
+            process.forget(cgroups);
         }
         Launcher::start(cgroups, Outputs::piped())
     }
@@ -101,7 +101,7 @@ impl Spares {
     }
 
     /// Cleans up and fills the stock now: the VM is about to be frozen.
-    pub(super) async fn settle(&self, cgroups: &Cgroups) {
+    pub(super) async fn quiesce(&self, cgroups: &Cgroups) {
         while self.count() < SPARES && self.add(cgroups).await {}
         // The last command may still be on its way out.
         for _ in 0..SWEEPS {
@@ -114,10 +114,13 @@ impl Spares {
 
     /// Starts one. When it fails, a command will find out, and say so.
     async fn add(&self, cgroups: &Cgroups) -> bool {
-        let Ok(spare) = Launcher::start(cgroups, Outputs::piped()) else {
+        let Ok(process) = Launcher::start(cgroups, Outputs::piped()) else {
             return false;
         };
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(process);
         // The new process goes first, and so does whatever was asked meanwhile.
         sleep(BETWEEN).await;
         true
@@ -144,8 +147,8 @@ impl Spares {
 
     /// Ends all of them.
     pub(super) async fn end(&self, cgroups: &Cgroups) {
-        while let Some(spare) = self.pop() {
-            spare.end(cgroups).await;
+        while let Some(process) = self.pop() {
+            process.end(cgroups).await;
         }
         cgroups.sweep();
     }
@@ -153,7 +156,7 @@ impl Spares {
 
 /// A command that runs.
 #[derive(Debug)]
-pub(super) struct Running<'a>(&'a Spares);
+pub(super) struct Running<'a>(&'a PreStarted);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {

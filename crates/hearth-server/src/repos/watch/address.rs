@@ -26,12 +26,12 @@ const NAMES: [&str; 2] = ["full_name", "path_with_namespace"];
 /// Host and path of a repository, without what differs between its addresses: scheme, user, port, `.git`, a slash at the
 /// end, upper and lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct RepoAddress {
     host: String,
     path: String,
 }
 
-impl Place {
+impl RepoAddress {
     /// `None` when the text is no address.
     pub(super) fn of(address: &str) -> Option<Self> {
         let address = address.trim();
@@ -57,7 +57,7 @@ impl Place {
 /// The repository that a webhook speaks of.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pushed {
-    places: BTreeSet<Place>,
+    addresses: BTreeSet<RepoAddress>,
     names: BTreeSet<String>,
 }
 
@@ -70,14 +70,14 @@ impl Pushed {
                 continue;
             };
             let texts = |keys: &'static [&str]| keys.iter().filter_map(|key| object.get(key)?.as_str());
-            pushed.places.extend(texts(&ADDRESSES).filter_map(Place::of));
+            pushed.addresses.extend(texts(&ADDRESSES).filter_map(RepoAddress::of));
             pushed.names.extend(texts(&NAMES).map(str::to_lowercase));
         }
         pushed
     }
 
-    pub(super) fn is_at(&self, place: Option<&Place>) -> bool {
-        place.is_some_and(|place| self.places.contains(place))
+    pub(super) fn is_at(&self, address: Option<&RepoAddress>) -> bool {
+        address.is_some_and(|address| self.addresses.contains(address))
     }
 
     pub(super) fn is_called(&self, name: &str) -> bool {
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn all_addresses_of_a_repository_are_one_place() {
-        let place = Place::of("https://git.example.org/acme/app").unwrap();
-        for address in [
+        let address = RepoAddress::of("https://git.example.org/acme/app").unwrap();
+        for text in [
             "https://git.example.org/acme/app.git",
             "https://git.example.org/acme/app.git/",
             "https://git.example.org/acme/app///",
@@ -107,7 +107,7 @@ mod tests {
             "git.example.org:/acme/app",
             "  git@git.example.org:acme/app  ",
         ] {
-            assert_eq!(Place::of(address), Some(place.clone()), "{address}");
+            assert_eq!(RepoAddress::of(text), Some(address.clone()), "{text}");
         }
         for other in [
             "https://git.example.org/acme/app2",
@@ -115,7 +115,7 @@ mod tests {
             "https://example.org/acme/app",
             "file:///acme/app",
         ] {
-            assert_ne!(Place::of(other), Some(place.clone()), "{other}");
+            assert_ne!(RepoAddress::of(other), Some(address.clone()), "{other}");
         }
         for none in [
             "",
@@ -129,16 +129,19 @@ mod tests {
             "://",
             "a:",
         ] {
-            assert_eq!(Place::of(none), None, "{none}");
+            assert_eq!(RepoAddress::of(none), None, "{none}");
         }
-        assert_eq!(Place::of("file:///srv/git/app.git"), Place::of("file:///srv/git/app/"));
-        assert!(Place::of("file:///srv/git/app").is_some());
+        assert_eq!(
+            RepoAddress::of("file:///srv/git/app.git"),
+            RepoAddress::of("file:///srv/git/app/")
+        );
+        assert!(RepoAddress::of("file:///srv/git/app").is_some());
     }
 
     #[test]
     fn each_forges_body_names_its_repository() {
         let read = |body: Value| Pushed::read(body.as_object().unwrap());
-        let place = Place::of("git@h:acme/app.git");
+        let address = RepoAddress::of("git@h:acme/app.git");
         let (github, gitlab, gitea) = (
             json!({ "repository": {
                 "full_name": "Acme/App", "url": "https://api.h/repos/acme/app", "clone_url": "https://h/acme/app.git"
@@ -151,7 +154,7 @@ mod tests {
         );
         for body in [github, gitlab, gitea] {
             let pushed = read(body.clone());
-            assert!(pushed.is_at(place.as_ref()) && pushed.is_called("acme/app"), "{body}");
+            assert!(pushed.is_at(address.as_ref()) && pushed.is_called("acme/app"), "{body}");
             assert!(!pushed.is_called("acme/other"));
         }
         for nothing in [

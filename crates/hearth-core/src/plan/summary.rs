@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::{DEBUG_VM_KEPT, Hold, builds_wanted, kept_for_debugging, pause_after, ready, serving, source};
+use super::{Blocker, DEBUG_VM_KEPT, backoff_after, builds_wanted, kept_for_debugging, ready, serving, source};
 use crate::state::InstanceState;
 use crate::world::{InstanceWorld, PoolWorld, Work, World};
 
 /// The state of a pool.
 #[derive(Debug, Clone)]
-pub struct Account<'a> {
+pub struct PoolSummary<'a> {
     /// The recipe that new instances are made by right now.
     pub serves: &'a str,
     /// Instances that are ready for a claim.
@@ -24,14 +24,14 @@ pub struct Account<'a> {
     /// The failed one that a person may look into, and until when.
     pub kept: Option<(&'a InstanceWorld, Timestamp)>,
     /// Why nothing is tried right now.
-    pub pauses: Vec<Pause>,
+    pub backoffs: Vec<Backoff>,
 }
 
 /// Failures make a pool wait before it tries again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pause {
+pub struct Backoff {
     /// What for.
-    pub hold: Hold,
+    pub blocker: Blocker,
     /// When it ends.
     pub until: Timestamp,
     /// It is the target recipe that waits, while the previous recipe may serve.
@@ -40,15 +40,15 @@ pub struct Pause {
 
 /// The state of a pool now. Without the drivers' answer every VM counts as there.
 #[must_use]
-pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> Account<'_> {
+pub fn summarize(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> PoolSummary<'_> {
     let ready = || ready(pool, drivers_observed);
     let previous = pool.previous.as_ref().map(|last| (&last.streak, false));
-    let pauses = [Some((&pool.streak, true)), previous].into_iter().flatten();
-    let pauses = pauses.filter_map(|(streak, wanted)| {
-        let (hold, until) = pause_after(pool, streak)?;
-        (pool.enabled && now < until).then_some(Pause { hold, until, wanted })
+    let backoffs = [Some((&pool.streak, true)), previous].into_iter().flatten();
+    let backoffs = backoffs.filter_map(|(streak, wanted)| {
+        let (blocker, until) = backoff_after(pool, streak)?;
+        (pool.enabled && now < until).then_some(Backoff { blocker, until, wanted })
     });
-    Account {
+    PoolSummary {
         serves: source(pool).recipe,
         ready: ready().count(),
         current: ready().filter(|i| i.recipe == pool.recipe).count(),
@@ -59,7 +59,7 @@ pub fn account_of(pool: &PoolWorld, now: Timestamp, drivers_observed: bool) -> A
             .find(|i| builds_wanted(pool, i) && !i.purpose.is_test()),
         tests: pool.instances.iter().filter(|i| is_test_boot(i)).collect(),
         kept: kept_for_debugging(pool, now, drivers_observed).map(|i| (i, i.state_since + DEBUG_VM_KEPT)),
-        pauses: pauses.collect(),
+        backoffs: backoffs.collect(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! What comes along with a commit: what Git LFS keeps of it, and its submodules, theirs included. All of it is fetched into the
-//! host's mirrors, so that a VM needs neither network nor credentials. This module finds and fetches; [`bring`](super::bring) puts it
+//! host's mirrors, so that a VM needs neither network nor credentials. This module finds and fetches; [`transfer`](super::bring) puts it
 //! into VMs.
 
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const MAX_SUBMODULES: usize = 1000;
 
 /// Everything that comes along with one commit of one repository.
 #[derive(Debug, Default)]
-pub struct Along {
+pub struct ExtraContent {
     /// The commit's files are in Git LFS, whether or not they are to be fetched.
     pub uses_lfs: bool,
     /// What Git LFS keeps of it.
@@ -60,7 +60,7 @@ struct Open {
     depth: usize,
 }
 
-impl Along {
+impl ExtraContent {
     /// Whether there is nothing to bring.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -77,22 +77,22 @@ impl Along {
 
 impl Mirrors {
     /// Finds everything that comes along with a commit, and fetches what the host does not have yet.
-    pub async fn along(
+    pub async fn extra_content(
         &self,
         head: &MirrorCommit,
         remote: &Remote,
         extras: Extras,
         patience: Duration,
-    ) -> Result<Arc<Along>, MirrorError> {
+    ) -> Result<Arc<ExtraContent>, MirrorError> {
         let key = (head.mirror().to_owned(), head.commit.clone(), extras);
         // Of several that need the same, one fetches it.
         let one = format!("along {}", head.commit);
         let _alone = self.alone_at(head.repo(), one, patience).await?;
-        if let Some(known) = self.known_along(&key) {
+        if let Some(known) = self.cached_extra_content(&key) {
             return Ok(known);
         }
-        let mut along = Along::default();
-        (along.uses_lfs, along.lfs) = self.lfs_of(head, remote, extras.lfs, patience).await?;
+        let mut extra_content = ExtraContent::default();
+        (extra_content.uses_lfs, extra_content.lfs) = self.lfs_of(head, remote, extras.lfs, patience).await?;
         if extras.submodules {
             let top = Open {
                 label: head.repo().to_owned(),
@@ -102,24 +102,24 @@ impl Mirrors {
                 head: head.clone(),
                 depth: 0,
             };
-            self.find_submodules(top, &mut along, extras, patience).await?;
+            self.find_submodules(top, &mut extra_content, extras, patience).await?;
         }
-        let along = Arc::new(along);
-        self.note_along(key, along.clone());
-        Ok(along)
+        let extra_content = Arc::new(extra_content);
+        self.cache_extra_content(key, extra_content.clone());
+        Ok(extra_content)
     }
 
     async fn find_submodules(
         &self,
         top: Open,
-        along: &mut Along,
+        extra_content: &mut ExtraContent,
         extras: Extras,
         patience: Duration,
     ) -> Result<(), MirrorError> {
         let mut open = std::collections::VecDeque::from([top]);
         while let Some(parent) = open.pop_front() {
             let (listed, notes) = submodules::list(&parent.head, &parent.label).await?;
-            along.notes.extend(notes);
+            extra_content.notes.extend(notes);
             for entry in listed {
                 let label = format!("the submodule `{}` at {} of {}", entry.name, entry.path, parent.label);
                 let refused = |why: &str| MirrorError::Submodule {
@@ -127,7 +127,7 @@ impl Mirrors {
                     url: entry.url.clone(),
                     why: why.to_owned(),
                 };
-                if parent.depth == MAX_DEPTH || along.submodules.len() == MAX_SUBMODULES {
+                if parent.depth == MAX_DEPTH || extra_content.submodules.len() == MAX_SUBMODULES {
                     return Err(refused("there are too many of them, or too deep in each other"));
                 }
                 let url = submodules::resolve(&parent.remote.url, &entry.url).map_err(|why| refused(&why))?;
@@ -155,7 +155,7 @@ impl Mirrors {
                     head: head.clone(),
                     depth: parent.depth + 1,
                 });
-                along.submodules.push(Submodule {
+                extra_content.submodules.push(Submodule {
                     path,
                     within: (parent.path.clone(), entry.path),
                     folder,
@@ -211,4 +211,4 @@ impl Mirrors {
 }
 
 /// A commit in a mirror, and what is to be fetched of it.
-pub type AlongKey = (PathBuf, String, Extras);
+pub type ExtraContentKey = (PathBuf, String, Extras);

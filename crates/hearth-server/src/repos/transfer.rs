@@ -8,7 +8,7 @@ use hearth_core::time::millis;
 use hearth_guest::client::{AgentClient, AgentError, Upload};
 use hearth_guest::{ExecEnd, ExecSpec};
 
-use super::along::{Along, Submodule};
+use super::extra_content::{ExtraContent, Submodule};
 use super::mirrors::{CloneParts, MirrorCommit, MirrorError, has_commit, objects_as_tar};
 
 /// Time limit of what git does in the VM at a claim.
@@ -23,7 +23,7 @@ const KEPT_BYTES: usize = 4096;
 
 /// Why something could not be brought.
 #[derive(Debug, thiserror::Error)]
-pub enum BringError {
+pub enum TransferError {
     /// The host does not have it.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
@@ -48,19 +48,19 @@ pub async fn put_clone(
     agent: &AgentClient,
     path: &str,
     (head, url, branch): (&MirrorCommit, &str, &str),
-    along: &Along,
+    extra_content: &ExtraContent,
     extras: Extras,
-) -> Result<(), BringError> {
+) -> Result<(), TransferError> {
     let parts = CloneParts {
         branch: Some(branch),
-        lfs: &along.lfs,
-        skips_lfs: along.uses_lfs && !extras.lfs,
+        lfs: &extra_content.lfs,
+        skips_lfs: extra_content.uses_lfs && !extras.lfs,
     };
     let tar = head.clone_as_tar(url, parts).await?;
     agent
         .put_tree(&git_folder(path, None), Upload::from_reader(tar))
         .await?;
-    for submodule in &along.submodules {
+    for submodule in &extra_content.submodules {
         put_submodule(agent, path, submodule, extras).await?;
     }
     Ok(())
@@ -71,7 +71,7 @@ async fn put_submodule(
     path: &str,
     submodule: &Submodule,
     extras: Extras,
-) -> Result<(), BringError> {
+) -> Result<(), TransferError> {
     let parts = CloneParts {
         branch: None,
         lfs: &submodule.lfs,
@@ -83,9 +83,13 @@ async fn put_submodule(
 }
 
 /// The command that fills the work tree of a fresh clone.
-pub fn fill(path: &str, along: &Along) -> ExecSpec {
+pub fn fill(path: &str, extra_content: &ExtraContent) -> ExecSpec {
     let reset = "exec git reset --hard";
-    let has_lfs = !along.lfs.is_empty() || along.submodules.iter().any(|submodule| !submodule.lfs.is_empty());
+    let has_lfs = !extra_content.lfs.is_empty()
+        || extra_content
+            .submodules
+            .iter()
+            .any(|submodule| !submodule.lfs.is_empty());
     if has_lfs {
         ExecSpec {
             shell: Some(format!("{NEEDS_LFS}\n{reset}")),
@@ -98,8 +102,8 @@ pub fn fill(path: &str, along: &Along) -> ExecSpec {
 }
 
 /// The commands that fill the work trees of submodules, those of one parent together.
-pub fn fill_submodules(path: &str, along: &Along) -> Vec<ExecSpec> {
-    fill_some(path, &along.submodules.iter().collect::<Vec<_>>(), false)
+pub fn fill_submodules(path: &str, extra_content: &ExtraContent) -> Vec<ExecSpec> {
+    fill_some(path, &extra_content.submodules.iter().collect::<Vec<_>>(), false)
 }
 
 fn fill_some(path: &str, submodules: &[&Submodule], force: bool) -> Vec<ExecSpec> {
@@ -139,19 +143,19 @@ fn git(folder: &str, words: Vec<String>) -> ExecSpec {
 pub async fn put_changes(
     agent: &AgentClient,
     path: &str,
-    along: &Along,
-    before: &Along,
+    extra_content: &ExtraContent,
+    before: &ExtraContent,
     extras: Extras,
-) -> Result<(), BringError> {
-    if !along.lfs.is_empty() && before.lfs.is_empty() {
+) -> Result<(), TransferError> {
+    if !extra_content.lfs.is_empty() && before.lfs.is_empty() {
         let look = ExecSpec {
             shell: Some(NEEDS_LFS.to_owned()),
             ..ExecSpec::default()
         };
         run(agent, look).await?;
     }
-    put_lfs(agent, &git_folder(path, None), &along.lfs, &before.lfs).await?;
-    for submodule in changed(along, before) {
+    put_lfs(agent, &git_folder(path, None), &extra_content.lfs, &before.lfs).await?;
+    for submodule in changed(extra_content, before) {
         let folder = git_folder(path, Some(submodule));
         let Some(old) = before.submodules.iter().find(|old| old.folder == submodule.folder) else {
             put_submodule(agent, path, submodule, extras).await?;
@@ -181,7 +185,7 @@ async fn put_lfs(
     folder: &str,
     objects: &[super::lfs::LfsObject],
     before: &[super::lfs::LfsObject],
-) -> Result<(), BringError> {
+) -> Result<(), TransferError> {
     let is_new = |object: &&super::lfs::LfsObject| !before.iter().any(|old| old.place == object.place);
     let missing: Vec<_> = objects.iter().filter(is_new).cloned().collect();
     if missing.is_empty() {
@@ -192,8 +196,8 @@ async fn put_lfs(
 }
 
 /// The submodules that are not as they were.
-fn changed<'a>(along: &'a Along, before: &'a Along) -> impl Iterator<Item = &'a Submodule> {
-    along.submodules.iter().filter(|submodule| {
+fn changed<'a>(extra_content: &'a ExtraContent, before: &'a ExtraContent) -> impl Iterator<Item = &'a Submodule> {
+    extra_content.submodules.iter().filter(|submodule| {
         !before.submodules.iter().any(|old| {
             (&old.folder, &old.path, &old.head.commit) == (&submodule.folder, &submodule.path, &submodule.head.commit)
         })
@@ -205,18 +209,18 @@ fn changed<'a>(along: &'a Along, before: &'a Along) -> impl Iterator<Item = &'a 
 pub async fn move_submodules(
     agent: &AgentClient,
     path: &str,
-    along: &Along,
-    before: &Along,
+    extra_content: &ExtraContent,
+    before: &ExtraContent,
     force: bool,
-) -> Result<(), BringError> {
-    let changed: Vec<_> = changed(along, before).collect();
+) -> Result<(), TransferError> {
+    let changed: Vec<_> = changed(extra_content, before).collect();
     for spec in fill_some(path, &changed, force) {
         run(agent, spec).await?;
     }
     Ok(())
 }
 
-async fn run(agent: &AgentClient, spec: ExecSpec) -> Result<(), BringError> {
+async fn run(agent: &AgentClient, spec: ExecSpec) -> Result<(), TransferError> {
     let spec = ExecSpec {
         timeout_ms: Some(millis(PATIENCE)),
         ..spec
@@ -226,7 +230,7 @@ async fn run(agent: &AgentClient, spec: ExecSpec) -> Result<(), BringError> {
         ExecEnd::Exited { code: Some(0), .. } => Ok(()),
         ExecEnd::Exited { .. } => {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(BringError::Refused(said))
+            Err(TransferError::Refused(said))
         }
         _ => Err(AgentError::Protocol("bringing a submodule did not end".to_owned()).into()),
     }
