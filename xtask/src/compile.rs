@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{process, workspace};
 
-/// Crates that take much longer than others, in units of what a usual one takes. Rounded: only the share of the rest matters.
+/// Crates that take much longer than others, in units of what an ordinary one takes. Rounded: only the share of the rest matters.
 const HEAVY: [(&str, u32); 26] = [
     ("axum", 5),
     ("h2", 5),
@@ -236,7 +236,7 @@ mod tests {
             assert!(meter.read(0, &artifact(&format!("c{index}"), "lib", false)));
             assert!(!meter.read(0, &artifact(&format!("c{index}"), "lib", false)));
         }
-        // Ten took 40 s: forty take 160 s, and the clock goes on between two crates.
+        // Ten took 40 s: forty take 160 s, and the clock continues between two crates.
         let progress = meter.progress(later);
         assert_eq!(progress.text(later), "60/100 crates, about 3 min left");
         assert_eq!(progress.text(last), "60/100 crates, about 3 min left");

@@ -13,7 +13,7 @@ const FILE: &str = "openapi.json";
 /// Writes it and says where it is.
 pub(crate) fn write() -> Result<PathBuf> {
     let path = workspace::root().join(FILE);
-    // Beside it, so that the renaming stays within one file system; whoever reads meanwhile sees the old one whole.
+    // Beside it, so that the renaming stays within one file system; a reader sees meanwhile the old one whole.
     let unfinished = workspace::root().join(format!(".{FILE}.{}", std::process::id()));
     let done = fill(&unfinished)
         .and_then(|()| fs::rename(&unfinished, &path).with_context(|| format!("{} cannot be written", path.display())));

@@ -41,7 +41,7 @@ pub(crate) fn log_to(path: &Path) -> Result<()> {
     // Every writer appends: programs that follow each other must not overwrite each other.
     drop(File::create(path).with_context(failed)?);
     let file = File::options().append(true).open(path).with_context(failed)?;
-    // A second one would be a mistake of ours, and the first one goes on.
+    // A second one would be a mistake of ours, and the first one continues.
     let _ = LOG.set(file);
     Ok(())
 }
@@ -50,7 +50,7 @@ pub(crate) fn log_to(path: &Path) -> Result<()> {
 pub(crate) fn say(text: impl fmt::Display) {
     match LOG.get() {
         Some(mut log) => {
-            // A full disk will be met, and said, by whoever comes next.
+            // A full disk will be met, and said, by the next task.
             let _ = writeln!(log, "{text}");
         }
         None => println!("{text}"),

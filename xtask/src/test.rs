@@ -22,7 +22,7 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
-/// Inner rooms too: a link that leads nowhere misleads whoever reads the code.
+/// Inner rooms too: a link that leads nowhere misleads readers of the code.
 const DOC: [&str; 5] = [
     "doc",
     "--workspace",

@@ -16,7 +16,7 @@ use crate::reply::{self, Fault, Reply};
 use crate::upload::with_reader;
 use crate::users::Identity;
 
-/// Pieces on their way to the connection.
+/// Chunks on their way to the connection.
 const CHUNKS: usize = 4;
 /// How long one is.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -87,7 +87,7 @@ pub(crate) async fn read(path: std::path::PathBuf, user: Identity) -> Result<Rep
     Ok(reply::stream(futures::StreamExt::map(all, Ok)))
 }
 
-/// The reply's body as a writer; it breaks when nobody takes the pieces any more.
+/// The reply's body as a writer; it breaks when nobody takes the chunks any more.
 struct Chunks(mpsc::Sender<Bytes>);
 
 impl io::Write for Chunks {

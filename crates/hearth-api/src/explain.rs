@@ -187,7 +187,7 @@ pub struct DecisionExplained {
     pub first_at: Timestamp,
     /// How often.
     pub count: u64,
-    /// What was decided: `create`, `build`, `start`, `fail`, `retire`, `delete`, `teardown`, `rest`, `wait`.
+    /// What was decided: `create`, `build`, `start`, `fail`, `retire`, `delete`, `teardown`, `pause`, `wait`.
     pub action: String,
     /// Why, as a message for people.
     pub reason: String,

@@ -65,7 +65,7 @@ impl Recipe {
         });
         Ok(Self {
             words: plain,
-            backing: disk.context("the VM lies on no template")?,
+            backing: disk.context("the VM is based on no template")?,
             state: template.join("state"),
             disk_gib,
         })

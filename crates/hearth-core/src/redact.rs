@@ -1,6 +1,6 @@
 //! Redaction. What a guest, git or a person wrote may hold the values of a project's variables. A [`Redactor`] knows these, and
 //! text passes it once, where it comes in: as [`Redacted`], the only text that the step log, an instance's failure and the live
-//! log take. Whoever puts such texts together or cuts them has a redacted text again, and nothing passes the redactor twice.
+//! log take. Code that joins or cuts such texts has a redacted text again, and nothing passes the redactor twice.
 
 mod bounded;
 mod stream;
@@ -166,7 +166,7 @@ impl Redactor {
         shown
     }
 
-    /// Redacts a stream of bytes: a value that is split over two pieces is found.
+    /// Redacts a stream of bytes: a value that is split over two chunks is found.
     #[must_use]
     pub fn stream(&self) -> RedactedStream {
         RedactedStream::new(self.0.clone())

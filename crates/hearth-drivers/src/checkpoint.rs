@@ -50,7 +50,7 @@ pub struct CheckpointInfo {
     pub created: jiff::Timestamp,
     /// When it was last forked; when it was made, before that.
     pub last_used: jiff::Timestamp,
-    /// How long the VM stood still for it.
+    /// How long the VM was paused for it.
     pub paused_ms: u64,
     /// What it takes on the host's disk, without its parents.
     pub bytes: u64,

@@ -112,7 +112,7 @@ impl FullDisk {
     /// From so much on it is worth letting the VM write again: less would stop it at once, again and again.
     const ROOM_BYTES: u64 = 16 << 20;
 
-    /// Whether the VM can go on.
+    /// Whether the VM can continue.
     #[must_use]
     pub fn has_room_again(&self) -> bool {
         self.free_bytes >= Self::ROOM_BYTES

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::FrameKind;
 
-/// Longest payload of one frame. Output comes in far smaller pieces; a specification with a long text must fit.
+/// Longest payload of one frame. Output comes in far smaller chunks; a specification with a long text must fit.
 pub const MAX_FRAME: usize = 8 * 1024 * 1024;
 
 const HEADER: usize = 5;
@@ -53,7 +53,7 @@ impl TryFrom<u8> for FrameKind {
 pub fn encode(kind: FrameKind, payload: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(HEADER + payload.len());
     out.put_u8(kind as u8);
-    // Callers send pieces far below 4 GiB; a longer one would be refused by the other end as too long.
+    // Callers send chunks far below 4 GiB; a longer one would be refused by the other end as too long.
     out.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
     out.put_slice(payload);
     out.freeze()
@@ -69,14 +69,14 @@ pub fn decode_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError>
     Ok(serde_json::from_slice(payload)?)
 }
 
-/// Finds frames in a body that comes in arbitrary pieces.
+/// Finds frames in a body that comes in arbitrary chunks.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: BytesMut,
 }
 
 impl FrameDecoder {
-    /// Takes a piece of the body.
+    /// Takes a chunk of the body.
     pub fn feed(&mut self, chunk: &[u8]) {
         self.buffer.extend_from_slice(chunk);
     }

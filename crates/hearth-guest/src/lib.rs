@@ -65,7 +65,7 @@ pub struct ExecSpec {
     /// The whole tree of processes is ended after this many milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// The command goes on when the caller is gone, its output goes to a file.
+    /// The command continues when the caller is gone, its output goes to a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detach: Option<Detach>,
 }
@@ -132,7 +132,7 @@ pub enum ExecEnd {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<i32>,
     },
-    /// A detached command is running and goes on.
+    /// A detached command is running and continues.
     #[serde(rename_all = "camelCase")]
     Detached {
         /// Its process id in the VM.

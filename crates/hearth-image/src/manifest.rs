@@ -215,7 +215,7 @@ pub(super) fn choose(listed: Listed, wanted: Option<&str>) -> Result<Image, Imag
 }
 
 /// Removes one image and, when no other image was made from it, its base. Whether a VM still uses it is the caller's to know:
-/// its disk lies on the image's.
+/// its disk is based on the image's.
 pub fn remove(images_dir: &Path, wanted: &str) -> Result<Manifest, ImageError> {
     let image = find(images_dir, Some(wanted))?;
     let failed = || ImageError::io(format!("{} could not be removed", image.folder.display()));

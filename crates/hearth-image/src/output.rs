@@ -80,7 +80,7 @@ impl Output {
             "stage kernel" | "stage filesystem" => Some(Progress::stage(Stage::FileSystem)),
             "offline" => {
                 self.is_offline = true;
-                let text = "the mirror cannot be reached: going on with the package lists of an earlier build";
+                let text = "the mirror cannot be reached: continuing with the package lists of an earlier build";
                 Some(Progress::notice(Stage::Lists, text))
             }
             "no lists" => {

@@ -1,4 +1,4 @@
-//! Which images nobody needs any more, and their removal one by one. Whoever asks knows what lies on which image, which ones are asked
+//! Which images nobody needs any more, and their removal one by one. The caller knows what is based on which image, which ones are asked
 //! for by name, and how one is removed; what it does not know of must not be in the list.
 
 use std::time::{Duration, SystemTime};
@@ -28,7 +28,7 @@ pub struct Prunable {
 }
 
 /// Removes those of these images that nobody needs, the oldest first, and gives what went; the first one that cannot be removed ends it.
-/// `images`: the newest first, as listed. `is_used`: something lies on the image of this digest. `named`: what projects ask for, names or
+/// `images`: the newest first, as listed. `is_used`: something is based on the image of this digest. `named`: what projects ask for, names or
 /// beginnings of digests. The newest of all and the newest of each name always stay.
 pub fn prune<E>(
     images: &[Image],

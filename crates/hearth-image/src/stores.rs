@@ -1,7 +1,7 @@
 //! Where the images of this machine lie: the data folder's own folder, and folders that all data folders share. An image that a
 //! data folder starts VMs from is always in its own folder: one that was found in a shared folder is **adopted** first, with hard
 //! links where that is possible (no time, no space) and else as a copy. So nobody who removes an image from a shared folder takes
-//! away what the VMs of another data folder lie on. A shared folder notes who adopted from it; this module knows nothing of VMs.
+//! away what the VMs of another data folder are based on. A shared folder notes who adopted from it; this module knows nothing of VMs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};

@@ -1,4 +1,4 @@
-//! What befalls the pools and the host: pushes, some of them bad, other set-ups, other wishes; VMs that die, templates that are
+//! What befalls the pools and the host: pushes, some of them bad, other set-ups, other targets; VMs that die, templates that are
 //! damaged, a host in trouble, a driver that does not answer, servers that end.
 
 use hearth_core::purpose::Purpose;
@@ -204,7 +204,7 @@ impl Sim {
         }
     }
 
-    /// The template of what is wanted is damaged, and every VM that lies on it dies. The next one to be forked finds it.
+    /// The template of what is wanted is damaged, and every VM that is based on it dies. The next one to be forked finds it.
     fn damage(&mut self, pool: usize) -> anyhow::Result<()> {
         let name = self.state.world.pools[pool].recipe.clone();
         if !self.state.has_template(pool, &name) {

@@ -93,7 +93,7 @@ impl Sim {
         }
     }
 
-    /// Nobody's VM is touched, nothing is named twice, every move is legal, and only what is wished for is made.
+    /// Nobody's VM is touched, nothing is named twice, every move is legal, and only what the target asks for is made.
     fn check_touch(&mut self, action: &Action) -> Result<(), &'static str> {
         let Some(id) = action.instance() else {
             return match action {
@@ -208,7 +208,7 @@ impl Sim {
             .iter()
             .find(|recipe| recipe.name == *name);
         let Some(streak) = recipe.map(|recipe| recipe.streak) else {
-            return Err("by a recipe that nobody knows".to_owned());
+            return Err("by an unknown recipe".to_owned());
         };
         let Some(last) = streak.last_at else { return Ok(()) };
         let (since, least) = (self.since(last), least_pause(&streak));
@@ -273,7 +273,7 @@ impl Sim {
         }
     }
 
-    /// After a time without faults, changes and claims everything is as it is wished.
+    /// After a time without faults, changes and claims everything is as the targets say.
     pub(crate) fn check_settled(&mut self) {
         self.state.sweep_templates();
         if let Err(what) = self.state.agrees() {
@@ -281,7 +281,7 @@ impl Sim {
         }
         let without_row = self.state.templates_without_row();
         if without_row > 0 {
-            return self.break_promise(format!("{without_row} templates belong to nobody"));
+            return self.break_promise(format!("{without_row} templates have no owner"));
         }
         if !self.state.world.orphans.is_empty() {
             self.break_promise(format!("{} orphans are left", self.state.world.orphans.len()));

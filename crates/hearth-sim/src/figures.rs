@@ -25,7 +25,7 @@ pub(crate) struct Figures {
     pub(crate) passes: u64,
     pub(crate) faults: u64,
     pub(crate) restarts: u64,
-    /// Boots that went on after a restart, as the same instance.
+    /// Boots that continued after a restart, as the same instance.
     pub(crate) went_on: u64,
     pub(crate) outages: u64,
     /// Templates that were found damaged when they were to be used.
@@ -142,7 +142,7 @@ impl Figures {
             (
                 "faults and changes",
                 format!(
-                    "{}, {} restarts ({} boots went on), {} outages, {} damaged templates found",
+                    "{}, {} restarts ({} boots continued), {} outages, {} damaged templates found",
                     self.faults, self.restarts, self.went_on, self.outages, self.damaged
                 ),
             ),

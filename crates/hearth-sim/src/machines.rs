@@ -139,7 +139,7 @@ impl State {
         Ok(())
     }
 
-    /// What the keeper of checkpoints does: those without a row go, unless something lies on them.
+    /// What Garbage collection of checkpoints does: those without a row go, unless something is based on them.
     pub(crate) fn sweep_templates(&mut self) {
         let has_row = |key: &&CheckpointKey| {
             pool_of_recipe(key.as_str()).is_some_and(|pool| self.has_template(pool, key.as_str()))
@@ -148,12 +148,12 @@ impl State {
         let without: Vec<_> = keys.filter(|key| !has_row(key)).cloned().collect();
         for key in without {
             self.calls += 1;
-            // It refuses for as long as something lies on it: the next sweep asks again.
+            // It refuses for as long as something is based on it: the next sweep asks again.
             let _ = self.machines.remove_checkpoint(&key);
         }
     }
 
-    /// Whether an instance's VM runs or stands still, asked now.
+    /// Whether an instance's VM runs or is paused, asked now.
     pub(crate) fn is_alive(&self, slot: u32) -> bool {
         self.presence_of(slot).is_alive()
     }
@@ -162,7 +162,7 @@ impl State {
         presence(self.machines.inspect(self.vm(slot)))
     }
 
-    /// Lets an instance's VM stand still, or go on. False when it can do neither.
+    /// Pauses or resumes the VM of an instance. False when it can do neither.
     pub(crate) fn set_paused(&mut self, slot: u32, wanted: bool) -> bool {
         self.calls += 1;
         let done = self.machines.set_paused(&self.slots[slot as usize].vm, wanted).is_ok();
@@ -207,10 +207,7 @@ impl State {
             let row = &self.world.pools[entry.pool as usize].instances[entry.at as usize];
             let there = presence(listed.remove(vm));
             if there != row.vm {
-                return Err(format!(
-                    "{vm} is {there:?}, and {:?} for whoever looks at its row",
-                    row.vm
-                ));
+                return Err(format!("{vm} is {there:?}, and {:?} by its row", row.vm));
             }
             if row.state == InstanceState::Archived && there != VmPresence::Absent {
                 return Err(format!("the VM of {} is still there", row.id));
@@ -222,7 +219,7 @@ impl State {
             }
         }
         if let Some((vm, _)) = listed.pop_first() {
-            return Err(format!("{vm} belongs to nobody"));
+            return Err(format!("{vm} has no owner"));
         }
         let recipes = self.sides.iter().flat_map(|side| &side.recipes);
         for recipe in recipes.filter(|recipe| recipe.template > 0) {

@@ -68,7 +68,7 @@ pub(crate) struct Slot {
     pub(crate) boot: (Micros, Micros),
     /// What is left of a boot that was interrupted, after what of it was frozen; `None`: all of it.
     pub(crate) left: Option<Micros>,
-    /// How often the end of a server interrupted its boot, and the next one went on with it.
+    /// How often the end of a server interrupted its boot, and the next one continued with it.
     pub(crate) restarts: u32,
     /// The last pass that named it.
     pub(crate) named: u64,
@@ -85,7 +85,7 @@ pub(crate) struct Recipe {
     pub(crate) streak: FailureStreak,
 }
 
-/// What belongs to a pool besides the wish.
+/// What belongs to a pool besides its target.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Side {
     pub(crate) set_up: u32,

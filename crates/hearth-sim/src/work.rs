@@ -134,7 +134,7 @@ impl Sim {
         }
     }
 
-    /// It stands still, and is measured.
+    /// It is paused and measured.
     fn pause(&mut self, slot: u32) {
         let measured = self.between(FORK_MIB / 2, FORK_MIB * 5 / 4);
         if self.state.set_paused(slot, true) {
@@ -373,7 +373,7 @@ impl Sim {
         entry.left = (!was_forked).then_some(took - frozen);
         let serial = entry.serial;
         self.figures.went_on += 1;
-        self.note("goes on", pool, serial);
+        self.note("continues", pool, serial);
     }
 
     /// A call of a server that is gone takes effect at last. Its row may be gone.

@@ -61,7 +61,7 @@ pub enum StoreError {
     #[error("the database could not do it: {0}; check free disk space and the folder's permissions")]
     Database(#[from] sqlx::Error),
     /// The schema could not be brought up to date.
-    #[error("the database could not be brought to this version's schema: {0}")]
+    #[error("the database could not be migrated to this version's schema: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// A row holds something that this version does not understand.
     #[error("the database holds something this version does not understand: {what}")]

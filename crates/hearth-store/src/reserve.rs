@@ -13,7 +13,7 @@ use nix::sys::statvfs::statvfs;
 
 /// Its folder in the data folder.
 const FOLDER: &str = "reserve";
-/// Pieces that it is made of: VMs that write take what was given up, too, so not all of it is given up at once.
+/// Chunks that it is made of: VMs that write take what was given up, too, so not all of it is given up at once.
 const PARTS: u64 = 4;
 /// It is made again only where so many times its size is free: else it would itself be what fills the disk.
 const FREE_BESIDE: u64 = 4;

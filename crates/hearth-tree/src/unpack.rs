@@ -39,7 +39,7 @@ pub struct Options {
     pub links: Links,
     /// Permission bits that files may have.
     pub mode_mask: u32,
-    /// User and group of what is made; whoever unpacks when absent.
+    /// User and group of what is made; the unpacking process's when absent.
     pub owner: Option<(u32, u32)>,
 }
 

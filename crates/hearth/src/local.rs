@@ -128,7 +128,7 @@ fn check_folder(folder: &Path) -> io::Result<()> {
         return refuse("is no folder");
     }
     if meta.uid() != nix::unistd::geteuid().as_raw() {
-        return refuse("belongs to somebody else");
+        return refuse("belongs to another user");
     }
     if meta.permissions().mode() & OTHERS_WRITE_BITS != 0 {
         return refuse("can be changed by others");

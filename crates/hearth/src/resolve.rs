@@ -82,7 +82,7 @@ async fn where_projects_are(client: &Client, may_list: Option<bool>) -> String {
     if may_list {
         return format!("see `{}`", hint::command(["project", "list"]));
     }
-    "this token may not list projects: ask whoever made it for the name, or for the id".to_owned()
+    "this token may not list projects: ask the person who made it for the name, or for the id".to_owned()
 }
 
 /// The same by the list of all projects.

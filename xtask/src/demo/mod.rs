@@ -45,13 +45,13 @@ pub(crate) struct DemoArgs {
     /// Its branch (default: the repository's own)
     #[arg(long, requires = "repo")]
     branch: Option<String>,
-    /// Ask nothing: go on after saying what will be installed and made
+    /// Ask nothing: continue after saying what will be installed and made
     #[arg(long, short)]
     yes: bool,
     /// End when all has been shown, and remove the VMs, the server and its data
     #[arg(long)]
     once: bool,
-    /// At the end leave the VMs running and the data in place; the next demo goes on with them
+    /// At the end leave the VMs running and the data in place; the next demo continues with them
     #[arg(long, conflicts_with = "once")]
     keep: bool,
     /// At the end remove the guest image and the packages it was made from, too
@@ -274,7 +274,7 @@ fn say_how_to_use(server: &Server, log: &Path) {
     );
 }
 
-/// The last words: where the program is, and how to go on without the demo.
+/// The last words: where the program is, and how to continue without the demo.
 fn say_what_stays(places: &Places, args: &DemoArgs) {
     let program = workspace::demo_program();
     let hearth = program.display();

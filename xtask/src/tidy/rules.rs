@@ -9,7 +9,7 @@ use crate::test::{AS_ROOT, NOT_A_TEST};
 const MAX_LINES: usize = 600;
 /// The comments that let a test pause: inside a helper that looks again and again until a deadline, and before a
 /// disturbance whose moment is what is being varied.
-const PAUSE_COMMENTS: [&str; 2] = ["pause between two looks", "the moment of a disturbance"];
+const PAUSE_COMMENTS: [&str; 2] = ["pause between two checks", "the moment of a disturbance"];
 
 pub(super) const ALL: &[Rule] = &[
     Rule {
@@ -85,7 +85,7 @@ pub(super) const ALL: &[Rule] = &[
         at_most: 0,
     },
     Rule {
-        name: "public texts use the field's words",
+        name: "pages, texts and comments use the field's words",
         reason: "a stranger searches for the words that Kubernetes, QEMU and git use, and finds nothing under ours",
         check: Check::File(words::plain_words),
         at_most: 0,

@@ -197,7 +197,7 @@ where
             return None;
         }
     }
-    // What the command itself wrote is all in the pipe by now, whether or not Tokio has heard of it. What a child of it goes on
+    // What the command itself wrote is all in the pipe by now, whether or not Tokio has heard of it. What a child of it continues
     // writing after that is for the log.
     let mut pipe = pipe.into_pipe().ok()?;
     let mut rest = PIPE_BYTES;

@@ -1,5 +1,5 @@
 //! Starting a command, first half: a [`launcher`](super::launcher) is started, and gets the command as an order. It can be started
-//! long before anybody knows what: see [`pre_started`](super::spares).
+//! long before anybody knows what: see [`pre_started`](super::pre_started).
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};

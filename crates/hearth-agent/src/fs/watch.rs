@@ -92,7 +92,7 @@ struct Watcher {
     /// Where each watch is, below the top; the top itself is empty.
     folders: BTreeMap<i32, PathBuf>,
     sender: mpsc::Sender<Bytes>,
-    /// What was said last, so that a file that is written in many pieces is not said as often.
+    /// What was said last, so that a file that is written in many chunks is not said as often.
     last: Option<Change>,
 }
 

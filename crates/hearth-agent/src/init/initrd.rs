@@ -94,9 +94,9 @@ fn go_to_root() -> Result<(), String> {
     switch_root().map_err(|error| format!("the root could not be changed: {error}"))?;
     if Path::new(INIT).exists() {
         let error = Command::new(INIT).env_clear().exec();
-        say(format_args!("{INIT} could not be run, going on without it: {error}"));
+        say(format_args!("{INIT} could not be run, continuing without it: {error}"));
     }
-    become_init(agent).map_err(|error| format!("the agent could not go on in the root: {error}"))
+    become_init(agent).map_err(|error| format!("the agent could not continue in the root: {error}"))
 }
 
 fn load_modules() -> Result<(), String> {
@@ -163,7 +163,7 @@ fn switch_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Deletes everything that lies on the device itself. What is mounted on top of it is another device, and stays.
+/// Deletes everything that is on the device itself. What is mounted on top of it is another device, and stays.
 fn delete_below(folder: &Path, device: u64) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

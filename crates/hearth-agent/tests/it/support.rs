@@ -110,7 +110,7 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
             return answer;
         }
         assert!(Instant::now() < deadline, "it never happened: {what}");
-        // pause between two looks
+        // pause between two checks
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -188,7 +188,7 @@ impl Call<'_> {
         Ok((body, request_id))
     }
 
-    /// Sends it once, with a body that comes piece by piece, and reads the answer as JSON.
+    /// Sends it once, with a body that comes in chunks, and reads the answer as JSON.
     pub(super) async fn upload<T: DeserializeOwned>(self, body: reqwest::Body) -> Result<T, ClientError> {
         let request = self
             .request()

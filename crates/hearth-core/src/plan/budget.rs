@@ -175,8 +175,8 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// Forks of a pool that may be in the making while what it is to follow is set up: each takes the processor from that, and has
-/// to be brought forward when it is claimed, so the sooner it is done the less there is to do. Never none: it may take long.
+/// Forks of a pool that may be in the making while what it is to follow is set up: each takes the processor from that, and its
+/// checkouts are updated when it is claimed, so the sooner it is done the less there is to do. Never none: it may take long.
 fn beside_build(concurrent_forks: usize) -> usize {
     (concurrent_forks / 4).max(1)
 }

@@ -107,7 +107,7 @@ impl Action {
             Self::Retire { .. } => "retire",
             Self::Delete { .. } => "delete",
             Self::Teardown { .. } => "teardown",
-            Self::Pause { .. } => "rest",
+            Self::Pause { .. } => "pause",
             Self::DestroyOrphan { .. } => "destroy_orphan",
         }
     }

@@ -27,8 +27,8 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
         match instance.state {
             InstanceState::Ready if !instance.is_there(world.drivers_observed) => {
                 let reason = match instance.vm {
-                    VmPresence::Halted => "something on the host stopped the VM's process while it stood ready",
-                    _ => "the VM ended unexpectedly while it stood ready",
+                    VmPresence::Halted => "something on the host stopped the VM's process while it was ready",
+                    _ => "the VM ended unexpectedly while it was ready",
                 };
                 let failure = Failure {
                     kind: FailureKind::VmLost,

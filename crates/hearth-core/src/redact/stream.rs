@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::values::{Inside, Values, key};
 use super::{IN_PLACE_OF_VALUE, Redacted};
 
-/// One stream: gives text for bytes, some of it later. A value split over two pieces is found.
+/// One stream: gives text for bytes, some of it later. A value split over two chunks is found.
 pub struct RedactedStream {
     bytes: Option<RedactedBytes>,
     text: Utf8Stream,
@@ -28,7 +28,7 @@ impl RedactedStream {
         }
     }
 
-    /// Takes a piece and gives what is safe to show.
+    /// Takes a chunk and gives what is safe to show.
     pub fn push(&mut self, chunk: &[u8]) -> Redacted {
         let shown = match &mut self.bytes {
             Some(bytes) => Cow::Owned(bytes.push(chunk)),
@@ -105,7 +105,7 @@ impl RedactedBytes {
     }
 }
 
-/// Turns bytes into text piece by piece; a character split over two pieces stays whole, other rubbish becomes `�`.
+/// Turns bytes into text in chunks; a character split over two chunks stays whole, other rubbish becomes `�`.
 #[derive(Debug, Default)]
 struct Utf8Stream {
     held: Vec<u8>,

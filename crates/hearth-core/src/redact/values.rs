@@ -4,7 +4,7 @@
 /// Shorter values are not secrets: redacting every `1` or `no` would make output unreadable and hide nothing.
 const MIN_BYTES: usize = 3;
 /// How much of a long value must be there before it is hidden, and so the most that a stream holds back. From there on
-/// everything is hidden that goes on as the value does: that much of a secret is one already, and neither the cost of
+/// everything is hidden that continues as the value does: that much of a secret is one already, and neither the cost of
 /// building a redactor nor that of using it depends on how long the values are.
 const KEY_BYTES: usize = 256;
 
@@ -87,7 +87,7 @@ impl Values {
         candidate
     }
 
-    /// Where to go on after this one's key, when it or one with the same key is longer than that.
+    /// Where to continue after this one's key, when it or one with the same key is longer than that.
     pub(super) fn inside_of(&self, found: usize) -> Option<Inside> {
         let wanted = key(&self.sorted[found]);
         let low = self.sorted.partition_point(|form| key(form) < wanted);
@@ -99,7 +99,7 @@ impl Values {
         })
     }
 
-    /// How much of `text` goes on as one of these values does, and where it stands when the text ends before them.
+    /// How much of `text` continues as one of these values does, and where it stands when the text ends before them.
     pub(super) fn follow(&self, mut inside: Inside, text: &[u8]) -> (usize, Option<Inside>) {
         let mut hidden = 0;
         loop {

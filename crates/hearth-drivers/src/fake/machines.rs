@@ -208,7 +208,7 @@ impl<G> Machines<G> {
     pub fn damage(&mut self, key: &CheckpointKey) -> bool {
         let found = self.checkpoints.get_mut(key);
         found
-            .map(|checkpoint| checkpoint.damage = Some("state: somebody has damaged it".into()))
+            .map(|checkpoint| checkpoint.damage = Some("state: it was damaged".into()))
             .is_some()
     }
 
@@ -255,7 +255,7 @@ impl<G> Machines<G> {
         ))
     }
 
-    /// Ends a VM as `kill -9` of its process would; what is inside, when it ran or stood still.
+    /// Ends a VM as `kill -9` of its process would; what is inside, when it ran or was paused.
     pub fn crash(&mut self, id: &VmId) -> Option<&G> {
         let vm = need_alive(&mut self.vms, id).ok()?;
         vm.state = VmState::Stopped;

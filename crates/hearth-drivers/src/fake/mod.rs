@@ -208,7 +208,7 @@ impl FakeDriver {
         self.hang(id, true)
     }
 
-    /// Makes room on the host's disk. VMs that wait for it go on when they are resumed.
+    /// Makes room on the host's disk. VMs that wait for it continue when they are resumed.
     pub fn free_disk(&self) {
         self.world.disk().free_bytes = FREE_BYTES;
     }

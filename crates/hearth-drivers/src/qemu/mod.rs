@@ -294,7 +294,7 @@ impl Inner {
         match self.inspect(id)? {
             Some(VmState::Running) => Ok(false),
             Some(VmState::Paused) => Ok(true),
-            Some(VmState::Halted) => Err(DriverError::retry(format!("{id} stands still: {}", self.halted(id)))),
+            Some(VmState::Halted) => Err(DriverError::retry(format!("{id} is stopped: {}", self.halted(id)))),
             Some(VmState::Stopped) => Err(DriverError::permanent(format!("{id} does not run any more"))),
             None => Err(DriverError::permanent(format!("there is no VM {id}"))),
         }
@@ -341,7 +341,7 @@ impl Inner {
         if made.is_err() {
             // If even this fails, the folder stays and the next `create`, `fork` or `destroy` finds it.
             if let Err(left) = self.remove(id).await {
-                tracing::warn!(vm = %id, error = %left, "pieces of a VM that was not made are left");
+                tracing::warn!(vm = %id, error = %left, "parts of a VM that was not made are left");
             }
         }
         made

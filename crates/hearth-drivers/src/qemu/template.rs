@@ -256,7 +256,7 @@ impl Templates {
     pub(super) fn check(&self, manifest: &Manifest, depth: CheckDepth) -> Result<(), DriverError> {
         let key = &manifest.key;
         if self.path(key).join(FOUND_DAMAGED).exists() {
-            return Err(damaged(key, RAM, "an earlier look at every byte found it changed").into());
+            return Err(damaged(key, RAM, "an earlier check of every byte found it changed").into());
         }
         let own = manifest.files.iter().map(|(name, facts)| (key, name, facts.stamp));
         let below = manifest.chain.iter().filter(|layer| layer.template != *key);

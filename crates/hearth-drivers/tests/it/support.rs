@@ -19,7 +19,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
             "not within {} s: {what}",
             deadline.as_secs()
         );
-        // pause between two looks
+        // pause between two checks
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

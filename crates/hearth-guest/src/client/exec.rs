@@ -17,7 +17,7 @@ use super::transfer::{Download, Sending, Upload};
 use crate::frames::{self, FrameDecoder, FrameError};
 use crate::{ExecEnd, ExecSpec, FrameKind, TerminalSize, TerminalSpec};
 
-/// Longest piece of standard input in one frame.
+/// Longest chunk of standard input in one frame.
 const STDIN_CHUNK: usize = 32 * 1024;
 /// When a command's time is up, its agent has this long to say how it ended: it lets the command end by itself for two seconds, and
 /// kills what is left then.

@@ -1,7 +1,7 @@
 //! The host's end of the agent protocol: one session, many requests at a time.
 //!
-//! A client belongs to one byte stream. When that is gone, so is the client ([`AgentClient::closed`]); whoever wants to
-//! go on asks the driver for another stream. There are no retries here, and no time limits besides the one of
+//! A client belongs to one byte stream. When that is gone, so is the client ([`AgentClient::closed`]); a caller that wants to
+//! continue asks the driver for another stream. There are no retries here, and no time limits besides the one of
 //! [`AgentClient::connect`] and a command's own: dropping a future or a stream cancels the request in the guest.
 
 use std::fmt;
@@ -276,7 +276,7 @@ impl AgentClient {
     ) -> Result<Response<RecvStream>, AgentError> {
         let (reply, sending) = self.start(method, target, body).await?;
         let reply = accepted(reply.await?).await?;
-        // Only now: the request's body goes on while the reply is awaited.
+        // Only now: the request's body continues while the reply is awaited.
         drop(sending);
         Ok(reply)
     }

@@ -1,4 +1,4 @@
-//! Bodies: what goes up to the agent and what comes down from it, in pieces, held back by HTTP/2's flow control.
+//! Bodies: what goes up to the agent and what comes down from it, in chunks, held back by HTTP/2's flow control.
 
 use std::fmt;
 use std::io;
@@ -15,10 +15,10 @@ use tokio_util::io::ReaderStream;
 
 use super::AgentError;
 
-/// Longest piece that is handed to HTTP/2 at once.
+/// Longest chunk that is handed to HTTP/2 at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bytes for the agent: a whole, a stream of pieces, or nothing. A stream's error cancels the request.
+/// Bytes for the agent: a whole, a stream of chunks, or nothing. A stream's error cancels the request.
 pub struct Upload(BoxStream<'static, io::Result<Bytes>>);
 
 impl fmt::Debug for Upload {
@@ -34,7 +34,7 @@ impl Upload {
         Self(stream::empty().boxed())
     }
 
-    /// Pieces from elsewhere.
+    /// Chunks from elsewhere.
     pub fn from_stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
         Self(chunks.boxed())
     }
@@ -136,7 +136,7 @@ async fn send(mut stream: SendStream<Bytes>, body: Upload, mut gone: oneshot::Re
     }
 }
 
-/// Bytes from the agent, piece by piece. Dropping it cancels the request.
+/// Bytes from the agent, in chunks. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct Download {
     body: RecvStream,
@@ -147,7 +147,7 @@ impl Download {
         Self { body }
     }
 
-    /// Everything in one piece; an error when it is more than `max_bytes`.
+    /// Everything at once; an error when it is more than `max_bytes`.
     pub async fn collect(mut self, max_bytes: usize) -> Result<Vec<u8>, AgentError> {
         let mut whole = Vec::new();
         while let Some(chunk) = self.next().await {

@@ -111,7 +111,7 @@ where
 /// `handler` gets each session's stream. Its future is dropped as soon as another session opens, the transport ends or
 /// the host closes the session: everything that must not outlive the session has to hang on that future.
 ///
-/// `at_end` is asked at every end of file. It says whether the transport goes on, after waiting until it does: a
+/// `at_end` is asked at every end of file. It says whether the transport continues, after waiting until it does: a
 /// virtio-serial port does with the next host, a socket never. The two are one stream to this function, because a new
 /// host's first bytes may be read before the end of file that was the old host's.
 pub async fn serve_sessions<R, W, H, F>(

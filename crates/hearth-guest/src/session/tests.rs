@@ -224,7 +224,7 @@ async fn an_agent_that_starts_anew_ends_the_hosts_session() {
         .unwrap();
 }
 
-/// Gives one piece at a time; an empty one is an end of file.
+/// Gives one chunk at a time; an empty one is an end of file.
 struct Chunks(std::collections::VecDeque<Vec<u8>>);
 
 impl AsyncRead for Chunks {

@@ -14,7 +14,7 @@ use super::run::{Found, Run, Stop, failure};
 use super::step_log::replay;
 use crate::store::{CheckpointRow, TemplateRow};
 
-/// How long a template's guest may take to come to rest before it is frozen: its forks each pay for what it was in the
+/// How long a template's guest may take to become idle before it is frozen: its forks each pay for what it was in the
 /// middle of.
 const TEMPLATE_IDLE: Duration = Duration::from_millis(500);
 /// The same for a base, from which everything is made.

@@ -1,4 +1,4 @@
-//! What a command printed, on its way to a step's entry and to whoever follows: the one place where output of a guest is redacted.
+//! What a command printed, on its way to a step's entry and to readers of the live log: the one place where output of a guest is redacted.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ const LAST_LINES: usize = 8;
 /// Longest quote in an error message, bytes.
 const QUOTED_BYTES: usize = 1000;
 
-/// The outputs of one command, on their way to a step's entry and to whoever follows.
+/// The outputs of one command, on their way to a step's entry and to readers of the live log.
 #[derive(Debug)]
 pub struct CommandOutput {
     redactor: Redactor,
@@ -74,7 +74,7 @@ impl CommandOutput {
     }
 
     /// The last lines of standard error, for an error message: as a terminal would show them, without control sequences. A value
-    /// that those had cut in pieces is whole in these lines, so they are a text of their own for the redactor.
+    /// that those had cut in chunks is whole in these lines, so they are a text of their own for the redactor.
     #[must_use]
     pub fn last_error_lines(&self) -> Redacted {
         let lines: Vec<_> = self.error_lines.iter().map(|line| line.trim_end()).collect();

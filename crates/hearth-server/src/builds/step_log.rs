@@ -314,7 +314,7 @@ pub fn message(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &Redacted, reda
     };
     match end {
         ExecEnd::Exited { code: Some(0), .. } if spec.detach.is_some() => {
-            Some("the background command ended at once (exit code 0) instead of going on".into())
+            Some("the background command ended at once (exit code 0) instead of running on".into())
         }
         ExecEnd::Exited { code: Some(0), .. } | ExecEnd::Detached { .. } => None,
         ExecEnd::Exited { code: Some(code), .. } => Some(redacted!["exit code ", *code, quote]),

@@ -345,7 +345,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ready means: a command ran in this VM after everything else. In one that is to rest a shell starts it, as most tasks do with
+    /// Ready means: a command ran in this VM after everything else. In one that will be paused a shell starts it, as most tasks do with
     /// theirs: under emulation that code is translated before the claim, and nothing else, because all of it takes memory.
     pub(super) async fn check_ready(&self, agent: &AgentClient) -> Result<(), Stop> {
         let begin = Instant::now();
@@ -396,8 +396,8 @@ impl Run<'_> {
         }
         match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.quiesce()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the agent does not settle"),
-            Err(_) => tracing::debug!("the agent does not settle in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "the agent does not quiesce"),
+            Err(_) => tracing::debug!("the agent does not quiesce in time"),
         }
     }
 

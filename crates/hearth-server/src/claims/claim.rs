@@ -1,4 +1,4 @@
-//! The loop of a claim: it looks, asks `hearth_core::claim` what to do next, and does that, until there is an answer.
+//! The loop of a claim: it observes, asks `hearth_core::claim` what to do next, and does that, until there is an answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::repos::checkouts::checkouts;
 use crate::store::{AskedFields, BranchHeads, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
 use crate::templates::select::serving;
 
-/// So much later than its time a claim is answered when the database takes long to say how things are. Whoever asks must not wait
+/// So much later than its time a claim is answered when the database takes long to say how things are. The caller must not wait
 /// for a busy host any longer than he said.
 const LAST_CHECK: Duration = Duration::from_secs(5);
 
@@ -69,7 +69,7 @@ pub(super) struct Progress {
     pub reservation: Reservation,
     /// How the latest VM that was made for it was ordered.
     pub made: Option<ClaimSource>,
-    /// It looked before, and there was nothing for it.
+    /// It checked before, and there was nothing for it.
     pub has_checked: bool,
     /// How many VMs it took that were not fit.
     pub unfit: usize,
@@ -123,7 +123,7 @@ impl Progress {
     async fn wait(&self, until: Duration) {
         if let Some(ticket) = &self.ticket {
             let left = until.saturating_sub(self.trace.age());
-            // At the end of its time it looks once more.
+            // At the end of its time it checks once more.
             let _ = tokio::time::timeout(left, ticket.notified()).await;
         }
     }

@@ -54,7 +54,7 @@ pub enum ClaimError {
         blames_recipe: bool,
     },
     /// A script of the setup object failed in the VM while it was handed over.
-    #[error("{}; the VM was thrown away, mend the script or claim another branch", clause(.0))]
+    #[error("{}; the VM was deleted; mend the script or claim another branch", clause(.0))]
     Script(Redacted),
     /// The branch is not there, or could not be looked up.
     #[error("{0}; nothing was handed over")]

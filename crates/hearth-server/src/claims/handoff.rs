@@ -33,7 +33,7 @@ use crate::vms::connections::{ConnectError, RESTARTED};
 /// milliseconds, and a host where fifty are asked for at once half a second.
 const ANSWER_BUDGET: Duration = Duration::from_secs(3);
 /// It stays paused.
-pub(super) const NOT_RESUMED: &str = "it did not go on in time";
+pub(super) const NOT_RESUMED: &str = "it did not resume in time";
 /// It runs, and says nothing.
 pub(super) const NO_ANSWER: &str = "its agent did not answer in time";
 /// A task runs something in its VM at once: the refill waits this long, so that it does not take the processor from that.
@@ -160,7 +160,7 @@ impl Claims {
         let reply = |row: &InstanceRow, expires_at| first_reply(row, source, now, waited, expires_at);
         let taken = store.take_ready(&new, target, now, reply).await?;
         let (taken, counts) = match taken {
-            // Another request of the key was faster: the claim looks again, and sees it.
+            // Another request of the key was faster: the claim checks again, and sees it.
             Taken::Before => return Ok(None),
             Taken::Nothing(counts) => (None, counts),
             Taken::Instance(row, reply, counts) => (Some((*row, *reply)), counts),

@@ -98,7 +98,7 @@ impl Claims {
         Self(Arc::new(parts))
     }
 
-    /// An instance changed: the claims that it concerns look again, and the pools' loop.
+    /// An instance changed: the claims that it concerns check again, and the pools' loop.
     fn changed(&self, project: &ProjectId, instance: &InstanceId) {
         self.queues.notify(project, instance);
         self.wake.wake();

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 
 use super::reservation::Inbox;
 
-/// A claim that waits looks this often even without a notification, because what it needs may come without an instance that
+/// A claim that waits checks this often even without a notification, because what it needs may come without an instance that
 /// changes.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// One further back in the queue looks less often, as many times as there are before it, and at most so many: else a hundred that wait
+/// One further back in the queue checks less often, as many times as there are before it, and at most so many: else a hundred that wait
 /// ask the database for more than it can answer.
 const MOST_TIMES: usize = 10;
 
@@ -100,7 +100,7 @@ impl Queues {
         }
     }
 
-    /// An instance changed: the claim that it is made for looks, and the first of each queue.
+    /// An instance changed: the claim that it is made for checks, and the first of each queue.
     pub fn notify(&self, project: &ProjectId, instance: &InstanceId) {
         self.with(|kept| {
             for waiters in kept.of(project) {
@@ -112,7 +112,7 @@ impl Queues {
         });
     }
 
-    /// What instances are made by changed: all look.
+    /// What instances are made by changed: all check.
     pub fn notify_all(&self, project: &ProjectId) {
         self.with(|kept| {
             let waiters = kept.of(project).flat_map(BTreeMap::values);
@@ -161,7 +161,7 @@ impl Ticket {
         self.change(|waiter| waiter.own = Some(own.clone()));
     }
 
-    /// It has taken a VM: the next one in the queue looks, while this one is made the task's own.
+    /// It has taken a VM: the next one in the queue checks, while this one is made the task's own.
     pub(super) fn step_aside(&self) {
         self.change(|waiter| waiter.served = true);
         self.queues.with(|kept| {
@@ -187,7 +187,7 @@ impl Ticket {
 
     /// Until there may be something for it.
     pub(super) async fn notified(&self) {
-        // The time is over: then it looks without having been notified.
+        // The time is over: then it checks without having been notified.
         let _ = tokio::time::timeout(self.check_again(), self.bell.notified()).await;
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let mut tickets: Vec<Ticket> = (0..50).map(|_| join()).collect();
         let seconds = |ticket: &Ticket| ticket.check_again().as_secs();
         assert_eq!([0, 1, 8, 9, 49].map(|at| seconds(&tickets[at])), [1, 2, 9, 10, 10]);
-        // In a second they look as often as seven at the front would, and not as fifty.
+        // In a second they check as often as seven at the front would, and not as fifty.
         let looks: f64 = tickets
             .iter()
             .map(|ticket| 1.0 / ticket.check_again().as_secs_f64())

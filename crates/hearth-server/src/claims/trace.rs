@@ -48,7 +48,7 @@ impl Trace {
         self.phase_began = now;
     }
 
-    /// How many VMs were ready when the claim first looked.
+    /// How many VMs were ready when the claim first checked.
     pub(super) fn note_ready(&mut self, ready: ReadyCount) {
         self.ready.get_or_insert(ready);
     }
@@ -185,7 +185,7 @@ fn ready(seen: &HandOver) -> String {
     } else {
         "none of the target recipe was, so the oldest of an older one was taken (`strict` forbids that)"
     };
-    format!("{ready} stood ready, {current} of the target recipe; {which}")
+    format!("{ready} ready, {current} of the target recipe; {which}")
 }
 
 /// Why none of the pool's own would do.
@@ -194,9 +194,9 @@ fn nothing_did(seen: &HandOver) -> String {
         (Miss::Bypass, _) => "the claim left the pool alone (`miss: bypass`)".to_owned(),
         (_, None | Some(0)) => "none was ready".to_owned(),
         (_, Some(ready)) if seen.strict && seen.ready_current == Some(0) => {
-            format!("{ready} stood ready, none of the target recipe, and the claim was strict")
+            format!("{ready} ready, none of the target recipe, and the claim was strict")
         }
-        (_, Some(ready)) => format!("{ready} stood ready, but none was left that was fit"),
+        (_, Some(ready)) => format!("{ready} ready, but none was left that was fit"),
     }
 }
 

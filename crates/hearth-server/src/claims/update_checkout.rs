@@ -93,7 +93,7 @@ enum MoveError {
     #[error(transparent)]
     Mirror(#[from] MirrorError),
     /// The host's git does not say what changed.
-    #[error("what changed cannot be told: {0}")]
+    #[error("what changed cannot be determined: {0}")]
     Diff(#[from] GitError),
     /// The VM's git does not do it.
     #[error(transparent)]
@@ -285,7 +285,7 @@ impl Claims {
                 Ok(None) => {}
                 Err(MoveError::Checkout(CheckoutError::Agent(error))) => return Err(error.into()),
                 Err(error) if own.is_some() => {
-                    let message = format!("{name} cannot be brought to the branch `{branch}`: {error}");
+                    let message = format!("{name} cannot be moved to the branch `{branch}`: {error}");
                     return Err(match error {
                         MoveError::Checkout(_) => Unfit::Stuck(message),
                         MoveError::Mirror(_) | MoveError::Diff(_) => Unfit::Host(message),

@@ -127,7 +127,7 @@ fn what_happened(became: Became) -> String {
         }
         Became::Silent(None) => {
             "the connection to the agent in the VM was lost while the command ran, and there is none to it now, though the VM runs: it \
-             hangs, or is starting again; how the command ended nobody knows"
+             hangs, or is starting again; it is not known how the command ended"
         }
         Became::Silent(Some(why)) => {
             return format!(

@@ -180,7 +180,7 @@ pub async fn end_boot(
     if let Ended::InUse(in_use) = ended {
         let why = match in_use {
             InstanceState::Claimed => "this instance is claimed; `POST /instances/{id}/release` gives it back",
-            _ => "this instance is ready; `POST …/warm-pool/clear` removes what stands ready in the pool",
+            _ => "this instance is ready; `POST …/warm-pool/clear` removes the ready VMs of the pool",
         };
         return Err(ApiError::new(ErrorCode::Conflict, why));
     }

@@ -43,7 +43,7 @@ pub struct Attached {
     pub resumed: Option<ResumedVm>,
     /// The claim whose lease is renewed meanwhile.
     pub lease: Option<InstanceId>,
-    /// Whether each piece of output says which one it is of; a terminal has one only.
+    /// Whether each chunk of output says which one it is of; a terminal has one only.
     pub channels: bool,
     /// A client that has said nothing for this long, not even that it is there, is gone. `None`: one that does not take its output
     /// for some time cannot say anything either, and is waited for.
@@ -71,7 +71,7 @@ impl Attached {
     }
 }
 
-/// The last message to a client, and the end of the connection. What the client still sends is read and thrown away: a connection
+/// The last message to a client, and the end of the connection. What the client still sends is read and dropped: a connection
 /// that is closed while bytes of the client lie unread is reset, and then the client may never see what was said last.
 pub async fn say_last(
     mut client: SplitSink<WebSocket, Message>,

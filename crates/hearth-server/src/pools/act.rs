@@ -97,7 +97,7 @@ impl Actor {
                 reason,
             } => {
                 let template = self.store.template(project, recipe).await?;
-                tracing::debug!(%project, recipe, reason = reason.as_str(), "an instance is wanted");
+                tracing::debug!(%project, recipe, reason = reason.as_str(), "an instance is to be made");
                 self.begin(world, project, template).await?;
             }
             Action::Build { project } => self.begin(world, project, None).await?,

@@ -29,7 +29,7 @@ pub struct Endings {
 }
 
 impl Endings {
-    /// An instance changed: the claims that it concerns look again, and the loop.
+    /// An instance changed: the claims that it concerns check again, and the loop.
     pub fn changed(&self, project: &ProjectId, instance: &InstanceId) {
         self.queues.notify(project, instance);
         self.wake.wake();

@@ -51,7 +51,7 @@ pub enum GitError {
     },
 }
 
-/// A child whose whole process group ends with it: `git fetch` runs helpers that would otherwise go on.
+/// A child whose whole process group ends with it: `git fetch` runs helpers that would otherwise continue.
 struct Group(Child);
 
 impl Drop for Group {

@@ -8,7 +8,7 @@ use super::mirrors::{Freshness, MirrorError, Mirrors};
 use super::settings;
 use crate::store::ProjectRow;
 
-/// How long a request waits for repositories to be fetched. A longer first fetch goes on, and a later request sees its end.
+/// How long a request waits for repositories to be fetched. A longer first fetch continues, and a later request sees its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// a branch head that was fetched so long ago is good enough for a look.
@@ -28,7 +28,7 @@ pub async fn find_legacy_hooks(mirrors: &Mirrors, patience: Duration, project: &
     let looks = project.repos.iter().map(|repo| {
         let mirrors = mirrors.clone();
         let (repo, remote) = (repo.clone(), project.remote(repo));
-        // A task of its own: when the request has waited long enough, the fetch goes on.
+        // A task of its own: when the request has waited long enough, the fetch continues.
         let look = tokio::spawn(async move {
             let head = mirrors
                 .fetch(

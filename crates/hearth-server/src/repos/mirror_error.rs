@@ -33,7 +33,7 @@ pub enum MirrorError {
         source: GitError,
     },
     /// Another fetch of it has not ended.
-    #[error("the host is still busy with an earlier fetch of {repo}, and nobody waits longer than {} s for that; try again", .patience.as_secs())]
+    #[error("the host is still busy with an earlier fetch of {repo}, and a request waits at most {} s for that; try again", .patience.as_secs())]
     Busy {
         /// `org/name`
         repo: String,

@@ -81,7 +81,7 @@ impl MirrorGc {
             return Ok(0);
         }
         let projects = store.all_projects().await?;
-        // Whoever reads where a branch is finds its commit in the mirror.
+        // A branch head is recorded only when the mirror has its commit.
         store.forget_branch_heads().await?;
         let remotes = projects.iter().flat_map(|project| checkouts(project, None));
         let named: HashSet<String> = remotes

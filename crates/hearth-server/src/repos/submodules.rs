@@ -139,7 +139,7 @@ pub fn resolve(parent: &str, url: &str) -> Result<String, String> {
 fn relative(parent: &str, url: &str) -> Option<String> {
     let mut parent = parent.trim_end_matches('/');
     let mut rest = url;
-    // What is cut at a colon goes on behind it.
+    // What is cut at a colon continues behind it.
     let mut separator = '/';
     loop {
         if let Some(below) = rest.strip_prefix("../") {

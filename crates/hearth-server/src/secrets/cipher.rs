@@ -1,4 +1,4 @@
-//! Secrets at rest: one key per installation in a file that only its owner reads, XChaCha20-Poly1305 for each value.
+//! Sealed secrets: one key per installation in a file that only its owner reads, XChaCha20-Poly1305 for each value.
 
 use std::fmt;
 use std::io::Write as _;

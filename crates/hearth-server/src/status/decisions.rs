@@ -65,7 +65,7 @@ impl Kind {
             Self::Retire(_) => "retire",
             Self::Delete(_) => "delete",
             Self::Teardown => "teardown",
-            Self::Pause => "rest",
+            Self::Pause => "pause",
             Self::Wait(_) => "wait",
         }
     }
@@ -79,7 +79,7 @@ impl Kind {
             Self::Start => "a claim or a test boot waits for it".to_owned(),
             Self::Fail(reason) => reason.clone(),
             Self::Teardown => "its VM is still to be destroyed".to_owned(),
-            Self::Pause => "a VM of the pool stands still until it is claimed".to_owned(),
+            Self::Pause => "a VM of the pool is paused until it is claimed".to_owned(),
             Self::Wait(blocker) => blocker_message(*blocker),
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn blocker_message(blocker: Blocker) -> String {
                 "a repository cannot be fetched or lacks the branch"
             };
             format!(
-                "{what}: looked for {} in vain; the pauses between two looks grow",
+                "{what}: tried {} without success; the time between two tries grows",
                 times(failures)
             )
         }
@@ -97,7 +97,7 @@ pub(super) fn backoff_message(blocker: Blocker, why: Option<&str>, until: Timest
                 "a repository cannot be fetched or lacks the branch"
             };
             format!(
-                "{what}, looked for {}{why}; it is looked for again at {at}; {}",
+                "{what}, tried {}{why}; the next try is at {at}; {}",
                 times_in_a_row(failures),
                 mend("that")
             )
@@ -125,7 +125,7 @@ pub(super) fn why(reason: Reason) -> &'static str {
         Reason::FailedVmNotNeeded => "it failed; its record is kept, its VM is not needed",
         Reason::RecordExpired => "its record was kept long enough",
         Reason::Built => "it has made a new template and is of no other use",
-        Reason::HalfMade => "a server that is gone left it half made",
+        Reason::HalfMade => "a server that ended left it half made",
     }
 }
 

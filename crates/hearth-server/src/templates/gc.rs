@@ -144,7 +144,7 @@ impl Gc {
         let mut again = LEFT_BEHIND_AGAIN;
         loop {
             let left_behind = self.round(Timestamp::now()).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "the checkpoints could not be looked after; the next round tries again");
+                tracing::warn!(%error, "the garbage collection of checkpoints failed; the next round tries again");
                 0
             });
             let pause = if left_behind > 0 { again.min(longest) } else { longest };

@@ -11,8 +11,7 @@ use hearth_guest::client::{AgentClient, AgentError};
 use tokio::time::Instant;
 
 /// Why a VM that restarted cannot stay in the pool.
-pub const RESTARTED: &str =
-    "its guest restarted while it stood ready: what the set-up had started does not run any more";
+pub const RESTARTED: &str = "its guest restarted while it was ready: what the set-up had started does not run any more";
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

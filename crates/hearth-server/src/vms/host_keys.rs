@@ -139,7 +139,7 @@ mod tests {
                 break key;
             }
             assert!(tokio::time::Instant::now() < deadline);
-            // pause between two looks
+            // pause between two checks
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         assert_ne!(take_spare, first);

@@ -12,7 +12,7 @@ use super::connections::Connections;
 
 /// How long one try to reach the agent takes.
 const CONNECT_TRY: Duration = Duration::from_secs(3);
-/// Pause between two looks.
+/// Pause between two checks.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How much of the console tells how the guest ended, bytes: a kernel that boots after a panic writes some 50 KiB.
 const CONSOLE_TAIL: u64 = 256 * 1024;
@@ -89,7 +89,7 @@ impl Connections {
             Became::Panicked(line) => format!("the guest's kernel panicked (\"{line}\")"),
             Became::WentOff => "its guest turned it off".to_owned(),
             _ => {
-                "its process on the host is gone, without a word of the guest: it was killed, or the host ended it (out of memory, say)"
+                "its process on the host is gone, and its guest said nothing: it was killed, or the host ended it (out of memory, say)"
                     .to_owned()
             }
         }

@@ -86,7 +86,7 @@ impl Pause {
         let row = match self.store.instance(id).await {
             Ok(Some(row)) => row,
             Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, instance = %id, "an instance could not be looked at"),
+            Err(error) => return tracing::warn!(%error, instance = %id, "an instance could not be read"),
         };
         let _alone = self.locks.lock(row.vm.clone()).await;
         let used = self

@@ -297,7 +297,7 @@ impl Probes {
                 reason: redacted![
                     "it did not answer ",
                     misses,
-                    " times in a row while it stood ready: ",
+                    " times in a row while it was ready: ",
                     fault,
                 ],
             };
@@ -473,12 +473,12 @@ impl Probes {
     async fn let_go_on(&self, row: &InstanceRow) {
         match tokio::time::timeout(HOST_CHECK, self.pause.resume(&row.vm)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, instance = %row.id, "a silent VM cannot be let go on"),
+            Ok(Err(error)) => tracing::debug!(%error, instance = %row.id, "a silent VM cannot be resumed"),
             Err(_) => tracing::debug!(instance = %row.id, "a silent VM cannot be resumed in time"),
         }
     }
 
-    /// Notes how a look ended, and says what is news; the misses in a row.
+    /// Notes how a poll ended, and says what is news; the misses in a row.
     fn note(&self, row: &InstanceRow, fault: Option<&Redacted>) -> u32 {
         let interval = self.interval(row);
         let (before, misses) = self.states(|states| states.note(&row.vm, fault.is_some(), interval));

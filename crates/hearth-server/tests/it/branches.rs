@@ -196,7 +196,7 @@ async fn a_checkout_that_cannot_be_moved_costs_two_vms_and_then_the_claim_is_ref
         why["why"]
             .as_str()
             .unwrap()
-            .contains("cannot be brought to the branch `topic`"),
+            .contains("cannot be moved to the branch `topic`"),
         "{why:#}"
     );
     for (code, says) in [

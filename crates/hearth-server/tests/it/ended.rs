@@ -123,10 +123,7 @@ async fn a_kernel_panic_is_not_called_a_restart() {
     let (_, pool) = server.full_pool(1).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     let said = exec_while(&server, &driver, &claim, "long 1", FakeDriver::panic).await;
-    assert!(
-        said.contains("kernel panicked") && said.contains(PANIC),
-        "{said}"
-    );
+    assert!(said.contains("kernel panicked") && said.contains(PANIC), "{said}");
     // The one after it is a restart: the panic is of an earlier boot.
     let said = exec_while(&server, &driver, &claim, "long 2", FakeDriver::reboot).await;
     assert!(

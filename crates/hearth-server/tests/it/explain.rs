@@ -277,11 +277,7 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
     assert_eq!(message["source"], "ready");
     says(
         &message["why"],
-        &[
-            "2 stood ready, 2 of the target recipe",
-            "was not fit",
-            "the test planned",
-        ],
+        &["2 ready, 2 of the target recipe", "was not fit", "the test planned"],
     );
     assert_eq!(message["handOver"]["skipped"].as_array().unwrap().len(), 1);
     let work = [
@@ -308,7 +304,7 @@ async fn a_claim_tells_why_it_got_a_ready_one_the_next_one_or_a_fork() {
     let message = explain_claim(&server, &ready).await;
     says(
         &message["why"],
-        &["2 stood ready", "the oldest of the target recipe was taken"],
+        &["2 ready", "the oldest of the target recipe was taken"],
     );
     assert_eq!(phases(&message), [&["wait"][..], &work[..]].concat());
     server.until_full(SOON, &project, 2).await;
@@ -399,7 +395,7 @@ async fn a_strict_claim_gets_the_wanted_recipe_and_says_what_it_passed_by() {
     if message["handOver"]["ready"] == 1 && message["handOver"]["readyCurrent"] == 0 {
         says(
             &message["why"],
-            &["1 stood ready, none of the target recipe, and the claim was strict"],
+            &["1 ready, none of the target recipe, and the claim was strict"],
         );
     }
     server.until_full(SOON, &project, 1).await;

@@ -30,7 +30,7 @@ async fn read(server: &Server, files: &str, path: &str, range: &str) -> reqwest:
 #[tokio::test]
 async fn a_file_goes_in_and_comes_back_whole_and_in_parts() {
     let (server, driver, claim, files) = claimed().await;
-    // More than a JSON body may have, in pieces, without a length that is known before.
+    // More than a JSON body may have, in chunks, without a length that is known before.
     const CHUNKS: usize = 80;
     let chunk = bytes::Bytes::from(vec![7; 1 << 20]);
     let chunks = futures::stream::iter((0..CHUNKS).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));

@@ -1,4 +1,4 @@
-//! What follows when a branch moves: the new commit is prepared once while the last good one serves, the pool rolls, and a claim
+//! What follows when a branch moves: the new commit is prepared once while the previous recipe serves, the pool rolls, and a claim
 //! gets the new files whichever VM it gets.
 
 use std::sync::Arc;

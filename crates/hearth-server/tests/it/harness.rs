@@ -207,7 +207,7 @@ pub fn install_tls() {
 
 /// The time between two looks at a predicate.
 pub async fn pause() {
-    // pause between two looks
+    // pause between two checks
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 

@@ -17,7 +17,7 @@ use crate::text::{clean_line, last_lines};
 
 pub(crate) use screen::Screen;
 
-/// Pause between two looks when there is no stream.
+/// Pause between two checks when there is no stream.
 const POLL_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether nothing was said for long.
 const CLOCK: Duration = Duration::from_secs(1);

@@ -16,7 +16,7 @@ use crate::text::clean_line;
 
 /// A claim that is answered within this time has nothing to tell.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// Pause between two looks.
+/// Pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_secs(2);
 /// And at least so many times as long as the look took: claims that wait together must not be what keeps the server busy.
 const PAUSE_PER_LOOK: u32 = 10;

@@ -195,7 +195,7 @@ fn read(stream: &TcpStream) -> Option<Request> {
     })
 }
 
-/// A body that comes in pieces, each with its length before it.
+/// A body that comes in chunks, each with its length before it.
 fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
     loop {
         let mut line = String::new();

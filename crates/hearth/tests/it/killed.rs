@@ -45,7 +45,7 @@ impl Drop for Server {
         self.try_run(&["project", "delete", "p", "--yes"]);
         let began = Instant::now();
         while !self.running().is_empty() && began.elapsed() < Duration::from_secs(20) {
-            // pause between two looks
+            // pause between two checks
             std::thread::sleep(Duration::from_millis(100));
         }
         // It may have ended meanwhile.
@@ -98,7 +98,7 @@ impl Server {
         let began = Instant::now();
         while !so() {
             assert!(began.elapsed() < BOOT, "never came about: {what}\n{}", self.log());
-            // pause between two looks
+            // pause between two checks
             std::thread::sleep(Duration::from_millis(100));
         }
     }

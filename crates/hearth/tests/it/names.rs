@@ -273,7 +273,7 @@ fn token_that_lacks_a_scope_is_told_which_kind_has_it_and_no_command_that_it_may
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(
         ran.stderr
-            .contains("hint: this token may not list projects: ask whoever made it")
+            .contains("hint: this token may not list projects: ask the person who made it")
             && !ran.stderr.contains("project list"),
         "{}",
         ran.stderr

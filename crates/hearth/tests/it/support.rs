@@ -110,7 +110,7 @@ pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < DEADLINE, "never came about: {what}");
-        // pause between two looks
+        // pause between two checks
         std::thread::sleep(Duration::from_millis(10));
     }
 }

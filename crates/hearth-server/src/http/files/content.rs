@@ -1,4 +1,4 @@
-//! The content of files: read in parts, written whole. It passes through in pieces; nothing is kept here.
+//! The content of files: read in parts, written whole. It passes through in chunks; nothing is kept here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -101,7 +101,7 @@ pub fn claim_explained(instance: &InstanceId, project: &ProjectId) -> Value {
     let phase = |name: &str, ms: f64| json!({ "name": name, "ms": ms });
     json!({
         "id": instance, "projectId": project, "source": "ready", "claimedAt": "2026-11-24T09:34:55.012Z", "endedAt": null,
-        "why": "3 stood ready, 3 of the target recipe; the oldest of the target recipe was taken",
+        "why": "3 ready, 3 of the target recipe; the oldest of the target recipe was taken",
         "handOver": {
             "ready": 3, "readyCurrent": 3, "strict": false, "miss": "prefer", "current": true, "template": null,
             "skipped": [],

@@ -211,7 +211,7 @@ fn where_nobody_worked_everything_is_the_set_ups() {
     let topic = world.head("topic");
     let checkout = world.checkout("c", "main");
     record(&checkout);
-    // A service that the set-up started goes on after that.
+    // A service that the set-up started continues after that.
     write(&checkout, "lock", "by a service\n");
     write(&checkout, "dist.js", "by a service\n");
     write(&checkout, "cache/entry", "by a service\n");

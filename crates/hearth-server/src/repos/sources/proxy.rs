@@ -121,7 +121,7 @@ impl Line {
             .with_upgrades();
         tokio::select! {
             () = end.cancelled() => {}
-            // It ends as the client wishes; what went wrong is the client's to say.
+            // It ends as the client asks; what went wrong is the client's to say.
             _ = serving => {}
         }
     }
@@ -185,7 +185,7 @@ impl Line {
         }
     }
 
-    /// Plain HTTP: the request goes on as it is, but for what was said to the proxy.
+    /// Plain HTTP: the request continues as it is, but for what was said to the proxy.
     async fn pass_on(
         self,
         mut request: Request<Incoming>,

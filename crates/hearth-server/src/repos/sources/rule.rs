@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::location::{Location, Scheme, plain_host};
 use hearth_core::tenant::FIRST_TENANT;
 
-/// How a rule is written, for whoever wrote it otherwise.
+/// How a rule is written, for a person who wrote it otherwise.
 const FORM: &str = "write it like `allow=https://git.corp.example`, `tenant=beta allow=file:///srv/git/*` or \
                     `deny=ssh://*`";
 
@@ -196,7 +196,7 @@ impl FromStr for SourceRule {
         let can_lend = allows && scheme != Scheme::File && hosts != Hosts::Any;
         if lends && !can_lend {
             return Err(
-                "`credentials=server` goes with `allow=` and a host: nobody is lent credentials for any".to_owned(),
+                "`credentials=server` goes with `allow=` and a host: credentials are not lent to every host".to_owned(),
             );
         }
         Ok(Self {

@@ -1,12 +1,12 @@
 //! Where a repository is, whichever of its addresses says so, and which repository a webhook speaks of. A match too many
-//! costs one look; one too few costs the wait until the next timed look.
+//! costs one poll; one too few costs the wait until the next timed poll.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 use url::Url;
 
-/// Where forges write addresses of the repository in a webhook's body.
+/// Where git hosts write addresses of the repository in a webhook's body.
 const ADDRESSES: [&str; 11] = [
     "clone_url",
     "git_http_url",

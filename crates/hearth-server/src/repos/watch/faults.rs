@@ -1,4 +1,4 @@
-//! What cannot be followed, and since when. In memory: after a restart the first look says it again.
+//! What cannot be followed, and since when. In memory: after a restart the first poll says it again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 /// Longest message that is kept, characters: git repeats what a remote says, and a remote may say much.
 const MESSAGE_CHARS: usize = 1000;
 
-/// A repository that cannot be looked at, or a branch that is not there.
+/// A repository that cannot be polled, or a branch that is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// The repository.
@@ -18,7 +18,7 @@ pub(crate) struct Fault {
     pub(crate) branch: Option<String>,
     /// Since when.
     pub(crate) since: Timestamp,
-    /// For a person: what was wrong at the last look, and what to do.
+    /// For a person: what was wrong at the last poll, and what to do.
     pub(crate) message: String,
     /// Looks in a row that found it so.
     pub(crate) times: u32,

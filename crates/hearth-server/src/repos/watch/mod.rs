@@ -1,7 +1,7 @@
-//! Follows the branches that enabled pools need: one look per repository, now and then and when a webhook says so. A branch
-//! that moved is fetched into the host's mirror, then its head is recorded, then the loop is woken: whoever reads the head finds the
-//! commit without the network. What follows from a new branch head is decided elsewhere. Memory holds only when to look and what
-//! cannot be followed; a server that starts looks at everything once.
+//! Follows the branches that enabled pools need: one poll per repository, now and then and when a webhook says so. A branch
+//! that moved is fetched into the host's mirror, then its head is recorded, then the loop is woken: a reader of the head finds the
+//! commit without the network. What follows from a new branch head is decided elsewhere. Memory holds only when to poll and what
+//! cannot be followed; a server that starts polls everything once.
 
 mod address;
 mod faults;
@@ -55,14 +55,14 @@ struct Inner {
     faults: Faults,
     /// The schedule has something new.
     told: Notify,
-    /// A look has ended.
+    /// A poll has ended.
     polled: Notify,
     /// Looks since the start.
     polls: AtomicU64,
 }
 
 impl Watch {
-    /// Follows nothing until [`Watch::run`]. `interval`: time between two looks at a repository; `fetch_timeout`: how long a fetch may
+    /// Follows nothing until [`Watch::run`]. `interval`: time between two polls of a repository; `fetch_timeout`: how long a fetch may
     /// take.
     #[must_use]
     pub fn new(store: Store, mirrors: Mirrors, wake: Wake, interval: Duration, fetch_timeout: Duration) -> Self {
@@ -87,7 +87,7 @@ impl Watch {
         &self.0.store
     }
 
-    /// What keeps this branch from being followed: its repository cannot be looked at, or has no such branch.
+    /// What keeps this branch from being followed: its repository cannot be polled, or has no such branch.
     #[must_use]
     pub fn fault(&self, remote: &Remote, branch: &str) -> Option<Fault> {
         self.0.faults.of(remote, branch)
@@ -111,14 +111,14 @@ impl Watch {
         self.schedule().count(pushed)
     }
 
-    /// A webhook says that a repository was pushed to: it is looked at soon. How many watched repositories that are.
+    /// A webhook says that a repository was pushed to: it is polled soon. How many watched repositories that are.
     pub fn hook(&self, pushed: &Pushed) -> usize {
         let count = self.schedule().hook(pushed, Instant::now());
         self.0.told.notify_one();
         count
     }
 
-    /// A webhook came that there was no time to read: whatever it spoke of is looked at soon.
+    /// A webhook came that there was no time to read: whatever it spoke of is polled soon.
     pub fn hook_unread(&self) {
         self.schedule().hook_unread(Instant::now());
         self.0.told.notify_one();
@@ -139,7 +139,7 @@ impl Watch {
         }
     }
 
-    /// Until every webhook that came for this project is answered, and each branch that it needs was looked at since it is
+    /// Until every webhook that came for this project is answered, and each branch that it needs was polled since it is
     /// followed, or the patience is over: what was pushed before is known then.
     pub async fn answer(&self, project: &ProjectRow, pool: Option<&PoolRow>, patience: Duration) {
         let now = Instant::now();
@@ -148,7 +148,7 @@ impl Watch {
         let answered = async {
             loop {
                 let mut polled = std::pin::pin!(self.0.polled.notified());
-                // Before the question: a look that ends in between is not missed.
+                // Before the question: a poll that ends in between is not missed.
                 polled.as_mut().enable();
                 if !self.schedule().expedite(project, now) {
                     return;
@@ -158,7 +158,7 @@ impl Watch {
             }
         };
         if tokio::time::timeout(patience, answered).await.is_err() {
-            tracing::warn!(%project, "its branches could not be looked at in time: a strict claim goes by what is known");
+            tracing::warn!(%project, "its branches could not be polled in time: a strict claim goes by what is known");
         }
     }
 

@@ -1,4 +1,4 @@
-//! One look at one repository: `git ls-remote` for all branches that are followed, and what is done about those that moved.
+//! One poll of one repository: `git ls-remote` for all branches that are followed, and what is done about those that moved.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::store::StoreError;
 /// How long a repository may take to say where its branches are.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why a repository could not be looked at.
+/// Why a repository could not be polled.
 #[derive(Debug, thiserror::Error)]
 enum PollError {
     /// It does not say where its branches are.
@@ -27,12 +27,12 @@ enum PollError {
     Reach {
         /// Where it is.
         url: String,
-        /// What to look at.
+        /// What to poll.
         advice: &'static str,
         /// Git's words.
         source: GitError,
     },
-    /// It may not be looked at for its tenant.
+    /// It may not be polled for its tenant.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// It does, and its commits cannot be fetched.
@@ -43,7 +43,7 @@ enum PollError {
     Store(#[from] StoreError),
 }
 
-/// Tells the schedule that a look has ended, however it did.
+/// Tells the schedule that a poll has ended, however it did.
 struct Polling {
     watch: Watch,
     remote: Remote,
@@ -99,7 +99,7 @@ impl Watch {
                         moved |= news;
                         true
                     }
-                    // It went between the look and the fetch.
+                    // It went between the poll and the fetch.
                     Err(PollError::Fetch(MirrorError::NoBranch { .. })) => false,
                     Err(error) => {
                         self.wake_if(moved);
@@ -133,7 +133,7 @@ impl Watch {
             .0
             .mirrors
             .fetch(order.subscription.name(), remote, branch, patience, Freshness::Newest);
-        // Not the commit that was looked at: it may have moved again, and this one is on the host.
+        // Not the commit that the poll saw: it may have moved again, and this one is on the host.
         let commit = fetch.await?.commit;
         let is_news = self
             .store()

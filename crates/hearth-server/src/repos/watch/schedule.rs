@@ -1,8 +1,8 @@
-//! When each repository is looked at. Pure: what time it is and how the dice of the jitter fell is given.
+//! When each repository is polled. Pure: what time it is and how the dice of the jitter fell is given.
 //!
-//! A look is due when its pause is over, or, while webhooks for it are unanswered, when they have been quiet for a moment; at
+//! A poll is due when its pause is over, or, while webhooks for it are unanswered, when they have been quiet for a moment; at
 //! once when somebody follows it who did not before.
-//! Pauses are never of the same length: looks that fell together once (a start of the server) would fall together for ever.
+//! Pauses are never of the same length: polls that fell together once (a start of the server) would fall together for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use hearth_core::checkout::Remote;
 
 use super::address::{Pushed, RepoAddress};
 
-/// A webhook is answered with a look when no other has come for so long: a push of many branches sends many.
+/// A webhook is answered with a poll when no other has come for so long: a push of many branches sends many.
 const QUIET: Duration = Duration::from_millis(1500);
 /// … but at the latest so long after the first, however busy the repository is.
 const LONGEST_QUIET: Duration = Duration::from_secs(120);
-/// Pause after the first look that failed, if the usual one is not shorter; it doubles with each that follows.
+/// Pause after the first poll that failed, if the ordinary one is not shorter; it doubles with each that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
@@ -43,7 +43,7 @@ impl Subscription {
     }
 }
 
-/// A look that is due.
+/// A poll that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) remote: Remote,
@@ -56,14 +56,14 @@ struct Repo {
     address: Option<RepoAddress>,
     /// When the pause is over.
     next: Option<Instant>,
-    /// When the first and the last unanswered question came: a webhook, or a follower for whom nobody has looked yet.
+    /// When the first and the last unanswered question came: a webhook, or a follower that no poll has served yet.
     asked: Option<(Instant, Instant)>,
     /// Looks in a row that failed.
     failures: u32,
     is_polling: bool,
-    /// When the first of the questions came that the look under way answers.
+    /// When the first of the questions came that the poll under way answers.
     answers: Option<Instant>,
-    /// A follower is new: its look does not wait until webhooks are quiet.
+    /// A follower is new: its poll does not wait until webhooks are quiet.
     has_news: bool,
     /// Somebody waits for the answer: it goes before all others.
     is_expedited: bool,
@@ -120,7 +120,7 @@ impl Repo {
 /// All repositories that are watched.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// Zero: no look but for a webhook or a new follower.
+    /// Zero: no poll but for a webhook or a new follower.
     interval: Duration,
     repos: BTreeMap<Remote, Repo>,
 }
@@ -131,7 +131,7 @@ impl Schedule {
         Self { interval, repos }
     }
 
-    /// What is wanted now. For whoever wants what nobody wanted before a look is made without delay. Who is gone is forgotten, but
+    /// What is wanted now. A new follower is polled for without delay. Who is gone is forgotten, but
     /// not before a question is answered: it may be asked by somebody who does not follow for long.
     pub(super) fn want(&mut self, all: BTreeMap<Remote, Subscription>, now: Instant) {
         self.repos.retain(|remote, repo| match all.get(remote) {
@@ -148,7 +148,7 @@ impl Schedule {
         self.join(all, now);
     }
 
-    /// One project wants this now, beside all others; whether a look is due for it.
+    /// One project wants this now, beside all others; whether a poll is due for it.
     pub(super) fn join(&mut self, all: BTreeMap<Remote, Subscription>, now: Instant) -> bool {
         let mut has_news = false;
         for (remote, subscription) in all {
@@ -184,7 +184,7 @@ impl Schedule {
         meant.map(|repo| repo.ask(now)).count()
     }
 
-    /// Whether questions that came until then, for repositories that this project follows, are unanswered; the looks that answer
+    /// Whether questions that came until then, for repositories that this project follows, are unanswered; the polls that answer
     /// them are due at once and before others.
     pub(super) fn expedite(&mut self, project: &ProjectId, until: Instant) -> bool {
         let follows = |repo: &Repo| {
@@ -203,7 +203,7 @@ impl Schedule {
         unanswered
     }
 
-    /// Begins looks that are due, at most `room`: those that somebody waits for, then the longest overdue.
+    /// Begins polls that are due, at most `room`: those that somebody waits for, then the longest overdue.
     pub(super) fn begin(&mut self, now: Instant, room: usize) -> Vec<Order> {
         let due = |repo: &Repo| repo.due().filter(|due| *due <= now);
         let mut ready: Vec<_> = self
@@ -225,12 +225,12 @@ impl Schedule {
             .collect()
     }
 
-    /// When the next look is due.
+    /// When the next poll is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.repos.values().filter_map(Repo::due).min()
     }
 
-    /// A look has ended. `luck`: from 0 to 1.
+    /// A poll has ended. `luck`: from 0 to 1.
     pub(super) fn ended(&mut self, remote: &Remote, has_failed: bool, now: Instant, luck: f64) {
         let Some(repo) = self.repos.get_mut(remote) else {
             return;
@@ -301,7 +301,7 @@ mod tests {
         schedule
     }
 
-    /// After the first look.
+    /// After the first poll.
     fn seen(interval: Duration, now: Instant) -> Schedule {
         let mut schedule = watching(interval, now);
         assert_eq!(schedule.begin(now, 8).len(), 1);
@@ -325,7 +325,7 @@ mod tests {
             schedule.ended(&app(), false, now, 1.0);
             assert_eq!(schedule.next_due(), Some(now + MINUTE.mul_f64(0.8)));
         }
-        // One that comes during a look.
+        // One that comes during a poll.
         let later = now + MINUTE;
         assert_eq!(schedule.begin(later, 8).len(), 1);
         schedule.want(subscription(&[("prj_3", "main")]), later);
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(schedule.next_due(), None, "without an interval only hooks count");
         assert_eq!(schedule.hook(&push(), start), 1);
         assert_eq!(schedule.next_due(), Some(start + QUIET));
-        // A thousand in a minute: one look at the end. Three minutes of them: one in between.
+        // A thousand in a minute: one poll at the end. Three minutes of them: one in between.
         for (minutes, subscription) in [(1, 1), (3, 2)] {
             let (mut now, mut polls) = (start, 0);
             for number in 0..1000 * minutes {

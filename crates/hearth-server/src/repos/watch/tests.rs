@@ -25,7 +25,7 @@ use crate::wake::Wake;
 const SOON: Duration = Duration::from_secs(30);
 /// An interval so long that no timed poll happens during a test.
 const SELDOM: Duration = Duration::from_secs(3600);
-/// A look so often that a test need not wait.
+/// A poll so often that a test need not wait.
 const OFTEN: Duration = Duration::from_millis(200);
 
 struct House {
@@ -118,7 +118,7 @@ impl House {
 }
 
 async fn pause() {
-    // pause between two looks
+    // pause between two checks
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 

@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes};
 use futures::Stream;
 use tokio::sync::mpsc;
 
-/// Pieces on their way.
+/// Chunks on their way.
 const CHUNKS: usize = 8;
 /// How long one is on its way out.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// What is written becomes a stream. Dropping it without [`Writer::end`] makes that an error.
 pub(super) struct Writer(mpsc::Sender<Option<Bytes>>);
 
-/// What is written at the other end, in pieces.
+/// What is written at the other end, in chunks.
 pub(super) fn to_stream() -> (
     io::BufWriter<Writer>,
     impl Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -53,7 +53,7 @@ impl Write for Writer {
 /// The sending end of a [`Reader`]. Dropping it without `None`, the end, makes that an error.
 pub(super) type Sender = mpsc::Sender<Option<Bytes>>;
 
-/// Pieces as a blocking reader.
+/// Chunks as a blocking reader.
 pub(super) struct Reader {
     chunks: mpsc::Receiver<Option<Bytes>>,
     current: Bytes,

@@ -48,7 +48,7 @@ pub(super) async fn run(globals: &Globals, data: &Path, args: &PruneArgs) -> Res
     }
     let listed = stores.list().map_err(|error| failure(&error))?;
     let named = named(&places::data_folders(&stores, data)).await?;
-    // Last: what lies on an image now is known only now.
+    // Last: what is based on an image now is known only now.
     let used = uses(&stores, data)?;
     let policy = PrunePolicy {
         max_age: args.older_than,

@@ -18,7 +18,7 @@ its set-up hangs, mend it first, or disable the pool. Of a test boot that has en
 
 /// A boot that ended on its own is followed by the one in its place within this time.
 const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks for it.
+/// Pause between two checks for it.
 const POLL_PAUSE: Duration = Duration::from_millis(300);
 
 pub(super) async fn run(globals: &Globals, project: &str, id: Option<&str>) -> Result<u8, Failure> {

@@ -149,7 +149,7 @@ async fn inside(client: &Client, detail: &InstanceDetail) -> Inside {
         // The machine is slow, or the server is an older one: it may still be.
         Err(_) | Ok(Ok(_)) => Inside::Open,
         Ok(Err(ClientError::Api { status: 404 | 405, .. } | ClientError::Decode { .. })) => Inside::Open,
-        // So is answered whoever is no admin: others look only into what they claimed.
+        // This is the answer to a token that is no admin's: others look only into what they claimed.
         Ok(Err(error)) if error.to_string().contains("is not claimed") => Inside::Closed(Some(
             "an admin's token may, this one may look only into VMs that it claimed".to_owned(),
         )),

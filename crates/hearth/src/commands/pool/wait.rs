@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::text::clean_line;
 use crate::{boot, hint, output};
 
-/// Pause between two looks.
+/// Pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
 /// So many failures since the waiting began mean that it will not come about.
 const MAX_NEW_FAILURES: u64 = 3;

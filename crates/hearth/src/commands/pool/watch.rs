@@ -13,7 +13,7 @@ use crate::commands::exec::until_stopped;
 use crate::failure::Failure;
 use crate::{hint, output};
 
-/// Pause between two looks.
+/// Pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs until it is stopped. A server that is away for some time is waited for.
