@@ -15,7 +15,7 @@ use hearth_guest::ExecEnd;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{SOON, Server};
+use crate::harness::{SOON, Server, git_repo};
 
 /// A claimed VM in which some commands do something.
 async fn claimed() -> (Server, FakeDriver, InstanceId) {
@@ -282,4 +282,33 @@ async fn a_session_is_its_claims_owners() {
         let status = http.request(method, url).bearer_auth(other).send().await.unwrap().status();
         assert!([403, 404].contains(&status.as_u16()), "{path}: {status}");
     }
+}
+
+#[tokio::test]
+async fn terminals_of_the_settings_file_run_in_a_claimed_vm() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let settings = r#"{"hooks":{"terminals":[{"name":"dev","command":"npm run dev"},{"name":"8080","command":"tail","readonly":true}]}}"#;
+    let url = git_repo(server.folder.path(), "app", &[(".hearth/settings.json", settings)]);
+    let repos = json!([{ "repoFullName": "acme/app", "branch": "main", "url": url }]);
+    let project = server.project(json!({ "name": "p", "repos": repos })).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 1 })).await;
+    server.until_full(SOON, &project, 1).await;
+    let listed = server.get(&format!("{pool}/instances")).await;
+    let vm = listed["items"][0]["instanceId"].as_str().unwrap().parse().unwrap();
+    let of_pool = driver.commands(&vm).len();
+    let claim = server.post(&format!("{pool}/claim"), json!({ "taskId": "T" })).await;
+    let sessions = format!("/instances/{}/sessions", claim["id"].as_str().unwrap());
+    let found = server.until(SOON, &sessions, |it| it["items"].as_array().unwrap().len() == 2).await;
+    // None of them ran before.
+    assert_eq!(driver.commands(&vm).len(), of_pool + 2);
+    let (dev, tail) = (&found["items"][0], &found["items"][1]);
+    assert_eq!((&dev["tag"], &dev["cwd"], &dev["stdinOpen"]), (&json!("dev"), &json!("/home/app"), &json!(true)));
+    assert_eq!(dev["argv"], json!(["bash", "-c", "npm run dev"]));
+    assert_eq!((&tail["tag"], &tail["stdinOpen"]), (&json!("terminal 8080"), &json!(false)));
+    assert_eq!(dev["terminal"], json!({ "rows": 24, "cols": 80 }));
+    // A repeated claim starts them no second time.
+    server.post(&format!("{pool}/claim"), json!({ "taskId": "T" })).await;
+    server.post(&format!("/instances/{}/exec", claim["id"].as_str().unwrap()), json!({ "command": "true" })).await;
+    assert_eq!(server.get(&sessions).await["items"].as_array().unwrap().len(), 2);
 }

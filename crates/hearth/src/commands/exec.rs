@@ -81,7 +81,7 @@ pub(crate) struct ExecArgs {
 }
 
 /// How a command is run, whatever it is.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct ExecOptions {
     /// The user it runs as [default: root]
     #[arg(long)]

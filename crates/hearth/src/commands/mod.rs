@@ -16,6 +16,7 @@ pub(crate) mod ls;
 pub(crate) mod openapi;
 pub(crate) mod pool;
 pub(crate) mod project;
+mod really;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
