@@ -39,6 +39,9 @@ use crate::vms::pause::Awake;
 /// A client that has said nothing for this long, not even that it is there, is gone.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long input of a client that has left is passed on.
+const PASSING: Duration = Duration::from_millis(300);
+
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AttachQuery {
@@ -176,13 +179,22 @@ type Typed = mpsc::Sender<std::io::Result<SessionInput>>;
 impl Attached {
     async fn serve(mut self, socket: WebSocket, typed: Typed, state: &AppState) {
         let (mut client, mut from_client) = socket.split();
-        {
+        let has_left = {
             let taking = take(&mut from_client, typed);
             let showing = self.show(&mut client, state);
             tokio::select! {
-                shown = showing => if shown.is_none() { return },
-                () = taking => return,
+                shown = showing => match shown {
+                    Some(()) => false,
+                    None => return,
+                },
+                () = taking => true,
             }
+        };
+        if has_left {
+            // What it sent last is on its way into the VM: to drop the stream would take it back.
+            let passing = async { while self.stream.next().await.is_some() {} };
+            drop(tokio::time::timeout(PASSING, passing).await);
+            return;
         }
         drop(self.stream);
         drop(self.awake);

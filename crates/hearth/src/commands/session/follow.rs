@@ -162,6 +162,7 @@ struct Keys {
     read: mpsc::Receiver<Bytes>,
     escape: Option<Escape>,
     more: bool,
+    leaves: bool,
 }
 
 impl Keys {
@@ -181,10 +182,14 @@ impl Keys {
             read,
             escape: (mode == Mode::Terminal).then(Escape::default),
             more: true,
+            leaves: false,
         }
     }
 
     async fn next(&mut self) -> Typed {
+        if self.leaves {
+            return Typed::Leave;
+        }
         if !self.more {
             return std::future::pending().await;
         }
@@ -195,7 +200,11 @@ impl Keys {
         };
         match &mut self.escape {
             None => Typed::Bytes(bytes),
-            Some(escape) => escape.pass(&bytes).map_or(Typed::Leave, Typed::Bytes),
+            Some(escape) => {
+                let (bytes, leaves) = escape.pass(&bytes);
+                self.leaves = leaves;
+                Typed::Bytes(bytes)
+            }
         }
     }
 }
@@ -224,14 +233,14 @@ impl Default for Escape {
 }
 
 impl Escape {
-    /// What goes to the session; `None` when the person leaves.
-    fn pass(&mut self, typed: &[u8]) -> Option<Bytes> {
+    /// What goes to the session, and whether the person leaves after that.
+    fn pass(&mut self, typed: &[u8]) -> (Bytes, bool) {
         let mut out = Vec::with_capacity(typed.len() + 1);
         for byte in typed.iter().copied() {
             if self.tilde {
                 self.tilde = false;
                 match byte {
-                    b'.' => return None,
+                    b'.' => return (out.into(), true),
                     b'~' => {}
                     _ => out.push(b'~'),
                 }
@@ -243,7 +252,7 @@ impl Escape {
             self.at_start = matches!(byte, b'\r' | b'\n');
             out.push(byte);
         }
-        Some(out.into())
+        (out.into(), false)
     }
 }
 
@@ -299,18 +308,19 @@ mod tests {
         let all = |pieces: &[&str]| {
             let mut escape = Escape::default();
             let mut out = Vec::new();
+            let mut left = false;
             for piece in pieces {
-                match escape.pass(piece.as_bytes()) {
-                    Some(bytes) => out.extend(bytes),
-                    None => return None,
-                }
+                let (bytes, leaves) = escape.pass(piece.as_bytes());
+                out.extend(bytes);
+                left |= leaves;
             }
-            Some(String::from_utf8(out).unwrap())
+            (String::from_utf8(out).unwrap(), left)
         };
-        assert_eq!(all(&["~."]), None);
-        assert_eq!(all(&["ls\r", "~", "."]), None);
+        assert_eq!(all(&["~."]), (String::new(), true));
+        assert_eq!(all(&["ls\r", "~", "."]), ("ls\r".to_owned(), true));
+        assert_eq!(all(&["ls\r~."]), ("ls\r".to_owned(), true));
         for (typed, sent) in [("ls ~.\r", "ls ~.\r"), ("~~.\r", "~.\r"), ("~x\r", "~x\r"), ("cd ~\r", "cd ~\r")] {
-            assert_eq!(all(&[typed]).as_deref(), Some(sent), "{typed:?}");
+            assert_eq!(all(&[typed]), (sent.to_owned(), false), "{typed:?}");
         }
     }
 }

@@ -49,7 +49,10 @@ pub(crate) async fn run(globals: &Globals, args: KillArgs) -> Result<u8, Failure
     };
     let sent = client.signal_session(&id, &session.id, &body).await?;
     output::print(globals.json, &sent, |sent| {
-        let count = output::count(u64::from(sent.processes), "process");
+        let count = match sent.processes {
+            1 => "1 process".to_owned(),
+            many => format!("{many} processes"),
+        };
         format!("{} sent to {count} of the session {}", body.signal, sent.id)
     })?;
     Ok(0)
