@@ -59,7 +59,7 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
         let names: Vec<&str> = logs.iter().map(|log| log.name.as_str()).collect();
         return Err(match names[..] {
             [] => failure.hint("there are no logs: no command in it runs in the background; `hearth ps` lists the sessions"),
-            _ => failure.hint(format!("the logs are {}; `hearth ps` lists the sessions", names.join(", "))),
+            _ => failure.hint(format!("there are: {}; `hearth ps` lists the sessions", names.join(", "))),
         });
     };
     if log.dropped_bytes > 0 {
