@@ -118,6 +118,9 @@ pub struct SessionAttach {
     /// How long output is sent.
     #[serde(default)]
     pub until: Until,
+    /// The process waits for this reader, when it prints faster, instead of going without it.
+    #[serde(default)]
+    pub lossless: bool,
 }
 
 /// How long a reader wants output.

@@ -42,13 +42,7 @@ fn all(owners: &Owners) -> Vec<ProcessInfo> {
 }
 
 /// `None` for one that is gone meanwhile, and for threads of the kernel.
-fn process(
-    folder: &Path,
-    pid: u32,
-    names: &HashMap<u32, String>,
-    boot: i64,
-    owners: &Owners,
-) -> Option<ProcessInfo> {
+fn process(folder: &Path, pid: u32, names: &HashMap<u32, String>, boot: i64, owners: &Owners) -> Option<ProcessInfo> {
     let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let stat = parse_stat(&text("stat")?)?;
     let status = text("status")?;
@@ -60,9 +54,14 @@ fn process(
         let (_, rest) = status.split_once(name)?;
         rest.split_whitespace().next()?.parse().ok()
     };
-    let uid = field("\nUid:").and_then(|uid| u32::try_from(uid).ok()).unwrap_or_default();
+    let uid = field("\nUid:")
+        .and_then(|uid| u32::try_from(uid).ok())
+        .unwrap_or_default();
     let group = text("cgroup").unwrap_or_default();
-    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let group = group
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or_default();
     Some(ProcessInfo {
         pid,
         parent: stat.parent,
@@ -114,7 +113,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
 /// When the VM was started, by the clock of now.
 fn boot_unix_ms() -> i64 {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let seconds: f64 = uptime.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default();
+    let seconds: f64 = uptime
+        .split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or_default();
     let uptime = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.saturating_sub(uptime).as_millis()).unwrap_or_default()
@@ -129,7 +132,10 @@ mod tests {
         let text = "42 (a) (b) S 7 41 40 0 -1 4194304 1 2 3 4 50 25 0 0 20 0 1 0 1234 99 9 18446744073709551615";
         let stat = parse_stat(text).unwrap();
         assert_eq!((stat.name.as_str(), stat.state.as_str()), ("a) (b", "S"));
-        assert_eq!((stat.parent, stat.session, stat.cpu_ticks, stat.start_ticks), (7, 40, 75, 1234));
+        assert_eq!(
+            (stat.parent, stat.session, stat.cpu_ticks, stat.start_ticks),
+            (7, 40, 75, 1234)
+        );
     }
 
     #[test]

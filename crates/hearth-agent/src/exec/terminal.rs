@@ -66,7 +66,9 @@ impl Terminal {
 impl Outer {
     /// Reads what the terminal shows. An error, or nothing, when no process has its inner end open any more.
     pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let reading = self.0.async_io(Interest::READABLE, |outer| Ok(read(outer, &mut *buffer)?));
+        let reading = self
+            .0
+            .async_io(Interest::READABLE, |outer| Ok(read(outer, &mut *buffer)?));
         reading.await
     }
 

@@ -125,7 +125,10 @@ async fn a_session_outlives_its_connection_and_is_found_by_id_pid_and_tag() {
     assert_eq!(code(&ended(&second, &info.id).await), Some(7));
     // A late reader gets all of it.
     let got = read(reader(&second, &attach("a build", Until::Closed)).await).await;
-    assert_eq!((got.text(), got.stderr.as_slice(), got.dropped), ("one\ntwo\n", &b"bad\n"[..], 0));
+    assert_eq!(
+        (got.text(), got.stderr.as_slice(), got.dropped),
+        ("one\ntwo\n", &b"bad\n"[..], 0)
+    );
     assert_eq!(got.bytes(), got.last.unwrap().output_bytes);
     let list = second.sessions().await.unwrap();
     assert_eq!(list.iter().map(|session| &session.id).collect::<Vec<_>>(), [&info.id]);
@@ -228,6 +231,65 @@ async fn a_gibibyte_waits_for_no_reader_and_is_never_held() {
 }
 
 #[tokio::test]
+async fn a_reader_that_is_waited_for_gets_every_byte_and_holds_nobody_when_it_goes() {
+    const BYTES: usize = 50_000_000;
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let command = format!("head -c {BYTES} /dev/zero | tr '\\0' 'x'; echo the end");
+    let mut wanted = spec(shell(&command));
+    wanted.tag = Some("all".into());
+    let go = agent.path_text("go");
+    wanted.command.shell = Some(format!("until [ -e {go} ]; do sleep 0.01; done; {command}"));
+    start(&client, &wanted).await;
+    let lossless = SessionAttach {
+        lossless: true,
+        ..attach("all", Until::Ended)
+    };
+    let slow = agent.client().await;
+    let mut slow = reader(&slow, &lossless).await;
+    assert!(matches!(slow.next().await, Some(Ok(SessionEvent::Info(_)))));
+    let gone = reader(&agent.client().await, &lossless).await;
+    std::fs::write(&go, "").unwrap();
+    // It is held: what nobody has taken is no more than the pipes and windows on the way.
+    eventually("it prints", async || {
+        (client.session("all").await.unwrap().output_bytes > 1000).then_some(())
+    })
+    .await;
+    assert!(
+        client
+            .wait_session("all", Duration::from_millis(500))
+            .await
+            .unwrap()
+            .runs()
+    );
+    assert!(client.session("all").await.unwrap().output_bytes < 10_000_000);
+    drop(gone);
+    let mut bytes = 0;
+    let mut last = None;
+    while let Some(event) = timeout(DEADLINE, slow.next()).await.expect("output comes") {
+        match event.unwrap() {
+            SessionEvent::Stdout(piece) => bytes += piece.len(),
+            SessionEvent::Info(info) => last = Some(info),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((bytes, code(&last.unwrap())), (BYTES + 8, Some(0)));
+    // One that goes lets it run on.
+    let endless = start(&client, &spec(argv(&["yes"]))).await;
+    let lossless = SessionAttach {
+        lossless: true,
+        ..attach(&endless.id, Until::Ended)
+    };
+    let other = agent.client().await;
+    let held = reader(&other, &lossless).await;
+    drop((held, other));
+    eventually("it prints much", async || {
+        (client.session(&endless.id).await.unwrap().output_bytes > 20_000_000).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn many_noisy_sessions_share_a_bound() {
     const MOST_KIB: u64 = 96 * 1024;
     let agent = Agent::start();
@@ -273,7 +335,10 @@ async fn a_hundred_sessions_at_once() {
         let got = read(reader(&client, &attach(&tag, Until::Ended)).await).await;
         assert_eq!(got.text(), format!("in{number}-{number}\n"));
         let last = got.last.unwrap();
-        assert_eq!((&last.id, code(&last)), (&info.id, Some(i32::try_from(number % 50).unwrap())));
+        assert_eq!(
+            (&last.id, code(&last)),
+            (&info.id, Some(i32::try_from(number % 50).unwrap()))
+        );
     }
     // Of those that have ended, only some are kept.
     assert!(client.sessions().await.unwrap().len() <= 64);
@@ -298,7 +363,10 @@ async fn a_terminal_is_shared_resized_and_can_be_attached_to_again() {
     printed("ready> ").await;
     let (types, mut typed) = mpsc::channel(4);
     let input = futures::stream::poll_fn(move |cx| typed.poll_recv(cx));
-    let stream = client.attach_session(&attach(&info.id, Until::Ended), input).await.unwrap();
+    let stream = client
+        .attach_session(&attach(&info.id, Until::Ended), input)
+        .await
+        .unwrap();
     let send = async |input| types.send(Ok(input)).await.unwrap();
     send(SessionInput::Bytes(Bytes::from_static(b"stty size\r"))).await;
     printed("33 101\r\nready> ").await;
@@ -309,8 +377,14 @@ async fn a_terminal_is_shared_resized_and_can_be_attached_to_again() {
     drop((stream, types));
     client.write_stdin(&info.id, "echo it is $x\r", false).await.unwrap();
     printed("it is kept\r\nready> ").await;
-    assert_eq!(client.session(&info.id).await.unwrap().terminal, Some(TerminalSize { rows: 50, cols: 70 }));
-    client.resize_session(&info.id, TerminalSize { rows: 5, cols: 6 }).await.unwrap();
+    assert_eq!(
+        client.session(&info.id).await.unwrap().terminal,
+        Some(TerminalSize { rows: 50, cols: 70 })
+    );
+    client
+        .resize_session(&info.id, TerminalSize { rows: 5, cols: 6 })
+        .await
+        .unwrap();
     client.write_stdin(&info.id, "stty size\r", false).await.unwrap();
     printed("5 6\r\nready> ").await;
     // The end of the input is what a person types for it.
@@ -318,7 +392,11 @@ async fn a_terminal_is_shared_resized_and_can_be_attached_to_again() {
     assert_eq!(code(&ended(&client, &info.id).await), Some(0));
     let plain = start(&client, &spec(argv(&["sleep", "1000"]))).await;
     let size = TerminalSize { rows: 5, cols: 6 };
-    assert!(refusal(client.resize_session(&plain.id, size).await).1.contains("has no terminal"));
+    assert!(
+        refusal(client.resize_session(&plain.id, size).await)
+            .1
+            .contains("has no terminal")
+    );
 }
 
 #[tokio::test]
@@ -333,7 +411,10 @@ async fn a_read_only_terminal_takes_no_input() {
     let (_, why) = refusal(client.write_stdin(&info.id, "typed\r", false).await);
     assert!(why.contains("read-only"), "{why}");
     refusal(client.write_stdin(&info.id, "", true).await);
-    client.resize_session(&info.id, TerminalSize { rows: 9, cols: 9 }).await.unwrap();
+    client
+        .resize_session(&info.id, TerminalSize { rows: 9, cols: 9 })
+        .await
+        .unwrap();
     assert!(client.session(&info.id).await.unwrap().runs());
 }
 
@@ -356,11 +437,39 @@ async fn a_signal_goes_to_the_first_process_or_to_all() {
     assert!(signal(SIGKILL, true).await.unwrap() >= 2);
     is_gone(pid).await;
     let info = ended(&client, &info.id).await;
-    assert!(matches!(info.end, Some(ExecEnd::Exited { signal: Some(SIGKILL), code: None, .. })), "{info:?}");
-    let (status, why) = refusal(client.signal_session(&info.id, SessionSignal { signal: SIGTERM, tree: true }).await);
+    assert!(
+        matches!(
+            info.end,
+            Some(ExecEnd::Exited {
+                signal: Some(SIGKILL),
+                code: None,
+                ..
+            })
+        ),
+        "{info:?}"
+    );
+    let (status, why) = refusal(
+        client
+            .signal_session(
+                &info.id,
+                SessionSignal {
+                    signal: SIGTERM,
+                    tree: true,
+                },
+            )
+            .await,
+    );
     assert!(status == 409 && why.contains("has ended"), "{why}");
     let other = start(&client, &spec(argv(&["sleep", "1000"]))).await;
-    let none = client.signal_session(&other.id, SessionSignal { signal: 999, tree: false }).await;
+    let none = client
+        .signal_session(
+            &other.id,
+            SessionSignal {
+                signal: 999,
+                tree: false,
+            },
+        )
+        .await;
     assert_eq!(refusal(none).0, 400);
 }
 
@@ -383,7 +492,11 @@ async fn what_cannot_start_leaves_no_session_and_a_tag_is_unique_while_it_runs()
     let agent = Agent::start();
     let client = agent.client().await;
     let none = client.start_session(&spec(argv(&["/no/such/program"]))).await.unwrap();
-    let SessionStart::NotStarted { reason, code: Some(127) } = none else {
+    let SessionStart::NotStarted {
+        reason,
+        code: Some(127),
+    } = none
+    else {
         panic!("{none:?}");
     };
     assert!(reason.contains("/no/such/program was not found"), "{reason}");
@@ -394,7 +507,10 @@ async fn what_cannot_start_leaves_no_session_and_a_tag_is_unique_while_it_runs()
     };
     let first = start(&client, &tagged).await;
     let (status, why) = refusal(client.start_session(&tagged).await);
-    assert!(status == 409 && why.contains(&first.id) && why.contains("runs already"), "{why}");
+    assert!(
+        status == 409 && why.contains(&first.id) && why.contains("runs already"),
+        "{why}"
+    );
     for bad in ["", "12", "s-1"] {
         let mut wanted = tagged.clone();
         wanted.tag = Some(bad.into());
@@ -402,7 +518,16 @@ async fn what_cannot_start_leaves_no_session_and_a_tag_is_unique_while_it_runs()
     }
     let (status, why) = refusal(client.remove_session("dev").await);
     assert!(status == 409 && why.contains("runs"), "{why}");
-    client.signal_session("dev", SessionSignal { signal: SIGKILL, tree: true }).await.unwrap();
+    client
+        .signal_session(
+            "dev",
+            SessionSignal {
+                signal: SIGKILL,
+                tree: true,
+            },
+        )
+        .await
+        .unwrap();
     ended(&client, &first.id).await;
     // The tag leads to the one that runs, and an id to what it names.
     let second = start(&client, &tagged).await;
@@ -456,8 +581,14 @@ async fn processes_are_listed_with_their_session() {
     let info = start(&client, &spec(argv(&["sleep", "1234"]))).await;
     let all = client.processes().await.unwrap();
     let found = all.iter().find(|process| process.pid == info.pid).unwrap();
-    assert_eq!((found.command.as_str(), found.session.as_ref()), ("sleep 1234", Some(&info.id)));
-    assert!(found.started_unix_ms.abs_diff(info.started_unix_ms) < 60_000, "{found:?} {info:?}");
+    assert_eq!(
+        (found.command.as_str(), found.session.as_ref()),
+        ("sleep 1234", Some(&info.id))
+    );
+    assert!(
+        found.started_unix_ms.abs_diff(info.started_unix_ms) < 60_000,
+        "{found:?} {info:?}"
+    );
     let own = all.iter().find(|process| process.pid == agent.pid()).unwrap();
     assert!(own.session.is_none() && own.rss_kib > 0, "{own:?}");
 }

@@ -25,6 +25,8 @@ pub struct AttachOptions {
     pub last: Option<u64>,
     /// For how long.
     pub until: ReadUntil,
+    /// The command waits for this client.
+    pub lossless: bool,
 }
 
 /// What a session has to say.
@@ -102,6 +104,9 @@ impl Client {
             .of_session(Method::GET, id, session, &["attach"])
             .query("from", &options.from.to_string())
             .query("until", until);
+        if options.lossless {
+            call = call.query("lossless", "true");
+        }
         if let Some(last) = options.last {
             call = call.query("last", &last.to_string());
         }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hearth_guest::exec_session::{
-    ProcessInfo, ProcessList, SessionAttach, SessionInfo, SessionList, SessionSignal, SessionSpec, SessionStart, Signalled,
-    Until,
+    ProcessInfo, ProcessList, SessionAttach, SessionInfo, SessionList, SessionSignal, SessionSpec, SessionStart,
+    Signalled, Until,
 };
 use hearth_guest::files::FaultCode;
 use hearth_guest::frames::{self};
@@ -80,7 +80,7 @@ impl Session {
     }
 
     /// Input, and whether it ends with it.
-    fn read(&self, bytes: Bytes, close: bool) -> Result<(), Reply> {
+    fn read(&self, bytes: Bytes, close: bool) -> Result<(), Box<Reply>> {
         let info = self.info();
         if !info.stdin_open {
             return Err(fault(
@@ -104,15 +104,15 @@ impl Session {
     }
 }
 
-fn fault(status: StatusCode, code: FaultCode, message: impl Into<String>) -> Reply {
+fn fault(status: StatusCode, code: FaultCode, message: impl Into<String>) -> Box<Reply> {
     let message = message.into();
-    json(
+    Box::new(json(
         status,
         &AgentFault {
             message,
             code: Some(code),
         },
-    )
+    ))
 }
 
 /// Whether a path is about sessions or processes.
@@ -137,7 +137,7 @@ impl Sessions {
         }
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Session>, Reply> {
+    fn find(&self, name: &str) -> Result<Arc<Session>, Box<Reply>> {
         let named = |session: &&Arc<Session>| {
             let info = session.info();
             info.id == name || info.tag.as_deref() == Some(name) || info.pid.to_string() == name
@@ -160,7 +160,7 @@ impl Sessions {
         }
         let taken = |info: &SessionInfo| info.runs() && info.tag.is_some() && info.tag == spec.tag;
         if self.infos().iter().any(taken) {
-            return Ok(fault(
+            return Ok(*fault(
                 StatusCode::CONFLICT,
                 FaultCode::Exists,
                 "a session with this tag runs already",
@@ -224,17 +224,17 @@ impl Sessions {
                         tokio::spawn(read(session, attach, sender));
                         reply
                     }
-                    Err(reply) => reply,
+                    Err(reply) => *reply,
                 });
             }
             _ => match self.find(&name) {
                 Ok(session) => session,
-                Err(reply) => return Ok(reply),
+                Err(reply) => return Ok(*reply),
             },
         };
         Ok(match (path.as_str(), request.method()) {
             (paths::SESSION_INFO, &Method::DELETE) if session.info().runs() => {
-                fault(StatusCode::CONFLICT, FaultCode::Conflict, "the session runs")
+                *fault(StatusCode::CONFLICT, FaultCode::Conflict, "the session runs")
             }
             (paths::SESSION_INFO, &Method::DELETE) => {
                 self.all().retain(|other| !Arc::ptr_eq(other, &session));
@@ -244,7 +244,7 @@ impl Sessions {
                 let close = query(&request, paths::CLOSE).as_deref() == Some("true");
                 match session.read(whole(request).await?, close) {
                     Ok(()) => done(),
-                    Err(reply) => reply,
+                    Err(reply) => *reply,
                 }
             }
             (paths::SESSION_RESIZE, _) => {
@@ -252,12 +252,17 @@ impl Sessions {
                 done()
             }
             (paths::SESSION_SIGNAL, _) if !session.info().runs() => {
-                fault(StatusCode::CONFLICT, FaultCode::Conflict, "the session has ended")
+                *fault(StatusCode::CONFLICT, FaultCode::Conflict, "the session has ended")
             }
             (paths::SESSION_SIGNAL, _) => {
                 let wanted: SessionSignal = of_json(request).await?;
                 session.end(None, Some(wanted.signal));
-                json(StatusCode::OK, &Signalled { processes: if wanted.tree { 2 } else { 1 } })
+                json(
+                    StatusCode::OK,
+                    &Signalled {
+                        processes: if wanted.tree { 2 } else { 1 },
+                    },
+                )
             }
             (paths::SESSION_WAIT, _) => {
                 let limit = query(&request, paths::LIMIT).and_then(|limit| limit.parse().ok());

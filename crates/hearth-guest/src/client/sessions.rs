@@ -13,8 +13,8 @@ use super::exec::{STDIN_PIECE, protocol};
 use super::transfer::{Download, Sending, Upload};
 use super::{AgentClient, AgentError, accepted, with_query};
 use crate::exec_session::{
-    Dropped, ProcessInfo, ProcessList, SessionAttach, SessionInfo, SessionList, SessionSignal, SessionSpec, SessionStart,
-    Signalled,
+    Dropped, ProcessInfo, ProcessList, SessionAttach, SessionInfo, SessionList, SessionSignal, SessionSpec,
+    SessionStart, Signalled,
 };
 use crate::frames::{self, FrameDecoder, FrameError};
 use crate::{FrameKind, TerminalSize, paths};

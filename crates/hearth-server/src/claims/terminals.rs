@@ -33,7 +33,10 @@ impl Claims {
             .settings
             .iter()
             .flat_map(|read| {
-                let path = reply.repos.iter().find(|repo| repo.repo_full_name == read.repo_full_name);
+                let path = reply
+                    .repos
+                    .iter()
+                    .find(|repo| repo.repo_full_name == read.repo_full_name);
                 let path = path.map(|repo| repo.path.clone());
                 let terminals = read.settings.hooks.terminals.iter();
                 terminals.map(move |terminal| spec(terminal, path.clone()))

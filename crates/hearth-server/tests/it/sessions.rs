@@ -74,7 +74,9 @@ async fn until(output: &mut SessionOutput, text: &str) {
     let mut seen = String::new();
     while !seen.contains(text) {
         match next(output).await {
-            SessionEvent::Stdout(bytes) | SessionEvent::Stderr(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
+            SessionEvent::Stdout(bytes) | SessionEvent::Stderr(bytes) => {
+                seen.push_str(&String::from_utf8_lossy(&bytes))
+            }
             SessionEvent::Begin(_) => {}
             other => panic!("{other:?} after {seen:?}"),
         }
@@ -93,10 +95,17 @@ async fn end(output: &mut SessionOutput) -> Session {
 async fn a_session_is_found_read_signalled_waited_for_and_removed() {
     let (server, driver, id) = claimed().await;
     let sessions = format!("/instances/{id}/sessions");
-    let body = json!({ "request": { "command": "build", "cwd": "/home/app", "timeoutSeconds": 600 }, "tag": "my build" });
+    let body =
+        json!({ "request": { "command": "build", "cwd": "/home/app", "timeoutSeconds": 600 }, "tag": "my build" });
     let started = server.post(&sessions, body.clone()).await;
-    assert_eq!((&started["status"], &started["exit"], &started["tag"]), (&json!("running"), &Value::Null, &json!("my build")));
-    assert_eq!((&started["cwd"], &started["timeoutSeconds"], &started["stdinOpen"]), (&json!("/home/app"), &json!(600), &json!(false)));
+    assert_eq!(
+        (&started["status"], &started["exit"], &started["tag"]),
+        (&json!("running"), &Value::Null, &json!("my build"))
+    );
+    assert_eq!(
+        (&started["cwd"], &started["timeoutSeconds"], &started["stdinOpen"]),
+        (&json!("/home/app"), &json!(600), &json!(false))
+    );
     let session = started["id"].as_str().unwrap();
     let view = server.get(&format!("/instances/{id}")).await;
     let vm = view["instanceId"].as_str().unwrap().parse().unwrap();
@@ -115,28 +124,61 @@ async fn a_session_is_found_read_signalled_waited_for_and_removed() {
     assert_eq!(refused(&server, Method::DELETE, &one, json!({})).await.0, 409);
     let (status, why) = refused(&server, Method::GET, &format!("{sessions}/s-none"), json!({})).await;
     assert!(status == 404 && why.contains("no session"), "{why}");
-    let (status, why) = refused(&server, Method::POST, &format!("{one}/signal"), json!({ "signal": "NOPE" })).await;
+    let (status, why) = refused(
+        &server,
+        Method::POST,
+        &format!("{one}/signal"),
+        json!({ "signal": "NOPE" }),
+    )
+    .await;
     assert!(status == 422 && why.contains("signal"), "{why}");
-    assert_eq!(refused(&server, Method::POST, &format!("{one}/stdin"), json!({})).await.0, 409);
+    assert_eq!(
+        refused(&server, Method::POST, &format!("{one}/stdin"), json!({}))
+            .await
+            .0,
+        409
+    );
     // The limit of a wait is no error.
     let waited = server.get(&format!("{one}/wait?timeoutSeconds=0")).await;
     assert_eq!(waited["status"], "running");
     let waiting = tokio::spawn(server.request(Method::GET, &format!("{one}/wait")).send());
-    let sent = server.post(&format!("{one}/signal"), json!({ "signal": "TERM", "tree": true })).await;
+    let sent = server
+        .post(&format!("{one}/signal"), json!({ "signal": "TERM", "tree": true }))
+        .await;
     assert_eq!(sent, json!({ "id": session, "processes": 2 }));
     let waited: Value = waiting.await.unwrap().unwrap().json().await.unwrap();
-    assert_eq!((&waited["status"], &waited["exit"]["signal"], &waited["exit"]["exitCode"]), (&json!("ended"), &json!("SIGTERM"), &Value::Null));
-    let output = server.request(Method::GET, &format!("{one}/output?follow=true")).send().await.unwrap();
+    assert_eq!(
+        (
+            &waited["status"],
+            &waited["exit"]["signal"],
+            &waited["exit"]["exitCode"]
+        ),
+        (&json!("ended"), &json!("SIGTERM"), &Value::Null)
+    );
+    let output = server
+        .request(Method::GET, &format!("{one}/output?follow=true"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(output.headers()["hearth-dropped-bytes"], "0");
     assert_eq!(output.text().await.unwrap(), "step one\na warning\n");
-    let part = server.request(Method::GET, &format!("{one}/output?from=5&last=14")).send().await.unwrap();
+    let part = server
+        .request(Method::GET, &format!("{one}/output?from=5&last=14"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(part.text().await.unwrap(), "one\na warning\n"[0..].to_owned());
-    let events = server.request(Method::GET, &format!("{one}/output")).header("accept", "text/event-stream");
+    let events = server
+        .request(Method::GET, &format!("{one}/output"))
+        .header("accept", "text/event-stream");
     let events = events.send().await.unwrap().text().await.unwrap();
     let names: Vec<_> = events.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     assert_eq!(names, ["begin", "stdout", "stderr", "end"], "{events}");
     let (status, removed) = server.call(Method::DELETE, &one, json!({})).await;
-    assert_eq!((status, removed), (StatusCode::OK, json!({ "id": session, "removed": true })));
+    assert_eq!(
+        (status, removed),
+        (StatusCode::OK, json!({ "id": session, "removed": true }))
+    );
     assert_eq!(refused(&server, Method::GET, &one, json!({})).await.0, 404);
 }
 
@@ -144,7 +186,13 @@ async fn a_session_is_found_read_signalled_waited_for_and_removed() {
 async fn what_cannot_be_started_is_refused_and_an_end_is_a_result() {
     let (server, _driver, id) = claimed().await;
     let sessions = format!("/instances/{id}/sessions");
-    let (status, why) = refused(&server, Method::POST, &sessions, json!({ "request": { "argv": ["no-such-program"] } })).await;
+    let (status, why) = refused(
+        &server,
+        Method::POST,
+        &sessions,
+        json!({ "request": { "argv": ["no-such-program"] } }),
+    )
+    .await;
     assert!(status == 422 && why.contains("was not found"), "{why}");
     for bad in [
         json!({ "request": {} }),
@@ -156,9 +204,15 @@ async fn what_cannot_be_started_is_refused_and_an_end_is_a_result() {
         json!({ "request": { "command": "x" }, "other": 1 }),
         json!({}),
     ] {
-        assert_eq!(refused(&server, Method::POST, &sessions, bad.clone()).await.0, 422, "{bad}");
+        assert_eq!(
+            refused(&server, Method::POST, &sessions, bad.clone()).await.0,
+            422,
+            "{bad}"
+        );
     }
-    let quick = server.post(&sessions, json!({ "request": { "command": "quick" } })).await;
+    let quick = server
+        .post(&sessions, json!({ "request": { "command": "quick" } }))
+        .await;
     let path = format!("{sessions}/{}/wait", quick["id"].as_str().unwrap());
     let ended = server.get(&path).await;
     assert_eq!(ended["exit"]["exitCode"], 3);
@@ -192,7 +246,10 @@ async fn several_clients_share_a_terminal_and_leave_it_running() {
     let SessionEvent::Begin(begin) = next(&mut sees).await else {
         panic!("no beginning");
     };
-    assert_eq!((begin.position, begin.session.terminal), (7, Some(TerminalSize { rows: 40, cols: 132 })));
+    assert_eq!(
+        (begin.position, begin.session.terminal),
+        (7, Some(TerminalSize { rows: 40, cols: 132 }))
+    );
     until(&mut sees, "40 x 132\r\nstill here").await;
     third.end().await.unwrap();
     let session = end(&mut sees).await;
@@ -207,7 +264,10 @@ async fn several_clients_share_a_terminal_and_leave_it_running() {
     end(&mut sees).await;
     let request = server.request(Method::GET, &format!("/instances/{id}/sessions/shell/attach"));
     let (status, body) = server.send(request).await;
-    assert!(status == StatusCode::UNPROCESSABLE_ENTITY && body.to_string().contains("WebSocket"), "{body}");
+    assert!(
+        status == StatusCode::UNPROCESSABLE_ENTITY && body.to_string().contains("WebSocket"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -218,13 +278,18 @@ async fn input_is_written_and_closed_without_a_websocket() {
     let session = server.post(&sessions, body).await;
     let one = format!("{sessions}/{}", session["id"].as_str().unwrap());
     server.until(SOON, &one, |it| it["outputBytes"] == 6).await;
-    let write = |query: &str, bytes: &'static [u8]| server.request(Method::POST, &format!("{one}/stdin{query}")).body(bytes);
+    let write =
+        |query: &str, bytes: &'static [u8]| server.request(Method::POST, &format!("{one}/stdin{query}")).body(bytes);
     let (status, _) = server.send(write("", b"\xff\x00second\n")).await;
     assert_eq!(status, StatusCode::OK);
     let (status, closed) = server.send(write("?close=true", b"")).await;
     assert_eq!((status, &closed["stdinOpen"]), (StatusCode::OK, &json!(false)));
     assert_eq!(server.get(&format!("{one}/wait")).await["exit"]["exitCode"], 0);
-    let output = server.request(Method::GET, &format!("{one}/output")).send().await.unwrap();
+    let output = server
+        .request(Method::GET, &format!("{one}/output"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(output.bytes().await.unwrap(), &b"first\n\xff\x00second\n"[..]);
 }
 
@@ -232,13 +297,19 @@ async fn input_is_written_and_closed_without_a_websocket() {
 async fn a_restarted_server_finds_the_sessions_that_run() {
     let (server, driver, id) = claimed().await;
     let sessions = format!("/instances/{id}/sessions");
-    let started = server.post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" })).await;
+    let started = server
+        .post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" }))
+        .await;
     let (folder, options) = server.stop().await;
     let again: Arc<dyn Driver> = Arc::new(driver.reopen());
     let server = Server::start(folder, options, move |_| Ok(again)).await.unwrap();
     let found = &server.get(&sessions).await["items"][0];
     assert_eq!((&found["id"], &found["status"]), (&started["id"], &json!("running")));
-    let output = server.request(Method::GET, &format!("{sessions}/b/output")).send().await.unwrap();
+    let output = server
+        .request(Method::GET, &format!("{sessions}/b/output"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(output.text().await.unwrap(), "step one\na warning\n");
 }
 
@@ -247,14 +318,20 @@ async fn a_client_is_told_when_the_agent_died_or_the_vm_was_released() {
     let (server, _driver, id) = claimed().await;
     let sessions = format!("/instances/{id}/sessions");
     let client = client(&server);
-    server.post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" })).await;
+    server
+        .post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" }))
+        .await;
     let (_input, mut output) = client.attach_session(&id, "b", AttachOptions::default()).await.unwrap();
     until(&mut output, "a warning").await;
-    server.post(&format!("/instances/{id}/exec"), json!({ "command": "kill -9 -1" })).await;
+    server
+        .post(&format!("/instances/{id}/exec"), json!({ "command": "kill -9 -1" }))
+        .await;
     let error = tokio::time::timeout(SOON, output.next()).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("its sessions are gone"), "{error}");
     assert_eq!(server.get(&sessions).await["items"], json!([]));
-    server.post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" })).await;
+    server
+        .post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" }))
+        .await;
     let (_input, mut output) = client.attach_session(&id, "b", AttachOptions::default()).await.unwrap();
     until(&mut output, "a warning").await;
     server.post(&format!("/instances/{id}/release"), json!({})).await;
@@ -267,8 +344,12 @@ async fn a_client_is_told_when_the_agent_died_or_the_vm_was_released() {
 async fn a_session_is_its_claims_owners() {
     let (server, _driver, id) = claimed().await;
     let sessions = format!("/instances/{id}/sessions");
-    server.post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" })).await;
-    let other = server.post("/tokens", json!({ "name": "agent", "scopes": ["claim"] })).await;
+    server
+        .post(&sessions, json!({ "request": { "command": "build" }, "tag": "b" }))
+        .await;
+    let other = server
+        .post("/tokens", json!({ "name": "agent", "scopes": ["claim"] }))
+        .await;
     let other = other["token"].as_str().unwrap();
     let http = reqwest::Client::new();
     for (method, path) in [
@@ -279,7 +360,13 @@ async fn a_session_is_its_claims_owners() {
         (Method::DELETE, "/b"),
     ] {
         let url = format!("http://{}/api/v1{sessions}{path}", server.address);
-        let status = http.request(method, url).bearer_auth(other).send().await.unwrap().status();
+        let status = http
+            .request(method, url)
+            .bearer_auth(other)
+            .send()
+            .await
+            .unwrap()
+            .status();
         assert!([403, 404].contains(&status.as_u16()), "{path}: {status}");
     }
 }
@@ -299,16 +386,29 @@ async fn terminals_of_the_settings_file_run_in_a_claimed_vm() {
     let of_pool = driver.commands(&vm).len();
     let claim = server.post(&format!("{pool}/claim"), json!({ "taskId": "T" })).await;
     let sessions = format!("/instances/{}/sessions", claim["id"].as_str().unwrap());
-    let found = server.until(SOON, &sessions, |it| it["items"].as_array().unwrap().len() == 2).await;
+    let found = server
+        .until(SOON, &sessions, |it| it["items"].as_array().unwrap().len() == 2)
+        .await;
     // None of them ran before.
     assert_eq!(driver.commands(&vm).len(), of_pool + 2);
     let (dev, tail) = (&found["items"][0], &found["items"][1]);
-    assert_eq!((&dev["tag"], &dev["cwd"], &dev["stdinOpen"]), (&json!("dev"), &json!("/home/app"), &json!(true)));
+    assert_eq!(
+        (&dev["tag"], &dev["cwd"], &dev["stdinOpen"]),
+        (&json!("dev"), &json!("/home/app"), &json!(true))
+    );
     assert_eq!(dev["argv"], json!(["bash", "-c", "npm run dev"]));
-    assert_eq!((&tail["tag"], &tail["stdinOpen"]), (&json!("terminal 8080"), &json!(false)));
+    assert_eq!(
+        (&tail["tag"], &tail["stdinOpen"]),
+        (&json!("terminal 8080"), &json!(false))
+    );
     assert_eq!(dev["terminal"], json!({ "rows": 24, "cols": 80 }));
     // A repeated claim starts them no second time.
     server.post(&format!("{pool}/claim"), json!({ "taskId": "T" })).await;
-    server.post(&format!("/instances/{}/exec", claim["id"].as_str().unwrap()), json!({ "command": "true" })).await;
+    server
+        .post(
+            &format!("/instances/{}/exec", claim["id"].as_str().unwrap()),
+            json!({ "command": "true" }),
+        )
+        .await;
     assert_eq!(server.get(&sessions).await["items"].as_array().unwrap().len(), 2);
 }

@@ -193,10 +193,13 @@ fn not_started(error: ClientError) -> Failure {
             message,
             details,
             ..
-        } => details
-            .iter()
-            .any(|field| field.path == "request")
-            .then(|| if message.contains("was not found") { EXIT_NOT_FOUND } else { EXIT_NOT_RUN }),
+        } => details.iter().any(|field| field.path == "request").then(|| {
+            if message.contains("was not found") {
+                EXIT_NOT_FOUND
+            } else {
+                EXIT_NOT_RUN
+            }
+        }),
         _ => None,
     };
     let failure = Failure::from(error);

@@ -55,11 +55,18 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
         if let Some(session) = session_of(&client, &id, &name).await {
             return print_session(&client, &id, &session, args.follow).await;
         }
-        let failure = Failure::usage(format!("there is no log and no session `{}` in this VM", clean_line(&name)));
+        let failure = Failure::usage(format!(
+            "there is no log and no session `{}` in this VM",
+            clean_line(&name)
+        ));
         let names: Vec<&str> = logs.iter().map(|log| log.name.as_str()).collect();
         return Err(match names[..] {
-            [] => failure.hint("there are no logs: no command in it runs in the background; `hearth ps` lists the sessions"),
-            _ => failure.hint(format!("there are: {}; `hearth ps` lists the sessions", names.join(", "))),
+            [] => failure
+                .hint("there are no logs: no command in it runs in the background; `hearth ps` lists the sessions"),
+            _ => failure.hint(format!(
+                "there are: {}; `hearth ps` lists the sessions",
+                names.join(", ")
+            )),
         });
     };
     if log.dropped_bytes > 0 {

@@ -77,8 +77,16 @@ async fn work_in_session(
             }
             let request = ExecRequest {
                 argv: Some(vec![word("bash")?, word("-l")?]),
-                cwd: args.cwd.map(|cwd| cwd.parse::<GuestPath>()).transpose().map_err(invalid("--cwd"))?,
-                user: args.user.map(|user| user.parse::<Name>()).transpose().map_err(invalid("--user"))?,
+                cwd: args
+                    .cwd
+                    .map(|cwd| cwd.parse::<GuestPath>())
+                    .transpose()
+                    .map_err(invalid("--cwd"))?,
+                user: args
+                    .user
+                    .map(|user| user.parse::<Name>())
+                    .transpose()
+                    .map_err(invalid("--user"))?,
                 env: Some(env),
                 ..ExecRequest::default()
             };
@@ -92,7 +100,7 @@ async fn work_in_session(
             client.start_session(id, &body).await?
         }
     };
-    attach(globals, client, id, &session, true).await
+    attach(globals, client, id, &session, true, false).await
 }
 
 fn invalid(option: &'static str) -> impl Fn(Invalid) -> Failure {

@@ -282,19 +282,51 @@ fn a_detached_build_outlives_a_killed_server_and_its_output_is_complete() {
     let complete: String = (1..=STEPS).map(|step| format!("step {step}\n")).collect();
     let logs = server.try_run(&["logs", id, session]);
     assert_eq!(logs.stdout, complete);
-    assert_eq!(logs.stderr.lines().filter(|line| line.starts_with("warning ")).count(), STEPS);
+    assert_eq!(
+        logs.stderr.lines().filter(|line| line.starts_with("warning ")).count(),
+        STEPS
+    );
     let attached = attached.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(attached.stdout).unwrap(), complete);
-    assert_eq!(attached.status.code(), Some(7), "{}", String::from_utf8_lossy(&attached.stderr));
+    assert_eq!(
+        attached.status.code(),
+        Some(7),
+        "{}",
+        String::from_utf8_lossy(&attached.stderr)
+    );
     let list: Value = serde_json::from_str(&server.run(&["ps", id, "--json"])).unwrap();
-    assert_eq!((&list["items"][0]["id"], &list["items"][0]["exit"]["exitCode"]), (&session.into(), &7.into()));
+    assert_eq!(
+        (&list["items"][0]["id"], &list["items"][0]["exit"]["exitCode"]),
+        (&session.into(), &7.into())
+    );
     // Memory that runs out is named, and so is a shell in a terminal that stays.
-    server.run(&["exec", "--detach", "--tag", "eats", id, "--", "python3", "-c", "x = []\nwhile True: x.append(bytearray(1 << 24))"]);
+    server.run(&[
+        "exec",
+        "--detach",
+        "--tag",
+        "eats",
+        id,
+        "--",
+        "python3",
+        "-c",
+        "x = []\nwhile True: x.append(bytearray(1 << 24))",
+    ]);
     let eats = server.try_run(&["wait", id, "eats"]);
-    assert!(eats.code == 137 && eats.stderr.contains("no memory left"), "{} {}", eats.code, eats.stderr);
-    let (code, shown) = run_at_terminal(server.command(&["shell", id, "--session", "work"]), b"tty; kept=$((40+2))\r~.");
+    assert!(
+        eats.code == 137 && eats.stderr.contains("no memory left"),
+        "{} {}",
+        eats.code,
+        eats.stderr
+    );
+    let (code, shown) = run_at_terminal(
+        server.command(&["shell", id, "--session", "work"]),
+        b"tty; kept=$((40+2))\r~.",
+    );
     assert_eq!(code, Some(0), "{shown}");
-    let (code, shown) = run_at_terminal(server.command(&["shell", id, "--session", "work"]), b"echo it is $kept; exit 9\r");
+    let (code, shown) = run_at_terminal(
+        server.command(&["shell", id, "--session", "work"]),
+        b"echo it is $kept; exit 9\r",
+    );
     assert!(code == Some(9) && shown.contains("it is 42"), "{code:?} {shown}");
     server.run(&["release", id]);
     server.run(&["project", "delete", "p", "--yes"]);

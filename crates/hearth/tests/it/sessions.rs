@@ -50,20 +50,42 @@ fn a_detached_command_is_listed_read_signalled_and_waited_for() {
     let house = house();
     let id = house.id.as_str();
     let none = run(house.command(&["attach", id, "nothing"]));
-    assert!(none.code == 2 && none.stderr.contains("exec --detach"), "{}", none.stderr);
+    assert!(
+        none.code == 2 && none.stderr.contains("exec --detach"),
+        "{}",
+        none.stderr
+    );
     let session = detach(&house, &["--tag", "b"], &["build"]);
     let again = run(house.exec(&["--detach", "--tag", "b"], &["build"]));
-    assert!(again.code == 125 && again.stderr.contains("runs already"), "{}", again.stderr);
+    assert!(
+        again.code == 125 && again.stderr.contains("runs already"),
+        "{}",
+        again.stderr
+    );
     let table = run(house.command(&["ps", id]));
-    assert!(table.stdout.contains(&session) && table.stdout.contains("running"), "{}", table.stdout);
+    assert!(
+        table.stdout.contains(&session) && table.stdout.contains("running"),
+        "{}",
+        table.stdout
+    );
     let list: Value = serde_json::from_str(&run(house.command(&["ps", id, "--json"])).stdout).unwrap();
-    assert_eq!((&list["items"][0]["id"], &list["items"][0]["tag"]), (&session.as_str().into(), &"b".into()));
+    assert_eq!(
+        (&list["items"][0]["id"], &list["items"][0]["tag"]),
+        (&session.as_str().into(), &"b".into())
+    );
     let all: Value = serde_json::from_str(&run(house.command(&["ps", id, "--all", "--json"])).stdout).unwrap();
     assert_eq!(all["processes"][0]["session"], session.as_str());
     let logs = run(house.command(&["logs", id, "b"]));
-    assert_eq!((logs.code, logs.stdout.as_str(), logs.stderr.as_str()), (0, "step one\n", "a warning\n"));
+    assert_eq!(
+        (logs.code, logs.stdout.as_str(), logs.stderr.as_str()),
+        (0, "step one\n", "a warning\n")
+    );
     let waits = run(house.command(&["wait", id, "last", "--timeout", "0"]));
-    assert!(waits.code == 124 && waits.stderr.contains("still runs"), "{}", waits.stderr);
+    assert!(
+        waits.code == 124 && waits.stderr.contains("still runs"),
+        "{}",
+        waits.stderr
+    );
     let following = house
         .command(&["logs", id, &session[..5], "--follow"])
         .stdout(Stdio::piped())
@@ -71,7 +93,12 @@ fn a_detached_command_is_listed_read_signalled_and_waited_for() {
         .spawn()
         .unwrap();
     let killed = run(house.command(&["kill", id, "b", "-s", "int"]));
-    assert!(killed.code == 0 && killed.stdout.starts_with("INT sent to 2 processes"), "{} {}", killed.stdout, killed.stderr);
+    assert!(
+        killed.code == 0 && killed.stdout.starts_with("INT sent to 2 processes"),
+        "{} {}",
+        killed.stdout,
+        killed.stderr
+    );
     assert_eq!(following.wait_with_output().unwrap().stdout, b"step one\n");
     assert_eq!(run(house.command(&["wait", id, "b"])).code, 130);
     assert_eq!(run(house.command(&["attach", id, "b"])).code, 130);
@@ -90,9 +117,18 @@ fn codes_are_the_sessions_own() {
     let attached = run(house.command(&["attach", &house.id, &short]));
     assert_eq!((attached.code, attached.stdout.as_str()), (0, "short\n"));
     let missing = run(house.exec(&["--detach"], &["no-such-program"]));
-    assert!(missing.code == 127 && missing.stderr.contains("was not found"), "{} {}", missing.code, missing.stderr);
+    assert!(
+        missing.code == 127 && missing.stderr.contains("was not found"),
+        "{} {}",
+        missing.code,
+        missing.stderr
+    );
     let nothing = run(house.command(&["logs", &house.id, "nothing"]));
-    assert!(nothing.code == 2 && nothing.stderr.contains("hearth") && nothing.stderr.contains("ps"), "{}", nothing.stderr);
+    assert!(
+        nothing.code == 2 && nothing.stderr.contains("hearth") && nothing.stderr.contains("ps"),
+        "{}",
+        nothing.stderr
+    );
 }
 
 #[test]
@@ -112,7 +148,10 @@ fn a_shell_with_a_session_is_left_with_a_tilde_and_found_again() {
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("runs on"), "{shown}");
     let list: Value = serde_json::from_str(&run(house.command(&["ps", &house.id, "--json"])).stdout).unwrap();
-    assert_eq!((&list["items"][0]["tag"], &list["items"][0]["status"]), (&"work".into(), &"running".into()));
+    assert_eq!(
+        (&list["items"][0]["tag"], &list["items"][0]["status"]),
+        (&"work".into(), &"running".into())
+    );
     let (code, shown) = run_at_terminal_after(shell(), "hello", b"\r~.");
     assert_eq!(code, Some(0), "{shown}");
     let list: Value = serde_json::from_str(&run(house.command(&["ps", &house.id, "--json"])).stdout).unwrap();
@@ -125,7 +164,12 @@ fn a_command_can_be_run_in_a_vm_of_its_own() {
     let all = run(house.command(&["release", "--all"]));
     assert!(all.code == 2 && all.stderr.contains("--yes"), "{}", all.stderr);
     let all = run(house.command(&["release", "--all", "--yes"]));
-    assert!(all.code == 0 && all.stdout.contains(&house.id), "{} {}", all.stdout, all.stderr);
+    assert!(
+        all.code == 0 && all.stdout.contains(&house.id),
+        "{} {}",
+        all.stdout,
+        all.stderr
+    );
     let mut ran = None;
     eventually("a VM is ready", || {
         let claim = run(house.command(&["claim", "demo", "--exec", "--", "quick"]));

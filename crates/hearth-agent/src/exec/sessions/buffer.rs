@@ -97,6 +97,15 @@ impl Buffer {
         }
     }
 
+    /// Drops what lies before this position.
+    pub(super) fn drop_before(&mut self, position: u64) {
+        while self.chunks.front().is_some_and(|chunk| chunk.end() <= position)
+            && let Some(chunk) = self.chunks.pop_front()
+        {
+            self.cost -= chunk.cost();
+        }
+    }
+
     /// What is at this position.
     pub(super) fn at(&self, position: u64) -> Found {
         if position < self.dropped() {
@@ -150,7 +159,10 @@ mod tests {
                 (FrameKind::Stdout, b"three".to_vec())
             ]
         );
-        assert_eq!(buffer.at(7), Found::Output(FrameKind::Stderr, Bytes::from_static(b"ad")));
+        assert_eq!(
+            buffer.at(7),
+            Found::Output(FrameKind::Stderr, Bytes::from_static(b"ad"))
+        );
         assert_eq!(buffer.at(buffer.written()), Found::Nothing);
     }
 
@@ -159,7 +171,11 @@ mod tests {
         const MOST: usize = 100_000;
         let mut buffer = Buffer::default();
         for number in 0..200_000_u32 {
-            let kind = if number % 2 == 0 { FrameKind::Stdout } else { FrameKind::Stderr };
+            let kind = if number % 2 == 0 {
+                FrameKind::Stdout
+            } else {
+                FrameKind::Stderr
+            };
             buffer.add(kind, &[u8::try_from(number % 251).unwrap()]);
             buffer.shrink(MOST);
             assert!(buffer.cost() <= MOST);

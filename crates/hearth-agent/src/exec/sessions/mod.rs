@@ -4,10 +4,13 @@
 //! keeps what it printed, [`serve`] answers requests about it.
 //!
 //! No reader holds up the process, nor another reader: output goes into a buffer of [`SESSION_BYTES`], and of [`ALL_BYTES`] together.
-//! What is too old for it is dropped, and a reader that comes late, or is too slow, is told how much that was.
+//! What is too old for it is dropped, and a reader that comes late, or is too slow, is told how much that was. Only a reader that asks
+//! to be waited for is, [`LOSSLESS_BYTES`] behind.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use hearth_guest::exec_session::{SessionInfo, Until, tag_fault};
 use hearth_guest::files::FaultCode;
@@ -33,6 +36,8 @@ pub(crate) use serve::answer;
 
 /// Memory for the output of one session. A build prints less.
 const SESSION_BYTES: usize = 4 * 1024 * 1024;
+/// So far behind may a reader be that the process waits for.
+const LOSSLESS_BYTES: u64 = 256 * 1024;
 /// Memory for the output of all of them. What has ended gives way first, then the largest.
 const ALL_BYTES: usize = 32 * 1024 * 1024;
 /// So many may run at once.
@@ -77,6 +82,8 @@ pub(super) struct Session {
     stdin_over: CancellationToken,
     inside: Mutex<Changing>,
     progress: watch::Sender<Progress>,
+    /// A reader that is waited for has read, or gone.
+    freed: watch::Sender<()>,
     readers: AtomicU32,
 }
 
@@ -96,6 +103,17 @@ struct Changing {
     end: Option<(ExecEnd, i64)>,
     /// It was removed: nothing can read it any more.
     removed: bool,
+    /// Where the readers are that the process waits for, by their numbers.
+    waited_for: BTreeMap<u64, u64>,
+    /// When the process last waited for one.
+    held_at: Option<Instant>,
+}
+
+impl Changing {
+    /// Where the slowest reader is that the process waits for.
+    fn slowest(&self) -> Option<u64> {
+        self.waited_for.values().min().copied()
+    }
 }
 
 /// What readers wait for.
@@ -214,7 +232,9 @@ impl Sessions {
             coded(
                 StatusCode::NOT_FOUND,
                 FaultCode::NotFound,
-                format!("there is no session {name:?} in this VM; when its agent is restarted, or the VM, sessions are gone"),
+                format!(
+                    "there is no session {name:?} in this VM; when its agent is restarted, or the VM, sessions are gone"
+                ),
             )
         })
     }
@@ -257,7 +277,9 @@ impl Sessions {
     fn forget_old(&self, cgroups: &Cgroups) {
         let ended: Vec<_> = self.all().into_iter().filter(|session| !session.runs()).collect();
         let surplus = ended.len().saturating_sub(MOST_ENDED);
-        let (open, closed): (Vec<_>, Vec<_>) = ended.into_iter().partition(|session| session.progress.borrow().open > 0);
+        let (open, closed): (Vec<_>, Vec<_>) = ended
+            .into_iter()
+            .partition(|session| session.progress.borrow().open > 0 || session.readers.load(Ordering::Relaxed) > 0);
         for session in closed.iter().chain(&open).take(surplus) {
             // It runs no more: nothing can refuse that.
             drop(self.remove(session, cgroups));
@@ -285,23 +307,28 @@ impl Sessions {
         self.kept.fetch_sub(before - buffer.cost(), Ordering::Relaxed);
     }
 
-    /// Drops output of the oldest that has ended, or of the largest. False when there is none.
+    /// Drops output of the oldest that has ended, or of the largest. False when there is none that may go.
     fn give_way(&self) -> bool {
-        let all = self.all();
-        let has_output = |session: &&Arc<Session>| session.inside().buffer.cost() > 0;
-        let ended = all.iter().filter(|session| !session.runs()).find(has_output);
-        if let Some(session) = ended {
-            self.shrink(&mut session.inside().buffer, 0);
+        let (running, ended): (Vec<_>, Vec<_>) = self.all().into_iter().partition(|session| session.runs());
+        if ended.iter().any(|session| self.free(session, |_| 0)) {
             return true;
         }
-        let largest = all.iter().max_by_key(|session| session.inside().buffer.cost());
-        let Some(session) = largest.filter(has_output) else {
-            return false;
-        };
+        let mut largest = running;
+        largest.sort_by_cached_key(|session| std::cmp::Reverse(session.inside().buffer.cost()));
+        largest.iter().any(|session| self.free(session, |cost| cost / 2))
+    }
+
+    /// Drops output of one, but for what readers have not got that are waited for. Whether there was any.
+    fn free(&self, session: &Session, most: fn(usize) -> usize) -> bool {
         let mut inside = session.inside();
-        let half = inside.buffer.cost() / 2;
-        self.shrink(&mut inside.buffer, half);
-        true
+        let before = inside.buffer.cost();
+        match inside.slowest() {
+            Some(position) => inside.buffer.drop_before(position),
+            None => inside.buffer.shrink(most(before)),
+        }
+        let freed = before - inside.buffer.cost();
+        self.kept.fetch_sub(freed, Ordering::Relaxed);
+        freed > 0
     }
 
     /// Ends every process of every session: the agent itself is asked to end.
@@ -358,6 +385,25 @@ impl Session {
             output_open: progress.open > 0,
             readers: self.readers.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether a reader that is waited for is too far behind.
+    fn is_held(&self) -> bool {
+        let inside = self.inside();
+        let behind = |position: u64| inside.buffer.written().saturating_sub(position);
+        inside
+            .slowest()
+            .is_some_and(|position| behind(position) >= LOSSLESS_BYTES)
+    }
+
+    /// Waits until there is none.
+    async fn room(&self) {
+        if !self.is_held() {
+            return;
+        }
+        let mut freed = self.freed.subscribe();
+        while self.is_held() && freed.changed().await.is_ok() {}
+        self.inside().held_at = Some(Instant::now());
     }
 
     fn found_at(&self, position: u64) -> Found {

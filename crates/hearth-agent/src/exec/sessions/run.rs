@@ -1,5 +1,6 @@
 //! The life of a session: it is started, what it prints is kept, and its end is noted.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
@@ -115,6 +116,8 @@ async fn begin(execs: &Arc<Execs>, spec: SessionSpec) -> Result<(Arc<Session>, L
             gone: false,
             end: None,
             removed: false,
+            waited_for: BTreeMap::new(),
+            held_at: None,
         }),
         progress: watch::Sender::new(Progress {
             written: 0,
@@ -122,6 +125,7 @@ async fn begin(execs: &Arc<Execs>, spec: SessionSpec) -> Result<(Arc<Session>, L
             ended: false,
             settled: false,
         }),
+        freed: watch::Sender::new(()),
         readers: AtomicU32::new(0),
     });
     let into = |kind| Into {
@@ -154,7 +158,11 @@ fn new_id() -> String {
 
 fn own_name() -> &'static str {
     // In tests the agent may be somebody else.
-    if Uid::effective().is_root() { "root" } else { "the agent's user" }
+    if Uid::effective().is_root() {
+        "root"
+    } else {
+        "the agent's user"
+    }
 }
 
 fn unix_ms() -> i64 {
@@ -182,15 +190,29 @@ async fn live(execs: Arc<Execs>, session: Arc<Session>, mut life: Life) {
     }
     session.drop_stdin().await;
     drop(life.inner);
-    let mut progress = session.progress.subscribe();
-    // What it printed last is on its way still. A process that it left running may hold the outputs for ever.
-    drop(tokio::time::timeout(AFTERMATH, progress.wait_for(|progress| progress.open == 0)).await);
-    session.progress.send_modify(|progress| {
-        progress.ended = true;
-        progress.settled = true;
-    });
+    session.progress.send_modify(|progress| progress.ended = true);
+    last_output(&session).await;
+    session.progress.send_modify(|progress| progress.settled = true);
     execs.sessions.forget_old(&execs.cgroups);
     drop(life.script);
+}
+
+/// Waits until what it printed last was read. A process that it left running may hold the outputs for ever: then that is so when they
+/// could be read for some time.
+async fn last_output(session: &Session) {
+    let mut progress = session.progress.subscribe();
+    while tokio::time::timeout(AFTERMATH, progress.wait_for(|progress| progress.open == 0))
+        .await
+        .is_err()
+    {
+        let held_at = session.inside().held_at;
+        let lately = held_at.is_some_and(|at| at.elapsed() < AFTERMATH);
+        if session.is_held() {
+            session.room().await;
+        } else if !lately {
+            return;
+        }
+    }
 }
 
 /// Where one output of a process goes.
@@ -224,6 +246,7 @@ impl Into {
         self.execs.sessions.keep(&self.session, self.kind, bytes);
         // One that prints without end must not keep the agent from anything else.
         tokio::task::yield_now().await;
+        self.session.room().await;
     }
 
     fn close(&self) {

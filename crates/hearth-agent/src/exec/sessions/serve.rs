@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hearth_guest::exec_session::{
-    Dropped, SessionAttach, SessionList, SessionSignal, SessionSpec, Signalled, Until,
-};
+use hearth_guest::exec_session::{Dropped, SessionAttach, SessionList, SessionSignal, SessionSpec, Signalled, Until};
 use hearth_guest::frames::MAX_FRAME;
 use hearth_guest::{FrameKind, TerminalSize, frames, paths};
 use http::{Method, Request, StatusCode};
@@ -23,7 +21,7 @@ use crate::http::{json_up_to, small_json};
 use crate::reply::{self, Fault, Reply};
 
 /// Longest wait for a session's end, where the host does not say.
-const LONGEST_WAIT: Duration = Duration::from_hours(24);
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Answers a request about sessions.
 pub(crate) async fn answer(
@@ -142,8 +140,12 @@ async fn read(session: &Session, attach: &SessionAttach, output: &Output) -> Opt
     let newest = attach.last.map_or(0, |last| written.saturating_sub(last));
     // A position that nothing was ever printed at is waited for by nobody.
     let mut position = attach.from.max(newest).min(written);
+    let waited_for = attach.lossless.then(|| WaitedFor::begin(session, position));
     output.info(&info).await?;
     loop {
+        if let Some(waited_for) = &waited_for {
+            waited_for.is_at(position);
+        }
         if attach.until == Until::Now && position >= written {
             break;
         }
@@ -166,6 +168,33 @@ async fn read(session: &Session, attach: &SessionAttach, output: &Output) -> Opt
     output.info(&session.info()).await
 }
 
+/// A reader that the process waits for, for as long as this lives.
+struct WaitedFor<'a> {
+    session: &'a Session,
+    number: u64,
+}
+
+impl<'a> WaitedFor<'a> {
+    fn begin(session: &'a Session, position: u64) -> Self {
+        let mut inside = session.inside();
+        let number = inside.waited_for.last_key_value().map_or(0, |(last, _)| last + 1);
+        inside.waited_for.insert(number, position);
+        Self { session, number }
+    }
+
+    fn is_at(&self, position: u64) {
+        self.session.inside().waited_for.insert(self.number, position);
+        self.session.freed.send_replace(());
+    }
+}
+
+impl Drop for WaitedFor<'_> {
+    fn drop(&mut self) {
+        self.session.inside().waited_for.remove(&self.number);
+        self.session.freed.send_replace(());
+    }
+}
+
 impl Output {
     async fn info(&self, info: &hearth_guest::exec_session::SessionInfo) -> Option<()> {
         let frame = frames::encode_json(FrameKind::Session, info).ok()?;
@@ -181,7 +210,10 @@ async fn feed(session: &Session, mut input: Input) {
             FrameKind::StdinEnd => session.close_stdin().await,
             FrameKind::Resize => match frames::decode_json(&piece) {
                 // One without a terminal has no size.
-                Ok(size) => Ok(session.resize(size).unwrap_or(())),
+                Ok(size) => {
+                    drop(session.resize(size));
+                    Ok(())
+                }
                 Err(_) => return,
             },
             // Nothing else is the host's to send; what comes after it cannot be trusted.

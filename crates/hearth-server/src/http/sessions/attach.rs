@@ -54,6 +54,9 @@ pub struct AttachQuery {
     /// For how long: `now`, what there is; `ended`, until its first process has ended; `closed`, until nothing can print any more.
     #[param(nullable = false, required = false, default = "ended")]
     until: Option<ReadUntil>,
+    /// The command waits for this client, when it prints faster than the client reads, and nothing is dropped.
+    #[param(nullable = false, required = false, default = false)]
+    lossless: Option<bool>,
 }
 
 /// Reads of a session that the agent was asked for.
@@ -103,8 +106,8 @@ impl Reading {
 /// first byte says of which (1 stdout, 2 stderr), the rest is what was printed. What is not kept any more is the text `{"dropped":
 /// {"bytes"}}`. Its last message is `{"end": Session}`, or `{"error": …}` when the VM or its agent can say no more. The client's binary messages
 /// are input, the text `"stdinEnd"` ends it for all clients, `{"resize": …}` changes the terminal's size. Any number of clients
-/// may be attached at once. No client holds up the command or another client: one that is too slow loses output, and is told how
-/// much. When a client goes, the session stays.
+/// may be attached at once. No client holds up the command or another client, unless it asks for `lossless`: one that is too slow
+/// loses output, and is told how much. When a client goes, the session stays.
 #[utoipa::path(
     get,
     path = "/instances/{id}/sessions/{session}/attach",
@@ -155,6 +158,7 @@ fn wanted(session: String, query: &AttachQuery) -> SessionAttach {
             ReadUntil::Ended => Until::Ended,
             ReadUntil::Closed => Until::Closed,
         },
+        lossless: query.lossless.unwrap_or(false),
     }
 }
 

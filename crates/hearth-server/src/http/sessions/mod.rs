@@ -11,9 +11,7 @@ use axum::body::Body as RawBody;
 use axum::extract::State;
 use hearth_api::ids::InstanceId;
 use hearth_api::page::Items;
-use hearth_api::session::{
-    Process, SendSignal, Session, SessionRemoved, SessionStatus, SignalSent, StartSession,
-};
+use hearth_api::session::{Process, SendSignal, Session, SessionRemoved, SessionStatus, SignalSent, StartSession};
 use hearth_api::terminal::TerminalSize;
 use hearth_guest::client::{AgentError, Upload};
 use hearth_guest::exec_session::{ProcessInfo, SessionInfo, SessionSignal, SessionSpec, SessionStart};
@@ -101,7 +99,10 @@ pub async fn start_session(
         read_only: body.read_only,
     };
     if body.read_only && reads {
-        return Err(ApiError::field("readOnly", "a session that takes no input has no `stdin`"));
+        return Err(ApiError::field(
+            "readOnly",
+            "a session that takes no input has no `stdin`",
+        ));
     }
     let Inside { agent, awake } = enter(&state, &row).await?;
     let info = match ask(&state, &row, awake, agent.start_session(&spec)).await? {
@@ -276,10 +277,7 @@ pub async fn signal_session(
     let sent = async {
         let info = agent.session(&session).await?;
         let processes = agent.signal_session(&info.id, signal).await?;
-        Ok::<_, AgentError>(SignalSent {
-            id: info.id,
-            processes,
-        })
+        Ok::<_, AgentError>(SignalSent { id: info.id, processes })
     };
     ask(&state, &row, awake, sent).await.map(Json)
 }
@@ -287,7 +285,9 @@ pub async fn signal_session(
 fn signal_number(name: &str) -> Result<i32, ApiError> {
     let number = match name.parse::<i32>() {
         Ok(number) => Signal::try_from(number).ok(),
-        Err(_) => format!("SIG{}", name.strip_prefix("SIG").unwrap_or(name)).parse::<Signal>().ok(),
+        Err(_) => format!("SIG{}", name.strip_prefix("SIG").unwrap_or(name))
+            .parse::<Signal>()
+            .ok(),
     };
     number
         .map(|signal| signal as i32)

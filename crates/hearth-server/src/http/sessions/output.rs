@@ -47,6 +47,9 @@ pub struct OutputQuery {
     /// Also what will be printed, until nothing can print any more.
     #[param(nullable = false, required = false, default = false)]
     follow: Option<bool>,
+    /// The command waits for this client, when it prints faster than the client reads, and nothing is dropped.
+    #[param(nullable = false, required = false, default = false)]
+    lossless: Option<bool>,
 }
 
 /// Read a session's output
@@ -79,6 +82,7 @@ pub async fn read_session_output(
         } else {
             Until::Now
         },
+        lossless: query.lossless.unwrap_or(false),
     };
     let reading = Reading::begin(&state, &row).await;
     let asked = agent.attach_session(&wanted, futures::stream::empty());
@@ -87,7 +91,11 @@ pub async fn read_session_output(
     let info = match stream.next().await {
         Some(Ok(SessionEvent::Info(info))) => info,
         Some(Err(error)) => return Err(reading.lost(&error).await),
-        _ => return Err(ApiError::unavailable("the agent in the VM answered something unexpected")),
+        _ => {
+            return Err(ApiError::unavailable(
+                "the agent in the VM answered something unexpected",
+            ));
+        }
     };
     let position = position(&wanted, &info);
     let mut life = Life::of(&state, &row);

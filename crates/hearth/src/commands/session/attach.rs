@@ -41,6 +41,9 @@ pub(crate) struct AttachArgs {
     /// Do not read standard input
     #[arg(long, short = 'n')]
     no_stdin: bool,
+    /// Let the command wait where it prints faster than this takes; else what is not taken in time is dropped, and that is said
+    #[arg(long)]
+    lossless: bool,
 }
 
 pub(crate) async fn run(globals: &Globals, args: AttachArgs) -> Result<u8, Failure> {
@@ -48,7 +51,7 @@ pub(crate) async fn run(globals: &Globals, args: AttachArgs) -> Result<u8, Failu
         let client = connect::client(globals)?;
         let id = resolve::instance(&client, &args.id).await?;
         let session = find(&client, &id, &args.session).await?;
-        attach(globals, &client, &id, &session, !args.no_stdin).await
+        attach(globals, &client, &id, &session, !args.no_stdin, args.lossless).await
     };
     apart_from_the_commands(code.await)
 }
@@ -60,6 +63,7 @@ pub(crate) async fn attach(
     id: &InstanceId,
     session: &Session,
     input: bool,
+    lossless: bool,
 ) -> Result<u8, Failure> {
     let here = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mode = match session.terminal {
@@ -71,6 +75,7 @@ pub(crate) async fn attach(
         from: 0,
         last: session.terminal.map(|_| SCREENS_BYTES),
         until: ReadUntil::Ended,
+        lossless,
     };
     let over = {
         let _raw = (mode == Mode::Terminal).then(Raw::begin).transpose()?;

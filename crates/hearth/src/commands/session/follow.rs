@@ -196,7 +196,11 @@ impl Keys {
         let Some(bytes) = self.read.recv().await else {
             self.more = false;
             // A terminal that is gone ends nothing in the VM.
-            return if self.escape.is_some() { Typed::Leave } else { Typed::End };
+            return if self.escape.is_some() {
+                Typed::Leave
+            } else {
+                Typed::End
+            };
         };
         match &mut self.escape {
             None => Typed::Bytes(bytes),
@@ -319,7 +323,12 @@ mod tests {
         assert_eq!(all(&["~."]), (String::new(), true));
         assert_eq!(all(&["ls\r", "~", "."]), ("ls\r".to_owned(), true));
         assert_eq!(all(&["ls\r~."]), ("ls\r".to_owned(), true));
-        for (typed, sent) in [("ls ~.\r", "ls ~.\r"), ("~~.\r", "~.\r"), ("~x\r", "~x\r"), ("cd ~\r", "cd ~\r")] {
+        for (typed, sent) in [
+            ("ls ~.\r", "ls ~.\r"),
+            ("~~.\r", "~.\r"),
+            ("~x\r", "~x\r"),
+            ("cd ~\r", "cd ~\r"),
+        ] {
             assert_eq!(all(&[typed]), (sent.to_owned(), false), "{typed:?}");
         }
     }

@@ -118,7 +118,11 @@ mod tests {
             argv: ["bash", "-c", "npm run dev"].map(str::to_owned).to_vec(),
             cwd: "/home".to_owned(),
             user: "root".to_owned(),
-            status: if runs { SessionStatus::Running } else { SessionStatus::Ended },
+            status: if runs {
+                SessionStatus::Running
+            } else {
+                SessionStatus::Ended
+            },
             exit: (!runs).then(|| ExecExit {
                 exit_code: Some(3),
                 ..ExecExit::default()
@@ -157,7 +161,10 @@ mod tests {
             assert_eq!(found(text).as_deref(), Ok(expected), "{text}");
         }
         let several = found("s-11").unwrap_err().to_string();
-        assert!(several.contains("2 sessions") && several.contains("s-11bb  npm run dev"), "{several}");
+        assert!(
+            several.contains("2 sessions") && several.contains("s-11bb  npm run dev"),
+            "{several}"
+        );
         assert!(found("nothing").unwrap_err().to_string().contains("hearth ps wpi_1"));
         let none = choose(Vec::new(), &id, "dev").unwrap_err().to_string();
         assert!(none.contains("exec --detach wpi_1 -- COMMAND"), "{none}");

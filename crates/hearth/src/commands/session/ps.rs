@@ -51,7 +51,9 @@ pub(crate) async fn run(globals: &Globals, args: PsArgs) -> Result<u8, Failure> 
             format!("{}\n\n{}", session_table(&all.sessions), process_table(&all.processes))
         })?;
     } else {
-        output::print(globals.json, &Items { items: sessions }, |list| session_table(&list.items))?;
+        output::print(globals.json, &Items { items: sessions }, |list| {
+            session_table(&list.items)
+        })?;
     }
     Ok(0)
 }

@@ -42,7 +42,9 @@ async fn wait(globals: &Globals, args: WaitArgs) -> Result<u8, Failure> {
     let mut session = find(&client, &id, &args.session).await?;
     let begun = Instant::now();
     loop {
-        let left = args.timeout.map(|limit| limit.saturating_sub(begun.elapsed().as_secs()));
+        let left = args
+            .timeout
+            .map(|limit| limit.saturating_sub(begun.elapsed().as_secs()));
         if !session.is_running() || left == Some(0) {
             break;
         }
