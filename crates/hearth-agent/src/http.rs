@@ -66,6 +66,10 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::FILES, &Method::GET) => files::read(request).await,
         (paths::TREE, &Method::PUT) => tree::write(request).await,
         (path, _) if path.starts_with(paths::FS) => user_files::answer(request).await,
+        (path, _) if path == paths::SESSIONS || path.starts_with(paths::SESSION_PREFIX) => {
+            exec::sessions::answer(request, execs, alive).await
+        }
+        (paths::PROCESSES, &Method::GET) => exec::processes::list(execs).await,
         (paths::CLOCK, &Method::POST) => set_clock(request).await,
         (paths::HAND_OVER, &Method::POST) => hand_over(request).await,
         (paths::ACTIVATE, &Method::POST) => activate::run(request).await,
@@ -122,7 +126,16 @@ fn health(started: Instant) -> Result<Reply, Fault> {
 
 /// A body that holds JSON only.
 pub(crate) async fn small_json<T: DeserializeOwned>(request: Request<Incoming>, what: &str) -> Result<T, Fault> {
-    let body = Limited::new(request.into_body(), SMALL_BODY).collect().await;
+    json_up_to(request, SMALL_BODY, what).await
+}
+
+/// The same, of another length.
+pub(crate) async fn json_up_to<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    most: usize,
+    what: &str,
+) -> Result<T, Fault> {
+    let body = Limited::new(request.into_body(), most).collect().await;
     let body = body
         .map_err(|error| Fault::bad(format!("the body could not be read: {error}")))?
         .to_bytes();

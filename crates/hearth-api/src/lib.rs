@@ -16,6 +16,7 @@ pub mod page;
 pub mod patch;
 pub mod pool;
 pub mod project;
+pub mod session;
 pub mod settings;
 pub mod setup;
 pub mod template;

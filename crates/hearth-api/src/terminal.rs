@@ -9,6 +9,7 @@ use crate::exec::ExecExit;
 /// How large a terminal is, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "rows": 40, "cols": 132 }))]
 pub struct TerminalSize {
     /// Lines.
     #[schema(minimum = 1, maximum = 1000)]

@@ -43,6 +43,8 @@ impl TryFrom<u8> for FrameKind {
             5 => Self::Stderr,
             6 => Self::End,
             7 => Self::Resize,
+            8 => Self::Session,
+            9 => Self::Dropped,
             unknown => return Err(FrameError::UnknownKind(unknown)),
         })
     }

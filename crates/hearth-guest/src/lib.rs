@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "client")]
 pub mod client;
+pub mod exec_session;
 pub mod files;
 pub mod frames;
 pub mod session;
@@ -15,8 +16,8 @@ pub mod session;
 ///
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
 /// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
-/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`).
-pub const PROTOCOL_VERSION: u32 = 9;
+/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`). 10: exec sessions, processes.
+pub const PROTOCOL_VERSION: u32 = 10;
 
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
@@ -351,6 +352,29 @@ pub mod paths {
     pub const FS_TREE: &str = "/v1/fs/tree";
     /// `GET`: the changes at [`PATH`], below it when [`RECURSIVE`], as they happen: a [`Change`](super::files::Change) as JSON in each line.
     pub const FS_WATCH: &str = "/v1/fs/watch";
+    /// `GET`: a [`SessionList`](super::exec_session::SessionList). `POST`: a [`SessionSpec`](super::exec_session::SessionSpec), answered by a
+    /// [`SessionStart`](super::exec_session::SessionStart).
+    pub const SESSIONS: &str = "/v1/sessions";
+    /// How the paths of one session begin. They take [`SESSION`].
+    pub const SESSION_PREFIX: &str = "/v1/session/";
+    /// `GET`: a [`SessionInfo`](super::exec_session::SessionInfo). `DELETE`: removes one that has ended.
+    pub const SESSION_INFO: &str = "/v1/session/info";
+    /// `POST`: frames in, frames out. The first is a `Spec` with a [`SessionAttach`](super::exec_session::SessionAttach).
+    pub const SESSION_ATTACH: &str = "/v1/session/attach";
+    /// `POST`: the body goes to the session's standard input, which ends after it when [`CLOSE`].
+    pub const SESSION_STDIN: &str = "/v1/session/stdin";
+    /// `POST`: a [`TerminalSize`](super::TerminalSize).
+    pub const SESSION_RESIZE: &str = "/v1/session/resize";
+    /// `POST`: a [`SessionSignal`](super::exec_session::SessionSignal), answered by a [`Signalled`](super::exec_session::Signalled).
+    pub const SESSION_SIGNAL: &str = "/v1/session/signal";
+    /// `GET`: waits until the session has ended, or for [`LIMIT`] milliseconds; answered as [`SESSION_INFO`].
+    pub const SESSION_WAIT: &str = "/v1/session/wait";
+    /// `GET`: a [`ProcessList`](super::exec_session::ProcessList).
+    pub const PROCESSES: &str = "/v1/processes";
+    /// Query key: a session's id, process id or tag.
+    pub const SESSION: &str = "session";
+    /// Query key: `true`, or not.
+    pub const CLOSE: &str = "close";
     /// Query key: as whom; as [`OWNER`].
     pub const USER: &str = "user";
     /// Query key: the first byte.
@@ -404,6 +428,10 @@ pub enum FrameKind {
     End = 6,
     /// A [`TerminalSize`] as JSON.
     Resize = 7,
+    /// A [`SessionInfo`](exec_session::SessionInfo) as JSON: the first and the last frame of what a session has printed.
+    Session = 8,
+    /// A [`Dropped`](exec_session::Dropped) as JSON, in the place of output that is not kept any more.
+    Dropped = 9,
 }
 
 impl FrameKind {
@@ -418,6 +446,8 @@ impl FrameKind {
             Self::Stderr => "stderr",
             Self::End => "end",
             Self::Resize => "resize",
+            Self::Session => "session",
+            Self::Dropped => "dropped",
         }
     }
 }

@@ -8,7 +8,7 @@ use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
     claim, claims, completion, cp, doctor, env, exec, image, instance, logs, ls, pool, project, release, run, serve,
-    setup, shell, template, token,
+    session, setup, shell, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -129,8 +129,16 @@ pub(crate) enum Command {
     Cp(cp::CpArgs),
     /// List what a folder in a VM holds
     Ls(ls::LsArgs),
-    /// What background processes in a VM print
+    /// What sessions and background processes in a VM print
     Logs(logs::LogsArgs),
+    /// List the sessions in a VM: commands that run detached, and terminals
+    Ps(session::ps::PsArgs),
+    /// Attach to a session in a VM
+    Attach(session::attach::AttachArgs),
+    /// Send a signal to a session in a VM
+    Kill(session::kill::KillArgs),
+    /// Wait until a session in a VM has ended
+    Wait(session::wait::WaitArgs),
     /// Give a claimed VM back: it is destroyed
     Release(release::ReleaseArgs),
     /// Templates: the frozen VMs that others are forked from

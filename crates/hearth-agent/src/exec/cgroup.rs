@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
+
+use super::process_tree::send_to;
 
 const TREE: &str = "hearth";
 
@@ -88,7 +91,7 @@ fn remove(retired: &mut Vec<PathBuf>) {
 }
 
 /// One command's cgroup.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cgroup {
     path: PathBuf,
 }
@@ -103,6 +106,12 @@ impl Cgroup {
         let mut found = Vec::new();
         collect_members(&self.path, &mut found);
         found
+    }
+
+    /// Sends a signal to each of its processes. How many got it.
+    pub(super) async fn signal_each(&self, signal: Signal) -> usize {
+        let _frozen = self.freeze().await;
+        send_to(&self.members(), signal)
     }
 
     /// How many of its processes the kernel has killed for memory; `None` where it does not count that by cgroup.

@@ -1,6 +1,7 @@
 //! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it as a [`launcher`] that becomes it, which may
 //! have waited among the [`pre_started`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
-//! its life with and without a caller, [`terminal`] the one in a terminal.
+//! its life with and without a caller, [`terminal`] the one in a terminal. [`sessions`] are kept here, whoever started them;
+//! [`processes`] are all of the VM.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ mod not_started;
 mod plan;
 mod pre_started;
 mod process_tree;
+pub(crate) mod processes;
+pub(crate) mod sessions;
 mod terminal;
 
 use cgroup::Cgroups;
@@ -40,6 +43,7 @@ use launcher::Order;
 use not_started::NotStarted;
 use plan::Plan;
 use pre_started::PreStarted;
+use sessions::Sessions;
 
 /// Frames of output that wait for the host; when it does not read, the command is held back by its full pipe.
 const WAITING_FRAMES: usize = 4;
@@ -53,6 +57,7 @@ pub(crate) struct Execs {
     env_files: EnvFiles,
     /// What commands print that have ended.
     pub(crate) logs: Arc<Logs>,
+    pub(crate) sessions: Sessions,
     pre_started: PreStarted,
     tasks: TaskTracker,
 }
@@ -65,6 +70,7 @@ impl Execs {
             cgroups,
             env_files: EnvFiles::default(),
             logs: Arc::new(Logs::find(log_folder)),
+            sessions: Sessions::default(),
             pre_started: PreStarted::new(),
             tasks: TaskTracker::new(),
         }
@@ -94,8 +100,9 @@ impl Execs {
         self.pre_started.quiesce(&self.cgroups).await;
     }
 
-    /// Waits until no attached command runs any more, nor anything that waits for one.
+    /// Ends the sessions, and waits until no attached command runs any more, nor anything that waits for one.
     pub(crate) async fn all_ended(&self) {
+        self.sessions.end_all().await;
         self.tasks.close();
         self.tasks.wait().await;
         self.pre_started.end(&self.cgroups).await;
@@ -139,7 +146,11 @@ struct Output(mpsc::Sender<std::io::Result<Bytes>>);
 impl Output {
     /// Passes on what the command printed; false when the caller is gone.
     async fn send(&self, kind: FrameKind, payload: &[u8]) -> bool {
-        self.0.send(Ok(frames::encode(kind, payload))).await.is_ok()
+        self.send_frame(frames::encode(kind, payload)).await
+    }
+
+    async fn send_frame(&self, frame: Bytes) -> bool {
+        self.0.send(Ok(frame)).await.is_ok()
     }
 
     async fn end(self, end: ExecEnd) {

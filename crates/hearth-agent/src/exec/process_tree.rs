@@ -61,6 +61,16 @@ impl ProcessTree {
         }
     }
 
+    /// Sends a signal to each of its processes, once, while none can make another one. How many got it. Not after the leader was
+    /// waited for: its number may be somebody else's then.
+    pub(super) async fn signal_each(&self, signal: Signal) -> usize {
+        let _frozen = match &self.cgroup {
+            Some(cgroup) => cgroup.freeze().await,
+            None => None,
+        };
+        send_to(&self.members(), signal)
+    }
+
     /// How many processes it went to.
     fn signal(&self, signal: Signal) -> usize {
         // That something is gone already is the aim.
@@ -123,6 +133,11 @@ impl ProcessTree {
         }
         found
     }
+}
+
+/// How many got it.
+pub(super) fn send_to(processes: &[Pid], signal: Signal) -> usize {
+    processes.iter().filter(|pid| kill(**pid, signal).is_ok()).count()
 }
 
 /// Goes through all processes; only done when something is to be ended.

@@ -27,22 +27,25 @@ const READ_BYTES: usize = 16 * 1024;
 const HELD_BYTES: usize = 1024 * 1024;
 
 /// A pseudo terminal.
-struct Terminal {
-    /// The outer end. Not one of Tokio's pipes: they take a read that does not fill its buffer for the last one, and a terminal
-    /// gives less than it has.
-    outer: AsyncFd<OwnedFd>,
+pub(super) struct Terminal {
+    pub(super) outer: Outer,
     /// The inner end, held so that the outer one does not end before the command has its own.
-    inner: OwnedFd,
+    pub(super) inner: OwnedFd,
     /// The device.
-    path: String,
+    pub(super) path: String,
 }
 
+/// The outer end. Not one of Tokio's pipes: they take a read that does not fill its buffer for the last one, and a terminal gives less
+/// than it has.
+#[derive(Debug)]
+pub(super) struct Outer(AsyncFd<OwnedFd>);
+
 impl Terminal {
-    fn open(size: TerminalSize) -> io::Result<Self> {
+    pub(super) fn open(size: TerminalSize) -> io::Result<Self> {
         let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&outer)?;
         unlockpt(&outer)?;
-        resize(&outer, size)?;
+        set_size(&outer, size)?;
         let path = ptsname(&outer, Vec::new())?;
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let inner = open(path.as_c_str(), flags, Mode::empty())?;
@@ -53,14 +56,42 @@ impl Terminal {
         )]
         let outer = AsyncFd::new(outer)?;
         Ok(Self {
-            outer,
+            outer: Outer(outer),
             inner,
             path: path.into_string().map_err(io::Error::other)?,
         })
     }
 }
 
-fn resize(outer: &OwnedFd, size: TerminalSize) -> io::Result<()> {
+impl Outer {
+    /// Reads what the terminal shows. An error, or nothing, when no process has its inner end open any more.
+    pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let reading = self
+            .0
+            .async_io(Interest::READABLE, |outer| Ok(read(outer, &mut *buffer)?));
+        reading.await
+    }
+
+    /// What is there, without waiting.
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(read(self.0.get_ref(), buffer)?)
+    }
+
+    /// Types something: waits while the command does not read.
+    pub(super) async fn type_in(&self, mut chunk: &[u8]) -> io::Result<()> {
+        while !chunk.is_empty() {
+            let written = self.0.async_io(Interest::WRITABLE, |outer| Ok(write(outer, chunk)?));
+            chunk = &chunk[written.await?..];
+        }
+        Ok(())
+    }
+
+    pub(super) fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        set_size(self.0.get_ref(), size)
+    }
+}
+
+fn set_size(outer: &OwnedFd, size: TerminalSize) -> io::Result<()> {
     let size = Winsize {
         ws_row: size.rows,
         ws_col: size.cols,
@@ -126,7 +157,7 @@ pub(super) async fn run(
 
 /// Everything that the terminal shows, until no process has its inner end open or the caller is gone; or until the command is
 /// over and nothing more comes.
-async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken) {
+async fn show(outer: &Outer, output: Output, over: &CancellationToken) {
     let aftermath = async {
         over.cancelled().await;
         tokio::time::sleep(AFTERMATH).await;
@@ -138,7 +169,7 @@ async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken
             biased;
             () = &mut aftermath => break,
             // The outer end says EIO when the inner one is closed.
-            read = outer.async_io(Interest::READABLE, |outer| Ok(read(outer, &mut buffer)?)) => read.unwrap_or(0),
+            read = outer.read(&mut buffer) => read.unwrap_or(0),
         };
         if read == 0 || !output.send(FrameKind::Stdout, &buffer[..read]).await {
             return;
@@ -146,7 +177,7 @@ async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken
     }
     // A caller who took its time gets what lies there still.
     let mut rest = HELD_BYTES;
-    while let Ok(more @ 1..) = read(outer.get_ref(), &mut buffer) {
+    while let Ok(more @ 1..) = outer.read_now(&mut buffer) {
         rest = rest.saturating_sub(more);
         if rest == 0 || !output.send(FrameKind::Stdout, &buffer[..more]).await {
             return;
@@ -155,12 +186,12 @@ async fn show(outer: &AsyncFd<OwnedFd>, output: Output, over: &CancellationToken
 }
 
 /// What is typed, and the terminal's size: a command that does not read holds back the host, not the agent.
-async fn feed(mut input: Input, outer: &AsyncFd<OwnedFd>) {
+async fn feed(mut input: Input, outer: &Outer) {
     while let Ok(Some((kind, chunk))) = input.next().await {
         let done = match kind {
-            FrameKind::Stdin => type_in(outer, &chunk).await,
+            FrameKind::Stdin => outer.type_in(&chunk).await,
             FrameKind::Resize => match frames::decode_json(&chunk) {
-                Ok(size) => resize(outer.get_ref(), size),
+                Ok(size) => outer.resize(size),
                 Err(_) => return,
             },
             // Nothing else is the caller's to send; what comes after it cannot be trusted.
@@ -170,12 +201,4 @@ async fn feed(mut input: Input, outer: &AsyncFd<OwnedFd>) {
             return;
         }
     }
-}
-
-async fn type_in(outer: &AsyncFd<OwnedFd>, mut chunk: &[u8]) -> io::Result<()> {
-    while !chunk.is_empty() {
-        let written = outer.async_io(Interest::WRITABLE, |outer| Ok(write(outer, chunk)?));
-        chunk = &chunk[written.await?..];
-    }
-    Ok(())
 }

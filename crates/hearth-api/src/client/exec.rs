@@ -6,7 +6,7 @@ use super::Client;
 use super::error::{self, ClientError};
 use super::socket::{self, Received, Receiving, Sending};
 use super::stream::ExecEvent;
-use crate::error::{ErrorBody, ErrorCode};
+use crate::error::{ErrorBody, ErrorCode, ErrorDetail};
 use crate::exec::{CHANNEL_STDERR, CHANNEL_STDOUT, ExecMessage, ExecStart};
 use crate::ids::InstanceId;
 use crate::terminal::TerminalSize;
@@ -92,16 +92,19 @@ impl ExecOutput {
                 },
                 Received::Text(text) => match serde_json::from_str(&text) {
                     Ok(ExecMessage::Exit(exit)) => return Ok(ExecEvent::Exit(exit)),
-                    Ok(ExecMessage::Error(detail)) => {
-                        let status = status_of(detail.code);
-                        let body = serde_json::to_vec(&ErrorBody { error: detail }).unwrap_or_default();
-                        return Err(error::from_reply(status, &body, None, None));
-                    }
+                    Ok(ExecMessage::Error(detail)) => return Err(refusal(detail)),
                     _ => {}
                 },
             }
         }
     }
+}
+
+/// A refusal that came as a message.
+pub(super) fn refusal(detail: ErrorDetail) -> ClientError {
+    let status = status_of(detail.code);
+    let body = serde_json::to_vec(&ErrorBody { error: detail }).unwrap_or_default();
+    error::from_reply(status, &body, None, None)
 }
 
 /// The status that the refusal would have had before the connection became a WebSocket.

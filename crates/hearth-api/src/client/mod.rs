@@ -13,6 +13,7 @@ mod instances;
 mod logs;
 mod pool;
 mod projects;
+mod sessions;
 mod setup;
 mod socket;
 mod stream;
@@ -32,6 +33,7 @@ pub use error::ClientError;
 pub use exec::{ExecInput, ExecOutput};
 pub use files::{FileContent, TarContent, WriteOptions};
 pub use logs::LogStream;
+pub use sessions::{AttachOptions, SessionEvent, SessionInput, SessionOutput};
 pub use stream::{ChangeStream, ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 

@@ -295,6 +295,26 @@ value! {
 }
 
 value! {
+    /// A name for a session in a VM. It is not taken for an id (`s-…`) or a process id.
+    SessionTag {
+        chars: 1..=100,
+        pattern: r"^(?!s-)(?![0-9]+$)[^\x00-\x1f\x7f]+$",
+        message: "must hold no control characters, not begin with `s-` and not be a number",
+        example: "build",
+    }
+}
+
+value! {
+    /// A signal: its name, with or without `SIG`, or its number.
+    SignalName {
+        chars: 1..=10,
+        pattern: "^((SIG)?[A-Z][A-Z0-9]{1,6}|[1-9][0-9]?)$",
+        message: "must be the name of a signal, as in TERM, or its number",
+        example: "TERM",
+    }
+}
+
+value! {
     /// `nextCursor` of the page before. The pattern is that of exactly the texts that decode: a version and then the characters of an
     /// id, in hexadecimal.
     Cursor {
@@ -320,6 +340,8 @@ shown!(
     GuestPath,
     FileMode,
     TerminalKind,
+    SessionTag,
+    SignalName,
     Cursor
 );
 
@@ -330,7 +352,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 17] = [
+pub const RULES: [Rule; 19] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -346,6 +368,8 @@ pub const RULES: [Rule; 17] = [
     Word::RULE,
     GuestPath::RULE,
     TerminalKind::RULE,
+    SessionTag::RULE,
+    SignalName::RULE,
     Cursor::RULE,
     crate::ids::RULE,
 ];

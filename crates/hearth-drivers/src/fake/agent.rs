@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
-use super::files;
 use super::script::{ExecRule, Special};
+use super::{files, sessions};
 
 /// The process id of every detached command: it says "some process", no more.
 const DETACHED_PID: u32 = 4711;
@@ -59,6 +59,7 @@ pub(super) struct Guest {
     started: Mutex<tokio::time::Instant>,
     /// When this agent began, which may have died before: every change ends its connections.
     agent_started: watch::Sender<tokio::time::Instant>,
+    sessions: sessions::Sessions,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +98,7 @@ impl Guest {
             runs: watch::Sender::new(true),
             started: Mutex::new(tokio::time::Instant::now()),
             agent_started: watch::Sender::new(tokio::time::Instant::now()),
+            sessions: sessions::Sessions::default(),
         }
     }
 
@@ -231,7 +233,7 @@ impl Guest {
             (paths::TREE, &Method::PUT) => {
                 let path = path_of(&request)?;
                 let body = whole(request).await?;
-                let files = unpack(&path, &body).map_err(|error| bad(&error))?;
+                let files = files::unpack(&path, &body).map_err(|error| bad(&error))?;
                 self.inside().files.extend(files);
                 Ok(done())
             }
@@ -239,6 +241,7 @@ impl Guest {
                 let asked = files::Asked::of(request).await?;
                 Ok(asked.answer(&mut self.inside().files))
             }
+            (path, _) if sessions::is_path(path) => self.sessions.answer(self, request).await,
             (paths::CLOCK, &Method::POST) => {
                 let body = whole(request).await?;
                 let clock: SetClock = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
@@ -345,10 +348,19 @@ impl Guest {
         rule.clone()
     }
 
+    /// A command begins: it is noted, and this is its rule.
+    pub(super) fn begin(&self, spec: &ExecSpec) -> ExecRule {
+        self.inside().commands.push(spec.clone());
+        self.rule(spec)
+    }
+
+    pub(super) fn agent_began(&self) -> tokio::time::Instant {
+        *self.agent_started.borrow()
+    }
+
     async fn exec(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
         let (spec, input): (ExecSpec, _) = Frames::begin(request).await?;
-        self.inside().commands.push(spec.clone());
-        let rule = self.rule(&spec);
+        let rule = self.begin(&spec);
         let (sender, reply) = stream();
         if rule.special == Special::Echo {
             tokio::spawn(cat(input, sender));
@@ -392,10 +404,10 @@ impl Guest {
     }
 }
 
-type Sender = mpsc::Sender<io::Result<Frame<Bytes>>>;
+pub(super) type Sender = mpsc::Sender<io::Result<Frame<Bytes>>>;
 
 /// A reply whose body comes chunk by chunk.
-fn stream() -> (Sender, Reply) {
+pub(super) fn stream() -> (Sender, Reply) {
     let (sender, mut receiver) = mpsc::channel(4);
     let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
     (sender, Response::new(StreamBody::new(chunks).boxed_unsync()))
@@ -490,14 +502,14 @@ async fn play(spec: &ExecSpec, rule: &ExecRule, log: Option<String>) -> Vec<Byte
 }
 
 /// A request's body.
-struct Frames {
+pub(super) struct Frames {
     body: Incoming,
     decoder: FrameDecoder,
 }
 
 impl Frames {
     /// The specification, and what follows it.
-    async fn begin<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, Self), Refusal> {
+    pub(super) async fn begin<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, Self), Refusal> {
         let mut frames = Self {
             body: request.into_body(),
             decoder: FrameDecoder::default(),
@@ -512,7 +524,7 @@ impl Frames {
         }
     }
 
-    async fn next(&mut self) -> Result<Option<(FrameKind, Bytes)>, Refusal> {
+    pub(super) async fn next(&mut self) -> Result<Option<(FrameKind, Bytes)>, Refusal> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(|error| bad(&error))? {
                 return Ok(Some(frame));
@@ -523,20 +535,6 @@ impl Frames {
             }
         }
     }
-}
-
-pub(super) fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
-    let mut files = Vec::new();
-    for entry in tar::Archive::new(tar).entries()? {
-        let mut entry = entry?;
-        if entry.header().entry_type().is_file() {
-            let name = format!("{}/{}", below.trim_end_matches('/'), entry.path()?.display());
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes)?;
-            files.push((name, bytes.into()));
-        }
-    }
-    Ok(files)
 }
 
 pub(super) fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
@@ -562,7 +560,7 @@ pub(super) async fn whole(request: Request<Incoming>) -> Result<Bytes, Refusal> 
         .map_err(|error| bad(&error))
 }
 
-fn bad(error: &dyn std::error::Error) -> Refusal {
+pub(super) fn bad(error: &dyn std::error::Error) -> Refusal {
     (StatusCode::BAD_REQUEST, error.to_string())
 }
 

@@ -2,6 +2,7 @@
 //! something below it, or a key that ends with a slash.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read as _};
 
 use bytes::Bytes;
 use hearth_guest::files::{
@@ -11,7 +12,7 @@ use hearth_guest::{AgentFault, paths};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::agent::{Refusal, Reply, done, full, json, path_of, query, unpack, whole};
+use super::agent::{Refusal, Reply, done, full, json, path_of, query, whole};
 
 pub(super) type Files = BTreeMap<String, Bytes>;
 
@@ -294,4 +295,19 @@ fn look(files: &Files, path: &str) -> Option<Entry> {
 fn entry(files: &Files, path: &str) -> Result<Reply, Fault> {
     let found = look(files, path).ok_or_else(|| Fault::missing(path))?;
     Ok(json(StatusCode::OK, &found))
+}
+
+/// The files of a tar stream, with their paths below a folder.
+pub(super) fn unpack(below: &str, tar: &[u8]) -> io::Result<Vec<(String, Bytes)>> {
+    let mut files = Vec::new();
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() {
+            let name = format!("{}/{}", below.trim_end_matches('/'), entry.path()?.display());
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            files.push((name, bytes.into()));
+        }
+    }
+    Ok(files)
 }

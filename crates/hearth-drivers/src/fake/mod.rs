@@ -5,6 +5,7 @@ mod agent;
 mod files;
 mod machines;
 mod script;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

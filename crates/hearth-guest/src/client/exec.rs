@@ -18,7 +18,7 @@ use crate::frames::{self, FrameDecoder, FrameError};
 use crate::{ExecEnd, ExecSpec, FrameKind, TerminalSize, TerminalSpec};
 
 /// Longest chunk of standard input in one frame.
-const STDIN_CHUNK: usize = 32 * 1024;
+pub(super) const STDIN_CHUNK: usize = 32 * 1024;
 /// When a command's time is up, its agent has this long to say how it ended: it lets the command end by itself for two seconds, and
 /// kills what is left then.
 const BACKSTOP: Duration = Duration::from_secs(4);
@@ -161,7 +161,7 @@ pub(super) fn terminal_body(
     Ok(Upload::from_stream(stream::iter([Ok(spec)]).chain(input)))
 }
 
-fn protocol(error: FrameError) -> AgentError {
+pub(super) fn protocol(error: FrameError) -> AgentError {
     AgentError::Protocol(error.to_string())
 }
 

@@ -26,11 +26,13 @@ use super::{AgentFault, ExecSpec, Health, LogEntry, LogList, SetClock, TerminalS
 mod activate;
 mod exec;
 mod files;
+mod sessions;
 mod transfer;
 
 pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
 pub use files::{NewFile, ReadFile};
+pub use sessions::{SessionEvent, SessionInput, SessionStream};
 pub use transfer::{Download, Upload};
 
 use exec::Limit;

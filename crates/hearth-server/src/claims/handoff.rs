@@ -112,6 +112,7 @@ impl Claims {
                 progress.reservation.forget(&reply.id);
                 tracing::info!(instance = %row.id, project = %row.project, source = reply.source.as_str(), "handed over");
                 self.refill_later();
+                self.start_terminals(&row, &reply);
                 Ok(Some(reply))
             }
             Err(unfit) => {

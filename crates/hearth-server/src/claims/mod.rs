@@ -1,5 +1,5 @@
 //! Claims: one VM for one task. `claim.rs` reads the state, asks `hearth_core::claim` what to do next and does it; `handoff.rs`
-//! takes a VM and makes it the task's own; `update_checkout.rs` moves its checkouts; `queue.rs` keeps the order of those that wait.
+//! takes a VM and makes it the task's own; `terminals.rs` starts its terminals; `update_checkout.rs` moves its checkouts; `queue.rs` keeps the order of those that wait.
 //! Nothing here decides how many VMs a pool has.
 
 mod claim;
@@ -7,6 +7,7 @@ mod error;
 mod handoff;
 mod queue;
 mod reservation;
+mod terminals;
 mod trace;
 mod update_checkout;
 

@@ -16,7 +16,7 @@ use crate::vms::connections::Connections;
 use crate::vms::lost::{Became, Given};
 
 /// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is, which takes an emulated one long.
-const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+pub const RETURN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command that was given to an agent.
 pub struct StartedExec {
@@ -95,7 +95,8 @@ fn unconfirmed(limit: Duration) -> String {
     )
 }
 
-fn what_happened(became: Became) -> String {
+/// What that means for a command, or a session.
+pub fn what_happened(became: Became) -> String {
     let message = match became {
         Became::Restarted => {
             "the VM was restarted while the command ran, and that ended the command; what it had written to the disk may be \
@@ -138,7 +139,8 @@ fn what_happened(became: Became) -> String {
     message.to_owned()
 }
 
-fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
+/// The agent's result as clients get it.
+pub fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
     let exit = |code: Option<i32>, signal: Option<i32>, duration_ms| ExecExit {
         exit_code: code,
         signal: signal.map(signal_name),

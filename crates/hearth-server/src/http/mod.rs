@@ -20,6 +20,7 @@ mod pool;
 mod projects;
 mod root;
 mod schema;
+mod sessions;
 mod setup;
 mod socket;
 mod templates;
@@ -233,7 +234,16 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(files::make_directory))
         .routes(routes!(files::move_file))
         .routes(routes!(files::watch::watch_files))
-        .routes(routes!(files::tree::read_folder, files::tree::write_folder));
+        .routes(routes!(files::tree::read_folder, files::tree::write_folder))
+        .routes(routes!(sessions::list_sessions, sessions::start_session))
+        .routes(routes!(sessions::get_session, sessions::remove_session))
+        .routes(routes!(sessions::attach::attach_session))
+        .routes(routes!(sessions::output::read_session_output))
+        .routes(routes!(sessions::write_session_stdin))
+        .routes(routes!(sessions::resize_session))
+        .routes(routes!(sessions::signal_session))
+        .routes(routes!(sessions::wait_session))
+        .routes(routes!(sessions::list_processes));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

@@ -22,13 +22,13 @@ use crate::vms::pause::ResumedVm;
 /// Longest message of a client; longer ones end the command. What an agent takes as a command at most.
 pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// A message of input is passed on in chunks of this size.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 64 * 1024;
 /// So many of them wait for a command that does not read.
 pub const WAITING_INPUT: usize = 16;
 /// A client that was told how its command ended goes by itself. One that still sends has this long to read that.
-const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
+pub const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
 /// From one sign of life to the next: the lease is renewed, and the client is asked for one.
-const LIFE_EVERY: Duration = Duration::from_secs(30);
+pub const LIFE_EVERY: Duration = Duration::from_secs(30);
 
 /// Input of a command, on its way.
 pub type Typed = mpsc::Sender<std::io::Result<TerminalInput>>;
@@ -137,7 +137,8 @@ async fn show(
     }
 }
 
-fn on_channel(channel: u8, bytes: &[u8]) -> Bytes {
+/// A message of output.
+pub fn on_channel(channel: u8, bytes: &[u8]) -> Bytes {
     let mut message = BytesMut::with_capacity(1 + bytes.len());
     message.put_u8(channel);
     message.put_slice(bytes);

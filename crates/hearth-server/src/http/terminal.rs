@@ -29,7 +29,7 @@ use super::socket::{Attached, MESSAGE_BYTES, WAITING_INPUT};
 /// A client that has said nothing for this long, not even that it is there, is gone.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(90);
 /// The terminal type that programs get when the client does not name one.
-const TERM: &str = "xterm-256color";
+pub const TERM: &str = "xterm-256color";
 /// What an agent answers to a path that it does not know.
 const UNKNOWN_PATH: u16 = 404;
 

@@ -30,6 +30,7 @@ mod repositories;
 mod restart;
 mod rubbish;
 mod secrets;
+mod sessions;
 mod set_up_failures;
 mod set_ups;
 mod setup;

@@ -2,13 +2,15 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss, SetUpPart};
-use hearth_api::client::ClientError;
+use hearth_api::client::{Client, ClientError};
+use hearth_api::exec::ExecRequest;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use hearth_api::ids::InstanceId;
-use hearth_api::values::{Branch, TaskId};
+use hearth_api::values::{Branch, TaskId, Word};
 use jiff::Timestamp;
 
 use super::claim_wait;
+use super::exec::{self, ExecOptions};
 use crate::args::{GitIdentityArgs, Globals};
 use crate::caller_env;
 use crate::failure::Failure;
@@ -58,6 +60,12 @@ pub(crate) struct ClaimArgs {
     /// Print the instance's id alone
     #[arg(long, conflicts_with = "json")]
     id_only: bool,
+    /// Run the command behind `--` in it, pass its output and exit code on, and release it: `hearth claim web --exec -- npm test`
+    #[arg(long, requires = "argv", conflicts_with = "id_only")]
+    exec: bool,
+    /// The program and its arguments, run without a shell
+    #[arg(last = true, requires = "exec", value_name = "COMMAND")]
+    argv: Vec<Word>,
 }
 
 /// What else there is to do with claims.
@@ -158,6 +166,9 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
             .filter_map(|repo| warning(repo, asked))
             .for_each(|text| output::note(&text));
     }
+    if args.exec {
+        return run_and_release(globals, &client, &reply.id, args.argv).await;
+    }
     if args.id_only {
         output::print_line(reply.id.as_str())?;
         return Ok(0);
@@ -171,6 +182,24 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         ));
     }
     Ok(0)
+}
+
+/// Runs a command in what was claimed, and gives it back however that went.
+async fn run_and_release(globals: &Globals, client: &Client, id: &InstanceId, argv: Vec<Word>) -> Result<u8, Failure> {
+    let what = ExecRequest {
+        argv: Some(argv),
+        ..ExecRequest::default()
+    };
+    let code = exec::run_in(globals, client, id, what, ExecOptions::default()).await;
+    let code = exec::apart_from_the_commands(code);
+    if let Err(error) = client.release(id).await {
+        // The command's own end is what matters.
+        output::note(&format!(
+            "warning: {id} is still claimed: {error}; `{}`",
+            hint::command(["release", id.as_str()])
+        ));
+    }
+    code
 }
 
 fn came_from(source: ClaimSource) -> &'static str {

@@ -9,8 +9,9 @@ use futures::StreamExt as _;
 use hearth_api::client::{Client, ClientError, ExecEvent};
 use hearth_api::exec::{ExecExit, ExecReply, ExecRequest, ExecStart};
 use hearth_api::ids::InstanceId;
+use hearth_api::session::StartSession;
 use hearth_api::terminal::TerminalSize;
-use hearth_api::values::{CommandText, GuestPath, Name, Word};
+use hearth_api::values::{CommandText, GuestPath, Name, SessionTag, Word};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,6 +27,10 @@ use crate::{connect, hint, output, resolve};
 
 /// Milliseconds in a second.
 const MS_PER_S: u64 = 1000;
+/// The exit code for a program that was not found, as shells give it.
+const EXIT_NOT_FOUND: u8 = 127;
+/// The exit code for a command that cannot be run as asked.
+const EXIT_NOT_RUN: u8 = 126;
 /// What `--json` keeps of each output.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 /// Piped input to a server that takes it inside the request only.
@@ -40,11 +45,15 @@ Examples:
   hearth exec wpi_… --shell 'npm test | tail -5'
   hearth exec wpi_… -- psql < dump.sql
   hearth exec -it wpi_… -- python3
+  hearth exec --detach --tag build wpi_… -- make all
 
 Ends with the command's exit code; 128 + n when signal n ended it, 124 when its time passed, 127 when the program was not
 found, 126 when it cannot be run as asked (not executable, no such user or folder), 125 when Hearth failed and not the
 command. Ctrl-C ends the command with everything it started. Standard input goes to the command as it comes; in a loop or a
-script that reads its own input give --no-stdin. What a process prints that the command leaves running: hearth logs.";
+script that reads its own input give --no-stdin. What a process prints that the command leaves running: hearth logs.
+
+With --detach the command becomes a session, whose id is printed: it runs on without you, in the VM. See it with hearth ps,
+attach, logs, wait and kill. Give -i to leave its input open, -t to run it in a terminal.";
 
 /// `hearth exec`.
 #[derive(Debug, Args)]
@@ -60,13 +69,19 @@ pub(crate) struct ExecArgs {
     cwd: Option<GuestPath>,
     #[command(flatten)]
     options: ExecOptions,
+    /// Leave it running as a session of the VM, and print the session's id
+    #[arg(long, short)]
+    detach: bool,
+    /// A name for the session
+    #[arg(long, requires = "detach")]
+    tag: Option<SessionTag>,
     /// The program and its arguments, run without a shell. Options of `hearth` stand before it; `--` may stand between
     #[arg(trailing_var_arg = true, value_name = "COMMAND", required_unless_present = "shell")]
     argv: Vec<Word>,
 }
 
 /// How a command is run, whatever it is.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct ExecOptions {
     /// The user it runs as [default: root]
     #[arg(long)]
@@ -89,6 +104,21 @@ pub(super) struct ExecOptions {
 }
 
 impl ExecOptions {
+    /// The whole command.
+    fn complete(self, what: ExecRequest, in_terminal: bool) -> Result<ExecRequest, Failure> {
+        let mut env = caller_env::read(&self.env)?;
+        if in_terminal && let Ok(term) = std::env::var("TERM") {
+            let (name, value) = caller_env::variable("TERM", term)?;
+            env.entry(name).or_insert(value);
+        }
+        Ok(ExecRequest {
+            env: (!env.is_empty()).then_some(env),
+            user: self.user,
+            timeout_seconds: self.timeout,
+            ..what
+        })
+    }
+
     /// The terminal it is to run in.
     fn terminal(&self) -> Result<Option<TerminalSize>, Failure> {
         if !self.tty {
@@ -114,9 +144,69 @@ pub(crate) async fn run(globals: &Globals, args: ExecArgs) -> Result<u8, Failure
             cwd: args.cwd,
             ..ExecRequest::default()
         };
+        if args.detach {
+            return detach(globals, &client, &id, what, args.options, args.tag).await;
+        }
         run_in(globals, &client, &id, what, args.options).await
     };
     apart_from_the_commands(code.await)
+}
+
+/// Starts it as a session, and leaves it running.
+async fn detach(
+    globals: &Globals,
+    client: &Client,
+    id: &InstanceId,
+    what: ExecRequest,
+    options: ExecOptions,
+    tag: Option<SessionTag>,
+) -> Result<u8, Failure> {
+    let terminal = options.tty.then(size);
+    let body = StartSession {
+        tag,
+        terminal,
+        open_stdin: options.interactive,
+        read_only: false,
+        request: options.complete(what, terminal.is_some())?,
+    };
+    let session = match client.start_session(id, &body).await {
+        Ok(session) => session,
+        Err(error) => return Err(not_started(error)),
+    };
+    if globals.json {
+        output::print_json(&session)?;
+        return Ok(0);
+    }
+    output::print_as_it_is(&session.id)?;
+    if io::stderr().is_terminal() {
+        let follow = hint::command(["logs", id.as_str(), session.id.as_str(), "--follow"]);
+        output::note(&format!("it runs in the VM; what it prints: `{follow}`"));
+    }
+    Ok(0)
+}
+
+/// The codes that a shell gives for what cannot be started.
+fn not_started(error: ClientError) -> Failure {
+    let code = match &error {
+        ClientError::Api {
+            status: 422,
+            message,
+            details,
+            ..
+        } => details.iter().any(|field| field.path == "request").then(|| {
+            if message.contains("was not found") {
+                EXIT_NOT_FOUND
+            } else {
+                EXIT_NOT_RUN
+            }
+        }),
+        _ => None,
+    };
+    let failure = Failure::from(error);
+    match code {
+        Some(code) => failure.with_code(code),
+        None => failure,
+    }
 }
 
 /// Runs this in an instance, its bytes passed on; the exit code is the command's own.
@@ -127,22 +217,10 @@ pub(super) async fn run_in(
     what: ExecRequest,
     options: ExecOptions,
 ) -> Result<u8, Failure> {
-    let mut env = caller_env::read(&options.env)?;
     let timeout = options.timeout;
     let terminal = options.terminal()?;
-    if terminal.is_some()
-        && let Ok(term) = std::env::var("TERM")
-    {
-        let (name, value) = caller_env::variable("TERM", term)?;
-        env.entry(name).or_insert(value);
-    }
-    let request = ExecRequest {
-        env: (!env.is_empty()).then_some(env),
-        user: options.user,
-        timeout_seconds: timeout,
-        ..what
-    };
     let streams = terminal.is_some() || (!options.no_stdin && attached::has_input());
+    let request = options.complete(what, terminal.is_some())?;
     let unfinished = AtomicBool::new(false);
     let ended = {
         let _raw = terminal.map(|_| Raw::begin()).transpose()?;

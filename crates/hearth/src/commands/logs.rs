@@ -5,10 +5,15 @@ use std::io;
 use bytesize::ByteSize;
 use clap::Args;
 use futures::StreamExt as _;
+use hearth_api::client::{AttachOptions, Client};
+use hearth_api::ids::InstanceId;
 use hearth_api::log::{InstanceLog, LogKind};
 use hearth_api::page::Items;
+use hearth_api::session::{ReadUntil, Session};
 
 use super::exec::{pass_on, until_stopped};
+use super::session;
+use super::session::follow::{Mode, follow};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
@@ -19,9 +24,11 @@ Examples:
   hearth logs wpi_…
   hearth logs wpi_… web
   hearth logs wpi_… exec-1 --follow
+  hearth logs last build --follow
 
-Without NAME it lists them: those of background set-up commands, by their names, and one for each command that left processes
-running (`server &`), exec-1 and so on. What such processes print is kept in the VM, the newest 1 to 2 MiB.";
+NAME is a log, or a session (hearth ps) by its id, tag or process id. Without NAME the logs are listed: those of background
+set-up commands, by their names, and one for each command that left processes running (`server &`), exec-1 and so on. What
+such processes print is kept in the VM, the newest 1 to 2 MiB; of a session the newest 4 MiB, both outputs each in its place.";
 
 /// `hearth logs`.
 #[derive(Debug, Args)]
@@ -29,7 +36,7 @@ running (`server &`), exec-1 and so on. What such processes print is kept in the
 pub(crate) struct LogsArgs {
     #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
     id: String,
-    /// The log to print
+    /// The log, or session, to print
     name: Option<String>,
     /// Follow the log until its processes have ended
     #[arg(long, short, requires = "name")]
@@ -45,11 +52,21 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
         return Ok(0);
     };
     let Some(log) = logs.iter().find(|log| log.name == name) else {
-        let failure = Failure::usage(format!("there is no log `{}` in this VM", clean_line(&name)));
+        if let Some(session) = session_of(&client, &id, &name).await {
+            return print_session(&client, &id, &session, args.follow).await;
+        }
+        let failure = Failure::usage(format!(
+            "there is no log and no session `{}` in this VM",
+            clean_line(&name)
+        ));
         let names: Vec<&str> = logs.iter().map(|log| log.name.as_str()).collect();
         return Err(match names[..] {
-            [] => failure.hint("there are none: no command in it runs in the background"),
-            _ => failure.hint(format!("there are: {}", names.join(", "))),
+            [] => failure
+                .hint("there are no logs: no command in it runs in the background; `hearth ps` lists the sessions"),
+            _ => failure.hint(format!(
+                "there are: {}; `hearth ps` lists the sessions",
+                names.join(", ")
+            )),
         });
     };
     if log.dropped_bytes > 0 {
@@ -63,6 +80,21 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
         Ok(0)
     })
     .await
+}
+
+/// The session that a person means; none where there is none, or the server or the agent knows of none.
+async fn session_of(client: &Client, id: &InstanceId, name: &str) -> Option<Session> {
+    let all = client.list_sessions(id).await.ok()?;
+    session::choose(all, id, name).ok()
+}
+
+async fn print_session(client: &Client, id: &InstanceId, session: &Session, follows: bool) -> Result<u8, Failure> {
+    let options = AttachOptions {
+        until: if follows { ReadUntil::Closed } else { ReadUntil::Now },
+        ..AttachOptions::default()
+    };
+    until_stopped(follow(client, id, &session.id, options, Mode::Read)).await?;
+    Ok(0)
 }
 
 fn table(logs: &[InstanceLog]) -> String {

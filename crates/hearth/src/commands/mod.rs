@@ -16,9 +16,11 @@ pub(crate) mod ls;
 pub(crate) mod openapi;
 pub(crate) mod pool;
 pub(crate) mod project;
+mod really;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod shell;
 pub(crate) mod template;
@@ -48,6 +50,10 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Cp(args) => cp::run(globals, args).await,
         Command::Ls(args) => ls::run(globals, args).await,
         Command::Logs(args) => logs::run(globals, args).await,
+        Command::Ps(args) => session::ps::run(globals, args).await,
+        Command::Attach(args) => session::attach::run(globals, args).await,
+        Command::Kill(args) => session::kill::run(globals, args).await,
+        Command::Wait(args) => session::wait::run(globals, args).await,
         Command::Release(args) => release::run(globals, args).await,
         Command::Template(command) => template::run(globals, command).await,
         Command::Token(command) => token::run(globals, command).await,

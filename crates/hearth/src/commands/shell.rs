@@ -1,22 +1,27 @@
 //! `hearth shell`: a terminal in a VM, as large as ours and as if it were ours.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::thread;
 
 use clap::Args;
 use console::Term;
-use hearth_api::client::{ClientError, Screen, Shown, TerminalRequest, Typing};
-use hearth_api::exec::ExecExit;
+use hearth_api::client::{Client, ClientError, Screen, Shown, TerminalRequest, Typing};
+use hearth_api::exec::{ExecExit, ExecRequest};
+use hearth_api::ids::InstanceId;
+use hearth_api::session::{Session, StartSession};
 use hearth_api::terminal::TerminalSize;
+use hearth_api::values::{GuestPath, Invalid, Name, SessionTag, Word};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::exec::{apart_from_the_commands, exit_code, pass_on, until_stopped};
+use super::session::attach::attach;
 use super::unfinished;
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, hint, resolve};
+use crate::{caller_env, connect, hint, resolve};
 
 /// Most that is read of what is typed at once.
 const READ_BYTES: usize = 4096;
@@ -27,9 +32,13 @@ const AFTER_HELP: &str = "\
 Examples:
   hearth shell wpi_…
   hearth shell wpi_… --user dev --cwd /home/app
+  hearth shell wpi_… --session work
 
 Works in a claimed VM, and for an admin in a ready one, one that is being made, or a failed one that was kept. `exit` or Ctrl-D ends it, with the shell's
-own exit code; closing the window ends everything that runs in it. For a single command: hearth exec.";
+own exit code; closing the window ends everything that runs in it. For a single command: hearth exec.
+
+With --session it is a session of this name (hearth ps), made when none runs: `~.` at the beginning of a line, a closed
+window or a cut connection leaves it running, and the same command comes back to it.";
 
 /// `hearth shell`.
 #[derive(Debug, Args)]
@@ -43,6 +52,59 @@ pub(crate) struct ShellArgs {
     /// Working directory [default: /home]
     #[arg(long, value_name = "PATH")]
     cwd: Option<String>,
+    /// Work in the session of this name, which stays when you leave
+    #[arg(long, value_name = "NAME")]
+    session: Option<SessionTag>,
+}
+
+/// Attaches to the session of this name, or starts one.
+async fn work_in_session(
+    globals: &Globals,
+    client: &Client,
+    id: &InstanceId,
+    tag: SessionTag,
+    args: ShellArgs,
+) -> Result<u8, Failure> {
+    let running = |session: &Session| session.is_running() && session.tag.as_deref() == Some(tag.as_str());
+    let session = match client.list_sessions(id).await?.into_iter().find(running) {
+        Some(session) => session,
+        None => {
+            let word = |text: &str| text.parse::<Word>().map_err(|error| Failure::usage(error.to_string()));
+            let mut env = BTreeMap::new();
+            if let Some(term) = std::env::var("TERM").ok().filter(|term| !term.is_empty()) {
+                let (name, value) = caller_env::variable("TERM", term)?;
+                env.insert(name, value);
+            }
+            let request = ExecRequest {
+                argv: Some(vec![word("bash")?, word("-l")?]),
+                cwd: args
+                    .cwd
+                    .map(|cwd| cwd.parse::<GuestPath>())
+                    .transpose()
+                    .map_err(invalid("--cwd"))?,
+                user: args
+                    .user
+                    .map(|user| user.parse::<Name>())
+                    .transpose()
+                    .map_err(invalid("--user"))?,
+                env: Some(env),
+                ..ExecRequest::default()
+            };
+            let body = StartSession {
+                request,
+                tag: Some(tag),
+                terminal: Some(size()),
+                open_stdin: false,
+                read_only: false,
+            };
+            client.start_session(id, &body).await?
+        }
+    };
+    attach(globals, client, id, &session, true, false).await
+}
+
+fn invalid(option: &'static str) -> impl Fn(Invalid) -> Failure {
+    move |error| Failure::usage(format!("{option}: {error}"))
 }
 
 pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failure> {
@@ -56,6 +118,9 @@ pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failur
     let code = async {
         let client = connect::client(globals)?;
         let id = resolve::instance(&client, &args.id).await?;
+        if let Some(tag) = args.session.clone() {
+            return work_in_session(globals, &client, &id, tag, args).await;
+        }
         let wanted = TerminalRequest {
             size: size(),
             term: std::env::var("TERM").ok().filter(|term| !term.is_empty()),

@@ -14,16 +14,16 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Ran, eventually, hearth_at, run, run_at_terminal, run_at_terminal_after};
 
 /// A server, and a claimed VM of it.
-struct House {
+pub(crate) struct House {
     url: String,
-    id: String,
+    pub(crate) id: String,
     token: String,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
 impl House {
-    fn start(rules: Vec<ExecRule>) -> Self {
+    pub(crate) fn start(rules: Vec<ExecRule>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = ServeOptions::new(folder.path().join("data"));
         options.listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -78,7 +78,7 @@ impl House {
         house
     }
 
-    fn command(&self, args: &[&str]) -> std::process::Command {
+    pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = hearth_at(&self.url, args);
         command.env("HEARTH_TOKEN", &self.token);
         command
@@ -90,7 +90,7 @@ impl House {
     }
 
     /// `hearth exec [options] ID -- words`
-    fn exec(&self, options: &[&str], words: &[&str]) -> std::process::Command {
+    pub(crate) fn exec(&self, options: &[&str], words: &[&str]) -> std::process::Command {
         let all = [&["exec"], options, &[self.id.as_str(), "--"], words].concat();
         self.command(&all)
     }

@@ -20,13 +20,17 @@ struct Server {
 }
 
 fn start(folder: &Path) -> Child {
+    start_at(folder, "127.0.0.1:0")
+}
+
+fn start_at(folder: &Path, address: &str) -> Child {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"))
         .unwrap();
     Command::new(env!("CARGO_BIN_EXE_hearth"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .args(["serve", "--listen", address, "--data-dir"])
         .arg(folder.join("data"))
         .env("HEARTH_RUNTIME_DIR", folder.join("run"))
         .stdin(Stdio::null())
@@ -112,11 +116,23 @@ impl Server {
         self.instances().iter().filter(|it| it["status"] == status).count()
     }
 
+    /// Where it listens.
+    fn address(&self) -> String {
+        let log = self.log();
+        let (_, rest) = log.rsplit_once("http://127.0.0.1:").expect("the log names the address");
+        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        format!("127.0.0.1:{port}")
+    }
+
     fn kill_and_restart(&mut self) {
+        self.kill_and_restart_at("127.0.0.1:0");
+    }
+
+    fn kill_and_restart_at(&mut self, address: &str) {
         self.vms.extend(self.folders());
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = start(self.folder.path());
+        self.process = start_at(self.folder.path(), address);
         self.wait("the next server answers", || {
             self.try_run(&["project", "list"]).code == 0
         });
@@ -236,4 +252,83 @@ fn the_next_server_goes_on_and_nothing_is_lost_or_left_over() {
     )
     .unwrap();
     assert!(server.process.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
+fn a_detached_build_outlives_a_killed_server_and_its_output_is_complete() {
+    const STEPS: usize = 400;
+    let mut server = Server::new();
+    server.run(&["project", "create", "p", "--size", "small"]);
+    server.run(&["pool", "set", "p", "--enabled", "--target", "1"]);
+    server.wait("one is ready", || server.count("ready") == 1);
+    let claim: Value = serde_json::from_str(&server.run(&["--json", "claim", "p", "--task", "T"])).unwrap();
+    let id = claim["id"].as_str().unwrap();
+    let build = format!("for n in $(seq {STEPS}); do echo step $n; echo warning $n >&2; sleep 0.02; done; exit 7");
+    let session = server.run(&["exec", "--detach", "--tag", "build", id, "--shell", &build]);
+    let session = session.trim();
+    server.wait("it prints", || server.run(&["logs", id, "build"]).contains("step 3\n"));
+    // One that is attached stays so: it connects to the next server.
+    let attached = server
+        .command(&["attach", id, session])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let address = server.address();
+    server.kill_and_restart_at(&address);
+    let again = server.command(&["wait", id, "build"]).status().unwrap();
+    assert_eq!(again.code(), Some(7));
+    let complete: String = (1..=STEPS).map(|step| format!("step {step}\n")).collect();
+    let logs = server.try_run(&["logs", id, session]);
+    assert_eq!(logs.stdout, complete);
+    assert_eq!(
+        logs.stderr.lines().filter(|line| line.starts_with("warning ")).count(),
+        STEPS
+    );
+    let attached = attached.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(attached.stdout).unwrap(), complete);
+    assert_eq!(
+        attached.status.code(),
+        Some(7),
+        "{}",
+        String::from_utf8_lossy(&attached.stderr)
+    );
+    let list: Value = serde_json::from_str(&server.run(&["ps", id, "--json"])).unwrap();
+    assert_eq!(
+        (&list["items"][0]["id"], &list["items"][0]["exit"]["exitCode"]),
+        (&session.into(), &7.into())
+    );
+    // Memory that runs out is named, and so is a shell in a terminal that stays.
+    server.run(&[
+        "exec",
+        "--detach",
+        "--tag",
+        "eats",
+        id,
+        "--",
+        "python3",
+        "-c",
+        "x = []\nwhile True: x.append(bytearray(1 << 24))",
+    ]);
+    let eats = server.try_run(&["wait", id, "eats"]);
+    assert!(
+        eats.code == 137 && eats.stderr.contains("no memory left"),
+        "{} {}",
+        eats.code,
+        eats.stderr
+    );
+    let (code, shown) = run_at_terminal(
+        server.command(&["shell", id, "--session", "work"]),
+        b"tty; kept=$((40+2))\r~.",
+    );
+    assert_eq!(code, Some(0), "{shown}");
+    let (code, shown) = run_at_terminal(
+        server.command(&["shell", id, "--session", "work"]),
+        b"echo it is $kept; exit 9\r",
+    );
+    assert!(code == Some(9) && shown.contains("it is 42"), "{code:?} {shown}");
+    server.run(&["release", id]);
+    server.run(&["project", "delete", "p", "--yes"]);
+    server.wait("no VM is left", || server.running().is_empty());
 }

@@ -24,6 +24,7 @@ mod output;
 mod pool_test;
 mod pool_watch;
 mod projects;
+mod sessions;
 mod setup;
 mod sources;
 mod support;

@@ -38,14 +38,14 @@ const DRAINED_BYTES: usize = 64 * 1024 * 1024;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Work that is a sign of life for as long as bytes move.
-pub(super) struct Life {
+pub struct Life {
     store: Store,
     lease: Option<InstanceId>,
     shown: Instant,
 }
 
 impl Life {
-    pub(super) fn of(state: &AppState, row: &InstanceRow) -> Self {
+    pub fn of(state: &AppState, row: &InstanceRow) -> Self {
         Self {
             store: state.store().clone(),
             lease: (row.state == InstanceState::Claimed).then(|| row.id.clone()),
@@ -53,7 +53,7 @@ impl Life {
         }
     }
 
-    pub(super) fn bytes_moved(&mut self) {
+    pub fn bytes_moved(&mut self) {
         if let Some(id) = &self.lease
             && self.shown.elapsed() >= LIFE_EVERY
         {
@@ -208,14 +208,14 @@ pub async fn write_file(
 }
 
 /// A request's body on its way into a VM.
-pub(super) struct Incoming(Arc<Mutex<(BodyDataStream, Life)>>);
+pub struct Incoming(Arc<Mutex<(BodyDataStream, Life)>>);
 
 impl Incoming {
-    pub(super) fn new(body: RawBody, life: Life) -> Self {
+    pub fn new(body: RawBody, life: Life) -> Self {
         Self(Arc::new(Mutex::new((body.into_data_stream(), life))))
     }
 
-    pub(super) fn upload(&self) -> Upload {
+    pub fn upload(&self) -> Upload {
         let chunks = futures::stream::unfold(Arc::clone(&self.0), async |body| {
             let chunk = {
                 let mut body = body.lock().await;
@@ -228,7 +228,7 @@ impl Incoming {
     }
 
     /// What came of it. Of a body that was refused the rest is read for a while.
-    pub(super) async fn end<T>(self, done: Result<Result<T, AgentError>, ApiError>) -> Result<T, ApiError> {
+    pub async fn end<T>(self, done: Result<Result<T, AgentError>, ApiError>) -> Result<T, ApiError> {
         let refusal = match done {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => refused(error),

@@ -95,7 +95,7 @@ fn shown(entry: Entry) -> FileEntry {
 }
 
 /// What the agent refuses, with its own sentence.
-fn refused(error: AgentError) -> ApiError {
+pub fn refused(error: AgentError) -> ApiError {
     let AgentError::Refused { status, message, code } = error else {
         return ApiError::unavailable(error.to_string());
     };
@@ -119,7 +119,7 @@ fn refused(error: AgentError) -> ApiError {
 }
 
 /// What the agent answers to a request that ends with its answer.
-async fn ask<T>(
+pub async fn ask<T>(
     state: &AppState,
     row: &InstanceRow,
     resumed: Option<ResumedVm>,

@@ -92,6 +92,10 @@ fn path_parameter(name: &str) -> Parameter {
         "projectId" => ("The project", refers(ProjectId::name())),
         "tokenId" => ("The token", refers(TokenId::name())),
         "name" => ("The variable's name", refers(VariableName::name())),
+        "session" => (
+            "The session's id, the id of its first process, or its tag",
+            ObjectBuilder::new().schema_type(Type::String).into(),
+        ),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
         _ => ("The instance", refers(InstanceId::name())),
     };
@@ -146,11 +150,26 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
             "watch_files",
             "read_folder",
             "write_folder",
+            "start_session",
+            "list_sessions",
+            "list_processes",
             "extend_claim",
             "heartbeat_instance",
             "release_instance",
         ]
         .map(|to| link(to, &[("id", ID)]))
+        .into(),
+        "start_session" => [
+            "get_session",
+            "attach_session",
+            "read_session_output",
+            "write_session_stdin",
+            "resize_session",
+            "signal_session",
+            "wait_session",
+            "remove_session",
+        ]
+        .map(|to| link(to, &[("id", "$request.path.id"), ("session", ID)]))
         .into(),
         "create_token" => vec![link("revoke_token", &[("tokenId", ID)])],
         _ => Vec::new(),

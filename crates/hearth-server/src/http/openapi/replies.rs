@@ -10,6 +10,7 @@ use hearth_api::exec::{ExecExit, ExecMessage};
 use hearth_api::file::{FileChange, FileChangeKind};
 use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use hearth_api::instance::{FollowEvent, InstanceStatus};
+use hearth_api::session::{Session, SessionMessage};
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
 use hearth_core::stages::Work;
@@ -97,6 +98,7 @@ pub fn describe(operation: &mut Operation) {
         if status == "101" {
             let message = match id {
                 "open_terminal" => TerminalMessage::name(),
+                "attach_session" => SessionMessage::name(),
                 _ => ExecMessage::name(),
             };
             response.extensions = Some(Extensions::from_iter([("x-message-data", refers_to(&message))]));
@@ -157,6 +159,10 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
         let example = event("start", &change(FileChangeKind::Start, ""))
             + &event("write", &change(FileChangeKind::Write, "src/main.js"));
         return (example, FileChange::name());
+    }
+    if operation == "read_session_output" {
+        let example = format!("event: stdout\ndata: {}\n\n", STANDARD.encode("hi\n")) + &event("end", &session());
+        return (example, Session::name());
     }
     let started = FollowEvent::StepStarted {
         name: "create_vm".to_owned(),
@@ -292,6 +298,15 @@ fn example(schema: &str) -> Option<Value> {
             "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "stdoutBase64": null,
             "stderrBase64": null, "durationMs": 412, "truncated": false, "timedOut": false, "oomKilled": false, "log": null, "error": null
         }),
+        "Session" => session(),
+        "Items_Session" => item(session()),
+        "SessionRemoved" => json!({ "id": "s-1f0c9a3e", "removed": true }),
+        "SignalSent" => json!({ "id": "s-1f0c9a3e", "processes": 3 }),
+        "read_session_output" => json!("added 412 packages in 9s\n"),
+        "Items_Process" => item(json!({
+            "pid": 812, "parent": 1, "user": "root", "state": "S", "rssKib": 48_120, "cpuMs": 2_310, "startedAt": CREATED,
+            "command": "node server.js", "session": "s-1f0c9a3e"
+        })),
         "Items_TokenItem" => item(token()),
         "TokenCreated" => {
             let mut created = token();
@@ -319,6 +334,14 @@ fn file(name: &str, kind: &str, size: u64) -> Value {
     json!({
         "name": name, "nameBase64": null, "path": format!("/home/app/{name}"), "kind": kind, "size": size, "mode": "0644", "uid": 0,
         "gid": 0, "owner": "root", "group": "root", "modifiedAt": CREATED, "symlinkTarget": null
+    })
+}
+
+fn session() -> Value {
+    json!({
+        "id": "s-1f0c9a3e", "tag": "build", "pid": 812, "argv": ["bash", "-c", "npm run build"], "cwd": "/home/app", "user": "root",
+        "status": "running", "exit": null, "terminal": null, "stdinOpen": false, "timeoutSeconds": null, "startedAt": CREATED,
+        "endedAt": null, "outputBytes": 18_250, "droppedBytes": 0, "outputOpen": true, "readers": 1
     })
 }
 

@@ -1,11 +1,10 @@
 //! Before a project is deleted: whether its VMs are still claimed.
 
-use std::io::{self, IsTerminal as _};
-
 use hearth_api::client::Client;
 use hearth_api::find::ProjectFound;
 use hearth_api::instance::InstanceStatus;
 
+use crate::commands::really::really;
 use crate::failure::Failure;
 use crate::output;
 
@@ -31,16 +30,5 @@ pub(super) async fn confirm(client: &Client, project: &ProjectFound) -> Result<(
         project.name,
         output::count(count, "claimed VM")
     );
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(Failure::usage(harm).hint("if that is meant, say --yes"));
-    }
-    output::note(&format!("{harm}; type yes to continue:"));
-    let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::new(format!("the answer cannot be read: {error}")))?;
-    if answer.trim() == "yes" {
-        return Ok(());
-    }
-    Err(Failure::new("nothing was deleted"))
+    really(&harm)
 }

@@ -1,0 +1,107 @@
+//! `hearth attach`: a session in this terminal, or its output here and our input there.
+
+use std::io::{self, IsTerminal as _};
+
+use clap::Args;
+use hearth_api::client::{AttachOptions, Client};
+use hearth_api::ids::InstanceId;
+use hearth_api::session::{ReadUntil, Session};
+
+use super::super::attached::has_input;
+use super::super::exec::{apart_from_the_commands, exit_code, until_stopped};
+use super::super::shell::Raw;
+use super::follow::{Mode, Over, follow};
+use super::{SESSION_HELP, find, say};
+use crate::args::Globals;
+use crate::failure::Failure;
+use crate::{connect, hint, output, resolve};
+
+/// Of a terminal this much of what it showed before is shown: several screens.
+const SCREENS_BYTES: u64 = 64 * 1024;
+
+const AFTER_HELP: &str = "\
+Examples:
+  hearth attach last build
+  hearth attach wpi_… dev
+  echo 'select 1;' | hearth attach wpi_… psql
+
+What the session printed before comes first, as far as it is kept. Several may be attached at once. One that runs in a
+terminal takes the size of yours; `~.` at the beginning of a line leaves it running, `~~` types a tilde. One without a
+terminal takes what is piped in, and the end of that is the end of its input; Ctrl-C leaves it running. When the connection
+is cut, it is made again for two minutes, and continues where it was. Ends with the session's exit code.";
+
+/// `hearth attach`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct AttachArgs {
+    #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
+    id: String,
+    #[arg(value_name = "SESSION", help = SESSION_HELP)]
+    session: String,
+    /// Do not read standard input
+    #[arg(long, short = 'n')]
+    no_stdin: bool,
+    /// Let the command wait where it prints faster than this takes; else what is not taken in time is dropped, and that is said
+    #[arg(long)]
+    lossless: bool,
+}
+
+pub(crate) async fn run(globals: &Globals, args: AttachArgs) -> Result<u8, Failure> {
+    let code = async {
+        let client = connect::client(globals)?;
+        let id = resolve::instance(&client, &args.id).await?;
+        let session = find(&client, &id, &args.session).await?;
+        attach(globals, &client, &id, &session, !args.no_stdin, args.lossless).await
+    };
+    apart_from_the_commands(code.await)
+}
+
+/// The same for a session that is known.
+pub(crate) async fn attach(
+    globals: &Globals,
+    client: &Client,
+    id: &InstanceId,
+    session: &Session,
+    input: bool,
+    lossless: bool,
+) -> Result<u8, Failure> {
+    let here = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let mode = match session.terminal {
+        Some(_) if here && input => Mode::Terminal,
+        _ if input && session.stdin_open && session.terminal.is_none() && has_input() => Mode::Pipe,
+        _ => Mode::Read,
+    };
+    let options = AttachOptions {
+        from: 0,
+        last: session.terminal.map(|_| SCREENS_BYTES),
+        until: ReadUntil::Ended,
+        lossless,
+    };
+    let over = {
+        let _raw = (mode == Mode::Terminal).then(Raw::begin).transpose()?;
+        until_stopped(follow(client, id, &session.id, options, mode)).await
+    };
+    let again = || hint::command(["attach", id.as_str(), session.id.as_str()]);
+    match over {
+        Ok(Over::Ended(session)) => {
+            if globals.json {
+                output::print_json(&session)?;
+            }
+            match &session.exit {
+                Some(exit) => exit_code(exit, None, globals.json),
+                None => Err(Failure::new("the server did not say how the session ended")),
+            }
+        }
+        Ok(Over::Left) => {
+            say(&format!("\nthe session {} runs on; `{}`", session.id, again()));
+            Ok(0)
+        }
+        Err(failure) => {
+            // Ctrl-C, or an error that is said.
+            if io::stderr().is_terminal() {
+                say(&format!("the session {} was not ended; `{}`", session.id, again()));
+            }
+            Err(failure)
+        }
+    }
+}
