@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, clock, files, fs as user_files, logs, tree};
+use crate::{activate, clock, files, fs as user_files, logs, ports, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -76,6 +76,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             execs.settle().await;
             Ok(reply::done())
         }
+        (paths::PORTS, &Method::GET) => ports::list().await,
+        (paths::PORT_STREAM, &Method::POST) => ports::stream(request, &alive).await,
         (
             paths::HEALTH
             | paths::EXEC
@@ -88,7 +90,9 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::LOG
             | paths::ACTIVATE
             | paths::RSA_HOST_KEY
-            | paths::SETTLE,
+            | paths::SETTLE
+            | paths::PORTS
+            | paths::PORT_STREAM,
             method,
         ) => Err(Fault {
             code: None,

@@ -21,6 +21,7 @@ mod init;
 mod listen;
 mod logs;
 mod port;
+mod ports;
 mod priority;
 mod reply;
 mod tree;

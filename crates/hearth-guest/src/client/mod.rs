@@ -26,11 +26,15 @@ use super::{AgentFault, ExecSpec, Health, LogEntry, LogList, SetClock, TerminalS
 mod activate;
 mod exec;
 mod files;
+mod ports;
+mod stream;
 mod transfer;
 
 pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
 pub use files::{NewFile, ReadFile};
+pub use ports::{NOT_ACCEPTED, NOTHING_LISTENS};
+pub use stream::GuestStream;
 pub use transfer::{Download, Upload};
 
 use exec::Limit;
