@@ -15,6 +15,7 @@ pub mod log;
 pub mod page;
 pub mod patch;
 pub mod pool;
+pub mod port;
 pub mod project;
 pub mod settings;
 pub mod setup;

@@ -12,6 +12,7 @@ mod find;
 mod instances;
 mod logs;
 mod pool;
+mod ports;
 mod projects;
 mod setup;
 mod socket;
@@ -32,6 +33,7 @@ pub use error::ClientError;
 pub use exec::{ExecInput, ExecOutput};
 pub use files::{FileContent, TarContent, WriteOptions};
 pub use logs::LogStream;
+pub use ports::{TunnelReceiver, TunnelSender};
 pub use stream::{ChangeStream, ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 

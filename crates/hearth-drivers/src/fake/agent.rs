@@ -28,6 +28,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
 use super::files;
+use super::ports::Ports;
 use super::script::{ExecRule, Special};
 
 /// The process id of every detached command: it says "some process", no more.
@@ -54,6 +55,7 @@ pub(super) struct Guest {
     /// What its kernels have written to the console since the first one booted.
     console: Mutex<String>,
     lateness: Lateness,
+    ports: Ports,
     /// False while the VM is paused: requests then wait.
     runs: watch::Sender<bool>,
     started: Mutex<tokio::time::Instant>,
@@ -86,9 +88,10 @@ impl Lateness {
 }
 
 impl Guest {
-    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>, lateness: Lateness) -> Self {
+    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>, lateness: Lateness, ports: Ports) -> Self {
         Self {
             lateness,
+            ports,
             boot_id: Mutex::new(boot_id),
             hangs: watch::Sender::new(false),
             console: Mutex::default(),
@@ -102,7 +105,7 @@ impl Guest {
 
     /// Another guest that holds what this one holds now.
     pub(super) fn copy(&self, boot_id: String) -> Self {
-        let copy = Self::new(boot_id, Arc::clone(&self.rules), self.lateness.clone());
+        let copy = Self::new(boot_id, Arc::clone(&self.rules), self.lateness.clone(), self.ports.clone());
         copy.inside().files = self.inside().files.clone();
         copy.inside().commands = self.inside().commands.clone();
         copy
@@ -268,6 +271,8 @@ impl Guest {
                 Ok(Response::new(full(text.into())))
             }
             (paths::SETTLE, &Method::POST) => Ok(done()),
+            (paths::PORTS, &Method::GET) => Ok(self.ports.list()),
+            (paths::PORT_STREAM, &Method::POST) => self.ports.connect(request).await,
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
                 let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;

@@ -4,6 +4,7 @@
 mod agent;
 mod files;
 mod machines;
+mod ports;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,7 @@ struct World {
     faults: Mutex<Vec<Fault>>,
     rules: Arc<Mutex<Vec<script::ExecRule>>>,
     lateness: Lateness,
+    ports: ports::Ports,
     disk: Mutex<HostDisk>,
     state: Mutex<State>,
 }
@@ -110,6 +112,7 @@ impl FakeDriver {
             faults,
             rules,
             lateness: Lateness::default(),
+            ports: ports::Ports::default(),
             disk: Mutex::new(HostDisk {
                 free_bytes: FREE_BYTES,
                 waiting: BTreeSet::new(),
@@ -225,6 +228,11 @@ impl FakeDriver {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(0, rule);
+    }
+
+    /// Lets something listen on this port in every VM: connections lead to the server at this address.
+    pub fn listen(&self, port: u16, server: std::net::SocketAddr) {
+        self.world.ports.open(port, server);
     }
 
     /// The commands that a VM was asked to run, oldest first.
@@ -368,7 +376,8 @@ impl World {
     fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
         self.state().machines.create(spec, |made| {
             let boot = script::draw(self.seed, BOOT_DRAW, made, &self.options.boot_delay);
-            let guest = Guest::new(self.boot_id(made), Arc::clone(&self.rules), self.lateness.clone());
+            let (rules, lateness, ports) = (Arc::clone(&self.rules), self.lateness.clone(), self.ports.clone());
+            let guest = Guest::new(self.boot_id(made), rules, lateness, ports);
             if self.options.has_rsa_host_key {
                 guest.install_ssh_server();
             }

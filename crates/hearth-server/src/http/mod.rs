@@ -17,6 +17,7 @@ mod logs;
 mod openapi;
 mod pace;
 mod pool;
+mod ports;
 mod projects;
 mod root;
 mod schema;
@@ -28,6 +29,7 @@ mod tokens;
 mod validate;
 mod variables;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -70,6 +72,7 @@ pub use auth::new_token;
 pub use extract::MAX_BODY_BYTES;
 pub use hooks::HookGate;
 pub use pace::Pace;
+pub use ports::PortAccess;
 
 /// Where the API is.
 const BASE: &str = "/api/v1";
@@ -137,6 +140,8 @@ pub struct AppState {
     pub pace: Pace,
     /// Longest wait of a claim.
     pub longest_wait: Duration,
+    /// How ports of VMs are reached.
+    pub ports: PortAccess,
 }
 
 impl AppState {
@@ -166,7 +171,9 @@ pub async fn answer(
         stop.cancelled().await;
         handle.graceful_shutdown(Some(drain));
     });
-    let served = server.serve(router(state).into_make_service()).await;
+    let served = server
+        .serve(router(state).into_make_service_with_connect_info::<SocketAddr>())
+        .await;
     ending.abort();
     served
 }
@@ -233,7 +240,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(files::make_directory))
         .routes(routes!(files::move_file))
         .routes(routes!(files::watch::watch_files))
-        .routes(routes!(files::tree::read_folder, files::tree::write_folder));
+        .routes(routes!(files::tree::read_folder, files::tree::write_folder))
+        .routes(routes!(ports::list_ports))
+        .routes(routes!(ports::share_port))
+        .routes(routes!(ports::open_tunnel));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)
@@ -251,10 +261,12 @@ fn router(state: AppState) -> Router {
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())
+        .merge(ports::routes())
         .fallback(async || ApiError::not_found("path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn_with_state(state.clone(), ports::by_name_or_header))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             ApiError::new(
                 ErrorCode::InternalError,
@@ -312,7 +324,8 @@ async fn in_error_shape(response: Response) -> Response {
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value == "application/json");
-    if is_json || !(status.is_client_error() || status.is_server_error()) {
+    let proxied = response.extensions().get::<ports::Proxied>().is_some();
+    if proxied || is_json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let mut shaped = ApiError::of_status(status).into_response();

@@ -25,6 +25,7 @@ mod mirrors;
 mod named_failures;
 mod names;
 mod pools;
+mod ports;
 mod refusals;
 mod repositories;
 mod restart;

@@ -14,6 +14,7 @@ use hearth_api::error::ErrorBody;
 use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
 use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
+use hearth_api::port::TunnelMessage;
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
 use hearth_api::values::{Cursor, TerminalKind, Word};
@@ -50,6 +51,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "warm pool", description = "How many VMs are kept ready, test boots, instances"),
         (name = "claims", description = "Taking a VM, working in it, giving it back"),
         (name = "files", description = "Files in a VM"),
+        (name = "ports", description = "TCP ports in a VM: HTTP, WebSockets, raw connections, links for others"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
@@ -63,6 +65,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         Settings,
         TerminalKind,
         TerminalMessage,
+        TunnelMessage,
         Word
     ))
 )]

@@ -93,6 +93,10 @@ fn path_parameter(name: &str) -> Parameter {
         "tokenId" => ("The token", refers(TokenId::name())),
         "name" => ("The variable's name", refers(VariableName::name())),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
+        "port" => {
+            let port = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(65535));
+            ("The TCP port in the VM", port.into())
+        }
         _ => ("The instance", refers(InstanceId::name())),
     };
     ParameterBuilder::new()
@@ -146,6 +150,8 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
             "watch_files",
             "read_folder",
             "write_folder",
+            "list_ports",
+            "share_port",
             "extend_claim",
             "heartbeat_instance",
             "release_instance",
