@@ -24,6 +24,7 @@ mod port;
 mod ports;
 mod priority;
 mod reply;
+mod ssh;
 mod tree;
 mod upload;
 mod users;

@@ -19,6 +19,7 @@ pub mod port;
 pub mod project;
 pub mod settings;
 pub mod setup;
+pub mod ssh;
 pub mod template;
 pub mod terminal;
 pub mod time;

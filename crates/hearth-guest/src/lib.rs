@@ -11,6 +11,7 @@ pub mod files;
 pub mod frames;
 pub mod ports;
 pub mod session;
+pub mod ssh;
 
 /// Counts up with every addition that a peer may want to know of.
 ///
@@ -359,6 +360,11 @@ pub mod paths {
     pub const PORT_STREAM: &str = "/v1/ports/stream";
     /// Query key: a number of a TCP port.
     pub const PORT: &str = "port";
+    /// `POST`: [`SshKeys`](super::ssh::SshKeys), whose owners may enter from now on; answered by an [`SshHost`](super::ssh::SshHost).
+    pub const SSH_KEYS: &str = "/v1/ssh/keys";
+    /// `POST`: an SSH connection: the bodies are its two directions. Sessions have the variables of the file [`PATH`] where it is given. 501: the VM has
+    /// no SSH server.
+    pub const SSH: &str = "/v1/ssh";
     /// Query key: as whom; as [`OWNER`].
     pub const USER: &str = "user";
     /// Query key: the first byte.

@@ -30,6 +30,7 @@ mod memory;
 mod not_started;
 mod plan;
 mod process_tree;
+mod server;
 mod spares;
 mod terminal;
 

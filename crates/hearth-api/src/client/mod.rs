@@ -16,6 +16,7 @@ mod ports;
 mod projects;
 mod setup;
 mod socket;
+mod ssh;
 mod stream;
 mod templates;
 mod terminal;

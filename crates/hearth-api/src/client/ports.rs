@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Client;
+use super::call::Call;
 use super::error::ClientError;
 use super::socket::{self, Received, Receiving, Sending};
 use crate::ids::InstanceId;
@@ -42,9 +43,14 @@ impl Client {
     /// As every call; with the code `bad_gateway` when nothing listens there.
     pub async fn tunnel(&self, id: &InstanceId, port: u16) -> Result<(TunnelSender, TunnelReceiver), ClientError> {
         let call = self.get(&["instances", id.as_str(), "tcp", &port.to_string()]);
-        let (sending, receiving) = socket::open(self, call).await?;
-        Ok((TunnelSender(sending), TunnelReceiver(receiving)))
+        tunnel(self, call).await
     }
+}
+
+/// Makes this call a raw connection.
+pub(super) async fn tunnel(client: &Client, call: Call<'_>) -> Result<(TunnelSender, TunnelReceiver), ClientError> {
+    let (sending, receiving) = socket::open(client, call).await?;
+    Ok((TunnelSender(sending), TunnelReceiver(receiving)))
 }
 
 impl TunnelSender {

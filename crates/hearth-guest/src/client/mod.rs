@@ -27,6 +27,7 @@ mod activate;
 mod exec;
 mod files;
 mod ports;
+mod ssh;
 mod stream;
 mod transfer;
 
@@ -34,6 +35,7 @@ pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
 pub use files::{NewFile, ReadFile};
 pub use ports::{NOT_ACCEPTED, NOTHING_LISTENS};
+pub use ssh::NO_SSH_SERVER;
 pub use stream::GuestStream;
 pub use transfer::{Download, Upload};
 

@@ -23,6 +23,7 @@ mod root;
 mod schema;
 mod setup;
 mod socket;
+mod ssh;
 mod templates;
 mod terminal;
 mod tokens;
@@ -243,7 +244,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(files::tree::read_folder, files::tree::write_folder))
         .routes(routes!(ports::list_ports))
         .routes(routes!(ports::share_port))
-        .routes(routes!(ports::open_tunnel));
+        .routes(routes!(ports::open_tunnel))
+        .routes(routes!(ssh::allow_ssh))
+        .routes(routes!(ssh::open_ssh));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

@@ -9,18 +9,21 @@ pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod forward;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod openapi;
 pub(crate) mod pool;
+pub(crate) mod ports;
 pub(crate) mod project;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod setup;
 pub(crate) mod shell;
+pub(crate) mod ssh;
 pub(crate) mod template;
 pub(crate) mod token;
 mod unfinished;
@@ -53,5 +56,11 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Token(command) => token::run(globals, command).await,
         Command::Completion(args) => completion::run(&args),
         Command::Openapi => openapi::run(),
+        Command::Ports(args) => ports::run(globals, args).await,
+        Command::Share(args) => ports::share(globals, args).await,
+        Command::Forward(args) => forward::run(globals, args).await,
+        Command::Ssh(args) => ssh::run(globals, args).await,
+        Command::SshConfig(args) => ssh::print_config(globals, &args),
+        Command::SshProxy(args) => ssh::proxy(globals, args).await,
     }
 }

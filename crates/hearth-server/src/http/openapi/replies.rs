@@ -98,7 +98,7 @@ pub fn describe(operation: &mut Operation) {
         if status == "101" {
             let message = match id {
                 "open_terminal" => TerminalMessage::name(),
-                "open_tunnel" => TunnelMessage::name(),
+                "open_tunnel" | "open_ssh" => TunnelMessage::name(),
                 _ => ExecMessage::name(),
             };
             response.extensions = Some(Extensions::from_iter([("x-message-data", refers_to(&message))]));
@@ -302,6 +302,9 @@ fn example(schema: &str) -> Option<Value> {
         "Share" => json!({
             "url": format!("https://hearth.example.org/api/v1/instances/{}/ports/3000/?hearth_share=…", instance()), "port": 3000,
             "expiresAt": LATER
+        }),
+        "SshAllowed" => json!({
+            "hostKeys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"]
         }),
         "FileRemoved" => json!({ "removed": true, "path": "/home/app/dist" }),
         "ExecReply" => json!({

@@ -30,7 +30,8 @@ use crate::store::InstanceRow;
 pub use proxy::Proxied;
 pub use route::{by_name_or_header, routes};
 pub use share::{__path_share_port, share_port};
-pub use tunnel::{__path_open_tunnel, open_tunnel};
+pub use tunnel::{__path_open_tunnel, open_tunnel, opened};
+pub use watched::Watched;
 
 /// What an agent answers to a path that it does not know.
 const UNKNOWN_PATH: u16 = 404;

@@ -18,8 +18,8 @@ use super::{Proxied, address, proxy};
 use crate::http::error::ApiError;
 use crate::http::{AppState, BASE};
 
-/// How many parts of a path lie before what the server in the VM gets: the empty one, `api`, `v1`, `instances`, the id, `ports`, the port.
-const OUR_PARTS: usize = 7;
+/// How many parts of a path lie before what the server in the VM gets: `api`, `v1`, `instances`, the id, `ports`, the port.
+const OUR_PARTS: usize = 6;
 
 /// The paths below which ports are reached; all methods. They are not in the published document: what lies below is not ours.
 pub fn routes() -> Router<AppState> {
@@ -94,9 +94,8 @@ fn parse_port(text: &str) -> Option<u16> {
 /// What of a path is ours, and what the server in the VM gets: byte for byte as the client wrote it, with its query.
 fn split(uri: &Uri) -> (String, String) {
     let path = uri.path();
-    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-    let end = ends.skip(OUR_PARTS).next().unwrap_or(path.len());
-    let (ours, rest) = path.split_at(end.min(path.len()));
+    let end = path.match_indices('/').nth(OUR_PARTS).map_or(path.len(), |(at, _)| at);
+    let (ours, rest) = path.split_at(end);
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     (ours.to_owned(), format!("{rest}{query}"))
 }
