@@ -251,6 +251,22 @@ fn quote_path(path: &Path) -> String {
     if text.contains(' ') { format!("\"{text}\"") } else { text }
 }
 
+/// The public key in this file. Of a private key the public half is taken that lies beside it; the private one is not read on.
+pub(super) fn read_public_key(path: &Path) -> Result<String, Failure> {
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| Failure::new(format!("the SSH key {} cannot be read: {error}", path.display())))
+    };
+    let mut text = read(path)?;
+    if text.contains("PRIVATE KEY") {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".pub");
+        text = read(Path::new(&name))?;
+    }
+    let key = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    key.map(str::to_owned)
+        .ok_or_else(|| Failure::new(format!("the file {} holds no SSH key", path.display())))
+}
+
 fn public(key: &Path) -> PathBuf {
     key.with_extension("pub")
 }

@@ -23,6 +23,7 @@ mod names;
 mod output;
 mod pool_test;
 mod pool_watch;
+mod ports;
 mod projects;
 mod setup;
 mod sources;
