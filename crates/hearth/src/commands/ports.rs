@@ -36,49 +36,47 @@ pub(crate) async fn run(globals: &Globals, args: PortsArgs) -> Result<u8, Failur
 }
 
 fn show(ports: &InstancePorts) -> String {
-    let mut text = if ports.items.is_empty() {
-        "nothing listens in the VM".to_owned()
+    let mut blocks = Vec::new();
+    if ports.items.is_empty() {
+        blocks.push("nothing listens in the VM".to_owned());
     } else {
-        let header = ["Port", "Address", "PID", "User", "Command", "URL"];
-        output::table(header, ports.items.iter().map(port))
-    };
-    if !ports.previews.is_empty() {
-        let header = ["Preview", "Repository", "Port", "Listens", "URL"];
-        let table = output::table(header, ports.previews.iter().map(preview));
-        text = format!("{}\n\n{table}", text.trim_end());
+        let header = ["Port", "Address", "PID", "User", "Command"];
+        blocks.push(output::table(header, ports.items.iter().map(port)));
     }
-    text
+    if !ports.previews.is_empty() {
+        let header = ["Preview", "Repository", "Port", "Listens"];
+        blocks.push(output::table(header, ports.previews.iter().map(preview)));
+    }
+    // Beside the tables: a URL is copied whole or it is of no use. A server on several addresses has one.
+    let mut urls: Vec<(u16, &str)> = ports.items.iter().map(|one| (one.port, one.url.as_str())).collect();
+    urls.extend(ports.previews.iter().map(|one| (one.port, one.url.as_str())));
+    urls.sort_unstable();
+    urls.dedup();
+    if !urls.is_empty() {
+        let lines: Vec<String> = urls.iter().map(|(port, url)| format!("{port}: {}", clean_line(url))).collect();
+        blocks.push(lines.join("\n"));
+    }
+    let blocks: Vec<&str> = blocks.iter().map(|block| block.trim_end()).collect();
+    blocks.join("\n\n")
 }
 
-/// Longer commands are cut in the table; `--json` has all of it.
-const SHOWN_COMMAND: usize = 40;
-
-fn port(port: &InstancePort) -> [String; 6] {
+fn port(port: &InstancePort) -> [String; 5] {
     let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| clean_line(text));
-    let command = or_dash(port.command.as_ref().or(port.process.as_ref()));
-    let command = if command.chars().count() > SHOWN_COMMAND {
-        let cut: String = command.chars().take(SHOWN_COMMAND - 1).collect();
-        format!("{cut}…")
-    } else {
-        command
-    };
     [
         port.port.to_string(),
         clean_line(&port.address),
         port.process_id.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         or_dash(port.user.as_ref()),
-        command,
-        port.url.clone(),
+        or_dash(port.command.as_ref().or(port.process.as_ref())),
     ]
 }
 
-fn preview(preview: &InstancePreview) -> [String; 5] {
+fn preview(preview: &InstancePreview) -> [String; 4] {
     [
         clean_line(&preview.name),
         clean_line(&preview.repo_full_name),
         preview.port.to_string(),
         if preview.listening { "yes" } else { "no" }.to_owned(),
-        preview.url.clone(),
     ]
 }
 

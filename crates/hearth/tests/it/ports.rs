@@ -38,8 +38,8 @@ fn ports_and_previews_are_two_tables() {
     let ran = run(hearth_at(&server.url, &["ports", "wpi_1"]));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     for part in [
-        "3000", "0.0.0.0", "617", "node --enable-source-maps /home/app/nod…", "::1", "app", "acme/web", "4000", "no",
-        "http://127.0.0.1:1/api/v1/instances/wpi_1/ports/3000/",
+        "3000", "0.0.0.0", "617", "node --enable-source-maps", "::1", "app", "acme/web", "4000", "no",
+        "\n3000: http://127.0.0.1:1/api/v1/instances/wpi_1/ports/3000/\n", "\n4000: http://x/4000/\n",
     ] {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
