@@ -3,6 +3,7 @@
 mod auth;
 mod branches;
 mod claims;
+mod classify;
 mod error;
 mod exec;
 mod exec_end;
@@ -42,6 +43,7 @@ use hearth_api::error::ErrorCode;
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::classify::SharedClassifier;
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
@@ -279,7 +281,7 @@ fn router(state: AppState) -> Router {
         }))
         .layer(axum::middleware::map_response(in_error_shape))
         // The path and nothing else of the request: no header, no query, no body.
-        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
+        .layer(TraceLayer::new(SharedClassifier::new(classify::OwnFailures)).make_span_with(|request: &Request| {
             let id = request
                 .extensions()
                 .get::<RequestId>()

@@ -25,6 +25,7 @@ mod pool_test;
 mod pool_watch;
 mod ports;
 mod projects;
+mod remote;
 mod setup;
 mod sources;
 mod support;
