@@ -21,8 +21,8 @@ use crate::app::App;
 use crate::http::{answer, new_token};
 use crate::options::{DriverKind, ServeOptions};
 use crate::repos::mirrors::sweep;
-use crate::secrets::links::LinkKey;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
+use crate::secrets::links::LinkKey;
 use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::templates::images;
 

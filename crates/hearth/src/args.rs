@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, doctor, env, exec, forward, image, instance, logs, ls, pool, ports, project, release,
-    run, serve, setup, shell, ssh, template, token,
+    claim, claims, completion, cp, doctor, env, exec, forward, image, instance, logs, ls, pool, ports, project,
+    release, run, serve, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\

@@ -216,7 +216,10 @@ mod tests {
         assert!(late.path().join(FOLDER).join(RSA).exists());
         // None where there was none.
         let without = root(&["sshd_config"]);
-        assert_eq!(replace_host_keys(without.path(), Some(&key)).unwrap(), Replaced::default());
+        assert_eq!(
+            replace_host_keys(without.path(), Some(&key)).unwrap(),
+            Replaced::default()
+        );
         assert!(set_rsa_key(without.path(), &HostKey("rubbish".into())).is_err());
         assert!(!format!("{key:?}").contains("PRIVATE"));
     }

@@ -44,7 +44,12 @@ pub(super) fn with_processes() -> Vec<ListeningPort> {
                 process_id: pid,
                 process: pid.and_then(short_name),
                 command: pid.and_then(command_of),
-                user: Some(names.get(&socket.uid).cloned().unwrap_or_else(|| socket.uid.to_string())),
+                user: Some(
+                    names
+                        .get(&socket.uid)
+                        .cloned()
+                        .unwrap_or_else(|| socket.uid.to_string()),
+                ),
             }
         })
         .collect();
@@ -116,8 +121,14 @@ fn find_owners(proc: &Path, owners: &mut HashMap<u64, u32>) {
             return;
         }
         // A process that ends meanwhile holds nothing.
-        for file in fs::read_dir(proc.join(pid.to_string()).join("fd")).into_iter().flatten().flatten() {
-            let Ok(target) = fs::read_link(file.path()) else { continue };
+        for file in fs::read_dir(proc.join(pid.to_string()).join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Ok(target) = fs::read_link(file.path()) else {
+                continue;
+            };
             let inode = target
                 .to_str()
                 .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());

@@ -64,9 +64,8 @@ pub(super) fn prepare(folder: &Path) -> Result<PublicKey, Fault> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
     made.map_err(failed(folder))?;
     let path = folder.join(HOST_KEY);
-    let key_fault = |error: ssh_key::Error| {
-        Fault::from_io(&path.display().to_string(), &io::Error::other(error.to_string()))
-    };
+    let key_fault =
+        |error: ssh_key::Error| Fault::from_io(&path.display().to_string(), &io::Error::other(error.to_string()));
     match fs::read(&path) {
         Ok(text) => return Ok(PrivateKey::from_openssh(text).map_err(key_fault)?.public_key().clone()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -105,7 +104,9 @@ pub(super) fn allow(folder: &Path, keys: &[String]) -> Result<Vec<String>, Fault
         let text: String = lines[first..].iter().map(|line| format!("{line}\n")).collect();
         write(&path, 0o644, text.as_bytes())?;
     }
-    let own = own.to_openssh().map_err(|error| Fault::bad(format!("the VM's key: {error}")))?;
+    let own = own
+        .to_openssh()
+        .map_err(|error| Fault::bad(format!("the VM's key: {error}")))?;
     Ok(vec![own])
 }
 
@@ -151,7 +152,11 @@ fn set_env(variables: &[(String, String)]) -> String {
         let value = value.replace('\\', "\\\\").replace('"', "\\\"");
         line.push_str(&format!(" \"{name}={value}\""));
     }
-    if line.is_empty() { line } else { format!("SetEnv{line}\n") }
+    if line.is_empty() {
+        line
+    } else {
+        format!("SetEnv{line}\n")
+    }
 }
 
 /// Whole or not at all: another connection may read it just now.
@@ -214,7 +219,12 @@ mod tests {
 
     #[test]
     fn variables_are_quoted_as_the_server_reads_them() {
-        let variables = [("A", "plain"), ("B", "two words # \"and\" \\quotes"), ("C", "two\nlines"), ("D", "")];
+        let variables = [
+            ("A", "plain"),
+            ("B", "two words # \"and\" \\quotes"),
+            ("C", "two\nlines"),
+            ("D", ""),
+        ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(
             set_env(&variables),

@@ -72,6 +72,9 @@ fn need_server() -> Result<(), Fault> {
 
 fn make_empty_folder() -> Result<(), Fault> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(EMPTY_FOLDER);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(EMPTY_FOLDER);
     made.map_err(|error| Fault::from_io(EMPTY_FOLDER, &error))
 }

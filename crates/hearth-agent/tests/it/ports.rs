@@ -53,7 +53,10 @@ async fn server_that_ends_first_still_gets_what_follows() {
     stream.write_all(b"more").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut more = String::new();
-    timeout(DEADLINE, connection.read_to_string(&mut more)).await.unwrap().unwrap();
+    timeout(DEADLINE, connection.read_to_string(&mut more))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(more, "more");
 }
 
@@ -70,7 +73,10 @@ async fn dropped_stream_closes_the_connection_though_the_server_does_not_read() 
             stream.write_all(&[7; 64 * 1024]).await.unwrap();
         }
     };
-    assert!(timeout(std::time::Duration::from_secs(2), endless).await.is_err(), "it is held back");
+    assert!(
+        timeout(std::time::Duration::from_secs(2), endless).await.is_err(),
+        "it is held back"
+    );
     drop(stream);
     let drained = async {
         let mut buffer = vec![0; 1024 * 1024];
@@ -111,7 +117,9 @@ async fn server_on_ipv6_alone_is_reached() {
     let agent = Agent::start();
     let client = agent.client().await;
     // A machine without IPv6 has nothing to show here.
-    let Ok(listener) = TcpListener::bind("[::1]:0").await else { return };
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+        return;
+    };
     let port = listener.local_addr().unwrap().port();
     let mut stream = client.port_stream(port).await.unwrap();
     let (mut connection, _) = listener.accept().await.unwrap();
@@ -160,10 +168,16 @@ async fn listening_ports_are_listed_with_their_process() {
     let [ours] = ours[..] else { panic!("{found:?}") };
     assert_eq!(ours.address, "127.0.0.1");
     assert_eq!(ours.process_id, Some(std::process::id()));
-    assert!(ours.command.as_deref().is_some_and(|command| command.contains("it-")), "{ours:?}");
+    assert!(
+        ours.command.as_deref().is_some_and(|command| command.contains("it-")),
+        "{ours:?}"
+    );
     assert!(ours.user.is_some() && ours.process.is_some());
     let local = connected.local_addr().unwrap().port();
-    assert!(found.iter().all(|one| one.port != local), "a connection is not a listener");
+    assert!(
+        found.iter().all(|one| one.port != local),
+        "a connection is not a listener"
+    );
     drop(listener);
     let found = client.listening_ports().await.unwrap();
     assert!(found.iter().all(|one| one.port != port));

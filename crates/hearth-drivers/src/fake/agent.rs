@@ -105,7 +105,12 @@ impl Guest {
 
     /// Another guest that holds what this one holds now.
     pub(super) fn copy(&self, boot_id: String) -> Self {
-        let copy = Self::new(boot_id, Arc::clone(&self.rules), self.lateness.clone(), self.ports.clone());
+        let copy = Self::new(
+            boot_id,
+            Arc::clone(&self.rules),
+            self.lateness.clone(),
+            self.ports.clone(),
+        );
         copy.inside().files = self.inside().files.clone();
         copy.inside().commands = self.inside().commands.clone();
         copy

@@ -40,7 +40,11 @@ impl Ports {
         });
         let list = PortList { items: items.collect() };
         let text = serde_json::to_vec(&list).unwrap_or_default();
-        Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync())
+        Response::new(
+            Full::new(Bytes::from(text))
+                .map_err(|never| match never {})
+                .boxed_unsync(),
+        )
     }
 
     pub(super) async fn connect(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {

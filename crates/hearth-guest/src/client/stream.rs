@@ -58,9 +58,7 @@ impl AgentClient {
 
 fn broken(error: h2::Error) -> io::Error {
     if error.is_io() {
-        error
-            .into_io()
-            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+        error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     } else {
         io::Error::new(io::ErrorKind::ConnectionReset, error)
     }

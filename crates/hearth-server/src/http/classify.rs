@@ -17,10 +17,7 @@ impl ClassifyResponse for OwnFailures {
     type FailureClass = ServerErrorsFailureClass;
     type ClassifyEos = NeverClassifyEos<ServerErrorsFailureClass>;
 
-    fn classify_response<B>(
-        self,
-        response: &Response<B>,
-    ) -> ClassifiedResponse<Self::FailureClass, Self::ClassifyEos> {
+    fn classify_response<B>(self, response: &Response<B>) -> ClassifiedResponse<Self::FailureClass, Self::ClassifyEos> {
         let of_a_vm = response.extensions().get::<Proxied>().is_some();
         if of_a_vm || response.status() == StatusCode::BAD_GATEWAY {
             return ClassifiedResponse::Ready(Ok(()));
@@ -47,7 +44,10 @@ mod tests {
             if of_a_vm {
                 response.extensions_mut().insert(Proxied);
             }
-            matches!(OwnFailures.classify_response(&response), ClassifiedResponse::Ready(Err(_)))
+            matches!(
+                OwnFailures.classify_response(&response),
+                ClassifiedResponse::Ready(Err(_))
+            )
         };
         assert!(is_failure(500, false) && is_failure(503, false));
         assert!(!is_failure(500, true) && !is_failure(502, false) && !is_failure(404, false));

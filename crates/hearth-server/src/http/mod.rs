@@ -271,7 +271,10 @@ fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "this path does not take this method")
         })
-        .layer(axum::middleware::from_fn_with_state(state.clone(), ports::by_name_or_header))
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            ports::by_name_or_header,
+        ))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             ApiError::new(
                 ErrorCode::InternalError,
@@ -281,13 +284,15 @@ fn router(state: AppState) -> Router {
         }))
         .layer(axum::middleware::map_response(in_error_shape))
         // The path and nothing else of the request: no header, no query, no body.
-        .layer(TraceLayer::new(SharedClassifier::new(classify::OwnFailures)).make_span_with(|request: &Request| {
-            let id = request
-                .extensions()
-                .get::<RequestId>()
-                .and_then(|id| id.header_value().to_str().ok());
-            tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
-        }))
+        .layer(
+            TraceLayer::new(SharedClassifier::new(classify::OwnFailures)).make_span_with(|request: &Request| {
+                let id = request
+                    .extensions()
+                    .get::<RequestId>()
+                    .and_then(|id| id.header_value().to_str().ok());
+                tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+            }),
+        )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, NewRequestId))
         .layer(axum::middleware::map_request(without_bad_request_id))

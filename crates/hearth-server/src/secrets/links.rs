@@ -38,9 +38,8 @@ impl LinkKey {
             path: path.to_owned(),
             source,
         })?;
-        let mut derive = Hmac::<Sha256>::new_from_slice(&key).map_err(|_| SecretError::KeyDamaged {
-            path: path.to_owned(),
-        })?;
+        let mut derive =
+            Hmac::<Sha256>::new_from_slice(&key).map_err(|_| SecretError::KeyDamaged { path: path.to_owned() })?;
         derive.update(PURPOSE);
         Ok(Self(derive.finalize().into_bytes().into()))
     }
@@ -92,14 +91,28 @@ mod tests {
         let now = Timestamp::now();
         let end = now + SignedDuration::from_mins(5);
         let signed = ours.sign("wpi_1 3000", end);
-        assert_eq!(ours.check("wpi_1 3000", &signed, now).unwrap().as_second(), end.as_second());
+        assert_eq!(
+            ours.check("wpi_1 3000", &signed, now).unwrap().as_second(),
+            end.as_second()
+        );
         assert_eq!(ours.check("wpi_1 3001", &signed, now), Err(LinkFault::Forged));
         assert_eq!(other.check("wpi_1 3000", &signed, now), Err(LinkFault::Forged));
         assert_eq!(ours.check("wpi_1 3000", &signed, end), Err(LinkFault::Ended));
         let (seconds, mac) = signed.split_once('-').unwrap();
         let later = format!("{}-{mac}", seconds.parse::<i64>().unwrap() + 3600);
-        for forged in ["", "-", "x", &later, &signed[..signed.len() - 2], &format!("{signed}00")] {
-            assert_eq!(ours.check("wpi_1 3000", forged, now), Err(LinkFault::Forged), "{forged}");
+        for forged in [
+            "",
+            "-",
+            "x",
+            &later,
+            &signed[..signed.len() - 2],
+            &format!("{signed}00"),
+        ] {
+            assert_eq!(
+                ours.check("wpi_1 3000", forged, now),
+                Err(LinkFault::Forged),
+                "{forged}"
+            );
         }
         assert!(!format!("{ours:?}").contains("key"));
     }

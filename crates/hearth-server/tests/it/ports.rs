@@ -56,7 +56,10 @@ fn app() -> Router {
         .route("/ws", get(socket))
         .route("/cookie", get(cookie))
         .route("/away", get(async || Redirect::to("http://localhost:3000/there?x=1")))
-        .route("/broken", get(async || (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "my own page")))
+        .route(
+            "/broken",
+            get(async || (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "my own page")),
+        )
         .fallback(echo)
 }
 
@@ -84,7 +87,12 @@ impl Work {
         let id: InstanceId = reply["id"].as_str().unwrap().parse().unwrap();
         assert_eq!(reply["agent"]["ports"], format!("/api/v1/instances/{id}/ports"));
         let http = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
-        Self { server, driver, id, http }
+        Self {
+            server,
+            driver,
+            id,
+            http,
+        }
     }
 
     fn prefix(&self) -> String {
@@ -96,7 +104,9 @@ impl Work {
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, self.url(path)).bearer_auth(&self.server.token)
+        self.http
+            .request(method, self.url(path))
+            .bearer_auth(&self.server.token)
     }
 
     fn client(&self) -> Client {
@@ -126,13 +136,29 @@ async fn json_of(request: reqwest::RequestBuilder) -> Value {
 #[tokio::test]
 async fn request_arrives_as_it_was_sent_and_without_what_is_ours() {
     let work = Work::begin().await;
-    for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
-        let request = work.request(method.clone(), "/a%2Fb//c?x=%20&y").header("x-own", "1").body("hello");
+    for method in [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ] {
+        let request = work
+            .request(method.clone(), "/a%2Fb//c?x=%20&y")
+            .header("x-own", "1")
+            .body("hello");
         let seen = json_of(request.header("cookie", "a=1; hearth_x=2")).await;
         assert_eq!(seen["method"], method.as_str());
-        assert_eq!((&seen["uri"], &seen["body"]), (&json!("/a%2Fb//c?x=%20&y"), &json!("hello")));
+        assert_eq!(
+            (&seen["uri"], &seen["body"]),
+            (&json!("/a%2Fb//c?x=%20&y"), &json!("hello"))
+        );
         let headers = &seen["headers"];
-        assert_eq!((&headers["host"], &headers["x-own"]), (&json!("localhost:3000"), &json!("1")));
+        assert_eq!(
+            (&headers["host"], &headers["x-own"]),
+            (&json!("localhost:3000"), &json!("1"))
+        );
         assert_eq!(headers["cookie"], "a=1");
         assert_eq!(headers["x-forwarded-prefix"], work.prefix());
         assert_eq!(headers["x-forwarded-host"], work.server.address.to_string());
@@ -141,7 +167,10 @@ async fn request_arrives_as_it_was_sent_and_without_what_is_ours() {
         assert!(!seen.to_string().contains(&work.server.token), "{seen}");
     }
     // The server's own use of the header.
-    let request = work.http.get(work.url("/")).header("x-hearth-token", &work.server.token);
+    let request = work
+        .http
+        .get(work.url("/"))
+        .header("x-hearth-token", &work.server.token);
     let seen = json_of(request.bearer_auth("of-the-app")).await;
     assert_eq!(seen["headers"]["authorization"], "Bearer of-the-app");
     assert!(!seen.to_string().contains(&work.server.token), "{seen}");
@@ -157,7 +186,10 @@ async fn answer_stays_as_it_is_but_for_places_and_cookies() {
     assert_eq!(away.status(), StatusCode::SEE_OTHER);
     assert_eq!(away.headers()["location"], format!("{}/there?x=1", work.prefix()));
     let cookie = work.request(Method::GET, "/cookie").send().await.unwrap();
-    assert_eq!(cookie.headers()["set-cookie"], format!("sid=1; Path={}/; HttpOnly", work.prefix()));
+    assert_eq!(
+        cookie.headers()["set-cookie"],
+        format!("sid=1; Path={}/; HttpOnly", work.prefix())
+    );
     let bare = work.request(Method::GET, "?q=1").send().await.unwrap();
     assert_eq!(bare.status(), StatusCode::PERMANENT_REDIRECT);
     assert_eq!(bare.headers()["location"], format!("{}/?q=1", work.prefix()));
@@ -216,10 +248,17 @@ async fn websocket_passes_with_its_messages() {
     let head = String::from_utf8(head).unwrap().to_lowercase();
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     // The answer that the standard's own example gives.
-    assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+    assert!(
+        head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+        "{head}"
+    );
     for text in [&b"hot"[..], b"reload"] {
         let mut frame = vec![0x81, 0x80 | text.len() as u8, 1, 2, 3, 4];
-        frame.extend(text.iter().zip([1, 2, 3, 4].iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame.extend(
+            text.iter()
+                .zip([1, 2, 3, 4].iter().cycle())
+                .map(|(byte, mask)| byte ^ mask),
+        );
         stream.write_all(&frame).await.unwrap();
         let mut back = vec![0; 2 + text.len()];
         timeout(SOON, stream.read_exact(&mut back)).await.unwrap().unwrap();
@@ -249,10 +288,16 @@ async fn port_without_a_server_names_those_that_have_one() {
         }
     });
     let url = work.url("/").replace("/3000/", "/4000/");
-    let (status, body) = work.server.send(work.http.get(url).bearer_auth(&work.server.token)).await;
+    let (status, body) = work
+        .server
+        .send(work.http.get(url).bearer_auth(&work.server.token))
+        .await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     let message = body["error"]["message"].as_str().unwrap();
-    assert!(message.starts_with("what listens on port 4000 in the VM gave no HTTP answer: "), "{message}");
+    assert!(
+        message.starts_with("what listens on port 4000 in the VM gave no HTTP answer: "),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -261,12 +306,17 @@ async fn port_is_found_by_headers_and_by_host_name_on_any_path() {
     let root = format!("http://{}", work.server.address);
     let by_header = |path: &str| {
         let request = work.http.get(format!("{root}{path}")).bearer_auth(&work.server.token);
-        request.header("x-hearth-instance", work.id.as_str()).header("x-hearth-port", "3000")
+        request
+            .header("x-hearth-instance", work.id.as_str())
+            .header("x-hearth-port", "3000")
     };
     let seen = json_of(by_header("/api/v1/projects?a=1")).await;
     assert_eq!(seen["uri"], "/api/v1/projects?a=1");
     let headers = &seen["headers"];
-    assert!(headers.get("x-forwarded-prefix").is_none() && headers.get("x-hearth-instance").is_none(), "{seen}");
+    assert!(
+        headers.get("x-forwarded-prefix").is_none() && headers.get("x-hearth-instance").is_none(),
+        "{seen}"
+    );
     let away = by_header("/away").send().await.unwrap();
     assert_eq!(away.headers()["location"], "/there?x=1");
     let half = work.http.get(&root).header("x-hearth-port", "3000");
@@ -276,7 +326,10 @@ async fn port_is_found_by_headers_and_by_host_name_on_any_path() {
     let name = format!("3000-{}.localhost:7717", work.id.as_str().replace('_', "-"));
     let by_name = work.http.get(format!("{root}/x")).header("host", &name);
     let seen = json_of(by_name.bearer_auth(&work.server.token)).await;
-    assert_eq!((&seen["uri"], &seen["headers"]["x-forwarded-host"]), (&json!("/x"), &json!(name)));
+    assert_eq!(
+        (&seen["uri"], &seen["headers"]["x-forwarded-host"]),
+        (&json!("/x"), &json!(name))
+    );
     // The list says the names, where they work.
     let listed = work.server.get(&format!("/instances/{}/ports", work.id)).await;
     let port = work.server.address.port();
@@ -291,20 +344,41 @@ async fn who_may_not_work_in_the_vm_reaches_no_port() {
     let work = Work::begin().await;
     let (status, body) = work.server.send(work.http.get(work.url("/"))).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
-    let (status, _) = work.server.send(work.http.get(work.url("/")).bearer_auth("hearth_unknown")).await;
+    let (status, _) = work
+        .server
+        .send(work.http.get(work.url("/")).bearer_auth("hearth_unknown"))
+        .await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
-    let created = work.server.post("/tokens", json!({ "name": "other", "scopes": ["claim"] })).await;
+    let created = work
+        .server
+        .post("/tokens", json!({ "name": "other", "scopes": ["claim"] }))
+        .await;
     let other = created["token"].as_str().unwrap();
     let (status, body) = work.server.send(work.http.get(work.url("/")).bearer_auth(other)).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
-    for path in ["/api/v1/instances/nothing/ports/3000/", "/api/v1/instances/wpi_1/ports/0/", "/api/v1/instances/wpi_1/ports/x/"] {
+    for path in [
+        "/api/v1/instances/nothing/ports/3000/",
+        "/api/v1/instances/wpi_1/ports/0/",
+        "/api/v1/instances/wpi_1/ports/x/",
+    ] {
         let url = format!("http://{}{path}", work.server.address);
-        let (status, _) = work.server.send(work.http.get(url).bearer_auth(&work.server.token)).await;
-        assert!(matches!(status, StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY), "{path}: {status}");
+        let (status, _) = work
+            .server
+            .send(work.http.get(url).bearer_auth(&work.server.token))
+            .await;
+        assert!(
+            matches!(status, StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY),
+            "{path}: {status}"
+        );
     }
-    work.server.post(&format!("/instances/{}/release", work.id), json!({})).await;
+    work.server
+        .post(&format!("/instances/{}/release", work.id), json!({}))
+        .await;
     let (status, body) = work.server.send(work.request(Method::GET, "/")).await;
-    assert!(matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE), "{status} {body}");
+    assert!(
+        matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE),
+        "{status} {body}"
+    );
 }
 
 #[tokio::test]
@@ -315,7 +389,10 @@ async fn shared_link_works_without_a_token_for_its_port_alone() {
     let opened = work.http.get(&link).send().await.unwrap();
     assert_eq!(opened.status(), StatusCode::OK);
     let cookie = opened.headers()["set-cookie"].to_str().unwrap().to_owned();
-    assert!(cookie.contains(&format!("; Path={};", work.prefix())) && cookie.contains("; HttpOnly; SameSite=Lax"), "{cookie}");
+    assert!(
+        cookie.contains(&format!("; Path={};", work.prefix())) && cookie.contains("; HttpOnly; SameSite=Lax"),
+        "{cookie}"
+    );
     let seen: Value = serde_json::from_slice(&opened.bytes().await.unwrap()).unwrap();
     assert!(!seen.to_string().contains("hearth_share"), "the link is ours: {seen}");
     let pair = cookie.split(';').next().unwrap();
@@ -323,7 +400,13 @@ async fn shared_link_works_without_a_token_for_its_port_alone() {
     assert_eq!(seen["uri"], "/asset.js");
     assert!(seen["headers"].get("cookie").is_none());
     // A browser is sent to the same place without the link.
-    let page = work.http.get(format!("{link}&a=1")).header("accept", "text/html").send().await.unwrap();
+    let page = work
+        .http
+        .get(format!("{link}&a=1"))
+        .header("accept", "text/html")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(page.status(), StatusCode::SEE_OTHER);
     assert_eq!(page.headers()["location"], format!("{}/?a=1", work.prefix()));
     assert!(page.headers().contains_key("set-cookie"));
@@ -347,7 +430,13 @@ async fn shared_link_ends_with_its_time_and_with_the_claim() {
     let (short, long) = (work.share(1).await, work.share(600).await);
     let deadline = Instant::now() + SOON;
     let ended = loop {
-        let response = work.http.get(&short).header("accept", "text/html").send().await.unwrap();
+        let response = work
+            .http
+            .get(&short)
+            .header("accept", "text/html")
+            .send()
+            .await
+            .unwrap();
         if response.status() == StatusCode::GONE {
             break response.text().await.unwrap();
         }
@@ -356,10 +445,18 @@ async fn shared_link_ends_with_its_time_and_with_the_claim() {
     };
     assert_eq!(ended, "this link has ended. Ask for a new one\n");
     assert_eq!(work.http.get(&long).send().await.unwrap().status(), StatusCode::OK);
-    work.server.post(&format!("/instances/{}/release", work.id), json!({})).await;
+    work.server
+        .post(&format!("/instances/{}/release", work.id), json!({}))
+        .await;
     let response = work.http.get(&long).header("accept", "text/html").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::GONE);
-    assert!(response.text().await.unwrap().starts_with("this link has ended: the VM behind it was given back"));
+    assert!(
+        response
+            .text()
+            .await
+            .unwrap()
+            .starts_with("this link has ended: the VM behind it was given back")
+    );
 }
 
 #[tokio::test]
@@ -406,8 +503,12 @@ async fn released_vm_ends_its_raw_connections_with_a_sentence() {
     let work = Work::begin().await;
     let client = work.client();
     let (_sender, mut receiver) = client.tunnel(&work.id, 3000).await.unwrap();
-    work.server.post(&format!("/instances/{}/release", work.id), json!({})).await;
+    work.server
+        .post(&format!("/instances/{}/release", work.id), json!({}))
+        .await;
     let end = timeout(SOON, receiver.next()).await.unwrap();
-    let Err(ClientError::Interrupted { reason, .. }) = end else { panic!("{end:?}") };
+    let Err(ClientError::Interrupted { reason, .. }) = end else {
+        panic!("{end:?}")
+    };
     assert!(reason.starts_with("the connection to the VM broke off"), "{reason}");
 }

@@ -168,7 +168,9 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         && let Err(error) = client.allow_ssh(&reply.id, &key).await
     {
         let (why, _) = Failure::from(error).into_parts();
-        output::note(&format!("warning: the VM is yours, and the SSH key does not open it: {why}"));
+        output::note(&format!(
+            "warning: the VM is yours, and the SSH key does not open it: {why}"
+        ));
     }
     if args.id_only {
         output::print_line(reply.id.as_str())?;

@@ -100,7 +100,10 @@ pub(crate) async fn run(globals: &Globals, args: ForwardArgs) -> Result<u8, Fail
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        let failure = Failure::new(format!("this machine's port {} cannot be used: {error}", address.port()));
+        let failure = Failure::new(format!(
+            "this machine's port {} cannot be used: {error}",
+            address.port()
+        ));
         match error.kind() {
             io::ErrorKind::AddrInUse => failure.hint(format!(
                 "another program listens there; choose another one behind the colon, like {0}:0 for a free one",

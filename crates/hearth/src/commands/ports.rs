@@ -53,7 +53,10 @@ fn show(ports: &InstancePorts) -> String {
     urls.sort_unstable();
     urls.dedup();
     if !urls.is_empty() {
-        let lines: Vec<String> = urls.iter().map(|(port, url)| format!("{port}: {}", clean_line(url))).collect();
+        let lines: Vec<String> = urls
+            .iter()
+            .map(|(port, url)| format!("{port}: {}", clean_line(url)))
+            .collect();
         blocks.push(lines.join("\n"));
     }
     let blocks: Vec<&str> = blocks.iter().map(|block| block.trim_end()).collect();

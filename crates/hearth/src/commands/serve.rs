@@ -434,10 +434,21 @@ mod tests {
 
     #[test]
     fn domains_are_host_names() {
-        for (text, domain) in [("dev.example.org", "dev.example.org"), ("*.Dev.example.org.", "dev.example.org")] {
+        for (text, domain) in [
+            ("dev.example.org", "dev.example.org"),
+            ("*.Dev.example.org.", "dev.example.org"),
+        ] {
             assert_eq!(parse_domain(text).as_deref(), Ok(domain));
         }
-        for text in ["", ".", "https://dev.example.org", "dev.example.org:80", "a_b.org", "-a.org", &"a".repeat(64)] {
+        for text in [
+            "",
+            ".",
+            "https://dev.example.org",
+            "dev.example.org:80",
+            "a_b.org",
+            "-a.org",
+            &"a".repeat(64),
+        ] {
             assert!(parse_domain(text).is_err(), "{text}");
         }
     }

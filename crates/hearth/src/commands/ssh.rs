@@ -93,7 +93,9 @@ pub(crate) async fn run(globals: &Globals, args: SshArgs) -> Result<u8, Failure>
     command.args(options).arg(format!("{id}{SUFFIX}")).args(words);
     let error = command.exec();
     Err(match error.kind() {
-        ErrorKind::NotFound => Failure::new("ssh is not on this machine").hint("install OpenSSH's client, or use `hearth shell`"),
+        ErrorKind::NotFound => {
+            Failure::new("ssh is not on this machine").hint("install OpenSSH's client, or use `hearth shell`")
+        }
         _ => Failure::new(format!("ssh cannot be started: {error}")),
     })
 }
@@ -177,7 +179,10 @@ impl Folder {
     /// Made beside its place, so that there never is half a pair.
     fn make_key(&self) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::new(format!("no SSH key can be made: {error}"));
-        let temporary = tempfile::Builder::new().prefix("new-").tempdir_in(&self.0).map_err(failed)?;
+        let temporary = tempfile::Builder::new()
+            .prefix("new-")
+            .tempdir_in(&self.0)
+            .map_err(failed)?;
         let made = temporary.path().join(KEY);
         let ran = Command::new("ssh-keygen")
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "hearth", "-f"])
@@ -216,7 +221,8 @@ impl Folder {
 
     /// What ssh has to know, as `-o` takes it.
     fn options(&self, globals: &Globals, user: &str) -> Result<Vec<String>, Failure> {
-        let program = std::env::current_exe().map_err(|error| Failure::new(format!("where is this program: {error}")))?;
+        let program =
+            std::env::current_exe().map_err(|error| Failure::new(format!("where is this program: {error}")))?;
         let mut words = vec![program.display().to_string()];
         if let Some(url) = &globals.url {
             words.extend(["--url".to_owned(), url.clone()]);
@@ -227,7 +233,9 @@ impl Folder {
             }
         }
         words.push("ssh-proxy".to_owned());
-        let quoted = words.iter().map(|word| shlex::try_quote(word).map(|word| word.replace('%', "%%")));
+        let quoted = words
+            .iter()
+            .map(|word| shlex::try_quote(word).map(|word| word.replace('%', "%%")));
         let quoted: Result<Vec<String>, _> = quoted.collect();
         let quoted = quoted.map_err(|_| Failure::usage("no option may hold a zero byte"))?;
         let path = |path: &Path| quote_path(path);
@@ -248,13 +256,18 @@ impl Folder {
 /// OpenSSH splits paths at blanks that stand in no quotes.
 fn quote_path(path: &Path) -> String {
     let text = path.display().to_string();
-    if text.contains(' ') { format!("\"{text}\"") } else { text }
+    if text.contains(' ') {
+        format!("\"{text}\"")
+    } else {
+        text
+    }
 }
 
 /// The public key in this file. Of a private key the public half is taken that lies beside it; the private one is not read on.
 pub(super) fn read_public_key(path: &Path) -> Result<String, Failure> {
     let read = |path: &Path| {
-        fs::read_to_string(path).map_err(|error| Failure::new(format!("the SSH key {} cannot be read: {error}", path.display())))
+        fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("the SSH key {} cannot be read: {error}", path.display())))
     };
     let mut text = read(path)?;
     if text.contains("PRIVATE KEY") {
@@ -262,7 +275,10 @@ pub(super) fn read_public_key(path: &Path) -> Result<String, Failure> {
         name.push(".pub");
         text = read(Path::new(&name))?;
     }
-    let key = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let key = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
     key.map(str::to_owned)
         .ok_or_else(|| Failure::new(format!("the file {} holds no SSH key", path.display())))
 }
@@ -273,7 +289,11 @@ fn public(key: &Path) -> PathBuf {
 
 /// In the user's folder of settings.
 fn place() -> Result<PathBuf, Failure> {
-    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let settings = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")));
     let settings = settings.ok_or_else(|| Failure::new("there is no home folder: set HOME or XDG_CONFIG_HOME"))?;
     Ok(settings.join("hearth").join("ssh"))

@@ -6,8 +6,8 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::client::Client;
 use hearth_api::claim::ClaimRequest;
+use hearth_api::client::Client;
 use hearth_api::ids::InstanceId;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
@@ -27,7 +27,9 @@ const PORTS: &str = r#"{"items":[
 
 fn route(request: &Request) -> Reply {
     if request.line.contains("/shares") {
-        return Reply::ok(r#"{"url":"http://x/3001/?hearth_share=1-ff","port":3001,"expiresAt":"2030-01-01T00:00:00.000Z"}"#);
+        return Reply::ok(
+            r#"{"url":"http://x/3001/?hearth_share=1-ff","port":3001,"expiresAt":"2030-01-01T00:00:00.000Z"}"#,
+        );
     }
     Reply::ok(PORTS)
 }
@@ -38,8 +40,17 @@ fn ports_and_previews_are_two_tables() {
     let ran = run(hearth_at(&server.url, &["ports", "wpi_1"]));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     for part in [
-        "3000", "0.0.0.0", "617", "node --enable-source-maps", "::1", "app", "acme/web", "4000", "no",
-        "\n3000: http://127.0.0.1:1/api/v1/instances/wpi_1/ports/3000/\n", "\n4000: http://x/4000/\n",
+        "3000",
+        "0.0.0.0",
+        "617",
+        "node --enable-source-maps",
+        "::1",
+        "app",
+        "acme/web",
+        "4000",
+        "no",
+        "\n3000: http://127.0.0.1:1/api/v1/instances/wpi_1/ports/3000/\n",
+        "\n4000: http://x/4000/\n",
     ] {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
@@ -53,11 +64,23 @@ fn link_is_printed_alone_and_its_end_beside_it() {
     let ran = run(hearth_at(&server.url, &["share", "wpi_1", "3001", "--for", "2h"]));
     assert_eq!(ran.stdout, "http://x/3001/?hearth_share=1-ff\n");
     assert!(ran.stderr.contains("until 2030-01-01T00:00:00Z"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("nothing listens on port 3001 yet; `hearth ports wpi_1`"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("nothing listens on port 3001 yet; `hearth ports wpi_1`"),
+        "{}",
+        ran.stderr
+    );
     let asked = server.requests_of("POST /api/v1/instances/wpi_1/shares");
-    assert!(asked[0].body.contains(r#""port":3001"#) && asked[0].body.contains(r#""expiresInSeconds":7200"#), "{asked:?}");
+    assert!(
+        asked[0].body.contains(r#""port":3001"#) && asked[0].body.contains(r#""expiresInSeconds":7200"#),
+        "{asked:?}"
+    );
     for wrong in ["0", "70000", "http"] {
-        assert_eq!(run(hearth_at(&server.url, &["share", "wpi_1", wrong])).code, 2, "{wrong}");
+        assert_eq!(
+            run(hearth_at(&server.url, &["share", "wpi_1", wrong])).code,
+            2,
+            "{wrong}"
+        );
     }
 }
 
@@ -68,7 +91,12 @@ fn busy_local_port_is_said_before_anything_is_promised() {
     let port = busy.local_addr().unwrap().port();
     let ran = run(hearth_at(&server.url, &["forward", "wpi_1", &format!("3000:{port}")]));
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
-    assert!(ran.stderr.contains(&format!("this machine's port {port} cannot be used")), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains(&format!("this machine's port {port} cannot be used")),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains(&format!("{port}:0")), "{}", ran.stderr);
     assert_eq!(run(hearth_at(&server.url, &["forward", "wpi_1"])).code, 2);
     assert_eq!(run(hearth_at(&server.url, &["forward", "wpi_1", "x:1"])).code, 2);
@@ -79,7 +107,9 @@ fn ssh_is_told_how_to_reach_and_to_know_a_vm() {
     let home = tempfile::tempdir().unwrap();
     let print = || {
         let mut command = hearth_at("http://127.0.0.1:1", &["ssh-config", "--user", "dev"]);
-        command.env("HOME", home.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command
+            .env("HOME", home.path())
+            .env("PATH", std::env::var_os("PATH").unwrap());
         run(command)
     };
     let ran = print();
@@ -93,17 +123,33 @@ fn ssh_is_told_how_to_reach_and_to_know_a_vm() {
         format!("  UserKnownHostsFile {}/known_hosts/%h", folder.display()),
         "  StrictHostKeyChecking yes".to_owned(),
     ] {
-        assert!(ran.stdout.lines().any(|printed| printed == line), "{line}: {}", ran.stdout);
+        assert!(
+            ran.stdout.lines().any(|printed| printed == line),
+            "{line}: {}",
+            ran.stdout
+        );
     }
     let key = std::fs::read(folder.join("key/id_ed25519")).unwrap();
     assert_eq!(print().stdout, ran.stdout);
-    assert_eq!(std::fs::read(folder.join("key/id_ed25519")).unwrap(), key, "the pair stays");
+    assert_eq!(
+        std::fs::read(folder.join("key/id_ed25519")).unwrap(),
+        key,
+        "the pair stays"
+    );
     // The real ssh takes it.
     let config = home.path().join("config");
     std::fs::write(&config, &ran.stdout).unwrap();
-    let shown = std::process::Command::new("ssh").arg("-F").arg(&config).args(["-G", "last.hearth"]).output().unwrap();
+    let shown = std::process::Command::new("ssh")
+        .arg("-F")
+        .arg(&config)
+        .args(["-G", "last.hearth"])
+        .output()
+        .unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
-    assert!(shown.contains(&format!("proxycommand {} ssh-proxy", env!("CARGO_BIN_EXE_hearth"))), "{shown}");
+    assert!(
+        shown.contains(&format!("proxycommand {} ssh-proxy", env!("CARGO_BIN_EXE_hearth"))),
+        "{shown}"
+    );
     assert!(shown.contains("user dev\n"), "{shown}");
 }
 
@@ -157,7 +203,15 @@ async fn local_ports_lead_into_the_vm_until_ctrl_c() {
     let served = tokio::spawn({
         let (options, stop, made) = (options.clone(), stop.clone(), driver.clone());
         let made: Arc<dyn Driver> = Arc::new(made);
-        async move { serve_with(&options, move |_| Ok(made), |address| ready.send(address).unwrap(), stop).await }
+        async move {
+            serve_with(
+                &options,
+                move |_| Ok(made),
+                |address| ready.send(address).unwrap(),
+                stop,
+            )
+            .await
+        }
     });
     let url = format!("http://{}", address.await.unwrap());
     let token = std::fs::read_to_string(options.data_dir.join("admin-token")).unwrap();
@@ -189,12 +243,19 @@ async fn local_ports_lead_into_the_vm_until_ctrl_c() {
         assert_eq!(ask(shouts, "hello"), "HELLO");
         assert_eq!(ask(nothing, "hello"), "");
         let long = "abc".repeat(500_000);
-        assert_eq!(ask(shouts, &long), long.to_uppercase(), "what was refused ended nothing else");
+        assert_eq!(
+            ask(shouts, &long),
+            long.to_uppercase(),
+            "what was refused ended nothing else"
+        );
         kill(Pid::from_raw(running.0.id().try_into().unwrap()), Signal::SIGINT).unwrap();
         assert_eq!(running.0.wait().unwrap().code(), Some(130));
         let mut said = String::new();
         running.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert!(said.contains("port 4000: nothing listens on port 4000 in the VM; what does: 3000 (fake)"), "{said}");
+        assert!(
+            said.contains("port 4000: nothing listens on port 4000 in the VM; what does: 3000 (fake)"),
+            "{said}"
+        );
         assert!(TcpStream::connect(shouts).is_err());
     };
     tokio::task::spawn_blocking(work).await.unwrap();

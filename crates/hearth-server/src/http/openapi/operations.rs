@@ -94,7 +94,10 @@ fn path_parameter(name: &str) -> Parameter {
         "name" => ("The variable's name", refers(VariableName::name())),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
         "port" => {
-            let port = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(65535));
+            let port = ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(1))
+                .maximum(Some(65535));
             ("The TCP port in the VM", port.into())
         }
         _ => ("The instance", refers(InstanceId::name())),

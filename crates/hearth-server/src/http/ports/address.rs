@@ -34,7 +34,10 @@ fn label(id: &InstanceId, port: u16) -> String {
 
 /// The port that a host names, where it names one.
 pub fn named(host: &str, domain: &str) -> Option<(u16, InstanceId)> {
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();
+    let host = host
+        .rsplit_once(':')
+        .map_or(host, |(host, _)| host)
+        .to_ascii_lowercase();
     let label = host.strip_suffix(&domain.to_ascii_lowercase())?.strip_suffix('.')?;
     let (port, id) = label.split_once('-')?;
     let port = port.parse().ok().filter(|port| *port > 0)?;
@@ -101,11 +104,18 @@ mod tests {
             for port in [1, 3000, u16::MAX] {
                 let label = label(&id, port);
                 assert!(label.len() <= 63, "{label}");
-                assert_eq!(named(&format!("{label}.Example.org:8443"), "example.org"), Some((port, id.clone())));
+                assert_eq!(
+                    named(&format!("{label}.Example.org:8443"), "example.org"),
+                    Some((port, id.clone()))
+                );
             }
         }
         let label = label(&InstanceId::generate(), 80);
-        assert!(label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'));
+        assert!(
+            label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        );
     }
 
     #[test]
@@ -143,13 +153,22 @@ mod tests {
             of(&access, &headers, &id, 3000)
         };
         let name = label(&id, 3000);
-        assert_eq!(at("localhost", "127.0.0.1:7717", "http"), format!("http://{name}.localhost:7717/"));
-        assert_eq!(at("localhost", "[::1]:7717", "http"), format!("http://{name}.localhost:7717/"));
+        assert_eq!(
+            at("localhost", "127.0.0.1:7717", "http"),
+            format!("http://{name}.localhost:7717/")
+        );
+        assert_eq!(
+            at("localhost", "[::1]:7717", "http"),
+            format!("http://{name}.localhost:7717/")
+        );
         let by_path = path(&id, 3000);
         assert_eq!(
             at("localhost", "hearth.example.org", "https"),
             format!("https://hearth.example.org{by_path}/")
         );
-        assert_eq!(at("dev.example.org", "hearth.example.org", "https"), format!("https://{name}.dev.example.org/"));
+        assert_eq!(
+            at("dev.example.org", "hearth.example.org", "https"),
+            format!("https://{name}.dev.example.org/")
+        );
     }
 }

@@ -101,12 +101,7 @@ fn shown(one: &ListeningPort, url: String) -> InstancePort {
 }
 
 /// A connection to a port, or why there is none.
-async fn connect(
-    state: &AppState,
-    row: &InstanceRow,
-    agent: &AgentClient,
-    port: u16,
-) -> Result<GuestStream, ApiError> {
+async fn connect(state: &AppState, row: &InstanceRow, agent: &AgentClient, port: u16) -> Result<GuestStream, ApiError> {
     match answered(state, row, agent.port_stream(port)).await? {
         Ok(stream) => Ok(stream),
         Err(AgentError::Refused {
@@ -129,7 +124,10 @@ async fn nothing_listens(agent: &AgentClient, port: u16) -> ApiError {
     found.dedup_by_key(|one| one.port);
     let name = |one: &ListeningPort| one.process.clone().unwrap_or_else(|| "a process that ended".to_owned());
     let named = found.iter().take(NAMED_PORTS);
-    let list: Vec<String> = named.clone().map(|one| format!("{} ({})", one.port, name(one))).collect();
+    let list: Vec<String> = named
+        .clone()
+        .map(|one| format!("{} ({})", one.port, name(one)))
+        .collect();
     let what = if list.is_empty() {
         "nothing listens on any port there".to_owned()
     } else {

@@ -11,9 +11,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::io::InspectReader;
 
+use super::connect;
 use super::rewrite::{self, Outside};
 use super::watched::Watched;
-use super::connect;
 use crate::http::AppState;
 use crate::http::error::ApiError;
 use crate::http::exec::{Inside, enter};

@@ -41,7 +41,9 @@ pub struct Outside {
 pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let asks = headers.get_all(header::CONNECTION).iter().any(|value| {
         let names = value.to_str().unwrap_or_default().split(',');
-        names.into_iter().any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+        names
+            .into_iter()
+            .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
     });
     headers.get(header::UPGRADE).filter(|_| asks).cloned()
 }
@@ -197,8 +199,10 @@ pub fn take_cookies(headers: &mut HeaderMap, prefix: &str) -> Vec<(String, Strin
             kept.push(value.clone());
             continue;
         };
-        let (ours, others): (Vec<&str>, Vec<&str>) =
-            text.split(';').map(str::trim).partition(|pair| pair.starts_with(prefix));
+        let (ours, others): (Vec<&str>, Vec<&str>) = text
+            .split(';')
+            .map(str::trim)
+            .partition(|pair| pair.starts_with(prefix));
         taken.extend(ours.iter().filter_map(|pair| {
             let (name, value) = pair.split_once('=')?;
             Some((name.to_owned(), value.to_owned()))
@@ -258,13 +262,20 @@ mod tests {
     fn cookies_are_for_the_port_alone() {
         for (cookie, expected) in [
             ("a=1", Some("a=1")),
-            ("a=1; Path=/; Domain=localhost; HttpOnly", Some("a=1; Path=/p/3000/; HttpOnly")),
+            (
+                "a=1; Path=/; Domain=localhost; HttpOnly",
+                Some("a=1; Path=/p/3000/; HttpOnly"),
+            ),
             ("a=1;path=/x", Some("a=1; Path=/p/3000/x")),
             ("hearth_share=1; Path=/", None),
         ] {
             let given = HeaderValue::from_static(cookie);
             let becomes = set_cookie(&given, "/p/3000");
-            assert_eq!(becomes.as_ref().map(|value| value.to_str().unwrap()), expected, "{cookie}");
+            assert_eq!(
+                becomes.as_ref().map(|value| value.to_str().unwrap()),
+                expected,
+                "{cookie}"
+            );
         }
     }
 
@@ -286,7 +297,10 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
         }
         request(&mut headers, &outside("/p/3000"), None);
-        let mut found: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let mut found: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
         found.sort();
         assert_eq!(
             found,
@@ -319,7 +333,10 @@ mod tests {
         let upgrade = upgrade_of(&headers);
         assert_eq!(upgrade.as_ref().unwrap(), "websocket");
         request(&mut headers, &outside(""), upgrade.as_ref());
-        assert_eq!((&headers[header::CONNECTION], &headers[header::UPGRADE]), (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap()));
+        assert_eq!(
+            (&headers[header::CONNECTION], &headers[header::UPGRADE]),
+            (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
         headers.remove(header::CONNECTION);
         assert_eq!(upgrade_of(&headers), None);
     }

@@ -34,7 +34,9 @@ pub fn routes() -> Router<AppState> {
 pub async fn by_path(State(state): State<AppState>, parameters: RawPathParams, request: Request) -> Response {
     let page = visitor::wants_page(request.headers());
     let find = |name: &str| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
-    let named = find("id").and_then(|id| id.parse().ok()).zip(find("port").and_then(parse_port));
+    let named = find("id")
+        .and_then(|id| id.parse().ok())
+        .zip(find("port").and_then(parse_port));
     let Some((id, port)) = named else {
         let error = ApiError::field("port", "the path must name a port from 1 to 65535 of an instance");
         return visitor::refusal(error, page);
@@ -78,12 +80,22 @@ fn by_header(headers: &HeaderMap) -> Option<Result<(u16, InstanceId), ApiError>>
     if id.is_none() && port.is_none() {
         return None;
     }
-    let text = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned();
-    let id = text(id).parse().map_err(|_| {
-        ApiError::field(INSTANCE_HEADER, "must be the id of an instance, beside `x-hearth-port`")
+    let text = |value: Option<&HeaderValue>| {
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let id = text(id)
+        .parse()
+        .map_err(|_| ApiError::field(INSTANCE_HEADER, "must be the id of an instance, beside `x-hearth-port`"));
+    let port = parse_port(&text(port)).ok_or_else(|| {
+        ApiError::field(
+            PORT_HEADER,
+            "must be a port from 1 to 65535, beside `x-hearth-instance`",
+        )
     });
-    let port = parse_port(&text(port))
-        .ok_or_else(|| ApiError::field(PORT_HEADER, "must be a port from 1 to 65535, beside `x-hearth-instance`"));
     Some(id.and_then(|id| Ok((port?, id))))
 }
 
@@ -147,7 +159,9 @@ async fn admitted(
     response.extensions_mut().insert(Proxied);
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
 }
@@ -159,9 +173,21 @@ mod tests {
     #[test]
     fn what_lies_below_the_port_is_passed_on_byte_for_byte() {
         for (given, ours, rest) in [
-            ("/api/v1/instances/wpi_1/ports/80", "/api/v1/instances/wpi_1/ports/80", ""),
-            ("/api/v1/instances/wpi_1/ports/80/", "/api/v1/instances/wpi_1/ports/80", "/"),
-            ("/api/v1/instances/wpi_1/ports/80?a", "/api/v1/instances/wpi_1/ports/80", "?a"),
+            (
+                "/api/v1/instances/wpi_1/ports/80",
+                "/api/v1/instances/wpi_1/ports/80",
+                "",
+            ),
+            (
+                "/api/v1/instances/wpi_1/ports/80/",
+                "/api/v1/instances/wpi_1/ports/80",
+                "/",
+            ),
+            (
+                "/api/v1/instances/wpi_1/ports/80?a",
+                "/api/v1/instances/wpi_1/ports/80",
+                "?a",
+            ),
             (
                 "/api/v1/instances/wpi_1/ports/80/a%2Fb//c/?x=%20",
                 "/api/v1/instances/wpi_1/ports/80",

@@ -68,7 +68,11 @@ pub async fn admit(
         ));
     };
     let now = Timestamp::now();
-    let end = state.ports.links.check(&share::text(id, port), &link, now).map_err(refused)?;
+    let end = state
+        .ports
+        .links
+        .check(&share::text(id, port), &link, now)
+        .map_err(refused)?;
     let row = state.store().instance(id).await?;
     let row = row.filter(|row| row.state == InstanceState::Claimed).ok_or_else(|| {
         ApiError::new(
@@ -78,7 +82,11 @@ pub async fn admit(
     })?;
     let cookie = in_address.then(|| {
         let path = if prefix.is_empty() { "/" } else { prefix };
-        let secure = if address::outer_scheme(headers) == "https" { "; Secure" } else { "" };
+        let secure = if address::outer_scheme(headers) == "https" {
+            "; Secure"
+        } else {
+            ""
+        };
         let seconds = end.duration_since(now).as_secs();
         let text = format!("{COOKIE}={link}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
         HeaderValue::from_str(&text).ok()
@@ -119,7 +127,9 @@ fn take(headers: &mut HeaderMap, uri: &mut Uri) -> Shown {
     if bearer.is_some() {
         headers.remove(header::AUTHORIZATION);
     }
-    let token = own.and_then(|value| Some(value.to_str().ok()?.trim().to_owned())).or(bearer);
+    let token = own
+        .and_then(|value| Some(value.to_str().ok()?.trim().to_owned()))
+        .or(bearer);
     let cookie = rewrite::take_cookies(headers, COOKIE_PREFIX)
         .into_iter()
         .find_map(|(name, value)| (name == COOKIE).then_some(value));
@@ -147,7 +157,11 @@ fn take_parameter(uri: &mut Uri) -> Option<String> {
     let link = link?;
     let rest = rest.join("&");
     let path = uri.path();
-    let whole = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
+    let whole = if rest.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{rest}")
+    };
     *uri = whole.parse().ok()?;
     Some(link)
 }
@@ -170,7 +184,9 @@ pub fn refusal(error: ApiError, page: bool) -> Response {
         response = (status, kind, format!("{text}\n")).into_response();
         response.extensions_mut().insert(super::Proxied);
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
