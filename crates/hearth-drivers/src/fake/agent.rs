@@ -28,6 +28,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
 use super::files;
+use super::lateness::Lateness;
 use super::ports::Ports;
 use super::script::{ExecRule, Special};
 
@@ -71,20 +72,6 @@ struct Inside {
     commands: Vec<ExecSpec>,
     clock: Option<i64>,
     activated: Option<Activate>,
-}
-
-/// How much later than at once agents answer; all of a driver share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Lateness(Arc<Mutex<Duration>>);
-
-impl Lateness {
-    pub(super) fn set(&self, by: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = by;
-    }
-
-    fn get(&self) -> Duration {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Guest {
@@ -276,8 +263,7 @@ impl Guest {
                 Ok(Response::new(full(text.into())))
             }
             (paths::SETTLE, &Method::POST) => Ok(done()),
-            (paths::PORTS, &Method::GET) => Ok(self.ports.list()),
-            (paths::PORT_STREAM, &Method::POST) => self.ports.connect(request).await,
+            (path, _) if Ports::knows(path) => self.ports.answer(request).await,
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
                 let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;

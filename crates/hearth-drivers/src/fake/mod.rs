@@ -3,6 +3,7 @@
 
 mod agent;
 mod files;
+mod lateness;
 mod machines;
 mod ports;
 mod script;
@@ -22,7 +23,8 @@ use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
     ForkSpec, ForkStart, FullDisk, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
-use agent::{Guest, Lateness};
+use agent::Guest;
+use lateness::Lateness;
 pub use machines::Machines;
 pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Special, Verb};
 

@@ -1,20 +1,24 @@
-//! TCP ports of fake VMs. Nothing listens unless a test says so, and then all VMs have that port: it leads to a server of the test.
+//! TCP ports of fake VMs. Nothing listens unless a test says so, and then all VMs have that port: it leads to a server of the test. An SSH
+//! connection leads to what stands for port 22.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use hearth_guest::paths;
 use hearth_guest::ports::{ListeningPort, PortList};
+use hearth_guest::ssh::SshHost;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_util::io::ReaderStream;
 
-use super::agent::{Refusal, Reply, query};
+use super::agent::{Refusal, Reply, json, query};
+
+/// What SSH servers listen on.
+const SSH_PORT: u16 = 22;
 
 /// Which port of the VMs leads where.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +32,28 @@ impl Ports {
             .insert(port, server);
     }
 
-    pub(super) fn list(&self) -> Reply {
+    /// Whether a request with this path is for [`Ports::answer`].
+    pub(super) fn knows(path: &str) -> bool {
+        [paths::PORTS, paths::PORT_STREAM, paths::SSH_KEYS, paths::SSH].contains(&path)
+    }
+
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        match request.uri().path() {
+            paths::PORTS => Ok(self.list()),
+            paths::SSH_KEYS => {
+                let host_keys = vec!["ssh-ed25519 AAAAfake".to_owned()];
+                Ok(json(StatusCode::OK, &SshHost { host_keys }))
+            }
+            paths::SSH => self.connect(request, SSH_PORT).await,
+            _ => {
+                let port = query(&request, paths::PORT).and_then(|port| port.parse().ok());
+                let port = port.ok_or_else(|| (StatusCode::BAD_REQUEST, "no port".to_owned()))?;
+                self.connect(request, port).await
+            }
+        }
+    }
+
+    fn list(&self) -> Reply {
         let ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let items = ports.keys().map(|port| ListeningPort {
             port: *port,
@@ -38,18 +63,10 @@ impl Ports {
             command: Some("fake server".into()),
             user: Some("root".into()),
         });
-        let list = PortList { items: items.collect() };
-        let text = serde_json::to_vec(&list).unwrap_or_default();
-        Response::new(
-            Full::new(Bytes::from(text))
-                .map_err(|never| match never {})
-                .boxed_unsync(),
-        )
+        json(StatusCode::OK, &PortList { items: items.collect() })
     }
 
-    pub(super) async fn connect(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
-        let port = query(&request, paths::PORT).and_then(|port| port.parse().ok());
-        let port: u16 = port.ok_or_else(|| (StatusCode::BAD_REQUEST, "no port".to_owned()))?;
+    async fn connect(&self, request: Request<Incoming>, port: u16) -> Result<Reply, Refusal> {
         let server = {
             let ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             ports.get(&port).copied()

@@ -512,3 +512,42 @@ async fn released_vm_ends_its_raw_connections_with_a_sentence() {
     };
     assert!(reason.starts_with("the connection to the VM broke off"), "{reason}");
 }
+
+#[tokio::test]
+async fn ssh_connection_is_a_raw_connection_for_whom_the_key_was_shown() {
+    let work = Work::begin().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    work.driver.listen(22, listener.local_addr().unwrap());
+    let client = work.client();
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    let allowed = client.allow_ssh(&work.id, key).await.unwrap();
+    assert_eq!(allowed.host_keys, ["ssh-ed25519 AAAAfake"]);
+    let (mut sender, mut receiver) = client.ssh(&work.id).await.unwrap();
+    let (mut connection, _) = listener.accept().await.unwrap();
+    connection.write_all(b"SSH-2.0-server\r\n").await.unwrap();
+    assert_eq!(receiver.next().await.unwrap().unwrap(), "SSH-2.0-server\r\n");
+    sender.bytes(Bytes::from_static(b"SSH-2.0-client\r\n")).await.unwrap();
+    let mut said = [0; 16];
+    timeout(SOON, connection.read_exact(&mut said)).await.unwrap().unwrap();
+    assert_eq!(&said, b"SSH-2.0-client\r\n");
+
+    let (keys, ssh) = (
+        format!("/instances/{}/ssh/keys", work.id),
+        format!("/instances/{}/ssh", work.id),
+    );
+    let (status, body) = work.server.send(work.server.request(Method::GET, &ssh)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    let (status, body) = work.server.call(Method::POST, &keys, json!({ "publicKey": "" })).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    let created = work
+        .server
+        .post("/tokens", json!({ "name": "other", "scopes": ["claim"] }))
+        .await;
+    let stranger = Client::new(
+        &format!("http://{}", work.server.address),
+        created["token"].as_str().unwrap(),
+    )
+    .unwrap();
+    let refused = stranger.allow_ssh(&work.id, key).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::NotFound));
+}
