@@ -120,6 +120,10 @@ fn parse(key: &str) -> Result<String, Fault> {
     if key.len() > LONGEST_KEY {
         return Err(refused("it is too long"));
     }
+    // The parser takes what follows for a comment.
+    if key.trim().contains(['\n', '\r', '\0']) {
+        return Err(refused("it is more than one line"));
+    }
     let mut parsed = PublicKey::from_openssh(key.trim()).map_err(|error| refused(&error.to_string()))?;
     parsed.set_comment("");
     let line = parsed.to_openssh().map_err(|error| refused(&error.to_string()))?;

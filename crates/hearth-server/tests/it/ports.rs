@@ -3,70 +3,112 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::http::{HeaderMap, Method as HttpMethod, Uri};
-use axum::response::{IntoResponse as _, Redirect};
-use axum::routing::{any, get};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use hearth_api::client::{Client, ClientError};
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::InstanceId;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use reqwest::redirect::Policy;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use crate::harness::{SOON, Server, pause};
 
-/// The server in the VM: tells what it was asked.
-async fn echo(method: HttpMethod, uri: Uri, headers: HeaderMap, body: Bytes) -> axum::Json<Value> {
-    let headers: serde_json::Map<String, Value> = headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap())))
-        .collect();
-    axum::Json(json!({
-        "method": method.as_str(), "uri": uri.to_string(), "headers": headers, "body": String::from_utf8_lossy(&body),
-    }))
+type Page = UnsyncBoxBody<Bytes, hyper::Error>;
+
+fn page(status: StatusCode, header: (&'static str, &'static str), text: &str) -> Response<Page> {
+    let body = Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {});
+    Response::builder()
+        .status(status.as_u16())
+        .header(header.0, header.1)
+        .body(body.boxed_unsync())
+        .unwrap()
 }
 
-async fn reflect(body: Body) -> Body {
-    body
-}
-
-async fn socket(upgrade: WebSocketUpgrade) -> axum::response::Response {
-    upgrade.on_upgrade(async |mut socket| {
-        while let Some(Ok(message)) = socket.next().await {
-            if matches!(message, Message::Text(_) | Message::Binary(_)) {
-                drop(socket.send(message).await);
-            }
+/// The server in the VM.
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Page>, hyper::Error> {
+    const PLAIN: (&str, &str) = ("content-type", "text/plain");
+    Ok(match request.uri().path() {
+        "/reflect" => Response::new(request.into_body().boxed_unsync()),
+        "/cookie" => page(
+            StatusCode::OK,
+            ("set-cookie", "sid=1; Path=/; Domain=localhost; HttpOnly"),
+            "",
+        ),
+        "/away" => page(
+            StatusCode::SEE_OTHER,
+            ("location", "http://localhost:3000/there?x=1"),
+            "",
+        ),
+        "/broken" => page(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "my own page"),
+        "/ws" => {
+            // What a page may only open from its own site.
+            assert_eq!(request.headers()["origin"], "http://localhost:3000");
+            assert_eq!(request.headers()["sec-websocket-key"], "dGhlIHNhbXBsZSBub25jZQ==");
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move { echo_messages(TokioIo::new(upgrade.await.unwrap())).await });
+            let mut response = page(
+                StatusCode::SWITCHING_PROTOCOLS,
+                ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+                "",
+            );
+            let headers = response.headers_mut();
+            headers.insert("connection", "Upgrade".parse().unwrap());
+            headers.insert("upgrade", "websocket".parse().unwrap());
+            response
+        }
+        _ => {
+            let (parts, body) = request.into_parts();
+            let headers: serde_json::Map<String, Value> = parts
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap())))
+                .collect();
+            let body = body.collect().await?.to_bytes();
+            let told = json!({
+                "method": parts.method.as_str(), "uri": parts.uri.to_string(), "headers": headers,
+                "body": String::from_utf8_lossy(&body),
+            });
+            page(StatusCode::OK, ("content-type", "application/json"), &told.to_string())
         }
     })
 }
 
-fn app() -> Router {
-    let cookie = async || [("set-cookie", "sid=1; Path=/; Domain=localhost; HttpOnly")].into_response();
-    Router::new()
-        .route("/reflect", any(reflect))
-        .route("/ws", get(socket))
-        .route("/cookie", get(cookie))
-        .route("/away", get(async || Redirect::to("http://localhost:3000/there?x=1")))
-        .route(
-            "/broken",
-            get(async || (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "my own page")),
-        )
-        .fallback(echo)
+/// Sends each short message back, as a server does: without a mask.
+async fn echo_messages(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut head = [0; 6];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let mut text = vec![0; usize::from(head[1] & 0x7f)];
+        stream.read_exact(&mut text).await.unwrap();
+        for (byte, mask) in text.iter_mut().zip(head[2..].iter().cycle()) {
+            *byte ^= mask;
+        }
+        let frame = [&[head[0], head[1] & 0x7f], &text[..]].concat();
+        stream.write_all(&frame).await.unwrap();
+    }
 }
 
-async fn serve(app: Router) -> SocketAddr {
+/// Starts one.
+async fn serve() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(connection), service_fn(answer));
+            tokio::spawn(connection.with_upgrades());
+        }
+    });
     address
 }
 
@@ -81,7 +123,7 @@ impl Work {
     /// A claimed VM whose port 3000 is served.
     async fn begin() -> Self {
         let (server, driver) = Server::fake(FakeOptions::default()).await;
-        driver.listen(3000, serve(app()).await);
+        driver.listen(3000, serve().await);
         let (_, pool) = server.full_pool(1).await;
         let reply = server.post(&format!("{pool}/claim"), json!({})).await;
         let id: InstanceId = reply["id"].as_str().unwrap().parse().unwrap();
@@ -550,4 +592,28 @@ async fn ssh_connection_is_a_raw_connection_for_whom_the_key_was_shown() {
     .unwrap();
     let refused = stranger.allow_ssh(&work.id, key).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::NotFound));
+}
+
+#[tokio::test]
+async fn previews_of_the_settings_file_are_listed_with_their_place() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let settings = r#"{"hooks":{"previews":[{"name":"web","port":3000},{"name":"docs","port":4000}]}}"#;
+    let project = crate::setup::project_of(&server, &["app"], (".hearth/settings.json", settings)).await;
+    let pool = format!("{project}/warm-pool");
+    let claim = server.post(&format!("{pool}/claim"), json!({ "waitMs": 20_000 })).await;
+    let id = claim["id"].as_str().unwrap();
+    driver.listen(3000, serve().await);
+    let list = server.request(Method::GET, &format!("/instances/{id}/ports"));
+    let (_, ports) = server
+        .send(
+            list.header("host", "hearth.example.org")
+                .header("x-forwarded-proto", "https"),
+        )
+        .await;
+    let url = |port: u16| format!("https://hearth.example.org/api/v1/instances/{id}/ports/{port}/");
+    let preview = |name: &str, port: u16, listening: bool| json!({ "name": name, "repoFullName": "acme/app", "port": port, "url": url(port), "listening": listening });
+    assert_eq!(
+        ports["previews"],
+        json!([preview("web", 3000, true), preview("docs", 4000, false)])
+    );
 }
