@@ -38,6 +38,7 @@ mod sources;
 mod templates;
 mod terminal;
 mod tokens;
+mod tunnels;
 mod vm_ends;
 mod vms;
 mod watch;
