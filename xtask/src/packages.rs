@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 21] = [
+const NEEDED: [&str; 23] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
@@ -22,6 +22,9 @@ const NEEDED: [&str; 21] = [
     // Repositories.
     "git",
     "git-lfs",
+    // Clients of SSH in a VM, and keys for it.
+    "openssh-client",
+    "rsync",
     // Programs that the server and the tests call.
     "util-linux",
     "mount",

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, clock, files, fs as user_files, logs, tree};
+use crate::{activate, clock, files, fs as user_files, logs, ports, ssh, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -80,6 +80,10 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             execs.quiesce().await;
             Ok(reply::done())
         }
+        (paths::PORTS, &Method::GET) => ports::list().await,
+        (paths::PORT_STREAM, &Method::POST) => ports::stream(request, &alive).await,
+        (paths::SSH_KEYS, &Method::POST) => ssh::allow(request).await,
+        (paths::SSH, &Method::POST) => ssh::serve(request, execs, &alive).await,
         (
             paths::HEALTH
             | paths::EXEC
@@ -92,7 +96,11 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::LOG
             | paths::ACTIVATE
             | paths::RSA_HOST_KEY
-            | paths::QUIESCE,
+            | paths::QUIESCE
+            | paths::PORTS
+            | paths::PORT_STREAM
+            | paths::SSH_KEYS
+            | paths::SSH,
             method,
         ) => Err(Fault {
             code: None,

@@ -58,6 +58,8 @@ pub enum ErrorCode {
     TooManyRequests,
     /// 500
     InternalError,
+    /// 502
+    BadGateway,
     /// 503
     Unavailable,
     /// 507
@@ -66,7 +68,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
@@ -78,6 +80,7 @@ impl ErrorCode {
         Self::ValidationError,
         Self::TooManyRequests,
         Self::InternalError,
+        Self::BadGateway,
         Self::Unavailable,
         Self::InsufficientStorage,
     ];

@@ -10,14 +10,16 @@ pub mod client;
 pub mod exec_session;
 pub mod files;
 pub mod frames;
+pub mod ports;
 pub mod session;
+pub mod ssh;
 
 /// Counts up with every addition that a peer may want to know of.
 ///
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
 /// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
-/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`). 10: exec sessions, processes.
-pub const PROTOCOL_VERSION: u32 = 10;
+/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`). 10: exec sessions, processes. 11: TCP ports, SSH.
+pub const PROTOCOL_VERSION: u32 = 11;
 
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
@@ -375,6 +377,18 @@ pub mod paths {
     pub const SESSION: &str = "session";
     /// Query key: `true`, or not.
     pub const CLOSE: &str = "close";
+    /// `GET`: a [`PortList`](super::ports::PortList).
+    pub const PORTS: &str = "/v1/ports";
+    /// `POST`: a connection to the TCP port [`PORT`] of the VM; the bodies are its two directions, each with its own end. 502: nothing
+    /// listens there, 504: what listens did not take the connection in time.
+    pub const PORT_STREAM: &str = "/v1/ports/stream";
+    /// Query key: a number of a TCP port.
+    pub const PORT: &str = "port";
+    /// `POST`: [`SshKeys`](super::ssh::SshKeys), whose owners may enter from now on; answered by an [`SshHost`](super::ssh::SshHost).
+    pub const SSH_KEYS: &str = "/v1/ssh/keys";
+    /// `POST`: an SSH connection: the bodies are its two directions. Sessions have the variables of the file [`PATH`] where it is given. 501: the VM has
+    /// no SSH server.
+    pub const SSH: &str = "/v1/ssh";
     /// Query key: as whom; as [`OWNER`].
     pub const USER: &str = "user";
     /// Query key: the first byte.

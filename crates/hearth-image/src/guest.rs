@@ -26,7 +26,7 @@ macro_rules! guest_file {
     };
 }
 
-pub(super) const FILES: [GuestFile; 15] = [
+pub(super) const FILES: [GuestFile; 16] = [
     guest_file!(PLAIN, "etc/apt/apt.conf.d/90hearth"),
     guest_file!(PLAIN, "etc/environment"),
     guest_file!(PLAIN, "etc/fstab"),
@@ -40,6 +40,7 @@ pub(super) const FILES: [GuestFile; 15] = [
     guest_file!(PLAIN, "etc/systemd/system.conf.d/hearth.conf"),
     guest_file!(PLAIN, "etc/systemd/system/hearth-agent.service"),
     guest_file!(PLAIN, "etc/systemd/system/hearth-network.service"),
+    guest_file!(PLAIN, "etc/systemd/system/ssh.service.d/hearth.conf"),
     guest_file!(PLAIN, "etc/systemd/system/systemd-udev-trigger.service.d/hearth.conf"),
     guest_file!(PROGRAM, "usr/local/lib/hearth/network"),
 ];
@@ -78,6 +79,7 @@ pub(super) const PACKAGES: &[&str] = &[
     "nodejs",
     "npm",
     "openssh-client",
+    "openssh-server",
     "pkg-config",
     "python-is-python3",
     "python3",

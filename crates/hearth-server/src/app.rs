@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builds::live_log::LiveLogs;
 use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
-use crate::http::{AppState, HookGate, Pace};
+use crate::http::{AppState, HookGate, Pace, PortAccess};
 use crate::options::ServeOptions;
 use crate::pools::act::Actor;
 use crate::pools::controller::Controller;
@@ -25,6 +25,7 @@ use crate::repos::mirror_gc::MirrorGc;
 use crate::repos::mirrors::Mirrors;
 use crate::repos::sources::{Sources, known_hosts};
 use crate::repos::watch::Watch;
+use crate::secrets::links::LinkKey;
 use crate::status::PoolStatus;
 use crate::store::Store;
 use crate::templates::environment::Environments;
@@ -45,7 +46,13 @@ pub struct App {
 
 impl App {
     /// Nothing runs until [`App::start`]. `mirrors` is the folder of the repositories.
-    pub fn new(store: &Store, driver: Arc<dyn Driver>, mirrors: PathBuf, options: &ServeOptions) -> Self {
+    pub fn new(
+        store: &Store,
+        driver: Arc<dyn Driver>,
+        mirrors: PathBuf,
+        links: LinkKey,
+        options: &ServeOptions,
+    ) -> Self {
         let (store, wake, queues) = (store.clone(), Wake::default(), Queues::default());
         let connections = Connections::new(driver.clone());
         let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
@@ -168,6 +175,10 @@ impl App {
             git_base_url: options.git_base_url.clone(),
             pace: Pace::new(options.requests_per_second),
             longest_wait: options.longest_claim_wait,
+            ports: PortAccess {
+                domain: options.ports_domain.clone(),
+                links,
+            },
         };
         Self { state, controller }
     }

@@ -71,6 +71,8 @@ pub struct ServeOptions {
     pub memory_mib: u64,
     /// Of the memory that a claimed VM may still take, the share that it counts with besides what it uses, percent.
     pub claimed_reserve: u8,
+    /// Names below this one, `{port}-{id}.<domain>`, lead to ports of VMs.
+    pub ports_domain: Option<String>,
     /// Time between two passes of the loop when no wake comes. A VM that died is noticed after one such time.
     pub tick: Duration,
     /// Writes that a test lets fail.
@@ -105,6 +107,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 const FORKS_BESIDES_PROCESSORS: usize = 1;
 /// Hardly any task fills its VM, and never all at once; the quarter of the host that VMs do not get stands behind it, too.
 const CLAIMED_RESERVE: u8 = 50;
+/// Browsers and systems lead every name below it to their own machine, without any DNS.
+const PORTS_DOMAIN: &str = "localhost";
 /// Seldom enough to cost nothing, often enough that a missed wake delays no one for long.
 const TICK: Duration = Duration::from_secs(3);
 /// A month: a user who goes back to an earlier image does so sooner.
@@ -148,6 +152,7 @@ impl ServeOptions {
             tenant_vms: None,
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
             claimed_reserve: CLAIMED_RESERVE,
+            ports_domain: Some(PORTS_DOMAIN.to_owned()),
             tick: TICK,
             write_faults: None,
         }

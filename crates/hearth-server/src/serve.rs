@@ -22,6 +22,7 @@ use crate::http::{answer, new_token};
 use crate::options::{DriverKind, ServeOptions};
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
+use crate::secrets::links::LinkKey;
 use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::templates::images;
 
@@ -109,7 +110,9 @@ pub async fn serve_with(
     let mirrors = folder.join("mirrors");
     private_folder(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
-    let cipher = Arc::new(Cipher::open(&folder.join("secret.key"))?);
+    let key = folder.join("secret.key");
+    let cipher = Arc::new(Cipher::open(&key)?);
+    let links = LinkKey::open(&key)?;
     let reserve = Reserve::open(folder, options.reserve_mib << 20);
     let store = Store::open_with(&folder.join("hearth.db"), cipher, options.write_faults.clone(), reserve).await?;
     let installation = store
@@ -119,7 +122,7 @@ pub async fn serve_with(
     store.undo_unasked(Timestamp::now()).await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
-    let app = App::new(&store, driver.clone(), mirrors, options);
+    let app = App::new(&store, driver.clone(), mirrors, links, options);
     let listen = |source| ServeError::Listen {
         address: options.listen,
         source,

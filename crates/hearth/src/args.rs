@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, doctor, env, exec, image, instance, logs, ls, pool, project, release, run, serve,
-    session, setup, shell, template, token,
+    claim, claims, completion, cp, doctor, env, exec, forward, image, instance, logs, ls, pool, ports, project,
+    release, run, serve, session, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -151,4 +151,16 @@ pub(crate) enum Command {
     Completion(completion::CompletionArgs),
     /// Print the OpenAPI document of the HTTP API; needs no server
     Openapi,
+    /// List what listens in a VM, with its process and URL, and its previews
+    Ports(ports::PortsArgs),
+    /// Make a link to a port of a VM that works in a browser without a token
+    Share(ports::ShareArgs),
+    /// Make ports of a VM ports of this machine, for as long as it runs
+    Forward(forward::ForwardArgs),
+    /// Open an SSH session in a VM with your own ssh
+    Ssh(ssh::SshArgs),
+    /// Print the lines for ~/.ssh/config with which ssh, scp, rsync and editors reach VMs
+    SshConfig(ssh::ConfigArgs),
+    /// Connect ssh to a VM: what `ProxyCommand` runs
+    SshProxy(ssh::ProxyArgs),
 }

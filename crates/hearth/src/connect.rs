@@ -15,7 +15,7 @@ use crate::{hint, input, places};
 /// The server's address.
 const URL_VARIABLE: &str = "HEARTH_URL";
 /// The token.
-const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
+pub(crate) const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
 
 /// The client for this command.
 pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {

@@ -113,6 +113,8 @@ fn activate(wanted: &Activate, entropy: &[u8], begin: Instant) -> Part<Activated
     if !host_keys.is_empty() {
         ssh::reload()?;
     }
+    let access = Path::new(crate::ssh::FOLDER);
+    crate::ssh::forget(access).map_err(at(access))?;
     let closed_connections = connections::close_outside()?;
     Ok(Activated {
         machine_id,

@@ -15,8 +15,6 @@ use ssh_key::{Algorithm, EcdsaCurve, LineEnding, PrivateKey};
 use super::{Part, at};
 
 const FOLDER: &str = "etc/ssh";
-/// Says that a server is installed, with or without keys.
-const SERVER_CONFIG: &str = "sshd_config";
 const PREFIX: &str = "ssh_host_";
 const ED25519: &str = "ssh_host_ed25519_key";
 const ECDSA: &str = "ssh_host_ecdsa_key";
@@ -31,7 +29,8 @@ pub(super) struct Replaced {
     pub(super) lacks_rsa: bool,
 }
 
-/// Replaces the keys of a VM that has some, or has an SSH server. `rsa` is only used where there was such a key.
+/// Replaces the keys of a VM that has some. An SSH server that has none gets its keys when its service is first started, which few VMs do: a
+/// fork does not wait for them. `rsa` is only used where there was such a key.
 pub(super) fn replace_host_keys(root: &Path, rsa: Option<&HostKey>) -> Part<Replaced> {
     let folder = root.join(FOLDER);
     let entries = match fs::read_dir(&folder) {
@@ -40,16 +39,14 @@ pub(super) fn replace_host_keys(root: &Path, rsa: Option<&HostKey>) -> Part<Repl
         Err(error) => return Err(at(&folder)(error)),
     };
     let mut old = Vec::new();
-    let mut has_server = false;
     for entry in entries {
         let entry = entry.map_err(at(&folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        has_server |= name == SERVER_CONFIG;
         if name.starts_with(PREFIX) {
             old.push(name);
         }
     }
-    if old.is_empty() && !has_server {
+    if old.is_empty() {
         return Ok(Replaced::default());
     }
     for name in &old {
@@ -219,7 +216,10 @@ mod tests {
         assert!(late.path().join(FOLDER).join(RSA).exists());
         // None where there was none.
         let without = root(&["sshd_config"]);
-        assert_eq!(replace_host_keys(without.path(), Some(&key)).unwrap().made, [ED25519]);
+        assert_eq!(
+            replace_host_keys(without.path(), Some(&key)).unwrap(),
+            Replaced::default()
+        );
         assert!(set_rsa_key(without.path(), &HostKey("rubbish".into())).is_err());
         assert!(!format!("{key:?}").contains("PRIVATE"));
     }

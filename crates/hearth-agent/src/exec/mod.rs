@@ -33,6 +33,7 @@ mod plan;
 mod pre_started;
 mod process_tree;
 pub(crate) mod processes;
+mod server;
 pub(crate) mod sessions;
 mod terminal;
 

@@ -8,6 +8,7 @@ mod files;
 mod fs;
 mod limits;
 mod logs;
+mod ports;
 mod sessions;
 mod support;
 mod terminal;

@@ -121,6 +121,7 @@ fn status_of(code: ErrorCode) -> u16 {
         ErrorCode::ValidationError => 422,
         ErrorCode::TooManyRequests => 429,
         ErrorCode::InternalError => 500,
+        ErrorCode::BadGateway => 502,
         ErrorCode::Unavailable => 503,
         ErrorCode::InsufficientStorage => 507,
     }

@@ -99,20 +99,24 @@ impl Sending {
 impl Receiving {
     /// What comes next. The end of the connection is an error: readers stop at the last message.
     pub(super) async fn next(&mut self) -> Result<Received, ClientError> {
-        let interrupted = |reason: String| ClientError::Interrupted {
-            url: self.url.clone(),
-            reason,
-        };
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Binary(bytes))) => return Ok(Received::Bytes(bytes)),
                 Some(Ok(Message::Text(text))) => return Ok(Received::Text(text)),
                 Some(Ok(Message::Close(_))) | None => {
-                    return Err(interrupted("it was closed before the command ended".to_owned()));
+                    return Err(self.interrupted("it was closed before the command ended".to_owned()));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(fault)) => return Err(interrupted(fault.to_string())),
+                Some(Err(fault)) => return Err(self.interrupted(fault.to_string())),
             }
+        }
+    }
+
+    /// The connection is gone, for this reason.
+    pub(super) fn interrupted(&self, reason: String) -> ClientError {
+        ClientError::Interrupted {
+            url: self.url.clone(),
+            reason,
         }
     }
 }

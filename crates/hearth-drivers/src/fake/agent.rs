@@ -27,6 +27,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
+use super::files;
+use super::lateness::Lateness;
+use super::ports::Ports;
 use super::script::{ExecRule, Special};
 use super::{files, sessions};
 
@@ -54,6 +57,7 @@ pub(super) struct Guest {
     /// What its kernels have written to the console since the first one booted.
     console: Mutex<String>,
     lateness: Lateness,
+    ports: Ports,
     /// False while the VM is paused: requests then wait.
     runs: watch::Sender<bool>,
     started: Mutex<tokio::time::Instant>,
@@ -72,24 +76,11 @@ struct Inside {
     activated: Option<Activate>,
 }
 
-/// How much later than at once agents answer; all of a driver share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Lateness(Arc<Mutex<Duration>>);
-
-impl Lateness {
-    pub(super) fn set(&self, by: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = by;
-    }
-
-    fn get(&self) -> Duration {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Guest {
-    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>, lateness: Lateness) -> Self {
+    pub(super) fn new(boot_id: String, rules: Arc<Mutex<Vec<ExecRule>>>, lateness: Lateness, ports: Ports) -> Self {
         Self {
             lateness,
+            ports,
             boot_id: Mutex::new(boot_id),
             hangs: watch::Sender::new(false),
             console: Mutex::default(),
@@ -104,7 +95,12 @@ impl Guest {
 
     /// Another guest that holds what this one holds now.
     pub(super) fn copy(&self, boot_id: String) -> Self {
-        let copy = Self::new(boot_id, Arc::clone(&self.rules), self.lateness.clone());
+        let copy = Self::new(
+            boot_id,
+            Arc::clone(&self.rules),
+            self.lateness.clone(),
+            self.ports.clone(),
+        );
         copy.inside().files = self.inside().files.clone();
         copy.inside().commands = self.inside().commands.clone();
         copy
@@ -271,6 +267,7 @@ impl Guest {
                 Ok(Response::new(full(text.into())))
             }
             (paths::QUIESCE, &Method::POST) => Ok(done()),
+            (path, _) if Ports::knows(path) => self.ports.answer(request).await,
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
                 let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;

@@ -3,7 +3,9 @@
 
 mod agent;
 mod files;
+mod lateness;
 mod machines;
+mod ports;
 mod script;
 mod sessions;
 
@@ -22,7 +24,8 @@ use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
     ForkSpec, ForkStart, FullDisk, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
-use agent::{Guest, Lateness};
+use agent::Guest;
+use lateness::Lateness;
 pub use machines::Machines;
 pub use script::{ExecRule, FakeOptions, Fault, FaultKind, FaultMoment, Special, Verb};
 
@@ -48,6 +51,7 @@ struct World {
     faults: Mutex<Vec<Fault>>,
     rules: Arc<Mutex<Vec<script::ExecRule>>>,
     lateness: Lateness,
+    ports: ports::Ports,
     disk: Mutex<HostDisk>,
     state: Mutex<State>,
 }
@@ -111,6 +115,7 @@ impl FakeDriver {
             faults,
             rules,
             lateness: Lateness::default(),
+            ports: ports::Ports::default(),
             disk: Mutex::new(HostDisk {
                 free_bytes: FREE_BYTES,
                 waiting: BTreeSet::new(),
@@ -226,6 +231,11 @@ impl FakeDriver {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(0, rule);
+    }
+
+    /// Lets something listen on this port in every VM: connections lead to the server at this address.
+    pub fn listen(&self, port: u16, server: std::net::SocketAddr) {
+        self.world.ports.open(port, server);
     }
 
     /// The commands that a VM was asked to run, oldest first.
@@ -369,7 +379,8 @@ impl World {
     fn create(&self, spec: &VmSpec) -> Result<Created, DriverError> {
         self.state().machines.create(spec, |made| {
             let boot = script::draw(self.seed, BOOT_DRAW, made, &self.options.boot_delay);
-            let guest = Guest::new(self.boot_id(made), Arc::clone(&self.rules), self.lateness.clone());
+            let (rules, lateness, ports) = (Arc::clone(&self.rules), self.lateness.clone(), self.ports.clone());
+            let guest = Guest::new(self.boot_id(made), rules, lateness, ports);
             if self.options.has_rsa_host_key {
                 guest.install_ssh_server();
             }

@@ -26,13 +26,19 @@ use super::{AgentFault, ExecSpec, Health, LogEntry, LogList, SetClock, TerminalS
 mod activate;
 mod exec;
 mod files;
+mod ports;
 mod sessions;
+mod ssh;
+mod stream;
 mod transfer;
 
 pub use activate::{CLOCK_TOLERANCE, NewIdentity};
 pub use exec::{ExecEvent, ExecOutput, ExecStream, TerminalInput};
 pub use files::{NewFile, ReadFile};
+pub use ports::{NOT_ACCEPTED, NOTHING_LISTENS};
 pub use sessions::{SessionEvent, SessionInput, SessionStream};
+pub use ssh::NO_SSH_SERVER;
+pub use stream::GuestStream;
 pub use transfer::{Download, Upload};
 
 use exec::Limit;

@@ -70,6 +70,8 @@ ln -sf /usr/bin/vim.tiny "$root/usr/local/bin/vim"
 ln -sf /usr/bin/fdfind "$root/usr/local/bin/fd"
 # The package enables a server; the program is what is wanted. It can be enabled again like any unit.
 rm -f "$sysd/multi-user.target.wants/rsync.service"
+# The same of the SSH server: the agent starts it for one connection at a time.
+rm -f "$sysd/multi-user.target.wants/ssh.service" "$sysd/sshd.service" "$sysd/sockets.target.wants/ssh.socket"
 
 # Root has no password that could be typed, and nothing asks for one.
 chroot "$root" passwd --quiet --lock root

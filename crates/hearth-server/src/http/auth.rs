@@ -16,7 +16,7 @@ use super::error::ApiError;
 use crate::store::{InstanceRow, ProjectRow, TokenRow};
 
 /// Every token begins with this, so that leak scanners find it.
-const PREFIX: &str = "hearth_";
+pub const TOKEN_PREFIX: &str = "hearth_";
 /// Random bytes of a token.
 const SECRET_BYTES: usize = 32;
 /// `lastUsedAt` is written at most this often, so that a busy client costs no writes.
@@ -25,7 +25,7 @@ const TOUCH_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// A new token and its hash.
 pub fn new_token() -> (String, String) {
     let secret: [u8; SECRET_BYTES] = rand::rng().random();
-    let token = format!("{PREFIX}{}", hex::encode(secret));
+    let token = format!("{TOKEN_PREFIX}{}", hex::encode(secret));
     let hash = hash(&token);
     (token, hash)
 }
@@ -50,6 +50,14 @@ impl FromRequestParts<AppState> for Caller {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or_else(|| refuse("send a token: `Authorization: Bearer hearth_…`"))?;
+        Self::of_token(state, token).await
+    }
+}
+
+impl Caller {
+    /// The owner of this token.
+    pub async fn of_token(state: &AppState, token: &str) -> Result<Self, ApiError> {
+        let refuse = |message: &str| ApiError::new(ErrorCode::Unauthorized, message);
         let row = state.store().token_by_hash(&hash(token)).await?;
         let row = row.ok_or_else(|| refuse("this token is not known; it may have been revoked"))?;
         let now = Timestamp::now();
@@ -70,9 +78,7 @@ impl FromRequestParts<AppState> for Caller {
         }
         Ok(Self(row))
     }
-}
 
-impl Caller {
     /// Whether the token has this scope; `admin` has all.
     pub fn has(&self, scope: Scope) -> bool {
         self.0.scopes.contains(&Scope::Admin) || self.0.scopes.contains(&scope)

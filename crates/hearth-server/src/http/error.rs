@@ -66,6 +66,19 @@ impl ApiError {
         }])
     }
 
+    /// What it says.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same with what it is about, item by item.
+    pub fn with_details(self, details: Vec<FieldError>) -> Self {
+        Self {
+            details: (!details.is_empty()).then_some(details),
+            ..self
+        }
+    }
+
     /// 500: the cause is for the operator's log.
     fn internal() -> Self {
         Self::new(
@@ -130,6 +143,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::BadGateway => StatusCode::BAD_GATEWAY,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
     }

@@ -3,6 +3,7 @@
 mod auth;
 mod branches;
 mod claims;
+mod classify;
 mod error;
 mod exec;
 mod exec_end;
@@ -17,18 +18,21 @@ mod logs;
 mod openapi;
 mod pace;
 mod pool;
+mod ports;
 mod projects;
 mod root;
 mod schema;
 mod sessions;
 mod setup;
 mod socket;
+mod ssh;
 mod templates;
 mod terminal;
 mod tokens;
 mod validate;
 mod variables;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -40,6 +44,7 @@ use hearth_api::error::ErrorCode;
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::classify::SharedClassifier;
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
@@ -71,6 +76,7 @@ pub use auth::new_token;
 pub use extract::MAX_BODY_BYTES;
 pub use hooks::HookGate;
 pub use pace::Pace;
+pub use ports::PortAccess;
 
 /// Where the API is.
 const BASE: &str = "/api/v1";
@@ -138,6 +144,8 @@ pub struct AppState {
     pub pace: Pace,
     /// Longest wait of a claim.
     pub longest_wait: Duration,
+    /// How ports of VMs are reached.
+    pub ports: PortAccess,
 }
 
 impl AppState {
@@ -167,7 +175,9 @@ pub async fn answer(
         stop.cancelled().await;
         handle.graceful_shutdown(Some(drain));
     });
-    let served = server.serve(router(state).into_make_service()).await;
+    let served = server
+        .serve(router(state).into_make_service_with_connect_info::<SocketAddr>())
+        .await;
     ending.abort();
     served
 }
@@ -243,7 +253,12 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(sessions::resize_session))
         .routes(routes!(sessions::signal_session))
         .routes(routes!(sessions::wait_session))
-        .routes(routes!(sessions::list_processes));
+        .routes(routes!(sessions::list_processes))
+        .routes(routes!(ports::list_ports))
+        .routes(routes!(ports::share_port))
+        .routes(routes!(ports::open_tunnel))
+        .routes(routes!(ssh::allow_ssh))
+        .routes(routes!(ssh::open_ssh));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)
@@ -261,10 +276,15 @@ fn router(state: AppState) -> Router {
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())
+        .merge(ports::routes())
         .fallback(async || ApiError::not_found("path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            ports::by_name_or_header,
+        ))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             ApiError::new(
                 ErrorCode::InternalError,
@@ -274,13 +294,15 @@ fn router(state: AppState) -> Router {
         }))
         .layer(axum::middleware::map_response(in_error_shape))
         // The path and nothing else of the request: no header, no query, no body.
-        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
-            let id = request
-                .extensions()
-                .get::<RequestId>()
-                .and_then(|id| id.header_value().to_str().ok());
-            tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
-        }))
+        .layer(
+            TraceLayer::new(SharedClassifier::new(classify::OwnFailures)).make_span_with(|request: &Request| {
+                let id = request
+                    .extensions()
+                    .get::<RequestId>()
+                    .and_then(|id| id.header_value().to_str().ok());
+                tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+            }),
+        )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, NewRequestId))
         .layer(axum::middleware::map_request(without_bad_request_id))
@@ -322,7 +344,8 @@ async fn in_error_shape(response: Response) -> Response {
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value == "application/json");
-    if is_json || !(status.is_client_error() || status.is_server_error()) {
+    let proxied = response.extensions().get::<ports::Proxied>().is_some();
+    if proxied || is_json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let mut shaped = ApiError::of_status(status).into_response();

@@ -3,4 +3,5 @@
 pub mod cipher;
 pub mod env_file;
 pub mod git_config;
+pub mod links;
 pub mod redactors;

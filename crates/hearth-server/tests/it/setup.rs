@@ -20,7 +20,7 @@ async fn server(rules: Vec<ExecRule>) -> (Server, FakeDriver) {
 }
 
 /// A project with these repositories, each with one file.
-async fn project_of(server: &Server, names: &[&str], file: (&str, &str)) -> String {
+pub async fn project_of(server: &Server, names: &[&str], file: (&str, &str)) -> String {
     let repos: Vec<Value> = names
         .iter()
         .map(|name| {

@@ -1,5 +1,7 @@
 //! `hearth claim`: take a VM out of a pool, and `hearth claim explain`: why it got that one.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimSource, ClaimedRepo, MAX_LEASE_MINUTES, Miss, SetUpPart};
 use hearth_api::client::{Client, ClientError};
@@ -9,8 +11,8 @@ use hearth_api::ids::InstanceId;
 use hearth_api::values::{Branch, TaskId, Word};
 use jiff::Timestamp;
 
-use super::claim_wait;
 use super::exec::{self, ExecOptions};
+use super::{claim_wait, ssh};
 use crate::args::{GitIdentityArgs, Globals};
 use crate::caller_env;
 use crate::failure::Failure;
@@ -57,6 +59,9 @@ pub(crate) struct ClaimArgs {
     env: Vec<String>,
     #[command(flatten)]
     git: GitIdentityArgs,
+    /// Let the owner of this public key enter the VM by SSH, besides the key that `hearth ssh` makes for itself
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
     /// Print the instance's id alone
     #[arg(long, conflicts_with = "json")]
     id_only: bool,
@@ -140,6 +145,7 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         env: (!env.is_empty()).then_some(env),
         git_identity: args.git.identity(),
     };
+    let ssh_key = args.ssh_key.as_deref().map(ssh::read_public_key).transpose()?;
     let client = connect::client(globals)?;
     let project = connect::project(&client, &project).await?;
     let reply = claim_wait::claim(&client, &project, &body, globals.json).await;
@@ -165,6 +171,14 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
             .iter()
             .filter_map(|repo| warning(repo, asked))
             .for_each(|text| output::note(&text));
+    }
+    if let Some(key) = ssh_key
+        && let Err(error) = client.allow_ssh(&reply.id, &key).await
+    {
+        let (why, _) = Failure::from(error).into_parts();
+        output::note(&format!(
+            "warning: the VM is yours, and the SSH key does not open it: {why}"
+        ));
     }
     if args.exec {
         return run_and_release(globals, &client, &reply.id, args.argv).await;

@@ -9,12 +9,14 @@ pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod forward;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod openapi;
 pub(crate) mod pool;
+pub(crate) mod ports;
 pub(crate) mod project;
 mod really;
 pub(crate) mod release;
@@ -23,6 +25,7 @@ pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod shell;
+pub(crate) mod ssh;
 pub(crate) mod template;
 pub(crate) mod token;
 mod unfinished;
@@ -59,5 +62,11 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Token(command) => token::run(globals, command).await,
         Command::Completion(args) => completion::run(&args),
         Command::Openapi => openapi::run(),
+        Command::Ports(args) => ports::run(globals, args).await,
+        Command::Share(args) => ports::share(globals, args).await,
+        Command::Forward(args) => forward::run(globals, args).await,
+        Command::Ssh(args) => ssh::run(globals, args).await,
+        Command::SshConfig(args) => ssh::print_config(globals, &args),
+        Command::SshProxy(args) => ssh::proxy(globals, args).await,
     }
 }

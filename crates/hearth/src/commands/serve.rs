@@ -116,6 +116,10 @@ pub(crate) struct ServeArgs {
     /// 100: it counts with its whole size [default: 50]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     claimed_reserve: Option<u8>,
+    /// A domain whose every name leads to this server: `PORT-ID.DOMAIN` is then a port of a VM
+    /// [default: localhost, for clients on this machine]
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_domain)]
+    ports_domain: Option<String>,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -194,6 +198,21 @@ fn parse_base_url(text: &str) -> Result<String, String> {
         return Err("it must not hold credentials: use git's credential helper on this machine".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// A host name, without what stands around it in a URL. Below it comes a label of up to 63 characters.
+fn parse_domain(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 189;
+    let text = text.trim_start_matches("*.").trim_end_matches('.').to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let fits = (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
+        fits && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if text.len() <= LONGEST && text.split('.').all(is_label) {
+        Ok(text)
+    } else {
+        Err("write a host name, like dev.example.org".to_owned())
+    }
 }
 
 pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
@@ -362,6 +381,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         template_max_age: args.template_max_age.unwrap_or(usual.template_max_age),
         watch_interval: args.watch_interval.unwrap_or(usual.watch_interval),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
+        ports_domain: args.ports_domain.clone().or(usual.ports_domain),
         ..usual
     }
 }
@@ -411,6 +431,27 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn domains_are_host_names() {
+        for (text, domain) in [
+            ("dev.example.org", "dev.example.org"),
+            ("*.Dev.example.org.", "dev.example.org"),
+        ] {
+            assert_eq!(parse_domain(text).as_deref(), Ok(domain));
+        }
+        for text in [
+            "",
+            ".",
+            "https://dev.example.org",
+            "dev.example.org:80",
+            "a_b.org",
+            "-a.org",
+            &"a".repeat(64),
+        ] {
+            assert!(parse_domain(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_whole_or_refused() {

@@ -12,8 +12,8 @@ use crate::support::{Ran, run, run_at_terminal};
 /// How long a real VM may take to boot on a busy machine without hardware virtualisation.
 const BOOT: Duration = Duration::from_secs(400);
 
-struct Server {
-    folder: tempfile::TempDir,
+pub(crate) struct Server {
+    pub(crate) folder: tempfile::TempDir,
     process: Child,
     /// Every VM that was ever seen.
     vms: BTreeSet<String>,
@@ -59,7 +59,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let images = std::env::var_os("HEARTH_TEST_DATA")
             .expect("HEARTH_TEST_DATA is not set: `cargo xtask test NAME` builds a guest image and sets it");
         let folder = tempfile::tempdir().unwrap();
@@ -75,7 +75,7 @@ impl Server {
         server
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
         command
             .args(args)
@@ -84,11 +84,11 @@ impl Server {
         command
     }
 
-    fn try_run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn try_run(&self, args: &[&str]) -> Ran {
         run(self.command(args))
     }
 
-    fn run(&self, args: &[&str]) -> String {
+    pub(crate) fn run(&self, args: &[&str]) -> String {
         let ran = self.try_run(args);
         assert_eq!(ran.code, 0, "{args:?}: {}\n{}", ran.stderr, self.log());
         ran.stdout
@@ -98,7 +98,7 @@ impl Server {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    fn wait(&self, what: &str, so: impl Fn() -> bool) {
+    pub(crate) fn wait(&self, what: &str, so: impl Fn() -> bool) {
         let began = Instant::now();
         while !so() {
             assert!(began.elapsed() < BOOT, "never came about: {what}\n{}", self.log());

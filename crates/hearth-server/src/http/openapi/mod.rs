@@ -14,6 +14,7 @@ use hearth_api::error::ErrorBody;
 use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
 use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
+use hearth_api::port::TunnelMessage;
 use hearth_api::session::{SessionBegin, SessionDropped, SessionMessage};
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
@@ -52,6 +53,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "claims", description = "Taking a VM, working in it, giving it back"),
         (name = "files", description = "Files in a VM"),
         (name = "sessions", description = "Commands in a VM that outlive who started them, and its processes"),
+        (name = "ports", description = "TCP ports in a VM: HTTP, WebSockets, raw connections, links for others"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
@@ -68,6 +70,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         Settings,
         TerminalKind,
         TerminalMessage,
+        TunnelMessage,
         Word
     ))
 )]

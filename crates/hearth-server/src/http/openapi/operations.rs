@@ -97,6 +97,13 @@ fn path_parameter(name: &str) -> Parameter {
             ObjectBuilder::new().schema_type(Type::String).into(),
         ),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
+        "port" => {
+            let port = ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(1))
+                .maximum(Some(65535));
+            ("The TCP port in the VM", port.into())
+        }
         _ => ("The instance", refers(InstanceId::name())),
     };
     ParameterBuilder::new()
@@ -153,6 +160,8 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
             "start_session",
             "list_sessions",
             "list_processes",
+            "list_ports",
+            "share_port",
             "extend_claim",
             "heartbeat_instance",
             "release_instance",

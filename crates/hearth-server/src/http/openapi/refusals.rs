@@ -35,6 +35,7 @@ pub fn response_name(code: ErrorCode) -> &'static str {
         ErrorCode::ValidationError => "ValidationError",
         ErrorCode::TooManyRequests => "TooManyRequests",
         ErrorCode::InternalError => "InternalError",
+        ErrorCode::BadGateway => "BadGateway",
         ErrorCode::Unavailable => "Unavailable",
         ErrorCode::InsufficientStorage => "InsufficientStorage",
     }
@@ -82,6 +83,10 @@ fn response(code: ErrorCode) -> Response {
         ErrorCode::InternalError => (
             "The server has a fault",
             "the server could not do it; its log says why, see the request id",
+        ),
+        ErrorCode::BadGateway => (
+            "Nothing listens on the port in the VM, or what listens does not answer",
+            "nothing listens on port 3000 in the VM; what does: 8080 (node)",
         ),
         ErrorCode::Unavailable => (
             "It cannot be done now",

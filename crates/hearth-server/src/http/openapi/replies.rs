@@ -10,6 +10,7 @@ use hearth_api::exec::{ExecExit, ExecMessage};
 use hearth_api::file::{FileChange, FileChangeKind};
 use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use hearth_api::instance::{FollowEvent, InstanceStatus};
+use hearth_api::port::TunnelMessage;
 use hearth_api::session::{Session, SessionMessage};
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
@@ -99,6 +100,7 @@ pub fn describe(operation: &mut Operation) {
             let message = match id {
                 "open_terminal" => TerminalMessage::name(),
                 "attach_session" => SessionMessage::name(),
+                "open_tunnel" | "open_ssh" => TunnelMessage::name(),
                 _ => ExecMessage::name(),
             };
             response.extensions = Some(Extensions::from_iter([("x-message-data", refers_to(&message))]));
@@ -293,6 +295,23 @@ fn example(schema: &str) -> Option<Value> {
         }),
         "read_folder" => json!("README.md\u{0}…"),
         "TarUnpacked" => json!({ "files": 12, "bytes": 48_213, "leftOut": 0, "failed": 0, "named": [] }),
+        "InstancePorts" => json!({
+            "items": [{
+                "port": 3000, "address": "0.0.0.0", "processId": 812, "process": "node", "command": "node server.js", "user": "root",
+                "url": format!("https://hearth.example.org/api/v1/instances/{}/ports/3000/", instance())
+            }],
+            "previews": [{
+                "name": "app", "repoFullName": "acme/app", "port": 3000, "listening": true,
+                "url": format!("https://hearth.example.org/api/v1/instances/{}/ports/3000/", instance())
+            }]
+        }),
+        "Share" => json!({
+            "url": format!("https://hearth.example.org/api/v1/instances/{}/ports/3000/?hearth_share=…", instance()), "port": 3000,
+            "expiresAt": LATER
+        }),
+        "SshAllowed" => json!({
+            "hostKeys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"]
+        }),
         "FileRemoved" => json!({ "removed": true, "path": "/home/app/dist" }),
         "ExecReply" => json!({
             "exitCode": 0, "signal": null, "stdout": "ok\n", "stderr": "", "stdoutBase64": null,
