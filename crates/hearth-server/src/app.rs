@@ -50,7 +50,7 @@ impl App {
         let connections = Connections::new(driver.clone());
         let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
         let memory = Memory::new(driver.clone(), options.claimed_reserve);
-        let sources = Sources::new(&options.sources, known_hosts(&mirrors));
+        let sources = Sources::new(&options.sources, known_hosts(&mirrors)).with_credentials(store.clone());
         let mirrors = Mirrors::new(mirrors, sources);
         let watch = Watch::new(
             store.clone(),

@@ -7,6 +7,7 @@ mod census;
 mod checkpoints;
 mod claims;
 mod controller;
+mod credentials;
 mod find;
 mod instances;
 mod marks;
@@ -36,6 +37,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claims::{AskedFields, ClaimRow, Extended, Look, NewClaim, Taken};
+pub use credentials::{ClaimedVm, CredentialRow};
 pub use find::Sight;
 pub use instances::{End, InstanceRow, Moved, NewInstance};
 pub use pools::PoolRow;

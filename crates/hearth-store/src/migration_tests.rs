@@ -123,6 +123,7 @@ async fn tips_belong_to_the_tenants_whose_projects_have_the_repository() {
     );
     let before = Remote {
         tenant: "beta".to_owned(),
+        project: None,
         url: "https://h/app".to_owned(),
     };
     // A commit that was seen before keeps its time; another one gets the time it is seen first.

@@ -245,6 +245,36 @@ value! {
 }
 
 value! {
+    /// A git server: its name or address, and its port where that is not the protocol's usual one.
+    CredentialHost {
+        chars: 1..=260,
+        pattern: r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?$",
+        message: "must be the name of a git server in small letters, as in github.com or git.example.org:8443",
+        example: "github.com",
+    }
+}
+
+value! {
+    /// The user name that goes with a token.
+    CredentialUsername {
+        chars: 1..=200,
+        pattern: r"^[^\x00-\x20\x7f:]+$",
+        message: "must be a user name without blanks and `:`",
+        example: "x-access-token",
+    }
+}
+
+value! {
+    /// A token or a private key. It goes in and never comes back.
+    CredentialSecret {
+        chars: 1..=32_000,
+        pattern: r"^[^\x00]*[^\x00-\x20][^\x00]*$",
+        message: "must not be blank and hold no NUL",
+        example: "ghp_s3cret",
+    }
+}
+
+value! {
     /// An idempotency key.
     TaskId {
         chars: 1..=200,
@@ -315,6 +345,8 @@ shown!(
     GitName,
     Email,
     VariableName,
+    CredentialHost,
+    CredentialUsername,
     TaskId,
     Word,
     GuestPath,
@@ -323,6 +355,12 @@ shown!(
     Cursor
 );
 
+impl fmt::Debug for CredentialSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialSecret")
+    }
+}
+
 impl fmt::Debug for VariableValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("VariableValue")
@@ -330,7 +368,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 17] = [
+pub const RULES: [Rule; 20] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -347,6 +385,9 @@ pub const RULES: [Rule; 17] = [
     GuestPath::RULE,
     TerminalKind::RULE,
     Cursor::RULE,
+    CredentialHost::RULE,
+    CredentialUsername::RULE,
+    CredentialSecret::RULE,
     crate::ids::RULE,
 ];
 

@@ -131,6 +131,7 @@ impl Mirrors {
                 let url = submodules::resolve(&parent.remote.url, &entry.url).map_err(|why| refused(&why))?;
                 let remote = Remote {
                     tenant: parent.remote.tenant.clone(),
+                    project: parent.remote.project.clone(),
                     url: url.clone(),
                 };
                 let tip = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;

@@ -2,7 +2,7 @@
 
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
-use hearth_api::values::VariableName;
+use hearth_api::values::{CredentialHost, VariableName};
 use utoipa::ToSchema;
 use utoipa::openapi::link::{Link, LinkBuilder};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
@@ -92,6 +92,7 @@ fn path_parameter(name: &str) -> Parameter {
         "projectId" => ("The project", refers(ProjectId::name())),
         "tokenId" => ("The token", refers(TokenId::name())),
         "name" => ("The variable's name", refers(VariableName::name())),
+        "host" => ("The git server", refers(CredentialHost::name())),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
         _ => ("The instance", refers(InstanceId::name())),
     };

@@ -13,7 +13,7 @@ use super::schedule::Order;
 use crate::repos::git::GitError;
 use crate::repos::mirrors::{MirrorError, Wanted as Mirrored};
 use crate::repos::remote_branches;
-use crate::repos::sources::{Refusal, SourceError, Sources};
+use crate::repos::sources::{Refusal, SourceError, Sources, credential_advice};
 use crate::store::StoreError;
 
 /// How long a repository may take to say where its branches are.
@@ -28,7 +28,7 @@ enum LookError {
         /// Where it is.
         url: String,
         /// What to look at.
-        advice: &'static str,
+        advice: String,
         /// Git's words.
         source: GitError,
     },
@@ -156,7 +156,12 @@ async fn tips(
         SourceError::Refused(refusal) => LookError::Refused(refusal),
         SourceError::Git(source) => LookError::Reach {
             url: remote.url.clone(),
-            advice: grant.advice(),
+            advice: grant.advice().to_owned(),
+            source,
+        },
+        SourceError::WithCredential { host, source } => LookError::Reach {
+            url: remote.url.clone(),
+            advice: credential_advice(&host),
             source,
         },
     })?;
