@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, clock, files, fs as user_files, logs, tree};
+use crate::{activate, clock, files, fs as user_files, logs, requests, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -72,6 +72,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::LOGS, &Method::GET) => logs::list(Arc::clone(&execs.logs)).await,
         (paths::LOG, &Method::GET) => logs::read(request, &execs.logs, alive).await,
         (paths::RSA_HOST_KEY, &Method::POST) => activate::set_rsa_host_key(request).await,
+        (paths::GUEST_REQUESTS, &Method::GET) => Ok(requests::read()),
+        (paths::GUEST_REQUESTS, &Method::POST) => requests::answer(request).await,
         (paths::SETTLE, &Method::POST) => {
             execs.settle().await;
             Ok(reply::done())
@@ -88,7 +90,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::LOG
             | paths::ACTIVATE
             | paths::RSA_HOST_KEY
-            | paths::SETTLE,
+            | paths::SETTLE
+            | paths::GUEST_REQUESTS,
             method,
         ) => Err(Fault {
             code: None,

@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 pub mod client;
 pub mod files;
 pub mod frames;
+pub mod requests;
 pub mod session;
 
 /// Counts up with every addition that a peer may want to know of.
 ///
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
 /// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
-/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`).
-pub const PROTOCOL_VERSION: u32 = 9;
+/// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`). 10: guest requests.
+pub const PROTOCOL_VERSION: u32 = 10;
 
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
@@ -351,6 +352,9 @@ pub mod paths {
     pub const FS_TREE: &str = "/v1/fs/tree";
     /// `GET`: the changes at [`PATH`], below it when [`RECURSIVE`], as they happen: a [`Change`](super::files::Change) as JSON in each line.
     pub const FS_WATCH: &str = "/v1/fs/watch";
+    /// `GET`: what programs in the VM ask, a [`GuestRequest`](super::requests::GuestRequest) as JSON in each line, as it is asked; one host
+    /// reads at a time. `POST`: a [`HostReply`](super::requests::HostReply).
+    pub const GUEST_REQUESTS: &str = "/v1/guest-requests";
     /// Query key: as whom; as [`OWNER`].
     pub const USER: &str = "user";
     /// Query key: the first byte.

@@ -31,6 +31,7 @@ use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
 use crate::templates::images::Images;
 use crate::vms::connections::Connections;
+use crate::vms::guest_requests::GuestRequests;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
 use crate::vms::probe::{Probes, Rhythm};
@@ -41,6 +42,7 @@ pub struct App {
     /// What its handlers have.
     pub state: AppState,
     controller: Controller,
+    guest_requests: GuestRequests,
 }
 
 impl App {
@@ -114,6 +116,7 @@ impl App {
             gc.clone(),
             limits,
         );
+        let guest_requests = GuestRequests::new(store.clone(), connections.clone());
         let claims = Claims::new(claims::Parts {
             store: store.clone(),
             driver: driver.clone(),
@@ -125,6 +128,7 @@ impl App {
             pause: pause.clone(),
             wake: wake.clone(),
             blockers: Arc::new(status.clone()),
+            guest_requests: guest_requests.clone(),
             keys: Locks::default(),
         });
         let boots = Actor::new(driver, builder, pause.clone(), endings);
@@ -169,21 +173,30 @@ impl App {
             pace: Pace::new(options.requests_per_second),
             longest_wait: options.longest_claim_wait,
         };
-        Self { state, controller }
+        Self {
+            state,
+            controller,
+            guest_requests,
+        }
     }
 
     /// Starts the background tasks, which run until `stop`; gives what the handlers need, and the tasks.
     pub fn start(self, stop: &CancellationToken) -> (AppState, Vec<JoinHandle<()>>) {
-        let Self { state, controller } = self;
+        let Self {
+            state,
+            controller,
+            guest_requests,
+        } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
         let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
-        let mirrors_stop = stop.clone();
+        let (mirrors_stop, requests_stop) = (stop.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),
             tokio::spawn(async move { watch.run(watch_stop).await }),
+            tokio::spawn(async move { guest_requests.run(requests_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

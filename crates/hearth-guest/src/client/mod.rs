@@ -26,6 +26,7 @@ use super::{AgentFault, ExecSpec, Health, LogEntry, LogList, SetClock, TerminalS
 mod activate;
 mod exec;
 mod files;
+mod requests;
 mod transfer;
 
 pub use activate::{CLOCK_TOLERANCE, NewIdentity};
