@@ -7,6 +7,7 @@ mod files;
 mod fs;
 mod limits;
 mod logs;
+mod requests;
 mod sessions;
 mod support;
 mod terminal;

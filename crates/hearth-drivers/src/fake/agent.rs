@@ -28,6 +28,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
 use super::files;
+use super::questions::Questions;
 use super::script::{ExecRule, Special};
 
 /// The process id of every detached command: it says "some process", no more.
@@ -49,6 +50,7 @@ pub(super) struct Guest {
     boot_id: Mutex<String>,
     rules: Arc<Mutex<Vec<ExecRule>>>,
     inside: Mutex<Inside>,
+    pub(super) questions: Questions,
     /// True while nothing in it answers, though it runs.
     hangs: watch::Sender<bool>,
     /// What its kernels have written to the console since the first one booted.
@@ -94,6 +96,7 @@ impl Guest {
             console: Mutex::default(),
             rules,
             inside: Mutex::default(),
+            questions: Questions::default(),
             runs: watch::Sender::new(true),
             started: Mutex::new(tokio::time::Instant::now()),
             agent_started: watch::Sender::new(tokio::time::Instant::now()),
@@ -267,6 +270,7 @@ impl Guest {
                 let text = text.ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no log {name:?}")))?;
                 Ok(Response::new(full(text.into())))
             }
+            (paths::GUEST_REQUESTS, _) => self.questions.take(request).await,
             (paths::SETTLE, &Method::POST) => Ok(done()),
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
@@ -395,7 +399,7 @@ impl Guest {
 type Sender = mpsc::Sender<io::Result<Frame<Bytes>>>;
 
 /// A reply whose body comes chunk by chunk.
-fn stream() -> (Sender, Reply) {
+pub(super) fn stream() -> (Sender, Reply) {
     let (sender, mut receiver) = mpsc::channel(4);
     let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
     (sender, Response::new(StreamBody::new(pieces).boxed_unsync()))
@@ -562,7 +566,7 @@ pub(super) async fn whole(request: Request<Incoming>) -> Result<Bytes, Refusal> 
         .map_err(|error| bad(&error))
 }
 
-fn bad(error: &dyn std::error::Error) -> Refusal {
+pub(super) fn bad(error: &dyn std::error::Error) -> Refusal {
     (StatusCode::BAD_REQUEST, error.to_string())
 }
 
