@@ -193,13 +193,13 @@ value! {
 }
 
 value! {
-    /// Where a repository is fetched from: `https://`, `http://`, `ssh://`, `file:///` or `user@host:path`. No credentials: git's
-    /// own credential helper on the server's machine is their place.
+    /// Where a repository is fetched from: `https://`, `http://`, `ssh://`, `file:///` or `user@host:path`. No credentials: the
+    /// project's own (`hearth credential set`) are their place.
     RepoUrl {
         chars: 5..=2000,
         pattern: r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
-        message: "must be https://, http://, ssh://, file:/// or user@host:path, and must not hold credentials: git's credential \
-         helper on the server's machine is their place",
+        message: "must be https://, http://, ssh://, file:/// or user@host:path, and must not hold credentials: those of the project \
+         (`hearth credential set`) are their place",
         example: "https://git.example.org/acme/app.git",
     }
 }

@@ -66,6 +66,10 @@ pub async fn put_credentials(
     // What could not be read may be readable now: nothing of before counts against it. A project need not have a pool.
     store.retry_pool(&project.id, now).await?;
     state.watch.credentials_changed(&project.id);
+    // With its first credential it fetches for itself: that is to be followed from now on.
+    if let (Some(project), Some(pool)) = (store.project(&project.id).await?, store.pool(&project.id).await?) {
+        state.watch.follow(&project, &pool);
+    }
     state.wake.wake();
     Ok(Json(Items {
         items: store.credential_items(&project.id).await?,

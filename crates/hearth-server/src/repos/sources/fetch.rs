@@ -234,3 +234,49 @@ fn quoted(word: &str) -> String {
 pub fn known_hosts(mirrors: &Path) -> PathBuf {
     mirrors.join("known_hosts")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What OpenSSH makes of a command, for a host.
+    fn read_by_ssh(command: &str) -> Vec<String> {
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!("{command} -G git.example")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn ssh_uses_the_projects_key_and_none_that_lies_about() {
+        let sources = Sources::new(&[], PathBuf::from("/srv/hearth data/100%/known_hosts"));
+        let agent = Path::new("/tmp/key 100%/agent");
+        let (_, own) = sources.own_with_key(agent);
+        let nobody = format!("{NOBODY} {}", with_key(agent));
+        for command in [&own, &nobody] {
+            let read = read_by_ssh(command);
+            for line in [
+                "identityagent /tmp/key 100%/agent",
+                "identitiesonly no",
+                "batchmode yes",
+                "pubkeyauthentication true",
+                "preferredauthentications publickey",
+                "stricthostkeychecking accept-new",
+            ] {
+                assert!(read.iter().any(|one| one == line), "{line}: {read:#?}");
+            }
+            let keys = read.iter().filter(|line| line.starts_with("identityfile"));
+            assert!(keys.clone().all(|line| line == "identityfile none"), "{read:#?}");
+        }
+        let known_hosts = read_by_ssh(&own);
+        let is_it = |line: &&String| line.starts_with("userknownhostsfile");
+        let line = known_hosts.iter().find(is_it).unwrap();
+        assert!(line.contains("/srv/hearth data/100%/known_hosts") && line.contains(".ssh/known_hosts"), "{line}");
+        let without = read_by_ssh(&format!("{NOBODY} {NO_KEY}"));
+        assert!(without.iter().any(|line| line == "pubkeyauthentication false"), "{without:#?}");
+    }
+}
