@@ -100,7 +100,8 @@ mod tests {
     #[test]
     fn question_is_read_as_git_writes_it() {
         let read = |text: &str| question(text.as_bytes()).unwrap();
-        let (asked, host) = read("protocol=https\nhost=h:8443\npath=a/b\nusername=u\nwwwauth[]=Basic\n\nhost=x\n").unwrap();
+        let (asked, host) =
+            read("protocol=https\nhost=h:8443\npath=a/b\nusername=u\nwwwauth[]=Basic\n\nhost=x\n").unwrap();
         let wanted = GuestQuestion::GitCredential {
             protocol: "https".to_owned(),
             host: "h:8443".to_owned(),

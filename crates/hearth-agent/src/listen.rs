@@ -13,10 +13,10 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{activate, requests};
 use crate::exec::Execs;
 use crate::init::net;
 use crate::port::Port;
+use crate::{activate, requests};
 
 /// After an error of the port, before it is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);

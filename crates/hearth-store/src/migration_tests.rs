@@ -209,7 +209,10 @@ async fn a_purpose_that_is_none_is_refused_by_the_database() {
 
 #[tokio::test]
 async fn project_with_credentials_sees_for_itself_what_its_tenant_has_seen() {
-    let written = [BEFORE_TENANTS[0], "INSERT INTO tip (tenant, url, branch, commit_id, changed_at) VALUES ('default', 'https://h/app', 'main', 'a1', 10)"];
+    let written = [
+        BEFORE_TENANTS[0],
+        "INSERT INTO tip (tenant, url, branch, commit_id, changed_at) VALUES ('default', 'https://h/app', 'main', 'a1', 10)",
+    ];
     let (_folder, store) = migrated(20, &written).await;
     let id: ProjectId = "prj_a1111111".parse().unwrap();
     let project = async || store.project(&id).await.unwrap().unwrap();
@@ -231,10 +234,16 @@ async fn project_with_credentials_sees_for_itself_what_its_tenant_has_seen() {
         ..own.clone()
     };
     let all = store.tips().await.unwrap();
-    assert_eq!((all.commit(&own, "main"), all.commit(&tenants, "main")), (Some("a2"), Some("a1")));
+    assert_eq!(
+        (all.commit(&own, "main"), all.commit(&tenants, "main")),
+        (Some("a2"), Some("a1"))
+    );
     store.put_credentials(&id, &[], "ada", Timestamp::now()).await.unwrap();
     assert_eq!(seen().await.1, Some("a2".to_owned()));
     store.forget_tips().await.unwrap();
     let all = store.tips().await.unwrap();
-    assert_eq!((all.commit(&own, "main"), all.commit(&tenants, "main")), (Some("a2"), Some("a1")));
+    assert_eq!(
+        (all.commit(&own, "main"), all.commit(&tenants, "main")),
+        (Some("a2"), Some("a1"))
+    );
 }

@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, credential, doctor, env, exec, image, instance, logs, ls, pool, project, release, run, serve,
-    setup, shell, template, token,
+    claim, claims, completion, cp, credential, doctor, env, exec, image, instance, logs, ls, pool, project, release,
+    run, serve, setup, shell, template, token,
 };
 
 const AFTER_HELP: &str = "\

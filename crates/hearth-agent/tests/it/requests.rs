@@ -87,12 +87,14 @@ async fn git_gets_what_the_host_answers_and_nothing_for_another_host() {
     let (agent, folder) = agent();
     until_listening(&folder).await;
     let host = host(agent.client().await);
-    let (output, _) = run(helper(&folder, "get", "protocol=https\nhost=git.example\nusername=me\n\n")).await;
+    let (output, _) = run(helper(
+        &folder,
+        "get",
+        "protocol=https\nhost=git.example\nusername=me\n\n",
+    ))
+    .await;
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "username=x\npassword=geheim\n"
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "username=x\npassword=geheim\n");
     for (action, input) in [
         ("get", "protocol=https\nhost=other.example\n\n"),
         ("get", "protocol=https\n\n"),

@@ -106,9 +106,8 @@ impl Place {
 #[must_use]
 pub fn find(all: Vec<CredentialRow>, place: &Place) -> Option<CredentialRow> {
     let names = place.names();
-    let fits = |row: &CredentialRow| {
-        row.kind == place.protocol.kind() && (place.protocol != Protocol::Http || row.allow_http)
-    };
+    let fits =
+        |row: &CredentialRow| row.kind == place.protocol.kind() && (place.protocol != Protocol::Http || row.allow_http);
     let rank = |row: &CredentialRow| names.iter().position(|name| *name == row.host);
     let found = all.into_iter().filter(fits);
     let found = found.filter_map(|row| Some((rank(&row)?, row)));

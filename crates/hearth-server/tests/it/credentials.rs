@@ -117,9 +117,13 @@ async fn private_repository_is_fetched_for_the_project_with_the_credential_and_f
     server
         .until(SOON, &explain, |it| it["repositories"][0]["commit"] == pushed)
         .await;
-    let reply = server.call(Method::DELETE, &format!("{credentials}/{}", host.name()), Value::Null).await;
+    let reply = server
+        .call(Method::DELETE, &format!("{credentials}/{}", host.name()), Value::Null)
+        .await;
     assert_eq!(reply, (StatusCode::OK, json!({ "deleted": true, "host": host.name() })));
-    let reply = server.call(Method::DELETE, &format!("{credentials}/{}", host.name()), Value::Null).await;
+    let reply = server
+        .call(Method::DELETE, &format!("{credentials}/{}", host.name()), Value::Null)
+        .await;
     assert_eq!(reply.1["deleted"], false);
     let why = boot(&server, &project).await.unwrap();
     assert!(why.contains("cannot fetch acme/app"), "{why}");
@@ -134,7 +138,10 @@ async fn private_repository_is_fetched_for_the_project_with_the_credential_and_f
     assert_eq!(found, Vec::<String>::new());
     drop(folder);
     for (path, content) in files {
-        assert!(!content.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()), "{path}");
+        assert!(
+            !content.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()),
+            "{path}"
+        );
     }
 }
 
@@ -154,7 +161,9 @@ async fn what_git_lfs_keeps_is_fetched_with_the_projects_credential() {
     let asked = host.admitted();
     assert!(asked.iter().any(|path| path.contains("/lfs-objects/")), "{asked:?}");
     let files = driver.files(&vm(&instance));
-    let is_it = |(path, content): (&String, &bytes::Bytes)| path.contains("/lfs/objects/") && content == "the private large file";
+    let is_it = |(path, content): (&String, &bytes::Bytes)| {
+        path.contains("/lfs/objects/") && content == "the private large file"
+    };
     assert!(files.iter().any(is_it), "{:?}", files.keys());
     assert!(!host.was_in_arguments(), "a process had it in its arguments");
     server.stop().await;
@@ -168,9 +177,14 @@ async fn another_tenant_fetches_with_its_projects_credential_through_the_rules()
     let rule = format!("tenant=beta allow=http://{}", host.name());
     options.sources = vec![rule.parse().unwrap()];
     let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(1, FakeOptions::default()));
-    let mut server = Server::start(folder.clone(), options, move |_| Ok(driver)).await.unwrap();
+    let mut server = Server::start(folder.clone(), options, move |_| Ok(driver))
+        .await
+        .unwrap();
     let tenant = json!({ "name": "b", "tenant": "beta", "scopes": ["project:read", "project:write", "claim"] });
-    server.token = server.post("/tokens", tenant).await["token"].as_str().unwrap().to_owned();
+    server.token = server.post("/tokens", tenant).await["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let body = body(&host.url("app"));
     let project = server.project(body.clone()).await;
     assert!(boot(&server, &project).await.is_some());
@@ -230,12 +244,21 @@ async fn git_in_a_vm_is_given_the_projects_credential_for_its_host_while_the_vm_
     server.put(&credentials, put).await;
     let question = credential("https", "git.example");
     let ready = server.get(&format!("{pool}/instances?status=ready")).await["items"][0].clone();
-    assert_eq!(driver.ask(&vm(&ready), question.clone()).await, None, "it is not claimed");
+    assert_eq!(
+        driver.ask(&vm(&ready), question.clone()).await,
+        None,
+        "it is not claimed"
+    );
 
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     let its = vm(&claim);
     assert_eq!(ask(&driver, &its, &question).await, given("x-access-token", TOKEN));
-    for (protocol, host) in [("http", "git.example"), ("https", "git.example:8443"), ("https", "example"), ("ssh", "x")] {
+    for (protocol, host) in [
+        ("http", "git.example"),
+        ("https", "git.example:8443"),
+        ("https", "example"),
+        ("ssh", "x"),
+    ] {
         let answer = ask(&driver, &its, &credential(protocol, host)).await;
         assert_eq!(answer, HostAnswer::Nothing, "{protocol} {host}");
     }
@@ -248,7 +271,8 @@ async fn git_in_a_vm_is_given_the_projects_credential_for_its_host_while_the_vm_
     assert_eq!(ask(&driver, &its, &as_whom("me")).await, given("me", TOKEN));
 
     // What is set now is what the next question gets.
-    let put = json!({ "credentials": [{ "host": "git.example", "kind": "token", "username": "bot", "secret": OTHER }] });
+    let put =
+        json!({ "credentials": [{ "host": "git.example", "kind": "token", "username": "bot", "secret": OTHER }] });
     server.put(&credentials, put).await;
     assert_eq!(ask(&driver, &its, &question).await, given("bot", OTHER));
     assert_eq!(ask(&driver, &its, &as_whom("me")).await, HostAnswer::Nothing);
@@ -292,12 +316,30 @@ async fn credentials_that_cannot_be_used_are_refused_with_what_to_do() {
     let project = server.project(bare_project()).await;
     let path = format!("{project}/credentials");
     for (credential, says) in [
-        (json!({ "host": "git.example", "kind": "key", "secret": key("geheim") }), "without a passphrase"),
-        (json!({ "host": "git.example", "kind": "key", "secret": TOKEN }), "OpenSSH's format"),
-        (json!({ "host": "git.example", "kind": "token", "secret": "two words" }), "one line without blanks"),
-        (json!({ "host": "git.example", "kind": "key", "secret": key(""), "username": "git" }), "token only"),
-        (json!({ "host": "https://git.example", "kind": "token", "secret": TOKEN }), "name of a git server"),
-        (json!({ "host": "git.example", "kind": "token", "secret": "" }), "must not be empty"),
+        (
+            json!({ "host": "git.example", "kind": "key", "secret": key("geheim") }),
+            "without a passphrase",
+        ),
+        (
+            json!({ "host": "git.example", "kind": "key", "secret": TOKEN }),
+            "OpenSSH's format",
+        ),
+        (
+            json!({ "host": "git.example", "kind": "token", "secret": "two words" }),
+            "one line without blanks",
+        ),
+        (
+            json!({ "host": "git.example", "kind": "key", "secret": key(""), "username": "git" }),
+            "token only",
+        ),
+        (
+            json!({ "host": "https://git.example", "kind": "token", "secret": TOKEN }),
+            "name of a git server",
+        ),
+        (
+            json!({ "host": "git.example", "kind": "token", "secret": "" }),
+            "must not be empty",
+        ),
         (json!({ "host": "git.example", "kind": "token" }), "secret"),
     ] {
         let (status, reply) = server
@@ -315,7 +357,7 @@ async fn credentials_that_cannot_be_used_are_refused_with_what_to_do() {
 
 /// A git server in the VM itself: nothing of the host's loopback is reached from there. It knows the token by its digest only.
 const SERVER: &str = r#"
-import base64, hashlib, os, subprocess
+import base64, hashlib, json, os, subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 DIGEST = os.environ["DIGEST"]
 class Handler(BaseHTTPRequestHandler):
@@ -330,6 +372,17 @@ class Handler(BaseHTTPRequestHandler):
             return
         path, _, query = self.path.partition("?")
         length = int(self.headers.get("Content-Length", 0))
+        if path.endswith("/objects/batch"):
+            asked = json.loads(self.rfile.read(length))
+            at = "http://127.0.0.1:8000/lfs-objects/"
+            objects = [dict(one, actions={asked["operation"]: {"href": at + one["oid"]}}) for one in asked["objects"]]
+            return self.say("application/vnd.git-lfs+json", json.dumps({"transfer": "basic", "objects": objects}).encode())
+        if path.startswith("/lfs-objects/"):
+            place = "/srv/" + path.rsplit("/", 1)[1]
+            if self.command == "PUT":
+                open(place, "wb").write(self.rfile.read(length))
+                return self.say("text/plain", b"")
+            return self.say("application/octet-stream", open(place, "rb").read())
         env = dict(os.environ, GIT_PROJECT_ROOT="/srv/git", GIT_HTTP_EXPORT_ALL="1", REMOTE_USER="x", PATH_INFO=path,
                    QUERY_STRING=query, REQUEST_METHOD=self.command, CONTENT_TYPE=self.headers.get("Content-Type", ""),
                    CONTENT_LENGTH=str(length), HTTP_CONTENT_ENCODING=self.headers.get("Content-Encoding", ""))
@@ -343,7 +396,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-    do_GET = do_POST = answer
+    def say(self, kind, content):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+    do_GET = do_POST = do_PUT = answer
 ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 "#;
 
@@ -370,7 +429,9 @@ async fn in_a_real_vm_git_pushes_and_fetches_with_the_projects_token_and_no_disk
         .send();
     assert!(write.await.unwrap().status().is_success());
     let begin = format!(
-        "git init -q --bare /srv/git/app.git && git -C /srv/git/app.git config http.receivepack true
+        "for name in app lib; do
+           git init -q --bare -b main /srv/git/$name.git && git -C /srv/git/$name.git config http.receivepack true
+         done
          DIGEST={digest} setsid python3 /srv/server.py >/srv/log 2>&1 </dev/null &
          for n in $(seq 300); do (exec 3<>/dev/tcp/127.0.0.1/8000) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"
     );
@@ -387,8 +448,20 @@ async fn in_a_real_vm_git_pushes_and_fetches_with_the_projects_token_and_no_disk
              git push -q' && git -C /root/app fetch -q && git -C /root/app log -1 --format='%s %an' origin/main",
             "two default\n",
         ),
+        // Submodules and Git LFS.
+        (
+            "git clone -q http://127.0.0.1:8000/lib.git /root/lib 2>/dev/null; cd /root/lib && git switch -qc main && echo l >lib.txt && \
+             git add . && git commit -qm lib && git push -q origin main && cd /root/app && git pull -q origin main && git lfs install --local >/dev/null && \
+             git lfs track '*.bin' >/dev/null && echo large >a.bin && git submodule --quiet add ../lib.git lib && git add . && \
+             git commit -qm more && git push -q origin main 2>/dev/null && git clone -q --recurse-submodules http://127.0.0.1:8000/app.git /root/again && \
+             cat /root/again/a.bin /root/again/lib/lib.txt && cat /srv/$(sha256sum </root/app/a.bin | cut -d' ' -f1)",
+            "large\nl\nlarge\n",
+        ),
         // Another server is not given it: git ends at once, since nobody can be asked.
-        ("GIT_TERMINAL_PROMPT=0 git ls-remote http://127.0.0.1:8001/app.git 2>/dev/null || echo refused", "refused\n"),
+        (
+            "GIT_TERMINAL_PROMPT=0 git ls-remote http://127.0.0.1:8001/app.git 2>/dev/null || echo refused",
+            "refused\n",
+        ),
         (
             "printf 'protocol=http\\nhost=127.0.0.1:8001\\n\\n' | /usr/local/sbin/hearth-agent git-credential get",
             "",
@@ -400,20 +473,31 @@ async fn in_a_real_vm_git_pushes_and_fetches_with_the_projects_token_and_no_disk
         assert!(stdout.ends_with(prints), "{command}: {reply:#}");
     }
     // A replaced token is used by the next command.
-    let put = json!({ "credentials": [{ "host": "127.0.0.1:8000", "kind": "token", "secret": OTHER, "allowHttp": true }] });
+    let put =
+        json!({ "credentials": [{ "host": "127.0.0.1:8000", "kind": "token", "secret": OTHER, "allowHttp": true }] });
     server.put(&format!("{project}/credentials"), put).await;
-    let reply = crate::vms::exec(&server, id, "cd /root/app && GIT_TERMINAL_PROMPT=0 git fetch 2>&1 || echo refused").await;
+    let reply = crate::vms::exec(
+        &server,
+        id,
+        "cd /root/app && GIT_TERMINAL_PROMPT=0 git fetch 2>&1 || echo refused",
+    )
+    .await;
     assert!(reply["stdout"].as_str().unwrap().ends_with("refused\n"), "{reply:#}");
 
     let split = TOKEN.split_at(8);
-    let search = format!("sync; grep -rlF -- {}''{} /etc /home /root /run /srv /tmp /var 2>/dev/null || true", split.0, split.1);
+    let search = format!(
+        "sync; grep -rlF -- {}''{} /etc /home /root /run /srv /tmp /var 2>/dev/null || true",
+        split.0, split.1
+    );
     let reply = crate::vms::exec(&server, id, &search).await;
     assert_eq!(reply["stdout"], "", "{reply:#}");
     let mut found = Vec::new();
     files_with(&server.options.data_dir.join("vms"), TOKEN.as_bytes(), &mut found);
     for file in std::fs::read_dir(&server.options.data_dir).unwrap().flatten() {
         let path = file.path();
-        if path.is_file() && std::fs::read(&path).is_ok_and(|text| text.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes())) {
+        if path.is_file()
+            && std::fs::read(&path).is_ok_and(|text| text.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()))
+        {
             found.push(path.display().to_string());
         }
     }

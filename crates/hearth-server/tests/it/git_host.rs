@@ -89,7 +89,10 @@ impl GitHost {
     /// Brings what was committed in the work folder to the served repository.
     pub fn publish(&self, name: &str) {
         let work = self.repository_folder(name);
-        git(&work, &["-c", "core.hooksPath=/dev/null", "push", "--quiet", "origin", "main"]);
+        git(
+            &work,
+            &["-c", "core.hooksPath=/dev/null", "push", "--quiet", "origin", "main"],
+        );
         let objects = work.join(".git/lfs/objects");
         let mut found = Vec::new();
         files(&objects, &mut found);

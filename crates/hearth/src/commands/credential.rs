@@ -98,7 +98,10 @@ pub(crate) async fn run(globals: &Globals, command: CredentialCommand) -> Result
             output::print(globals.json, &items, list)?;
         }
         CredentialCommand::Unset { project, hosts } => {
-            let hosts = hosts.iter().map(|host| self::host(host)).collect::<Result<Vec<_>, _>>()?;
+            let hosts = hosts
+                .iter()
+                .map(|host| self::host(host))
+                .collect::<Result<Vec<_>, _>>()?;
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
             for host in &hosts {
@@ -152,16 +155,16 @@ fn credential(args: &SetArgs) -> Result<Credential, Failure> {
             let line = line.map_err(|error| Failure::new(format!("the token cannot be read: {error}")))?;
             (line.into_bytes(), "what you typed".to_owned())
         }
-        None => (
-            input::standard_input_bytes(input::SECRET)?,
-            "standard input".to_owned(),
-        ),
+        None => (input::standard_input_bytes(input::SECRET)?, "standard input".to_owned()),
     };
     let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| Failure::usage(format!("{from} is not text: it is neither a token nor a private key")))?;
+    let text =
+        text.map_err(|_| Failure::usage(format!("{from} is not text: it is neither a token nor a private key")))?;
     let secret = text.trim();
     if secret.is_empty() {
-        return Err(Failure::usage(format!("{from} is empty: it must hold a token or a private key")));
+        return Err(Failure::usage(format!(
+            "{from} is empty: it must hold a token or a private key"
+        )));
     }
     let kind = if secret.starts_with(KEY_BEGINS) {
         CredentialKind::Key

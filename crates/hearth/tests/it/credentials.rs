@@ -32,7 +32,12 @@ fn token_comes_from_standard_input_a_file_or_a_prompt_and_is_not_shown() {
 
     let fake = server();
     let ran = run_with_stdin(hearth_at(&fake.url, &set), b"ghp_geheim\n");
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "set the token for github.com\n"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "set the token for github.com\n"),
+        "{}",
+        ran.stderr
+    );
     let body = sent(&fake);
     assert_eq!(
         body,
@@ -42,7 +47,10 @@ fn token_comes_from_standard_input_a_file_or_a_prompt_and_is_not_shown() {
     let fake = server();
     let from_file = [&set[..], &["--username", "bot", "--from-file", file.to_str().unwrap()]].concat();
     assert_eq!(run(hearth_at(&fake.url, &from_file)).code, 0);
-    assert_eq!((&sent(&fake)["secret"], &sent(&fake)["username"]), (&"ghp_geheim".into(), &"bot".into()));
+    assert_eq!(
+        (&sent(&fake)["secret"], &sent(&fake)["username"]),
+        (&"ghp_geheim".into(), &"bot".into())
+    );
 
     let fake = server();
     let (code, shown) = run_at_terminal_after(hearth_at(&fake.url, &set), "then Enter:", b"ghp_geheim\n");
@@ -59,7 +67,10 @@ fn key_is_known_by_what_it_holds() {
     let ran = run_with_stdin(command, format!("{key}\n").as_bytes());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let body = sent(&fake);
-    assert_eq!((&body["kind"], &body["host"]), (&"key".into(), &"git.example:2222".into()));
+    assert_eq!(
+        (&body["kind"], &body["host"]),
+        (&"key".into(), &"git.example:2222".into())
+    );
     assert_eq!(body["secret"], key);
 }
 
@@ -67,9 +78,17 @@ fn key_is_known_by_what_it_holds() {
 fn list_and_unset_name_servers_and_an_address_is_refused_before_anything_is_sent() {
     let fake = server();
     let list = run(hearth_at(&fake.url, &["credential", "list", "web"]));
-    assert!(list.stdout.contains("github.com") && list.stdout.contains("ada"), "{}", list.stdout);
+    assert!(
+        list.stdout.contains("github.com") && list.stdout.contains("ada"),
+        "{}",
+        list.stdout
+    );
     let unset = run(hearth_at(&fake.url, &["credential", "unset", "web", "github.com"]));
-    assert_eq!(unset.stdout, "removed the credentials for github.com\n", "{}", unset.stderr);
+    assert_eq!(
+        unset.stdout, "removed the credentials for github.com\n",
+        "{}",
+        unset.stderr
+    );
     let path = "DELETE /api/v1/projects/prj_1/credentials/github.com";
     assert_eq!(fake.requests_of(path).len(), 1);
 

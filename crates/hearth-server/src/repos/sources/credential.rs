@@ -102,9 +102,6 @@ impl Lent {
 
     /// A server may say what it was sent.
     pub(super) fn redact(&self, text: &str) -> String {
-        Redactor::new([self.row.secret.trim()])
-            .redact(text)
-            .as_str()
-            .to_owned()
+        Redactor::new([self.row.secret.trim()]).redact(text).as_str().to_owned()
     }
 }

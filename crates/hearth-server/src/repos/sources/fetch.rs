@@ -128,7 +128,10 @@ impl Sources {
 
     /// SSH as the server's user is used to, with a project's key. Host keys that are new are kept apart from that user's own.
     fn own_with_key(&self, agent: &Path) -> (&'static str, String) {
-        let known_hosts = format!("UserKnownHostsFile=\"{}\" ~/.ssh/known_hosts", self.known_hosts_option());
+        let known_hosts = format!(
+            "UserKnownHostsFile=\"{}\" ~/.ssh/known_hosts",
+            self.known_hosts_option()
+        );
         let options = format!("-o {} {}", quoted(&known_hosts), with_key(agent));
         ("GIT_SSH_COMMAND", format!("{OWN_WITH_KEY} {options}"))
     }
@@ -188,7 +191,9 @@ impl Sources {
 fn with_key(agent: &Path) -> String {
     let socket = agent.display().to_string().replace('%', "%%");
     let agent = quoted(&format!("IdentityAgent=\"{socket}\""));
-    format!("-o {agent} -o IdentitiesOnly=no -o IdentityFile=none -o ControlPath=none -o PreferredAuthentications=publickey")
+    format!(
+        "-o {agent} -o IdentitiesOnly=no -o IdentityFile=none -o ControlPath=none -o PreferredAuthentications=publickey"
+    )
 }
 
 /// HTTP through the proxy and nowhere else. Which of these a helper reads differs.
@@ -275,8 +280,14 @@ mod tests {
         let known_hosts = read_by_ssh(&own);
         let is_it = |line: &&String| line.starts_with("userknownhostsfile");
         let line = known_hosts.iter().find(is_it).unwrap();
-        assert!(line.contains("/srv/hearth data/100%/known_hosts") && line.contains(".ssh/known_hosts"), "{line}");
+        assert!(
+            line.contains("/srv/hearth data/100%/known_hosts") && line.contains(".ssh/known_hosts"),
+            "{line}"
+        );
         let without = read_by_ssh(&format!("{NOBODY} {NO_KEY}"));
-        assert!(without.iter().any(|line| line == "pubkeyauthentication false"), "{without:#?}");
+        assert!(
+            without.iter().any(|line| line == "pubkeyauthentication false"),
+            "{without:#?}"
+        );
     }
 }

@@ -179,7 +179,9 @@ impl Schedule {
 
     /// What this project follows may be readable now that was not: asks for looks at once, whatever pause was left.
     pub(super) fn again(&mut self, project: &ProjectId, now: Instant) {
-        self.mark(now, |repo| repo.wanted.followers.iter().any(|(follower, _)| follower == project));
+        self.mark(now, |repo| {
+            repo.wanted.followers.iter().any(|(follower, _)| follower == project)
+        });
         self.hurry(project, now);
     }
 
