@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::{self, Execs};
 use crate::reply::{self, Fault, Reply};
-use crate::{activate, clock, files, fs as user_files, logs, ports, ssh, tree};
+use crate::{activate, clock, files, fs as user_files, logs, ports, requests, ssh, tree};
 
 /// Requests at a time; far more than any host has reason for.
 const MAX_STREAMS: u32 = 1024;
@@ -76,6 +76,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
         (paths::LOGS, &Method::GET) => logs::list(Arc::clone(&execs.logs)).await,
         (paths::LOG, &Method::GET) => logs::read(request, &execs.logs, alive).await,
         (paths::RSA_HOST_KEY, &Method::POST) => activate::set_rsa_host_key(request).await,
+        (paths::GUEST_REQUESTS, &Method::GET) => Ok(requests::read()),
+        (paths::GUEST_REQUESTS, &Method::POST) => requests::answer(request).await,
         (paths::QUIESCE, &Method::POST) => {
             execs.quiesce().await;
             Ok(reply::done())
@@ -100,7 +102,8 @@ async fn answer(request: Request<Incoming>, execs: Arc<Execs>, alive: Cancellati
             | paths::PORTS
             | paths::PORT_STREAM
             | paths::SSH_KEYS
-            | paths::SSH,
+            | paths::SSH
+            | paths::GUEST_REQUESTS,
             method,
         ) => Err(Fault {
             code: None,

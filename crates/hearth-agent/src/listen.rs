@@ -7,15 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_guest::requests::FOLDER;
 use hearth_guest::session::{SessionStream, serve_sessions};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::activate;
 use crate::exec::Execs;
 use crate::init::net;
 use crate::port::Port;
+use crate::{activate, requests};
 
 /// After an error of the port, before it is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) setup_network: bool,
     pub(crate) use_cgroups: bool,
     pub(crate) log_folder: PathBuf,
+    /// Where programs ask; in a VM at its usual place, else nowhere.
+    pub(crate) request_folder: Option<PathBuf>,
 }
 
 /// Where to listen.
@@ -50,6 +53,13 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
     if options.setup_network {
         // Not awaited: the agent must answer even when the network never comes.
         tokio::spawn(net::bring_up());
+    }
+    let request_folder = options.request_folder.or_else(|| match options.endpoint {
+        Endpoint::Port(_) => Some(FOLDER.into()),
+        Endpoint::Socket(_) => None,
+    });
+    if let Some(folder) = request_folder {
+        tokio::spawn(requests::serve(folder));
     }
     let result = tokio::select! {
         () = execs.keep_pre_started() => Ok(()),

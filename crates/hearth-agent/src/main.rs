@@ -1,9 +1,10 @@
 //! The agent inside a VM: a small HTTP/2 server on a virtio-serial port, and the first process where nothing else is.
 //!
-//! One static binary with four roles, told apart by its arguments (or by being process 1):
+//! One static binary with five roles, told apart by its arguments (or by being process 1):
 //!
 //! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_guest::session`.
 //! - `launch`: a process that becomes a command (own session, cgroup, user, folder) when it gets its order; only the server starts it.
+//! - `git-credential`: git's credential helper for every user of the VM, see [`git_credential`].
 //! - process 1 in an initial RAM disk: mounts the root disk and goes there, see [`init::initrd`].
 //! - `init`: process 1 in a root without an init of its own, see [`init::system`].
 //!
@@ -16,6 +17,7 @@ mod clock;
 mod exec;
 mod files;
 mod fs;
+mod git_credential;
 mod http;
 mod init;
 mod listen;
@@ -24,6 +26,7 @@ mod port;
 mod ports;
 mod priority;
 mod reply;
+mod requests;
 mod ssh;
 mod tree;
 mod upload;
@@ -32,7 +35,8 @@ mod users;
 use listen::{Endpoint, Options};
 
 const USAGE: &str = "usage: hearth-agent serve [--socket PATH | --port-name NAME] [--setup-network] [--no-cgroups]
-                          [--log-folder PATH]
+                          [--log-folder PATH] [--request-folder PATH]
+       hearth-agent git-credential get
        hearth-agent init
        hearth-agent version";
 
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
             Ok(options) => run_server(options),
             Err(error) => fail(&format!("{error}\n{USAGE}")),
         },
+        Some("git-credential") => git_credential::run(arguments),
         Some("version") => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -68,6 +73,7 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
         setup_network: false,
         use_cgroups: true,
         log_folder: logs::FOLDER.into(),
+        request_folder: None,
     };
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -76,6 +82,7 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
             Long("port-name") => options.endpoint = Endpoint::Port(parser.value()?.string()?),
             Long("setup-network") => options.setup_network = true,
             Long("log-folder") => options.log_folder = parser.value()?.into(),
+            Long("request-folder") => options.request_folder = Some(parser.value()?.into()),
             Long("no-cgroups") => options.use_cgroups = false,
             other => return Err(other.unexpected()),
         }

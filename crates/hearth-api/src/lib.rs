@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod counted;
+pub mod credential;
 pub mod error;
 pub mod exec;
 pub mod explain;

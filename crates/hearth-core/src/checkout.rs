@@ -1,15 +1,19 @@
 //! A repository's checkout in a VM: where it comes from and goes, and how the set-up left it.
 
 use hearth_api::claim::{ClaimedRepo, ClonedFrom};
+use hearth_api::ids::ProjectId;
 use serde::{Deserialize, Serialize};
 
 use crate::scripts::RepoScripts;
 
-/// A repository's address, and the tenant on whose behalf it is fetched: what one tenant may read, another may not.
+/// A repository's address, and on whose behalf it is fetched: what one tenant, or a project with its own credentials, may read, another
+/// may not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Remote {
     /// Whose project it is.
     pub tenant: String,
+    /// The project, where it has git credentials of its own.
+    pub project: Option<ProjectId>,
     /// Where it is fetched from.
     pub url: String,
 }
@@ -32,6 +36,8 @@ pub struct Checkout {
     pub url: String,
     /// On whose behalf it is fetched.
     pub tenant: String,
+    /// The project, where it has git credentials of its own.
+    pub project: Option<ProjectId>,
     /// The branch to check out.
     pub branch: String,
     /// The folder in the VM.
@@ -50,6 +56,7 @@ impl Checkout {
     pub fn remote(&self) -> Remote {
         Remote {
             tenant: self.tenant.clone(),
+            project: self.project.clone(),
             url: self.url.clone(),
         }
     }

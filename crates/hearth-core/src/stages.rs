@@ -203,6 +203,7 @@ mod tests {
             repo_full_name: "org/app".to_owned(),
             url: "https://git.example/org/app.git".to_owned(),
             tenant: "first".to_owned(),
+            project: None,
             branch: "main".to_owned(),
             path: commit_path.to_owned(),
             lfs: true,

@@ -11,6 +11,7 @@ pub mod exec_session;
 pub mod files;
 pub mod frames;
 pub mod ports;
+pub mod requests;
 pub mod session;
 pub mod ssh;
 
@@ -19,7 +20,8 @@ pub mod ssh;
 /// 1: health, exec, files, tree, clock. 2: activate. 3: [`Activated::agent_version`]. 4: settle. 5: terminal.
 /// 6: the status of what timed out, the exit code of what could not start, when the agent was started; logs; who was killed for memory.
 /// 7: RSA host keys. 8: hand-over. 9: files for people (`/v1/fs/…`). 10: exec sessions, processes. 11: TCP ports, SSH.
-pub const PROTOCOL_VERSION: u32 = 11;
+/// 12: guest requests.
+pub const PROTOCOL_VERSION: u32 = 12;
 
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
@@ -389,6 +391,9 @@ pub mod paths {
     /// `POST`: an SSH connection: the bodies are its two directions. Sessions have the variables of the file [`PATH`] where it is given. 501: the VM has
     /// no SSH server.
     pub const SSH: &str = "/v1/ssh";
+    /// `GET`: what programs in the VM ask, a [`GuestRequest`](super::requests::GuestRequest) as JSON in each line, as it is asked; one host
+    /// reads at a time. `POST`: a [`HostReply`](super::requests::HostReply).
+    pub const GUEST_REQUESTS: &str = "/v1/guest-requests";
     /// Query key: as whom; as [`OWNER`].
     pub const USER: &str = "user";
     /// Query key: the first byte.

@@ -32,6 +32,7 @@ use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
 use crate::templates::images::Images;
 use crate::vms::connections::Connections;
+use crate::vms::guest_requests::GuestRequests;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
 use crate::vms::probe::{Probes, Rhythm};
@@ -42,6 +43,7 @@ pub struct App {
     /// What its handlers have.
     pub state: AppState,
     controller: Controller,
+    guest_requests: GuestRequests,
 }
 
 impl App {
@@ -57,7 +59,7 @@ impl App {
         let connections = Connections::new(driver.clone());
         let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
         let memory = Memory::new(driver.clone(), options.claimed_reserve);
-        let sources = Sources::new(&options.sources, known_hosts(&mirrors));
+        let sources = Sources::new(&options.sources, known_hosts(&mirrors)).with_credentials(store.clone());
         let mirrors = Mirrors::new(mirrors, sources);
         let watch = Watch::new(
             store.clone(),
@@ -121,6 +123,7 @@ impl App {
             gc.clone(),
             limits,
         );
+        let guest_requests = GuestRequests::new(store.clone(), connections.clone());
         let claims = Claims::new(claims::Parts {
             store: store.clone(),
             driver: driver.clone(),
@@ -132,6 +135,7 @@ impl App {
             pause: pause.clone(),
             wake: wake.clone(),
             blockers: Arc::new(status.clone()),
+            guest_requests: guest_requests.clone(),
             keys: Locks::default(),
         });
         let boots = Actor::new(driver, builder, pause.clone(), endings);
@@ -180,21 +184,30 @@ impl App {
                 links,
             },
         };
-        Self { state, controller }
+        Self {
+            state,
+            controller,
+            guest_requests,
+        }
     }
 
     /// Starts the background tasks, which run until `stop`; gives what the handlers need, and the tasks.
     pub fn start(self, stop: &CancellationToken) -> (AppState, Vec<JoinHandle<()>>) {
-        let Self { state, controller } = self;
+        let Self {
+            state,
+            controller,
+            guest_requests,
+        } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
         let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
-        let mirrors_stop = stop.clone();
+        let (mirrors_stop, requests_stop) = (stop.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),
             tokio::spawn(async move { watch.run(watch_stop).await }),
+            tokio::spawn(async move { guest_requests.run(requests_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

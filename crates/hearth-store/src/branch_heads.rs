@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use hearth_api::ids::ProjectId;
 use hearth_core::checkout::{Checkout, Remote};
 use jiff::Timestamp;
 
-use super::{ProjectRow, RunOn as _, Store, StoreError, millis, timestamp};
+use super::{ProjectRow, RunOn as _, Store, StoreError, millis, parse, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +42,11 @@ impl BranchHeads {
     }
 }
 
+/// With whose credentials it was looked at.
+fn project_column(remote: &Remote) -> &str {
+    remote.project.as_ref().map_or("", ProjectId::as_str)
+}
+
 impl Store {
     /// Notes what a branch is at; true when that is news.
     pub async fn note_branch_head(
@@ -51,7 +57,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO tip (tenant, url, branch, commit_id, changed_at) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO tip (tenant, url, branch, commit_id, changed_at, project_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id, changed_at = excluded.changed_at
              WHERE commit_id <> excluded.commit_id",
         )
@@ -60,6 +66,7 @@ impl Store {
         .bind(branch)
         .bind(commit)
         .bind(millis(now))
+        .bind(project_column(remote))
         .run_on(&self.write)
         .await?;
         Ok(done.rows_affected() > 0)
@@ -67,14 +74,18 @@ impl Store {
 
     /// Every branch that was ever seen.
     pub async fn branch_heads(&self) -> Result<BranchHeads, StoreError> {
-        let rows: Vec<(String, String, String, String, i64)> =
-            sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
+        let rows: Vec<(String, String, String, String, String, i64)> =
+            sqlx::query_as("SELECT tenant, project_id, url, branch, commit_id, changed_at FROM tip")
                 .fetch_all(&self.read)
                 .await?;
         let mut heads = BranchHeads::default();
-        for (tenant, url, branch, commit, changed_at) in rows {
+        for (tenant, project, url, branch, commit, changed_at) in rows {
             let changed_at = timestamp(changed_at)?;
-            let remote = Remote { tenant, url };
+            let project = match project.as_str() {
+                "" => None,
+                id => Some(parse("tip.project_id", id)?),
+            };
+            let remote = Remote { tenant, project, url };
             heads.0.insert((remote, branch), BranchHead { commit, changed_at });
         }
         Ok(heads)
@@ -90,12 +101,14 @@ impl Store {
     pub async fn branch_heads_at(&self, remotes: &[Remote]) -> Result<BranchHeads, StoreError> {
         let mut heads = BranchHeads::default();
         for remote in remotes {
-            let rows: Vec<(String, String, i64)> =
-                sqlx::query_as("SELECT branch, commit_id, changed_at FROM tip WHERE tenant = ?1 AND url = ?2")
-                    .bind(&remote.tenant)
-                    .bind(&remote.url)
-                    .fetch_all(&self.read)
-                    .await?;
+            let rows: Vec<(String, String, i64)> = sqlx::query_as(
+                "SELECT branch, commit_id, changed_at FROM tip WHERE tenant = ?1 AND project_id = ?2 AND url = ?3",
+            )
+            .bind(&remote.tenant)
+            .bind(project_column(remote))
+            .bind(&remote.url)
+            .fetch_all(&self.read)
+            .await?;
             for (branch, commit, changed_at) in rows {
                 let changed_at = timestamp(changed_at)?;
                 heads
@@ -111,7 +124,8 @@ impl Store {
         sqlx::query(
             "DELETE FROM tip WHERE NOT EXISTS (
                 SELECT 1 FROM project, json_each(project.repos) AS repo
-                WHERE project.tenant = tip.tenant AND json_extract(repo.value, '$.url') = tip.url)",
+                WHERE project.tenant = tip.tenant AND json_extract(repo.value, '$.url') = tip.url
+                  AND tip.project_id = iif(project.credentials_version > 0, project.id, ''))",
         )
         .run_on(&self.write)
         .await?;

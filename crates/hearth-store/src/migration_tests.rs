@@ -123,6 +123,7 @@ async fn branch_heads_belong_to_the_tenants_whose_projects_have_the_repository()
     );
     let before = Remote {
         tenant: "beta".to_owned(),
+        project: None,
         url: "https://h/app".to_owned(),
     };
     // A commit that was seen before keeps its time; another one gets the time it is seen first.
@@ -204,4 +205,48 @@ async fn a_purpose_that_is_none_is_refused_by_the_database() {
             "{purpose}"
         );
     }
+}
+
+#[tokio::test]
+async fn project_with_credentials_sees_for_itself_what_its_tenant_has_seen() {
+    let written = [
+        BEFORE_TENANTS[0],
+        "INSERT INTO tip (tenant, url, branch, commit_id, changed_at) VALUES ('default', 'https://h/app', 'main', 'a1', 10)",
+    ];
+    let (_folder, store) = migrated(20, &written).await;
+    let id: ProjectId = "prj_a1111111".parse().unwrap();
+    let project = async || store.project(&id).await.unwrap().unwrap();
+    let seen = async || {
+        let project = project().await;
+        let remote = project.remote(&project.repos[0]);
+        let tips = store.branch_heads_of(&project).await.unwrap();
+        (remote.project.clone(), tips.commit(&remote, "main").map(str::to_owned))
+    };
+    assert_eq!(seen().await, (None, Some("a1".to_owned())));
+    // What the first credential finds there is the project's; from then on each sees for itself.
+    assert!(store.put_credentials(&id, &[], "ada", Timestamp::now()).await.unwrap());
+    assert_eq!(seen().await, (Some(id.clone()), Some("a1".to_owned())));
+    let own = project().await;
+    let own = own.remote(&own.repos[0]);
+    store
+        .note_branch_head(&own, "main", "a2", Timestamp::now())
+        .await
+        .unwrap();
+    let tenants = Remote {
+        project: None,
+        ..own.clone()
+    };
+    let all = store.tips().await.unwrap();
+    assert_eq!(
+        (all.commit(&own, "main"), all.commit(&tenants, "main")),
+        (Some("a2"), Some("a1"))
+    );
+    store.put_credentials(&id, &[], "ada", Timestamp::now()).await.unwrap();
+    assert_eq!(seen().await.1, Some("a2".to_owned()));
+    store.forget_branch_heads().await.unwrap();
+    let all = store.tips().await.unwrap();
+    assert_eq!(
+        (all.commit(&own, "main"), all.commit(&tenants, "main")),
+        (Some("a2"), Some("a1"))
+    );
 }

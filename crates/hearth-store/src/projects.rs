@@ -42,6 +42,8 @@ pub struct ProjectRow {
     pub git_identity: Option<GitIdentity>,
     /// Counts up with every change of its shared variables.
     pub variables_version: i64,
+    /// Counts up with every change of its git credentials; 0 until it had one.
+    pub credentials_version: i64,
     /// Counts up when its template is renewed without its inputs having changed.
     pub template_epoch: i64,
     /// When it was made.
@@ -79,8 +81,16 @@ impl ProjectRow {
     pub fn remote(&self, repo: &RepoSource) -> Remote {
         Remote {
             tenant: self.tenant.clone(),
+            project: self.fetches_for(),
             url: repo.url.clone(),
         }
+    }
+
+    /// The project itself, once it has had credentials: what was fetched with those is no other project's. Not only while it has
+    /// some, because what was fetched stays.
+    #[must_use]
+    pub fn fetches_for(&self) -> Option<ProjectId> {
+        (self.credentials_version > 0).then(|| self.id.clone())
     }
 
     /// Everything that can be set.
@@ -128,6 +138,7 @@ struct Raw {
     max_vms: Option<i64>,
     git_identity: Option<String>,
     variables_version: i64,
+    credentials_version: i64,
     template_epoch: i64,
     created_at: i64,
     updated_at: i64,
@@ -159,6 +170,7 @@ impl TryFrom<Raw> for ProjectRow {
                 .map(|text| from_json("project.git_identity", &text))
                 .transpose()?,
             variables_version: raw.variables_version,
+            credentials_version: raw.credentials_version,
             template_epoch: raw.template_epoch,
             created_at: timestamp(raw.created_at)?,
             updated_at: timestamp(raw.updated_at)?,

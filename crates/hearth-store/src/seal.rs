@@ -7,11 +7,11 @@ use std::fmt::Debug;
 pub enum SealError {
     /// A stored value does not open with this key.
     #[error(
-        "a stored variable does not open with this installation's key: restore secret.key, or set the variable again"
+        "a stored secret does not open with this installation's key: restore secret.key, or set the variable or git credential again"
     )]
     WrongKey,
     /// A value is too long to be sealed.
-    #[error("a variable is too long to be encrypted")]
+    #[error("a secret is too long to be encrypted")]
     TooLong,
 }
 

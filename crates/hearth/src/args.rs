@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, doctor, env, exec, forward, image, instance, logs, ls, pool, ports, project,
-    release, run, serve, session, setup, shell, ssh, template, token,
+    claim, claims, completion, cp, credential, doctor, env, exec, forward, image, instance, logs, ls, pool, ports,
+    project, release, run, serve, session, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -147,6 +147,9 @@ pub(crate) enum Command {
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// A project's git credentials: tokens and deploy keys, by git server
+    #[command(subcommand)]
+    Credential(credential::CredentialCommand),
     /// Print what a shell needs to complete this program's commands and options
     Completion(completion::CompletionArgs),
     /// Print the OpenAPI document of the HTTP API; needs no server

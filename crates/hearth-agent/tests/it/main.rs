@@ -9,6 +9,7 @@ mod fs;
 mod limits;
 mod logs;
 mod ports;
+mod requests;
 mod sessions;
 mod support;
 mod terminal;

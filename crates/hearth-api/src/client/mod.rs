@@ -5,6 +5,7 @@
 //! It does not look for servers or tokens: the caller says where and with what.
 
 mod call;
+mod credentials;
 mod error;
 mod exec;
 mod files;

@@ -193,13 +193,13 @@ value! {
 }
 
 value! {
-    /// Where a repository is fetched from: `https://`, `http://`, `ssh://`, `file:///` or `user@host:path`. No credentials: git's
-    /// own credential helper on the server's machine is their place.
+    /// Where a repository is fetched from: `https://`, `http://`, `ssh://`, `file:///` or `user@host:path`. No credentials: the
+    /// project's own (`hearth credential set`) are their place.
     RepoUrl {
         chars: 5..=2000,
         pattern: r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
-        message: "must be https://, http://, ssh://, file:/// or user@host:path, and must not hold credentials: git's credential \
-         helper on the server's machine is their place",
+        message: "must be https://, http://, ssh://, file:/// or user@host:path, and must not hold credentials: those of the project \
+         (`hearth credential set`) are their place",
         example: "https://git.example.org/acme/app.git",
     }
 }
@@ -241,6 +241,36 @@ value! {
         pattern: r"^[^\x00]*$",
         message: "must hold no NUL",
         example: "s3cret",
+    }
+}
+
+value! {
+    /// A git server: its name or address, and its port where that is not the protocol's usual one.
+    CredentialHost {
+        chars: 1..=260,
+        pattern: r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?$",
+        message: "must be the name of a git server in small letters, as in github.com or git.example.org:8443",
+        example: "github.com",
+    }
+}
+
+value! {
+    /// The user name that goes with a token.
+    CredentialUsername {
+        chars: 1..=200,
+        pattern: r"^[^\x00-\x20\x7f:]+$",
+        message: "must be a user name without blanks and `:`",
+        example: "x-access-token",
+    }
+}
+
+value! {
+    /// A token or a private key. It goes in and never comes back.
+    CredentialSecret {
+        chars: 1..=32_000,
+        pattern: r"^[^\x00]*[^\x00-\x20][^\x00]*$",
+        message: "must not be blank and hold no NUL",
+        example: "ghp_s3cret",
     }
 }
 
@@ -335,6 +365,8 @@ shown!(
     GitName,
     Email,
     VariableName,
+    CredentialHost,
+    CredentialUsername,
     TaskId,
     Word,
     GuestPath,
@@ -345,6 +377,12 @@ shown!(
     Cursor
 );
 
+impl fmt::Debug for CredentialSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialSecret")
+    }
+}
+
 impl fmt::Debug for VariableValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("VariableValue")
@@ -352,7 +390,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 19] = [
+pub const RULES: [Rule; 22] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -371,6 +409,9 @@ pub const RULES: [Rule; 19] = [
     SessionTag::RULE,
     SignalName::RULE,
     Cursor::RULE,
+    CredentialHost::RULE,
+    CredentialUsername::RULE,
+    CredentialSecret::RULE,
     crate::ids::RULE,
 ];
 

@@ -27,9 +27,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
-use super::files;
 use super::lateness::Lateness;
 use super::ports::Ports;
+use super::questions::Questions;
 use super::script::{ExecRule, Special};
 use super::{files, sessions};
 
@@ -52,6 +52,7 @@ pub(super) struct Guest {
     boot_id: Mutex<String>,
     rules: Arc<Mutex<Vec<ExecRule>>>,
     inside: Mutex<Inside>,
+    pub(super) questions: Questions,
     /// True while nothing in it answers, though it runs.
     hangs: watch::Sender<bool>,
     /// What its kernels have written to the console since the first one booted.
@@ -86,6 +87,7 @@ impl Guest {
             console: Mutex::default(),
             rules,
             inside: Mutex::default(),
+            questions: Questions::default(),
             runs: watch::Sender::new(true),
             started: Mutex::new(tokio::time::Instant::now()),
             agent_started: watch::Sender::new(tokio::time::Instant::now()),
@@ -268,6 +270,7 @@ impl Guest {
             }
             (paths::QUIESCE, &Method::POST) => Ok(done()),
             (path, _) if Ports::knows(path) => self.ports.answer(request).await,
+            (paths::GUEST_REQUESTS, _) => self.questions.take(request).await,
             (paths::ACTIVATE, &Method::POST) => {
                 let body = whole(request).await?;
                 let wanted: Activate = serde_json::from_slice(&body).map_err(|error| bad(&error))?;

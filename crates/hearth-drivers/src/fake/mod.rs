@@ -6,6 +6,7 @@ mod files;
 mod lateness;
 mod machines;
 mod ports;
+mod questions;
 mod script;
 mod sessions;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_api::ids::VmId;
+use hearth_guest::requests::{GuestQuestion, HostAnswer};
 use hearth_guest::{Activate, ExecSpec};
 use tokio_util::sync::CancellationToken;
 
@@ -254,6 +256,11 @@ impl FakeDriver {
     #[must_use]
     pub fn files(&self, id: &VmId) -> BTreeMap<String, Bytes> {
         self.guest(id).map(|guest| guest.files()).unwrap_or_default()
+    }
+
+    /// A program in a VM asks the host; `None` when no host reads its questions.
+    pub async fn ask(&self, id: &VmId, question: GuestQuestion) -> Option<HostAnswer> {
+        self.guest(id)?.questions.ask(question).await
     }
 
     /// The clock that was set in a VM, nanoseconds since the Unix epoch.

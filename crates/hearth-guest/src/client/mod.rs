@@ -27,6 +27,7 @@ mod activate;
 mod exec;
 mod files;
 mod ports;
+mod requests;
 mod sessions;
 mod ssh;
 mod stream;

@@ -61,12 +61,15 @@ impl BuildPlan {
         row.template_epoch += i64::from(renews);
         let pool = store.pool(project).await?;
         let variables = store.variables(project, VariableOwner::Shared).await?;
-        let now = store.project(project).await?.map(|row| row.variables_version);
-        let redactor = if now == Some(row.variables_version) {
-            redactors::of_version(project, row.variables_version, &variables).await
+        let mut secrets = variables.clone();
+        secrets.extend(redactors::of_credentials(store, project).await?);
+        let version = |row: &ProjectRow| (row.variables_version, row.credentials_version);
+        let now = store.project(project).await?;
+        let redactor = if now.as_ref().map(version) == Some(version(&row)) {
+            redactors::of_version(project, version(&row), &secrets).await
         } else {
             // These values may belong to either version.
-            redactors::build(&variables).await
+            redactors::build(&secrets).await
         };
         let heads = store.branch_heads_of(&row).await?;
         let Target { checkouts, recipe } = builder.recipes.target(&row, pool.as_ref(), &heads).await;

@@ -111,6 +111,7 @@ impl Claims {
                 unasked.disarm();
                 progress.reservation.forget(&reply.id);
                 tracing::info!(instance = %row.id, project = %row.project, source = reply.source.as_str(), "handed over");
+                self.guest_requests.run_soon();
                 self.refill_later();
                 self.start_terminals(&row, &reply);
                 Ok(Some(reply))
@@ -266,6 +267,8 @@ impl Claims {
         all.extend(self.store.variables(&row.project, owner).await?);
         let own = task.env.iter().map(|(name, value)| (name.clone(), value.clone()));
         all.extend(own.map(|(name, value)| VariableRow { name, value }));
+        // Git in it may ask for these.
+        all.extend(redactors::of_credentials(&self.store, &row.project).await?);
         Ok(redactors::build(&all).await)
     }
 

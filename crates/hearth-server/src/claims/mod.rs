@@ -24,6 +24,7 @@ use crate::recipes::target::Recipes;
 use crate::repos::mirrors::Mirrors;
 use crate::store::{ProjectRow, Store, StoreError};
 use crate::vms::connections::Connections;
+use crate::vms::guest_requests::GuestRequests;
 use crate::vms::pause::Pause;
 use crate::wake::Wake;
 
@@ -81,6 +82,8 @@ pub struct Parts {
     pub wake: Wake,
     /// What keeps pools from having more VMs.
     pub blockers: Arc<dyn Blockers>,
+    /// Answers what is asked in claimed VMs.
+    pub guest_requests: GuestRequests,
     /// One request of a key at a time.
     pub keys: Locks<(ProjectId, String)>,
 }

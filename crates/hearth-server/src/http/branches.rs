@@ -7,7 +7,6 @@ use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
 use hearth_api::project::RepoBranches;
 use hearth_api::token::Scope;
-use hearth_core::checkout::Remote;
 
 use super::AppState;
 use super::auth::Caller;
@@ -38,10 +37,7 @@ pub async fn list_branches(
         .await?;
     let pool = state.store().pool(&project.id).await?;
     let asked = checkouts(&project, pool.as_ref()).into_iter().map(async |checkout| {
-        let remote = Remote {
-            tenant: checkout.tenant.clone(),
-            url: checkout.url.clone(),
-        };
+        let remote = checkout.remote();
         let sources = state.mirrors.sources();
         let mut branches = match remote_branches(sources, &remote).await {
             Ok(branches) => Some(branches),

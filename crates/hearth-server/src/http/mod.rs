@@ -4,6 +4,7 @@ mod auth;
 mod branches;
 mod claims;
 mod classify;
+mod credentials;
 mod error;
 mod exec;
 mod exec_end;
@@ -222,6 +223,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(templates::list_templates))
         .routes(routes!(tokens::list_tokens, tokens::create_token))
         .routes(routes!(tokens::revoke_token))
+        .routes(routes!(credentials::list_credentials, credentials::put_credentials))
+        .routes(routes!(credentials::delete_credential))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))

@@ -145,6 +145,7 @@ pub async fn create_project(
         max_vms: body.max_vms,
         git_identity: body.git_identity,
         variables_version: 0,
+        credentials_version: 0,
         template_epoch: 0,
         created_at: now,
         updated_at: now,

@@ -86,6 +86,7 @@ impl Faults {
                 let tenant = tenant.to_owned();
                 if let Err(refusal) = sources.admit(&Remote {
                     tenant,
+                    project: None,
                     url: url.clone(),
                 }) {
                     self.add(format!("{path}[{at}].url"), refusal.to_string());

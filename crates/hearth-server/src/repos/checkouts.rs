@@ -27,6 +27,7 @@ pub fn checkouts(project: &ProjectRow, pool: Option<&PoolRow>) -> Vec<Checkout> 
                 repo_full_name: full.to_owned(),
                 url: repo.url.clone(),
                 tenant: project.tenant.clone(),
+                project: project.fetches_for(),
                 branch: branch.unwrap_or(repo.branch.as_str()).to_owned(),
                 path,
                 lfs: repo.lfs,

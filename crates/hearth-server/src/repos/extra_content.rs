@@ -133,6 +133,7 @@ impl Mirrors {
                 let url = submodules::resolve(&parent.remote.url, &entry.url).map_err(|why| refused(&why))?;
                 let remote = Remote {
                     tenant: parent.remote.tenant.clone(),
+                    project: parent.remote.project.clone(),
                     url: url.clone(),
                 };
                 let head = self.fetch_commit(&label, &remote, &entry.commit, patience).await?;

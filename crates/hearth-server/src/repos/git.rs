@@ -35,6 +35,9 @@ pub enum GitError {
     /// It cannot be kept from reaching more than it may, or cannot run.
     #[error("git cannot be run on the host: {0}")]
     NotConfined(#[source] std::io::Error),
+    /// The project's credential for it cannot be used.
+    #[error("the project's credential for it cannot be used: {0}")]
+    NoCredential(String),
     /// It took too long.
     #[error("git gave no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -90,6 +93,11 @@ impl Surroundings {
             variables,
             ..Self::default()
         }
+    }
+
+    /// And these.
+    pub fn add(&mut self, more: Vec<(&'static str, String)>) {
+        self.variables.extend(more);
     }
 
     /// These, and of the server's environment only what is nobody's secret. Nothing else is reached.

@@ -85,6 +85,7 @@ impl Mirrors {
         };
         let address = Remote {
             tenant: remote.tenant.clone(),
+            project: remote.project.clone(),
             url: address.clone(),
         };
         let grant = self.admit(head.repo(), &address)?;

@@ -28,7 +28,7 @@ pub enum MirrorError {
         /// Where from.
         url: String,
         /// What to look at.
-        advice: &'static str,
+        advice: String,
         /// Git's words.
         source: GitError,
     },

@@ -17,7 +17,7 @@ use super::lfs::LfsObject;
 use super::mirror_use::{InUse, Uses};
 
 pub use super::mirror_error::MirrorError;
-use crate::repos::sources::{Grant, SourceError, Sources};
+use crate::repos::sources::{Grant, SourceError, Sources, credential_advice};
 
 /// Time limit of a git command that does not touch the network.
 pub const LOCAL_PATIENCE: Duration = Duration::from_secs(300);
@@ -338,7 +338,13 @@ impl Mirrors {
                 SourceError::Git(source) => MirrorError::Fetch {
                     repo,
                     url: url.to_owned(),
-                    advice: grant.advice(),
+                    advice: grant.advice().to_owned(),
+                    source,
+                },
+                SourceError::WithCredential { host, source } => MirrorError::Fetch {
+                    repo,
+                    url: url.to_owned(),
+                    advice: credential_advice(&host),
                     source,
                 },
             }

@@ -1,4 +1,4 @@
-//! The configuration of git in a VM: every user there may use every checkout, and can commit. It is in a file of Hearth's
+//! The configuration of git in a VM: every user there may use every checkout, can commit, and has the project's credentials. It is in a file of Hearth's
 //! own, which the system's configuration includes: what a set-up writes with `git config`, system-wide or not, wins.
 
 use hearth_api::project::GitIdentity;
@@ -14,6 +14,12 @@ const DOMAIN: &str = "hearth.invalid";
 const PLACEHOLDER: &str = "hearth";
 /// What git takes off both ends of a name; of a name that is nothing else, nothing is left.
 const CRUD: &str = ".,:;<>\"\\'";
+
+/// Git asks the agent for the project's credentials, and ssh for its keys where the user has no agent of their own. Both ask Hearth,
+/// which answers while the VM is claimed.
+const CREDENTIALS: &str = "[credential]\n\thelper = /usr/local/sbin/hearth-agent git-credential\n[ssh]\n\tvariant = ssh\n[core]\n\t\
+                           sshCommand = SSH_AUTH_SOCK=${SSH_AUTH_SOCK:-/run/hearth/ssh-agent.sock} ssh -o \
+                           StrictHostKeyChecking=accept-new\n";
 
 /// Lets the system's configuration include the file; for `sh`, without git.
 pub const INCLUDE: &str = "grep -qs /etc/gitconfig.hearth /etc/gitconfig || \
@@ -43,7 +49,7 @@ impl From<&GitIdentity> for Committer {
 #[must_use]
 pub fn render(identity: &Committer) -> String {
     let text = format!(
-        "[safe]\n\tdirectory = *\n[user]\n\tname = {}\n\temail = {}\n",
+        "[safe]\n\tdirectory = *\n{CREDENTIALS}[user]\n\tname = {}\n\temail = {}\n",
         quoted(&identity.name),
         quoted(&identity.email)
     );
@@ -153,10 +159,11 @@ mod tests {
                 author
             );
         }
-        assert_eq!(
-            git(folder.path(), &system, &["config", "--get-all", "safe.directory"]),
-            "*"
-        );
+        let asks = |key| git(folder.path(), &system, &["config", "--get-all", key]);
+        assert_eq!(asks("safe.directory"), "*");
+        assert_eq!(asks("credential.helper"), "/usr/local/sbin/hearth-agent git-credential");
+        let command = asks("core.sshCommand");
+        assert!(command.contains(hearth_guest::requests::SSH_SOCKET), "{command}");
     }
 
     #[test]

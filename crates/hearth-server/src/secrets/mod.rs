@@ -3,5 +3,7 @@
 pub mod cipher;
 pub mod env_file;
 pub mod git_config;
+pub mod git_credentials;
+pub mod key_agent;
 pub mod links;
 pub mod redactors;

@@ -7,16 +7,19 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use hearth_api::ids::ProjectId;
 use hearth_core::redact::Redactor;
 
-use crate::store::{Store, StoreError, VariableOwner, VariableRow};
+use crate::store::{CredentialRow, Store, StoreError, VariableOwner, VariableRow};
 
 /// Projects whose redactor is kept: a few are busy at once, and each may hold 60 MB of secrets in all the forms that are looked for.
 const KEPT: usize = 16;
 /// Values that are shorter than this in sum, in bytes, take less than 10 ms and so no thread of their own.
 const QUICK_BYTES: usize = 256 * 1024;
 
+/// Counts of changes: of the shared variables, and of the git credentials.
+type Version = (i64, i64);
+
 struct Entry {
     project: ProjectId,
-    version: i64,
+    version: Version,
     redactor: Redactor,
 }
 
@@ -28,22 +31,33 @@ fn cache() -> MutexGuard<'static, VecDeque<Entry>> {
     CACHE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn known(project: &ProjectId, version: i64) -> Option<Redactor> {
+fn known(project: &ProjectId, version: Version) -> Option<Redactor> {
     let is_it = |entry: &&Entry| entry.project == *project && entry.version == version;
     cache().iter().find(is_it).map(|entry| entry.redactor.clone())
 }
 
-/// The redactor of a project's shared variables as they are now. Of one that is gone it knows none.
+/// A project's git credentials, as variables whose values are secrets.
+pub async fn of_credentials(store: &Store, project: &ProjectId) -> Result<Vec<VariableRow>, StoreError> {
+    let all = store.credentials(project).await?;
+    let row = |one: CredentialRow| VariableRow {
+        name: one.host,
+        value: one.secret,
+    };
+    Ok(all.into_iter().map(row).collect())
+}
+
+/// The redactor of a project's shared variables and git credentials as they are now. Of one that is gone it knows none.
 pub async fn of_project(store: &Store, project: &ProjectId) -> Result<Redactor, StoreError> {
     let version = async || {
         let row = store.project(project).await?;
-        Ok::<_, StoreError>(row.map(|row| row.variables_version))
+        Ok::<_, StoreError>(row.map(|row| (row.variables_version, row.credentials_version)))
     };
     let before = version().await?;
     if let Some(redactor) = before.and_then(|version| known(project, version)) {
         return Ok(redactor);
     }
-    let variables = store.variables(project, VariableOwner::Shared).await?;
+    let mut variables = store.variables(project, VariableOwner::Shared).await?;
+    variables.extend(of_credentials(store, project).await?);
     Ok(match version().await? {
         Some(now) if before == Some(now) => of_version(project, now, &variables).await,
         // These values may belong to either version.
@@ -51,8 +65,8 @@ pub async fn of_project(store: &Store, project: &ProjectId) -> Result<Redactor, 
     })
 }
 
-/// The redactor of a project's shared variables, which are these at this version.
-pub async fn of_version(project: &ProjectId, version: i64, variables: &[VariableRow]) -> Redactor {
+/// The redactor of a project's shared variables and git credentials, which are these at this version.
+pub async fn of_version(project: &ProjectId, version: Version, variables: &[VariableRow]) -> Redactor {
     if let Some(redactor) = known(project, version) {
         return redactor;
     }

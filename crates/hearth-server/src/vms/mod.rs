@@ -3,6 +3,7 @@
 
 pub mod connections;
 pub mod ended;
+pub mod guest_requests;
 pub mod host_keys;
 pub mod lost;
 pub mod memory;

@@ -272,7 +272,7 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
 }
 
 /// One line from the terminal without showing it; the terminal is put back even when reading fails.
-fn read_hidden_line() -> io::Result<String> {
+pub(super) fn read_hidden_line() -> io::Result<String> {
     use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal)?;

@@ -6,6 +6,7 @@ mod claim_wait;
 pub(crate) mod claims;
 pub(crate) mod completion;
 pub(crate) mod cp;
+pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
@@ -61,6 +62,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Template(command) => template::run(globals, command).await,
         Command::Token(command) => token::run(globals, command).await,
         Command::Completion(args) => completion::run(&args),
+        Command::Credential(command) => credential::run(globals, command).await,
         Command::Openapi => openapi::run(),
         Command::Ports(args) => ports::run(globals, args).await,
         Command::Share(args) => ports::share(globals, args).await,

@@ -11,6 +11,7 @@ mod attached;
 mod cancel;
 mod claims;
 mod connecting;
+mod credentials;
 mod exec;
 mod explain;
 mod fake;

@@ -2,7 +2,7 @@
 
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
-use hearth_api::values::VariableName;
+use hearth_api::values::{CredentialHost, VariableName};
 use utoipa::ToSchema;
 use utoipa::openapi::link::{Link, LinkBuilder};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
@@ -96,6 +96,7 @@ fn path_parameter(name: &str) -> Parameter {
             "The session's id, the id of its first process, or its tag",
             ObjectBuilder::new().schema_type(Type::String).into(),
         ),
+        "host" => ("The git server", refers(CredentialHost::name())),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
         "port" => {
             let port = ObjectBuilder::new()

@@ -209,6 +209,11 @@ fn example(schema: &str) -> Option<Value> {
             "name": "API_KEY", "configured": true, "updatedAt": CREATED, "lastUpdatedByUserId": "ada"
         })),
         "VariableDeleted" => json!({ "deleted": true, "name": "API_KEY" }),
+        "Items_CredentialItem" => item(json!({
+            "host": "github.com", "kind": "token", "username": null, "allowHttp": false, "fingerprint": null, "updatedAt": CREATED,
+            "lastUpdatedByUserId": "ada"
+        })),
+        "CredentialDeleted" => json!({ "deleted": true, "host": "github.com" }),
         "SetupView" => json!({
             "source": "setup",
             "legacyHooks": { "status": "none", "repositories": [], "checkComplete": true },

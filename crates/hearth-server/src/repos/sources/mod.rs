@@ -3,6 +3,7 @@
 //! credentials, unless a rule of the installation says otherwise. What an address's text tells is refused at once; the rest is
 //! checked on the address that is really connected to ([`egress`], [`proxy`]).
 
+mod credential;
 mod egress;
 mod fetch;
 mod location;
@@ -17,8 +18,11 @@ use hearth_core::checkout::Remote;
 use sha2::{Digest, Sha256};
 
 use hearth_core::tenant::FIRST_TENANT;
+
+use crate::store::Store;
 use location::{Location, Scheme};
 
+pub use credential::advice as credential_advice;
 pub use fetch::{SourceError, known_hosts};
 pub use reach::Reach;
 pub use rule::SourceRule;
@@ -65,6 +69,8 @@ pub struct Sources {
     rules: Arc<[SourceRule]>,
     /// The SSH host keys that were met on behalf of tenants who are lent no configuration of the server's user.
     known_hosts: PathBuf,
+    /// Where the projects' own credentials are.
+    credentials: Option<Store>,
 }
 
 /// What somebody may fetch, and how.
@@ -96,6 +102,16 @@ impl Sources {
         Self {
             rules: rules.into(),
             known_hosts,
+            credentials: None,
+        }
+    }
+
+    /// The same, with the credentials that projects have.
+    #[must_use]
+    pub fn with_credentials(self, store: Store) -> Self {
+        Self {
+            credentials: Some(store),
+            ..self
         }
     }
 
@@ -105,7 +121,7 @@ impl Sources {
 
     /// Whether this may be fetched, as far as the address's text tells.
     pub fn admit(&self, remote: &Remote) -> Result<Grant, Refusal> {
-        let Remote { tenant, url } = remote;
+        let Remote { tenant, url, .. } = remote;
         let grant = |access| Grant {
             remote: remote.clone(),
             access,
@@ -146,15 +162,20 @@ impl Grant {
     /// Names what is fetched under it: what somebody else fetched from the same address, or with credentials, is another thing.
     #[must_use]
     pub fn key(&self) -> String {
-        let Remote { tenant, url } = &self.remote;
+        let Remote { tenant, project, url } = &self.remote;
         let access = match &self.access {
-            Access::Own => return hex::encode(Sha256::digest(url)),
+            Access::Own if project.is_none() => return hex::encode(Sha256::digest(url)),
+            Access::Own => "own",
             Access::Lent(_) => "lent",
             Access::Folder { .. } => "folder",
             Access::Network { rule: Some(_), .. } => "listed",
             Access::Network { rule: None, .. } => "public",
         };
-        hex::encode(Sha256::digest(format!("{tenant}\0{access}\0{url}")))
+        let mut digest = Sha256::new_with_prefix(format!("{tenant}\0{access}\0{url}"));
+        if let Some(project) = project {
+            digest.update(format!("\0{project}"));
+        }
+        hex::encode(digest.finalize())
     }
 
     /// Whether Git LFS works under it. A server that is asked by SSH sends to one of HTTP, and who may speak SSH to one host as nobody
@@ -169,12 +190,14 @@ impl Grant {
     pub fn advice(&self) -> &'static str {
         match self.access {
             Access::Own | Access::Lent(_) => {
-                "check the address, and that the server's user may read it (git credentials, SSH key)"
+                "check the address, and that the server's user may read it (git credentials, SSH key), or give the project a \
+                 credential of its own (`hearth credential set PROJECT HOST`)"
             }
             Access::Folder { .. } => "check the address, and that the server's user may read it",
             Access::Network { .. } => {
-                "check the address, and that anybody may read it: only the first tenant, and whom a `--source` rule with \
-                 `credentials=server` names, fetches with the credentials of the server's user"
+                "check the address, and that anybody may read it, or give the project a credential of its own (`hearth credential \
+                 set PROJECT HOST`): only the first tenant, and whom a `--source` rule with `credentials=server` names, fetches with the \
+                 credentials of the server's user"
             }
         }
     }

@@ -111,6 +111,7 @@ mod tests {
         let faults = Faults::default();
         let remote = Remote {
             tenant: "t".to_owned(),
+            project: None,
             url: "u".to_owned(),
         };
         let (first, later) = (Timestamp::UNIX_EPOCH, Timestamp::now());

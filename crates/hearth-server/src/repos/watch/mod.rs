@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hearth_api::ids::ProjectId;
 use hearth_core::checkout::Remote;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -129,6 +130,12 @@ impl Watch {
         if pool.config.enabled {
             self.join(project, Some(pool), Instant::now());
         }
+    }
+
+    /// A project has other credentials now: what it follows is polled again, however often that failed before.
+    pub fn credentials_changed(&self, project: &ProjectId) {
+        self.schedule().again(project, Instant::now());
+        self.0.told.notify_one();
     }
 
     fn join(&self, project: &ProjectRow, pool: Option<&PoolRow>, now: Instant) {

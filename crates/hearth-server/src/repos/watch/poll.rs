@@ -13,7 +13,7 @@ use super::schedule::Order;
 use crate::repos::git::GitError;
 use crate::repos::mirrors::{Freshness, MirrorError};
 use crate::repos::remote_branches;
-use crate::repos::sources::{Refusal, SourceError, Sources};
+use crate::repos::sources::{Refusal, SourceError, Sources, credential_advice};
 use crate::store::StoreError;
 
 /// How long a repository may take to say where its branches are.
@@ -28,7 +28,7 @@ enum PollError {
         /// Where it is.
         url: String,
         /// What to poll.
-        advice: &'static str,
+        advice: String,
         /// Git's words.
         source: GitError,
     },
@@ -159,7 +159,12 @@ async fn remote_heads(
         SourceError::Refused(refusal) => PollError::Refused(refusal),
         SourceError::Git(source) => PollError::Reach {
             url: remote.url.clone(),
-            advice: grant.advice(),
+            advice: grant.advice().to_owned(),
+            source,
+        },
+        SourceError::WithCredential { host, source } => PollError::Reach {
+            url: remote.url.clone(),
+            advice: credential_advice(&host),
             source,
         },
     })?;

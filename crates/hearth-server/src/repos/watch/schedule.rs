@@ -179,6 +179,17 @@ impl Schedule {
         self.mark(now, |_| true);
     }
 
+    /// What this project follows may be readable now that was not: asks for looks at once, whatever pause was left.
+    pub(super) fn again(&mut self, project: &ProjectId, now: Instant) {
+        self.mark(now, |repo| {
+            repo.subscription
+                .followers
+                .iter()
+                .any(|(follower, _)| follower == project)
+        });
+        self.expedite(project, now);
+    }
+
     fn mark(&mut self, now: Instant, is_meant: impl Fn(&Repo) -> bool) -> usize {
         let meant = self.repos.values_mut().filter(|repo| is_meant(repo));
         meant.map(|repo| repo.ask(now)).count()
@@ -271,6 +282,7 @@ mod tests {
     fn remote(url: &str) -> Remote {
         Remote {
             tenant: "t".to_owned(),
+            project: None,
             url: url.to_owned(),
         }
     }

@@ -93,6 +93,7 @@ impl House {
             max_vms: None,
             git_identity: None,
             variables_version: 0,
+            credentials_version: 0,
             template_epoch: 0,
             created_at: now,
             updated_at: now,
@@ -140,6 +141,7 @@ impl Repo {
     fn remote(&self) -> Remote {
         Remote {
             tenant: FIRST_TENANT.to_owned(),
+            project: None,
             url: self.url(),
         }
     }
