@@ -236,7 +236,7 @@ async fn project_with_credentials_sees_for_itself_what_its_tenant_has_seen() {
         project: None,
         ..own.clone()
     };
-    let all = store.tips().await.unwrap();
+    let all = store.branch_heads().await.unwrap();
     assert_eq!(
         (all.commit(&own, "main"), all.commit(&tenants, "main")),
         (Some("a2"), Some("a1"))
@@ -244,7 +244,7 @@ async fn project_with_credentials_sees_for_itself_what_its_tenant_has_seen() {
     store.put_credentials(&id, &[], "ada", Timestamp::now()).await.unwrap();
     assert_eq!(seen().await.1, Some("a2".to_owned()));
     store.forget_branch_heads().await.unwrap();
-    let all = store.tips().await.unwrap();
+    let all = store.branch_heads().await.unwrap();
     assert_eq!(
         (all.commit(&own, "main"), all.commit(&tenants, "main")),
         (Some("a2"), Some("a1"))
