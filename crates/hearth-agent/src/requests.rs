@@ -106,7 +106,7 @@ impl Requests {
         Waiting { id, answer }
     }
 
-    /// Asks whoever reads, and again when that one is gone.
+    /// Asks the host that reads, and the next one when that is gone.
     async fn ask(&self, question: GuestQuestion) -> HostAnswer {
         let had_host = self.host.borrow().lines.is_some();
         let (patience, why) = if had_host {
@@ -132,7 +132,7 @@ impl Requests {
                     // The sender is ours and lives as long as the process.
                     Err(_) => None,
                 };
-                let Some(lines) = lines else { return None };
+                let lines = lines?;
                 if lines.send(line.clone()).await.is_err() {
                     continue;
                 }
@@ -168,7 +168,7 @@ pub(crate) async fn answer(request: Request<Incoming>) -> Result<Reply, Fault> {
     let HostReply { id, answer } = small_json(request, "an answer").await?;
     let waiting = REQUESTS.inside().waiting.remove(&id);
     if let Some(waiting) = waiting {
-        // Whoever asked may have gone this moment.
+        // The program that asked may have ended this moment.
         drop(waiting.send(answer));
     }
     Ok(reply::done())

@@ -85,7 +85,7 @@ pub struct ShareRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Share {
-    /// What to open in a browser. Whoever has it reaches this one port of this one VM.
+    /// What to open in a browser. A person who has it reaches this one port of this one VM.
     pub url: String,
     /// The port in the VM.
     #[schema(minimum = 1, maximum = 65535)]

@@ -38,7 +38,7 @@ impl Questions {
         let body = whole(request).await?;
         let HostReply { id, answer } = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
         if let Some(waiting) = self.inside().waiting.remove(&id) {
-            // Whoever asked may have gone.
+            // The test that asked may have ended.
             drop(waiting.send(answer));
         }
         Ok(done())

@@ -88,7 +88,7 @@ Examples:
   hearth share last 3000
   hearth share fix-17 3000 --for 2h
 
-Whoever has the link reaches this one port of this one VM, without a token, until the link's end or the end of the claim.";
+A person who has the link reaches this one port of this one VM, without a token, until the link's end or the end of the claim.";
 
 /// `hearth share`.
 #[derive(Debug, Args)]

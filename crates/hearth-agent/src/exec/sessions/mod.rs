@@ -1,4 +1,4 @@
-//! Exec sessions: processes that the agent keeps, whoever started them and whoever reads them.
+//! Exec sessions: processes that the agent keeps, however many read them.
 //!
 //! A session outlives the connection of the host; a restart of the agent ends it. [`run`] starts one and waits for its end, [`buffer`]
 //! keeps what it printed, [`serve`] answers requests about it.

@@ -138,7 +138,7 @@ async fn take(
         match message {
             Message::Binary(bytes) if !ended.is_cancelled() => {
                 watched.moved();
-                // What the VM does not take any more is thrown away; what it still says comes along.
+                // What the VM does not take any more is dropped; what it still says is passed on.
                 if writer.write_all(&bytes).await.is_err() {
                     ended.cancel();
                 }
