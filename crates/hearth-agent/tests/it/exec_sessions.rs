@@ -8,6 +8,8 @@ use futures::StreamExt;
 use hearth_guest::client::{AgentClient, AgentError, SessionEvent, SessionInput, SessionStream};
 use hearth_guest::exec_session::{SessionAttach, SessionInfo, SessionSignal, SessionSpec, SessionStart, Until};
 use hearth_guest::{ExecEnd, ExecSpec, TerminalSize};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -572,6 +574,22 @@ async fn another_agent_has_no_session_of_the_one_before() {
     agent.replace();
     let (status, why) = refusal(agent.client().await.session(&info.id).await);
     assert!(status == 404 && why.contains("agent is restarted"), "{why}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_end_ends_its_sessions() {
+    let agent = Agent::start();
+    let file = agent.path("pid");
+    let text = format!(
+        "(trap '' HUP; echo $BASHPID > {}; exec sleep 1000) & wait",
+        file.display()
+    );
+    let info = start(&agent.client().await, &spec(shell(&text))).await;
+    let child = pid_in(&file).await;
+    let own = i32::try_from(agent.pid()).unwrap();
+    kill(Pid::from_raw(own), Signal::SIGTERM).unwrap();
+    is_gone(child).await;
+    is_gone(i32::try_from(info.pid).unwrap()).await;
 }
 
 #[tokio::test]

@@ -36,13 +36,14 @@ pub(crate) use serve::answer;
 
 /// Memory for the output of one session. A build prints less.
 const SESSION_BYTES: usize = 4 * 1024 * 1024;
-/// So far behind may a reader be that the process waits for.
-const LOSSLESS_BYTES: u64 = 256 * 1024;
+/// So far behind may a reader be that the process waits for. It is let on when the reader is half as far behind: to wake it for every
+/// chunk would cost more than the chunk.
+const LOSSLESS_BYTES: u64 = 512 * 1024;
 /// Memory for the output of all of them. What has ended gives way first, then the largest.
 const ALL_BYTES: usize = 32 * 1024 * 1024;
 /// So many may run at once.
 const MOST_RUNNING: usize = 256;
-/// So many that have ended are kept; the oldest goes first.
+/// So many that have ended are kept; the one that ended first goes first.
 const MOST_ENDED: usize = 64;
 /// What a terminal takes for the end of its input at the beginning of a line.
 const END_OF_INPUT: &[u8] = b"\x04";
@@ -101,6 +102,8 @@ struct Changing {
     /// The first process is no more: its number may be somebody else's.
     gone: bool,
     end: Option<(ExecEnd, i64)>,
+    /// When that was, by a clock that nobody sets.
+    ended_at: Option<Instant>,
     /// It was removed: nothing can read it any more.
     removed: bool,
     /// Where the readers are that the process waits for, by their numbers.
@@ -273,9 +276,16 @@ impl Sessions {
         Ok(())
     }
 
+    /// Those that have ended, in the order in which they did.
+    fn ended(&self) -> Vec<Arc<Session>> {
+        let mut ended: Vec<_> = self.all().into_iter().filter(|session| !session.runs()).collect();
+        ended.sort_by_cached_key(|session| session.inside().ended_at);
+        ended
+    }
+
     /// Removes the oldest of those that have ended, where there are too many. One that can still print goes last.
     fn forget_old(&self, cgroups: &Cgroups) {
-        let ended: Vec<_> = self.all().into_iter().filter(|session| !session.runs()).collect();
+        let ended = self.ended();
         let surplus = ended.len().saturating_sub(MOST_ENDED);
         let (open, closed): (Vec<_>, Vec<_>) = ended
             .into_iter()
@@ -307,13 +317,13 @@ impl Sessions {
         self.kept.fetch_sub(before - buffer.cost(), Ordering::Relaxed);
     }
 
-    /// Drops output of the oldest that has ended, or of the largest. False when there is none that may go.
+    /// Drops output of the one that ended first, or of the largest. False when there is none that may go.
     fn give_way(&self) -> bool {
-        let (running, ended): (Vec<_>, Vec<_>) = self.all().into_iter().partition(|session| session.runs());
-        if ended.iter().any(|session| self.free(session, |_| 0)) {
+        let running = self.all().into_iter().filter(|session| session.runs());
+        if self.ended().iter().any(|session| self.free(session, |_| 0)) {
             return true;
         }
-        let mut largest = running;
+        let mut largest: Vec<_> = running.collect();
         largest.sort_by_cached_key(|session| std::cmp::Reverse(session.inside().buffer.cost()));
         largest.iter().any(|session| self.free(session, |cost| cost / 2))
     }
@@ -387,22 +397,24 @@ impl Session {
         }
     }
 
-    /// Whether a reader that is waited for is too far behind.
-    fn is_held(&self) -> bool {
+    /// Whether a reader that is waited for is so many bytes behind.
+    fn is_behind(&self, bytes: u64) -> bool {
         let inside = self.inside();
         let behind = |position: u64| inside.buffer.written().saturating_sub(position);
-        inside
-            .slowest()
-            .is_some_and(|position| behind(position) >= LOSSLESS_BYTES)
+        inside.slowest().is_some_and(|position| behind(position) >= bytes)
     }
 
-    /// Waits until there is none.
+    fn is_held(&self) -> bool {
+        self.is_behind(LOSSLESS_BYTES)
+    }
+
+    /// Waits while one is too far behind.
     async fn room(&self) {
         if !self.is_held() {
             return;
         }
         let mut freed = self.freed.subscribe();
-        while self.is_held() && freed.changed().await.is_ok() {}
+        while self.is_behind(LOSSLESS_BYTES / 2) && freed.changed().await.is_ok() {}
         self.inside().held_at = Some(Instant::now());
     }
 

@@ -115,6 +115,7 @@ async fn begin(execs: &Arc<Execs>, spec: SessionSpec) -> Result<(Arc<Session>, L
             size: spec.terminal,
             gone: false,
             end: None,
+            ended_at: None,
             removed: false,
             waited_for: BTreeMap::new(),
             held_at: None,
@@ -187,6 +188,7 @@ async fn live(execs: Arc<Execs>, session: Arc<Session>, mut life: Life) {
         let mut inside = session.inside();
         inside.gone = true;
         inside.end = Some((end, unix_ms()));
+        inside.ended_at = Some(Instant::now());
     }
     session.drop_stdin().await;
     drop(life.inner);
