@@ -270,7 +270,7 @@ async fn a_reader_that_is_waited_for_gets_every_byte_and_holds_nobody_when_it_go
     let mut last = None;
     while let Some(event) = timeout(DEADLINE, slow.next()).await.expect("output comes") {
         match event.unwrap() {
-            SessionEvent::Stdout(piece) => bytes += piece.len(),
+            SessionEvent::Stdout(output) => bytes += output.len(),
             SessionEvent::Info(info) => last = Some(info),
             other => panic!("{other:?}"),
         }

@@ -155,8 +155,8 @@ fn to_frames(input: io::Result<SessionInput>) -> Vec<io::Result<Bytes>> {
         Ok(SessionInput::Bytes(mut bytes)) => {
             let mut frames = Vec::new();
             while !bytes.is_empty() {
-                let piece = bytes.split_to(bytes.len().min(STDIN_PIECE));
-                frames.push(Ok(frames::encode(FrameKind::Stdin, &piece)));
+                let chunk = bytes.split_to(bytes.len().min(STDIN_PIECE));
+                frames.push(Ok(frames::encode(FrameKind::Stdin, &chunk)));
             }
             frames
         }
@@ -206,7 +206,7 @@ impl Stream for SessionStream {
                 }
             }
             match std::task::ready!(self.body.poll_next_unpin(cx)) {
-                Some(Ok(piece)) => self.decoder.feed(&piece),
+                Some(Ok(chunk)) => self.decoder.feed(&chunk),
                 Some(Err(error)) => {
                     self.over = true;
                     return Poll::Ready(Some(Err(error)));

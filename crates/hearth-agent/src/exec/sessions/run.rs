@@ -23,7 +23,8 @@ use super::super::not_started::NotStarted;
 use super::super::plan::Plan;
 use super::super::terminal::{Outer, Terminal};
 use super::super::{Execs, memory, time_is_up};
-use super::{Buffer, Changing, Progress, Session, Stdin};
+use super::Buffer;
+use super::session::{Changing, Progress, Session, Stdin};
 use crate::reply::Fault;
 
 /// How much is read from a process at once.

@@ -268,9 +268,9 @@ async fn take(client: &mut SplitStream<WebSocket>, typed: Typed) {
         let input = match message {
             Message::Binary(mut bytes) => {
                 while !bytes.is_empty() {
-                    let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+                    let chunk = bytes.split_to(bytes.len().min(PIECE_BYTES));
                     // Fails when the session takes no more: how it ended is said by the other half.
-                    drop(typed.send(Ok(SessionInput::Bytes(piece))).await);
+                    drop(typed.send(Ok(SessionInput::Bytes(chunk))).await);
                 }
                 continue;
             }
