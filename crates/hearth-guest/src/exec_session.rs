@@ -1,4 +1,4 @@
-//! Exec sessions: processes that the agent keeps. They outlive the connection of the host and are found by id,
+//! Exec sessions: processes that the agent keeps. They outlive the connection of the host that started them and are found by id,
 //! process id or tag. Not the session of the transport, which is in [`session`](crate::session).
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Running commands. [`plan`] decides what exactly is started, [`launch`] starts it as a [`launcher`] that becomes it, which may
 //! have waited among the [`pre_started`]; [`process_tree`] knows and ends everything it started, [`attached`] and [`detached`] are
-//! its life with and without a caller, [`terminal`] the one in a terminal. [`sessions`] are kept here;
+//! its life with and without a caller, [`terminal`] the one in a terminal. [`sessions`] are kept without one;
 //! [`processes`] are all of the VM.
 
 use std::path::PathBuf;

@@ -1,6 +1,5 @@
 //! Exec sessions: they outlive who started them, are read by several at once, and never wait for a reader.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +7,8 @@ use futures::StreamExt;
 use hearth_guest::client::{AgentClient, AgentError, SessionEvent, SessionInput, SessionStream};
 use hearth_guest::exec_session::{SessionAttach, SessionInfo, SessionSignal, SessionSpec, SessionStart, Until};
 use hearth_guest::{ExecEnd, ExecSpec, TerminalSize};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -16,21 +17,21 @@ use crate::support::*;
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
-fn spec(command: ExecSpec) -> SessionSpec {
+pub(super) fn spec(command: ExecSpec) -> SessionSpec {
     SessionSpec {
         command,
         ..SessionSpec::default()
     }
 }
 
-async fn start(client: &AgentClient, spec: &SessionSpec) -> SessionInfo {
+pub(super) async fn start(client: &AgentClient, spec: &SessionSpec) -> SessionInfo {
     match client.start_session(spec).await.unwrap() {
         SessionStart::Started(info) => *info,
         other @ SessionStart::NotStarted { .. } => panic!("{other:?}"),
     }
 }
 
-fn attach(session: &str, until: Until) -> SessionAttach {
+pub(super) fn attach(session: &str, until: Until) -> SessionAttach {
     SessionAttach {
         session: session.to_owned(),
         until,
@@ -38,30 +39,30 @@ fn attach(session: &str, until: Until) -> SessionAttach {
     }
 }
 
-async fn reader(client: &AgentClient, attach: &SessionAttach) -> SessionStream {
+pub(super) async fn reader(client: &AgentClient, attach: &SessionAttach) -> SessionStream {
     client.attach_session(attach, futures::stream::empty()).await.unwrap()
 }
 
 /// What a reader got.
 #[derive(Debug, Default)]
-struct Got {
-    stdout: Vec<u8>,
+pub(super) struct Got {
+    pub(super) stdout: Vec<u8>,
     stderr: Vec<u8>,
-    dropped: u64,
-    last: Option<SessionInfo>,
+    pub(super) dropped: u64,
+    pub(super) last: Option<SessionInfo>,
 }
 
 impl Got {
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         (self.stdout.len() + self.stderr.len()) as u64 + self.dropped
     }
 }
 
-async fn read(mut stream: SessionStream) -> Got {
+pub(super) async fn read(mut stream: SessionStream) -> Got {
     let mut got = Got::default();
     while let Some(event) = timeout(DEADLINE, stream.next()).await.expect("output comes") {
         match event.unwrap() {
@@ -74,13 +75,13 @@ async fn read(mut stream: SessionStream) -> Got {
     got
 }
 
-async fn ended(client: &AgentClient, session: &str) -> SessionInfo {
+pub(super) async fn ended(client: &AgentClient, session: &str) -> SessionInfo {
     let info = client.wait_session(session, DEADLINE).await.unwrap();
     assert!(!info.runs(), "it did not end: {info:?}");
     info
 }
 
-fn code(info: &SessionInfo) -> Option<i32> {
+pub(super) fn code(info: &SessionInfo) -> Option<i32> {
     match &info.end {
         Some(ExecEnd::Exited { code, .. }) => *code,
         other => panic!("not an exit: {other:?}"),
@@ -196,152 +197,6 @@ async fn input_is_refused_where_there_is_none_and_a_full_pipe_is_left_by_closing
     client.write_stdin(&info.id, "", true).await.unwrap();
     assert_eq!(refusal(timeout(DEADLINE, writing).await.unwrap().unwrap()).0, 409);
     assert!(!client.session(&info.id).await.unwrap().stdin_open);
-}
-
-#[tokio::test]
-async fn a_gibibyte_waits_for_no_reader_and_is_never_held() {
-    const GIBIBYTE: u64 = 1 << 30;
-    const MOST_KIB: u64 = 64 * 1024;
-    let agent = Agent::start();
-    let client = agent.client().await;
-    let command = format!("head -c {GIBIBYTE} /dev/zero; echo the end");
-    let info = start(&client, &spec(shell(&command))).await;
-    // One that takes nothing, and one that takes what it gets.
-    let slow = reader(&agent.client().await, &attach(&info.id, Until::Ended)).await;
-    let quick = agent.client().await;
-    let mut quick = reader(&quick, &attach(&info.id, Until::Ended)).await;
-    let (mut seen, mut last) = (0, None);
-    while let Some(event) = quick.next().await {
-        match event.unwrap() {
-            SessionEvent::Stdout(bytes) => seen += bytes.len() as u64,
-            SessionEvent::Dropped(bytes) => seen += bytes,
-            SessionEvent::Stderr(bytes) => panic!("{bytes:?}"),
-            SessionEvent::Info(info) => last = Some(info),
-        }
-    }
-    assert_eq!(seen, GIBIBYTE + 8);
-    assert_eq!(code(&last.unwrap()), Some(0));
-    let slow = read(slow).await;
-    assert_eq!(slow.bytes(), GIBIBYTE + 8);
-    assert!(slow.dropped > 0 && slow.stdout.ends_with(b"the end\n"));
-    let kept = client.session(&info.id).await.unwrap();
-    assert_eq!(kept.output_bytes, GIBIBYTE + 8);
-    assert!(kept.output_bytes - kept.dropped_bytes > 1 << 20);
-    assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
-}
-
-#[tokio::test]
-async fn a_reader_that_is_waited_for_gets_every_byte_and_holds_nobody_when_it_goes() {
-    const BYTES: usize = 50_000_000;
-    let agent = Agent::start();
-    let client = agent.client().await;
-    let command = format!("head -c {BYTES} /dev/zero | tr '\\0' 'x'; echo the end");
-    let mut wanted = spec(shell(&command));
-    wanted.tag = Some("all".into());
-    let go = agent.path_text("go");
-    wanted.command.shell = Some(format!("until [ -e {go} ]; do sleep 0.01; done; {command}"));
-    start(&client, &wanted).await;
-    let lossless = SessionAttach {
-        lossless: true,
-        ..attach("all", Until::Ended)
-    };
-    let slow = agent.client().await;
-    let mut slow = reader(&slow, &lossless).await;
-    assert!(matches!(slow.next().await, Some(Ok(SessionEvent::Info(_)))));
-    let gone = reader(&agent.client().await, &lossless).await;
-    std::fs::write(&go, "").unwrap();
-    // It is held: what nobody has taken is no more than the pipes and windows on the way.
-    eventually("it prints", async || {
-        (client.session("all").await.unwrap().output_bytes > 1000).then_some(())
-    })
-    .await;
-    assert!(
-        client
-            .wait_session("all", Duration::from_millis(500))
-            .await
-            .unwrap()
-            .runs()
-    );
-    assert!(client.session("all").await.unwrap().output_bytes < 10_000_000);
-    drop(gone);
-    let mut bytes = 0;
-    let mut last = None;
-    while let Some(event) = timeout(DEADLINE, slow.next()).await.expect("output comes") {
-        match event.unwrap() {
-            SessionEvent::Stdout(chunk) => bytes += chunk.len(),
-            SessionEvent::Info(info) => last = Some(info),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!((bytes, code(&last.unwrap())), (BYTES + 8, Some(0)));
-    // One that goes lets it run on.
-    let endless = start(&client, &spec(argv(&["yes"]))).await;
-    let lossless = SessionAttach {
-        lossless: true,
-        ..attach(&endless.id, Until::Ended)
-    };
-    let other = agent.client().await;
-    let held = reader(&other, &lossless).await;
-    drop((held, other));
-    eventually("it prints much", async || {
-        (client.session(&endless.id).await.unwrap().output_bytes > 20_000_000).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn many_noisy_sessions_share_a_bound() {
-    const MOST_KIB: u64 = 96 * 1024;
-    let agent = Agent::start();
-    let client = agent.client().await;
-    for number in 0..20 {
-        let info = start(&client, &spec(shell("head -c 4000000 /dev/zero; echo; echo mine"))).await;
-        if number % 2 == 0 {
-            ended(&client, &info.id).await;
-        }
-    }
-    for info in client.sessions().await.unwrap() {
-        let info = ended(&client, &info.id).await;
-        assert_eq!(info.output_bytes, 4_000_006);
-    }
-    let all = client.sessions().await.unwrap();
-    let kept: u64 = all.iter().map(|info| info.output_bytes - info.dropped_bytes).sum();
-    assert!((8 << 20..=32 << 20).contains(&kept), "{kept}");
-    // The newest was not the one that gave way.
-    let newest = read(reader(&client, &attach(&all[19].id, Until::Now)).await).await;
-    assert!(newest.stdout.ends_with(b"mine\n"));
-    assert!(agent.resident_kib() < MOST_KIB, "{} KiB", agent.resident_kib());
-}
-
-#[tokio::test]
-async fn a_hundred_sessions_at_once() {
-    let agent = Agent::start();
-    let client = agent.client().await;
-    let sessions = (0..100).map(|number| {
-        let client = client.clone();
-        async move {
-            let mut wanted = spec(shell(&format!("read x; echo $x-{number}; exit {}", number % 50)));
-            (wanted.stdin, wanted.tag) = (true, Some(format!("no {number}")));
-            start(&client, &wanted).await
-        }
-    });
-    let sessions = futures::future::join_all(sessions).await;
-    let ids: HashSet<_> = sessions.iter().map(|info| &info.id).collect();
-    assert_eq!(ids.len(), 100);
-    assert!(client.sessions().await.unwrap().iter().all(SessionInfo::runs));
-    for (number, info) in sessions.iter().enumerate() {
-        let tag = format!("no {number}");
-        client.write_stdin(&tag, format!("in{number}\n"), false).await.unwrap();
-        let got = read(reader(&client, &attach(&tag, Until::Ended)).await).await;
-        assert_eq!(got.text(), format!("in{number}-{number}\n"));
-        let last = got.last.unwrap();
-        assert_eq!(
-            (&last.id, code(&last)),
-            (&info.id, Some(i32::try_from(number % 50).unwrap()))
-        );
-    }
-    // Of those that have ended, only some are kept.
-    assert!(client.sessions().await.unwrap().len() <= 64);
 }
 
 #[tokio::test]
@@ -572,6 +427,22 @@ async fn another_agent_has_no_session_of_the_one_before() {
     agent.replace();
     let (status, why) = refusal(agent.client().await.session(&info.id).await);
     assert!(status == 404 && why.contains("agent is restarted"), "{why}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_end_ends_its_sessions() {
+    let agent = Agent::start();
+    let file = agent.path("pid");
+    let text = format!(
+        "(trap '' HUP; echo $BASHPID > {}; exec sleep 1000) & wait",
+        file.display()
+    );
+    let info = start(&agent.client().await, &spec(shell(&text))).await;
+    let child = pid_in(&file).await;
+    let own = i32::try_from(agent.pid()).unwrap();
+    kill(Pid::from_raw(own), Signal::SIGTERM).unwrap();
+    is_gone(child).await;
+    is_gone(i32::try_from(info.pid).unwrap()).await;
 }
 
 #[tokio::test]

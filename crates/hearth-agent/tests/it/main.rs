@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod exec;
+mod exec_session_limits;
 mod exec_sessions;
 mod files;
 mod fs;

@@ -237,7 +237,7 @@ async fn several_clients_share_a_terminal_and_leave_it_running() {
     first.bytes(Bytes::from_static(b"still here")).await.unwrap();
     until(&mut sees_first, "still here").await;
     drop((first, sees_first));
-    // Whoever comes later continues where it was.
+    // A later client continues where it was.
     let options = AttachOptions {
         from: 7,
         ..AttachOptions::default()
@@ -257,6 +257,7 @@ async fn several_clients_share_a_terminal_and_leave_it_running() {
     let now = AttachOptions {
         last: Some(4),
         until: ReadUntil::Now,
+        lossless: true,
         ..AttachOptions::default()
     };
     let (_, mut sees) = attach(now).await;

@@ -17,7 +17,7 @@ use super::session::follow::{Mode, follow};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output, resolve};
+use crate::{connect, hint, output, resolve};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -49,6 +49,14 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
     let logs = client.list_logs(&id).await?;
     let Some(name) = args.name else {
         output::print(globals.json, &Items { items: logs }, |list| table(&list.items))?;
+        if !globals.json
+            && let Ok(sessions) = client.list_sessions(&id).await
+            && !sessions.is_empty()
+        {
+            let count = output::count(sessions.len() as u64, "session");
+            let list = hint::command(["ps", id.as_str()]);
+            output::note(&format!("and {count} whose output can be read by id or tag: `{list}`"));
+        }
         return Ok(0);
     };
     let Some(log) = logs.iter().find(|log| log.name == name) else {

@@ -1,52 +1,40 @@
-//! Exec sessions: processes that the agent keeps, however many read them.
+//! Exec sessions: processes that the agent keeps, independent of the client that started them and of those that read them.
 //!
-//! A session outlives the connection of the host; a restart of the agent ends it. [`run`] starts one and waits for its end, [`buffer`]
-//! keeps what it printed, [`serve`] answers requests about it.
+//! A session outlives the connection of the host; a restart of the agent ends it. [`session`] is one of them, [`run`] starts it and waits
+//! for its end, [`buffer`] keeps what it printed, [`serve`] answers requests about it.
 //!
 //! No reader holds up the process, nor another reader: output goes into a buffer of [`SESSION_BYTES`], and of [`ALL_BYTES`] together.
 //! What is too old for it is dropped, and a reader that comes late, or is too slow, is told how much that was. Only a reader that asks
-//! to be waited for is, [`LOSSLESS_BYTES`] behind.
+//! to be waited for is: see [`session`].
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use hearth_guest::exec_session::{SessionInfo, Until, tag_fault};
+use hearth_guest::FrameKind;
+use hearth_guest::exec_session::tag_fault;
 use hearth_guest::files::FaultCode;
-use hearth_guest::{ExecEnd, FrameKind, TerminalSize};
 use http::StatusCode;
-use nix::sys::signal::{Signal, kill};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::ChildStdin;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::cgroup::{Cgroup, Cgroups};
-use super::process_tree::ProcessTree;
-use super::terminal::Outer;
 use crate::reply::Fault;
 
 mod buffer;
 mod run;
 mod serve;
+mod session;
 
-use buffer::{Buffer, Found};
+use buffer::Buffer;
 pub(crate) use serve::answer;
+use session::Session;
 
 /// Memory for the output of one session. A build prints less.
 const SESSION_BYTES: usize = 4 * 1024 * 1024;
-/// So far behind may a reader be that the process waits for.
-const LOSSLESS_BYTES: u64 = 256 * 1024;
 /// Memory for the output of all of them. What has ended gives way first, then the largest.
 const ALL_BYTES: usize = 32 * 1024 * 1024;
 /// So many may run at once.
 const MOST_RUNNING: usize = 256;
-/// So many that have ended are kept; the oldest goes first.
+/// So many that have ended are kept; the one that ended first goes first.
 const MOST_ENDED: usize = 64;
-/// What a terminal takes for the end of its input at the beginning of a line.
-const END_OF_INPUT: &[u8] = b"\x04";
-
 /// All sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
@@ -61,80 +49,6 @@ struct Inside {
     sessions: Vec<Arc<Session>>,
     /// Of those that are being started: their tags.
     starting: Vec<Option<String>>,
-}
-
-/// One session.
-#[derive(Debug)]
-pub(super) struct Session {
-    id: String,
-    tag: Option<String>,
-    argv: Vec<String>,
-    cwd: String,
-    user: String,
-    read_only: bool,
-    started_unix_ms: i64,
-    timeout_ms: Option<u64>,
-    tree: ProcessTree,
-    /// Of one in a terminal.
-    outer: Option<Arc<Outer>>,
-    stdin: tokio::sync::Mutex<Option<Stdin>>,
-    /// Ends those that wait for it to take input.
-    stdin_over: CancellationToken,
-    inside: Mutex<Changing>,
-    progress: watch::Sender<Progress>,
-    /// A reader that is waited for has read, or gone.
-    freed: watch::Sender<()>,
-    readers: AtomicU32,
-}
-
-/// Where input goes.
-#[derive(Debug)]
-pub(super) enum Stdin {
-    Pipe(ChildStdin),
-    Terminal(Arc<Outer>),
-}
-
-#[derive(Debug)]
-struct Changing {
-    buffer: Buffer,
-    size: Option<TerminalSize>,
-    /// The first process is no more: its number may be somebody else's.
-    gone: bool,
-    end: Option<(ExecEnd, i64)>,
-    /// It was removed: nothing can read it any more.
-    removed: bool,
-    /// Where the readers are that the process waits for, by their numbers.
-    waited_for: BTreeMap<u64, u64>,
-    /// When the process last waited for one.
-    held_at: Option<Instant>,
-}
-
-impl Changing {
-    /// Where the slowest reader is that the process waits for.
-    fn slowest(&self) -> Option<u64> {
-        self.waited_for.values().min().copied()
-    }
-}
-
-/// What readers wait for.
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    written: u64,
-    /// Outputs that a process holds open.
-    open: usize,
-    ended: bool,
-    /// It has ended, and what it printed until then was read.
-    started: bool,
-}
-
-impl Progress {
-    fn is_over(self, until: Until) -> bool {
-        match until {
-            Until::Now => true,
-            Until::Ended => self.started,
-            Until::Closed => self.started && self.open == 0,
-        }
-    }
 }
 
 fn coded(status: StatusCode, code: FaultCode, message: impl Into<String>) -> Fault {
@@ -273,9 +187,16 @@ impl Sessions {
         Ok(())
     }
 
+    /// Those that have ended, in the order in which they did.
+    fn ended(&self) -> Vec<Arc<Session>> {
+        let mut ended: Vec<_> = self.all().into_iter().filter(|session| !session.runs()).collect();
+        ended.sort_by_cached_key(|session| session.inside().ended_at);
+        ended
+    }
+
     /// Removes the oldest of those that have ended, where there are too many. One that can still print goes last.
     fn forget_old(&self, cgroups: &Cgroups) {
-        let ended: Vec<_> = self.all().into_iter().filter(|session| !session.runs()).collect();
+        let ended = self.ended();
         let surplus = ended.len().saturating_sub(MOST_ENDED);
         let (open, closed): (Vec<_>, Vec<_>) = ended
             .into_iter()
@@ -307,13 +228,13 @@ impl Sessions {
         self.kept.fetch_sub(before - buffer.cost(), Ordering::Relaxed);
     }
 
-    /// Drops output of the oldest that has ended, or of the largest. False when there is none that may go.
+    /// Drops output of the one that ended first, or of the largest. False when there is none that may go.
     fn give_way(&self) -> bool {
-        let (running, ended): (Vec<_>, Vec<_>) = self.all().into_iter().partition(|session| session.runs());
-        if ended.iter().any(|session| self.free(session, |_| 0)) {
+        let running = self.all().into_iter().filter(|session| session.runs());
+        if self.ended().iter().any(|session| self.free(session, |_| 0)) {
             return true;
         }
-        let mut largest = running;
+        let mut largest: Vec<_> = running.collect();
         largest.sort_by_cached_key(|session| std::cmp::Reverse(session.inside().buffer.cost()));
         largest.iter().any(|session| self.free(session, |cost| cost / 2))
     }
@@ -351,143 +272,5 @@ impl Owners {
     pub(super) fn of(&self, group: &str, kernel_session: i32) -> Option<String> {
         let by_group = self.groups.get(group);
         by_group.or_else(|| self.leaders.get(&kernel_session)).cloned()
-    }
-}
-
-impl Session {
-    fn inside(&self) -> MutexGuard<'_, Changing> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn runs(&self) -> bool {
-        self.inside().end.is_none()
-    }
-
-    fn info(&self) -> SessionInfo {
-        let progress = *self.progress.borrow();
-        let inside = self.inside();
-        let takes_input = !self.read_only && !self.stdin_over.is_cancelled() && inside.end.is_none();
-        SessionInfo {
-            id: self.id.clone(),
-            tag: self.tag.clone(),
-            pid: self.tree.leader.as_raw().unsigned_abs(),
-            argv: self.argv.clone(),
-            cwd: self.cwd.clone(),
-            user: self.user.clone(),
-            terminal: inside.size,
-            stdin_open: takes_input,
-            started_unix_ms: self.started_unix_ms,
-            timeout_ms: self.timeout_ms,
-            end: inside.end.as_ref().map(|(end, _)| end.clone()),
-            ended_unix_ms: inside.end.as_ref().map(|(_, at)| *at),
-            output_bytes: inside.buffer.written(),
-            dropped_bytes: inside.buffer.dropped(),
-            output_open: progress.open > 0,
-            readers: self.readers.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Whether a reader that is waited for is too far behind.
-    fn is_held(&self) -> bool {
-        let inside = self.inside();
-        let behind = |position: u64| inside.buffer.written().saturating_sub(position);
-        inside
-            .slowest()
-            .is_some_and(|position| behind(position) >= LOSSLESS_BYTES)
-    }
-
-    /// Waits until there is none.
-    async fn room(&self) {
-        if !self.is_held() {
-            return;
-        }
-        let mut freed = self.freed.subscribe();
-        while self.is_held() && freed.changed().await.is_ok() {}
-        self.inside().held_at = Some(Instant::now());
-    }
-
-    fn found_at(&self, position: u64) -> Found {
-        self.inside().buffer.at(position)
-    }
-
-    fn no_input(&self) -> Fault {
-        let why = if self.read_only {
-            "takes no input: it was started read-only"
-        } else if !self.runs() {
-            "has ended and takes no input"
-        } else {
-            "takes no input: it was started without, or its input is closed"
-        };
-        conflict(format!("the session {} {why}", self.id))
-    }
-
-    /// Writes input. Waits for as long as the process does not read it, it has not ended and its input is not closed.
-    async fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
-        if self.read_only {
-            return Err(self.no_input());
-        }
-        let writing = async {
-            match &mut *self.stdin.lock().await {
-                None => false,
-                Some(Stdin::Pipe(pipe)) => pipe.write_all(bytes).await.is_ok(),
-                Some(Stdin::Terminal(outer)) => outer.type_in(bytes).await.is_ok(),
-            }
-        };
-        let written = tokio::select! {
-            biased;
-            () = self.stdin_over.cancelled() => false,
-            written = writing => written,
-        };
-        if written { Ok(()) } else { Err(self.no_input()) }
-    }
-
-    /// Ends the input. A terminal gets what is typed for that, and takes input afterwards.
-    async fn close_stdin(&self) -> Result<(), Fault> {
-        if self.outer.is_some() {
-            return self.write(END_OF_INPUT).await;
-        }
-        if self.read_only || self.stdin_over.is_cancelled() {
-            return Err(self.no_input());
-        }
-        self.drop_stdin().await;
-        Ok(())
-    }
-
-    async fn drop_stdin(&self) {
-        self.stdin_over.cancel();
-        drop(self.stdin.lock().await.take());
-    }
-
-    fn resize(&self, size: TerminalSize) -> Result<(), Fault> {
-        let Some(outer) = &self.outer else {
-            return Err(conflict(format!("the session {} has no terminal", self.id)));
-        };
-        outer
-            .resize(size)
-            .map_err(|error| conflict(format!("the terminal cannot have this size: {error}")))?;
-        self.inside().size = Some(size);
-        Ok(())
-    }
-
-    /// Says how many processes got it.
-    async fn signal(&self, signal: Signal, tree: bool) -> Result<u32, Fault> {
-        let gone = self.inside().gone;
-        let sent = match (tree, gone) {
-            (true, false) => self.tree.signal_each(signal).await,
-            // Its number may be another's by now: only those count that the cgroup names.
-            (true, true) => match &self.tree.cgroup {
-                Some(cgroup) => cgroup.signal_each(signal).await,
-                None => 0,
-            },
-            (false, false) => usize::from(kill(self.tree.leader, signal).is_ok()),
-            (false, true) => 0,
-        };
-        match u32::try_from(sent) {
-            Ok(0) => Err(conflict(format!(
-                "the session {} has ended, so the signal went to no process",
-                self.id
-            ))),
-            sent => Ok(sent.unwrap_or(u32::MAX)),
-        }
     }
 }

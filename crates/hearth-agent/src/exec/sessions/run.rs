@@ -23,7 +23,8 @@ use super::super::not_started::NotStarted;
 use super::super::plan::Plan;
 use super::super::terminal::{Outer, Terminal};
 use super::super::{Execs, memory, time_is_up};
-use super::{Buffer, Changing, Progress, Session, Stdin};
+use super::Buffer;
+use super::session::{Changing, Progress, Session, Stdin};
 use crate::reply::Fault;
 
 /// How much is read from a process at once.
@@ -115,6 +116,7 @@ async fn begin(execs: &Arc<Execs>, spec: SessionSpec) -> Result<(Arc<Session>, L
             size: spec.terminal,
             gone: false,
             end: None,
+            ended_at: None,
             removed: false,
             waited_for: BTreeMap::new(),
             held_at: None,
@@ -187,6 +189,7 @@ async fn live(execs: Arc<Execs>, session: Arc<Session>, mut life: Life) {
         let mut inside = session.inside();
         inside.gone = true;
         inside.end = Some((end, unix_ms()));
+        inside.ended_at = Some(Instant::now());
     }
     session.drop_stdin().await;
     drop(life.inner);

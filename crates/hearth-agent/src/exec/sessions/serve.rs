@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{Execs, Input, Output, begin, output};
 use super::buffer::Found;
-use super::{Session, invalid, run};
+use super::session::Session;
+use super::{invalid, run};
 use crate::files::Query;
 use crate::http::{json_up_to, small_json};
 use crate::reply::{self, Fault, Reply};
@@ -149,7 +150,7 @@ async fn read(session: &Session, attach: &SessionAttach, output: &Output) -> Opt
         if attach.until == Until::Now && position >= written {
             break;
         }
-        // Before the look: what comes after it is not missed.
+        // Before it is read: what comes after that is not missed.
         let seen = *progress.borrow_and_update();
         match session.found_at(position) {
             Found::Output(kind, bytes) => {
@@ -204,11 +205,11 @@ impl Output {
 
 /// What the host sends: input, its end, the terminal's size. What is refused ends nothing but this.
 async fn feed(session: &Session, mut input: Input) {
-    while let Ok(Some((kind, chunk))) = input.next().await {
+    while let Ok(Some((kind, payload))) = input.next().await {
         let done = match kind {
-            FrameKind::Stdin => session.write(&chunk).await,
+            FrameKind::Stdin => session.write(&payload).await,
             FrameKind::StdinEnd => session.close_stdin().await,
-            FrameKind::Resize => match frames::decode_json(&chunk) {
+            FrameKind::Resize => match frames::decode_json(&payload) {
                 // One without a terminal has no size.
                 Ok(size) => {
                     drop(session.resize(size));

@@ -144,7 +144,7 @@ pub async fn list_sessions(
     }))
 }
 
-/// Look at a session in a VM
+/// Get a session in a VM
 #[utoipa::path(
     get,
     path = "/instances/{id}/sessions/{session}",

@@ -309,12 +309,12 @@ mod tests {
 
     #[test]
     fn a_tilde_and_a_dot_at_the_beginning_of_a_line_leave() {
-        let all = |chunks: &[&str]| {
+        let all = |typed: &[&str]| {
             let mut escape = Escape::default();
             let mut out = Vec::new();
             let mut left = false;
-            for chunk in chunks {
-                let (bytes, leaves) = escape.pass(chunk.as_bytes());
+            for keys in typed {
+                let (bytes, leaves) = escape.pass(keys.as_bytes());
                 out.extend(bytes);
                 left |= leaves;
             }

@@ -85,8 +85,8 @@ fn command(session: &Session) -> String {
     line.chars().take(COMMAND_CHARS - 1).chain(['…']).collect()
 }
 
-/// How it stands: `running`, `exit 3`, `SIGTERM`, `timed out`.
-fn standing(session: &Session) -> String {
+/// Its status in a table: `running`, `exit 3`, `SIGTERM`, `timed out`.
+fn status_text(session: &Session) -> String {
     match &session.exit {
         None => "running".to_owned(),
         Some(exit) if exit.timed_out => "timed out".to_owned(),
@@ -171,8 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn how_it_stands_is_said_in_a_word() {
-        assert_eq!(standing(&session("s-1", None, 1, true)), "running");
-        assert_eq!(standing(&session("s-1", None, 1, false)), "exit 3");
+    fn a_status_is_one_word_or_two() {
+        assert_eq!(status_text(&session("s-1", None, 1, true)), "running");
+        assert_eq!(status_text(&session("s-1", None, 1, false)), "exit 3");
     }
 }

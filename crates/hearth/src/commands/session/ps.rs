@@ -6,7 +6,7 @@ use hearth_api::page::Items;
 use hearth_api::session::{Process, Session};
 use serde::Serialize;
 
-use super::{command, standing};
+use super::{command, status_text};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
@@ -71,7 +71,7 @@ fn session_table(sessions: &[Session]) -> String {
             session.id.clone(),
             session.tag.as_deref().map_or_else(|| "-".to_owned(), clean_line),
             session.pid.to_string(),
-            standing(session),
+            status_text(session),
             output::ago(session.started_at),
             size,
             command(session),
