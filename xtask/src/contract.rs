@@ -108,7 +108,10 @@ impl Server {
         text.push_str(&format!(
             "\n[headers]\nAuthorization = \"Bearer {}\"\n\n[[operations]]\ninclude-name = [\"GET /api/v1/instances/{{id}}\", \"GET /api/v1/instances/{{id}}/follow\", \
              \"GET /api/v1/instances/{{id}}/claim\", \"GET /api/v1/instances/{{id}}/terminal\", \
-             \"POST /api/v1/instances/{{id}}/exec\", \"POST /api/v1/instances/{{id}}/heartbeat\"]\n\
+             \"POST /api/v1/instances/{{id}}/exec\", \"POST /api/v1/instances/{{id}}/heartbeat\", \
+             \"GET /api/v1/instances/{{id}}/ports\", \"POST /api/v1/instances/{{id}}/shares\", \
+             \"GET /api/v1/instances/{{id}}/tcp/{{port}}\", \"POST /api/v1/instances/{{id}}/ssh/keys\", \
+             \"GET /api/v1/instances/{{id}}/ssh\"]\n\
              parameters.id = \"{instance}\"\n\n[[operations]]\ninclude-name = \"POST /hooks/git\"\n\
              headers = {{ X-Gitlab-Token = \"{WEBHOOK_SECRET}\", X-Gitlab-Event = \"Push Hook\" }}\n",
             token.trim()

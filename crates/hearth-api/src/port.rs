@@ -73,10 +73,15 @@ pub struct InstancePreview {
 #[schema(example = json!({ "port": 3000, "expiresInSeconds": 7200 }))]
 pub struct ShareRequest {
     /// The port in the VM.
+    #[serde(deserialize_with = "crate::patch::required_whole")]
     #[schema(minimum = 1, maximum = 65535)]
     pub port: u16,
     /// How long the link works; 8 hours when absent. It ends with the claim in any case.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::whole_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(minimum = 1, maximum = 2_592_000)]
     pub expires_in_seconds: Option<u64>,
 }
