@@ -69,7 +69,7 @@ pub(crate) struct ClaimArgs {
     #[arg(long, requires = "argv", conflicts_with = "id_only")]
     exec: bool,
     /// The program and its arguments, run without a shell
-    #[arg(last = true, requires = "exec", value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, requires = "exec", value_name = "COMMAND")]
     argv: Vec<Word>,
 }
 
