@@ -522,3 +522,21 @@ async fn previews_of_the_settings_file_are_listed_with_their_place() {
         json!([preview("web", 3000, true), preview("docs", 4000, false)])
     );
 }
+
+/// The lease's end, moved forward by a request with the token and not by one that comes by a link.
+#[tokio::test]
+async fn only_the_owners_requests_keep_the_lease() {
+    let work = Work::begin().await;
+    let link = work.share(600).await;
+    let claims = "/claims";
+    let end = |claims: &Value| claims["items"][0]["expiresAt"].as_str().unwrap().to_owned();
+    // What the share itself has renewed is written by then.
+    let shared = work.server.get(claims).await;
+    let own = work.request(Method::GET, "/").send().await.unwrap();
+    assert_eq!(own.status(), StatusCode::OK);
+    let renewed = work.server.until(SOON, claims, |now| end(now) > end(&shared)).await;
+    for _ in 0..20 {
+        assert_eq!(work.http.get(&link).send().await.unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(end(&work.server.get(claims).await), end(&renewed));
+}

@@ -27,6 +27,8 @@ pub const PARAMETER: &str = "hearth_share";
 /// A request that may go on.
 pub struct Admitted {
     pub row: InstanceRow,
+    /// It came by a shared link and not with a token.
+    pub by_link: bool,
     /// Set in the browser of somebody who came by a shared link.
     pub cookie: Option<HeaderValue>,
     /// Where a browser is sent first, so that the link does not stay in its address bar.
@@ -57,6 +59,7 @@ pub async fn admit(
         let row = usable(state, &caller, id).await?;
         return Ok(Admitted {
             row,
+            by_link: false,
             cookie: None,
             redirect: None,
         });
@@ -96,6 +99,7 @@ pub async fn admit(
         .flatten();
     Ok(Admitted {
         row,
+        by_link: true,
         cookie: cookie.flatten(),
         redirect,
     })

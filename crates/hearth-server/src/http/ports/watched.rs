@@ -38,6 +38,16 @@ impl Watched {
         }))
     }
 
+    /// The same for somebody else than the owner.
+    pub fn of_visitor(state: &AppState, awake: Option<Awake>) -> Self {
+        Self(Arc::new(Inner {
+            store: state.store().clone(),
+            lease: None,
+            shown: Mutex::new(Instant::now()),
+            _awake: awake,
+        }))
+    }
+
     /// Bytes moved.
     pub fn moved(&self) {
         let Some(lease) = &self.0.lease else { return };
