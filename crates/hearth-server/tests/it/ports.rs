@@ -450,6 +450,17 @@ async fn shared_link_works_without_a_token_for_its_port_alone() {
     assert_eq!(page.status(), StatusCode::SEE_OTHER);
     assert_eq!(page.headers()["location"], format!("{}/?a=1", work.prefix()));
     assert!(page.headers().contains_key("set-cookie"));
+    // By name too, and to no other host.
+    let (_, signed) = link.split_once('?').unwrap();
+    let name = format!("3000-{}.localhost", work.id.as_str().replace('_', "-"));
+    for (path, wanted) in [("/a", StatusCode::SEE_OTHER), ("//evil.example/", StatusCode::OK)] {
+        let url = format!("http://{}{path}?{signed}", work.server.address);
+        let request = work.http.get(url).header("host", &name).header("accept", "text/html");
+        let opened = request.send().await.unwrap();
+        assert_eq!(opened.status(), wanted, "{path}");
+        assert!(opened.headers()["set-cookie"].to_str().unwrap().contains("; Path=/;"));
+        assert!(opened.headers().get("location").is_none_or(|to| to == "/a"));
+    }
     // Neither another port nor the API opens with it.
     for (url, wanted) in [
         (link.replace("/3000/", "/3001/"), StatusCode::FORBIDDEN),

@@ -94,7 +94,9 @@ pub async fn admit(
         let text = format!("{COOKIE}={link}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
         HeaderValue::from_str(&text).ok()
     });
-    let redirect = (in_address && wants_page)
+    // A path that begins with two slashes would lead a browser to another host.
+    let stays_here = !prefix.is_empty() || !uri.path().starts_with("//");
+    let redirect = (in_address && wants_page && stays_here)
         .then(|| uri.path_and_query().map(|rest| format!("{prefix}{rest}")))
         .flatten();
     Ok(Admitted {
