@@ -33,8 +33,9 @@ pub async fn pass(
 ) -> Result<Response, ApiError> {
     // A forgotten page of somebody else must not keep the VM for ever.
     let (agent, watched) = if by_link {
+        let place = state.ports.visitors.enter(&row.id).await?;
         let Inside { agent, awake } = reach(state, row).await?;
-        (agent, Watched::of_visitor(state, awake))
+        (agent, Watched::of_visitor(state, awake, place))
     } else {
         let Inside { agent, awake } = enter(state, row).await?;
         (agent, Watched::new(state, row, awake))
