@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builds::live_log::LiveLogs;
 use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
-use crate::http::{AppState, HookGate, Pace, PortAccess};
+use crate::http::{AppState, HookGate, Pace, PortAccess, VisitorLimit};
 use crate::options::ServeOptions;
 use crate::pools::act::Actor;
 use crate::pools::controller::Controller;
@@ -182,6 +182,7 @@ impl App {
             ports: PortAccess {
                 domain: options.ports_domain.clone(),
                 links,
+                visitors: VisitorLimit::default(),
             },
         };
         Self {

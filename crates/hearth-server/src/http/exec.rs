@@ -129,8 +129,18 @@ impl Inside {
     }
 }
 
-/// Begins work in an instance's VM.
+/// Begins work in an instance's VM, which is a sign of life of its owner.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
+    let inside = reach(state, row).await?;
+    if row.state == InstanceState::Claimed {
+        // The work need not wait until it is written.
+        tokio::spawn(show_life(state.store().clone(), row.id.clone()));
+    }
+    Ok(inside)
+}
+
+/// The same for somebody else, whose doings keep no lease.
+pub async fn reach(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
     // A working connection says more than the host can, and checking it costs nothing.
     let is_connected = state.connections.current(&row.vm).is_some();
     if !is_connected || state.probes.unresponsive(&row.vm).is_some() {
@@ -156,10 +166,6 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
     };
     state.probes.meet(row, &agent).await?;
     state.probes.expect_answer(&row.vm);
-    if row.state == InstanceState::Claimed {
-        // The work need not wait until it is written.
-        tokio::spawn(show_life(state.store().clone(), row.id.clone()));
-    }
     Ok(Inside { agent, resumed })
 }
 

@@ -77,7 +77,7 @@ pub use auth::new_token;
 pub use extract::MAX_BODY_BYTES;
 pub use hooks::HookGate;
 pub use pace::Pace;
-pub use ports::PortAccess;
+pub use ports::{PortAccess, VisitorLimit};
 
 /// Where the API is.
 const BASE: &str = "/api/v1";

@@ -454,6 +454,17 @@ async fn shared_link_works_without_a_token_for_its_port_alone() {
     assert_eq!(page.status(), StatusCode::SEE_OTHER);
     assert_eq!(page.headers()["location"], format!("{}/?a=1", work.prefix()));
     assert!(page.headers().contains_key("set-cookie"));
+    // By name too, and to no other host.
+    let (_, signed) = link.split_once('?').unwrap();
+    let name = format!("3000-{}.localhost", work.id.as_str().replace('_', "-"));
+    for (path, wanted) in [("/a", StatusCode::SEE_OTHER), ("//evil.example/", StatusCode::OK)] {
+        let url = format!("http://{}{path}?{signed}", work.server.address);
+        let request = work.http.get(url).header("host", &name).header("accept", "text/html");
+        let opened = request.send().await.unwrap();
+        assert_eq!(opened.status(), wanted, "{path}");
+        assert!(opened.headers()["set-cookie"].to_str().unwrap().contains("; Path=/;"));
+        assert!(opened.headers().get("location").is_none_or(|to| to == "/a"));
+    }
     // Neither another port nor the API opens with it.
     for (url, wanted) in [
         (link.replace("/3000/", "/3001/"), StatusCode::FORBIDDEN),
@@ -525,4 +536,22 @@ async fn previews_of_the_settings_file_are_listed_with_their_place() {
         ports["previews"],
         json!([preview("web", 3000, true), preview("docs", 4000, false)])
     );
+}
+
+/// The lease's end, moved forward by a request with the token and not by one that comes by a link.
+#[tokio::test]
+async fn only_the_owners_requests_keep_the_lease() {
+    let work = Work::begin().await;
+    let link = work.share(600).await;
+    let claims = "/claims";
+    let end = |claims: &Value| claims["items"][0]["expiresAt"].as_str().unwrap().to_owned();
+    // What the share itself has renewed is written by then.
+    let shared = work.server.get(claims).await;
+    let own = work.request(Method::GET, "/").send().await.unwrap();
+    assert_eq!(own.status(), StatusCode::OK);
+    let renewed = work.server.until(SOON, claims, |now| end(now) > end(&shared)).await;
+    for _ in 0..20 {
+        assert_eq!(work.http.get(&link).send().await.unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(end(&work.server.get(claims).await), end(&renewed));
 }

@@ -146,6 +146,7 @@ mod tests {
             let access = PortAccess {
                 domain: Some(domain.to_owned()),
                 links: links.clone(),
+                visitors: super::super::VisitorLimit::default(),
             };
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());

@@ -8,6 +8,7 @@ mod route;
 mod share;
 mod tunnel;
 mod visitor;
+mod visitor_limit;
 mod watched;
 
 use axum::Json;
@@ -31,6 +32,7 @@ pub use proxy::Proxied;
 pub use route::{by_name_or_header, routes};
 pub use share::{__path_share_port, share_port};
 pub use tunnel::{__path_open_tunnel, open_tunnel, opened};
+pub use visitor_limit::VisitorLimit;
 pub use watched::Watched;
 
 /// What an agent answers to a path that it does not know.
@@ -45,6 +47,8 @@ pub struct PortAccess {
     pub domain: Option<String>,
     /// Signs links.
     pub links: LinkKey,
+    /// Requests that came by them.
+    pub visitors: VisitorLimit,
 }
 
 /// What listens in a VM

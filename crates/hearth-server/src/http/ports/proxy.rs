@@ -16,22 +16,30 @@ use super::rewrite::{self, Outside};
 use super::watched::Watched;
 use crate::http::AppState;
 use crate::http::error::ApiError;
-use crate::http::exec::{Inside, enter};
+use crate::http::exec::{Inside, enter, reach};
 use crate::store::InstanceRow;
 
 /// Marks an answer that a server in a VM gave: it stays as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Proxied;
 
-/// Passes a request on. Its URI is already the one that the server in the VM gets.
+/// Passes a request on, which came with a token or by a shared link. Its URI is already the one that the server in the VM gets.
 pub async fn pass(
     state: &AppState,
     row: &InstanceRow,
+    by_link: bool,
     mut request: Request<Body>,
     outside: &Outside,
 ) -> Result<Response, ApiError> {
-    let Inside { agent, resumed } = enter(state, row).await?;
-    let watched = Watched::new(state, row, resumed);
+    // A forgotten page of somebody else must not keep the VM for ever.
+    let (agent, watched) = if by_link {
+        let place = state.ports.visitors.enter(&row.id).await?;
+        let Inside { agent, resumed } = reach(state, row).await?;
+        (agent, Watched::of_visitor(state, resumed, place))
+    } else {
+        let Inside { agent, resumed } = enter(state, row).await?;
+        (agent, Watched::new(state, row, resumed))
+    };
     let stream = connect(state, row, &agent, outside.port).await?;
     let no_http = |error: hyper::Error| {
         ApiError::new(

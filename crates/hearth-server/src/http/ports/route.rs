@@ -150,11 +150,24 @@ async fn admitted(
     parts.uri = rest
         .parse()
         .map_err(|_| ApiError::field("path", "is not a path that a server can be asked for"))?;
-    let Admitted { row, cookie, redirect } =
-        visitor::admit(state, &mut parts.headers, &mut parts.uri, id, port, &outside.prefix).await?;
+    let Admitted {
+        row,
+        by_link,
+        cookie,
+        redirect,
+    } = visitor::admit(state, &mut parts.headers, &mut parts.uri, id, port, &outside.prefix).await?;
     let mut response = match redirect {
         Some(to) => (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response(),
-        None => proxy::pass(state, &row, Request::from_parts(parts, Body::new(body)), &outside).await?,
+        None => {
+            proxy::pass(
+                state,
+                &row,
+                by_link,
+                Request::from_parts(parts, Body::new(body)),
+                &outside,
+            )
+            .await?
+        }
     };
     response.extensions_mut().insert(Proxied);
     if let Some(cookie) = cookie {

@@ -27,6 +27,8 @@ pub const PARAMETER: &str = "hearth_share";
 /// A request that may continue.
 pub struct Admitted {
     pub row: InstanceRow,
+    /// It came by a shared link and not with a token.
+    pub by_link: bool,
     /// Set in the browser of somebody who came by a shared link.
     pub cookie: Option<HeaderValue>,
     /// Where a browser is sent first, so that the link does not stay in its address bar.
@@ -57,6 +59,7 @@ pub async fn admit(
         let row = usable(state, &caller, id).await?;
         return Ok(Admitted {
             row,
+            by_link: false,
             cookie: None,
             redirect: None,
         });
@@ -91,11 +94,14 @@ pub async fn admit(
         let text = format!("{COOKIE}={link}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
         HeaderValue::from_str(&text).ok()
     });
-    let redirect = (in_address && wants_page)
+    // A path that begins with two slashes would lead a browser to another host.
+    let stays_here = !prefix.is_empty() || !uri.path().starts_with("//");
+    let redirect = (in_address && wants_page && stays_here)
         .then(|| uri.path_and_query().map(|rest| format!("{prefix}{rest}")))
         .flatten();
     Ok(Admitted {
         row,
+        by_link: true,
         cookie: cookie.flatten(),
         redirect,
     })

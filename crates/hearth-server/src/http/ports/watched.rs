@@ -7,6 +7,7 @@ use hearth_api::ids::InstanceId;
 use hearth_core::state::InstanceState;
 use tokio::time::Instant;
 
+use super::visitor_limit::Place;
 use crate::http::AppState;
 use crate::http::exec::show_life;
 use crate::store::{InstanceRow, Store};
@@ -25,6 +26,7 @@ struct Inner {
     lease: Option<InstanceId>,
     shown: Mutex<Instant>,
     _awake: Option<ResumedVm>,
+    _place: Option<Place>,
 }
 
 impl Watched {
@@ -35,6 +37,18 @@ impl Watched {
             lease: (row.state == InstanceState::Claimed).then(|| row.id.clone()),
             shown: Mutex::new(Instant::now()),
             _awake: resumed,
+            _place: None,
+        }))
+    }
+
+    /// The same for somebody else than the owner.
+    pub fn of_visitor(state: &AppState, resumed: Option<ResumedVm>, place: Place) -> Self {
+        Self(Arc::new(Inner {
+            store: state.store().clone(),
+            lease: None,
+            shown: Mutex::new(Instant::now()),
+            _awake: resumed,
+            _place: Some(place),
         }))
     }
 
