@@ -109,11 +109,7 @@ impl Requests {
     /// Asks whoever reads, and again when that one is gone.
     async fn ask(&self, question: GuestQuestion) -> HostAnswer {
         let had_host = self.host.borrow().lines.is_some();
-        let (patience, why) = if had_host {
-            (PATIENCE, NO_HOST)
-        } else {
-            (FIRST_PATIENCE, NOT_CLAIMED)
-        };
+        let patience = if had_host { PATIENCE } else { FIRST_PATIENCE };
         let begun = Instant::now();
         let mut waiting = self.begin();
         let request = GuestRequest {
@@ -132,7 +128,7 @@ impl Requests {
                     // The sender is ours and lives as long as the process.
                     Err(_) => None,
                 };
-                let Some(lines) = lines else { return None };
+                let lines = lines?;
                 if lines.send(line.clone()).await.is_err() {
                     continue;
                 }
@@ -149,8 +145,9 @@ impl Requests {
         if answered.is_err() && !had_host && self.host.borrow().reads() {
             answered = timeout_at(begun + PATIENCE, &mut asked).await;
         }
+        let has_host = had_host || self.host.borrow().lines.is_some();
         answered.ok().flatten().unwrap_or_else(|| HostAnswer::Failed {
-            message: why.to_owned(),
+            message: if has_host { NO_HOST } else { NOT_CLAIMED }.to_owned(),
         })
     }
 }
