@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::http::small_json;
 use crate::reply::{self, Fault, Reply};
@@ -30,7 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 /// Questions that wait for the host to read them.
 const WAITING: usize = 64;
-/// Programs that ask at a time; more wait.
+/// A client of the SSH agent that says nothing for so long has to connect again.
+const IDLE: Duration = Duration::from_secs(120);
+/// Programs that ask at a time at each socket; more wait.
 const AT_ONCE: usize = 64;
 /// After an error of a socket, before it takes connections again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -173,15 +175,11 @@ pub(crate) async fn answer(request: Request<Incoming>) -> Result<Reply, Fault> {
 
 /// Takes questions of programs at the two sockets in this folder, to the end.
 pub(crate) async fn serve(folder: PathBuf) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
     let bound = std::fs::create_dir_all(&folder)
         .and_then(|()| Ok((listen(&folder.join(SOCKET))?, listen(&folder.join(SSH_SOCKET))?)));
     match bound {
         Ok((questions, keys)) => {
-            let both = futures::future::join(
-                accept(questions, Arc::clone(&places), answer_program),
-                accept(keys, places, answer_ssh),
-            );
+            let both = futures::future::join(accept(questions, answer_program), accept(keys, answer_ssh));
             both.await;
         }
         Err(error) => {
@@ -202,10 +200,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn accept<F>(listener: UnixListener, places: Arc<Semaphore>, answer: impl Fn(UnixStream) -> F)
+async fn accept<F>(listener: UnixListener, answer: impl Fn(UnixStream) -> F)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -229,7 +228,9 @@ async fn answer_program(stream: UnixStream) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-    BufReader::new(reader.take(limit)).read_line(&mut line).await?;
+    let mut reader = BufReader::new(reader.take(limit));
+    // One that says nothing holds no place for long.
+    timeout(PATIENCE, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Ok(question) => REQUESTS.ask(question).await,
         Err(error) => HostAnswer::Failed {
@@ -244,7 +245,8 @@ async fn answer_program(stream: UnixStream) -> io::Result<()> {
 /// A client of an SSH agent: what keys there are, and signatures, are asked of the host; nothing can be added.
 async fn answer_ssh(mut stream: UnixStream) -> io::Result<()> {
     loop {
-        let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+        let length = timeout(IDLE, stream.read_u32()).await??;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > MAX_SSH_MESSAGE {
             return Err(io::Error::other("the message is too long"));
         }
