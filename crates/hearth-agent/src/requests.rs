@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::http::small_json;
 use crate::reply::{self, Fault, Reply};
@@ -30,7 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 /// Questions that wait for the host to read them.
 const WAITING: usize = 64;
-/// Programs that ask at a time; more wait.
+/// A client of the SSH agent that says nothing for so long has to connect again.
+const IDLE: Duration = Duration::from_secs(120);
+/// Programs that ask at a time at each socket; more wait.
 const AT_ONCE: usize = 64;
 /// After an error of a socket, before it takes connections again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -109,11 +111,7 @@ impl Requests {
     /// Asks the host that reads, and the next one when that is gone.
     async fn ask(&self, question: GuestQuestion) -> HostAnswer {
         let had_host = self.host.borrow().lines.is_some();
-        let (patience, why) = if had_host {
-            (PATIENCE, NO_HOST)
-        } else {
-            (FIRST_PATIENCE, NOT_CLAIMED)
-        };
+        let patience = if had_host { PATIENCE } else { FIRST_PATIENCE };
         let begun = Instant::now();
         let mut waiting = self.begin();
         let request = GuestRequest {
@@ -149,8 +147,9 @@ impl Requests {
         if answered.is_err() && !had_host && self.host.borrow().reads() {
             answered = timeout_at(begun + PATIENCE, &mut asked).await;
         }
+        let has_host = had_host || self.host.borrow().lines.is_some();
         answered.ok().flatten().unwrap_or_else(|| HostAnswer::Failed {
-            message: why.to_owned(),
+            message: if has_host { NO_HOST } else { NOT_CLAIMED }.to_owned(),
         })
     }
 }
@@ -176,15 +175,11 @@ pub(crate) async fn answer(request: Request<Incoming>) -> Result<Reply, Fault> {
 
 /// Takes questions of programs at the two sockets in this folder, to the end.
 pub(crate) async fn serve(folder: PathBuf) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
     let bound = std::fs::create_dir_all(&folder)
         .and_then(|()| Ok((listen(&folder.join(SOCKET))?, listen(&folder.join(SSH_SOCKET))?)));
     match bound {
         Ok((questions, keys)) => {
-            let both = futures::future::join(
-                accept(questions, Arc::clone(&places), answer_program),
-                accept(keys, places, answer_ssh),
-            );
+            let both = futures::future::join(accept(questions, answer_program), accept(keys, answer_ssh));
             both.await;
         }
         Err(error) => {
@@ -205,10 +200,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn accept<F>(listener: UnixListener, places: Arc<Semaphore>, answer: impl Fn(UnixStream) -> F)
+async fn accept<F>(listener: UnixListener, answer: impl Fn(UnixStream) -> F)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -232,7 +228,9 @@ async fn answer_program(stream: UnixStream) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-    BufReader::new(reader.take(limit)).read_line(&mut line).await?;
+    let mut reader = BufReader::new(reader.take(limit));
+    // One that says nothing holds no place for long.
+    timeout(PATIENCE, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Ok(question) => REQUESTS.ask(question).await,
         Err(error) => HostAnswer::Failed {
@@ -247,7 +245,8 @@ async fn answer_program(stream: UnixStream) -> io::Result<()> {
 /// A client of an SSH agent: what keys there are, and signatures, are asked of the host; nothing can be added.
 async fn answer_ssh(mut stream: UnixStream) -> io::Result<()> {
     loop {
-        let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+        let length = timeout(IDLE, stream.read_u32()).await??;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > MAX_SSH_MESSAGE {
             return Err(io::Error::other("the message is too long"));
         }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use ssh_key::{HashAlg, PrivateKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,6 +16,8 @@ use tokio::time::Instant;
 
 /// So long it may take to start, and to take the keys.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than any run of git.
+const LIFETIME_SECONDS: &str = "7200";
 /// Between two tries to reach it meanwhile.
 const AGAIN: Duration = Duration::from_millis(10);
 /// Longest message of the protocol that is taken: OpenSSH's own limit.
@@ -33,8 +37,18 @@ pub enum KeyAgentError {
 /// Ends when it is dropped.
 pub struct KeyAgent {
     socket: PathBuf,
-    _child: Child,
+    child: Child,
     _folder: TempDir,
+}
+
+impl Drop for KeyAgent {
+    fn drop(&mut self) {
+        // `id` is `None` once it was waited for; only then could its number mean somebody else.
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
+            // It may just have ended by itself.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
 }
 
 /// What is shown of a key: its fingerprint. Or why it cannot be used.
@@ -75,8 +89,9 @@ impl KeyAgent {
         let folder = tempfile::Builder::new().prefix("hearth-key-").tempdir();
         let folder = folder.map_err(failed)?;
         let socket = folder.path().join("agent");
-        let child = command("ssh-agent")
-            .args(["-D", "-a"])
+        // Within a time limit: one whose server was killed does not stay.
+        let child = command("timeout")
+            .args([LIFETIME_SECONDS, "ssh-agent", "-D", "-a"])
             .arg(&socket)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -85,7 +100,7 @@ impl KeyAgent {
             .map_err(|error| KeyAgentError::NotRun("ssh-agent", error))?;
         let agent = Self {
             socket,
-            _child: child,
+            child,
             _folder: folder,
         };
         let prepared = async {

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::http::{Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::{commit, git};
-
-/// Longest request that it takes.
-const MAX_BODY: usize = 64 << 20;
 
 #[derive(Clone)]
 pub struct GitHost(Arc<Inside>);
@@ -46,8 +46,15 @@ impl GitHost {
             admitted: Mutex::default(),
             in_arguments: Mutex::new(false),
         }));
-        let router = axum::Router::new().fallback(answer).with_state(host.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let serving = host.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let host = serving.clone();
+                let service = service_fn(move |request| answer(host.clone(), request));
+                let connection = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+            }
+        });
         host
     }
 
@@ -137,84 +144,88 @@ fn is_in_arguments(secret: &str) -> bool {
         .any(|line| String::from_utf8_lossy(&line).contains(secret))
 }
 
-async fn answer(State(host): State<GitHost>, request: Request) -> Response<Body> {
-    let token = host.0.token.lock().unwrap().clone();
-    if is_in_arguments(&token) {
-        *host.0.in_arguments.lock().unwrap() = true;
-    }
-    let given = request.headers().get(header::AUTHORIZATION);
-    let given = given.and_then(|given| given.to_str().ok()?.strip_prefix("Basic "));
-    let given = given.and_then(|given| String::from_utf8(BASE64.decode(given).ok()?).ok());
-    if given.as_deref().and_then(|given| given.split_once(':')) != Some(("x-access-token", token.as_str())) {
-        // A server that says what it was sent.
-        let said = given.map_or_else(String::new, |given| format!("no such token: {given}"));
-        return Response::builder()
-            .status(StatusCode::UNAUTHORIZED)
-            .header(header::WWW_AUTHENTICATE, "Basic realm=\"git\"")
-            .body(said.into())
-            .unwrap();
-    }
-    let path = request.uri().path().to_owned();
-    host.0.admitted.lock().unwrap().push(path.clone());
-    let query = request.uri().query().unwrap_or_default().to_owned();
+async fn answer(host: GitHost, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, MAX_BODY).await.unwrap();
-    if path.ends_with("/info/lfs/objects/batch") {
-        return host.batch(&path, &serde_json::from_slice(&body).unwrap());
-    }
-    if let Some((_, id)) = path.rsplit_once("/lfs-objects/") {
-        if parts.method == "PUT" {
-            host.0.lfs.lock().unwrap().insert(id.to_owned(), body);
-            return Response::new(Body::empty());
-        }
-        let content = host.0.lfs.lock().unwrap().get(id).cloned();
-        return content.map_or_else(
-            || {
-                let mut missing = Response::new(Body::empty());
-                *missing.status_mut() = StatusCode::NOT_FOUND;
-                missing
-            },
-            |content| Response::new(content.into()),
-        );
-    }
-    let header = |name: &str| {
-        let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default().to_owned()
-    };
-    let mut backend = tokio::process::Command::new("git")
-        .arg("http-backend")
-        .env("GIT_PROJECT_ROOT", &host.0.root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("REMOTE_USER", "x")
-        .env("REQUEST_METHOD", parts.method.as_str())
-        .env("PATH_INFO", &path)
-        .env("QUERY_STRING", &query)
-        .env("CONTENT_TYPE", header("content-type"))
-        .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
-        .env("CONTENT_LENGTH", body.len().to_string())
-        .env("GIT_PROTOCOL", header("git-protocol"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = backend.stdin.take().unwrap();
-    let feeding = tokio::spawn(async move { drop(stdin.write_all(&body).await) });
-    let output = backend.wait_with_output().await.unwrap().stdout;
-    feeding.await.unwrap();
-    let end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-    let mut response = Response::builder();
-    for line in String::from_utf8_lossy(&output[..end]).lines() {
-        let (name, value) = line.split_once(": ").unwrap();
-        response = match name {
-            "Status" => response.status(value.split(' ').next().unwrap().parse::<u16>().unwrap()),
-            name => response.header(name, value),
-        };
-    }
-    response.body(output[end + 4..].to_vec().into()).unwrap()
+    let body = body.collect().await?.to_bytes();
+    Ok(host.answer(parts, body).await)
 }
 
 impl GitHost {
-    fn batch(&self, path: &str, asked: &Value) -> Response<Body> {
+    async fn answer(&self, parts: http::request::Parts, body: Bytes) -> Response<Full<Bytes>> {
+        let token = self.0.token.lock().unwrap().clone();
+        if is_in_arguments(&token) {
+            *self.0.in_arguments.lock().unwrap() = true;
+        }
+        let given = parts.headers.get(header::AUTHORIZATION);
+        let given = given.and_then(|given| given.to_str().ok()?.strip_prefix("Basic "));
+        let given = given.and_then(|given| String::from_utf8(BASE64.decode(given).ok()?).ok());
+        if given.as_deref().and_then(|given| given.split_once(':')) != Some(("x-access-token", token.as_str())) {
+            // A server that says what it was sent.
+            let said = given.map_or_else(String::new, |given| format!("no such token: {given}"));
+            return Response::builder()
+                .status(StatusCode::UNAUTHORIZED)
+                .header(header::WWW_AUTHENTICATE, "Basic realm=\"git\"")
+                .body(said.into())
+                .unwrap();
+        }
+        let path = parts.uri.path().to_owned();
+        self.0.admitted.lock().unwrap().push(path.clone());
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        if path.ends_with("/info/lfs/objects/batch") {
+            return self.batch(&path, &serde_json::from_slice(&body).unwrap());
+        }
+        if let Some((_, id)) = path.rsplit_once("/lfs-objects/") {
+            if parts.method == "PUT" {
+                self.0.lfs.lock().unwrap().insert(id.to_owned(), body);
+                return Response::new(Full::default());
+            }
+            let content = self.0.lfs.lock().unwrap().get(id).cloned();
+            return content.map_or_else(
+                || {
+                    let mut missing = Response::new(Full::default());
+                    *missing.status_mut() = StatusCode::NOT_FOUND;
+                    missing
+                },
+                |content| Response::new(content.into()),
+            );
+        }
+        let header = |name: &str| {
+            let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let mut backend = tokio::process::Command::new("git")
+            .arg("http-backend")
+            .env("GIT_PROJECT_ROOT", &self.0.root)
+            .env("GIT_HTTP_EXPORT_ALL", "1")
+            .env("REMOTE_USER", "x")
+            .env("REQUEST_METHOD", parts.method.as_str())
+            .env("PATH_INFO", &path)
+            .env("QUERY_STRING", &query)
+            .env("CONTENT_TYPE", header("content-type"))
+            .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
+            .env("CONTENT_LENGTH", body.len().to_string())
+            .env("GIT_PROTOCOL", header("git-protocol"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = backend.stdin.take().unwrap();
+        let feeding = tokio::spawn(async move { drop(stdin.write_all(&body).await) });
+        let output = backend.wait_with_output().await.unwrap().stdout;
+        feeding.await.unwrap();
+        let end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let mut response = Response::builder();
+        for line in String::from_utf8_lossy(&output[..end]).lines() {
+            let (name, value) = line.split_once(": ").unwrap();
+            response = match name {
+                "Status" => response.status(value.split(' ').next().unwrap().parse::<u16>().unwrap()),
+                name => response.header(name, value),
+            };
+        }
+        response.body(output[end + 4..].to_vec().into()).unwrap()
+    }
+
+    fn batch(&self, path: &str, asked: &Value) -> Response<Full<Bytes>> {
         let operation = asked["operation"].as_str().unwrap();
         let repository = path.strip_suffix("/info/lfs/objects/batch").unwrap();
         let objects = asked["objects"].as_array().unwrap().iter().map(|object| {
