@@ -191,7 +191,7 @@ fn a_rule_that_makes_no_sense_is_refused_before_the_server_starts() {
     for (rule, says) in [
         ("allow=git.corp.example", "is no address"),
         ("tenant=default deny=https://*", "first tenant"),
-        ("allow=https://* credentials=server", "nobody is lent"),
+        ("allow=https://* credentials=server", "not lent to every host"),
     ] {
         let ran = run(hearth(&["serve", "--source", rule]));
         assert_eq!(ran.code, 2, "{rule}");

@@ -293,8 +293,8 @@ mod tests {
             ("allow=https://h deny=https://i", "stands once"),
             ("tenant=default allow=https://h", "first tenant"),
             ("tenant= allow=https://h", "stands once"),
-            ("allow=https://* credentials=server", "nobody is lent"),
-            ("deny=https://h credentials=server", "nobody is lent"),
+            ("allow=https://* credentials=server", "not lent to every host"),
+            ("deny=https://h credentials=server", "not lent to every host"),
             ("allow=https://h credentials=mine", "credentials=server"),
             ("permit=https://h", "not known in a rule"),
         ] {
