@@ -256,7 +256,7 @@ fn the_next_server_goes_on_and_nothing_is_lost_or_left_over() {
 
 #[test]
 #[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
-fn a_detached_build_outlives_a_killed_server_and_its_output_is_complete() {
+fn a_detached_build_outlives_the_server_and_its_output_is_complete() {
     const STEPS: usize = 400;
     let mut server = Server::new();
     server.run(&["project", "create", "p", "--size", "small"]);
