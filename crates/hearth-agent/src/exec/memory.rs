@@ -140,7 +140,7 @@ mod tests {
     ];
 
     #[test]
-    fn whoever_was_killed_since_the_start_is_named() {
+    fn process_killed_since_the_start_is_named() {
         let at = |seconds| victim(KILLED.into_iter(), Duration::from_secs(seconds), OF_COMMANDS);
         assert_eq!(
             at(80).as_deref(),

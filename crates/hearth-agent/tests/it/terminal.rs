@@ -127,11 +127,11 @@ async fn a_process_that_holds_the_terminal_does_not_hold_its_end() {
 }
 
 #[tokio::test]
-async fn whoever_goes_away_takes_what_runs_along() {
+async fn client_that_leaves_takes_what_runs_along() {
     let agent = Agent::start();
     let file = agent.path("pid");
     let text = format!(
-        "echo $$ > {}; trap '' HUP TERM; while :; do sleep 1; done",
+        "echo $BASHPID > {}; trap '' HUP TERM; while :; do sleep 1; done",
         file.display()
     );
     let mut person = Person::at(&agent, shell(&format!("({text}) & wait; echo never"))).await;

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_now_tells_what_happened() {
+    fn answering_agent_tells_what_happened() {
         let health = |uptime_ms: u64, agent_uptime_ms: Option<u64>| Health {
             version: "1".to_owned(),
             protocol: 6,

@@ -154,7 +154,7 @@ async fn an_admin_may_work_in_a_vm_that_is_being_made() {
 }
 
 #[tokio::test]
-async fn whoever_watches_is_told_which_command_runs_and_how_it_ended() {
+async fn watcher_sees_which_command_runs_and_how_it_ended() {
     let (server, _, id) = hanging_boot().await;
     let follow = server.request(Method::GET, &format!("/instances/{id}/follow"));
     let watching = tokio::spawn(async move { follow.send().await.unwrap().text().await.unwrap() });
