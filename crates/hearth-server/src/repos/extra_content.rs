@@ -1,5 +1,5 @@
 //! What comes along with a commit: what Git LFS keeps of it, and its submodules, theirs included. All of it is fetched into the
-//! host's mirrors, so that a VM needs neither network nor credentials. This module finds and fetches; [`transfer`](super::bring) puts it
+//! host's mirrors, so that a VM needs neither network nor credentials. This module finds and fetches; [`transfer`](super::transfer) puts it
 //! into VMs.
 
 use std::path::{Path, PathBuf};
