@@ -3,9 +3,10 @@
 //!
 //! A claimed VM is paused by its owner, and resumed by the next call into it. Whether it is paused the driver knows: that outlives a
 //! restart of the server. A call is counted before it looks, and a pause counts under the lock, so a call that has found the VM
-//! running is never stopped by a pause that did not know of it.
+//! running is never stopped by a pause that did not know of it. Only this server pauses VMs: one that it has resumed is known to run, and
+//! no call asks the host about it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Pause {
     calls: Arc<Mutex<Calls>>,
     /// The last call in a claimed VM has ended.
     calls_ended: Arc<Notify>,
+    /// VMs that are not paused. Written under the VM's lock.
+    running: Arc<Mutex<HashSet<VmId>>>,
 }
 
 /// Keeps a VM running for as long as a client works in it. That of a claimed VM is paused all the same when its owner insists.
@@ -113,6 +116,7 @@ impl Pause {
             used: Arc::default(),
             calls: Arc::default(),
             calls_ended: Arc::default(),
+            running: Arc::default(),
         }
     }
 
@@ -122,6 +126,15 @@ impl Pause {
             Whose::Owner => &self.calls,
         };
         counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashSet<VmId>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The VM is gone.
+    pub fn forget(&self, vm: &VmId) {
+        self.running().remove(vm);
     }
 
     fn count(&self, vm: &VmId, whose: Whose) -> ResumedVm {
@@ -147,11 +160,18 @@ impl Pause {
     /// A call into a claimed VM begins, which resumes it; whether it was paused.
     pub async fn enter_claimed(&self, vm: &VmId) -> Result<(ResumedVm, bool), DriverError> {
         let call = self.begin_call(vm);
-        // A pause that has not seen this call is waited for; the ones after it see it. What the host says needs no lock.
-        drop(self.locks.lock(vm.clone()).await);
-        let was_paused = self.is_paused(vm).await;
+        // A pause that has not seen this call is waited for; the ones after it see it.
+        let _alone = self.locks.lock(vm.clone()).await;
+        if !self.driver.capabilities().pause || self.running().contains(vm) {
+            return Ok((call, false));
+        }
+        let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(vm)).await;
+        let was_paused = matches!(seen, Ok(Ok(Some(VmState::Paused))));
         if was_paused {
-            self.resume(vm).await?;
+            self.driver.resume(vm).await?;
+        }
+        if was_paused || matches!(seen, Ok(Ok(Some(VmState::Running)))) {
+            self.running().insert(vm.clone());
         }
         Ok((call, was_paused))
     }
@@ -174,7 +194,17 @@ impl Pause {
                 if row.is_none_or(|row| row.state != InstanceState::Claimed) {
                     return Err(NotPaused::NotClaimed);
                 }
-                return Ok(self.driver.pause(vm).await?);
+                // To its end, under the lock, also when the client goes away meanwhile.
+                let (this, vm) = (self.clone(), vm.clone());
+                let paused = tokio::spawn(async move {
+                    let _alone = alone;
+                    this.running().remove(&vm);
+                    this.driver.pause(&vm).await
+                });
+                return match paused.await {
+                    Ok(paused) => Ok(paused?),
+                    Err(error) => Err(DriverError::unknown(format!("the pause was broken off: {error}")).into()),
+                };
             }
             drop(alone);
             if Instant::now() >= deadline || tokio::time::timeout_at(deadline, ended).await.is_err() {
@@ -196,7 +226,9 @@ impl Pause {
             return Ok(());
         }
         let _alone = self.locks.lock(vm.clone()).await;
-        self.driver.resume(vm).await
+        self.driver.resume(vm).await?;
+        self.running().insert(vm.clone());
+        Ok(())
     }
 
     /// Pauses the VM of a ready instance, unless a client works in it or has claimed it.
@@ -216,6 +248,7 @@ impl Pause {
         if used || !ready {
             return;
         }
+        self.running().remove(&row.vm);
         if let Err(error) = self.driver.pause(&row.vm).await {
             tracing::warn!(%error, instance = %id, "a ready VM could not be paused; the next pass tries again");
         }
