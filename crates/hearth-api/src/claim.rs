@@ -260,3 +260,12 @@ pub struct Released {
     /// Always true.
     pub released: bool,
 }
+
+/// Reply of `POST /instances/{id}/pause` and `POST /instances/{id}/resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Paused {
+    /// The instance.
+    pub id: InstanceId,
+    /// Whether its VM is paused now.
+    pub paused: bool,
+}

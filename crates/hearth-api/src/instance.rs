@@ -177,6 +177,10 @@ pub struct InstanceView {
     #[serde(default)]
     #[schema(required)]
     pub unresponsive: Option<Unresponsive>,
+    /// Its VM is paused: it costs no processor, and everything in it stays. The next call into it resumes it.
+    #[serde(default)]
+    #[schema(required)]
+    pub paused: bool,
     /// When it was last noticed that the VM had restarted since it was made: what ran in it then does not run any more.
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]

@@ -162,6 +162,7 @@ impl Store {
                     vm_ended_at: optional_timestamp(row.vm_ended_at)?,
                     vm_ended_because: row.vm_ended_why,
                     unresponsive: None,
+                    paused: false,
                 };
                 Ok((parse("instance.vm_id", &row.vm_id)?, item))
             })

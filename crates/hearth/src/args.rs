@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, credential, doctor, env, exec, forward, image, instance, logs, ls, pool, ports,
-    project, release, run, serve, session, setup, shell, ssh, template, token,
+    claim, claims, completion, cp, credential, doctor, env, exec, forward, image, instance, logs, ls, pause, pool,
+    ports, project, release, run, serve, session, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -166,4 +166,8 @@ pub(crate) enum Command {
     SshConfig(ssh::ConfigArgs),
     /// Connect ssh to a VM: what `ProxyCommand` runs
     SshProxy(ssh::ProxyArgs),
+    /// Pause a claimed VM: it costs no processor, and the next command in it resumes it
+    Pause(pause::PauseArgs),
+    /// Resume a claimed VM that is paused
+    Resume(pause::ResumeArgs),
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use super::call::Repeat;
 use super::stream::{self, ExecStream, FollowStream};
 use super::{Client, ClientError};
-use crate::claim::{ExtendRequest, Heartbeat, Released};
+use crate::claim::{ExtendRequest, Heartbeat, Paused, Released};
 use crate::exec::{ExecReply, ExecRequest};
 use crate::explain::ClaimExplained;
 use crate::ids::InstanceId;
@@ -69,6 +69,29 @@ impl Client {
     pub async fn extend_claim(&self, id: &InstanceId, minutes: u64) -> Result<Heartbeat, ClientError> {
         self.post(&["instances", id.as_str(), "extend"])
             .json(&ExtendRequest { minutes })?
+            .read()
+            .await
+    }
+
+    /// Pauses a claimed VM; the next call into it resumes it. `force`: also when calls are under way in it, which then wait.
+    ///
+    /// # Errors
+    /// As every call; 409 when calls are under way in it, or it has ended.
+    pub async fn pause(&self, id: &InstanceId, force: bool) -> Result<Paused, ClientError> {
+        self.post(&["instances", id.as_str(), "pause"])
+            .query("force", if force { "true" } else { "false" })
+            .repeat(Repeat::Harmless)
+            .read()
+            .await
+    }
+
+    /// Resumes a claimed VM; one that runs stays as it is.
+    ///
+    /// # Errors
+    /// As every call; 409 for one that has ended.
+    pub async fn resume(&self, id: &InstanceId) -> Result<Paused, ClientError> {
+        self.post(&["instances", id.as_str(), "resume"])
+            .repeat(Repeat::Harmless)
             .read()
             .await
     }

@@ -46,7 +46,9 @@ impl Claims {
             return;
         }
         let (connections, vm) = (self.connections.clone(), row.vm.clone());
+        let call = self.pause.begin_call(&vm);
         tokio::spawn(async move {
+            let _until_they_run = call;
             tokio::time::sleep(PAUSE).await;
             let agent = match connections.get(&vm, CONNECT_PATIENCE).await {
                 Ok(agent) => agent,

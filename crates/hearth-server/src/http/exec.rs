@@ -112,7 +112,7 @@ pub fn marked(state: InstanceState, mut response: Response) -> Response {
 /// Someone is at work in a VM.
 pub struct Inside {
     pub agent: AgentClient,
-    /// A VM of the pool is paused; it runs for as long as this is held.
+    /// A VM of the pool is paused, and a claimed one may be by its owner; it runs for as long as this is held.
     pub resumed: Option<ResumedVm>,
 }
 
@@ -129,7 +129,7 @@ impl Inside {
     }
 }
 
-/// Begins work in an instance's VM, which is a sign of life of its owner.
+/// Begins work in an instance's VM, which is a sign of life of its owner. A claimed one that is paused is resumed, and stays so.
 pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
     let inside = reach(state, row).await?;
     if row.state == InstanceState::Claimed {
@@ -141,6 +141,12 @@ pub async fn enter(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
 
 /// The same for somebody else, whose doings keep no lease.
 pub async fn reach(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiError> {
+    let (mut resumed, mut was_paused) = (None, false);
+    if row.state == InstanceState::Claimed {
+        let entered = state.pause.enter_claimed(&row.vm).await;
+        let (call, paused) = entered.map_err(|error| ApiError::unavailable(error.to_string()))?;
+        (resumed, was_paused) = (Some(call), paused);
+    }
     // A working connection says more than the host can, and checking it costs nothing.
     let is_connected = state.connections.current(&row.vm).is_some();
     if !is_connected || state.probes.unresponsive(&row.vm).is_some() {
@@ -150,12 +156,14 @@ pub async fn reach(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
         // Before anything can be changed: from now on what is in the VM is not only the set-up's.
         state.store().note_work(&row.id).await?;
     }
-    let resumed = if row.state == InstanceState::Ready {
-        let resumed = state.pause.keep_resumed(&row.vm).await;
-        Some(resumed.map_err(|error| ApiError::unavailable(error.to_string()))?)
-    } else {
-        None
-    };
+    if row.state == InstanceState::Ready {
+        let kept = state.pause.keep_resumed(&row.vm).await;
+        resumed = Some(kept.map_err(|error| ApiError::unavailable(error.to_string()))?);
+    }
+    if was_paused {
+        // It did not advance meanwhile.
+        state.probes.set_clock(row).await;
+    }
     let agent = state.connections.get(&row.vm, CONNECT_PATIENCE).await;
     let agent = match agent {
         Err(error) if row.state == InstanceState::Provisioning => {

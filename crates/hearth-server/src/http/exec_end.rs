@@ -70,9 +70,13 @@ impl StartedExec {
         let duration_ms = millis(self.given.at.elapsed());
         if let AgentError::Overdue { limit } = error {
             tracing::warn!(vm = %self.vm, %error, "an agent did not end a command in time");
+            let message = match self.connections.is_paused(&self.vm).await {
+                true => paused(*limit),
+                false => unconfirmed(*limit),
+            };
             return ExecExit {
                 timed_out: true,
-                error: Some(unconfirmed(*limit)),
+                error: Some(message),
                 duration_ms,
                 ..ExecExit::default()
             };
@@ -85,6 +89,14 @@ impl StartedExec {
             ..ExecExit::default()
         }
     }
+}
+
+fn paused(limit: Duration) -> String {
+    format!(
+        "the command's time was up after {} s, while the VM was paused: the command is ended with everything it had started when \
+         the VM is resumed",
+        limit.as_secs_f64()
+    )
 }
 
 fn unconfirmed(limit: Duration) -> String {

@@ -3,6 +3,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use futures::StreamExt as _;
 use hearth_api::find::{ClaimItem, InstanceFound, ProjectFound};
 use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
@@ -16,6 +17,9 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Query;
 use crate::store::Sight;
+
+/// VMs that the host is asked about at a time.
+const ASKED_AT_ONCE: usize = 16;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -128,9 +132,14 @@ pub async fn list_claims(
 ) -> Result<Json<Items<ClaimItem>>, ApiError> {
     let sight = caller.sight(&state, query.project_id.as_ref()).await?;
     let claims = state.store().claims(sight).await?;
-    let items = claims.into_iter().map(|(vm, claim)| ClaimItem {
-        unresponsive: state.probes.unresponsive(&vm),
-        ..claim
-    });
-    Ok(Json(Items { items: items.collect() }))
+    let items = futures::stream::iter(claims)
+        .map(async |(vm, claim)| ClaimItem {
+            unresponsive: state.probes.unresponsive(&vm),
+            // Without its process there is nothing to ask the host about.
+            paused: claim.vm_ended_at.is_none() && state.pause.is_paused(&vm).await,
+            ..claim
+        })
+        .buffered(ASKED_AT_ONCE)
+        .collect();
+    Ok(Json(Items { items: items.await }))
 }

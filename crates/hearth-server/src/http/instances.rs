@@ -136,6 +136,7 @@ pub async fn view_instance(
         })
     });
     let unresponsive = state.probes.unresponsive(&row.vm);
+    let paused = state.pause.is_paused(&row.vm).await;
     Ok(Json(InstanceView {
         commands: commands.collect(),
         failure: state.store().failure_of(&row).await?,
@@ -149,6 +150,7 @@ pub async fn view_instance(
         settings: row.settings,
         expires_at: row.lease_ends_at,
         unresponsive,
+        paused,
         rebooted_at: row.rebooted_at,
         vm_ended_at: row.vm_ended.as_ref().map(|(at, _)| *at),
         vm_ended_because: row.vm_ended.map(|(_, why)| why),

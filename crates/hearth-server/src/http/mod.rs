@@ -18,6 +18,7 @@ mod instances;
 mod logs;
 mod openapi;
 mod pace;
+mod pause;
 mod pool;
 mod ports;
 mod projects;
@@ -225,6 +226,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::revoke_token))
         .routes(routes!(credentials::list_credentials, credentials::put_credentials))
         .routes(routes!(credentials::delete_credential))
+        .routes(routes!(pause::pause_instance))
+        .routes(routes!(pause::resume_instance))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))

@@ -317,6 +317,7 @@ impl Actor {
         tokio::spawn(async move {
             this.tasks.cancel_provision(&row.id).await;
             this.connections.forget(&row.vm);
+            this.pause.forget(&row.vm);
             let id = &row.id;
             match this.driver.destroy(&row.vm).await {
                 Err(error) => {

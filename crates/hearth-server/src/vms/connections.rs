@@ -131,6 +131,11 @@ impl Connections {
         }
     }
 
+    /// Whether a VM is paused, as far as the host says it in time: its agent says nothing then.
+    pub async fn is_paused(&self, vm: &VmId) -> bool {
+        super::pause::is_paused(&*self.driver, vm).await
+    }
+
     /// Why the connection to a VM was broken off, when it was and there is none since.
     pub fn given_up(&self, vm: &VmId) -> Option<Redacted> {
         self.reasons().get(vm).cloned()

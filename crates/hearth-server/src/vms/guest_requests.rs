@@ -122,6 +122,11 @@ impl GuestRequests {
     async fn serve(self, vm: ClaimedVm) {
         let mut pause = FIRST_PAUSE;
         while self.is_claimed(&vm).await.unwrap_or(true) {
+            // Nothing in it asks anything.
+            if self.connections.current(&vm.vm).is_none() && self.connections.is_paused(&vm.vm).await {
+                tokio::time::sleep(ROUND).await;
+                continue;
+            }
             match self.read(&vm).await {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(ConnectError::Agent(AgentError::Refused { status: NOT_FOUND, .. })) => {

@@ -283,6 +283,11 @@ impl Probes {
         if self.waits_for_room(row).await {
             return Ok(());
         }
+        if whose == Whose::Owner && self.pause.is_paused(&row.vm).await {
+            // Its owner has paused it meanwhile.
+            self.leave_alone(row);
+            return Ok(());
+        }
         if whose == Whose::Pool {
             // The next caller makes a new connection. In a VM that a user has, that would end what is under way.
             self.connections.renew(&row.vm);
@@ -442,7 +447,7 @@ impl Probes {
     }
 
     /// Sets the clock of a guest. One that could not be set is set by its own time service.
-    async fn set_clock(&self, row: &InstanceRow) {
+    pub async fn set_clock(&self, row: &InstanceRow) {
         let in_time = async {
             let agent = self.connections.get(&row.vm, SECOND_CHANCE).await.ok()?;
             agent.sync_clock(CLOCK_PATIENCE).await.ok()

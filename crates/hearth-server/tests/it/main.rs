@@ -26,6 +26,7 @@ mod images;
 mod mirrors;
 mod named_failures;
 mod names;
+mod pause;
 mod pools;
 mod ports;
 mod refusals;

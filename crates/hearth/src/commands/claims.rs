@@ -60,7 +60,8 @@ fn vm(claim: &ClaimItem) -> String {
             let why = clean_line(claim.vm_ended_because.as_deref().unwrap_or_default());
             format!("ended {}: {why}; release it", output::ago(at))
         }
-        None => trouble(claim.unresponsive.as_ref(), claim.rebooted_at).unwrap_or_else(|| "answers".to_owned()),
+        None => trouble(claim.unresponsive.as_ref(), claim.paused, claim.rebooted_at)
+            .unwrap_or_else(|| "answers".to_owned()),
     }
 }
 

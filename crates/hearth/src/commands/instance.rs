@@ -54,21 +54,31 @@ fn status(view: &InstanceView) -> String {
             let why = clean_line(view.vm_ended_because.as_deref().unwrap_or_default());
             format!("{status}\nVM ended {}: {why}", output::ago(at))
         }
-        None => match trouble(view.unresponsive.as_ref(), view.rebooted_at) {
+        None => match trouble(view.unresponsive.as_ref(), is_paused(view), view.rebooted_at) {
             Some(trouble) => format!("{status}\n{trouble}"),
             None => status.to_owned(),
         },
     }
 }
 
+/// By its owner. That the ready VMs of a pool are paused is no news.
+fn is_paused(view: &InstanceView) -> bool {
+    view.paused && view.status == InstanceStatus::Claimed
+}
+
 /// What a person who works in a VM must know of it.
-pub(super) fn trouble(unresponsive: Option<&Unresponsive>, rebooted_at: Option<Timestamp>) -> Option<String> {
+pub(super) fn trouble(
+    unresponsive: Option<&Unresponsive>,
+    paused: bool,
+    rebooted_at: Option<Timestamp>,
+) -> Option<String> {
     let silent = unresponsive.map(|silent| {
         let why = clean_line(&silent.reason);
         format!("does not answer since {}: {why}", output::ago(silent.since))
     });
     let restarted = rebooted_at.map(|at| format!("restarted {}: what ran in it then is gone", output::ago(at)));
-    let all: Vec<String> = silent.into_iter().chain(restarted).collect();
+    let paused = paused.then(|| "paused: the next command resumes it".to_owned());
+    let all: Vec<String> = silent.into_iter().chain(paused).chain(restarted).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 

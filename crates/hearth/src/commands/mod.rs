@@ -16,6 +16,7 @@ pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod openapi;
+pub(crate) mod pause;
 pub(crate) mod pool;
 pub(crate) mod ports;
 pub(crate) mod project;
@@ -70,5 +71,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Ssh(args) => ssh::run(globals, args).await,
         Command::SshConfig(args) => ssh::print_config(globals, &args),
         Command::SshProxy(args) => ssh::proxy(globals, args).await,
+        Command::Pause(args) => pause::pause(globals, args).await,
+        Command::Resume(args) => pause::resume(globals, args).await,
     }
 }

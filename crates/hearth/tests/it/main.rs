@@ -22,6 +22,7 @@ mod instances;
 mod killed;
 mod names;
 mod output;
+mod pause;
 mod pool_test;
 mod pool_watch;
 mod ports;

@@ -165,6 +165,8 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
             "share_port",
             "extend_claim",
             "heartbeat_instance",
+            "pause_instance",
+            "resume_instance",
             "release_instance",
         ]
         .map(|to| link(to, &[("id", ID)]))

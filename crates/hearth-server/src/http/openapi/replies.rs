@@ -238,7 +238,7 @@ fn example(schema: &str) -> Option<Value> {
         "InstanceView" => json!({
             "id": instance(), "instanceId": VmId::example(5), "projectId": project_id(), "status": "claimed", "isTest": false,
             "recipe": recipe(THEN), "repos": [checkout], "settings": [], "failure": null, "expiresAt": LATER, "unresponsive": null,
-            "rebootedAt": null, "vmEndedAt": null, "vmEndedBecause": null,
+            "paused": false, "rebootedAt": null, "vmEndedAt": null, "vmEndedBecause": null,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
         "BootEnded" => json!({ "id": instance(), "cancelled": true, "status": "failed" }),
@@ -284,9 +284,10 @@ fn example(schema: &str) -> Option<Value> {
         })),
         "Items_ClaimItem" => item(json!({
             "id": instance(), "projectId": project_id(), "projectName": "web", "taskId": "task-4711", "owner": "ada",
-            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "rebootedAt": null,
+            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "paused": false, "rebootedAt": null,
             "vmEndedAt": null, "vmEndedBecause": null
         })),
+        "Paused" => json!({ "id": instance(), "paused": true }),
         "Released" => json!({ "id": instance(), "released": true }),
         "Items_InstanceLog" => item(json!({
             "name": "exec-1", "kind": "exec", "command": "bash -c python3 -m http.server 9000 & sleep 1", "bytes": 184,

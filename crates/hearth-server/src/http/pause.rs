@@ -1,0 +1,122 @@
+//! Pausing a claimed VM and resuming it, by its owner. Every other call into it resumes it as well: see [`super::exec::enter`].
+
+use axum::Json;
+use axum::extract::State;
+use hearth_api::claim::Paused;
+use hearth_api::error::ErrorCode;
+use hearth_api::ids::InstanceId;
+use hearth_drivers::DriverError;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::AppState;
+use super::auth::Caller;
+use super::claims::own_claim;
+use super::error::ApiError;
+use super::exec::show_life;
+use super::extract::{Path, Query};
+use crate::store::InstanceRow;
+use crate::vms::ended::ended_message;
+use crate::vms::pause::NotPaused;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PauseQuery {
+    /// Also when calls are under way in it: they wait until it is resumed.
+    #[param(nullable = false, required = false, default = false)]
+    force: Option<bool>,
+}
+
+/// Pause a claimed VM
+///
+/// Every process in it stops where it is, and costs no processor; memory, disk and open connections stay. The next call into it (a command,
+/// a file, a port) resumes it, and so does `resume`. While calls are under way in it the answer is 409, except with `force`. The lease
+/// is renewed, and ends as always. A VM that is paused stays so.
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/pause",
+    tag = "claims",
+    params(PauseQuery),
+    responses((status = 200, body = Paused, description = "It is paused"), (status = 409, description = "refused"))
+)]
+pub async fn pause_instance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+    Query(query): Query<PauseQuery>,
+) -> Result<Json<Paused>, ApiError> {
+    let row = claimed_and_there(&state, &caller, &id).await?;
+    let paused = state
+        .pause
+        .pause_claimed(&id, &row.vm, query.force.unwrap_or(false))
+        .await;
+    paused.map_err(refusal)?;
+    tracing::info!(instance = %id, project = %row.project, "paused by its owner");
+    show_life(state.store().clone(), id.clone()).await;
+    Ok(Json(Paused { id, paused: true }))
+}
+
+/// Resume a claimed VM
+///
+/// Its processes continue, and its clock is set. One that runs stays as it is.
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/resume",
+    tag = "claims",
+    responses((status = 200, body = Paused, description = "It runs"), (status = 409, description = "refused"))
+)]
+pub async fn resume_instance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<InstanceId>,
+) -> Result<Json<Paused>, ApiError> {
+    let row = claimed_and_there(&state, &caller, &id).await?;
+    let resumed = state.pause.enter_claimed(&row.vm).await;
+    let (_call, was_paused) = resumed.map_err(|error| refusal(error.into()))?;
+    // Something else may have stopped it.
+    if let Some(why) = state.probes.out_of_reach(&row).await {
+        return Err(ApiError::unavailable(why));
+    }
+    if was_paused {
+        tracing::info!(instance = %id, project = %row.project, "resumed by its owner");
+        state.probes.set_clock(&row).await;
+    }
+    show_life(state.store().clone(), id.clone()).await;
+    Ok(Json(Paused { id, paused: false }))
+}
+
+/// The caller's own claim, whose VM is handed over and has not ended.
+async fn claimed_and_there(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
+    let row = own_claim(state, caller, id).await?;
+    if let Some(end) = state.probes.ends().check(&row).await? {
+        return Err(ApiError::new(ErrorCode::Conflict, ended_message(&row, &end)));
+    }
+    let claim = state.store().claim(id).await?;
+    if claim.is_some_and(|claim| !claim.handed_over) {
+        let why = "this VM is still being handed over; try again when its claim has been answered";
+        return Err(ApiError::new(ErrorCode::Conflict, why));
+    }
+    Ok(row)
+}
+
+fn refusal(error: NotPaused) -> ApiError {
+    match error {
+        NotPaused::InUse(calls) => {
+            let what = match calls {
+                1 => "1 call is".to_owned(),
+                calls => format!("{calls} calls are"),
+            };
+            let why = format!(
+                "{what} under way in this VM (commands, terminals, files, connections to ports); end them first, or pause it with \
+                 `force`: then they wait until it is resumed"
+            );
+            ApiError::new(ErrorCode::Conflict, why)
+        }
+        NotPaused::NotClaimed => ApiError::not_found("instance"),
+        NotPaused::Driver(error @ DriverError::Permanent { .. }) => {
+            ApiError::new(ErrorCode::Conflict, error.to_string())
+        }
+        NotPaused::Driver(error) => ApiError::unavailable(error.to_string()),
+        NotPaused::Store(error) => error.into(),
+    }
+}
