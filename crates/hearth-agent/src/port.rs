@@ -41,7 +41,6 @@ impl AsRawFd for Edges {
     }
 }
 
-/// An open port.
 #[derive(Debug)]
 pub(crate) struct Port {
     file: File,

@@ -1,6 +1,8 @@
 //! What crosses a wire: ids, request and reply types, the error body. No IO, except in the feature `client`
 //! (a typed client of the HTTP API).
 
+#![warn(missing_docs)]
+
 pub mod claim;
 pub mod counted;
 pub mod credential;

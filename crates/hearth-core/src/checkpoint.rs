@@ -18,7 +18,6 @@ pub struct CheckpointKey(String);
 pub struct InvalidKey;
 
 impl CheckpointKey {
-    /// The digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -39,7 +39,6 @@ pub struct ClaimOrder {
 /// What a claim takes from its pool. Claims of a pool with the same scope share a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClaimScope {
-    /// Any VM.
     Any,
     /// One of the target recipe; what it does not take, others may.
     Target,
@@ -48,7 +47,6 @@ pub enum ClaimScope {
 }
 
 impl ClaimScope {
-    /// Every scope.
     pub const ALL: [Self; 3] = [Self::Any, Self::Target, Self::Own];
 }
 
@@ -78,7 +76,6 @@ impl ClaimOrder {
 pub struct ClaimView {
     /// What became of an earlier request with the same key.
     pub earlier: Option<Earlier>,
-    /// Its pool.
     pub pool: PoolView,
     /// Where it stands in the pool's queue.
     pub queue: QueueView,
@@ -112,7 +109,6 @@ pub struct PoolView {
 /// How many VMs are ready for any claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// Of any recipe.
     pub any: usize,
     /// Of the target recipe.
     pub target: usize,
@@ -139,7 +135,6 @@ pub enum QueueView {
         /// How many wait in the queue.
         waiting: usize,
     },
-    /// It has one.
     Inside {
         /// How many came before it.
         ahead: usize,
@@ -149,7 +144,6 @@ pub enum QueueView {
 /// An instance that is reserved for the claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
-    /// Which one.
     pub id: InstanceId,
     /// What it is made by.
     pub recipe: String,
@@ -192,10 +186,8 @@ pub enum Next {
     Make {
         /// Forked, or built from the image.
         how: ClaimSource,
-        /// By which recipe.
         recipe: String,
     },
-    /// Join the queue.
     Join,
     /// Wait until something changes, or until then.
     Wait {
@@ -218,7 +210,6 @@ pub enum Take {
     },
     /// One that is reserved for the claim.
     Reserved {
-        /// Which one.
         id: InstanceId,
         /// What the reply says.
         source: ClaimSource,

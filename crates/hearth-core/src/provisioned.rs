@@ -8,7 +8,6 @@ use crate::checkpoint::CheckpointKey;
 /// What a finished run leaves behind.
 #[derive(Debug, Clone, Default)]
 pub struct Provisioned {
-    /// The checkouts.
     pub repos: Vec<ClaimedRepo>,
     /// What the repositories' settings files say.
     pub settings: Vec<RepoSettings>,

@@ -25,7 +25,6 @@ pub enum Purpose {
 pub struct UnknownPurpose(String);
 
 impl Purpose {
-    /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Pool,
         Self::Test { use_cache: true },

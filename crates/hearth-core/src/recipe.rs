@@ -21,7 +21,6 @@ const HALF_DIGITS: usize = 12;
 pub struct Recipe<'a> {
     /// The image as the project names it; the newest one when absent.
     pub image: Option<&'a str>,
-    /// VM size.
     pub size: VmSize,
     /// Repositories in order.
     pub repositories: Vec<RecipeRepo<'a>>,

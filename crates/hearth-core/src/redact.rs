@@ -40,13 +40,11 @@ impl Redacted {
         Self(text.into())
     }
 
-    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Appends.
     pub fn push(&mut self, more: &Self) {
         self.0.to_mut().push_str(more);
     }

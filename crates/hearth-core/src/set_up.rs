@@ -21,7 +21,6 @@ pub struct SetUp {
 pub struct OwnCommand {
     /// `org/name`.
     pub repo_full_name: String,
-    /// Its name.
     pub name: String,
     /// What it runs.
     pub command: String,

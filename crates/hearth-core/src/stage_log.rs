@@ -11,9 +11,7 @@ use crate::redact::Redacted;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StageLog {
-    /// Which step.
     pub step: StepName,
-    /// What was printed.
     #[serde(deserialize_with = "crate::redact::stored")]
     pub output: Redacted,
     /// How long it took.
@@ -35,13 +33,11 @@ pub fn step_entries(logs: &[StageLog]) -> impl Iterator<Item = StepEntry<'_>> {
 }
 
 impl StepEntry<'_> {
-    /// Which step.
     #[must_use]
     pub fn step(&self) -> StepName {
         self.0[0].step
     }
 
-    /// What was printed.
     #[must_use]
     pub fn output(&self) -> Redacted {
         let mut output = Redacted::default();

@@ -55,10 +55,8 @@ impl std::fmt::Display for Work {
     }
 }
 
-/// One stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
-    /// What it does.
     pub work: Work,
     /// The checkpoint after it; `None` when something it depends on is not known (a repository that cannot be fetched).
     pub key: Option<CheckpointKey>,
@@ -76,7 +74,6 @@ pub struct Known<'a> {
 /// What decides the stages of a build, besides what is known of its repositories.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// Whose.
     pub project: &'a ProjectId,
     /// Counts up when the template is renewed without its inputs having changed.
     pub epoch: i64,

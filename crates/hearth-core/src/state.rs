@@ -41,7 +41,6 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    /// All states.
     pub const ALL: [Self; 7] = [
         Self::Provisioning,
         Self::Ready,
@@ -157,7 +156,6 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::Setup,
         Self::Repository,

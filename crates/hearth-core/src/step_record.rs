@@ -9,7 +9,6 @@ use crate::redact::Redacted;
 /// One step that ended.
 #[derive(Debug, Clone)]
 pub struct StepRecord {
-    /// Which step.
     pub name: StepName,
     /// Why it failed; else it did what it should.
     pub error: Option<Redacted>,
@@ -19,7 +18,6 @@ pub struct StepRecord {
     pub failure: Option<Redacted>,
     /// How long it took, milliseconds.
     pub duration_ms: Option<u64>,
-    /// When it ended.
     pub timestamp: Timestamp,
     /// Facts by step. A text in it that a guest has said is a [`Redacted`] one before it comes here.
     pub metadata: Option<Value>,

@@ -45,13 +45,11 @@ pub struct Limits {
 /// One pool and its instances.
 #[derive(Debug, Clone)]
 pub struct PoolWorld {
-    /// Whose pool.
     pub project: ProjectId,
     /// Whose project: a number for each tenant, good for this pass alone.
     pub tenant: usize,
     /// Whether VMs are kept ready.
     pub enabled: bool,
-    /// How many.
     pub target: usize,
     /// Most VMs the project may have at once, in any state.
     pub max_vms: Option<usize>,
@@ -76,7 +74,6 @@ pub struct PoolWorld {
 /// An older recipe that has a template and keeps serving until the target recipe has one, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreviousRecipe {
-    /// Its name.
     pub recipe: String,
     /// Memory that one more fork takes, MiB.
     pub memory_mib: u64,
@@ -94,7 +91,6 @@ pub struct FailureStreak {
     pub host: u32,
     /// When the newest one happened.
     pub last_at: Option<Timestamp>,
-    /// What it was.
     pub last_kind: Option<FailureKind>,
     /// Successes; nothing failed since.
     pub successes: u32,
@@ -127,12 +123,9 @@ impl FailureStreak {
     }
 }
 
-/// One instance.
 #[derive(Debug, Clone)]
 pub struct InstanceWorld {
-    /// The row.
     pub id: InstanceId,
-    /// Its state.
     pub state: InstanceState,
     /// Counts up with every move; a decision is only good for the generation it saw.
     pub generation: i64,
@@ -181,9 +174,7 @@ impl InstanceWorld {
 /// What the driver says of an instance's VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmPresence {
-    /// It runs.
     Running,
-    /// It is paused.
     Paused,
     /// Something on the host has stopped it: nothing in it answers until it is resumed.
     Halted,
@@ -210,15 +201,12 @@ pub enum Work {
     Here,
     /// A server that is gone had begun.
     Abandoned,
-    /// Nothing to do.
     Idle,
 }
 
 /// Why an instance failed, in a failure that the planner itself detects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Whose fault.
     pub kind: FailureKind,
-    /// For a person.
     pub reason: Redacted,
 }

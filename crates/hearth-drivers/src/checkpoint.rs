@@ -29,7 +29,6 @@ pub struct CheckpointSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointInfo {
-    /// Its name.
     pub key: CheckpointKey,
     /// Its parent checkpoint, which stays for as long as this one exists.
     pub parent: Option<CheckpointKey>,
@@ -72,7 +71,6 @@ pub enum ForkPurpose {
 pub enum ForkStart {
     /// It is paused until `resume`.
     Paused,
-    /// Its processor runs.
     Running,
 }
 
@@ -81,13 +79,10 @@ pub enum ForkStart {
 pub struct ForkSpec {
     /// Our name for it; a second `fork` with the same id is the same VM.
     pub id: VmId,
-    /// What to fork.
     pub from: CheckpointKey,
-    /// What for.
     pub purpose: ForkPurpose,
     /// The size the caller expects; a checkpoint of another size is refused. `None` takes it as it is.
     pub shape: Option<VmShape>,
-    /// Running or paused.
     pub start: ForkStart,
 }
 
@@ -104,16 +99,11 @@ pub enum CheckDepth {
 /// [`DriverError::checkpoint_fault`] finds it there. In every case the checkpoint has to be built again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointFault {
-    /// There is none.
     #[error("there is no checkpoint {key}")]
-    Missing {
-        /// Which.
-        key: CheckpointKey,
-    },
+    Missing { key: CheckpointKey },
     /// It is not as it was when it was made.
     #[error("the checkpoint {key} is damaged: {what}")]
     Damaged {
-        /// Which.
         key: CheckpointKey,
         /// The file, and what is wrong with it.
         what: String,
@@ -122,14 +112,10 @@ pub enum CheckpointFault {
     #[error(
         "the checkpoint {key} was made for another environment (program version, accelerator, devices or image) than this host has now"
     )]
-    OtherEnvironment {
-        /// Which.
-        key: CheckpointKey,
-    },
+    OtherEnvironment { key: CheckpointKey },
 }
 
 impl CheckpointFault {
-    /// The checkpoint.
     #[must_use]
     pub fn key(&self) -> &CheckpointKey {
         match self {

@@ -3,6 +3,8 @@
 //! It is additive: an agent in a warm VM is older than the server that talks to it. Unknown keys are ignored by both
 //! sides; a new ability is a new path or a new optional key, and [`PROTOCOL_VERSION`] counts up.
 
+#![warn(missing_docs)]
+
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "client")]

@@ -80,17 +80,13 @@ pub enum ImageError {
     /// The agent's binary is not there or not one that runs in a VM.
     #[error("the agent {path} cannot be used: {why}")]
     BadAgent {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
     /// This machine's processor has no Debian kernel that we know.
     #[error("images cannot be made on a {arch} machine: only x86_64 is supported")]
-    Architecture {
-        /// What it is.
-        arch: &'static str,
-    },
+    Architecture { arch: &'static str },
     /// Installing the packages failed in a way we have no better word for.
     #[error("installing the packages failed: {last}; the whole output is in {log}")]
     Install {
@@ -102,7 +98,6 @@ pub enum ImageError {
     /// A short helper program failed.
     #[error("{program} failed: {detail}")]
     Tool {
-        /// Which.
         program: &'static str,
         /// What it said.
         detail: String,
@@ -144,7 +139,6 @@ pub enum ImageError {
     Ambiguous {
         /// As it was given.
         wanted: String,
-        /// How many.
         count: usize,
     },
     /// The caller did not want to wait for the end.

@@ -81,7 +81,6 @@ pub struct Image {
     pub unpacked_kernel: Option<PathBuf>,
     /// The initial RAM disk.
     pub initrd: PathBuf,
-    /// What it is.
     pub manifest: Manifest,
 }
 

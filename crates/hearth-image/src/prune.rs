@@ -19,7 +19,6 @@ pub struct PrunePolicy {
 /// An image that goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prunable {
-    /// Which.
     pub image: Image,
     /// What it takes on the disk.
     pub bytes: u64,

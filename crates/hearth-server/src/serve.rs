@@ -44,24 +44,19 @@ pub enum ServeError {
     DataDir {
         /// Which file or folder.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; choose another with --listen")]
     Listen {
-        /// Which.
         address: SocketAddr,
-        /// Why.
         source: std::io::Error,
     },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The key.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The driver.
     #[error("VMs cannot be made on this machine: {0}; `hearth doctor` says more")]
     Driver(#[from] hearth_drivers::DriverError),
 }

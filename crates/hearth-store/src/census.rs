@@ -6,7 +6,6 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 use super::StoreError;
 
-/// What is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census {
     /// Id, VM and state of every instance.

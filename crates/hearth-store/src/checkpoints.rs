@@ -16,7 +16,6 @@ use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, 
 /// A checkpoint to be written, when its files are whole.
 #[derive(Debug, Clone)]
 pub struct CheckpointRow {
-    /// Its name.
     pub key: CheckpointKey,
     /// Its parent.
     pub parent: Option<CheckpointKey>,
@@ -31,7 +30,6 @@ pub struct CheckpointRow {
 /// A template of a project.
 #[derive(Debug, Clone)]
 pub struct TemplateRow {
-    /// Whose.
     pub project: ProjectId,
     /// Name of the recipe it was made by.
     pub recipe: String,
@@ -48,9 +46,7 @@ pub struct TemplateRow {
 /// A checkpoint that was found damaged.
 #[derive(Debug, Clone)]
 pub struct CheckpointFaultRow {
-    /// Which.
     pub key: CheckpointKey,
-    /// Whose.
     pub project: Option<ProjectId>,
     /// What was wrong.
     pub reason: String,

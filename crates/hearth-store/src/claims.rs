@@ -42,7 +42,6 @@ pub struct ClaimRow {
 /// How many instances a claim found ready, for anyone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadyCount {
-    /// Of any recipe.
     pub ready: u32,
     /// Of the target recipe.
     pub current: u32,
@@ -51,7 +50,6 @@ pub struct ReadyCount {
 /// A claim to be made.
 #[derive(Debug, Clone)]
 pub struct NewClaim<'a> {
-    /// Whose pool.
     pub project: &'a ProjectId,
     /// Idempotency key.
     pub key: Option<&'a str>,

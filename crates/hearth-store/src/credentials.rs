@@ -33,7 +33,6 @@ impl std::fmt::Debug for CredentialRow {
 /// A VM that somebody has claimed, and whose it is.
 #[derive(Debug, Clone)]
 pub struct ClaimedVm {
-    /// The instance.
     pub id: InstanceId,
     /// Its VM.
     pub vm: VmId,

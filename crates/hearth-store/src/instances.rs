@@ -17,13 +17,10 @@ use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp
 /// One instance as the database knows it.
 #[derive(Debug, Clone)]
 pub struct InstanceRow {
-    /// Its id.
     pub id: InstanceId,
-    /// Whose.
     pub project: ProjectId,
     /// Its VM.
     pub vm: VmId,
-    /// Its state.
     pub state: InstanceState,
     /// Counts up with every move.
     pub generation: i64,
@@ -102,9 +99,7 @@ impl InstanceRow {
 /// A row to be written before its VM exists.
 #[derive(Debug, Clone)]
 pub struct NewInstance {
-    /// Its id.
     pub id: InstanceId,
-    /// Whose.
     pub project: ProjectId,
     /// Its VM.
     pub vm: VmId,
@@ -449,7 +444,6 @@ impl Store {
         Ok(())
     }
 
-    /// One instance.
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         select_instance(&mut *self.read.acquire().await?, id).await
     }

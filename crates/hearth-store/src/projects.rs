@@ -16,13 +16,10 @@ use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, 
 /// A project with everything that is not shown on the wire.
 #[derive(Debug, Clone)]
 pub struct ProjectRow {
-    /// Its id.
     pub id: ProjectId,
     /// Whose it is.
     pub tenant: String,
-    /// Its name.
     pub name: String,
-    /// What it is.
     pub description: Option<String>,
     /// Short code.
     pub task_code: String,

@@ -30,7 +30,6 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// To the caller.
     pub(super) fn piped() -> Self {
         Self {
             stdout: Stdio::piped(),
@@ -119,7 +118,6 @@ fn understand(said: &[u8]) -> NotStarted {
 }
 
 impl Launcher {
-    /// Starts one.
     pub(super) fn start(cgroups: &Cgroups, outputs: Outputs) -> Result<Self, NotStarted> {
         let cgroup = cgroups.create();
         match spawn(cgroup.as_ref(), outputs) {

@@ -24,7 +24,6 @@ use crate::priority;
 /// First byte on the pipe: the launcher is in its session and cgroup, and holds its own end.
 pub(super) const ARRIVED: u8 = b'+';
 
-/// What to become.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     /// The agent's own user when absent.
@@ -40,7 +39,6 @@ pub(super) struct Order {
 pub(super) enum Reads {
     /// What follows the order.
     Caller,
-    /// Empty.
     Nothing,
     /// The device of a terminal, which is all of its outputs too.
     Terminal(String),

@@ -27,7 +27,6 @@ pub(super) fn now() -> Option<Duration> {
 /// What is known of a command whose processes may have been killed.
 #[derive(Debug)]
 pub(super) struct Suspect {
-    /// When it began.
     pub(super) began: Option<Duration>,
     /// How many of its processes its cgroup says were killed; `None` where that is not counted.
     pub(super) killed: Option<u64>,

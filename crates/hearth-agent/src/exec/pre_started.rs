@@ -44,7 +44,6 @@ pub(super) struct PreStarted {
 }
 
 impl PreStarted {
-    /// None yet.
     pub(super) fn new() -> Self {
         Self {
             waiting: Mutex::default(),

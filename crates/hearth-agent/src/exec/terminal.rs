@@ -26,12 +26,10 @@ const READ_BYTES: usize = 16 * 1024;
 /// More than a terminal buffers when nothing reads it.
 const HELD_BYTES: usize = 1024 * 1024;
 
-/// A pseudo terminal.
 pub(super) struct Terminal {
     pub(super) outer: Outer,
     /// The inner end, held so that the outer one does not end before the command has its own.
     pub(super) inner: OwnedFd,
-    /// The device.
     pub(super) path: String,
 }
 

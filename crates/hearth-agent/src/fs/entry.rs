@@ -39,7 +39,6 @@ impl Names {
     }
 }
 
-/// What is there.
 pub(super) fn at(path: &Path, user: &Identity) -> Result<Entry, Fault> {
     read(path, &Names::default()).map_err(|error| fault::of(path, user, &error))
 }

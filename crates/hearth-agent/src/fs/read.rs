@@ -26,11 +26,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// The most that is read of a file that does not know its own length: the largest ones of `/proc` that end are shorter.
 const UNSIZED_BYTES: usize = 16 * 1024 * 1024;
 
-/// What was opened.
 enum Content {
     /// From the first byte of the part on.
     File(File),
-    /// The part.
     Bytes(Bytes),
 }
 

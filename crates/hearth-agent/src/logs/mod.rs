@@ -42,7 +42,6 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// As much of a command as is shown.
 const COMMAND_CHARS: usize = 200;
 
-/// All of them.
 #[derive(Debug)]
 pub(crate) struct Logs {
     folder: PathBuf,

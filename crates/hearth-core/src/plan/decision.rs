@@ -10,65 +10,42 @@ use crate::world::{Failure, InstanceWorld};
 pub enum Action {
     /// Write a row for a new instance of this pool and make its VM.
     Create {
-        /// Whose pool.
         project: ProjectId,
         /// What it is made by.
         recipe: String,
-        /// Why.
         reason: Reason,
     },
     /// Write a row for the instance that builds the target recipe, one above the pool's target size, and make its VM.
-    Build {
-        /// Whose pool.
-        project: ProjectId,
-    },
+    Build { project: ProjectId },
     /// Begin to make the VM of a row that a test boot or a claim wrote.
-    Start {
-        /// Which.
-        instance: InstanceId,
-    },
+    Start { instance: InstanceId },
     /// The instance has failed.
     Fail {
-        /// Which.
         instance: InstanceId,
         /// As of this generation.
         generation: i64,
-        /// Why.
         failure: Failure,
     },
     /// Destroy the VM, keep the record.
     Retire {
-        /// Which.
         instance: InstanceId,
         /// As of this generation.
         generation: i64,
-        /// Why.
         reason: Reason,
     },
     /// Destroy the VM and remove the record.
     Delete {
-        /// Which.
         instance: InstanceId,
         /// As of this generation.
         generation: i64,
-        /// Why.
         reason: Reason,
     },
     /// Continue to destroy the VM of an instance that is retiring or deleting.
-    Teardown {
-        /// Which.
-        instance: InstanceId,
-    },
+    Teardown { instance: InstanceId },
     /// Pause the VM of a ready instance: a person worked in it, or a claim gave it back.
-    Pause {
-        /// Which.
-        instance: InstanceId,
-    },
+    Pause { instance: InstanceId },
     /// Destroy a VM that no row names.
-    DestroyOrphan {
-        /// Which.
-        vm: VmId,
-    },
+    DestroyOrphan { vm: VmId },
 }
 
 impl Action {
@@ -159,7 +136,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them.
     pub const ALL: [Self; 13] = [
         Self::BelowTarget,
         Self::ReplaceStale,
@@ -201,10 +177,7 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Blocker {
     /// All VMs of this host together may not be more.
-    HostVms {
-        /// How many.
-        max: usize,
-    },
+    HostVms { max: usize },
     /// The memory of all VMs of this host together may not be more.
     HostMemory {
         /// What one more would take, MiB.
@@ -215,31 +188,21 @@ pub enum Blocker {
         kept_mib: u64,
     },
     /// The tenant's limit.
-    TenantVms {
-        /// How many.
-        max: usize,
-    },
+    TenantVms { max: usize },
     /// The project's own limit.
     ProjectVms,
     /// So many are in the making already.
     InTheMaking,
     /// Something that the recipe needs is not there: the image, a repository, a branch.
     Missing {
-        /// Which of them.
         kind: FailureKind,
         /// How often it was looked for in vain.
         failures: u32,
     },
     /// The set-up failed too often in a row.
-    BreakerOpen {
-        /// How often.
-        failures: u32,
-    },
+    BreakerOpen { failures: u32 },
     /// The host failed; the next try waits.
-    HostTrouble {
-        /// How often.
-        failures: u32,
-    },
+    HostTrouble { failures: u32 },
 }
 
 /// What one pass decides.

@@ -30,9 +30,7 @@ pub struct PoolSummary<'a> {
 /// Failures make a pool wait before it tries again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
-    /// What for.
     pub blocker: Blocker,
-    /// When it ends.
     pub until: Timestamp,
     /// It is the target recipe that waits, while the previous recipe may serve.
     pub wanted: bool,

@@ -16,7 +16,6 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Appends.
     pub fn push(&mut self, text: &Redacted) {
         let text = text.as_str();
         let room = KEPT - self.head.len().min(KEPT);

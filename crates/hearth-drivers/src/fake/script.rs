@@ -114,7 +114,6 @@ pub struct ExecRule {
 /// What a command does besides printing and ending with a code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Special {
-    /// Nothing.
     #[default]
     None,
     /// It prints these bytes after the text.

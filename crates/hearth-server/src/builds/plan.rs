@@ -16,7 +16,6 @@ use crate::store::{PoolRow, ProjectRow, StoreError, VariableOwner, VariableRow};
 /// What a run does.
 #[derive(Debug, Clone)]
 pub struct BuildPlan {
-    /// Whose.
     pub project: ProjectId,
     /// Name of the recipe.
     pub recipe: String,

@@ -40,7 +40,6 @@ const POOL_FRESH: Duration = Duration::from_secs(30);
 /// One run.
 #[derive(Debug, Clone)]
 pub struct Boot {
-    /// The row.
     pub id: InstanceId,
     /// Its VM.
     pub vm: VmId,

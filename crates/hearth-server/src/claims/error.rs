@@ -48,7 +48,6 @@ pub enum ClaimError {
     /// The instance that was made for this claim failed.
     #[error("the VM that was made for this claim failed: {reason}")]
     Failed {
-        /// What happened.
         reason: String,
         /// The project's set-up fails: trying again changes nothing.
         blames_recipe: bool,

@@ -49,7 +49,6 @@ pub trait Blockers: Debug + Send + Sync {
 /// What keeps a pool from having more VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockerText {
-    /// For a person.
     pub message: String,
     /// When it is retried, where that is known.
     pub until: Option<Timestamp>,

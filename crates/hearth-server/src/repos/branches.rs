@@ -20,7 +20,6 @@ const ALIKE: f64 = 0.6;
 /// Where the branch is that a claim asks for.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Its name.
     pub branch: String,
     /// By repository's URL: the branch's commit there.
     found: Vec<(String, String)>,
@@ -32,7 +31,6 @@ pub enum BranchError {
     /// No repository has it.
     #[error("no repository has a branch `{branch}`{}; push it, or claim another branch", others.concat())]
     Nowhere {
-        /// Its name.
         branch: String,
         /// Of each repository: which branches it has.
         others: Vec<String>,
@@ -42,7 +40,6 @@ pub enum BranchError {
     Unknown {
         /// `org/name`
         repo: String,
-        /// Its name.
         branch: String,
         /// What went wrong.
         source: MirrorError,

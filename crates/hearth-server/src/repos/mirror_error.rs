@@ -45,7 +45,6 @@ pub enum MirrorError {
     NoBranch {
         /// `org/name`
         repo: String,
-        /// The branch.
         branch: String,
         /// Where from.
         url: String,
@@ -118,10 +117,5 @@ pub enum MirrorError {
     },
     /// A folder on the host cannot be written.
     #[error("the folder {} on the host cannot be used: {source}", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Folder { path: PathBuf, source: std::io::Error },
 }

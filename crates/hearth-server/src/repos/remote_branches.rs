@@ -15,7 +15,6 @@ const NOWHERE: &str = "/";
 /// A branch of a repository.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its name.
     pub branch: String,
     /// Where it is.
     pub commit: String,

@@ -23,7 +23,6 @@ pub enum SecretError {
     KeyFile {
         /// Where it is.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// The key file has the wrong length.

@@ -67,13 +67,10 @@ impl Kind {
 
 /// What a pool is explained from.
 pub(super) struct Facts<'a> {
-    /// Whose.
     pub project: &'a ProjectRow,
     /// A person has configured the pool.
     pub configured: bool,
-    /// The pool.
     pub pool: &'a PoolWorld,
-    /// Its state.
     pub summary: &'a PoolSummary<'a>,
     /// Why the target recipe differs from the one that serves.
     pub cause: Option<String>,
@@ -81,7 +78,6 @@ pub(super) struct Facts<'a> {
     pub at_work: &'a [(InstanceId, String)],
     /// The newest instance that failed by the target recipe, and why: the step, the command and how it ended.
     pub failed: Option<(&'a InstanceId, &'a str)>,
-    /// When.
     pub now: Timestamp,
 }
 

@@ -44,7 +44,6 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet.
     #[must_use]
     pub fn new(driver: Arc<dyn Driver>) -> Self {
         Self {

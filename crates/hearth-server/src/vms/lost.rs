@@ -45,7 +45,6 @@ pub enum Became {
 /// A command that was given to the agent.
 #[derive(Debug, Clone)]
 pub struct Given {
-    /// When.
     pub at: Instant,
     /// The boot that the guest was in, where that is known.
     pub boot: Option<String>,

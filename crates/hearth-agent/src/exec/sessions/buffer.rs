@@ -43,7 +43,6 @@ pub(super) enum Found {
     Output(FrameKind, Bytes),
     /// So many bytes that are not kept any more.
     Dropped(u64),
-    /// Nothing yet.
     Nothing,
 }
 

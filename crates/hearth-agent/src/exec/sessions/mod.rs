@@ -35,7 +35,6 @@ const ALL_BYTES: usize = 32 * 1024 * 1024;
 const MOST_RUNNING: usize = 256;
 /// So many that have ended are kept; the one that ended first goes first.
 const MOST_ENDED: usize = 64;
-/// All sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     inside: Mutex<Inside>,

@@ -25,7 +25,6 @@ const LOSSLESS_BYTES: u64 = 512 * 1024;
 /// What a terminal takes for the end of its input at the beginning of a line.
 const END_OF_INPUT: &[u8] = b"\x04";
 
-/// One session.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: String,

@@ -16,7 +16,6 @@ pub(crate) struct Fault {
     pub(crate) remote: Remote,
     /// The branch that is not there; `None` when it is the whole repository.
     pub(crate) branch: Option<String>,
-    /// Since when.
     pub(crate) since: Timestamp,
     /// For a person: what was wrong at the last poll, and what to do.
     pub(crate) message: String,
