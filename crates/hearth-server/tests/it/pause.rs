@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Verb};
 use hearth_drivers::{Driver, VmState};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{BOOT, SOON, Server};
+use crate::harness::{BOOT, SOON, Server, options};
 use crate::vms::{clean_up, exec, qemu_of, server_with};
 
 struct Work {
@@ -26,6 +26,10 @@ async fn claimed(rules: Vec<ExecRule>) -> Work {
         ..FakeOptions::default()
     })
     .await;
+    claimed_of(server, driver).await
+}
+
+async fn claimed_of(server: Server, driver: FakeDriver) -> Work {
     let (_, pool) = server.full_pool(1).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     Work {
@@ -151,6 +155,30 @@ async fn a_restart_of_the_server_leaves_a_paused_vm_paused() {
     assert_eq!(work.shown().await, [json!(true), json!(true)]);
     assert_eq!(work.exec().await["stdout"], "here\n");
     assert_eq!(work.state().await, Some(VmState::Running));
+}
+
+#[tokio::test]
+async fn a_paused_vm_is_not_taken_for_one_that_does_not_answer() {
+    let driver = FakeDriver::new(1, FakeOptions::default());
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.probe_interval = Duration::from_millis(200);
+    options.probe_patience = Duration::from_millis(200);
+    let made: Arc<dyn Driver> = Arc::new(driver.clone());
+    let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
+    let work = claimed_of(server, driver).await;
+    assert_eq!(work.pause("").await.0, StatusCode::OK);
+    // Each probe of it asks the driver; a VM that hangs is given up after a few.
+    let before = work.driver.calls(Verb::Inspect);
+    let probed = async {
+        while work.driver.calls(Verb::Inspect) < before + 40 {
+            crate::harness::pause().await;
+        }
+    };
+    tokio::time::timeout(SOON, probed).await.unwrap();
+    let view = work.server.get(&work.path).await;
+    assert_eq!([&view["unresponsive"], &view["paused"]], [&json!(null), &json!(true)]);
+    assert_eq!(work.state().await, Some(VmState::Paused));
 }
 
 #[tokio::test]
