@@ -50,7 +50,7 @@ pub async fn pause_instance(
         .pause
         .pause_claimed(&id, &row.vm, query.force.unwrap_or(false))
         .await;
-    paused.map_err(refusal)?;
+    paused.map_err(|error| refusal(error, &id))?;
     tracing::info!(instance = %id, project = %row.project, "paused by its owner");
     show_life(state.store().clone(), id.clone()).await;
     Ok(Json(Paused { id, paused: true }))
@@ -72,7 +72,7 @@ pub async fn resume_instance(
 ) -> Result<Json<Paused>, ApiError> {
     let row = claimed_and_there(&state, &caller, &id).await?;
     let resumed = state.pause.enter_claimed(&row.vm).await;
-    let (_call, was_paused) = resumed.map_err(|error| refusal(error.into()))?;
+    let (_call, was_paused) = resumed.map_err(|error| refusal(error.into(), &id))?;
     // Something else may have stopped it.
     if let Some(why) = state.probes.out_of_reach(&row).await {
         return Err(ApiError::unavailable(why));
@@ -99,7 +99,7 @@ async fn claimed_and_there(state: &AppState, caller: &Caller, id: &InstanceId) -
     Ok(row)
 }
 
-fn refusal(error: NotPaused) -> ApiError {
+fn refusal(error: NotPaused, id: &InstanceId) -> ApiError {
     match error {
         NotPaused::InUse(calls) => {
             let what = match calls {
@@ -108,7 +108,7 @@ fn refusal(error: NotPaused) -> ApiError {
             };
             let why = format!(
                 "{what} under way in this VM (commands, terminals, files, connections to ports); end them first, or pause it with \
-                 `force`: then they wait until it is resumed"
+                 `force` (`hearth pause {id} --force`): then they wait until it is resumed"
             );
             ApiError::new(ErrorCode::Conflict, why)
         }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Verb};
 use hearth_drivers::{Driver, VmState};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{SOON, Server};
+use crate::harness::{BOOT, SOON, Server, options};
+use crate::vms::{clean_up, exec, qemu_of, server_with};
 
 struct Work {
     server: Server,
@@ -25,6 +26,10 @@ async fn claimed(rules: Vec<ExecRule>) -> Work {
         ..FakeOptions::default()
     })
     .await;
+    claimed_of(server, driver).await
+}
+
+async fn claimed_of(server: Server, driver: FakeDriver) -> Work {
     let (_, pool) = server.full_pool(1).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     Work {
@@ -153,6 +158,30 @@ async fn a_restart_of_the_server_leaves_a_paused_vm_paused() {
 }
 
 #[tokio::test]
+async fn a_paused_vm_is_not_taken_for_one_that_does_not_answer() {
+    let driver = FakeDriver::new(1, FakeOptions::default());
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.probe_interval = Duration::from_millis(200);
+    options.probe_patience = Duration::from_millis(200);
+    let made: Arc<dyn Driver> = Arc::new(driver.clone());
+    let server = Server::start(folder, options, move |_| Ok(made)).await.unwrap();
+    let work = claimed_of(server, driver).await;
+    assert_eq!(work.pause("").await.0, StatusCode::OK);
+    // Each probe of it asks the driver; a VM that hangs is given up after a few.
+    let before = work.driver.calls(Verb::Inspect);
+    let probed = async {
+        while work.driver.calls(Verb::Inspect) < before + 40 {
+            crate::harness::pause().await;
+        }
+    };
+    tokio::time::timeout(SOON, probed).await.unwrap();
+    let view = work.server.get(&work.path).await;
+    assert_eq!([&view["unresponsive"], &view["paused"]], [&json!(null), &json!(true)]);
+    assert_eq!(work.state().await, Some(VmState::Paused));
+}
+
+#[tokio::test]
 async fn a_paused_vm_is_released_and_what_is_not_claimed_is_not_paused() {
     let work = claimed(Vec::new()).await;
     assert_eq!(work.pause("").await.0, StatusCode::OK);
@@ -184,4 +213,60 @@ async fn a_vm_that_has_ended_is_not_paused_and_the_reply_says_that_it_ended() {
         let message = reply["error"]["message"].as_str().unwrap();
         assert!(message.starts_with("the VM has ended"), "{message}");
     }
+}
+
+/// Processor time that a process has used, in ticks of a hundredth of a second.
+fn ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // After the name, which may hold anything, the state is the third field; user and system time are the 14th and 15th.
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn a_real_vm_costs_no_processor_while_paused_and_its_processes_continue() {
+    const COUNTER: &str =
+        "i=0; while :; do i=$((i+1)); echo $i >/tmp/count.new; mv /tmp/count.new /tmp/count; sleep 0.05; done";
+    const PAUSED: Duration = Duration::from_secs(8);
+    let server = server_with(|_| {}).await;
+    let project = server.project(json!({ "name": "pauses", "vmSize": "small" })).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 1 })).await;
+    server.until_full(BOOT, &project, 1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    server.patch(&pool, json!({ "enabled": false })).await;
+    let id = claim["id"].as_str().unwrap();
+    let qemu = qemu_of(claim["instanceId"].as_str().unwrap()).unwrap();
+    exec(
+        &server,
+        id,
+        &format!("( {COUNTER} ) >/dev/null 2>&1 & echo $! >/tmp/counter"),
+    )
+    .await;
+    let read = "until [ -s /tmp/count ]; do sleep 0.1; done; kill -0 $(cat /tmp/counter) && cat /tmp/count && date +%s";
+    let before = exec(&server, id, read).await;
+    assert_eq!(before["exitCode"], 0, "{before}");
+    server.post(&format!("/instances/{id}/pause"), json!({})).await;
+    let (begun, used) = (std::time::Instant::now(), ticks(qemu));
+    while begun.elapsed() < PAUSED {
+        crate::harness::pause().await;
+    }
+    let used = ticks(qemu) - used;
+    assert!(used < 40, "{used} hundredths of a second in {PAUSED:?}");
+    assert_eq!(server.get(&format!("/instances/{id}")).await["paused"], true);
+    let after = exec(&server, id, read).await;
+    let now = jiff::Timestamp::now().as_second();
+    assert_eq!(after["exitCode"], 0, "{after}");
+    let numbers = |reply: &Value| -> Vec<i64> {
+        let printed = reply["stdout"].as_str().unwrap();
+        printed.lines().map(|line| line.parse().unwrap()).collect()
+    };
+    let (before, after) = (numbers(&before), numbers(&after));
+    assert!(after[0] > before[0], "the same process counts on: {before:?} {after:?}");
+    // It would be behind by all of the pause.
+    assert!((now - after[1]).abs() < 5, "the clock says {} at {now}", after[1]);
+    server.post(&format!("/instances/{id}/release"), json!({})).await;
+    clean_up(server, &project).await;
 }
