@@ -12,9 +12,11 @@ use crate::exec::ExecExit;
 #[schema(example = json!({ "rows": 40, "cols": 132 }))]
 pub struct TerminalSize {
     /// Lines.
+    #[serde(deserialize_with = "crate::patch::required_whole")]
     #[schema(minimum = 1, maximum = 1000)]
     pub rows: u16,
     /// Characters of a line.
+    #[serde(deserialize_with = "crate::patch::required_whole")]
     #[schema(minimum = 1, maximum = 1000)]
     pub cols: u16,
 }
