@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Verb};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Special, Verb};
 use hearth_drivers::{Driver, VmState};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ async fn the_next_command_resumes_a_paused_vm() {
 }
 
 #[tokio::test]
-async fn a_vm_with_a_call_under_way_is_paused_by_force_alone_and_the_call_ends_after_it() {
+async fn a_vm_with_a_call_under_way_is_paused_by_force_alone() {
     let slow = ExecRule {
         takes: Duration::from_secs(3),
         ..ExecRule::prints("slow", "done\n")
@@ -248,7 +248,13 @@ async fn a_real_vm_costs_no_processor_while_paused_and_its_processes_continue() 
     let read = "until [ -s /tmp/count ]; do sleep 0.1; done; kill -0 $(cat /tmp/counter) && cat /tmp/count && date +%s";
     let before = exec(&server, id, read).await;
     assert_eq!(before["exitCode"], 0, "{before}");
-    server.post(&format!("/instances/{id}/pause"), json!({})).await;
+    let request = server
+        .request(Method::POST, &format!("/instances/{id}/exec"))
+        .json(&json!({ "command": "sleep 5; echo done" }));
+    let running = tokio::spawn(async move { request.send().await.unwrap().json::<Value>().await.unwrap() });
+    let pause = format!("/instances/{id}/pause");
+    while server.call(Method::POST, &pause, json!({})).await.0 != StatusCode::CONFLICT {}
+    server.post(&format!("{pause}?force=true"), json!({})).await;
     let (begun, used) = (std::time::Instant::now(), ticks(qemu));
     while begun.elapsed() < PAUSED {
         crate::harness::pause().await;
@@ -256,6 +262,7 @@ async fn a_real_vm_costs_no_processor_while_paused_and_its_processes_continue() 
     let used = ticks(qemu) - used;
     assert!(used < 40, "{used} hundredths of a second in {PAUSED:?}");
     assert_eq!(server.get(&format!("/instances/{id}")).await["paused"], true);
+    assert!(!running.is_finished(), "the command waits");
     let after = exec(&server, id, read).await;
     let now = jiff::Timestamp::now().as_second();
     assert_eq!(after["exitCode"], 0, "{after}");
@@ -265,8 +272,41 @@ async fn a_real_vm_costs_no_processor_while_paused_and_its_processes_continue() 
     };
     let (before, after) = (numbers(&before), numbers(&after));
     assert!(after[0] > before[0], "the same process counts on: {before:?} {after:?}");
+    let ended = tokio::time::timeout(SOON, running).await.unwrap().unwrap();
+    assert_eq!(
+        (&ended["exitCode"], &ended["stdout"]),
+        (&json!(0), &json!("done\n")),
+        "{ended}"
+    );
     // It would be behind by all of the pause.
     assert!((now - after[1]).abs() < 5, "the clock says {} at {now}", after[1]);
     server.post(&format!("/instances/{id}/release"), json!({})).await;
     clean_up(server, &project).await;
+}
+
+#[tokio::test]
+async fn a_command_whose_time_passes_while_the_vm_is_paused_is_said_to_have_been_paused() {
+    // Time passes in a paused VM of this driver, but nothing is heard of this one.
+    let work = claimed(vec![ExecRule::does("slow", Special::NeverEnds)]).await;
+    let request = work
+        .server
+        .request(Method::POST, &format!("{}/exec", work.path))
+        .json(&json!({ "command": "slow", "timeoutSeconds": 3 }));
+    let running = tokio::spawn(async move { request.send().await.unwrap().json::<Value>().await.unwrap() });
+    let begun = async {
+        while work
+            .driver
+            .commands(&work.vm)
+            .iter()
+            .all(|spec| spec.timeout_ms != Some(3000))
+        {
+            crate::harness::pause().await;
+        }
+    };
+    tokio::time::timeout(SOON, begun).await.unwrap();
+    assert_eq!(work.pause("?force=true").await.0, StatusCode::OK);
+    let ended = tokio::time::timeout(SOON, running).await.unwrap().unwrap();
+    assert_eq!(ended["timedOut"], true, "{ended}");
+    let message = ended["error"].as_str().unwrap();
+    assert!(message.contains("while the VM was paused"), "{message}");
 }
