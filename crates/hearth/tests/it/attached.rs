@@ -64,7 +64,7 @@ impl House {
             id: String::new(),
             token: std::fs::read_to_string(token_file).unwrap().trim().to_owned(),
             stop,
-            folder: folder,
+            folder,
         };
         house.run_ok(&["project", "create", "demo"]);
         house.run_ok(&["pool", "set", "demo", "--enabled", "--target", "1"]);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use hearth_drivers::fake::{ExecRule, Special};
 
 use crate::attached::House;
-use crate::fake::{Fake, Reply};
+use crate::fake::{Fake, Reply, Request};
+use crate::files::entry;
 use crate::support::{Ran, hearth, hearth_at, private, run, run_at_terminal_after};
 
 /// A server with a claim for the task `fix-17`.
@@ -127,6 +128,43 @@ fn a_real_bash_types_the_rest() {
             "{printed} in {shown}"
         );
     }
+}
+
+#[test]
+fn files_in_a_vm_are_completed_where_they_are_copied() {
+    const VM: &str = "wpi_01a209bacc5b714f95acb5a1b59650f7";
+    let fake = Fake::with_look_ups(|request: &Request| match request.line.split('?').next().unwrap() {
+        "GET /api/v1/claims" => Reply::ok(r#"{"items":[]}"#),
+        "GET /api/v1/find/instances" => Reply::ok(&format!(
+            r#"{{"items":[{{"id":"{VM}","projectId":"prj_1","projectName":"web","status":"claimed","taskId":"T1","claimedAt":null}}]}}"#
+        )),
+        _ => Reply::ok(&format!(
+            r#"{{"items":[{},{},{}],"truncated":false,"unreadable":[]}}"#,
+            entry("src", "directory"),
+            entry("start me", "file"),
+            entry("other", "file")
+        )),
+    });
+    let ask = |typed: &str, current: &str| {
+        let mut command = hearth_at(&fake.url, &["--", "hearth", "cp", "T1", ":"]);
+        if !current.is_empty() {
+            command.arg(current);
+        }
+        command
+            .env("HEARTH_COMPLETE", "bash")
+            .env("HEARTH_COMPLETE_INDEX", if current.is_empty() { "3" } else { "4" })
+            .env("HEARTH_COMPLETE_LINE", format!("hearth cp {typed}"))
+            .env("HEARTH_COMPLETE_WORD", current);
+        run(command)
+    };
+    assert_eq!(lines(&ask("T1:app/s", "app/s")), ["app/src/", "app/start\\ me"]);
+    assert_eq!(lines(&ask("T1:/s", "/s")), ["/src/", "/start\\ me"]);
+    assert_eq!(lines(&ask("T1:", "")), ["src/", "start\\ me", "other"]);
+    let lists = fake.requests_of("GET /api/v1/instances/");
+    for (list, folder) in lists.iter().zip(["path=app&", "path=%2F&", "path=.&"]) {
+        assert!(list.line.contains(VM) && list.line.contains(folder), "{}", list.line);
+    }
+    assert_eq!(lists.len(), 3);
 }
 
 #[test]
