@@ -14,7 +14,8 @@ Put the line of your shell into its start file:
   fish   ~/.config/fish/config.fish    hearth completion fish | source
 
 Then `hearth exec <TAB>` completes what you have claimed: tasks, ids, and `last`. Project names, sessions, logs and the files of
-`hearth cp` are completed as well. The server is found as by every other command; it is asked for at most 0.8 seconds.";
+`hearth cp` are completed as well. The server is found as by every other command; it is asked for at most 0.8 seconds
+(or HEARTH_COMPLETE_MS milliseconds).";
 
 /// `hearth completion`.
 #[derive(Debug, Args)]

@@ -22,6 +22,8 @@ use crate::{connect, output, resolve};
 
 /// For everything, from the start of the program.
 const LIMIT: Duration = Duration::from_millis(800);
+/// Another limit, in milliseconds, for a server that is far away.
+const LIMIT_VARIABLE: &str = "HEARTH_COMPLETE_MS";
 /// So many files of one folder are offered.
 const MOST_FILES: usize = 500;
 /// How long a command is that is shown beside a session's name.
@@ -63,9 +65,15 @@ fn can_be_typed(text: &str) -> bool {
     !text.is_empty() && !text.starts_with('-') && clean_line(text) == text
 }
 
+fn limit() -> Duration {
+    let named = std::env::var(LIMIT_VARIABLE).ok().and_then(|limit| limit.parse().ok());
+    named.map_or(LIMIT, Duration::from_millis)
+}
+
 /// Asked in a thread of its own: whatever it waits for, the time is over when it is over.
 fn names(kind: Kind, word: &str) -> Vec<Name> {
-    let left = BEGAN.get().map_or(LIMIT, |began| LIMIT.saturating_sub(began.elapsed()));
+    let limit = limit();
+    let left = BEGAN.get().map_or(limit, |began| limit.saturating_sub(began.elapsed()));
     let (sender, receiver) = mpsc::channel();
     let word = word.to_owned();
     let asking = thread::Builder::new().spawn(move || {

@@ -17,10 +17,13 @@ fn house() -> House {
     assert_eq!(created.code, 0, "{}", created.stderr);
     let released = run(house.command(&["release", &house.id]));
     assert_eq!(released.code, 0, "{}", released.stderr);
-    let claimed = run(house.command(&["claim", "demo", "--task", "fix-17", "--wait", "30"]));
+    let claimed = run(house.command(&["claim", "demo", "--wait", "--task", "fix-17"]));
     assert_eq!(claimed.code, 0, "{}", claimed.stderr);
     house
 }
+
+/// As many milliseconds as a machine under load may need.
+const PATIENT: &str = "30000";
 
 /// Asks as bash does when the cursor stands at the end of words without quotes and colons.
 fn as_bash(mut command: Command, words: &[&str]) -> Ran {
@@ -34,6 +37,11 @@ fn as_bash(mut command: Command, words: &[&str]) -> Ran {
     run(command)
 }
 
+fn patient(mut command: Command) -> Command {
+    command.env("HEARTH_COMPLETE_MS", PATIENT);
+    command
+}
+
 fn lines(ran: &Ran) -> Vec<&str> {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
     ran.stdout.lines().collect()
@@ -42,7 +50,7 @@ fn lines(ran: &Ran) -> Vec<&str> {
 #[test]
 fn a_shell_completes_what_is_there() {
     let house = house();
-    let ask = |words: &[&str]| as_bash(house.command(&[]), &[&["hearth"], words].concat());
+    let ask = |words: &[&str]| as_bash(patient(house.command(&[])), &[&["hearth"], words].concat());
     for command in [
         "exec", "release", "shell", "logs", "ps", "ssh", "forward", "pause", "resume", "attach", "kill", "wait", "ls",
     ] {
@@ -70,7 +78,7 @@ fn a_shell_completes_what_is_there() {
     // The server is named on the line, and nowhere else.
     let token = house.token_file();
     let line = ["hearth", "--url", &house.url, "--token-file", &token, "ps", "f"];
-    assert_eq!(lines(&as_bash(hearth(&[]), &line)), ["fix-17"]);
+    assert_eq!(lines(&as_bash(patient(hearth(&[])), &line)), ["fix-17"]);
 
     let paused = run(house.command(&["pause", "fix-17", "--force"]));
     assert_eq!(paused.code, 0, "{}", paused.stderr);
@@ -83,10 +91,14 @@ fn a_shell_completes_what_is_there() {
 fn zsh_and_fish_are_told_what_a_name_means() {
     let house = house();
     let mut zsh = house.command(&["--", "hearth", "ps", "f"]);
-    zsh.env("HEARTH_COMPLETE", "zsh").env("_CLAP_COMPLETE_INDEX", "2");
+    zsh.env("HEARTH_COMPLETE_MS", PATIENT)
+        .env("HEARTH_COMPLETE", "zsh")
+        .env("_CLAP_COMPLETE_INDEX", "2");
     assert!(run(zsh).stdout.starts_with("fix-17:demo, claimed "));
     let mut fish = house.command(&["--", "hearth", "attach", "--url", &house.url, "f"]);
-    fish.env("HEARTH_COMPLETE", "fish").env_remove("HEARTH_URL");
+    fish.env("HEARTH_COMPLETE_MS", PATIENT)
+        .env("HEARTH_COMPLETE", "fish")
+        .env_remove("HEARTH_URL");
     assert!(run(fish).stdout.starts_with("fix-17\tdemo, claimed "));
     for shell in ["bash", "zsh", "fish"] {
         let script = run(hearth(&["completion", shell]));
@@ -99,7 +111,11 @@ fn zsh_and_fish_are_told_what_a_name_means() {
 fn a_real_bash_types_the_rest() {
     let house = house();
     let mut shell = Command::new("bash");
-    shell.args(["--norc", "--noprofile", "-i"]).env_clear().env("PS1", "> ");
+    shell
+        .args(["--norc", "--noprofile", "-i"])
+        .env_clear()
+        .env("PS1", "> ")
+        .env("HEARTH_COMPLETE_MS", PATIENT);
     for (name, value) in house.command(&[]).get_envs() {
         shell.env(name, value.unwrap());
     }
@@ -151,6 +167,7 @@ fn files_in_a_vm_are_completed_where_they_are_copied() {
             command.arg(current);
         }
         command
+            .env("HEARTH_COMPLETE_MS", PATIENT)
             .env("HEARTH_COMPLETE", "bash")
             .env("HEARTH_COMPLETE_INDEX", if current.is_empty() { "3" } else { "4" })
             .env("HEARTH_COMPLETE_LINE", format!("hearth cp {typed}"))
@@ -183,9 +200,9 @@ fn what_others_name_is_neither_run_nor_an_option() {
     ];
     let reply = serde_json::json!({ "items": items }).to_string();
     let fake = Fake::start(move |_| Reply::ok(&reply));
-    let ran = as_bash(hearth_at(&fake.url, &[]), &["hearth", "release", "t"]);
+    let ran = as_bash(patient(hearth_at(&fake.url, &[])), &["hearth", "release", "t"]);
     assert_eq!(lines(&ran), ["t\\$\\(id\\)", "t\\ two"]);
-    let ran = as_bash(hearth_at(&fake.url, &[]), &["hearth", "release", ""]);
+    let ran = as_bash(patient(hearth_at(&fake.url, &[])), &["hearth", "release", ""]);
     assert!(
         !ran.stdout.contains("--all") && !ran.stdout.contains('\u{1b}'),
         "{}",
