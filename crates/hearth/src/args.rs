@@ -7,7 +7,7 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, credential, doctor, env, exec, forward, image, instance, logs, ls, pause, pool,
+    claim, claims, completion, cp, credential, doctor, env, exec, forward, image, instance, logs, ls, man, pause, pool,
     ports, project, release, run, serve, session, setup, shell, ssh, template, token,
 };
 
@@ -150,7 +150,7 @@ pub(crate) enum Command {
     /// A project's git credentials: tokens and deploy keys, by git server
     #[command(subcommand)]
     Credential(credential::CredentialCommand),
-    /// Print what a shell needs to complete this program's commands and options
+    /// Print what a shell needs to complete commands, options, and the names of VMs, projects and sessions
     Completion(completion::CompletionArgs),
     /// Print the OpenAPI document of the HTTP API; needs no server
     Openapi,
@@ -170,4 +170,6 @@ pub(crate) enum Command {
     Pause(pause::PauseArgs),
     /// Resume a claimed VM that is paused
     Resume(pause::ResumeArgs),
+    /// Write the manual pages
+    Man(man::ManArgs),
 }

@@ -13,7 +13,7 @@ const DATA_DIR: &str = "--data-dir";
 /// Commands that work on a data folder instead of asking a server.
 const ON_THE_SERVER: [&str; 2] = ["serve", "image"];
 /// Commands that need neither.
-const AT_NO_SERVER: [&str; 2] = ["completion", "openapi"];
+const AT_NO_SERVER: [&str; 3] = ["completion", "man", "openapi"];
 
 /// The options that say which server this command talks to.
 static SERVER: OnceLock<Vec<String>> = OnceLock::new();

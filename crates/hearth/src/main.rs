@@ -6,6 +6,7 @@ mod boot;
 mod branches;
 mod caller_env;
 mod commands;
+mod complete;
 mod connect;
 mod editor;
 mod env_file;
@@ -32,6 +33,9 @@ use args::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
+    if let Some(code) = complete::answer() {
+        return code;
+    }
     if std::env::args_os().len() == 1 {
         // A reader that went away is no fault.
         let _ = std::io::stdout().lock().write_all(start::TEXT.as_bytes());

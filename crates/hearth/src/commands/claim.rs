@@ -42,8 +42,8 @@ pub(crate) struct ClaimArgs {
     /// prefer and bypass make none then and say so with exit code 5 too
     #[arg(long, value_enum)]
     miss: Option<MissArg>,
-    /// How long to wait for one that is being made, in seconds
-    #[arg(long, value_name = "SECONDS")]
+    /// Wait for one that is being made, at most so many seconds (600 when no number stands behind it)
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
     wait: Option<u64>,
     /// Length of the lease in minutes
     #[arg(long, value_name = "MINUTES")]

@@ -1,17 +1,21 @@
-//! `hearth completion`: what a shell needs to complete commands and options.
+//! `hearth completion`: the script with which a shell completes commands, options, and the names of what is there.
 
-use clap::{Args, CommandFactory as _, ValueEnum};
-use clap_complete::Shell;
+use clap::{Args, ValueEnum};
+use clap_complete::env::{EnvCompleter, Fish, Zsh};
 
-use crate::args::Cli;
+use crate::complete::{self, Bash};
 use crate::failure::Failure;
 use crate::output;
 
 pub(crate) const AFTER_HELP: &str = "\
-Examples:
-  hearth completion bash > /etc/bash_completion.d/hearth
-  hearth completion zsh > \"${fpath[1]}/_hearth\"
-  hearth completion fish > ~/.config/fish/completions/hearth.fish";
+Put the line of your shell into its start file:
+  bash   ~/.bashrc                     source <(hearth completion bash)
+  zsh    ~/.zshrc, after `compinit`    source <(hearth completion zsh)
+  fish   ~/.config/fish/config.fish    hearth completion fish | source
+
+Then `hearth exec <TAB>` completes what you have claimed: tasks, ids, and `last`. Project names, sessions, logs and the files of
+`hearth cp` are completed as well. The server is found as by every other command; it is asked for at most 0.8 seconds
+(or HEARTH_COMPLETE_MS milliseconds).";
 
 /// `hearth completion`.
 #[derive(Debug, Args)]
@@ -31,13 +35,13 @@ enum KnownShell {
 }
 
 pub(crate) fn run(args: &CompletionArgs) -> Result<u8, Failure> {
-    let shell = match args.shell {
-        KnownShell::Bash => Shell::Bash,
-        KnownShell::Zsh => Shell::Zsh,
-        KnownShell::Fish => Shell::Fish,
+    let shell: &dyn EnvCompleter = match args.shell {
+        KnownShell::Bash => &Bash,
+        KnownShell::Zsh => &Zsh,
+        KnownShell::Fish => &Fish,
     };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "hearth", &mut script);
-    output::print_as_it_is(String::from_utf8_lossy(&script).trim_end())?;
+    let script =
+        complete::script(shell).map_err(|error| Failure::new(format!("the script cannot be written: {error}")))?;
+    output::print_as_it_is(&script)?;
     Ok(0)
 }

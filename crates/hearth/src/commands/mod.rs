@@ -15,6 +15,7 @@ pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
+pub(crate) mod man;
 pub(crate) mod openapi;
 pub(crate) mod pause;
 pub(crate) mod pool;
@@ -73,5 +74,6 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::SshProxy(args) => ssh::proxy(globals, args).await,
         Command::Pause(args) => pause::pause(globals, args).await,
         Command::Resume(args) => pause::resume(globals, args).await,
+        Command::Man(args) => man::run(&args),
     }
 }

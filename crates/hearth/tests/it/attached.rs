@@ -15,11 +15,11 @@ use crate::support::{Ran, eventually, hearth_at, run, run_at_terminal, run_at_te
 
 /// A server, and a claimed VM of it.
 pub(crate) struct House {
-    url: String,
+    pub(crate) url: String,
     pub(crate) id: String,
     token: String,
     stop: CancellationToken,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl House {
@@ -64,7 +64,7 @@ impl House {
             id: String::new(),
             token: std::fs::read_to_string(token_file).unwrap().trim().to_owned(),
             stop,
-            _folder: folder,
+            folder,
         };
         house.run_ok(&["project", "create", "demo"]);
         house.run_ok(&["pool", "set", "demo", "--enabled", "--target", "1"]);
@@ -82,6 +82,11 @@ impl House {
         let mut command = hearth_at(&self.url, args);
         command.env("HEARTH_TOKEN", &self.token);
         command
+    }
+
+    /// The file that holds the token.
+    pub(crate) fn token_file(&self) -> String {
+        self.folder.path().join("data/admin-token").display().to_string()
     }
 
     fn run_ok(&self, args: &[&str]) {

@@ -14,7 +14,7 @@ use crate::support::{Ran, eventually, hearth_at, run, run_with_stdin};
 
 const FILE: &str = "content-type: application/octet-stream\r\netag: \"v1\"\r\nhearth-file-mode: 0750\r\n";
 
-fn entry(name: &str, kind: &str) -> String {
+pub(crate) fn entry(name: &str, kind: &str) -> String {
     format!(
         r#"{{"name":"{name}","nameBase64":null,"path":"/home/{name}","kind":"{kind}","size":12,"mode":"0640","uid":0,"gid":0,
         "owner":"root","group":"adm","modifiedAt":"2025-01-01T00:00:00.000Z","symlinkTarget":null}}"#
