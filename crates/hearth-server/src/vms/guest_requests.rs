@@ -27,6 +27,8 @@ use crate::store::{ClaimedVm, Store, StoreError};
 const ROUND: Duration = Duration::from_secs(2);
 /// How long an agent may take to connect.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A task's first command has the VM to itself for so long: opening one more stream in an emulated guest costs that command 4 ms.
+const AFTER_CLAIM: Duration = Duration::from_millis(300);
 /// After a lost stream it is opened again so soon …
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// … and at the latest after this.
@@ -92,7 +94,7 @@ impl GuestRequests {
             }
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.claimed.notified() => {}
+                () = self.claimed.notified() => tokio::time::sleep(AFTER_CLAIM).await,
                 Some(_) = tasks.join_next() => {}
                 () = tokio::time::sleep(ROUND) => {}
             }
