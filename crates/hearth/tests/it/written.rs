@@ -311,11 +311,11 @@ fn completion_is_there_for_three_shells() {
     for (shell, part) in [
         ("bash", "complete -F"),
         ("zsh", "#compdef hearth"),
-        ("fish", "complete -c hearth"),
+        ("fish", "--command hearth"),
     ] {
         let ran = run(hearth(&["completion", shell]));
         assert_eq!(ran.code, 0, "{}", ran.stderr);
-        assert!(ran.stdout.contains(part) && ran.stdout.contains("claims"), "{shell}");
+        assert!(ran.stdout.contains(part) && ran.stdout.contains("HEARTH_COMPLETE"), "{shell}");
     }
     assert_eq!(run(hearth(&["completion", "tcsh"])).code, 2);
 }
