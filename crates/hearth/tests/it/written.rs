@@ -315,7 +315,10 @@ fn completion_is_there_for_three_shells() {
     ] {
         let ran = run(hearth(&["completion", shell]));
         assert_eq!(ran.code, 0, "{}", ran.stderr);
-        assert!(ran.stdout.contains(part) && ran.stdout.contains("HEARTH_COMPLETE"), "{shell}");
+        assert!(
+            ran.stdout.contains(part) && ran.stdout.contains("HEARTH_COMPLETE"),
+            "{shell}"
+        );
     }
     assert_eq!(run(hearth(&["completion", "tcsh"])).code, 2);
 }
