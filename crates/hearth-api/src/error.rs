@@ -1,5 +1,7 @@
 //! The error body that every reply outside 2xx carries.
 
+use std::fmt::Write as _;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -84,4 +86,21 @@ impl ErrorCode {
         Self::Unavailable,
         Self::InsufficientStorage,
     ];
+}
+
+/// An error and everything beneath it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(inner) = next {
+        let inner_text = inner.to_string();
+        // Several layers repeat what lies beneath them.
+        if !text.contains(&inner_text) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {inner_text}");
+        }
+        next = inner.source();
+    }
+    text
 }

@@ -87,6 +87,9 @@ pub struct TerminalSpec {
     pub size: TerminalSize,
 }
 
+/// What programs take a terminal for when its client does not say, as the value of `TERM`.
+pub const DEFAULT_TERM: &str = "xterm-256color";
+
 /// How large a terminal is, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {

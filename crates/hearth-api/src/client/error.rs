@@ -1,8 +1,8 @@
 //! What a call of the API can end in besides success. Texts are for people; programs match on the variants.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+pub(super) use crate::error::chain;
 use crate::error::{ErrorBody, ErrorCode, FieldError};
 
 /// Why a call did not give what was asked for.
@@ -117,20 +117,4 @@ fn loose_message(status: u16, body: &[u8]) -> String {
         Some(text) => text.to_owned(),
         None => format!("the answer was HTTP {status} and not in Hearth's form: is something else at this address?"),
     }
-}
-
-/// An error and everything beneath it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        let inner_text = inner.to_string();
-        // Several layers repeat what lies beneath them.
-        if !text.contains(&inner_text) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, ": {inner_text}");
-        }
-        next = inner.source();
-    }
-    text
 }

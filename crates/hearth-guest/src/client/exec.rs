@@ -1,6 +1,5 @@
 //! Running commands: the stream of what they print, and how it ends.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,7 +17,7 @@ use crate::frames::{self, FrameDecoder, FrameError};
 use crate::{ExecEnd, ExecSpec, FrameKind, TerminalSize, TerminalSpec};
 
 /// Longest chunk of standard input in one frame.
-pub(super) const STDIN_CHUNK: usize = 32 * 1024;
+const STDIN_CHUNK: usize = 32 * 1024;
 /// When a command's time is up, its agent has this long to say how it ended: it lets the command end by itself for two seconds, and
 /// kills what is left then.
 const BACKSTOP: Duration = Duration::from_secs(4);
@@ -118,21 +117,24 @@ impl Limit {
     }
 }
 
+/// Standard input as frames, none of them longer than [`STDIN_CHUNK`].
+pub(super) fn stdin_frames(mut input: Bytes) -> Vec<io::Result<Bytes>> {
+    let mut frames = Vec::with_capacity(input.len().div_ceil(STDIN_CHUNK));
+    while !input.is_empty() {
+        let part = input.split_to(input.len().min(STDIN_CHUNK));
+        frames.push(Ok(frames::encode(FrameKind::Stdin, &part)));
+    }
+    frames
+}
+
 /// The request's body: the specification, the input, and its end.
 pub(super) fn request_body(spec: &ExecSpec, stdin: Upload) -> Result<Upload, AgentError> {
     let spec = frames::encode_json(FrameKind::Spec, spec).map_err(protocol)?;
     let input = stdin.into_stream().flat_map(|chunk| {
-        let mut parts = VecDeque::new();
-        match chunk {
-            Ok(mut chunk) => {
-                while !chunk.is_empty() {
-                    let part = chunk.split_to(chunk.len().min(STDIN_CHUNK));
-                    parts.push_back(Ok(frames::encode(FrameKind::Stdin, &part)));
-                }
-            }
-            Err(error) => parts.push_back(Err(error)),
-        }
-        stream::iter(parts)
+        stream::iter(match chunk {
+            Ok(chunk) => stdin_frames(chunk),
+            Err(error) => vec![Err(error)],
+        })
     });
     let end = frames::encode(FrameKind::StdinEnd, &[]);
     let whole = stream::iter([Ok(spec)]).chain(input).chain(stream::iter([Ok(end)]));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
 use http::Method;
 
-use super::exec::{STDIN_CHUNK, protocol};
+use super::exec::{protocol, stdin_frames};
 use super::transfer::{Download, Sending, Upload};
 use super::{AgentClient, AgentError, accepted, with_query};
 use crate::exec_session::{
@@ -152,14 +152,7 @@ async fn list<T: serde::de::DeserializeOwned>(reply: http::Response<h2::RecvStre
 
 fn to_frames(input: io::Result<SessionInput>) -> Vec<io::Result<Bytes>> {
     match input {
-        Ok(SessionInput::Bytes(mut bytes)) => {
-            let mut frames = Vec::new();
-            while !bytes.is_empty() {
-                let chunk = bytes.split_to(bytes.len().min(STDIN_CHUNK));
-                frames.push(Ok(frames::encode(FrameKind::Stdin, &chunk)));
-            }
-            frames
-        }
+        Ok(SessionInput::Bytes(bytes)) => stdin_frames(bytes),
         Ok(SessionInput::End) => vec![Ok(frames::encode(FrameKind::StdinEnd, &[]))],
         Ok(SessionInput::Resize(size)) => {
             vec![frames::encode_json(FrameKind::Resize, &size).map_err(io::Error::other)]

@@ -11,7 +11,7 @@ use hearth_api::settings::Terminal;
 use hearth_core::scripts::shell_text;
 use hearth_guest::client::{AgentClient, AgentError};
 use hearth_guest::exec_session::{LONGEST_TAG, SessionSpec, SessionStart, tag_fault};
-use hearth_guest::{ExecSpec, TerminalSize};
+use hearth_guest::{DEFAULT_TERM, ExecSpec, TerminalSize};
 
 use super::Claims;
 use crate::secrets::env_file;
@@ -23,8 +23,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// Until somebody attaches whose terminal is larger or smaller.
 const SIZE: TerminalSize = TerminalSize { rows: 24, cols: 80 };
-/// What programs in them take them for.
-const TERM: &str = "xterm-256color";
 
 impl Claims {
     /// Starts them, in a task of its own. Those that run already stay as they are: a claim may be repeated.
@@ -77,7 +75,7 @@ fn spec(terminal: &Terminal, path: Option<String>) -> SessionSpec {
         command: ExecSpec {
             argv: Some(vec!["bash".to_owned(), "-c".to_owned(), shell_text(&terminal.command)]),
             cwd: Some(path.unwrap_or_else(|| "/home".to_owned())),
-            env: vec![("TERM".to_owned(), TERM.to_owned())],
+            env: vec![("TERM".to_owned(), DEFAULT_TERM.to_owned())],
             env_file: Some(env_file::PATH.to_owned()),
             ..ExecSpec::default()
         },

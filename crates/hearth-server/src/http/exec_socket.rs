@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::exec::{Inside, answered, enter, marked, refused, to_spec, usable};
 use super::exec_end::StartedExec;
 use super::extract::{self, Path};
-use super::socket::{Attached, MESSAGE_BYTES, Typed, WAITING_INPUT, say_last};
+use super::socket::{Attached, Typed, WAITING_INPUT, say_last, websocket};
 use super::terminal::{guest_size, is_too_old, too_old};
 use crate::store::InstanceRow;
 
@@ -49,14 +49,8 @@ pub async fn attach_exec(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let upgrade = upgrade.map_err(|_| {
-        ApiError::field(
-            ".",
-            "this is a WebSocket: ask for it with `Upgrade: websocket`, or send the command with POST",
-        )
-    })?;
+    let upgrade = websocket(upgrade, ", or send the command with POST")?;
     let inside = enter(&state, &row).await?;
-    let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
     let at = row.state;
     let opened = upgrade.on_upgrade(async move |socket| serve(socket, &state, &row, inside).await);
     Ok(marked(at, opened))

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use bytes::{BufMut as _, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
@@ -14,6 +15,7 @@ use hearth_guest::client::{ExecStream, TerminalInput};
 use tokio::sync::mpsc;
 
 use super::AppState;
+use super::error::ApiError;
 use super::exec::show_life;
 use super::exec_end::{Heard, StartedExec};
 use super::terminal::guest_size;
@@ -48,6 +50,18 @@ pub struct Attached {
     /// A client that has said nothing for this long, not even that it is there, is gone. `None`: one that does not take its output
     /// for some time cannot say anything either, and is waited for.
     pub patience: Option<Duration>,
+}
+
+/// The upgrade of a request for a WebSocket. A request for none is refused; `instead` says what else to do, if there is something.
+pub fn websocket(
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    instead: &str,
+) -> Result<WebSocketUpgrade, ApiError> {
+    let upgrade = upgrade.map_err(|_| {
+        let message = format!("this is a WebSocket: ask for it with `Upgrade: websocket`{instead}");
+        ApiError::field(".", message)
+    })?;
+    Ok(upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES))
 }
 
 impl Attached {

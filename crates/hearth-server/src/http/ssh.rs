@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::exec::{Inside, answered, enter, usable};
 use super::extract::{Body, Path};
 use super::ports::{Watched, opened};
+use super::socket::websocket;
 use crate::secrets::env_file;
 
 /// Let the owner of a key enter a VM by SSH
@@ -61,8 +62,7 @@ pub async fn open_ssh(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let upgrade =
-        upgrade.map_err(|_| ApiError::field(".", "this is a WebSocket: ask for it with `Upgrade: websocket`"))?;
+    let upgrade = websocket(upgrade, "")?;
     let Inside { agent, resumed } = enter(&state, &row).await?;
     let watched = Watched::new(&state, &row, resumed);
     let stream = answered(&state, &row, agent.ssh_stream(env_file::PATH)).await?;

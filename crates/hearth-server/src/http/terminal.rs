@@ -12,8 +12,8 @@ use hearth_api::ids::InstanceId;
 use hearth_api::terminal::TerminalSize;
 use hearth_api::values::{GuestPath, Name, TerminalKind};
 use hearth_core::state::InstanceState;
-use hearth_guest::TerminalSpec;
 use hearth_guest::client::AgentError;
+use hearth_guest::{DEFAULT_TERM, TerminalSpec};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
@@ -24,12 +24,10 @@ use super::error::ApiError;
 use super::exec::{Inside, answered, enter, marked, refused, spec_of, usable};
 use super::exec_end::StartedExec;
 use super::extract::{Path, Query};
-use super::socket::{Attached, MESSAGE_BYTES, WAITING_INPUT};
+use super::socket::{Attached, WAITING_INPUT, websocket};
 
 /// A client that has said nothing for this long, not even that it is there, is gone.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(90);
-/// The terminal type that programs get when the client does not name one.
-pub const TERM: &str = "xterm-256color";
 /// What an agent answers to a path that it does not know.
 const UNKNOWN_PATH: u16 = 404;
 
@@ -43,7 +41,7 @@ pub struct TerminalQuery {
     #[param(nullable = false, minimum = 1, maximum = 1000, default = json!(TerminalSize::default().cols))]
     cols: Option<u16>,
     /// What it is, as programs read it in `TERM`.
-    #[param(nullable = false, required = false, value_type = TerminalKind, default = json!(TERM))]
+    #[param(nullable = false, required = false, value_type = TerminalKind, default = json!(DEFAULT_TERM))]
     term: Option<TerminalKind>,
     /// Who works in it.
     #[param(nullable = false, required = false, value_type = Name, default = "root")]
@@ -73,8 +71,7 @@ pub async fn open_terminal(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let upgrade =
-        upgrade.map_err(|_| ApiError::field(".", "this is a WebSocket: ask for it with `Upgrade: websocket`"))?;
+    let upgrade = websocket(upgrade, "")?;
     let Inside { agent, resumed } = enter(&state, &row).await?;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
@@ -91,7 +88,6 @@ pub async fn open_terminal(
         channels: false,
         patience: Some(CLIENT_PATIENCE),
     };
-    let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
     let at = row.state;
     let opened = upgrade.on_upgrade(async move |socket| {
         let (client, from_client) = socket.split();
@@ -123,7 +119,7 @@ fn to_terminal(query: TerminalQuery) -> TerminalSpec {
     let size = TerminalSize::default();
     let shell = ["bash", "-l"].map(str::to_owned).to_vec();
     let mut command = spec_of(shell, query.cwd, query.user);
-    let term = query.term.map_or_else(|| TERM.to_owned(), String::from);
+    let term = query.term.map_or_else(|| DEFAULT_TERM.to_owned(), String::from);
     command.env = [("TERM".to_owned(), term)].into();
     TerminalSpec {
         size: guest_size(TerminalSize {

@@ -268,7 +268,7 @@ fn say_image(images: &Stores) {
 
 /// Why the server does not start or ended, with what to do.
 fn refused(error: &ServeError) -> Failure {
-    let failure = Failure::new(chain(error));
+    let failure = Failure::new(hearth_api::error::chain(error));
     match error {
         ServeError::DataDir { source, .. } => match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
@@ -292,21 +292,6 @@ fn refused(error: &ServeError) -> Failure {
         },
         _ => failure,
     }
-}
-
-/// An error and what lies beneath it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        next = inner.source();
-    }
-    text
 }
 
 fn start_log(format: LogFormat) {

@@ -4,7 +4,7 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode, Version};
 use axum::response::Response;
-use hearth_api::error::ErrorCode;
+use hearth_api::error::{ErrorCode, chain};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -100,19 +100,4 @@ async fn join(client: OnUpgrade, server: OnUpgrade, watched: Watched) {
     let mut server = InspectReader::new(TokioIo::new(server), watch(watched));
     // How it ended is the matter of what speaks over it.
     drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
-}
-
-/// An error and what lies beneath it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        next = inner.source();
-    }
-    text
 }

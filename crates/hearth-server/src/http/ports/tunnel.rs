@@ -21,7 +21,7 @@ use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::exec::{Inside, enter, usable};
 use crate::http::extract::Path;
-use crate::http::socket::MESSAGE_BYTES;
+use crate::http::socket::websocket;
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -50,8 +50,7 @@ pub async fn open_tunnel(
     if port == 0 {
         return Err(ApiError::field("port", "must be from 1 to 65535"));
     }
-    let upgrade =
-        upgrade.map_err(|_| ApiError::field(".", "this is a WebSocket: ask for it with `Upgrade: websocket`"))?;
+    let upgrade = websocket(upgrade, "")?;
     let Inside { agent, resumed } = enter(&state, &row).await?;
     let watched = Watched::new(&state, &row, resumed);
     let stream = connect(&state, &row, &agent, port).await?;
@@ -64,7 +63,6 @@ pub fn opened(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     watched: Watched,
 ) -> Response {
-    let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
     upgrade.on_upgrade(async move |socket| {
         let (to_client, mut from_client) = socket.split();
         let (reader, writer) = tokio::io::split(stream);

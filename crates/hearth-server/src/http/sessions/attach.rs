@@ -29,7 +29,7 @@ use crate::http::exec::{Inside, answered, enter, marked, show_life, usable};
 use crate::http::exec_end::{RETURN_PATIENCE, what_happened};
 use crate::http::extract::{Path, Query};
 use crate::http::files::refused;
-use crate::http::socket::{CHUNK_BYTES, LEAVING_PATIENCE, LIFE_EVERY, MESSAGE_BYTES, WAITING_INPUT, on_channel};
+use crate::http::socket::{CHUNK_BYTES, LEAVING_PATIENCE, LIFE_EVERY, WAITING_INPUT, on_channel, websocket};
 use crate::http::terminal::guest_size;
 use crate::store::InstanceRow;
 use crate::vms::connections::Connections;
@@ -123,12 +123,7 @@ pub async fn attach_session(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let row = usable(&state, &caller, &id).await?;
-    let upgrade = upgrade.map_err(|_| {
-        ApiError::field(
-            ".",
-            "this is a WebSocket: ask for it with `Upgrade: websocket`, or read the session's `output`",
-        )
-    })?;
+    let upgrade = websocket(upgrade, ", or read the session's `output`")?;
     let Inside { agent, resumed } = enter(&state, &row).await?;
     let (typed, mut waiting) = mpsc::channel(WAITING_INPUT);
     let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
@@ -143,7 +138,6 @@ pub async fn attach_session(
         resumed,
         lease: (row.state == InstanceState::Claimed).then_some(id),
     };
-    let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
     let opened = upgrade.on_upgrade(async move |socket| client.serve(socket, typed, &state).await);
     Ok(marked(row.state, opened))
 }

@@ -13,6 +13,7 @@ use hearth_api::ids::InstanceId;
 use hearth_api::page::Items;
 use hearth_api::session::{Process, SendSignal, Session, SessionRemoved, SessionStatus, SignalSent, StartSession};
 use hearth_api::terminal::TerminalSize;
+use hearth_guest::DEFAULT_TERM;
 use hearth_guest::client::{AgentError, Upload};
 use hearth_guest::exec_session::{ProcessInfo, SessionInfo, SessionSignal, SessionSpec, SessionStart};
 use jiff::Timestamp;
@@ -28,7 +29,7 @@ use super::exec_end::to_exit;
 use super::extract::{Body, Path, Query};
 use super::files::content::{Incoming, Life};
 use super::files::{ask, refused};
-use super::terminal::{TERM, guest_size};
+use super::terminal::guest_size;
 
 /// Longest wait in one request.
 const LONGEST_WAIT_SECONDS: u64 = 86_400;
@@ -88,7 +89,7 @@ pub async fn start_session(
     let stdin = request.stdin.take().unwrap_or_default();
     let mut command = to_spec(request)?;
     if body.terminal.is_some() && !command.env.iter().any(|(name, _)| name == "TERM") {
-        command.env.push(("TERM".to_owned(), TERM.to_owned()));
+        command.env.push(("TERM".to_owned(), DEFAULT_TERM.to_owned()));
     }
     let reads = body.open_stdin || !stdin.is_empty();
     let spec = SessionSpec {

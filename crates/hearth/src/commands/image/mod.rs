@@ -233,7 +233,7 @@ fn remove_everywhere(stores: &Stores, data: &Path, found: &Image) -> Result<Mani
             Err(ImageError::NotFound { .. } | ImageError::None | ImageError::Broken { .. }) => {}
             // What is left in another user's folder is said; what could be removed is removed.
             Err(error) if folder != found.folder.parent().unwrap_or(&folder) => {
-                output::note(&super::serve::chain(&error))
+                output::note(&hearth_api::error::chain(&error))
             }
             Err(error) => return Err(failure(&error)),
         }
@@ -242,7 +242,7 @@ fn remove_everywhere(stores: &Stores, data: &Path, found: &Image) -> Result<Mani
 }
 
 fn failure(error: &ImageError) -> Failure {
-    let failure = Failure::new(super::serve::chain(error));
+    let failure = Failure::new(hearth_api::error::chain(error));
     match error {
         ImageError::Io { source, .. }
             if matches!(
