@@ -48,11 +48,19 @@ impl Drop for Server {
         }
         self.try_run(&["project", "delete", "p", "--yes"]);
         let began = Instant::now();
-        while !self.running().is_empty() && began.elapsed() < Duration::from_secs(20) {
+        let is_left = || !self.running().is_empty() || !self.folders().is_empty();
+        while is_left() && began.elapsed() < Duration::from_secs(20) {
             // pause between two checks
             std::thread::sleep(Duration::from_millis(100));
         }
-        // It may have ended meanwhile.
+        // With SIGTERM it takes the network of its VMs along. It may have ended meanwhile.
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let began = Instant::now();
+        while self.process.try_wait().is_ok_and(|ended| ended.is_none()) && began.elapsed() < Duration::from_secs(20) {
+            // pause between two checks
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
