@@ -1,6 +1,7 @@
 //! Freezing a running VM as a template. The VM is paused while its devices' state is written and its memory is copied;
 //! the rest (checksums, syncing) happens after it is resumed. Whatever fails, the VM is resumed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ const DISK_RESERVE: u64 = 512 * 1024 * 1024;
 const IDLE_WINDOW: Duration = Duration::from_millis(150);
 /// Clock ticks of 10 ms.
 const IDLE_TICKS: u64 = 1;
+/// So often the time that the guest used is read.
+const IDLE_SAMPLE: Duration = Duration::from_millis(25);
 /// Longest for the copy of the memory: a slow disk and a VM of many gigabytes.
 const COPY_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -85,23 +88,30 @@ async fn idle(inner: &Inner, id: &VmId, longest: Duration) -> Result<(), DriverE
     let Some(process) = inner.recorded_process(id)? else {
         return Ok(());
     };
-    let look = || {
+    let read = || {
         let used = process.ticks_used();
         used.map_err(|error| error::io(format!("cannot read the process of {id}"), error))
     };
     let begin = Instant::now();
-    let mut before = look()?;
-    while begin.elapsed() + IDLE_WINDOW <= longest {
-        tokio::time::sleep(IDLE_WINDOW).await;
-        let now = look()?;
-        let (Some(earlier), Some(later)) = (before, now) else {
-            return Ok(());
-        };
-        if later.saturating_sub(earlier) <= IDLE_TICKS {
+    // When it had used how much, oldest first; the window ends now.
+    let mut samples = VecDeque::new();
+    loop {
+        let Some(used) = read()? else { return Ok(()) };
+        let now = Instant::now();
+        samples.push_back((now, used));
+        while samples.get(1).is_some_and(|(at, _)| now - *at >= IDLE_WINDOW) {
+            samples.pop_front();
+        }
+        let idles =
+            |(at, before): &(Instant, u64)| now - *at >= IDLE_WINDOW && used.saturating_sub(*before) <= IDLE_TICKS;
+        if samples.front().is_some_and(idles) {
             tracing::debug!(%id, after_ms = begin.elapsed().as_millis(), "the guest is idle");
             return Ok(());
         }
-        before = now;
+        if begin.elapsed() + IDLE_SAMPLE > longest {
+            break;
+        }
+        tokio::time::sleep(IDLE_SAMPLE).await;
     }
     if !longest.is_zero() {
         tracing::debug!(%id, tried_ms = longest.as_millis(), "the guest does not become idle: its forks will continue what it is doing");

@@ -22,9 +22,8 @@ use crate::vms::connections::ConnectError;
 const CONNECT_TRY: Duration = Duration::from_secs(5);
 /// Time limit of Hearth's own small commands in a VM.
 const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
-/// What most tasks run first. An image may be without some.
-const WARM_COMMANDS: &str =
-    "cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
+/// Writes what is not on the disk yet, then reads what most tasks run first. An image may be without some.
+const BEFORE_FREEZE: &str = "sync; cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
 /// The file of an SSH server's RSA key.
 const RSA_HOST_KEY: &str = "ssh_host_rsa_key";
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
@@ -388,11 +387,8 @@ impl Run<'_> {
     /// Before the VM is frozen: what is not on the disk yet would be written again by every fork, what tasks usually run would be read
     /// by each into memory of its own, and what the agent has prepared they all have. A guest that cannot do it is frozen as it is.
     pub(super) async fn prepare_to_freeze(&self, agent: &AgentClient) {
-        if let Err(error) = self.runs(agent, &["sync"]).await {
-            tracing::debug!(%error, "the guest does not write everything to its disk");
-        }
-        if let Err(error) = self.runs(agent, &["sh", "-c", WARM_COMMANDS]).await {
-            tracing::debug!(%error, "the guest does not read what tasks usually run");
+        if let Err(error) = self.runs(agent, &["sh", "-c", BEFORE_FREEZE]).await {
+            tracing::debug!(%error, "the guest does not write everything to its disk, or read what tasks usually run");
         }
         match tokio::time::timeout(HOUSEKEEPING_TIMEOUT, agent.quiesce()).await {
             Ok(Ok(())) => {}
