@@ -14,6 +14,7 @@ mod report;
 mod server;
 mod table;
 mod vm;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ enum Row {
     Memory,
     /// 7: test boots again
     Again,
+    /// 8: daily work in a claimed VM
+    Work,
 }
 
 /// How often each thing is measured.
@@ -91,6 +94,8 @@ struct Counts {
     fills: usize,
     /// Test boots of each kind.
     again: usize,
+    /// Copies of each kind.
+    work: usize,
 }
 
 impl Counts {
@@ -106,6 +111,7 @@ impl Counts {
                 peers: 4,
                 fills: 1,
                 again: 2,
+                work: 2,
             }
         } else {
             Self {
@@ -118,6 +124,7 @@ impl Counts {
                 peers: 8,
                 fills: 2,
                 again: 3,
+                work: 4,
             }
         }
     }
@@ -211,7 +218,15 @@ async fn rows(bench: &mut Bench) -> Result<()> {
     if bench.wants_any(&[Row::Fork, Row::Claim, Row::Memory]) {
         fork::measure(bench).await.context("rows at the driver")?;
     }
-    let with_server = [Row::Claim, Row::Cold, Row::Peers, Row::Fill, Row::Memory, Row::Again];
+    let with_server = [
+        Row::Claim,
+        Row::Cold,
+        Row::Peers,
+        Row::Fill,
+        Row::Memory,
+        Row::Again,
+        Row::Work,
+    ];
     if !bench.wants_any(&with_server) {
         return Ok(());
     }
@@ -241,6 +256,9 @@ async fn server_rows(bench: &mut Bench, project: &project::Project) -> Result<()
     }
     if bench.wants(Row::Peers) {
         peers::measure(bench, project).await.context("row 4")?;
+    }
+    if bench.wants(Row::Work) {
+        work::measure(bench, project).await.context("row 8")?;
     }
     Ok(())
 }

@@ -211,6 +211,16 @@ pub(crate) mod names {
     pub(crate) const PODMAN_RATIO_CAT: &str = "podman run + exec (runc) / Hearth, bash -c 'cat FILE'";
     pub(crate) const INCUS_RATIO: &str = "incus copy + start + exec / Hearth, /bin/true";
     pub(crate) const INCUS_RATIO_CAT: &str = "incus copy + start + exec / Hearth, bash -c 'cat FILE'";
+    pub(crate) const CP_UP: &str = "hearth cp, 32 MiB into the VM";
+    pub(crate) const SCP_UP: &str = "scp over hearth ssh-proxy, 32 MiB into the VM";
+    pub(crate) const CP_DOWN: &str = "hearth cp, 32 MiB out of the VM";
+    pub(crate) const SCP_DOWN: &str = "scp over hearth ssh-proxy, 32 MiB out of the VM";
+    pub(crate) const EXEC_DOWN: &str = "hearth exec -- cat, 32 MiB out of the VM";
+    pub(crate) const INCUS_PUSH: &str = "incus file push, 32 MiB into a container";
+    pub(crate) const PROXY_SMALL: &str = "GET of 2 bytes through the port proxy";
+    pub(crate) const INSIDE_SMALL: &str = "GET of 2 bytes by a client in the VM";
+    pub(crate) const PROXY_BIG: &str = "GET of 8 MiB through the port proxy";
+    pub(crate) const INSIDE_BIG: &str = "GET of 8 MiB by a client in the VM";
 }
 
 /// What must hold: milliseconds, MiB or times as much, on two processors without hardware virtualisation.

@@ -4,7 +4,7 @@ use crate::Row;
 use crate::report::{Report, Unit};
 
 /// The rows in their order, with their headings.
-const ROWS: [(Row, &str); 7] = [
+const ROWS: [(Row, &str); 8] = [
     (Row::Fork, "1  fork to paused"),
     (Row::Claim, "2  claim and first command"),
     (Row::Cold, "3  the same without templates"),
@@ -15,6 +15,7 @@ const ROWS: [(Row, &str); 7] = [
     (Row::Fill, "5  filling a pool of 20; a burst of 50 claims on it"),
     (Row::Memory, "6  memory of a warm VM"),
     (Row::Again, "7  test boot again"),
+    (Row::Work, "8  daily work in a claimed VM"),
 ];
 
 pub(crate) fn print_head(report: &Report) {

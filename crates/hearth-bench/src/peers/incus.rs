@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 
 use super::{NAME, output, words};
+use crate::work::{COPIED_MIB, make_file};
 
 /// Where packages put the daemon.
 const DAEMONS: [&str; 3] = [
@@ -106,6 +107,24 @@ impl Incus {
         output(incus(&self.folder).args(["start", &name])).await?;
         output(incus(&self.folder).args(["exec", &name, "--"]).args(words)).await?;
         let took = begin.elapsed();
+        output(incus(&self.folder).args(["delete", "--force", &name])).await?;
+        Ok(took)
+    }
+
+    /// Copies a file of [`COPIED_MIB`] into a running container, so many times.
+    pub(super) async fn push(&self, rounds: usize) -> Result<Vec<Duration>> {
+        let file = self.folder.join("pushed");
+        make_file(&file, COPIED_MIB)?;
+        let name = format!("{NAME}-files");
+        output(incus(&self.folder).args(["copy", NAME, &name])).await?;
+        output(incus(&self.folder).args(["start", &name])).await?;
+        let mut took = Vec::new();
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            let to = format!("{name}/root/pushed");
+            output(incus(&self.folder).args(["file", "push"]).arg(&file).arg(to)).await?;
+            took.push(begin.elapsed());
+        }
         output(incus(&self.folder).args(["delete", "--force", &name])).await?;
         Ok(took)
     }

@@ -114,6 +114,14 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
             }
         }
     }
+    for way in &ways {
+        if let Way::Incus(incus) = way
+            && bench.wants(Row::Work)
+        {
+            let pushed = incus.push(bench.counts.work).await?;
+            bench.report.times(Row::Work, names::INCUS_PUSH, &pushed);
+        }
+    }
     project.set_target(0).await?;
     project.clear().await?;
     for (way, (took, broken)) in ways.iter().zip(took.iter().zip(&broken)) {
@@ -208,7 +216,7 @@ pub(crate) async fn clean(bench: &Path) {
 }
 
 /// What a program prints. It must succeed.
-async fn output(command: &mut Command) -> Result<String> {
+pub(crate) async fn output(command: &mut Command) -> Result<String> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     let ended = command
         .stdin(Stdio::null())
