@@ -92,7 +92,7 @@ fn say(id: &InstanceId, end: Timestamp, left: SignedDuration) {
     let dim = Style::new().for_stderr().dim();
     let mut stderr = std::io::stderr().lock();
     // A terminal that is gone reads nothing.
-    let _ = write!(stderr, "\r\n{}\r\n", dim.apply_to(text)).and_then(|()| stderr.flush());
+    let _ = write!(stderr, "\r\n{}\r\n", dim.apply_to(hint::complete(&text))).and_then(|()| stderr.flush());
 }
 
 #[cfg(test)]

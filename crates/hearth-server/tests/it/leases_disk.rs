@@ -292,7 +292,7 @@ async fn a_real_vm_comes_back_from_the_disk_with_its_session_its_listener_and_it
     let path = format!("/instances/{id}");
     let vm = claim["instanceId"].as_str().unwrap();
     let session = server
-        .post(&format!("{path}/sessions"), json!({ "command": WORK }))
+        .post(&format!("{path}/sessions"), json!({ "request": { "command": WORK } }))
         .await;
     let pid = session["pid"].as_u64().unwrap();
     let read = format!(

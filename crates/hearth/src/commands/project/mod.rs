@@ -430,10 +430,10 @@ fn show_all(project: &ProjectView) -> String {
         ),
         ("idle pause", idle_pause(project)),
         (
-            "lease warning",
+            "lease end",
             match project.lease_warning_minutes {
-                0 => "none".to_owned(),
-                minutes => format!("{minutes} min before the end"),
+                0 => "not warned of".to_owned(),
+                minutes => format!("warned of {minutes} min before"),
             },
         ),
         (
