@@ -263,9 +263,14 @@ pub struct Released {
 
 /// Reply of `POST /instances/{id}/pause` and `POST /instances/{id}/resume`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Paused {
     /// The instance.
     pub id: InstanceId,
     /// Whether its VM is paused now.
     pub paused: bool,
+    /// Whether it is paused to the disk.
+    #[serde(default)]
+    #[schema(required)]
+    pub to_disk: bool,
 }

@@ -66,6 +66,14 @@ pub struct ClaimItem {
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
+    /// So many minutes before its end the lease is warned of; 0: not at all.
+    #[serde(default)]
+    #[schema(required)]
+    pub lease_warning_minutes: u32,
+    /// The lease ends within that time.
+    #[serde(default)]
+    #[schema(required)]
+    pub lease_ends_soon: bool,
     /// Its VM is there and does not answer; `null` while it does, as far as is known.
     #[serde(default)]
     #[schema(required)]
@@ -74,6 +82,14 @@ pub struct ClaimItem {
     #[serde(default)]
     #[schema(required)]
     pub paused: bool,
+    /// It is paused to the disk: it costs no memory either.
+    #[serde(default)]
+    #[schema(required)]
+    pub paused_to_disk: bool,
+    /// Why Hearth paused it; `null` when it is not paused, or its owner wanted it.
+    #[serde(default)]
+    #[schema(required)]
+    pub paused_because: Option<String>,
     /// When it was last noticed that the VM had restarted since it was made: what ran in it then does not run any more.
     #[serde(default, with = "time::nullable")]
     #[schema(required, value_type = Option<String>, format = DateTime)]

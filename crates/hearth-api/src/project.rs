@@ -105,6 +105,22 @@ pub struct ProjectView {
     /// Most VMs the project may have at once, in any state.
     #[schema(required)]
     pub max_vms: Option<u32>,
+    /// Most claims that may hold a VM at once.
+    #[serde(default)]
+    #[schema(required)]
+    pub max_claims: Option<u32>,
+    /// A claimed VM that nobody uses for so many minutes is paused; never when `null`.
+    #[serde(default)]
+    #[schema(required)]
+    pub idle_pause_minutes: Option<u32>,
+    /// To the disk, and not in memory.
+    #[serde(default)]
+    #[schema(required)]
+    pub idle_pause_to_disk: bool,
+    /// So many minutes before its end a lease is warned of; 0: not at all.
+    #[serde(default)]
+    #[schema(required)]
+    pub lease_warning_minutes: u32,
     /// Who makes the commits in its VMs; the owner of the claiming token when `null`.
     #[schema(required)]
     pub git_identity: Option<GitIdentity>,
@@ -309,6 +325,34 @@ pub struct PatchProject {
     )]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 10_000)]
     pub max_vms: Option<Option<u32>>,
+    /// Most claims that may hold a VM at once; `null` sets no limit of its own.
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present_whole_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000)]
+    pub max_claims: Option<Option<u32>>,
+    /// A claimed VM that nobody uses for so many minutes is paused, and resumed by the next call into it; `null`: never.
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::present_whole_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_080)]
+    pub idle_pause_minutes: Option<Option<u32>>,
+    /// Whether such a VM is paused to the disk, and not in memory.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub idle_pause_to_disk: Option<bool>,
+    /// So many minutes before its end a lease is warned of; 0: not at all.
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::whole",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false, minimum = 0, maximum = 10_080)]
+    pub lease_warning_minutes: Option<u32>,
     /// Who makes the commits in its VMs; the owner of the claiming token when `null`.
     #[serde(
         default,

@@ -3,7 +3,7 @@
 //!
 //! A claim takes a ready VM of the pool. Where none is ready it has one forked from the pool's template, or built from the image where waiting
 //! alone would be in vain, and meanwhile waits in the pool's queue for whatever becomes ready first. Order of the rules: an earlier
-//! request with the same key → refuse what cannot succeed → time for another try is up → what was made for it → the pool → its time is up →
+//! request with the same key → the project's claims hold as many VMs as they may → refuse what cannot succeed → time for another try is up → what was made for it → the pool → its time is up →
 //! make one → join the queue → wait.
 //!
 //! Time is the time since the claim came.
@@ -76,6 +76,8 @@ impl ClaimOrder {
 pub struct ClaimView {
     /// What became of an earlier request with the same key.
     pub earlier: Option<Earlier>,
+    /// How many VMs the project's claims hold, where that is limited.
+    pub held: Option<Held>,
     pub pool: PoolView,
     /// Where it stands in the pool's queue.
     pub queue: QueueView,
@@ -89,6 +91,14 @@ pub struct ClaimView {
     pub unfit: usize,
     /// What was to be its VM and could not be, oldest first.
     pub failures: Vec<Failure>,
+}
+
+/// How many VMs the claims of a project hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub now: u64,
+    /// How many they may.
+    pub most: u64,
 }
 
 /// A pool, as far as its claims are concerned.
@@ -225,6 +235,8 @@ pub enum Refusal {
     OtherRequest,
     /// The key's VM is gone.
     Ended,
+    /// The project's claims hold as many VMs as they may.
+    TooManyHeld,
     /// The VM that was made for it failed: the set-up does.
     SetUpFailed(String),
     /// The VM that was made for it failed, and so did every next one.
@@ -260,6 +272,9 @@ pub fn next(view: &ClaimView, order: &ClaimOrder, now: Duration) -> Next {
             Earlier::Answered => Next::Repeat,
             Earlier::Unfinished(id) => Next::Take(Take::Unfinished(id.clone())),
         };
+    }
+    if view.held.is_some_and(|held| held.now >= held.most) {
+        return Next::Refuse(Refusal::TooManyHeld);
     }
     if let Some(refusal) = no_more_hope(view) {
         return Next::Refuse(refusal);

@@ -156,6 +156,8 @@ pub struct VmUsage {
     pub shared_bytes: u64,
     /// What its own files take on the disk, without its parents'.
     pub disk_bytes: u64,
+    /// The part of it that is its memory, of a VM that is paused to the disk.
+    pub saved_bytes: u64,
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub struct Capabilities {
     pub disk_checkpoints: bool,
     /// A VM can be paused without costing processor time.
     pub pause: bool,
+    /// A VM can be paused without costing memory: see [`Driver::save`].
+    pub pause_to_disk: bool,
     /// Processes that ran in a VM when it became ready (or was frozen) still run when it (or its fork) is handed over; where
     /// they do not, they must be started again where they are needed.
     pub live_processes: bool,
@@ -94,6 +96,8 @@ pub enum VmState {
     Running,
     /// It is paused until `resume`.
     Paused,
+    /// It is paused, and its memory is in a file: it has no process until `resume`.
+    Saved,
     /// It is whole, but something outside of the driver stopped it (a signal to its process). Only that program can resume
     /// it; until then nothing in it answers. `destroy` works.
     Halted,
@@ -184,7 +188,17 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Pauses the VM, with every process in it. Success when it is paused already.
     async fn pause(&self, id: &VmId) -> Result<(), DriverError>;
 
-    /// Resumes it. Success when it runs already. Its clock did not advance meanwhile.
+    /// Pauses the VM and moves its memory to a file beside its disk. Success when that is done already. What goes wrong leaves the VM as it was.
+    /// The stream to its agent ends; whoever dies in the middle leaves a VM that can be resumed.
+    async fn save(&self, id: &VmId) -> Result<(), DriverError> {
+        let name = self.capabilities().name;
+        Err(DriverError::permanent(format!(
+            "the driver `{name}` cannot pause {id} to the disk"
+        )))
+    }
+
+    /// Resumes it. Success when it runs already. Its clock did not advance meanwhile. One whose memory is in a file needs memory of the host
+    /// again: `Retry` when there is not enough, and it stays as it is.
     async fn resume(&self, id: &VmId) -> Result<(), DriverError>;
 
     /// What it costs now, measured.
@@ -199,6 +213,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Ok(match self.inspect(id).await? {
             Some(VmState::Running) => None,
             Some(VmState::Paused) => Some("it is paused".to_owned()),
+            Some(VmState::Saved) => Some("it is paused to the disk".to_owned()),
             Some(VmState::Halted) => Some("something on the host has stopped it".to_owned()),
             Some(VmState::Stopped) => Some("it has ended".to_owned()),
             None => Some("it is gone".to_owned()),

@@ -44,6 +44,17 @@ impl DriverError {
         }
         self
     }
+
+    /// The same error with another reason.
+    #[must_use]
+    pub(crate) fn with_reason(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        match &mut self {
+            Self::Retry { reason, .. } | Self::Permanent { reason, .. } | Self::Unknown { reason, .. } => {
+                *reason = change(reason);
+            }
+        }
+        self
+    }
 }
 
 /// A failed file operation of the driver itself: almost always a full or read-only disk, so worth trying again.

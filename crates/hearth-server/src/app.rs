@@ -31,8 +31,10 @@ use crate::store::Store;
 use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
 use crate::templates::images::Images;
+use crate::vms::admission::Admission;
 use crate::vms::connections::Connections;
 use crate::vms::guest_requests::GuestRequests;
+use crate::vms::idle::IdlePause;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
 use crate::vms::probe::{Probes, Rhythm};
@@ -44,6 +46,7 @@ pub struct App {
     pub state: AppState,
     controller: Controller,
     guest_requests: GuestRequests,
+    idle: IdlePause,
 }
 
 impl App {
@@ -57,8 +60,16 @@ impl App {
     ) -> Self {
         let (store, wake, queues) = (store.clone(), Wake::default(), Queues::default());
         let connections = Connections::new(driver.clone());
-        let pause = Pause::new(store.clone(), driver.clone(), wake.clone());
         let memory = Memory::new(driver.clone(), options.claimed_reserve);
+        let admission = Admission::new(store.clone(), driver.clone(), memory.clone(), options.memory_mib);
+        let pause = Pause::new(
+            store.clone(),
+            driver.clone(),
+            wake.clone(),
+            admission,
+            connections.clone(),
+        );
+        let idle = IdlePause::new(store.clone(), pause.clone(), connections.clone(), options.idle_minute);
         let sources = Sources::new(&options.sources, known_hosts(&mirrors)).with_credentials(store.clone());
         let mirrors = Mirrors::new(mirrors, sources);
         let watch = Watch::new(
@@ -189,6 +200,7 @@ impl App {
             state,
             controller,
             guest_requests,
+            idle,
         }
     }
 
@@ -198,17 +210,19 @@ impl App {
             state,
             controller,
             guest_requests,
+            idle,
         } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
         let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
-        let (mirrors_stop, requests_stop) = (stop.clone(), stop.clone());
+        let (mirrors_stop, requests_stop, idle_stop) = (stop.clone(), stop.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),
             tokio::spawn(async move { watch.run(watch_stop).await }),
             tokio::spawn(async move { guest_requests.run(requests_stop).await }),
+            tokio::spawn(async move { idle.run(idle_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

@@ -75,6 +75,9 @@ pub struct ServeOptions {
     pub ports_domain: Option<String>,
     /// Time between two passes of the loop when no wake comes. A VM that died is noticed after one such time.
     pub tick: Duration,
+    /// How long a minute of a project's `idlePauseMinutes` lasts; a test makes it short.
+    #[doc(hidden)]
+    pub idle_minute: Duration,
     /// Writes that a test lets fail.
     #[doc(hidden)]
     pub write_faults: Option<WriteFaults>,
@@ -154,6 +157,7 @@ impl ServeOptions {
             claimed_reserve: CLAIMED_RESERVE,
             ports_domain: Some(PORTS_DOMAIN.to_owned()),
             tick: TICK,
+            idle_minute: Duration::from_secs(60),
             write_faults: None,
         }
     }

@@ -217,6 +217,7 @@ impl Sim {
         let template = seen.previous.as_ref().map(|last| &last.recipe);
         ClaimView {
             earlier: None,
+            held: None,
             pool: PoolView {
                 enabled: seen.enabled,
                 target: seen.recipe.clone(),

@@ -42,7 +42,7 @@ fn presence(found: Option<VmState>) -> VmPresence {
     match found {
         None => VmPresence::Absent,
         Some(VmState::Running) => VmPresence::Running,
-        Some(VmState::Paused) => VmPresence::Paused,
+        Some(VmState::Paused | VmState::Saved) => VmPresence::Paused,
         Some(VmState::Halted) => VmPresence::Halted,
         Some(VmState::Stopped) => VmPresence::Stopped,
     }

@@ -33,6 +33,8 @@ pub struct ClaimRow {
     pub handed_over: bool,
     /// What the hand-over saw and where its time went, once that is written.
     pub hand_over: Option<HandOver>,
+    /// Why its VM was last paused, when Hearth did it.
+    pub paused_because: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was released or ran out.
@@ -90,6 +92,8 @@ pub enum Taken {
     Instance(Box<InstanceRow>, Box<ClaimReply>, ReadyCount),
     /// The key was used before.
     Before,
+    /// The project's claims hold as many VMs as they may.
+    Full,
     /// No instance will do.
     Nothing(ReadyCount),
 }
@@ -103,6 +107,7 @@ struct Raw {
     reply: String,
     handed_over: bool,
     hand_over: Option<String>,
+    paused_because: Option<String>,
     created_at: i64,
     expires_at: i64,
     ended_at: Option<i64>,
@@ -133,6 +138,7 @@ impl TryFrom<Raw> for ClaimRow {
             },
             handed_over: raw.handed_over,
             hand_over: hand_over.transpose()?,
+            paused_because: raw.paused_because,
             created_at: timestamp(raw.created_at)?,
             ended_at: optional_timestamp(raw.ended_at)?,
         })
@@ -159,6 +165,16 @@ impl Store {
             if used {
                 return Ok(Taken::Before);
             }
+        }
+        let is_full: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM project WHERE id = ?1 AND max_claims IS NOT NULL
+                 AND max_claims <= (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL))",
+        )
+        .bind(claim.project.as_str())
+        .fetch_one(&mut *tx)
+        .await?;
+        if is_full {
+            return Ok(Taken::Full);
         }
         let picked: Option<Picked> = sqlx::query_as(
             "SELECT id, recipe, count(*) OVER () AS ready, sum(recipe = ?3) OVER () AS current FROM instance

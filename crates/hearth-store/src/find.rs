@@ -43,6 +43,8 @@ struct RawClaim {
     owner: Option<String>,
     created_at: i64,
     expires_at: i64,
+    paused_because: Option<String>,
+    lease_warning_minutes: i64,
     vm_id: String,
     rebooted_at: Option<i64>,
     vm_ended_at: Option<i64>,
@@ -135,7 +137,7 @@ impl Store {
     pub async fn claims(&self, sight: Sight<'_>) -> Result<Vec<(VmId, ClaimItem)>, StoreError> {
         let rows: Vec<RawClaim> = sqlx::query_as(
             "SELECT claim.instance_id, claim.project_id, project.name AS project_name, claim.key AS task, claim.owner,
-                    claim.created_at, claim.expires_at, instance.vm_id, instance.rebooted_at,
+                    claim.created_at, claim.expires_at, claim.paused_because, project.lease_warning_minutes, instance.vm_id, instance.rebooted_at,
                     instance.vm_ended_at, instance.vm_ended_why
              FROM claim
              JOIN project ON project.id = claim.project_id AND project.tenant = ?1
@@ -150,6 +152,8 @@ impl Store {
         .await?;
         rows.into_iter()
             .map(|row| {
+                let lease_warning_minutes = u32::try_from(row.lease_warning_minutes)
+                    .map_err(|error| StoreError::corrupt("project.lease_warning_minutes", error))?;
                 let item = ClaimItem {
                     id: parse("claim.instance_id", &row.instance_id)?,
                     project_id: parse("claim.project_id", &row.project_id)?,
@@ -161,8 +165,12 @@ impl Store {
                     rebooted_at: optional_timestamp(row.rebooted_at)?,
                     vm_ended_at: optional_timestamp(row.vm_ended_at)?,
                     vm_ended_because: row.vm_ended_why,
+                    lease_warning_minutes,
+                    lease_ends_soon: false,
                     unresponsive: None,
                     paused: false,
+                    paused_to_disk: false,
+                    paused_because: row.paused_because,
                 };
                 Ok((parse("instance.vm_id", &row.vm_id)?, item))
             })

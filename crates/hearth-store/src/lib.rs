@@ -6,6 +6,7 @@
 mod branch_heads;
 mod census;
 mod checkpoints;
+mod claim_rules;
 mod claims;
 mod controller;
 mod credentials;
@@ -37,6 +38,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 pub use branch_heads::BranchHeads;
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
+pub use claim_rules::{ClaimRules, ClaimsHeld, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
 pub use credentials::{ClaimedVm, CredentialRow};
 pub use find::Sight;

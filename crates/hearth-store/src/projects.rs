@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
+use super::claim_rules::ClaimRules;
 use super::instances::delete_rows;
 use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 
@@ -35,6 +36,8 @@ pub struct ProjectRow {
     pub setup: Option<SetupBody>,
     /// Most VMs it may have at once; 0 forbids it a pool.
     pub max_vms: Option<u32>,
+    /// What it says of its claims.
+    pub claim_rules: ClaimRules,
     /// Who makes the commits in its VMs; the owner of the claiming token when there is none.
     pub git_identity: Option<GitIdentity>,
     /// Counts up with every change of its shared variables.
@@ -113,6 +116,10 @@ impl ProjectRow {
             project_setup: self.project_setup.clone(),
             vm_size: self.vm_size,
             max_vms: self.max_vms,
+            max_claims: self.claim_rules.max_claims,
+            idle_pause_minutes: self.claim_rules.idle_pause_minutes,
+            idle_pause_to_disk: self.claim_rules.idle_pause_to_disk,
+            lease_warning_minutes: self.claim_rules.lease_warning_minutes,
             git_identity: self.git_identity.clone(),
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -133,6 +140,10 @@ struct Raw {
     project_setup: Option<String>,
     setup: Option<String>,
     max_vms: Option<i64>,
+    max_claims: Option<i64>,
+    idle_pause_minutes: Option<i64>,
+    idle_pause_to_disk: bool,
+    lease_warning_minutes: i64,
     git_identity: Option<String>,
     variables_version: i64,
     credentials_version: i64,
@@ -144,6 +155,8 @@ struct Raw {
 impl TryFrom<Raw> for ProjectRow {
     type Error = StoreError;
     fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        let number = |column, number: i64| u32::try_from(number).map_err(|error| StoreError::corrupt(column, error));
+        let optional = |column, value: Option<i64>| value.map(|value| number(column, value)).transpose();
         Ok(Self {
             id: parse("project.id", &raw.id)?,
             tenant: raw.tenant,
@@ -158,10 +171,13 @@ impl TryFrom<Raw> for ProjectRow {
                 .map(|text| from_json("project.project_setup", &text))
                 .transpose()?,
             setup: raw.setup.map(|text| from_json("project.setup", &text)).transpose()?,
-            max_vms: raw
-                .max_vms
-                .map(|most| u32::try_from(most).map_err(|error| StoreError::corrupt("project.max_vms", error)))
-                .transpose()?,
+            max_vms: optional("project.max_vms", raw.max_vms)?,
+            claim_rules: ClaimRules {
+                max_claims: optional("project.max_claims", raw.max_claims)?,
+                idle_pause_minutes: optional("project.idle_pause_minutes", raw.idle_pause_minutes)?,
+                idle_pause_to_disk: raw.idle_pause_to_disk,
+                lease_warning_minutes: number("project.lease_warning_minutes", raw.lease_warning_minutes)?,
+            },
             git_identity: raw
                 .git_identity
                 .map(|text| from_json("project.git_identity", &text))
@@ -354,7 +370,8 @@ async fn write_changed(tx: &mut SqliteConnection, project: &ProjectRow) -> Resul
     sqlx::query(
         "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
                             project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11,
-                            git_identity = ?12
+                            git_identity = ?12, max_claims = ?13, idle_pause_minutes = ?14, idle_pause_to_disk = ?15,
+                            lease_warning_minutes = ?16
          WHERE id = ?1",
     )
     .bind(project.id.as_str())
@@ -369,6 +386,10 @@ async fn write_changed(tx: &mut SqliteConnection, project: &ProjectRow) -> Resul
     .bind(project.setup.as_ref().map(to_json).transpose()?)
     .bind(project.max_vms)
     .bind(project.git_identity.as_ref().map(to_json).transpose()?)
+    .bind(project.claim_rules.max_claims)
+    .bind(project.claim_rules.idle_pause_minutes)
+    .bind(project.claim_rules.idle_pause_to_disk)
+    .bind(project.claim_rules.lease_warning_minutes)
     .execute(tx)
     .await?;
     Ok(())

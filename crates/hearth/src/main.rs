@@ -14,6 +14,7 @@ mod failure;
 mod hint;
 mod input;
 mod json_file;
+mod lease_warning;
 mod listen;
 mod local;
 mod output;

@@ -13,6 +13,8 @@ use crate::explain::ClaimExplained;
 use crate::ids::InstanceId;
 use crate::instance::{BootEnded, InstanceView};
 
+/// Moving the memory of a large VM to a slow disk, or back, may take so long.
+const DISK_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// What the answer may take beyond the command's own timeout.
 const EXEC_MARGIN: Duration = Duration::from_secs(60);
 /// The media type of a stream of events.
@@ -73,16 +75,19 @@ impl Client {
             .await
     }
 
-    /// Pauses a claimed VM; the next call into it resumes it. `force`: also when calls are under way in it, which then wait.
+    /// Pauses a claimed VM; the next call into it resumes it. `force`: also when calls are under way in it, which then wait, or end when
+    /// it is paused `to_disk`.
     ///
     /// # Errors
     /// As every call; 409 when calls are under way in it, or it has ended.
-    pub async fn pause(&self, id: &InstanceId, force: bool) -> Result<Paused, ClientError> {
-        self.post(&["instances", id.as_str(), "pause"])
-            .query("force", if force { "true" } else { "false" })
-            .repeat(Repeat::Harmless)
-            .read()
-            .await
+    pub async fn pause(&self, id: &InstanceId, force: bool, to_disk: bool) -> Result<Paused, ClientError> {
+        let mut call = self
+            .post(&["instances", id.as_str(), "pause"])
+            .query("force", if force { "true" } else { "false" });
+        if to_disk {
+            call = call.query("toDisk", "true");
+        }
+        call.timeout(Some(DISK_PATIENCE)).repeat(Repeat::Harmless).read().await
     }
 
     /// Resumes a claimed VM; one that runs stays as it is.
@@ -91,6 +96,7 @@ impl Client {
     /// As every call; 409 for one that has ended.
     pub async fn resume(&self, id: &InstanceId) -> Result<Paused, ClientError> {
         self.post(&["instances", id.as_str(), "resume"])
+            .timeout(Some(DISK_PATIENCE))
             .repeat(Repeat::Harmless)
             .read()
             .await

@@ -8,8 +8,8 @@ use std::time::Duration;
 use hearth_api::claim::ClaimSource;
 use hearth_api::ids::InstanceId;
 use hearth_core::claim::{
-    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Next, PoolView, QueueView, Ready, Refusal, Reserved,
-    Take, next,
+    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Held, Next, PoolView, QueueView, Ready, Refusal,
+    Reserved, Take, next,
 };
 
 /// A claim does no more than this many things before it waits or ends, and as many more as there are VMs that may be unfit.
@@ -77,6 +77,7 @@ pub struct Claim {
 pub struct ClaimModel {
     pub now: Duration,
     pub pool: PoolView,
+    pub max_claims: Option<u64>,
     /// In the order in which they were made.
     pub vms: Vec<Vm>,
     pub claims: Vec<Claim>,
@@ -98,6 +99,7 @@ impl ClaimModel {
                 ready: Ready::default(),
                 needs_repair: false,
             },
+            max_claims: None,
             vms: Vec::new(),
             claims: Vec::new(),
             keys: BTreeMap::new(),
@@ -239,8 +241,18 @@ impl ClaimModel {
             any: free().count(),
             target: free().filter(of_target).count(),
         };
+        let held = self
+            .vms
+            .iter()
+            .filter(|vm| matches!(vm.state, State::Claimed(_)))
+            .count();
+        let held = self.max_claims.map(|most| Held {
+            now: u64::try_from(held).unwrap(),
+            most,
+        });
         let claim = &self.claims[at];
         ClaimView {
+            held,
             earlier: self.earlier(claim),
             pool: PoolView {
                 ready,
@@ -451,6 +463,7 @@ fn text(next: &Next) -> String {
 fn refused(why: &Refusal) -> String {
     match why {
         Refusal::OtherRequest => "the key was used for another request".to_owned(),
+        Refusal::TooManyHeld => "the project's claims hold as many VMs as they may".to_owned(),
         Refusal::Ended => "the key's VM is gone".to_owned(),
         Refusal::SetUpFailed(reason) => format!("the set-up fails: {reason}"),
         Refusal::VmFailed(reason) => format!("its VM failed: {reason}"),

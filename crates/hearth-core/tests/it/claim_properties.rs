@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hearth_api::claim::{ClaimSource, Miss};
 use hearth_core::claim::{
-    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Next, PoolView, QueueView, Ready, Reserved, Take, next,
+    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Held, Next, PoolView, QueueView, Ready, Refusal,
+    Reserved, Take, next,
 };
 use hearth_core::plan::FORK_BUDGET;
 use proptest::prelude::*;
@@ -87,11 +88,12 @@ fn views() -> impl Strategy<Value = ClaimView> {
         reserved,
         made,
         any::<bool>(),
-        (0..3_usize, failures),
+        (0..3_usize, failures, prop::option::of((0..4_u64, 1..4_u64))),
     );
     view.prop_map(
-        |(earlier, pool, queue, reserved, made, has_checked, (unfit, failures))| ClaimView {
+        |(earlier, pool, queue, reserved, made, has_checked, (unfit, failures, held))| ClaimView {
             earlier,
+            held: held.map(|(now, most)| Held { now, most }),
             pool,
             queue,
             reserved,
@@ -204,6 +206,8 @@ proptest! {
             prop_assert!(settled, "a second VM for one key: {:?}", step);
             return Ok(());
         }
+        let full = view.held.is_some_and(|held| held.now >= held.most);
+        prop_assert_eq!(full, step == Next::Refuse(Refusal::TooManyHeld));
         let inside = matches!(view.queue, QueueView::Inside { .. });
         let first = matches!(view.queue, QueueView::Outside { waiting: 0 } | QueueView::Inside { ahead: 0 });
         match &step {

@@ -44,6 +44,7 @@ fn happen(model: &mut ClaimModel, words: &[&str]) {
         ["pool", "enabled"] => model.pool.enabled = true,
         ["pool", "disabled"] => model.pool.enabled = false,
         ["pool", "needs-repair"] => model.pool.needs_repair = true,
+        ["most", most] => model.max_claims = Some(most.parse().unwrap()),
         ["target", recipe] => model.pool.target = recipe.to_owned(),
         ["template", recipe] => {
             model.pool.template = Some(recipe.to_owned());

@@ -381,7 +381,7 @@ impl Guest {
                 agent_started.send_replace(tokio::time::Instant::now());
                 return;
             }
-            if rule.special == Special::NeverEnds {
+            if matches!(rule.special, Special::NeverEnds | Special::Computes) {
                 let text = frames::encode(FrameKind::Stdout, rule.stdout.as_bytes());
                 drop(sender.send(Ok(Frame::data(text))).await);
                 return sender.closed().await;

@@ -19,6 +19,7 @@ const USAGE: VmUsage = VmUsage {
     private_bytes: 40 << 20,
     shared_bytes: 200 << 20,
     disk_bytes: 1 << 20,
+    saved_bytes: 0,
 };
 /// What a fake checkpoint takes.
 const CHECKPOINT_BYTES: u64 = 200 << 20;
@@ -214,8 +215,22 @@ impl<G> Machines<G> {
 
     /// As `pause` and `resume` of [`Driver`](crate::Driver).
     pub fn set_paused(&mut self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
-        let vm = need_alive(&mut self.vms, id)?;
+        let saved = self.vms.get_mut(id).filter(|vm| vm.state == VmState::Saved);
+        let vm = match saved {
+            Some(_) if wanted => return Ok(()),
+            Some(vm) => vm,
+            None => need_alive(&mut self.vms, id)?,
+        };
         vm.state = if wanted { VmState::Paused } else { VmState::Running };
+        Ok(())
+    }
+
+    /// As [`Driver::save`](crate::Driver::save).
+    pub fn save(&mut self, id: &VmId) -> Result<(), DriverError> {
+        let saved = self.vms.get(id).is_some_and(|vm| vm.state == VmState::Saved);
+        if !saved {
+            need_alive(&mut self.vms, id)?.state = VmState::Saved;
+        }
         Ok(())
     }
 
@@ -229,6 +244,14 @@ impl<G> Machines<G> {
 
     /// As [`Driver::usage`](crate::Driver::usage).
     pub fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {
+        if self.inspect(id) == Some(VmState::Saved) {
+            return Ok(VmUsage {
+                private_bytes: 0,
+                shared_bytes: 0,
+                saved_bytes: USAGE.private_bytes,
+                disk_bytes: USAGE.disk_bytes + USAGE.private_bytes,
+            });
+        }
         self.alive(id).map(|_| USAGE)
     }
 
@@ -277,7 +300,8 @@ impl<G> Machines<G> {
     }
 
     fn is_there(&self, id: &VmId) -> Option<Created> {
-        let vm = self.alive(id).ok()?;
+        let saved = self.vms.get(id).filter(|vm| vm.state == VmState::Saved);
+        let vm = saved.or_else(|| self.alive(id).ok())?;
         Some(Created {
             image: vm.image.clone(),
         })
@@ -315,6 +339,9 @@ fn look<T>(id: &VmId, found: Option<(VmState, T)>) -> Result<T, DriverError> {
     match found {
         Some((VmState::Stopped, _)) => Err(DriverError::permanent(format!("{id} does not run any more"))),
         Some((VmState::Halted, _)) => Err(DriverError::retry(format!("{id} was stopped by a signal"))),
+        Some((VmState::Saved, _)) => Err(DriverError::retry(format!(
+            "{id} is paused to the disk: resume it first"
+        ))),
         Some((_, vm)) => Ok(vm),
         None => Err(no_vm(id)),
     }

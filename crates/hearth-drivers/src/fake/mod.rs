@@ -412,11 +412,24 @@ impl World {
     fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
         let mut state = self.state();
         state.machines.set_paused(id, wanted)?;
+        if state.machines.inspect(id) == Some(VmState::Saved) {
+            return Ok(());
+        }
         let guest = &state.machines.inside_mut(id)?.guest;
         guest.set_running(!wanted);
         let mut disk = self.disk();
         if !wanted && disk.free_bytes > 0 && disk.waiting.remove(id) {
             guest.set_hanging(false);
+        }
+        Ok(())
+    }
+
+    fn save(&self, id: &VmId) -> Result<(), DriverError> {
+        let mut state = self.state();
+        state.machines.save(id)?;
+        if let Some(vm) = state.machines.get(id) {
+            vm.inside.guest.set_running(false);
+            vm.inside.connection.cancel();
         }
         Ok(())
     }
@@ -463,6 +476,7 @@ impl Driver for FakeDriver {
             memory_checkpoints: !self.world.options.no_checkpoints,
             disk_checkpoints: !self.world.options.no_checkpoints,
             pause: true,
+            pause_to_disk: true,
             live_processes: !self.world.options.loses_processes,
         }
     }
@@ -519,6 +533,11 @@ impl Driver for FakeDriver {
         let of = id.clone();
         self.change(Verb::Resume, id, move |world| world.set_paused(&of, false))
             .await
+    }
+
+    async fn save(&self, id: &VmId) -> Result<(), DriverError> {
+        let of = id.clone();
+        self.change(Verb::Save, id, move |world| world.save(&of)).await
     }
 
     async fn usage(&self, id: &VmId) -> Result<VmUsage, DriverError> {

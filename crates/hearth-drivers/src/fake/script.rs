@@ -41,6 +41,8 @@ pub enum Verb {
     Pause,
     /// `resume`
     Resume,
+    /// `save`
+    Save,
     /// `usage`
     Usage,
 }
@@ -128,6 +130,8 @@ pub enum Special {
     AgentDies,
     /// It prints its texts, and the agent never says that it has ended: it gets no processor, say.
     NeverEnds,
+    /// It never ends, and uses all of a processor.
+    Computes,
 }
 
 impl ExecRule {

@@ -32,6 +32,8 @@ pub(super) struct Sessions {
 #[derive(Debug)]
 struct Session {
     echoes: bool,
+    /// Since when it uses the processor.
+    computes: Option<Instant>,
     inside: Mutex<Inside>,
     changed: watch::Sender<()>,
 }
@@ -187,6 +189,7 @@ impl Sessions {
         };
         let session = Arc::new(Session {
             echoes: rule.special == Special::Echo || info.terminal.is_some(),
+            computes: (rule.special == Special::Computes).then(Instant::now),
             inside: Mutex::new(Inside {
                 info: info.clone(),
                 printed: Vec::new(),
@@ -196,7 +199,7 @@ impl Sessions {
         self.all().push(Arc::clone(&session));
         session.print(FrameKind::Stdout, rule.stdout.clone().into());
         session.print(FrameKind::Stderr, rule.stderr.clone().into());
-        if !session.echoes && rule.special != Special::NeverEnds {
+        if !session.echoes && !matches!(rule.special, Special::NeverEnds | Special::Computes) {
             tokio::spawn(async move {
                 tokio::time::sleep(rule.takes).await;
                 session.end(Some(rule.code), None);
@@ -276,20 +279,23 @@ impl Sessions {
     }
 
     fn processes(&self) -> ProcessList {
-        let process = |info: SessionInfo| ProcessInfo {
+        let process = |(info, computes): (SessionInfo, Option<Instant>)| ProcessInfo {
             pid: info.pid,
             parent: 1,
             user: info.user,
             state: "S".into(),
             rss_kib: 1024,
-            cpu_ms: 10,
+            cpu_ms: computes.map_or(10, |since| {
+                u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+            }),
             started_unix_ms: 0,
             command: info.argv.join(" "),
             session: Some(info.id),
         };
-        let running = self.infos().into_iter().filter(SessionInfo::runs);
+        let all = self.all();
+        let running = all.iter().map(|session| (session.info(), session.computes));
         ProcessList {
-            items: running.map(process).collect(),
+            items: running.filter(|(info, _)| info.runs()).map(process).collect(),
         }
     }
 }

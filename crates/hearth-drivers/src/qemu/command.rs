@@ -3,6 +3,7 @@
 use hearth_api::ids::VmId;
 use hearth_guest::PORT_NAME;
 
+use super::folder::disk_file;
 use crate::VmShape;
 use crate::network::INSIDE;
 
@@ -114,6 +115,8 @@ pub(super) struct Spec<'a> {
     pub(super) memory: Memory,
     /// The frozen layers between the image and the VM's own, the lowest first.
     pub(super) layers: Vec<String>,
+    /// Its own layers above those, by number; the last is written to.
+    pub(super) disks: &'a [usize],
     pub(super) start: Start,
 }
 
@@ -155,6 +158,7 @@ pub(super) fn arguments(wanted: &Spec<'_>) -> Vec<String> {
         kernel_arguments,
         memory,
         layers,
+        disks,
         start,
     } = wanted;
     let image = image_inside(image);
@@ -198,12 +202,27 @@ pub(super) fn arguments(wanted: &Spec<'_>) -> Vec<String> {
         add("-blockdev", layer);
         below = format!("layer-{index}");
     }
-    let top = disk_node(0);
+    let (&top, lower) = disks.split_last().unwrap_or((&0, &[]));
+    // Left by a checkpoint that failed.
+    for &number in lower {
+        let node = disk_node(number);
+        let path = format!("{folder}/{}", disk_file(number));
+        add(
+            "-blockdev",
+            format!("driver=file,node-name={node}-file,filename={path},read-only=on"),
+        );
+        add(
+            "-blockdev",
+            format!("driver=qcow2,node-name={node},file={node}-file,backing={below},read-only=on"),
+        );
+        below = node;
+    }
+    let (file, top) = (disk_file(top), disk_node(top));
     // `no-flush`: a VM's disk is deleted with the VM and never survives the host, so waiting until the host's disk has
     // it buys nothing and makes every package installation slow. `unmap`: what the guest deletes is given back.
     add(
         "-blockdev",
-        format!("driver=file,node-name={top}-file,filename={folder}/disk.qcow2,cache.no-flush=on,discard=unmap"),
+        format!("driver=file,node-name={top}-file,filename={folder}/{file},cache.no-flush=on,discard=unmap"),
     );
     add(
         "-blockdev",

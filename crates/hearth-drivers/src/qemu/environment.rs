@@ -42,6 +42,7 @@ pub(super) async fn describe(inner: &Inner, image: Option<&str>, shape: VmShape)
         kernel_arguments: launch::KERNEL_ARGUMENTS,
         memory: Memory::Own(String::new()),
         layers: Vec::new(),
+        disks: &[0],
         start: Start::Boot,
     });
     let mut hash = Sha256::new();

@@ -6,6 +6,7 @@
 //! disk.qcow2    its own layer over the image's disk          qemu.log      QEMU's own words
 //! run/          qmp.sock, agent.sock                         paused        there while it is paused
 //! ram           its memory, when it can be frozen            disk-1.qcow2  the layer above disk.qcow2 after it was frozen
+//! memory        its memory, while it is paused to the disk   memory.part   the same, not whole yet
 //! ```
 //! When the server is root, the folder is root's and only disk, console and `run/` belong to the VMs' user: a QEMU that was
 //! taken over can then not plant a link for root to follow. No other user of the host can enter it (`access.rs`).
@@ -210,6 +211,11 @@ impl VmFolder {
         give(path, user)
     }
 
+    /// A file of it, by name.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     fn paused(&self) -> PathBuf {
         self.path.join("paused")
     }
@@ -351,7 +357,8 @@ impl VmFolder {
     }
 }
 
-fn disk_file(number: usize) -> String {
+/// The name of one of a VM's own disk layers.
+pub(super) fn disk_file(number: usize) -> String {
     if number == 0 {
         "disk.qcow2".into()
     } else {

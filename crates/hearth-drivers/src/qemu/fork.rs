@@ -17,7 +17,9 @@ const INSTANCE_MIB: u64 = 64;
 pub(super) async fn fork(inner: &Inner, spec: &ForkSpec) -> Result<Created, DriverError> {
     let folder = inner.folder(&spec.id);
     match (inner.inspect(&spec.id)?, inner.record(&spec.id)?) {
-        (Some(VmState::Running | VmState::Paused), Some(record)) => return Ok(Created { image: record.image }),
+        (Some(VmState::Running | VmState::Paused | VmState::Saved), Some(record)) => {
+            return Ok(Created { image: record.image });
+        }
         // What a crashed call or a crashed VM left under this id.
         (Some(_), _) => inner.remove(&spec.id).await?,
         (None, _) => {}

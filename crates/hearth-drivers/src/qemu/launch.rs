@@ -47,7 +47,21 @@ pub(super) async fn launch(
     restore: Option<&Restore>,
     holder: i32,
 ) -> Result<(), DriverError> {
+    launch_within(inner, folder, record, accelerator, restore, holder, CALL_TIMEOUT).await
+}
+
+/// The same for one that may take longer.
+pub(super) async fn launch_within(
+    inner: &Inner,
+    folder: &VmFolder,
+    record: &mut Record,
+    accelerator: &Accelerator,
+    restore: Option<&Restore>,
+    holder: i32,
+    patience: Duration,
+) -> Result<(), DriverError> {
     let kernel_arguments = kernel_arguments(accelerator, restore).await;
+    let disks = record.disks.clone();
     let wanted = Spec {
         installation: &inner.options.installation,
         id: &record.id,
@@ -63,6 +77,7 @@ pub(super) async fn launch(
             .iter()
             .map(|layer| Templates::inside(&layer.template, &layer.file))
             .collect(),
+        disks: &disks,
         start: restore.map_or(Start::Boot, |_| Start::Restore),
     };
     let mut arguments = inner.network.enter(holder);
@@ -105,7 +120,7 @@ pub(super) async fn launch(
         .map_err(|error| error::io("cannot write the VM's record", error))?;
     tokio::select! {
         _ = ended => Err(refused(folder)),
-        up = wait_until_up(folder, &inner.user, restore) => up,
+        up = wait_until_up(folder, &inner.user, restore, patience) => up,
     }
 }
 
@@ -143,14 +158,19 @@ fn memory(record: &Record, folder: &VmFolder) -> Memory {
 }
 
 /// Gives QEMU the saved state, if there is one, as soon as its monitor is there, and waits until it says that the VM is up.
-async fn wait_until_up(folder: &VmFolder, user: &VmUser, mut restore: Option<&Restore>) -> Result<(), DriverError> {
+async fn wait_until_up(
+    folder: &VmFolder,
+    user: &VmUser,
+    mut restore: Option<&Restore>,
+    patience: Duration,
+) -> Result<(), DriverError> {
     let up = match restore {
         Some(Restore { runs: false, .. }) => RunState::Paused,
         _ => RunState::Running,
     };
     let begin = Instant::now();
     loop {
-        let left = CALL_TIMEOUT.saturating_sub(begin.elapsed());
+        let left = patience.saturating_sub(begin.elapsed());
         let asked = async {
             let mut monitor = Monitor::open(folder, user, left).await?;
             if let Some(Restore { state, runs }) = restore.take() {
@@ -179,7 +199,7 @@ async fn wait_until_up(folder: &VmFolder, user: &VmUser, mut restore: Option<&Re
         if left.is_zero() {
             return Err(DriverError::retry(format!(
                 "QEMU did not come up within {} s",
-                CALL_TIMEOUT.as_secs()
+                patience.as_secs()
             )));
         }
         tokio::time::sleep(CHECK_EVERY).await;

@@ -18,6 +18,7 @@ mod options;
 mod processors;
 mod qcow2;
 mod qmp;
+mod save;
 mod start;
 mod stream;
 mod template;
@@ -273,7 +274,7 @@ impl Inner {
                 let paused = paused.map_err(|error| error::io(format!("cannot read the folder of {id}"), error))?;
                 Ok(if paused { VmState::Paused } else { VmState::Running })
             }
-            None => Ok(VmState::Stopped),
+            None => self.without_process(id),
         }
     }
 
@@ -294,6 +295,9 @@ impl Inner {
         match self.inspect(id)? {
             Some(VmState::Running) => Ok(false),
             Some(VmState::Paused) => Ok(true),
+            Some(VmState::Saved) => Err(DriverError::retry(format!(
+                "{id} is paused to the disk: resume it first"
+            ))),
             Some(VmState::Halted) => Err(DriverError::retry(format!("{id} is stopped: {}", self.halted(id)))),
             Some(VmState::Stopped) => Err(DriverError::permanent(format!("{id} does not run any more"))),
             None => Err(DriverError::permanent(format!("there is no VM {id}"))),
@@ -400,6 +404,7 @@ impl Driver for QemuDriver {
             memory_checkpoints: true,
             disk_checkpoints: true,
             pause: true,
+            pause_to_disk: true,
             live_processes: true,
         }
     }
@@ -486,7 +491,20 @@ impl Driver for QemuDriver {
         let (inner, id) = (self.inner.clone(), id.clone());
         to_the_end(async move {
             let _gate = inner.gates.lock(id.clone()).await;
-            inner.set_paused(&id, true).await
+            match inner.inspect(&id)? {
+                Some(VmState::Saved) => Ok(()),
+                _ => inner.set_paused(&id, true).await,
+            }
+        })
+        .await
+    }
+
+    async fn save(&self, id: &VmId) -> Result<(), DriverError> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        to_the_end(async move {
+            let _freezing = inner.freeze_gates.lock(id.clone()).await;
+            let _gate = inner.gates.lock(id.clone()).await;
+            save::save(&inner, &id).await
         })
         .await
     }
@@ -495,6 +513,7 @@ impl Driver for QemuDriver {
         let (inner, id) = (self.inner.clone(), id.clone());
         to_the_end(async move {
             let _gate = inner.gates.lock(id.clone()).await;
+            save::before_resume(&inner, &id).await?;
             inner.set_paused(&id, false).await
         })
         .await
@@ -510,6 +529,10 @@ impl Driver for QemuDriver {
             let disk_bytes = self.inner.folder(id).bytes_on_disk()?;
             Ok::<_, io::Error>(VmUsage { disk_bytes, ..usage })
         };
+        if self.inner.inspect(id)? == Some(VmState::Saved) {
+            return save::usage(&self.inner.folder(id))
+                .map_err(|error| error::io(format!("cannot measure the files of {id}"), error));
+        }
         let alive = process.is_alive();
         match alive.map_err(|error| error::io(format!("cannot read the process of {id}"), error))? {
             true => measure().map_err(|error| error::io(format!("cannot measure {id}"), error)),

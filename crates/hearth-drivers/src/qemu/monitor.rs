@@ -15,6 +15,10 @@ use crate::vm_user::VmUser;
 
 /// Name of the monitor's socket in the VM's `run` folder.
 const SOCKET: &str = "qmp.sock";
+/// Bytes per second: more than any disk takes.
+const SAVE_BANDWIDTH: u64 = 1 << 40;
+/// Between two checks whether a cancelled save has ended.
+const CANCEL_CHECK: Duration = Duration::from_millis(10);
 
 /// What the whole machine is doing, in QEMU's words.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -113,6 +117,24 @@ impl Monitor {
         let info = self.run("query-migrate", json!({})).await?;
         let why = info["error-desc"].as_str().unwrap_or("QEMU gives no reason");
         Err(io::Error::other(why.to_owned()))
+    }
+
+    /// Lifts the limit of the speed at which state is saved: nobody but the VM waits for it.
+    pub(super) async fn save_fast(&mut self) -> io::Result<()> {
+        let parameters = json!({ "max-bandwidth": SAVE_BANDWIDTH });
+        self.run("migrate-set-parameters", parameters).await.map(drop)
+    }
+
+    /// Ends a save that another server has begun, and waits until it has ended.
+    pub(super) async fn cancel_save(&mut self) -> io::Result<()> {
+        self.run("migrate_cancel", json!({})).await?;
+        loop {
+            let info = self.run("query-migrate", json!({})).await?;
+            match info["status"].as_str() {
+                None | Some("none" | "completed" | "failed" | "cancelled") => return Ok(()),
+                Some(_) => tokio::time::sleep(CANCEL_CHECK).await,
+            }
+        }
     }
 
     /// Reads what [`Monitor::save_state`] wrote, into a machine that was started for it.

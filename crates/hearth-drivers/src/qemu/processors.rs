@@ -53,6 +53,7 @@ impl Inner {
             Some(VmState::Stopped) => Some("its QEMU process has ended".to_owned()),
             Some(VmState::Halted) => Some(self.halted(id)),
             Some(VmState::Paused) => Some("it is paused".to_owned()),
+            Some(VmState::Saved) => Some("it is paused to the disk".to_owned()),
             Some(VmState::Running) => match self.run_state(id).await {
                 Ok(RunState::Running) => None,
                 Ok(RunState::IoError) => {

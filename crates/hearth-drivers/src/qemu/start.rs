@@ -46,8 +46,10 @@ pub(crate) async fn version() -> Result<String, DriverError> {
 /// Makes the VM, unless it already runs. The caller holds its gate.
 pub(super) async fn create(inner: &Inner, spec: &VmSpec) -> Result<Created, DriverError> {
     let folder = inner.folder(&spec.id);
-    if matches!(inner.inspect(&spec.id)?, Some(VmState::Running | VmState::Paused))
-        && let Some(record) = inner.record(&spec.id)?
+    if matches!(
+        inner.inspect(&spec.id)?,
+        Some(VmState::Running | VmState::Paused | VmState::Saved)
+    ) && let Some(record) = inner.record(&spec.id)?
     {
         return Ok(Created { image: record.image });
     }
@@ -150,6 +152,12 @@ fn check_shape(shape: VmShape) -> Result<(), DriverError> {
 
 /// Whether the host has what a VM that will take so many MiB of memory needs now. Memory is only taken as the guest touches it, so this is no reservation.
 pub(super) fn check_room(data_dir: &Path, memory: u64) -> Result<(), DriverError> {
+    check_memory(memory)?;
+    check_disk(data_dir)
+}
+
+/// The same of memory alone.
+pub(super) fn check_memory(memory: u64) -> Result<(), DriverError> {
     if let Some(available) = crate::host::available_memory_mib()
         && available < memory + MEMORY_RESERVE_MIB
     {
@@ -158,6 +166,10 @@ pub(super) fn check_room(data_dir: &Path, memory: u64) -> Result<(), DriverError
              are available; end other VMs or programs, or choose a smaller VM size"
         )));
     }
+    Ok(())
+}
+
+fn check_disk(data_dir: &Path) -> Result<(), DriverError> {
     let free = crate::host::free_disk_mib(data_dir)
         .map_err(|error| error::io(format!("cannot read the disk under {}", data_dir.display()), error))?;
     if free < DISK_RESERVE_MIB {

@@ -26,6 +26,7 @@ fn parse(rollup: &str) -> VmUsage {
         private_bytes: resident + kib("Swap:"),
         shared_bytes: kib("Rss:").saturating_sub(resident),
         disk_bytes: 0,
+        saved_bytes: 0,
     }
 }
 

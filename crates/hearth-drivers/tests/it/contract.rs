@@ -264,3 +264,4 @@ pub(crate) async fn a_caller_who_gives_up_leaves_no_pieces(rig: &impl Rig) {
 }
 
 pub(crate) use crate::contract_forks::*;
+pub(crate) use crate::contract_save::*;

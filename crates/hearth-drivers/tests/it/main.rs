@@ -4,6 +4,7 @@
 
 mod contract;
 mod contract_forks;
+mod contract_save;
 mod fake;
 mod host;
 mod qemu;
@@ -11,6 +12,7 @@ mod qemu_access;
 mod qemu_crash;
 mod qemu_forks;
 mod qemu_network;
+mod qemu_save;
 mod support;
 
 /// The contract suite for one kind of driver. `$rig` is an expression that makes a fresh [`contract::Rig`]; the attributes after
@@ -44,6 +46,8 @@ macro_rules! contract_suite {
             a_fork_can_be_frozen_again_and_what_lies_below_stays,
             what_cannot_be_frozen_or_forked_is_said_so,
             a_damaged_checkpoint_is_never_used,
+            a_vm_paused_to_the_disk_costs_no_memory_and_continues,
+            a_vm_that_ended_cannot_be_paused_to_the_disk,
         );
     };
 }

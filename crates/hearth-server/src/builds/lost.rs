@@ -91,7 +91,7 @@ fn say(became: &Became, command: &Redacted, redactor: &Redactor) -> Option<Failu
                 "`: its process on the host is gone; the guest went down, or the host ended it (out of memory, say)",
             ],
         ),
-        Became::ConnectionLost | Became::Silent(_) => return None,
+        Became::ConnectionLost | Became::Saved | Became::Silent(_) => return None,
     };
     Some(failure(kind, reason))
 }

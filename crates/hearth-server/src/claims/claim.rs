@@ -7,7 +7,7 @@ use hearth_api::claim::{ClaimReply, ClaimSource};
 use hearth_api::ids::{InstanceId, TokenId};
 use hearth_api::project::GitIdentity;
 use hearth_core::claim::{
-    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Next, PoolView, Ready, Reserved, next,
+    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Held, Next, PoolView, Ready, Reserved, next,
 };
 use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
@@ -239,9 +239,10 @@ impl Claims {
                 None => Ok(None),
             }
         };
-        let ((pool, target, heads), earlier, templates, ready) = tokio::try_join!(
+        let ((pool, target, heads), earlier, held, templates, ready) = tokio::try_join!(
             pool,
             earlier,
+            store.claims_held(&project.id),
             store.templates_of(&project.id),
             store.ready_by_recipe(&project.id)
         )?;
@@ -252,6 +253,10 @@ impl Claims {
                 Some(earlier) => Some(self.earlier(task, earlier).await?),
                 None => None,
             },
+            held: held.map(|held| Held {
+                now: held.held,
+                most: held.most,
+            }),
             queue: match &progress.ticket {
                 Some(ticket) => ticket.inside(),
                 None => self.queues.outside(&project.id, task.order.scope()),

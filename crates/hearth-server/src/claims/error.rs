@@ -42,6 +42,14 @@ pub enum ClaimError {
     /// The key was used for something else.
     #[error("this task id was used before for another claim{}; use a new one, or ask for the same", differing(.0))]
     OtherBody(Vec<&'static str>),
+    /// The project's claims hold as many VMs as they may.
+    #[error("{reason}")]
+    TooManyHeld {
+        /// For a person: how many, and who holds them.
+        reason: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The key's VM is gone.
     #[error("the VM of this task id was released or its lease ended; use a new task id")]
     Ended,
@@ -166,6 +174,7 @@ impl Claims {
                     .map_or_else(Vec::new, |earlier| task.differs_from(earlier)),
             ),
             Refusal::Ended => ClaimError::Ended,
+            Refusal::TooManyHeld => self.too_many_held(seen).await?,
             Refusal::SetUpFailed(reason) => ClaimError::Failed {
                 reason,
                 blames_recipe: true,
@@ -182,6 +191,30 @@ impl Claims {
             Refusal::Disabled | Refusal::NothingReady => {
                 return self.nothing_ready(seen, task, progress, refusal).await;
             }
+        })
+    }
+
+    async fn too_many_held(&self, seen: &Seen<'_>) -> Result<ClaimError, StoreError> {
+        let holders = self.store.claim_holders(&seen.project.id).await?;
+        let most = seen.view.held.map_or(0, |held| held.most);
+        let named = holders.iter().take(NAMED).map(|holder| {
+            let owner = holder.owner.as_deref().unwrap_or("somebody");
+            format!("{} ({owner}, lease until {:.0})", holder.id, holder.expires_at)
+        });
+        let named: Vec<_> = named.collect();
+        let more = match holders.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let reason = format!(
+            "the project's claims hold {}, and may hold no more than {most} (`maxClaims`): {}{more}; release one (`hearth release ID`), wait until              a lease ends, or allow more (`hearth project set {} --max-claims NUMBER`)",
+            count(holders.len(), "VM"),
+            named.join(", "),
+            seen.project.id
+        );
+        Ok(ClaimError::TooManyHeld {
+            reason,
+            retry_after: RETRY_AFTER,
         })
     }
 

@@ -164,6 +164,8 @@ impl Claims {
         let (taken, counts) = match taken {
             // Another request of the key was faster: the claim checks again, and sees it.
             Taken::Before => return Ok(None),
+            // Another claim was faster: the claim checks again, and is refused.
+            Taken::Full => return Ok(None),
             Taken::Nothing(counts) => (None, counts),
             Taken::Instance(row, reply, counts) => (Some((*row, *reply)), counts),
         };

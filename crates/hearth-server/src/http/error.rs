@@ -202,7 +202,7 @@ impl From<ClaimError> for ApiError {
     fn from(error: ClaimError) -> Self {
         let message = error.to_string();
         match error {
-            ClaimError::NothingReady { retry_after, .. } => Self {
+            ClaimError::NothingReady { retry_after, .. } | ClaimError::TooManyHeld { retry_after, .. } => Self {
                 retry_after: Some(retry_after),
                 ..Self::new(ErrorCode::TooManyRequests, message)
             },

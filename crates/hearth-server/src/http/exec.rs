@@ -163,6 +163,7 @@ pub async fn reach(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
     if was_paused {
         // It did not advance meanwhile.
         state.probes.set_clock(row).await;
+        state.pause.clock_is_set(&row.vm);
     }
     let agent = state.connections.get(&row.vm, CONNECT_PATIENCE).await;
     let agent = match agent {

@@ -125,6 +125,10 @@ pub fn what_happened(became: Became) -> String {
                  kernel ran out of memory, give the project's VMs more with a larger `vmSize`"
             );
         }
+        Became::Saved => {
+            "the VM was paused to the disk while the command ran: the command is ended when the VM is resumed. Detached sessions (`hearth run`) \
+             continue then"
+        }
         Became::AgentDied => {
             "the agent in the VM died while the command ran, and was started again: whether the command has ended, was killed too or \
              still runs is not known. `kill -9 -1` does this, and so can a VM without free memory; check what the command did \

@@ -9,6 +9,7 @@ use hearth_api::ids::ProjectId;
 use hearth_api::page::Items;
 use hearth_api::token::Scope;
 use hearth_api::values::TaskId;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -17,6 +18,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::extract::Query;
 use crate::store::Sight;
+use crate::vms::pause::PausedIn;
 
 /// VMs that the host is asked about at a time.
 const ASKED_AT_ONCE: usize = 16;
@@ -132,12 +134,23 @@ pub async fn list_claims(
 ) -> Result<Json<Items<ClaimItem>>, ApiError> {
     let sight = caller.sight(&state, query.project_id.as_ref()).await?;
     let claims = state.store().claims(sight).await?;
+    let now = Timestamp::now();
     let items = futures::stream::iter(claims)
-        .map(async |(vm, claim)| ClaimItem {
-            unresponsive: state.probes.unresponsive(&vm),
+        .map(async |(vm, claim)| {
             // Without its process there is nothing to ask the host about.
-            paused: claim.vm_ended_at.is_none() && state.pause.is_paused(&vm).await,
-            ..claim
+            let paused = match claim.vm_ended_at {
+                None => state.pause.paused_in(&vm).await,
+                Some(_) => None,
+            };
+            let warning = SignedDuration::from_mins(claim.lease_warning_minutes.into());
+            ClaimItem {
+                unresponsive: state.probes.unresponsive(&vm),
+                lease_ends_soon: claim.expires_at.duration_since(now) < warning,
+                paused: paused.is_some(),
+                paused_to_disk: paused == Some(PausedIn::Disk),
+                paused_because: claim.paused_because.filter(|_| paused.is_some()),
+                ..claim
+            }
         })
         .buffered(ASKED_AT_ONCE)
         .collect();

@@ -26,6 +26,7 @@ use super::error::ApiError;
 use super::extract::{Path, Query};
 use crate::pools::cancel::Ended;
 use crate::store::InstanceRow;
+use crate::vms::pause::PausedIn;
 
 /// Length of the list when none is asked for.
 const DEFAULT_LIMIT: i64 = 20;
@@ -124,7 +125,10 @@ pub async fn view_instance(
     let status = row.status().ok_or_else(|| ApiError::not_found("instance"))?;
     let claim = state.store().claim(&row.id).await?;
     // Since it was made it may have been brought somewhere else.
-    let repos = claim.map_or_else(|| row.repos.clone(), |claim| claim.reply.repos);
+    let (repos, because) = match claim {
+        Some(claim) => (claim.reply.repos, claim.paused_because),
+        None => (row.repos.clone(), None),
+    };
     let commands = state.set_ups.commands_of(&project, &row).await?.into_iter();
     let commands = commands.filter_map(|own| {
         let repo = repos.iter().find(|repo| repo.repo_full_name == own.repo_full_name)?;
@@ -136,7 +140,7 @@ pub async fn view_instance(
         })
     });
     let unresponsive = state.probes.unresponsive(&row.vm);
-    let paused = state.pause.is_paused(&row.vm).await;
+    let paused = state.pause.paused_in(&row.vm).await;
     Ok(Json(InstanceView {
         commands: commands.collect(),
         failure: state.store().failure_of(&row).await?,
@@ -149,8 +153,11 @@ pub async fn view_instance(
         repos,
         settings: row.settings,
         expires_at: row.lease_ends_at,
+        lease_warning_minutes: project.claim_rules.lease_warning_minutes,
         unresponsive,
-        paused,
+        paused: paused.is_some(),
+        paused_to_disk: paused == Some(PausedIn::Disk),
+        paused_because: because.filter(|_| paused.is_some()),
         rebooted_at: row.rebooted_at,
         vm_ended_at: row.vm_ended.as_ref().map(|(at, _)| *at),
         vm_ended_because: row.vm_ended.map(|(_, why)| why),

@@ -226,8 +226,6 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::revoke_token))
         .routes(routes!(credentials::list_credentials, credentials::put_credentials))
         .routes(routes!(credentials::delete_credential))
-        .routes(routes!(pause::pause_instance))
-        .routes(routes!(pause::resume_instance))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))
@@ -264,7 +262,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(ports::share_port))
         .routes(routes!(ports::open_tunnel))
         .routes(routes!(ssh::allow_ssh))
-        .routes(routes!(ssh::open_ssh));
+        .routes(routes!(ssh::open_ssh))
+        .routes(routes!(pause::pause_instance))
+        .routes(routes!(pause::resume_instance));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

@@ -17,21 +17,26 @@ use super::exec::show_life;
 use super::extract::{Path, Query};
 use crate::store::InstanceRow;
 use crate::vms::ended::ended_message;
-use crate::vms::pause::NotPaused;
+use crate::vms::pause::{NotPaused, PauseOrder, PausedIn};
 
 #[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct PauseQuery {
     /// Also when calls are under way in it: they wait until it is resumed.
     #[param(nullable = false, required = false, default = false)]
     force: Option<bool>,
+    /// Its memory goes to the disk: it costs no memory either, and takes longer to resume. Calls that `force` does not heed end.
+    #[param(nullable = false, required = false, default = false)]
+    to_disk: Option<bool>,
 }
 
 /// Pause a claimed VM
 ///
 /// Every process in it stops where it is, and costs no processor; memory, disk and open connections stay. The next call into it (a command,
 /// a file, a port) resumes it, and so does `resume`. While calls are under way in it the answer is 409, except with `force`. The lease
-/// is renewed, and ends as always. A VM that is paused stays so.
+/// is renewed, and ends as always. A VM that is paused stays so. With `toDisk` it costs no memory either: it goes to a file, and the VM has
+/// no process until it is resumed, for which the host needs memory again.
 #[utoipa::path(
     post,
     path = "/instances/{id}/pause",
@@ -48,12 +53,25 @@ pub async fn pause_instance(
     let row = claimed_and_there(&state, &caller, &id).await?;
     let paused = state
         .pause
-        .pause_claimed(&id, &row.vm, query.force.unwrap_or(false))
+        .pause_claimed(
+            &id,
+            &row.vm,
+            PauseOrder {
+                force: query.force.unwrap_or(false),
+                to_disk: query.to_disk.unwrap_or(false),
+                ..PauseOrder::default()
+            },
+        )
         .await;
     paused.map_err(|error| refusal(error, &id))?;
     tracing::info!(instance = %id, project = %row.project, "paused by its owner");
     show_life(state.store().clone(), id.clone()).await;
-    Ok(Json(Paused { id, paused: true }))
+    let to_disk = state.pause.paused_in(&row.vm).await == Some(PausedIn::Disk);
+    Ok(Json(Paused {
+        id,
+        paused: true,
+        to_disk,
+    }))
 }
 
 /// Resume a claimed VM
@@ -80,9 +98,14 @@ pub async fn resume_instance(
     if was_paused {
         tracing::info!(instance = %id, project = %row.project, "resumed by its owner");
         state.probes.set_clock(&row).await;
+        state.pause.clock_is_set(&row.vm);
     }
     show_life(state.store().clone(), id.clone()).await;
-    Ok(Json(Paused { id, paused: false }))
+    Ok(Json(Paused {
+        id,
+        paused: false,
+        to_disk: false,
+    }))
 }
 
 /// The caller's own claim, whose VM is handed over and has not ended.
@@ -108,7 +131,7 @@ fn refusal(error: NotPaused, id: &InstanceId) -> ApiError {
             };
             let why = format!(
                 "{what} under way in this VM (commands, terminals, files, connections to ports); end them first, or pause it with \
-                 `force` (`hearth pause {id} --force`): then they wait until it is resumed"
+                 `force` (`hearth pause {id} --force`): then they wait until it is resumed, or end if it goes to the disk"
             );
             ApiError::new(ErrorCode::Conflict, why)
         }

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::extract::{Body, Path, Query};
 use super::validate::Faults;
 use crate::secrets::redactors;
-use crate::store::{ProjectRow, RepoSource};
+use crate::store::{ClaimRules, ProjectRow, RepoSource};
 
 /// Page size when none is asked for.
 const DEFAULT_LIMIT: i64 = 20;
@@ -143,6 +143,7 @@ pub async fn create_project(
         project_setup: body.project_setup,
         setup: None,
         max_vms: body.max_vms,
+        claim_rules: ClaimRules::default(),
         git_identity: body.git_identity,
         variables_version: 0,
         credentials_version: 0,
@@ -281,6 +282,11 @@ fn apply(patch: PatchProject, repos: Option<Vec<RepoSource>>, row: &mut ProjectR
     if let Some(most) = patch.max_vms {
         row.max_vms = most;
     }
+    let rules = &mut row.claim_rules;
+    rules.max_claims = patch.max_claims.unwrap_or(rules.max_claims);
+    rules.idle_pause_minutes = patch.idle_pause_minutes.unwrap_or(rules.idle_pause_minutes);
+    rules.idle_pause_to_disk = patch.idle_pause_to_disk.unwrap_or(rules.idle_pause_to_disk);
+    rules.lease_warning_minutes = patch.lease_warning_minutes.unwrap_or(rules.lease_warning_minutes);
 }
 
 /// Delete a project

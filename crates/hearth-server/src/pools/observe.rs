@@ -264,7 +264,7 @@ impl Observer {
             lease_ends_at: row.lease_ends_at,
             vm: match vms.get(&row.vm) {
                 Some(VmState::Running) => VmPresence::Running,
-                Some(VmState::Paused) => VmPresence::Paused,
+                Some(VmState::Paused | VmState::Saved) => VmPresence::Paused,
                 Some(VmState::Halted) => VmPresence::Halted,
                 Some(VmState::Stopped) => VmPresence::Stopped,
                 None => VmPresence::Absent,

@@ -132,7 +132,7 @@ impl Connections {
 
     /// Whether a VM is paused, as far as the host says it in time: its agent says nothing then.
     pub async fn is_paused(&self, vm: &VmId) -> bool {
-        super::pause::is_paused(&*self.driver, vm).await
+        super::pause::paused_in(&*self.driver, vm).await.is_some()
     }
 
     /// Why the connection to a VM was broken off, when it was and there is none since.

@@ -36,6 +36,8 @@ pub enum Became {
     AgentDied,
     /// The same agent answers: it has ended what ran for the connection.
     ConnectionLost,
+    /// It was paused to the disk.
+    Saved,
     /// Its process is gone, and the reason is not known.
     Gone,
     /// It runs and does not answer: why, where that was looked into.
@@ -65,6 +67,7 @@ impl Connections {
                 Ok(None | Some(VmState::Stopped)) => {
                     return fate(&self.read_console(vm).await, &given.text);
                 }
+                Ok(Some(VmState::Saved)) => return Became::Saved,
                 Ok(Some(_)) => {
                     if let Ok(agent) = self.get(vm, CONNECT_TRY).await
                         && let Ok(Ok(health)) = timeout_at(deadline, agent.health()).await

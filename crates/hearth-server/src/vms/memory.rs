@@ -23,8 +23,16 @@ const AT_ONCE: usize = 4;
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;
 
-/// What was measured, MiB, and when.
-type Measures = HashMap<VmId, (Instant, u64)>;
+/// What was measured, and when.
+type Measures = HashMap<VmId, (Instant, Measure)>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    /// It uses so many MiB.
+    Uses(u64),
+    /// It is paused to the disk.
+    Saved,
+}
 
 /// Measures what claimed VMs use. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -68,8 +76,11 @@ impl Memory {
                 let usage = tokio::time::timeout(PATIENCE, self.driver.usage(&row.vm)).await;
                 self.measures(|measures| match usage {
                     Ok(Ok(usage)) => {
-                        let used = usage.private_bytes.div_ceil(MIB);
-                        measures.insert(row.vm.clone(), (Instant::now(), used));
+                        let measure = match usage.saved_bytes {
+                            0 => Measure::Uses(usage.private_bytes.div_ceil(MIB)),
+                            _ => Measure::Saved,
+                        };
+                        measures.insert(row.vm.clone(), (Instant::now(), measure));
                     }
                     // Not known: its whole size.
                     _ => drop(measures.remove(&row.vm)),
@@ -80,14 +91,25 @@ impl Memory {
 
     /// Memory that the VM of an instance counts with, MiB.
     pub fn counts_mib(&self, row: &InstanceRow) -> u64 {
-        match self.used_mib(row) {
-            Some(used) => counts_in_use(row.memory_mib, used, self.reserve),
+        match self.measure(row) {
+            Some(Measure::Saved) => 0,
+            Some(Measure::Uses(used)) => self.would_count_mib(row, used),
             None => row.counts_mib(),
         }
     }
 
-    fn used_mib(&self, row: &InstanceRow) -> Option<u64> {
-        let measured = || self.measures(|measures| measures.get(&row.vm).map(|(_, used)| *used));
+    /// The same if it used so many MiB.
+    pub(super) fn would_count_mib(&self, row: &InstanceRow, used_mib: u64) -> u64 {
+        counts_in_use(row.memory_mib, used_mib, self.reserve)
+    }
+
+    /// What was measured of it does not hold any more.
+    pub(super) fn forget(&self, vm: &VmId) {
+        self.measures(|measures| measures.remove(vm));
+    }
+
+    fn measure(&self, row: &InstanceRow) -> Option<Measure> {
+        let measured = || self.measures(|measures| measures.get(&row.vm).map(|(_, measure)| *measure));
         is_claimed_and_there(row).then(measured).flatten()
     }
 
@@ -95,8 +117,13 @@ impl Memory {
     pub fn sum_claimed(&self, rows: &[InstanceRow]) -> String {
         let mut all = Claimed::default();
         for row in rows.iter().filter(|row| is_claimed_and_there(row)) {
+            all.used_mib += match self.measure(row) {
+                // It costs none.
+                Some(Measure::Saved) => continue,
+                Some(Measure::Uses(used)) => used,
+                None => row.memory_mib,
+            };
             all.vms += 1;
-            all.used_mib += self.used_mib(row).unwrap_or(row.memory_mib);
             all.counts_mib += self.counts_mib(row);
             all.size_mib += row.memory_mib;
         }

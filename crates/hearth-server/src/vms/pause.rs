@@ -17,6 +17,8 @@ use hearth_drivers::{Driver, DriverError, Locks, VmState};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::admission::Admission;
+use super::connections::Connections;
 use crate::store::{Store, StoreError};
 use crate::wake::Wake;
 
@@ -44,6 +46,33 @@ pub struct Pause {
     calls_ended: Arc<Notify>,
     /// VMs that are not paused. Written under the VM's lock.
     running: Arc<Mutex<HashSet<VmId>>>,
+    /// When a call of an owner last began or ended in a VM, or it was used otherwise.
+    used_at: Arc<Mutex<HashMap<VmId, Instant>>>,
+    /// VMs that were resumed for their owner, and whose clock is not set yet.
+    clock_due: Arc<Mutex<HashSet<VmId>>>,
+    /// Lets VMs have memory again that are paused to the disk.
+    admission: Admission,
+    connections: Connections,
+}
+
+/// Where the memory of a paused VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PausedIn {
+    Memory,
+    Disk,
+}
+
+/// How a claimed VM is to be paused.
+#[derive(Debug, Clone, Default)]
+pub struct PauseOrder {
+    /// Also when calls are under way in it: they wait until it is resumed, or end when it is paused to the disk.
+    pub force: bool,
+    /// Its memory goes to the disk.
+    pub to_disk: bool,
+    /// Why Hearth pauses it; `None`: its owner wants it.
+    pub because: Option<String>,
+    /// Only when it was not used since.
+    pub unused_since: Option<Instant>,
 }
 
 /// Keeps a VM running for as long as a client works in it. That of a claimed VM is paused all the same when its owner insists.
@@ -90,24 +119,36 @@ impl Drop for ResumedVm {
         drop(counts);
         match self.whose {
             Whose::Pool => self.pause.wake.wake(),
-            Whose::Owner => self.pause.calls_ended.notify_waiters(),
+            Whose::Owner => {
+                self.pause.note_use(&self.vm);
+                self.pause.calls_ended.notify_waiters();
+            }
         }
     }
 }
 
-/// Whether a VM is paused; not known is no.
-pub(super) async fn is_paused(driver: &dyn Driver, vm: &VmId) -> bool {
+/// Whether a VM is paused, and where its memory is then; not known is no.
+pub(super) async fn paused_in(driver: &dyn Driver, vm: &VmId) -> Option<PausedIn> {
     if !driver.capabilities().pause {
-        return false;
+        return None;
     }
-    let seen = tokio::time::timeout(HOST_CHECK, driver.inspect(vm)).await;
-    matches!(seen, Ok(Ok(Some(VmState::Paused))))
+    match tokio::time::timeout(HOST_CHECK, driver.inspect(vm)).await {
+        Ok(Ok(Some(VmState::Paused))) => Some(PausedIn::Memory),
+        Ok(Ok(Some(VmState::Saved))) => Some(PausedIn::Disk),
+        _ => None,
+    }
 }
 
 impl Pause {
     /// No client works in any VM yet.
     #[must_use]
-    pub fn new(store: Store, driver: Arc<dyn Driver>, wake: Wake) -> Self {
+    pub fn new(
+        store: Store,
+        driver: Arc<dyn Driver>,
+        wake: Wake,
+        admission: Admission,
+        connections: Connections,
+    ) -> Self {
         Self {
             store,
             driver,
@@ -117,6 +158,10 @@ impl Pause {
             calls: Arc::default(),
             calls_ended: Arc::default(),
             running: Arc::default(),
+            used_at: Arc::default(),
+            clock_due: Arc::default(),
+            admission,
+            connections,
         }
     }
 
@@ -132,12 +177,41 @@ impl Pause {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn used_at(&self) -> MutexGuard<'_, HashMap<VmId, Instant>> {
+        self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clock_due(&self) -> MutexGuard<'_, HashSet<VmId>> {
+        self.clock_due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The VM is gone.
     pub fn forget(&self, vm: &VmId) {
         self.running().remove(vm);
+        self.used_at().remove(vm);
+        self.clock_due().remove(vm);
+    }
+
+    /// A claimed VM is used, though no call is under way in it.
+    pub fn note_use(&self, vm: &VmId) {
+        self.used_at().insert(vm.clone(), Instant::now());
+    }
+
+    /// Since when nobody uses a claimed VM, as far as this server knows; `None` while a call is under way in it.
+    pub fn idle_since(&self, vm: &VmId) -> Option<Instant> {
+        let used = *self.used_at().entry(vm.clone()).or_insert_with(Instant::now);
+        (!self.counts(Whose::Owner).contains_key(vm)).then_some(used)
+    }
+
+    /// The clock of a VM that was resumed for its owner is set.
+    pub fn clock_is_set(&self, vm: &VmId) {
+        self.clock_due().remove(vm);
     }
 
     fn count(&self, vm: &VmId, whose: Whose) -> ResumedVm {
+        if whose == Whose::Owner {
+            self.note_use(vm);
+        }
         *self.counts(whose).entry(vm.clone()).or_default() += 1;
         ResumedVm {
             pause: self.clone(),
@@ -148,7 +222,12 @@ impl Pause {
 
     /// Whether a VM is paused, as far as the host says it in time.
     pub async fn is_paused(&self, vm: &VmId) -> bool {
-        is_paused(&*self.driver, vm).await
+        self.paused_in(vm).await.is_some()
+    }
+
+    /// The same, and where its memory is.
+    pub async fn paused_in(&self, vm: &VmId) -> Option<PausedIn> {
+        paused_in(&*self.driver, vm).await
     }
 
     /// Something is done in a claimed VM that is not to be paused meanwhile.
@@ -157,30 +236,53 @@ impl Pause {
         self.count(vm, Whose::Owner)
     }
 
-    /// A call into a claimed VM begins, which resumes it; whether it was paused.
+    /// A call into a claimed VM begins, which resumes it; whether it was paused, and its clock is to be set.
     pub async fn enter_claimed(&self, vm: &VmId) -> Result<(ResumedVm, bool), DriverError> {
         let call = self.begin_call(vm);
         // A pause that has not seen this call is waited for; the ones after it see it.
-        let _alone = self.locks.lock(vm.clone()).await;
-        if !self.driver.capabilities().pause || self.running().contains(vm) {
-            return Ok((call, false));
+        let alone = self.locks.lock(vm.clone()).await;
+        if self.driver.capabilities().pause && !self.running().contains(vm) {
+            match tokio::time::timeout(HOST_CHECK, self.driver.inspect(vm)).await {
+                Ok(Ok(Some(state @ (VmState::Paused | VmState::Saved)))) => {
+                    // To its end, under the lock, also when the client goes away meanwhile.
+                    let (this, vm) = (self.clone(), vm.clone());
+                    let resumed = tokio::spawn(async move {
+                        let _alone = alone;
+                        this.resume_claimed(&vm, state == VmState::Saved).await
+                    });
+                    resumed
+                        .await
+                        .map_err(|error| DriverError::unknown(format!("the resume was broken off: {error}")))??;
+                }
+                Ok(Ok(Some(VmState::Running))) => drop(self.running().insert(vm.clone())),
+                _ => {}
+            }
         }
-        let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(vm)).await;
-        let was_paused = matches!(seen, Ok(Ok(Some(VmState::Paused))));
-        if was_paused {
-            self.driver.resume(vm).await?;
-        }
-        if was_paused || matches!(seen, Ok(Ok(Some(VmState::Running)))) {
-            self.running().insert(vm.clone());
-        }
-        Ok((call, was_paused))
+        let clock_is_due = self.clock_due().contains(vm);
+        Ok((call, clock_is_due))
     }
 
-    /// Pauses the VM of a claimed instance. `force`: also when calls are under way in it, which then wait until it is resumed.
-    pub async fn pause_claimed(&self, id: &InstanceId, vm: &VmId, force: bool) -> Result<(), NotPaused> {
-        if !self.driver.capabilities().pause {
-            let name = self.driver.capabilities().name;
-            return Err(DriverError::permanent(format!("the driver `{name}` cannot pause VMs")).into());
+    async fn resume_claimed(&self, vm: &VmId, from_disk: bool) -> Result<(), DriverError> {
+        let _admitted = match from_disk {
+            true => Some(self.admission.admit(vm).await?),
+            false => None,
+        };
+        self.driver.resume(vm).await?;
+        self.clock_due().insert(vm.clone());
+        self.running().insert(vm.clone());
+        Ok(())
+    }
+
+    /// Pauses the VM of a claimed instance.
+    pub async fn pause_claimed(&self, id: &InstanceId, vm: &VmId, order: PauseOrder) -> Result<(), NotPaused> {
+        let can = self.driver.capabilities();
+        if !can.pause || (order.to_disk && !can.pause_to_disk) {
+            let what = if can.pause {
+                "pause VMs to the disk"
+            } else {
+                "pause VMs"
+            };
+            return Err(DriverError::permanent(format!("the driver `{}` cannot {what}", can.name)).into());
         }
         let deadline = Instant::now() + CALLS_END;
         loop {
@@ -188,18 +290,21 @@ impl Pause {
             ended.as_mut().enable();
             let alone = self.locks.lock(vm.clone()).await;
             let calls = self.counts(Whose::Owner).get(vm).copied().unwrap_or_default();
-            if force || calls == 0 {
+            let used_since = |since: Instant| self.used_at().get(vm).is_some_and(|used| *used != since);
+            if order.unused_since.is_some_and(used_since) {
+                return Err(NotPaused::InUse(calls));
+            }
+            if order.force || calls == 0 {
                 // Again: it may have been released while we waited.
                 let row = self.store.instance(id).await?;
                 if row.is_none_or(|row| row.state != InstanceState::Claimed) {
                     return Err(NotPaused::NotClaimed);
                 }
                 // To its end, under the lock, also when the client goes away meanwhile.
-                let (this, vm) = (self.clone(), vm.clone());
+                let (this, id, vm) = (self.clone(), id.clone(), vm.clone());
                 let paused = tokio::spawn(async move {
                     let _alone = alone;
-                    this.running().remove(&vm);
-                    this.driver.pause(&vm).await
+                    this.do_pause(&id, &vm, &order).await
                 });
                 return match paused.await {
                     Ok(paused) => Ok(paused?),
@@ -211,6 +316,22 @@ impl Pause {
                 return Err(NotPaused::InUse(calls));
             }
         }
+    }
+
+    async fn do_pause(&self, id: &InstanceId, vm: &VmId, order: &PauseOrder) -> Result<(), DriverError> {
+        self.running().remove(vm);
+        if order.to_disk {
+            self.driver.save(vm).await?;
+            self.admission.note_saved(vm);
+            self.connections.renew(vm);
+            self.wake.wake();
+        } else {
+            self.driver.pause(vm).await?;
+        }
+        if let Err(error) = self.store.note_paused(id, order.because.as_deref()).await {
+            tracing::warn!(%error, instance = %id, "why a VM was paused could not be recorded");
+        }
+        Ok(())
     }
 
     /// Resumes a VM, and keeps it running until the guard is dropped.

@@ -194,7 +194,7 @@ impl Probes {
     /// Why no one can work in this VM now: it has ended, something on the host has stopped it, or it has not answered for long and
     /// does not do so now.
     pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
-        use hearth_drivers::VmState::{Halted, Paused, Running, Stopped};
+        use hearth_drivers::VmState::{Halted, Paused, Running, Saved, Stopped};
         match self.ends.check(row).await {
             Ok(Some(end)) => return Some(ended_message(row, &end)),
             Ok(None) => {}
@@ -212,7 +212,7 @@ impl Probes {
                 let why = self.why_silent(&row.vm).await;
                 Some(format!("the VM does not answer: {why}{advice}"))
             }
-            Ok(Ok(Some(Running | Paused)) | Err(_)) | Err(_) => {
+            Ok(Ok(Some(Running | Paused | Saved)) | Err(_)) | Err(_) => {
                 if let Some(full) = self.still_full(row).await {
                     return Some(format!(
                         "the VM is stopped: {full}. Nothing in it is lost, and it resumes by itself when there is room: free some space \

@@ -23,6 +23,8 @@ mod git_host;
 mod guests;
 mod harness;
 mod images;
+mod leases;
+mod leases_disk;
 mod mirrors;
 mod named_failures;
 mod names;

@@ -7,11 +7,11 @@ use hearth_api::find::ClaimItem;
 use hearth_api::page::Items;
 use jiff::Timestamp;
 
-use super::instance::trouble;
+use super::instance::{paused_text, trouble};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::text::clean_line;
-use crate::{connect, output};
+use crate::{connect, hint, output};
 
 /// `hearth claims`.
 #[derive(Debug, Args)]
@@ -28,6 +28,12 @@ pub(crate) async fn run(globals: &Globals, args: ClaimsArgs) -> Result<u8, Failu
     };
     let claims = client.list_claims(project.as_ref()).await?;
     output::print(globals.json, &claims, list)?;
+    if let Some(claim) = claims.items.iter().find(|claim| claim.lease_ends_soon)
+        && !globals.json
+    {
+        let extend = hint::command(["claim", "extend", claim.id.as_str(), "--by", "120"]);
+        output::note(&format!("a lease ends soon; later: {extend}"));
+    }
     Ok(0)
 }
 
@@ -42,7 +48,7 @@ fn list(claims: &Items<ClaimItem>) -> String {
             clean_line(&claim.project_name),
             clean_line(claim.task_id.as_deref().unwrap_or("-")),
             clean_line(claim.owner.as_deref().unwrap_or("-")),
-            left(claim.expires_at, now),
+            left(claim, now),
             output::duration(length(claim.claimed_at, now)),
             vm(claim),
         ]
@@ -60,16 +66,22 @@ fn vm(claim: &ClaimItem) -> String {
             let why = clean_line(claim.vm_ended_because.as_deref().unwrap_or_default());
             format!("ended {}: {why}; release it", output::ago(at))
         }
-        None => trouble(claim.unresponsive.as_ref(), claim.paused, claim.rebooted_at)
-            .unwrap_or_else(|| "answers".to_owned()),
+        None => {
+            let paused = claim
+                .paused
+                .then(|| paused_text(claim.paused_to_disk, claim.paused_because.as_deref()));
+            trouble(claim.unresponsive.as_ref(), paused, claim.rebooted_at).unwrap_or_else(|| "answers".to_owned())
+        }
     }
 }
 
-fn left(end: Timestamp, now: Timestamp) -> String {
+fn left(claim: &ClaimItem, now: Timestamp) -> String {
+    let end = claim.expires_at;
     if end <= now {
         return "ended".to_owned();
     }
-    output::duration(length(now, end))
+    let soon = if claim.lease_ends_soon { ", ends soon" } else { "" };
+    format!("{}{soon}", output::duration(length(now, end)))
 }
 
 /// From one time to another; nothing when the clocks disagree.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::exec::until_stopped;
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, output, resolve};
+use crate::{connect, lease_warning, output, resolve};
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -85,6 +85,7 @@ pub(crate) async fn run(globals: &Globals, args: ForwardArgs) -> Result<u8, Fail
     if !globals.json && io::stdout().is_terminal() {
         output::note("Ctrl-C ends it");
     }
+    let _warning = lease_warning::watch(&client, &id);
     let mut all = JoinSet::new();
     for (listener, port) in listeners {
         all.spawn(serve(listener, client.clone(), id.clone(), port));

@@ -54,7 +54,7 @@ fn status(view: &InstanceView) -> String {
             let why = clean_line(view.vm_ended_because.as_deref().unwrap_or_default());
             format!("{status}\nVM ended {}: {why}", output::ago(at))
         }
-        None => match trouble(view.unresponsive.as_ref(), is_paused(view), view.rebooted_at) {
+        None => match trouble(view.unresponsive.as_ref(), paused(view), view.rebooted_at) {
             Some(trouble) => format!("{status}\n{trouble}"),
             None => status.to_owned(),
         },
@@ -62,14 +62,22 @@ fn status(view: &InstanceView) -> String {
 }
 
 /// By its owner. That the ready VMs of a pool are paused is no news.
-fn is_paused(view: &InstanceView) -> bool {
-    view.paused && view.status == InstanceStatus::Claimed
+fn paused(view: &InstanceView) -> Option<String> {
+    (view.paused && view.status == InstanceStatus::Claimed)
+        .then(|| paused_text(view.paused_to_disk, view.paused_because.as_deref()))
+}
+
+/// How it is paused, and why Hearth did it.
+pub(super) fn paused_text(to_disk: bool, because: Option<&str>) -> String {
+    let to_disk = if to_disk { " to the disk" } else { "" };
+    let because = because.map(|why| format!(" ({})", clean_line(why))).unwrap_or_default();
+    format!("paused{to_disk}{because}: the next command resumes it")
 }
 
 /// What a person who works in a VM must know of it.
 pub(super) fn trouble(
     unresponsive: Option<&Unresponsive>,
-    paused: bool,
+    paused: Option<String>,
     rebooted_at: Option<Timestamp>,
 ) -> Option<String> {
     let silent = unresponsive.map(|silent| {
@@ -77,7 +85,6 @@ pub(super) fn trouble(
         format!("does not answer since {}: {why}", output::ago(silent.since))
     });
     let restarted = rebooted_at.map(|at| format!("restarted {}: what ran in it then is gone", output::ago(at)));
-    let paused = paused.then(|| "paused: the next command resumes it".to_owned());
     let all: Vec<String> = silent.into_iter().chain(paused).chain(restarted).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }

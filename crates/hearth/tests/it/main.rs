@@ -21,6 +21,7 @@ mod first_steps;
 mod images;
 mod instances;
 mod killed;
+mod leases;
 mod manual;
 mod names;
 mod output;

@@ -238,7 +238,8 @@ fn example(schema: &str) -> Option<Value> {
         "InstanceView" => json!({
             "id": instance(), "instanceId": VmId::example(5), "projectId": project_id(), "status": "claimed", "isTest": false,
             "recipe": recipe(THEN), "repos": [checkout], "settings": [], "failure": null, "expiresAt": LATER, "unresponsive": null,
-            "paused": false, "rebootedAt": null, "vmEndedAt": null, "vmEndedBecause": null,
+            "leaseWarningMinutes": 10, "paused": false, "pausedToDisk": false, "pausedBecause": null, "rebootedAt": null, "vmEndedAt": null,
+            "vmEndedBecause": null,
             "commands": [{ "name": "test", "command": "npm test", "repoFullName": "acme/app", "path": "/home/app" }]
         }),
         "BootEnded" => json!({ "id": instance(), "cancelled": true, "status": "failed" }),
@@ -248,7 +249,8 @@ fn example(schema: &str) -> Option<Value> {
                 "repoFullName": "acme/app", "branch": "main", "url": "https://git.example.org/acme/app.git",
                 "lfs": true, "submodules": true
             }],
-            "image": null, "projectSetup": null, "vmSize": "small", "maxVms": null,
+            "image": null, "projectSetup": null, "vmSize": "small", "maxVms": null, "maxClaims": 5, "idlePauseMinutes": 30,
+            "idlePauseToDisk": false, "leaseWarningMinutes": 10,
             "gitIdentity": { "name": "Shop Agent", "email": "agent@example.org" },
             "createdAt": CREATED, "updatedAt": LATER
         }),
@@ -284,10 +286,11 @@ fn example(schema: &str) -> Option<Value> {
         })),
         "Items_ClaimItem" => item(json!({
             "id": instance(), "projectId": project_id(), "projectName": "web", "taskId": "task-4711", "owner": "ada",
-            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "unresponsive": null, "paused": false, "rebootedAt": null,
+            "claimedAt": CREATED, "expiresAt": "2026-11-02T21:00:00.000Z", "leaseWarningMinutes": 10, "leaseEndsSoon": false,
+            "unresponsive": null, "paused": false, "pausedToDisk": false, "pausedBecause": null, "rebootedAt": null,
             "vmEndedAt": null, "vmEndedBecause": null
         })),
-        "Paused" => json!({ "id": instance(), "paused": true }),
+        "Paused" => json!({ "id": instance(), "paused": true, "toDisk": false }),
         "Released" => json!({ "id": instance(), "released": true }),
         "Items_InstanceLog" => item(json!({
             "name": "exec-1", "kind": "exec", "command": "bash -c python3 -m http.server 9000 & sleep 1", "bytes": 184,

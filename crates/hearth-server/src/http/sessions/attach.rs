@@ -94,6 +94,9 @@ impl Reading {
                  listed with all processes of the VM"
                     .to_owned(),
             ),
+            Became::Saved => gone(
+                "the VM was paused to the disk; the session continues when the VM is resumed: attach to it again".to_owned(),
+            ),
             silent @ Became::Silent(_) => ApiError::unavailable(what_happened(silent)),
             other => gone(what_happened(other)),
         }

@@ -18,7 +18,7 @@ use super::{Pushed, Watch};
 use crate::repos::mirrors::Mirrors;
 use crate::repos::sources::{Sources, known_hosts};
 use crate::secrets::cipher::Cipher;
-use crate::store::{ProjectRow, RepoSource, Store};
+use crate::store::{ClaimRules, ProjectRow, RepoSource, Store};
 use crate::wake::Wake;
 
 /// How long a predicate may take to hold.
@@ -91,6 +91,7 @@ impl House {
             project_setup: None,
             setup: None,
             max_vms: None,
+            claim_rules: ClaimRules::default(),
             git_identity: None,
             variables_version: 0,
             credentials_version: 0,

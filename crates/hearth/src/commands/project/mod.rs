@@ -4,7 +4,7 @@ mod delete;
 mod edit;
 mod repo;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use hearth_api::client::ClientError;
 use hearth_api::error::ErrorCode;
 use hearth_api::find::ProjectFound;
@@ -93,6 +93,15 @@ pub(crate) struct CreateArgs {
     exist_ok: bool,
 }
 
+/// Where the memory of a VM goes that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PauseTo {
+    /// It stays in memory
+    Memory,
+    /// To the disk
+    Disk,
+}
+
 /// `hearth project set`.
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
@@ -138,6 +147,24 @@ pub(crate) struct SetArgs {
     /// Remove its own limit; the server's still applies
     #[arg(long, conflicts_with = "max_vms")]
     no_max_vms: bool,
+    /// Most claims that may hold a VM at once
+    #[arg(long, value_name = "NUMBER")]
+    max_claims: Option<u32>,
+    /// Let claims hold as many VMs as there can be
+    #[arg(long, conflicts_with = "max_claims")]
+    no_max_claims: bool,
+    /// Pause a claimed VM that nobody uses for so many minutes; the next call resumes it
+    #[arg(long, value_name = "MINUTES")]
+    idle_pause: Option<u32>,
+    /// Never pause a claimed VM
+    #[arg(long, conflicts_with = "idle_pause")]
+    no_idle_pause: bool,
+    /// Where the memory of such a VM goes
+    #[arg(long, value_name = "WHERE")]
+    idle_pause_to: Option<PauseTo>,
+    /// Warn so many minutes before a lease ends; 0: not at all
+    #[arg(long, value_name = "MINUTES")]
+    lease_warning: Option<u32>,
     #[command(flatten)]
     git: GitIdentityArgs,
     /// Remove its git identity: commits are made as the owner of the claiming token
@@ -170,6 +197,10 @@ impl SetArgs {
             project_setup: value_or_null(setup, self.no_setup),
             vm_size: self.size,
             max_vms: value_or_null(self.max_vms, self.no_max_vms),
+            max_claims: value_or_null(self.max_claims, self.no_max_claims),
+            idle_pause_minutes: value_or_null(self.idle_pause, self.no_idle_pause),
+            idle_pause_to_disk: self.idle_pause_to.map(|to| to == PauseTo::Disk),
+            lease_warning_minutes: self.lease_warning,
             git_identity: value_or_null(self.git.identity(), self.no_git_identity),
             lfs: yes_or_no(self.lfs, self.no_lfs),
             submodules: yes_or_no(self.submodules, self.no_submodules),
@@ -392,6 +423,20 @@ fn show_all(project: &ProjectView) -> String {
                 .map_or_else(|| "as many as the server allows".to_owned(), |most| most.to_string()),
         ),
         (
+            "most claims",
+            project
+                .max_claims
+                .map_or_else(|| "as many as there are VMs".to_owned(), |most| most.to_string()),
+        ),
+        ("idle pause", idle_pause(project)),
+        (
+            "lease end",
+            match project.lease_warning_minutes {
+                0 => "not warned of".to_owned(),
+                minutes => format!("warned of {minutes} min before"),
+            },
+        ),
+        (
             "commits by",
             identity.map_or_else(
                 || "the owner of the claiming token".to_owned(),
@@ -401,6 +446,18 @@ fn show_all(project: &ProjectView) -> String {
         ("created", output::ago(project.created_at)),
         ("changed", output::ago(project.updated_at)),
     ])
+}
+
+fn idle_pause(project: &ProjectView) -> String {
+    let to = if project.idle_pause_to_disk {
+        "to the disk"
+    } else {
+        "in memory"
+    };
+    project.idle_pause_minutes.map_or_else(
+        || "never".to_owned(),
+        |minutes| format!("{to}, when nobody uses a claimed VM for {minutes} min"),
+    )
 }
 
 fn repos(project: &Project, separator: &str) -> String {
