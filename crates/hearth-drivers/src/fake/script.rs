@@ -43,6 +43,8 @@ pub enum Verb {
     Resume,
     /// `usage`
     Usage,
+    /// `snapshot`
+    Snapshot,
 }
 
 /// Which of the three errors.

@@ -40,6 +40,20 @@ impl RunState {
     }
 }
 
+/// Where the memory of a machine is whose state is saved or loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryIs {
+    /// In a file of its own, and not in the state.
+    InItsFile,
+    /// In the file of the state, each page at a place of its own.
+    InTheState,
+}
+
+/// Between two looks whether a save has ended.
+const SAVE_CHECK: Duration = Duration::from_millis(20);
+/// Bytes in a second that no disk reaches.
+const UNLIMITED: u64 = 1 << 50;
+
 /// A conversation with one VM's monitor. It ends at its deadline, wherever it is then.
 pub(super) struct Monitor {
     qmp: Qmp<UnixStream>,
@@ -104,7 +118,20 @@ impl Monitor {
     /// Writes the devices' state, without the memory that lies in a shared file, to the file `path` as QEMU sees it. The
     /// machine must be stopped, and is resumed with `cont`.
     pub(super) async fn save_state(&mut self, path: &str) -> io::Result<()> {
-        self.prepare_migration().await?;
+        self.save(path, MemoryIs::InItsFile).await
+    }
+
+    /// Writes the devices' state and all of the memory to one file; see [`memory_file`](super::memory_file). The machine must be stopped,
+    /// and is resumed with `cont`.
+    pub(super) async fn save_all(&mut self, path: &str) -> io::Result<()> {
+        // Without it QEMU writes no more than 128 MiB in a second, as to a network.
+        let fast = json!({ "max-bandwidth": UNLIMITED });
+        self.run("migrate-set-parameters", fast).await?;
+        self.save(path, MemoryIs::InTheState).await
+    }
+
+    async fn save(&mut self, path: &str, memory: MemoryIs) -> io::Result<()> {
+        self.prepare_migration(memory).await?;
         let save = json!({ "uri": format!("file:{path}") });
         self.run("migrate", save).await?;
         if self.migrated().await? {
@@ -115,9 +142,25 @@ impl Monitor {
         Err(io::Error::other(why.to_owned()))
     }
 
-    /// Reads what [`Monitor::save_state`] wrote, into a machine that was started for it.
-    pub(super) async fn load_state(&mut self, path: &str) -> io::Result<()> {
-        self.prepare_migration().await?;
+    /// Breaks off a save that nobody waits for any more, if there is one.
+    pub(super) async fn end_save(&mut self) -> io::Result<()> {
+        self.run("migrate_cancel", json!({})).await?;
+        loop {
+            let info = self.run("query-migrate", json!({})).await?;
+            if !matches!(
+                info["status"].as_str(),
+                Some("setup" | "active" | "device" | "cancelling")
+            ) {
+                return Ok(());
+            }
+            tokio::time::sleep(SAVE_CHECK).await;
+        }
+    }
+
+    /// Reads what [`Monitor::save_state`] wrote, or what was made of what [`Monitor::save_all`] did, into a machine that was started for
+    /// it.
+    pub(super) async fn load_state(&mut self, path: &str, memory: MemoryIs) -> io::Result<()> {
+        self.prepare_migration(memory).await?;
         let load = json!({ "uri": format!("file:{path}") });
         self.run("migrate-incoming", load).await?;
         if self.migrated().await? {
@@ -127,12 +170,17 @@ impl Monitor {
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
-    async fn prepare_migration(&mut self) -> io::Result<()> {
-        let capabilities = json!({ "capabilities": [
-            { "capability": "x-ignore-shared", "state": true },
-            { "capability": "events", "state": true },
-        ] });
-        self.run("migrate-set-capabilities", capabilities).await?;
+    async fn prepare_migration(&mut self, memory: MemoryIs) -> io::Result<()> {
+        let mut capabilities = vec![
+            json!({ "capability": "x-ignore-shared", "state": memory == MemoryIs::InItsFile }),
+            json!({ "capability": "events", "state": true }),
+        ];
+        // Not named otherwise: QEMU before 9.0 does not know it.
+        if memory == MemoryIs::InTheState {
+            capabilities.push(json!({ "capability": "mapped-ram", "state": true }));
+        }
+        self.run("migrate-set-capabilities", json!({ "capabilities": capabilities }))
+            .await?;
         self.qmp.forget_events();
         Ok(())
     }

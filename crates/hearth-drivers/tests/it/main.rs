@@ -44,6 +44,7 @@ macro_rules! contract_suite {
             a_fork_can_be_frozen_again_and_what_lies_below_stays,
             what_cannot_be_frozen_or_forked_is_said_so,
             a_damaged_checkpoint_is_never_used,
+            a_vm_in_use_is_forked_and_continues,
         );
     };
 }
