@@ -5,6 +5,7 @@ pub mod connections;
 pub mod ended;
 pub mod guest_requests;
 pub mod host_keys;
+pub mod identity;
 pub mod lost;
 pub mod memory;
 pub mod pause;
