@@ -112,12 +112,7 @@ impl Store {
             if let Some(key) = &fork.key {
                 let taken =
                     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = ?1 AND key = ?2)");
-                if taken
-                    .bind(order.project.as_str())
-                    .bind(key)
-                    .fetch_one(&mut *tx)
-                    .await?
-                {
+                if taken.bind(order.project.as_str()).bind(key).fetch_one(&mut *tx).await? {
                     return Ok(BegunForks::KeyTaken(key.clone()));
                 }
             }

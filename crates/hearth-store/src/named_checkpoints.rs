@@ -158,13 +158,12 @@ impl Store {
         project: &ProjectId,
         name: &str,
     ) -> Result<Option<NamedCheckpoint>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as(
-            "SELECT * FROM named_checkpoint WHERE project_id = ?1 AND name = ?2 AND bytes IS NOT NULL",
-        )
-        .bind(project.as_str())
-        .bind(name)
-        .fetch_optional(&self.read)
-        .await?;
+        let raw: Option<Raw> =
+            sqlx::query_as("SELECT * FROM named_checkpoint WHERE project_id = ?1 AND name = ?2 AND bytes IS NOT NULL")
+                .bind(project.as_str())
+                .bind(name)
+                .fetch_optional(&self.read)
+                .await?;
         raw.map(NamedCheckpoint::try_from).transpose()
     }
 

@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    checkpoint, claim, claims, completion, cp, credential, doctor, env, exec, fork, forward, image, instance, logs, ls, man, pause, pool,
-    ports, project, release, run, serve, session, setup, shell, ssh, template, token,
+    checkpoint, claim, claims, completion, cp, credential, doctor, env, exec, fork, forward, image, instance, logs, ls,
+    man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\

@@ -5,9 +5,7 @@ use reqwest::Method;
 use super::call::Repeat;
 use super::{Client, ClientError};
 use crate::claim::ClaimReply;
-use crate::fork::{
-    CheckpointDeleted, CheckpointRequest, ForkReply, ForkRequest, NamedCheckpointItem, RestoreRequest,
-};
+use crate::fork::{CheckpointDeleted, CheckpointRequest, ForkReply, ForkRequest, NamedCheckpointItem, RestoreRequest};
 use crate::ids::{InstanceId, ProjectId};
 use crate::page::Items;
 

@@ -276,12 +276,21 @@ async fn freeze(
     let mut monitor = Monitor::open(folder, &inner.user, CALL_TIMEOUT)
         .await
         .map_err(|error| failed("QEMU's monitor", error))?;
-    // If the server is killed now, the next one finds a paused VM.
-    folder.set_paused(true).map_err(|error| failed("its record", error))?;
-
-    let begin = Instant::now();
+    let has_file = record.memory == MemoryKind::Own;
+    let mut begin = Instant::now();
     let still = async {
-        monitor.stop().await.map_err(|error| failed("stopping it", error))?;
+        if !has_file {
+            // The VM continues while most of it is written.
+            monitor.extend(COPY_TIMEOUT);
+            let begun = monitor.begin_save_all(&folder.state_inside()).await;
+            begun.map_err(|error| failed("its memory", error))?;
+        }
+        // If the server is killed now, the next one finds a paused VM.
+        folder.set_paused(true).map_err(|error| failed("its record", error))?;
+        begin = Instant::now();
+        if has_file {
+            monitor.stop().await.map_err(|error| failed("stopping it", error))?;
+        }
         let (top, below) = (disk_node(next), disk_node(next.saturating_sub(1)));
         monitor
             .add_layer(&folder.disk_number_inside(next), &top, &below)
@@ -302,6 +311,12 @@ async fn freeze(
         .await
         .unwrap_or_else(|_| Err(DriverError::unknown(format!("freezing {id} did not end"))));
     monitor.extend(CALL_TIMEOUT);
+    if still.is_err() && !has_file {
+        // Else QEMU might end the save later, and stop the VM for it.
+        if let Err(error) = monitor.end_save().await {
+            tracing::warn!(%id, %error, "a save that failed could not be broken off");
+        }
+    }
     let goes_on = if was_paused {
         Ok(())
     } else {
@@ -330,8 +345,7 @@ async fn save(
 ) -> Result<(), DriverError> {
     let written = folder.state();
     if record.memory != MemoryKind::Own {
-        monitor.extend(COPY_TIMEOUT);
-        let saved = monitor.save_all(&folder.state_inside()).await;
+        let saved = monitor.end_save_all().await;
         saved.map_err(|error| failed("its memory and devices", error))?;
         return std::fs::rename(written, making.path(RAM)).map_err(|error| failed("its memory", error));
     }

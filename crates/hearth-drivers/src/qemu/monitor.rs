@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::folder::VmFolder;
-use super::qmp::Qmp;
+use super::qmp::{Event, Qmp};
 use crate::vm_user::VmUser;
 
 /// Name of the monitor's socket in the VM's `run` folder.
@@ -50,7 +50,14 @@ pub(super) enum MemoryIs {
 }
 
 /// Between two looks whether a save has ended.
-const SAVE_CHECK: Duration = Duration::from_millis(20);
+const SAVE_CHECK: Duration = Duration::from_millis(2);
+/// A machine that changes its memory faster than that is written is stopped after so long.
+const LIVE: Duration = Duration::from_secs(3);
+/// What is left of the memory is written while the machine is stopped when that takes no longer, as QEMU expects.
+const DOWNTIME_MS: u64 = 100;
+/// What QEMU calls a machine that is stopped because it was saved, and one whose save is about to end.
+const AFTER_A_SAVE: &str = "postmigrate";
+const ENDING_A_SAVE: &str = "finish-migrate";
 /// Bytes in a second that no disk reaches.
 const UNLIMITED: u64 = 1 << 50;
 
@@ -118,28 +125,64 @@ impl Monitor {
     /// Writes the devices' state, without the memory that lies in a shared file, to the file `path` as QEMU sees it. The
     /// machine must be stopped, and is resumed with `cont`.
     pub(super) async fn save_state(&mut self, path: &str) -> io::Result<()> {
-        self.save(path, MemoryIs::InItsFile).await
-    }
-
-    /// Writes the devices' state and all of the memory to one file; see [`memory_file`](super::memory_file). The machine must be stopped,
-    /// and is resumed with `cont`.
-    pub(super) async fn save_all(&mut self, path: &str) -> io::Result<()> {
-        // Without it QEMU writes no more than 128 MiB in a second, as to a network.
-        let fast = json!({ "max-bandwidth": UNLIMITED });
-        self.run("migrate-set-parameters", fast).await?;
-        self.save(path, MemoryIs::InTheState).await
-    }
-
-    async fn save(&mut self, path: &str, memory: MemoryIs) -> io::Result<()> {
-        self.prepare_migration(memory).await?;
+        self.prepare_migration(MemoryIs::InItsFile, Vec::new()).await?;
         let save = json!({ "uri": format!("file:{path}") });
         self.run("migrate", save).await?;
-        if self.migrated().await? {
-            return Ok(());
+        match self.migrated().await? {
+            true => Ok(()),
+            false => Err(self.why_not_saved().await?),
         }
+    }
+
+    /// Begins to write the devices' state and all of the memory to one file; see [`memory_file`](super::memory_file). The machine continues
+    /// while most of it is written; it is stopped when this returns, and then nothing is missing but [`Monitor::end_save_all`].
+    pub(super) async fn begin_save_all(&mut self, path: &str) -> io::Result<()> {
+        if self.state().await?.name() == AFTER_A_SAVE {
+            // It was saved while it was paused, and QEMU saves no machine twice without a moment between.
+            self.cont().await?;
+            self.stop().await?;
+        }
+        // Without it QEMU writes no more than 128 MiB in a second, as to a network.
+        let fast = json!({ "max-bandwidth": UNLIMITED, "downtime-limit": DOWNTIME_MS });
+        self.run("migrate-set-parameters", fast).await?;
+        let waits = json!({ "capability": "pause-before-switchover", "state": true });
+        self.prepare_migration(MemoryIs::InTheState, vec![waits]).await?;
+        let save = json!({ "uri": format!("file:{path}") });
+        self.run("migrate", save).await?;
+        let mut live_until = Some(Instant::now() + LIVE);
+        loop {
+            let limit = live_until.map_or(self.deadline, |until| until.min(self.deadline));
+            match tokio::time::timeout_at(limit, self.qmp.event()).await {
+                Ok(event) => match migration_status(&event?) {
+                    Some("pre-switchover") => return Ok(()),
+                    Some("failed" | "cancelled") => return Err(self.why_not_saved().await?),
+                    _ => {}
+                },
+                // It changes its memory faster than that is written.
+                Err(_) if live_until.take().is_some() && Instant::now() < self.deadline => self.stop().await?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+
+    /// Writes the rest. The machine is resumed with `cont`.
+    pub(super) async fn end_save_all(&mut self) -> io::Result<()> {
+        self.run("migrate-continue", json!({ "state": "pre-switchover" }))
+            .await?;
+        if !self.migrated().await? {
+            return Err(self.why_not_saved().await?);
+        }
+        // QEMU says that it is done a moment before it can be resumed.
+        while self.state().await?.name() == ENDING_A_SAVE {
+            tokio::time::sleep(SAVE_CHECK).await;
+        }
+        Ok(())
+    }
+
+    async fn why_not_saved(&mut self) -> io::Result<io::Error> {
         let info = self.run("query-migrate", json!({})).await?;
         let why = info["error-desc"].as_str().unwrap_or("QEMU gives no reason");
-        Err(io::Error::other(why.to_owned()))
+        Ok(io::Error::other(why.to_owned()))
     }
 
     /// Breaks off a save that nobody waits for any more, if there is one.
@@ -149,7 +192,7 @@ impl Monitor {
             let info = self.run("query-migrate", json!({})).await?;
             if !matches!(
                 info["status"].as_str(),
-                Some("setup" | "active" | "device" | "cancelling")
+                Some("setup" | "active" | "device" | "pre-switchover" | "cancelling")
             ) {
                 return Ok(());
             }
@@ -160,7 +203,7 @@ impl Monitor {
     /// Reads what [`Monitor::save_state`] wrote, or what was made of what [`Monitor::save_all`] did, into a machine that was started for
     /// it.
     pub(super) async fn load_state(&mut self, path: &str, memory: MemoryIs) -> io::Result<()> {
-        self.prepare_migration(memory).await?;
+        self.prepare_migration(memory, Vec::new()).await?;
         let load = json!({ "uri": format!("file:{path}") });
         self.run("migrate-incoming", load).await?;
         if self.migrated().await? {
@@ -170,11 +213,12 @@ impl Monitor {
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
-    async fn prepare_migration(&mut self, memory: MemoryIs) -> io::Result<()> {
-        let mut capabilities = vec![
+    async fn prepare_migration(&mut self, memory: MemoryIs, more: Vec<Value>) -> io::Result<()> {
+        let mut capabilities = more;
+        capabilities.extend([
             json!({ "capability": "x-ignore-shared", "state": memory == MemoryIs::InItsFile }),
             json!({ "capability": "events", "state": true }),
-        ];
+        ]);
         // Not named otherwise: QEMU before 9.0 does not know it.
         if memory == MemoryIs::InTheState {
             capabilities.push(json!({ "capability": "mapped-ram", "state": true }));
@@ -189,15 +233,20 @@ impl Monitor {
     async fn migrated(&mut self) -> io::Result<bool> {
         loop {
             let event = until(self.deadline, self.qmp.event()).await?;
-            if event.name == "MIGRATION" {
-                match event.data["status"].as_str() {
-                    Some("completed") => return Ok(true),
-                    Some("failed" | "cancelled") => return Ok(false),
-                    _ => {}
-                }
+            match migration_status(&event) {
+                Some("completed") => return Ok(true),
+                Some("failed" | "cancelled") => return Ok(false),
+                _ => {}
             }
         }
     }
+}
+
+/// What an event says of a save or a load.
+fn migration_status(event: &Event) -> Option<&str> {
+    (event.name == "MIGRATION")
+        .then(|| event.data["status"].as_str())
+        .flatten()
 }
 
 async fn until<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

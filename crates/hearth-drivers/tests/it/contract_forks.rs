@@ -341,13 +341,22 @@ pub(crate) async fn a_vm_in_use_is_forked_and_continues(rig: &impl Rig) {
     }
     // A paused one stays paused.
     driver.pause(&parent).await.unwrap();
-    driver.snapshot(&parent, &snapshot(&third, false)).await.unwrap();
-    assert_eq!(state(&*driver, &parent).await, Some(VmState::Paused));
+    let above = key("e6");
+    for key in [&third, &above] {
+        driver.snapshot(&parent, &snapshot(key, false)).await.unwrap();
+        assert_eq!(state(&*driver, &parent).await, Some(VmState::Paused));
+    }
     driver.resume(&parent).await.unwrap();
     write(&client, "/root/own", "parent").await;
 
     let mut forks = Vec::new();
-    for (from, has_two) in [(&first, false), (&first, false), (&second, true), (&third, true)] {
+    for (from, has_two) in [
+        (&first, false),
+        (&first, false),
+        (&second, true),
+        (&third, true),
+        (&above, true),
+    ] {
         let id = VmId::generate();
         let wanted = fork(&id, from, ForkPurpose::Instance, ForkStart::Running);
         driver.fork(&wanted).await.unwrap();
@@ -374,14 +383,14 @@ pub(crate) async fn a_vm_in_use_is_forked_and_continues(rig: &impl Rig) {
 
     // What is below stays for as long as it is needed.
     driver.destroy(&parent).await.unwrap();
-    for key in [&template, &first, &second, &third, &below] {
+    for key in [&template, &first, &second, &third, &below, &above] {
         let removed = driver.remove_checkpoint(key).await;
         assert!(matches!(removed, Err(DriverError::Retry { .. })), "{key}: {removed:?}");
     }
     for id in forks.iter().chain([&last]) {
         driver.destroy(id).await.unwrap();
     }
-    for from_the_top in [&below, &third, &second, &first, &template] {
+    for from_the_top in [&below, &above, &third, &second, &first, &template] {
         driver.remove_checkpoint(from_the_top).await.unwrap();
     }
 }

@@ -6,11 +6,11 @@ use hearth_core::time::millis;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::Claims;
 use super::claim::ClaimTask;
 use super::fork_error::ForkError;
 use super::forks::{Batch, labels_of, new_fork, new_key};
 use super::handoff::agent_paths;
-use super::Claims;
 use crate::store::{BegunForks, ForksOrder, InstanceRow, NamedCheckpoint};
 
 impl Claims {

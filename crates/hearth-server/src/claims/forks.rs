@@ -85,9 +85,7 @@ impl Claims {
         let room = self.room(row, order.count).await?;
         let is_paused = self.pause.is_paused(&row.vm).await;
         let stops = (!is_paused).then(|| row.vm.clone());
-        let batch = self
-            .begin(row, &claim, &order, &body_hash, stops.as_ref())
-            .await?;
+        let batch = self.begin(row, &claim, &order, &body_hash, stops.as_ref()).await?;
         drop(room);
         let gone = batch.gone.clone().drop_guard();
         let tasks: Vec<Option<String>> = batch.forks.iter().map(|fork| fork.key.clone()).collect();
@@ -135,7 +133,12 @@ impl Claims {
     }
 
     /// What was answered to the same request before, if it came before.
-    async fn repeated(&self, row: &InstanceRow, keys: &[String], body_hash: &str) -> Result<Option<ForkReply>, ForkError> {
+    async fn repeated(
+        &self,
+        row: &InstanceRow,
+        keys: &[String],
+        body_hash: &str,
+    ) -> Result<Option<ForkReply>, ForkError> {
         if self.store.used_keys(&row.project, keys).await?.is_empty() {
             return Ok(None);
         }
@@ -211,7 +214,9 @@ impl Claims {
                 BegunForks::KeyTaken(_) => {}
             }
         }
-        Err(ForkError::Broken("other requests take the names of the forks".to_owned()))
+        Err(ForkError::Broken(
+            "other requests take the names of the forks".to_owned(),
+        ))
     }
 
     /// `task-1`, `task-2` and so on, without those that are taken; nothing where they would be too long.
@@ -361,7 +366,9 @@ impl Claims {
             match self.driver.resume(&vm).await {
                 Ok(()) => tracing::info!(%vm, "a VM that was stopped for a checkpoint runs again"),
                 // It may be gone.
-                Err(error) => tracing::warn!(%vm, %error, "a VM that was stopped for a checkpoint could not be resumed"),
+                Err(error) => {
+                    tracing::warn!(%vm, %error, "a VM that was stopped for a checkpoint could not be resumed")
+                }
             }
             if let Err(error) = self.store.forget_stopped_vm(&vm).await {
                 tracing::warn!(%error, %vm, "that a VM runs again could not be written");
@@ -391,7 +398,10 @@ pub(super) fn labels_of(row: &InstanceRow, stage: &str) -> BTreeMap<String, Stri
         (PROJECT_LABEL, row.project.to_string()),
         (STAGE_LABEL, stage.to_owned()),
     ];
-    labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    labels
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// The tasks of forks that are named after one: that itself where there is one fork.
@@ -400,7 +410,11 @@ fn names_after(task: &TaskId, count: usize) -> Result<Vec<String>, ForkError> {
         return Ok(vec![task.to_string()]);
     }
     let names: Vec<String> = (1..=count).map(|number| format!("{task}-{number}")).collect();
-    match names.iter().map(|name| TaskId::try_from(name.as_str())).find_map(Result::err) {
+    match names
+        .iter()
+        .map(|name| TaskId::try_from(name.as_str()))
+        .find_map(Result::err)
+    {
         Some(fault) => Err(ForkError::Task(fault.to_string())),
         None => Ok(names),
     }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use hearth_api::ids::{ProjectId, VmId};
 use async_trait::async_trait;
+use hearth_api::ids::{ProjectId, VmId};
 use hearth_core::plan::{RECORD_KEPT, why_no_room};
 use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;

@@ -55,7 +55,12 @@ async fn a_checkpoint_is_listed_claimed_from_and_deleted() {
     assert_eq!(status, StatusCode::OK, "{made}");
     assert_eq!(
         [&made["name"], &made["note"], &made["instanceId"], &made["owner"]],
-        [&json!("before"), &json!("all tests pass"), &work.claim["id"], &json!("default")]
+        [
+            &json!("before"),
+            &json!("all tests pass"),
+            &work.claim["id"],
+            &json!("default")
+        ]
     );
     work.write(&work.claim, "two").await;
     let (status, taken) = work.checkpoint("before").await;
@@ -71,11 +76,20 @@ async fn a_checkpoint_is_listed_claimed_from_and_deleted() {
     assert_eq!((status, &claim["source"]), (StatusCode::OK, &json!("fork")), "{claim}");
     assert_eq!(work.read(&claim).unwrap(), "one");
     assert_eq!(work.read(&work.claim).unwrap(), "two");
-    assert_eq!(work.driver.activated(&vm(&claim)).unwrap().hostname, vm(&claim).to_string());
-    assert_eq!(work.claim_of(order).await.1["id"], claim["id"], "the same key is the same VM");
+    assert_eq!(
+        work.driver.activated(&vm(&claim)).unwrap().hostname,
+        vm(&claim).to_string()
+    );
+    assert_eq!(
+        work.claim_of(order).await.1["id"],
+        claim["id"],
+        "the same key is the same VM"
+    );
     let (status, other) = work.claim_of(json!({ "checkpoint": "after", "taskId": "T2" })).await;
     assert_eq!(status, StatusCode::CONFLICT, "{other}");
-    let (status, refused) = work.claim_of(json!({ "checkpoint": "before", "branch": "b", "waitMs": 1 })).await;
+    let (status, refused) = work
+        .claim_of(json!({ "checkpoint": "before", "branch": "b", "waitMs": 1 }))
+        .await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(refused["error"]["details"].as_array().unwrap().len(), 2, "{refused}");
     let (status, none) = work.claim_of(json!({ "checkpoint": "none" })).await;
@@ -83,15 +97,31 @@ async fn a_checkpoint_is_listed_claimed_from_and_deleted() {
 
     // Its VMs outlive it, and the VM that it was made of too.
     let path = format!("{}/checkpoints/before", work.project);
-    assert_eq!(work.server.call(Method::DELETE, &path, json!({})).await.0, StatusCode::OK);
-    assert_eq!(work.server.call(Method::DELETE, &path, json!({})).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        work.server.call(Method::DELETE, &path, json!({})).await.0,
+        StatusCode::OK
+    );
+    assert_eq!(
+        work.server.call(Method::DELETE, &path, json!({})).await.0,
+        StatusCode::NOT_FOUND
+    );
     assert_eq!(work.names().await, ["after"]);
     let exec = format!("/instances/{}/exec", id(&claim));
-    assert_eq!(work.server.post(&exec, json!({ "command": "echo" })).await["stdout"], "here\n");
+    assert_eq!(
+        work.server.post(&exec, json!({ "command": "echo" })).await["stdout"],
+        "here\n"
+    );
     // A project takes its checkpoints along.
     work.server.call(Method::DELETE, &work.project, json!({})).await;
     let gone = async {
-        while work.driver.checkpoints().await.unwrap().iter().any(|info| info.labels.contains_key("instance")) {
+        while work
+            .driver
+            .checkpoints()
+            .await
+            .unwrap()
+            .iter()
+            .any(|info| info.labels.contains_key("instance"))
+        {
             crate::harness::pause().await;
         }
     };
@@ -153,7 +183,10 @@ async fn a_checkpoint_that_fails_leaves_no_name_and_the_vm_runs() {
     let (status, reply) = work.checkpoint("c").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{reply}");
     assert!(work.names().await.is_empty());
-    assert_eq!(work.driver.inspect(&vm(&work.claim)).await.unwrap(), Some(VmState::Running));
+    assert_eq!(
+        work.driver.inspect(&vm(&work.claim)).await.unwrap(),
+        Some(VmState::Running)
+    );
     assert_eq!(work.checkpoint("c").await.0, StatusCode::OK);
 }
 
@@ -167,12 +200,18 @@ async fn a_restored_vm_is_as_it_was_and_its_claim_stays() {
     for _ in 0..2 {
         let before = vm(&work.server.get(&work.path("")).await);
         let reply = work.server.post(&restore, json!({ "checkpoint": "c" })).await;
-        assert_eq!((&reply["id"], &reply["source"]), (&work.claim["id"], &work.claim["source"]));
+        assert_eq!(
+            (&reply["id"], &reply["source"]),
+            (&work.claim["id"], &work.claim["source"])
+        );
         assert_ne!(vm(&reply), before);
         assert_eq!(work.read(&reply).unwrap(), "one");
         work.until_vms_are(&[vm(&reply)]).await;
         assert_eq!(work.tasks().await, ["T1"]);
-        let ran = work.server.post(&work.path("/exec"), json!({ "command": "echo" })).await;
+        let ran = work
+            .server
+            .post(&work.path("/exec"), json!({ "command": "echo" }))
+            .await;
         assert_eq!(ran["stdout"], "here\n");
         // The claim's key gives what is there now.
         let again = work.claim_of(json!({ "taskId": "T1" })).await.1;
@@ -181,10 +220,15 @@ async fn a_restored_vm_is_as_it_was_and_its_claim_stays() {
     // One whose VM has ended is restored too.
     let shown = work.server.get(&work.path("")).await;
     assert!(work.driver.crash(&vm(&shown)));
-    work.server.until(SOON, &work.path(""), |it| it["vmEndedAt"].is_string()).await;
+    work.server
+        .until(SOON, &work.path(""), |it| it["vmEndedAt"].is_string())
+        .await;
     work.server.post(&restore, json!({ "checkpoint": "c" })).await;
     assert_eq!(work.server.get(&work.path("")).await["vmEndedAt"], Value::Null);
-    let (status, none) = work.server.call(Method::POST, &restore, json!({ "checkpoint": "none" })).await;
+    let (status, none) = work
+        .server
+        .call(Method::POST, &restore, json!({ "checkpoint": "none" }))
+        .await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{none}");
 }
 
@@ -205,7 +249,10 @@ async fn a_restore_that_fails_changes_nothing() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{reply}");
     work.until_vms_are(&[vm(&work.claim)]).await;
     assert_eq!(work.read(&work.claim).unwrap(), "two");
-    let ran = work.server.post(&work.path("/exec"), json!({ "command": "echo" })).await;
+    let ran = work
+        .server
+        .post(&work.path("/exec"), json!({ "command": "echo" }))
+        .await;
     assert_eq!(ran["stdout"], "here\n");
 }
 
@@ -214,7 +261,10 @@ async fn another_user_cannot_use_a_checkpoint() {
     let work = claimed(rules(), json!({})).await;
     assert_eq!(work.checkpoint("c").await.0, StatusCode::OK);
     let token = json!({ "name": "bob", "owner": "bob", "scopes": ["project:read", "claim"] });
-    let token = work.server.post("/tokens", token).await["token"].as_str().unwrap().to_owned();
+    let token = work.server.post("/tokens", token).await["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let base = format!("http://{}/api/v1", work.server.address);
     let http = reqwest::Client::new();
     let listed = http

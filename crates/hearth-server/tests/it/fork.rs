@@ -27,7 +27,9 @@ pub async fn claimed(fake: FakeOptions, order: Value) -> Work {
     // Nothing is made beside what a test makes.
     server.patch(&pool, json!({ "enabled": false })).await;
     let none = |all: &Value| all["items"] == json!([]);
-    server.until(SOON, &format!("{pool}/instances?status=ready"), none).await;
+    server
+        .until(SOON, &format!("{pool}/instances?status=ready"), none)
+        .await;
     Work {
         server,
         driver,
@@ -127,7 +129,10 @@ async fn forks_are_claimed_copies_with_identities_of_their_own() {
         assert!(fork["expiresAt"].as_str() >= work.claim["expiresAt"].as_str());
         assert_eq!(fork["expiresAt"], forks[0]["expiresAt"]);
         let view = server.get(&path).await;
-        assert_eq!((&view["status"], &view["instanceId"]), (&json!("claimed"), &fork["instanceId"]));
+        assert_eq!(
+            (&view["status"], &view["instanceId"]),
+            (&json!("claimed"), &fork["instanceId"])
+        );
         assert!(names.insert(driver.activated(&of).unwrap().hostname));
         assert_eq!(driver.inspect(&of).await.unwrap(), Some(VmState::Running));
         assert_eq!(driver.file(&of, "/home/.env"), driver.file(&parent, "/home/.env"));
@@ -142,11 +147,19 @@ async fn forks_are_claimed_copies_with_identities_of_their_own() {
     assert_eq!(ended["stdout"], "done\n", "{ended}");
     assert_eq!(driver.inspect(&parent).await.unwrap(), Some(VmState::Running));
     // Each is released by itself.
-    server.post(&format!("/instances/{}/release", id(&forks[0])), json!({})).await;
-    work.until_vms_are(&[parent.clone(), vm(&forks[1]), vm(&forks[2])]).await;
+    server
+        .post(&format!("/instances/{}/release", id(&forks[0])), json!({}))
+        .await;
+    work.until_vms_are(&[parent.clone(), vm(&forks[1]), vm(&forks[2])])
+        .await;
     server.post(&work.path("/release"), json!({})).await;
     work.until_vms_are(&[vm(&forks[1]), vm(&forks[2])]).await;
-    let ran = server.post(&format!("/instances/{}/exec", id(&forks[1])), json!({ "command": "echo" })).await;
+    let ran = server
+        .post(
+            &format!("/instances/{}/exec", id(&forks[1])),
+            json!({ "command": "echo" }),
+        )
+        .await;
     assert_eq!(ran["stdout"], "here\n", "a fork outlives what it was forked from");
 }
 
@@ -176,11 +189,16 @@ async fn a_repeated_fork_gives_the_same_and_another_request_is_refused() {
     let ids = |forks: &[Value]| forks.iter().map(|fork| fork["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(&first), ids(&again));
     assert_eq!(work.driver.list().await.unwrap().len(), 3);
-    for other in [json!({ "count": 3, "taskId": "try" }), json!({ "count": 2, "taskId": "try", "ttlMinutes": 9 })] {
+    for other in [
+        json!({ "count": 3, "taskId": "try" }),
+        json!({ "count": 2, "taskId": "try", "ttlMinutes": 9 }),
+    ] {
         let (status, reply) = work.fork(other).await;
         assert_eq!(status, StatusCode::CONFLICT, "{reply}");
     }
-    work.server.post(&format!("/instances/{}/release", id(&first[1])), json!({})).await;
+    work.server
+        .post(&format!("/instances/{}/release", id(&first[1])), json!({}))
+        .await;
     let (status, reply) = work.fork(order).await;
     assert_eq!(status, StatusCode::GONE, "{reply}");
     for (bad, path) in [
@@ -211,7 +229,10 @@ async fn forks_are_counted_against_the_limits_before_anything_is_made() {
     let (status, reply) = work.fork(json!({ "count": 3 })).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{reply}");
     let why = message(&reply);
-    assert!(why.contains("`maxVms`") && why.contains("3 more VMs were asked for, and none was made"), "{why}");
+    assert!(
+        why.contains("`maxVms`") && why.contains("3 more VMs were asked for, and none was made"),
+        "{why}"
+    );
     assert_eq!(work.driver.calls(Verb::Snapshot), 0);
     assert_eq!(work.tasks().await, ["-"]);
     assert_eq!(work.forks(json!({ "count": 2 })).await.len(), 2);
@@ -261,11 +282,18 @@ async fn when_one_fork_fails_none_is_left_and_the_vm_continues() {
             continue;
         }
         let conflicts = kind == FaultKind::Permanent;
-        let wanted = if conflicts { StatusCode::CONFLICT } else { StatusCode::SERVICE_UNAVAILABLE };
+        let wanted = if conflicts {
+            StatusCode::CONFLICT
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
         assert_eq!(status, wanted, "{verb:?} {kind:?}: {reply}");
         work.until_vms_are(&[vm(&work.claim)]).await;
         assert_eq!(work.tasks().await, ["T1"]);
-        let ran = work.server.post(&work.path("/exec"), json!({ "command": "echo" })).await;
+        let ran = work
+            .server
+            .post(&work.path("/exec"), json!({ "command": "echo" }))
+            .await;
         assert_eq!(ran["stdout"], "here\n");
         // The same request is carried out when nothing fails.
         assert_eq!(work.forks(json!({ "count": 3 })).await.len(), 3);
@@ -290,13 +318,24 @@ async fn the_checkpoint_between_is_no_template_and_goes_with_the_last_vm() {
     let work = claimed(rules(), json!({})).await;
     let of_forks = async || {
         let all = work.driver.checkpoints().await.unwrap();
-        all.into_iter().filter(|info| info.labels.contains_key("instance")).count()
+        all.into_iter()
+            .filter(|info| info.labels.contains_key("instance"))
+            .count()
     };
     work.forks(json!({ "count": 2 })).await;
     assert_eq!(of_forks().await, 1);
     let listed = work.server.get("/templates").await;
-    let between = listed["items"].as_array().unwrap().iter().find(|item| item["stage"] == "fork").unwrap();
-    assert_eq!((&between["needed"], &between["recipes"]), (&json!(false), &json!([])), "{between}");
+    let between = listed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|item| item["stage"] == "fork")
+        .unwrap();
+    assert_eq!(
+        (&between["needed"], &between["recipes"]),
+        (&json!(false), &json!([])),
+        "{between}"
+    );
     // The pool's next VM is a fork of its template.
     work.server
         .patch(&format!("{}/warm-pool", work.project), json!({ "enabled": true }))

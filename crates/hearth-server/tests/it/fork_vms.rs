@@ -56,7 +56,8 @@ async fn count(server: &Server, of: &str) -> u64 {
 
 /// What tells a VM from others.
 async fn identity(server: &Server, of: &str) -> Vec<String> {
-    let command = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1";
+    let command =
+        "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1";
     let text = printed(server, of, command).await;
     let parts: Vec<String> = text.lines().map(str::to_owned).collect();
     assert_eq!(parts.len(), 4, "{text}");
@@ -84,9 +85,20 @@ async fn a_real_vm_in_use_is_forked_kept_and_restored() {
     let request = server.request(Method::POST, &format!("/instances/{parent}/exec"));
     let running = tokio::spawn(request.json(&json!({ "command": command })).send());
     let began = Instant::now();
-    let reply = server.post(&format!("/instances/{parent}/fork"), json!({ "count": 3 })).await;
-    println!("forked three ways in {:?}, stopped for {} ms", began.elapsed(), reply["pausedMs"]);
-    let forks: Vec<Value> = reply["items"].as_array().unwrap().iter().map(|item| item["claim"].clone()).collect();
+    let reply = server
+        .post(&format!("/instances/{parent}/fork"), json!({ "count": 3 }))
+        .await;
+    println!(
+        "forked three ways in {:?}, stopped for {} ms",
+        began.elapsed(),
+        reply["pausedMs"]
+    );
+    let forks: Vec<Value> = reply["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["claim"].clone())
+        .collect();
     let mut seen: BTreeSet<String> = identity(&server, parent).await.into_iter().collect();
     let counts = join_all(forks.iter().map(|fork| count(&server, id(fork)))).await;
     for (fork, first) in forks.iter().zip(counts) {
@@ -99,12 +111,18 @@ async fn a_real_vm_in_use_is_forked_kept_and_restored() {
         }
         let sessions = server.get(&format!("/instances/{of}/sessions")).await;
         let session = &sessions["items"][0];
-        assert_eq!((&session["tag"], &session["status"]), (&json!("counter"), &json!("running")));
+        assert_eq!(
+            (&session["tag"], &session["status"]),
+            (&json!("counter"), &json!("running"))
+        );
         assert!(count(&server, of).await > first, "it counts on");
         assert_eq!(printed(&server, of, "cat /root/disk").await, "one");
         printed(&server, of, &format!("echo {of} >/root/disk")).await;
         let now = printed(&server, of, "date +%s").await.parse::<i64>().unwrap();
-        assert!((now - jiff::Timestamp::now().as_second()).abs() < 5, "the clock says {now}");
+        assert!(
+            (now - jiff::Timestamp::now().as_second()).abs() < 5,
+            "the clock says {now}"
+        );
     }
     let ended: Value = running.await.unwrap().unwrap().json().await.unwrap();
     let lines: Vec<String> = (1..=LINES).map(|line| line.to_string()).collect();
@@ -136,7 +154,10 @@ async fn a_real_vm_in_use_is_forked_kept_and_restored() {
     assert!(restored >= kept, "{restored} after {kept}");
     assert_eq!(printed(&server, parent, "cat /root/disk").await, "one");
     let from = server
-        .post(&format!("{pool}/claim"), json!({ "checkpoint": "kept", "taskId": "T2" }))
+        .post(
+            &format!("{pool}/claim"),
+            json!({ "checkpoint": "kept", "taskId": "T2" }),
+        )
         .await;
     assert!(count(&server, id(&from)).await >= kept);
     // A fork of what was restored: a fork of a fork.

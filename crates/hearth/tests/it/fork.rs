@@ -26,7 +26,10 @@ fn server() -> Fake {
 #[test]
 fn fork_asks_for_copies_and_lists_them() {
     let fake = server();
-    let ran = run(hearth_at(&fake.url, &["fork", "wpi_1", "-n", "2", "--task", "T1", "--ttl", "60"]));
+    let ran = run(hearth_at(
+        &fake.url,
+        &["fork", "wpi_1", "-n", "2", "--task", "T1", "--ttl", "60"],
+    ));
     assert_eq!(ran.code, 0, "{ran:?}");
     for part in ["wpi_2", "vm-2", "T1-1", "forked wpi_1, which was stopped for 240 ms"] {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
@@ -34,10 +37,17 @@ fn fork_asks_for_copies_and_lists_them() {
     let request = fake.requests().pop().unwrap();
     assert_eq!(request.line, "POST /api/v1/instances/wpi_1/fork");
     let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
-    assert_eq!(body, serde_json::json!({ "count": 2, "taskId": "T1", "ttlMinutes": 60 }));
+    assert_eq!(
+        body,
+        serde_json::json!({ "count": 2, "taskId": "T1", "ttlMinutes": 60 })
+    );
     let ran = run(hearth_at(&fake.url, &["fork", "wpi_1", "--id-only"]));
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "wpi_2\nwpi_2\n"), "{ran:?}");
-    for bad in [&["fork", "wpi_1", "-n", "0"][..], &["fork", "wpi_1", "-n", "65"], &["fork"]] {
+    for bad in [
+        &["fork", "wpi_1", "-n", "0"][..],
+        &["fork", "wpi_1", "-n", "65"],
+        &["fork"],
+    ] {
         assert_eq!(run(hearth_at(&fake.url, bad)).code, 2);
     }
 }
@@ -77,10 +87,16 @@ fn checkpoints_are_made_listed_restored_and_deleted() {
 #[test]
 fn a_claim_from_a_checkpoint_names_it_and_takes_nothing_else_of_a_pool() {
     let fake = server();
-    let ran = run(hearth_at(&fake.url, &["claim", "prj_1", "--checkpoint", "before", "--id-only"]));
+    let ran = run(hearth_at(
+        &fake.url,
+        &["claim", "prj_1", "--checkpoint", "before", "--id-only"],
+    ));
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "wpi_2\n"), "{ran:?}");
     let body: serde_json::Value = serde_json::from_str(&fake.requests().pop().unwrap().body).unwrap();
     assert_eq!(body, serde_json::json!({ "checkpoint": "before" }));
-    let ran = run(hearth_at(&fake.url, &["claim", "prj_1", "--checkpoint", "before", "--strict"]));
+    let ran = run(hearth_at(
+        &fake.url,
+        &["claim", "prj_1", "--checkpoint", "before", "--strict"],
+    ));
     assert_eq!(ran.code, 2, "{ran:?}");
 }
