@@ -10,7 +10,7 @@ use crate::ids::{InstanceId, VmId};
 use crate::patch::{object_or_null, required_whole, whole_or_null};
 use crate::project::GitIdentity;
 use crate::time;
-use crate::values::{Branch, TaskId, VariableName, VariableValue};
+use crate::values::{Branch, CheckpointName, TaskId, VariableName, VariableValue};
 
 /// What to do when no instance is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -61,6 +61,10 @@ pub struct ClaimRequest {
         skip_serializing_if = "Option::is_none"
     )]
     pub git_identity: Option<GitIdentity>,
+    /// Continue from this named checkpoint of the project instead of taking a VM of the pool. The VM is as the checkpoint is, so of the other
+    /// fields only `taskId` and `ttlMinutes` go with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointName>,
 }
 
 impl std::fmt::Debug for ClaimRequest {
@@ -77,7 +81,7 @@ impl std::fmt::Debug for ClaimRequest {
 pub enum ClaimSource {
     /// It was ready in the pool.
     Ready,
-    /// It was forked from the template for this claim.
+    /// It was forked for this claim: from the template, a named checkpoint, or a VM in use.
     Fork,
     /// It was being made already, and the claim waited for it.
     Joined,

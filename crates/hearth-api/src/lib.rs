@@ -11,6 +11,7 @@ pub mod exec;
 pub mod explain;
 pub mod file;
 pub mod find;
+pub mod fork;
 pub mod hook;
 pub mod ids;
 pub mod instance;

@@ -37,7 +37,7 @@ pub struct CheckpointItem {
     pub stage: String,
     /// Recipes whose template it is.
     pub recipes: Vec<String>,
-    /// It is an enabled pool's template, or a parent of one.
+    /// It is an enabled pool's template, has a name that a person gave it, or is a parent of such a one.
     pub needed: bool,
     /// What it takes on the disk, without its parents.
     pub bytes: u64,

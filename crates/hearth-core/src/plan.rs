@@ -90,6 +90,13 @@ pub fn decide(world: &World) -> Decision {
     Decision { actions, blockers }
 }
 
+/// Why a project may not have so many more VMs of this size at once, by the limits and what exists; `None` when it may.
+#[must_use]
+pub fn why_no_room(world: &World, project: &ProjectId, memory_mib: u64, count: usize) -> Option<Blocker> {
+    let pool = world.pools.iter().find(|pool| pool.project == *project)?;
+    Budget::new(world, std::iter::empty()).why_not_all(world, pool, memory_mib, count)
+}
+
 /// Half-made rows, interrupted teardowns, ended leases.
 fn finish_and_release(world: &World, pool: &PoolWorld, actions: &mut Vec<Action>) {
     for instance in &pool.instances {

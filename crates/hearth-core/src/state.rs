@@ -9,6 +9,8 @@
 //!            └──────► claimed ► deleting ◄────────────────┘ ► (row removed)
 //! ```
 //!
+//! A fork of a claimed VM is claimed from its beginning: its row is made in that state, before its VM exists.
+//!
 //! * **provisioning**: the row exists; the VM may not yet, or may be half made.
 //! * **ready**: a command ran in this VM after its identity was fixed; it can be claimed (a test boot: it succeeded).
 //! * **claimed**: a task has it; pool logic never touches it again.
@@ -72,7 +74,7 @@ impl InstanceState {
             // A new row has this state; nothing returns to it.
             Self::Provisioning => &[],
             Self::Ready => &[Self::Provisioning],
-            // Single use: only from the pool, never back.
+            // Single use: only from the pool, never back. A fork of a claimed VM begins with it.
             Self::Claimed => &[Self::Ready],
             // A ready instance fails when its VM is lost.
             Self::Failed => &[Self::Provisioning, Self::Ready],

@@ -25,6 +25,18 @@ pub struct CheckpointSpec {
     pub idle: Duration,
 }
 
+/// What `snapshot` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// Its name. A whole checkpoint that is already called so is kept and given back.
+    pub key: CheckpointKey,
+    /// The caller's own words about it; given back as they are, and never read by a driver.
+    pub labels: BTreeMap<String, String>,
+    /// It is kept for later, and so synced and summed. One that is only forked at once is neither: a host that ends takes it along, as it
+    /// takes the forks.
+    pub kept: bool,
+}
+
 /// What is known of a checkpoint that exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

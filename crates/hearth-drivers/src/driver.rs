@@ -8,7 +8,7 @@ use hearth_api::ids::VmId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkSpec, VmUsage};
+use crate::{CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, ForkSpec, SnapshotSpec, VmUsage};
 
 /// A byte stream to the agent in a VM.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -167,6 +167,12 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// as soon as its memory is copied (a paused one stays paused); what is left of the call is the host's own work, and the VM
     /// may be used meanwhile. A caller that gives up leaves a whole checkpoint or none.
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError>;
+
+    /// Freezes a VM that is in use, however it was made, under a key. The VM continues as soon as its memory is saved (a paused one stays
+    /// paused), on the streams that are open; forks of the checkpoint continue from the same moment. The checkpoint's parent is what the
+    /// VM was based on, and the VM is based on the checkpoint from then on. It is forked as an [instance](crate::ForkPurpose::Instance)
+    /// only. A caller that gives up leaves a whole checkpoint or none; whatever fails, the VM continues.
+    async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError>;
 
     /// Everything that a checkpoint of such a VM holds for (image, engine, accelerator, devices, size), as a digest: belongs
     /// into every checkpoint's key.

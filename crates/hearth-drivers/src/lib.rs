@@ -12,7 +12,8 @@ pub mod qemu;
 mod vm_user;
 
 pub use checkpoint::{
-    CheckDepth, CheckpointFault, CheckpointInfo, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart, VmUsage,
+    CheckDepth, CheckpointFault, CheckpointInfo, CheckpointSpec, ForkPurpose, ForkSpec, ForkStart, SnapshotSpec,
+    VmUsage,
 };
 pub use driver::{
     ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, FullDisk, VmInfo, VmShape, VmSpec, VmState,

@@ -34,6 +34,7 @@ use crate::templates::images::Images;
 use crate::vms::admission::Admission;
 use crate::vms::connections::Connections;
 use crate::vms::guest_requests::GuestRequests;
+use crate::vms::host_keys::HostKeys;
 use crate::vms::idle::IdlePause;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
@@ -81,7 +82,7 @@ impl App {
         );
         let recipes = Recipes::new(Environments::new(driver.clone()), options.sizes.clone());
         let set_ups = SetUps::new(store.clone());
-        let live_logs = LiveLogs::default();
+        let (live_logs, host_keys) = (LiveLogs::default(), HostKeys::default());
         let builder = Builder::new(
             store.clone(),
             driver.clone(),
@@ -89,6 +90,7 @@ impl App {
             mirrors.clone(),
             live_logs.clone(),
             recipes.clone(),
+            host_keys.clone(),
             Timeouts {
                 command: options.command_timeout,
                 boot: options.boot_timeout,
@@ -135,30 +137,32 @@ impl App {
             limits,
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
-        let claims = Claims::new(claims::Parts {
-            store: store.clone(),
-            driver: driver.clone(),
-            connections: connections.clone(),
-            mirrors: mirrors.clone(),
-            recipes: recipes.clone(),
-            set_ups: set_ups.clone(),
-            queues: queues.clone(),
-            pause: pause.clone(),
-            wake: wake.clone(),
-            blockers: Arc::new(status.clone()),
-            guest_requests: guest_requests.clone(),
-            keys: Locks::default(),
-        });
-        let boots = Actor::new(driver, builder, pause.clone(), endings);
+        let boots = Actor::new(driver.clone(), builder, pause.clone(), endings);
         let pools = Observer::new(
             &boots,
-            recipes,
+            recipes.clone(),
             set_ups.clone(),
             memory,
             probes.ends().clone(),
-            queues,
+            queues.clone(),
             limits,
         );
+        let claims = Claims::new(claims::Parts {
+            store: store.clone(),
+            driver,
+            connections: connections.clone(),
+            mirrors: mirrors.clone(),
+            recipes,
+            set_ups: set_ups.clone(),
+            queues,
+            pause: pause.clone(),
+            wake: wake.clone(),
+            blockers: Arc::new(status.clone()),
+            admission: Arc::new(pools.clone()),
+            host_keys,
+            guest_requests: guest_requests.clone(),
+            keys: Locks::default(),
+        });
         let controller = Controller::new(
             store.clone(),
             wake.clone(),

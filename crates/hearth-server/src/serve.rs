@@ -115,6 +115,7 @@ pub async fn serve_with(
         .await?;
     store.unreserve_all().await?;
     store.undo_unasked(Timestamp::now()).await?;
+    store.undo_checkpoints().await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let app = App::new(&store, driver.clone(), mirrors, links, options);
@@ -130,6 +131,8 @@ pub async fn serve_with(
         max_bytes: options.image_disk_mib.map(|mib| mib << 20),
     };
     let (state, mut loops) = app.start(&stop);
+    let claims = state.claims.clone();
+    loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
     loops.push(tokio::spawn(images::keep(
         store.clone(),
         folder.to_owned(),

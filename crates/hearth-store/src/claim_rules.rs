@@ -3,6 +3,7 @@
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::Timestamp;
+use sqlx::SqliteExecutor;
 
 use super::{RunOn as _, Store, StoreError, parse, timestamp};
 
@@ -59,21 +60,29 @@ pub struct IdleRule {
     pub to_disk: bool,
 }
 
+/// How many claims of a project hold a VM, where it has a limit.
+pub(super) async fn claims_held<'a>(
+    from: impl SqliteExecutor<'a>,
+    project: &ProjectId,
+) -> Result<Option<ClaimsHeld>, StoreError> {
+    let found: Option<(i64, i64)> = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL), max_claims
+         FROM project WHERE id = ?1 AND max_claims IS NOT NULL",
+    )
+    .bind(project.as_str())
+    .fetch_optional(from)
+    .await?;
+    let number = |number: i64| u64::try_from(number).unwrap_or_default();
+    Ok(found.map(|(held, most)| ClaimsHeld {
+        held: number(held),
+        most: number(most),
+    }))
+}
+
 impl Store {
     /// How many claims of a project hold a VM, where it has a limit.
     pub async fn claims_held(&self, project: &ProjectId) -> Result<Option<ClaimsHeld>, StoreError> {
-        let found: Option<(i64, i64)> = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL), max_claims
-             FROM project WHERE id = ?1 AND max_claims IS NOT NULL",
-        )
-        .bind(project.as_str())
-        .fetch_optional(&self.read)
-        .await?;
-        let number = |number: i64| u64::try_from(number).unwrap_or_default();
-        Ok(found.map(|(held, most)| ClaimsHeld {
-            held: number(held),
-            most: number(most),
-        }))
+        claims_held(&self.read, project).await
     }
 
     /// Who holds a project's VMs, those first whose lease ends first.

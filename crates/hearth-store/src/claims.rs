@@ -35,6 +35,12 @@ pub struct ClaimRow {
     pub hand_over: Option<HandOver>,
     /// Why its VM was last paused, when Hearth did it.
     pub paused_because: Option<String>,
+    /// Length of its lease.
+    pub lease: SignedDuration,
+    /// Whose token claimed; not known of some claims of earlier versions.
+    pub owner: Option<String>,
+    /// Idempotency key.
+    pub key: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was released or ran out.
@@ -108,6 +114,9 @@ struct Raw {
     handed_over: bool,
     hand_over: Option<String>,
     paused_because: Option<String>,
+    lease_ms: i64,
+    owner: Option<String>,
+    key: Option<String>,
     created_at: i64,
     expires_at: i64,
     ended_at: Option<i64>,
@@ -139,6 +148,9 @@ impl TryFrom<Raw> for ClaimRow {
             handed_over: raw.handed_over,
             hand_over: hand_over.transpose()?,
             paused_because: raw.paused_because,
+            lease: SignedDuration::from_millis(raw.lease_ms),
+            owner: raw.owner,
+            key: raw.key,
             created_at: timestamp(raw.created_at)?,
             ended_at: optional_timestamp(raw.ended_at)?,
         })
@@ -276,13 +288,15 @@ impl Store {
         Ok(())
     }
 
-    /// At start: claims without a key that were not answered are taken back, since no request can ask for them again.
+    /// At start: claims without a key that were not answered are taken back, since no request can ask for them again; and forks that
+    /// were being made, all of them.
     pub async fn undo_unasked(&self, now: Timestamp) -> Result<(), StoreError> {
         self.freeing(|| self.undo_unasked_once(now)).await
     }
 
     async fn undo_unasked_once(&self, now: Timestamp) -> Result<(), StoreError> {
-        const UNASKED: &str = "FROM claim WHERE key IS NULL AND handed_over = 0 AND ended_at IS NULL";
+        const UNASKED: &str = "FROM claim WHERE handed_over = 0 AND ended_at IS NULL
+            AND (key IS NULL OR instance_id IN (SELECT id FROM instance WHERE fork_of IS NOT NULL))";
         let mut tx = self.write.begin().await?;
         let ids = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
             .fetch_all(&mut *tx)

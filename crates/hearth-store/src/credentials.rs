@@ -187,7 +187,9 @@ impl Store {
     /// The VMs that are claimed and have not ended.
     pub async fn claimed_vms(&self) -> Result<Vec<ClaimedVm>, StoreError> {
         let rows: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT id, vm_id, project_id FROM instance WHERE state = 'claimed' AND vm_ended_at IS NULL",
+            "SELECT id, vm_id, project_id FROM instance
+             WHERE state = 'claimed' AND vm_ended_at IS NULL AND (fork_of IS NULL
+               OR EXISTS (SELECT 1 FROM claim WHERE instance_id = instance.id AND handed_over))",
         )
         .fetch_all(&self.read)
         .await?;

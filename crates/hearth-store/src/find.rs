@@ -142,7 +142,7 @@ impl Store {
              FROM claim
              JOIN project ON project.id = claim.project_id AND project.tenant = ?1
              JOIN instance ON instance.id = claim.instance_id AND instance.state = 'claimed'
-             WHERE claim.ended_at IS NULL AND (?2 IS NULL OR claim.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
+             WHERE claim.ended_at IS NULL AND (instance.fork_of IS NULL OR claim.handed_over) AND (?2 IS NULL OR claim.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
              ORDER BY claim.created_at DESC, claim.instance_id DESC",
         )
         .bind(sight.tenant)

@@ -60,6 +60,8 @@ pub struct InstanceRow {
     pub vm_ended: Option<(Timestamp, String)>,
     /// A server ended in the middle of its boot; when the next one found it so.
     pub interrupted_at: Option<Timestamp>,
+    /// It is a fork of a VM in use, and is being made: there may be no VM yet.
+    pub being_forked: bool,
 }
 
 impl InstanceRow {
@@ -182,6 +184,7 @@ struct Raw {
     vm_ended_at: Option<i64>,
     vm_ended_why: Option<String>,
     interrupted_at: Option<i64>,
+    being_forked: bool,
 }
 
 impl TryFrom<Raw> for InstanceRow {
@@ -215,6 +218,7 @@ impl TryFrom<Raw> for InstanceRow {
             lease_ends_at: optional_timestamp(raw.lease_ends_at)?,
             vm_ended: optional_timestamp(raw.vm_ended_at)?.zip(raw.vm_ended_why),
             interrupted_at: optional_timestamp(raw.interrupted_at)?,
+            being_forked: raw.being_forked,
         })
     }
 }
@@ -248,7 +252,8 @@ pub(super) async fn move_row(
 macro_rules! select_where {
     ($condition:literal) => {
         concat!(
-            "SELECT instance.*, claim.expires_at AS lease_ends_at
+            "SELECT instance.*, claim.expires_at AS lease_ends_at,
+                    coalesce(fork_of IS NOT NULL AND handed_over = 0, 0) AS being_forked
              FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE ",
             $condition
         )
@@ -463,7 +468,8 @@ impl Store {
     /// The instances whose VM may be asked whether it answers. One that a claim is about to get is left to that.
     pub async fn instances_with_guests(&self) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = sqlx::query_as(select_where!(
-            "state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND purpose <> 'claim'"
+            "(state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND purpose <> 'claim')
+             AND NOT coalesce(fork_of IS NOT NULL AND handed_over = 0, 0)"
         ))
         .fetch_all(&self.read)
         .await?;
@@ -489,6 +495,7 @@ impl Store {
         let raw: Vec<Raw> = sqlx::query_as(
             "SELECT * FROM (
                 SELECT instance.*, claim.expires_at AS lease_ends_at,
+                    coalesce(fork_of IS NOT NULL AND handed_over = 0, 0) AS being_forked,
                     CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
                          WHEN state = 'deleting' THEN NULL ELSE state END AS status
                 FROM instance LEFT JOIN claim ON claim.instance_id = instance.id

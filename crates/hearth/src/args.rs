@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    claim, claims, completion, cp, credential, doctor, env, exec, forward, image, instance, logs, ls, man, pause, pool,
-    ports, project, release, run, serve, session, setup, shell, ssh, template, token,
+    checkpoint, claim, claims, completion, cp, credential, doctor, env, exec, fork, forward, image, instance, logs, ls,
+    man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -172,4 +172,9 @@ pub(crate) enum Command {
     Resume(pause::ResumeArgs),
     /// Write the manual pages
     Man(man::ManArgs),
+    /// Make running copies of a claimed VM, each with a claim of its own
+    Fork(fork::ForkArgs),
+    /// Named checkpoints of claimed VMs: make, list, delete, restore
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
 }

@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod files;
 mod find;
+mod forks;
 mod instances;
 mod logs;
 mod pool;

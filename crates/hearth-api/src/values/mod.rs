@@ -275,6 +275,16 @@ value! {
 }
 
 value! {
+    /// The name of a checkpoint.
+    CheckpointName {
+        chars: 1..=63,
+        pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        message: "must be letters, digits, `.`, `_` and `-`, and begin with a letter or a digit",
+        example: "before-upgrade",
+    }
+}
+
+value! {
     /// An idempotency key.
     TaskId {
         chars: 1..=200,
@@ -367,6 +377,7 @@ shown!(
     VariableName,
     CredentialHost,
     CredentialUsername,
+    CheckpointName,
     TaskId,
     Word,
     GuestPath,
@@ -390,7 +401,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 22] = [
+pub const RULES: [Rule; 23] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -412,6 +423,7 @@ pub const RULES: [Rule; 22] = [
     CredentialHost::RULE,
     CredentialUsername::RULE,
     CredentialSecret::RULE,
+    CheckpointName::RULE,
     crate::ids::RULE,
 ];
 

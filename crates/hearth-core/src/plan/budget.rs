@@ -152,6 +152,36 @@ impl<'a> Budget<'a> {
         }
     }
 
+    /// Why there is no room for so many more of this size, all at once; `None` when there is.
+    pub(super) fn why_not_all(
+        &self,
+        world: &World,
+        pool: &PoolWorld,
+        memory_mib: u64,
+        count: usize,
+    ) -> Option<Blocker> {
+        let (own, tenant) = (self.projects.get(&pool.project), self.tenants.get(&pool.tenant));
+        if own.is_some_and(|left| *left < count) {
+            Some(Blocker::ProjectVms)
+        } else if tenant.is_some_and(|left| *left < count) {
+            Some(Blocker::TenantVms {
+                max: world.limits.tenant_vms.unwrap_or_default(),
+            })
+        } else if self.vms < count {
+            Some(Blocker::HostVms {
+                max: world.limits.max_vms,
+            })
+        } else if self.memory_mib < memory_mib.saturating_mul(count as u64) {
+            Some(Blocker::HostMemory {
+                wants_mib: memory_mib,
+                left_mib: self.memory_mib,
+                kept_mib: 0,
+            })
+        } else {
+            None
+        }
+    }
+
     /// Whether waiting alone makes no room for one more.
     pub(super) fn has_no_room(&self, pool: &PoolWorld, memory_mib: u64) -> bool {
         self.vms_left(pool) == 0 || self.memory_mib < memory_mib

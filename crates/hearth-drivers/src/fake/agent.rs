@@ -105,7 +105,10 @@ impl Guest {
         );
         copy.inside().files = self.inside().files.clone();
         copy.inside().commands = self.inside().commands.clone();
-        copy
+        Self {
+            sessions: self.sessions.copy(),
+            ..copy
+        }
     }
 
     /// Lets it answer, or not.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::driver::no_such_image;
 use crate::{
     CheckpointFault, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, DriverError, ForkPurpose, ForkSpec,
-    ForkStart, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+    ForkStart, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
 
 /// What every fake VM costs, and what it shares: made up, but not zero.
@@ -53,6 +53,8 @@ struct Checkpoint<G> {
     info: CheckpointInfo,
     /// Paused for ever; forks are copies of it.
     inside: G,
+    /// It is of a VM that was in use.
+    of_instance: bool,
     damage: Option<String>,
 }
 
@@ -118,6 +120,9 @@ impl<G> Machines<G> {
         if spec.shape.is_some_and(|shape| shape != info.shape) {
             return Err(DriverError::permanent("the checkpoint is of another VM size"));
         }
+        if checkpoint.of_instance && spec.purpose == ForkPurpose::Build {
+            return Err(DriverError::permanent("the checkpoint is not to be built on"));
+        }
         info.last_used = now;
         let vm = Machine {
             image: info.image.clone(),
@@ -143,8 +148,8 @@ impl<G> Machines<G> {
         now: Timestamp,
         inside: impl FnOnce(&G) -> G,
     ) -> Result<CheckpointInfo, DriverError> {
-        if let Some(kept) = self.checkpoints.get(&spec.key).filter(|kept| kept.damage.is_none()) {
-            return Ok(kept.info.clone());
+        if let Some(kept) = self.kept(&spec.key) {
+            return Ok(kept);
         }
         let vm = need_alive(&mut self.vms, id)?;
         if !vm.checkpointable {
@@ -155,10 +160,41 @@ impl<G> Machines<G> {
                 "{id} has another checkpoint as its parent"
             )));
         }
+        self.freeze(id, (&spec.key, &spec.labels, false), now, inside)
+    }
+
+    /// As [`Driver::snapshot`](crate::Driver::snapshot).
+    pub fn snapshot(
+        &mut self,
+        id: &VmId,
+        spec: &SnapshotSpec,
+        now: Timestamp,
+        inside: impl FnOnce(&G) -> G,
+    ) -> Result<CheckpointInfo, DriverError> {
+        match self.kept(&spec.key) {
+            Some(kept) => Ok(kept),
+            None => self.freeze(id, (&spec.key, &spec.labels, true), now, inside),
+        }
+    }
+
+    /// A whole checkpoint of that key.
+    fn kept(&self, key: &CheckpointKey) -> Option<CheckpointInfo> {
+        let kept = self.checkpoints.get(key).filter(|kept| kept.damage.is_none());
+        kept.map(|kept| kept.info.clone())
+    }
+
+    fn freeze(
+        &mut self,
+        id: &VmId,
+        (key, labels, of_instance): (&CheckpointKey, &BTreeMap<String, String>, bool),
+        now: Timestamp,
+        inside: impl FnOnce(&G) -> G,
+    ) -> Result<CheckpointInfo, DriverError> {
+        let vm = need_alive(&mut self.vms, id)?;
         let info = CheckpointInfo {
-            key: spec.key.clone(),
-            parent: vm.lies_on.replace(spec.key.clone()),
-            labels: spec.labels.clone(),
+            key: key.clone(),
+            parent: vm.lies_on.replace(key.clone()),
+            labels: labels.clone(),
             image: vm.image.clone(),
             environment: environment_of(&vm.image, vm.shape),
             shape: vm.shape,
@@ -172,9 +208,10 @@ impl<G> Machines<G> {
         let checkpoint = Checkpoint {
             info: info.clone(),
             inside: inside(&vm.inside),
+            of_instance,
             damage: None,
         };
-        self.checkpoints.insert(spec.key.clone(), checkpoint);
+        self.checkpoints.insert(key.clone(), checkpoint);
         Ok(info)
     }
 

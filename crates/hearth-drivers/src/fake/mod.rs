@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, ForkStart, FullDisk, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+    ForkSpec, ForkStart, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
 use agent::Guest;
 use lateness::Lateness;
@@ -409,6 +409,11 @@ impl World {
         self.state().machines.checkpoint(id, spec, jiff::Timestamp::now(), copy)
     }
 
+    fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
+        let copy = |inside: &Inhabited| Inhabited::new(inside.guest.copy(String::new()), inside.answers_at);
+        self.state().machines.snapshot(id, spec, jiff::Timestamp::now(), copy)
+    }
+
     fn set_paused(&self, id: &VmId, wanted: bool) -> Result<(), DriverError> {
         let mut state = self.state();
         state.machines.set_paused(id, wanted)?;
@@ -496,6 +501,12 @@ impl Driver for FakeDriver {
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
         let (of, spec) = (id.clone(), spec.clone());
         self.change(Verb::Checkpoint, id, move |world| world.checkpoint(&of, &spec))
+            .await
+    }
+
+    async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
+        let (of, spec) = (id.clone(), spec.clone());
+        self.change(Verb::Snapshot, id, move |world| world.snapshot(&of, &spec))
             .await
     }
 

@@ -45,6 +45,8 @@ pub enum Verb {
     Save,
     /// `usage`
     Usage,
+    /// `snapshot`
+    Snapshot,
 }
 
 /// Which of the three errors.

@@ -38,7 +38,7 @@ struct Session {
     changed: watch::Sender<()>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inside {
     info: SessionInfo,
     printed: Vec<(FrameKind, Bytes)>,
@@ -125,6 +125,22 @@ pub(super) fn is_path(path: &str) -> bool {
 impl Sessions {
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of another guest that continues from here: each in the state it is in now.
+    pub(super) fn copy(&self) -> Self {
+        let copy = |session: &Arc<Session>| {
+            Arc::new(Session {
+                echoes: session.echoes,
+                computes: session.computes,
+                inside: Mutex::new(session.inside().clone()),
+                changed: watch::Sender::new(()),
+            })
+        };
+        Self {
+            agent: Mutex::default(),
+            all: Mutex::new(self.all().iter().map(copy).collect()),
+        }
     }
 
     fn infos(&self) -> Vec<SessionInfo> {

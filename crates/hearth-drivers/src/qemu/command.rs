@@ -128,7 +128,11 @@ pub(super) enum Memory {
     /// In a file of its own, which always holds what the guest sees: can be frozen.
     Own(String),
     /// In a template's file, of which it copies every page that it writes to.
-    Shared(String),
+    Shared {
+        path: String,
+        /// Where in the file it begins.
+        at: u64,
+    },
 }
 
 /// How a VM comes up.
@@ -176,7 +180,11 @@ pub(super) fn arguments(wanted: &Spec<'_>) -> Vec<String> {
         Memory::Anonymous => {}
         Memory::Own(path) => add("-object", backend(path, "share=on")),
         // The file is opened for reading only: not even a QEMU that was taken over can change a template.
-        Memory::Shared(path) => add("-object", backend(path, "share=off,readonly=on,rom=off")),
+        Memory::Shared { path, at: 0 } => add("-object", backend(path, "share=off,readonly=on,rom=off")),
+        Memory::Shared { path, at } => {
+            let how = format!("offset={at},share=off,readonly=on,rom=off");
+            add("-object", backend(path, &how));
+        }
     }
     if *memory != Memory::Anonymous {
         add("-machine", format!("memory-backend={MEMORY}"));

@@ -44,6 +44,12 @@ async fn make(inner: &Inner, folder: &VmFolder, spec: &ForkSpec) -> Result<Creat
         if now.digest != manifest.environment {
             return Err(CheckpointFault::OtherEnvironment { key: spec.from.clone() }.into());
         }
+        if manifest.memory_at.is_some() && spec.purpose == ForkPurpose::Build {
+            return Err(DriverError::permanent(format!(
+                "the checkpoint {} is of a VM that was in use: it can be forked for use, not to be built on",
+                spec.from
+            )));
+        }
         let memory = match spec.purpose {
             ForkPurpose::Instance => INSTANCE_MIB,
             ForkPurpose::Build => u64::from(manifest.shape.memory_mib),
@@ -77,6 +83,7 @@ async fn make(inner: &Inner, folder: &VmFolder, spec: &ForkSpec) -> Result<Creat
         .map_err(|error| error::io("cannot make the VM's files", error))?;
     let restore = Restore {
         state: Templates::inside(&manifest.key, STATE),
+        memory_at: manifest.memory_at,
         runs: spec.start == ForkStart::Running,
     };
     let holder = inner.network.ensure().await?;

@@ -1,6 +1,10 @@
-//! Freezing a running VM as a template. The VM is paused while its devices' state is written and its memory is copied;
+//! Freezing a running VM as a template. The VM is paused while its devices' state is written and its memory is saved;
 //! the rest (checksums, syncing) happens after it is resumed. Whatever fails, the VM is resumed.
+//!
+//! A VM that was made to be frozen has its memory in a file, which is copied. That of any other VM is in its process alone: QEMU writes
+//! it, together with the devices (`memory_file.rs`).
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,8 +17,10 @@ use super::command::disk_node;
 use super::folder::{MemoryKind, Record, VmFolder, give};
 use super::monitor::Monitor;
 use super::template::{Facts, Layer, Making, RAM, STATE};
-use super::{Inner, environment, qcow2, start};
-use crate::{CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, error};
+use super::{Inner, environment, memory_file, qcow2, start, usage};
+use crate::{
+    CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, SnapshotSpec, error,
+};
 
 /// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon get write errors below it.
 const DISK_RESERVE: u64 = 512 * 1024 * 1024;
@@ -26,28 +32,67 @@ const IDLE_TICKS: u64 = 1;
 const IDLE_SAMPLE: Duration = Duration::from_millis(25);
 /// Longest for the copy of the memory: a slow disk and a VM of many gigabytes.
 const COPY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Disk layers of a VM, one on the other. Each time it is frozen adds one, and each makes its reads a little slower.
+const MOST_LAYERS: usize = 100;
+/// The first QEMU that writes the memory of a VM to places in a file.
+const FIRST_QEMU: u32 = 9;
 
-/// Freezes the VM, unless a whole checkpoint of that key is there.
+/// What is asked for, in either way.
+struct Order<'a> {
+    key: &'a CheckpointKey,
+    labels: &'a BTreeMap<String, String>,
+    kept: bool,
+    /// Of a stage of a build: its VM, which was made for it, is to have this parent.
+    stage: Option<&'a CheckpointSpec>,
+}
+
+/// Freezes a VM that was made for it, unless a whole checkpoint of that key is there.
 pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
+    let order = Order {
+        key: &spec.key,
+        labels: &spec.labels,
+        kept: true,
+        stage: Some(spec),
+    };
+    make(inner, id, &order).await
+}
+
+/// Freezes a VM that is in use, unless a whole checkpoint of that key is there.
+pub(super) async fn snapshot(inner: &Inner, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
+    let order = Order {
+        key: &spec.key,
+        labels: &spec.labels,
+        kept: spec.kept,
+        stage: None,
+    };
+    make(inner, id, &order).await
+}
+
+async fn make(inner: &Inner, id: &VmId, spec: &Order<'_>) -> Result<CheckpointInfo, DriverError> {
     // One maker per key, and one freezing per VM; neither blocks the VM's other calls once it is resumed.
     let _key = inner.key_gates.lock(spec.key.clone()).await;
-    if let Ok(manifest) = inner.templates.read(&spec.key)
+    if let Ok(manifest) = inner.templates.read(spec.key)
         && inner.templates.check(&manifest, CheckDepth::Quick).is_ok()
     {
         return Ok(inner.templates.info(&manifest));
     }
     let _freezing = inner.freeze_gates.lock(id.clone()).await;
-    idle(inner, id, spec.idle).await?;
+    if let Some(stage) = spec.stage {
+        idle(inner, id, stage.idle).await?;
+    }
     let gate = inner.gates.lock(id.clone()).await;
     let was_paused = inner.need_alive(id)?;
     let folder = inner.folder(id);
     let record = inner
         .record(id)?
         .ok_or_else(|| DriverError::permanent(format!("the record of {id} is torn: destroy it")))?;
-    check(&record, spec)?;
+    match spec.stage {
+        Some(stage) => check(&record, stage)?,
+        None => check_in_use(&record)?,
+    }
     let now = environment::describe(inner, Some(&record.image), record.shape()).await?;
-    check_room(inner, &folder)?;
-    let making = inner.templates.begin(&spec.key);
+    check_room(inner, &folder, &record)?;
+    let making = inner.templates.begin(spec.key);
     let mut making = making.map_err(|error| error::io(format!("cannot begin the checkpoint {}", spec.key), error))?;
 
     let frozen = freeze(inner, &folder, record, &mut making, was_paused).await;
@@ -63,6 +108,11 @@ pub(super) async fn checkpoint(inner: &Inner, id: &VmId, spec: &CheckpointSpec) 
         agent_version: now.image.manifest.agent_version.clone(),
         paused_ms: u64::try_from(paused_for.as_millis()).unwrap_or(u64::MAX),
         below: record.chain.clone(),
+        memory_at: match record.memory {
+            MemoryKind::Own => None,
+            MemoryKind::Anonymous | MemoryKind::Shared => Some(split(&making, &record).await?),
+        },
+        kept: spec.kept,
     };
     // From here on nothing below may be removed, even if the VM is destroyed meanwhile.
     let manifest = {
@@ -137,11 +187,57 @@ fn check(record: &Record, spec: &CheckpointSpec) -> Result<(), DriverError> {
     Ok(())
 }
 
+/// Whether a VM that is in use can be frozen.
+fn check_in_use(record: &Record) -> Result<(), DriverError> {
+    let id = &record.id;
+    let major = record.qemu.split('.').next().and_then(|major| major.parse().ok());
+    if record.memory != MemoryKind::Own && major.is_some_and(|major: u32| major < FIRST_QEMU) {
+        return Err(DriverError::permanent(format!(
+            "{id} cannot be frozen while it is in use: it runs on QEMU {}, and that needs {FIRST_QEMU}.0 or newer",
+            record.qemu
+        )));
+    }
+    if record.chain.len() + record.disks.len() >= MOST_LAYERS {
+        return Err(DriverError::permanent(format!(
+            "{id} was frozen too often: its disk is {MOST_LAYERS} layers, and no more are allowed; continue in another VM"
+        )));
+    }
+    Ok(())
+}
+
+/// The state of what QEMU wrote with all of the memory; where the memory begins.
+async fn split(making: &Making, record: &Record) -> Result<u64, DriverError> {
+    let (ram, state, memory) = (
+        making.path(RAM),
+        making.path(STATE),
+        start::memory_bytes(record.shape()),
+    );
+    tokio::task::spawn_blocking(move || memory_file::split(&ram, &state, memory))
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|error| full_or(format!("cannot keep the memory of {}", record.id), error))
+}
+
+/// What the memory of a VM takes in a file, bytes; at most.
+fn memory_on_disk(inner: &Inner, folder: &VmFolder, record: &Record) -> io::Result<u64> {
+    let on_disk = |path: &std::path::Path| std::fs::metadata(path).map(|metadata| bytes_on_disk(&metadata));
+    if record.memory == MemoryKind::Own {
+        return on_disk(&folder.ram());
+    }
+    let template = record.template.as_ref().map(|key| inner.templates.path(key).join(RAM));
+    let shared = template.map_or(0, |ram| on_disk(&ram).unwrap_or_default());
+    let own = match &record.process {
+        Some(process) => usage::of_process(process)?.private_bytes,
+        None => 0,
+    };
+    Ok((shared + own).min(start::memory_bytes(record.shape())))
+}
+
 /// Whether the copy of the memory fits. The disk layers are there already.
-fn check_room(inner: &Inner, folder: &VmFolder) -> Result<(), DriverError> {
-    let needed = std::fs::metadata(folder.ram())
-        .map(|metadata| bytes_on_disk(&metadata))
-        .map_err(|error| error::io("cannot read the VM's memory", error))?;
+fn check_room(inner: &Inner, folder: &VmFolder, record: &Record) -> Result<(), DriverError> {
+    let needed =
+        memory_on_disk(inner, folder, record).map_err(|error| error::io("cannot read the VM's memory", error))?;
     let data = &inner.options.data_dir;
     let free = crate::host::free_disk_mib(data)
         .map_err(|error| error::io(format!("cannot read the disk under {}", data.display()), error))?;
@@ -190,12 +286,21 @@ async fn freeze(
     let mut monitor = Monitor::open(folder, &inner.user, CALL_TIMEOUT)
         .await
         .map_err(|error| failed("QEMU's monitor", error))?;
-    // If the server is killed now, the next one finds a paused VM.
-    folder.set_paused(true).map_err(|error| failed("its record", error))?;
-
-    let begin = Instant::now();
+    let has_file = record.memory == MemoryKind::Own;
+    let mut begin = Instant::now();
     let still = async {
-        monitor.stop().await.map_err(|error| failed("stopping it", error))?;
+        if !has_file {
+            // The VM continues while most of it is written.
+            monitor.extend(COPY_TIMEOUT);
+            let begun = monitor.begin_save_all(&folder.state_inside()).await;
+            begun.map_err(|error| failed("its memory", error))?;
+        }
+        // If the server is killed now, the next one finds a paused VM.
+        folder.set_paused(true).map_err(|error| failed("its record", error))?;
+        begin = Instant::now();
+        if has_file {
+            monitor.stop().await.map_err(|error| failed("stopping it", error))?;
+        }
         let (top, below) = (disk_node(next), disk_node(next.saturating_sub(1)));
         monitor
             .add_layer(&folder.disk_number_inside(next), &top, &below)
@@ -204,17 +309,7 @@ async fn freeze(
         let frozen = record.disks.clone();
         record.disks.push(next);
         folder.write(&record).map_err(|error| failed("its record", error))?;
-        monitor
-            .save_state(&folder.state_inside())
-            .await
-            .map_err(|error| failed("its devices", error))?;
-        let (ram, copy) = (folder.ram(), making.path(RAM));
-        let copied = tokio::task::spawn_blocking(move || sparse::copy(&ram, &copy)).await;
-        copied
-            .map_err(io::Error::other)
-            .flatten()
-            .map_err(|error| failed("its memory", error))?;
-        std::fs::rename(folder.state(), making.path(STATE)).map_err(|error| failed("its devices", error))?;
+        save(&mut monitor, folder, &record, making, &failed).await?;
         for number in frozen {
             making
                 .add_disk(&folder.disk_number(number))
@@ -226,6 +321,12 @@ async fn freeze(
         .await
         .unwrap_or_else(|_| Err(DriverError::unknown(format!("freezing {id} did not end"))));
     monitor.extend(CALL_TIMEOUT);
+    if still.is_err() && !has_file {
+        // Else QEMU might end the save later, and stop the VM for it.
+        if let Err(error) = monitor.end_save().await {
+            tracing::warn!(%id, %error, "a save that failed could not be broken off");
+        }
+    }
     let goes_on = if was_paused {
         Ok(())
     } else {
@@ -242,6 +343,29 @@ async fn freeze(
         DriverError::unknown(format!("{id} does not resume after it was frozen: {error}; destroy it")).caused_by(error)
     })?;
     Ok(Frozen { record, paused_for })
+}
+
+/// The devices and the memory of a VM that is stopped.
+async fn save(
+    monitor: &mut Monitor,
+    folder: &VmFolder,
+    record: &Record,
+    making: &Making,
+    failed: &impl Fn(&str, io::Error) -> DriverError,
+) -> Result<(), DriverError> {
+    let written = folder.state();
+    if record.memory != MemoryKind::Own {
+        let saved = monitor.end_save_all().await;
+        saved.map_err(|error| failed("its memory and devices", error))?;
+        return std::fs::rename(written, making.path(RAM)).map_err(|error| failed("its memory", error));
+    }
+    let saved = monitor.save_state(&folder.state_inside()).await;
+    saved.map_err(|error| failed("its devices", error))?;
+    let (ram, copy) = (folder.ram(), making.path(RAM));
+    let copied = tokio::task::spawn_blocking(move || sparse::copy(&ram, &copy)).await;
+    let copied = copied.map_err(io::Error::other).flatten();
+    copied.map_err(|error| failed("its memory", error))?;
+    std::fs::rename(written, making.path(STATE)).map_err(|error| failed("its devices", error))
 }
 
 /// The VM's frozen layers are the template's from now on.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::command::{self, Accelerator, Memory, Spec, Start};
 use super::folder::{MemoryKind, Record, VmFolder};
-use super::monitor::{Monitor, RunState};
+use super::monitor::{MemoryIs, Monitor, RunState};
 use super::template::{RAM, Templates};
 use super::{Inner, images, time_stamp};
 use crate::process::ProcessId;
@@ -34,6 +34,8 @@ pub(super) const KERNEL_ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0 net.if
 pub(super) struct Restore {
     /// The file of saved devices as QEMU sees it.
     pub(super) state: String,
+    /// Where the memory begins in the template's file, when QEMU wrote that with the state.
+    pub(super) memory_at: Option<u64>,
     /// Whether it runs at once.
     pub(super) runs: bool,
 }
@@ -71,7 +73,7 @@ pub(super) async fn launch_within(
         folder: &folder.inside(),
         kernel: images::kernel_file(&inner.options.images_dir, &record.image),
         kernel_arguments: &kernel_arguments,
-        memory: memory(record, folder),
+        memory: memory(record, folder, restore),
         layers: record
             .chain
             .iter()
@@ -149,10 +151,13 @@ fn be_frugal(accelerator: &Accelerator) {
     }
 }
 
-fn memory(record: &Record, folder: &VmFolder) -> Memory {
+fn memory(record: &Record, folder: &VmFolder, restore: Option<&Restore>) -> Memory {
     match (record.memory, &record.template) {
         (MemoryKind::Own, _) => Memory::Own(folder.ram_inside()),
-        (MemoryKind::Shared, Some(template)) => Memory::Shared(Templates::inside(template, RAM)),
+        (MemoryKind::Shared, Some(template)) => Memory::Shared {
+            path: Templates::inside(template, RAM),
+            at: restore.and_then(|restore| restore.memory_at).unwrap_or_default(),
+        },
         (MemoryKind::Shared | MemoryKind::Anonymous, _) => Memory::Anonymous,
     }
 }
@@ -173,8 +178,12 @@ async fn wait_until_up(
         let left = patience.saturating_sub(begin.elapsed());
         let asked = async {
             let mut monitor = Monitor::open(folder, user, left).await?;
-            if let Some(Restore { state, runs }) = restore.take() {
-                monitor.load_state(state).await?;
+            if let Some(Restore { state, memory_at, runs }) = restore.take() {
+                let memory = match memory_at {
+                    Some(_) => MemoryIs::InTheState,
+                    None => MemoryIs::InItsFile,
+                };
+                monitor.load_state(state, memory).await?;
                 if *runs {
                     monitor.cont().await?;
                 }

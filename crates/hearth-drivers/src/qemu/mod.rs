@@ -13,6 +13,7 @@ mod freeze;
 mod images;
 mod kvm;
 mod launch;
+mod memory_file;
 mod monitor;
 mod options;
 mod processors;
@@ -42,7 +43,7 @@ use crate::process::{self, ProcessId};
 use crate::vm_user::VmUser;
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, FullDisk, Locks, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
+    ForkSpec, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
 use folder::{Record, VmFolder};
@@ -430,6 +431,11 @@ impl Driver for QemuDriver {
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
         let (inner, id, spec) = (self.inner.clone(), id.clone(), spec.clone());
         to_the_end(async move { freeze::checkpoint(&inner, &id, &spec).await }).await
+    }
+
+    async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
+        let (inner, id, spec) = (self.inner.clone(), id.clone(), spec.clone());
+        to_the_end(async move { freeze::snapshot(&inner, &id, &spec).await }).await
     }
 
     async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {

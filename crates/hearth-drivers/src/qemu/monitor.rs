@@ -10,15 +10,11 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::folder::VmFolder;
-use super::qmp::Qmp;
+use super::qmp::{Event, Qmp};
 use crate::vm_user::VmUser;
 
 /// Name of the monitor's socket in the VM's `run` folder.
 const SOCKET: &str = "qmp.sock";
-/// Bytes per second: more than any disk takes.
-const SAVE_BANDWIDTH: u64 = 1 << 40;
-/// Between two checks whether a cancelled save has ended.
-const CANCEL_CHECK: Duration = Duration::from_millis(10);
 
 /// What the whole machine is doing, in QEMU's words.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -43,6 +39,29 @@ impl RunState {
         }
     }
 }
+
+/// Where the memory of a machine is whose state is saved or loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryIs {
+    /// In a file of its own, and not in the state.
+    InItsFile,
+    /// In the file of the state, each page at a place of its own.
+    InTheState,
+}
+
+/// Between two looks whether a save has ended.
+const SAVE_CHECK: Duration = Duration::from_millis(2);
+/// A machine that changes its memory faster than that is written is stopped after so long.
+const LIVE: Duration = Duration::from_secs(3);
+/// What is left of the memory is written while the machine is stopped when that takes no longer, as QEMU expects.
+const DOWNTIME_MS: u64 = 100;
+/// What QEMU calls a machine that is stopped because it was saved, and one whose save is about to end.
+pub(super) const AFTER_A_SAVE: &str = "postmigrate";
+const ENDING_A_SAVE: &str = "finish-migrate";
+/// What a machine needs that is saved while it runs, in QEMU's words: it stops before the end, and each page has a place in the file.
+const LIVE_CAPABILITIES: [&str; 2] = ["pause-before-switchover", "mapped-ram"];
+/// Bytes in a second that no disk reaches.
+const UNLIMITED: u64 = 1 << 50;
 
 /// A conversation with one VM's monitor. It ends at its deadline, wherever it is then.
 pub(super) struct Monitor {
@@ -108,38 +127,111 @@ impl Monitor {
     /// Writes the devices' state, without the memory that lies in a shared file, to the file `path` as QEMU sees it. The
     /// machine must be stopped, and is resumed with `cont`.
     pub(super) async fn save_state(&mut self, path: &str) -> io::Result<()> {
-        self.prepare_migration().await?;
+        self.prepare_migration(MemoryIs::InItsFile, Vec::new()).await?;
         let save = json!({ "uri": format!("file:{path}") });
         self.run("migrate", save).await?;
-        if self.migrated().await? {
-            return Ok(());
+        match self.migrated().await? {
+            true => Ok(()),
+            false => Err(self.why_not_saved().await?),
         }
-        let info = self.run("query-migrate", json!({})).await?;
-        let why = info["error-desc"].as_str().unwrap_or("QEMU gives no reason");
-        Err(io::Error::other(why.to_owned()))
     }
 
-    /// Lifts the limit of the speed at which state is saved: nobody but the VM waits for it.
-    pub(super) async fn save_fast(&mut self) -> io::Result<()> {
-        let parameters = json!({ "max-bandwidth": SAVE_BANDWIDTH });
-        self.run("migrate-set-parameters", parameters).await.map(drop)
+    /// The same, however the machine was saved before, and as fast as the disk takes it.
+    pub(super) async fn save_stopped(&mut self, path: &str) -> io::Result<()> {
+        self.leave_saved_state().await?;
+        let fast = json!({ "max-bandwidth": UNLIMITED });
+        self.run("migrate-set-parameters", fast).await?;
+        // What an earlier save in the other way has left on.
+        let capabilities = self.run("query-migrate-capabilities", json!({})).await?;
+        let left = capabilities.as_array().into_iter().flatten().filter(|known| {
+            let name = known["capability"].as_str().unwrap_or_default();
+            known["state"] == json!(true) && LIVE_CAPABILITIES.contains(&name)
+        });
+        let off: Vec<Value> = left
+            .map(|known| json!({ "capability": known["capability"], "state": false }))
+            .collect();
+        if !off.is_empty() {
+            self.run("migrate-set-capabilities", json!({ "capabilities": off }))
+                .await?;
+        }
+        self.save_state(path).await
     }
 
-    /// Ends a save that another server has begun, and waits until it has ended.
-    pub(super) async fn cancel_save(&mut self) -> io::Result<()> {
-        self.run("migrate_cancel", json!({})).await?;
+    /// A machine that was saved and has not run since: QEMU saves none twice without a moment between.
+    async fn leave_saved_state(&mut self) -> io::Result<()> {
+        if self.state().await?.name() == AFTER_A_SAVE {
+            self.cont().await?;
+            self.stop().await?;
+        }
+        Ok(())
+    }
+
+    /// Begins to write the devices' state and all of the memory to one file; see [`memory_file`](super::memory_file). The machine continues
+    /// while most of it is written; it is stopped when this returns, and then nothing is missing but [`Monitor::end_save_all`].
+    pub(super) async fn begin_save_all(&mut self, path: &str) -> io::Result<()> {
+        self.leave_saved_state().await?;
+        // Without it QEMU writes no more than 128 MiB in a second, as to a network.
+        let fast = json!({ "max-bandwidth": UNLIMITED, "downtime-limit": DOWNTIME_MS });
+        self.run("migrate-set-parameters", fast).await?;
+        let waits = json!({ "capability": LIVE_CAPABILITIES[0], "state": true });
+        self.prepare_migration(MemoryIs::InTheState, vec![waits]).await?;
+        let save = json!({ "uri": format!("file:{path}") });
+        self.run("migrate", save).await?;
+        let mut live_until = Some(Instant::now() + LIVE);
         loop {
-            let info = self.run("query-migrate", json!({})).await?;
-            match info["status"].as_str() {
-                None | Some("none" | "completed" | "failed" | "cancelled") => return Ok(()),
-                Some(_) => tokio::time::sleep(CANCEL_CHECK).await,
+            let limit = live_until.map_or(self.deadline, |until| until.min(self.deadline));
+            match tokio::time::timeout_at(limit, self.qmp.event()).await {
+                Ok(event) => match migration_status(&event?) {
+                    Some("pre-switchover") => return Ok(()),
+                    Some("failed" | "cancelled") => return Err(self.why_not_saved().await?),
+                    _ => {}
+                },
+                // It changes its memory faster than that is written.
+                Err(_) if live_until.take().is_some() && Instant::now() < self.deadline => self.stop().await?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             }
         }
     }
 
-    /// Reads what [`Monitor::save_state`] wrote, into a machine that was started for it.
-    pub(super) async fn load_state(&mut self, path: &str) -> io::Result<()> {
-        self.prepare_migration().await?;
+    /// Writes the rest. The machine is resumed with `cont`.
+    pub(super) async fn end_save_all(&mut self) -> io::Result<()> {
+        self.run("migrate-continue", json!({ "state": "pre-switchover" }))
+            .await?;
+        if !self.migrated().await? {
+            return Err(self.why_not_saved().await?);
+        }
+        // QEMU says that it is done a moment before it can be resumed.
+        while self.state().await?.name() == ENDING_A_SAVE {
+            tokio::time::sleep(SAVE_CHECK).await;
+        }
+        Ok(())
+    }
+
+    async fn why_not_saved(&mut self) -> io::Result<io::Error> {
+        let info = self.run("query-migrate", json!({})).await?;
+        let why = info["error-desc"].as_str().unwrap_or("QEMU gives no reason");
+        Ok(io::Error::other(why.to_owned()))
+    }
+
+    /// Breaks off a save that nobody waits for any more, if there is one.
+    pub(super) async fn end_save(&mut self) -> io::Result<()> {
+        self.run("migrate_cancel", json!({})).await?;
+        loop {
+            let info = self.run("query-migrate", json!({})).await?;
+            if !matches!(
+                info["status"].as_str(),
+                Some("setup" | "active" | "device" | "pre-switchover" | "cancelling")
+            ) {
+                return Ok(());
+            }
+            tokio::time::sleep(SAVE_CHECK).await;
+        }
+    }
+
+    /// Reads what [`Monitor::save_state`] wrote, or what was made of what [`Monitor::save_all`] did, into a machine that was started for
+    /// it.
+    pub(super) async fn load_state(&mut self, path: &str, memory: MemoryIs) -> io::Result<()> {
+        self.prepare_migration(memory, Vec::new()).await?;
         let load = json!({ "uri": format!("file:{path}") });
         self.run("migrate-incoming", load).await?;
         if self.migrated().await? {
@@ -149,12 +241,18 @@ impl Monitor {
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
-    async fn prepare_migration(&mut self) -> io::Result<()> {
-        let capabilities = json!({ "capabilities": [
-            { "capability": "x-ignore-shared", "state": true },
-            { "capability": "events", "state": true },
-        ] });
-        self.run("migrate-set-capabilities", capabilities).await?;
+    async fn prepare_migration(&mut self, memory: MemoryIs, more: Vec<Value>) -> io::Result<()> {
+        let mut capabilities = more;
+        capabilities.extend([
+            json!({ "capability": "x-ignore-shared", "state": memory == MemoryIs::InItsFile }),
+            json!({ "capability": "events", "state": true }),
+        ]);
+        // Not named otherwise: QEMU before 9.0 does not know it.
+        if memory == MemoryIs::InTheState {
+            capabilities.push(json!({ "capability": LIVE_CAPABILITIES[1], "state": true }));
+        }
+        self.run("migrate-set-capabilities", json!({ "capabilities": capabilities }))
+            .await?;
         self.qmp.forget_events();
         Ok(())
     }
@@ -163,15 +261,20 @@ impl Monitor {
     async fn migrated(&mut self) -> io::Result<bool> {
         loop {
             let event = until(self.deadline, self.qmp.event()).await?;
-            if event.name == "MIGRATION" {
-                match event.data["status"].as_str() {
-                    Some("completed") => return Ok(true),
-                    Some("failed" | "cancelled") => return Ok(false),
-                    _ => {}
-                }
+            match migration_status(&event) {
+                Some("completed") => return Ok(true),
+                Some("failed" | "cancelled") => return Ok(false),
+                _ => {}
             }
         }
     }
+}
+
+/// What an event says of a save or a load.
+fn migration_status(event: &Event) -> Option<&str> {
+    (event.name == "MIGRATION")
+        .then(|| event.data["status"].as_str())
+        .flatten()
 }
 
 async fn until<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

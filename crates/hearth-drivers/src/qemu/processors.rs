@@ -24,6 +24,11 @@ impl Inner {
             if wanted {
                 monitor.stop().await
             } else {
+                // A server that was killed while it froze the VM: QEMU may still write, and would stop the VM when it is done.
+                if folder.state().try_exists()? {
+                    monitor.end_save().await?;
+                    std::fs::remove_file(folder.state())?;
+                }
                 monitor.cont().await
             }
         };

@@ -14,7 +14,7 @@ use hearth_host::files::bytes_on_disk;
 
 use super::folder::{MemoryKind, Record, VmFolder};
 use super::launch::{self, Restore};
-use super::monitor::{Monitor, RunState};
+use super::monitor::{AFTER_A_SAVE, Monitor, RunState};
 use super::template::RAM;
 use super::{END_DEADLINE, Inner, start, usage as measure};
 use crate::{CALL_TIMEOUT, DriverError, VmState, VmUsage, error};
@@ -30,8 +30,6 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 /// What QEMU takes besides the guest's memory, MiB.
 const QEMU_MIB: u64 = 64;
 const MIB: u64 = 1 << 20;
-/// What QEMU calls a machine whose state was saved and that has not run since.
-const SAVED_STATE: &str = "postmigrate";
 
 impl VmFolder {
     fn has(&self, name: &str) -> io::Result<bool> {
@@ -125,15 +123,14 @@ async fn write(inner: &Inner, folder: &VmFolder, monitor: &mut Monitor) -> io::R
     end_other_save(folder, monitor).await?;
     monitor.stop().await?;
     folder.make_for_qemu(&folder.file(PART), 0, &inner.user)?;
-    monitor.save_fast().await?;
-    monitor.save_state(&folder.file_inside(PART)).await?;
+    monitor.save_stopped(&folder.file_inside(PART)).await?;
     fs::rename(folder.file(PART), folder.file(MEMORY))
 }
 
 /// A server was killed while it saved the VM: QEMU may still write, and would stop the VM at the end of that.
 async fn end_other_save(folder: &VmFolder, monitor: &mut Monitor) -> io::Result<()> {
     if folder.has(PART)? {
-        monitor.cancel_save().await?;
+        monitor.end_save().await?;
         folder.remove_file(PART)?;
     }
     Ok(())
@@ -185,7 +182,7 @@ pub(super) async fn before_resume(inner: &Inner, id: &VmId) -> Result<(), Driver
     }
     if folder.has(MEMORY).map_err(failed)? {
         let state = async { Monitor::open(&folder, &inner.user, CALL_TIMEOUT).await?.state().await };
-        if !matches!(state.await, Ok(RunState::Other(name)) if name == SAVED_STATE) {
+        if !matches!(state.await, Ok(RunState::Other(name)) if name == AFTER_A_SAVE) {
             // It was being started from the file.
             return start_again(inner, id).await;
         }
@@ -239,6 +236,8 @@ async fn start_process(inner: &Inner, id: &VmId) -> Result<(), DriverError> {
     let holder = inner.network.ensure().await?;
     let restore = Restore {
         state: folder.file_inside(MEMORY),
+        // All of the memory is in that file, and replaces what the VM was once forked from.
+        memory_at: None,
         runs: false,
     };
     launch::launch_within(

@@ -74,7 +74,8 @@ impl Stamp {
 #[serde(rename_all = "camelCase")]
 struct FileFacts {
     stamp: Stamp,
-    sha256: String,
+    /// Absent in one that is not kept.
+    sha256: Option<String>,
 }
 
 /// What `manifest.json` holds.
@@ -95,6 +96,9 @@ pub(super) struct Manifest {
     bytes: u64,
     /// Every frozen layer above the image, the lowest first; the last ones are its own.
     pub(super) chain: Vec<Layer>,
+    /// Where the memory begins in the file `ram`, when QEMU wrote it ([`memory_file`](super::memory_file)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) memory_at: Option<u64>,
     files: BTreeMap<String, FileFacts>,
 }
 
@@ -111,6 +115,10 @@ pub(super) struct Facts {
     pub(super) paused_ms: u64,
     /// The layers below its own.
     pub(super) below: Vec<Layer>,
+    /// Where the memory begins in the file `ram`, when QEMU wrote it.
+    pub(super) memory_at: Option<u64>,
+    /// It is synced and summed: it outlives the host's end, and every byte can be checked.
+    pub(super) kept: bool,
 }
 
 impl Manifest {
@@ -285,9 +293,10 @@ impl Templates {
         if depth == CheckDepth::Full {
             for (name, facts) in &manifest.files {
                 let path = self.path(key).join(name);
+                let Some(wanted) = &facts.sha256 else { continue };
                 let sum = sparse::checksum(&path);
                 let sum = sum.map_err(|error| damaged(key, name, &format!("it cannot be read: {error}")))?;
-                if sum != facts.sha256 {
+                if sum != *wanted {
                     // Sizes and times still fit: without this mark the next fork would use it.
                     if let Err(error) = File::create(self.path(key).join(FOUND_DAMAGED)) {
                         tracing::warn!(%error, %key, "a damaged checkpoint could not be marked");
@@ -332,13 +341,10 @@ impl Templates {
             // What QEMU's user owned is ours from here on.
             access::freeze_file(&path, &self.user)?;
             bytes += bytes_on_disk(&file.metadata()?);
-            // The disk works while the processors sum.
-            let (synced, sha256) = std::thread::scope(|scope| {
-                let syncing = scope.spawn(|| file.sync_all());
-                let sum = sparse::checksum(&path);
-                (syncing.join(), sum)
-            });
-            synced.map_err(|_| io::Error::other("a thread died"))??;
+            let sha256 = match facts.kept {
+                true => Some(sync_and_sum(&file, &path)?),
+                false => None,
+            };
             let stamp = Stamp::of(&path)?;
             if name != RAM && name != STATE {
                 chain.push(Layer {
@@ -347,7 +353,7 @@ impl Templates {
                     stamp,
                 });
             }
-            files.insert(name, FileFacts { stamp, sha256: sha256? });
+            files.insert(name, FileFacts { stamp, sha256 });
         }
         let manifest = Manifest {
             version: MANIFEST_VERSION,
@@ -363,6 +369,7 @@ impl Templates {
             paused_ms: facts.paused_ms,
             bytes,
             chain,
+            memory_at: facts.memory_at,
             files,
         };
         let used = making.path.join(USED);
@@ -421,6 +428,17 @@ impl Drop for Making {
             tracing::warn!(folder = %self.path.display(), %error, "an unfinished checkpoint is left; it is swept at the next start");
         }
     }
+}
+
+/// The disk works while the processors sum.
+fn sync_and_sum(file: &File, path: &Path) -> io::Result<String> {
+    let (synced, sum) = std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| file.sync_all());
+        let sum = sparse::checksum(path);
+        (syncing.join(), sum)
+    });
+    synced.map_err(|_| io::Error::other("a thread died"))??;
+    sum
 }
 
 /// The name of a template's own layer.

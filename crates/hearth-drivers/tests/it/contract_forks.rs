@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_api::ids::VmId;
 use hearth_drivers::{
     CheckDepth, CheckpointFault, CheckpointKey, CheckpointSpec, Driver, DriverError, ForkPurpose, ForkSpec, ForkStart,
-    VmShape, VmSpec, VmState,
+    SnapshotSpec, VmShape, VmSpec, VmState,
 };
 use hearth_guest::client::AgentClient;
 
@@ -28,6 +28,14 @@ pub(crate) fn freeze(key: &CheckpointKey, parent: Option<&CheckpointKey>) -> Che
         parent: parent.cloned(),
         labels: BTreeMap::from([("step".to_owned(), "a step".to_owned())]),
         idle: IDLE,
+    }
+}
+
+pub(crate) fn snapshot(key: &CheckpointKey, kept: bool) -> SnapshotSpec {
+    SnapshotSpec {
+        key: key.clone(),
+        labels: BTreeMap::from([("owner".to_owned(), "a task".to_owned())]),
+        kept,
     }
 }
 
@@ -298,4 +306,91 @@ pub(crate) async fn a_damaged_checkpoint_is_never_used(rig: &impl Rig) {
     // Removed, it can be made again; it is still the parent of the VM that was frozen, so that goes first.
     driver.destroy(&base).await.unwrap();
     driver.remove_checkpoint(&template).await.unwrap();
+}
+
+pub(crate) async fn a_vm_in_use_is_forked_and_continues(rig: &impl Rig) {
+    let driver = rig.driver();
+    let none = VmId::generate();
+    assert!(is_permanent(
+        &driver.snapshot(&none, &snapshot(&key("e0"), false)).await
+    ));
+    let (base, client) = freezable(rig).await;
+    let (template, first, second, third) = (key("e1"), key("e2"), key("e3"), key("e4"));
+    write(&client, "/root/base", "base").await;
+    driver.checkpoint(&base, &freeze(&template, None)).await.unwrap();
+    driver.destroy(&base).await.unwrap();
+    drop(client);
+    let parent = VmId::generate();
+    let wanted = fork(&parent, &template, ForkPurpose::Instance, ForkStart::Running);
+    driver.fork(&wanted).await.unwrap();
+    let client = agent(&*driver, &parent).await;
+    write(&client, "/root/1", "one").await;
+
+    let info = driver.snapshot(&parent, &snapshot(&first, false)).await.unwrap();
+    assert_eq!((&info.key, &info.parent), (&first, &Some(template.clone())));
+    assert_eq!((info.shape, info.labels["owner"].as_str()), (rig.shape(), "a task"));
+    assert_eq!(state(&*driver, &parent).await, Some(VmState::Running));
+    // On the stream it had, and what it does now is not in the checkpoint.
+    write(&client, "/root/2", "two").await;
+    let again = driver.snapshot(&parent, &snapshot(&first, false)).await.unwrap();
+    assert_eq!(again, info, "asked again, it is kept");
+    let info = driver.snapshot(&parent, &snapshot(&second, true)).await.unwrap();
+    assert_eq!(info.parent, Some(first.clone()));
+    for key in [&first, &second] {
+        driver.check_checkpoint(key, CheckDepth::Full).await.unwrap();
+    }
+    // A paused one stays paused.
+    driver.pause(&parent).await.unwrap();
+    let above = key("e6");
+    for key in [&third, &above] {
+        driver.snapshot(&parent, &snapshot(key, false)).await.unwrap();
+        assert_eq!(state(&*driver, &parent).await, Some(VmState::Paused));
+    }
+    driver.resume(&parent).await.unwrap();
+    write(&client, "/root/own", "parent").await;
+
+    let mut forks = Vec::new();
+    for (from, has_two) in [
+        (&first, false),
+        (&first, false),
+        (&second, true),
+        (&third, true),
+        (&above, true),
+    ] {
+        let id = VmId::generate();
+        let wanted = fork(&id, from, ForkPurpose::Instance, ForkStart::Running);
+        driver.fork(&wanted).await.unwrap();
+        let client = agent(&*driver, &id).await;
+        for (path, text) in [("/root/base", "base"), ("/root/1", "one")] {
+            assert_eq!(read(&client, path).await.as_deref(), Some(text));
+        }
+        assert_eq!(read(&client, "/root/2").await.is_some(), has_two);
+        assert_eq!(read(&client, "/root/own").await, None);
+        write(&client, "/root/own", id.as_str()).await;
+        forks.push(id);
+    }
+    assert_eq!(read(&client, "/root/own").await.as_deref(), Some("parent"));
+    let build = fork(&none, &first, ForkPurpose::Build, ForkStart::Running);
+    assert!(is_permanent(&driver.fork(&build).await), "it is not built on");
+    // A fork of a fork.
+    let (last, below) = (VmId::generate(), key("e5"));
+    let info = driver.snapshot(&forks[0], &snapshot(&below, false)).await.unwrap();
+    assert_eq!(info.parent, Some(first.clone()));
+    let wanted = fork(&last, &below, ForkPurpose::Instance, ForkStart::Running);
+    driver.fork(&wanted).await.unwrap();
+    let of_last = agent(&*driver, &last).await;
+    assert_eq!(read(&of_last, "/root/own").await.as_deref(), Some(forks[0].as_str()));
+
+    // What is below stays for as long as it is needed.
+    driver.destroy(&parent).await.unwrap();
+    for key in [&template, &first, &second, &third, &below, &above] {
+        let removed = driver.remove_checkpoint(key).await;
+        assert!(matches!(removed, Err(DriverError::Retry { .. })), "{key}: {removed:?}");
+    }
+    for id in forks.iter().chain([&last]) {
+        driver.destroy(id).await.unwrap();
+    }
+    for from_the_top in [&below, &above, &third, &second, &first, &template] {
+        driver.remove_checkpoint(from_the_top).await.unwrap();
+    }
 }

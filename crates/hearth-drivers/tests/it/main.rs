@@ -48,6 +48,7 @@ macro_rules! contract_suite {
             a_damaged_checkpoint_is_never_used,
             a_vm_paused_to_the_disk_costs_no_memory_and_continues,
             a_vm_that_ended_cannot_be_paused_to_the_disk,
+            a_vm_in_use_is_forked_and_continues,
         );
     };
 }

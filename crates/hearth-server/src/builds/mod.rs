@@ -66,6 +66,7 @@ impl Builder {
         mirrors: Mirrors,
         live_logs: LiveLogs,
         recipes: Recipes,
+        host_keys: HostKeys,
         timeouts: Timeouts,
     ) -> Self {
         Self {
@@ -75,7 +76,7 @@ impl Builder {
             mirrors,
             live_logs,
             recipes,
-            host_keys: HostKeys::default(),
+            host_keys,
             locks: Locks::default(),
             timeouts,
         }

@@ -7,7 +7,7 @@ use hearth_core::state::FailureKind;
 use hearth_core::time::millis;
 use hearth_core::world::Failure;
 use hearth_drivers::{CheckpointKey, DriverError, ForkPurpose, ForkSpec, ForkStart, VmShape, VmSpec, VmState};
-use hearth_guest::client::{AgentClient, AgentError, NewIdentity};
+use hearth_guest::client::{AgentClient, AgentError};
 use hearth_guest::{Activated, ExecEnd, ExecSpec};
 use serde_json::json;
 
@@ -17,6 +17,7 @@ use super::step_log::{Named, Recorder};
 use crate::secrets::git_config;
 use crate::templates::gc::forget_checkpoint;
 use crate::vms::connections::ConnectError;
+use crate::vms::identity;
 
 /// How long one try to reach the agent takes before the driver is asked whether the VM still runs.
 const CONNECT_TRY: Duration = Duration::from_secs(5);
@@ -24,8 +25,6 @@ const CONNECT_TRY: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// Writes what is not on the disk yet, then reads what most tasks run first. An image may be without some.
 const BEFORE_FREEZE: &str = "sync; cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
-/// The file of an SSH server's RSA key.
-const RSA_HOST_KEY: &str = "ssh_host_rsa_key";
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
@@ -145,47 +144,9 @@ impl Run<'_> {
 
     /// Gives the VM an identity of its own.
     pub(super) async fn activate(&self, agent: &AgentClient) -> Result<Activated, Failure> {
-        let identity = NewIdentity {
-            hostname: self.boot.vm.to_string(),
-            machine_id: None,
-            rsa_host_key: self.builder.host_keys.take_spare(),
-        };
-        let activated = agent.activate(&identity).await;
-        let activated = activated.map_err(|error| self.failure(FailureKind::Identity, &error.to_string()))?;
-        self.builder
-            .connections
-            .note_boot(&self.boot.vm, &activated.boot_id)
-            .await;
-        self.install_rsa_host_key(agent, identity, &activated).await?;
-        Ok(activated)
-    }
-
-    /// Where an SSH server had an RSA key and none was at hand, it is brought now. One that is not needed is kept for another VM.
-    async fn install_rsa_host_key(
-        &self,
-        agent: &AgentClient,
-        identity: NewIdentity,
-        activated: &Activated,
-    ) -> Result<(), Failure> {
-        let keys = &self.builder.host_keys;
-        if !activated.lacks_rsa_host_key {
-            let is_used = activated.host_keys.iter().any(|name| name == RSA_HOST_KEY);
-            if let Some(key) = identity.rsa_host_key.filter(|_| !is_used) {
-                keys.give_back(key);
-            }
-            return Ok(());
-        }
-        match keys.make().await {
-            Ok(key) => agent
-                .set_rsa_host_key(&key)
-                .await
-                .map_err(|error| self.failure(FailureKind::Identity, &error.to_string())),
-            Err(error) => {
-                // It has others, and answers with none of its template's.
-                tracing::warn!(vm = %self.boot.vm, %error, "a VM's SSH server goes without an RSA key");
-                Ok(())
-            }
-        }
+        let (connections, keys) = (&self.builder.connections, &self.builder.host_keys);
+        let assigned = identity::assign(connections, keys, &self.boot.vm, agent).await;
+        assigned.map_err(|error| self.failure(FailureKind::Identity, &error.to_string()))
     }
 
     fn create_metadata(&self, from: &str) -> serde_json::Value {

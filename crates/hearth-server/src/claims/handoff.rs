@@ -372,7 +372,7 @@ fn first_reply(
     }
 }
 
-fn agent_paths(id: &InstanceId) -> AgentPaths {
+pub(super) fn agent_paths(id: &InstanceId) -> AgentPaths {
     let path = |what: &str| format!("/api/v1/instances/{id}/{what}");
     AgentPaths {
         exec: path("exec"),

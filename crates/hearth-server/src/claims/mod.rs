@@ -1,9 +1,13 @@
 //! Claims: one VM for one task. `claim.rs` reads the state, asks `hearth_core::claim` what to do next and does it; `handoff.rs`
 //! takes a VM and makes it the task's own; `terminals.rs` starts its terminals; `update_checkout.rs` moves its checkouts; `queue.rs` keeps the order of those that wait.
+//! `forks.rs` copies a claimed VM, and `checkpoints.rs` keeps copies by name.
 //! Nothing here decides how many VMs a pool has.
 
+mod checkpoints;
 mod claim;
 mod error;
+mod fork_error;
+mod forks;
 mod handoff;
 mod queue;
 mod reservation;
@@ -25,11 +29,14 @@ use crate::repos::mirrors::Mirrors;
 use crate::store::{ProjectRow, Store, StoreError};
 use crate::vms::connections::Connections;
 use crate::vms::guest_requests::GuestRequests;
+use crate::vms::host_keys::HostKeys;
 use crate::vms::pause::Pause;
 use crate::wake::Wake;
 
 pub use claim::{ClaimTask, FIELDS_OF_A_KEY};
 pub use error::ClaimError;
+pub use fork_error::ForkError;
+pub use forks::ForkOrder;
 pub use queue::Queues;
 pub use trace::explain_claim;
 
@@ -44,6 +51,21 @@ pub trait Blockers: Debug + Send + Sync {
 
     /// Whether this recipe is not built until a person repairs something, as of the last pass.
     fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool;
+}
+
+/// Room that is taken: nobody else gets it until this is dropped.
+pub type Room = tokio::sync::OwnedMutexGuard<()>;
+
+/// Whether there is room for VMs beside those that the pools plan: the room that plans for the pools knows.
+#[async_trait]
+pub trait Admission: Debug + Send + Sync {
+    /// Takes room for so many more VMs of this size, all at once, or says why there is none.
+    async fn admit(
+        &self,
+        project: &ProjectId,
+        memory_mib: u64,
+        count: usize,
+    ) -> Result<Result<Room, String>, StoreError>;
 }
 
 /// What keeps a pool from having more VMs.
@@ -81,6 +103,10 @@ pub struct Parts {
     pub wake: Wake,
     /// What keeps pools from having more VMs.
     pub blockers: Arc<dyn Blockers>,
+    /// Whether there is room for forks.
+    pub admission: Arc<dyn Admission>,
+    /// RSA keys for forks with an SSH server.
+    pub host_keys: HostKeys,
     /// Answers what is asked in claimed VMs.
     pub guest_requests: GuestRequests,
     /// One request of a key at a time.

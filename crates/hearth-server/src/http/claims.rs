@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use hearth_api::claim::{ClaimReply, ClaimRequest, ExtendRequest, Heartbeat, MAX_LEASE_MINUTES, Released};
-use hearth_api::error::ErrorCode;
+use hearth_api::error::{ErrorCode, FieldError};
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::token::Scope;
 use hearth_api::values::{TaskId, VariableName, VariableValue};
@@ -61,6 +61,10 @@ pub async fn claim_instance(
     let names = body.env.iter().flat_map(BTreeMap::keys);
     faults.variable_names(names.map(|name| (format!("env.{name}"), name.as_str())));
     faults.finish()?;
+    if body.checkpoint.is_some() {
+        only_with_pool(&body)?;
+    }
+    let checkpoint = body.checkpoint.clone();
     let wait = Duration::from_millis(body.wait_ms.unwrap_or_default());
     let task = ClaimTask {
         came,
@@ -86,6 +90,9 @@ pub async fn claim_instance(
         env: texts(body.env),
         git_identity: body.git_identity,
     };
+    if let Some(checkpoint) = &checkpoint {
+        return super::forks::claim_checkpoint(&state, &caller, &project.id, checkpoint, &task).await;
+    }
     if task.order.strict {
         let pool = state.store().pool(&project.id).await?;
         let patience = task.order.patience.max(REPO_BUDGET);
@@ -93,6 +100,29 @@ pub async fn claim_instance(
         state.watch.answer(&project, pool.as_ref(), left).await;
     }
     Ok(Json(state.claims.claim(&project, &task).await?))
+}
+
+/// 422 for what cannot be asked of a VM that continues from a checkpoint: what it holds is in the checkpoint.
+fn only_with_pool(body: &ClaimRequest) -> Result<(), ApiError> {
+    let given = [
+        ("branch", body.branch.is_some()),
+        ("strict", body.strict.is_some()),
+        ("miss", body.miss.is_some()),
+        ("waitMs", body.wait_ms.is_some()),
+        ("env", body.env.is_some()),
+        ("gitIdentity", body.git_identity.is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, given)| *given);
+    let faults: Vec<FieldError> = given
+        .map(|(field, _)| FieldError {
+            path: field.to_owned(),
+            message: "does not go with `checkpoint`: the VM is as the checkpoint is".to_owned(),
+        })
+        .collect();
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::fields(faults)),
+    }
 }
 
 /// Variables as plain texts.
@@ -113,6 +143,8 @@ fn asked(caller: &Caller, body: &ClaimRequest, ttl: u64) -> AskedFields {
         ttl_minutes: _,
         env,
         git_identity,
+        // It is in the hash of the whole body: see `claim_checkpoint`.
+        checkpoint: _,
     } = body;
     let [branch_field, strict_field, env_field, git_field, ttl_field] = FIELDS_OF_A_KEY;
     let said = [
@@ -161,6 +193,10 @@ pub(super) async fn own_claim(state: &AppState, caller: &Caller, id: &InstanceId
     let row = caller.instance(state, id, Scope::Claim).await?;
     if row.state != InstanceState::Claimed {
         return Err(ApiError::new(ErrorCode::Conflict, "this instance is not claimed"));
+    }
+    if row.being_forked {
+        let why = "this fork is still being made; try again when the request that makes it has been answered";
+        return Err(ApiError::new(ErrorCode::Conflict, why));
     }
     if !caller.has(Scope::Admin) {
         let claim = state.store().claim(id).await?;

@@ -105,6 +105,15 @@ impl ApiError {
         }
     }
 
+    /// 429: the limits leave no room now.
+    pub fn no_room(message: impl Into<String>) -> Self {
+        const RETRY_AFTER: Duration = Duration::from_secs(5);
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(ErrorCode::TooManyRequests, message)
+        }
+    }
+
     /// 429: this one asks too often.
     pub fn too_often(who: &str, wait: Duration) -> Self {
         Self {

@@ -13,6 +13,7 @@ mod explain;
 mod extract;
 mod files;
 mod find;
+mod forks;
 mod hooks;
 mod instances;
 mod logs;
@@ -226,6 +227,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::revoke_token))
         .routes(routes!(credentials::list_credentials, credentials::put_credentials))
         .routes(routes!(credentials::delete_credential))
+        .routes(routes!(forks::list_checkpoints))
+        .routes(routes!(forks::delete_checkpoint))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))
@@ -264,7 +267,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(ssh::allow_ssh))
         .routes(routes!(ssh::open_ssh))
         .routes(routes!(pause::pause_instance))
-        .routes(routes!(pause::resume_instance));
+        .routes(routes!(pause::resume_instance))
+        .routes(routes!(forks::fork_instance))
+        .routes(routes!(forks::checkpoint_instance))
+        .routes(routes!(forks::restore_instance));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::AppState;
 use super::auth::Caller;
 use super::error::ApiError;
-use crate::templates::gc::KeptCheckpoint;
+use crate::templates::gc::{KeptCheckpoint, STAGE_LABEL};
 
 /// Faults are shown up to this length.
 const FAULTS_TOLD: SignedDuration = SignedDuration::from_hours(24);
@@ -49,7 +49,7 @@ fn to_item(kept: KeptCheckpoint) -> CheckpointItem {
         key: info.key.to_string(),
         parent: info.parent.map(|parent| parent.to_string()),
         project_id: kept.project,
-        stage: info.labels.get("stage").cloned().unwrap_or_default(),
+        stage: info.labels.get(STAGE_LABEL).cloned().unwrap_or_default(),
         recipes: kept.recipes,
         needed: kept.needed,
         bytes: info.bytes,

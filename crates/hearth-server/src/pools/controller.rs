@@ -67,6 +67,7 @@ impl Controller {
     }
 
     async fn pass(&self) {
+        let _alone = self.observer.begin_pass().await;
         let began = std::time::Instant::now();
         let world = match self.world().await {
             Ok(Some(world)) => world,

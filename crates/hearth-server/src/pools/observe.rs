@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use hearth_api::ids::{ProjectId, VmId};
-use hearth_core::plan::RECORD_KEPT;
+use hearth_core::plan::{RECORD_KEPT, why_no_room};
 use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use hearth_core::world::{FailureStreak, InstanceWorld, Limits, PoolWorld, PreviousRecipe, VmPresence, Work, World};
@@ -13,10 +14,11 @@ use jiff::Timestamp;
 
 use super::act::Actor;
 use super::tasks::Tasks;
-use crate::claims::Queues;
+use crate::claims::{Admission, Queues, Room};
 use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
+use crate::status::messages::blocker_message;
 use crate::store::{InstanceRow, PoolRow, ProjectRow, Store, StoreError, Streaks, TemplateRow};
 use crate::templates::select::serving;
 use crate::vms::ended::VmEnds;
@@ -38,6 +40,26 @@ pub struct Observer {
     tasks: Tasks,
     /// What the host may be used for.
     limits: Limits,
+    /// Held by a pass, from its look to the last row that it writes, and by others who write rows of more VMs.
+    passes: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[async_trait]
+impl Admission for Observer {
+    async fn admit(
+        &self,
+        project: &ProjectId,
+        memory_mib: u64,
+        count: usize,
+    ) -> Result<Result<Room, String>, StoreError> {
+        let room = self.begin_pass().await;
+        let (world, _) = self.observe(Timestamp::now(), 0).await?;
+        let each = self.memory.counts_new(memory_mib, UNKNOWN_FORK_MIB);
+        Ok(match why_no_room(&world, project, each, count) {
+            Some(blocker) => Err(blocker_message(blocker)),
+            None => Ok(room),
+        })
+    }
 }
 
 impl Observer {
@@ -62,7 +84,13 @@ impl Observer {
             queues,
             tasks: actor.tasks(),
             limits,
+            passes: Arc::default(),
         }
+    }
+
+    /// Waits until nobody else counts what there is in order to make more.
+    pub(super) async fn begin_pass(&self) -> Room {
+        self.passes.clone().lock_owned().await
     }
 
     /// One pool as it is now, for those who ask why.
@@ -189,6 +217,7 @@ impl Observer {
         let is_missing = |row: &&InstanceRow| {
             row.state == InstanceState::Claimed
                 && row.vm_ended.is_none()
+                && !row.being_forked
                 && matches!(vms.get(&row.vm), None | Some(VmState::Stopped))
         };
         for row in rows.iter().filter(is_missing) {

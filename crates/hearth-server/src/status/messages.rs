@@ -22,7 +22,7 @@ pub(super) fn same_kind(one: Blocker, other: Blocker) -> bool {
 }
 
 /// What holds a pool back.
-pub(super) fn blocker_message(blocker: Blocker) -> String {
+pub fn blocker_message(blocker: Blocker) -> String {
     match blocker {
         Blocker::HostVms { max } => {
             format!(

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{BranchHeads, PoolRow, ProjectRow, Store, StoreError, TemplateRow};
+use crate::store::{BranchHeads, NamedKey, PoolRow, ProjectRow, Store, StoreError, TemplateRow};
 use crate::templates::select::serving;
 use crate::wake::Wake;
 
@@ -27,6 +27,13 @@ const FULL_CHECK: SignedDuration = SignedDuration::from_hours(1);
 const UNNEEDED_KEPT: SignedDuration = SignedDuration::from_hours(1);
 /// After a renewal, good or bad, the next one waits this long.
 const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+
+/// Label of a checkpoint of a VM in use: which instance that was.
+pub const INSTANCE_LABEL: &str = "instance";
+/// Label of such a one: its project.
+pub const PROJECT_LABEL: &str = "project";
+/// Label: what it is, for people.
+pub const STAGE_LABEL: &str = "stage";
 
 /// What is known of the checkpoints.
 #[derive(Debug, Default)]
@@ -103,6 +110,9 @@ pub async fn forget_checkpoint(
         tracing::info!(%key, reason, "a checkpoint that no project has any more is forgotten");
     }
     store.forget_checkpoint(key, true, now).await?;
+    if store.forget_named_checkpoint(key).await? {
+        tracing::error!(%key, reason, "a checkpoint that an owner of a claim made is lost");
+    }
     if let Err(error) = driver.remove_checkpoint(key).await {
         // It may still be the parent of VMs; then a later round removes it.
         tracing::debug!(%error, %key, "a damaged checkpoint stays for now");
@@ -188,6 +198,7 @@ impl Gc {
         let collecting = self.collecting.lock().await;
         // Before the files: a row is written when its files are there.
         let owners = self.store.checkpoint_owners().await?;
+        let named = self.store.named_checkpoint_keys().await?;
         let infos = match self.driver.checkpoints().await {
             Ok(infos) => infos,
             Err(error) => {
@@ -196,17 +207,22 @@ impl Gc {
             }
         };
         let there: HashSet<&CheckpointKey> = infos.iter().map(|info| &info.key).collect();
-        for gone in owners.keys().filter(|key| !there.contains(key)) {
+        let whole = named.iter().filter(|named| named.whole).map(|named| &named.key);
+        for gone in owners.keys().chain(whole).filter(|key| !there.contains(key)) {
             // Its files are gone: what is based on it is of no use either.
             forget_checkpoint(&self.store, &*self.driver, gone, "its files are gone").await?;
         }
         drop(collecting);
         let templates = self.store.templates().await?;
-        let needed = self.needed(&infos, &templates).await?;
+        let needed = self.needed(&infos, &templates, &named).await?;
+        let of_named = |key: &CheckpointKey| named.iter().find(|named| named.key == *key).map(|named| &named.project);
         let mut kept: Vec<KeptCheckpoint> = infos
             .into_iter()
             .map(|info| KeptCheckpoint {
-                project: owners.get(&info.key).cloned().flatten(),
+                project: match owners.get(&info.key) {
+                    Some(project) => project.clone(),
+                    None => of_named(&info.key).cloned().or_else(|| labelled(&info)),
+                },
                 recipes: templates
                     .iter()
                     .filter(|template| template.key == info.key)
@@ -232,13 +248,14 @@ impl Gc {
         Ok(enabled)
     }
 
-    /// The current templates of all pools, and all their parents.
+    /// The current templates of all pools, the checkpoints with a name, and all their parents.
     async fn needed(
         &self,
         infos: &[CheckpointInfo],
         templates: &[TemplateRow],
+        named: &[NamedKey],
     ) -> Result<HashSet<CheckpointKey>, StoreError> {
-        let mut current = Vec::new();
+        let mut current: Vec<&CheckpointKey> = named.iter().map(|named| &named.key).collect();
         for (project, recipe) in self.enabled_pools().await? {
             current.extend(serving(templates, &project, &recipe).map(|template| &template.key));
         }
@@ -277,10 +294,12 @@ impl Gc {
                 let info = &kept.info;
                 let old = now.duration_since(info.last_used) >= UNNEEDED_KEPT;
                 let unknown = !owners.contains_key(&info.key);
+                // Of a VM in use, and without a name: it is there for the VMs that are based on it, and for nothing else.
+                let in_between = info.labels.contains_key(INSTANCE_LABEL);
                 // A build that is under way has it under its feet, or writes its row in a moment.
                 let young = now.duration_since(info.created) < SignedDuration::from_mins(5);
                 let ownerless = left_behind.contains(&info.key);
-                let goes = (unknown && !young) || old || ownerless || bytes > self.disk_limit;
+                let goes = (unknown && (in_between || !young)) || old || ownerless || bytes > self.disk_limit;
                 let _collecting = self.collecting.lock().await;
                 if !goes || self.driver.remove_checkpoint(&info.key).await.is_err() {
                     stays.push(kept);
@@ -348,6 +367,11 @@ impl Gc {
         }
         Ok(())
     }
+}
+
+/// The project of a checkpoint of a VM in use.
+fn labelled(info: &CheckpointInfo) -> Option<ProjectId> {
+    info.labels.get(PROJECT_LABEL)?.parse().ok()
 }
 
 /// These checkpoints and all their parents.

@@ -41,7 +41,7 @@ impl VmEnds {
 
     /// Looks at a claimed VM; its end, when it has ended. A host that does not say whether it is there says nothing.
     pub async fn check(&self, row: &InstanceRow) -> Result<Option<VmEnd>, StoreError> {
-        if row.state != InstanceState::Claimed || row.vm_ended.is_some() {
+        if row.state != InstanceState::Claimed || row.vm_ended.is_some() || row.being_forked {
             return Ok(row.vm_ended.clone());
         }
         let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;

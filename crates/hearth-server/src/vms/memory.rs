@@ -108,6 +108,11 @@ impl Memory {
         self.measures(|measures| measures.remove(vm));
     }
 
+    /// Memory that a VM of this size counts with when it begins to be used and takes so much, MiB.
+    pub fn counts_new(&self, size_mib: u64, used_mib: u64) -> u64 {
+        counts_in_use(size_mib, used_mib.min(size_mib), self.reserve)
+    }
+
     fn measure(&self, row: &InstanceRow) -> Option<Measure> {
         let measured = || self.measures(|measures| measures.get(&row.vm).map(|(_, measure)| *measure));
         is_claimed_and_there(row).then(measured).flatten()

@@ -6,6 +6,7 @@ pub mod connections;
 pub mod ended;
 pub mod guest_requests;
 pub mod host_keys;
+pub mod identity;
 pub mod idle;
 pub mod lost;
 pub mod memory;

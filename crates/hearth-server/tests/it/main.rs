@@ -5,6 +5,7 @@
 
 mod branches;
 mod cancel;
+mod checkpoints;
 mod claims;
 mod clear;
 mod contract;
@@ -17,6 +18,8 @@ mod explain;
 mod extra_content;
 mod faults;
 mod files;
+mod fork;
+mod fork_vms;
 mod fresh;
 mod full_disk;
 mod git_host;

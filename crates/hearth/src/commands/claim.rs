@@ -8,7 +8,7 @@ use hearth_api::client::{Client, ClientError};
 use hearth_api::exec::ExecRequest;
 use hearth_api::explain::{ClaimExplained, ClaimPhase};
 use hearth_api::ids::InstanceId;
-use hearth_api::values::{Branch, TaskId, Word};
+use hearth_api::values::{Branch, CheckpointName, TaskId, Word};
 use jiff::Timestamp;
 
 use super::exec::{self, ExecOptions};
@@ -62,6 +62,10 @@ pub(crate) struct ClaimArgs {
     /// Let the owner of this public key enter the VM by SSH, besides the key that `hearth ssh` makes for itself
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
+    /// Continue from this checkpoint of the project (`hearth checkpoint list`) instead of taking a VM of the pool; the VM is as the
+    /// checkpoint is
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["branch", "miss", "wait", "strict", "env", "git_name", "git_email"])]
+    checkpoint: Option<CheckpointName>,
     /// Print the instance's id alone
     #[arg(long, conflicts_with = "json")]
     id_only: bool,
@@ -144,6 +148,7 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
         ttl_minutes: args.ttl,
         env: (!env.is_empty()).then_some(env),
         git_identity: args.git.identity(),
+        checkpoint: args.checkpoint,
     };
     let ssh_key = args.ssh_key.as_deref().map(ssh::read_public_key).transpose()?;
     let client = connect::client(globals)?;
@@ -219,7 +224,7 @@ async fn run_and_release(globals: &Globals, client: &Client, id: &InstanceId, ar
 fn came_from(source: ClaimSource) -> &'static str {
     match source {
         ClaimSource::Ready => "a ready VM of the pool",
-        ClaimSource::Fork => "forked from the template",
+        ClaimSource::Fork => "forked for this claim",
         ClaimSource::Joined => "a VM that was already being made",
         ClaimSource::Cold => "made for this claim",
     }

@@ -1,6 +1,7 @@
 //! The commands, one file per noun. Each takes its arguments, talks to the server through the typed client and prints.
 
 mod attached;
+pub(crate) mod checkpoint;
 pub(crate) mod claim;
 mod claim_wait;
 pub(crate) mod claims;
@@ -10,6 +11,7 @@ pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod fork;
 pub(crate) mod forward;
 pub(crate) mod image;
 pub(crate) mod instance;
@@ -75,5 +77,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Pause(args) => pause::pause(globals, args).await,
         Command::Resume(args) => pause::resume(globals, args).await,
         Command::Man(args) => man::run(&args),
+        Command::Fork(args) => fork::run(globals, args).await,
+        Command::Checkpoint(command) => checkpoint::run(globals, command).await,
     }
 }

@@ -163,6 +163,7 @@ mod tests {
             "forward",
             "pause",
             "resume",
+            "fork",
             "attach",
             "kill",
             "wait",

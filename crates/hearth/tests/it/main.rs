@@ -18,6 +18,7 @@ mod explain;
 mod fake;
 mod files;
 mod first_steps;
+mod fork;
 mod images;
 mod instances;
 mod killed;

@@ -20,6 +20,8 @@ fn facts() -> Facts {
         agent_version: "0".into(),
         paused_ms: 7,
         below: Vec::new(),
+        memory_at: None,
+        kept: true,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
-use hearth_api::values::{CredentialHost, VariableName};
+use hearth_api::values::{CheckpointName, CredentialHost, VariableName};
 use utoipa::ToSchema;
 use utoipa::openapi::link::{Link, LinkBuilder};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
@@ -97,6 +97,7 @@ fn path_parameter(name: &str) -> Parameter {
             ObjectBuilder::new().schema_type(Type::String).into(),
         ),
         "host" => ("The git server", refers(CredentialHost::name())),
+        "checkpoint" => ("The checkpoint's name", refers(CheckpointName::name())),
         "log" => ("The log's name", ObjectBuilder::new().schema_type(Type::String).into()),
         "port" => {
             let port = ObjectBuilder::new()
@@ -168,6 +169,9 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
             "pause_instance",
             "resume_instance",
             "release_instance",
+            "fork_instance",
+            "checkpoint_instance",
+            "restore_instance",
         ]
         .map(|to| link(to, &[("id", ID)]))
         .into(),

@@ -179,6 +179,13 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
     (example, FollowEvent::name())
 }
 
+fn named_checkpoint() -> Value {
+    json!({
+        "projectId": project_id(), "name": "before-upgrade", "note": "tests pass", "instanceId": instance(), "owner": "ada",
+        "bytes": 262_144_000, "createdAt": CREATED
+    })
+}
+
 fn instance() -> InstanceId {
     InstanceId::example(4)
 }
@@ -291,6 +298,13 @@ fn example(schema: &str) -> Option<Value> {
             "vmEndedAt": null, "vmEndedBecause": null
         })),
         "Paused" => json!({ "id": instance(), "paused": true, "toDisk": false }),
+        "ForkReply" => {
+            let claim = example("ClaimReply")?;
+            json!({ "parent": instance(), "pausedMs": 240, "items": [{ "taskId": "attempts-1", "claim": claim }] })
+        }
+        "NamedCheckpointItem" => named_checkpoint(),
+        "Items_NamedCheckpointItem" => item(named_checkpoint()),
+        "CheckpointDeleted" => json!({ "deleted": true, "name": "before-upgrade" }),
         "Released" => json!({ "id": instance(), "released": true }),
         "Items_InstanceLog" => item(json!({
             "name": "exec-1", "kind": "exec", "command": "bash -c python3 -m http.server 9000 & sleep 1", "bytes": 184,

@@ -262,6 +262,8 @@ impl Scenario {
         self.claim("one", json!({ "env": { "TASK": "one" } })).await;
         self.heartbeat("one").await;
         self.until_fresh(TARGET).await;
+        self.fork_and_restore().await;
+        self.until_fresh(TARGET).await;
         // The branch moves; the test boot is the first to see it.
         commit(&repo_folder(&self.repo), &[("a", "2")], "second");
         self.test_boot().await;
@@ -308,6 +310,36 @@ impl Scenario {
         }
         self.handed.insert(key, reply);
         self.exec(key).await;
+    }
+
+    /// Forks of a VM, the same when they are asked for again; a checkpoint of it, a VM of that, and the VM itself restored to it.
+    async fn fork_and_restore(&mut self) {
+        let (path, order) = (self.path_of("one", "fork"), json!({ "count": 2, "taskId": "fork" }));
+        let forks = self.post(&path, order.clone()).await;
+        let again = self.post(&path, order).await;
+        for (place, key) in ["fork-1", "fork-2"].into_iter().enumerate() {
+            let claim = forks["items"][place]["claim"].clone();
+            assert_eq!(claim["id"], again["items"][place]["claim"]["id"], "{:?}", self.point);
+            self.handed.insert(key, claim);
+            self.exec(key).await;
+            self.release(key).await;
+        }
+        let path = self.path_of("one", "checkpoint");
+        let (status, reply, again) = self.ask(Method::POST, &path, &json!({ "name": "kept" })).await;
+        assert!(status == 200 || again && status == 409, "{:?}: {reply}", self.point);
+        let order = json!({ "taskId": "kept", "checkpoint": "kept" });
+        let claim = self.post(&self.pool("/claim"), order).await;
+        self.handed.insert("kept", claim);
+        self.exec("kept").await;
+        self.release("kept").await;
+        let path = self.path_of("one", "restore");
+        self.post(&path, json!({ "checkpoint": "kept" })).await;
+        // A restore whose answer is lost has taken place, and is asked for again: the claim answers what is there.
+        self.handed.remove("one");
+        self.claim("one", json!({ "env": { "TASK": "one" } })).await;
+        let (path, none) = (format!("{}/checkpoints/kept", self.project), Value::Null);
+        let (status, reply, again) = self.ask(Method::DELETE, &path, &none).await;
+        assert!(status == 200 || again && status == 404, "{:?}: {reply}", self.point);
     }
 
     fn path_of(&self, key: &str, part: &str) -> String {

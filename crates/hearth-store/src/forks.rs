@@ -1,0 +1,289 @@
+//! Forks of VMs in use: their rows are written before their VMs exist, claimed from the beginning, and either all of one request
+//! are handed over or none.
+
+use hearth_api::claim::ClaimReply;
+use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
+use hearth_core::checkpoint::CheckpointKey;
+use hearth_core::state::InstanceState;
+use jiff::{SignedDuration, Timestamp};
+use sqlx::SqliteConnection;
+
+use super::claim_rules::{ClaimsHeld, claims_held};
+use super::instances::move_row;
+use super::{Moved, Store, StoreError, millis, to_json};
+
+/// One fork that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewFork {
+    /// Its VM.
+    pub vm: VmId,
+    /// Idempotency key of its claim.
+    pub key: Option<String>,
+    /// What is answered; with its id and the end of its lease.
+    pub reply: ClaimReply,
+}
+
+/// Forks that are to be made, all or none.
+#[derive(Debug, Clone)]
+pub struct ForksOrder<'a> {
+    pub project: &'a ProjectId,
+    /// What the forks hold: the rest of their rows is as this one's. `None` when that is gone: they are made of a kept checkpoint.
+    pub parent: Option<&'a InstanceId>,
+    /// The checkpoint they are forked from, which may be made later.
+    pub from: &'a CheckpointKey,
+    /// Of their VMs.
+    pub memory_mib: u64,
+    /// What the repositories' settings files say, as JSON.
+    pub settings: &'a [hearth_api::instance::RepoSettings],
+    /// Whose claims they are.
+    pub token: &'a TokenId,
+    pub owner: &'a str,
+    /// What was asked for: a repeated request is told from another one by it.
+    pub body_hash: &'a str,
+    /// Length of their leases.
+    pub lease: SignedDuration,
+    /// A VM that runs and is stopped for a moment.
+    pub stops: Option<&'a VmId>,
+    /// They take the place of a VM that is claimed already: the project's limit of claims does not count them.
+    pub replaces: bool,
+    pub forks: &'a [NewFork],
+}
+
+/// How the beginning ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BegunForks {
+    /// The rows are there.
+    Begun,
+    /// This key is another claim's.
+    KeyTaken(String),
+    /// What is to be forked is not claimed any more.
+    NotClaimed,
+    /// With them the project's claims would hold more VMs than they may.
+    TooManyHeld(ClaimsHeld),
+}
+
+/// A fork whose VM is there.
+#[derive(Debug, Clone)]
+pub struct MadeFork {
+    /// What is answered.
+    pub reply: ClaimReply,
+    /// The boot that its guest is in.
+    pub boot_id: String,
+}
+
+async fn is_claimed(tx: &mut SqliteConnection, id: &InstanceId) -> Result<bool, StoreError> {
+    let claimed = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM instance JOIN claim ON claim.instance_id = instance.id
+                        WHERE id = ?1 AND state = 'claimed' AND handed_over AND ended_at IS NULL)",
+    );
+    Ok(claimed.bind(id.as_str()).fetch_one(tx).await?)
+}
+
+/// Notes that a VM is stopped for a moment.
+pub(super) async fn note_stopped(tx: &mut SqliteConnection, vm: &VmId) -> Result<(), StoreError> {
+    let note = sqlx::query("INSERT INTO stopped_vm (vm_id) VALUES (?1) ON CONFLICT DO NOTHING");
+    note.bind(vm.as_str()).execute(tx).await?;
+    Ok(())
+}
+
+/// It runs again.
+pub(super) async fn forget_stopped(tx: &mut SqliteConnection, vm: Option<&VmId>) -> Result<(), StoreError> {
+    if let Some(vm) = vm {
+        let forget = sqlx::query("DELETE FROM stopped_vm WHERE vm_id = ?1");
+        forget.bind(vm.as_str()).execute(tx).await?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Which of these keys are claims of a project already.
+    pub async fn used_keys(&self, project: &ProjectId, keys: &[String]) -> Result<Vec<String>, StoreError> {
+        let used = sqlx::query_scalar(
+            "SELECT key FROM claim WHERE project_id = ?1 AND key IN (SELECT value FROM json_each(?2))",
+        );
+        let used = used.bind(project.as_str()).bind(to_json(&keys)?);
+        Ok(used.fetch_all(&self.read).await?)
+    }
+
+    /// Writes the rows of forks, claimed and not handed over.
+    pub async fn begin_forks(&self, order: &ForksOrder<'_>, now: Timestamp) -> Result<BegunForks, StoreError> {
+        let mut tx = self.write.begin().await?;
+        if let Some(parent) = order.parent
+            && !is_claimed(&mut tx, parent).await?
+        {
+            return Ok(BegunForks::NotClaimed);
+        }
+        let held = claims_held(&mut *tx, order.project).await?;
+        if let Some(held) = held.filter(|held| !order.replaces && held.held + order.forks.len() as u64 > held.most) {
+            return Ok(BegunForks::TooManyHeld(held));
+        }
+        for fork in order.forks {
+            if let Some(key) = &fork.key {
+                let taken =
+                    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = ?1 AND key = ?2)");
+                if taken.bind(order.project.as_str()).bind(key).fetch_one(&mut *tx).await? {
+                    return Ok(BegunForks::KeyTaken(key.clone()));
+                }
+            }
+            let reply = &fork.reply;
+            sqlx::query(
+                "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, repos, settings,
+                                       fork_of, created_at, state_since)
+                 VALUES (?1, ?2, ?3, 'claimed', 1, 'pool', ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+            )
+            .bind(reply.id.as_str())
+            .bind(order.project.as_str())
+            .bind(fork.vm.as_str())
+            .bind(&reply.recipe)
+            .bind(i64::try_from(order.memory_mib).unwrap_or(i64::MAX))
+            .bind(to_json(&reply.repos)?)
+            .bind(to_json(&order.settings)?)
+            .bind(order.from.as_str())
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at,
+                                    expires_at, handed_over, asked, owner)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, '{}', ?10)",
+            )
+            .bind(reply.id.as_str())
+            .bind(order.project.as_str())
+            .bind(&fork.key)
+            .bind(order.body_hash)
+            .bind(order.token.as_str())
+            .bind(to_json(reply)?)
+            .bind(i64::try_from(order.lease.as_millis()).unwrap_or(i64::MAX))
+            .bind(millis(now))
+            .bind(millis(reply.expires_at))
+            .bind(order.owner)
+            .execute(&mut *tx)
+            .await?;
+        }
+        if let Some(vm) = order.stops {
+            note_stopped(&mut tx, vm).await?;
+        }
+        tx.commit().await?;
+        Ok(BegunForks::Begun)
+    }
+
+    /// A VM that was stopped for a moment runs again.
+    pub async fn forget_stopped_vm(&self, vm: &VmId) -> Result<(), StoreError> {
+        self.freeing(|| self.forget_stopped_vm_once(vm)).await
+    }
+
+    async fn forget_stopped_vm_once(&self, vm: &VmId) -> Result<(), StoreError> {
+        let mut tx = self.write.begin().await?;
+        forget_stopped(&mut tx, Some(vm)).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The VMs that a server which is gone had stopped for a moment.
+    pub async fn stopped_vms(&self) -> Result<Vec<VmId>, StoreError> {
+        let vms: Vec<String> = sqlx::query_scalar("SELECT vm_id FROM stopped_vm")
+            .fetch_all(&self.read)
+            .await?;
+        vms.iter().map(|vm| super::parse("stopped_vm.vm_id", vm)).collect()
+    }
+
+    /// Hands the forks of a request over. False, and none is, when one of them was released meanwhile.
+    pub async fn end_forks(&self, forks: &[MadeFork]) -> Result<bool, StoreError> {
+        let mut tx = self.write.begin().await?;
+        for MadeFork { reply, boot_id } in forks {
+            let there = sqlx::query("UPDATE instance SET boot_id = ?2 WHERE id = ?1 AND state = 'claimed'")
+                .bind(reply.id.as_str())
+                .bind(boot_id)
+                .execute(&mut *tx)
+                .await?;
+            let handed_over =
+                sqlx::query("UPDATE claim SET reply = ?2, handed_over = 1 WHERE instance_id = ?1 AND ended_at IS NULL")
+                    .bind(reply.id.as_str())
+                    .bind(to_json(reply)?)
+                    .execute(&mut *tx)
+                    .await?;
+            if there.rows_affected() == 0 || handed_over.rows_affected() == 0 {
+                return Ok(false);
+            }
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The forks of a request could not all be made: they are deleted, and their claims never were.
+    pub async fn undo_forks(&self, ids: &[InstanceId], now: Timestamp) -> Result<(), StoreError> {
+        self.freeing(|| self.undo_forks_once(ids, now)).await
+    }
+
+    async fn undo_forks_once(&self, ids: &[InstanceId], now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.write.begin().await?;
+        for id in ids {
+            sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
+                .bind(id.as_str())
+                .execute(&mut *tx)
+                .await?;
+            // One that was released meanwhile is being deleted already.
+            let _: Moved = move_row(&mut tx, id, InstanceState::Deleting, None, now).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Gives an instance the VM of another one, which gets its VM and is deleted. False, and nothing changes, when either is not claimed
+    /// any more. `made` is the other one's, and `reply` what the instance's own claim answers from then on.
+    pub async fn take_vm_of(
+        &self,
+        id: &InstanceId,
+        made: &MadeFork,
+        reply: &ClaimReply,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.write.begin().await?;
+        let other = &made.reply.id;
+        let vms: Vec<(String, String)> =
+            sqlx::query_as("SELECT id, vm_id FROM instance WHERE id IN (?1, ?2) AND state = 'claimed'")
+                .bind(id.as_str())
+                .bind(other.as_str())
+                .fetch_all(&mut *tx)
+                .await?;
+        let vm_of = |wanted: &InstanceId| vms.iter().find(|(id, _)| id == wanted.as_str()).map(|(_, vm)| vm);
+        let (Some(own), Some(new)) = (vm_of(id), vm_of(other)) else {
+            return Ok(false);
+        };
+        // A VM is one instance's: the other one's row is without for a moment.
+        let set = "UPDATE instance SET vm_id = ?2, fork_of = coalesce(?3, fork_of), boot_id = coalesce(?4, boot_id) WHERE id = ?1";
+        let from: Option<String> = sqlx::query_scalar("SELECT fork_of FROM instance WHERE id = ?1")
+            .bind(other.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
+        for (of, vm, from, boot) in [
+            (other, &format!("{own}-"), None, None),
+            (id, new, from.as_deref(), Some(made.boot_id.as_str())),
+            (other, own, None, None),
+        ] {
+            sqlx::query(set)
+                .bind(of.as_str())
+                .bind(vm)
+                .bind(from)
+                .bind(boot)
+                .execute(&mut *tx)
+                .await?;
+        }
+        sqlx::query("UPDATE instance SET vm_ended_at = NULL, vm_ended_why = NULL, rebooted_at = NULL WHERE id = ?1")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE claim SET reply = ?2 WHERE instance_id = ?1")
+            .bind(id.as_str())
+            .bind(to_json(reply)?)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
+            .bind(other.as_str())
+            .execute(&mut *tx)
+            .await?;
+        move_row(&mut tx, other, InstanceState::Deleting, None, now).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}
