@@ -229,6 +229,10 @@ async fn a_vm_that_nobody_uses_is_paused_with_the_reason_and_the_next_call_resum
     .await;
     for _ in 0..2 {
         idle.until(VmState::Paused).await;
+        // The reason is written when the VM is paused.
+        while idle.server.get(&idle.path).await["pausedBecause"].is_null() {
+            crate::harness::pause().await;
+        }
         let (view, claims) = (idle.server.get(&idle.path).await, idle.server.get("/claims").await);
         for shown in [&view, &claims["items"][0]] {
             assert_eq!(
