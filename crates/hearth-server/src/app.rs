@@ -32,6 +32,7 @@ use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
 use crate::templates::images::Images;
 use crate::vms::connections::Connections;
+use crate::vms::egress::Egress;
 use crate::vms::guest_requests::GuestRequests;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
@@ -124,6 +125,7 @@ impl App {
             limits,
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
+        let egress = Egress::new(store.clone(), driver.clone());
         let claims = Claims::new(claims::Parts {
             store: store.clone(),
             driver: driver.clone(),
@@ -136,6 +138,7 @@ impl App {
             wake: wake.clone(),
             blockers: Arc::new(status.clone()),
             guest_requests: guest_requests.clone(),
+            egress: egress.clone(),
             keys: Locks::default(),
         });
         let boots = Actor::new(driver, builder, pause.clone(), endings);
@@ -173,6 +176,7 @@ impl App {
             command_timeout: options.command_timeout,
             claims,
             pause,
+            egress,
             set_ups,
             watch,
             hooks: HookGate::new(options.webhook_secret.clone(), options.requests_per_second),
@@ -203,12 +207,14 @@ impl App {
         let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let (mirrors_stop, requests_stop) = (stop.clone(), stop.clone());
+        let (egress, egress_stop) = (state.egress.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),
             tokio::spawn(async move { watch.run(watch_stop).await }),
             tokio::spawn(async move { guest_requests.run(requests_stop).await }),
+            tokio::spawn(async move { egress.run(egress_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

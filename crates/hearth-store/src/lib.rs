@@ -9,6 +9,7 @@ mod checkpoints;
 mod claims;
 mod controller;
 mod credentials;
+mod egress;
 mod find;
 mod instances;
 mod marks;

@@ -43,6 +43,8 @@ pub enum Verb {
     Resume,
     /// `usage`
     Usage,
+    /// `hold_egress`
+    HoldEgress,
 }
 
 /// Which of the three errors.

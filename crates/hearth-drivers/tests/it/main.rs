@@ -9,6 +9,7 @@ mod host;
 mod qemu;
 mod qemu_access;
 mod qemu_crash;
+mod qemu_egress;
 mod qemu_forks;
 mod qemu_network;
 mod support;
@@ -44,6 +45,7 @@ macro_rules! contract_suite {
             a_fork_can_be_frozen_again_and_what_lies_below_stays,
             what_cannot_be_frozen_or_forked_is_said_so,
             a_damaged_checkpoint_is_never_used,
+            a_vm_is_held_to_a_policy_until_another_one_and_a_fork_to_none,
         );
     };
 }

@@ -11,6 +11,7 @@ mod contract;
 mod credentials;
 mod documents;
 mod edges;
+mod egress;
 mod ended;
 mod exec;
 mod explain;
