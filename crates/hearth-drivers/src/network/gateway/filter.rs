@@ -37,7 +37,9 @@ pub(super) fn base(closed: &[Ipv4Net]) -> String {
     );
     add!(text, "flush set inet egress closed");
     elements(&mut text, "closed", closed);
-    add!(text, "add map inet egress vms {{ type ifname : verdict; }}");
+    for map in ["vms", "refusals"] {
+        add!(text, "add map inet egress {map} {{ type ifname : verdict; }}");
+    }
     let chain = |text: &mut String, name: &str, hook: &str, rules: &[String]| {
         add!(text, "add chain inet egress {name} {{ {hook} }}");
         add!(text, "flush chain inet egress {name}");
@@ -57,8 +59,8 @@ pub(super) fn base(closed: &[Ipv4Net]) -> String {
     );
     let input = [
         format!("iifname \"{VM_LINKS}\" ip daddr {ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 accept"),
-        format!("iifname \"{VM_LINKS}\" meta l4proto tcp reject with tcp reset"),
-        format!("iifname \"{VM_LINKS}\" reject"),
+        "iifname vmap @refusals".to_owned(),
+        format!("iifname \"{VM_LINKS}\" drop"),
     ];
     chain(
         &mut text,
@@ -113,9 +115,21 @@ pub(super) fn prepare(slot: u16) -> String {
     text
 }
 
-/// Lets packets of a namespace to its rules.
+/// Lets packets of a namespace to its rules: those that pass through, and those for the gateway that are no name queries.
 pub(super) fn attach(slot: u16) -> String {
-    format!("add element inet egress vms {{ \"vm{slot}\" : goto vm_{slot} }}\n")
+    let mut text = String::new();
+    for (map, chain) in [("vms", "vm"), ("refusals", "refuse")] {
+        add!(
+            text,
+            "add element inet egress {map} {{ \"vm{slot}\" : goto {chain}_{slot} }}"
+        );
+    }
+    text
+}
+
+/// Forgets what a VM of before was refused.
+pub(super) fn forget(slot: u16) -> String {
+    format!("flush set inet egress first_{slot}\nflush set inet egress refused_{slot}\n")
 }
 
 /// What a policy says of connections that were made under it: other policies let them not pass. Never 0, which is no mark.
@@ -187,7 +201,9 @@ pub(super) fn learn(slot: u16, addresses: &[(Ipv4Addr, Duration)]) -> String {
 /// Removes everything of a namespace whose VM is gone.
 pub(super) fn remove(slot: u16) -> String {
     let mut text = String::new();
-    add!(text, "delete element inet egress vms {{ \"vm{slot}\" }}");
+    for map in ["vms", "refusals"] {
+        add!(text, "delete element inet egress {map} {{ \"vm{slot}\" }}");
+    }
     for chain in ["vm", "refuse"] {
         add!(text, "flush chain inet egress {chain}_{slot}");
         add!(text, "delete chain inet egress {chain}_{slot}");

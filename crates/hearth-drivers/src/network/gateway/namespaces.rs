@@ -147,7 +147,9 @@ async fn join(outside: &Handle, inside: &Handle, namespace: &File, slot: u16) ->
     let route = || RouteMessageBuilder::<Ipv4Addr>::new().scope(RouteScope::Link);
     let to_vm = route().destination_prefix(address(slot), 32).output_interface(near);
     outside.route().add(to_vm.build()).execute().await?;
-    // The loopback stays down: what a guest sends to QEMU's own address for "the host" ends here.
+    // What a guest sends to QEMU's own address for "the host" ends at this loopback, where nothing listens: it is refused at once.
+    let loopback = LinkUnspec::new_with_index(LOOPBACK).up().build();
+    inside.link().set(loopback).execute().await?;
     let far = need(inside, &theirs).await?;
     inside.link().set(up(far)).execute().await?;
     inside.address().add(far, address(slot).into(), 32).execute().await?;

@@ -134,7 +134,7 @@ impl Slots {
         nft(filter::base(&closed)).await?;
         let changed = {
             let mut state = self.state();
-            let changed = state.closed != closed;
+            let changed = state.closed != closed && !state.slots.is_empty();
             state.closed.clone_from(&closed);
             state.upstream = Some(upstream);
             changed
@@ -213,8 +213,14 @@ impl Slots {
             (number, state.closed.clone())
         };
         let policy = EgressPolicy::default();
-        let text = [filter::prepare(number), filter::hold(number, &policy, &closed, &[])].concat();
-        nft(text + &filter::attach(number)).await?;
+        let begin = [filter::prepare(number), filter::forget(number)].concat();
+        let text = [
+            begin,
+            filter::hold(number, &policy, &closed, &[]),
+            filter::attach(number),
+        ]
+        .concat();
+        nft(text).await?;
         let namespace = namespaces::make(number).await?;
         let spare = Slot {
             namespace: Some((namespace, Instant::now())),
