@@ -151,11 +151,12 @@ impl VmNetwork {
         let mut command = self.helper(&arguments, &log)?;
         command.stdin(Stdio::from(OwnedFd::from(listener)));
         start(command, "ready").await.map_err(|failure| {
-            DriverError::retry(format!(
-                "the VM network's gateway ({}) did not start: {}",
-                self.program.display(),
-                failure.text(&log)
-            ))
+            let text = failure.text(&log);
+            let advice = match text.contains("ermission denied") {
+                true => "; every user must be able to execute the program `hearth` (mode 0755)",
+                false => "",
+            };
+            DriverError::retry(format!("the VM network's gateway did not start: {text}{advice}"))
         })
     }
 

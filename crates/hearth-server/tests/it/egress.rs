@@ -7,7 +7,8 @@ use hearth_drivers::fake::{FakeDriver, FakeOptions, Fault, FaultKind, FaultMomen
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{SOON, Server, pause};
+use crate::harness::{BOOT, SOON, Server, pause};
+use crate::vms::{clean_up, exec, server_with};
 
 fn list() -> Value {
     json!({ "mode": "allow", "hosts": ["github.com", "*.npmjs.org"], "cidrs": ["203.0.113.0/24"] })
@@ -184,4 +185,55 @@ async fn vm_that_cannot_be_held_is_not_handed_over_and_a_change_that_failed_is_t
         assert!(tokio::time::Instant::now() < deadline, "the VM was not told again");
         pause().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real VM (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn real_claimed_vm_is_held_to_its_list_and_never_reaches_the_server() {
+    /// The exit code of each attempt, in a line.
+    const TRY: &str = "try() { curl --silent --max-time 20 --output /dev/null --head \"$1\"; printf '%s ' $?; }";
+    let server = server_with(|_| {}).await;
+    let project = server.project(json!({ "name": "egress", "vmSize": "small" })).await;
+    let pool = format!("{project}/warm-pool");
+    server.patch(&pool, json!({ "enabled": true, "targetSize": 1 })).await;
+    server.until_full(BOOT, &project, 1).await;
+    let egress = format!("{project}/egress");
+    server
+        .put(&egress, json!({ "mode": "allow", "hosts": ["deb.debian.org"] }))
+        .await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    server.patch(&pool, json!({ "enabled": false })).await;
+    let id = claim["id"].as_str().unwrap();
+    let attempts = async |urls: &[&str]| {
+        let tries: Vec<String> = urls.iter().map(|url| format!("try {url}")).collect();
+        let reply = exec(&server, id, &format!("{TRY}; {}", tries.join("; "))).await;
+        reply["stdout"].as_str().unwrap().trim().to_owned()
+    };
+    let port = server.address.port();
+    let api =
+        ["10.0.2.2", "127.0.0.1", "10.0.9.2", "198.18.0.1"].map(|address| format!("http://{address}:{port}/healthz"));
+    let api: Vec<&str> = api.iter().map(String::as_str).collect();
+    assert_eq!(attempts(&api).await, "7 7 7 7");
+    let urls = [
+        "http://deb.debian.org/",
+        "http://pypi.org/",
+        "http://1.1.1.1/",
+        "http://169.254.169.254/",
+    ];
+    assert_eq!(attempts(&urls).await, "0 6 7 7");
+    let shown = server.get(&format!("/instances/{id}/egress")).await;
+    let refused: Vec<&str> = shown["refused"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|attempt| attempt["target"].as_str().unwrap())
+        .collect();
+    for target in ["pypi.org", "1.1.1.1:80", "169.254.169.254:80"] {
+        assert!(refused.contains(&target), "{target}: {refused:?}");
+    }
+    let set = server.put(&egress, json!({ "mode": "open" })).await;
+    assert_eq!(set["pending"], json!([]));
+    assert_eq!(attempts(&urls).await, "0 0 0 7");
+    assert_eq!(attempts(&api).await, "7 7 7 7");
+    clean_up(server, &project).await;
 }
