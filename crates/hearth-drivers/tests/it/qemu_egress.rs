@@ -51,7 +51,7 @@ async fn curl(client: &AgentClient, url: &str) -> (Option<i32>, String) {
 }
 
 async fn ask(client: &AgentClient, server: &str, name: &str) -> String {
-    let (_, printed) = shell(client, &format!("python3 /tmp/ask.py {server} {name}")).await;
+    let (_, printed) = shell(client, &format!("python3 /root/ask.py {server} {name}")).await;
     printed.trim().to_owned()
 }
 
@@ -96,7 +96,7 @@ async fn vm_with_a_list_reaches_what_is_on_it_and_nothing_else() {
     let id = VmId::generate();
     driver.create(&spec(&rig, &id)).await.unwrap();
     let client = agent(&*driver, &id).await;
-    let write = format!("cat > /tmp/ask.py <<'EOF'\n{ASK}\nEOF");
+    let write = format!("cat > /root/ask.py <<'EOF'\n{ASK}\nEOF");
     assert_eq!(shell(&client, &write).await.0, Some(0));
     assert_eq!(
         curl(&client, &format!("http://{OTHER}/")).await.0,
@@ -213,7 +213,7 @@ async fn policy_is_changed_while_the_vm_runs_and_outlives_the_gateway() {
 
     // A connection that is open ends when the policy does not allow it any more.
     let talk = format!(
-        "exec 3<>/dev/tcp/{host}/{port}; (cat <&3 >/tmp/heard) & while echo word >&3; do sleep 0.1; done; echo ended >/tmp/ended"
+        "trap \"\" PIPE; exec 3<>/dev/tcp/{host}/{port}; (cat <&3 >/root/heard) & while echo word >&3; do sleep 0.1; done; echo ended >/root/ended"
     );
     let (code, printed) = shell(
         &client,
@@ -222,7 +222,7 @@ async fn policy_is_changed_while_the_vm_runs_and_outlives_the_gateway() {
     .await;
     assert_eq!((code, printed.as_str()), (Some(0), "begun\n"));
     eventually("the server answers", SOON, async || {
-        let (_, heard) = shell(&client, "cat /tmp/heard").await;
+        let (_, heard) = shell(&client, "cat /root/heard").await;
         heard.contains("word").then_some(())
     })
     .await;
@@ -231,7 +231,7 @@ async fn policy_is_changed_while_the_vm_runs_and_outlives_the_gateway() {
         .await
         .unwrap();
     eventually("the connection ended", SOON, async || {
-        let (code, _) = shell(&client, "test -e /tmp/ended").await;
+        let (code, _) = shell(&client, "test -e /root/ended").await;
         (code == Some(0)).then_some(())
     })
     .await;
