@@ -64,7 +64,7 @@ async fn serve() -> std::io::Result<()> {
     let resolver = resolver::Resolver::bind(RESOLVER, slots.clone()).await?;
     tokio::spawn(resolver.run());
     tokio::spawn(slots.clone().keep());
-    // Whoever started us reads no more than this.
+    // The server that started us reads no more than this.
     tokio::io::stdout().write_all(b"ready\n").await?;
     loop {
         let (stream, _) = listener.accept().await?;
