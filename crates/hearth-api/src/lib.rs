@@ -6,6 +6,7 @@
 pub mod claim;
 pub mod counted;
 pub mod credential;
+pub mod egress;
 pub mod error;
 pub mod exec;
 pub mod explain;

@@ -42,6 +42,8 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         installation: format!("bench-{}", std::process::id()),
         accel: Accel::Auto,
         vm_user: None,
+        gateway: hearth_drivers::gateway_program(),
+        dns_upstream: None,
     })?;
     let done = with_driver(bench, &driver, &data).await;
     let ended = end(&driver).await;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hearth_api::egress::{EgressPolicy, RefusedAttempt};
 use hearth_api::ids::VmId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -149,6 +150,17 @@ pub struct Created {
     pub image: String,
 }
 
+/// What a VM may reach, and what it was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// What it is held to.
+    pub policy: EgressPolicy,
+    /// What it was refused, the latest first.
+    pub refused: Vec<RefusedAttempt>,
+    /// Whether there were more different attempts than are kept.
+    pub more: bool,
+}
+
 /// The hands: makes, finds and destroys VMs.
 #[async_trait]
 pub trait Driver: Send + Sync + fmt::Debug {
@@ -239,6 +251,13 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// The last `max_bytes` of what the VM wrote to its console.
     async fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError>;
+
+    /// Holds a VM to a policy: from now on it connects to nothing else, and connections that it has to anything else end. A VM that was
+    /// just made may reach everything public. Success when it is held to it already.
+    async fn hold_egress(&self, id: &VmId, policy: &EgressPolicy) -> Result<(), DriverError>;
+
+    /// What a VM may reach, and what it was refused.
+    async fn egress(&self, id: &VmId) -> Result<Egress, DriverError>;
 
     /// Ends the VM and removes everything of it, whatever state it is in; success when there is nothing (left).
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError>;

@@ -16,8 +16,11 @@ pub use checkpoint::{
     VmUsage,
 };
 pub use driver::{
-    ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, FullDisk, VmInfo, VmShape, VmSpec, VmState,
+    ByteStream, CALL_TIMEOUT, Capabilities, Created, Driver, DriverError, Egress, FullDisk, VmInfo, VmShape, VmSpec,
+    VmState,
 };
 pub use hearth_core::checkpoint::{CheckpointKey, InvalidKey};
 pub use locks::Locks;
-pub use network::{host_addresses, not_public};
+pub use network::{
+    GATEWAY_WORD, closed_network, gateway_program, host_addresses, never_open, not_public, parse_resolver, run_gateway,
+};

@@ -33,6 +33,7 @@ use crate::templates::gc::Gc;
 use crate::templates::images::Images;
 use crate::vms::admission::Admission;
 use crate::vms::connections::Connections;
+use crate::vms::egress::Egress;
 use crate::vms::guest_requests::GuestRequests;
 use crate::vms::host_keys::HostKeys;
 use crate::vms::idle::IdlePause;
@@ -138,6 +139,7 @@ impl App {
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
         let boots = Actor::new(driver.clone(), builder, pause.clone(), endings);
+        let egress = Egress::new(store.clone(), driver.clone());
         let pools = Observer::new(
             &boots,
             recipes.clone(),
@@ -161,6 +163,7 @@ impl App {
             admission: Arc::new(pools.clone()),
             host_keys,
             guest_requests: guest_requests.clone(),
+            egress: egress.clone(),
             keys: Locks::default(),
         });
         let controller = Controller::new(
@@ -188,6 +191,7 @@ impl App {
             command_timeout: options.command_timeout,
             claims,
             pause,
+            egress,
             set_ups,
             watch,
             hooks: HookGate::new(options.webhook_secret.clone(), options.requests_per_second),
@@ -220,6 +224,7 @@ impl App {
         let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let (mirrors_stop, requests_stop, idle_stop) = (stop.clone(), stop.clone(), stop.clone());
+        let (egress, egress_stop) = (state.egress.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
@@ -227,6 +232,7 @@ impl App {
             tokio::spawn(async move { watch.run(watch_stop).await }),
             tokio::spawn(async move { guest_requests.run(requests_stop).await }),
             tokio::spawn(async move { idle.run(idle_stop).await }),
+            tokio::spawn(async move { egress.run(egress_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

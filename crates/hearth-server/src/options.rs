@@ -1,6 +1,6 @@
 //! How a server is started.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct ServeOptions {
     pub claimed_reserve: u8,
     /// Names below this one, `{port}-{id}.<domain>`, lead to ports of VMs.
     pub ports_domain: Option<String>,
+    /// Who answers the VMs' name queries; `None`: the resolver of this host.
+    pub dns_upstream: Option<SocketAddrV4>,
     /// Time between two passes of the loop when no wake comes. A VM that died is noticed after one such time.
     pub tick: Duration,
     /// How long a minute of a project's `idlePauseMinutes` lasts; a test makes it short.
@@ -156,6 +158,7 @@ impl ServeOptions {
             memory_mib: total_memory_mib() / 4 * MEMORY_QUARTERS,
             claimed_reserve: CLAIMED_RESERVE,
             ports_domain: Some(PORTS_DOMAIN.to_owned()),
+            dns_upstream: None,
             tick: TICK,
             idle_minute: Duration::from_secs(60),
             write_faults: None,

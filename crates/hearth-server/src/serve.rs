@@ -218,6 +218,8 @@ fn driver(options: &ServeOptions, installation: String) -> Result<Arc<dyn Driver
             installation,
             accel: options.accel,
             vm_user: None,
+            gateway: hearth_drivers::gateway_program(),
+            dns_upstream: options.dns_upstream,
         })?),
         DriverKind::Fake => Arc::new(FakeDriver::new(0, FakeOptions::default())),
     })

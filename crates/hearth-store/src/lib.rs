@@ -10,6 +10,7 @@ mod claim_rules;
 mod claims;
 mod controller;
 mod credentials;
+mod egress;
 mod find;
 mod forks;
 mod instances;

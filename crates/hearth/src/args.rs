@@ -7,8 +7,8 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    checkpoint, claim, claims, completion, cp, credential, doctor, env, exec, fork, forward, image, instance, logs, ls,
-    man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template, token,
+    checkpoint, claim, claims, completion, cp, credential, doctor, egress, env, exec, fork, forward, image, instance,
+    logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template, token,
 };
 
 const AFTER_HELP: &str = "\
@@ -170,6 +170,9 @@ pub(crate) enum Command {
     Pause(pause::PauseArgs),
     /// Resume a claimed VM that is paused
     Resume(pause::ResumeArgs),
+    /// What a project's claimed VMs may connect to, and what they were refused
+    #[command(subcommand)]
+    Egress(egress::EgressCommand),
     /// Write the manual pages
     Man(man::ManArgs),
     /// Make running copies of a claimed VM, each with a claim of its own

@@ -37,6 +37,13 @@ fn main() -> ExitCode {
     if let Some(code) = complete::answer() {
         return code;
     }
+    // Not a command: what the server starts in the VM network.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == hearth_drivers::GATEWAY_WORD)
+    {
+        return hearth_drivers::run_gateway();
+    }
     if std::env::args_os().len() == 1 {
         // A reader that went away is no fault.
         let _ = std::io::stdout().lock().write_all(start::TEXT.as_bytes());

@@ -6,6 +6,7 @@
 
 mod call;
 mod credentials;
+mod egress;
 mod error;
 mod exec;
 mod files;

@@ -355,6 +355,26 @@ value! {
 }
 
 value! {
+    /// A host name, or `*.` and a name for all names below that.
+    EgressHost {
+        chars: 1..=253,
+        pattern: r"^(?![0-9.]+$)(\*\.)?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$",
+        message: "must be a host name in small letters, as in registry.npmjs.org, or *.npmjs.org for all names below npmjs.org",
+        example: "*.npmjs.org",
+    }
+}
+
+value! {
+    /// An IPv4 address or network. VMs have no IPv6.
+    EgressNetwork {
+        chars: 7..=18,
+        pattern: r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(/(3[0-2]|[12]?[0-9]))?$",
+        message: "must be an IPv4 address or network, as in 203.0.113.7 or 203.0.113.0/24 (VMs have no IPv6)",
+        example: "203.0.113.0/24",
+    }
+}
+
+value! {
     /// `nextCursor` of the page before. The pattern is that of exactly the texts that decode: a version and then the characters of an
     /// id, in hexadecimal.
     Cursor {
@@ -385,6 +405,8 @@ shown!(
     TerminalKind,
     SessionTag,
     SignalName,
+    EgressHost,
+    EgressNetwork,
     Cursor
 );
 
@@ -401,7 +423,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 23] = [
+pub const RULES: [Rule; 25] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -424,6 +446,8 @@ pub const RULES: [Rule; 23] = [
     CredentialUsername::RULE,
     CredentialSecret::RULE,
     CheckpointName::RULE,
+    EgressHost::RULE,
+    EgressNetwork::RULE,
     crate::ids::RULE,
 ];
 

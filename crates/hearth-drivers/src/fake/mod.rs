@@ -2,6 +2,7 @@
 //! serves the real agent protocol, and delays and fails as planned and seeded. Never a default: it runs no command.
 
 mod agent;
+mod egress;
 mod files;
 mod lateness;
 mod machines;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use hearth_api::egress::EgressPolicy;
 use hearth_api::ids::VmId;
 use hearth_guest::requests::{GuestQuestion, HostAnswer};
 use hearth_guest::{Activate, ExecSpec};
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, ForkStart, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
+    Egress, ForkSpec, ForkStart, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
 };
 use agent::Guest;
 use lateness::Lateness;
@@ -79,6 +81,8 @@ struct Inhabited {
     answers_at: tokio::time::Instant,
     /// Ends the stream that is open now.
     connection: CancellationToken,
+    /// What it may reach, and what it was refused.
+    egress: Egress,
 }
 
 impl Inhabited {
@@ -88,6 +92,7 @@ impl Inhabited {
             guest: Arc::new(guest),
             answers_at,
             connection: CancellationToken::new(),
+            egress: Egress::default(),
         }
     }
 }
@@ -577,6 +582,14 @@ impl Driver for FakeDriver {
     async fn console(&self, id: &VmId, max_bytes: u64) -> Result<Vec<u8>, DriverError> {
         self.call(Verb::Console, async { self.world.console(id, max_bytes) })
             .await
+    }
+
+    async fn hold_egress(&self, id: &VmId, policy: &EgressPolicy) -> Result<(), DriverError> {
+        self.hold(id, policy).await
+    }
+
+    async fn egress(&self, id: &VmId) -> Result<Egress, DriverError> {
+        self.egress_of(id)
     }
 
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {

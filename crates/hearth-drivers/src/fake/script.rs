@@ -47,6 +47,8 @@ pub enum Verb {
     Usage,
     /// `snapshot`
     Snapshot,
+    /// `hold_egress`
+    HoldEgress,
 }
 
 /// Which of the three errors.

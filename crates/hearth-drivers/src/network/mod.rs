@@ -1,15 +1,22 @@
-//! The VM network: one private network namespace per installation in which every QEMU runs, so that no guest reaches the
-//! host's loopback, the host's own addresses or a private network behind it, and yet all of them reach the world.
+//! The VM network: private network namespaces in which every QEMU runs, so that no guest reaches the
+//! host's loopback, the host's own addresses or a private network behind it, and yet all of them reach the world, or what their
+//! project's egress policy lets them reach of it.
 //!
-//! Three parts, none of which needs root: a **holder** (a sleeping process in a user, network and mount namespace of its own),
-//! packet rules inside it, and an **uplink** (slirp4netns). They are made in that order, so the network is never open.
+//! Four parts, none of which needs root: a **holder** (a sleeping process in a user, network and mount namespace of its own),
+//! packet rules inside it, an **uplink** (slirp4netns), and the [**gateway**](gateway) between VMs and the uplink, which gives each VM
+//! a namespace of its own. They are made in that order, so the network is never open.
 //! They outlive the server; the next one adopts them. This module starts no VM and knows nothing of their files,
 //! except that the holder's mount namespace shows them under the short path [`INSIDE`].
 
+mod egress;
+mod gateway;
 mod rules;
 
-pub use rules::{host_addresses, not_public};
+pub use egress::{gateway_program, parse_resolver};
+pub use gateway::{WORD as GATEWAY_WORD, run as run_gateway};
+pub use rules::{closed_network, host_addresses, never_open, not_public};
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,7 +39,7 @@ pub(crate) const INSIDE: &str = "/mnt";
 /// The interface inside the namespace.
 const INTERFACE: &str = "tap0";
 /// As large as slirp4netns allows: packets of this link never touch a wire.
-const MTU: &str = "65520";
+const MTU: u32 = 65520;
 /// Longest wait for a helper to come up. They need about 50 ms; a machine busy booting VMs gets some more.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Longest wait for a killed helper to be gone.
@@ -47,7 +54,7 @@ mount --bind "$1/vms" "$1/network/root/vms"
 mount --bind "$1/templates" "$1/network/root/templates"
 mount --bind "$2" "$1/network/root/images"
 mount --rbind "$1/network/root" /mnt
-mount --bind /mnt/resolv.conf /etc/resolv.conf
+mount --bind /mnt/gateway.conf /etc/resolv.conf
 case "$1" in /mnt|/mnt/*) ;; *) mount -t tmpfs -o size=4k,mode=0555 none "$1" ;; esac
 "#;
 /// Says that the namespaces stand and sleeps for ever.
@@ -68,7 +75,7 @@ const KVM: &str = "name=kvm minor=232";
 pub(crate) const KEEP_FOR_NAMESPACES: [&str; 4] = ["--inh-caps", "+sys_admin", "--ambient-caps", "+sys_admin"];
 
 /// Counts up when [`MOUNTS`] changes: a holder that an older server has made does not show everything, and is replaced.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What stands, as written to `network/network.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +85,12 @@ struct Record {
     layout: u32,
     holder: Option<ProcessId>,
     uplink: Option<ProcessId>,
-    /// Uplinks of holders that died while VMs still ran in their namespace: those VMs keep their network until they end.
+    #[serde(default)]
+    gateway: Option<ProcessId>,
+    /// What the gateway was last told that holds for all VMs.
+    #[serde(default)]
+    configured: Option<String>,
+    /// Uplinks and gateways of holders that died while VMs still ran in their namespace: those VMs keep their network until they end.
     #[serde(default)]
     retired: Vec<ProcessId>,
     /// The packet rules as last applied.
@@ -92,17 +104,30 @@ pub(crate) struct VmNetwork {
     images_dir: PathBuf,
     marker: String,
     user: VmUser,
+    /// What becomes the gateway.
+    program: PathBuf,
+    /// Who answers the VMs' name queries.
+    upstream: SocketAddrV4,
     gate: Mutex<()>,
 }
 
 impl VmNetwork {
     /// Both folders must exist and be absolute.
-    pub(crate) fn new(data_dir: PathBuf, images_dir: PathBuf, installation: &str, user: VmUser) -> Self {
+    pub(crate) fn new(
+        data_dir: PathBuf,
+        images_dir: PathBuf,
+        installation: &str,
+        user: VmUser,
+        program: PathBuf,
+        upstream: Option<SocketAddrV4>,
+    ) -> Self {
         Self {
             data_dir,
             images_dir,
             marker: format!("{MARKER}={installation}"),
             user,
+            program,
+            upstream: upstream.unwrap_or(rules::DNS),
             gate: Mutex::new(()),
         }
     }
@@ -113,12 +138,21 @@ impl VmNetwork {
 
     /// The words to put before a command so that it runs inside, as the VMs' user.
     pub(crate) fn enter(&self, holder: i32) -> Vec<String> {
+        self.enter_by(holder, "--net")
+    }
+
+    /// The same in a VM's namespace.
+    pub(crate) fn enter_namespace(&self, holder: i32, namespace: &str) -> Vec<String> {
+        self.enter_by(holder, &format!("--net={namespace}"))
+    }
+
+    fn enter_by(&self, holder: i32, net: &str) -> Vec<String> {
         let mut arguments = self.user.prefix();
         let nsenter = [
             "nsenter",
             "--preserve-credentials",
             "--user",
-            "--net",
+            net,
             "--mount",
             "--target",
         ];
@@ -148,6 +182,7 @@ impl VmNetwork {
             Some(holder) => holder,
             None => {
                 record.retired.extend(record.uplink.take());
+                record.retired.extend(record.gateway.take());
                 record.retired.retain(|uplink| uplink.is_alive().unwrap_or(true));
                 record.rules = None;
                 let holder = self.start_holder().await?;
@@ -159,13 +194,24 @@ impl VmNetwork {
         };
         let addresses =
             rules::host_addresses().map_err(|error| error::io("cannot list this host's addresses", error))?;
-        let wanted = rules::text(&addresses);
+        let wanted = rules::text(&addresses, self.upstream);
         if record.rules.as_ref() != Some(&wanted) {
             self.apply_rules(holder.pid, &wanted).await?;
             record.rules = Some(wanted);
         }
         if living(record.uplink.as_ref())?.is_none() {
             record.uplink = Some(self.start_uplink(holder.pid).await?);
+        }
+        if living(record.gateway.as_ref())?.is_none() {
+            record.gateway = Some(self.start_gateway(holder.pid).await?);
+            record.configured = None;
+            self.save(&record)?;
+        }
+        let closed = rules::closed(&addresses);
+        let wanted = format!("{closed:?} {}", self.upstream);
+        if record.configured.as_ref() != Some(&wanted) {
+            self.configure(holder.pid, closed).await?;
+            record.configured = Some(wanted);
         }
         if record != before {
             self.save(&record)?;
@@ -181,6 +227,7 @@ impl VmNetwork {
             .holder
             .into_iter()
             .chain(record.uplink)
+            .chain(record.gateway)
             .chain(record.retired)
             .collect();
         // Those of a server that was killed between starting a helper and writing its record.
@@ -203,9 +250,17 @@ impl VmNetwork {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
-        for file in ["network.json", "holder.log", "uplink.log", "root/resolv.conf"] {
+        for file in [
+            "network.json",
+            "holder.log",
+            "uplink.log",
+            "gateway.log",
+            "root/resolv.conf",
+            "root/gateway.conf",
+        ] {
             gone(std::fs::remove_file(folder.join(file)))?;
         }
+        self.remove_places()?;
         for empty in ["root/vms", "root/templates", "root/images", "root", "device", ""] {
             gone(std::fs::remove_dir(folder.join(empty)))?;
         }
@@ -242,7 +297,7 @@ impl VmNetwork {
     async fn start_holder(&self) -> Result<ProcessId, DriverError> {
         let retired = self.load()?.retired;
         for stray in self.find_marked()? {
-            if !retired.contains(&stray) && !self.is_uplink(&stray) {
+            if !retired.contains(&stray) && !self.serves_vms(&stray) {
                 tracing::warn!(pid = stray.pid, "ending a stray holder of the VM network");
                 let _ = stray.kill(END_DEADLINE).await;
             }
@@ -286,9 +341,11 @@ impl VmNetwork {
             .map_err(|error| error::io("cannot look for the VM network's helpers", error))
     }
 
-    /// Whether a marked process is an uplink rather than a holder.
-    fn is_uplink(&self, process: &ProcessId) -> bool {
-        std::fs::read(format!("/proc/{}/cmdline", process.pid)).is_ok_and(|line| line.starts_with(b"slirp4netns"))
+    /// Whether a marked process is an uplink or a gateway rather than a holder.
+    fn serves_vms(&self, process: &ProcessId) -> bool {
+        let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        line.starts_with(b"slirp4netns") || words.any(|word| word == gateway::WORD.as_bytes())
     }
 
     fn prepare_folder(&self) -> std::io::Result<()> {
@@ -304,8 +361,9 @@ impl VmNetwork {
             std::fs::create_dir_all(path)?;
         }
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755))?;
-        let resolver = root.join("resolv.conf");
-        std::fs::write(&resolver, format!("nameserver {}\n", rules::DNS))?;
+        // Not the file that holders of older servers show: the VMs in those have no gateway.
+        let resolver = root.join("gateway.conf");
+        std::fs::write(&resolver, format!("nameserver {}\n", gateway::ADDRESS))?;
         std::fs::set_permissions(&resolver, std::fs::Permissions::from_mode(0o644))
     }
 

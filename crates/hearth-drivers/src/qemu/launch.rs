@@ -82,7 +82,7 @@ pub(super) async fn launch_within(
         disks: &disks,
         start: restore.map_or(Start::Boot, |_| Start::Restore),
     };
-    let mut arguments = inner.network.enter(holder);
+    let mut arguments = inner.network.take(holder, &record.id).await?;
     arguments.extend(command::arguments(&wanted));
     let log = folder
         .open_log()

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use hearth_api::egress::EgressPolicy;
 use hearth_api::ids::VmId;
 use hearth_image::Stores;
 
@@ -43,7 +44,7 @@ use crate::process::{self, ProcessId};
 use crate::vm_user::VmUser;
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
-    ForkSpec, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
+    Egress, ForkSpec, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
 use folder::{Record, VmFolder};
@@ -126,6 +127,8 @@ impl QemuDriver {
             options.images_dir.clone(),
             &options.installation,
             user.clone(),
+            options.gateway.clone(),
+            options.dns_upstream,
         );
         let inner = Arc::new(Inner {
             vms,
@@ -355,6 +358,7 @@ impl Inner {
     /// Ends and removes everything of a VM. The caller holds its gate.
     async fn remove(&self, id: &VmId) -> Result<(), DriverError> {
         self.streams.end(id);
+        self.network.forget(id);
         let folder = self.folder(id);
         let mut processes: Vec<ProcessId> = self.recorded_process(id)?.into_iter().collect();
         // One that was started by a server killed before it could write the number down.
@@ -585,6 +589,28 @@ impl Driver for QemuDriver {
             },
             Err(error) => Err(error::io(format!("cannot read the console of {id}"), error)),
         }
+    }
+
+    async fn hold_egress(&self, id: &VmId, policy: &EgressPolicy) -> Result<(), DriverError> {
+        let (inner, id, policy) = (self.inner.clone(), id.clone(), policy.clone());
+        to_the_end(async move {
+            if inner.inspect(&id)? == Some(VmState::Saved) {
+                return inner.network.hold_later(&id, &policy);
+            }
+            inner.need_alive(&id)?;
+            inner.network.hold(&id, &policy).await
+        })
+        .await
+    }
+
+    async fn egress(&self, id: &VmId) -> Result<Egress, DriverError> {
+        if self.inner.inspect(id)? != Some(VmState::Saved) {
+            self.inner.need_alive(id)?;
+        }
+        let place = self.inner.network.place(id)?;
+        let (refused, more) = self.inner.network.refused(id).await?;
+        let policy = place.map(|place| place.policy).unwrap_or_default();
+        Ok(Egress { policy, refused, more })
     }
 
     async fn destroy(&self, id: &VmId) -> Result<(), DriverError> {

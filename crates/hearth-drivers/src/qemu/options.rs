@@ -1,5 +1,6 @@
 //! How the driver is opened.
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 /// Hardware virtualisation: found out, or prescribed.
@@ -29,4 +30,8 @@ pub struct QemuOptions {
     pub accel: Accel,
     /// The user id for QEMU when the server is root; `None` for the built-in one.
     pub vm_user: Option<u32>,
+    /// The program that becomes the VM network's gateway: see [`gateway_program`](crate::gateway_program).
+    pub gateway: PathBuf,
+    /// Who answers the VMs' name queries; `None`: the resolver of this host.
+    pub dns_upstream: Option<SocketAddrV4>,
 }

@@ -116,7 +116,8 @@ pub(super) async fn save(inner: &Inner, id: &VmId) -> Result<(), DriverError> {
         }
     }
     inner.streams.end(id);
-    inner.end_processes(id).await
+    inner.end_processes(id).await?;
+    inner.network.leave(id)
 }
 
 async fn write(inner: &Inner, folder: &VmFolder, monitor: &mut Monitor) -> io::Result<()> {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hearth_api::egress::{EgressMode, EgressPolicy};
 use hearth_api::ids::VmId;
 use hearth_drivers::{
-    CheckDepth, CheckpointFault, CheckpointKey, CheckpointSpec, Driver, DriverError, ForkPurpose, ForkSpec, ForkStart,
-    SnapshotSpec, VmShape, VmSpec, VmState,
+    CheckDepth, CheckpointFault, CheckpointKey, CheckpointSpec, Driver, DriverError, Egress, ForkPurpose, ForkSpec,
+    ForkStart, SnapshotSpec, VmShape, VmSpec, VmState,
 };
 use hearth_guest::client::AgentClient;
 
@@ -393,4 +394,37 @@ pub(crate) async fn a_vm_in_use_is_forked_and_continues(rig: &impl Rig) {
     for from_the_top in [&below, &above, &third, &second, &first, &template] {
         driver.remove_checkpoint(from_the_top).await.unwrap();
     }
+}
+
+pub(crate) async fn a_vm_is_held_to_a_policy_until_another_one_and_a_fork_to_none(rig: &impl Rig) {
+    let driver = rig.driver();
+    let nobody = VmId::generate();
+    let list = EgressPolicy {
+        mode: EgressMode::Allow,
+        hosts: vec!["*.example.org".try_into().unwrap()],
+        cidrs: vec!["203.0.113.0/24".try_into().unwrap()],
+    };
+    assert!(is_permanent(&driver.egress(&nobody).await) && is_permanent(&driver.hold_egress(&nobody, &list).await));
+    let (id, client) = freezable(rig).await;
+    assert_eq!(driver.egress(&id).await.unwrap(), Egress::default());
+    for policy in [&list, &list, &EgressPolicy::default(), &list] {
+        driver.hold_egress(&id, policy).await.unwrap();
+        assert_eq!(driver.egress(&id).await.unwrap().policy, *policy);
+    }
+    // The next server finds it so, and in a paused VM it can be changed too.
+    assert_eq!(rig.reopen().egress(&id).await.unwrap().policy, list);
+    let key = key("e");
+    driver.checkpoint(&id, &freeze(&key, None)).await.unwrap();
+    let copy = VmId::generate();
+    let spec = fork(&copy, &key, ForkPurpose::Instance, ForkStart::Paused);
+    driver.fork(&spec).await.unwrap();
+    assert_eq!(driver.egress(&copy).await.unwrap(), Egress::default());
+    driver.hold_egress(&copy, &list).await.unwrap();
+    assert_eq!(driver.egress(&copy).await.unwrap().policy, list);
+    drop(client);
+    for vm in [&copy, &id] {
+        driver.destroy(vm).await.unwrap();
+    }
+    assert!(is_permanent(&driver.egress(&id).await));
+    driver.remove_checkpoint(&key).await.unwrap();
 }

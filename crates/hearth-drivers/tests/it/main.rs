@@ -10,6 +10,7 @@ mod host;
 mod qemu;
 mod qemu_access;
 mod qemu_crash;
+mod qemu_egress;
 mod qemu_forks;
 mod qemu_network;
 mod qemu_save;
@@ -49,6 +50,7 @@ macro_rules! contract_suite {
             a_vm_paused_to_the_disk_costs_no_memory_and_continues,
             a_vm_that_ended_cannot_be_paused_to_the_disk,
             a_vm_in_use_is_forked_and_continues,
+            a_vm_is_held_to_a_policy_until_another_one_and_a_fork_to_none,
         );
     };
 }

@@ -53,6 +53,8 @@ pub(crate) fn open(data_dir: PathBuf, label: &str) -> QemuDriver {
         installation,
         accel: Accel::Auto,
         vm_user: None,
+        gateway: hearth_drivers::gateway_program(),
+        dns_upstream: None,
     })
     .unwrap()
 }

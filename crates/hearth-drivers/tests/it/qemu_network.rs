@@ -33,7 +33,7 @@ fn serve(address: IpAddr) -> (u16, Arc<AtomicUsize>) {
     (port, count)
 }
 
-fn host_addresses() -> Vec<Ipv4Addr> {
+pub(crate) fn host_addresses() -> Vec<Ipv4Addr> {
     let interfaces = nix::ifaddrs::getifaddrs().unwrap();
     let addresses = interfaces.filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| address.ip()));
     addresses.filter(|address| !address.is_loopback()).collect()

@@ -115,6 +115,7 @@ impl Claims {
         }
         drop(room);
         let batch = Batch {
+            project: from.project.clone(),
             from: from.key.clone(),
             forks,
             keyed: task.key.is_some(),
@@ -158,6 +159,7 @@ impl Claims {
         }
         drop(room);
         let batch = Batch {
+            project: row.project.clone(),
             from: from.key.clone(),
             forks,
             keyed: true,

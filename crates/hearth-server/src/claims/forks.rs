@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _};
 use hearth_api::claim::{ClaimReply, ClaimSource};
 use hearth_api::fork::{ForkReply, ForkedClaim};
-use hearth_api::ids::{InstanceId, VmId};
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::values::TaskId;
 use hearth_core::redact::Redactor;
 use hearth_core::time::millis;
@@ -55,6 +55,7 @@ pub struct ForkOrder {
 
 /// Forks that have rows and are to be made.
 pub(super) struct Batch {
+    pub(super) project: ProjectId,
     pub(super) from: CheckpointKey,
     pub(super) forks: Vec<NewFork>,
     /// Without keys no request can ask for them again: when theirs is gone they are taken back.
@@ -213,6 +214,7 @@ impl Claims {
             match self.store.begin_forks(&forks_order, now).await? {
                 BegunForks::Begun => {
                     return Ok(Batch {
+                        project: row.project.clone(),
                         from,
                         forks,
                         keyed,
@@ -278,23 +280,35 @@ impl Claims {
     pub(super) async fn make_forks(&self, batch: &Batch, came: Instant) -> Result<Vec<MadeFork>, ForkError> {
         let mut making = Vec::new();
         for fork in &batch.forks {
-            making.push(self.make_fork(&batch.from, fork, came));
+            making.push(self.make_fork(batch, fork, came));
         }
         let made = futures::stream::iter(making).buffered(AT_ONCE).try_collect();
         let made: Result<Vec<MadeFork>, String> = made.await;
         made.map_err(|reason| ForkError::Copy(batch.redactor.redact(&reason)))
     }
 
-    async fn make_fork(&self, from: &CheckpointKey, fork: &NewFork, came: Instant) -> Result<MadeFork, String> {
+    async fn make_fork(&self, batch: &Batch, fork: &NewFork, came: Instant) -> Result<MadeFork, String> {
+        // Its processes run from its first moment on: with a policy it waits until it is held to that.
+        let is_held = self.egress.is_set(&batch.project).await;
+        let is_held = is_held.map_err(|error| error.to_string())?;
         let spec = ForkSpec {
             id: fork.vm.clone(),
-            from: from.clone(),
+            from: batch.from.clone(),
             purpose: ForkPurpose::Instance,
             shape: None,
-            start: ForkStart::Running,
+            start: match is_held {
+                true => ForkStart::Paused,
+                false => ForkStart::Running,
+            },
         };
         let forked = self.driver.fork(&spec).await;
         forked.map_err(|error| error.to_string())?;
+        if is_held {
+            let held = self.egress.begin(&batch.project, &fork.vm).await;
+            held.map_err(|error| error.to_string())?;
+            let resumed = self.driver.resume(&fork.vm).await;
+            resumed.map_err(|error| error.to_string())?;
+        }
         let agent = self.reach(&fork.vm).await?;
         let activated = identity::assign(&self.connections, &self.host_keys, &fork.vm, &agent).await;
         let activated = activated.map_err(|error| error.to_string())?;
@@ -359,11 +373,7 @@ impl Claims {
     }
 
     /// Knows what the VMs of a user's claims may hold.
-    pub(super) async fn redactor_of(
-        &self,
-        project: &hearth_api::ids::ProjectId,
-        owner: Option<&str>,
-    ) -> Result<Redactor, ForkError> {
+    pub(super) async fn redactor_of(&self, project: &ProjectId, owner: Option<&str>) -> Result<Redactor, ForkError> {
         use crate::secrets::redactors;
         use crate::store::VariableOwner;
         let mut all = self.store.variables(project, VariableOwner::Shared).await?;

@@ -28,6 +28,7 @@ use crate::secrets::git_config::{self, Committer};
 use crate::secrets::{env_file, redactors};
 use crate::store::{InstanceRow, NewClaim, ProjectRow, StoreError, Taken, VariableOwner, VariableRow};
 use crate::vms::connections::{ConnectError, RESTARTED};
+use crate::vms::egress::NotHeld;
 
 /// A ready VM has this long to be resumed and to answer when it is handed over; then the next one is tried. A healthy one takes
 /// milliseconds, and a host where fifty are asked for at once half a second.
@@ -68,6 +69,15 @@ impl From<AgentError> for Unfit {
 impl From<ConnectError> for Unfit {
     fn from(error: ConnectError) -> Self {
         Self::Instance(error.to_string())
+    }
+}
+
+impl From<NotHeld> for Unfit {
+    fn from(error: NotHeld) -> Self {
+        match error {
+            NotHeld::Store(error) => Self::Store(error),
+            error @ NotHeld::Driver(_) => Self::Instance(error.to_string()),
+        }
     }
 }
 
@@ -189,6 +199,10 @@ impl Claims {
         row: &InstanceRow,
         trace: &mut Trace,
     ) -> Result<Vec<ClaimedRepo>, Unfit> {
+        // While it is still paused: nothing of the task is in it yet.
+        if self.egress.begin(&row.project, &row.vm).await? {
+            trace.phase("egress");
+        }
         let budget = Instant::now() + ANSWER_BUDGET;
         let agent = self.resume_and_connect(row, budget, trace).await?;
         let is_current = row.recipe == seen.target.recipe;

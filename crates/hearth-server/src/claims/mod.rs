@@ -28,6 +28,7 @@ use crate::recipes::target::Recipes;
 use crate::repos::mirrors::Mirrors;
 use crate::store::{ProjectRow, Store, StoreError};
 use crate::vms::connections::Connections;
+use crate::vms::egress::Egress;
 use crate::vms::guest_requests::GuestRequests;
 use crate::vms::host_keys::HostKeys;
 use crate::vms::pause::Pause;
@@ -109,6 +110,8 @@ pub struct Parts {
     pub host_keys: HostKeys,
     /// Answers what is asked in claimed VMs.
     pub guest_requests: GuestRequests,
+    /// Holds VMs to egress policies.
+    pub egress: Egress,
     /// One request of a key at a time.
     pub keys: Locks<(ProjectId, String)>,
 }

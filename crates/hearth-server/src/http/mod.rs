@@ -5,6 +5,7 @@ mod branches;
 mod claims;
 mod classify;
 mod credentials;
+mod egress;
 mod error;
 mod exec;
 mod exec_end;
@@ -70,6 +71,7 @@ use crate::store::Store;
 use crate::templates::gc::Gc;
 use crate::templates::images::Images;
 use crate::vms::connections::Connections;
+use crate::vms::egress::Egress;
 use crate::vms::pause::Pause;
 use crate::vms::probe::Probes;
 use crate::wake::Wake;
@@ -135,6 +137,8 @@ pub struct AppState {
     pub claims: Claims,
     /// Pauses and resumes VMs.
     pub pause: Pause,
+    /// Holds VMs to egress policies.
+    pub egress: Egress,
     /// What VMs were made by.
     pub set_ups: SetUps,
     /// Follows branches.
@@ -229,6 +233,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(credentials::delete_credential))
         .routes(routes!(forks::list_checkpoints))
         .routes(routes!(forks::delete_checkpoint))
+        .routes(routes!(egress::get_egress, egress::put_egress))
+        .routes(routes!(egress::get_instance_egress))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))

@@ -12,6 +12,7 @@ mod contract;
 mod credentials;
 mod documents;
 mod edges;
+mod egress;
 mod ended;
 mod exec;
 mod explain;

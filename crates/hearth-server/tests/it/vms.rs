@@ -72,6 +72,8 @@ pub async fn server_with(tell: impl FnOnce(&mut ServeOptions)) -> Server {
         installation: String::new(),
         accel: Accel::Auto,
         vm_user: None,
+        gateway: hearth_drivers::gateway_program(),
+        dns_upstream: options.dns_upstream,
     };
     let make = move |installation| -> Result<Arc<dyn Driver>, ServeError> {
         Ok(Arc::new(QemuDriver::open(QemuOptions { installation, ..qemu })?))

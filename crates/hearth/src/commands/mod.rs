@@ -9,6 +9,7 @@ pub(crate) mod completion;
 pub(crate) mod cp;
 pub(crate) mod credential;
 pub(crate) mod doctor;
+pub(crate) mod egress;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod fork;
@@ -76,6 +77,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::SshProxy(args) => ssh::proxy(globals, args).await,
         Command::Pause(args) => pause::pause(globals, args).await,
         Command::Resume(args) => pause::resume(globals, args).await,
+        Command::Egress(command) => egress::run(globals, command).await,
         Command::Man(args) => man::run(&args),
         Command::Fork(args) => fork::run(globals, args).await,
         Command::Checkpoint(command) => checkpoint::run(globals, command).await,

@@ -1,7 +1,7 @@
 //! `hearth serve`: runs the server in this process, tells local clients where it is, and stops it politely.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -120,6 +120,10 @@ pub(crate) struct ServeArgs {
     /// [default: localhost, for clients on this machine]
     #[arg(long, value_name = "DOMAIN", value_parser = parse_domain)]
     ports_domain: Option<String>,
+    /// The resolver that the VMs' names are looked up with, like `192.168.1.1` or `192.168.1.1:5353`; not one on this machine's loopback
+    /// [default: this machine's own]
+    #[arg(long, value_name = "ADDRESS", value_parser = hearth_drivers::parse_resolver)]
+    dns_upstream: Option<SocketAddrV4>,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -367,6 +371,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         watch_interval: args.watch_interval.unwrap_or(usual.watch_interval),
         memory_mib: args.memory.unwrap_or(usual.memory_mib),
         ports_domain: args.ports_domain.clone().or(usual.ports_domain),
+        dns_upstream: args.dns_upstream,
         ..usual
     }
 }

@@ -13,6 +13,7 @@ mod claims;
 mod completion;
 mod connecting;
 mod credentials;
+mod egress;
 mod exec;
 mod explain;
 mod fake;

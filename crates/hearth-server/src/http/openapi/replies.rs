@@ -220,6 +220,17 @@ fn example(schema: &str) -> Option<Value> {
             "host": "github.com", "kind": "token", "username": null, "allowHttp": false, "fingerprint": null, "updatedAt": CREATED,
             "lastUpdatedByUserId": "ada"
         })),
+        "ProjectEgress" => json!({
+            "mode": "allow", "hosts": ["github.com", "*.npmjs.org"], "cidrs": ["203.0.113.0/24"], "updatedAt": CREATED, "pending": []
+        }),
+        "InstanceEgress" => json!({
+            "policy": { "mode": "allow", "hosts": ["github.com", "*.npmjs.org"], "cidrs": ["203.0.113.0/24"] }, "upToDate": true,
+            "refused": [
+                { "target": "example.com", "protocol": "dns", "count": 2, "firstAt": CREATED, "lastAt": CREATED },
+                { "target": "8.8.8.8:53", "protocol": "udp", "count": 1, "firstAt": CREATED, "lastAt": CREATED }
+            ],
+            "more": false
+        }),
         "CredentialDeleted" => json!({ "deleted": true, "host": "github.com" }),
         "SetupView" => json!({
             "source": "setup",

@@ -1,0 +1,45 @@
+//! What the claimed VMs of a project may connect to.
+
+use hearth_api::egress::EgressPolicy;
+use hearth_api::ids::ProjectId;
+use jiff::Timestamp;
+
+use super::{Store, StoreError, millis, timestamp};
+
+impl Store {
+    /// A project's egress policy and when it was set; `None` when it never was.
+    pub async fn egress(&self, project: &ProjectId) -> Result<Option<(EgressPolicy, Timestamp)>, StoreError> {
+        let row: Option<(String, i64)> = sqlx::query_as("SELECT policy, updated_at FROM egress WHERE project_id = ?1")
+            .bind(project.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        row.map(|(policy, at)| {
+            let policy = serde_json::from_str(&policy).map_err(|error| StoreError::corrupt("egress.policy", error))?;
+            Ok((policy, timestamp(at)?))
+        })
+        .transpose()
+    }
+
+    /// Sets a project's egress policy; false when the project is gone.
+    pub async fn put_egress(
+        &self,
+        project: &ProjectId,
+        policy: &EgressPolicy,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let policy = serde_json::to_string(policy).map_err(|error| StoreError::corrupt("egress.policy", error))?;
+        let mut tx = self.write.begin().await?;
+        let done = sqlx::query(
+            "INSERT INTO egress (project_id, policy, updated_at)
+             SELECT id, ?2, ?3 FROM project WHERE id = ?1
+             ON CONFLICT DO UPDATE SET policy = excluded.policy, updated_at = excluded.updated_at",
+        )
+        .bind(project.as_str())
+        .bind(policy)
+        .bind(millis(now))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() > 0)
+    }
+}
