@@ -33,7 +33,6 @@ use crate::templates::gc::Gc;
 use crate::templates::images::Images;
 use crate::vms::connections::Connections;
 use crate::vms::guest_requests::GuestRequests;
-use crate::vms::host_keys::HostKeys;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
 use crate::vms::probe::{Probes, Rhythm};
@@ -71,7 +70,7 @@ impl App {
         );
         let recipes = Recipes::new(Environments::new(driver.clone()), options.sizes.clone());
         let set_ups = SetUps::new(store.clone());
-        let (live_logs, host_keys) = (LiveLogs::default(), HostKeys::default());
+        let live_logs = LiveLogs::default();
         let builder = Builder::new(
             store.clone(),
             driver.clone(),
@@ -79,7 +78,6 @@ impl App {
             mirrors.clone(),
             live_logs.clone(),
             recipes.clone(),
-            host_keys.clone(),
             Timeouts {
                 command: options.command_timeout,
                 boot: options.boot_timeout,
@@ -126,6 +124,7 @@ impl App {
             limits,
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
+        let host_keys = builder.host_keys();
         let boots = Actor::new(driver.clone(), builder, pause.clone(), endings);
         let pools = Observer::new(
             &boots,

@@ -97,7 +97,7 @@ impl Claims {
             let paused_ms = match frozen {
                 Ok(info) => info.paused_ms,
                 Err(error) => {
-                    this.undo(&batch).await;
+                    this.undo(&batch.forks).await;
                     return Err(error);
                 }
             };
@@ -198,7 +198,7 @@ impl Claims {
                 stops,
                 forks: &forks,
             };
-            match self.store.begin_forks(&forks_order, now).await? {
+            match self.begin_rows(&forks_order, now).await? {
                 BegunForks::Begun => {
                     return Ok(Batch {
                         from,
@@ -217,6 +217,18 @@ impl Claims {
         Err(ForkError::Broken(
             "other requests take the names of the forks".to_owned(),
         ))
+    }
+
+    /// Writes the rows of forks. When it is not known whether they are there, they are taken back.
+    pub(super) async fn begin_rows(&self, order: &ForksOrder<'_>, now: Timestamp) -> Result<BegunForks, ForkError> {
+        let begun = self.store.begin_forks(order, now).await;
+        if begun.is_err() {
+            self.undo(order.forks).await;
+            if let Some(vm) = order.stops {
+                self.runs_again(vm).await;
+            }
+        }
+        Ok(begun?)
     }
 
     /// `task-1`, `task-2` and so on, without those that are taken; nothing where they would be too long.
@@ -252,7 +264,7 @@ impl Claims {
             },
             Err(error) => error,
         };
-        self.undo(batch).await;
+        self.undo(&batch.forks).await;
         Err(ended)
     }
 
@@ -302,9 +314,9 @@ impl Claims {
     }
 
     /// The forks were not all made: they never were.
-    pub(super) async fn undo(&self, batch: &Batch) {
-        let ids: Vec<InstanceId> = batch.forks.iter().map(|fork| fork.reply.id.clone()).collect();
-        for fork in &batch.forks {
+    pub(super) async fn undo(&self, forks: &[NewFork]) {
+        let ids: Vec<InstanceId> = forks.iter().map(|fork| fork.reply.id.clone()).collect();
+        for fork in forks {
             self.connections.forget(&fork.vm);
         }
         if let Err(error) = self.store.undo_forks(&ids, Timestamp::now()).await {
@@ -331,13 +343,18 @@ impl Claims {
         };
         let frozen = self.driver.snapshot(vm, &spec).await;
         drop(call);
-        if let Some(vm) = stops
-            && let Err(error) = self.store.forget_stopped_vm(vm).await
-        {
+        if let Some(vm) = stops {
+            self.runs_again(vm).await;
+        }
+        Ok(frozen?)
+    }
+
+    /// A VM is not stopped any more.
+    pub(super) async fn runs_again(&self, vm: &VmId) {
+        if let Err(error) = self.store.forget_stopped_vm(vm).await {
             // The next server resumes a VM that runs, which changes nothing.
             tracing::warn!(%error, %vm, "that a VM runs again could not be written");
         }
-        Ok(frozen?)
     }
 
     /// Knows what the VMs of a user's claims may hold.
@@ -370,9 +387,7 @@ impl Claims {
                     tracing::warn!(%vm, %error, "a VM that was stopped for a checkpoint could not be resumed")
                 }
             }
-            if let Err(error) = self.store.forget_stopped_vm(&vm).await {
-                tracing::warn!(%error, %vm, "that a VM runs again could not be written");
-            }
+            self.runs_again(&vm).await;
         }
     }
 }

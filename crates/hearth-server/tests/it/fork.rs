@@ -142,6 +142,11 @@ async fn forks_are_claimed_copies_with_identities_of_their_own() {
         let ran = server.post(&format!("{path}/exec"), json!({ "command": "echo" })).await;
         assert_eq!(ran["stdout"], "here\n");
     }
+    let explained = server.get(&format!("/instances/{}/claim", id(&forks[0]))).await;
+    assert!(
+        explained["why"].as_str().unwrap().contains("forked from a claimed VM"),
+        "{explained}"
+    );
     // The command that ran in the VM meanwhile goes to its end.
     let ended: Value = running.await.unwrap().unwrap().json().await.unwrap();
     assert_eq!(ended["stdout"], "done\n", "{ended}");
