@@ -320,7 +320,7 @@ impl Claims {
             self.connections.forget(&fork.vm);
         }
         if let Err(error) = self.store.undo_forks(&ids, Timestamp::now()).await {
-            tracing::error!(%error, ?ids, "forks that were not all made could not be taken back; the next start of the server does it");
+            tracing::error!(%error, forks = ids.len(), "forks that were not all made could not be taken back; the next start of the server does it");
         }
         self.wake.wake();
     }
@@ -395,7 +395,8 @@ impl Claims {
 impl ForkOrder {
     /// Tells a repeated request from another one.
     fn body_hash(&self, row: &InstanceRow) -> String {
-        let said = format!("fork {} {} {:?}", row.id, self.count, self.lease);
+        let lease = self.lease.map_or(0, |lease| lease.as_mins());
+        let said = format!("fork {} {} {lease}", row.id, self.count);
         hex::encode(Sha256::digest(said))
     }
 }
