@@ -35,7 +35,6 @@ use crate::vms::admission::Admission;
 use crate::vms::connections::Connections;
 use crate::vms::egress::Egress;
 use crate::vms::guest_requests::GuestRequests;
-use crate::vms::host_keys::HostKeys;
 use crate::vms::idle::IdlePause;
 use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
@@ -83,7 +82,7 @@ impl App {
         );
         let recipes = Recipes::new(Environments::new(driver.clone()), options.sizes.clone());
         let set_ups = SetUps::new(store.clone());
-        let (live_logs, host_keys) = (LiveLogs::default(), HostKeys::default());
+        let live_logs = LiveLogs::default();
         let builder = Builder::new(
             store.clone(),
             driver.clone(),
@@ -91,7 +90,6 @@ impl App {
             mirrors.clone(),
             live_logs.clone(),
             recipes.clone(),
-            host_keys.clone(),
             Timeouts {
                 command: options.command_timeout,
                 boot: options.boot_timeout,
@@ -138,6 +136,7 @@ impl App {
             limits,
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
+        let host_keys = builder.host_keys();
         let boots = Actor::new(driver.clone(), builder, pause.clone(), endings);
         let egress = Egress::new(store.clone(), driver.clone());
         let pools = Observer::new(

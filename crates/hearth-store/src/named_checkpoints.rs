@@ -146,6 +146,12 @@ impl Store {
     }
 
     async fn undo_checkpoints_once(&self) -> Result<(), StoreError> {
+        let some: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM named_checkpoint WHERE bytes IS NULL)")
+            .fetch_one(&self.read)
+            .await?;
+        if !some {
+            return Ok(());
+        }
         sqlx::query("DELETE FROM named_checkpoint WHERE bytes IS NULL")
             .run_on(&self.write)
             .await?;

@@ -66,7 +66,6 @@ impl Builder {
         mirrors: Mirrors,
         live_logs: LiveLogs,
         recipes: Recipes,
-        host_keys: HostKeys,
         timeouts: Timeouts,
     ) -> Self {
         Self {
@@ -76,9 +75,15 @@ impl Builder {
             mirrors,
             live_logs,
             recipes,
-            host_keys,
+            host_keys: HostKeys::default(),
             locks: Locks::default(),
             timeouts,
         }
+    }
+
+    /// RSA keys for VMs with an SSH server: others that make VMs take from the same.
+    #[must_use]
+    pub fn host_keys(&self) -> HostKeys {
+        self.host_keys.clone()
     }
 }

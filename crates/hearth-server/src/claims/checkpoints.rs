@@ -43,8 +43,17 @@ impl Claims {
             bytes: None,
             created_at: Timestamp::now(),
         };
-        if !self.store.begin_checkpoint(&new, stops.as_ref()).await? {
-            return Err(ForkError::NameTaken);
+        match self.store.begin_checkpoint(&new, stops.as_ref()).await {
+            Ok(true) => {}
+            Ok(false) => return Err(ForkError::NameTaken),
+            Err(error) => {
+                // It is not known whether the name is taken now.
+                self.give_name_back(&new).await;
+                if let Some(vm) = &stops {
+                    self.runs_again(vm).await;
+                }
+                return Err(error.into());
+            }
         }
         let (this, vm) = (self.clone(), row.vm.clone());
         // To its end, also when the request goes away meanwhile.
@@ -62,14 +71,19 @@ impl Claims {
                 },
                 Err(error) => error,
             };
-            if let Err(error) = this.store.forget_named_checkpoint(&new.key).await {
-                tracing::error!(%error, name = new.name, "a checkpoint that was not made keeps its name until the server starts again");
-            }
+            this.give_name_back(&new).await;
             Err(ended)
         });
         let made = work.await.map_err(|error| ForkError::Broken(error.to_string()))??;
         tracing::info!(instance = %row.id, project = %row.project, name = made.name, "a checkpoint was made by its owner");
         Ok(made)
+    }
+
+    /// The checkpoint was not made.
+    async fn give_name_back(&self, of: &NamedCheckpoint) {
+        if let Err(error) = self.store.forget_named_checkpoint(&of.key).await {
+            tracing::error!(%error, name = of.name, "a checkpoint that was not made keeps its name until the server starts again");
+        }
     }
 
     /// Hands a VM over that continues from a checkpoint.
@@ -107,7 +121,7 @@ impl Claims {
             replaces: false,
             forks: &forks,
         };
-        match self.store.begin_forks(&order, now).await? {
+        match self.begin_rows(&order, now).await? {
             BegunForks::Begun => {}
             BegunForks::KeyTaken(key) => return Err(ForkError::OtherRequest(key)),
             BegunForks::NotClaimed => return Err(ForkError::NotClaimed),
@@ -154,7 +168,7 @@ impl Claims {
             replaces: true,
             forks: &forks,
         };
-        if self.store.begin_forks(&order, now).await? != BegunForks::Begun {
+        if self.begin_rows(&order, now).await? != BegunForks::Begun {
             return Err(ForkError::NotClaimed);
         }
         drop(room);
@@ -208,7 +222,7 @@ impl Claims {
             Ok(None) => ForkError::Broken("no VM was made".to_owned()),
             Err(error) => error,
         };
-        self.undo(batch).await;
+        self.undo(&batch.forks).await;
         Err(ended)
     }
 }

@@ -100,7 +100,7 @@ impl Claims {
             let paused_ms = match frozen {
                 Ok(info) => info.paused_ms,
                 Err(error) => {
-                    this.undo(&batch).await;
+                    this.undo(&batch.forks).await;
                     return Err(error);
                 }
             };
@@ -211,7 +211,7 @@ impl Claims {
                 replaces: false,
                 forks: &forks,
             };
-            match self.store.begin_forks(&forks_order, now).await? {
+            match self.begin_rows(&forks_order, now).await? {
                 BegunForks::Begun => {
                     return Ok(Batch {
                         project: row.project.clone(),
@@ -237,6 +237,18 @@ impl Claims {
         Err(ForkError::Broken(
             "other requests take the names of the forks".to_owned(),
         ))
+    }
+
+    /// Writes the rows of forks. When it is not known whether they are there, they are taken back.
+    pub(super) async fn begin_rows(&self, order: &ForksOrder<'_>, now: Timestamp) -> Result<BegunForks, ForkError> {
+        let begun = self.store.begin_forks(order, now).await;
+        if begun.is_err() {
+            self.undo(order.forks).await;
+            if let Some(vm) = order.stops {
+                self.runs_again(vm).await;
+            }
+        }
+        Ok(begun?)
     }
 
     /// `task-1`, `task-2` and so on, without those that are taken; nothing where they would be too long.
@@ -272,7 +284,7 @@ impl Claims {
             },
             Err(error) => error,
         };
-        self.undo(batch).await;
+        self.undo(&batch.forks).await;
         Err(ended)
     }
 
@@ -334,13 +346,13 @@ impl Claims {
     }
 
     /// The forks were not all made: they never were.
-    pub(super) async fn undo(&self, batch: &Batch) {
-        let ids: Vec<InstanceId> = batch.forks.iter().map(|fork| fork.reply.id.clone()).collect();
-        for fork in &batch.forks {
+    pub(super) async fn undo(&self, forks: &[NewFork]) {
+        let ids: Vec<InstanceId> = forks.iter().map(|fork| fork.reply.id.clone()).collect();
+        for fork in forks {
             self.connections.forget(&fork.vm);
         }
         if let Err(error) = self.store.undo_forks(&ids, Timestamp::now()).await {
-            tracing::error!(%error, ?ids, "forks that were not all made could not be taken back; the next start of the server does it");
+            tracing::error!(%error, forks = ids.len(), "forks that were not all made could not be taken back; the next start of the server does it");
         }
         self.wake.wake();
     }
@@ -363,13 +375,18 @@ impl Claims {
         };
         let frozen = self.driver.snapshot(vm, &spec).await;
         drop(call);
-        if let Some(vm) = stops
-            && let Err(error) = self.store.forget_stopped_vm(vm).await
-        {
+        if let Some(vm) = stops {
+            self.runs_again(vm).await;
+        }
+        Ok(frozen?)
+    }
+
+    /// A VM is not stopped any more.
+    pub(super) async fn runs_again(&self, vm: &VmId) {
+        if let Err(error) = self.store.forget_stopped_vm(vm).await {
             // The next server resumes a VM that runs, which changes nothing.
             tracing::warn!(%error, %vm, "that a VM runs again could not be written");
         }
-        Ok(frozen?)
     }
 
     /// Knows what the VMs of a user's claims may hold.
@@ -398,9 +415,7 @@ impl Claims {
                     tracing::warn!(%vm, %error, "a VM that was stopped for a checkpoint could not be resumed")
                 }
             }
-            if let Err(error) = self.store.forget_stopped_vm(&vm).await {
-                tracing::warn!(%error, %vm, "that a VM runs again could not be written");
-            }
+            self.runs_again(&vm).await;
         }
     }
 }
@@ -408,7 +423,8 @@ impl Claims {
 impl ForkOrder {
     /// Tells a repeated request from another one.
     fn body_hash(&self, row: &InstanceRow) -> String {
-        let said = format!("fork {} {} {:?}", row.id, self.count, self.lease);
+        let lease = self.lease.map_or(0, |lease| lease.as_mins());
+        let said = format!("fork {} {} {lease}", row.id, self.count);
         hex::encode(Sha256::digest(said))
     }
 }

@@ -128,11 +128,17 @@ fn in_ms(length: Duration) -> f64 {
     (length.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
+/// Of a fork of a VM in use, or of a checkpoint with a name.
+const FORKED: &str = "no VM of the pool was asked for: it was forked from a claimed VM, or from a named checkpoint";
+
 /// Why a claim got what it got.
 #[must_use]
 pub fn explain_claim(claim: ClaimRow) -> ClaimExplained {
     ClaimExplained {
-        why: why(&claim.reply, claim.hand_over.as_ref()),
+        why: match &claim.hand_over {
+            None if claim.handed_over && claim.reply.source == ClaimSource::Fork => FORKED.to_owned(),
+            seen => why(&claim.reply, seen.as_ref()),
+        },
         id: claim.reply.id,
         project_id: claim.project,
         source: claim.reply.source,

@@ -142,6 +142,11 @@ async fn forks_are_claimed_copies_with_identities_of_their_own() {
         let ran = server.post(&format!("{path}/exec"), json!({ "command": "echo" })).await;
         assert_eq!(ran["stdout"], "here\n");
     }
+    let explained = server.get(&format!("/instances/{}/claim", id(&forks[0]))).await;
+    assert!(
+        explained["why"].as_str().unwrap().contains("forked from a claimed VM"),
+        "{explained}"
+    );
     // The command that ran in the VM meanwhile goes to its end.
     let ended: Value = running.await.unwrap().unwrap().json().await.unwrap();
     assert_eq!(ended["stdout"], "done\n", "{ended}");
@@ -349,4 +354,32 @@ async fn the_checkpoint_between_is_no_template_and_goes_with_the_last_vm() {
         }
     };
     tokio::time::timeout(SOON, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn forks_whose_request_went_away_are_taken_back_unless_they_have_a_task() {
+    let work = claimed(rules(), json!({})).await;
+    let parent = vm(&work.claim);
+    for (body, tasks) in [
+        (json!({ "count": 2 }), &["-"][..]),
+        (json!({ "count": 2, "taskId": "try" }), &["-", "try-1", "try-2"]),
+    ] {
+        let before = work.driver.calls(Verb::Fork);
+        work.driver.answer_late(Duration::from_millis(900));
+        let request = work.server.request(Method::POST, &work.path("/fork")).json(&body);
+        let gone = request.timeout(Duration::from_millis(500)).send().await;
+        assert!(gone.unwrap_err().is_timeout());
+        let ended = async {
+            while work.driver.calls(Verb::Fork) < before + 2 || work.driver.list().await.unwrap().len() != tasks.len() {
+                crate::harness::pause().await;
+            }
+        };
+        work.driver.answer_late(Duration::ZERO);
+        tokio::time::timeout(SOON, ended).await.unwrap();
+        let listed = |claims: &Value| claims["items"].as_array().unwrap().len() == tasks.len();
+        work.server.until(SOON, "/claims", listed).await;
+        assert_eq!(work.tasks().await, tasks);
+    }
+    let forks = work.forks(json!({ "count": 2, "taskId": "try" })).await;
+    work.until_vms_are(&[parent, vm(&forks[0]), vm(&forks[1])]).await;
 }
