@@ -268,13 +268,18 @@ async fn a_vm_is_used_while_a_call_is_under_way_and_while_a_session_computes() {
     assert_eq!(slow["stdout"], "done\n");
     idle.until(VmState::Paused).await;
     let sessions = format!("{}/sessions", idle.path);
-    let session = idle.server.post(&sessions, json!({ "request": { "command": "compute" } })).await;
+    let session = idle
+        .server
+        .post(&sessions, json!({ "request": { "command": "compute" } }))
+        .await;
     idle.stays_running().await;
     let signal = format!("{sessions}/{}/signal", text(&session["id"]));
     idle.server.post(&signal, json!({ "signal": "KILL" })).await;
     idle.until(VmState::Paused).await;
     // One that only waits is no use.
-    idle.server.post(&sessions, json!({ "request": { "command": "idle-server" } })).await;
+    idle.server
+        .post(&sessions, json!({ "request": { "command": "idle-server" } }))
+        .await;
     idle.until(VmState::Paused).await;
 }
 

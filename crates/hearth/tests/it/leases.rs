@@ -145,5 +145,9 @@ fn warnings_come_when_their_time_has_come() {
     let begin = std::time::Instant::now();
     let shown = shown_at_terminal(in_seconds(602), "--by 120");
     assert!(shown.contains("the lease of wpi_1 ends in"), "{shown}");
-    assert!(begin.elapsed() >= std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() >= std::time::Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
 }
