@@ -15,7 +15,7 @@ use crate::{hint, output};
 const LAST: SignedDuration = SignedDuration::from_mins(1);
 /// The server is asked again so soon when it did not answer.
 const AGAIN: Duration = Duration::from_secs(60);
-/// A lease that is far from its end is looked at again after so long: its end only ever moves away.
+/// A lease that is far from its end is checked again after so long: its end only ever moves away.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// An open connection has renewed a lease within this time.
 const RENEWED_WITHIN: Duration = Duration::from_secs(45);
