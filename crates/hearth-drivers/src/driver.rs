@@ -207,7 +207,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     async fn pause(&self, id: &VmId) -> Result<(), DriverError>;
 
     /// Pauses the VM and moves its memory to a file beside its disk. Success when that is done already. What goes wrong leaves the VM as it was.
-    /// The stream to its agent ends; whoever dies in the middle leaves a VM that can be resumed.
+    /// The stream to its agent ends. A server that is killed in the middle leaves a VM that can be resumed.
     async fn save(&self, id: &VmId) -> Result<(), DriverError> {
         let name = self.capabilities().name;
         Err(DriverError::permanent(format!(

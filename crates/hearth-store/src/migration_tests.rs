@@ -11,7 +11,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
-use super::{Sight, Store};
+use super::{ClaimRules, ClaimsHeld, Sight, Store};
 use crate::seal::tests::NoVariables;
 
 /// A database as the versions before this migration made it, with what these statements wrote then, as this version finds it; and its
@@ -248,5 +248,31 @@ async fn project_with_credentials_sees_for_itself_what_its_tenant_has_seen() {
     assert_eq!(
         (all.commit(&own, "main"), all.commit(&tenants, "main")),
         (Some("a2"), Some("a1"))
+    );
+}
+
+#[tokio::test]
+async fn project_of_before_says_nothing_of_its_claims_and_is_warned_of_their_ends() {
+    let (_folder, store) = migrated(23, &BEFORE_TENANTS[..1]).await;
+    let id: ProjectId = "prj_a1111111".parse().unwrap();
+    let project = async || store.project(&id).await.unwrap().unwrap();
+    assert_eq!(project().await.claim_rules, ClaimRules::default());
+    assert_eq!(store.claims_held(&id).await.unwrap(), None);
+    assert_eq!(store.idle_rules().await.unwrap(), []);
+    let rules = ClaimRules {
+        max_claims: Some(2),
+        idle_pause_minutes: Some(30),
+        idle_pause_to_disk: true,
+        lease_warning_minutes: 0,
+    };
+    let change = store.change_project(&id, Timestamp::now(), |project| {
+        project.claim_rules = rules;
+        Ok::<_, super::StoreError>(())
+    });
+    change.await.unwrap();
+    assert_eq!(project().await.claim_rules, rules);
+    assert_eq!(
+        store.claims_held(&id).await.unwrap(),
+        Some(ClaimsHeld { held: 0, most: 2 })
     );
 }

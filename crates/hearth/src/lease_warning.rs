@@ -15,8 +15,10 @@ use crate::{hint, output};
 const LAST: SignedDuration = SignedDuration::from_mins(1);
 /// The server is asked again so soon when it did not answer.
 const AGAIN: Duration = Duration::from_secs(60);
-/// A lease that is far from its end is looked at again after so long: its end only ever moves away.
+/// A lease that is far from its end is checked again after so long: its end only ever moves away.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+/// An open connection has renewed a lease within this time.
+const RENEWED_WITHIN: Duration = Duration::from_secs(45);
 /// So many minutes are proposed.
 const PROPOSED_MINUTES: &str = "120";
 
@@ -32,17 +34,26 @@ impl Drop for LeaseWarning {
     }
 }
 
+/// What a command does to the lease of the VM that it works in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meanwhile {
+    /// An open connection renews it, so that it seldom ends: whether it does not is seen by its end, which stays where it was.
+    Renews,
+    /// Nothing, while nobody uses what it offers.
+    Nothing,
+}
+
 /// Begins to warn, where somebody can read it.
-pub(crate) fn watch(client: &Client, id: &InstanceId) -> LeaseWarning {
+pub(crate) fn watch(client: &Client, id: &InstanceId, meanwhile: Meanwhile) -> LeaseWarning {
     if !std::io::stderr().is_terminal() {
         return LeaseWarning(None);
     }
     let (client, id) = (client.clone(), id.clone());
-    LeaseWarning(Some(tokio::spawn(async move { warn(&client, &id).await })))
+    LeaseWarning(Some(tokio::spawn(async move { warn(&client, &id, meanwhile).await })))
 }
 
-async fn warn(client: &Client, id: &InstanceId) {
-    let mut told: Option<Moment> = None;
+async fn warn(client: &Client, id: &InstanceId, meanwhile: Meanwhile) {
+    let (mut told, mut last_end) = (None, None);
     loop {
         let Ok(view) = client.view_instance(id).await else {
             tokio::time::sleep(AGAIN).await;
@@ -54,22 +65,16 @@ async fn warn(client: &Client, id: &InstanceId) {
         let first = SignedDuration::from_mins(minutes.into());
         let left = end.duration_since(Timestamp::now());
         let (due, wait) = moment(left, first);
-        if let Some(due) = due {
-            let now = Moment { end, due };
-            if told != Some(now) && left.is_positive() {
-                say(id, end, left);
-            }
-            told = Some(now);
+        if due.is_some() && meanwhile == Meanwhile::Renews && last_end.replace(end) != Some(end) {
+            tokio::time::sleep(RENEWED_WITHIN.min(wait)).await;
+            continue;
         }
+        if due.is_some() && told != due && left.is_positive() {
+            say(id, end, left);
+        }
+        told = due;
         tokio::time::sleep(wait).await;
     }
-}
-
-/// A warning that was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Moment {
-    end: Timestamp,
-    due: SignedDuration,
 }
 
 /// Which warning is due when so much is left, and how long it takes until the next one may be.

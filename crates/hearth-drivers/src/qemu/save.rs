@@ -52,7 +52,7 @@ impl Inner {
     /// A VM whose process was not found: paused to the disk, or ended.
     pub(super) fn without_process(&self, id: &VmId) -> Result<VmState, DriverError> {
         let folder = self.folder(id);
-        let look = || {
+        let read = || {
             if folder.has(MEMORY)? {
                 return Ok(VmState::Saved);
             }
@@ -64,7 +64,7 @@ impl Inner {
                 _ => VmState::Stopped,
             })
         };
-        look().map_err(|error: io::Error| error::io(format!("cannot read the folder of {id}"), error))
+        read().map_err(|error: io::Error| error::io(format!("cannot read the folder of {id}"), error))
     }
 
     /// Ends every process of a VM.
@@ -143,7 +143,7 @@ fn check_disk(inner: &Inner, record: &Record) -> Result<(), DriverError> {
         return Ok(());
     }
     let id = &record.id;
-    let look = || {
+    let measure_it = || {
         let own = match &record.process {
             Some(process) => measure::of_process(process)?.private_bytes,
             None => 0,
@@ -155,7 +155,8 @@ fn check_disk(inner: &Inner, record: &Record) -> Result<(), DriverError> {
         };
         Ok((own + shared).min(start::memory_bytes(record.shape())))
     };
-    let needed = look().map_err(|error: io::Error| error::io(format!("cannot measure the memory of {id}"), error))?;
+    let needed =
+        measure_it().map_err(|error: io::Error| error::io(format!("cannot measure the memory of {id}"), error))?;
     let data = &inner.options.data_dir;
     let free = crate::host::free_disk_bytes(data)
         .map_err(|error| error::io(format!("cannot read the disk under {}", data.display()), error))?;

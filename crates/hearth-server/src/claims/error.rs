@@ -207,7 +207,8 @@ impl Claims {
             more => format!(" and {more} more"),
         };
         let reason = format!(
-            "the project's claims hold {}, and may hold no more than {most} (`maxClaims`): {}{more}; release one (`hearth release ID`), wait until              a lease ends, or allow more (`hearth project set {} --max-claims NUMBER`)",
+            "the project's claims hold {}, and may hold no more than {most} (`maxClaims`): {}{more}; release one (`hearth release ID`), wait until a lease \
+             ends, or allow more (`hearth project set {} --max-claims NUMBER`)",
             count(holders.len(), "VM"),
             named.join(", "),
             seen.project.id

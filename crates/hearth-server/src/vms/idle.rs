@@ -36,14 +36,14 @@ pub struct IdlePause {
     samples: Arc<Mutex<HashMap<VmId, Sample>>>,
 }
 
-/// The processes of a VM's sessions at some moment, by number and start.
+/// The processes of a VM's sessions at some moment. Not with when they began: what a guest says of that moves with its clock.
 #[derive(Debug)]
 struct Sample {
     at: Instant,
     /// When the VM had been used last.
     used: Instant,
-    /// Their processor time, ms.
-    processes: HashMap<(u32, i64), u64>,
+    /// Their processor time, ms, by process id.
+    processes: HashMap<u32, u64>,
 }
 
 impl IdlePause {
@@ -151,9 +151,7 @@ impl Sample {
         Self {
             at: Instant::now(),
             used,
-            processes: of_sessions
-                .map(|process| ((process.pid, process.started_unix_ms), process.cpu_ms))
-                .collect(),
+            processes: of_sessions.map(|process| (process.pid, process.cpu_ms)).collect(),
         }
     }
 
@@ -162,8 +160,9 @@ impl Sample {
         let mut used_ms = 0;
         for (process, ms) in &later.processes {
             match self.processes.get(process) {
-                Some(before) => used_ms += ms.saturating_sub(*before),
-                None => return true,
+                Some(before) if before <= ms => used_ms += ms - before,
+                // Another one, of the same id perhaps.
+                _ => return true,
             }
         }
         let length = later.at.saturating_duration_since(self.at);
@@ -179,7 +178,7 @@ mod tests {
         Sample {
             at,
             used: at,
-            processes: processes.iter().map(|(pid, ms)| ((*pid, 0), *ms)).collect(),
+            processes: processes.iter().copied().collect(),
         }
     }
 
@@ -194,6 +193,7 @@ mod tests {
             (&[(1, 100), (2, 6300)], true),
             (&[(2, 5000)], false),
             (&[(1, 100), (2, 5000), (3, 0)], true),
+            (&[(1, 10), (2, 5000)], true),
             (&[], false),
         ] {
             let is_active = before.is_active_until(&sample(later, processes));

@@ -320,6 +320,10 @@ impl Pause {
 
     async fn do_pause(&self, id: &InstanceId, vm: &VmId, order: &PauseOrder) -> Result<(), DriverError> {
         self.running().remove(vm);
+        // Before it is paused: only then it is shown, also when this server ends in the middle.
+        if let Err(error) = self.store.note_paused(id, order.because.as_deref()).await {
+            tracing::warn!(%error, instance = %id, "why a VM is paused could not be recorded");
+        }
         if order.to_disk {
             self.driver.save(vm).await?;
             self.admission.note_saved(vm);
@@ -327,9 +331,6 @@ impl Pause {
             self.wake.wake();
         } else {
             self.driver.pause(vm).await?;
-        }
-        if let Err(error) = self.store.note_paused(id, order.because.as_deref()).await {
-            tracing::warn!(%error, instance = %id, "why a VM was paused could not be recorded");
         }
         Ok(())
     }

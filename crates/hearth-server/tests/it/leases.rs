@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::ids::VmId;
-use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Special, Verb};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Fault, FaultKind, FaultMoment, Special, Verb};
 use hearth_drivers::{Driver, VmState};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -16,10 +16,15 @@ const MINUTE: Duration = Duration::from_millis(600);
 
 /// A server with short minutes, and so many ready VMs.
 async fn server(ready: u64, rules: Vec<ExecRule>) -> (Server, FakeDriver, String) {
+    server_with_faults(ready, rules, Vec::new()).await
+}
+
+async fn server_with_faults(ready: u64, rules: Vec<ExecRule>, faults: Vec<Fault>) -> (Server, FakeDriver, String) {
     let driver = FakeDriver::new(
         1,
         FakeOptions {
             rules,
+            faults,
             ..FakeOptions::default()
         },
     );
@@ -179,7 +184,11 @@ struct Idle {
 impl Idle {
     /// A claimed VM of a project whose VMs are paused after so many short minutes.
     async fn claimed(rules: Vec<ExecRule>, settings: Value) -> Self {
-        let (server, driver, project) = server(1, rules).await;
+        Self::claimed_with_faults(rules, Vec::new(), settings).await
+    }
+
+    async fn claimed_with_faults(rules: Vec<ExecRule>, faults: Vec<Fault>, settings: Value) -> Self {
+        let (server, driver, project) = server_with_faults(1, rules, faults).await;
         server.patch(&project, settings).await;
         let (_, reply) = claim(&server, &project, json!({})).await;
         Self {
@@ -290,7 +299,21 @@ async fn a_vm_is_used_while_a_call_is_under_way_and_while_a_session_computes() {
 #[tokio::test]
 async fn an_idle_vm_is_paused_to_the_disk_where_the_project_says_so_and_in_memory_where_that_fails() {
     let settings = json!({ "idlePauseMinutes": 1, "idlePauseToDisk": true });
-    let idle = Idle::claimed(vec![ExecRule::prints("echo", "here\n")], settings).await;
+    let full = Fault {
+        verb: Verb::Save,
+        call: 1,
+        kind: FaultKind::Retry,
+        moment: FaultMoment::Before,
+    };
+    let rules = vec![ExecRule::prints("echo", "here\n")];
+    let idle = Idle::claimed_with_faults(rules, vec![full], settings).await;
+    idle.until(VmState::Paused).await;
+    let view = idle.server.get(&idle.path).await;
+    assert_eq!(
+        [&view["pausedToDisk"], &view["pausedBecause"]],
+        [&json!(false), &json!("nobody used it for 1 minute")]
+    );
+    assert_eq!(idle.exec("echo").await["stdout"], "here\n");
     idle.until(VmState::Saved).await;
     let view = idle.server.get(&idle.path).await;
     assert_eq!(

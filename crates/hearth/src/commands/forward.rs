@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::exec::until_stopped;
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::lease_warning::Meanwhile;
 use crate::{connect, lease_warning, output, resolve};
 
 /// How much is read at once.
@@ -85,7 +86,7 @@ pub(crate) async fn run(globals: &Globals, args: ForwardArgs) -> Result<u8, Fail
     if !globals.json && io::stdout().is_terminal() {
         output::note("Ctrl-C ends it");
     }
-    let _warning = lease_warning::watch(&client, &id);
+    let _warning = lease_warning::watch(&client, &id, Meanwhile::Nothing);
     let mut all = JoinSet::new();
     for (listener, port) in listeners {
         all.spawn(serve(listener, client.clone(), id.clone(), port));

@@ -21,6 +21,7 @@ use super::session::attach::attach;
 use super::unfinished;
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::lease_warning::Meanwhile;
 use crate::{caller_env, connect, hint, lease_warning, resolve};
 
 /// Most that is read of what is typed at once.
@@ -131,7 +132,7 @@ pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failur
         if screen.is_unfinished() {
             unfinished::note();
         }
-        let _warning = lease_warning::watch(&client, &id);
+        let _warning = lease_warning::watch(&client, &id, Meanwhile::Renews);
         let exit = {
             let _raw = Raw::begin()?;
             until_stopped(work(typing, screen)).await?

@@ -15,6 +15,7 @@ use hearth_api::ids::InstanceId;
 use super::forward::{down, up};
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::lease_warning::Meanwhile;
 use crate::{connect, lease_warning, output, resolve};
 
 /// Behind the name of a VM it makes a host name that `~/.ssh/config` can tell from others.
@@ -137,7 +138,7 @@ pub(crate) async fn proxy(globals: &Globals, args: ProxyArgs) -> Result<u8, Fail
     let id = resolve::instance(&client, name).await?;
     Folder::open()?.introduce(&client, &id, &args.host).await?;
     let (sender, receiver) = client.ssh(&id).await?;
-    let _warning = lease_warning::watch(&client, &id);
+    let _warning = lease_warning::watch(&client, &id, Meanwhile::Renews);
     let mut up = std::pin::pin!(up(tokio::io::stdin(), sender));
     let mut down = std::pin::pin!(down(tokio::io::stdout(), receiver));
     tokio::select! {

@@ -3,7 +3,7 @@
 use crate::fake::{Fake, Reply};
 use crate::support::{PROJECT, hearth_at, run};
 
-const VIEW: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"claimed","isTest":false,"recipe":"r1","failure":null,"rebootedAt":null,"unresponsive":null,"paused":false,"vmEndedAt":null,"vmEndedBecause":null,
+const VIEW: &str = r#"{"id":"wpi_1","instanceId":"vm-1","projectId":"prj_1","status":"claimed","isTest":false,"recipe":"r1","failure":null,"rebootedAt":null,"unresponsive":null,"leaseWarningMinutes":10,"paused":false,"pausedToDisk":false,"pausedBecause":null,"vmEndedAt":null,"vmEndedBecause":null,
     "repos":[{"repoFullName":"acme/web","branch":"main","commit":"0123456789abcdef","path":"/home/web"}],
     "commands":[
         {"name":"test","command":"npm test","repoFullName":"acme/web","path":"/home/web"},

@@ -14,6 +14,7 @@ use super::follow::{Mode, Over, follow};
 use super::{SESSION_HELP, find, say};
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::lease_warning::Meanwhile;
 use crate::{connect, hint, lease_warning, output, resolve};
 
 /// Of a terminal this much of what it showed before is shown: several screens.
@@ -77,7 +78,7 @@ pub(crate) async fn attach(
         until: ReadUntil::Ended,
         lossless,
     };
-    let _warning = lease_warning::watch(client, id);
+    let _warning = lease_warning::watch(client, id, Meanwhile::Renews);
     let over = {
         let _raw = (mode == Mode::Terminal).then(Raw::begin).transpose()?;
         until_stopped(follow(client, id, &session.id, options, mode)).await
