@@ -167,6 +167,9 @@ async fn vm_with_a_list_reaches_what_is_on_it_and_nothing_else() {
         ("8.8.8.8:53", RefusedProtocol::Udp),
         ("8.8.8.8:53", RefusedProtocol::Tcp),
         ("10.0.9.3:53", RefusedProtocol::Udp),
+        ("10.0.9.100:80", RefusedProtocol::Tcp),
+        // QEMU's address for "the host".
+        ("127.0.0.1:80", RefusedProtocol::Tcp),
     ] {
         assert!(told.contains(&(target.to_owned(), protocol)), "{target}: {told:?}");
     }

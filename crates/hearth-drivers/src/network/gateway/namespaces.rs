@@ -17,6 +17,8 @@ use crate::network::MTU;
 
 /// Whether packets are passed on between links, as the kernel shows it to who is in the namespace.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Whether links that are made from now on carry packets for a loopback.
+const CARRY_LOOPBACK: &str = "/proc/sys/net/ipv4/conf/default/route_localnet";
 /// The loopback of every namespace.
 const LOOPBACK: u32 = 1;
 /// The address of the VM in namespace 0, which is none.
@@ -62,6 +64,8 @@ pub(super) async fn prepare() -> io::Result<()> {
             )
         })?;
     }
+    // Where it cannot be, attempts to reach the host's loopback are refused in the VM's namespace, and not listed.
+    let _ = std::fs::write(CARRY_LOOPBACK, "1");
     let handle = connect()?;
     let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
     handle
@@ -110,10 +114,15 @@ pub(super) async fn make(slot: u16) -> io::Result<File> {
 async fn make_here(slot: u16) -> io::Result<File> {
     // It speaks to the namespace that it was opened in.
     let outside = connect()?;
+    let carries = std::fs::read_to_string(CARRY_LOOPBACK).is_ok_and(|text| text.trim() == "1");
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| failed("a network namespace cannot be made", error))?;
     let namespace = File::open("/proc/thread-self/ns/net")?;
     let inside = connect()?;
-    let linked = join(&outside, &inside, &namespace, slot).await;
+    let carries = carries && std::fs::write(CARRY_LOOPBACK, "1").is_ok();
+    let mut linked = join(&outside, &inside, &namespace, slot).await;
+    if linked.is_ok() && carries {
+        linked = give_up_loopback(&inside).await;
+    }
     if linked.is_err()
         && let Ok(Some(index)) = index(&outside, &link(slot)).await
     {
@@ -159,6 +168,15 @@ async fn join(outside: &Handle, inside: &Handle, namespace: &File, slot: u16) ->
         .gateway(ADDRESS)
         .output_interface(far);
     inside.route().add(onwards.build()).execute().await
+}
+
+/// What a guest sends to QEMU's own address for "the host" then goes to the gateway, which refuses it and counts it.
+async fn give_up_loopback(inside: &Handle) -> Result<(), rtnetlink::Error> {
+    let mut addresses = inside.address().get().set_link_index_filter(LOOPBACK).execute();
+    while let Some(address) = addresses.try_next().await? {
+        inside.address().del(address).execute().await?;
+    }
+    Ok(())
 }
 
 /// The number of a link; `None` when there is none of this name.
