@@ -11,6 +11,7 @@ mod folder;
 mod fork;
 mod freeze;
 mod images;
+mod inspect;
 mod kvm;
 mod launch;
 mod memory_file;
@@ -26,11 +27,10 @@ mod template;
 mod time_stamp;
 mod usage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -40,14 +40,14 @@ use hearth_api::ids::VmId;
 use hearth_image::Stores;
 
 use crate::network::VmNetwork;
-use crate::process::{self, ProcessId};
+use crate::process::ProcessId;
 use crate::vm_user::VmUser;
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
     Egress, ForkSpec, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage, error,
 };
 use async_trait::async_trait;
-use folder::{Record, VmFolder};
+use folder::VmFolder;
 use stream::Streams;
 use template::Templates;
 
@@ -215,29 +215,6 @@ impl Inner {
         VmFolder::new(&self.vms, id)
     }
 
-    /// The VMs that have a folder.
-    fn folders(&self) -> Result<Vec<VmId>, DriverError> {
-        let names = fs::read_dir(&self.vms).and_then(|entries| {
-            let names = entries.map(|entry| Ok(entry?.file_name()));
-            names.collect::<io::Result<Vec<_>>>()
-        });
-        let names = names.map_err(|error| error::io(format!("cannot read {}", self.vms.display()), error))?;
-        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
-    }
-
-    /// This installation's QEMU processes, whether or not anything else is left of their VM.
-    fn processes(&self) -> Result<Vec<(ProcessId, VmId)>, DriverError> {
-        let prefix = command::name_prefix(&self.options.installation);
-        let mut found = process::find_by_argument("-name", |name| name.strip_prefix(&prefix)?.parse::<VmId>().ok())
-            .map_err(|error| error::io("cannot list QEMU processes", error))?;
-        // A process of another user with the same arguments must not be counted or killed.
-        let ours = [self.user.id(), nix::unistd::geteuid().as_raw()];
-        found.retain(|(process, _)| {
-            fs::metadata(format!("/proc/{}", process.pid)).is_ok_and(|metadata| ours.contains(&metadata.uid()))
-        });
-        Ok(found)
-    }
-
     fn mark_making(&self, id: &VmId) -> Making<'_> {
         self.making
             .lock()
@@ -248,75 +225,6 @@ impl Inner {
 
     fn is_making(&self, id: &VmId) -> bool {
         self.making.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-
-    /// A VM's record; `None` when there is none or it is torn.
-    fn record(&self, id: &VmId) -> Result<Option<Record>, DriverError> {
-        let record = self.folder(id).read();
-        record.map_err(|error| error::io(format!("cannot read the record of {id}"), error))
-    }
-
-    /// The process that a VM's record names.
-    fn recorded_process(&self, id: &VmId) -> Result<Option<ProcessId>, DriverError> {
-        Ok(self.record(id)?.and_then(|record| record.process))
-    }
-
-    /// A VM that has a folder.
-    fn state_of_folder(&self, id: &VmId) -> Result<VmState, DriverError> {
-        if self.is_making(id) {
-            return Ok(VmState::Running);
-        }
-        let process = self.recorded_process(id)?;
-        let look = || match &process {
-            Some(process) if process.is_alive()? => process.is_halted().map(Some),
-            _ => Ok(None),
-        };
-        match look().map_err(|error| error::io(format!("cannot read the process of {id}"), error))? {
-            Some(true) => Ok(VmState::Halted),
-            Some(false) => {
-                let paused = self.folder(id).is_paused();
-                let paused = paused.map_err(|error| error::io(format!("cannot read the folder of {id}"), error))?;
-                Ok(if paused { VmState::Paused } else { VmState::Running })
-            }
-            None => self.without_process(id),
-        }
-    }
-
-    fn inspect(&self, id: &VmId) -> Result<Option<VmState>, DriverError> {
-        let exists = self.folder(id).exists();
-        if exists.map_err(|error| error::io(format!("cannot read the folder of {id}"), error))? {
-            return self.state_of_folder(id).map(Some);
-        }
-        Ok(self
-            .processes()?
-            .iter()
-            .any(|(_, of)| of == id)
-            .then_some(VmState::Stopped))
-    }
-
-    /// Whether a VM is paused; an error when it does not run.
-    fn need_alive(&self, id: &VmId) -> Result<bool, DriverError> {
-        match self.inspect(id)? {
-            Some(VmState::Running) => Ok(false),
-            Some(VmState::Paused) => Ok(true),
-            Some(VmState::Saved) => Err(DriverError::retry(format!(
-                "{id} is paused to the disk: resume it first"
-            ))),
-            Some(VmState::Halted) => Err(DriverError::retry(format!("{id} is stopped: {}", self.halted(id)))),
-            Some(VmState::Stopped) => Err(DriverError::permanent(format!("{id} does not run any more"))),
-            None => Err(DriverError::permanent(format!("there is no VM {id}"))),
-        }
-    }
-
-    fn list(&self) -> Result<Vec<VmInfo>, DriverError> {
-        // A process whose folder is gone has no record and no socket: there is nothing to do with it but to destroy it.
-        let orphans = self.processes()?.into_iter().map(|(_, id)| (id, VmState::Stopped));
-        let mut all: BTreeMap<VmId, VmState> = orphans.collect();
-        for id in self.folders()? {
-            let state = self.state_of_folder(&id)?;
-            all.insert(id, state);
-        }
-        Ok(all.into_iter().map(|(id, state)| VmInfo { id, state }).collect())
     }
 
     /// What needs a checkpoint, as a message for people; `None` when nothing does.
