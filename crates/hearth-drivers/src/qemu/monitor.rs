@@ -228,7 +228,7 @@ impl Monitor {
         }
     }
 
-    /// Reads what [`Monitor::save_state`] wrote, or what was made of what [`Monitor::save_all`] did, into a machine that was started for
+    /// Reads what [`Monitor::save_state`] wrote, or what was made of what [`Monitor::end_save_all`] did, into a machine that was started for
     /// it.
     pub(super) async fn load_state(&mut self, path: &str, memory: MemoryIs) -> io::Result<()> {
         self.prepare_migration(memory, Vec::new()).await?;
