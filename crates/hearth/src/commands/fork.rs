@@ -30,7 +30,7 @@ pub(crate) struct ForkArgs {
     /// How many copies
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MAX_FORKS))]
     count: u64,
-    /// Name the tasks of the copies after this one (<ID>-1, <ID>-2 …; the id itself for one copy): asking again with the same one gives
+    /// Name the tasks of the copies after this one (ID-1, ID-2 …; the id itself for one copy): asking again with the same one gives
     /// the same copies
     #[arg(long, value_name = "ID")]
     task: Option<TaskId>,
