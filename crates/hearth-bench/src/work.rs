@@ -9,14 +9,15 @@ use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
 use hearth_api::claim::ClaimRequest;
 use hearth_api::exec::ExecRequest;
+use hearth_api::fork::{ForkReply, ForkRequest};
 use hearth_api::ids::InstanceId;
 use hearth_api::session::StartSession;
 use tokio::process::Command;
 
 use crate::peers::output;
 use crate::project::{Project, argv_true};
-use crate::report::names;
-use crate::{Bench, Row, say};
+use crate::report::{Unit, names};
+use crate::{Bench, Row, say, vm};
 
 /// Size of the file that is copied, MiB.
 pub(crate) const COPIED_MIB: usize = 32;
@@ -29,6 +30,8 @@ const PORT: u16 = 3000;
 /// How long it may take to listen: Python starts slowly where the processor is emulated.
 const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// Copies that are made at once.
+const MANY: u64 = 10;
 /// Bytes in a MiB.
 const MIB: usize = 1 << 20;
 
@@ -75,7 +78,8 @@ impl Desk<'_> {
         self.sessions(bench).await?;
         self.files(bench).await?;
         self.copies(bench).await?;
-        self.ports(bench).await
+        self.ports(bench).await?;
+        self.forks(bench).await
     }
 
     /// A command that must succeed; what it printed.
@@ -277,6 +281,65 @@ impl Desk<'_> {
                 .report
                 .times(Row::Work, inside, &took.context("the VM's own client")?);
             bench.report.ratio(Row::Work, (Row::Work, proxied), (Row::Work, inside));
+        }
+        Ok(())
+    }
+
+    /// Copies of the VM as it is now: a server runs in it, and its page cache holds what was copied.
+    async fn forks(&self, bench: &mut Bench) -> Result<()> {
+        let data = &self.project.server.data;
+        let parent: Vec<PathBuf> = vm::folders(data);
+        let (mut single, mut stopped) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let (took, reply) = self.fork(1).await?;
+            single.push(took);
+            stopped.push(reply.paused_ms as f64);
+            self.release_forks(&reply).await?;
+        }
+        let (took, reply) = self.fork(MANY).await?;
+        let copies = vm::folders(data).into_iter().filter(|folder| !parent.contains(folder));
+        let (mut private, mut share) = (Vec::new(), Vec::new());
+        for folder in copies {
+            let memory = vm::memory(vm::pid(&folder)?)?;
+            private.push(memory.private);
+            share.push(memory.share);
+        }
+        self.release_forks(&reply).await?;
+        let report = &mut bench.report;
+        report.times(Row::Work, "fork of the claimed VM, one copy", &single);
+        report.values(Row::Work, "the VM is stopped for", Unit::Ms, stopped);
+        report.times(Row::Work, "fork of the claimed VM, ten copies", &[took]);
+        report.figure(
+            Row::Work,
+            "the same, per copy",
+            Unit::Ms,
+            took.as_secs_f64() * 1000.0 / MANY as f64,
+        );
+        report.values(Row::Work, "a copy: private", Unit::Mib, private);
+        report.values(Row::Work, "a copy: private + share (PSS)", Unit::Mib, share);
+        Ok(())
+    }
+
+    async fn fork(&self, count: u64) -> Result<(Duration, ForkReply)> {
+        let body = ForkRequest {
+            count: Some(count),
+            ..ForkRequest::default()
+        };
+        let begin = Instant::now();
+        let reply = self.project.server.client.fork(&self.id, &body).await?;
+        Ok((begin.elapsed(), reply))
+    }
+
+    async fn release_forks(&self, reply: &ForkReply) -> Result<()> {
+        for copy in &reply.items {
+            self.project.release(&copy.claim.id).await?;
+        }
+        let begin = Instant::now();
+        while vm::folders(&self.project.server.data).len() > 1 {
+            if begin.elapsed() > LISTEN_LIMIT {
+                bail!("copies that were released are not removed");
+            }
+            tokio::time::sleep(CHECK_EVERY).await;
         }
         Ok(())
     }
