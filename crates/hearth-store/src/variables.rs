@@ -115,16 +115,29 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let step = i64::from(owner == VariableOwner::Shared);
-        let known = sqlx::query("UPDATE project SET variables_version = variables_version + ?2 WHERE id = ?1")
-            .bind(project.as_str())
-            .bind(step)
-            .execute(&mut *tx)
-            .await?;
-        if known.rows_affected() == 0 {
+        let known = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM project WHERE id = ?1)");
+        if !known.bind(project.as_str()).fetch_one(&mut *tx).await? {
             return Ok(false);
         }
+        let mut changed = false;
         for variable in variables {
+            let context = owner.context(project, &variable.name);
+            let before: Option<Vec<u8>> =
+                sqlx::query_scalar("SELECT value FROM variable WHERE project_id = ?1 AND owner = ?2 AND name = ?3")
+                    .bind(project.as_str())
+                    .bind(owner.column())
+                    .bind(variable.name.as_str())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            // The set-up would run again for nothing.
+            let is_same = before.is_some_and(|sealed| {
+                let value = self.cipher.open_value(&context, &sealed);
+                value.is_ok_and(|value| variable.value == value)
+            });
+            if is_same {
+                continue;
+            }
+            changed = true;
             sqlx::query(
                 "INSERT INTO variable (project_id, owner, name, value, updated_at, updated_by)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -134,14 +147,17 @@ impl Store {
             .bind(project.as_str())
             .bind(owner.column())
             .bind(variable.name.as_str())
-            .bind(
-                self.cipher
-                    .seal(&owner.context(project, &variable.name), &variable.value)?,
-            )
+            .bind(self.cipher.seal(&context, &variable.value)?)
             .bind(millis(now))
             .bind(by)
             .execute(&mut *tx)
             .await?;
+        }
+        if changed && owner == VariableOwner::Shared {
+            sqlx::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = ?1")
+                .bind(project.as_str())
+                .execute(&mut *tx)
+                .await?;
         }
         tx.commit().await?;
         Ok(true)

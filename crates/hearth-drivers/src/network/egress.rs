@@ -109,11 +109,17 @@ impl VmNetwork {
         }
     }
 
-    fn known(&self, holder: i32) -> Vec<Known> {
+    fn vms_with_places(&self) -> Vec<VmId> {
         let entries = fs::read_dir(self.places()).into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse::<VmId>().ok());
-        ids.filter_map(|vm| {
-            let place = self.place(&vm).ok().flatten().filter(|place| place.holder == holder)?;
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok());
+        ids.collect()
+    }
+
+    fn known(&self, holder: i32) -> Vec<Known> {
+        let vms = self.vms_with_places().into_iter();
+        vms.filter_map(|vm| {
+            let is_there = |place: &Place| place.holder == holder && place.slot != NOWHERE;
+            let place = self.place(&vm).ok().flatten().filter(is_there)?;
             Some(Known {
                 vm,
                 slot: place.slot,
@@ -184,6 +190,7 @@ impl VmNetwork {
                 // One that was paused to the disk continues with what it may reach.
                 let policy = self.place(vm)?.map(|before| before.policy).unwrap_or_default();
                 let place = Place { holder, slot, policy };
+                self.leave_to(vm, &place)?;
                 self.write_place(vm, &place)?;
                 if place.policy != EgressPolicy::default() {
                     self.ask_to_hold(vm, &place).await?;
@@ -192,6 +199,19 @@ impl VmNetwork {
             }
             other => Err(refused(other)),
         }
+    }
+
+    /// The VM that had this slot before has ended; its record may still be there, and must not be taken for who is in it now.
+    fn leave_to(&self, vm: &VmId, taken: &Place) -> Result<(), DriverError> {
+        for other in self.vms_with_places() {
+            if other != *vm
+                && let Some(place) = self.place(&other)?
+                && (place.holder, place.slot) == (taken.holder, taken.slot)
+            {
+                self.leave(&other)?;
+            }
+        }
+        Ok(())
     }
 
     /// A VM was paused to the disk: its namespace is gone, and what it may reach is kept.
@@ -293,4 +313,40 @@ pub fn parse_resolver(text: &str) -> Result<SocketAddrV4, String> {
         .parse()
         .or_else(|_| text.parse().map(|ip| SocketAddrV4::new(ip, PORT)));
     address.map_err(|_| "write the IPv4 address of a resolver, like 192.168.1.1 or 192.168.1.1:5353".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_api::egress::EgressMode;
+
+    use super::*;
+    use crate::vm_user::VmUser;
+
+    #[test]
+    fn slot_belongs_to_the_vm_that_took_it_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_owned();
+        let network = VmNetwork::new(data.clone(), data, "test", VmUser::detect(None), "hearth".into(), None);
+        let place = |holder, mode| Place {
+            holder,
+            slot: 7,
+            policy: EgressPolicy {
+                mode,
+                ..EgressPolicy::default()
+            },
+        };
+        let (dead, lives, elsewhere) = (VmId::generate(), VmId::generate(), VmId::generate());
+        network.write_place(&dead, &place(1, EgressMode::Open)).unwrap();
+        network.write_place(&elsewhere, &place(2, EgressMode::Open)).unwrap();
+        let taken = place(1, EgressMode::Allow);
+        network.leave_to(&lives, &taken).unwrap();
+        network.write_place(&lives, &taken).unwrap();
+        let known = network.known(1);
+        assert_eq!(
+            known.iter().map(|known| (&known.vm, known.slot)).collect::<Vec<_>>(),
+            [(&lives, 7)]
+        );
+        assert_eq!(known[0].policy, taken.policy);
+        assert_eq!(network.known(2).len(), 1, "a slot of another holder is another one");
+    }
 }

@@ -50,10 +50,14 @@ async fn work(client: &AgentClient) -> u32 {
 const GET: &str = "curl --silent --fail --max-time 20 --retry 5 --retry-connrefused http://127.0.0.1:8000/hostname";
 
 async fn count(client: &AgentClient) -> u64 {
-    print(client, "until [ -s /run/count ]; do sleep 0.01; done; cat /run/count")
-        .await
-        .parse()
-        .unwrap()
+    // It is empty for a moment each time it is written.
+    print(
+        client,
+        "until n=$(cat /run/count) && [ -n \"$n\" ]; do sleep 0.01; done; echo $n",
+    )
+    .await
+    .parse()
+    .unwrap()
 }
 
 /// Pauses it to the disk and resumes it; what was going on in it is going on.

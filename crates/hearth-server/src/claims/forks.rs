@@ -84,6 +84,14 @@ impl Claims {
         {
             return Ok(reply);
         }
+        if let Some(held) = self.store.claims_held(&row.project).await?
+            && held.held + order.count as u64 > held.most
+        {
+            return Err(ForkError::TooManyHeld {
+                held,
+                count: order.count,
+            });
+        }
         let _resumed = self.resume_saved(&row.vm).await?;
         let room = self.room(row, order.count).await?;
         let is_paused = self.pause.is_paused(&row.vm).await;
@@ -275,6 +283,7 @@ impl Claims {
             Ok(_) if batch.gone.is_cancelled() && !batch.keyed => ForkError::Broken("the request went away".to_owned()),
             Ok(made) => match self.store.end_forks(&made).await {
                 Ok(true) => {
+                    self.hold_again(batch, &made).await;
                     self.guest_requests.run_soon();
                     self.wake.wake();
                     return Ok(made);
@@ -286,6 +295,16 @@ impl Claims {
         };
         self.undo(&batch.forks).await;
         Err(ended)
+    }
+
+    /// The project's egress policy may have been set, or another one, while the copies were made.
+    pub(super) async fn hold_again(&self, batch: &Batch, made: &[MadeFork]) {
+        for fork in &batch.forks {
+            let is_made = made.iter().any(|made| made.reply.id == fork.reply.id);
+            if is_made && let Err(error) = self.egress.begin(&batch.project, &fork.vm).await {
+                tracing::warn!(%error, vm = %fork.vm, "a copy is not held to its project's egress policy yet; it is tried again");
+            }
+        }
     }
 
     /// Makes the VMs of forks.

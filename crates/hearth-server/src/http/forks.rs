@@ -156,7 +156,7 @@ pub async fn delete_checkpoint(
         need_owner(&caller, &of)?;
     }
     if !state.store().forget_named_checkpoint(&of.key).await? {
-        return Err(ApiError::not_found("checkpoint"));
+        return Err(no_checkpoint(&of.name));
     }
     state.gc.run_soon();
     Ok(Json(CheckpointDeleted {
@@ -168,7 +168,13 @@ pub async fn delete_checkpoint(
 /// A checkpoint of a project.
 async fn find(state: &AppState, project: &ProjectId, name: &CheckpointName) -> Result<NamedCheckpoint, ApiError> {
     let found = state.store().named_checkpoint(project, name).await?;
-    found.ok_or_else(|| ApiError::not_found("checkpoint"))
+    found.ok_or_else(|| no_checkpoint(name.as_str()))
+}
+
+fn no_checkpoint(name: &str) -> ApiError {
+    let message =
+        format!("the project has no checkpoint `{name}`; `hearth checkpoint list PROJECT` shows those it has");
+    ApiError::new(ErrorCode::NotFound, message)
 }
 
 /// 403 for others than the user whose claim it was, and admins.

@@ -96,7 +96,7 @@ impl Egress {
 
     /// Holds all claimed VMs of a project to the policy that it has now; what fails is tried again later.
     pub async fn changed(&self, project: &ProjectId) -> Result<(), StoreError> {
-        let claimed = self.store.claimed_vms().await?;
+        let claimed = self.store.claimed_vms_and_copies().await?;
         self.hold_all(claimed.into_iter().filter(|one| one.project == *project))
             .await;
         Ok(())
@@ -119,7 +119,7 @@ impl Egress {
 
     /// The claimed VMs of a project that are not held to this policy yet, and why.
     pub async fn pending(&self, project: &ProjectId, policy: &EgressPolicy) -> Result<Vec<PendingEgress>, StoreError> {
-        let claimed = self.store.claimed_vms().await?;
+        let claimed = self.store.claimed_vms_and_copies().await?;
         let held = self.held();
         let pending = claimed
             .into_iter()
@@ -152,7 +152,7 @@ impl Egress {
     }
 
     async fn round(&self) -> Result<(), StoreError> {
-        let claimed = self.store.claimed_vms().await?;
+        let claimed = self.store.claimed_vms_and_copies().await?;
         self.held().retain(|vm, _| claimed.iter().any(|one| one.vm == *vm));
         let mut with_policy = Vec::new();
         for one in claimed {

@@ -237,3 +237,38 @@ async fn real_claimed_vm_is_held_to_its_list_and_never_reaches_the_server() {
     assert_eq!(attempts(&api).await, "7 7 7 7");
     clean_up(server, &project).await;
 }
+
+#[tokio::test]
+async fn copies_and_restored_vms_are_held_to_the_list_before_they_run() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (project, _) = server.full_pool(1).await;
+    server.put(&format!("{project}/egress"), list()).await;
+    let policy: EgressPolicy = serde_json::from_value(list()).unwrap();
+    let (_, path) = claim(&server, &project).await;
+    server
+        .post(&format!("{path}/checkpoint"), json!({ "name": "kept" }))
+        .await;
+    let forked = server.post(&format!("{path}/fork"), json!({ "count": 3 })).await;
+    let restored = server.post(&format!("{path}/restore"), json!({ "checkpoint": "kept" })).await;
+    let copies = forked["items"].as_array().unwrap().iter().map(|item| &item["claim"]);
+    for claim in copies.chain([&restored]) {
+        let vm: VmId = claim["instanceId"].as_str().unwrap().parse().unwrap();
+        assert_eq!(held(&driver, &vm).await, policy, "{claim}");
+        assert_eq!(
+            driver.inspect(&vm).await.unwrap(),
+            Some(hearth_drivers::VmState::Running)
+        );
+    }
+    // A change reaches them as every other claimed VM.
+    let open = server
+        .put(
+            &format!("{project}/egress"),
+            json!({ "mode": "open", "hosts": [], "cidrs": [] }),
+        )
+        .await;
+    assert_eq!(open["pending"], json!([]));
+    for item in forked["items"].as_array().unwrap() {
+        let vm: VmId = item["claim"]["instanceId"].as_str().unwrap().parse().unwrap();
+        assert_eq!(held(&driver, &vm).await, EgressPolicy::default());
+    }
+}

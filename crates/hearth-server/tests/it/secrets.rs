@@ -239,3 +239,18 @@ async fn other_users_of_the_host_can_open_nothing_in_an_open_data_folder() {
     assert!(looked_at >= 4, "{looked_at}");
     drop(server);
 }
+
+#[tokio::test]
+async fn variable_that_is_set_to_what_it_is_changes_no_recipe() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(1).await;
+    let shared = format!("{project}/environment-variables/shared");
+    let set = async |value: &str| {
+        let variables = json!({ "variables": [{ "name": "GREETING", "value": value }] });
+        server.put(&shared, variables).await;
+        server.get(&format!("{pool}/explain")).await["recipe"].clone()
+    };
+    let hello = set("hello").await;
+    assert_eq!(set("hello").await, hello);
+    assert_ne!(set("good morning").await, hello);
+}

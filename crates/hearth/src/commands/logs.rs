@@ -107,7 +107,7 @@ async fn print_session(client: &Client, id: &InstanceId, session: &Session, foll
 
 fn table(logs: &[InstanceLog]) -> String {
     if logs.is_empty() {
-        return "no logs: no command in this VM runs in the background".to_owned();
+        return "no logs: no command that ended has left one running in the background".to_owned();
     }
     let row = |log: &InstanceLog| {
         let what = match (log.kind, &log.command) {

@@ -13,8 +13,8 @@ Examples:
   hearth pause last --to-disk   it costs no memory either, and takes longer to resume
   hearth resume last            any other command resumes it as well
 
-Every process stops where it is and costs no processor; memory, disk and open connections stay. The lease is not longer for it:
-`hearth claim extend` is.";
+Every process stops where it is and costs no processor; memory, disk and open connections stay. The lease is renewed by a
+pause and by a resume, and not in between: `hearth claim extend` makes it longer.";
 
 /// `hearth pause`.
 #[derive(Debug, Args)]

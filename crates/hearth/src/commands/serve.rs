@@ -180,15 +180,19 @@ impl FromStr for SizeArg {
     }
 }
 
-/// Whole seconds, or a length of time like `90s`, `10m` or `1h 30m`.
+/// Whole seconds, whole days like `30d`, or a length of time like `90s`, `10m` or `1h 30m`.
 pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let days: Option<u64> = text.strip_suffix('d').and_then(|days| days.parse().ok());
+    if let Some(seconds) = days.and_then(|days| days.checked_mul(24 * 60 * 60)) {
         return Ok(Duration::from_secs(seconds));
     }
     let length = text.parse::<SignedDuration>().ok();
     length
         .and_then(|length| Duration::try_from(length).ok())
-        .ok_or_else(|| "write it in seconds, or like 90s, 10m or 1h".to_owned())
+        .ok_or_else(|| "write it in seconds, or like 90s, 10m, 1h or 30d".to_owned())
 }
 
 /// An address without credentials: it would be shown to every tenant and stand in every VM as `origin`.

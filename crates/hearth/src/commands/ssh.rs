@@ -30,7 +30,7 @@ const AFTER_HELP: &str = "\
 Examples:
   hearth ssh last
   hearth ssh fix-17 -- -L 8080:localhost:3000
-  hearth ssh last -- 'cd app && npm test'
+  hearth ssh last -- 'cd /home/app && npm test'
 
 What stands behind `--` goes to ssh as it is. scp, rsync and editors: hearth ssh-config.";
 
@@ -52,7 +52,7 @@ const CONFIG_HELP: &str = "\
 Examples:
   hearth ssh-config >> ~/.ssh/config
   ssh last.hearth
-  scp notes.txt fix-17.hearth:app/
+  scp notes.txt fix-17.hearth:/home/app/
   rsync -a src/ wpi_….hearth:/home/app/src/
 
 A VM's host name is what other commands call it by, and `.hearth`. VS Code and JetBrains find it under that name, too.";

@@ -72,7 +72,7 @@ fn bad_arguments_end_with_2_and_say_how_to_write_them() {
         (&["project", "set", "web", "--max-vms", "-1"], "unexpected argument"),
         (&["project", "set", "web", "--max-vms=-1"], "invalid value"),
         (&["serve", "--size", "medium=0:1:1"], "medium=2:4096:20"),
-        (&["serve", "--longest-claim-wait", "soon"], "like 90s, 10m or 1h"),
+        (&["serve", "--longest-claim-wait", "soon"], "like 90s, 10m, 1h or 30d"),
         (&["serve", "--requests-per-second", "many"], "invalid"),
         (&["setup", "save", "web", "/nonexistent"], "cannot be read"),
         (

@@ -20,8 +20,10 @@ use super::protocol::{Known, Reply, Request};
 use super::refused::{self, RefusedNames};
 use super::{filter, namespaces};
 
-/// Namespaces that are kept ready.
-const SPARES: usize = 4;
+/// Namespaces that are kept ready: as many as the largest pool has VMs, and some.
+const SPARES: usize = 24;
+/// Others are made when none was given out for so long.
+const QUIET: Duration = Duration::from_secs(1);
 /// How often what is left of VMs that are gone is removed.
 const ROUND: Duration = Duration::from_secs(20);
 /// A namespace that was given out is kept for so long; QEMU is in it a moment later, or never.
@@ -114,13 +116,16 @@ impl Slots {
             if let Err(error) = self.sweep().await {
                 eprintln!("what is left of VMs that are gone was not removed: {error}");
             }
-            while self.state().upstream.is_some() && self.spares() < SPARES {
-                if let Err(error) = self.add_spare().await {
-                    eprintln!("no namespace could be made ready: {error}");
-                    break;
-                }
+            let missing = SPARES.saturating_sub(self.spares());
+            if self.state().upstream.is_some()
+                && missing > 0
+                && let Err(error) = self.add_spares(missing).await
+            {
+                eprintln!("no namespace could be made ready: {error}");
             }
             let _ = tokio::time::timeout(ROUND, self.taken.notified()).await;
+            // A pool is being filled, or a task has just begun: both need the processor more.
+            while tokio::time::timeout(QUIET, self.taken.notified()).await.is_ok() {}
         }
     }
 
@@ -179,7 +184,7 @@ impl Slots {
                 self.taken.notify_one();
                 return Ok(reply);
             }
-            self.add_spare().await?;
+            self.add_spares(1).await?;
         }
     }
 
@@ -201,32 +206,34 @@ impl Slots {
         })
     }
 
-    /// Makes a namespace ready.
-    async fn add_spare(&self) -> io::Result<()> {
+    /// Makes so many namespaces ready, with one change of the packet rules.
+    async fn add_spares(&self, count: usize) -> io::Result<()> {
         let _rules = self.rules.lock().await;
         let links = namespaces::links().await?;
-        let (number, closed) = {
+        let (numbers, closed) = {
             let state = self.state();
             let is_free = |number: &u16| !state.slots.contains_key(number) && !links.contains(number);
-            let free = (1..=namespaces::MOST).find(is_free);
-            let number = free.ok_or_else(|| io::Error::other("no more namespaces are free in the VM network"))?;
-            (number, state.closed.clone())
+            let free = (1..=namespaces::MOST).filter(is_free).take(count);
+            (free.collect::<Vec<u16>>(), state.closed.clone())
         };
+        if numbers.is_empty() {
+            return Err(io::Error::other("no more namespaces are free in the VM network"));
+        }
         let policy = EgressPolicy::default();
-        let begin = [filter::prepare(number), filter::forget(number)].concat();
-        let text = [
-            begin,
-            filter::hold(number, &policy, &closed, &[]),
-            filter::attach(number),
-        ]
-        .concat();
-        nft(text).await?;
-        let namespace = namespaces::make(number).await?;
-        let spare = Slot {
-            namespace: Some((namespace, Instant::now())),
-            ..Slot::default()
-        };
-        self.state().slots.insert(number, spare);
+        let rules = numbers.iter().map(|&number| {
+            let begin = [filter::prepare(number), filter::forget(number)].concat();
+            let held = filter::hold(number, &policy, &closed, &[]);
+            [begin, held, filter::attach(number)].concat()
+        });
+        nft(rules.collect()).await?;
+        for number in numbers {
+            let namespace = namespaces::make(number).await?;
+            let spare = Slot {
+                namespace: Some((namespace, Instant::now())),
+                ..Slot::default()
+            };
+            self.state().slots.insert(number, spare);
+        }
         Ok(())
     }
 

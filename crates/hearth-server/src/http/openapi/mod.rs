@@ -15,7 +15,7 @@ use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
 use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
 use hearth_api::port::TunnelMessage;
-use hearth_api::session::{SessionBegin, SessionDropped, SessionMessage};
+use hearth_api::session::{ReadUntil, SessionBegin, SessionDropped, SessionMessage};
 use hearth_api::settings::Settings;
 use hearth_api::terminal::TerminalMessage;
 use hearth_api::values::{Cursor, TerminalKind, Word};
@@ -64,6 +64,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         ExecMessage,
         FileChange,
         FollowEvent,
+        ReadUntil,
         SessionBegin,
         SessionDropped,
         SessionMessage,
