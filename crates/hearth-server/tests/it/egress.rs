@@ -249,7 +249,9 @@ async fn copies_and_restored_vms_are_held_to_the_list_before_they_run() {
         .post(&format!("{path}/checkpoint"), json!({ "name": "kept" }))
         .await;
     let forked = server.post(&format!("{path}/fork"), json!({ "count": 3 })).await;
-    let restored = server.post(&format!("{path}/restore"), json!({ "checkpoint": "kept" })).await;
+    let restored = server
+        .post(&format!("{path}/restore"), json!({ "checkpoint": "kept" }))
+        .await;
     let copies = forked["items"].as_array().unwrap().iter().map(|item| &item["claim"]);
     for claim in copies.chain([&restored]) {
         let vm: VmId = claim["instanceId"].as_str().unwrap().parse().unwrap();
