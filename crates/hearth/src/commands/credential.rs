@@ -150,8 +150,8 @@ fn credential(args: &SetArgs) -> Result<Credential, Failure> {
     let (bytes, from) = match &args.from_file {
         Some(path) => (input::file_bytes(path, input::SECRET)?, path.display().to_string()),
         None if io::stdin().is_terminal() => {
-            output::note(&format!("type the token for {host} (it is not shown), then Enter:"));
-            let line = read_hidden_line();
+            let prompt = format!("type the token for {host} (it is not shown), then Enter:");
+            let line = read_hidden_line(&prompt);
             let line = line.map_err(|error| Failure::new(format!("the token cannot be read: {error}")))?;
             (line.into_bytes(), "what you typed".to_owned())
         }

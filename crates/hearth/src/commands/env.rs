@@ -244,8 +244,9 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
     let (bytes, from) = match file {
         Some(path) => (input::file_bytes(path, input::VALUE)?, path.display().to_string()),
         None if io::stdin().is_terminal() => {
-            output::note(&format!("type the value of {name} (it is not shown), then Enter:"));
-            return read_hidden_line().map_err(|error| Failure::new(format!("the value cannot be read: {error}")));
+            let prompt = format!("type the value of {name} (it is not shown), then Enter:");
+            return read_hidden_line(&prompt)
+                .map_err(|error| Failure::new(format!("the value cannot be read: {error}")));
         }
         None => (input::standard_input_bytes(input::VALUE)?, "standard input".to_owned()),
     };
@@ -271,14 +272,16 @@ fn value_from_outside(name: &str, file: Option<&Path>, exact: bool) -> Result<St
     Ok(value)
 }
 
-/// One line from the terminal without showing it; the terminal is put back even when reading fails.
-pub(super) fn read_hidden_line() -> io::Result<String> {
+/// One line from the terminal without showing it; the terminal is put back even when reading fails. The prompt comes when the terminal
+/// shows nothing any more: a program that waits for it types at once.
+pub(super) fn read_hidden_line(prompt: &str) -> io::Result<String> {
     use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal)?;
     let mut hidden = shown.clone();
     hidden.local_flags.remove(LocalFlags::ECHO);
     tcsetattr(&terminal, SetArg::TCSANOW, &hidden)?;
+    output::note(prompt);
     let mut line = String::new();
     let read = terminal.read_line(&mut line);
     tcsetattr(&terminal, SetArg::TCSANOW, &shown)?;
