@@ -101,6 +101,14 @@ pub struct Held {
     pub most: u64,
 }
 
+impl Held {
+    /// Whether they may hold so many more.
+    #[must_use]
+    pub fn has_room_for(&self, more: u64) -> bool {
+        self.now.saturating_add(more) <= self.most
+    }
+}
+
 /// A pool, as far as its claims are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolView {
@@ -273,7 +281,7 @@ pub fn next(view: &ClaimView, order: &ClaimOrder, now: Duration) -> Next {
             Earlier::Unfinished(id) => Next::Take(Take::Unfinished(id.clone())),
         };
     }
-    if view.held.is_some_and(|held| held.now >= held.most) {
+    if view.held.is_some_and(|held| !held.has_room_for(1)) {
         return Next::Refuse(Refusal::TooManyHeld);
     }
     if let Some(refusal) = no_more_hope(view) {

@@ -62,6 +62,14 @@ pub(crate) fn io(what: impl std::fmt::Display, error: std::io::Error) -> DriverE
     DriverError::retry(format!("{what}: {error}")).caused_by(error)
 }
 
+/// Whether a disk is full; QEMU says it in words.
+pub(crate) fn is_full_disk(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    ) || error.to_string().contains("No space left")
+}
+
 /// Where a program is, or an error that says which package to install.
 pub(crate) fn need(name: &str, package: &str) -> Result<PathBuf, DriverError> {
     program::find(name).ok_or_else(|| {

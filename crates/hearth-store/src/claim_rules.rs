@@ -2,6 +2,7 @@
 //! warned of.
 
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_core::claim::Held;
 use jiff::Timestamp;
 use sqlx::SqliteExecutor;
 
@@ -34,13 +35,6 @@ impl Default for ClaimRules {
     }
 }
 
-/// How many claims of a project hold a VM, and how many may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClaimsHeld {
-    pub held: u64,
-    pub most: u64,
-}
-
 /// A claim that holds a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -64,7 +58,7 @@ pub struct IdleRule {
 pub(super) async fn claims_held<'a>(
     from: impl SqliteExecutor<'a>,
     project: &ProjectId,
-) -> Result<Option<ClaimsHeld>, StoreError> {
+) -> Result<Option<Held>, StoreError> {
     let found: Option<(i64, i64)> = sqlx::query_as(
         "SELECT (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL), max_claims
          FROM project WHERE id = ?1 AND max_claims IS NOT NULL",
@@ -73,15 +67,15 @@ pub(super) async fn claims_held<'a>(
     .fetch_optional(from)
     .await?;
     let number = |number: i64| u64::try_from(number).unwrap_or_default();
-    Ok(found.map(|(held, most)| ClaimsHeld {
-        held: number(held),
+    Ok(found.map(|(now, most)| Held {
+        now: number(now),
         most: number(most),
     }))
 }
 
 impl Store {
     /// How many claims of a project hold a VM, where it has a limit.
-    pub async fn claims_held(&self, project: &ProjectId) -> Result<Option<ClaimsHeld>, StoreError> {
+    pub async fn claims_held(&self, project: &ProjectId) -> Result<Option<Held>, StoreError> {
         claims_held(&self.read, project).await
     }
 

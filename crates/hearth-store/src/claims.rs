@@ -8,6 +8,7 @@ use hearth_api::ids::{InstanceId, ProjectId, TokenId};
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 
+use super::claim_rules::claims_held;
 use super::instances::{delete_rows, move_row, select_instance};
 use super::{
     InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
@@ -178,14 +179,8 @@ impl Store {
                 return Ok(Taken::Before);
             }
         }
-        let is_full: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM project WHERE id = ?1 AND max_claims IS NOT NULL
-                 AND max_claims <= (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL))",
-        )
-        .bind(claim.project.as_str())
-        .fetch_one(&mut *tx)
-        .await?;
-        if is_full {
+        let held = claims_held(&mut *tx, claim.project).await?;
+        if held.is_some_and(|held| !held.has_room_for(1)) {
             return Ok(Taken::Full);
         }
         let picked: Option<Picked> = sqlx::query_as(

@@ -4,11 +4,12 @@
 use hearth_api::claim::ClaimReply;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use hearth_core::checkpoint::CheckpointKey;
+use hearth_core::claim::Held;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
 
-use super::claim_rules::{ClaimsHeld, claims_held};
+use super::claim_rules::claims_held;
 use super::instances::move_row;
 use super::{Moved, Store, StoreError, millis, to_json};
 
@@ -59,7 +60,7 @@ pub enum BegunForks {
     /// What is to be forked is not claimed any more.
     NotClaimed,
     /// With them the project's claims would hold more VMs than they may.
-    TooManyHeld(ClaimsHeld),
+    TooManyHeld(Held),
 }
 
 /// A fork whose VM is there.
@@ -114,7 +115,7 @@ impl Store {
             return Ok(BegunForks::NotClaimed);
         }
         let held = claims_held(&mut *tx, order.project).await?;
-        if let Some(held) = held.filter(|held| !order.replaces && held.held + order.forks.len() as u64 > held.most) {
+        if let Some(held) = held.filter(|held| !order.replaces && !held.has_room_for(order.forks.len() as u64)) {
             return Ok(BegunForks::TooManyHeld(held));
         }
         for fork in order.forks {

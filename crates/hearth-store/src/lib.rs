@@ -41,7 +41,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 pub use branch_heads::BranchHeads;
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
-pub use claim_rules::{ClaimRules, ClaimsHeld, Holder, IdleRule};
+pub use claim_rules::{ClaimRules, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
 pub use credentials::{ClaimedVm, CredentialRow};
 pub use find::Sight;

@@ -11,7 +11,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
-use super::{ClaimRules, ClaimsHeld, Sight, Store};
+use super::{ClaimRules, Sight, Store};
 use crate::seal::tests::NoVariables;
 
 /// A database as the versions before this migration made it, with what these statements wrote then, as this version finds it; and its
@@ -273,6 +273,6 @@ async fn project_of_before_says_nothing_of_its_claims_and_is_warned_of_their_end
     assert_eq!(project().await.claim_rules, rules);
     assert_eq!(
         store.claims_held(&id).await.unwrap(),
-        Some(ClaimsHeld { held: 0, most: 2 })
+        Some(hearth_core::claim::Held { now: 0, most: 2 })
     );
 }

@@ -22,8 +22,8 @@ use crate::{
     CALL_TIMEOUT, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, DriverError, SnapshotSpec, error,
 };
 
-/// Kept free on the disk besides what the checkpoint takes, bytes: running VMs would soon get write errors below it.
-const DISK_RESERVE: u64 = 512 * 1024 * 1024;
+/// Kept free on the disk besides what a checkpoint or a saved memory takes, bytes: running VMs would soon get write errors below it.
+pub(super) const DISK_RESERVE: u64 = 512 * 1024 * 1024;
 /// A guest is idle that used no more than [`IDLE_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
 const IDLE_WINDOW: Duration = Duration::from_millis(150);
 /// Clock ticks of 10 ms.
@@ -387,9 +387,7 @@ fn rebase(folder: &VmFolder, frozen: Record, key: &CheckpointKey, chain: &[Layer
 
 /// A full disk said as such: what to do about it is something else than about other errors.
 fn full_or(what: String, error: io::Error) -> DriverError {
-    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        || error.to_string().contains("No space left");
-    let advice = if full {
+    let advice = if error::is_full_disk(&error) {
         ": the disk is full; remove templates that nothing needs, or free some space"
     } else {
         ""

@@ -13,6 +13,7 @@ use hearth_api::ids::VmId;
 use hearth_host::files::bytes_on_disk;
 
 use super::folder::{MemoryKind, Record, VmFolder};
+use super::freeze::DISK_RESERVE;
 use super::launch::{self, Restore};
 use super::monitor::{AFTER_A_SAVE, Monitor, RunState};
 use super::template::RAM;
@@ -23,8 +24,6 @@ use crate::{CALL_TIMEOUT, DriverError, VmState, VmUsage, error};
 const MEMORY: &str = "memory";
 /// The same while it is written.
 const PART: &str = "memory.part";
-/// Kept free on the disk besides what the memory takes, bytes.
-const DISK_RESERVE: u64 = 512 << 20;
 /// Longest for writing or reading it: a slow disk and a VM of many gigabytes.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 /// What QEMU takes besides the guest's memory, MiB.
@@ -270,9 +269,7 @@ pub(super) fn usage(folder: &VmFolder) -> io::Result<VmUsage> {
 
 /// A full disk said as such.
 fn full_or(what: String, error: io::Error) -> DriverError {
-    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        || error.to_string().contains("No space left");
-    let advice = match full {
+    let advice = match error::is_full_disk(&error) {
         true => ": the disk is full; the VM is as it was. Free some space, or pause it in memory",
         false => "; the VM is as it was",
     };

@@ -30,14 +30,14 @@ async fn activate(client: &AgentClient, id: &VmId) -> Activated {
     client.activate(&identity).await.unwrap()
 }
 
-async fn print(client: &AgentClient, text: &str) -> String {
+pub(crate) async fn print(client: &AgentClient, text: &str) -> String {
     let (code, printed) = shell(client, text).await;
     assert_eq!(code, Some(0), "{text}: {printed}");
     printed.trim().to_owned()
 }
 
 /// A command that keeps running in the background; gives its process id.
-async fn background(client: &AgentClient, text: &str) -> u32 {
+pub(crate) async fn background(client: &AgentClient, text: &str) -> u32 {
     let spec = ExecSpec {
         shell: Some(text.into()),
         detach: Some(Detach {

@@ -6,37 +6,16 @@ use std::time::{Duration, Instant};
 use hearth_api::ids::VmId;
 use hearth_drivers::{Driver, DriverError, ForkPurpose, ForkStart, VmState};
 use hearth_guest::client::AgentClient;
-use hearth_guest::{Detach, ExecEnd, ExecSpec};
 
-use crate::contract::{Rig, agent, shell, spec};
+use crate::contract::{Rig, agent, spec};
 use crate::contract_forks::{fork, freezable, freeze, key};
 use crate::qemu::{Qemu, open};
+use crate::qemu_forks::{background, print};
 use crate::support::{eventually, processes_with};
 
 const SOON: Duration = Duration::from_secs(60);
 /// Room for a VM and what must stay free.
 const SMALL_DISK: &str = "3G";
-
-async fn print(client: &AgentClient, text: &str) -> String {
-    let (code, printed) = shell(client, text).await;
-    assert_eq!(code, Some(0), "{text}: {printed}");
-    printed.trim().to_owned()
-}
-
-async fn background(client: &AgentClient, text: &str) -> u32 {
-    let spec = ExecSpec {
-        shell: Some(text.into()),
-        detach: Some(Detach {
-            log_path: "/var/log/hearth/background.log".into(),
-            grace_ms: 200,
-        }),
-        ..ExecSpec::default()
-    };
-    match client.exec_collect(&spec, 10_000).await.unwrap().end {
-        ExecEnd::Detached { pid } => pid,
-        other => panic!("{other:?}"),
-    }
-}
 
 /// A process that counts into a file that has no name any more, and one that listens.
 async fn work(client: &AgentClient) -> u32 {

@@ -26,8 +26,8 @@ impl Claims {
             return Err(ForkError::Unable(driver.name));
         }
         let claim = self.claim_of_owner(row).await?;
-        let named = self.store.named_checkpoints(&row.project).await?;
-        if named.iter().any(|other| other.name == name) {
+        // Before a VM is resumed for nothing.
+        if self.store.named_checkpoint(&row.project, &name).await?.is_some() {
             return Err(ForkError::NameTaken);
         }
         let _resumed = self.resume_saved(&row.vm).await?;
@@ -213,7 +213,7 @@ impl Claims {
                 };
                 match self.store.take_vm_of(id, &made, &reply, Timestamp::now()).await {
                     Ok(true) => {
-                        self.hold_again(batch, std::slice::from_ref(&made)).await;
+                        self.hold_again(&batch.project, std::slice::from_ref(&made)).await;
                         self.connections.forget(vm);
                         self.pause.forget(vm);
                         self.guest_requests.run_soon();

@@ -7,7 +7,7 @@ use hearth_api::claim::{ClaimReply, ClaimSource};
 use hearth_api::ids::{InstanceId, TokenId};
 use hearth_api::project::GitIdentity;
 use hearth_core::claim::{
-    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Held, Next, PoolView, Ready, Reserved, next,
+    Cause, ClaimOrder, ClaimScope, ClaimView, Earlier, Failure, Next, PoolView, Ready, Reserved, next,
 };
 use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
@@ -253,10 +253,7 @@ impl Claims {
                 Some(earlier) => Some(self.earlier(task, earlier).await?),
                 None => None,
             },
-            held: held.map(|held| Held {
-                now: held.held,
-                most: held.most,
-            }),
+            held,
             queue: match &progress.ticket {
                 Some(ticket) => ticket.inside(),
                 None => self.queues.outside(&project.id, task.order.scope()),

@@ -1,10 +1,11 @@
 //! Why a VM is not forked, or no checkpoint of it is made, as an error with its message.
 
+use hearth_core::claim::Held;
 use hearth_core::plain_text::clause;
 use hearth_core::redact::Redacted;
 use hearth_drivers::DriverError;
 
-use crate::store::{ClaimsHeld, StoreError};
+use crate::store::StoreError;
 
 /// Why there are no forks.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +24,10 @@ pub enum ForkError {
     #[error(
         "the project's claims hold {} of the {} VMs that they may hold (`maxClaims`), and {count} more were asked for; none was made. Release \
          one (`hearth release ID`), or allow more (`hearth project set PROJECT --max-claims NUMBER`)",
-        .held.held, .held.most
+        .held.now, .held.most
     )]
     TooManyHeld {
-        held: ClaimsHeld,
+        held: Held,
         /// How many were asked for.
         count: usize,
     },

@@ -84,9 +84,9 @@ impl Claims {
         {
             return Ok(reply);
         }
-        if let Some(held) = self.store.claims_held(&row.project).await?
-            && held.held + order.count as u64 > held.most
-        {
+        // Before a VM is resumed for nothing; the rows are counted again when they are written.
+        let held = self.store.claims_held(&row.project).await?;
+        if let Some(held) = held.filter(|held| !held.has_room_for(order.count as u64)) {
             return Err(ForkError::TooManyHeld {
                 held,
                 count: order.count,
@@ -283,7 +283,7 @@ impl Claims {
             Ok(_) if batch.gone.is_cancelled() && !batch.keyed => ForkError::Broken("the request went away".to_owned()),
             Ok(made) => match self.store.end_forks(&made).await {
                 Ok(true) => {
-                    self.hold_again(batch, &made).await;
+                    self.hold_again(&batch.project, &made).await;
                     self.guest_requests.run_soon();
                     self.wake.wake();
                     return Ok(made);
@@ -298,11 +298,10 @@ impl Claims {
     }
 
     /// The project's egress policy may have been set, or another one, while the copies were made.
-    pub(super) async fn hold_again(&self, batch: &Batch, made: &[MadeFork]) {
-        for fork in &batch.forks {
-            let is_made = made.iter().any(|made| made.reply.id == fork.reply.id);
-            if is_made && let Err(error) = self.egress.begin(&batch.project, &fork.vm).await {
-                tracing::warn!(%error, vm = %fork.vm, "a copy is not held to its project's egress policy yet; it is tried again");
+    pub(super) async fn hold_again(&self, project: &ProjectId, made: &[MadeFork]) {
+        for vm in made.iter().map(|made| &made.reply.instance_id) {
+            if let Err(error) = self.egress.begin(project, vm).await {
+                tracing::warn!(%error, %vm, "a copy is not held to its project's egress policy yet; it is tried again");
             }
         }
     }
