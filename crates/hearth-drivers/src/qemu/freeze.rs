@@ -333,7 +333,7 @@ async fn freeze(
         let goes_on = monitor.cont().await;
         goes_on.and_then(|()| folder.set_paused(false))
     };
-    let paused_for = begin.elapsed();
+    let paused_for = if was_paused { Duration::ZERO } else { begin.elapsed() };
     drop(std::fs::remove_file(folder.state()));
     if still.is_err() && record.disks.last() != Some(&next) {
         drop(std::fs::remove_file(&layer));
