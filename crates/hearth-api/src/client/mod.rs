@@ -17,6 +17,7 @@ mod logs;
 mod pool;
 mod ports;
 mod projects;
+mod schedule;
 mod sessions;
 mod setup;
 mod socket;

@@ -25,6 +25,7 @@ mod pool;
 mod ports;
 mod projects;
 mod root;
+mod schedule;
 mod schema;
 mod sessions;
 mod setup;
@@ -239,6 +240,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(forks::delete_checkpoint))
         .routes(routes!(egress::get_egress, egress::put_egress))
         .routes(routes!(egress::get_instance_egress))
+        .routes(routes!(schedule::get_pool_schedule, schedule::put_pool_schedule))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))

@@ -13,6 +13,7 @@ use hearth_drivers::{CALL_TIMEOUT, Driver, VmState};
 use jiff::Timestamp;
 
 use super::act::Actor;
+use super::schedule::Schedules;
 use super::tasks::Tasks;
 use crate::claims::{Admission, Queues, Room};
 use crate::recipes::set_ups::SetUps;
@@ -38,6 +39,7 @@ pub struct Observer {
     ends: VmEnds,
     queues: Queues,
     tasks: Tasks,
+    schedules: Schedules,
     /// What the host may be used for.
     limits: Limits,
     /// Held by a pass, from its look to the last row that it writes, and by others who write rows of more VMs.
@@ -83,6 +85,7 @@ impl Observer {
             ends,
             queues,
             tasks: actor.tasks(),
+            schedules: Schedules::default(),
             limits,
             passes: Arc::default(),
         }
@@ -251,8 +254,9 @@ impl Observer {
         PoolWorld {
             tenant: 0,
             enabled: config.is_some_and(|config| config.enabled),
-            target: config
-                .and_then(|config| usize::try_from(config.target_size).ok())
+            target: pool
+                .as_ref()
+                .and_then(|pool| usize::try_from(self.schedules.target_size(&project.id, pool, Timestamp::now())).ok())
                 .unwrap_or_default()
                 .min(max_vms.unwrap_or(usize::MAX)),
             max_vms,
