@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::act::Actor;
 use super::tasks::Tasks;
 use crate::claims::{Admission, Queues, Room};
+use crate::options::SharedLimits;
 use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
@@ -39,7 +40,7 @@ pub struct Observer {
     queues: Queues,
     tasks: Tasks,
     /// What the host may be used for.
-    limits: Limits,
+    limits: SharedLimits,
     /// Held by a pass, from its look to the last row that it writes, and by others who write rows of more VMs.
     passes: Arc<tokio::sync::Mutex<()>>,
 }
@@ -72,7 +73,7 @@ impl Observer {
         memory: Memory,
         ends: VmEnds,
         queues: Queues,
-        limits: Limits,
+        limits: SharedLimits,
     ) -> Self {
         Self {
             store: actor.store.clone(),
@@ -203,7 +204,10 @@ impl Observer {
         }));
         let world = World {
             now,
-            limits: Limits { tokens, ..self.limits },
+            limits: Limits {
+                tokens,
+                ..self.limits.get()
+            },
             can_pause: capabilities.pause,
             pools,
             orphans,
