@@ -18,6 +18,11 @@ pub fn note(id: &InstanceId) {
     waiting().insert(id.clone(), Span::current());
 }
 
+/// The span that waits for this instance, if one does.
+pub fn span(id: &InstanceId) -> Span {
+    waiting().get(id).cloned().unwrap_or_else(Span::none)
+}
+
 /// It does not any more.
 pub fn forget(id: &InstanceId) {
     waiting().remove(id);

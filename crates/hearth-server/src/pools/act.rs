@@ -189,7 +189,9 @@ impl Actor {
             return Ok(());
         }
         self.bucket().take();
-        tracing::info!(%instance, project = %row.project, purpose = %row.purpose, "making an instance");
+        cause::span(instance).in_scope(|| {
+            tracing::info!(%instance, project = %row.project, purpose = %row.purpose, "making an instance");
+        });
         let boot = Boot {
             id: row.id,
             vm: row.vm,

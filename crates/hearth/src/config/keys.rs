@@ -89,7 +89,7 @@ impl Key {
     }
 
     /// What the environment says; several values are on lines of their own.
-    pub(super) fn from_environment(&self) -> Result<Option<Vec<String>>, Failure> {
+    pub(super) fn environment(&self) -> Result<Option<Vec<String>>, Failure> {
         let variable = self.variable();
         let Some(value) = std::env::var_os(&variable).filter(|value| !value.is_empty()) else {
             return Ok(None);

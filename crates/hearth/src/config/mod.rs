@@ -87,7 +87,7 @@ pub(crate) fn complete(named: Option<&Path>) -> Result<Complete, Failure> {
         if is_given {
             continue;
         }
-        if let Some(texts) = key.from_environment()? {
+        if let Some(texts) = key.environment()? {
             words.extend(key.words(&texts));
         } else if let Some(setting) = settings.iter().find(|setting| setting.key == key.name()) {
             words.extend(key.words(&setting.texts));

@@ -43,6 +43,7 @@ mod sources;
 mod support;
 mod terminal;
 mod tls;
+mod traces;
 mod variables;
 mod webhook;
 mod written;

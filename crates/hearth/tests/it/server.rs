@@ -97,7 +97,12 @@ impl Server {
     /// The port that the log names.
     pub(crate) fn port(&self) -> u16 {
         let log = self.log();
-        let after = log.split("address=127.0.0.1:").nth(1).unwrap();
+        // As text, or as JSON.
+        let mut after = log
+            .split("address=127.0.0.1:")
+            .skip(1)
+            .chain(log.split("\"address\":\"127.0.0.1:").skip(1));
+        let after = after.next().unwrap();
         let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().unwrap()
     }
