@@ -1,11 +1,12 @@
 //! `hearth serve`: runs the server in this process, tells local clients where it is, and stops it politely.
 
+mod addresses;
 mod log;
 mod service;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,18 +15,14 @@ use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
 use hearth_image::Stores;
-use hearth_server::{Address, DriverKind, Listen, ServeError, ServeOptions, SourceRule, TlsFiles, WebhookSecret};
+use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, TlsFiles, WebhookSecret};
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Complete};
 use crate::failure::Failure;
 use crate::listen::ListenArg;
-use crate::local::{LocalServer, Registration};
-use crate::{connect, input, local, output, places};
-
-/// The file in the data folder that holds the first token.
-const TOKEN_FILE: &str = "admin-token";
+use crate::{input, output, places};
 
 /// What webhooks are signed with. Never an argument: every user of a machine can read those.
 const SECRET_VARIABLE: &str = "HEARTH_WEBHOOK_SECRET";
@@ -253,7 +250,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     let mut options = options(args, data_dir.clone());
     options.shared_images = places::shared_images();
     options.webhook_secret = webhook_secret(args)?;
-    options.listen = listen(args, options.listen)?;
+    options.listen = addresses::listen(args, options.listen)?;
     let has_tls = options.tls.is_some();
     let makes_vms = matches!(args.driver, DriverArg::Qemu);
     let control = options.control.clone();
@@ -267,11 +264,14 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     // Kept until the server has ended: it says that we live.
     let mut registration = None;
     let ready = |addresses: &[Address]| {
-        let urls: Vec<String> = addresses.iter().map(|address| url(address, has_tls)).collect();
-        let nearest = local_url(addresses, has_tls).or_else(|| urls.first().cloned());
-        registration = nearest.and_then(|url| register(url, &data_dir));
+        let urls: Vec<String> = addresses
+            .iter()
+            .map(|address| addresses::url(address, has_tls))
+            .collect();
+        let nearest = addresses::local_url(addresses, has_tls).or_else(|| urls.first().cloned());
+        registration = nearest.and_then(|url| addresses::register(url, &data_dir));
         for (address, url) in addresses.iter().zip(&urls) {
-            say_where(address, url, &data_dir);
+            addresses::say_where(address, url, &data_dir);
         }
         if makes_vms {
             say_image(&places::images(&data_dir));
@@ -283,61 +283,6 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     drop(registration);
     traces.end().await;
     served.map(|()| 0).map_err(|error| refused(&error))
-}
-
-/// All places to listen at: those of the service manager, those that are named, or else the usual one.
-fn listen(args: &ServeArgs, usual: Vec<Listen>) -> Result<Vec<Listen>, Failure> {
-    let mut all = service::open_sockets()?;
-    all.extend(args.listen.iter().map(|ListenArg(listen)| listen.clone()));
-    if all.is_empty() {
-        all = usual;
-    }
-    // A certificate holds the name that others know the server by: clients on this machine take another way.
-    let only_ports = all.iter().all(|listen| matches!(listen, Listen::Tcp(_)));
-    if args.tls_cert.is_some() && only_ports {
-        match local::private_socket() {
-            Ok(path) => all.push(Listen::Unix(path)),
-            Err(error) => tracing::warn!(%error, "there is no socket for clients on this machine"),
-        }
-    }
-    Ok(all)
-}
-
-/// As a client writes it.
-fn url(address: &Address, has_tls: bool) -> String {
-    match address {
-        Address::Tcp(port) if has_tls => format!("https://{}", reachable(*port)),
-        Address::Tcp(port) => format!("http://{}", reachable(*port)),
-        Address::Unix(_) => address.to_string(),
-    }
-}
-
-/// The address that clients on this machine use: one where no certificate is in their way.
-fn local_url(addresses: &[Address], has_tls: bool) -> Option<String> {
-    let fits = |address: &&Address| !has_tls || address.tcp().is_none();
-    addresses.iter().find(fits).map(|address| url(address, has_tls))
-}
-
-/// The next steps for a person.
-fn say_where(address: &Address, url: &str, data_dir: &Path) {
-    let token = data_dir.join(TOKEN_FILE);
-    let Address::Tcp(port) = address else {
-        tracing::info!(
-            "clients on this machine reach it at {url}; the first admin token is in {}",
-            token.display()
-        );
-        return;
-    };
-    tracing::info!(
-        "the API is at {url}/api/v1, its description at {url}/docs; the first admin token is in {}",
-        token.display()
-    );
-    if !port.ip().is_loopback() && url.starts_with("http://") {
-        tracing::warn!(
-            "{port} can be reached from other machines, and the server speaks plain HTTP: tokens and variables can be read on the \
-             way. Give it a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front and listen on 127.0.0.1"
-        );
-    }
 }
 
 /// What VMs start from; without it pools stay empty.
@@ -452,33 +397,6 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
 fn tls(args: &ServeArgs) -> Option<TlsFiles> {
     let (certificate, key) = (args.tls_cert.clone()?, args.tls_key.clone()?);
     Some(TlsFiles { certificate, key })
-}
-
-/// Tells local clients where we are. A server works without it, so a fault is but a warning.
-fn register(url: String, data_dir: &Path) -> Option<Registration> {
-    let server = LocalServer {
-        url,
-        token_file: connect::absolute(&data_dir.join(TOKEN_FILE)),
-        pid: std::process::id(),
-        data_dir: connect::absolute(data_dir),
-    };
-    match Registration::create(&server) {
-        Ok(registration) => Some(registration),
-        Err(error) => {
-            tracing::warn!(%error, "clients on this machine will not find the server by themselves");
-            None
-        }
-    }
-}
-
-/// A server that listens everywhere is reached over the loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]
@@ -616,12 +534,5 @@ mod tests {
         assert!(read(Some("short")).unwrap().unwrap().is_short());
         assert!(read(Some(" \n")).is_err());
         assert!(read(None).is_err());
-    }
-
-    #[test]
-    fn a_server_that_listens_everywhere_is_found_on_the_loopback() {
-        assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");
-        assert_eq!(reachable("[::]:1".parse().unwrap()).to_string(), "[::1]:1");
-        assert_eq!(reachable("10.0.0.5:1".parse().unwrap()).to_string(), "10.0.0.5:1");
     }
 }

@@ -146,7 +146,9 @@ fn said(error: &clap::Error) -> String {
     {
         return format!("write one of {}", possible.join(", "));
     }
-    error
-        .source()
-        .map_or_else(|| "it needs a value".to_owned(), ToString::to_string)
+    match error.source() {
+        Some(fault) if fault.is::<std::num::ParseIntError>() => "write a whole number".to_owned(),
+        Some(fault) => fault.to_string(),
+        None => "it needs a value".to_owned(),
+    }
 }

@@ -90,7 +90,7 @@ fn every_fault_is_said_at_once_with_line_and_column() {
     );
     for part in [
         "line 3, column 3: there is no key `max_vmz`; did you mean `max-vms`?",
-        "line 4, column 10: memory: invalid digit found in string",
+        "line 4, column 10: memory: write a whole number",
         "line 5, column 9: accel: write one of auto, tcg, kvm",
         "line 6, column 11: listen: write a port like 7717",
         "line 7, column 16: boot-timeout: it takes one value, not a list",

@@ -72,7 +72,7 @@ pub(super) fn keep_watchdog(control: &Control) {
                 tell(&[NotifyState::Watchdog]);
             } else {
                 tracing::error!(
-                    ?age,
+                    seconds = age.as_secs(),
                     "the pools' loop makes no steps any more: the watchdog is not told that all is well"
                 );
             }
