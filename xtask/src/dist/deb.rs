@@ -15,6 +15,8 @@ const DEPENDS: &str = "adduser, ca-certificates, e2fsprogs, git, init-system-hel
                        slirp4netns, util-linux";
 /// And what images are built with.
 const RECOMMENDS: &str = "mmdebstrap, debian-archive-keyring, git-lfs, openssh-client, xz-utils, zstd";
+/// The first QEMU that freezes a VM into files; Debian 12 has it in its backports.
+const QEMU: &str = "1:8.2";
 const UNITS: &str = "lib/systemd/system";
 
 pub(super) fn package(release: &Release) -> Result<PathBuf> {
@@ -44,7 +46,7 @@ pub(super) fn package(release: &Release) -> Result<PathBuf> {
     let libraries = libraries(release)?;
     let control = format!(
         "Package: hearth\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: Hearth <hearth@example.invalid>\n\
-         Section: admin\nPriority: optional\nInstalled-Size: {}\nDepends: {libraries}, {emulator}, {DEPENDS}\n\
+         Section: admin\nPriority: optional\nInstalled-Size: {}\nDepends: {libraries}, {emulator} (>= {QEMU}), {DEPENDS}\n\
          Recommends: {RECOMMENDS}\nDescription: warm pools of prepared virtual machines\n \
          Keeps virtual machines ready for coding agents: booted, with a project's repositories, variables and set-up,\n \
          to be claimed in milliseconds. Runs as a service of its own user; VMs outlive its restarts and upgrades.\n",
