@@ -132,7 +132,7 @@ fn units_are_accepted_by_systemd_and_leave_vms_alone() {
         "KillMode=process",
         "Delegate=yes",
         "Type=notify",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}");
     }

@@ -12,7 +12,11 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::{RecordFields, VisitOutput as _};
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -65,6 +69,7 @@ pub(super) fn start(format: LogFormat, endpoint: Option<&str>) -> Result<Traces,
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match format {
         LogFormat::Text => log
+            .fmt_fields(WithoutOtel)
             .with_ansi(std::io::stderr().is_terminal())
             .with_filter(filter())
             .boxed(),
@@ -82,6 +87,46 @@ pub(super) fn start(format: LogFormat, endpoint: Option<&str>) -> Result<Traces,
     });
     tracing_subscriber::registry().with(log).with(traces).init();
     Ok(Traces(provider))
+}
+
+/// Fields as they are usually written, without those that only say how a span is shown in a trace.
+struct WithoutOtel;
+
+impl<'w> FormatFields<'w> for WithoutOtel {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
+        let mut shown = Shown(DefaultVisitor::new(writer, true));
+        fields.record(&mut shown);
+        shown.0.finish()
+    }
+}
+
+/// Passes on what is shown.
+struct Shown<'w>(DefaultVisitor<'w>);
+
+impl Shown<'_> {
+    fn shows(field: &Field) -> bool {
+        !field.name().starts_with("otel.")
+    }
+}
+
+impl Visit for Shown<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if Self::shows(field) {
+            self.0.record_str(field, value);
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        if Self::shows(field) {
+            self.0.record_error(field, value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if Self::shows(field) {
+            self.0.record_debug(field, value);
+        }
+    }
 }
 
 fn provider(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
