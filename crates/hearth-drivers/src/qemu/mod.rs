@@ -50,6 +50,7 @@ use async_trait::async_trait;
 use folder::VmFolder;
 use stream::Streams;
 use template::Templates;
+use tracing::Instrument as _;
 
 pub(crate) use command::PROGRAM;
 pub use folder::{ImageUse, images_in_use};
@@ -303,7 +304,7 @@ async fn remove_files(remove: impl FnOnce() -> io::Result<()> + Send + 'static) 
 async fn to_the_end<T: Send + 'static>(
     call: impl Future<Output = Result<T, DriverError>> + Send + 'static,
 ) -> Result<T, DriverError> {
-    tokio::spawn(call)
+    tokio::spawn(call.in_current_span())
         .await
         .unwrap_or_else(|error| Err(DriverError::unknown("the call was broken off").caused_by(error)))
 }

@@ -16,6 +16,7 @@ use super::act::Actor;
 use super::schedule::Schedules;
 use super::tasks::Tasks;
 use crate::claims::{Admission, Queues, Room};
+use crate::options::SharedLimits;
 use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
@@ -41,7 +42,7 @@ pub struct Observer {
     tasks: Tasks,
     schedules: Schedules,
     /// What the host may be used for.
-    limits: Limits,
+    limits: SharedLimits,
     /// Held by a pass, from its look to the last row that it writes, and by others who write rows of more VMs.
     passes: Arc<tokio::sync::Mutex<()>>,
 }
@@ -74,7 +75,7 @@ impl Observer {
         memory: Memory,
         ends: VmEnds,
         queues: Queues,
-        limits: Limits,
+        limits: SharedLimits,
     ) -> Self {
         Self {
             store: actor.store.clone(),
@@ -206,7 +207,10 @@ impl Observer {
         }));
         let world = World {
             now,
-            limits: Limits { tokens, ..self.limits },
+            limits: Limits {
+                tokens,
+                ..self.limits.get()
+            },
             can_pause: capabilities.pause,
             pools,
             orphans,
