@@ -25,6 +25,7 @@ use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::secrets::links::LinkKey;
 use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::templates::images;
+use crate::web;
 
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -141,7 +142,9 @@ pub async fn serve_with(
     )));
     tracing::info!(%address, data = %folder.display(), "listening");
     ready(address);
-    answer(listener, state, stop.clone(), options.header_patience, DRAIN)
+    let around = state.clone();
+    let pages = move |api| web::pages(around, api, options);
+    answer(listener, state, pages, stop.clone(), options.header_patience, DRAIN)
         .await
         .map_err(listen)?;
     stop.cancel();

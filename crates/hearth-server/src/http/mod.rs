@@ -75,16 +75,17 @@ use crate::vms::egress::Egress;
 use crate::vms::pause::Pause;
 use crate::vms::probe::Probes;
 use crate::wake::Wake;
-use error::ApiError;
 
-pub use auth::new_token;
-pub use extract::MAX_BODY_BYTES;
+pub use auth::{Caller, new_token};
+pub use error::{ApiError, status_of};
+pub use extract::{MAX_BODY_BYTES, read};
 pub use hooks::HookGate;
 pub use pace::Pace;
-pub use ports::{PortAccess, VisitorLimit};
+pub use ports::{PortAccess, VisitorLimit, outer_host, outer_scheme};
+pub use root::{places, wants_page};
 
 /// Where the API is.
-const BASE: &str = "/api/v1";
+pub const BASE: &str = "/api/v1";
 /// Names a request in the log and to the client.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long an ordinary request may take; those that wait, run or stream are not under it.
@@ -161,10 +162,16 @@ impl AppState {
     }
 }
 
-/// Answers requests until `stop`, then lets those under way end, up to `drain`. Headers have `patience` to arrive.
+/// An answer for people: it stays in the form that it has.
+#[derive(Debug, Clone, Copy)]
+pub struct ForPeople;
+
+/// Answers requests until `stop`, then lets those under way end, up to `drain`. Headers have `patience` to arrive. `pages` makes the
+/// pages, from the API that they are to call.
 pub async fn answer(
     listener: std::net::TcpListener,
     state: AppState,
+    pages: impl FnOnce(Router) -> Router<AppState> + Send,
     stop: CancellationToken,
     patience: Duration,
     drain: Duration,
@@ -183,7 +190,7 @@ pub async fn answer(
         handle.graceful_shutdown(Some(drain));
     });
     let served = server
-        .serve(router(state).into_make_service_with_connect_info::<SocketAddr>())
+        .serve(router(state, pages).into_make_service_with_connect_info::<SocketAddr>())
         .await;
     ending.abort();
     served
@@ -288,9 +295,10 @@ fn patience() -> TimeoutLayer {
     TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_PATIENCE)
 }
 
-fn router(state: AppState) -> Router {
+fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Router {
     let (api, _) = routes().split_for_parts();
-    api.route("/", get(root::root))
+    let pages = pages(api.clone().with_state(state.clone()));
+    api.merge(pages)
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())
@@ -363,7 +371,8 @@ async fn in_error_shape(response: Response) -> Response {
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value == "application/json");
     let proxied = response.extensions().get::<ports::Proxied>().is_some();
-    if proxied || is_json || !(status.is_client_error() || status.is_server_error()) {
+    let for_people = response.extensions().get::<ForPeople>().is_some();
+    if proxied || for_people || is_json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let mut shaped = ApiError::of_status(status).into_response();
