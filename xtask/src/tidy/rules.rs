@@ -132,7 +132,7 @@ const SPEAKING_CRATES: [&str; 6] = [
 
 fn no_debug_in_texts(file: &Source) -> Vec<Finding> {
     let is_test = file.path.ends_with("/tests.rs") || file.path.ends_with("_tests.rs");
-    if !SPEAKING_CRATES.iter().any(|folder| file.path.starts_with(folder)) || is_test {
+    if !file.is_rust() || !SPEAKING_CRATES.iter().any(|folder| file.path.starts_with(folder)) || is_test {
         return Vec::new();
     }
     let all = tokens(&file.text);

@@ -285,7 +285,7 @@ fn entry(name: StepName, at: usize, entry: &Step) -> Markup {
     html! {
         details #(id) open[failed] {
             summary {
-                (subject(entry).unwrap_or_else(|| name.as_str().to_owned()))
+                (subject(entry).unwrap_or_else(|| "Log".to_owned()))
                 @if is_cached(entry) { " " (badge(Tone::Off, "cached")) }
                 @if failed { " " (badge(Tone::Bad, "failed")) }
                 @if let Some(ms) = entry.duration_ms { " " span.dim { (parts::millis(ms)) } }

@@ -1,4 +1,4 @@
-//! Signing in with a token, and out. OpenID Connect will be a second way in, beside the form: whoever proves it ends in the same session.
+//! Signing in with a token, and out. OpenID Connect will be a second way in beside the form, and begin the same session.
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};

@@ -39,7 +39,6 @@ impl Window {
     pub async fn open(server: &Server) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let config = BrowserConfig::builder()
-            .chrome_executable("chromium")
             .new_headless_mode()
             // Root may run the tests, and Chromium's sandbox wants another user.
             .no_sandbox()

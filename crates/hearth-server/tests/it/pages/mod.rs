@@ -104,7 +104,8 @@ impl Form for RequestBuilder {
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
             .finish();
-        self.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
+        self.header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body)
     }
 }
 

@@ -108,14 +108,12 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
 
     // The keyboard moves a command.
     window.go(&format!("{project}/setup")).await;
-    window
+    let up = window
         .page
         .find_element("[data-row]:nth-child(2) [data-move=up]")
         .await
-        .unwrap()
-        .press_key("Enter")
-        .await
         .unwrap();
+    up.focus().await.unwrap().press_key("Enter").await.unwrap();
     window
         .until("document.querySelector('[data-row] input[name=name]').value === 'build'")
         .await;
