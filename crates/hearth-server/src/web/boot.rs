@@ -66,11 +66,18 @@ impl Boot {
 
 /// How one of the eight steps is.
 enum StepState {
-    Done { cached: bool },
+    Done {
+        cached: bool,
+    },
     Failed,
-    Running { ran: String, what: Option<String> },
+    Running {
+        ran: String,
+        what: Option<String>,
+    },
     Waiting,
     Unneeded,
+    /// One before it failed.
+    NotReached,
 }
 
 /// `POST /projects/{project}/test`.
@@ -226,10 +233,11 @@ fn state(visitor: &Visitor, boot: &Boot, name: StepName) -> StepState {
         .steps
         .iter()
         .any(|step| position(&step.name) > position(name.as_str()));
-    if boot.runs() && !is_passed {
-        StepState::Waiting
-    } else {
-        StepState::Unneeded
+    match boot.detail.status {
+        _ if is_passed => StepState::Unneeded,
+        InstanceStatus::Provisioning => StepState::Waiting,
+        InstanceStatus::Failed => StepState::NotReached,
+        InstanceStatus::Ready | InstanceStatus::Claimed => StepState::Unneeded,
     }
 }
 
@@ -254,6 +262,7 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
         StepState::Running { ran, what: None } => ("running", "…", format!("running for {ran}")),
         StepState::Waiting => ("waiting", "·", "waiting".to_owned()),
         StepState::Unneeded => ("unneeded", "–", "nothing to do".to_owned()),
+        StepState::NotReached => ("waiting", "·", "not reached".to_owned()),
     };
     let (now, before) = (
         took(&boot.detail, name),
@@ -265,7 +274,7 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
                 span.mark aria-hidden="true" { (mark) }
                 span.name { code { (name.as_str()) } " " span.dim { (word) } }
                 span.bars aria-hidden="true" {
-                    progress max=(longest.max(1)) value=(now) {}
+                    @if matches!(class, "done" | "failed") { progress max=(longest.max(1)) value=(now) {} }
                     @if let Some(before) = before { progress.before max=(longest.max(1)) value=(before) {} }
                 }
                 span.took {
@@ -273,9 +282,17 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
                     @if let Some(before) = before { " " span.dim title="the last boot that succeeded" { "(" (parts::millis(before)) ")" } }
                 }
             }
-            @for (at, entry) in of(&boot.detail, name).enumerate() { (self::entry(name, at, entry)) }
+            @for (at, entry) in of(&boot.detail, name).enumerate() {
+                @if has_more(entry) { (self::entry(name, at, entry)) }
+            }
         }
     }
+}
+
+/// Whether an entry says more than how long its step took.
+fn has_more(entry: &Step) -> bool {
+    let printed = entry.output.as_deref().is_some_and(|output| !output.trim().is_empty());
+    printed || entry.error.is_some() || subject(entry).is_some()
 }
 
 /// One entry of the log.
@@ -286,14 +303,40 @@ fn entry(name: StepName, at: usize, entry: &Step) -> Markup {
         details #(id) open[failed] {
             summary {
                 (subject(entry).unwrap_or_else(|| "Log".to_owned()))
-                @if is_cached(entry) { " " (badge(Tone::Off, "cached")) }
+                @if is_cached(entry) { " " (badge(Tone::Off, "from a checkpoint")) }
                 @if failed { " " (badge(Tone::Bad, "failed")) }
                 @if let Some(ms) = entry.duration_ms { " " span.dim { (parts::millis(ms)) } }
             }
             @if let Some(error) = &entry.error { pre.error tabindex="0" { (error) } }
+            (commands(entry))
             @match entry.output.as_deref().filter(|output| !output.trim().is_empty()) {
                 Some(output) => pre tabindex="0" { (output) },
                 None => p.dim { "It printed nothing." },
+            }
+        }
+    }
+}
+
+/// The commands of a step: which ran now, and which were not run again.
+fn commands(entry: &Step) -> Markup {
+    let all = entry
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.get("commands")?.as_array());
+    let named = all
+        .into_iter()
+        .flatten()
+        .filter(|command| command.get("name").is_some());
+    html! {
+        ul.ran {
+            @for command in named {
+                li {
+                    code { (command["name"].as_str().unwrap_or_default()) }
+                    @if command["cached"] == true { " " (badge(Tone::Off, "from a checkpoint")) }
+                    @else if command["background"] == true { " " (badge(Tone::Busy, "in the background")) }
+                    @if let Some(code) = command["exitCode"].as_i64().filter(|code| *code != 0) { " " (badge(Tone::Bad, &format!("exit code {code}"))) }
+                    @if let Some(ms) = command["durationMs"].as_u64() { " " span.dim { (parts::millis(ms)) } }
+                }
             }
         }
     }

@@ -1,15 +1,15 @@
 // A terminal on the WebSocket of the API: binary messages are its bytes, text messages its size and its end.
 "use strict";
 (() => {
-  // xterm.js writes its styles into elements, which the policy of the pages forbids; sheets that a script holds are no text of a page.
+  // xterm.js writes its styles into elements, which the policy of the pages forbids. It gets elements that show nothing instead, whose
+  // text goes into a sheet that this script holds: that is no style of the page.
   const make = document.createElement.bind(document);
   document.createElement = (name, options) => {
-    const element = make(name, options);
-    if (String(name).toLowerCase() === "style") {
-      const sheet = new CSSStyleSheet();
-      document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
-      Object.defineProperty(element, "textContent", { set: (text) => sheet.replaceSync(text) });
-    }
+    if (String(name).toLowerCase() !== "style") return make(name, options);
+    const sheet = new CSSStyleSheet();
+    document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+    const element = make("template");
+    Object.defineProperty(element, "textContent", { set: (text) => sheet.replaceSync(text) });
     return element;
   };
 
