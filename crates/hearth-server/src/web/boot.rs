@@ -151,7 +151,7 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
         div #steps hx-get=[trigger.map(|_| format!("{}/steps", boot.href()))] hx-trigger=[trigger] hx-swap="outerMorph"
             data-status=(detail.status.as_str()) {
             p.summary role="status" {
-                (result(detail)) " "
+                (parts::status_of(detail.status, detail.is_test)) " "
                 span.dim {
                     "begun " (parts::time(detail.created_at)) ", " (parts::millis(detail.summary.total_duration_ms))
                     @if boot.runs() { " so far" }
@@ -179,18 +179,11 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
     }
 }
 
-fn result(detail: &InstanceDetail) -> Markup {
-    match (detail.status, detail.is_test) {
-        (InstanceStatus::Ready, true) => badge(Tone::Good, "Succeeded"),
-        (status, _) => parts::status(status),
-    }
-}
-
 /// Why it failed, and what to do about it.
 fn failure(boot: &Boot, reason: &str) -> Markup {
     html! {
         div.notice.bad role="alert" {
-            p { strong { (failure_with_names(&boot.detail.steps, reason)) } }
+            p { strong { (parts::sentence(&failure_with_names(&boot.detail.steps, reason))) } }
             p {
                 a href=(format!("/projects/{}/setup", boot.project)) { "Change the set-up" }
                 " and test again: only what changed, and what comes after it, runs then."
@@ -256,7 +249,7 @@ fn is_cached(step: &Step) -> bool {
 fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup {
     let (class, mark, word) = match state(visitor, boot, name) {
         StepState::Done { cached: true } => ("done", "✓", "from a checkpoint".to_owned()),
-        StepState::Done { cached: false } => ("done", "✓", "done".to_owned()),
+        StepState::Done { cached: false } => ("done", "✓", done_word(&boot.detail, name)),
         StepState::Failed => ("failed", "✗", "failed".to_owned()),
         StepState::Running { ran, what: Some(what) } => ("running", "…", format!("running for {ran}: {what}")),
         StepState::Running { ran, what: None } => ("running", "…", format!("running for {ran}")),
@@ -286,6 +279,17 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
                 @if has_more(entry) { (self::entry(name, at, entry)) }
             }
         }
+    }
+}
+
+/// `done`, and what of it was not run again.
+fn done_word(detail: &InstanceDetail, name: StepName) -> String {
+    let commands = of(detail, name).filter_map(|step| step.metadata.as_ref()?.get("commands")?.as_array());
+    let cached = commands.flatten().filter(|command| command["cached"] == true);
+    let names: Vec<&str> = cached.filter_map(|command| command["name"].as_str()).collect();
+    match names.is_empty() {
+        true => "done".to_owned(),
+        false => format!("done; {} from a checkpoint", names.join(", ")),
     }
 }
 

@@ -107,7 +107,7 @@ fn use_part(used: &HostUse) -> Markup {
                 div { dt { "Being set up" } dd { (used.provisions) small { " of " (used.max_provisions) } } }
                 div { dt { "Forks being made" } dd { (used.forks) small { " of " (used.max_forks) } } }
             }
-            @if !used.claimed_memory.is_empty() { p.help { (used.claimed_memory) } }
+            @if !used.claimed_memory.is_empty() { p.help { (parts::sentence(&used.claimed_memory)) } }
             @if let Some(at) = used.clock_jumped_at { div.notice { p { "The host's clock jumped " (parts::time(at)) "; leases were moved along." } } }
         }
     }

@@ -48,6 +48,14 @@ pub fn status(status: InstanceStatus) -> Markup {
     }
 }
 
+/// The same of a test boot: nobody gets its VM.
+pub fn status_of(state: InstanceStatus, is_test: bool) -> Markup {
+    match state {
+        InstanceStatus::Ready if is_test => badge(Tone::Good, "Succeeded"),
+        state => status(state),
+    }
+}
+
 /// A time, as how long ago or ahead it is.
 pub fn time(at: Timestamp) -> Markup {
     let now = Timestamp::now();
@@ -79,8 +87,8 @@ pub fn span_text(span: Duration) -> String {
     match span.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),
         seconds @ 60..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
+        seconds @ 7200..172_800 => format!("{} h", (seconds + 1800) / 3600),
+        seconds => format!("{} days", (seconds + 43_200) / 86_400),
     }
 }
 
@@ -135,6 +143,19 @@ pub fn meter(value: u64, most: u64, text: &str) -> Markup {
     }
 }
 
+/// A message of the API as a sentence: they begin with a small letter and end with none.
+pub fn sentence(message: &str) -> String {
+    let mut letters = message.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    let rest = letters.as_str();
+    let end = if message.ends_with(['.', '!', '?', ':']) {
+        ""
+    } else {
+        "."
+    };
+    format!("{}{rest}{end}", first.unwrap_or_default())
+}
+
 /// `1 VM`, `3 VMs`.
 pub fn counted(count: u64, one: &str) -> String {
     if count == 1 {
@@ -156,6 +177,9 @@ mod tests {
             ["340 ms", "2.4 s", "3 min 20 s"]
         );
         assert_eq!(span_text(Duration::from_secs(119)), "1 min");
+        assert_eq!(span_text(Duration::from_secs(12 * 3600 - 1)), "12 h");
+        assert_eq!(sentence("there is no such project"), "There is no such project.");
+        assert_eq!(sentence("Did it?"), "Did it?");
         assert_eq!(span_text(Duration::from_secs(3 * 86_400)), "3 days");
         assert_eq!(
             [short_id("wpi_123456789"), short_id("é"), short_hash("é")],

@@ -92,13 +92,9 @@ async fn pool_part(visitor: &Visitor, id: &ProjectId, config: Option<&Config>) -
     let records: Vec<&InstanceItem> = records.items.iter().filter(is_record).take(RECORDS).collect();
     let target = config.filter(|config| config.enabled).map(|config| config.target_size);
     let status = &explained.status;
-    let mut summary = explained.summary.clone();
-    if let Some(first) = summary.get(..1).map(str::to_uppercase) {
-        summary.replace_range(..1, &first);
-    }
     Ok(html! {
         div #pool hx-get=(format!("/projects/{id}/pool")) hx-trigger="every 2s" hx-swap="outerMorph" {
-            p.summary aria-live="polite" { (summary) "." }
+            p.summary aria-live="polite" { (parts::sentence(&explained.summary)) }
             dl.figures {
                 div { dt { "Ready" } dd { (status.ready) @if let Some(target) = target { small { " of " (target) } } } }
                 div { dt { "Provisioning" } dd { (status.provisioning) } }
@@ -136,7 +132,7 @@ fn conditions(all: &[Condition]) -> Markup {
             @for condition in holds {
                 li {
                     (badge(tone(&condition.kind), &spaced(&condition.kind)))
-                    span { (condition.message) " " span.dim { "(" (parts::time(condition.since)) ")" } }
+                    span { (parts::sentence(&condition.message)) " " span.dim { "(" (parts::time(condition.since)) ")" } }
                 }
             }
         }
@@ -144,7 +140,7 @@ fn conditions(all: &[Condition]) -> Markup {
             summary { "What does not hold (" (others.len()) ")" }
             ul.conditions {
                 @for condition in others {
-                    li { (badge(Tone::Off, &format!("not {}", spaced(&condition.kind).to_lowercase()))) span { (condition.message) } }
+                    li { (badge(Tone::Off, &format!("not {}", spaced(&condition.kind).to_lowercase()))) span { (parts::sentence(&condition.message)) } }
                 }
             }
         }
@@ -200,7 +196,7 @@ fn instance(visitor: &Visitor, project: &ProjectId, one: &InstanceExplained) -> 
                 @if one.is_test { " " span.dim { "test boot" } }
             }
             td data-label="State" {
-                (parts::status(one.status))
+                (parts::status_of(one.status, one.is_test))
                 @if let Some(work) = &one.at_work { div.dim.clip { (work.message) } }
                 @if let Some(silent) = &one.unresponsive { div.dim { "Does not answer: " (silent.reason) } }
                 @if let Some(until) = one.kept_until { div.dim { "VM kept for debugging, removed " (parts::time(until)) } }
@@ -250,8 +246,7 @@ fn boots(project: &ProjectId, records: &[&InstanceItem]) -> Markup {
                             @if one.is_test { " " span.dim { "test boot" } }
                         }
                         td data-label="Result" {
-                            @if one.is_test && one.status == InstanceStatus::Ready { (badge(Tone::Good, "Succeeded")) }
-                            @else { (parts::status(one.status)) }
+                            (parts::status_of(one.status, one.is_test))
                         }
                         td data-label="Why" { div.clip { (one.failure_reason.as_deref().unwrap_or("–")) } }
                         td data-label="Begun" { (parts::time(one.created_at)) }

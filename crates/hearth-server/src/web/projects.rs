@@ -251,7 +251,7 @@ fn summary(all: &[ProjectOverview]) -> Markup {
             div { dt { "Provisioning" } dd { (sum(|project| project.provisioning)) } }
             div { dt { "Claimed" } dd { (sum(|project| project.claimed)) } }
             div { dt { "Failed, 24 h" } dd { (sum(|project| project.failed)) } }
-            div { dt { "Need attention" } dd { (attention) small { " of " (all.len()) } } }
+            div { dt { a href="/?show=attention" { "Need attention" } } dd { (attention) small { " of " (all.len()) } } }
         }
     }
 }

@@ -6,6 +6,7 @@ use hearth_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use maud::{Markup, html};
 
 use super::frame;
+use super::parts::sentence;
 use crate::http::{ApiError, status_of};
 use crate::store::StoreError;
 
@@ -47,19 +48,6 @@ impl Refusal {
             }
         }
     }
-}
-
-/// A message of the API as a sentence: they begin with a small letter and end with none.
-fn sentence(message: &str) -> String {
-    let mut letters = message.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string());
-    let rest = letters.as_str();
-    let end = if message.ends_with(['.', '!', '?', ':']) {
-        ""
-    } else {
-        "."
-    };
-    format!("{}{rest}{end}", first.unwrap_or_default())
 }
 
 impl From<ApiError> for Refusal {
@@ -107,10 +95,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_become_sentences_and_are_escaped() {
+    fn messages_are_sentences_and_escaped() {
         let refusal = Refusal::new(ErrorCode::Conflict, "there is no <b>");
-        assert_eq!(sentence("there is no such project"), "There is no such project.");
-        assert_eq!(sentence("Did it?"), "Did it?");
         assert!(refusal.notice().into_string().contains("There is no &lt;b&gt;."));
     }
 }

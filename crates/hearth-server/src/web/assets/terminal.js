@@ -15,16 +15,18 @@
 
   const place = document.getElementById("terminal");
   const state = document.getElementById("terminal-state");
-  const dark = window.matchMedia("(prefers-color-scheme: dark)").matches;
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  const theme = () => (scheme.matches
+    ? { background: "#16181b", foreground: "#e6e6e3", cursor: "#e6e6e3", selectionBackground: "#3a4a63" }
+    : { background: "#ffffff", foreground: "#23262b", cursor: "#23262b", selectionBackground: "#cfd8e6" });
   const terminal = new Terminal({
     cursorBlink: true,
     fontFamily: "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
     fontSize: 14,
     screenReaderMode: true,
-    theme: dark
-      ? { background: "#15171a", foreground: "#e6e6e3", cursor: "#e6e6e3" }
-      : { background: "#fdfdfc", foreground: "#23262b", cursor: "#23262b", selectionBackground: "#cfd8e6" },
+    theme: theme(),
   });
+  scheme.addEventListener("change", () => { terminal.options.theme = theme(); });
   const fit = new FitAddon.FitAddon();
   terminal.loadAddon(fit);
   terminal.open(place);
@@ -38,8 +40,8 @@
     return true;
   });
 
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const url = `${scheme}//${location.host}${place.dataset.socket}&rows=${terminal.rows}&cols=${terminal.cols}`;
+  const protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  const url = `${protocol}//${location.host}${place.dataset.socket}&rows=${terminal.rows}&cols=${terminal.cols}`;
   const socket = new WebSocket(url);
   socket.binaryType = "arraybuffer";
   const bytes = new TextEncoder();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
 use futures::StreamExt as _;
 use hearth_drivers::fake::{ExecRule, FakeOptions, Special};
+use reqwest::Method;
 use serde_json::json;
 
 use super::browser::Window;
@@ -173,8 +174,12 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
         .await;
     window.shots("terminal").await;
 
+    let file = server
+        .request(Method::PUT, &format!("{vm}/files?path=/home/notes.txt"))
+        .body("notes");
+    assert!(file.send().await.unwrap().status().is_success());
     window.go(&format!("{vm}/files")).await;
-    window.sees("Upload").await;
+    window.sees("notes.txt").await;
     window.shots("files").await;
     for (path, name) in [
         ("/claims", "claims"),
@@ -184,6 +189,11 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     ] {
         window.go(path).await;
         window.until("document.readyState === 'complete'").await;
+        if name == "host" {
+            window
+                .until("document.querySelector('#doctor .findings') !== null")
+                .await;
+        }
         window.shots(name).await;
     }
 
@@ -219,7 +229,7 @@ async fn hostile_texts_run_no_script_in_the_browser() {
         "name": "<img src=x onerror=window.hostile=4>", "description": HOSTILE,
         "repos": [{ "repoFullName": "acme/app", "branch": "x\"onload=\"window.hostile=5", "url": "file:///nowhere" }],
     });
-    let (status, made) = server.call(reqwest::Method::POST, "/projects", body).await;
+    let (status, made) = server.call(Method::POST, "/projects", body).await;
     // A branch that git could not have is refused: then the name alone is hostile.
     let project = match status.is_success() {
         true => format!("/projects/{}", made["id"].as_str().unwrap()),
