@@ -45,10 +45,14 @@ pub(crate) const EMULATOR: &str = if cfg!(target_arch = "aarch64") {
     "qemu-system-x86"
 };
 
+/// The browser of the tests of the pages. Ubuntu has no package of it; there those tests need one that somebody has installed.
+const BROWSER: &str = "chromium";
+
 /// The packages that are not installed, the emulator last.
 pub(crate) fn missing() -> Vec<&'static str> {
     NEEDED
         .into_iter()
+        .chain((!is_installed(BROWSER) && has_candidate(BROWSER)).then_some(BROWSER))
         .chain([EMULATOR])
         .filter(|name| !is_installed(name))
         .collect()

@@ -14,6 +14,7 @@ mod status;
 mod templates;
 mod vms;
 mod wake;
+mod web;
 
 use hearth_store as store;
 

@@ -27,6 +27,7 @@ use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::secrets::links::LinkKey;
 use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::templates::images;
+use crate::web;
 
 pub use backup::{BackupError, Description, KeySource, back_up, describe, restore};
 pub use uninstall::{Removed, is_data_folder, uninstall};
@@ -169,7 +170,9 @@ pub async fn serve_with(
         patience: options.header_patience,
         drain: DRAIN,
     };
-    answer(listeners, state, stop.clone(), answering)
+    let around = state.clone();
+    let pages = move |api| web::pages(around, api, options);
+    answer(listeners, state, pages, stop.clone(), answering)
         .await
         .map_err(ServeError::Answer)?;
     stop.cancel();

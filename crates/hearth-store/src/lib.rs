@@ -19,6 +19,7 @@ mod marks;
 #[cfg(test)]
 mod migration_tests;
 mod named_checkpoints;
+mod overview;
 mod pools;
 mod projects;
 mod reserve;
@@ -28,6 +29,7 @@ mod steps;
 mod streaks;
 mod tokens;
 mod variables;
+mod web_sessions;
 mod writer;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -50,6 +52,7 @@ pub use find::Sight;
 pub use forks::{BegunForks, ForksOrder, MadeFork, NewFork};
 pub use instances::{End, InstanceRow, Moved, NewInstance};
 pub use named_checkpoints::{NamedCheckpoint, NamedKey};
+pub use overview::{ClaimSeen, FailureSeen, ProjectOverview};
 pub use pools::PoolRow;
 pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;

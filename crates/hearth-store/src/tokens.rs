@@ -42,7 +42,7 @@ impl<'a> TokenReach<'a> {
 }
 
 #[derive(sqlx::FromRow)]
-struct Raw {
+pub(super) struct RawToken {
     id: String,
     tenant: String,
     name: String,
@@ -55,9 +55,9 @@ struct Raw {
     expires_at: Option<i64>,
 }
 
-impl TryFrom<Raw> for TokenRow {
+impl TryFrom<RawToken> for TokenRow {
     type Error = StoreError;
-    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+    fn try_from(raw: RawToken) -> Result<Self, StoreError> {
         let scopes: Vec<Scope> = from_json("token.scopes", &raw.scopes)?;
         Ok(Self {
             id: parse("token.id", &raw.id)?,
@@ -101,7 +101,7 @@ impl Store {
     /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing; the found
     /// one is compared in constant time all the same.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM token WHERE hash = ?1")
+        let raw: Option<RawToken> = sqlx::query_as("SELECT * FROM token WHERE hash = ?1")
             .bind(hash)
             .fetch_optional(&self.read)
             .await?;
@@ -113,7 +113,7 @@ impl Store {
     /// The tokens of a reach, oldest first.
     pub async fn tokens(&self, reach: TokenReach<'_>) -> Result<Vec<TokenRow>, StoreError> {
         let (tenant, project) = reach.columns();
-        let raw: Vec<Raw> = sqlx::query_as(
+        let raw: Vec<RawToken> = sqlx::query_as(
             "SELECT * FROM token WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project_id = ?2) ORDER BY id",
         )
         .bind(tenant)

@@ -82,17 +82,18 @@ use crate::vms::egress::Egress;
 use crate::vms::pause::Pause;
 use crate::vms::probe::Probes;
 use crate::wake::Wake;
-use error::ApiError;
 
-pub use auth::new_token;
-pub use extract::MAX_BODY_BYTES;
+pub use auth::{Caller, new_token};
+pub use error::{ApiError, status_of};
+pub use extract::{MAX_BODY_BYTES, read};
 pub use hooks::HookGate;
 pub use pace::Pace;
-pub use ports::{PortAccess, VisitorLimit};
+pub use ports::{PortAccess, VisitorLimit, outer_host, outer_scheme};
+pub use root::{places, wants_page};
 pub use tls::{Tls, TlsError};
 
 /// Where the API is.
-const BASE: &str = "/api/v1";
+pub const BASE: &str = "/api/v1";
 /// Names a request in the log and to the client.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long an ordinary request may take; those that wait, run or stream are not under it.
@@ -169,6 +170,10 @@ impl AppState {
     }
 }
 
+/// An answer for people: it stays in the form that it has.
+#[derive(Debug, Clone, Copy)]
+pub struct ForPeople;
+
 /// How a server answers.
 #[derive(Debug, Clone)]
 pub struct Answering {
@@ -180,14 +185,15 @@ pub struct Answering {
     pub drain: Duration,
 }
 
-/// Answers requests at all of these until `stop`, then lets those under way end.
+/// Answers requests at all of these until `stop`, then lets those under way end. `pages` makes the pages, from the API that they are to call.
 pub async fn answer(
     listeners: Vec<Listener>,
     state: AppState,
+    pages: impl FnOnce(Router) -> Router<AppState> + Send,
     stop: CancellationToken,
     answering: Answering,
 ) -> std::io::Result<()> {
-    let router = router(state);
+    let router = router(state, pages);
     let all = listeners.into_iter().map(|listener| {
         let (router, stop, answering) = (router.clone(), stop.clone(), &answering);
         async move {
@@ -352,9 +358,10 @@ fn patience() -> TimeoutLayer {
     TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_PATIENCE)
 }
 
-fn router(state: AppState) -> Router {
+fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Router {
     let (api, _) = routes().split_for_parts();
-    api.route("/", get(root::root))
+    let pages = pages(api.clone().with_state(state.clone()));
+    api.merge(pages)
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())
@@ -418,7 +425,8 @@ async fn in_error_shape(response: Response) -> Response {
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value == "application/json");
     let proxied = response.extensions().get::<ports::Proxied>().is_some();
-    if proxied || is_json || !(status.is_client_error() || status.is_server_error()) {
+    let for_people = response.extensions().get::<ForPeople>().is_some();
+    if proxied || for_people || is_json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let mut shaped = ApiError::of_status(status).into_response();

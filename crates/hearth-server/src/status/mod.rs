@@ -298,7 +298,9 @@ impl PoolStatus {
         })
     }
 
-    fn host_use(&self) -> HostUse {
+    /// What the host may be asked for, and what is used of it.
+    #[must_use]
+    pub fn host_use(&self) -> HostUse {
         let (template_disk_bytes, max_template_disk_bytes) = self.gc.disk();
         let (load, claimed_memory, jumped) = {
             let notes = self.notes();

@@ -34,6 +34,7 @@ mod leases_disk;
 mod mirrors;
 mod named_failures;
 mod names;
+mod pages;
 mod pause;
 mod pools;
 mod ports;

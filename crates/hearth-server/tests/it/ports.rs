@@ -101,7 +101,7 @@ async fn echo_messages(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-async fn serve() -> SocketAddr {
+pub async fn serve() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

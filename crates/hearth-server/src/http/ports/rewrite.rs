@@ -102,8 +102,14 @@ pub fn answer(headers: &mut HeaderMap, outside: &Outside, upgrade: Option<&Heade
         headers.remove(name);
     }
     if !outside.prefix.is_empty() {
-        headers.remove("service-worker-allowed");
-        headers.remove("clear-site-data");
+        // The pages are on the same host: a server in a VM gets no hold of the windows they are opened in.
+        for name in [
+            "service-worker-allowed",
+            "clear-site-data",
+            "cross-origin-opener-policy",
+        ] {
+            headers.remove(name);
+        }
     }
     if let Some(to) = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()) {
         let to = location(to, outside);

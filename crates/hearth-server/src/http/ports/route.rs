@@ -32,7 +32,7 @@ pub fn routes() -> Router<AppState> {
 
 /// A request below a port's path.
 pub async fn by_path(State(state): State<AppState>, parameters: RawPathParams, request: Request) -> Response {
-    let page = visitor::wants_page(request.headers());
+    let page = crate::http::wants_page(request.headers());
     let find = |name: &str| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
     let named = find("id")
         .and_then(|id| id.parse().ok())
@@ -120,7 +120,7 @@ async fn answer(
     prefix: String,
     rest: &str,
 ) -> Response {
-    let page = visitor::wants_page(request.headers());
+    let page = crate::http::wants_page(request.headers());
     match admitted(state, request, id, port, prefix, rest).await {
         Ok(response) => response,
         Err(error) => visitor::refusal(error, page),

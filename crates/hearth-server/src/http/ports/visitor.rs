@@ -52,7 +52,7 @@ pub async fn admit(
     port: u16,
     prefix: &str,
 ) -> Result<Admitted, ApiError> {
-    let wants_page = wants_page(headers);
+    let wants_page = crate::http::wants_page(headers);
     let Shown { token, link } = take(headers, uri);
     if let Some(token) = token {
         let caller = Caller::of_token(state, &token).await?;
@@ -170,14 +170,6 @@ fn take_parameter(uri: &mut Uri) -> Option<String> {
     };
     *uri = whole.parse().ok()?;
     Some(link)
-}
-
-/// Whether a person looks at the answer.
-pub fn wants_page(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|accept| accept.contains("text/html")))
 }
 
 /// A refusal as the one who asks reads it: a sentence in a browser, the documented error for a program.

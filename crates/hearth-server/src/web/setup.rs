@@ -1,0 +1,329 @@
+//! The set-up editor: commands in their order, scripts of the repositories with their time limits, and "test this" in place. What did not
+//! change is not run again: a test boot begins at the longest prefix that is frozen.
+
+use axum::http::Method;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::pool::{PatchPoolReply, PoolView, SetupCommand, TestReply};
+use hearth_api::project::{Project, ProjectView, VmSize};
+use hearth_api::setup::{DEFAULT_SCRIPT_SECONDS, LegacyStatus, RepoSetup, SetupSource, SetupView};
+use hearth_api::token::Scope;
+use maud::{Markup, html};
+use serde_json::{Value, json};
+
+use super::boot;
+use super::done::{self, Done};
+use super::form::{Fields, Named, Posted};
+use super::frame::{Frame, Section, proof_field};
+use super::pool::{Tab, head};
+use super::project::refused;
+use super::refusal::Refusal;
+use super::variables;
+use super::visitor::Visitor;
+
+/// The phases of a repository's scripts: the API's name, the label, and when it runs.
+const PHASES: [(&str, &str, &str); 3] = [
+    ("initialize", "Initialize", "once, in a fresh VM"),
+    (
+        "updateAfterCheckout",
+        "Update after checkout",
+        "at a claim that moved the checkout",
+    ),
+    ("startup", "Startup", "when the VM becomes ready: starts services"),
+];
+
+/// Rows of commands as they are being edited: name, text, background.
+type Rows = Vec<(String, String, bool)>;
+
+/// `GET /projects/{project}/setup`.
+pub async fn show(Named(id): Named<ProjectId>, visitor: Visitor, query: Fields) -> Result<Response, Refusal> {
+    let tested: Option<InstanceId> = query.get("boot").and_then(|id| id.parse().ok());
+    page(&visitor, &id, &done::notice(&query), None, tested.as_ref()).await
+}
+
+/// The page; `edited` is what stood in a form that was refused.
+pub async fn page(
+    visitor: &Visitor,
+    id: &ProjectId,
+    notice: &Markup,
+    edited: Option<Rows>,
+    tested: Option<&InstanceId>,
+) -> Result<Response, Refusal> {
+    let project: ProjectView = visitor.get(&format!("/projects/{id}/view")).await?;
+    let pool: PoolView = visitor.get(&format!("/projects/{id}/warm-pool")).await?;
+    let setup: SetupView = visitor.get(&format!("/projects/{id}/setup")).await?;
+    let of_pool = pool.config.as_ref().and_then(|config| config.setup_commands.as_deref());
+    let rows = edited.unwrap_or_else(|| rows_of(of_pool.unwrap_or_default()));
+    let of_project = rows_of(project.project_setup.as_deref().unwrap_or_default());
+    let boot = match tested {
+        Some(tested) => Some(boot::panel(visitor, id, tested).await?),
+        None => None,
+    };
+    let may_write = visitor.may(Scope::ProjectWrite);
+    let body = html! {
+        (head(&project, Some(Tab::Setup)))
+        (notice)
+        section.card aria-labelledby="commands-title" {
+            h2 #commands-title { "Set-up commands" }
+            p.help {
+                "They run last, in this order, from " code { "/home" } " as root, each as one " code { "bash -eo pipefail" }
+                ". Each ends within the server's time limit for commands; one in the background is started and left running."
+            }
+            form.stacked method="post" action=(format!("/projects/{id}/setup/commands")) {
+                (proof_field(visitor))
+                (commands(&rows, "build"))
+                @if may_write {
+                    div.buttons {
+                        button.main type="submit" name="do" value="test" { "Save and test" }
+                        button type="submit" name="do" value="save" { "Save" }
+                        label.check { input type="checkbox" name="fresh" value="yes"; " run every step" }
+                    }
+                }
+            }
+        }
+        @if let Some(boot) = boot { (boot) }
+        (variables::section(visitor, id).await?)
+        section.card aria-labelledby="project-title" {
+            h2 #project-title { "Commands of the project" }
+            p.help { "They run before those above, in every VM of the project, as the step " code { "project_setup" } "." }
+            form.stacked method="post" action=(format!("/projects/{id}/setup/project")) {
+                (proof_field(visitor))
+                (commands(&of_project, "tools"))
+                @if may_write { div.buttons { button.main type="submit" { "Save" } } }
+            }
+        }
+        (object(visitor, id, &setup))
+    };
+    let title = format!("Set-up of {}", project.name);
+    Ok(Frame::new(visitor, Section::Projects, &title).show(&body))
+}
+
+fn rows_of(commands: &[SetupCommand]) -> Rows {
+    let rows = commands.iter().map(|one| {
+        (
+            one.name.to_string(),
+            one.command.to_string(),
+            one.background.unwrap_or_default(),
+        )
+    });
+    rows.collect()
+}
+
+/// The editor of a list of commands. The order of the rows is the order in which they run.
+fn commands(rows: &Rows, example: &str) -> Markup {
+    let blank = (String::new(), String::new(), false);
+    html! {
+        ol.commands data-rows="" {
+            @for (name, text, background) in rows.iter().chain(std::iter::once(&blank)) {
+                li.command data-row="" {
+                    label.name { span { "Name" } input name="name" value=(name) maxlength="191" placeholder=(example); }
+                    label.text {
+                        span { "Command" }
+                        textarea name="command" rows=(text.lines().count().clamp(2, 12)) spellcheck="false" { (text) }
+                    }
+                    label.how {
+                        span { "How" }
+                        select name="background" {
+                            option value="no" selected[!*background] { "wait for its end" }
+                            option value="yes" selected[*background] { "in the background" }
+                        }
+                    }
+                    div.moves {
+                        button.quiet type="button" data-move="up" aria-label="Move up" { "↑" }
+                        button.quiet type="button" data-move="down" aria-label="Move down" { "↓" }
+                        button.quiet type="button" data-remove="" { "Remove" }
+                    }
+                }
+            }
+        }
+        p.hidden role="status" data-moved="" {}
+        button.quiet type="button" data-add="" { "Add a command" }
+    }
+}
+
+/// The commands of a form: rows in which nothing stands are none.
+fn rows_in(fields: &Fields) -> Rows {
+    let all = fields
+        .all("name")
+        .zip(fields.all("command"))
+        .zip(fields.all("background"));
+    all.filter(|((name, text), _)| !name.trim().is_empty() || !text.trim().is_empty())
+        .map(|((name, text), how)| (name.trim().to_owned(), text.to_owned(), how == "yes"))
+        .collect()
+}
+
+fn to_json(rows: &Rows) -> Value {
+    let commands = rows.iter().map(|(name, text, background)| {
+        let mut command = json!({ "name": name, "command": text });
+        if *background {
+            command["background"] = true.into();
+        }
+        command
+    });
+    commands.collect::<Vec<Value>>().into()
+}
+
+/// `POST …/setup/commands`.
+pub async fn save_commands(
+    Named(id): Named<ProjectId>,
+    Posted { visitor, fields }: Posted,
+) -> Result<Response, Refusal> {
+    let rows = rows_in(&fields);
+    let body = json!({ "setupCommands": to_json(&rows) });
+    let href = format!("/projects/{id}/setup");
+    let done = if fields.get("do") == Some("test") {
+        let cache = if fields.has("fresh") { "?cache=false" } else { "" };
+        let path = format!("/projects/{id}/warm-pool/test{cache}");
+        let begun: Result<TestReply, _> = visitor.send(Method::POST, &path, &body).await;
+        begun.map(|reply| Redirect::to(&format!("{href}?boot={}#boot", reply.id)).into_response())
+    } else {
+        let path = format!("/projects/{id}/warm-pool");
+        let saved: Result<PatchPoolReply, _> = visitor.send(Method::PATCH, &path, &body).await;
+        saved.map(|_| Done::Saved.at(&href))
+    };
+    match done {
+        Ok(response) => Ok(response),
+        Err(refusal) => {
+            let page = page(&visitor, &id, &refusal.notice(), Some(rows), None).await?;
+            Ok(refused(page, Some(&refusal)))
+        }
+    }
+}
+
+/// `POST …/setup/project`.
+pub async fn save_project_commands(
+    Named(id): Named<ProjectId>,
+    Posted { visitor, fields }: Posted,
+) -> Result<Response, Refusal> {
+    let rows = rows_in(&fields);
+    let commands = if rows.is_empty() { Value::Null } else { to_json(&rows) };
+    let body = json!({ "projectSetup": commands });
+    let saved: Result<Project, _> = visitor.send(Method::PATCH, &format!("/projects/{id}"), &body).await;
+    or_say(&visitor, &id, saved).await
+}
+
+fn object(visitor: &Visitor, id: &ProjectId, view: &SetupView) -> Markup {
+    let source = match view.source {
+        SetupSource::Setup => "The setup object below is saved and holds for future VMs.",
+        SetupSource::Legacy => "Hooks in the repositories' settings files hold now; nothing is saved here.",
+        SetupSource::None => "Nothing is saved here.",
+    };
+    let size = view.setup.vm_size.unwrap_or_default();
+    html! {
+        section.card aria-labelledby="object-title" {
+            h2 #object-title { "Scripts of the repositories" }
+            p.help { (source) }
+            form.stacked method="post" action=(format!("/projects/{id}/setup/object")) {
+                (proof_field(visitor))
+                label for="vmSize" { "VM size" }
+                select #vmSize name="vmSize" {
+                    @for one in VmSize::ALL { option value=(one.as_str()) selected[one == size] { (one.as_str()) } }
+                }
+                @for repo in &view.setup.repositories { (repository(repo)) }
+                @if view.legacy_hooks.status == LegacyStatus::Active {
+                    label.check {
+                        input type="checkbox" name="replace" value="yes";
+                        " Saving replaces the active hooks of " (view.legacy_hooks.repositories.join(", "))
+                    }
+                }
+                @if visitor.may(Scope::ProjectWrite) { div.buttons { button.main type="submit" { "Save" } } }
+            }
+        }
+    }
+}
+
+fn repository(repo: &RepoSetup) -> Markup {
+    let scripts = [
+        &repo.scripts.initialize,
+        &repo.scripts.update_after_checkout,
+        &repo.scripts.startup,
+    ];
+    let timeouts = repo.timeouts.clone().unwrap_or_default();
+    let limits = [timeouts.initialize, timeouts.update_after_checkout, timeouts.startup];
+    html! {
+        fieldset {
+            legend { (repo.repository.to_string()) }
+            input type="hidden" name="repository" value=(repo.repository.to_string());
+            label { span { "Branch" } input name="branch" value=(repo.branch.to_string()); }
+            @for (((name, label, when), script), limit) in PHASES.into_iter().zip(scripts).zip(limits) {
+                @let text = script.as_ref().map(ToString::to_string).unwrap_or_default();
+                div.row {
+                    label.wide {
+                        span { (label) " " span.dim { "(" (when) ")" } }
+                        textarea name=(name) rows=(text.lines().count().clamp(2, 12)) spellcheck="false" { (text) }
+                    }
+                    label {
+                        span { "Time limit, s" }
+                        input type="number" name=(format!("{name}Limit")) min="60" max="3600" value=[limit]
+                            placeholder=(DEFAULT_SCRIPT_SECONDS);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `POST …/setup/object`: the named commands and the hooks around tools stay as they are saved.
+pub async fn save_object(Named(id): Named<ProjectId>, Posted { visitor, fields }: Posted) -> Result<Response, Refusal> {
+    let path = format!("/projects/{id}/setup");
+    let saved: SetupView = visitor.get(&path).await?;
+    let mut repositories = Vec::new();
+    for (at, name) in fields.all("repository").enumerate() {
+        let nth = |field: &str| fields.all(field).nth(at).filter(|text| !text.trim().is_empty());
+        let (mut scripts, mut timeouts) = (json!({}), json!({}));
+        for (phase, ..) in PHASES {
+            scripts[phase] = nth(phase).into();
+            if let Some(limit) = nth(&format!("{phase}Limit")) {
+                timeouts[phase] = limit.trim().parse::<i64>().map_or_else(|_| limit.into(), Into::into);
+            }
+        }
+        let before = saved.setup.repositories.iter().find(|repo| *repo.repository == *name);
+        repositories.push(json!({
+            "repository": name,
+            "branch": nth("branch").unwrap_or("main").trim(),
+            "scripts": scripts,
+            "timeouts": timeouts,
+            "commands": before.map(|repo| repo.commands.clone()).unwrap_or_default(),
+        }));
+    }
+    let body = json!({ "vmSize": fields.get("vmSize").unwrap_or_default(), "repositories": repositories });
+    let confirmed = if fields.has("replace") {
+        "?replaceLegacyHooks=true"
+    } else {
+        ""
+    };
+    let saved: Result<SetupView, _> = visitor.send(Method::PATCH, &format!("{path}{confirmed}"), &body).await;
+    or_say(&visitor, &id, saved).await
+}
+
+/// To the page again: it says that it was saved, or what the API refused.
+pub async fn or_say<T: Send>(
+    visitor: &Visitor,
+    id: &ProjectId,
+    result: Result<T, Refusal>,
+) -> Result<Response, Refusal> {
+    match result {
+        Ok(_) => Ok(Done::Saved.at(&format!("/projects/{id}/setup"))),
+        Err(refusal) => {
+            let page = page(visitor, id, &refusal.notice(), None, None).await?;
+            Ok(refused(page, Some(&refusal)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_form_keep_their_order_and_blank_ones_are_none() {
+        let fields = Fields::parse(
+            "name=b&command=make&background=no&name=&command=+&background=no&name=a&command=x%0D%0Ay&background=yes",
+        );
+        let rows = rows_in(&fields);
+        assert_eq!(
+            to_json(&rows),
+            json!([{ "name": "b", "command": "make" }, { "name": "a", "command": "x\ny", "background": true }])
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! The pages' forms through the front door, and the list of many projects.
+
+use std::time::{Duration, Instant};
+
+use hearth_drivers::fake::FakeOptions;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use super::Person;
+use crate::harness::{SOON, Server};
+
+#[tokio::test]
+async fn project_is_made_tested_enabled_claimed_and_deleted_without_a_script() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let person = Person::sign_in(&server, &server.token).await;
+    let refused = person.post("/projects", &[("name", "  "), ("vmSize", "small")]).await;
+    assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text().await.unwrap().contains("role=\"alert\""));
+    let setup = person
+        .send(
+            "/projects",
+            &[
+                ("name", "shop"),
+                ("vmSize", "small"),
+                ("repo", ""),
+                ("branch", "main"),
+                ("url", ""),
+            ],
+        )
+        .await;
+    let project = setup.split("/setup").next().unwrap().to_owned();
+    assert!(person.page(&setup).await.contains("Project made."));
+
+    let commands = [
+        ("name", "second"),
+        ("command", "true"),
+        ("background", "no"),
+        ("name", "first"),
+        ("command", "sleep 1"),
+        ("background", "yes"),
+        ("name", ""),
+        ("command", ""),
+        ("background", "no"),
+    ];
+    person.send(&format!("{project}/setup/commands"), &commands).await;
+    let saved = server.get(&format!("{project}/warm-pool")).await["config"]["setupCommands"].clone();
+    assert_eq!(
+        saved,
+        json!([
+            { "name": "second", "command": "true" },
+            { "name": "first", "command": "sleep 1", "background": true },
+        ])
+    );
+    let boot = person.send(&format!("{project}/test"), &[]).await;
+    let id = boot.rsplit('/').next().unwrap();
+    server
+        .until(SOON, &format!("{project}/warm-pool/instances/{id}"), |it| {
+            it["status"] == "ready"
+        })
+        .await;
+    let page = person.page(&boot).await;
+    assert!(page.contains("Succeeded") && page.contains("warm_pool_setup"), "{page}");
+    assert!(
+        !page.contains("every 2s, refresh"),
+        "a boot that is over is not asked for any more"
+    );
+
+    let wrong = person
+        .post(
+            &project,
+            &[("enabled", "yes"), ("targetSize", "99"), ("maxAgeMinutes", "60")],
+        )
+        .await;
+    assert_eq!(wrong.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(wrong.text().await.unwrap().contains("targetSize"));
+    person
+        .send(
+            &project,
+            &[("enabled", "yes"), ("targetSize", "2"), ("maxAgeMinutes", "60")],
+        )
+        .await;
+    server.until_full(SOON, &project, 2).await;
+    let part = person.page(&format!("{project}/pool")).await;
+    assert!(
+        part.starts_with("<div id=\"pool\"") && part.contains("2<small> of 2</small>"),
+        "{part}"
+    );
+
+    let vm = person
+        .send(
+            &format!("{project}/claim"),
+            &[("taskId", "task-1"), ("ttlMinutes", "30")],
+        )
+        .await;
+    let vm = vm.split('?').next().unwrap().to_owned();
+    assert!(person.page("/claims").await.contains("task-1"));
+    let before = server.get(&vm).await["expiresAt"].clone();
+    person.send(&format!("{vm}/extend"), &[("minutes", "60")]).await;
+    assert_ne!(server.get(&vm).await["expiresAt"], before);
+    person.send(&format!("{vm}/pause"), &[]).await;
+    assert!(person.page(&vm).await.contains("The VM is paused"));
+    person.send(&format!("{vm}/resume"), &[]).await;
+    let charts = person.page("/charts").await;
+    assert!(
+        charts.contains("<rect class=\"ready\"") && charts.contains("Wait, median"),
+        "{charts}"
+    );
+    assert_eq!(
+        person.send(&format!("{vm}/release"), &[]).await,
+        "/claims?done=released"
+    );
+    assert!(!person.page("/claims").await.contains("task-1"));
+
+    let slip = person.post(&format!("{project}/delete"), &[("name", "shopp")]).await;
+    assert_eq!(slip.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    person.send(&format!("{project}/delete"), &[("name", "shop")]).await;
+    assert_eq!(person.get(&project).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn files_go_in_and_come_out_as_they_are() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let vm = format!("/instances/{}", claim["id"].as_str().unwrap());
+    let person = Person::sign_in(&server, &server.token).await;
+    let file = format!("{vm}/file?path=/home/a.html");
+    let put = |proof: &str| {
+        person
+            .request(Method::PUT, &file)
+            .header("x-hearth-page", proof)
+            .body("<script>1</script>")
+    };
+    assert_eq!(put("").send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    let put = put(&person.proof).send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::OK, "{}", put.text().await.unwrap());
+    assert!(person.page(&format!("{vm}/files?path=/home")).await.contains("a.html"));
+    let got = person.get(&file).await;
+    assert_eq!(
+        got.headers()["content-disposition"],
+        "attachment; filename*=UTF-8''a%2Ehtml"
+    );
+    assert_eq!(got.headers()["content-type"], "application/octet-stream");
+    assert_eq!(got.text().await.unwrap(), "<script>1</script>");
+    assert_eq!(
+        person.get(&format!("{vm}/file?path=/home/none")).await.status(),
+        StatusCode::NOT_FOUND
+    );
+}
+
+/// Projects of the large list.
+const MANY: usize = 1000;
+/// What a page of it may take in the server, measured here from the outside.
+const QUICK: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn list_of_a_thousand_projects_is_searched_in_pages_and_quick() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    for number in 0..MANY {
+        let (status, _) = server
+            .call(Method::POST, "/projects", json!({ "name": format!("p{number:04}") }))
+            .await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    let person = Person::sign_in(&server, &server.token).await;
+    let first = person.page("/").await;
+    assert!(first.contains("Page 1 of 20") && first.contains(">p0000<") && !first.contains(">p0050<"));
+    let last = person.page("/?p=20").await;
+    assert!(last.contains(">p0999<") && !last.contains("rel=\"next\""));
+    let found = person.page("/?q=P099&show=disabled").await;
+    assert_eq!((found.contains(">p0999<"), found.contains(">p0000<")), (true, false));
+    assert!(person.page("/?show=enabled").await.contains("No project is like that."));
+    // The quickest of some: this machine does other things, too.
+    let mut quickest = Duration::MAX;
+    for _ in 0..10 {
+        let start = Instant::now();
+        person.page("/").await;
+        quickest = quickest.min(start.elapsed());
+    }
+    println!("a page of {MANY} projects: {quickest:?}");
+    assert!(quickest < QUICK, "{quickest:?}");
+}
+
+#[tokio::test]
+async fn first_load_is_small_and_its_files_are_kept_for_good() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let person = Person::sign_in(&server, &server.token).await;
+    let page = person.page("/").await;
+    let mut bytes = page.len();
+    let mut paths = Vec::new();
+    for part in page
+        .split('"')
+        .filter(|part| part.starts_with("/assets/") && !part.ends_with(".txt"))
+    {
+        let raw = person
+            .request(Method::GET, part)
+            .header("accept-encoding", "gzip")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(raw.status(), StatusCode::OK, "{part}");
+        assert_eq!(raw.headers()["cache-control"], "public, max-age=31536000, immutable");
+        let packed = raw.headers().get("content-encoding").is_some();
+        let text = raw.bytes().await.unwrap();
+        println!("{part}: {} bytes, packed: {packed}", text.len());
+        bytes += text.len();
+        paths.push(part.to_owned());
+    }
+    assert!(
+        paths.len() >= 4 && !page.contains("xterm") && !page.contains("http"),
+        "{page}"
+    );
+    assert!(bytes < 200_000, "{bytes}");
+    assert_eq!(
+        person.get("/assets/0000000000000000/app.js").await.status(),
+        StatusCode::NOT_FOUND
+    );
+}

@@ -1,0 +1,75 @@
+//! What assistive technology makes of the pages, checked by axe-core in Chromium.
+
+use hearth_drivers::fake::FakeOptions;
+use serde_json::{Value, json};
+
+use super::browser::{NARROW, WIDE, Window};
+use super::story::sign_in;
+use crate::harness::Server;
+
+/// axe-core 4.14.1, as it is in the npm registry; its licence is beside it.
+const AXE: &str = include_str!("../../axe/axe.min.js");
+/// Faults of this weight are mended before anything is shown to anybody.
+const HEAVY: [&str; 2] = ["serious", "critical"];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn axe_finds_nothing_serious_on_any_page() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(2).await;
+    let change = json!({ "setupCommands": [{ "name": "build", "command": "make" }] });
+    server.patch(&pool, change).await;
+    let boot = server.test_boot(crate::harness::SOON, &project, json!({})).await;
+    let vm = server
+        .post(&format!("{pool}/claim"), json!({ "taskId": "task-1" }))
+        .await;
+    let vm = format!("/instances/{}", vm["id"].as_str().unwrap());
+    let window = Window::open(&server).await;
+    window.go("/sign-in").await;
+    let mut found = faults(&window, "/sign-in").await;
+    sign_in(&window, &server).await;
+    for path in [
+        "/".to_owned(),
+        "/projects/new".to_owned(),
+        project.clone(),
+        format!("{project}/setup"),
+        format!("{project}/boots/{}", boot["id"].as_str().unwrap()),
+        "/claims".to_owned(),
+        "/charts".to_owned(),
+        "/host".to_owned(),
+        "/tokens".to_owned(),
+        vm.clone(),
+        format!("{vm}/files"),
+        format!("{vm}/terminal"),
+        "/projects/prj_none".to_owned(),
+    ] {
+        window.go(&path).await;
+        window.until("document.readyState === 'complete'").await;
+        for scheme in ["light", "dark"] {
+            window.colours(scheme).await;
+            found.extend(faults(&window, &format!("{path} {scheme}")).await);
+        }
+        window.resize(NARROW).await;
+        found.extend(faults(&window, &format!("{path} narrow")).await);
+        window.resize(WIDE).await;
+    }
+    window.close().await;
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// What axe finds in the page that is shown.
+async fn faults(window: &Window, place: &str) -> Vec<String> {
+    window.page.evaluate(AXE).await.unwrap();
+    let run = "axe.run(document, { resultTypes: ['violations'] }).then(found => found.violations.map(one => \
+               ({ id: one.id, impact: one.impact, where: one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary) })))";
+    let found = window.page.evaluate(run).await.unwrap();
+    let found = found.value().cloned().unwrap_or(Value::Null);
+    let found = found
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| panic!("{place}: axe did not run"));
+    let heavy = found
+        .iter()
+        .filter(|fault| HEAVY.contains(&fault["impact"].as_str().unwrap_or_default()));
+    heavy.map(|fault| format!("{place}: {fault}")).collect()
+}

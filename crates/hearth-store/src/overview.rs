@@ -1,0 +1,176 @@
+//! What a person sees first: every project of a tenant with the counts of its pool, in two statements whatever their number; and the
+//! claims of the last hours.
+
+use std::collections::HashMap;
+
+use hearth_api::claim::{ClaimReply, ClaimSource};
+use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_core::redact::Redacted;
+use jiff::Timestamp;
+
+use super::{Sight, Store, StoreError, from_json, millis, parse, timestamp};
+
+/// A project in the list.
+#[derive(Debug, Clone)]
+pub struct ProjectOverview {
+    pub id: ProjectId,
+    pub name: String,
+    pub description: Option<String>,
+    /// Its pool: whether it is enabled, and its target size; `None` until it is first configured.
+    pub pool: Option<(bool, u64)>,
+    /// VMs that can be claimed.
+    pub ready: u64,
+    /// VMs that are being made.
+    pub provisioning: u64,
+    /// Boots that failed since the time that was asked for.
+    pub failed: u64,
+    /// VMs that tasks have.
+    pub claimed: u64,
+}
+
+/// A boot that failed.
+#[derive(Debug, Clone)]
+pub struct FailureSeen {
+    pub instance: InstanceId,
+    pub reason: Redacted,
+    pub at: Timestamp,
+    /// A test boot, and not one of the pool.
+    pub is_test: bool,
+}
+
+/// A claim, for figures.
+#[derive(Debug, Clone)]
+pub struct ClaimSeen {
+    pub at: Timestamp,
+    pub source: ClaimSource,
+    pub wait_ms: u64,
+}
+
+#[derive(sqlx::FromRow)]
+struct RawProject {
+    id: String,
+    name: String,
+    description: Option<String>,
+    enabled: Option<bool>,
+    target_size: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RawCounts {
+    project_id: String,
+    ready: i64,
+    provisioning: i64,
+    failed: i64,
+    claimed: i64,
+}
+
+fn count(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or_default()
+}
+
+impl Store {
+    /// The projects that a caller sees, by name; failures count since then.
+    pub async fn overview(
+        &self,
+        sight: Sight<'_>,
+        failed_since: Timestamp,
+    ) -> Result<Vec<ProjectOverview>, StoreError> {
+        let only = sight.project.map(ProjectId::as_str);
+        let projects: Vec<RawProject> = sqlx::query_as(
+            "SELECT project.id, project.name, project.description, pool.enabled, pool.target_size
+             FROM project LEFT JOIN pool ON pool.project_id = project.id
+             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2) ORDER BY lower(project.name), project.id",
+        )
+        .bind(sight.tenant)
+        .bind(only)
+        .fetch_all(&self.read)
+        .await?;
+        let counts: Vec<RawCounts> = sqlx::query_as(
+            "SELECT instance.project_id,
+                    count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool') AS ready,
+                    count(*) FILTER (WHERE state = 'provisioning' AND serves_claims) AS provisioning,
+                    count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived') AND serves_claims
+                                     AND failure_reason IS NOT NULL AND state_since >= ?3) AS failed,
+                    count(*) FILTER (WHERE state = 'claimed') AS claimed
+             FROM instance JOIN project ON project.id = instance.project_id
+             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2)
+             GROUP BY instance.project_id",
+        )
+        .bind(sight.tenant)
+        .bind(only)
+        .bind(millis(failed_since))
+        .fetch_all(&self.read)
+        .await?;
+        let mut counts: HashMap<String, RawCounts> =
+            counts.into_iter().map(|raw| (raw.project_id.clone(), raw)).collect();
+        let overview = projects.into_iter().map(|raw| {
+            let of = counts.remove(&raw.id);
+            let of = |pick: fn(&RawCounts) -> i64| of.as_ref().map(pick).map(count).unwrap_or_default();
+            Ok(ProjectOverview {
+                ready: of(|raw| raw.ready),
+                provisioning: of(|raw| raw.provisioning),
+                failed: of(|raw| raw.failed),
+                claimed: of(|raw| raw.claimed),
+                id: parse("project.id", &raw.id)?,
+                name: raw.name,
+                description: raw.description,
+                pool: raw.enabled.zip(raw.target_size.map(count)),
+            })
+        });
+        overview.collect()
+    }
+
+    /// The newest boot of a project that failed since then.
+    pub async fn newest_failure(
+        &self,
+        project: &ProjectId,
+        since: Timestamp,
+    ) -> Result<Option<FailureSeen>, StoreError> {
+        let found: Option<(String, String, i64, String)> = sqlx::query_as(
+            "SELECT id, failure_reason, state_since, purpose FROM instance
+             WHERE project_id = ?1 AND state IN ('failed', 'retiring', 'archived') AND failure_reason IS NOT NULL
+               AND state_since >= ?2
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(project.as_str())
+        .bind(millis(since))
+        .fetch_optional(&self.read)
+        .await?;
+        found
+            .map(|(id, reason, at, purpose)| {
+                Ok(FailureSeen {
+                    instance: parse("instance.id", &id)?,
+                    reason: Redacted::stored(reason),
+                    at: timestamp(at)?,
+                    is_test: purpose.starts_with("test"),
+                })
+            })
+            .transpose()
+    }
+
+    /// The claims that a caller sees and that were answered since then, oldest first; those that are kept.
+    pub async fn claims_since(&self, sight: Sight<'_>, since: Timestamp) -> Result<Vec<ClaimSeen>, StoreError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT claim.created_at, claim.reply FROM claim JOIN project ON project.id = claim.project_id
+             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
+               AND claim.created_at >= ?4 AND claim.handed_over
+             ORDER BY claim.created_at",
+        )
+        .bind(sight.tenant)
+        .bind(sight.project.map(ProjectId::as_str))
+        .bind(sight.claimed_by.map(hearth_api::ids::TokenId::as_str))
+        .bind(millis(since))
+        .fetch_all(&self.read)
+        .await?;
+        rows.into_iter()
+            .map(|(at, reply)| {
+                let reply: ClaimReply = from_json("claim.reply", &reply)?;
+                Ok(ClaimSeen {
+                    at: timestamp(at)?,
+                    source: reply.source,
+                    wait_ms: reply.wait_ms,
+                })
+            })
+            .collect()
+    }
+}
