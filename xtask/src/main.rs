@@ -11,6 +11,7 @@ mod forecast;
 mod openapi;
 mod packages;
 mod process;
+mod prometheus;
 mod python;
 mod setup;
 mod sim;

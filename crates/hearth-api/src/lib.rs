@@ -8,6 +8,7 @@ pub mod counted;
 pub mod credential;
 pub mod egress;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod explain;
 pub mod file;

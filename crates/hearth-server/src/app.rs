@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::builds::live_log::LiveLogs;
 use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
+use crate::events::{Feed, Keep};
 use crate::http::{AppState, HookGate, Pace, PortAccess, VisitorLimit};
+use crate::metrics::Metrics;
 use crate::options::ServeOptions;
 use crate::pools::act::Actor;
 use crate::pools::controller::Controller;
@@ -51,14 +53,14 @@ pub struct App {
 }
 
 impl App {
-    /// Nothing runs until [`App::start`]. `mirrors` is the folder of the repositories.
+    /// Nothing runs until [`App::start`]. `mirrors` is the folder of the repositories. Fails only where two metrics have one name.
     pub fn new(
         store: &Store,
         driver: Arc<dyn Driver>,
         mirrors: PathBuf,
         links: LinkKey,
         options: &ServeOptions,
-    ) -> Self {
+    ) -> Result<Self, prometheus::Error> {
         let (store, wake, queues) = (store.clone(), Wake::default(), Queues::default());
         let connections = Connections::new(driver.clone());
         let memory = Memory::new(driver.clone(), options.claimed_reserve);
@@ -173,7 +175,21 @@ impl App {
             status.clone(),
             options.tick,
         );
+        let keep = Keep {
+            age: options.events_max_age,
+            most: options.most_events,
+        };
+        let feed = Feed::new(store.clone(), keep);
+        let metrics = Metrics::new(
+            store.clone(),
+            status.clone(),
+            gc.clone(),
+            feed.clone(),
+            &options.data_dir,
+        );
         let state = AppState {
+            feed,
+            metrics: metrics?,
             store,
             wake,
             orders,
@@ -203,12 +219,12 @@ impl App {
                 visitors: VisitorLimit::default(),
             },
         };
-        Self {
+        Ok(Self {
             state,
             controller,
             guest_requests,
             idle,
-        }
+        })
     }
 
     /// Starts the background tasks, which run until `stop`; gives what the handlers need, and the tasks.
@@ -224,6 +240,8 @@ impl App {
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let (mirrors_stop, requests_stop, idle_stop) = (stop.clone(), stop.clone(), stop.clone());
         let (egress, egress_stop) = (state.egress.clone(), stop.clone());
+        let (feed, feed_stop) = (state.feed.clone(), stop.clone());
+        let (metrics, metrics_stop) = (state.metrics.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
@@ -232,6 +250,8 @@ impl App {
             tokio::spawn(async move { guest_requests.run(requests_stop).await }),
             tokio::spawn(async move { idle.run(idle_stop).await }),
             tokio::spawn(async move { egress.run(egress_stop).await }),
+            tokio::spawn(async move { feed.run(feed_stop).await }),
+            tokio::spawn(async move { metrics.run(metrics_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

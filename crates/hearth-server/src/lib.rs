@@ -3,7 +3,9 @@
 mod app;
 mod builds;
 mod claims;
+mod events;
 mod http;
+mod metrics;
 mod options;
 mod pools;
 mod recipes;

@@ -77,6 +77,12 @@ pub struct ServeOptions {
     pub dns_upstream: Option<SocketAddrV4>,
     /// Time between two passes of the loop when no wake comes. A VM that died is noticed after one such time.
     pub tick: Duration,
+    /// Where metrics can be read without a token; `None`: only with one, where the API is.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Events are removed at this age.
+    pub events_max_age: Duration,
+    /// Events that are kept at most; the oldest go first.
+    pub most_events: u64,
     /// How long a minute of a project's `idlePauseMinutes` lasts; a test makes it short.
     #[doc(hidden)]
     pub idle_minute: Duration,
@@ -120,6 +126,10 @@ const TICK: Duration = Duration::from_secs(3);
 const IMAGE_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Many times what the deletion of everything writes, and little beside one VM.
 const RESERVE_MIB: u64 = 16;
+/// A client that was away for a weekend continues where it was.
+const EVENTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// About 200 MB of the database.
+const MOST_EVENTS: u64 = 500_000;
 /// Two at once hide each other's waiting for disk and network.
 const LEAST_PROVISIONS: usize = 2;
 
@@ -160,6 +170,9 @@ impl ServeOptions {
             ports_domain: Some(PORTS_DOMAIN.to_owned()),
             dns_upstream: None,
             tick: TICK,
+            metrics_listen: None,
+            events_max_age: EVENTS_MAX_AGE,
+            most_events: MOST_EVENTS,
             idle_minute: Duration::from_secs(60),
             write_faults: None,
         }

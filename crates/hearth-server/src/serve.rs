@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::http::{answer, new_token};
+use crate::http::{answer, answer_metrics, new_token};
 use crate::options::{DriverKind, ServeOptions};
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
@@ -52,11 +52,20 @@ pub enum ServeError {
         address: SocketAddr,
         source: std::io::Error,
     },
+    /// The address for metrics cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {source}; choose another with --metrics-listen")]
+    ListenForMetrics {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Two metrics have one name: a bug here.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
     #[error("VMs cannot be made on this machine: {0}; `hearth doctor` says more")]
     Driver(#[from] hearth_drivers::DriverError),
 }
@@ -118,7 +127,7 @@ pub async fn serve_with(
     store.undo_checkpoints().await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
-    let app = App::new(&store, driver.clone(), mirrors, links, options);
+    let app = App::new(&store, driver.clone(), mirrors, links, options)?;
     let listen = |source| ServeError::Listen {
         address: options.listen,
         source,
@@ -130,7 +139,12 @@ pub async fn serve_with(
         max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
         max_bytes: options.image_disk_mib.map(|mib| mib << 20),
     };
+    let metrics_listener = options.metrics_listen.map(listen_for_metrics).transpose()?;
     let (state, mut loops) = app.start(&stop);
+    if let Some(listener) = metrics_listener {
+        let (metrics, stop) = (state.metrics.clone(), stop.clone());
+        loops.push(tokio::spawn(answer_metrics(listener, metrics, stop)));
+    }
     let claims = state.claims.clone();
     loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
     loops.push(tokio::spawn(images::keep(
@@ -153,6 +167,20 @@ pub async fn serve_with(
     }
     tracing::info!("stopped; VMs keep running, and the next server takes them over");
     Ok(())
+}
+
+/// Metrics have an address of their own, so that who reads them needs no token and reaches nothing else.
+fn listen_for_metrics(address: SocketAddr) -> Result<std::net::TcpListener, ServeError> {
+    let fail = |source| ServeError::ListenForMetrics { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    if address.ip().is_loopback() {
+        tracing::info!(%address, "metrics can be read without a token");
+    } else {
+        tracing::warn!(%address, "metrics can be read without a token by all who reach this address");
+    }
+    Ok(listener)
 }
 
 /// One server per data folder; the lock goes with the process, however it ends. One that was killed this moment has a little

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
+use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
 use jiff::Timestamp;
+use serde_json::json;
 
-use super::{
-    ProjectRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
-};
+use super::events::Change;
+use super::{ProjectRow, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// Target size of a pool for which none was set.
 const DEFAULT_TARGET: i64 = 1;
@@ -96,12 +97,19 @@ impl Store {
 
     /// Failures up to now do not count against the pool's recipe any more. False when there is no pool.
     pub async fn retry_pool(&self, project: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
+        let mut tx = self.write.begin().await?;
         let done = sqlx::query("UPDATE pool SET retried_at = ?2 WHERE project_id = ?1")
             .bind(project.as_str())
             .bind(millis(now))
-            .run_on(&self.write)
+            .execute(&mut *tx)
             .await?;
-        Ok(done.rows_affected() == 1)
+        let retried = done.rows_affected() == 1;
+        if retried {
+            tx.tell(Change::of_project(EventKind::PoolRetried, project, now))
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(retried)
     }
 
     /// Applies a change, making the pool with its defaults when there is none. `None` when the project is gone.
@@ -154,7 +162,16 @@ impl Store {
         .bind(millis(now))
         .fetch_one(&mut *tx)
         .await?;
+        let row = PoolRow::try_from(raw)?;
+        let detail = json!({
+            "enabled": row.config.enabled,
+            "targetSize": row.config.target_size,
+            "maxAgeMinutes": row.config.max_age_minutes,
+            "branch": row.config.branch,
+        });
+        tx.tell(Change::of_project(EventKind::PoolChanged, project, now).with(detail))
+            .await?;
         tx.commit().await?;
-        PoolRow::try_from(raw).map(Some)
+        Ok(Some(row))
     }
 }

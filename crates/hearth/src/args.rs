@@ -7,8 +7,9 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    checkpoint, claim, claims, completion, cp, credential, doctor, egress, env, exec, fork, forward, image, instance,
-    logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template, token,
+    checkpoint, claim, claims, completion, cp, credential, doctor, egress, env, events, exec, fork, forward, image,
+    instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template,
+    token,
 };
 
 const AFTER_HELP: &str = "\
@@ -180,4 +181,6 @@ pub(crate) enum Command {
     /// Named checkpoints of claimed VMs: make, list, delete, restore
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// What happened to projects, pools, instances and claims, and why; with --follow what happens
+    Events(events::EventsArgs),
 }

@@ -8,6 +8,7 @@ mod call;
 mod credentials;
 mod egress;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod find;
@@ -35,12 +36,13 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 
 pub use error::ClientError;
+pub use events::EventsQuery;
 pub use exec::{ExecInput, ExecOutput};
 pub use files::{FileContent, TarContent, WriteOptions};
 pub use logs::LogStream;
 pub use ports::{TunnelReceiver, TunnelSender};
 pub use sessions::{AttachOptions, SessionEvent, SessionInput, SessionOutput};
-pub use stream::{ChangeStream, ExecEvent, ExecStream, FollowStream};
+pub use stream::{ChangeStream, EventMessage, EventsStream, ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 
 /// Under this header every reply carries the id that the server's log has for it.

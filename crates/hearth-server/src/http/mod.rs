@@ -7,6 +7,7 @@ mod classify;
 mod credentials;
 mod egress;
 mod error;
+mod events;
 mod exec;
 mod exec_end;
 mod exec_socket;
@@ -18,6 +19,7 @@ mod forks;
 mod hooks;
 mod instances;
 mod logs;
+mod metrics;
 mod openapi;
 mod pace;
 mod pause;
@@ -59,6 +61,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::builds::live_log::LiveLogs;
 use crate::claims::Claims;
+use crate::events::Feed;
+use crate::metrics::Metrics;
 use crate::pools::act::Actor;
 use crate::pools::observe::Observer;
 use crate::pools::orders::Orders;
@@ -80,6 +84,7 @@ use error::ApiError;
 pub use auth::new_token;
 pub use extract::MAX_BODY_BYTES;
 pub use hooks::HookGate;
+pub use metrics::answer_metrics;
 pub use pace::Pace;
 pub use ports::{PortAccess, VisitorLimit};
 
@@ -153,6 +158,10 @@ pub struct AppState {
     pub longest_wait: Duration,
     /// How ports of VMs are reached.
     pub ports: PortAccess,
+    /// What happens, for who watches.
+    pub feed: Feed,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl AppState {
@@ -276,7 +285,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pause::resume_instance))
         .routes(routes!(forks::fork_instance))
         .routes(routes!(forks::checkpoint_instance))
-        .routes(routes!(forks::restore_instance));
+        .routes(routes!(forks::restore_instance))
+        .routes(routes!(events::watch_events));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)
@@ -291,6 +301,7 @@ fn patience() -> TimeoutLayer {
 fn router(state: AppState) -> Router {
     let (api, _) = routes().split_for_parts();
     api.route("/", get(root::root))
+        .route("/metrics", get(metrics::read_metrics))
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())

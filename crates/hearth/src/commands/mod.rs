@@ -11,6 +11,7 @@ pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod egress;
 pub(crate) mod env;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod forward;
@@ -28,6 +29,7 @@ mod really;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
+mod serve_watching;
 pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod shell;
@@ -81,5 +83,6 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Man(args) => man::run(&args),
         Command::Fork(args) => fork::run(globals, args).await,
         Command::Checkpoint(command) => checkpoint::run(globals, command).await,
+        Command::Events(args) => events::run(globals, args).await,
     }
 }

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::serve_watching::WatchingArgs;
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::listen::ListenArg;
@@ -124,6 +125,8 @@ pub(crate) struct ServeArgs {
     /// [default: this machine's own]
     #[arg(long, value_name = "ADDRESS", value_parser = hearth_drivers::parse_resolver)]
     dns_upstream: Option<SocketAddrV4>,
+    #[command(flatten)]
+    watching: WatchingArgs,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -345,7 +348,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
     for arg in &args.sizes {
         sizes.set(arg.size, arg.shape);
     }
-    ServeOptions {
+    let options = ServeOptions {
         listen: args.listen.map_or(usual.listen, |ListenArg(address)| address),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
@@ -377,7 +380,8 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         ports_domain: args.ports_domain.clone().or(usual.ports_domain),
         dns_upstream: args.dns_upstream,
         ..usual
-    }
+    };
+    args.watching.set(options)
 }
 
 fn stop_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {

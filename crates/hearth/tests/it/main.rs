@@ -14,6 +14,7 @@ mod completion;
 mod connecting;
 mod credentials;
 mod egress;
+mod events;
 mod exec;
 mod explain;
 mod fake;

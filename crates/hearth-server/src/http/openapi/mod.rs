@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use hearth_api::error::ErrorBody;
+use hearth_api::event::{Event, EventsPosition, EventsReset};
 use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
 use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
@@ -54,12 +55,16 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "files", description = "Files in a VM"),
         (name = "sessions", description = "Commands in a VM that outlive who started them, and its processes"),
         (name = "ports", description = "TCP ports in a VM: HTTP, WebSockets, raw connections, links for others"),
+        (name = "events", description = "What happens, as it happens"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
     components(schemas(
         Cursor,
         ErrorBody,
+        Event,
+        EventsPosition,
+        EventsReset,
         ExecExit,
         ExecMessage,
         FileChange,
