@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::ids::{InstanceId, ProjectId};
 use crate::time;
@@ -11,7 +13,7 @@ use crate::time;
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
         /// What happened. More kinds may come: a client ignores those that it does not know.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum EventKind {
             $($(#[doc = $doc])+ #[serde(rename = $text)] $name,)+
         }
@@ -92,6 +94,21 @@ kinds! {
     CheckpointRemoved = "checkpoint.removed",
 }
 
+// By hand: the derive does not see names that a macro gives.
+impl PartialSchema for EventKind {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "What happened. More kinds may come: a client ignores those that it does not know.",
+            ))
+            .enum_values(Some(Self::ALL.iter().map(|kind| kind.as_str())))
+            .into()
+    }
+}
+
+impl ToSchema for EventKind {}
+
 impl std::fmt::Display for EventKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
@@ -164,6 +181,18 @@ pub struct EventsReset {
     pub oldest: u64,
     /// The newest one: the stream continues after it.
     pub newest: u64,
+}
+
+/// What the data of a stream of events is: of `begin` and `end` a position, of `reset` what is kept, of all others an event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum EventsData {
+    /// What happened.
+    Event(Event),
+    /// What is kept.
+    Reset(EventsReset),
+    /// Where the stream is.
+    Position(EventsPosition),
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod audit;
 pub mod claim;
 pub mod counted;
 pub mod credential;
@@ -14,6 +15,7 @@ pub mod explain;
 pub mod file;
 pub mod find;
 pub mod fork;
+pub mod history;
 pub mod hook;
 pub mod ids;
 pub mod instance;
@@ -33,6 +35,7 @@ pub mod time;
 pub mod token;
 pub mod values;
 pub mod variables;
+pub mod webhook;
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -1,9 +1,11 @@
 //! The server: the HTTP API, and the loops that keep pools filled.
 
 mod app;
+mod audit;
 mod builds;
 mod claims;
 mod events;
+mod history;
 mod http;
 mod metrics;
 mod options;
@@ -16,6 +18,7 @@ mod status;
 mod templates;
 mod vms;
 mod wake;
+mod webhooks;
 
 use hearth_store as store;
 

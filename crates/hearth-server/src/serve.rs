@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, AppError};
 use crate::http::{answer, answer_metrics, new_token};
 use crate::options::{DriverKind, ServeOptions};
 use crate::repos::mirrors::sweep;
@@ -63,9 +63,8 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// Two metrics have one name: a bug here.
-    #[error("the metrics cannot be set up: {0}")]
-    Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    App(#[from] AppError),
     #[error("VMs cannot be made on this machine: {0}; `hearth doctor` says more")]
     Driver(#[from] hearth_drivers::DriverError),
 }
@@ -145,7 +144,7 @@ pub async fn serve_with(
         let (metrics, stop) = (state.metrics.clone(), stop.clone());
         loops.push(tokio::spawn(answer_metrics(listener, metrics, stop)));
     }
-    let claims = state.claims.clone();
+    let (claims, audit) = (state.claims.clone(), state.audit.clone());
     loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
     loops.push(tokio::spawn(images::keep(
         store.clone(),
@@ -155,9 +154,9 @@ pub async fn serve_with(
     )));
     tracing::info!(%address, data = %folder.display(), "listening");
     ready(address);
-    answer(listener, state, stop.clone(), options.header_patience, DRAIN)
-        .await
-        .map_err(listen)?;
+    let answered = answer(listener, state, stop.clone(), options.header_patience, DRAIN).await;
+    audit.end().await;
+    answered.map_err(listen)?;
     stop.cancel();
     // A panic in a loop was logged where it happened.
     let _ = futures::future::join_all(loops).await;

@@ -3,6 +3,7 @@
 //! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
 //! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
 
+mod audit;
 mod branch_heads;
 mod census;
 mod checkpoints;
@@ -17,6 +18,7 @@ mod events;
 mod figures;
 mod find;
 mod forks;
+mod history;
 mod instances;
 mod marks;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod steps;
 mod streaks;
 mod tokens;
 mod variables;
+mod webhooks;
 mod writer;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -43,6 +46,7 @@ use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use audit::{AuditFilter, AuditedBy, NewAuditEntry};
 pub use branch_heads::BranchHeads;
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
@@ -53,6 +57,7 @@ pub use events::{EventFilter, EventRow, EventSpan, EventsKept};
 pub use figures::{InstanceFigure, PoolFigure, ProjectFigure};
 pub use find::Sight;
 pub use forks::{BegunForks, ForksOrder, MadeFork, NewFork};
+pub use history::{HistoryFilter, HistoryKept};
 pub use instances::{InstanceRow, NewInstance};
 pub use moves::{End, Moved};
 pub use named_checkpoints::{NamedCheckpoint, NamedKey};
@@ -63,6 +68,7 @@ pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
+pub use webhooks::{Attempt, DueDelivery, NewDelivery, NewWebhook, WebhookReach, WebhookRow};
 use writer::{RunOn, Writer};
 pub use writer::{WriteFault, WriteFaults, WriteMoment};
 

@@ -7,9 +7,9 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    checkpoint, claim, claims, completion, cp, credential, doctor, egress, env, events, exec, fork, forward, image,
-    instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template,
-    token,
+    audit, checkpoint, claim, claims, completion, cp, credential, doctor, egress, env, events, exec, fork, forward,
+    history, image, instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell,
+    ssh, template, token, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -183,4 +183,11 @@ pub(crate) enum Command {
     Checkpoint(checkpoint::CheckpointCommand),
     /// What happened to projects, pools, instances and claims, and why; with --follow what happens
     Events(events::EventsArgs),
+    /// Who did what, newest first: every request that changed something or entered a VM, with its result (admins)
+    Audit(audit::AuditArgs),
+    /// What was claimed and made in a project, also when it is gone: why a claim was not warm, why a boot failed, with its log
+    History(history::HistoryArgs),
+    /// Webhooks: events are posted to a URL, signed, tried again, logged (admins)
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
 }

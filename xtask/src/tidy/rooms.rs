@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 9] = [
     &["recipes"],
     &["options"],
     &["secrets", "repos", "vms", "templates"],
-    &["events", "wake"],
+    &["audit", "events", "history", "wake", "webhooks"],
 ];
 /// The crate whose rooms have an order.
 const SERVER: &str = "hearth-server";

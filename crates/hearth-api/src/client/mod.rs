@@ -4,6 +4,7 @@
 //!
 //! It does not look for servers or tokens: the caller says where and with what.
 
+mod audit;
 mod call;
 mod credentials;
 mod egress;
@@ -13,6 +14,7 @@ mod exec;
 mod files;
 mod find;
 mod forks;
+mod history;
 mod instances;
 mod logs;
 mod pool;
@@ -27,6 +29,7 @@ mod templates;
 mod terminal;
 mod tokens;
 mod variables;
+mod webhooks;
 
 use std::fmt;
 use std::time::Duration;
@@ -39,6 +42,7 @@ pub use error::ClientError;
 pub use events::EventsQuery;
 pub use exec::{ExecInput, ExecOutput};
 pub use files::{FileContent, TarContent, WriteOptions};
+pub use history::HistoryQuery;
 pub use logs::LogStream;
 pub use ports::{TunnelReceiver, TunnelSender};
 pub use sessions::{AttachOptions, SessionEvent, SessionInput, SessionOutput};

@@ -1,5 +1,6 @@
 //! The HTTP API. Only this module knows axum, and only [`error`] chooses a status.
 
+mod audit;
 mod auth;
 mod branches;
 mod claims;
@@ -16,6 +17,7 @@ mod extract;
 mod files;
 mod find;
 mod forks;
+mod history;
 mod hooks;
 mod instances;
 mod logs;
@@ -37,6 +39,7 @@ mod terminal;
 mod tokens;
 mod validate;
 mod variables;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -59,6 +62,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::audit::AuditLog;
 use crate::builds::live_log::LiveLogs;
 use crate::claims::Claims;
 use crate::events::Feed;
@@ -79,6 +83,7 @@ use crate::vms::egress::Egress;
 use crate::vms::pause::Pause;
 use crate::vms::probe::Probes;
 use crate::wake::Wake;
+use crate::webhooks::Webhooks;
 use error::ApiError;
 
 pub use auth::new_token;
@@ -162,6 +167,10 @@ pub struct AppState {
     pub feed: Feed,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who did what.
+    pub audit: AuditLog,
+    /// Posts events.
+    pub webhooks: Webhooks,
 }
 
 impl AppState {
@@ -244,6 +253,13 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(forks::delete_checkpoint))
         .routes(routes!(egress::get_egress, egress::put_egress))
         .routes(routes!(egress::get_instance_egress))
+        .routes(routes!(audit::read_audit))
+        .routes(routes!(history::get_history))
+        .routes(routes!(history::get_history_boot))
+        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
+        .routes(routes!(webhooks::delete_webhook))
+        .routes(routes!(webhooks::list_deliveries))
+        .routes(routes!(webhooks::replay_delivery))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))
@@ -300,7 +316,9 @@ fn patience() -> TimeoutLayer {
 
 fn router(state: AppState) -> Router {
     let (api, _) = routes().split_for_parts();
-    api.route("/", get(root::root))
+    let write_down = axum::middleware::from_fn_with_state(state.clone(), audit::write_down);
+    api.layer(write_down)
+        .route("/", get(root::root))
         .route("/metrics", get(metrics::read_metrics))
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))

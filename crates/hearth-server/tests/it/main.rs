@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod audit;
 mod branches;
 mod cancel;
 mod checkpoints;
@@ -27,6 +28,7 @@ mod full_disk;
 mod git_host;
 mod guests;
 mod harness;
+mod history;
 mod images;
 mod leases;
 mod leases_disk;
@@ -54,3 +56,4 @@ mod tunnels;
 mod vm_ends;
 mod vms;
 mod watch;
+mod webhooks;

@@ -1,6 +1,7 @@
 //! The commands, one file per noun. Each takes its arguments, talks to the server through the typed client and prints.
 
 mod attached;
+pub(crate) mod audit;
 pub(crate) mod checkpoint;
 pub(crate) mod claim;
 mod claim_wait;
@@ -15,6 +16,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod forward;
+pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod logs;
@@ -37,6 +39,7 @@ pub(crate) mod ssh;
 pub(crate) mod template;
 pub(crate) mod token;
 mod unfinished;
+pub(crate) mod webhook;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -84,5 +87,8 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Fork(args) => fork::run(globals, args).await,
         Command::Checkpoint(command) => checkpoint::run(globals, command).await,
         Command::Events(args) => events::run(globals, args).await,
+        Command::Audit(args) => audit::run(globals, args).await,
+        Command::History(args) => history::run(globals, args).await,
+        Command::Webhook(command) => webhook::run(globals, command).await,
     }
 }

@@ -41,4 +41,5 @@ mod support;
 mod terminal;
 mod variables;
 mod webhook;
+mod webhooks;
 mod written;

@@ -6,12 +6,13 @@ mod examples;
 mod operations;
 mod refusals;
 mod replies;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use hearth_api::error::ErrorBody;
-use hearth_api::event::{Event, EventsPosition, EventsReset};
+use hearth_api::event::{Event, EventsData, EventsPosition, EventsReset};
 use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
 use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
@@ -56,6 +57,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "sessions", description = "Commands in a VM that outlive who started them, and its processes"),
         (name = "ports", description = "TCP ports in a VM: HTTP, WebSockets, raw connections, links for others"),
         (name = "events", description = "What happens, as it happens"),
+        (name = "audit", description = "Who did what"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
@@ -63,6 +65,7 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         Cursor,
         ErrorBody,
         Event,
+        EventsData,
         EventsPosition,
         EventsReset,
         ExecExit,

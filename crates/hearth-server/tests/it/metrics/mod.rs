@@ -141,6 +141,20 @@ async fn figures_follow_what_happens_and_hold_no_secret_and_a_hostile_name_break
     assert!(refused.is_some(), "{text}");
     assert!(!text.contains(SECRET), "{text}");
     assert!(text.contains(r#"name="a\"b\\c{d=\"e\"} <script>""#), "{text}");
+    // What dashboard and alerts ask for is there.
+    for file in ["grafana/hearth.json", "prometheus/alerts.yml"] {
+        let shipped = std::fs::read_to_string(prometheus::deployed(file)).unwrap();
+        for word in shipped.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+            let name = ["_bucket", "_count"]
+                .iter()
+                .fold(word, |name, end| name.trim_end_matches(end));
+            let is_metric = name.starts_with("hearth_") && name != "hearth_";
+            assert!(
+                !is_metric || text.contains(&format!("# TYPE {name} ")),
+                "{file}: {name}"
+            );
+        }
+    }
     let per_step = "hearth_preparation_duration_seconds_count{outcome=";
     assert!(all.keys().any(|name| name.starts_with(per_step)), "{text}");
 }
