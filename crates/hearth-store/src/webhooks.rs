@@ -123,10 +123,7 @@ fn kinds(text: Option<&str>) -> Result<Option<Vec<EventKind>>, StoreError> {
     text.map(|text| from_json("webhook.kinds", text)).transpose()
 }
 
-fn number<T: TryFrom<i64>>(number: i64) -> T
-where
-    T: Default,
-{
+fn number<T: TryFrom<i64> + Default>(number: i64) -> T {
     T::try_from(number).unwrap_or_default()
 }
 
