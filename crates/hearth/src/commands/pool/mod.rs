@@ -5,6 +5,7 @@ mod cancel;
 mod edit;
 mod explain;
 mod gone;
+mod live;
 mod schedule;
 mod show;
 mod test;
@@ -80,6 +81,11 @@ pub(crate) enum PoolCommand {
         /// Also show the server's latest decisions about this pool, and what they were based on
         #[arg(long)]
         decisions: bool,
+    },
+    /// Watch what happens in the pool: each change with its reason, and what the pool has after it
+    Watch {
+        /// The project's name or id
+        project: String,
     },
     /// List the newest instances
     Instances {
@@ -216,6 +222,11 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
                 explain::show(explained, decisions)
             })?;
             Ok(0)
+        }
+        PoolCommand::Watch { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            live::run(globals, &client, &project).await
         }
         PoolCommand::Instances { project, limit, status } => {
             let client = connect::client(globals)?;
