@@ -7,6 +7,7 @@ mod compile;
 mod contract;
 mod demo;
 mod deny;
+mod dist;
 mod forecast;
 mod openapi;
 mod packages;
@@ -52,6 +53,8 @@ enum Task {
     Contract,
     /// Check licences, sources and doubled versions of everything that is compiled in (cargo-deny)
     Deny,
+    /// What people install: tarball, Debian package, list of what is compiled in, sums
+    Dist(dist::DistArgs),
     /// The house rules: size of files, words in the wrong room, sleeping tests
     Tidy,
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Openapi => openapi::write().map(|path| println!("{}", path.display())),
         Task::Contract => contract::run(),
         Task::Deny => deny::run(),
+        Task::Dist(args) => dist::run(&args).map(|folder| println!("{}", folder.display())),
         Task::Tidy => tidy::run(),
     };
     match done {

@@ -22,6 +22,7 @@ pub mod patch;
 pub mod pool;
 pub mod port;
 pub mod project;
+pub mod schedule;
 pub mod session;
 pub mod settings;
 pub mod setup;

@@ -42,7 +42,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         installation: format!("bench-{}", std::process::id()),
         accel: Accel::Auto,
         vm_user: None,
-        gateway: hearth_drivers::gateway_program(),
+        gateway: std::fs::canonicalize(&bench.args.hearth)?,
         dns_upstream: None,
     })?;
     let done = with_driver(bench, &driver, &data).await;

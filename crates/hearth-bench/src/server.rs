@@ -73,6 +73,11 @@ impl Server {
         command(&self.hearth, &self.data)
     }
 
+    /// The environment in which a program that starts `hearth` itself reaches this server.
+    pub(crate) fn set_env(&self, command: &mut Command) {
+        set_env(command, &self.data);
+    }
+
     pub(crate) async fn stop(mut self) -> Result<()> {
         if let Some(pid) = self.child.id() {
             // It may have ended between the two lines.
@@ -86,13 +91,15 @@ impl Server {
 
 fn command(hearth: &Path, data: &Path) -> Command {
     let mut command = Command::new(hearth);
+    command.arg("--data-dir").arg(data);
+    set_env(&mut command, data);
+    command
+}
+
+fn set_env(command: &mut Command, data: &Path) {
     // A server of the person's own must not get the bench's commands.
     for name in ["HEARTH_URL", "HEARTH_TOKEN"] {
         command.env_remove(name);
     }
-    command
-        .arg("--data-dir")
-        .arg(data)
-        .env("HEARTH_RUNTIME_DIR", data.join("run"));
-    command
+    command.env("HEARTH_RUNTIME_DIR", data.join("run"));
 }

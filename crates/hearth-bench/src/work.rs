@@ -157,6 +157,7 @@ impl Desk<'_> {
         fs::write(&config, output(&mut self.hearth(&["ssh-config"])).await?)?;
         let scp = |from: &str, to: &str| {
             let mut command = Command::new("scp");
+            self.project.server.set_env(&mut command);
             command
                 .env("XDG_CONFIG_HOME", &self.folder)
                 .arg("-q")

@@ -11,6 +11,7 @@ pub mod provisioned;
 pub mod purpose;
 pub mod recipe;
 pub mod redact;
+pub mod schedule;
 pub mod scripts;
 pub mod set_up;
 pub mod stage_log;

@@ -13,7 +13,7 @@ use crate::builds::live_log::LiveLogs;
 use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
 use crate::http::{AppState, HookGate, Pace, PortAccess, VisitorLimit};
-use crate::options::ServeOptions;
+use crate::options::{Changeable, ServeOptions, SharedLimits};
 use crate::pools::act::Actor;
 use crate::pools::controller::Controller;
 use crate::pools::endings::Endings;
@@ -45,6 +45,7 @@ use crate::wake::Wake;
 pub struct App {
     /// What its handlers have.
     pub state: AppState,
+    limits: SharedLimits,
     controller: Controller,
     guest_requests: GuestRequests,
     idle: IdlePause,
@@ -125,7 +126,7 @@ impl App {
         );
         let images = Images::new(driver.clone());
         let mirror_gc = MirrorGc::new(store.clone(), mirrors.clone());
-        let limits = limits(options);
+        let limits = SharedLimits::new(limits(options));
         let status = PoolStatus::new(
             store.clone(),
             mirrors.clone(),
@@ -133,7 +134,7 @@ impl App {
             memory.clone(),
             probes.clone(),
             gc.clone(),
-            limits,
+            limits.clone(),
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
         let host_keys = builder.host_keys();
@@ -146,7 +147,7 @@ impl App {
             memory,
             probes.ends().clone(),
             queues.clone(),
-            limits,
+            limits.clone(),
         );
         let claims = Claims::new(claims::Parts {
             store: store.clone(),
@@ -171,6 +172,7 @@ impl App {
             pools.clone(),
             boots.clone(),
             status.clone(),
+            options.control.pulse(),
             options.tick,
         );
         let state = AppState {
@@ -205,9 +207,22 @@ impl App {
         };
         Self {
             state,
+            limits,
             controller,
             guest_requests,
             idle,
+        }
+    }
+
+    /// What takes changed settings over.
+    pub fn changes(&self) -> impl Fn(&Changeable) + Send + Sync + use<> {
+        let (limits, wake) = (self.limits.clone(), self.state.wake.clone());
+        let (pace, hooks) = (self.state.pace.clone(), self.state.hooks.clone());
+        move |settings| {
+            limits.change(settings);
+            pace.change(settings.requests_per_second);
+            hooks.change(settings.webhook_secret.clone(), settings.requests_per_second);
+            wake.wake();
         }
     }
 
@@ -215,6 +230,7 @@ impl App {
     pub fn start(self, stop: &CancellationToken) -> (AppState, Vec<JoinHandle<()>>) {
         let Self {
             state,
+            limits: _,
             controller,
             guest_requests,
             idle,

@@ -20,8 +20,13 @@ use hearth_store as store;
 
 #[doc(hidden)]
 pub use hearth_store::{Census, WriteFault, WriteFaults, WriteMoment, images_of_data_folder};
-pub use http::{MAX_BODY_BYTES, body_faults, openapi_document};
-pub use options::{DriverKind, ServeOptions, Sizes};
+pub use http::{MAX_BODY_BYTES, TlsError, body_faults, openapi_document};
+pub use options::{
+    Address, Changeable, Control, DriverKind, Listen, Listener, Pulse, ServeOptions, Sizes, TlsFiles, UNIX,
+};
 pub use repos::sources::SourceRule;
 pub use repos::watch::WebhookSecret;
-pub use serve::{ServeError, serve, serve_with};
+pub use serve::{
+    BackupError, Description, KeySource, Removed, ServeError, back_up, describe, is_data_folder, restore, serve,
+    serve_with, uninstall,
+};

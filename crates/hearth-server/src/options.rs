@@ -1,11 +1,19 @@
 //! How a server is started.
 
+mod control;
+mod listen;
+
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hearth_api::project::VmSize;
+use hearth_core::world::Limits;
 use hearth_drivers::VmShape;
+
+pub use control::{Changeable, Control, Pulse, TlsFiles};
+pub use listen::{Address, Listen, Listener, UNIX};
 
 use crate::repos::sources::SourceRule;
 use crate::repos::watch::WebhookSecret;
@@ -18,8 +26,10 @@ pub struct ServeOptions {
     pub data_dir: PathBuf,
     /// Folders of images besides the data folder's own: what every data folder of this machine finds.
     pub shared_images: Vec<PathBuf>,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
+    /// The certificate with which ports are listened at; without one they speak plain HTTP. Unix sockets always do.
+    pub tls: Option<TlsFiles>,
     /// What makes VMs.
     pub driver: DriverKind,
     /// Whether to use hardware virtualisation.
@@ -80,6 +90,8 @@ pub struct ServeOptions {
     /// How long a minute of a project's `idlePauseMinutes` lasts; a test makes it short.
     #[doc(hidden)]
     pub idle_minute: Duration,
+    /// The hold on the server while it runs.
+    pub control: Control,
     /// Writes that a test lets fail.
     #[doc(hidden)]
     pub write_faults: Option<WriteFaults>,
@@ -131,7 +143,8 @@ impl ServeOptions {
         Self {
             data_dir,
             shared_images: Vec::new(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 7717)),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 7717)).into()],
+            tls: None,
             driver: DriverKind::Qemu,
             accel: hearth_drivers::qemu::Accel::Auto,
             git_base_url: "https://github.com".to_owned(),
@@ -161,7 +174,22 @@ impl ServeOptions {
             dns_upstream: None,
             tick: TICK,
             idle_minute: Duration::from_secs(60),
+            control: Control::default(),
             write_faults: None,
+        }
+    }
+}
+
+impl ServeOptions {
+    /// Those of the settings that a running server takes over.
+    #[must_use]
+    pub fn changeable(&self) -> Changeable {
+        Changeable {
+            max_vms: self.max_vms,
+            tenant_vms: self.tenant_vms,
+            provision_concurrency: self.provision_concurrency,
+            requests_per_second: self.requests_per_second,
+            webhook_secret: self.webhook_secret.clone(),
         }
     }
 }
@@ -210,5 +238,31 @@ impl Sizes {
     /// Gives a size another meaning.
     pub fn set(&mut self, size: VmSize, shape: VmShape) {
         self.0[size as usize] = shape;
+    }
+}
+
+/// What the host may be used for; it changes while the server runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SharedLimits(Arc<RwLock<Limits>>);
+
+impl SharedLimits {
+    /// These, until they change.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(RwLock::new(limits)))
+    }
+
+    /// What holds now.
+    #[must_use]
+    pub fn get(&self) -> Limits {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what of the settings is a limit.
+    pub fn change(&self, settings: &Changeable) {
+        let mut limits = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        limits.max_vms = settings.max_vms;
+        limits.tenant_vms = settings.tenant_vms;
+        limits.concurrent_provisions = settings.provision_concurrency.max(1);
     }
 }

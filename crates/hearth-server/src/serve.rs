@@ -1,6 +1,8 @@
 //! Start and end of a server.
 
-use std::net::SocketAddr;
+mod backup;
+mod uninstall;
+
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::http::{answer, new_token};
-use crate::options::{DriverKind, ServeOptions};
+use crate::http::{Answering, Tls, TlsError, answer, new_token};
+use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions};
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::secrets::links::LinkKey;
@@ -27,6 +29,15 @@ use crate::store::{NewToken, Reserve, Store, StoreError};
 use crate::templates::images;
 use crate::web;
 
+pub use backup::{BackupError, Description, KeySource, back_up, describe, restore};
+pub use uninstall::{Removed, is_data_folder, uninstall};
+
+/// The database, in the data folder.
+const DATABASE: &str = "hearth.db";
+/// The key of its secrets.
+const SECRET_KEY: &str = "secret.key";
+/// The first token.
+const ADMIN_TOKEN: &str = "admin-token";
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// So long a server waits for the lock of the data folder: one that was just killed still has it for some milliseconds.
@@ -49,10 +60,13 @@ pub enum ServeError {
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; choose another with --listen")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
+    Listen { address: Listen, source: std::io::Error },
+    /// A socket cannot be listened at any more.
+    #[error("requests cannot be answered any more: {0}")]
+    Answer(std::io::Error),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,10 +88,10 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_ALONE))
 }
 
-/// Runs a server until `stop` is cancelled. `ready` is called with its address when it listens. VMs outlive it.
+/// Runs a server until `stop` is cancelled. `ready` is called with its addresses when it listens. VMs outlive it.
 pub async fn serve(
     options: ServeOptions,
-    ready: impl FnOnce(SocketAddr) + Send,
+    ready: impl FnOnce(&[Address]) + Send,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let make = |installation| driver(&options, installation);
@@ -88,7 +102,7 @@ pub async fn serve(
 pub async fn serve_with(
     options: &ServeOptions,
     make: impl FnOnce(String) -> Result<Arc<dyn Driver>, ServeError> + Send,
-    ready: impl FnOnce(SocketAddr) + Send,
+    ready: impl FnOnce(&[Address]) + Send,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let folder = options.data_dir.as_path();
@@ -106,11 +120,11 @@ pub async fn serve_with(
     let mirrors = folder.join("mirrors");
     private_folder(&mirrors).map_err(fail(&mirrors))?;
     sweep(&mirrors).map_err(fail(&mirrors))?;
-    let key = folder.join("secret.key");
+    let key = folder.join(SECRET_KEY);
     let cipher = Arc::new(Cipher::open(&key)?);
     let links = LinkKey::open(&key)?;
     let reserve = Reserve::open(folder, options.reserve_mib << 20);
-    let store = Store::open_with(&folder.join("hearth.db"), cipher, options.write_faults.clone(), reserve).await?;
+    let store = Store::open_with(&folder.join(DATABASE), cipher, options.write_faults.clone(), reserve).await?;
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
@@ -120,17 +134,13 @@ pub async fn serve_with(
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let app = App::new(&store, driver.clone(), mirrors, links, options);
-    let listen = |source| ServeError::Listen {
-        address: options.listen,
-        source,
-    };
-    let listener = std::net::TcpListener::bind(options.listen).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    let tls = options.tls.as_ref().map(Tls::open).transpose()?;
+    let (listeners, addresses) = open(&options.listen)?;
     let policy = PrunePolicy {
         max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
         max_bytes: options.image_disk_mib.map(|mib| mib << 20),
     };
+    let change = app.changes();
     let (state, mut loops) = app.start(&stop);
     let claims = state.claims.clone();
     loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
@@ -140,13 +150,31 @@ pub async fn serve_with(
         policy,
         stop.clone(),
     )));
-    tracing::info!(%address, data = %folder.display(), "listening");
-    ready(address);
+    if let Some(tls) = &tls {
+        loops.push(tokio::spawn(tls.clone().watch(stop.clone())));
+    }
+    let reload = tls.clone();
+    options.control.on_change(move |settings| {
+        change(&settings);
+        reload
+            .as_ref()
+            .map_or(Ok(()), Tls::reload)
+            .map_err(|error| error.to_string())
+    });
+    for address in &addresses {
+        tracing::info!(%address, tls = tls.is_some() && address.tcp().is_some(), data = %folder.display(), "listening");
+    }
+    ready(&addresses);
+    let answering = Answering {
+        tls,
+        patience: options.header_patience,
+        drain: DRAIN,
+    };
     let around = state.clone();
     let pages = move |api| web::pages(around, api, options);
-    answer(listener, state, pages, stop.clone(), options.header_patience, DRAIN)
+    answer(listeners, state, pages, stop.clone(), answering)
         .await
-        .map_err(listen)?;
+        .map_err(ServeError::Answer)?;
     stop.cancel();
     // A panic in a loop was logged where it happened.
     let _ = futures::future::join_all(loops).await;
@@ -156,6 +184,22 @@ pub async fn serve_with(
     }
     tracing::info!("stopped; VMs keep running, and the next server takes them over");
     Ok(())
+}
+
+/// Opens all sockets, and says where they are reached.
+fn open(places: &[Listen]) -> Result<(Vec<Listener>, Vec<Address>), ServeError> {
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for place in places {
+        let failed = |source| ServeError::Listen {
+            address: place.clone(),
+            source,
+        };
+        let listener = Listener::open(place).map_err(failed)?;
+        addresses.push(listener.address().map_err(failed)?);
+        listeners.push(listener);
+    }
+    Ok((listeners, addresses))
 }
 
 /// One server per data folder; the lock goes with the process, however it ends. One that was killed this moment has a little
@@ -185,7 +229,7 @@ async fn lock(folder: &Path) -> Result<std::fs::File, ServeError> {
 
 /// The first start writes an admin token to `<data-dir>/admin-token` (0600).
 async fn first_token(store: &Store, folder: &Path) -> Result<(), ServeError> {
-    let path = folder.join("admin-token");
+    let path = folder.join(ADMIN_TOKEN);
     if store.count_tokens().await? > 0 {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 //! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
 //! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
 
+mod backup;
 mod branch_heads;
 mod census;
 mod checkpoints;
@@ -40,6 +41,7 @@ use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use backup::{Holdings, adopt_copy, copy_database};
 pub use branch_heads::BranchHeads;
 pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};

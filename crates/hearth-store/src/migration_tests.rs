@@ -276,3 +276,66 @@ async fn project_of_before_says_nothing_of_its_claims_and_is_warned_of_their_end
         Some(hearth_core::claim::Held { now: 0, most: 2 })
     );
 }
+
+/// Databases as released schemas left them: a version of Hearth that stops reading one of them has lost what people have.
+const RELEASED: [(&str, &str); 4] = [
+    ("0002", include_str!("released/0002.sql")),
+    ("0010", include_str!("released/0010.sql")),
+    ("0020", include_str!("released/0020.sql")),
+    ("0023", include_str!("released/0023.sql")),
+];
+
+#[tokio::test]
+async fn database_of_every_released_schema_is_opened_with_all_it_holds() {
+    for (name, dump) in RELEASED {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hearth.db");
+        // A dump names tables before it makes them.
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .create_if_missing(true)
+            .foreign_keys(false);
+        let mut older = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql(dump).execute(&mut older).await.unwrap();
+        older.close().await.unwrap();
+        let store = Store::open(&file, Arc::new(NoVariables), None)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut names: Vec<String> = store
+            .all_projects()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|project| format!("{} {}", project.tenant, project.name))
+            .collect();
+        names.sort();
+        assert_eq!(names, ["beta Blog", "default Shop"], "{name}");
+        let id: ProjectId = "prj_a1111111".parse().unwrap();
+        let pool = store.pool(&id).await.unwrap().unwrap();
+        assert_eq!((pool.config.enabled, pool.config.target_size), (true, 2), "{name}");
+        let instance: InstanceId = "wpi_2".parse().unwrap();
+        let instance = store.instance(&instance).await.unwrap().unwrap();
+        assert_eq!(instance.purpose, Purpose::Test { use_cache: true }, "{name}");
+        let sight = Sight {
+            tenant: "default",
+            project: None,
+            claimed_by: None,
+        };
+        let claims = store.claims(sight).await.unwrap();
+        assert_eq!(claims.len(), 1, "{name}");
+        assert_eq!(store.count_tokens().await.unwrap(), 1, "{name}");
+        let (variables, broken): (i64, i64) =
+            sqlx::query_as("SELECT (SELECT count(*) FROM variable), (SELECT count(*) FROM pragma_foreign_key_check)")
+                .fetch_one(&store.read)
+                .await
+                .unwrap();
+        assert_eq!((variables, broken), (2, 0), "{name}");
+        // A copy of it is adopted too, and begins without the VMs.
+        let copy = folder.path().join("copy.db");
+        let holds = super::copy_database(&file, &copy).await.unwrap();
+        assert_eq!((holds.projects, holds.variables, holds.tokens), (2, 2, 1), "{name}");
+        assert_eq!(super::adopt_copy(&copy).await.unwrap(), holds, "{name}");
+        let adopted = Store::open(&copy, Arc::new(NoVariables), None).await.unwrap();
+        assert!(adopted.claims(sight).await.unwrap().is_empty(), "{name}");
+    }
+}

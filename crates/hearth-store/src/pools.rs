@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
+use hearth_api::schedule::PoolSchedule;
 use jiff::Timestamp;
+use sqlx::SqliteConnection;
 
 use super::{
     ProjectRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
@@ -22,6 +24,8 @@ pub struct PoolRow {
     pub config: Config,
     /// What the wire shows beside it.
     pub metadata: PoolMetadata,
+    /// When its target size is another one.
+    pub schedule: Option<PoolSchedule>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -36,6 +40,7 @@ struct Raw {
     updated_at: i64,
     last_provisioned_at: Option<i64>,
     last_claimed_at: Option<i64>,
+    schedule: Option<String>,
 }
 
 impl TryFrom<Raw> for PoolRow {
@@ -45,7 +50,9 @@ impl TryFrom<Raw> for PoolRow {
             .setup_commands
             .map(|text| from_json("pool.setup_commands", &text))
             .transpose()?;
+        let schedule = raw.schedule.map(|text| from_json("pool.schedule", &text)).transpose()?;
         Ok(Self {
+            schedule,
             config: Config {
                 enabled: raw.enabled,
                 target_size: raw.target_size,
@@ -112,28 +119,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<PoolRow>, StoreError> {
         let mut tx = self.write.begin().await?;
-        let exists: Option<i64> = sqlx::query_scalar("SELECT 1 FROM project WHERE id = ?1")
-            .bind(project.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        if exists.is_none() {
-            return Ok(None);
-        }
-        sqlx::query(
-            "INSERT INTO pool (project_id, enabled, target_size, max_age_minutes, created_at, updated_at)
-             VALUES (?1, 0, ?2, ?3, ?4, ?4) ON CONFLICT DO NOTHING",
-        )
-        .bind(project.as_str())
-        .bind(DEFAULT_TARGET)
-        .bind(DEFAULT_MAX_AGE)
-        .bind(millis(now))
-        .execute(&mut *tx)
-        .await?;
+        make_pool(&mut tx, project, now).await?;
         let commands = match &change.setup_commands {
             Some(Some(commands)) => Some(to_json(commands)?),
             _ => None,
         };
-        let raw: Raw = sqlx::query_as(
+        let raw: Option<Raw> = sqlx::query_as(
             "UPDATE pool SET
                 enabled = coalesce(?2, enabled),
                 target_size = coalesce(?3, target_size),
@@ -152,9 +143,45 @@ impl Store {
         .bind(change.setup_commands.is_some())
         .bind(commands)
         .bind(millis(now))
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
         tx.commit().await?;
-        PoolRow::try_from(raw).map(Some)
+        raw.map(PoolRow::try_from).transpose()
     }
+
+    /// Sets or removes a pool's schedule, making the pool with its defaults when there is none. `None` when the project is gone.
+    pub async fn put_schedule(
+        &self,
+        project: &ProjectId,
+        schedule: Option<&PoolSchedule>,
+        now: Timestamp,
+    ) -> Result<Option<PoolRow>, StoreError> {
+        let schedule = schedule.map(to_json).transpose()?;
+        let mut tx = self.write.begin().await?;
+        make_pool(&mut tx, project, now).await?;
+        let raw: Option<Raw> =
+            sqlx::query_as("UPDATE pool SET schedule = ?2, updated_at = ?3 WHERE project_id = ?1 RETURNING *")
+                .bind(project.as_str())
+                .bind(schedule)
+                .bind(millis(now))
+                .fetch_optional(&mut *tx)
+                .await?;
+        tx.commit().await?;
+        raw.map(PoolRow::try_from).transpose()
+    }
+}
+
+/// The pool with its defaults, unless it is there or its project is gone.
+async fn make_pool(tx: &mut SqliteConnection, project: &ProjectId, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO pool (project_id, enabled, target_size, max_age_minutes, created_at, updated_at)
+         SELECT id, 0, ?2, ?3, ?4, ?4 FROM project WHERE id = ?1 ON CONFLICT DO NOTHING",
+    )
+    .bind(project.as_str())
+    .bind(DEFAULT_TARGET)
+    .bind(DEFAULT_MAX_AGE)
+    .bind(millis(now))
+    .execute(tx)
+    .await?;
+    Ok(())
 }

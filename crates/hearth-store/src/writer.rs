@@ -10,6 +10,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteQueryResult};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// The write connection.
 #[derive(Debug, Clone)]
@@ -113,7 +114,7 @@ impl Writer {
         };
         // Runs to its end even when its caller stops waiting: others sync their writes on this connection.
         async move {
-            let joined = tokio::spawn(running).await;
+            let joined = tokio::spawn(running.in_current_span()).await;
             joined.unwrap_or_else(|error| Err(sqlx::Error::Io(std::io::Error::other(error))))
         }
     }

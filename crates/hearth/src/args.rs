@@ -7,8 +7,9 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    checkpoint, claim, claims, completion, cp, credential, doctor, egress, env, exec, fork, forward, image, instance,
-    logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh, template, token,
+    backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, exec, fork, forward,
+    image, instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh,
+    template, token, uninstall,
 };
 
 const AFTER_HELP: &str = "\
@@ -57,7 +58,7 @@ impl GitIdentityArgs {
 /// Options of every command.
 #[derive(Clone, Args)]
 pub(crate) struct Globals {
-    /// The server's address, like http://127.0.0.1:7717 [env: HEARTH_URL]
+    /// The server's address, like http://127.0.0.1:7717 or unix:/run/hearth/hearth.sock [env: HEARTH_URL]
     #[arg(long, global = true, value_name = "URL", help_heading = "Server")]
     pub(crate) url: Option<String>,
     /// The API token. Other users of this machine can read arguments: better use --token-file or the variable
@@ -73,6 +74,9 @@ pub(crate) struct Globals {
         help_heading = "Server"
     )]
     pub(crate) token_file: Option<PathBuf>,
+    /// The authority that signed the server's certificate, PEM, where this machine does not know it [env: HEARTH_CA]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Server")]
+    pub(crate) ca: Option<PathBuf>,
     /// The server's data folder. `serve` and `image`: where it is (default: /var/lib/hearth for root, else
     /// ~/.local/share/hearth). Others: choose the local server that uses it [env: HEARTH_DATA_DIR]
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Server")]
@@ -180,4 +184,13 @@ pub(crate) enum Command {
     /// Named checkpoints of claimed VMs: make, list, delete, restore
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// The server's config file: check it, print an example
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Write a backup of the server's data, while it runs
+    Backup(backup::BackupArgs),
+    /// Make a new data folder of a backup
+    Restore(backup::RestoreArgs),
+    /// Remove a server's data folder, its VMs and what else it has on this machine
+    Uninstall(uninstall::UninstallArgs),
 }

@@ -17,6 +17,14 @@ const URL_VARIABLE: &str = "HEARTH_URL";
 /// The token.
 pub(crate) const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
 
+/// The file of the authority that signed the server's certificate.
+const CA_VARIABLE: &str = "HEARTH_CA";
+/// All authorities of a system have less.
+const AUTHORITIES: input::Bound = input::Bound {
+    bytes: 4 * 1024 * 1024,
+    than: "the 4 MiB that certificates may have",
+};
+
 /// The client for this command.
 pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
     let token = given_token(globals)?;
@@ -35,7 +43,7 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
             (server.url, token)
         }
     };
-    Ok(Client::new(without_base_path(&url), &token)?)
+    reached(globals, &url, &token)
 }
 
 /// The server's address, if one is named.
@@ -49,8 +57,20 @@ pub(crate) fn named_url(globals: &Globals) -> Option<String> {
 }
 
 /// A client that has no token, for what needs none.
-pub(crate) fn without_token(url: &str) -> Result<Client, Failure> {
-    Ok(Client::new(without_base_path(url), "")?)
+pub(crate) fn without_token(globals: &Globals, url: &str) -> Result<Client, Failure> {
+    reached(globals, url, "")
+}
+
+fn reached(globals: &Globals, url: &str, token: &str) -> Result<Client, Failure> {
+    let url = without_base_path(url);
+    let file = globals.ca.clone().or_else(|| variable(CA_VARIABLE).map(PathBuf::from));
+    match file {
+        Some(file) => {
+            let pem = input::file_bytes(&file, AUTHORITIES)?;
+            Ok(Client::trusting(url, token, &pem)?)
+        }
+        None => Ok(Client::new(url, token)?),
+    }
 }
 
 /// People copy the address that the documents show for requests.

@@ -177,10 +177,11 @@ fn advice_for_connecting(url: &str, reason: &str) -> &'static str {
     // rustls got something that is no TLS: a server that speaks plain HTTP, as Hearth's own does.
     let no_tls = ["InvalidContentType", "corrupt message"];
     if url.starts_with("https://") && no_tls.iter().any(|words| reason.contains(words)) {
-        return "that server speaks plain HTTP, not HTTPS: write http:// instead of https://, or put a proxy with TLS in front of it";
+        return "that server speaks plain HTTP, not HTTPS: write http:// instead of https://, or start it with --tls-cert";
     }
     if url.starts_with("https://") && reason.contains("certificate") {
-        return "the server's certificate is not trusted here: install its CA on this machine, or use a name that the certificate holds";
+        return "the server's certificate is not trusted here: name the file of its authority with --ca or HEARTH_CA, and use a name that the certificate \
+                holds";
     }
     "start a server with `hearth serve`, or name another one with --url or HEARTH_URL"
 }

@@ -11,9 +11,9 @@ const PROGRAM: &str = "hearth ";
 /// The option that names a server of this machine.
 const DATA_DIR: &str = "--data-dir";
 /// Commands that work on a data folder instead of asking a server.
-const ON_THE_SERVER: [&str; 2] = ["serve", "image"];
+const ON_THE_SERVER: [&str; 5] = ["backup", "image", "restore", "serve", "uninstall"];
 /// Commands that need neither.
-const AT_NO_SERVER: [&str; 3] = ["completion", "man", "openapi"];
+const AT_NO_SERVER: [&str; 4] = ["completion", "config", "man", "openapi"];
 
 /// The options that say which server this command talks to.
 static SERVER: OnceLock<Vec<String>> = OnceLock::new();
@@ -29,6 +29,7 @@ pub(crate) fn remember(globals: &Globals) {
     let path = |path: &std::path::PathBuf| path.display().to_string();
     option("--url", globals.url.clone());
     option(DATA_DIR, globals.data_dir.as_ref().map(path));
+    option("--ca", globals.ca.as_ref().map(path));
     option("--token-file", globals.token_file.as_ref().map(path));
     // The program runs one command.
     let _ = SERVER.set(words);

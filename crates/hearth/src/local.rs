@@ -13,6 +13,10 @@ pub(crate) const RUNTIME_DIR_VARIABLE: &str = "HEARTH_RUNTIME_DIR";
 /// Names of the files: this, the process id, `.json`.
 const FILE_PREFIX: &str = "server-";
 const FILE_SUFFIX: &str = ".json";
+/// And that of its private socket.
+const SOCKET_SUFFIX: &str = ".sock";
+/// The folder of a server that runs as a service.
+const SERVICE: &str = "/run/hearth";
 /// Longest entry: two paths and an address.
 const MAX_ENTRY_BYTES: u64 = 64 * 1024;
 /// Bits that let another user put a file into the folder.
@@ -70,6 +74,24 @@ impl Drop for Registration {
     }
 }
 
+/// Where a server listens for clients of its own user, besides where it was told to.
+pub(crate) fn private_socket() -> io::Result<PathBuf> {
+    let folder = runtime_dir();
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    check_folder(&folder)?;
+    Ok(folder.join(format!("{FILE_PREFIX}{}{SOCKET_SUFFIX}", std::process::id())))
+}
+
+/// Forgets servers that are gone, and the folder of their entries when there is none left.
+pub(crate) fn forget_dead() {
+    let folder = runtime_dir();
+    if check_folder(&folder).is_ok() {
+        remove_dead(&folder);
+        // It is not empty while a server lives.
+        let _ = fs::remove_dir(&folder);
+    }
+}
+
 /// Every living server of this user on this machine.
 pub(crate) fn servers() -> io::Result<Vec<LocalServer>> {
     let folder = runtime_dir();
@@ -106,7 +128,11 @@ fn runtime_dir() -> PathBuf {
     }
     let user = nix::unistd::geteuid();
     if user.is_root() {
-        return PathBuf::from("/run/hearth");
+        return PathBuf::from(SERVICE);
+    }
+    // The user of the service has it, made by the service manager.
+    if fs::metadata(SERVICE).is_ok_and(|meta| meta.uid() == user.as_raw()) {
+        return PathBuf::from(SERVICE);
     }
     match set("XDG_RUNTIME_DIR") {
         Some(folder) => folder.join("hearth"),
@@ -157,6 +183,7 @@ fn is_dead(file: &File) -> bool {
 fn remove_dead(folder: &Path) {
     for path in entries(folder) {
         if File::open(&path).is_ok_and(|file| is_dead(&file)) {
+            let _ = fs::remove_file(path.with_extension("sock"));
             let _ = fs::remove_file(path);
         }
     }

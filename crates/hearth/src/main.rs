@@ -7,6 +7,7 @@ mod branches;
 mod caller_env;
 mod commands;
 mod complete;
+mod config;
 mod connect;
 mod editor;
 mod env_file;

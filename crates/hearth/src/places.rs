@@ -1,5 +1,6 @@
 //! Paths on this machine: the data folder, and the images that all data folders share.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use hearth_image::{Stores, users};
@@ -11,7 +12,7 @@ use crate::{connect, local};
 pub(crate) const IMAGES_VARIABLE: &str = "HEARTH_IMAGES";
 /// Names the data folder where no option does.
 pub(crate) const DATA_DIR_VARIABLE: &str = "HEARTH_DATA_DIR";
-/// The data folder of a server that runs as root.
+/// The data folder of a server that runs as root or as the service's user.
 const ROOTS_DATA: &str = "/var/lib/hearth";
 
 fn set(name: &str) -> Option<PathBuf> {
@@ -35,6 +36,10 @@ pub(crate) fn data_dir(globals: &Globals) -> PathBuf {
 
 fn usual_data_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
+        return PathBuf::from(ROOTS_DATA);
+    }
+    // The service's own user has it.
+    if std::fs::metadata(ROOTS_DATA).is_ok_and(|meta| meta.uid() == nix::unistd::geteuid().as_raw()) {
         return PathBuf::from(ROOTS_DATA);
     }
     match (set("XDG_DATA_HOME"), set("HOME")) {

@@ -125,7 +125,11 @@ impl Call<'_> {
 
     /// It is to become a WebSocket, with this key.
     pub(super) fn upgrade(mut self, key: String) -> Result<Self, ClientError> {
-        let http1 = build_http(&self.client.root, reqwest::ClientBuilder::http1_only)?;
+        let http1 = build_http(
+            &self.client.root,
+            &self.client.route,
+            reqwest::ClientBuilder::http1_only,
+        )?;
         self.upgrade = Some(Upgrade { http1, key });
         Ok(self)
     }

@@ -17,6 +17,7 @@ mod logs;
 mod pool;
 mod ports;
 mod projects;
+mod schedule;
 mod sessions;
 mod setup;
 mod socket;
@@ -28,6 +29,7 @@ mod tokens;
 mod variables;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -52,11 +54,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams may be silent for long; this finds out that the other end is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How the address of a unix socket begins.
+const UNIX: &str = "unix:";
+/// Behind a unix socket every name leads to the server.
+const SOCKET_HOST: &str = "http://localhost";
+
+/// How a server is reached, besides its address.
+#[derive(Clone)]
+struct Route {
+    socket: Option<PathBuf>,
+    /// Who may sign its certificate; empty: who this machine trusts.
+    authorities: Vec<reqwest::Certificate>,
+}
+
 /// A client of one server with one token. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     root: Url,
+    route: Route,
     base: Url,
     authorization: Option<HeaderValue>,
 }
@@ -75,15 +91,36 @@ impl Client {
     /// # Errors
     /// [`ClientError::Setup`] when the address or the token cannot be used. Nothing is sent yet.
     pub fn new(base_url: &str, token: &str) -> Result<Self, ClientError> {
-        let root = parse_root(base_url)?;
+        Self::by(base_url, token, Vec::new())
+    }
+
+    /// The same for a server whose certificate was signed by one of these authorities (PEM) and by no other.
+    ///
+    /// # Errors
+    /// As [`Client::new`], and when there is no certificate in it.
+    pub fn trusting(base_url: &str, token: &str, authorities: &[u8]) -> Result<Self, ClientError> {
+        let authorities = reqwest::Certificate::from_pem_bundle(authorities).unwrap_or_default();
+        if authorities.is_empty() {
+            return Err(ClientError::Setup {
+                reason: "the file of the authority holds no certificate in PEM".to_owned(),
+            });
+        }
+        Self::by(base_url, token, authorities)
+    }
+
+    fn by(base_url: &str, token: &str, authorities: Vec<reqwest::Certificate>) -> Result<Self, ClientError> {
+        let socket = base_url.trim().strip_prefix(UNIX).map(PathBuf::from);
+        let root = parse_root(if socket.is_some() { SOCKET_HOST } else { base_url })?;
+        let route = Route { socket, authorities };
         let authorization = if token.is_empty() { None } else { Some(bearer(token)?) };
         let mut base = root.clone();
         if let Ok(mut path) = base.path_segments_mut() {
             path.pop_if_empty().extend(BASE_PATH);
         }
         Ok(Self {
-            http: build_http(&root, |builder| builder)?,
+            http: build_http(&root, &route, |builder| builder)?,
             root,
+            route,
             base,
             authorization,
         })
@@ -92,7 +129,10 @@ impl Client {
     /// The server's address, as given (without user, password and `/api/v1`).
     #[must_use]
     pub fn address(&self) -> String {
-        self.root.as_str().trim_end_matches('/').to_owned()
+        match &self.route.socket {
+            Some(path) => format!("{UNIX}{}", path.display()),
+            None => self.root.as_str().trim_end_matches('/').to_owned(),
+        }
     }
 
     /// Whether a server answers there; needs no token.
@@ -137,6 +177,7 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
 
 fn build_http(
     root: &Url,
+    route: &Route,
     kind: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
 ) -> Result<reqwest::Client, ClientError> {
     let mut builder = reqwest::Client::builder()
@@ -151,6 +192,11 @@ fn build_http(
         // Without TLS the host's certificates are not needed; reading them takes longer than a whole call, and a small
         // container has none.
         builder = builder.tls_certs_only([]);
+    } else if !route.authorities.is_empty() {
+        builder = builder.tls_certs_only(route.authorities.clone());
+    }
+    if let Some(path) = &route.socket {
+        builder = builder.unix_socket(path.clone());
     }
     if is_loopback(root) {
         builder = builder.no_proxy();

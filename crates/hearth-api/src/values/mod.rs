@@ -375,6 +375,26 @@ value! {
 }
 
 value! {
+    /// A time that comes again, in the five fields of cron: minute, hour, day of the month, month, day of the week (0 is Sunday).
+    CronText {
+        chars: 9..=200,
+        pattern: r"^(\*|[0-5]?[0-9](-[0-5]?[0-9])?(,[0-5]?[0-9])*)(/[1-9][0-9]?)? (\*|(1?[0-9]|2[0-3])(-(1?[0-9]|2[0-3]))?(,(1?[0-9]|2[0-3]))*)(/[1-9][0-9]?)? (\*|([1-9]|[12][0-9]|3[01])(-([1-9]|[12][0-9]|3[01]))?(,([1-9]|[12][0-9]|3[01]))*)(/[1-9][0-9]?)? (\*|([1-9]|1[0-2])(-([1-9]|1[0-2]))?(,([1-9]|1[0-2]))*)(/[1-9][0-9]?)? (\*|[0-6](-[0-6])?(,[0-6])*)(/[1-6])?$",
+        message: "must be the five fields of cron with numbers: minute, hour, day of the month, month, day of the week, as in 0 8 * * 1-5",
+        example: "0 8 * * 1-5",
+    }
+}
+
+value! {
+    /// The name of a time zone in the IANA database.
+    TimeZoneName {
+        chars: 1..=64,
+        pattern: "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$",
+        message: "must be the name of a time zone, as in Europe/Berlin or UTC",
+        example: "Europe/Berlin",
+    }
+}
+
+value! {
     /// `nextCursor` of the page before. The pattern is that of exactly the texts that decode: a version and then the characters of an
     /// id, in hexadecimal.
     Cursor {
@@ -407,6 +427,8 @@ shown!(
     SignalName,
     EgressHost,
     EgressNetwork,
+    CronText,
+    TimeZoneName,
     Cursor
 );
 
@@ -423,7 +445,7 @@ impl fmt::Debug for VariableValue {
 }
 
 /// Every rule that the public document shows, for the message of a refusal.
-pub const RULES: [Rule; 25] = [
+pub const RULES: [Rule; 27] = [
     Name::RULE,
     Description::RULE,
     CommandText::RULE,
@@ -448,6 +470,8 @@ pub const RULES: [Rule; 25] = [
     CheckpointName::RULE,
     EgressHost::RULE,
     EgressNetwork::RULE,
+    CronText::RULE,
+    TimeZoneName::RULE,
     crate::ids::RULE,
 ];
 

@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use hearth_api::egress::EgressPolicy;
 use hearth_api::ids::VmId;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
@@ -175,7 +176,7 @@ impl FakeDriver {
             let _gate = driver.gates.lock(id).await;
             driver.call(verb, async { work(&driver.world) }).await
         };
-        tokio::spawn(work)
+        tokio::spawn(work.in_current_span())
             .await
             .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
     }

@@ -25,7 +25,7 @@ use crate::{
 /// Kept free on the disk besides what a checkpoint or a saved memory takes, bytes: running VMs would soon get write errors below it.
 pub(super) const DISK_RESERVE: u64 = 512 * 1024 * 1024;
 /// A guest is idle that used no more than [`IDLE_TICKS`] of this much time. An idle one has a few timers, and systemd answers them.
-const IDLE_WINDOW: Duration = Duration::from_millis(150);
+const IDLE_WINDOW: Duration = Duration::from_millis(100);
 /// Clock ticks of 10 ms.
 const IDLE_TICKS: u64 = 1;
 /// So often the time that the guest used is read.
@@ -333,7 +333,7 @@ async fn freeze(
         let goes_on = monitor.cont().await;
         goes_on.and_then(|()| folder.set_paused(false))
     };
-    let paused_for = begin.elapsed();
+    let paused_for = if was_paused { Duration::ZERO } else { begin.elapsed() };
     drop(std::fs::remove_file(folder.state()));
     if still.is_err() && record.disks.last() != Some(&next) {
         drop(std::fs::remove_file(&layer));

@@ -50,6 +50,7 @@ use async_trait::async_trait;
 use folder::VmFolder;
 use stream::Streams;
 use template::Templates;
+use tracing::Instrument as _;
 
 pub(crate) use command::PROGRAM;
 pub use folder::{ImageUse, images_in_use};
@@ -281,7 +282,8 @@ impl Inner {
         // A `qemu-img` that a killed server had started may still be writing; it takes milliseconds and cannot create the folder again.
         let begin = Instant::now();
         loop {
-            match folder.remove() {
+            let folder = folder.clone();
+            match remove_files(move || folder.remove()).await {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && begin.elapsed() < STRAGGLER_DEADLINE => {
                     tokio::time::sleep(STRAGGLER_PAUSE).await;
                 }
@@ -293,11 +295,16 @@ impl Inner {
     }
 }
 
+/// Removes files where it holds up nothing else: the disk may take seconds for it.
+async fn remove_files(remove: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
+}
+
 /// Runs a call to its end even when its caller stops waiting: a half-done one would hold no lock and leave files or processes behind.
 async fn to_the_end<T: Send + 'static>(
     call: impl Future<Output = Result<T, DriverError>> + Send + 'static,
 ) -> Result<T, DriverError> {
-    tokio::spawn(call)
+    tokio::spawn(call.in_current_span())
         .await
         .unwrap_or_else(|error| Err(DriverError::unknown("the call was broken off").caused_by(error)))
 }
@@ -393,14 +400,22 @@ impl Driver for QemuDriver {
         let (inner, key) = (self.inner.clone(), key.clone());
         to_the_end(async move {
             let _key = inner.key_gates.lock(key.clone()).await;
-            let _nobody_begins_to_use_it = inner.removals.write().await;
+            let failed = |error| error::io(format!("cannot remove the checkpoint {key}"), error);
+            let nobody_begins_to_use_it = inner.removals.write().await;
             if let Some(user) = inner.user_of(&key)? {
                 return Err(DriverError::retry(format!(
                     "the checkpoint {key} is in use: it is a parent of {user}; it can be removed when that is gone"
                 )));
             }
-            let removed = inner.templates.remove(&key);
-            removed.map_err(|error| error::io(format!("cannot remove the checkpoint {key}"), error))
+            let away = inner.templates.take_away(&key).map_err(failed)?;
+            // Forks of other checkpoints need not wait for the disk.
+            drop(nobody_begins_to_use_it);
+            match away {
+                Some(away) => remove_files(move || hearth_host::files::remove_all(&away))
+                    .await
+                    .map_err(failed),
+                None => Ok(()),
+            }
         })
         .await
     }

@@ -389,13 +389,20 @@ impl Templates {
         Ok(manifest)
     }
 
-    /// Removes one: out of sight first, so that a crash leaves no half of it. The caller knows that it is no parent.
+    /// Removes one. The caller knows that it is no parent.
     pub(super) fn remove(&self, key: &CheckpointKey) -> io::Result<()> {
+        self.take_away(key)?.map_or(Ok(()), |away| remove_all(&away))
+    }
+
+    /// Moves one out of sight, so that a crash leaves no half of it: where its files are now, which are to be removed. That can take
+    /// seconds, because a memory file has thousands of extents and some file systems discard each on the disk. The caller knows that it
+    /// is no parent.
+    pub(super) fn take_away(&self, key: &CheckpointKey) -> io::Result<Option<PathBuf>> {
         let away = self.folder.join(format!("{REMOVING_PREFIX}{key}"));
         remove_all(&away)?;
         match fs::rename(self.path(key), &away) {
-            Ok(()) => remove_all(&away),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(Some(away)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

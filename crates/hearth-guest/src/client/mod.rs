@@ -187,6 +187,7 @@ impl AgentClient {
             .await
     }
 
+    #[tracing::instrument(name = "agent", skip_all, fields(otel.kind = "client", otel.name = format!("POST {path}")))]
     async fn run(&self, path: &str, body: Upload, limit: Option<Limit>) -> Result<ExecStream, AgentError> {
         let taken = async {
             let (reply, sending) = self.start(Method::POST, path, Some(body)).await?;
@@ -277,6 +278,11 @@ impl AgentClient {
     }
 
     /// One request and its reply, whose status is a success.
+    #[tracing::instrument(
+        name = "agent",
+        skip_all,
+        fields(otel.kind = "client", otel.name = format!("{method} {}", without_query(target)))
+    )]
     async fn call(
         &self,
         method: Method,
@@ -316,6 +322,11 @@ impl AgentClient {
         };
         Ok((reply, sending))
     }
+}
+
+/// What follows it names files of users.
+fn without_query(target: &str) -> &str {
+    target.split('?').next().unwrap_or_default()
 }
 
 fn unix_nanos(now: SystemTime) -> Result<i64, AgentError> {

@@ -3,8 +3,9 @@
 //! a state (the pools' controller does).
 
 pub mod advice;
+pub mod cause;
 pub mod checkpoints;
-pub mod commands;
+mod commands;
 pub mod end_request;
 pub mod live_log;
 pub mod lost;

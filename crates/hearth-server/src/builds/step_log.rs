@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use futures::StreamExt as _;
 use hearth_core::time::millis;
+use tracing::Instrument as _;
 
 use super::Builder;
 use super::advice::{Ended, advice};
@@ -38,6 +39,8 @@ pub struct Recorder<'a> {
     /// Which command failed, and how: the sentence for people.
     failure: Option<Redacted>,
     began: Instant,
+    /// From its beginning to its end.
+    span: tracing::Span,
 }
 
 /// How a command ended that did not end well.
@@ -58,7 +61,9 @@ impl<'a> Recorder<'a> {
     /// The step begins.
     pub fn begin(builder: &'a Builder, boot: &'a Boot, name: StepName, subject: Option<&str>) -> Self {
         builder.live_logs.started(&boot.id, name, subject);
+        let span = tracing::info_span!("step", otel.name = name.as_str(), step = name.as_str());
         Self {
+            span,
             builder,
             boot,
             id: &boot.id,
@@ -121,14 +126,23 @@ impl<'a> Recorder<'a> {
         let subject = self.subject.as_deref();
         let followers = &self.builder.live_logs;
         followers.command_started(self.id, self.name, subject, &name);
-        let boot_id = agent.health().await.map_err(lost)?.boot_id;
+        let boot_id = agent
+            .health()
+            .instrument(self.span.clone())
+            .await
+            .map_err(lost)?
+            .boot_id;
         let mut output = CommandOutput::new(redactor);
         let given = Given {
             at: tokio::time::Instant::now(),
             boot: Some(boot_id),
             text: spec.shell.clone().unwrap_or_default(),
         };
-        let mut events = agent.exec(spec, Upload::empty()).await.map_err(lost)?;
+        let mut events = agent
+            .exec(spec, Upload::empty())
+            .instrument(self.span.clone())
+            .await
+            .map_err(lost)?;
         let end = loop {
             let event = tokio::select! {
                 event = events.next() => event,

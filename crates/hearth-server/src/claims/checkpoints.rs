@@ -5,6 +5,7 @@ use hearth_api::ids::{InstanceId, VmId};
 use hearth_core::time::millis;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::Claims;
 use super::claim::ClaimTask;
@@ -61,23 +62,26 @@ impl Claims {
         }
         let (this, vm) = (self.clone(), row.vm.clone());
         // To its end, also when the request goes away meanwhile.
-        let work = tokio::spawn(async move {
-            let ended = match this.freeze(&vm, &new.key, labels, true, stops.as_ref()).await {
-                Ok(info) => match this.store.end_checkpoint(&new.key, info.bytes, stops.as_ref()).await {
-                    Ok(true) => {
-                        return Ok(NamedCheckpoint {
-                            bytes: Some(info.bytes),
-                            ..new
-                        });
-                    }
-                    Ok(false) => ForkError::NotClaimed,
-                    Err(error) => error.into(),
-                },
-                Err(error) => error,
-            };
-            this.give_name_back(&new).await;
-            Err(ended)
-        });
+        let work = tokio::spawn(
+            async move {
+                let ended = match this.freeze(&vm, &new.key, labels, true, stops.as_ref()).await {
+                    Ok(info) => match this.store.end_checkpoint(&new.key, info.bytes, stops.as_ref()).await {
+                        Ok(true) => {
+                            return Ok(NamedCheckpoint {
+                                bytes: Some(info.bytes),
+                                ..new
+                            });
+                        }
+                        Ok(false) => ForkError::NotClaimed,
+                        Err(error) => error.into(),
+                    },
+                    Err(error) => error,
+                };
+                this.give_name_back(&new).await;
+                Err(ended)
+            }
+            .in_current_span(),
+        );
         let made = work.await.map_err(|error| ForkError::Broken(error.to_string()))??;
         tracing::info!(instance = %row.id, project = %row.project, name = made.name, "a checkpoint was made by its owner");
         Ok(made)
@@ -142,7 +146,7 @@ impl Claims {
         };
         let gone = batch.gone.clone().drop_guard();
         let (this, came) = (self.clone(), task.came);
-        let work = tokio::spawn(async move { this.make_and_hand_over(&batch, came).await });
+        let work = tokio::spawn(async move { this.make_and_hand_over(&batch, came).await }.in_current_span());
         let made = work.await.map_err(|error| ForkError::Broken(error.to_string()))??;
         drop(gone.disarm());
         tracing::info!(project = %from.project, name = from.name, "a VM was claimed from a checkpoint");
@@ -186,7 +190,7 @@ impl Claims {
         };
         let (this, id, vm) = (self.clone(), row.id.clone(), row.vm.clone());
         let was = claim.reply;
-        let work = tokio::spawn(async move { this.take_place(&batch, came, &id, &vm, &was).await });
+        let work = tokio::spawn(async move { this.take_place(&batch, came, &id, &vm, &was).await }.in_current_span());
         let reply = work.await.map_err(|error| ForkError::Broken(error.to_string()))??;
         tracing::info!(instance = %row.id, project = %row.project, name = from.name, "restored by its owner");
         Ok(reply)

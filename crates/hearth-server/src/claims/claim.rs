@@ -13,12 +13,14 @@ use hearth_core::purpose::Purpose;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::queue::Ticket;
 use super::reservation::Reservation;
 use super::trace::Trace;
 use super::update_checkout::FETCH_BUDGET;
 use super::{ClaimError, Claims};
+use crate::builds::cause;
 use crate::recipes::target::Target;
 use crate::repos::branches::Asked;
 use crate::repos::checkouts::checkouts;
@@ -137,6 +139,7 @@ async fn in_time<T>(age: Duration, order: &ClaimOrder, work: impl Future<Output 
 
 impl Claims {
     /// Hands a VM over.
+    #[tracing::instrument(skip_all, fields(project = %project.id))]
     pub async fn claim(&self, project: &ProjectRow, task: &ClaimTask) -> Result<ClaimReply, ClaimError> {
         let trace = Trace::begin(task.came);
         // Two requests with one key: the second sees the finished hand-over of the first.
@@ -191,7 +194,7 @@ impl Claims {
                     progress.ticket = Some(self.queues.join(&project.id, scope, own, inbox));
                     progress.has_checked = true;
                 }
-                Next::Wait { until } => progress.wait(until).await,
+                Next::Wait { until } => progress.wait(until).instrument(tracing::info_span!("wait")).await,
                 Next::Refuse(why) => {
                     let why = tokio::time::timeout(LAST_CHECK, self.refusal(&seen, task, &progress, why)).await;
                     return Err(why.map_err(|_| ClaimError::too_busy())??);
@@ -348,6 +351,7 @@ impl Claims {
             purpose: Purpose::Claim,
             ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
         };
+        cause::note(&new.id);
         self.store.insert_instance(&new, Timestamp::now()).await?;
         self.wake.wake();
         Ok(())

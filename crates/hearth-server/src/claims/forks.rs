@@ -20,6 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::fork_error::ForkError;
 use super::handoff::agent_paths;
@@ -103,19 +104,22 @@ impl Claims {
         let (this, vm, id) = (self.clone(), row.vm.clone(), row.id.clone());
         let labels = labels_of(row, "fork");
         // To its end, also when the request goes away meanwhile: the VM must not stay frozen, nor half of the forks stay.
-        let work = tokio::spawn(async move {
-            let frozen = this.freeze(&vm, &batch.from, labels, false, stops.as_ref()).await;
-            let paused_ms = match frozen {
-                Ok(info) => info.paused_ms,
-                Err(error) => {
-                    this.undo(&batch.forks).await;
-                    return Err(error);
-                }
-            };
-            let made = this.make_and_hand_over(&batch, order.came).await?;
-            tracing::info!(instance = %id, forks = made.len(), paused_ms, "forked by its owner");
-            Ok((paused_ms, made))
-        });
+        let work = tokio::spawn(
+            async move {
+                let frozen = this.freeze(&vm, &batch.from, labels, false, stops.as_ref()).await;
+                let paused_ms = match frozen {
+                    Ok(info) => info.paused_ms,
+                    Err(error) => {
+                        this.undo(&batch.forks).await;
+                        return Err(error);
+                    }
+                };
+                let made = this.make_and_hand_over(&batch, order.came).await?;
+                tracing::info!(instance = %id, forks = made.len(), paused_ms, "forked by its owner");
+                Ok((paused_ms, made))
+            }
+            .in_current_span(),
+        );
         let (paused_ms, made) = work.await.map_err(|error| ForkError::Broken(error.to_string()))??;
         drop(gone.disarm());
         let items = tasks.into_iter().zip(made).map(|(task_id, made)| ForkedClaim {

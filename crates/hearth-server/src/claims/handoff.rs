@@ -89,6 +89,7 @@ impl From<DriverError> for Unfit {
 
 impl Claims {
     /// Takes a VM and hands it over; `None` when there was none after all, or the one that was taken could not be used.
+    #[tracing::instrument(name = "hand_over", skip_all, fields(instance))]
     pub(super) async fn take(
         &self,
         seen: &mut Seen<'_>,
@@ -101,6 +102,7 @@ impl Claims {
             return Ok(None);
         };
         progress.trace.phase("take");
+        tracing::Span::current().record("instance", row.id.as_str());
         let mut unasked = Unasked::new(self, task.key.is_none().then(|| row.id.clone()));
         let store = &self.store;
         match self
@@ -225,6 +227,7 @@ impl Claims {
     }
 
     /// The VM runs and its agent answers, in the boot that the VM was made in.
+    #[tracing::instrument(name = "resume", skip_all)]
     async fn resume_and_connect(
         &self,
         row: &InstanceRow,
@@ -247,6 +250,7 @@ impl Claims {
     }
 
     /// The scripts of the checkouts that moved, by their places, and those that a VM without live processes needs.
+    #[tracing::instrument(name = "scripts", skip_all)]
     async fn run_scripts(
         &self,
         seen: &Seen<'_>,

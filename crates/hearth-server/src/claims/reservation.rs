@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::state::InstanceState;
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use super::Claims;
+use crate::builds::cause;
 use crate::store::{Moved, StoreError};
 
 /// Instances that were handed on to a waiting claim by others that went away.
@@ -98,12 +100,13 @@ impl Drop for Reservation {
         let (claims, project, pooled) = (self.claims.clone(), self.project.clone(), self.pooled);
         tokio::spawn(async move {
             for id in ids {
+                cause::forget(&id);
                 if let Err(error) = claims.give_back(&project, &id, pooled).await {
                     tracing::warn!(%error, instance = %id, "an instance whose claim is gone could not be given back");
                 }
                 claims.changed(&project, &id);
             }
-        });
+        }.in_current_span());
     }
 }
 
@@ -165,11 +168,14 @@ impl Drop for Unasked {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
         let claims = self.claims.clone();
-        tokio::spawn(async move {
-            if let Err(error) = claims.store.undo_claim(&id, Timestamp::now()).await {
-                tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
+        tokio::spawn(
+            async move {
+                if let Err(error) = claims.store.undo_claim(&id, Timestamp::now()).await {
+                    tracing::warn!(%error, instance = %id, "a claim whose request is gone could not be taken back");
+                }
+                claims.wake.wake();
             }
-            claims.wake.wake();
-        });
+            .in_current_span(),
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Webhooks. A signature with the secret shows that something was pushed, and nothing more: a webhook only makes the
 //! server look, so one that is sent again does no harm.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Json;
@@ -27,7 +27,7 @@ const ROOM_KIB: u32 = 128 * 1024;
 /// What stands before the webhooks.
 #[derive(Debug, Clone)]
 pub struct HookGate {
-    secret: Option<WebhookSecret>,
+    secret: Arc<RwLock<Option<WebhookSecret>>>,
     /// One bucket, as a token has one.
     pace: Pace<()>,
     /// KiB that are free for bodies.
@@ -39,10 +39,20 @@ impl HookGate {
     #[must_use]
     pub fn new(secret: Option<WebhookSecret>, per_second: u32) -> Self {
         Self {
-            secret,
+            secret: Arc::new(RwLock::new(secret)),
             pace: Pace::new(per_second),
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         }
+    }
+
+    /// Another secret and pace from now on.
+    pub fn change(&self, secret: Option<WebhookSecret>, per_second: u32) {
+        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = secret;
+        self.pace.change(per_second);
+    }
+
+    fn secret(&self) -> Option<WebhookSecret> {
+        self.secret.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -113,14 +123,14 @@ pub async fn take_git_hook(
     request: Request,
 ) -> Result<(StatusCode, Json<GitHookReply>), ApiError> {
     let gate = &state.hooks;
-    let Some(secret) = &gate.secret else {
+    let Some(secret) = gate.secret() else {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
             "webhooks are off; start the server with `hearth serve --webhook-secret-file FILE`, or with the secret in \
              HEARTH_WEBHOOK_SECRET, and give the git host the same secret",
         ));
     };
-    let (headers, body) = signed(gate, secret, request).await?;
+    let (headers, body) = signed(gate, &secret, request).await?;
     if let Some(wait) = gate.pace.must_wait(&()) {
         // What it says is not lost: it may be the last one for a long time.
         state.watch.hook_unread();

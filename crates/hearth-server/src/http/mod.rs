@@ -25,13 +25,16 @@ mod pool;
 mod ports;
 mod projects;
 mod root;
+mod schedule;
 mod schema;
 mod sessions;
 mod setup;
 mod socket;
+mod span;
 mod ssh;
 mod templates;
 mod terminal;
+mod tls;
 mod tokens;
 mod validate;
 mod variables;
@@ -39,11 +42,14 @@ mod variables;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use axum_server::Server;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::RustlsAcceptor;
 use hearth_api::error::ErrorCode;
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +65,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::builds::live_log::LiveLogs;
 use crate::claims::Claims;
+use crate::options::Listener;
 use crate::pools::act::Actor;
 use crate::pools::observe::Observer;
 use crate::pools::orders::Orders;
@@ -83,6 +90,7 @@ pub use hooks::HookGate;
 pub use pace::Pace;
 pub use ports::{PortAccess, VisitorLimit, outer_host, outer_scheme};
 pub use root::{places, wants_page};
+pub use tls::{Tls, TlsError};
 
 /// Where the API is.
 pub const BASE: &str = "/api/v1";
@@ -166,34 +174,88 @@ impl AppState {
 #[derive(Debug, Clone, Copy)]
 pub struct ForPeople;
 
-/// Answers requests until `stop`, then lets those under way end, up to `drain`. Headers have `patience` to arrive. `pages` makes the
-/// pages, from the API that they are to call.
+/// How a server answers.
+#[derive(Debug, Clone)]
+pub struct Answering {
+    /// What ports are listened at with; unix sockets speak plain HTTP.
+    pub tls: Option<Tls>,
+    /// How long headers may take to arrive.
+    pub patience: Duration,
+    /// How long requests that are under way may take to end.
+    pub drain: Duration,
+}
+
+/// Answers requests at all of these until `stop`, then lets those under way end. `pages` makes the pages, from the API that they are to call.
 pub async fn answer(
-    listener: std::net::TcpListener,
+    listeners: Vec<Listener>,
     state: AppState,
     pages: impl FnOnce(Router) -> Router<AppState> + Send,
     stop: CancellationToken,
-    patience: Duration,
-    drain: Duration,
+    answering: Answering,
 ) -> std::io::Result<()> {
+    let router = router(state, pages);
+    let all = listeners.into_iter().map(|listener| {
+        let (router, stop, answering) = (router.clone(), stop.clone(), &answering);
+        async move {
+            // Output, terminals and ports are small messages one after the other: without this the second waits 40 ms for the
+            // acknowledgement of the first.
+            let at_once = NoDelayAcceptor::new();
+            let served = match (listener, &answering.tls) {
+                (Listener::Tcp(listener), None) => {
+                    let make = router.into_make_service_with_connect_info::<SocketAddr>();
+                    let server = axum_server::from_tcp(listener)?.acceptor(at_once);
+                    set_up(server, &stop, answering).serve(make).await
+                }
+                (Listener::Tcp(listener), Some(tls)) => {
+                    let router = router.layer(axum::middleware::map_request(came_by_tls));
+                    let make = router.into_make_service_with_connect_info::<SocketAddr>();
+                    let acceptor = RustlsAcceptor::new(tls.config()).acceptor(at_once);
+                    let server = axum_server::from_tcp(listener)?.acceptor(acceptor);
+                    set_up(server, &stop, answering).serve(make).await
+                }
+                (Listener::Unix(listener, _file), _) => {
+                    // Who connects there is on this machine.
+                    let here = SocketAddr::from(([127, 0, 0, 1], 0));
+                    let make = router.layer(Extension(ConnectInfo(here))).into_make_service();
+                    set_up(axum_server::from_unix(listener)?, &stop, answering)
+                        .serve(make)
+                        .await
+                }
+            };
+            // Where one cannot be served any more, the others end too: a server that is half there is restarted by nobody.
+            stop.cancel();
+            served
+        }
+    });
+    futures::future::join_all(all).await.into_iter().collect()
+}
+
+/// The limits of a connection, and its end.
+fn set_up<A, C>(server: Server<A, C>, stop: &CancellationToken, answering: &Answering) -> Server<A, C>
+where
+    A: axum_server::Address + Send + 'static,
+{
     let handle = axum_server::Handle::new();
-    let mut server = axum_server::from_tcp(listener)?
-        .handle(handle.clone())
-        .first_request_timeout(patience);
+    let (patience, drain) = (answering.patience, answering.drain);
+    let mut server = server.handle(handle.clone()).first_request_timeout(patience);
     // HTTP/1 alone: HTTP/2 has many more things that need a limit, and no client of ours needs it. Not by axum-server's
     // own `http1_only`, which takes protocol upgrades away.
     let builder = server.http_builder();
     *builder = builder.clone().http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
-    let ending = tokio::spawn(async move {
+    let stop = stop.clone();
+    tokio::spawn(async move {
         stop.cancelled().await;
         handle.graceful_shutdown(Some(drain));
     });
-    let served = server
-        .serve(router(state, pages).into_make_service_with_connect_info::<SocketAddr>())
-        .await;
-    ending.abort();
-    served
+    server
+}
+
+/// What a proxy in front would say; a client's own word does not count here.
+async fn came_by_tls(mut request: Request) -> Request {
+    const HTTPS: HeaderValue = HeaderValue::from_static("https");
+    request.headers_mut().insert(ports::FORWARDED_PROTO, HTTPS);
+    request
 }
 
 /// The whole route table; each path stands at its handler.
@@ -242,6 +304,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(forks::delete_checkpoint))
         .routes(routes!(egress::get_egress, egress::put_egress))
         .routes(routes!(egress::get_instance_egress))
+        .routes(routes!(schedule::get_pool_schedule, schedule::put_pool_schedule))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))
@@ -319,16 +382,7 @@ fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Ro
             .into_response()
         }))
         .layer(axum::middleware::map_response(in_error_shape))
-        // The path and nothing else of the request: no header, no query, no body.
-        .layer(
-            TraceLayer::new(SharedClassifier::new(classify::OwnFailures)).make_span_with(|request: &Request| {
-                let id = request
-                    .extensions()
-                    .get::<RequestId>()
-                    .and_then(|id| id.header_value().to_str().ok());
-                tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
-            }),
-        )
+        .layer(TraceLayer::new(SharedClassifier::new(classify::OwnFailures)).make_span_with(span::of_request))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, NewRequestId))
         .layer(axum::middleware::map_request(without_bad_request_id))

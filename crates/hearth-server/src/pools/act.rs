@@ -12,12 +12,14 @@ use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::{Failure, World};
 use hearth_drivers::{Driver, VmState};
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use super::cancel::end_after_patience;
 use super::endings::Endings;
 use super::tasks::{Running, Tasks};
 use super::tokens::Bucket;
 use crate::builds::Builder;
+use crate::builds::cause;
 use crate::builds::live_log::LiveLogs;
 use crate::builds::plan::BuildPlan;
 use crate::builds::run::{Boot, Stop, provision};
@@ -187,7 +189,9 @@ impl Actor {
             return Ok(());
         }
         self.bucket().take();
-        tracing::info!(%instance, project = %row.project, purpose = %row.purpose, "making an instance");
+        cause::span(instance).in_scope(|| {
+            tracing::info!(%instance, project = %row.project, purpose = %row.purpose, "making an instance");
+        });
         let boot = Boot {
             id: row.id,
             vm: row.vm,
@@ -246,25 +250,29 @@ impl Actor {
 
     fn spawn_provision(&self, boot: Boot, running: Running) {
         let this = self.clone();
-        tokio::spawn(async move {
-            let ended = tokio::select! {
-                biased;
-                () = running.cancel.cancelled() => None,
-                failure = end_after_patience(&running.end) => Some(Err(Stop::Failure(failure))),
-                ended = provision(&this.builder, &boot) => Some(ended),
-            };
-            if let Err(error) = this.finish_provision(&boot, ended).await {
-                // The row stays in `provisioning` without a task: the next pass removes it.
-                tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
+        let span = cause::boot_span(&boot.id, &boot.plan.project, boot.purpose.as_str());
+        tokio::spawn(
+            async move {
+                let ended = tokio::select! {
+                    biased;
+                    () = running.cancel.cancelled() => None,
+                    failure = end_after_patience(&running.end) => Some(Err(Stop::Failure(failure))),
+                    ended = provision(&this.builder, &boot) => Some(ended),
+                };
+                if let Err(error) = this.finish_provision(&boot, ended).await {
+                    // The row stays in `provisioning` without a task: the next pass removes it.
+                    tracing::error!(%error, instance = %boot.id, "the end of a boot could not be written");
+                }
+                drop(running);
+                let project = &boot.plan.project;
+                if boot.template.is_none() {
+                    // There may be a template now, and a waiting claim can have a fork of it made.
+                    this.queues.notify_all(project);
+                }
+                this.endings.changed(project, &boot.id);
             }
-            drop(running);
-            let project = &boot.plan.project;
-            if boot.template.is_none() {
-                // There may be a template now, and a waiting claim can have a fork of it made.
-                this.queues.notify_all(project);
-            }
-            this.endings.changed(project, &boot.id);
-        });
+            .instrument(span),
+        );
     }
 
     async fn finish_provision(&self, boot: &Boot, ended: Option<Result<Provisioned, Stop>>) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::act::Actor;
 use super::leader::Leader;
 use super::observe::Observer;
+use crate::options::Pulse;
 use crate::status::PoolStatus;
 use crate::store::{Store, StoreError};
 use crate::wake::Wake;
@@ -28,6 +29,8 @@ pub struct Controller {
     observer: Observer,
     actor: Actor,
     status: PoolStatus,
+    /// Says that the loop works.
+    pulse: Pulse,
     /// Time between two passes when no wake comes.
     tick: Duration,
 }
@@ -35,7 +38,15 @@ pub struct Controller {
 impl Controller {
     /// Does nothing until [`Controller::run`]. `tick`: time between two passes when no wake comes.
     #[must_use]
-    pub fn new(store: Store, wake: Wake, observer: Observer, actor: Actor, status: PoolStatus, tick: Duration) -> Self {
+    pub fn new(
+        store: Store,
+        wake: Wake,
+        observer: Observer,
+        actor: Actor,
+        status: PoolStatus,
+        pulse: Pulse,
+        tick: Duration,
+    ) -> Self {
         Self {
             leader: Leader::new(store.clone(), actor.session().to_owned()),
             store,
@@ -43,6 +54,7 @@ impl Controller {
             observer,
             actor,
             status,
+            pulse,
             tick,
         }
     }
@@ -56,6 +68,7 @@ impl Controller {
             tracing::error!(%error, "boots that were interrupted cannot continue; they start again");
         }
         loop {
+            self.pulse.beat();
             self.pass().await;
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -83,6 +96,7 @@ impl Controller {
         tracing::debug!(pools, observe_us, decide_us, actions = decision.actions.len(), "a pass");
         self.status.note_pass(&world, &decision);
         for action in &decision.actions {
+            self.pulse.beat();
             if let Err(error) = self.actor.act(&world, action).await {
                 let instance = action.instance().map(InstanceId::as_str);
                 tracing::error!(%error, action = action.as_str(), instance, "an action could not be done; the next pass tries again");

@@ -10,6 +10,7 @@ pub mod endings;
 mod leader;
 pub mod observe;
 pub mod orders;
+pub mod schedule;
 mod take_over;
 mod tasks;
 mod tokens;

@@ -13,8 +13,10 @@ use hearth_drivers::{CALL_TIMEOUT, Driver, VmState};
 use jiff::Timestamp;
 
 use super::act::Actor;
+use super::schedule::Schedules;
 use super::tasks::Tasks;
 use crate::claims::{Admission, Queues, Room};
+use crate::options::SharedLimits;
 use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
@@ -38,8 +40,9 @@ pub struct Observer {
     ends: VmEnds,
     queues: Queues,
     tasks: Tasks,
+    schedules: Schedules,
     /// What the host may be used for.
-    limits: Limits,
+    limits: SharedLimits,
     /// Held by a pass, from its look to the last row that it writes, and by others who write rows of more VMs.
     passes: Arc<tokio::sync::Mutex<()>>,
 }
@@ -72,7 +75,7 @@ impl Observer {
         memory: Memory,
         ends: VmEnds,
         queues: Queues,
-        limits: Limits,
+        limits: SharedLimits,
     ) -> Self {
         Self {
             store: actor.store.clone(),
@@ -83,6 +86,7 @@ impl Observer {
             ends,
             queues,
             tasks: actor.tasks(),
+            schedules: Schedules::default(),
             limits,
             passes: Arc::default(),
         }
@@ -203,7 +207,10 @@ impl Observer {
         }));
         let world = World {
             now,
-            limits: Limits { tokens, ..self.limits },
+            limits: Limits {
+                tokens,
+                ..self.limits.get()
+            },
             can_pause: capabilities.pause,
             pools,
             orphans,
@@ -251,8 +258,9 @@ impl Observer {
         PoolWorld {
             tenant: 0,
             enabled: config.is_some_and(|config| config.enabled),
-            target: config
-                .and_then(|config| usize::try_from(config.target_size).ok())
+            target: pool
+                .as_ref()
+                .and_then(|pool| usize::try_from(self.schedules.target_size(&project.id, pool, Timestamp::now())).ok())
                 .unwrap_or_default()
                 .min(max_vms.unwrap_or(usize::MAX)),
             max_vms,

@@ -52,8 +52,14 @@ pub enum CheckoutError {
 
 /// Tells what the set-up left of the checkout at this path, and remembers in the VM which files it changed.
 pub async fn record(agent: &AgentClient, path: &str) -> Result<CheckoutState, AgentError> {
-    let output = run(agent, RECORD, path, []).await;
-    match output {
+    let argv = ["sh", "-ec", RECORD].map(str::to_owned).into();
+    let spec = ExecSpec {
+        argv: Some(argv),
+        cwd: Some(path.to_owned()),
+        timeout_ms: Some(millis(PATIENCE)),
+        ..ExecSpec::default()
+    };
+    match agent.exec_collect(&spec, KEPT_BYTES).await {
         Ok(output) => Ok(read(&output)),
         // A folder that is gone cannot be a command's.
         Err(AgentError::Refused { .. }) => Ok(CheckoutState::gone()),
@@ -79,7 +85,16 @@ pub async fn move_to(
         ("BRANCH", branch),
         ("WORKED_IN", worked_in),
     ];
-    let output = run(agent, MOVE, path, variables).await?;
+    let spec = ExecSpec {
+        shell: Some(MOVE.to_owned()),
+        cwd: Some(path.to_owned()),
+        env: variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        timeout_ms: Some(millis(PATIENCE)),
+        ..ExecSpec::default()
+    };
+    let output = agent.exec_collect(&spec, KEPT_BYTES).await?;
     match output.end {
         ExecEnd::Exited { code: Some(0), .. } => Ok(()),
         ExecEnd::Exited {
@@ -101,25 +116,6 @@ pub async fn move_to(
         // It may have stopped anywhere.
         _ => Err(AgentError::Protocol("moving the checkout did not end".to_owned()).into()),
     }
-}
-
-async fn run<'a>(
-    agent: &AgentClient,
-    script: &str,
-    path: &str,
-    variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Result<ExecOutput, AgentError> {
-    let variables = variables.into_iter();
-    let spec = ExecSpec {
-        shell: Some(script.to_owned()),
-        cwd: Some(path.to_owned()),
-        env: variables
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-        timeout_ms: Some(millis(PATIENCE)),
-        ..ExecSpec::default()
-    };
-    agent.exec_collect(&spec, KEPT_BYTES).await
 }
 
 /// What a [`RECORD`] said.

@@ -6,4 +6,5 @@ pub mod git_config;
 pub mod git_credentials;
 pub mod key_agent;
 pub mod links;
+pub mod passphrase;
 pub mod redactors;

@@ -20,11 +20,12 @@ use hearth_core::plan::{Blocker, Decision, HostLoad, PoolSummary, host_load, sum
 use hearth_core::progress;
 use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
-use hearth_core::world::{InstanceWorld, Limits, PoolWorld, Work, World};
+use hearth_core::world::{InstanceWorld, PoolWorld, Work, World};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::builds::live_log::LiveLogs;
+use crate::options::SharedLimits;
 use crate::recipes::target::Target;
 use crate::repos::mirrors::Mirrors;
 use crate::store::{BranchHeads, InstanceRow, ProjectRow, Store, StoreError, TemplateRow};
@@ -94,7 +95,7 @@ pub struct PoolStatus {
     probes: Probes,
     gc: Gc,
     /// What the host may be used for.
-    limits: Limits,
+    limits: SharedLimits,
     /// What passes leave for those who ask why.
     notes: Arc<Mutex<Notes>>,
 }
@@ -109,7 +110,7 @@ impl PoolStatus {
         memory: Memory,
         probes: Probes,
         gc: Gc,
-        limits: Limits,
+        limits: SharedLimits,
     ) -> Self {
         Self {
             store,
@@ -305,16 +306,17 @@ impl PoolStatus {
             let notes = self.notes();
             (notes.load, notes.claimed.clone(), notes.clock_jumped)
         };
+        let limits = self.limits.get();
         HostUse {
             vms: load.vms as u64,
-            max_vms: self.limits.max_vms as u64,
+            max_vms: limits.max_vms as u64,
             memory_mib: load.memory_mib,
-            max_memory_mib: self.limits.memory_mib,
+            max_memory_mib: limits.memory_mib,
             claimed_memory,
             provisions: load.provisions as u64,
-            max_provisions: self.limits.concurrent_provisions as u64,
+            max_provisions: limits.concurrent_provisions as u64,
             forks: load.forks as u64,
-            max_forks: self.limits.concurrent_forks as u64,
+            max_forks: limits.concurrent_forks as u64,
             template_disk_bytes,
             max_template_disk_bytes,
             clock_jumped_at: jumped.map(|(at, _)| at),

@@ -153,7 +153,7 @@ impl Gc {
         let longest = ROUND.min(renewal);
         let mut again = LEFT_BEHIND_AGAIN;
         loop {
-            let left_behind = self.round(Timestamp::now()).await.unwrap_or_else(|error| {
+            let left_behind = self.round(Timestamp::now(), &stop).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the garbage collection of checkpoints failed; the next round tries again");
                 0
             });
@@ -173,10 +173,13 @@ impl Gc {
     }
 
     /// Gives how many checkpoints of deleted projects are left.
-    async fn round(&self, now: Timestamp) -> Result<usize, StoreError> {
+    async fn round(&self, now: Timestamp, stop: &CancellationToken) -> Result<usize, StoreError> {
         let kept = self.kept().await?;
-        let left_behind = self.sweep(kept, now).await?;
+        let left_behind = self.sweep(kept, now, stop).await?;
         let checked = self.known(|known| known.checked);
+        if stop.is_cancelled() {
+            return Ok(left_behind);
+        }
         if checked.is_none_or(|at| now.duration_since(at) >= FULL_CHECK) {
             self.verify().await?;
         }
@@ -281,7 +284,12 @@ impl Gc {
 
     /// Removes what no pool needs: what was not used for long, what deleted projects have left, and, while there is too much, whatever
     /// was used longest ago. Gives how many of deleted projects are still parents of something.
-    async fn sweep(&self, kept: Vec<KeptCheckpoint>, now: Timestamp) -> Result<usize, StoreError> {
+    async fn sweep(
+        &self,
+        kept: Vec<KeptCheckpoint>,
+        now: Timestamp,
+        stop: &CancellationToken,
+    ) -> Result<usize, StoreError> {
         let mut bytes: u64 = kept.iter().map(|kept| kept.info.bytes).sum();
         let owners = self.store.checkpoint_owners().await?;
         let left_behind = self.left_behind(&kept).await?;
@@ -291,6 +299,10 @@ impl Gc {
             let before = left.len();
             let mut stays = Vec::new();
             for kept in left {
+                if stop.is_cancelled() {
+                    // The next server removes the others.
+                    return Ok(0);
+                }
                 let info = &kept.info;
                 let old = now.duration_since(info.last_used) >= UNNEEDED_KEPT;
                 let unknown = !owners.contains_key(&info.key);

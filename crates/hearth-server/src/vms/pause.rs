@@ -16,6 +16,7 @@ use hearth_core::state::InstanceState;
 use hearth_drivers::{Driver, DriverError, Locks, VmState};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::admission::Admission;
 use super::connections::Connections;
@@ -246,10 +247,13 @@ impl Pause {
                 Ok(Ok(Some(state @ (VmState::Paused | VmState::Saved)))) => {
                     // To its end, under the lock, also when the client goes away meanwhile.
                     let (this, vm) = (self.clone(), vm.clone());
-                    let resumed = tokio::spawn(async move {
-                        let _alone = alone;
-                        this.resume_claimed(&vm, state == VmState::Saved).await
-                    });
+                    let resumed = tokio::spawn(
+                        async move {
+                            let _alone = alone;
+                            this.resume_claimed(&vm, state == VmState::Saved).await
+                        }
+                        .in_current_span(),
+                    );
                     resumed
                         .await
                         .map_err(|error| DriverError::unknown(format!("the resume was broken off: {error}")))??;
@@ -302,10 +306,13 @@ impl Pause {
                 }
                 // To its end, under the lock, also when the client goes away meanwhile.
                 let (this, id, vm) = (self.clone(), id.clone(), vm.clone());
-                let paused = tokio::spawn(async move {
-                    let _alone = alone;
-                    this.do_pause(&id, &vm, &order).await
-                });
+                let paused = tokio::spawn(
+                    async move {
+                        let _alone = alone;
+                        this.do_pause(&id, &vm, &order).await
+                    }
+                    .in_current_span(),
+                );
                 return match paused.await {
                     Ok(paused) => Ok(paused?),
                     Err(error) => Err(DriverError::unknown(format!("the pause was broken off: {error}")).into()),

@@ -32,7 +32,7 @@ pub struct Server {
 /// The options of a test server in this folder.
 pub fn options(folder: &Path) -> ServeOptions {
     let mut options = ServeOptions::new(folder.join("data"));
-    options.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
     options.memory_mib = 64 * 1024;
     options
 }
@@ -58,7 +58,15 @@ impl Server {
         let (ready, address) = tokio::sync::oneshot::channel();
         let mut ended = tokio::spawn({
             let (options, stop) = (options.clone(), stop.clone());
-            async move { serve_with(&options, make, |address| ready.send(address).unwrap(), stop).await }
+            async move {
+                serve_with(
+                    &options,
+                    make,
+                    |addresses| ready.send(addresses[0].tcp().unwrap()).unwrap(),
+                    stop,
+                )
+                .await
+            }
         });
         let address = tokio::select! {
             biased;

@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod backup;
 mod branches;
 mod cancel;
+mod changes;
 mod checkpoints;
 mod claims;
 mod clear;

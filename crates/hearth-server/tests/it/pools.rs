@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hearth_drivers::fake::{ExecRule, FakeOptions};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, bare_project, git_repo};
@@ -35,6 +35,34 @@ async fn a_pool_fills_shrinks_and_empties_as_it_is_told() {
         assert!(tokio::time::Instant::now() < deadline, "VMs are left");
         crate::harness::pause().await;
     }
+}
+
+#[tokio::test]
+async fn a_schedule_keeps_another_number_ready_and_its_removal_gives_the_pool_its_own_back() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let (project, pool) = server.full_pool(1).await;
+    let schedule = format!("{pool}/schedule");
+    let put = async |body: Value| server.call(Method::PUT, &schedule, body).await;
+    let window = |start: &str, end: &str, size: i64| json!({ "start": start, "end": end, "targetSize": size });
+    // It began this minute, and 30 February never comes.
+    let always = json!({ "timeZone": "Europe/Berlin", "windows": [window("* * * * *", "0 0 30 2 *", 3)] });
+    let (status, view) = put(always.clone()).await;
+    assert_eq!(status, StatusCode::OK, "{view}");
+    assert_eq!((&view["targetSize"], &view["ownTargetSize"]), (&json!(3), &json!(1)), "{view}");
+    assert!(view["changesAt"].is_string(), "{view}");
+    server.until_full(SOON, &project, 3).await;
+    assert_eq!(server.get(&pool).await["config"]["targetSize"], 1);
+    let zone = json!({ "timeZone": "Europe/Atlantis", "windows": [] });
+    let day = json!({ "timeZone": "UTC", "windows": [window("0 8 * * 5-1", "0 9 * * *", 2)] });
+    for (body, path) in [(zone, "timeZone"), (day, "windows[0].start")] {
+        let (status, reply) = put(body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reply}");
+        assert_eq!(reply["details"][0]["path"], path, "{reply}");
+    }
+    assert_eq!(server.get(&schedule).await["windows"], always["windows"]);
+    let (status, view) = put(json!({ "timeZone": "UTC", "windows": [] })).await;
+    assert_eq!((status, &view["timeZone"]), (StatusCode::OK, &Value::Null), "{view}");
+    server.until_full(SOON, &project, 1).await;
 }
 
 #[tokio::test]

@@ -114,6 +114,18 @@ impl From<MissArg> for Miss {
     }
 }
 
+/// The lease of a VM that has ended can be kept: its record stays so long. But there is nothing in it to keep.
+async fn note_ended(client: &Client, id: &InstanceId) -> Result<(), Failure> {
+    let claims = client.list_claims(None).await?;
+    if let Some(claim) = claims.items.iter().find(|claim| claim.id == *id)
+        && let Some(at) = claim.vm_ended_at
+    {
+        let why = claim.vm_ended_because.as_deref().map(clean_line).unwrap_or_default();
+        output::note(&format!("warning: the VM ended at {at:.0}: {why}"));
+    }
+    Ok(())
+}
+
 pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failure> {
     match args.command {
         Some(ClaimCommand::Explain { id }) => {
@@ -127,7 +139,11 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
             let id = resolve::instance(&client, &id).await?;
             let reply = match by {
                 Some(minutes) => client.extend_claim(&id, minutes).await?,
-                None => client.heartbeat(&id).await?,
+                None => {
+                    let reply = client.heartbeat(&id).await?;
+                    note_ended(&client, &id).await?;
+                    reply
+                }
             };
             output::print(globals.json, &reply, |reply| {
                 format!("{} is yours until {:.0}", reply.id, reply.expires_at)

@@ -7,7 +7,7 @@ use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use hearth_drivers::host::{Finding, Status, check};
-use hearth_server::ServeOptions;
+use hearth_server::{Listen, ServeOptions};
 
 use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
@@ -37,10 +37,15 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
     // An address that our own server has taken is no fault.
     let is_free_wanted = running.iter().all(|server| server.data_dir != data);
     let asked = match args.listen {
-        Some(ListenArg(address)) => Some(address),
-        None => is_free_wanted.then_some(ServeOptions::new(data.clone()).listen),
+        Some(ListenArg(address)) => vec![address],
+        None if is_free_wanted => ServeOptions::new(data.clone()).listen,
+        None => Vec::new(),
     };
-    let listen = asked.filter(|address| {
+    let mut ports = asked.into_iter().filter_map(|listen| match listen {
+        Listen::Tcp(address) => Some(address),
+        Listen::Unix(_) | Listen::Open(_) => None,
+    });
+    let listen = ports.next().filter(|address| {
         let url = format!("http://{address}");
         let all = local::servers().unwrap_or_default();
         let mut known = all.iter().map(|server| server.url.as_str()).chain(named.as_deref());
@@ -48,14 +53,14 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
     });
     let mut findings = check(&data, &places::images(&data), listen).await;
     match named {
-        Some(url) => findings.push(server(&url, None).await),
+        Some(url) => findings.push(server(globals, &url, None).await),
         None if running.is_empty() => findings.push(Finding::ok(
             SERVER,
             "none of yours runs on this machine; `hearth serve` starts one",
         )),
         None => {
             for local in &running {
-                findings.push(server(&local.url, Some(local)).await);
+                findings.push(server(globals, &local.url, Some(local)).await);
             }
         }
     }
@@ -86,11 +91,11 @@ fn running(globals: &Globals) -> Vec<LocalServer> {
 }
 
 /// Whether a server answers at its address.
-async fn server(url: &str, local: Option<&LocalServer>) -> Finding {
+async fn server(globals: &Globals, url: &str, local: Option<&LocalServer>) -> Finding {
     let whose = local
         .map(|local| format!(" (process {}, data folder {})", local.pid, local.data_dir.display()))
         .unwrap_or_default();
-    let asked = async { Ok::<(), Failure>(connect::without_token(url)?.health().await?) };
+    let asked = async { Ok::<(), Failure>(connect::without_token(globals, url)?.health().await?) };
     match asked.await {
         Ok(()) => Finding::ok(SERVER, format!("{url} answers{whose}")),
         Err(failure) => {

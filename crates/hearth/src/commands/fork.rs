@@ -79,10 +79,11 @@ fn show(reply: &ForkReply) -> String {
             format!("{:.0}", fork.claim.expires_at),
         ]
     };
-    format!(
-        "{}\nforked {}, which was stopped for {}",
-        output::table(["Id", "VM", "Task", "Yours until"], reply.items.iter().map(row)),
-        reply.parent,
-        output::millis(reply.paused_ms)
-    )
+    let table = output::table(["Id", "VM", "Task", "Yours until"], reply.items.iter().map(row));
+    let stopped = match reply.paused_ms {
+        // It was paused all the time.
+        0 => String::new(),
+        paused_ms => format!(", which was stopped for {}", output::millis(paused_ms)),
+    };
+    format!("{table}\nforked {}{stopped}", reply.parent)
 }

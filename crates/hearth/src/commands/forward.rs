@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use hearth_api::client::{Client, ClientError, TunnelReceiver, TunnelSender};
+use hearth_api::error::ErrorCode;
 use hearth_api::ids::InstanceId;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -132,24 +133,27 @@ async fn serve(listener: TcpListener, client: Client, id: InstanceId, port: u16)
                 Err(error) if connections.is_empty() => return Failure::from(error),
                 Err(_) => drop(connections.join_next().await),
             },
-            Some(_) = connections.join_next() => {}
+            // The VM is gone: no connection will be made any more.
+            Some(Ok(Some(gone))) = connections.join_next() => return gone,
         }
     }
 }
 
-/// One connection to its end. What goes wrong is said, and is the matter of this connection alone.
-async fn pass(connection: TcpStream, client: Client, id: InstanceId, port: u16) {
+/// One connection to its end. What goes wrong is said, and is the matter of this connection alone; but for a VM that is gone, which is given.
+async fn pass(connection: TcpStream, client: Client, id: InstanceId, port: u16) -> Option<Failure> {
     drop(connection.set_nodelay(true));
     let passed = match client.tunnel(&id, port).await {
         Ok((sender, receiver)) => {
             let (reader, writer) = connection.into_split();
             relay(reader, writer, sender, receiver).await
         }
+        Err(error) if matches!(error.code(), Some(ErrorCode::Gone | ErrorCode::NotFound)) => return Some(error.into()),
         Err(error) => Err(error),
     };
     if let Err(error) = passed {
         output::note(&format!("port {port}: {}", Failure::from(error).into_parts().0));
     }
+    None
 }
 
 /// Passes on in both directions until both have ended.

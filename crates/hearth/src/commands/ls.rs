@@ -15,6 +15,7 @@ const AFTER_HELP: &str = "\
 Examples:
   hearth ls last
   hearth ls fix-17 app/src
+  hearth ls fix-17:app/src
   hearth ls wpi_… /var/log --depth 3
 
 PATH is absolute, ~/… for the user's home folder, or relative to /home.";
@@ -25,9 +26,8 @@ PATH is absolute, ~/… for the user's home folder, or relative to /home.";
 pub(crate) struct LsArgs {
     #[arg(value_name = "INSTANCE", help = resolve::INSTANCE_HELP)]
     id: String,
-    /// The folder, or file
-    #[arg(default_value = ".")]
-    path: String,
+    /// The folder, or file [default: .]
+    path: Option<String>,
     /// How many levels of folders
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     depth: u32,
@@ -41,15 +41,19 @@ pub(crate) struct LsArgs {
 
 pub(crate) async fn run(globals: &Globals, args: LsArgs) -> Result<u8, Failure> {
     let client = connect::client(globals)?;
-    let id = resolve::instance(&client, &args.id).await?;
+    let (id, path) = match (&args.path, args.id.split_once(':')) {
+        (Some(path), _) => (args.id.as_str(), path.as_str()),
+        // As `hearth cp` names a place.
+        (None, Some((id, path))) if !path.is_empty() => (id, path),
+        (None, Some((id, _))) => (id, "."),
+        (None, None) => (args.id.as_str(), "."),
+    };
+    let id = resolve::instance(&client, id).await?;
     let user = args.user.as_deref();
-    let list = match client
-        .list_files(&id, &args.path, user, Some(args.depth), args.limit)
-        .await
-    {
+    let list = match client.list_files(&id, path, user, Some(args.depth), args.limit).await {
         // A file: it stands for itself.
         Err(error) if error.code() == Some(ErrorCode::Conflict) => {
-            let Ok(entry) = client.stat_file(&id, &args.path, user).await else {
+            let Ok(entry) = client.stat_file(&id, path, user).await else {
                 return Err(error.into());
             };
             if entry.kind == FileKind::Directory {

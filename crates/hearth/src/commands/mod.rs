@@ -1,11 +1,13 @@
 //! The commands, one file per noun. Each takes its arguments, talks to the server through the typed client and prints.
 
 mod attached;
+pub(crate) mod backup;
 pub(crate) mod checkpoint;
 pub(crate) mod claim;
 mod claim_wait;
 pub(crate) mod claims;
 pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod cp;
 pub(crate) mod credential;
 pub(crate) mod doctor;
@@ -35,6 +37,7 @@ pub(crate) mod ssh;
 pub(crate) mod template;
 pub(crate) mod token;
 mod unfinished;
+pub(crate) mod uninstall;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -43,7 +46,7 @@ use crate::failure::Failure;
 pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
     let globals = &cli.globals;
     match cli.command {
-        Command::Serve(args) => serve::run(globals, args).await,
+        Command::Serve(args) => serve::run(args).await,
         Command::Doctor(args) => doctor::run(globals, args).await,
         Command::Image(command) => image::run(globals, command).await,
         Command::Project(command) => project::run(globals, command).await,
@@ -81,5 +84,9 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Man(args) => man::run(&args),
         Command::Fork(args) => fork::run(globals, args).await,
         Command::Checkpoint(command) => checkpoint::run(globals, command).await,
+        Command::Backup(args) => backup::back_up(globals, args).await,
+        Command::Restore(args) => backup::restore(globals, args).await,
+        Command::Uninstall(args) => uninstall::run(globals, args).await,
+        Command::Config(command) => config::run(globals, &command),
     }
 }

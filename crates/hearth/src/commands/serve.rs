@@ -1,7 +1,11 @@
 //! `hearth serve`: runs the server in this process, tells local clients where it is, and stops it politely.
 
+mod addresses;
+mod log;
+mod service;
+
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,20 +15,14 @@ use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
 use hearth_image::Stores;
-use hearth_server::{DriverKind, ServeError, ServeOptions, SourceRule, WebhookSecret};
+use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, TlsFiles, WebhookSecret};
 use jiff::SignedDuration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use crate::args::Globals;
+use crate::config::{self, Complete};
 use crate::failure::Failure;
 use crate::listen::ListenArg;
-use crate::local::{LocalServer, Registration};
-use crate::{connect, input, output, places};
-
-/// The file in the data folder that holds the first token.
-const TOKEN_FILE: &str = "admin-token";
+use crate::{input, output, places};
 
 /// What webhooks are signed with. Never an argument: every user of a machine can read those.
 const SECRET_VARIABLE: &str = "HEARTH_WEBHOOK_SECRET";
@@ -36,16 +34,21 @@ Rules of --source: [tenant=NAME] allow=PATTERN|deny=PATTERN [credentials=server]
                       PORT `*`; a PATH may end with `*`, and without one all of the host is meant
   credentials=server  fetch with the credentials of the server's user (git's credential helpers, SSH keys)
 
+Every option is also a key of the config file (`hearth config example`) and a variable, like HEARTH_MAX_VMS for --max-vms. The
+command line counts first, then the environment, then the file.
+
 The first start writes an admin token to the file admin-token of the data folder. SIGTERM and Ctrl-C stop the server; its VMs
-keep running, and the next start finds them. RUST_LOG sets what is logged, like RUST_LOG=debug.";
+keep running, and the next start finds them. SIGHUP makes it read the config file, the certificate and the webhooks' secret again;
+its log says what needs a restart. RUST_LOG sets what is logged, like RUST_LOG=debug.";
 
 /// `hearth serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeArgs {
-    /// Where to listen: a port, or an address with one; port 0 takes a free one [default: 127.0.0.1:7717]
+    /// Where to listen: a port, or an address with one; port 0 takes a free one; or `unix:/run/hearth/hearth.sock`, a unix socket for
+    /// the server's user and group. May be repeated [default: 127.0.0.1:7717, or the sockets of the service manager]
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<ListenArg>,
+    listen: Vec<ListenArg>,
     /// What makes the VMs
     #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: DriverArg,
@@ -124,6 +127,18 @@ pub(crate) struct ServeArgs {
     /// [default: this machine's own]
     #[arg(long, value_name = "ADDRESS", value_parser = hearth_drivers::parse_resolver)]
     dns_upstream: Option<SocketAddrV4>,
+    /// The certificate that ports are served with, PEM: its own first, then those up to the authority's. Read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Where traces go: the address of a collector that takes OTLP over HTTP, like `http://127.0.0.1:4318` [default: nowhere]
+    #[arg(long, value_name = "URL", value_parser = log::parse_endpoint)]
+    otlp_endpoint: Option<String>,
+    /// The config file [env: HEARTH_CONFIG] [default: /etc/hearth/hearth.toml, where it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -142,8 +157,9 @@ enum AccelArg {
     Kvm,
 }
 
+/// `--log-format`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     Text,
     Json,
 }
@@ -223,42 +239,50 @@ fn parse_domain(text: &str) -> Result<String, String> {
     }
 }
 
-pub(crate) async fn run(globals: &Globals, args: ServeArgs) -> Result<u8, Failure> {
-    start_log(args.log_format);
+pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
+    let started = config::complete(args.config.as_deref())?;
+    let Complete { globals, args, .. } = &started;
+    let traces = log::start(args.log_format, args.otlp_endpoint.as_deref())?;
+    if let Some(file) = &started.file {
+        tracing::info!("settings are read from {}", file.display());
+    }
     let data_dir = places::data_dir(globals);
-    let mut options = options(&args, data_dir.clone());
+    let mut options = options(args, data_dir.clone());
     options.shared_images = places::shared_images();
-    options.webhook_secret = webhook_secret(&args)?;
-    let shutdown = CancellationToken::new();
-    stop_on_signals(shutdown.clone())?;
+    options.webhook_secret = webhook_secret(args)?;
+    options.listen = addresses::listen(args, options.listen)?;
+    let has_tls = options.tls.is_some();
     let makes_vms = matches!(args.driver, DriverArg::Qemu);
+    let control = options.control.clone();
+    let shutdown = CancellationToken::new();
+    let reload = service::Reload {
+        control: control.clone(),
+        data_dir: data_dir.clone(),
+        started,
+    };
+    service::on_signals(shutdown.clone(), reload)?;
     // Kept until the server has ended: it says that we live.
     let mut registration = None;
-    let ready = |address| {
-        registration = register(address, &data_dir);
-        say_where(address, &data_dir);
+    let ready = |addresses: &[Address]| {
+        let urls: Vec<String> = addresses
+            .iter()
+            .map(|address| addresses::url(address, has_tls))
+            .collect();
+        let nearest = addresses::local_url(addresses, has_tls).or_else(|| urls.first().cloned());
+        registration = nearest.and_then(|url| addresses::register(url, &data_dir));
+        for (address, url) in addresses.iter().zip(&urls) {
+            addresses::say_where(address, url, &data_dir);
+        }
         if makes_vms {
             say_image(&places::images(&data_dir));
         }
+        service::tell_ready(&urls.join(", "));
+        service::keep_watchdog(&control);
     };
     let served = hearth_server::serve(options, ready, shutdown).await;
     drop(registration);
+    traces.end().await;
     served.map(|()| 0).map_err(|error| refused(&error))
-}
-
-/// The next steps for a person.
-fn say_where(address: SocketAddr, data_dir: &std::path::Path) {
-    let url = format!("http://{}", reachable(address));
-    tracing::info!(
-        "the API is at {url}/api/v1, its description at {url}/docs; the first admin token is in {}",
-        data_dir.join(TOKEN_FILE).display()
-    );
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "{address} can be reached from other machines, and the server speaks plain HTTP: tokens and variables can be read on the \
-             way. Put a proxy with TLS in front and listen on 127.0.0.1"
-        );
-    }
 }
 
 /// What VMs start from; without it pools stay empty.
@@ -298,20 +322,10 @@ fn refused(error: &ServeError) -> Failure {
             }
             _ => failure,
         },
+        ServeError::Tls(_) => failure.hint(
+            "--tls-cert names the certificate and those up to its authority's, --tls-key its key; both are PEM and readable for this user",
+        ),
         _ => failure,
-    }
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => log.json().init(),
     }
 }
 
@@ -346,7 +360,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         sizes.set(arg.size, arg.shape);
     }
     ServeOptions {
-        listen: args.listen.map_or(usual.listen, |ListenArg(address)| address),
+        tls: tls(args),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
             DriverArg::Fake => DriverKind::Fake,
@@ -380,46 +394,9 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
     }
 }
 
-fn stop_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("signals cannot be received: {error}")));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping; VMs keep running");
-        shutdown.cancel();
-    });
-    Ok(())
-}
-
-/// Tells local clients where we are. A server works without it, so a fault is but a warning.
-fn register(address: SocketAddr, data_dir: &std::path::Path) -> Option<Registration> {
-    let server = LocalServer {
-        url: format!("http://{}", reachable(address)),
-        token_file: connect::absolute(&data_dir.join(TOKEN_FILE)),
-        pid: std::process::id(),
-        data_dir: connect::absolute(data_dir),
-    };
-    match Registration::create(&server) {
-        Ok(registration) => Some(registration),
-        Err(error) => {
-            tracing::warn!(%error, "clients on this machine will not find the server by themselves");
-            None
-        }
-    }
-}
-
-/// A server that listens everywhere is reached over the loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+fn tls(args: &ServeArgs) -> Option<TlsFiles> {
+    let (certificate, key) = (args.tls_cert.clone()?, args.tls_key.clone()?);
+    Some(TlsFiles { certificate, key })
 }
 
 #[cfg(test)]
@@ -557,12 +534,5 @@ mod tests {
         assert!(read(Some("short")).unwrap().unwrap().is_short());
         assert!(read(Some(" \n")).is_err());
         assert!(read(None).is_err());
-    }
-
-    #[test]
-    fn a_server_that_listens_everywhere_is_found_on_the_loopback() {
-        assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");
-        assert_eq!(reachable("[::]:1".parse().unwrap()).to_string(), "[::1]:1");
-        assert_eq!(reachable("10.0.0.5:1".parse().unwrap()).to_string(), "10.0.0.5:1");
     }
 }

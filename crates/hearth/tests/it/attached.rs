@@ -26,7 +26,7 @@ impl House {
     pub(crate) fn start(rules: Vec<ExecRule>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = ServeOptions::new(folder.path().join("data"));
-        options.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
         options.memory_mib = 64 * 1024;
         let driver = FakeDriver::new(
             1,
@@ -51,7 +51,7 @@ impl House {
                     let serving = serve_with(
                         &options,
                         move |_| Ok(driver),
-                        |address| ready.send(address).unwrap(),
+                        |addresses| ready.send(addresses[0].clone()).unwrap(),
                         stop,
                     );
                     serving.await.unwrap();

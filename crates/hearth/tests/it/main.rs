@@ -8,9 +8,11 @@
 
 mod arguments;
 mod attached;
+mod backup;
 mod cancel;
 mod claims;
 mod completion;
+mod config;
 mod connecting;
 mod credentials;
 mod egress;
@@ -33,11 +35,15 @@ mod pool_watch;
 mod ports;
 mod projects;
 mod remote;
+mod server;
+mod service;
 mod sessions;
 mod setup;
 mod sources;
 mod support;
 mod terminal;
+mod tls;
+mod traces;
 mod variables;
 mod webhook;
 mod written;

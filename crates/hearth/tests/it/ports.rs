@@ -197,7 +197,7 @@ async fn local_ports_lead_into_the_vm_until_ctrl_c() {
     let folder = tempfile::tempdir().unwrap();
     let driver = FakeDriver::new(1, FakeOptions::default());
     let mut options = ServeOptions::new(folder.path().join("data"));
-    options.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
     let (ready, address) = tokio::sync::oneshot::channel();
     let stop = CancellationToken::new();
     let served = tokio::spawn({
@@ -207,7 +207,7 @@ async fn local_ports_lead_into_the_vm_until_ctrl_c() {
             serve_with(
                 &options,
                 move |_| Ok(made),
-                |address| ready.send(address).unwrap(),
+                |addresses| ready.send(addresses[0].clone()).unwrap(),
                 stop,
             )
             .await

@@ -16,7 +16,7 @@ const LABEL_PREFIX: &str = "wpi-";
 pub const LOCAL_DOMAIN: &str = "localhost";
 
 /// What a proxy in front says of the request's scheme.
-const FORWARDED_PROTO: &str = "x-forwarded-proto";
+pub const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// The path below which a port is reached, without a slash at its end.
 pub fn path(id: &InstanceId, port: u16) -> String {

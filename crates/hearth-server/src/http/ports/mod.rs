@@ -28,7 +28,7 @@ use super::extract::Path;
 use crate::secrets::links::LinkKey;
 use crate::store::InstanceRow;
 
-pub use address::{outer_host, outer_scheme};
+pub use address::{FORWARDED_PROTO, outer_host, outer_scheme};
 pub use proxy::Proxied;
 pub use route::{by_name_or_header, routes};
 pub use share::{__path_share_port, share_port};

@@ -32,6 +32,10 @@ fn script(folder: &Path, text: &str, variables: &[(&str, &str)]) -> Output {
     run(folder, "bash", &["-eo", "pipefail", "-c", text], variables)
 }
 
+fn recorded(folder: &Path) -> Output {
+    run(folder, "sh", &["-ec", RECORD], &[])
+}
+
 fn write(folder: &Path, name: &str, content: &str) {
     let path = folder.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -108,7 +112,7 @@ impl World {
 }
 
 fn record(folder: &Path) {
-    let output = script(folder, RECORD, &[]);
+    let output = recorded(folder);
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -223,7 +227,7 @@ fn where_nobody_worked_everything_is_the_set_ups() {
 #[test]
 fn what_the_set_up_left_is_told() {
     let world = World::new();
-    let said = |folder: &Path| String::from_utf8(script(folder, RECORD, &[]).stdout).unwrap();
+    let said = |folder: &Path| String::from_utf8(recorded(folder).stdout).unwrap();
     let main = world.head("main");
     let checkout = world.checkout("c", "main");
     assert_eq!(said(&checkout), format!("# branch.oid {main}\n# branch.head main\n"));
@@ -236,7 +240,7 @@ fn what_the_set_up_left_is_told() {
     // A repository above is another one.
     std::fs::rename(checkout.join(".git"), checkout.join("moved")).unwrap();
     git(world.folder.path(), &["init", "--quiet"]);
-    assert_eq!(script(&checkout, RECORD, &[]).status.code(), Some(NO_REPOSITORY));
+    assert_eq!(recorded(&checkout).status.code(), Some(NO_REPOSITORY));
     assert_eq!(
         script(&checkout, MOVE, &[("BRANCH", "topic")]).status.code(),
         Some(NO_REPOSITORY)

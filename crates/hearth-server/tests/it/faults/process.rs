@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hearth_drivers::Driver;
 use hearth_drivers::fake::FakeDriver;
-use hearth_server::{ServeError, ServeOptions, WriteFaults, serve_with};
+use hearth_server::{Address, ServeError, ServeOptions, WriteFaults, serve_with};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -89,8 +89,8 @@ async fn live(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let driver: Arc<dyn Driver> = Arc::new(driver);
-    let say = |address| {
-        let _ = ready.send(address);
+    let say = |addresses: &[Address]| {
+        let _ = ready.send(addresses[0].tcp().unwrap());
     };
     let serving = serve_with(&options, move |_| Ok(driver), say, stop);
     tokio::select! {

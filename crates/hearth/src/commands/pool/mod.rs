@@ -5,6 +5,7 @@ mod cancel;
 mod edit;
 mod explain;
 mod gone;
+mod schedule;
 mod show;
 mod test;
 mod wait;
@@ -47,6 +48,9 @@ pub(crate) enum PoolCommand {
     /// Test the set-up: make one VM, which is never handed out, and watch every step; what has not changed does not run again
     #[command(after_help = test::AFTER_HELP)]
     Test(TestArgs),
+    /// Keep another number of VMs ready in working hours, at night, on some days
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Remove all VMs of the pool that are not claimed
     Clear {
         /// The project's name or id
@@ -173,6 +177,7 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
         }
         PoolCommand::Status(args) => status(globals, args).await,
         PoolCommand::Test(args) => test::run(globals, &args).await,
+        PoolCommand::Schedule(command) => schedule::run(globals, command).await,
         PoolCommand::Clear { project, replenish } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;

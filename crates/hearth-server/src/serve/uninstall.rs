@@ -1,0 +1,84 @@
+//! Removes what a data folder is and has on this machine: its VMs, their network, and its files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hearth_drivers::Driver;
+use hearth_store::{Reserve, Store};
+
+use super::{DATABASE, SECRET_KEY, ServeError, driver, lock};
+use crate::options::ServeOptions;
+use crate::secrets::cipher::Cipher;
+
+/// What Hearth itself makes in a data folder; anything else is somebody else's.
+const OURS: [&str; 14] = [
+    "admin-token",
+    "cache",
+    "hearth.db",
+    "hearth.db-shm",
+    "hearth.db-wal",
+    "images",
+    "kvm-verdict.json",
+    "lock",
+    "mirrors",
+    "network",
+    "reserve",
+    "secret.key",
+    "templates",
+    "vms",
+];
+
+/// What was removed, and what was not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Removed {
+    /// VMs that were ended.
+    pub vms: u64,
+    /// Files and folders in the data folder that Hearth did not make; they stay, and the folder with them.
+    pub left: Vec<PathBuf>,
+}
+
+/// Whether something is a data folder, so that no other folder is ever removed.
+#[must_use]
+pub fn is_data_folder(folder: &Path) -> bool {
+    folder.join(DATABASE).is_file() && folder.join(SECRET_KEY).is_file()
+}
+
+/// Ends all VMs of a data folder whose server does not run, and removes the folder.
+pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
+    let folder = options.data_dir.as_path();
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ServeError::DataDir { path, source }
+    };
+    let _lock = lock(folder).await?;
+    let cipher = Arc::new(Cipher::open(&folder.join(SECRET_KEY))?);
+    let reserve = Reserve::open(folder, 0);
+    let store = Store::open_with(&folder.join(DATABASE), cipher, None, reserve).await?;
+    let installation = store.meta_or_insert("installation", "none").await?;
+    store.close().await;
+    let driver: Arc<dyn Driver> = driver(options, installation)?;
+    let mut removed = Removed::default();
+    for vm in driver.list().await? {
+        driver.destroy(&vm.id).await?;
+        removed.vms += 1;
+    }
+    driver.stand_down().await?;
+    drop(driver);
+    for entry in std::fs::read_dir(folder).map_err(fail(folder))? {
+        let entry = entry.map_err(fail(folder))?;
+        let path = entry.path();
+        if !OURS.iter().any(|name| entry.file_name() == *name) {
+            removed.left.push(path);
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            std::fs::remove_dir_all(&path).map_err(fail(&path))?;
+        } else {
+            std::fs::remove_file(&path).map_err(fail(&path))?;
+        }
+    }
+    removed.left.sort();
+    if removed.left.is_empty() {
+        std::fs::remove_dir(folder).map_err(fail(folder))?;
+    }
+    Ok(removed)
+}

@@ -1,0 +1,163 @@
+-- A database as the versions with migration 0010 left it. It never changes: it is what people have on their disks.
+BEGIN TRANSACTION;
+CREATE TABLE _sqlx_migrations (
+    version BIGINT PRIMARY KEY,
+    description TEXT NOT NULL,
+    installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    success BOOLEAN NOT NULL,
+    checksum BLOB NOT NULL,
+    execution_time BIGINT NOT NULL
+);
+INSERT INTO "_sqlx_migrations" VALUES(1,'first','2026-01-01 00:00:00',1,X'1D0784235A6B27DBF2EB58E2ED2C5EBC9500B5214F10F3FDAF1EF16D97CAB43897418DD5FA19D31DE5F7D51F0AF3F09C',0);
+INSERT INTO "_sqlx_migrations" VALUES(2,'contract','2026-01-01 00:00:00',1,X'523D20A188685248B8584C0CF2772DD20EB5B634757CBC55849E4A5460CDA48A2048A8E4FEBBFA8F7B3E5121C66D0FA8',0);
+INSERT INTO "_sqlx_migrations" VALUES(3,'templates','2026-01-01 00:00:00',1,X'2A2075C6D19763B52D16A2B4C1562185E1A75AA3B7F2A052E6319C18F9B42FA403D62E31C631A3516C74ED1074D12FF2',0);
+INSERT INTO "_sqlx_migrations" VALUES(4,'freshness','2026-01-01 00:00:00',1,X'127B42F09EE6D82C1A85B7B78C8043E3C5322469BD98B95DBA20573F7C1BB2FE5CE36ABCDA7CFB7695F9012FC6027D5D',0);
+INSERT INTO "_sqlx_migrations" VALUES(5,'explain','2026-01-01 00:00:00',1,X'A216234BF7081A55EDED74992F5B5E1020CE0BC77C394DD0C1B86D9F084DE64965874738EB053BB1E2C38C1A100CD3D7',0);
+INSERT INTO "_sqlx_migrations" VALUES(6,'hand over','2026-01-01 00:00:00',1,X'72FED5B8BCAAB2322D95273C30AD83AA24E97B22B2B7AAD2318B8147D38FE03DE583FF57CCA2177C055807EC8D2B41D5',0);
+INSERT INTO "_sqlx_migrations" VALUES(7,'set ups','2026-01-01 00:00:00',1,X'5B7E683057FAB8CA4B462A3F07C5C044A99F0287F7F833843B6AEC46A8C6B59ACD8249747D33CA08618744998FC322AE',0);
+INSERT INTO "_sqlx_migrations" VALUES(8,'git identity','2026-01-01 00:00:00',1,X'9B056A845D818B877BE0D9C0459716EC4EF416A1A96278FAF7BE9CACD7257C79A7DF99025D7A60E5810A83C35BE2FFD5',0);
+INSERT INTO "_sqlx_migrations" VALUES(10,'builds','2026-01-01 00:00:00',1,X'408F73A0668112A88CDAB2CCA57537A1BC5F412D4E0E6DD96F800B2EE02CF69E00783E7D8796CF0801E96166D83A7404',0);
+CREATE TABLE checkpoint (
+    key        TEXT PRIMARY KEY,
+    parent     TEXT,                        -- the checkpoint it goes on from
+    project_id TEXT,                        -- NULL for a base, which holds nothing of a project
+    pieces     TEXT NOT NULL,               -- JSON: what ran between parent and this one left in the record
+    created_at INTEGER NOT NULL
+, checkouts TEXT) STRICT;
+CREATE TABLE checkpoint_fault (
+    key        TEXT NOT NULL,
+    project_id TEXT,
+    reason     TEXT NOT NULL,
+    at         INTEGER NOT NULL
+) STRICT;
+CREATE TABLE claim (
+    instance_id TEXT PRIMARY KEY,
+    project_id  TEXT NOT NULL,
+    key         TEXT,                       -- idempotency key
+    body_hash   TEXT NOT NULL,
+    token_id    TEXT NOT NULL,
+    reply       TEXT NOT NULL,              -- JSON
+    lease_ms    INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    ended_at    INTEGER
+, hand_over TEXT, handed_over INTEGER NOT NULL DEFAULT 1) STRICT;
+INSERT INTO "claim" VALUES('wpi_1','prj_a1111111','T1','cc','tok_1','{}',3600000,1700000000013,1700000003613,NULL,NULL,1);
+CREATE TABLE controller (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    holder     TEXT NOT NULL,               -- the server process
+    generation INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE instance (
+    id             TEXT PRIMARY KEY,
+    project_id     TEXT NOT NULL,
+    vm_id          TEXT NOT NULL UNIQUE,
+    state          TEXT NOT NULL,
+    generation     INTEGER NOT NULL,        -- counts up with every move
+    is_test        INTEGER NOT NULL,
+    reserved       INTEGER NOT NULL,        -- a waiting claim has it
+    recipe         TEXT NOT NULL,
+    memory_mib     INTEGER NOT NULL,
+    started_by     TEXT,                    -- the server process that began to make it
+    failure_kind   TEXT,
+    failure_reason TEXT,
+    repos          TEXT NOT NULL DEFAULT '[]', -- JSON list of checkouts
+    created_at     INTEGER NOT NULL,
+    state_since    INTEGER NOT NULL,
+    provisioned_at INTEGER
+, settings TEXT NOT NULL DEFAULT '[]', use_cache INTEGER NOT NULL DEFAULT 1, private_mib INTEGER, template_key TEXT, is_build INTEGER NOT NULL DEFAULT 0, worked_in INTEGER NOT NULL DEFAULT 0, vm_ended_at INTEGER, vm_ended_why TEXT, restarts INTEGER NOT NULL DEFAULT 0, interrupted_at INTEGER) STRICT;
+INSERT INTO "instance" VALUES('wpi_1','prj_a1111111','vm-1','claimed',4,0,0,'aa-bb',1024,NULL,NULL,NULL,'[]',1700000000008,1700000000009,1700000000010,'[]',1,NULL,NULL,0,0,NULL,NULL,0,NULL);
+INSERT INTO "instance" VALUES('wpi_2','prj_a1111111','vm-2','failed',3,1,0,'aa-bb',1024,NULL,NULL,NULL,'[]',1700000000011,1700000000012,NULL,'[]',1,NULL,NULL,0,0,NULL,NULL,0,NULL);
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT;
+CREATE TABLE pool (
+    project_id          TEXT PRIMARY KEY REFERENCES project (id) ON DELETE CASCADE,
+    enabled             INTEGER NOT NULL,
+    target_size         INTEGER NOT NULL,
+    max_age_minutes     INTEGER NOT NULL,
+    branch              TEXT,
+    setup_commands      TEXT,               -- JSON list
+    created_at          INTEGER NOT NULL,
+    updated_at          INTEGER NOT NULL,
+    last_provisioned_at INTEGER,
+    last_claimed_at     INTEGER
+, retried_at INTEGER) STRICT;
+INSERT INTO "pool" VALUES('prj_a1111111',1,2,1440,'main','[{"name":"deps","command":"make deps"}]',1700000000006,1700000000007,NULL,NULL,NULL);
+CREATE TABLE project (
+    id                TEXT PRIMARY KEY,
+    tenant            TEXT NOT NULL,
+    name              TEXT NOT NULL,
+    description       TEXT,
+    task_code         TEXT NOT NULL,
+    repos             TEXT NOT NULL,        -- JSON list of {repoFullName, branch, url}
+    image             TEXT,
+    vm_size           TEXT NOT NULL,
+    project_setup     TEXT,                 -- JSON list of commands
+    variables_version INTEGER NOT NULL DEFAULT 0,
+    created_at        INTEGER NOT NULL,
+    updated_at        INTEGER NOT NULL
+, max_vms INTEGER, setup TEXT, template_epoch INTEGER NOT NULL DEFAULT 0, set_up TEXT, set_up_since INTEGER, git_identity TEXT) STRICT;
+INSERT INTO "project" VALUES('prj_a1111111','default','Shop','the shop','SHOP','[{"repoFullName":"acme/shop","branch":"main","url":"https://git.example.org/shop"}]',NULL,'small',NULL,3,1700000000000,1700000000001,5,NULL,1,NULL,NULL,NULL);
+INSERT INTO "project" VALUES('prj_b2222222','beta','Blog',NULL,'BLOG','[]',NULL,'medium',NULL,0,1700000000002,1700000000003,NULL,NULL,0,NULL,NULL,NULL);
+CREATE TABLE set_up (
+    project_id TEXT NOT NULL REFERENCES project (id) ON DELETE CASCADE,
+    name       TEXT NOT NULL,               -- the first half of a recipe's name
+    parts      TEXT NOT NULL,               -- JSON object: a digest of each part
+    commands   TEXT NOT NULL,               -- JSON list of {repoFullName, name, command}
+    PRIMARY KEY (project_id, name)
+) STRICT;
+CREATE TABLE step (
+    instance_id TEXT NOT NULL REFERENCES instance (id) ON DELETE CASCADE,
+    seq         INTEGER NOT NULL,
+    entry       TEXT NOT NULL,              -- JSON
+    PRIMARY KEY (instance_id, seq)
+) STRICT;
+CREATE TABLE template (
+    project_id TEXT NOT NULL,
+    recipe     TEXT NOT NULL,
+    key        TEXT NOT NULL REFERENCES checkpoint (key) ON DELETE CASCADE,
+    created_at INTEGER NOT NULL, repos TEXT NOT NULL DEFAULT '[]', settings TEXT NOT NULL DEFAULT '[]',
+    PRIMARY KEY (project_id, recipe)
+) STRICT;
+CREATE TABLE tip (
+    url        TEXT NOT NULL,
+    branch     TEXT NOT NULL,
+    commit_id  TEXT NOT NULL,               -- full hexadecimal name
+    changed_at INTEGER NOT NULL,            -- when it was first seen at this commit
+    PRIMARY KEY (url, branch)
+) STRICT;
+CREATE TABLE token (
+    id           TEXT PRIMARY KEY,
+    tenant       TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    owner        TEXT NOT NULL,
+    hash         TEXT NOT NULL UNIQUE,      -- SHA-256 of the whole token, hexadecimal
+    scopes       TEXT NOT NULL,             -- JSON list
+    project_id   TEXT,
+    created_at   INTEGER NOT NULL,
+    last_used_at INTEGER,
+    expires_at   INTEGER
+) STRICT;
+INSERT INTO "token" VALUES('tok_1','default','first admin token','default','abababababababababababababababababababababababababababababababab','["admin"]',NULL,1700000000000,NULL,NULL);
+CREATE TABLE "variable" (
+    project_id TEXT NOT NULL REFERENCES project (id) ON DELETE CASCADE,
+    owner      TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    value      BLOB NOT NULL,               -- nonce and ciphertext, see secrets.rs
+    updated_at INTEGER NOT NULL,
+    updated_by TEXT,
+    PRIMARY KEY (project_id, owner, name)
+) STRICT;
+INSERT INTO "variable" VALUES('prj_a1111111','','KEY',X'0011223344',1700000000004,'tok_1');
+INSERT INTO "variable" VALUES('prj_a1111111','ada','MINE',X'55667788',1700000000005,NULL);
+CREATE INDEX project_by_tenant ON project (tenant, id);
+CREATE INDEX instance_by_project ON instance (project_id, id);
+CREATE INDEX instance_ready ON instance (project_id, state_since) WHERE state = 'ready';
+CREATE UNIQUE INDEX claim_by_key ON claim (project_id, key) WHERE key IS NOT NULL;
+CREATE INDEX checkpoint_by_parent ON checkpoint (parent);
+CREATE INDEX template_by_key ON template (key);
+CREATE INDEX checkpoint_fault_by_time ON checkpoint_fault (at);
+COMMIT;

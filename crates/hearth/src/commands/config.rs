@@ -1,0 +1,79 @@
+//! `hearth config`: the server's config file, checked and as an example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::args::Globals;
+use crate::config::{self, USUAL_FILE};
+use crate::failure::Failure;
+use crate::output;
+
+const AFTER_HELP: &str = "\
+Examples:
+  hearth config example >/etc/hearth/hearth.toml      begin with every key as a comment
+  hearth config check                                 what is wrong in it, with line and column
+  systemctl reload hearth                             takes changes over; the log says which need a restart";
+
+/// `hearth config`.
+#[derive(Debug, Subcommand)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) enum ConfigCommand {
+    /// Check a config file: every key, every value, and the files that they name
+    Check(CheckArgs),
+    /// Print a config file with every key as a comment, what it means and its default
+    Example,
+}
+
+/// `hearth config check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The file
+    #[arg(default_value = USUAL_FILE)]
+    file: PathBuf,
+}
+
+pub(crate) fn run(globals: &Globals, command: &ConfigCommand) -> Result<u8, Failure> {
+    match command {
+        ConfigCommand::Check(args) => check(globals, args),
+        ConfigCommand::Example => {
+            output::print_as_it_is(config::example().trim_end())?;
+            Ok(0)
+        }
+    }
+}
+
+fn check(globals: &Globals, args: &CheckArgs) -> Result<u8, Failure> {
+    let text = config::text(&args.file)?;
+    let settings = config::read(&args.file, &text)?;
+    config::check(&settings)?;
+    for key in config::keys() {
+        let setting = settings.iter().find(|setting| setting.key == key.name());
+        if let (true, Some(setting)) = (key.is_file(), setting) {
+            for path in &setting.texts {
+                std::fs::File::open(path).map_err(|error| {
+                    Failure::new(format!("{}: the file {path} cannot be read: {error}", key.name()))
+                        .hint("it must be there and readable for the user that the server runs as")
+                })?;
+            }
+        }
+    }
+    if globals.json {
+        let said: Map<String, Value> = settings
+            .iter()
+            .map(|setting| (setting.key.clone(), setting.texts.clone().into()))
+            .collect();
+        output::print_json(&serde_json::json!({ "file": args.file, "settings": said }))?;
+        return Ok(0);
+    }
+    for setting in &settings {
+        output::print_line(&format!("{} = {}", setting.key, setting.texts.join(", ")))?;
+    }
+    output::note(&format!(
+        "{}: {}, no fault",
+        args.file.display(),
+        output::count(settings.len() as u64, "setting")
+    ));
+    Ok(0)
+}

@@ -1,0 +1,142 @@
+//! TLS: certificates from files, the client that trusts their authority, and what happens when they change.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use crate::server::{self, Server};
+use crate::support::{Ran, eventually, run};
+
+/// An authority, and the files of a certificate that it signed.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    file: PathBuf,
+}
+
+impl Authority {
+    fn new(folder: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let file = folder.join(name);
+        fs::write(&file, issuer.pem()).unwrap();
+        Self { issuer, file }
+    }
+
+    /// Writes a certificate for this machine, and its key.
+    fn sign(&self, certificate: &Path, key: &Path) {
+        let own = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let signed = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&own, &self.issuer)
+            .unwrap();
+        fs::write(certificate, signed.pem()).unwrap();
+        fs::write(key, own.serialize_pem()).unwrap();
+    }
+}
+
+fn asked(server: &Server, url: &str, ca: Option<&Path>) -> Ran {
+    let mut command = server.client(&["project", "list"]);
+    command.env("HEARTH_URL", url).env("HEARTH_TOKEN", server.token());
+    if let Some(ca) = ca {
+        command.env("HEARTH_CA", ca);
+    }
+    run(command)
+}
+
+#[test]
+fn certificate_from_files_is_served_and_renewed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let first = Authority::new(folder.path(), "first.pem");
+    first.sign(&certificate, &key);
+    let args = |path: &Path| path.to_str().unwrap().to_owned();
+    let (cert_arg, key_arg) = (args(&certificate), args(&key));
+    let server = Server::start(
+        folder.path(),
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--tls-cert",
+            &cert_arg,
+            "--tls-key",
+            &key_arg,
+        ],
+    );
+    let url = format!("https://127.0.0.1:{}", server.port());
+    let good = asked(&server, &url, Some(&first.file));
+    assert_eq!(good.code, 0, "{}", good.stderr);
+    // Who does not know the authority is told how to.
+    let unknown = asked(&server, &url, None);
+    assert!(
+        unknown.code == 3 && unknown.stderr.contains("--ca"),
+        "{}",
+        unknown.stderr
+    );
+    let plain = asked(&server, &url.replace("https", "http"), None);
+    assert!(plain.code == 3 && plain.stderr.contains("https://"), "{}", plain.stderr);
+    // Clients on this machine need no certificate.
+    assert!(server.url().starts_with("unix:"), "{}", server.url());
+    server.ok(&["project", "create", "demo"]);
+
+    // A fault in the new files leaves the old certificate in use.
+    let second = Authority::new(folder.path(), "second.pem");
+    fs::write(&certificate, "no certificate").unwrap();
+    server.signal(Signal::SIGHUP);
+    server.says("it holds no certificate in PEM");
+    assert_eq!(asked(&server, &url, Some(&first.file)).code, 0);
+    second.sign(&certificate, &key);
+    server.signal(Signal::SIGHUP);
+    eventually("the new certificate is served", || {
+        asked(&server, &url, Some(&second.file)).code == 0
+    });
+    assert_eq!(asked(&server, &url, Some(&first.file)).code, 3);
+
+    // Without a signal the files are checked now and then.
+    first.sign(&certificate, &key);
+    eventually("the changed files are noticed", || {
+        asked(&server, &url, Some(&first.file)).code == 0
+    });
+    let private = fs::read_to_string(&key).unwrap();
+    let secret = private.lines().nth(1).unwrap();
+    assert!(!server.log().contains(secret));
+}
+
+#[test]
+fn certificate_that_cannot_be_used_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca.pem");
+    let path = |name: &str| folder.path().join(name);
+    authority.sign(&path("one.pem"), &path("one.key"));
+    authority.sign(&path("two.pem"), &path("two.key"));
+    fs::write(path("text"), "a text").unwrap();
+    for (certificate, key, why) in [
+        ("one.pem", "two.key", "cannot be used together"),
+        ("text", "one.key", "it holds no certificate in PEM"),
+        ("one.pem", "text", "it holds no private key in PEM"),
+        ("missing", "one.key", "No such file"),
+    ] {
+        let (certificate, key) = (path(certificate), path(key));
+        let args = [
+            "--listen",
+            "0",
+            "--tls-cert",
+            certificate.to_str().unwrap(),
+            "--tls-key",
+            key.to_str().unwrap(),
+        ];
+        let mut command = server::command(folder.path(), &args);
+        command.stderr(std::process::Stdio::piped());
+        let refused = run(command);
+        assert_eq!(refused.code, 1, "{why}: {}", refused.stderr);
+        let error = refused.stderr.split("error: ").nth(1).unwrap_or_default();
+        assert!(
+            error.contains(why) && error.contains("hint: "),
+            "{why}: {}",
+            refused.stderr
+        );
+    }
+}
