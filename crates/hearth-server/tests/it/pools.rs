@@ -48,7 +48,11 @@ async fn a_schedule_keeps_another_number_ready_and_its_removal_gives_the_pool_it
     let always = json!({ "timeZone": "Europe/Berlin", "windows": [window("* * * * *", "0 0 30 2 *", 3)] });
     let (status, view) = put(always.clone()).await;
     assert_eq!(status, StatusCode::OK, "{view}");
-    assert_eq!((&view["targetSize"], &view["ownTargetSize"]), (&json!(3), &json!(1)), "{view}");
+    assert_eq!(
+        (&view["targetSize"], &view["ownTargetSize"]),
+        (&json!(3), &json!(1)),
+        "{view}"
+    );
     assert!(view["changesAt"].is_string(), "{view}");
     server.until_full(SOON, &project, 3).await;
     assert_eq!(server.get(&pool).await["config"]["targetSize"], 1);

@@ -43,6 +43,7 @@ mod sources;
 mod support;
 mod terminal;
 mod tls;
+mod top;
 mod traces;
 mod variables;
 mod webhook;
