@@ -9,7 +9,7 @@ use hearth_api::values::{Email, GitName};
 use crate::commands::{
     audit, backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, events, exec,
     fork, forward, history, image, instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session,
-    setup, shell, ssh, template, token, uninstall, webhook,
+    setup, shell, ssh, template, token, top, uninstall, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -184,6 +184,8 @@ pub(crate) enum Command {
     /// Named checkpoints of claimed VMs: make, list, delete, restore
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// All pools, claims and the host's memory on one screen, as they change
+    Top(top::TopArgs),
     /// The server's config file: check it, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),

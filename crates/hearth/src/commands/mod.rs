@@ -40,6 +40,7 @@ pub(crate) mod shell;
 pub(crate) mod ssh;
 pub(crate) mod template;
 pub(crate) mod token;
+pub(crate) mod top;
 mod unfinished;
 pub(crate) mod uninstall;
 pub(crate) mod webhook;
@@ -92,6 +93,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Backup(args) => backup::back_up(globals, args).await,
         Command::Restore(args) => backup::restore(globals, args).await,
         Command::Uninstall(args) => uninstall::run(globals, args).await,
+        Command::Top(args) => top::run(globals, args).await,
         Command::Config(command) => config::run(globals, &command),
         Command::Events(args) => events::run(globals, args).await,
         Command::Audit(args) => audit::run(globals, args).await,

@@ -44,6 +44,7 @@ mod sources;
 mod support;
 mod terminal;
 mod tls;
+mod top;
 mod traces;
 mod variables;
 mod webhook;
