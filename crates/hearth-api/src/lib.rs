@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod advice;
 pub mod audit;
 pub mod claim;
 pub mod counted;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hearth_api::event::{Event, EventKind};
 use hearth_api::history::{BootRecord, ClaimRecord};
 use hearth_api::ids::{InstanceId, ProjectId};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::writer::Writing;
 use super::{
@@ -256,6 +256,44 @@ impl Store {
             removed += done.rows_affected();
         }
         Ok(removed)
+    }
+}
+
+/// What the history says of how a pool was used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolUse {
+    /// When claims of the pool came, in order; the newest of them where there are very many.
+    pub claims: Vec<Timestamp>,
+    /// How long its VMs took to be made, the median; `None` when none was.
+    pub refill: Option<SignedDuration>,
+}
+
+impl Store {
+    /// How a pool was used since then. Claims that left it alone, and copies of VMs in use, do not count.
+    pub async fn pool_use(&self, project: &ProjectId, since: Timestamp, most: u32) -> Result<PoolUse, StoreError> {
+        let mut claims: Vec<i64> = sqlx::query_scalar(
+            "SELECT claimed_at - wait_ms FROM claim_history
+             WHERE project_id = ?1 AND claimed_at >= ?2 AND coalesce(cause, '') <> 'bypass' AND total_ms IS NOT NULL
+             ORDER BY claimed_at DESC LIMIT ?3",
+        )
+        .bind(project.as_str())
+        .bind(millis(since))
+        .bind(most)
+        .fetch_all(&self.read)
+        .await?;
+        claims.sort_unstable();
+        let refills: Vec<i64> = sqlx::query_scalar(
+            "SELECT ended_at - ordered_at AS took FROM boot_history
+             WHERE project_id = ?1 AND ordered_at >= ?2 AND outcome = 'ready' AND purpose IN ('pool', 'claim') ORDER BY took",
+        )
+        .bind(project.as_str())
+        .bind(millis(since))
+        .fetch_all(&self.read)
+        .await?;
+        Ok(PoolUse {
+            claims: claims.into_iter().map(timestamp).collect::<Result<_, _>>()?,
+            refill: refills.get(refills.len() / 2).copied().map(SignedDuration::from_millis),
+        })
     }
 }
 

@@ -61,7 +61,7 @@ pub use events::{EventFilter, EventRow, EventSpan, EventsKept};
 pub use figures::{InstanceFigure, PoolFigure, ProjectFigure};
 pub use find::Sight;
 pub use forks::{BegunForks, ForksOrder, MadeFork, NewFork};
-pub use history::{HistoryFilter, HistoryKept};
+pub use history::{HistoryFilter, HistoryKept, PoolUse};
 pub use instances::{InstanceRow, NewInstance};
 pub use moves::{End, Moved};
 pub use named_checkpoints::{NamedCheckpoint, NamedKey};

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Client, ClientError};
+use crate::advice::PoolAdvice;
 use crate::history::{BootDetail, History};
 use crate::ids::{InstanceId, ProjectId};
 use crate::time;
@@ -50,5 +51,23 @@ impl Client {
         self.get(&["projects", project.as_str(), "history", id.as_str()])
             .read()
             .await
+    }
+
+    /// Advice for a pool's target size, from the claims of the last days.
+    ///
+    /// # Errors
+    /// As every call; 409 while nothing is known of the pool.
+    pub async fn advise_pool(
+        &self,
+        project: &ProjectId,
+        days: u32,
+        target: Option<u32>,
+    ) -> Result<PoolAdvice, ClientError> {
+        let call = self.get(&["projects", project.as_str(), "warm-pool", "advice"]);
+        let mut call = call.query("days", &days.to_string());
+        if let Some(target) = target {
+            call = call.query("target", &target.to_string());
+        }
+        call.read().await
     }
 }

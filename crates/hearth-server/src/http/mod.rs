@@ -1,5 +1,6 @@
 //! The HTTP API. Only this module knows axum, and only [`error`] chooses a status.
 
+mod advice;
 mod audit;
 mod auth;
 mod branches;
@@ -326,6 +327,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::read_audit))
         .routes(routes!(history::get_history))
         .routes(routes!(history::get_history_boot))
+        .routes(routes!(advice::advise_pool))
         .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
         .routes(routes!(webhooks::delete_webhook))
         .routes(routes!(webhooks::list_deliveries))

@@ -129,6 +129,54 @@ async fn a_failed_boot_is_found_with_its_log_when_it_is_gone_and_without_secrets
 }
 
 #[tokio::test]
+async fn advice_replays_the_claims_that_there_were() {
+    let (server, _driver) = Server::fake(FakeOptions::default()).await;
+    let nothing = server.project(bare_project()).await;
+    let request = server.request(Method::GET, &format!("{nothing}/warm-pool/advice"));
+    assert_eq!(server.send(request).await.0, StatusCode::CONFLICT);
+    let (project, pool) = server.full_pool(3).await;
+    let mut claims = Vec::new();
+    for _ in 0..3 {
+        claims.push(server.post(&format!("{pool}/claim"), json!({ "waitMs": 20_000 })).await);
+    }
+    claims.push(
+        server
+            .post(&format!("{pool}/claim"), json!({ "miss": "bypass", "waitMs": 20_000 }))
+            .await,
+    );
+    for claim in &claims {
+        release(&server, claim).await;
+    }
+    // The one that left the pool alone does not count.
+    let advice = server
+        .until(SOON, &format!("{project}/warm-pool/advice?days=1&target=0"), |it| {
+            it["claims"] == 3
+        })
+        .await;
+    assert_eq!(
+        (
+            &advice["present"]["target"],
+            &advice["present"]["hitRate"],
+            &advice["present"]["p95WaitMs"]
+        ),
+        (&json!(3), &json!(1.0), &json!(0))
+    );
+    assert_eq!(
+        (&advice["asked"]["target"], &advice["asked"]["hitRate"]),
+        (&json!(0), &json!(0.0))
+    );
+    assert!(
+        advice["suggested"]["target"]
+            .as_u64()
+            .is_some_and(|target| (1..=3).contains(&target)),
+        "{advice}"
+    );
+    // Three VMs that wait ready all day.
+    let hours = advice["present"]["vmHours"].as_f64().unwrap();
+    assert!((71.5..=72.0).contains(&hours), "{advice}");
+}
+
+#[tokio::test]
 async fn history_is_kept_by_age_and_size_and_goes_with_its_project() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let driver = FakeDriver::new(1, FakeOptions::default());

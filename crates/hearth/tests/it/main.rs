@@ -6,6 +6,7 @@
     reason = "the helpers of tests: what cannot go on should stop and say where"
 )]
 
+mod advise;
 mod arguments;
 mod attached;
 mod backup;

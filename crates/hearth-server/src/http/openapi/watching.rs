@@ -65,6 +65,13 @@ pub fn example(schema: &str) -> Option<Value> {
             "id": DeliveryId::example(8), "eventId": 4712, "kind": "instance.failed", "createdAt": AT, "status": "pending", "attempts": 1,
             "nextAt": LATER, "lastStatus": 503, "lastError": "the receiver answered 503 Service Unavailable"
         }] }),
+        "PoolAdvice" => {
+            let outcome = |target: u32, rate: f64, wait: u32, hours: f64| json!({ "target": target, "hitRate": rate, "p95WaitMs": wait, "vmHours": hours });
+            json!({
+                "since": "2026-11-17T09:34:55.012Z", "until": AT, "claims": 412, "refillMs": 1890, "atOnce": 3,
+                "suggested": outcome(4, 0.961, 0, 655.2), "present": outcome(2, 0.874, 1890, 318.4), "asked": null
+            })
+        }
         "WebhookReplayed" => json!({ "id": DeliveryId::example(8), "replayed": true }),
         _ => return None,
     })

@@ -1,6 +1,7 @@
 //! `hearth pool`: its configuration (`set`), what there is (`status`, `instances`, `instance`), a try (`test`),
 //! another one (`retry`), a fresh start (`clear`), and why it is as it is (`explain`).
 
+mod advise;
 mod cancel;
 mod edit;
 mod explain;
@@ -82,6 +83,8 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         decisions: bool,
     },
+    /// Advise on the target: what the claims of the last days would have met with others
+    Advise(advise::AdviseArgs),
     /// Watch what happens in the pool: each change with its reason, and what the pool has after it
     Watch {
         /// The project's name or id
@@ -223,6 +226,7 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
             })?;
             Ok(0)
         }
+        PoolCommand::Advise(args) => advise::run(globals, args).await,
         PoolCommand::Watch { project } => {
             let client = connect::client(globals)?;
             let project = connect::project(&client, &project).await?;
