@@ -9,7 +9,7 @@ use super::{BUSY_TIMEOUT, StoreError};
 
 /// What belongs to the machine and its VMs, and not to what a person set up: none of it is there when a backup is restored. A
 /// record without its VM would be taken for one that was lost, and a label that two data folders have for one installation.
-const OF_THE_MACHINE: [&str; 9] = [
+const OF_THE_MACHINE: [&str; 10] = [
     "DELETE FROM instance",
     "DELETE FROM claim",
     "DELETE FROM template",
@@ -18,6 +18,8 @@ const OF_THE_MACHINE: [&str; 9] = [
     "DELETE FROM named_checkpoint",
     "DELETE FROM stopped_vm",
     "DELETE FROM controller",
+    // Browsers sign in again: it is another address.
+    "DELETE FROM web_session",
     // The mirrors that they were seen in are fetched anew.
     "DELETE FROM tip",
 ];
