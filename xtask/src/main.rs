@@ -12,6 +12,7 @@ mod forecast;
 mod openapi;
 mod packages;
 mod process;
+mod prometheus;
 mod python;
 mod setup;
 mod sim;

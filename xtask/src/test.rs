@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, process, setup, tidy, workspace};
+use crate::{agent, contract, deny, process, prometheus, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -20,6 +20,8 @@ pub(crate) struct TestArgs {
 const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 /// Where tests find a data folder with a guest image.
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
+/// The crate whose tests need Prometheus.
+const METRICS_CRATE: &str = "hearth-server";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -87,6 +89,7 @@ fn all(stages: &mut Stages) -> Result<()> {
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
     stages.stage("guest image", image)?;
+    stages.stage("prometheus", prometheus::unpack)?;
     stages.stage("contract", contract::run)?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
@@ -114,6 +117,9 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
         bail!("no test has `{name}` in its name");
     }
     stages.stage("guest image", image)?;
+    if packages.iter().any(|package| package == METRICS_CRATE) {
+        stages.stage("prometheus", prometheus::unpack)?;
+    }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
     })
@@ -143,7 +149,10 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
         .args(["test", "--locked", "--no-fail-fast"])
         .args(packages)
         .args(name);
-    command.env(DATA_VARIABLE, data()).env(AGENT_VARIABLE, agent);
+    command
+        .env(DATA_VARIABLE, data())
+        .env(AGENT_VARIABLE, agent)
+        .env(prometheus::VARIABLE, prometheus::programs());
     command
 }
 

@@ -309,10 +309,61 @@ pub struct HandOver {
     pub template: Option<bool>,
     /// Ready VMs that turned out to be unfit and were removed.
     pub skipped: Vec<SkippedInstance>,
+    /// Why it was not warm: why no ready VM of the pool was handed over; `null` when one was.
+    #[serde(default)]
+    #[schema(required)]
+    pub cause: Option<MissCause>,
     /// Where the time went, in the order of the work; together they are `totalMs`.
     pub phases: Vec<ClaimPhase>,
     /// From the request to the reply, milliseconds.
     pub total_ms: f64,
+}
+
+/// The one cause of a claim that got no ready VM of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum MissCause {
+    /// The claim was to leave the pool alone (`miss: bypass`).
+    Bypass,
+    /// The pool is disabled: it keeps no VMs.
+    PoolDisabled,
+    /// All ready VMs that were tried were not fit.
+    Unfit,
+    /// The claim was strict, and the ready VMs were of an older recipe.
+    OlderRecipe,
+    /// The set-up fails: the pool is not filled until it is repaired.
+    SetUpFails,
+    /// There was no template yet: the pool's first VMs were being made.
+    NoTemplate,
+    /// Claims came faster than the pool was filled: none was ready.
+    Drained,
+}
+
+impl MissCause {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Bypass,
+        Self::PoolDisabled,
+        Self::Unfit,
+        Self::OlderRecipe,
+        Self::SetUpFails,
+        Self::NoTemplate,
+        Self::Drained,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::PoolDisabled => "poolDisabled",
+            Self::Unfit => "unfit",
+            Self::OlderRecipe => "olderRecipe",
+            Self::SetUpFails => "setUpFails",
+            Self::NoTemplate => "noTemplate",
+            Self::Drained => "drained",
+        }
+    }
 }
 
 /// A ready VM that was not fit to be handed over.

@@ -128,3 +128,13 @@ id!(
     TokenId,
     "tok_"
 );
+id!(
+    /// An outgoing webhook.
+    WebhookId,
+    "whk_"
+);
+id!(
+    /// One event on its way to a webhook's receiver.
+    DeliveryId,
+    "msg_"
+);

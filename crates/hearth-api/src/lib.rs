@@ -3,16 +3,20 @@
 
 #![warn(missing_docs)]
 
+pub mod advice;
+pub mod audit;
 pub mod claim;
 pub mod counted;
 pub mod credential;
 pub mod egress;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod explain;
 pub mod file;
 pub mod find;
 pub mod fork;
+pub mod history;
 pub mod hook;
 pub mod ids;
 pub mod instance;
@@ -33,6 +37,7 @@ pub mod time;
 pub mod token;
 pub mod values;
 pub mod variables;
+pub mod webhook;
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -1,5 +1,6 @@
 //! The brain: states and the one table of legal moves, recipes, the stages of a build, plans. Pure: no IO, no clock, no SQL.
 
+pub mod advice;
 pub mod checkout;
 pub mod checkpoint;
 pub mod claim;

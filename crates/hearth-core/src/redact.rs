@@ -193,6 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_is_coloured_in_its_middle_is_hidden_and_colours_stay() {
+        let redactor = Redactor::new(["KNOWN-SECRET-7b1f"]);
+        let coloured =
+            "v='KNOWN-\x1b[01;31m\x1b[KSECRET\x1b[m\x1b[K-7b1f' \x1b[1mbold\x1b[0m \x1b]0;title\x07 \x1b(Bend";
+        let shown = "v='***\x1b[01;31m\x1b[K\x1b[m\x1b[K' \x1b[1mbold\x1b[0m \x1b]0;title\x07 \x1b(Bend";
+        assert_eq!(redactor.redact(coloured), shown);
+        let mut stream = redactor.stream();
+        let mut pieces = Redacted::default();
+        for byte in coloured.bytes() {
+            pieces.push(&stream.push(&[byte]));
+        }
+        pieces.push(&stream.finish());
+        assert_eq!(pieces, shown);
+        assert_eq!(redactor.redact("an end \x1b[3"), "an end \x1b[3");
+    }
+
+    #[test]
     fn parts_make_a_redacted_text_and_a_part_of_one_is_one() {
         let redactor = Redactor::new(["s3cret"]);
         let quote = redactor.redact("no rule for s3cret");

@@ -9,10 +9,14 @@ use jiff::SignedDuration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{AuditWriter, audit_log};
 use crate::builds::live_log::LiveLogs;
 use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
+use crate::events::{Feed, Keep};
+use crate::history::{Historian, KeepHistory};
 use crate::http::{AppState, HookGate, Pace, PortAccess, VisitorLimit};
+use crate::metrics::Metrics;
 use crate::options::{Changeable, ServeOptions, SharedLimits};
 use crate::pools::act::Actor;
 use crate::pools::controller::Controller;
@@ -40,6 +44,18 @@ use crate::vms::memory::Memory;
 use crate::vms::pause::Pause;
 use crate::vms::probe::{Probes, Rhythm};
 use crate::wake::Wake;
+use crate::webhooks::Webhooks;
+
+/// What cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Two metrics have one name: a bug here.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The certificates of this machine cannot be read, say.
+    #[error("the client for webhooks cannot be set up: {0}")]
+    Webhooks(#[from] reqwest::Error),
+}
 
 /// A server's components.
 pub struct App {
@@ -49,17 +65,19 @@ pub struct App {
     controller: Controller,
     guest_requests: GuestRequests,
     idle: IdlePause,
+    audit: AuditWriter,
+    historian: Historian,
 }
 
 impl App {
-    /// Nothing runs until [`App::start`]. `mirrors` is the folder of the repositories.
+    /// Nothing runs until [`App::start`]. `mirrors` is the folder of the repositories. Fails where something that all servers have cannot be set up.
     pub fn new(
         store: &Store,
         driver: Arc<dyn Driver>,
         mirrors: PathBuf,
         links: LinkKey,
         options: &ServeOptions,
-    ) -> Self {
+    ) -> Result<Self, AppError> {
         let (store, wake, queues) = (store.clone(), Wake::default(), Queues::default());
         let connections = Connections::new(driver.clone());
         let memory = Memory::new(driver.clone(), options.claimed_reserve);
@@ -175,7 +193,30 @@ impl App {
             options.control.pulse(),
             options.tick,
         );
+        let keep = Keep {
+            age: options.events_max_age,
+            most: options.most_events,
+        };
+        let feed = Feed::new(store.clone(), keep);
+        let metrics = Metrics::new(
+            store.clone(),
+            status.clone(),
+            gc.clone(),
+            feed.clone(),
+            &options.data_dir,
+        );
+        let keep = KeepHistory {
+            age: options.history_max_age,
+            bytes: options.history_disk_mib << 20,
+        };
+        let historian = Historian::new(store.clone(), feed.clone(), keep);
+        let webhooks = Webhooks::new(store.clone(), feed.clone(), options.webhook_second)?;
+        let (audit_log, audit) = audit_log(store.clone(), options.audit_max_age);
         let state = AppState {
+            audit: audit_log,
+            webhooks,
+            feed,
+            metrics: metrics?,
             store,
             wake,
             orders,
@@ -205,13 +246,15 @@ impl App {
                 visitors: VisitorLimit::default(),
             },
         };
-        Self {
+        Ok(Self {
             state,
             limits,
             controller,
             guest_requests,
             idle,
-        }
+            audit,
+            historian,
+        })
     }
 
     /// What takes changed settings over.
@@ -234,12 +277,18 @@ impl App {
             controller,
             guest_requests,
             idle,
+            audit,
+            historian,
         } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
         let mirror_gc = state.mirror_gc.clone();
         let (gc_stop, probes_stop, watch_stop, stop) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let (mirrors_stop, requests_stop, idle_stop) = (stop.clone(), stop.clone(), stop.clone());
         let (egress, egress_stop) = (state.egress.clone(), stop.clone());
+        let (feed, feed_stop) = (state.feed.clone(), stop.clone());
+        let history_stop = stop.clone();
+        let (webhooks, webhooks_stop) = (state.webhooks.clone(), stop.clone());
+        let (metrics, metrics_stop) = (state.metrics.clone(), stop.clone());
         let tasks = vec![
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
@@ -248,6 +297,12 @@ impl App {
             tokio::spawn(async move { guest_requests.run(requests_stop).await }),
             tokio::spawn(async move { idle.run(idle_stop).await }),
             tokio::spawn(async move { egress.run(egress_stop).await }),
+            tokio::spawn(async move { feed.run(feed_stop).await }),
+            tokio::spawn(async move { historian.run(history_stop).await }),
+            tokio::spawn(async move { webhooks.run(webhooks_stop).await }),
+            // It ends after the last request: see `AuditLog::end`.
+            tokio::spawn(async move { audit.run().await }),
+            tokio::spawn(async move { metrics.run(metrics_stop).await }),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

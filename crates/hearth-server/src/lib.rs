@@ -1,9 +1,13 @@
 //! The server: the HTTP API, and the loops that keep pools filled.
 
 mod app;
+mod audit;
 mod builds;
 mod claims;
+mod events;
+mod history;
 mod http;
+mod metrics;
 mod options;
 mod pools;
 mod recipes;
@@ -15,6 +19,7 @@ mod templates;
 mod vms;
 mod wake;
 mod web;
+mod webhooks;
 
 use hearth_store as store;
 

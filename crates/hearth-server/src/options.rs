@@ -87,11 +87,26 @@ pub struct ServeOptions {
     pub dns_upstream: Option<SocketAddrV4>,
     /// Time between two passes of the loop when no wake comes. A VM that died is noticed after one such time.
     pub tick: Duration,
+    /// Where metrics can be read without a token; `None`: only with one, where the API is.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Entries of the audit log are removed at this age.
+    pub audit_max_age: Duration,
+    /// Records of claims and boots, with their logs, are removed at this age.
+    pub history_max_age: Duration,
+    /// What those may take on the disk, about, MiB; the oldest go first.
+    pub history_disk_mib: u64,
+    /// Events are removed at this age.
+    pub events_max_age: Duration,
+    /// Events that are kept at most; the oldest go first.
+    pub most_events: u64,
     /// How long a minute of a project's `idlePauseMinutes` lasts; a test makes it short.
     #[doc(hidden)]
     pub idle_minute: Duration,
     /// The hold on the server while it runs.
     pub control: Control,
+    /// How long a second of the pauses between attempts of a webhook lasts; a test makes it short.
+    #[doc(hidden)]
+    pub webhook_second: Duration,
     /// Writes that a test lets fail.
     #[doc(hidden)]
     pub write_faults: Option<WriteFaults>,
@@ -132,6 +147,16 @@ const TICK: Duration = Duration::from_secs(3);
 const IMAGE_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Many times what the deletion of everything writes, and little beside one VM.
 const RESERVE_MIB: u64 = 16;
+/// Long enough to find out who did something that is noticed a quarter later.
+const AUDIT_MAX_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// A month: long enough to see whether a change of the set-up was worth it.
+const HISTORY_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Some hundred thousand boots with short logs.
+const HISTORY_DISK_MIB: u64 = 1024;
+/// A client that was away for a weekend continues where it was.
+const EVENTS_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// About 200 MB of the database.
+const MOST_EVENTS: u64 = 500_000;
 /// Two at once hide each other's waiting for disk and network.
 const LEAST_PROVISIONS: usize = 2;
 
@@ -173,8 +198,15 @@ impl ServeOptions {
             ports_domain: Some(PORTS_DOMAIN.to_owned()),
             dns_upstream: None,
             tick: TICK,
+            metrics_listen: None,
+            audit_max_age: AUDIT_MAX_AGE,
+            history_max_age: HISTORY_MAX_AGE,
+            history_disk_mib: HISTORY_DISK_MIB,
+            events_max_age: EVENTS_MAX_AGE,
+            most_events: MOST_EVENTS,
             idle_minute: Duration::from_secs(60),
             control: Control::default(),
+            webhook_second: Duration::from_secs(1),
             write_faults: None,
         }
     }

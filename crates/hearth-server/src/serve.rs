@@ -3,6 +3,7 @@
 mod backup;
 mod uninstall;
 
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
-use crate::http::{Answering, Tls, TlsError, answer, new_token};
+use crate::app::{App, AppError};
+use crate::http::{Answering, Tls, TlsError, answer, answer_metrics, new_token};
 use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions};
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
@@ -67,11 +68,19 @@ pub enum ServeError {
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The address for metrics cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {source}; choose another with --metrics-listen")]
+    ListenForMetrics {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    App(#[from] AppError),
     #[error("VMs cannot be made on this machine: {0}; `hearth doctor` says more")]
     Driver(#[from] hearth_drivers::DriverError),
 }
@@ -133,7 +142,7 @@ pub async fn serve_with(
     store.undo_checkpoints().await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
-    let app = App::new(&store, driver.clone(), mirrors, links, options);
+    let app = App::new(&store, driver.clone(), mirrors, links, options)?;
     let tls = options.tls.as_ref().map(Tls::open).transpose()?;
     let (listeners, addresses) = open(&options.listen)?;
     let policy = PrunePolicy {
@@ -141,8 +150,13 @@ pub async fn serve_with(
         max_bytes: options.image_disk_mib.map(|mib| mib << 20),
     };
     let change = app.changes();
+    let metrics_listener = options.metrics_listen.map(listen_for_metrics).transpose()?;
     let (state, mut loops) = app.start(&stop);
-    let claims = state.claims.clone();
+    if let Some(listener) = metrics_listener {
+        let (metrics, stop) = (state.metrics.clone(), stop.clone());
+        loops.push(tokio::spawn(answer_metrics(listener, metrics, stop)));
+    }
+    let (claims, audit) = (state.claims.clone(), state.audit.clone());
     loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
     loops.push(tokio::spawn(images::keep(
         store.clone(),
@@ -172,9 +186,9 @@ pub async fn serve_with(
     };
     let around = state.clone();
     let pages = move |api| web::pages(around, api, options);
-    answer(listeners, state, pages, stop.clone(), answering)
-        .await
-        .map_err(ServeError::Answer)?;
+    let answered = answer(listeners, state, pages, stop.clone(), answering).await;
+    audit.end().await;
+    answered.map_err(ServeError::Answer)?;
     stop.cancel();
     // A panic in a loop was logged where it happened.
     let _ = futures::future::join_all(loops).await;
@@ -200,6 +214,20 @@ fn open(places: &[Listen]) -> Result<(Vec<Listener>, Vec<Address>), ServeError> 
         listeners.push(listener);
     }
     Ok((listeners, addresses))
+}
+
+/// Metrics have an address of their own, so that who reads them needs no token and reaches nothing else.
+fn listen_for_metrics(address: SocketAddr) -> Result<std::net::TcpListener, ServeError> {
+    let fail = |source| ServeError::ListenForMetrics { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    if address.ip().is_loopback() {
+        tracing::info!(%address, "metrics can be read without a token");
+    } else {
+        tracing::warn!(%address, "metrics can be read without a token by all who reach this address");
+    }
+    Ok(listener)
 }
 
 /// One server per data folder; the lock goes with the process, however it ends. One that was killed this moment has a little

@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use hearth_api::claim::ClaimedRepo;
+use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
 use hearth_api::instance::RepoSettings;
 use hearth_core::checkout::CheckoutState;
 use hearth_core::checkpoint::CheckpointKey;
 use hearth_core::stage_log::StageLog;
 use jiff::Timestamp;
+use serde_json::json;
 
-use super::instances::delete_rows;
+use super::events::Change;
+use super::moves::delete_rows;
 use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 
 /// A checkpoint to be written, when its files are whole.
@@ -167,7 +170,30 @@ impl Store {
             .bind(key.as_str())
             .fetch_all(&mut *tx)
             .await?;
-            delete_rows(&mut tx, ids, now).await?;
+            delete_rows(
+                &mut tx,
+                ids,
+                "the template that it shares memory with was found damaged",
+                now,
+            )
+            .await?;
+        }
+        let templates: Vec<(String, String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{GONE} SELECT project_id, recipe, key FROM template WHERE key IN (SELECT key FROM gone)"
+        )))
+        .bind(key.as_str())
+        .fetch_all(&mut *tx)
+        .await?;
+        for (project, recipe, key) in templates {
+            let project: ProjectId = parse("template.project_id", &project)?;
+            let change = Change::of_project(EventKind::TemplateRemoved, &project, now);
+            let why = if damaged {
+                "it was found damaged"
+            } else {
+                "it is of no use any more"
+            };
+            tx.tell(change.because(why).with(json!({ "recipe": recipe, "checkpoint": key })))
+                .await?;
         }
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "{GONE} DELETE FROM checkpoint WHERE key IN (SELECT key FROM gone)"
@@ -196,17 +222,26 @@ impl Store {
         reason: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let noted = sqlx::query(
+        let mut tx = self.write.begin().await?;
+        let noted: Option<Option<String>> = sqlx::query_scalar(
             "INSERT INTO checkpoint_fault (key, project_id, reason, at)
              SELECT key, project_id, ?2, ?3 FROM checkpoint
-             WHERE key = ?1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project))",
+             WHERE key = ?1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project)) RETURNING project_id",
         )
         .bind(key.as_str())
         .bind(reason)
         .bind(millis(now))
-        .run_on(&self.write)
+        .fetch_optional(&mut *tx)
         .await?;
-        Ok(noted.rows_affected() > 0)
+        // A base is no project's.
+        if let Some(Some(project)) = &noted {
+            let project: ProjectId = parse("checkpoint.project_id", project)?;
+            let change = Change::of_project(EventKind::CheckpointDamaged, &project, now);
+            tx.tell(change.because(reason).with(json!({ "checkpoint": key.as_str() })))
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(noted.is_some())
     }
 
     /// Checkpoints that were found damaged since then, newest first; the 100 latest of them.
@@ -233,7 +268,14 @@ impl Store {
 
     /// Notes which checkpoint the instances of a recipe are forked from. Not when that has no row any more.
     pub async fn set_template(&self, row: &TemplateRow) -> Result<(), StoreError> {
-        sqlx::query(
+        let mut tx = self.write.begin().await?;
+        let before: Option<String> =
+            sqlx::query_scalar("SELECT key FROM template WHERE project_id = ?1 AND recipe = ?2")
+                .bind(row.project.as_str())
+                .bind(&row.recipe)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let done = sqlx::query(
             "INSERT INTO template (project_id, recipe, key, created_at, repos, settings)
              SELECT ?1, ?2, key, ?4, ?5, ?6 FROM checkpoint WHERE key = ?3
              ON CONFLICT DO UPDATE SET created_at = iif(key = excluded.key, created_at, excluded.created_at),
@@ -245,8 +287,14 @@ impl Store {
         .bind(millis(row.created_at))
         .bind(to_json(&row.repos)?)
         .bind(to_json(&row.settings)?)
-        .run_on(&self.write)
+        .execute(&mut *tx)
         .await?;
+        if done.rows_affected() > 0 && before.is_none_or(|before| before != row.key.as_str()) {
+            let change = Change::of_project(EventKind::TemplateMade, &row.project, Timestamp::now());
+            tx.tell(change.with(json!({ "recipe": row.recipe, "checkpoint": row.key.as_str() })))
+                .await?;
+        }
+        tx.commit().await?;
         Ok(())
     }
 

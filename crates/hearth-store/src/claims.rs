@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 
 use hearth_api::claim::ClaimReply;
+use hearth_api::event::EventKind;
 use hearth_api::explain::HandOver;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId};
+use hearth_api::time;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 
 use super::claim_rules::claims_held;
-use super::instances::{delete_rows, move_row, select_instance};
+use super::events::Change;
+use super::forks::undo_claim;
+use super::instances::select_instance;
+use super::moves::{delete_rows, move_row};
 use super::{
     InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
 };
@@ -158,6 +164,24 @@ impl TryFrom<Raw> for ClaimRow {
     }
 }
 
+/// What is told of a claim whose VM is the task's own; `seen` by the hand-over of a VM of the pool.
+pub(super) fn handed_over(reply: &ClaimReply, seen: Option<&HandOver>) -> serde_json::Value {
+    let phases: BTreeMap<&str, f64> = seen
+        .into_iter()
+        .flat_map(|seen| &seen.phases)
+        .map(|phase| (phase.name.as_str(), phase.ms))
+        .collect();
+    json!({
+        "source": reply.source,
+        "waitMs": reply.wait_ms,
+        "recipe": reply.recipe,
+        "stale": reply.stale,
+        "cause": seen.and_then(|seen| seen.cause),
+        "totalMs": seen.map(|seen| seen.total_ms),
+        "phasesMs": phases,
+    })
+}
+
 impl Store {
     /// Picks a ready row and writes the claim in one transaction: the oldest of the newest recipe first.
     /// `reply` makes the answer that is stored for a repeated key.
@@ -203,7 +227,7 @@ impl Store {
             return Ok(Taken::Nothing(ready));
         };
         let id: InstanceId = parse("instance.id", &picked.id)?;
-        if move_row(&mut tx, &id, InstanceState::Claimed, None, now).await? == Moved::Lost {
+        if move_row(&mut tx, &id, InstanceState::Claimed, None, "a claim took it", now).await? == Moved::Lost {
             return Ok(Taken::Nothing(ready));
         }
         let row = select_instance(&mut tx, &id).await?;
@@ -274,12 +298,24 @@ impl Store {
 
     /// The VM became the task's own: from now on a repeated key gets this answer. A VM that a claim can be lost with outlives
     /// the server and not the host, so this is not synced.
-    pub async fn end_hand_over(&self, reply: &ClaimReply, hand_over: &HandOver) -> Result<(), StoreError> {
+    pub async fn end_hand_over(
+        &self,
+        project: &ProjectId,
+        reply: &ClaimReply,
+        hand_over: &HandOver,
+    ) -> Result<(), StoreError> {
         let query = sqlx::query("UPDATE claim SET reply = ?2, hand_over = ?3, handed_over = 1 WHERE instance_id = ?1")
             .bind(reply.id.to_string())
             .bind(to_json(reply)?)
             .bind(to_json(hand_over)?);
-        self.write.run_unsynced(query).await?;
+        let change = Change::of_instance(
+            EventKind::ClaimHandedOver,
+            project.as_str(),
+            &reply.id,
+            Timestamp::now(),
+        );
+        let change = change.with(handed_over(reply, Some(hand_over)));
+        self.write.run_unsynced(query, change.insert()).await?;
         Ok(())
     }
 
@@ -296,10 +332,17 @@ impl Store {
         let ids = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
             .fetch_all(&mut *tx)
             .await?;
-        delete_rows(&mut tx, ids, now).await?;
-        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE {UNASKED}")))
-            .execute(&mut *tx)
-            .await?;
+        delete_rows(&mut tx, ids, "nobody can ask for its claim again", now).await?;
+        let undone: Vec<(String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "DELETE {UNASKED} RETURNING instance_id, project_id"
+        )))
+        .fetch_all(&mut *tx)
+        .await?;
+        for (id, project) in undone {
+            let id = parse("claim.instance_id", &id)?;
+            let change = Change::of_instance(EventKind::ClaimUndone, &project, &id, now);
+            tx.tell(change.because("a server ended before it was answered")).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -310,12 +353,10 @@ impl Store {
     }
 
     async fn undo_claim_once(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
+        const WHY: &str = "its VM could not be handed over, or its request is gone";
         let mut tx = self.write.begin().await?;
-        sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
-            .bind(instance.as_str())
-            .execute(&mut *tx)
-            .await?;
-        move_row(&mut tx, instance, InstanceState::Deleting, None, now).await?;
+        undo_claim(&mut tx, instance, WHY, now).await?;
+        move_row(&mut tx, instance, InstanceState::Deleting, None, WHY, now).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -359,10 +400,15 @@ impl Store {
         let Some(later) = end.checked_add(by).ok().filter(|later| *later <= latest) else {
             return Ok(Extended::TooFar { end });
         };
-        sqlx::query("UPDATE claim SET expires_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL")
-            .bind(instance.as_str())
-            .bind(millis(later))
-            .execute(&mut *tx)
+        let project: String = sqlx::query_scalar(
+            "UPDATE claim SET expires_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL RETURNING project_id",
+        )
+        .bind(instance.as_str())
+        .bind(millis(later))
+        .fetch_one(&mut *tx)
+        .await?;
+        let change = Change::of_instance(EventKind::ClaimExtended, &project, instance, Timestamp::now());
+        tx.tell(change.with(json!({ "expiresAt": time::format(later) })))
             .await?;
         tx.commit().await?;
         Ok(Extended::Until(later))

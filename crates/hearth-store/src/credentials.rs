@@ -1,9 +1,12 @@
 //! Git credentials of a project, sealed.
 
 use hearth_api::credential::{Credential, CredentialItem, CredentialKind};
+use hearth_api::event::EventKind;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::Timestamp;
+use serde_json::json;
 
+use super::events::Change;
 use super::{Store, StoreError, millis, parse, timestamp};
 
 /// A credential with its secret.
@@ -157,6 +160,8 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
+        let change = Change::of_project(EventKind::ProjectChanged, project, now);
+        tx.tell(change.with(json!({ "what": "credentials" }))).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -179,6 +184,8 @@ impl Store {
                 .bind(project.as_str())
                 .execute(&mut *tx)
                 .await?;
+            let change = Change::of_project(EventKind::ProjectChanged, project, Timestamp::now());
+            tx.tell(change.with(json!({ "what": "credentials" }))).await?;
         }
         tx.commit().await?;
         Ok(deleted)

@@ -1,9 +1,12 @@
 //! What the claimed VMs of a project may connect to.
 
 use hearth_api::egress::EgressPolicy;
+use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
+use serde_json::json;
 
+use super::events::Change;
 use super::{Store, StoreError, millis, timestamp};
 
 impl Store {
@@ -39,7 +42,12 @@ impl Store {
         .bind(millis(now))
         .execute(&mut *tx)
         .await?;
+        let known = done.rows_affected() > 0;
+        if known {
+            let change = Change::of_project(EventKind::ProjectChanged, project, now);
+            tx.tell(change.with(json!({ "what": "egress" }))).await?;
+        }
         tx.commit().await?;
-        Ok(done.rows_affected() > 0)
+        Ok(known)
     }
 }

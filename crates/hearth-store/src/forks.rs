@@ -2,15 +2,20 @@
 //! are handed over or none.
 
 use hearth_api::claim::ClaimReply;
+use hearth_api::event::EventKind;
 use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use hearth_core::checkpoint::CheckpointKey;
 use hearth_core::claim::Held;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::claim_rules::claims_held;
-use super::instances::move_row;
+use super::claims::handed_over;
+use super::events::Change;
+use super::moves::move_row;
+use super::writer::Writing;
 use super::{Moved, Store, StoreError, millis, to_json};
 
 /// One fork that is to be made.
@@ -96,6 +101,19 @@ pub(super) async fn forget_stopped(tx: &mut SqliteConnection, vm: Option<&VmId>)
     Ok(())
 }
 
+/// The claim of an instance never was.
+pub(super) async fn undo_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp) -> Result<(), StoreError> {
+    let undone: Option<String> = sqlx::query_scalar("DELETE FROM claim WHERE instance_id = ?1 RETURNING project_id")
+        .bind(id.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+    if let Some(project) = &undone {
+        let change = Change::of_instance(EventKind::ClaimUndone, project, id, now);
+        tx.tell(change.because(why)).await?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// Which of these keys are claims of a project already.
     pub async fn used_keys(&self, project: &ProjectId, keys: &[String]) -> Result<Vec<String>, StoreError> {
@@ -160,6 +178,9 @@ impl Store {
             .bind(order.owner)
             .execute(&mut *tx)
             .await?;
+            let detail = json!({ "purpose": "pool", "recipe": reply.recipe, "checkpoint": order.from.as_str() });
+            let change = Change::of_instance(EventKind::InstanceClaimed, order.project.as_str(), &reply.id, now);
+            tx.tell(change.because("it is forked for a claim").with(detail)).await?;
         }
         if let Some(vm) = order.stops {
             note_stopped(&mut tx, vm).await?;
@@ -192,20 +213,24 @@ impl Store {
     pub async fn end_forks(&self, forks: &[MadeFork]) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         for MadeFork { reply, boot_id } in forks {
-            let there = sqlx::query("UPDATE instance SET boot_id = ?2 WHERE id = ?1 AND state = 'claimed'")
-                .bind(reply.id.as_str())
-                .bind(boot_id)
-                .execute(&mut *tx)
-                .await?;
-            let handed_over =
+            let there: Option<String> = sqlx::query_scalar(
+                "UPDATE instance SET boot_id = ?2 WHERE id = ?1 AND state = 'claimed' RETURNING project_id",
+            )
+            .bind(reply.id.as_str())
+            .bind(boot_id)
+            .fetch_optional(&mut *tx)
+            .await?;
+            let answered =
                 sqlx::query("UPDATE claim SET reply = ?2, handed_over = 1 WHERE instance_id = ?1 AND ended_at IS NULL")
                     .bind(reply.id.as_str())
                     .bind(to_json(reply)?)
                     .execute(&mut *tx)
                     .await?;
-            if there.rows_affected() == 0 || handed_over.rows_affected() == 0 {
+            let Some(project) = there.filter(|_| answered.rows_affected() > 0) else {
                 return Ok(false);
-            }
+            };
+            let change = Change::of_instance(EventKind::ClaimHandedOver, &project, &reply.id, Timestamp::now());
+            tx.tell(change.with(handed_over(reply, None))).await?;
         }
         tx.commit().await?;
         Ok(true)
@@ -219,12 +244,10 @@ impl Store {
     async fn undo_forks_once(&self, ids: &[InstanceId], now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
         for id in ids {
-            sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
-                .bind(id.as_str())
-                .execute(&mut *tx)
-                .await?;
+            const WHY: &str = "the forks of its request could not all be made";
+            undo_claim(&mut tx, id, WHY, now).await?;
             // One that was released meanwhile is being deleted already.
-            let _: Moved = move_row(&mut tx, id, InstanceState::Deleting, None, now).await?;
+            let _: Moved = move_row(&mut tx, id, InstanceState::Deleting, None, WHY, now).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -279,11 +302,15 @@ impl Store {
             .bind(to_json(reply)?)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("DELETE FROM claim WHERE instance_id = ?1")
-            .bind(other.as_str())
-            .execute(&mut *tx)
+        const WHY: &str = "another instance got its VM, which continues from a checkpoint";
+        undo_claim(&mut tx, other, WHY, now).await?;
+        move_row(&mut tx, other, InstanceState::Deleting, None, WHY, now).await?;
+        let project: String = sqlx::query_scalar("SELECT project_id FROM instance WHERE id = ?1")
+            .bind(id.as_str())
+            .fetch_one(&mut *tx)
             .await?;
-        move_row(&mut tx, other, InstanceState::Deleting, None, now).await?;
+        let change = Change::of_instance(EventKind::ClaimRestored, &project, id, now);
+        tx.tell(change.because("its VM continues from a checkpoint")).await?;
         tx.commit().await?;
         Ok(true)
     }

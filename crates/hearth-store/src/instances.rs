@@ -1,4 +1,4 @@
-//! Instances. [`Store::move_instance`] is the one function that writes a state.
+//! Instances: their rows. `moves.rs` writes their states.
 
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
@@ -8,7 +8,6 @@ use hearth_core::provisioned::Provisioned;
 use hearth_core::purpose::Purpose;
 use hearth_core::redact::Redacted;
 use hearth_core::state::{FailureKind, InstanceState};
-use hearth_core::world::Failure;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::SqliteConnection;
 
@@ -113,12 +112,14 @@ pub struct NewInstance {
     pub memory_mib: u64,
     /// The server process that begins at once, if any.
     pub started_by: Option<String>,
+    /// Why it is made, for people.
+    pub reason: String,
 }
 
 impl NewInstance {
     /// One for the pool, whose work has not begun.
     #[must_use]
-    pub fn new(project: &ProjectId, recipe: String, memory_mib: u64) -> Self {
+    pub fn new(project: &ProjectId, recipe: String, memory_mib: u64, reason: &str) -> Self {
         Self {
             id: InstanceId::generate(),
             project: project.clone(),
@@ -127,35 +128,9 @@ impl NewInstance {
             recipe,
             memory_mib,
             started_by: None,
+            reason: reason.to_owned(),
         }
     }
-}
-
-/// Why an instance is of no use any more.
-#[derive(Debug, Clone, Copy)]
-pub enum End<'a> {
-    /// It has failed.
-    Failed(&'a Failure),
-    /// Its VM goes, for this reason; its record stays.
-    Retired(&'a str),
-}
-
-impl End<'_> {
-    fn state(self) -> InstanceState {
-        match self {
-            Self::Failed(_) => InstanceState::Failed,
-            Self::Retired(_) => InstanceState::Retiring,
-        }
-    }
-}
-
-/// How a move ended. Losing the race is normal: another task decided first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
-    /// The row is in the new state, with this generation.
-    To(i64),
-    /// The row is gone, in another generation, or in a state from which the move is not legal.
-    Lost,
 }
 
 #[derive(sqlx::FromRow)]
@@ -223,31 +198,6 @@ impl TryFrom<Raw> for InstanceRow {
     }
 }
 
-/// Moves a row within a transaction: state, legal sources and generation are checked in the same statement.
-pub(super) async fn move_row(
-    tx: &mut SqliteConnection,
-    id: &InstanceId,
-    to: InstanceState,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Result<Moved, StoreError> {
-    let sources: Vec<_> = to.legal_sources().iter().map(|state| state.as_str()).collect();
-    let moved: Option<i64> = sqlx::query_scalar(
-        "UPDATE instance SET state = ?2, generation = generation + 1, state_since = ?3,
-                             provisioned_at = iif(?2 = 'ready', ?3, provisioned_at)
-         WHERE id = ?1 AND (?4 IS NULL OR generation = ?4) AND state IN (SELECT value FROM json_each(?5))
-         RETURNING generation",
-    )
-    .bind(id.as_str())
-    .bind(to.as_str())
-    .bind(millis(now))
-    .bind(generation)
-    .bind(to_json(&sources)?)
-    .fetch_optional(&mut *tx)
-    .await?;
-    Ok(moved.map_or(Moved::Lost, Moved::To))
-}
-
 /// Whole rows of instances, for [`Raw`].
 macro_rules! select_where {
     ($condition:literal) => {
@@ -272,144 +222,7 @@ pub(super) async fn select_instance(
     raw.map(InstanceRow::try_from).transpose()
 }
 
-/// Moves rows to `deleting` within a transaction; those that were moved.
-pub(super) async fn delete_rows(
-    tx: &mut SqliteConnection,
-    ids: Vec<String>,
-    now: Timestamp,
-) -> Result<Vec<InstanceId>, StoreError> {
-    let mut moved = Vec::with_capacity(ids.len());
-    for id in ids {
-        let id: InstanceId = parse("instance.id", &id)?;
-        if move_row(tx, &id, InstanceState::Deleting, None, now).await? != Moved::Lost {
-            moved.push(id);
-        }
-    }
-    Ok(moved)
-}
-
 impl Store {
-    /// Writes a row in the state `provisioning`.
-    pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib,
-                                   started_by, created_at, state_since)
-             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?8)",
-        )
-        .bind(new.id.as_str())
-        .bind(new.project.as_str())
-        .bind(new.vm.as_str())
-        .bind(new.purpose.as_str())
-        .bind(&new.recipe)
-        .bind(i64::try_from(new.memory_mib).unwrap_or(i64::MAX))
-        .bind(&new.started_by)
-        .bind(millis(now))
-        .run_on(&self.write)
-        .await?;
-        Ok(())
-    }
-
-    /// Records that this server begins to make an instance, by this recipe. False when it is too late.
-    pub async fn start_instance(&self, id: &InstanceId, session: &str, recipe: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE instance SET started_by = ?2, recipe = ?3
-             WHERE id = ?1 AND state = 'provisioning' AND started_by IS NULL",
-        )
-        .bind(id.as_str())
-        .bind(session)
-        .bind(recipe)
-        .run_on(&self.write)
-        .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    /// The one function that writes a state. `generation` is the one the decision was made on, if any.
-    pub async fn move_instance(
-        &self,
-        id: &InstanceId,
-        to: InstanceState,
-        generation: Option<i64>,
-        now: Timestamp,
-    ) -> Result<Moved, StoreError> {
-        match to {
-            InstanceState::Retiring | InstanceState::Archived | InstanceState::Deleting => {
-                self.freeing(|| self.move_instance_once(id, to, generation, now)).await
-            }
-            _ => self.move_instance_once(id, to, generation, now).await,
-        }
-    }
-
-    async fn move_instance_once(
-        &self,
-        id: &InstanceId,
-        to: InstanceState,
-        generation: Option<i64>,
-        now: Timestamp,
-    ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let moved = move_row(&mut tx, id, to, generation, now).await?;
-        if moved != Moved::Lost && to == InstanceState::Ready {
-            sqlx::query(
-                "UPDATE pool SET last_provisioned_at = ?2
-                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND serves_claims)",
-            )
-            .bind(id.as_str())
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
-        }
-        if moved != Moved::Lost && to == InstanceState::Deleting {
-            sqlx::query("UPDATE claim SET ended_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL")
-                .bind(id.as_str())
-                .bind(millis(now))
-                .execute(&mut *tx)
-                .await?;
-        }
-        tx.commit().await?;
-        Ok(moved)
-    }
-
-    /// Moves to `failed` or `retiring` with the reason, in one transaction. `generation` is the one the decision was made on, if any.
-    pub async fn end_instance(
-        &self,
-        id: &InstanceId,
-        generation: Option<i64>,
-        end: End<'_>,
-        now: Timestamp,
-    ) -> Result<Moved, StoreError> {
-        self.freeing(|| self.end_instance_once(id, generation, end, now)).await
-    }
-
-    async fn end_instance_once(
-        &self,
-        id: &InstanceId,
-        generation: Option<i64>,
-        end: End<'_>,
-        now: Timestamp,
-    ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let moved = move_row(&mut tx, id, end.state(), generation, now).await?;
-        if moved != Moved::Lost {
-            let reason = match end {
-                End::Failed(failure) => {
-                    sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
-                        .bind(id.as_str())
-                        .bind(failure.kind.as_str())
-                        .bind(failure.reason.as_str())
-                }
-                End::Retired(why) => {
-                    sqlx::query("UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1")
-                        .bind(id.as_str())
-                        .bind(millis(now))
-                        .bind(why)
-                }
-            };
-            reason.execute(&mut *tx).await?;
-        }
-        tx.commit().await?;
-        Ok(moved)
-    }
-
     /// The instances that another server, which is gone, had begun to make; not those that it happened to too often.
     pub async fn half_made(&self, session: &str, most_restarts: i64) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = sqlx::query_as(select_where!(
@@ -420,19 +233,6 @@ impl Store {
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
-    }
-
-    /// Removes the row of an instance whose VM is gone.
-    pub async fn forget_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
-        self.freeing(|| self.forget_instance_once(id)).await
-    }
-
-    async fn forget_instance_once(&self, id: &InstanceId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM instance WHERE id = ?1 AND state = 'deleting'")
-            .bind(id.as_str())
-            .run_on(&self.write)
-            .await?;
-        Ok(())
     }
 
     /// Notes what a finished run left: checkouts, what their settings files say, what the VM costs.
@@ -529,25 +329,6 @@ impl Store {
             provisioning: count(provisioning),
             failed: count(failed),
         })
-    }
-
-    /// Marks for deletion everything `clear` removes, and says which.
-    pub async fn clear_instances(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
-        self.freeing(|| self.clear_instances_once(project, now)).await
-    }
-
-    async fn clear_instances_once(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let ids: Vec<String> = sqlx::query_scalar(
-            "SELECT id FROM instance
-             WHERE project_id = ?1 AND purpose <> 'claim' AND state NOT IN ('claimed', 'deleting')",
-        )
-        .bind(project.as_str())
-        .fetch_all(&mut *tx)
-        .await?;
-        let cleared = delete_rows(&mut tx, ids, now).await?;
-        tx.commit().await?;
-        Ok(cleared)
     }
 
     /// Notes the recipe that a run turned out to follow. What was decided by the other one is decided again.

@@ -3,6 +3,7 @@
 //! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
 //! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
 
+mod audit;
 mod backup;
 mod branch_heads;
 mod census;
@@ -12,12 +13,18 @@ mod claims;
 mod controller;
 mod credentials;
 mod egress;
+#[cfg(test)]
+mod event_tests;
+mod events;
+mod figures;
 mod find;
 mod forks;
+mod history;
 mod instances;
 mod marks;
 #[cfg(test)]
 mod migration_tests;
+mod moves;
 mod named_checkpoints;
 mod overview;
 mod pools;
@@ -30,6 +37,7 @@ mod streaks;
 mod tokens;
 mod variables;
 mod web_sessions;
+mod webhooks;
 mod writer;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -41,6 +49,7 @@ use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use audit::{AuditFilter, AuditedBy, NewAuditEntry};
 pub use backup::{Holdings, adopt_copy, copy_database};
 pub use branch_heads::BranchHeads;
 pub use census::Census;
@@ -48,9 +57,13 @@ pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claim_rules::{ClaimRules, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
 pub use credentials::{ClaimedVm, CredentialRow};
+pub use events::{EventFilter, EventRow, EventSpan, EventsKept};
+pub use figures::{InstanceFigure, PoolFigure, ProjectFigure};
 pub use find::Sight;
 pub use forks::{BegunForks, ForksOrder, MadeFork, NewFork};
-pub use instances::{End, InstanceRow, Moved, NewInstance};
+pub use history::{HistoryFilter, HistoryKept, PoolUse};
+pub use instances::{InstanceRow, NewInstance};
+pub use moves::{End, Moved};
 pub use named_checkpoints::{NamedCheckpoint, NamedKey};
 pub use overview::{ClaimSeen, FailureSeen, ProjectOverview};
 pub use pools::PoolRow;
@@ -60,6 +73,7 @@ pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
 pub use tokens::{NewToken, TokenReach, TokenRow};
 pub use variables::{VariableOwner, VariableRow};
+pub use webhooks::{Attempt, DueDelivery, NewDelivery, NewWebhook, WebhookReach, WebhookRow};
 use writer::{RunOn, Writer};
 pub use writer::{WriteFault, WriteFaults, WriteMoment};
 

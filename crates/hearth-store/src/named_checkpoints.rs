@@ -1,12 +1,16 @@
 //! Checkpoints that owners of claims made, by name. The row is written before the checkpoint is made, and says since when it is whole.
 
 use hearth_api::claim::ClaimReply;
+use hearth_api::event::EventKind;
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::RepoSettings;
 use hearth_core::checkpoint::CheckpointKey;
 use jiff::Timestamp;
+use serde_json::json;
 
+use super::events::Change;
 use super::forks::{forget_stopped, note_stopped};
+use super::writer::Writing;
 use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 
 /// A checkpoint with a name.
@@ -77,6 +81,22 @@ impl TryFrom<Raw> for NamedCheckpoint {
     }
 }
 
+/// Which checkpoint, as an event tells of it.
+#[derive(sqlx::FromRow)]
+struct Named {
+    project_id: String,
+    name: String,
+    instance_id: String,
+}
+
+impl Named {
+    async fn tell(&self, tx: &mut Writing, kind: EventKind) -> Result<(), StoreError> {
+        let instance = parse("named_checkpoint.instance_id", &self.instance_id)?;
+        let change = Change::of_instance(kind, &self.project_id, &instance, Timestamp::now());
+        tx.tell(change.with(json!({ "name": self.name }))).await
+    }
+}
+
 impl Store {
     /// Takes the name of a checkpoint that is about to be made; false when the project has another one of it, or is gone. `stops`: a VM that
     /// runs and is stopped for a moment.
@@ -117,14 +137,19 @@ impl Store {
         stopped: Option<&VmId>,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query("UPDATE named_checkpoint SET bytes = ?2 WHERE key = ?1")
-            .bind(key.as_str())
-            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
-            .execute(&mut *tx)
-            .await?;
+        let made: Option<Named> = sqlx::query_as(
+            "UPDATE named_checkpoint SET bytes = ?2 WHERE key = ?1 RETURNING project_id, name, instance_id",
+        )
+        .bind(key.as_str())
+        .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+        .fetch_optional(&mut *tx)
+        .await?;
+        if let Some(made) = &made {
+            made.tell(&mut tx, EventKind::CheckpointMade).await?;
+        }
         forget_stopped(&mut tx, stopped).await?;
         tx.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(made.is_some())
     }
 
     /// Forgets a checkpoint with a name, if it is one; whether it was.
@@ -133,11 +158,17 @@ impl Store {
     }
 
     async fn forget_named_checkpoint_once(&self, key: &CheckpointKey) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM named_checkpoint WHERE key = ?1")
-            .bind(key.as_str())
-            .run_on(&self.write)
-            .await?;
-        Ok(done.rows_affected() > 0)
+        let mut tx = self.write.begin().await?;
+        let gone: Option<Named> =
+            sqlx::query_as("DELETE FROM named_checkpoint WHERE key = ?1 RETURNING project_id, name, instance_id")
+                .bind(key.as_str())
+                .fetch_optional(&mut *tx)
+                .await?;
+        if let Some(gone) = &gone {
+            gone.tell(&mut tx, EventKind::CheckpointRemoved).await?;
+        }
+        tx.commit().await?;
+        Ok(gone.is_some())
     }
 
     /// At start: checkpoints that were being made are forgotten.

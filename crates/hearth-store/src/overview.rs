@@ -174,3 +174,64 @@ impl Store {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::RunOn as _;
+    use crate::seal::tests::NoVariables;
+
+    /// What the list of projects may take in the server, most of it for the page around this.
+    const QUICK: Duration = Duration::from_millis(80);
+
+    #[tokio::test]
+    async fn thousand_projects_with_twenty_thousand_instances_are_counted_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("hearth.db"), Arc::new(NoVariables), None)
+            .await
+            .unwrap();
+        // Of the 20 instances of each: 8 ready, 4 provisioning, 3 claimed, 5 failed, of which one long ago; another tenant's are not seen.
+        for statement in [
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at)
+             SELECT printf('prj_%04d', i), iif(i = 1000, 'other', 'default'), printf('p%04d', i), 'P', '[]', 'small', 1, 1 FROM n",
+            "INSERT INTO pool (project_id, enabled, target_size, max_age_minutes, created_at, updated_at)
+             SELECT id, 1, 9, 60, 1, 1 FROM project",
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
+             INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, failure_reason,
+                                   created_at, state_since)
+             SELECT printf('wpi_%s_%02d', project.id, i), project.id, printf('vm_%s_%02d', project.id, i),
+                    CASE WHEN i < 8 THEN 'ready' WHEN i < 12 THEN 'provisioning' WHEN i < 15 THEN 'claimed' ELSE 'failed' END,
+                    1, 'pool', 'r', 1024, iif(i < 15, NULL, 'exit code 1: no'), 1, iif(i = 15, 1, 5000)
+             FROM n, project",
+        ] {
+            sqlx::query(statement).run_on(&store.write).await.unwrap();
+        }
+        let sight = Sight {
+            tenant: "default",
+            project: None,
+            claimed_by: None,
+        };
+        let since = Timestamp::from_millisecond(2000).unwrap();
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let all = store.overview(sight, since).await.unwrap();
+            quickest = quickest.min(start.elapsed());
+            assert_eq!(all.len(), 1000);
+            let counts = |one: &ProjectOverview| (one.ready, one.provisioning, one.claimed, one.failed, one.pool);
+            assert!(all.iter().all(|one| counts(one) == (8, 4, 3, 4, Some((true, 9)))));
+        }
+        println!("1000 projects, 20000 instances: {quickest:?}");
+        assert!(quickest < QUICK, "{quickest:?}");
+        let failure = store
+            .newest_failure(&"prj_0000".parse().unwrap(), since)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((failure.instance.as_str(), failure.is_test), ("wpi_prj_0000_19", false));
+    }
+}

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 
+use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
 use hearth_api::schedule::PoolSchedule;
 use jiff::Timestamp;
+use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::{
-    ProjectRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
-};
+use super::events::Change;
+use super::writer::Writing;
+use super::{ProjectRow, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// Target size of a pool for which none was set.
 const DEFAULT_TARGET: i64 = 1;
@@ -103,12 +105,19 @@ impl Store {
 
     /// Failures up to now do not count against the pool's recipe any more. False when there is no pool.
     pub async fn retry_pool(&self, project: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
+        let mut tx = self.write.begin().await?;
         let done = sqlx::query("UPDATE pool SET retried_at = ?2 WHERE project_id = ?1")
             .bind(project.as_str())
             .bind(millis(now))
-            .run_on(&self.write)
+            .execute(&mut *tx)
             .await?;
-        Ok(done.rows_affected() == 1)
+        let retried = done.rows_affected() == 1;
+        if retried {
+            tx.tell(Change::of_project(EventKind::PoolRetried, project, now))
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(retried)
     }
 
     /// Applies a change, making the pool with its defaults when there is none. `None` when the project is gone.
@@ -145,8 +154,7 @@ impl Store {
         .bind(millis(now))
         .fetch_optional(&mut *tx)
         .await?;
-        tx.commit().await?;
-        raw.map(PoolRow::try_from).transpose()
+        changed(tx, project, raw, now).await
     }
 
     /// Sets or removes a pool's schedule, making the pool with its defaults when there is none. `None` when the project is gone.
@@ -166,9 +174,31 @@ impl Store {
                 .bind(millis(now))
                 .fetch_optional(&mut *tx)
                 .await?;
-        tx.commit().await?;
-        raw.map(PoolRow::try_from).transpose()
+        changed(tx, project, raw, now).await
     }
+}
+
+/// Tells what the pool is now, and ends the transaction. `None` when there is none, because its project is gone.
+async fn changed(
+    mut tx: Writing,
+    project: &ProjectId,
+    raw: Option<Raw>,
+    now: Timestamp,
+) -> Result<Option<PoolRow>, StoreError> {
+    let Some(row) = raw.map(PoolRow::try_from).transpose()? else {
+        return Ok(None);
+    };
+    let detail = json!({
+        "enabled": row.config.enabled,
+        "targetSize": row.config.target_size,
+        "maxAgeMinutes": row.config.max_age_minutes,
+        "branch": row.config.branch,
+        "schedule": row.schedule,
+    });
+    tx.tell(Change::of_project(EventKind::PoolChanged, project, now).with(detail))
+        .await?;
+    tx.commit().await?;
+    Ok(Some(row))
 }
 
 /// The pool with its defaults, unless it is there or its project is gone.

@@ -1,5 +1,6 @@
 //! Projects.
 
+use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
 use hearth_api::pool::SetupCommand;
 use hearth_api::project::{GitIdentity, ProjectView, RepoView, VmSize};
@@ -8,10 +9,12 @@ use hearth_api::values::{Branch, RepoFullName};
 use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::claim_rules::ClaimRules;
-use super::instances::delete_rows;
+use super::events::Change;
+use super::moves::delete_rows;
 use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
 
 /// A project with everything that is not shown on the wire.
@@ -236,6 +239,8 @@ impl Store {
         .bind(project.git_identity.as_ref().map(to_json).transpose()?)
         .execute(&mut *tx)
         .await?;
+        let change = Change::of_project(EventKind::ProjectCreated, &project.id, project.created_at);
+        tx.tell(change.with(json!({ "name": project.name }))).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -262,6 +267,9 @@ impl Store {
         project.updated_at = now;
         need_free_name(&mut tx, &project).await?;
         write_changed(&mut tx, &project).await?;
+        let change = Change::of_project(EventKind::ProjectChanged, id, now);
+        tx.tell(change.with(json!({ "what": "configuration", "name": project.name })))
+            .await?;
         tx.commit().await.map_err(StoreError::from)?;
         Ok(Some(project))
     }
@@ -332,12 +340,28 @@ impl Store {
             .bind(id.as_str())
             .fetch_all(&mut *tx)
             .await?;
-        delete_rows(&mut tx, ids, now).await?;
-        sqlx::query("UPDATE claim SET ended_at = ?2 WHERE project_id = ?1 AND ended_at IS NULL")
+        const WHY: &str = "its project was deleted";
+        delete_rows(&mut tx, ids, WHY, now).await?;
+        let ended: Vec<String> = sqlx::query_scalar(
+            "UPDATE claim SET ended_at = ?2 WHERE project_id = ?1 AND ended_at IS NULL RETURNING instance_id",
+        )
+        .bind(id.as_str())
+        .bind(millis(now))
+        .fetch_all(&mut *tx)
+        .await?;
+        for instance in ended {
+            let instance = parse("claim.instance_id", &instance)?;
+            let change = Change::of_instance(EventKind::ClaimEnded, id.as_str(), &instance, now);
+            tx.tell(change.because(WHY)).await?;
+        }
+        let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM project WHERE id = ?1)")
             .bind(id.as_str())
-            .bind(millis(now))
-            .execute(&mut *tx)
+            .fetch_one(&mut *tx)
             .await?;
+        if known {
+            // While the row still says whose it is.
+            tx.tell(Change::of_project(EventKind::ProjectDeleted, id, now)).await?;
+        }
         let done = sqlx::query("DELETE FROM project WHERE id = ?1")
             .bind(id.as_str())
             .execute(&mut *tx)

@@ -1,24 +1,39 @@
 //! The log of an instance: the entries of its steps, in order.
 
+use hearth_api::event::EventKind;
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::{Step, failure_with_names};
 use hearth_core::step_record::StepRecord;
 use jiff::Timestamp;
+use serde_json::json;
 
-use super::{InstanceRow, RunOn as _, Store, StoreError, from_json, millis, to_json};
+use super::events::Change;
+use super::{InstanceRow, Store, StoreError, from_json, millis, to_json};
 
 impl Store {
     /// Appends a step's entry.
     pub async fn append_step(&self, id: &InstanceId, record: &StepRecord) -> Result<(), StoreError> {
+        let step = record.to_step();
+        let mut tx = self.write.begin().await?;
+        let project: Option<String> = sqlx::query_scalar("SELECT project_id FROM instance WHERE id = ?1")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(project) = project else {
+            return Ok(());
+        };
         sqlx::query(
             "INSERT INTO step (instance_id, seq, entry)
-             SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM step WHERE instance_id = ?1
-             HAVING EXISTS (SELECT 1 FROM instance WHERE id = ?1)",
+             SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM step WHERE instance_id = ?1",
         )
         .bind(id.as_str())
-        .bind(to_json(&record.to_step())?)
-        .run_on(&self.write)
+        .bind(to_json(&step)?)
+        .execute(&mut *tx)
         .await?;
+        let detail = json!({ "step": step.name, "status": step.status, "durationMs": step.duration_ms });
+        let change = Change::of_instance(EventKind::InstanceStep, &project, id, record.timestamp);
+        tx.tell(change.because(step.error.as_deref()).with(detail)).await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -43,21 +58,24 @@ impl Store {
     /// No task works on it any more and its VM is gone: it begins again, with a log of its own. False when it is too late.
     pub async fn begin_again(&self, id: &InstanceId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query(
+        let again: Option<String> = sqlx::query_scalar(
             "UPDATE instance SET started_by = NULL, restarts = restarts + 1, interrupted_at = ?2
-             WHERE id = ?1 AND state = 'provisioning' AND started_by IS NOT NULL",
+             WHERE id = ?1 AND state = 'provisioning' AND started_by IS NOT NULL RETURNING project_id",
         )
         .bind(id.as_str())
         .bind(millis(now))
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        if done.rows_affected() == 1 {
+        if let Some(project) = &again {
+            let change = Change::of_instance(EventKind::InstanceInterrupted, project, id, now);
+            tx.tell(change.because("a server ended in the middle of its boot"))
+                .await?;
             sqlx::query("DELETE FROM step WHERE instance_id = ?1")
                 .bind(id.as_str())
                 .execute(&mut *tx)
                 .await?;
         }
         tx.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(again.is_some())
     }
 }

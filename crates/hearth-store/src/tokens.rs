@@ -110,6 +110,14 @@ impl Store {
             .transpose()
     }
 
+    /// Whether there still is a token of this id that has not expired.
+    pub async fn token_lives(&self, id: &TokenId, now: Timestamp) -> Result<bool, StoreError> {
+        let lives = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM token WHERE id = ?1 AND (expires_at IS NULL OR expires_at > ?2))",
+        );
+        Ok(lives.bind(id.as_str()).bind(millis(now)).fetch_one(&self.read).await?)
+    }
+
     /// The tokens of a reach, oldest first.
     pub async fn tokens(&self, reach: TokenReach<'_>) -> Result<Vec<TokenRow>, StoreError> {
         let (tenant, project) = reach.columns();

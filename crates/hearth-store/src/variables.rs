@@ -1,9 +1,12 @@
 //! Variables of a project, sealed: the shared ones, and each user's personal ones.
 
+use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
 use hearth_api::variables::{Variable, VariableItem};
 use jiff::Timestamp;
+use serde_json::json;
 
+use super::events::Change;
 use super::{Store, StoreError, millis, timestamp};
 
 /// Whose variables.
@@ -158,6 +161,8 @@ impl Store {
                 .bind(project.as_str())
                 .execute(&mut *tx)
                 .await?;
+            let change = Change::of_project(EventKind::ProjectChanged, project, now);
+            tx.tell(change.with(json!({ "what": "variables" }))).await?;
         }
         tx.commit().await?;
         Ok(true)
@@ -192,6 +197,8 @@ impl Store {
                 .bind(project.as_str())
                 .execute(&mut *tx)
                 .await?;
+            let change = Change::of_project(EventKind::ProjectChanged, project, Timestamp::now());
+            tx.tell(change.with(json!({ "what": "variables" }))).await?;
         }
         tx.commit().await?;
         Ok(deleted)

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteQueryResult};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -17,12 +18,17 @@ use tracing::Instrument as _;
 pub(super) struct Writer {
     pool: SqlitePool,
     faults: Option<WriteFaults>,
+    /// Changes with every commit that has written events.
+    told: watch::Sender<u64>,
 }
 
 /// A transaction that writes. Dropped, it never was.
 pub(super) struct Writing {
     tx: Transaction<'static, Sqlite>,
     write: Write,
+    /// Notified by the commit, when events are among what is written.
+    told: watch::Sender<u64>,
+    has_told: bool,
 }
 
 /// One write, and what a test has planned for it.
@@ -52,7 +58,13 @@ impl RunOn for Query<'_, Sqlite, SqliteArguments> {
 
 impl Writer {
     pub(super) fn new(pool: SqlitePool, faults: Option<WriteFaults>) -> Self {
-        Self { pool, faults }
+        let told = watch::Sender::new(0);
+        Self { pool, faults, told }
+    }
+
+    /// Changes whenever events were written.
+    pub(super) fn told(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
     }
 
     #[track_caller]
@@ -80,25 +92,45 @@ impl Writer {
                 }
                 begun => begun?,
             };
-            Ok(Writing { tx, write })
+            let told = self.told.clone();
+            Ok(Writing {
+                tx,
+                write,
+                told,
+                has_told: false,
+            })
         }
     }
 
-    /// Runs a statement whose effect must outlive this process and need not outlive the host: it is not synced, and a hundred
-    /// times as fast. The sync of the next write takes it along.
+    /// Runs a statement, and in the same transaction one that writes an event, whose effect must outlive this process and need not
+    /// outlive the host: it is not synced, and a hundred times as fast. The sync of the next write takes it along.
     #[track_caller]
     pub(super) fn run_unsynced(
         &self,
         query: Query<'static, Sqlite, SqliteArguments>,
+        event: Query<'static, Sqlite, SqliteArguments>,
     ) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send {
-        let (write, pool) = (self.write(), self.pool.clone());
+        let (write, pool, told) = (self.write(), self.pool.clone(), self.told.clone());
         let running = async move {
             let planned = write.before().await?;
             let mut connection = pool.acquire().await?;
             let done = async {
                 let unsynced = sqlx::query("PRAGMA synchronous = NORMAL");
                 unsynced.execute(&mut *connection).await?;
-                query.execute(&mut *connection).await
+                // By hand: what the connection believes of a transaction that SQLite ended on its own is of no interest here.
+                sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+                let both = async {
+                    let done = query.execute(&mut *connection).await?;
+                    event.execute(&mut *connection).await?;
+                    sqlx::query("COMMIT").execute(&mut *connection).await?;
+                    Ok(done)
+                };
+                let both: sqlx::Result<_> = both.await;
+                if both.is_err() {
+                    // After some errors SQLite has done it already.
+                    drop(sqlx::query("ROLLBACK").execute(&mut *connection).await);
+                }
+                both
             };
             let done = done.await;
             let synced = sqlx::query("PRAGMA synchronous = FULL");
@@ -109,6 +141,7 @@ impl Writer {
             }
             drop(connection);
             let done = done?;
+            told.send_modify(|count| *count += 1);
             write.after(planned).await?;
             Ok(done)
         };
@@ -138,10 +171,18 @@ impl DerefMut for Writing {
 }
 
 impl Writing {
+    /// Events are among what this transaction writes.
+    pub(super) fn has_told(&mut self) {
+        self.has_told = true;
+    }
+
     /// On disk when it returns.
     pub(super) async fn commit(self) -> sqlx::Result<()> {
         let planned = self.write.before().await?;
         self.tx.commit().await?;
+        if self.has_told {
+            self.told.send_modify(|count| *count += 1);
+        }
         self.write.after(planned).await
     }
 }

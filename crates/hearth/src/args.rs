@@ -7,9 +7,9 @@ use hearth_api::project::GitIdentity;
 use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
-    backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, exec, fork, forward,
-    image, instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session, setup, shell, ssh,
-    template, token, top, uninstall,
+    audit, backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, events, exec,
+    fork, forward, history, image, instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session,
+    setup, shell, ssh, template, token, top, uninstall, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -195,4 +195,13 @@ pub(crate) enum Command {
     Restore(backup::RestoreArgs),
     /// Remove a server's data folder, its VMs and what else it has on this machine
     Uninstall(uninstall::UninstallArgs),
+    /// What happened to projects, pools, instances and claims, and why; with --follow what happens
+    Events(events::EventsArgs),
+    /// Who did what, newest first: every request that changed something or entered a VM, with its result (admins)
+    Audit(audit::AuditArgs),
+    /// What was claimed and made in a project, also when it is gone: why a claim was not warm, why a boot failed, with its log
+    History(history::HistoryArgs),
+    /// Webhooks: events are posted to a URL, signed, tried again, logged (admins)
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
 }

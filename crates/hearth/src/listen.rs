@@ -18,6 +18,18 @@ const LONGEST_PATH: usize = 107;
 #[derive(Debug, Clone)]
 pub(crate) struct ListenArg(pub(crate) Listen);
 
+/// An address that is no socket's path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TcpArg(pub(crate) SocketAddr);
+
+impl FromStr for TcpArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        port(text.trim()).map(Self)
+    }
+}
+
 impl FromStr for ListenArg {
     type Err = String;
 

@@ -10,13 +10,13 @@ use super::{Finding, Place, Source};
 const ORDER: [&[&str]; 9] = [
     &["app", "serve"],
     &["web", "doors", "http"],
-    &["pools"],
+    &["metrics", "pools"],
     &["claims"],
     &["builds", "status"],
     &["recipes"],
     &["options"],
     &["secrets", "repos", "vms", "templates"],
-    &["wake"],
+    &["audit", "events", "history", "wake", "webhooks"],
 ];
 /// The crate whose rooms have an order.
 const SERVER: &str = "hearth-server";

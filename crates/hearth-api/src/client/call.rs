@@ -1,6 +1,6 @@
 //! One call: send, repeat where that is safe, read the answer. Knows HTTP, but no operation of the API.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
@@ -45,6 +45,7 @@ pub(super) struct Call<'a> {
     accept: &'static str,
     timeout: Option<Duration>,
     repeat: Repeat,
+    waited_enough: Option<Duration>,
     upgrade: Option<Upgrade>,
     headers: Vec<(HeaderName, String)>,
 }
@@ -76,6 +77,7 @@ impl Client {
             accept: "application/json",
             timeout: Some(CALL_TIMEOUT),
             repeat,
+            waited_enough: None,
             upgrade: None,
             headers: Vec::new(),
         }
@@ -118,6 +120,12 @@ impl Call<'_> {
         self
     }
 
+    /// A 503 after this time is the answer: the server has waited for as long as it was asked to.
+    pub(super) fn waited_enough(mut self, after: Duration) -> Self {
+        self.waited_enough = Some(after);
+        self
+    }
+
     pub(super) fn repeat(mut self, repeat: Repeat) -> Self {
         self.repeat = repeat;
         self
@@ -146,7 +154,7 @@ impl Call<'_> {
 
     /// Sends it and reads the answer as JSON.
     pub(super) async fn read<T: DeserializeOwned>(self) -> Result<T, ClientError> {
-        let mut attempt = 1;
+        let (begun, mut attempt) = (Instant::now(), 1);
         loop {
             let fault = match self.once().await {
                 Ok((body, request_id)) => {
@@ -158,24 +166,29 @@ impl Call<'_> {
                 }
                 Err(fault) => fault,
             };
-            self.pause_or_give_up(fault, attempt).await?;
+            self.pause_or_give_up(fault, attempt, begun).await?;
             attempt += 1;
         }
     }
 
     /// Sends it and hands over the reply with its body unread.
     pub(super) async fn open(self) -> Result<Response, ClientError> {
-        let mut attempt = 1;
+        let (begun, mut attempt) = (Instant::now(), 1);
         loop {
             match self.send().await {
                 Ok(response) => return Ok(response),
-                Err(fault) => self.pause_or_give_up(fault, attempt).await?,
+                Err(fault) => self.pause_or_give_up(fault, attempt, begun).await?,
             }
             attempt += 1;
         }
     }
 
-    async fn pause_or_give_up(&self, fault: ClientError, attempt: u32) -> Result<(), ClientError> {
+    async fn pause_or_give_up(&self, fault: ClientError, attempt: u32, begun: Instant) -> Result<(), ClientError> {
+        if matches!(fault, ClientError::Api { status: 503, .. })
+            && self.waited_enough.is_some_and(|after| begun.elapsed() >= after)
+        {
+            return Err(fault);
+        }
         match pause_before_next(self.repeat, &fault, attempt) {
             Some(pause) => {
                 tokio::time::sleep(pause).await;

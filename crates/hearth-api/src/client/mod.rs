@@ -4,14 +4,17 @@
 //!
 //! It does not look for servers or tokens: the caller says where and with what.
 
+mod audit;
 mod call;
 mod credentials;
 mod egress;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod find;
 mod forks;
+mod history;
 mod instances;
 mod logs;
 mod pool;
@@ -27,6 +30,7 @@ mod templates;
 mod terminal;
 mod tokens;
 mod variables;
+mod webhooks;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -37,12 +41,14 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 
 pub use error::ClientError;
+pub use events::EventsQuery;
 pub use exec::{ExecInput, ExecOutput};
 pub use files::{FileContent, TarContent, WriteOptions};
+pub use history::HistoryQuery;
 pub use logs::LogStream;
 pub use ports::{TunnelReceiver, TunnelSender};
 pub use sessions::{AttachOptions, SessionEvent, SessionInput, SessionOutput};
-pub use stream::{ChangeStream, ExecEvent, ExecStream, FollowStream};
+pub use stream::{ChangeStream, EventMessage, EventsStream, ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 
 /// Under this header every reply carries the id that the server's log has for it.

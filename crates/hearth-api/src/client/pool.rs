@@ -13,6 +13,8 @@ use crate::instance::{InstanceDetail, InstanceItem, InstanceStatus};
 use crate::page::Items;
 use crate::pool::{ClearReply, ClearRequest, PatchPool, PatchPoolReply, PoolView, RetryReply, TestReply, TestRequest};
 
+/// How long the server's process may take to start again.
+const RESTART: Duration = Duration::from_secs(4);
 /// How long a claim may take beyond the wait it asks for: it may have to make a VM from nothing, set-up included.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -126,6 +128,7 @@ impl Client {
             .json(body)?
             .timeout(Some(CLAIM_TIMEOUT.saturating_add(wait)))
             .repeat(repeat)
+            .waited_enough(wait.max(RESTART))
             .read()
             .await
     }

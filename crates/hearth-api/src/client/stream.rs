@@ -13,6 +13,7 @@ use reqwest::Response;
 
 use super::call::request_id;
 use super::error::{self, ClientError};
+use crate::event::{Event as Happened, EventsPosition, EventsReset};
 use crate::exec::{ExecExit, UNFINISHED_HEADER};
 use crate::file::{FileChange, FileChangeKind};
 use crate::instance::FollowEvent;
@@ -70,6 +71,22 @@ pub type FollowStream = BoxStream<'static, Result<FollowEvent, ClientError>>;
 /// What happens to what is watched, as it happens.
 pub type ChangeStream = BoxStream<'static, Result<FileChange, ClientError>>;
 
+/// What a stream of events says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventMessage {
+    /// It begins: everything up to here is known.
+    Begin(EventsPosition),
+    /// Something happened.
+    Event(Happened),
+    /// What came after the position that was asked for is not kept: the state is to be read anew.
+    Reset(EventsReset),
+    /// Everything that is kept was said: the last message of a stream that does not follow.
+    End(EventsPosition),
+}
+
+/// What happens on the server.
+pub type EventsStream = BoxStream<'static, Result<EventMessage, ClientError>>;
+
 type Source = EventStream<BoxStream<'static, Result<Bytes, reqwest::Error>>>;
 
 /// What one raw event means.
@@ -111,6 +128,29 @@ pub(super) fn change_events(url: String, response: Response) -> ChangeStream {
             Ok(change) => Ok(Meaning::Item(change)),
             // Of a newer server.
             Err(_) => Ok(Meaning::Nothing),
+        }
+    })
+}
+
+pub(super) fn events(url: String, response: Response) -> EventsStream {
+    typed(url, response, |event| {
+        let fault = |fault: serde_json::Error| fault.to_string();
+        let data = event.data.as_str();
+        match event.event.as_str() {
+            "begin" => Ok(Meaning::Item(EventMessage::Begin(
+                serde_json::from_str(data).map_err(fault)?,
+            ))),
+            "reset" => Ok(Meaning::Item(EventMessage::Reset(
+                serde_json::from_str(data).map_err(fault)?,
+            ))),
+            "end" => Ok(Meaning::Last(EventMessage::End(
+                serde_json::from_str(data).map_err(fault)?,
+            ))),
+            // A newer server has more kinds.
+            _ => Ok(match serde_json::from_str(data) {
+                Ok(happened) => Meaning::Item(EventMessage::Event(happened)),
+                Err(_) => Meaning::Nothing,
+            }),
         }
     })
 }

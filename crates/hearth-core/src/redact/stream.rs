@@ -1,6 +1,7 @@
 //! A stream of bytes on its way to people: values are hidden first, then bytes become text.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -46,11 +47,20 @@ impl RedactedStream {
     }
 }
 
-/// Bytes in, bytes without values out.
+/// A longer control sequence is text.
+const LONGEST_CONTROL: usize = 1024;
+const ESCAPE: u8 = 0x1b;
+const BELL: u8 = 0x07;
+
+/// Bytes in, bytes without values out. Control sequences of terminals are no part of a value: one that is coloured in its middle is hidden too.
 struct RedactedBytes {
     values: Arc<Values>,
-    /// The end of what came so far, when it may be the beginning of a value.
+    /// The end of what came so far, when it may be the beginning of a value; without control sequences.
     held: Vec<u8>,
+    /// The control sequences that stood before this place of what is held.
+    controls: VecDeque<(usize, Vec<u8>)>,
+    /// A control sequence that has not ended.
+    open: Vec<u8>,
     /// The long value that was found and whose rest is still to come.
     inside: Option<Inside>,
 }
@@ -60,24 +70,52 @@ impl RedactedBytes {
         Self {
             values,
             held: Vec::new(),
+            controls: VecDeque::new(),
+            open: Vec::new(),
             inside: None,
         }
     }
 
     fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
-        self.held.extend_from_slice(chunk);
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if self.open.is_empty() {
+                let text = rest.iter().position(|byte| *byte == ESCAPE).unwrap_or(rest.len());
+                self.held.extend_from_slice(&rest[..text]);
+                rest = &rest[text..];
+            }
+            if let [byte, after @ ..] = rest {
+                self.open.push(*byte);
+                rest = after;
+                if is_whole_control(&self.open) {
+                    self.controls
+                        .push_back((self.held.len(), std::mem::take(&mut self.open)));
+                } else if self.open.len() > LONGEST_CONTROL {
+                    self.held.append(&mut self.open);
+                }
+            }
+        }
         self.advance(false)
     }
 
     fn finish(&mut self) -> Vec<u8> {
+        self.held.append(&mut self.open);
         self.advance(true)
     }
 
+    /// The control sequences up to this place of what is held.
+    fn show_controls(&mut self, up_to: usize, shown: &mut Vec<u8>) {
+        while let Some((_, control)) = self.controls.pop_front_if(|(at, _)| *at <= up_to) {
+            shown.extend(control);
+        }
+    }
+
     fn advance(&mut self, is_end: bool) -> Vec<u8> {
-        let known = &self.values;
+        let known = self.values.clone();
         let mut shown = Vec::with_capacity(self.held.len());
         let mut done = 0;
         while done < self.held.len() {
+            self.show_controls(done, &mut shown);
             let rest = &self.held[done..];
             if let Some(inside) = self.inside.take() {
                 let (hidden, inside) = known.follow(inside, rest);
@@ -100,8 +138,23 @@ impl RedactedBytes {
                 }
             }
         }
+        self.show_controls(done, &mut shown);
         self.held.drain(..done);
+        self.controls.iter_mut().for_each(|(at, _)| *at -= done);
         shown
+    }
+}
+
+/// Whether a control sequence has its end, by ECMA-48: with `[` parameters and one last character, with `]` a text up to a bell or
+/// `ESC \\`, else perhaps some characters between and one last.
+fn is_whole_control(bytes: &[u8]) -> bool {
+    match bytes {
+        [] | [_] => false,
+        [_, b'['] | [_, b']'] => false,
+        [_, b'[', .., last] => !(0x20..0x40).contains(last),
+        [_, b']', .., BELL] | [_, b']', .., ESCAPE, b'\\'] => true,
+        [_, b']', ..] => false,
+        [.., last] => !(0x20..0x30).contains(last),
     }
 }
 

@@ -349,7 +349,12 @@ impl Claims {
         let new = NewInstance {
             id,
             purpose: Purpose::Claim,
-            ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
+            ..NewInstance::new(
+                &project.id,
+                recipe,
+                u64::from(shape.memory_mib),
+                "a claim waits, and nothing is ready for it",
+            )
         };
         cause::note(&new.id);
         self.store.insert_instance(&new, Timestamp::now()).await?;

@@ -118,8 +118,8 @@ impl Claims {
                 }
                 // Until here, and not until there was a VM: updating its checkouts is waited for as well.
                 reply.wait_ms = millis(progress.trace.age());
-                let hand_over = progress.trace.end(&task.order, row.recipe == *target);
-                store.end_hand_over(&reply, &hand_over).await?;
+                let hand_over = progress.trace.end(&task.order, reply.source, row.recipe == *target);
+                store.end_hand_over(&row.project, &reply, &hand_over).await?;
                 unasked.disarm();
                 progress.reservation.forget(&reply.id);
                 tracing::info!(instance = %row.id, project = %row.project, source = reply.source.as_str(), "handed over");

@@ -136,8 +136,9 @@ impl Claims {
                 return Ok(());
             };
             let (to, now) = (InstanceState::Deleting, Timestamp::now());
+            let why = "the claim that it was made for is gone";
             // Lost: it became ready, or was claimed, meanwhile.
-            if store.move_instance(id, to, Some(row.generation), now).await? != Moved::Lost {
+            if store.move_instance(id, to, Some(row.generation), why, now).await? != Moved::Lost {
                 return Ok(());
             }
         }

@@ -1,13 +1,21 @@
 //! The trace of a claim: what was ready, where its time went, and the message that explains it.
 
 use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
-use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
+use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, MissCause, SkippedInstance};
 use hearth_api::ids::InstanceId;
 use hearth_core::claim::{ClaimOrder, ClaimScope, ClaimView, Next, QueueView, Take, has_template};
 use hearth_core::redact::Redacted;
 use tokio::time::{Duration, Instant};
 
 use crate::store::{ClaimRow, ReadyCount};
+
+/// The pool when the claim first checked.
+#[derive(Debug, Clone, Copy, Default)]
+struct PoolThen {
+    enabled: bool,
+    /// Its set-up fails until a person repairs something.
+    needs_repair: bool,
+}
 
 /// One hand-over on its way.
 #[derive(Debug)]
@@ -16,6 +24,8 @@ pub(super) struct Trace {
     phase_began: Instant,
     ready: Option<ReadyCount>,
     template: Option<bool>,
+    /// When the claim first checked: the pool was enabled, and its set-up was known to fail.
+    pool: Option<PoolThen>,
     skipped: Vec<SkippedInstance>,
     waited: Duration,
     phases: Vec<(&'static str, Duration)>,
@@ -29,6 +39,7 @@ impl Trace {
             phase_began: began,
             ready: None,
             template: None,
+            pool: None,
             skipped: Vec::new(),
             waited: Duration::ZERO,
             phases: Vec::new(),
@@ -55,6 +66,10 @@ impl Trace {
 
     /// Records what the claim saw when it decided on this step.
     pub(super) fn note_view(&mut self, view: &ClaimView, order: &ClaimOrder, step: &Next) {
+        self.pool.get_or_insert(PoolThen {
+            enabled: view.pool.enabled,
+            needs_repair: view.pool.needs_repair,
+        });
         let takes = matches!(step, Next::Take(Take::Pool { .. }));
         if order.scope() != ClaimScope::Own && !takes {
             let count = |ready: usize| u32::try_from(ready).unwrap_or(u32::MAX);
@@ -98,7 +113,7 @@ impl Trace {
     }
 
     /// The VM is handed over: the last phase is done.
-    pub(super) fn end(&self, order: &ClaimOrder, current: bool) -> HandOver {
+    pub(super) fn end(&self, order: &ClaimOrder, source: ClaimSource, current: bool) -> HandOver {
         let phase = |name: &str, ms: f64| ClaimPhase {
             name: name.to_owned(),
             ms,
@@ -117,8 +132,32 @@ impl Trace {
             current,
             template: self.template,
             skipped: self.skipped.clone(),
+            cause: (source != ClaimSource::Ready).then(|| self.cause(order)),
             phases,
             total_ms: in_ms(self.phase_began - self.began),
+        }
+    }
+}
+
+impl Trace {
+    /// Why no ready VM was handed over. The first of these that holds is the cause.
+    fn cause(&self, order: &ClaimOrder) -> MissCause {
+        let ready = self.ready.unwrap_or_default();
+        let pool = self.pool.unwrap_or_default();
+        if order.miss == Miss::Bypass {
+            MissCause::Bypass
+        } else if !pool.enabled {
+            MissCause::PoolDisabled
+        } else if !self.skipped.is_empty() {
+            MissCause::Unfit
+        } else if order.strict && ready.ready > 0 && ready.current == 0 {
+            MissCause::OlderRecipe
+        } else if pool.needs_repair {
+            MissCause::SetUpFails
+        } else if self.template == Some(false) {
+            MissCause::NoTemplate
+        } else {
+            MissCause::Drained
         }
     }
 }

@@ -12,6 +12,7 @@ use rand::RngExt as _;
 use sha2::{Digest, Sha256};
 
 use super::AppState;
+use super::audit::Asked;
 use super::error::ApiError;
 use crate::store::{InstanceRow, ProjectRow, TokenRow};
 
@@ -54,7 +55,11 @@ impl FromRequestParts<AppState> for Caller {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or_else(|| refuse("send a token: `Authorization: Bearer hearth_…`"))?;
-        Self::of_token(state, token).await
+        let caller = Self::of_token(state, token).await?;
+        if let Some(asked) = parts.extensions.get::<Asked>() {
+            asked.note(&caller.0);
+        }
+        Ok(caller)
     }
 }
 

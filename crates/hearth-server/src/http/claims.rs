@@ -99,7 +99,14 @@ pub async fn claim_instance(
         let left = patience.saturating_sub(came.elapsed());
         state.watch.answer(&project, pool.as_ref(), left).await;
     }
-    Ok(Json(state.claims.claim(&project, &task).await?))
+    match state.claims.claim(&project, &task).await {
+        Ok(reply) => Ok(Json(reply)),
+        Err(error) => {
+            let error = ApiError::from(error);
+            state.metrics.claim_refused(&project.id, error.code());
+            Err(error)
+        }
+    }
 }
 
 /// 422 for what cannot be asked of a VM that continues from a checkpoint: what it holds is in the checkpoint.
@@ -224,7 +231,13 @@ pub async fn release_instance(
     let row = own_claim(&state, &caller, &id).await?;
     let moved = state
         .store()
-        .move_instance(&row.id, InstanceState::Deleting, Some(row.generation), Timestamp::now())
+        .move_instance(
+            &row.id,
+            InstanceState::Deleting,
+            Some(row.generation),
+            "it was released",
+            Timestamp::now(),
+        )
         .await?;
     if moved == Moved::Lost {
         return Err(ApiError::not_found("instance"));

@@ -66,6 +66,11 @@ impl ApiError {
         }])
     }
 
+    /// Its code.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// What it says.
     pub fn message(&self) -> &str {
         &self.message

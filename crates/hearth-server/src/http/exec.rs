@@ -34,6 +34,7 @@ use super::validate::Faults;
 use crate::secrets::env_file;
 use crate::store::{InstanceRow, Store};
 use crate::vms::pause::ResumedVm;
+use crate::vms::probe::OutOfReach;
 
 /// How long a VM's agent has to take the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -178,9 +179,12 @@ pub async fn reach(state: &AppState, row: &InstanceRow) -> Result<Inside, ApiErr
     Ok(Inside { agent, resumed })
 }
 
-async fn need_in_reach(state: &AppState, row: &InstanceRow) -> Result<(), ApiError> {
+/// Refuses what asks for a VM that cannot be reached.
+pub async fn need_in_reach(state: &AppState, row: &InstanceRow) -> Result<(), ApiError> {
     match state.probes.out_of_reach(row).await {
-        Some(why) => Err(ApiError::unavailable(why)),
+        // Nobody need ask again.
+        Some(OutOfReach::Ended(why)) => Err(ApiError::new(ErrorCode::Conflict, why)),
+        Some(OutOfReach::Silent(why)) => Err(ApiError::unavailable(why)),
         None => Ok(()),
     }
 }

@@ -1,5 +1,7 @@
 //! The HTTP API. Only this module knows axum, and only [`error`] chooses a status.
 
+mod advice;
+mod audit;
 mod auth;
 mod branches;
 mod claims;
@@ -7,6 +9,7 @@ mod classify;
 mod credentials;
 mod egress;
 mod error;
+mod events;
 mod exec;
 mod exec_end;
 mod exec_socket;
@@ -15,9 +18,11 @@ mod extract;
 mod files;
 mod find;
 mod forks;
+mod history;
 mod hooks;
 mod instances;
 mod logs;
+mod metrics;
 mod openapi;
 mod pace;
 mod pause;
@@ -38,6 +43,7 @@ mod tls;
 mod tokens;
 mod validate;
 mod variables;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -63,8 +69,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::audit::AuditLog;
 use crate::builds::live_log::LiveLogs;
 use crate::claims::Claims;
+use crate::events::Feed;
+use crate::metrics::Metrics;
 use crate::options::Listener;
 use crate::pools::act::Actor;
 use crate::pools::observe::Observer;
@@ -82,11 +91,13 @@ use crate::vms::egress::Egress;
 use crate::vms::pause::Pause;
 use crate::vms::probe::Probes;
 use crate::wake::Wake;
+use crate::webhooks::Webhooks;
 
 pub use auth::{Caller, new_token};
 pub use error::{ApiError, status_of};
 pub use extract::{MAX_BODY_BYTES, read};
 pub use hooks::HookGate;
+pub use metrics::answer_metrics;
 pub use pace::Pace;
 pub use ports::{PortAccess, VisitorLimit, outer_host, outer_scheme};
 pub use root::{places, wants_page};
@@ -162,6 +173,14 @@ pub struct AppState {
     pub longest_wait: Duration,
     /// How ports of VMs are reached.
     pub ports: PortAccess,
+    /// What happens, for who watches.
+    pub feed: Feed,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Who did what.
+    pub audit: AuditLog,
+    /// Posts events.
+    pub webhooks: Webhooks,
 }
 
 impl AppState {
@@ -305,6 +324,14 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(egress::get_egress, egress::put_egress))
         .routes(routes!(egress::get_instance_egress))
         .routes(routes!(schedule::get_pool_schedule, schedule::put_pool_schedule))
+        .routes(routes!(audit::read_audit))
+        .routes(routes!(history::get_history))
+        .routes(routes!(history::get_history_boot))
+        .routes(routes!(advice::advise_pool))
+        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
+        .routes(routes!(webhooks::delete_webhook))
+        .routes(routes!(webhooks::list_deliveries))
+        .routes(routes!(webhooks::replay_delivery))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))
@@ -346,7 +373,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pause::resume_instance))
         .routes(routes!(forks::fork_instance))
         .routes(routes!(forks::checkpoint_instance))
-        .routes(routes!(forks::restore_instance));
+        .routes(routes!(forks::restore_instance))
+        .routes(routes!(events::watch_events));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest(BASE, quick.merge(slow))
         .merge(hooks)
@@ -360,8 +388,11 @@ fn patience() -> TimeoutLayer {
 
 fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Router {
     let (api, _) = routes().split_for_parts();
+    // Also what pages ask the API for.
+    let api = api.layer(axum::middleware::from_fn_with_state(state.clone(), audit::write_down));
     let pages = pages(api.clone().with_state(state.clone()));
     api.merge(pages)
+        .route("/metrics", get(metrics::read_metrics))
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())

@@ -13,7 +13,7 @@ use super::AppState;
 use super::auth::Caller;
 use super::claims::own_claim;
 use super::error::ApiError;
-use super::exec::show_life;
+use super::exec::{need_in_reach, show_life};
 use super::extract::{Path, Query};
 use crate::store::InstanceRow;
 use crate::vms::ended::ended_message;
@@ -92,9 +92,7 @@ pub async fn resume_instance(
     let resumed = state.pause.enter_claimed(&row.vm).await;
     let (_call, was_paused) = resumed.map_err(|error| refusal(error.into(), &id))?;
     // Something else may have stopped it.
-    if let Some(why) = state.probes.out_of_reach(&row).await {
-        return Err(ApiError::unavailable(why));
-    }
+    need_in_reach(&state, &row).await?;
     if was_paused {
         tracing::info!(instance = %id, project = %row.project, "resumed by its owner");
         state.probes.set_clock(&row).await;

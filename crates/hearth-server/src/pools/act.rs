@@ -24,7 +24,7 @@ use crate::builds::live_log::LiveLogs;
 use crate::builds::plan::BuildPlan;
 use crate::builds::run::{Boot, Stop, provision};
 use crate::claims::Queues;
-use crate::status::messages::vm_ended;
+use crate::status::messages::{vm_ended, why};
 use crate::store::{End, InstanceRow, Moved, NewInstance, Store, StoreError, TemplateRow};
 use crate::vms::connections::Connections;
 use crate::vms::pause::Pause;
@@ -100,9 +100,12 @@ impl Actor {
             } => {
                 let template = self.store.template(project, recipe).await?;
                 tracing::debug!(%project, recipe, reason = reason.as_str(), "an instance is to be made");
-                self.begin(world, project, template).await?;
+                self.begin(world, project, template, why(*reason)).await?;
             }
-            Action::Build { project } => self.begin(world, project, None).await?,
+            Action::Build { project } => {
+                self.begin(world, project, None, "the target recipe has no template")
+                    .await?;
+            }
             Action::Start { instance } => self.start(instance).await?,
             Action::Fail {
                 instance,
@@ -139,13 +142,19 @@ impl Actor {
     }
 
     /// Writes the row of a new instance and makes its VM: a fork of this template, or what the pool is to follow now.
-    async fn begin(&self, world: &World, project: &ProjectId, template: Option<TemplateRow>) -> Result<(), StoreError> {
+    async fn begin(
+        &self,
+        world: &World,
+        project: &ProjectId,
+        template: Option<TemplateRow>,
+        why: &str,
+    ) -> Result<(), StoreError> {
         let Some(plan) = BuildPlan::load(&self.builder, project, false).await? else {
             return Ok(());
         };
         let recipe = template.as_ref().map_or(&plan.recipe, |template| &template.recipe);
         let memory_mib = u64::from(plan.shape.memory_mib);
-        let mut new = NewInstance::new(project, recipe.clone(), memory_mib);
+        let mut new = NewInstance::new(project, recipe.clone(), memory_mib, why);
         new.started_by = Some(self.session.to_string());
         let running = self.tasks.begin_provision(&new.id);
         self.store.insert_instance(&new, world.now).await?;
@@ -235,7 +244,9 @@ impl Actor {
             let end = End::Retired(vm_ended(*reason));
             store.end_instance(instance, Some(generation), end, now).await?
         } else {
-            store.move_instance(instance, to, Some(generation), now).await?
+            store
+                .move_instance(instance, to, Some(generation), why(*reason), now)
+                .await?
         };
         if moved == Moved::Lost {
             return Ok(());
@@ -287,11 +298,7 @@ impl Actor {
                     tracing::info!(project = %plan.project, "a template is built");
                 }
                 store.set_instance_made(id, &made).await?;
-                if store
-                    .move_instance(id, InstanceState::Ready, None, Timestamp::now())
-                    .await?
-                    == Moved::Lost
-                {
+                if store.instance_ready(id, Timestamp::now()).await? == Moved::Lost {
                     live_logs.ended(id, None, None);
                 } else {
                     tracing::info!(instance = %id, "an instance is ready");
@@ -336,7 +343,7 @@ impl Actor {
                         InstanceState::Retiring => {
                             let now = Timestamp::now();
                             this.store
-                                .move_instance(id, InstanceState::Archived, None, now)
+                                .move_instance(id, InstanceState::Archived, None, "its VM is gone", now)
                                 .await
                                 .map(drop)
                         }

@@ -29,6 +29,13 @@ impl Order {
             Self::Renewal => Purpose::Renewal,
         }
     }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Test { .. } => "a test of the set-up was asked for",
+            Self::Renewal => "the template has become old",
+        }
+    }
 }
 
 /// Writes orders. Cheap to clone.
@@ -56,7 +63,7 @@ impl Orders {
         let new = NewInstance {
             id: id.clone(),
             purpose: order.purpose(),
-            ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib))
+            ..NewInstance::new(&project.id, recipe, u64::from(shape.memory_mib), order.reason())
         };
         self.store.insert_instance(&new, Timestamp::now()).await?;
         self.wake.wake();

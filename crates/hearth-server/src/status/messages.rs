@@ -111,7 +111,7 @@ pub(super) fn backoff_message(blocker: Blocker, why: Option<&str>, until: Timest
 }
 
 /// Why the planner does something.
-pub(super) fn why(reason: Reason) -> &'static str {
+pub fn why(reason: Reason) -> &'static str {
     match reason {
         Reason::BelowTarget => "fewer are ready or being made than should be ready",
         Reason::ReplaceStale => "one of an older recipe, or too old, gets its successor first",

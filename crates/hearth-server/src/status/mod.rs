@@ -5,14 +5,14 @@ mod conditions;
 mod decisions;
 pub mod messages;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hearth_api::explain::{
     AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
 };
-use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::instance::InstanceStatus;
 use hearth_api::pool::Status;
 use hearth_core::checkout::Checkout;
@@ -49,6 +49,19 @@ struct Notes {
     claimed: String,
     /// When the host's clock last jumped, and by how much.
     clock_jumped: Option<(Timestamp, SignedDuration)>,
+    passes: Passes,
+    /// VMs without a row that the last pass saw.
+    orphans: HashSet<VmId>,
+}
+
+/// The passes since the server started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passes {
+    pub count: u64,
+    /// When the last one was.
+    pub last: Option<Timestamp>,
+    /// VMs without a row that were found.
+    pub orphans: u64,
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +156,7 @@ impl PoolStatus {
         let load = host_load(world);
         let mut notes = self.notes();
         notes.load = load;
+        notes.note_orphans(world);
         let mut before = std::mem::take(&mut notes.pools);
         let mut decided = decisions::by_pool(world, decision);
         let room = decisions::room_for(world.pools.len());
@@ -389,6 +403,24 @@ impl PoolStatus {
             .map(|at_work| at_work.message))
     }
 
+    /// The passes since the server started.
+    #[must_use]
+    pub fn passes(&self) -> Passes {
+        self.notes().passes
+    }
+
+    /// Each pool, and whether it is not filled because its set-up failed again and again, as of the last pass.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(ProjectId, bool)> {
+        let notes = self.notes();
+        let is_open = |pool: &PoolNotes| {
+            let mut blockers = pool.blockers.iter();
+            blockers.any(|(blocker, _)| matches!(blocker, Blocker::BreakerOpen { .. }))
+        };
+        let pools = notes.pools.iter();
+        pools.map(|(project, pool)| (project.clone(), is_open(pool))).collect()
+    }
+
     /// Whether this recipe is not built until a person repairs something, as of the last pass.
     #[must_use]
     pub fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool {
@@ -399,6 +431,19 @@ impl PoolStatus {
             let mut blockers = pool.blockers.iter();
             blockers.any(|(blocker, _)| matches!(blocker, Blocker::BreakerOpen { .. } | Blocker::Missing { .. }))
         })
+    }
+}
+
+impl Notes {
+    fn note_orphans(&mut self, world: &World) {
+        self.passes.count += 1;
+        self.passes.last = Some(world.now);
+        if !world.drivers_observed {
+            return;
+        }
+        let seen: HashSet<VmId> = world.orphans.iter().cloned().collect();
+        self.passes.orphans += seen.difference(&self.orphans).count() as u64;
+        self.orphans = seen;
     }
 }
 

@@ -98,6 +98,15 @@ pub trait GiveUp: Debug + Send + Sync {
     async fn give_up(&self, row: &InstanceRow, failure: &Failure) -> Result<(), StoreError>;
 }
 
+/// Why a VM cannot be reached.
+#[derive(Debug)]
+pub enum OutOfReach {
+    /// It has ended: it will never answer.
+    Ended(String),
+    /// It does not answer, and may again.
+    Silent(String),
+}
+
 /// How often VMs are asked, and how long they have to answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Rhythm {
@@ -193,10 +202,10 @@ impl Probes {
 
     /// Why no one can work in this VM now: it has ended, something on the host has stopped it, or it has not answered for long and
     /// does not do so now.
-    pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<String> {
+    pub async fn out_of_reach(&self, row: &InstanceRow) -> Option<OutOfReach> {
         use hearth_drivers::VmState::{Halted, Paused, Running, Saved, Stopped};
         match self.ends.check(row).await {
-            Ok(Some(end)) => return Some(ended_message(row, &end)),
+            Ok(Some(end)) => return Some(OutOfReach::Ended(ended_message(row, &end))),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, instance = %row.id, "whether a VM has ended could not be noted"),
         }
@@ -205,28 +214,28 @@ impl Probes {
         match tokio::time::timeout(HOST_CHECK, seen).await {
             // It may be about to be made.
             Ok(Ok(Some(Stopped) | None)) if row.state == InstanceState::Provisioning => None,
-            Ok(Ok(Some(Stopped) | None)) => Some(format!(
+            Ok(Ok(Some(Stopped) | None)) => Some(OutOfReach::Ended(format!(
                 "the VM has ended: its process on the host is gone, and so is what ran in it{advice}"
-            )),
+            ))),
             Ok(Ok(Some(Halted))) => {
                 let why = self.why_silent(&row.vm).await;
-                Some(format!("the VM does not answer: {why}{advice}"))
+                Some(OutOfReach::Silent(format!("the VM does not answer: {why}{advice}")))
             }
             Ok(Ok(Some(Running | Paused | Saved)) | Err(_)) | Err(_) => {
                 if let Some(full) = self.still_full(row).await {
-                    return Some(format!(
+                    return Some(OutOfReach::Silent(format!(
                         "the VM is stopped: {full}. Nothing in it is lost, and it resumes by itself when there is room: free some space \
                          on the host"
-                    ));
+                    )));
                 }
                 let silent = self.unresponsive(&row.vm)?;
                 let answer = self.ask(row, SECOND_CHANCE).await;
                 self.note(row, answer.as_ref().err());
                 answer.err().map(|_| {
-                    format!(
+                    OutOfReach::Silent(format!(
                         "the VM does not answer since {:.0}: {}{advice}",
                         silent.since, silent.reason
-                    )
+                    ))
                 })
             }
         }

@@ -183,7 +183,7 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
 fn failure(boot: &Boot, reason: &str) -> Markup {
     html! {
         div.notice.bad role="alert" {
-            p { strong { (parts::sentence(&failure_with_names(&boot.detail.steps, reason))) } }
+            p { strong { (failure_with_names(&boot.detail.steps, reason)) } }
             p {
                 a href=(format!("/projects/{}/setup", boot.project)) { "Change the set-up" }
                 " and test again: only what changed, and what comes after it, runs then."

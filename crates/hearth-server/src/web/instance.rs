@@ -256,7 +256,7 @@ pub async fn inside(Named(id): Named<InstanceId>, visitor: Visitor) -> Result<Re
                         @for one in &all.items {
                             li {
                                 @if one.is_running() { (badge(Tone::Busy, "running")) } @else { (badge(Tone::Off, "ended")) } " "
-                                code { (one.argv.join(" ")) } " "
+                                a href=(format!("{here}/sessions/{}", utf8_percent_encode(&one.id, NON_ALPHANUMERIC))) { code { (one.argv.join(" ")) } } " "
                                 span.dim { (one.tag.as_deref().unwrap_or_default()) " " (one.user) " in " (one.cwd) ", since " (parts::time(one.started_at)) }
                             }
                         }
@@ -288,13 +288,31 @@ pub async fn log(
     Named(id): Named<InstanceId>,
     visitor: Visitor,
 ) -> Result<Response, Refusal> {
-    let (view, project) = look_up(&visitor, &id).await?;
     let path = format!("/instances/{id}/logs/{}", utf8_percent_encode(&name, NON_ALPHANUMERIC));
-    let text = visitor.text(&path, LOG_BYTES).await?;
+    text(&visitor, &id, "Log", &name, &path).await
+}
+
+/// `GET …/sessions/{session}`: what it printed.
+pub async fn session(
+    Path((_, name)): Path<(String, String)>,
+    Named(id): Named<InstanceId>,
+    visitor: Visitor,
+) -> Result<Response, Refusal> {
+    let name = utf8_percent_encode(&name, NON_ALPHANUMERIC);
+    let path = format!("/instances/{id}/sessions/{name}");
+    let session: Session = visitor.get(&path).await?;
+    let path = format!("{path}/output?last={LOG_BYTES}");
+    text(&visitor, &id, "Session", &session.argv.join(" "), &path).await
+}
+
+/// A text from inside a VM as a page.
+async fn text(visitor: &Visitor, id: &InstanceId, kind: &str, name: &str, path: &str) -> Result<Response, Refusal> {
+    let (view, project) = look_up(visitor, id).await?;
+    let text = visitor.text(path, LOG_BYTES).await?;
     let body = html! {
-        (head(&view, project.as_ref(), Some("Log")))
-        h2 { (name) }
-        pre tabindex="0" { (text) }
+        (head(&view, project.as_ref(), Some(kind)))
+        h2 { code { (name) } }
+        @if text.is_empty() { p.empty { "Nothing was printed." } } @else { pre tabindex="0" { (text) } }
     };
-    Ok(Frame::new(&visitor, Section::Claims, &name).show(&body))
+    Ok(Frame::new(visitor, Section::Claims, kind).show(&body))
 }

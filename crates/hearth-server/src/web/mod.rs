@@ -98,6 +98,7 @@ pub fn pages(state: AppState, api: Router, options: &ServeOptions) -> Router<App
         .route("/instances/{instance}", get(instance::show))
         .route("/instances/{instance}/inside", get(instance::inside))
         .route("/instances/{instance}/logs/{log}", get(instance::log))
+        .route("/instances/{instance}/sessions/{session}", get(instance::session))
         .route("/instances/{instance}/{action}", post(instance::act))
         .route("/instances/{instance}/files", get(files::list))
         .route("/instances/{instance}/file", get(files::download).put(files::upload))

@@ -145,15 +145,19 @@ pub fn meter(value: u64, most: u64, text: &str) -> Markup {
 
 /// A message of the API as a sentence: they begin with a small letter and end with none.
 pub fn sentence(message: &str) -> String {
-    let mut letters = message.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string());
-    let rest = letters.as_str();
     let end = if message.ends_with(['.', '!', '?', ':']) {
         ""
     } else {
         "."
     };
-    format!("{}{rest}{end}", first.unwrap_or_default())
+    // The name of a step, a field or a file stays as it is.
+    let first = message.split(' ').next().unwrap_or_default();
+    if !first.chars().all(char::is_alphabetic) {
+        return format!("{message}{end}");
+    }
+    let mut letters = message.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}{end}", first.unwrap_or_default(), letters.as_str())
 }
 
 /// `1 VM`, `3 VMs`.
@@ -180,6 +184,7 @@ mod tests {
         assert_eq!(span_text(Duration::from_secs(12 * 3600 - 1)), "12 h");
         assert_eq!(sentence("there is no such project"), "There is no such project.");
         assert_eq!(sentence("Did it?"), "Did it?");
+        assert_eq!(sentence("create_vm: no"), "create_vm: no.");
         assert_eq!(span_text(Duration::from_secs(3 * 86_400)), "3 days");
         assert_eq!(
             [short_id("wpi_123456789"), short_id("é"), short_hash("é")],

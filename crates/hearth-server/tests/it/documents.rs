@@ -71,7 +71,7 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 91);
+    assert_eq!(count, 101);
 }
 
 #[tokio::test]

@@ -60,10 +60,7 @@ async fn a_claimed_vm_whose_process_is_gone_is_noted_with_its_reason_and_stays_c
         }
         let exec = format!("/instances/{id}/exec");
         let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
-        assert_eq!(
-            (status, message(&body)),
-            (StatusCode::SERVICE_UNAVAILABLE, said.as_str())
-        );
+        assert_eq!((status, message(&body)), (StatusCode::CONFLICT, said.as_str()));
         server.post(&format!("/instances/{id}/release"), json!({})).await;
         server.until(SOON, "/claims", |it| it["items"] == json!([])).await;
     }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod audit;
 mod backup;
 mod branches;
 mod cancel;
@@ -16,6 +17,7 @@ mod documents;
 mod edges;
 mod egress;
 mod ended;
+mod events;
 mod exec;
 mod explain;
 mod extra_content;
@@ -28,9 +30,11 @@ mod full_disk;
 mod git_host;
 mod guests;
 mod harness;
+mod history;
 mod images;
 mod leases;
 mod leases_disk;
+mod metrics;
 mod mirrors;
 mod named_failures;
 mod names;
@@ -55,3 +59,4 @@ mod tunnels;
 mod vm_ends;
 mod vms;
 mod watch;
+mod webhooks;

@@ -1,6 +1,7 @@
 //! The commands, one file per noun. Each takes its arguments, talks to the server through the typed client and prints.
 
 mod attached;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod checkpoint;
 pub(crate) mod claim;
@@ -13,9 +14,11 @@ pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod egress;
 pub(crate) mod env;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod forward;
+pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod logs;
@@ -30,6 +33,7 @@ mod really;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
+mod serve_watching;
 pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod shell;
@@ -39,6 +43,7 @@ pub(crate) mod token;
 pub(crate) mod top;
 mod unfinished;
 pub(crate) mod uninstall;
+pub(crate) mod webhook;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -90,5 +95,9 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Uninstall(args) => uninstall::run(globals, args).await,
         Command::Top(args) => top::run(globals, args).await,
         Command::Config(command) => config::run(globals, &command),
+        Command::Events(args) => events::run(globals, args).await,
+        Command::Audit(args) => audit::run(globals, args).await,
+        Command::History(args) => history::run(globals, args).await,
+        Command::Webhook(command) => webhook::run(globals, command).await,
     }
 }

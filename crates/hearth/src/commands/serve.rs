@@ -19,6 +19,7 @@ use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, T
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
+use super::serve_watching::WatchingArgs;
 use crate::config::{self, Complete};
 use crate::failure::Failure;
 use crate::listen::ListenArg;
@@ -139,6 +140,8 @@ pub(crate) struct ServeArgs {
     /// The config file [env: HEARTH_CONFIG] [default: /etc/hearth/hearth.toml, where it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    watching: WatchingArgs,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -359,7 +362,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
     for arg in &args.sizes {
         sizes.set(arg.size, arg.shape);
     }
-    ServeOptions {
+    let options = ServeOptions {
         tls: tls(args),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
@@ -391,7 +394,8 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         ports_domain: args.ports_domain.clone().or(usual.ports_domain),
         dns_upstream: args.dns_upstream,
         ..usual
-    }
+    };
+    args.watching.set(options)
 }
 
 fn tls(args: &ServeArgs) -> Option<TlsFiles> {

@@ -6,6 +6,7 @@
     reason = "the helpers of tests: what cannot go on should stop and say where"
 )]
 
+mod advise;
 mod arguments;
 mod attached;
 mod backup;
@@ -16,6 +17,7 @@ mod config;
 mod connecting;
 mod credentials;
 mod egress;
+mod events;
 mod exec;
 mod explain;
 mod fake;
@@ -47,4 +49,5 @@ mod top;
 mod traces;
 mod variables;
 mod webhook;
+mod webhooks;
 mod written;

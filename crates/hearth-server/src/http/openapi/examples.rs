@@ -104,7 +104,7 @@ pub fn claim_explained(instance: &InstanceId, project: &ProjectId) -> Value {
         "why": "3 ready, 3 of the target recipe; the oldest of the target recipe was taken",
         "handOver": {
             "ready": 3, "readyCurrent": 3, "strict": false, "miss": "prefer", "current": true, "template": null,
-            "skipped": [],
+            "skipped": [], "cause": null,
             "phases": [
                 phase("wait", 0.01), phase("take", 1.92), phase("resume", 0.84), phase("connect", 0.02),
                 phase("variables", 0.09), phase("prepare", 0.61), phase("checkouts", 0.12), phase("scripts", 0.01)

@@ -6,11 +6,13 @@ mod examples;
 mod operations;
 mod refusals;
 mod replies;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use hearth_api::error::ErrorBody;
+use hearth_api::event::{Event, EventsData, EventsPosition, EventsReset};
 use hearth_api::exec::{ExecExit, ExecMessage, ExecRequest};
 use hearth_api::file::FileChange;
 use hearth_api::instance::FollowEvent;
@@ -54,12 +56,18 @@ pub const SETTINGS_PATH: &str = "/schemas/settings.json";
         (name = "files", description = "Files in a VM"),
         (name = "sessions", description = "Commands in a VM that outlive who started them, and its processes"),
         (name = "ports", description = "TCP ports in a VM: HTTP, WebSockets, raw connections, links for others"),
+        (name = "events", description = "What happens, as it happens"),
+        (name = "audit", description = "Who did what"),
         (name = "tokens", description = "API tokens"),
         (name = "server", description = "Whether the server works")
     ),
     components(schemas(
         Cursor,
         ErrorBody,
+        Event,
+        EventsData,
+        EventsPosition,
+        EventsReset,
         ExecExit,
         ExecMessage,
         FileChange,

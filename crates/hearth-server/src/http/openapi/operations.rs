@@ -1,7 +1,7 @@
 //! What operations share: path parameters, refusals, the request id. And where the ids of a reply lead.
 
 use hearth_api::error::ErrorCode;
-use hearth_api::ids::{InstanceId, ProjectId, TokenId};
+use hearth_api::ids::{DeliveryId, InstanceId, ProjectId, TokenId, WebhookId};
 use hearth_api::values::{CheckpointName, CredentialHost, VariableName};
 use utoipa::ToSchema;
 use utoipa::openapi::link::{Link, LinkBuilder};
@@ -91,6 +91,8 @@ fn path_parameter(name: &str) -> Parameter {
     let (description, schema) = match name {
         "projectId" => ("The project", refers(ProjectId::name())),
         "tokenId" => ("The token", refers(TokenId::name())),
+        "webhookId" => ("The webhook", refers(WebhookId::name())),
+        "delivery" => ("The delivery", refers(DeliveryId::name())),
         "name" => ("The variable's name", refers(VariableName::name())),
         "session" => (
             "The session's id, the id of its first process, or its tag",
@@ -188,6 +190,9 @@ fn links_of(operation: &str) -> Vec<(&'static str, Link)> {
         .map(|to| link(to, &[("id", "$request.path.id"), ("session", ID)]))
         .into(),
         "create_token" => vec![link("revoke_token", &[("tokenId", ID)])],
+        "create_webhook" => ["list_deliveries", "delete_webhook"]
+            .map(|to| link(to, &[("webhookId", ID)]))
+            .into(),
         _ => Vec::new(),
     }
 }

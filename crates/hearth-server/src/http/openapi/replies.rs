@@ -24,7 +24,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Schem
 use utoipa::openapi::{Components, ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use super::examples::{THEN, claim_explained, pool_explained, recipe};
-use super::{PATH, SETTINGS_PATH, reach, schema_name};
+use super::{PATH, SETTINGS_PATH, reach, schema_name, watching};
 
 const CREATED: &str = "2026-11-02T09:00:00.000Z";
 const LATER: &str = "2026-11-02T09:01:12.480Z";
@@ -165,6 +165,9 @@ fn events(operation: &str) -> (String, Cow<'static, str>) {
     if operation == "read_session_output" {
         let example = format!("event: stdout\ndata: {}\n\n", STANDARD.encode("hi\n")) + &event("end", &session());
         return (example, Session::name());
+    }
+    if operation == "watch_events" {
+        return watching::stream();
     }
     let started = FollowEvent::StepStarted {
         name: "create_vm".to_owned(),
@@ -372,7 +375,7 @@ fn example(schema: &str) -> Option<Value> {
         "get_openapi" => json!({ "openapi": "3.1.0", "info": { "title": "Hearth", "version": "0.1.0" }, "paths": {} }),
         "get_settings_schema" => json!({ "title": "Hearth repository settings", "type": "object" }),
         "get_docs" => json!("<!doctype html>"),
-        _ => return None,
+        other => return watching::example(other),
     })
 }
 

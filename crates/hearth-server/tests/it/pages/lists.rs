@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_drivers::fake::FakeOptions;
+use hearth_drivers::fake::{ExecRule, FakeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -144,6 +144,37 @@ async fn files_go_in_and_come_out_as_they_are() {
     assert_eq!(got.text().await.unwrap(), "<script>1</script>");
     assert_eq!(
         person.get(&format!("{vm}/file?path=/home/none")).await.status(),
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_a_vm_is_shown_on_its_page() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    driver.add_rule(ExecRule::prints("count-things", "<b>three</b> things\n"));
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let vm = format!("/instances/{}", claim["id"].as_str().unwrap());
+    let person = Person::sign_in(&server, &server.token).await;
+    let empty = person.page(&format!("{vm}/inside")).await;
+    assert!(
+        empty.contains("Nothing listens") && empty.contains("None was started."),
+        "{empty}"
+    );
+    driver.listen(3000, "127.0.0.1:9".parse().unwrap());
+    let session = json!({ "request": { "command": "count-things" } });
+    let session = server.post(&format!("{vm}/sessions"), session).await;
+    let page = person.page(&format!("{vm}/inside")).await;
+    assert!(
+        page.contains("count-things") && page.contains("hearth_share="),
+        "{page}"
+    );
+    let output = person
+        .page(&format!("{vm}/sessions/{}", session["id"].as_str().unwrap()))
+        .await;
+    assert!(output.contains("&lt;b&gt;three&lt;/b&gt; things"), "{output}");
+    assert_eq!(
+        person.get(&format!("{vm}/logs/none")).await.status(),
         StatusCode::NOT_FOUND
     );
 }

@@ -59,16 +59,20 @@ async fn axe_finds_nothing_serious_on_any_page() {
 
 /// What axe finds in the page that is shown.
 async fn faults(window: &Window, place: &str) -> Vec<String> {
+    const RUN: &str = "axe.run(document, { resultTypes: ['violations'] }).then(found => ({
+        passed: found.passes.length,
+        faults: found.violations.map(one => ({
+            id: one.id, impact: one.impact,
+            where: one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary),
+        })),
+    }))";
     window.page.evaluate(AXE).await.unwrap();
-    let run = "axe.run(document, { resultTypes: ['violations'] }).then(found => found.violations.map(one => \
-               ({ id: one.id, impact: one.impact, where: one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary) })))";
-    let found = window.page.evaluate(run).await.unwrap();
+    let found = window.page.evaluate(RUN).await.unwrap();
     let found = found.value().cloned().unwrap_or(Value::Null);
-    let found = found
-        .as_array()
-        .cloned()
-        .unwrap_or_else(|| panic!("{place}: axe did not run"));
-    let heavy = found
+    // It did look: a page without a heading, a language or names for its parts passes few of its rules.
+    assert!(found["passed"].as_u64() > Some(15), "{place}: {found:#}");
+    let faults = found["faults"].as_array().cloned().unwrap_or_default();
+    let heavy = faults
         .iter()
         .filter(|fault| HEAVY.contains(&fault["impact"].as_str().unwrap_or_default()));
     heavy.map(|fault| format!("{place}: {fault}")).collect()

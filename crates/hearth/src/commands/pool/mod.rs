@@ -1,10 +1,12 @@
 //! `hearth pool`: its configuration (`set`), what there is (`status`, `instances`, `instance`), a try (`test`),
 //! another one (`retry`), a fresh start (`clear`), and why it is as it is (`explain`).
 
+mod advise;
 mod cancel;
 mod edit;
 mod explain;
 mod gone;
+mod live;
 mod schedule;
 mod show;
 mod test;
@@ -80,6 +82,13 @@ pub(crate) enum PoolCommand {
         /// Also show the server's latest decisions about this pool, and what they were based on
         #[arg(long)]
         decisions: bool,
+    },
+    /// Advise on the target: what the claims of the last days would have met with others
+    Advise(advise::AdviseArgs),
+    /// Watch what happens in the pool: each change with its reason, and what the pool has after it
+    Watch {
+        /// The project's name or id
+        project: String,
     },
     /// List the newest instances
     Instances {
@@ -216,6 +225,12 @@ pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, F
                 explain::show(explained, decisions)
             })?;
             Ok(0)
+        }
+        PoolCommand::Advise(args) => advise::run(globals, args).await,
+        PoolCommand::Watch { project } => {
+            let client = connect::client(globals)?;
+            let project = connect::project(&client, &project).await?;
+            live::run(globals, &client, &project).await
         }
         PoolCommand::Instances { project, limit, status } => {
             let client = connect::client(globals)?;

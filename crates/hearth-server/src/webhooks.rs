@@ -1,0 +1,260 @@
+//! Outgoing webhooks: events are put on their way in the order in which they were written, and posted until the receiver takes them or they
+//! are given up. Signed as Standard Webhooks are: HMAC-SHA-256 over the id, the time of the attempt and the body.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::{SignedDuration, Timestamp};
+use rand::RngExt as _;
+use serde_json::json;
+use sha2::Sha256;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Feed;
+use crate::store::{Attempt, DueDelivery, EventFilter, EventRow, NewDelivery, Store, StoreError};
+
+/// Secrets begin so, and the rest is Base64.
+const SECRET_PREFIX: &str = "whsec_";
+/// Random bytes of a secret.
+const SECRET_BYTES: usize = 24;
+/// Events that are put on their way at a time.
+const PAGE: u32 = 200;
+/// Deliveries that are taken up at a time, and posted at once.
+const TAKEN: u32 = 64;
+const AT_ONCE: usize = 16;
+/// A receiver has this long to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Pauses before the attempts after the first, seconds: about 28 hours in all. After the last one a delivery is given up.
+const PAUSES: [u32; 7] = [5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 10 * 3600];
+/// Pauses are longer by up to this share, so that receivers that were away are not all asked at once.
+const JITTER: f64 = 0.2;
+/// Deliveries that ended are kept for this long.
+const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Deliveries that are removed in one transaction.
+const BATCH: u32 = 500;
+/// At the latest after this long it is looked whether something is due.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A new secret.
+#[must_use]
+pub fn new_secret() -> String {
+    let secret: [u8; SECRET_BYTES] = rand::rng().random();
+    format!("{SECRET_PREFIX}{}", STANDARD.encode(secret))
+}
+
+/// `v1,` and the signature of one attempt.
+fn signature(secret: &str, id: &str, at: i64, body: &str) -> Option<String> {
+    let key = STANDARD.decode(secret.strip_prefix(SECRET_PREFIX)?).ok()?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).ok()?;
+    mac.update(format!("{id}.{at}.{body}").as_bytes());
+    Some(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
+}
+
+/// Delivers events. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    store: Store,
+    feed: Feed,
+    http: reqwest::Client,
+    /// How long a second of the pauses lasts.
+    second: Duration,
+    /// Something was put on its way, or a webhook was made.
+    changed: Arc<Notify>,
+}
+
+impl Webhooks {
+    /// Delivers nothing until [`Webhooks::run`].
+    pub fn new(store: Store, feed: Feed, second: Duration) -> reqwest::Result<Self> {
+        // The second call in a process is refused, which is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            // What a receiver redirects to was not named by an admin.
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(PATIENCE)
+            .user_agent(concat!("Hearth/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            store,
+            feed,
+            http,
+            second,
+            changed: Arc::default(),
+        })
+    }
+
+    /// A delivery is to be sent again, or a webhook was made.
+    pub fn check(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Delivers until the server stops. The next server continues where this one was.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.queue() => {}
+            () = self.deliver() => {}
+        }
+    }
+
+    /// Puts events on their way.
+    async fn queue(&self) {
+        let mut changes = self.feed.changes();
+        // Without webhooks nothing is written: where it is then stays in memory.
+        let mut seen = 0;
+        loop {
+            changes.mark_unchanged();
+            if let Err(error) = self.queue_new(&mut seen).await {
+                tracing::warn!(%error, "events could not be put on their way to webhooks; it is tried again");
+                tokio::time::sleep(LONGEST_PAUSE).await;
+                continue;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn queue_new(&self, seen: &mut u64) -> Result<(), StoreError> {
+        loop {
+            let webhooks = self.store.all_webhooks().await?;
+            let Some(oldest) = webhooks.iter().map(|webhook| webhook.after).min() else {
+                *seen = self.store.event_span().await?.newest;
+                return Ok(());
+            };
+            let after = self.store.webhook_cursor().await?.max(oldest).max(*seen);
+            let events = self.store.events_after(EventFilter::default(), after, PAGE).await?;
+            let Some(last) = events.last().map(|row| row.event.id) else {
+                return Ok(());
+            };
+            let mut new = Vec::new();
+            for row in &events {
+                for webhook in webhooks.iter().filter(|webhook| webhook.wants(row)) {
+                    new.push(NewDelivery {
+                        webhook: webhook.id.clone(),
+                        event: row.event.id,
+                        kind: row.event.kind,
+                        body: body(row),
+                    });
+                }
+            }
+            if !new.is_empty() {
+                self.store.queue_deliveries(&new, last, Timestamp::now()).await?;
+                self.check();
+            }
+            *seen = last;
+        }
+    }
+
+    /// Posts what is due.
+    async fn deliver(&self) {
+        loop {
+            let pause = match self.deliver_due().await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    tracing::warn!(%error, "webhooks could not be delivered; it is tried again");
+                    LONGEST_PAUSE
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// How long until the next one is due.
+    async fn deliver_due(&self) -> Result<Duration, StoreError> {
+        self.store.remove_deliveries(Timestamp::now() - KEPT, BATCH).await?;
+        loop {
+            let due = self.store.due_deliveries(Timestamp::now(), TAKEN).await?;
+            if due.is_empty() {
+                break;
+            }
+            let posted = futures::stream::iter(due)
+                .map(|due| async move {
+                    let attempt = self.post(&due).await;
+                    self.store.note_attempt(&due.id, &attempt).await
+                })
+                .buffer_unordered(AT_ONCE);
+            let noted: Vec<Result<(), StoreError>> = posted.collect().await;
+            noted.into_iter().collect::<Result<(), StoreError>>()?;
+        }
+        let next = self.store.next_delivery().await?;
+        let pause = next.map(|next| Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default());
+        Ok(pause.unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE))
+    }
+
+    async fn post(&self, due: &DueDelivery) -> Attempt {
+        let at = Timestamp::now().as_second();
+        let Some(signature) = signature(&due.secret, due.id.as_str(), at, &due.body) else {
+            return self.failed(due, None, "its secret is damaged; make the webhook anew".to_owned());
+        };
+        let request = self
+            .http
+            .post(&due.url)
+            .header("content-type", "application/json")
+            .header("webhook-id", due.id.as_str())
+            .header("webhook-timestamp", at.to_string())
+            .header("webhook-signature", signature)
+            .body(due.body.clone());
+        match request.send().await {
+            Ok(reply) if reply.status().is_success() => Attempt {
+                status: Some(reply.status().as_u16()),
+                error: None,
+                next_at: None,
+            },
+            Ok(reply) => {
+                let status = reply.status();
+                self.failed(due, Some(status.as_u16()), format!("the receiver answered {status}"))
+            }
+            Err(error) => {
+                let error = hearth_api::error::chain(&error.without_url());
+                self.failed(due, None, error)
+            }
+        }
+    }
+
+    fn failed(&self, due: &DueDelivery, status: Option<u16>, error: String) -> Attempt {
+        let pause = usize::try_from(due.attempts)
+            .ok()
+            .and_then(|attempt| PAUSES.get(attempt));
+        let next_at = pause.and_then(|pause| {
+            let jitter = 1.0 + rand::rng().random_range(0.0..JITTER);
+            let pause = (self.second * *pause).mul_f64(jitter);
+            Timestamp::now().checked_add(SignedDuration::try_from(pause).ok()?).ok()
+        });
+        tracing::info!(delivery = %due.id, status, error, given_up = next_at.is_none(), "a webhook was not delivered");
+        Attempt {
+            status,
+            error: Some(error),
+            next_at,
+        }
+    }
+}
+
+/// What is posted.
+fn body(row: &EventRow) -> String {
+    let event = &row.event;
+    json!({ "type": event.kind, "timestamp": hearth_api::time::format(event.at), "data": event }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signature_is_that_of_standard_webhooks() {
+        // The example of their specification.
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let body = r#"{"test": 2432232314}"#;
+        let signed = signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+        assert_eq!(signed.unwrap(), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert!(signature(&new_secret(), "msg_1", 1, "").is_some());
+        assert!(signature("whsec_?", "msg_1", 1, "").is_none());
+    }
+}
