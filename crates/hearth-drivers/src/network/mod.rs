@@ -201,6 +201,8 @@ impl VmNetwork {
         }
         if living(record.uplink.as_ref())?.is_none() {
             record.uplink = Some(self.start_uplink(holder.pid).await?);
+            // At once: one that no record names would keep the next one from starting, should the gateway fail.
+            self.save(&record)?;
         }
         if living(record.gateway.as_ref())?.is_none() {
             record.gateway = Some(self.start_gateway(holder.pid).await?);
