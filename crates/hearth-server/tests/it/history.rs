@@ -90,6 +90,12 @@ async fn a_failed_boot_is_found_with_its_log_when_it_is_gone_and_without_secrets
     let commands = json!({ "setupCommands": [{ "name": "die", "command": "die" }] });
     let boot = server.test_boot(SOON, &project, commands).await;
     let id = boot["id"].as_str().unwrap();
+    // Its log is copied a moment after it ended.
+    server
+        .until(SOON, &format!("{project}/history"), |it| {
+            it["boots"][0]["hasLog"] == true
+        })
+        .await;
     server.post(&format!("{project}/warm-pool/clear"), json!({})).await;
     let path = format!("{project}/history?troubled=true");
     let history = server

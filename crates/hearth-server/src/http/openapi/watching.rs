@@ -1,4 +1,4 @@
-//! Examples of what is told of the past: events, history, the audit log, webhooks.
+//! Examples of what is told of the past, and of a pool over time: events, history, the audit log, webhooks, advice, schedules.
 
 use std::borrow::Cow;
 
@@ -65,6 +65,10 @@ pub fn example(schema: &str) -> Option<Value> {
             "id": DeliveryId::example(8), "eventId": 4712, "kind": "instance.failed", "createdAt": AT, "status": "pending", "attempts": 1,
             "nextAt": LATER, "lastStatus": 503, "lastError": "the receiver answered 503 Service Unavailable"
         }] }),
+        "PoolScheduleView" => json!({
+            "timeZone": "Europe/Berlin", "windows": [{ "start": "0 8 * * 1-5", "end": "0 18 * * 1-5", "targetSize": 8 }],
+            "targetSize": 8, "ownTargetSize": 2, "changesAt": LATER
+        }),
         "PoolAdvice" => {
             let outcome = |target: u32, rate: f64, wait: u32, hours: f64| json!({ "target": target, "hitRate": rate, "p95WaitMs": wait, "vmHours": hours });
             json!({
