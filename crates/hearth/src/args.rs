@@ -99,7 +99,7 @@ impl std::fmt::Debug for Globals {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Check what this machine can do, and say for each finding what to do
     Doctor(doctor::DoctorArgs),
     /// The images that VMs are made from

@@ -105,7 +105,9 @@ impl RedactedBytes {
 
     /// The control sequences up to this place of what is held.
     fn show_controls(&mut self, up_to: usize, shown: &mut Vec<u8>) {
-        while let Some((_, control)) = self.controls.pop_front_if(|(at, _)| *at <= up_to) {
+        while self.controls.front().is_some_and(|(at, _)| *at <= up_to)
+            && let Some((_, control)) = self.controls.pop_front()
+        {
             shown.extend(control);
         }
     }

@@ -52,7 +52,7 @@ use crate::failure::Failure;
 pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
     let globals = &cli.globals;
     match cli.command {
-        Command::Serve(args) => serve::run(args).await,
+        Command::Serve(args) => serve::run(*args).await,
         Command::Doctor(args) => doctor::run(globals, args).await,
         Command::Image(command) => image::run(globals, command).await,
         Command::Project(command) => project::run(globals, command).await,
