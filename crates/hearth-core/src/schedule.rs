@@ -39,7 +39,7 @@ pub enum ScheduleError {
     #[error("the time zone {0} is not known on this server")]
     TimeZone(String),
     /// A text is no time that comes again.
-    #[error("{text:?} is no time in cron's five fields: {fault}")]
+    #[error("`{text}` is no time in cron's five fields: {fault}")]
     Cron {
         /// Which window, from 0.
         window: usize,
