@@ -105,8 +105,8 @@ impl RedactedBytes {
 
     /// The control sequences up to this place of what is held.
     fn show_controls(&mut self, up_to: usize, shown: &mut Vec<u8>) {
-        while let Some((_, control)) = self.controls.pop_front_if(|(at, _)| *at <= up_to) {
-            shown.extend(control);
+        while self.controls.front().is_some_and(|(at, _)| *at <= up_to) {
+            shown.extend(self.controls.pop_front().into_iter().flat_map(|(_, control)| control));
         }
     }
 
