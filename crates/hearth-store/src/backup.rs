@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::{BUSY_TIMEOUT, StoreError};
+use super::{BUSY_TIMEOUT, StoreError, millis};
 
 /// What belongs to the machine and its VMs, and not to what a person set up: none of it is there when a backup is restored. A
 /// record without its VM would be taken for one that was lost, and a label that two data folders have for one installation.
-const OF_THE_MACHINE: [&str; 10] = [
+const OF_THE_MACHINE: [&str; 11] = [
     "DELETE FROM instance",
     "DELETE FROM claim",
     "DELETE FROM template",
@@ -18,11 +19,20 @@ const OF_THE_MACHINE: [&str; 10] = [
     "DELETE FROM named_checkpoint",
     "DELETE FROM stopped_vm",
     "DELETE FROM controller",
+    // The server that was backed up delivers them.
+    "DELETE FROM webhook_delivery WHERE status = 'pending'",
     // Browsers sign in again: it is another address.
     "DELETE FROM web_session",
     // The mirrors that they were seen in are fetched anew.
     "DELETE FROM tip",
 ];
+/// What the history of VMs that were there ends with; `?1` is the time, `?2` the reason.
+const HISTORY_ENDS: [&str; 2] = [
+    "UPDATE claim_history SET ended_at = ?1, ended_because = ?2 WHERE ended_at IS NULL",
+    "UPDATE boot_history SET gone_at = ?1, gone_because = ?2 WHERE gone_at IS NULL",
+];
+/// Why, for people.
+const RESTORED: &str = "restored from a backup";
 /// And its name.
 const INSTALLATION: &str = "DELETE FROM meta WHERE key = 'installation'";
 
@@ -80,6 +90,10 @@ pub async fn adopt_copy(copy: &Path) -> Result<Holdings, StoreError> {
     let mut tx = connection.begin().await?;
     for statement in OF_THE_MACHINE.into_iter().chain([INSTALLATION]) {
         sqlx::query(statement).execute(&mut *tx).await?;
+    }
+    for statement in HISTORY_ENDS {
+        let ends = sqlx::query(statement).bind(millis(Timestamp::now())).bind(RESTORED);
+        ends.execute(&mut *tx).await?;
     }
     tx.commit().await?;
     let holdings = holdings(&mut connection).await?;

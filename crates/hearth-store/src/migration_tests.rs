@@ -332,10 +332,20 @@ async fn database_of_every_released_schema_is_opened_with_all_it_holds() {
         assert_eq!((variables, broken), (2, 0), "{name}");
         // A copy of it is adopted too, and begins without the VMs.
         let copy = folder.path().join("copy.db");
+        let open = "INSERT INTO claim_history (instance_id, project_id, claimed_at, source, wait_ms, recipe)
+                        VALUES ('wpi_1', 'prj_a1111111', 1, 'warm', 0, 'r')";
+        let mut tx = store.write.begin().await.unwrap();
+        sqlx::query(open).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
         let holds = super::copy_database(&file, &copy).await.unwrap();
         assert_eq!((holds.projects, holds.variables, holds.tokens), (2, 2, 1), "{name}");
         assert_eq!(super::adopt_copy(&copy).await.unwrap(), holds, "{name}");
         let adopted = Store::open(&copy, Arc::new(NoVariables), None).await.unwrap();
         assert!(adopted.claims(sight).await.unwrap().is_empty(), "{name}");
+        let ended: Option<String> = sqlx::query_scalar("SELECT ended_because FROM claim_history")
+            .fetch_one(&adopted.read)
+            .await
+            .unwrap();
+        assert_eq!(ended.as_deref(), Some("restored from a backup"), "{name}");
     }
 }
