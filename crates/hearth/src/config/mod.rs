@@ -121,7 +121,7 @@ fn parsed(words: Vec<OsString>, file: Option<PathBuf>) -> Result<Complete, Failu
             command: Command::Serve(args),
         } => Ok(Complete {
             globals,
-            args,
+            args: *args,
             effective,
             file,
         }),
