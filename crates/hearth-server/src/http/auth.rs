@@ -45,6 +45,9 @@ impl FromRequestParts<AppState> for Caller {
         let refuse = |message: &str| ApiError::new(ErrorCode::Unauthorized, message);
         // Nothing that comes over the network has one: the pages call the API for whom they have signed in.
         if let Some(caller) = parts.extensions.get::<Self>() {
+            if let Some(asked) = parts.extensions.get::<Asked>() {
+                asked.note(&caller.0);
+            }
             return Ok(caller.clone());
         }
         let token = parts
