@@ -68,8 +68,9 @@ impl TryFrom<Raw> for AuditEntry {
             owner: raw.owner,
             address: raw.address,
             operation: raw.operation,
-            project_id: raw.project_id.map(|id| parse("audit.project_id", &id)).transpose()?,
-            instance_id: raw.instance_id.map(|id| parse("audit.instance_id", &id)).transpose()?,
+            // One row that is not as it should be must not hide all others.
+            project_id: raw.project_id.and_then(|id| id.parse().ok()),
+            instance_id: raw.instance_id.and_then(|id| id.parse().ok()),
             subject: raw.subject,
             status: u16::try_from(raw.status).map_err(|error| StoreError::corrupt("audit.status", error))?,
             request_id: raw.request_id,

@@ -12,7 +12,7 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use hearth_api::audit::AuditEntry;
-use hearth_api::ids::ProjectId;
+use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::page::Items;
 use hearth_api::token::Scope;
 use http_body_util::BodyExt as _;
@@ -150,8 +150,14 @@ pub(super) async fn write_down(State(state): State<AppState>, mut request: Reque
         by: by.clone(),
         address,
         operation,
-        project: named.remove("projectId").or_else(|| made(Made::Project)),
-        instance: instance.or_else(|| made(Made::Instance)),
+        project: named
+            .remove("projectId")
+            .filter(|id| id.parse::<ProjectId>().is_ok())
+            .or_else(|| made(Made::Project)),
+        instance: instance
+            // What a caller writes in a path need not be an id.
+            .filter(|id| id.parse::<InstanceId>().is_ok())
+            .or_else(|| made(Made::Instance)),
         subject: made(Made::Subject).or_else(|| {
             let rest: Vec<String> = named.into_values().collect();
             (!rest.is_empty()).then(|| rest.join("/"))

@@ -189,12 +189,18 @@ async fn a_claimed_vm_that_was_stopped_or_has_ended_says_so_at_once() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let (_, pool) = server.full_pool(2).await;
     let mut said = Vec::new();
-    for stop in [FakeDriver::halt, FakeDriver::crash] {
+    for (stop, refused) in [
+        (
+            FakeDriver::halt as fn(&FakeDriver, &VmId) -> bool,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+        (FakeDriver::crash, StatusCode::CONFLICT),
+    ] {
         let claim = server.post(&format!("{pool}/claim"), json!({})).await;
         assert!(stop(&driver, &vm(&claim)));
         let exec = format!("/instances/{}/exec", claim["id"].as_str().unwrap());
         let (status, body) = server.call(Method::POST, &exec, json!({ "command": "true" })).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+        assert_eq!(status, refused, "{body}");
         assert!(message(&body).contains("hearth release"), "{body}");
         said.push(message(&body).to_owned());
     }

@@ -61,7 +61,7 @@ async fn a_schedule_keeps_another_number_ready_and_its_removal_gives_the_pool_it
     for (body, path) in [(zone, "timeZone"), (day, "windows[0].start")] {
         let (status, reply) = put(body).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reply}");
-        assert_eq!(reply["details"][0]["path"], path, "{reply}");
+        assert_eq!(reply["error"]["details"][0]["path"], path, "{reply}");
     }
     assert_eq!(server.get(&schedule).await["windows"], always["windows"]);
     let (status, view) = put(json!({ "timeZone": "UTC", "windows": [] })).await;
