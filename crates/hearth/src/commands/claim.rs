@@ -115,15 +115,17 @@ impl From<MissArg> for Miss {
 }
 
 /// The lease of a VM that has ended can be kept: its record stays so long. But there is nothing in it to keep.
-async fn note_ended(client: &Client, id: &InstanceId) -> Result<(), Failure> {
-    let claims = client.list_claims(None).await?;
+async fn note_ended(client: &Client, id: &InstanceId) {
+    // A token that may only claim may not ask for it, and need not.
+    let Ok(claims) = client.list_claims(None).await else {
+        return;
+    };
     if let Some(claim) = claims.items.iter().find(|claim| claim.id == *id)
         && let Some(at) = claim.vm_ended_at
     {
         let why = claim.vm_ended_because.as_deref().map(clean_line).unwrap_or_default();
         output::note(&format!("warning: the VM ended at {at:.0}: {why}"));
     }
-    Ok(())
 }
 
 pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failure> {
@@ -141,7 +143,7 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
                 Some(minutes) => client.extend_claim(&id, minutes).await?,
                 None => {
                     let reply = client.heartbeat(&id).await?;
-                    note_ended(&client, &id).await?;
+                    note_ended(&client, &id).await;
                     reply
                 }
             };
