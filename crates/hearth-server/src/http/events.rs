@@ -59,7 +59,7 @@ pub struct EventsQuery {
     path = "/events",
     tag = "events",
     params(EventsQuery, ("Last-Event-ID" = Option<u64>, Header, description = "The last event that the client has")),
-    responses((status = 200, content_type = "text/event-stream", body = String, description = "The events"))
+    responses((status = 200, content_type = "text/event-stream", body = String, description = "The events"), (status = 404, description = "refused"))
 )]
 pub async fn watch_events(
     State(state): State<AppState>,

@@ -77,7 +77,7 @@ pub async fn list_webhooks(
     path = "/webhooks",
     tag = "events",
     request_body = CreateWebhook,
-    responses((status = 200, body = WebhookCreated, description = "The new webhook"))
+    responses((status = 200, body = WebhookCreated, description = "The new webhook"), (status = 404, description = "refused"))
 )]
 pub async fn create_webhook(
     State(state): State<AppState>,
