@@ -216,6 +216,8 @@ fn states_are_written_only_where_their_events_are() {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
+        // Tests may put rows in place.
+        let text = text.split("\nmod tests {").next().unwrap();
         if name.ends_with("_tests.rs") || WRITE_STATES.contains(&name.as_str()) {
             continue;
         }
