@@ -142,9 +142,8 @@ pub(crate) async fn run(globals: &Globals, args: ClaimArgs) -> Result<u8, Failur
             let reply = match by {
                 Some(minutes) => client.extend_claim(&id, minutes).await?,
                 None => {
-                    let reply = client.heartbeat(&id).await?;
                     note_ended(&client, &id).await;
-                    reply
+                    client.heartbeat(&id).await?
                 }
             };
             output::print(globals.json, &reply, |reply| {
