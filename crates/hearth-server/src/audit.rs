@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::retention;
 use crate::store::{NewAuditEntry, Store};
 
 /// Entries that wait to be written; one more makes its request wait.
@@ -15,8 +15,7 @@ const WAITING: usize = 4096;
 const BATCH: usize = 256;
 /// Old entries that are removed in one transaction.
 const REMOVED: u32 = 500;
-/// Between two removals of what has become too old, and between two batches of one.
-const EVERY: Duration = Duration::from_secs(60);
+/// Between two batches of one removal.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -112,15 +111,7 @@ impl AuditWriter {
 
     /// Removes some of what is too old; when to remove more.
     async fn remove(&self) -> Duration {
-        let age = SignedDuration::try_from(self.max_age).unwrap_or(SignedDuration::MAX);
-        let before = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN);
-        match self.store.remove_audit(before, REMOVED).await {
-            Ok(0) => EVERY,
-            Ok(_) => PAUSE,
-            Err(error) => {
-                tracing::warn!(%error, "old entries of the audit log could not be removed; it is tried again");
-                EVERY
-            }
-        }
+        let removed = self.store.remove_audit(retention::since(self.max_age), REMOVED).await;
+        retention::pause(removed, PAUSE, "old entries of the audit log")
     }
 }

@@ -11,11 +11,10 @@ use flate2::write::ZlibEncoder;
 use hearth_api::event::EventKind;
 use hearth_api::ids::InstanceId;
 use hearth_api::instance::Step;
-use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Feed;
+use crate::retention;
 use crate::store::{EventFilter, HistoryKept, Store, StoreError};
 
 /// Events that are written at a time.
@@ -24,8 +23,9 @@ const PAGE: u32 = 200;
 const GATHER: Duration = Duration::from_millis(200);
 /// Records that are removed in one transaction.
 const BATCH: u32 = 200;
-/// Between two removals of all that is too old, and between two batches of one.
-const EVERY: Duration = Duration::from_secs(60);
+/// Until what could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Between two batches of one removal.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest log that is read again: far more than is ever written.
 const MAX_LOG_BYTES: u64 = 256 << 20;
@@ -68,7 +68,7 @@ impl Historian {
             changes.mark_unchanged();
             if let Err(error) = self.write_new().await {
                 tracing::warn!(%error, "the history could not be written; it is tried again");
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(AGAIN).await;
                 continue;
             }
             if changes.changed().await.is_err() {
@@ -101,20 +101,12 @@ impl Historian {
 
     async fn remove(&self) {
         loop {
-            let age = SignedDuration::try_from(self.keep.age).unwrap_or(SignedDuration::MAX);
             let kept = HistoryKept {
-                since: Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN),
+                since: retention::since(self.keep.age),
                 bytes: self.keep.bytes,
             };
-            let pause = match self.store.remove_history(kept, BATCH).await {
-                Ok(0) => EVERY,
-                Ok(_) => PAUSE,
-                Err(error) => {
-                    tracing::warn!(%error, "old history could not be removed; it is tried again");
-                    EVERY
-                }
-            };
-            tokio::time::sleep_until(Instant::now() + pause).await;
+            let removed = self.store.remove_history(kept, BATCH).await;
+            tokio::time::sleep(retention::pause(removed, PAUSE, "old history")).await;
         }
     }
 }

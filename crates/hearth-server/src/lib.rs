@@ -12,6 +12,7 @@ mod options;
 mod pools;
 mod recipes;
 mod repos;
+mod retention;
 mod secrets;
 mod serve;
 mod status;

@@ -68,6 +68,13 @@ struct RawBoot {
     has_log: bool,
 }
 
+#[derive(sqlx::FromRow)]
+struct RawBootWithLog {
+    #[sqlx(flatten)]
+    boot: RawBoot,
+    log: Option<Vec<u8>>,
+}
+
 /// The columns of [`RawBoot`].
 const BOOT: &str =
     "instance_id, purpose, recipe, ordered_at, reason, ended_at, outcome, failure, gone_at, gone_because,
@@ -199,18 +206,14 @@ impl Store {
         project: &ProjectId,
         id: &InstanceId,
     ) -> Result<Option<(BootRecord, Option<Vec<u8>>)>, StoreError> {
-        let query = format!("SELECT {BOOT} FROM boot_history WHERE instance_id = ?1 AND project_id = ?2");
-        let raw: Option<RawBoot> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let query = format!("SELECT {BOOT}, log FROM boot_history WHERE instance_id = ?1 AND project_id = ?2");
+        let raw: Option<RawBootWithLog> = sqlx::query_as(sqlx::AssertSqlSafe(query))
             .bind(id.as_str())
             .bind(project.as_str())
             .fetch_optional(&self.read)
             .await?;
-        let Some(raw) = raw else { return Ok(None) };
-        let log: Option<Option<Vec<u8>>> = sqlx::query_scalar("SELECT log FROM boot_history WHERE instance_id = ?1")
-            .bind(id.as_str())
-            .fetch_optional(&self.read)
-            .await?;
-        Ok(Some((BootRecord::try_from(raw)?, log.flatten())))
+        raw.map(|raw| Ok((BootRecord::try_from(raw.boot)?, raw.log)))
+            .transpose()
     }
 
     /// Removes the oldest records that are not to be kept, and those of projects that are gone, at most so many of each table at once; how

@@ -42,12 +42,7 @@ pub async fn list(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
 async fn part(visitor: &Visitor, only: Option<&ProjectId>, query: &Fields) -> Result<Markup, Refusal> {
     let filter = only.map(|id| format!("?projectId={id}")).unwrap_or_default();
     let all: Items<ClaimItem> = visitor.get(&format!("/claims{filter}")).await?;
-    let pages = all.items.len().div_ceil(PER_PAGE).max(1);
-    let page = query
-        .get("p")
-        .and_then(|page| page.parse().ok())
-        .unwrap_or(1)
-        .clamp(1, pages);
+    let (page, pages) = query.page(all.items.len(), PER_PAGE);
     let mut rows = Vec::new();
     for item in all.items.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE) {
         // They are the caller's to see: the list is.

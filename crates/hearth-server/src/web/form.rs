@@ -44,6 +44,13 @@ impl Fields {
         self.get(name).map(str::trim).filter(|text| !text.is_empty())
     }
 
+    /// Which page of so many things is asked for, from 1, and how many pages there are. There is always one.
+    pub fn page(&self, things: usize, per_page: usize) -> (usize, usize) {
+        let pages = things.div_ceil(per_page).max(1);
+        let asked = self.get("p").and_then(|page| page.parse().ok()).unwrap_or(1);
+        (asked.clamp(1, pages), pages)
+    }
+
     /// Whether a box of this name is ticked.
     pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()

@@ -179,12 +179,7 @@ async fn part(visitor: &Visitor, all: &[ProjectOverview], query: &Fields, since:
         .filter(|project| filter.takes(project))
         .filter(|project| text.is_empty() || project.name.to_lowercase().contains(&text))
         .collect();
-    let pages = found.len().div_ceil(PER_PAGE).max(1);
-    let page = query
-        .get("p")
-        .and_then(|page| page.parse().ok())
-        .unwrap_or(1)
-        .clamp(1, pages);
+    let (page, pages) = query.page(found.len(), PER_PAGE);
     let mut rows = Vec::new();
     for project in found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE) {
         let failure = match project.failed {

@@ -116,14 +116,12 @@ impl From<MissArg> for Miss {
 
 /// The lease of a VM that has ended can be kept: its record stays so long. But there is nothing in it to keep.
 async fn note_ended(client: &Client, id: &InstanceId) {
-    // A token that may only claim may not ask for it, and need not.
-    let Ok(claims) = client.list_claims(None).await else {
+    // A token that may not ask for it need not.
+    let Ok(view) = client.view_instance(id).await else {
         return;
     };
-    if let Some(claim) = claims.items.iter().find(|claim| claim.id == *id)
-        && let Some(at) = claim.vm_ended_at
-    {
-        let why = claim.vm_ended_because.as_deref().map(clean_line).unwrap_or_default();
+    if let Some(at) = view.vm_ended_at {
+        let why = view.vm_ended_because.as_deref().map(clean_line).unwrap_or_default();
         output::note(&format!("warning: the VM ended at {at:.0}: {why}"));
     }
 }

@@ -159,6 +159,12 @@ impl Window {
         self.ask(&format!("({found}.click(), true)")).await;
     }
 
+    /// Clicks a box, as a person does.
+    pub async fn tick(&self, selector: &str) {
+        let found = self.page.find_element(selector).await.unwrap();
+        found.click().await.unwrap();
+    }
+
     /// Types into a field, in place of what stands there.
     pub async fn fill(&self, selector: &str, text: &str) {
         let field = self

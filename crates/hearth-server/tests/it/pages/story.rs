@@ -121,14 +121,7 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     window.until("document.activeElement.dataset.move === 'up'").await;
 
     window.go(&project).await;
-    window
-        .page
-        .find_element("input[name=enabled]")
-        .await
-        .unwrap()
-        .click()
-        .await
-        .unwrap();
+    window.tick("input[name=enabled]").await;
     window.fill("input[name=targetSize]", "2").await;
     window.click("Save").await;
     window
@@ -319,14 +312,7 @@ async fn real_vm_is_typed_into_and_looked_at_in_the_browser() {
     window.shots("real-boot").await;
 
     window.go(&project).await;
-    window
-        .page
-        .find_element("input[name=enabled]")
-        .await
-        .unwrap()
-        .click()
-        .await
-        .unwrap();
+    window.tick("input[name=enabled]").await;
     window.click("Save").await;
     let full = "document.querySelector('#pool .figures dd')?.innerText.trim() === '1 of 1'";
     window.until_within(full, BOOT).await;
