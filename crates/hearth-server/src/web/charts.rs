@@ -93,6 +93,7 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
             .map(|project| &project.id)
             .or(caller.0.project_id.as_ref()),
         claimed_by: (!caller.has(Scope::ProjectRead)).then_some(&caller.0.id),
+        name_prefix: caller.0.name_prefix.as_deref(),
     };
     let now = Timestamp::now();
     let since = now - SignedDuration::from_hours(HOURS as i64);
