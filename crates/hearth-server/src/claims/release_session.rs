@@ -1,5 +1,5 @@
-//! Claims that end with a session: the VM is released when that session's first process has ended, whoever started it and whether or not they
-//! are still there. What is to happen stands in the claim's row before the session begins, so a server that starts again watches on.
+//! Claims that end with a session: the VM is released when that session's first process has ended, whether or not the client that started it is
+//! still there. What is to happen stands in the claim's row before the session begins, so a server that starts again watches on.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What became of the session, as far as it is known.
 enum Seen {
     /// It runs, or nothing is known.
-    Going,
+    Running,
     /// It has ended, for this reason.
     Ended(&'static str),
 }
@@ -125,14 +125,14 @@ impl Claims {
             Some(Err(AgentError::Refused { status: 404, .. })) => {
                 Seen::Ended("the session that releases it is gone, with the agent that had it")
             }
-            Some(Ok(_)) => Seen::Going,
+            Some(Ok(_)) => Seen::Running,
             Some(Err(_)) | None => {
                 let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;
                 match seen {
                     Ok(Ok(Some(VmState::Stopped) | None)) => {
                         Seen::Ended("its VM ended, and with it the session that releases it")
                     }
-                    _ => Seen::Going,
+                    _ => Seen::Running,
                 }
             }
         }

@@ -78,7 +78,30 @@ fn an_agent_repairs_a_set_up_and_works_in_a_vm_over_both_ways_and_both_revisions
     ] {
         assert!(by_agent(operation), "{operation}: {audit:#}");
     }
+    relay_a_worker(&server);
+    let log = server.log();
+    assert!(!log.contains(SECRET) && !log.contains("rmcp"), "{log}");
     server.run(&["project", "delete", "mcp-story", "--yes"]);
+}
+
+/// A worker of a cloud agent in a real VM: it has its secret, which is in no process's arguments, and its end releases the VM.
+fn relay_a_worker(server: &killed::Server) {
+    let worker = "echo registered with $WORKER_SECRET | tr 0-9a-z A-J; grep -l \"$WORKER_SECRET\" /proc/[0-9]*/cmdline; sleep 600";
+    let mut hook = server.command(&[
+        "relay", "command", "--order", "order-1", "--project", "mcp-story", "--pass", "WORKER_SECRET", "--", "bash", "-c", worker,
+    ]);
+    hook.env("WORKER_SECRET", SECRET);
+    server.wait("a VM is ready", || {
+        let pool: Value = serde_json::from_str(&server.run(&["pool", "status", "mcp-story", "--json"])).unwrap();
+        pool["status"]["ready"] == 1
+    });
+    let Ran { code, stderr, .. } = run(hook);
+    assert_eq!(code, 0, "{stderr}");
+    server.wait("the worker is registered", || server.try_run(&["logs", "order-1", "worker"]).stdout.contains("registered"));
+    let printed = server.run(&["logs", "order-1", "worker"]);
+    assert!(!printed.contains("cmdline") && !printed.contains(SECRET), "{printed}");
+    server.run(&["kill", "order-1", "worker"]);
+    server.wait("the VM is released", || !server.run(&["claims", "--json"]).contains("order-1"));
 }
 
 /// Answers over both ways to the same request.

@@ -130,7 +130,7 @@ struct Environment {
     remote_url: Option<String>,
 }
 
-/// What whoever made the session wrote about it for us.
+/// What the application that made the session says about it.
 #[derive(Debug, Default, Deserialize)]
 struct Metadata {
     repository: Option<String>,
@@ -281,7 +281,7 @@ impl Receiver {
         worker.extend(["--remote".to_owned(), url, "--environment-id".to_owned(), environment]);
         let order = Order {
             key: id.to_owned(),
-            // A session whose environment has ended asks for another one when it goes on.
+            // A session whose environment has ended asks for another one when it works again.
             once: false,
             repository: metadata.repository,
             revision: metadata.revision,
