@@ -11,6 +11,7 @@ mod checkpoints;
 mod claim_rules;
 mod claims;
 mod controller;
+mod course;
 mod credentials;
 mod egress;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claim_rules::{ClaimRules, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
+pub use course::{ClaimTold, PoolCourse, Span};
 pub use credentials::{ClaimedVm, CredentialRow};
 pub use events::{EventFilter, EventRow, EventSpan, EventsKept};
 pub use figures::{InstanceFigure, PoolFigure, ProjectFigure};

@@ -88,7 +88,18 @@ fn an_agent_repairs_a_set_up_and_works_in_a_vm_over_both_ways_and_both_revisions
 fn relay_a_worker(server: &killed::Server) {
     let worker = "echo registered with $WORKER_SECRET | tr 0-9a-z A-J; grep -l \"$WORKER_SECRET\" /proc/[0-9]*/cmdline; sleep 600";
     let mut hook = server.command(&[
-        "relay", "command", "--order", "order-1", "--project", "mcp-story", "--pass", "WORKER_SECRET", "--", "bash", "-c", worker,
+        "relay",
+        "command",
+        "--order",
+        "order-1",
+        "--project",
+        "mcp-story",
+        "--pass",
+        "WORKER_SECRET",
+        "--",
+        "bash",
+        "-c",
+        worker,
     ]);
     hook.env("WORKER_SECRET", SECRET);
     server.wait("a VM is ready", || {
@@ -97,11 +108,18 @@ fn relay_a_worker(server: &killed::Server) {
     });
     let Ran { code, stderr, .. } = run(hook);
     assert_eq!(code, 0, "{stderr}");
-    server.wait("the worker is registered", || server.try_run(&["logs", "order-1", "worker"]).stdout.contains("registered"));
+    server.wait("the worker is registered", || {
+        server
+            .try_run(&["logs", "order-1", "worker"])
+            .stdout
+            .contains("registered")
+    });
     let printed = server.run(&["logs", "order-1", "worker"]);
     assert!(!printed.contains("cmdline") && !printed.contains(SECRET), "{printed}");
     server.run(&["kill", "order-1", "worker"]);
-    server.wait("the VM is released", || !server.run(&["claims", "--json"]).contains("order-1"));
+    server.wait("the VM is released", || {
+        !server.run(&["claims", "--json"]).contains("order-1")
+    });
 }
 
 /// Answers over both ways to the same request.

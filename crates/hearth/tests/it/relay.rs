@@ -89,11 +89,7 @@ fn id(claim: &Value) -> &str {
 
 fn sessions(server: &Server, instance: &str) -> Vec<Value> {
     let sessions: Value = serde_json::from_str(&server.ok(&["ps", instance, "--json"])).unwrap();
-    sessions["items"]
-        .as_array()
-        .or(sessions.as_array())
-        .unwrap()
-        .clone()
+    sessions["items"].as_array().or(sessions.as_array()).unwrap().clone()
 }
 
 /// The `spawn-runner` hook as the orchestrator runs it.

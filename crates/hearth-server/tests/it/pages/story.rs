@@ -174,13 +174,20 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     window.go(&format!("{vm}/files")).await;
     window.sees("notes.txt").await;
     window.shots("files").await;
+    let id = project.rsplit('/').next().unwrap();
     for (path, name) in [
-        ("/claims", "claims"),
-        ("/charts", "charts"),
-        ("/host", "host"),
-        ("/tokens", "tokens"),
+        ("/claims".to_owned(), "claims"),
+        ("/charts".to_owned(), "charts"),
+        (format!("/charts?project={id}"), "charts-project"),
+        (format!("{project}/history"), "history"),
+        (format!("{project}/history?show=boots"), "history-boots"),
+        (format!("{project}/history/{boot}"), "history-boot"),
+        (format!("{project}/advice?target=3"), "advice"),
+        ("/host".to_owned(), "host"),
+        ("/tokens".to_owned(), "tokens"),
+        ("/audit".to_owned(), "audit"),
     ] {
-        window.go(path).await;
+        window.go(&path).await;
         window.until("document.readyState === 'complete'").await;
         if name == "host" {
             window
