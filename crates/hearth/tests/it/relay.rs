@@ -174,6 +174,9 @@ fn an_order_of_claude_code_gets_one_vm_with_its_runner_which_is_released_with_it
     let held = claims(&server);
     assert_eq!(held.len(), ORDERS);
     let first = held.iter().find(|claim| claim["taskId"] == "order-0").unwrap();
+    let end: jiff::Timestamp = first["expiresAt"].as_str().unwrap().parse().unwrap();
+    let hours = end.duration_since(jiff::Timestamp::now()).as_hours();
+    assert!((22..=24).contains(&hours), "{first}");
     let [worker] = sessions(&server, id(first)).try_into().unwrap();
     assert_eq!(
         (&worker["tag"], &worker["status"]),
