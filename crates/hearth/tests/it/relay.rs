@@ -427,7 +427,11 @@ fn a_thousand_deliveries_of_one_session_of_openai_make_one_vm() {
         let event = asks("sess_1");
         let all = futures::stream::iter(0..1000).map(|_| vendor.deliver(WEBHOOK_KEY, &event));
         let statuses: Vec<u16> = all.buffer_unordered(16).collect().await;
-        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        // Those that came too fast for the token's pace are to be delivered once more.
+        let done = statuses.iter().filter(|status| **status == 200).count();
+        let later = statuses.iter().filter(|status| **status == 503).count();
+        println!("{done} answered as done, {later} to be delivered again");
+        assert!(done > 0 && done + later == 1000, "{statuses:?}");
     });
     let [only] = claims(&server).try_into().unwrap();
     let [worker] = sessions(&server, id(&only)).try_into().unwrap();
