@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -78,9 +79,11 @@ fn all(stages: &mut Stages) -> Result<()> {
     })?;
     stages.stage("house rules", tidy::run)?;
     stages.stage("dependencies", deny::run)?;
-    let agent = stages.stage("agent", agent::build)?;
+    // The agent's last step takes one processor, and clippy needs no agent.
+    let agent = stages.stage("agent and clippy", || {
+        both(agent::build, || process::run(workspace::cargo().args(CLIPPY)))
+    })?;
     let cargo = || workspace::cargo_with_agent(&agent);
-    stages.stage("clippy", || process::run(cargo().args(CLIPPY)))?;
     stages.stage("documents", || {
         process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS))
     })?;
@@ -88,11 +91,20 @@ fn all(stages: &mut Stages) -> Result<()> {
         process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
-    stages.stage("guest image", image)?;
     stages.stage("prometheus", prometheus::unpack)?;
-    stages.stage("contract", contract::run)?;
+    stages.stage("guest image and contract", || both(image, contract::run))?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
+    })
+}
+
+/// Does two things at the same time; gives what the first one made.
+fn both<T>(one: impl FnOnce() -> Result<T>, other: impl FnOnce() -> Result<()> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let made = one();
+        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        made
     })
 }
 
