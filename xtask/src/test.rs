@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, process, prometheus, setup, tidy, workspace};
+use crate::{agent, contract, deny, process, prometheus, python, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -23,6 +23,8 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// The crate whose tests need Prometheus.
 const METRICS_CRATE: &str = "hearth-server";
+/// The crate whose tests need the client of the Model Context Protocol.
+const CLIENT_CRATE: &str = "hearth";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -92,6 +94,7 @@ fn all(stages: &mut Stages) -> Result<()> {
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
     stages.stage("prometheus", prometheus::unpack)?;
+    stages.stage("mcp client", python::install_mcp)?;
     stages.stage("guest image and contract", || both(image, contract::run))?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
@@ -132,6 +135,9 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
     if packages.iter().any(|package| package == METRICS_CRATE) {
         stages.stage("prometheus", prometheus::unpack)?;
     }
+    if packages.iter().any(|package| package == CLIENT_CRATE) {
+        stages.stage("mcp client", python::install_mcp)?;
+    }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
     })
@@ -164,7 +170,8 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
     command
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
-        .env(prometheus::VARIABLE, prometheus::programs());
+        .env(prometheus::VARIABLE, prometheus::programs())
+        .env(python::MCP_VARIABLE, python::mcp());
     command
 }
 

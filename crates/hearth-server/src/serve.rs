@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, AppError};
+use crate::doors;
 use crate::http::{Answering, Tls, TlsError, answer, answer_metrics, new_token};
 use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions};
 use crate::repos::mirrors::sweep;
@@ -157,7 +158,10 @@ pub async fn serve_with(
         loops.push(tokio::spawn(answer_metrics(listener, metrics, stop)));
     }
     let (claims, audit) = (state.claims.clone(), state.audit.clone());
-    loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
+    loops.push(tokio::spawn(async move {
+        claims.resume_stopped().await;
+        claims.watch_release_sessions().await;
+    }));
     loops.push(tokio::spawn(images::keep(
         store.clone(),
         folder.to_owned(),
@@ -184,8 +188,11 @@ pub async fn serve_with(
         patience: options.header_patience,
         drain: DRAIN,
     };
-    let around = state.clone();
-    let pages = move |api| web::pages(around, api, options);
+    let (around, stopping) = (state.clone(), stop.clone());
+    let pages = move |api| {
+        let mcp = doors::mcp::routes(&api, stopping);
+        web::pages(around, api, options).merge(mcp)
+    };
     let answered = answer(listeners, state, pages, stop.clone(), answering).await;
     audit.end().await;
     answered.map_err(ServeError::Answer)?;
@@ -269,6 +276,8 @@ async fn first_token(store: &Store, folder: &Path) -> Result<(), ServeError> {
         tenant: FIRST_TENANT.to_owned(),
         scopes: vec![Scope::Admin],
         project_id: None,
+        name_prefix: None,
+        max_vms: None,
         created_at: Timestamp::now(),
         last_used_at: None,
         expires_at: None,

@@ -105,22 +105,25 @@ impl Store {
         })
     }
 
-    /// The claims of a tenant's history since then, or of one project's; the newest where there are very many.
+    /// The claims of a tenant's history since then, or of one project's, of projects alone whose names begin so; the newest where there are very many.
     pub async fn claims_told(
         &self,
         tenant: &str,
         project: Option<&ProjectId>,
+        name_prefix: Option<&str>,
         since: Timestamp,
     ) -> Result<Vec<ClaimTold>, StoreError> {
         let rows: Vec<(i64, String, i64, Option<String>)> = sqlx::query_as(
             "SELECT claimed_at, source, wait_ms, cause FROM claim_history JOIN project ON project.id = project_id
              WHERE project.tenant = ?1 AND (?2 IS NULL OR project_id = ?2) AND claimed_at >= ?3
+               AND (?5 IS NULL OR substr(project.name, 1, length(?5)) = ?5)
              ORDER BY claimed_at DESC LIMIT ?4",
         )
         .bind(tenant)
         .bind(project.map(ProjectId::as_str))
         .bind(millis(since))
         .bind(MOST)
+        .bind(name_prefix)
         .fetch_all(&self.read)
         .await?;
         let told = |(at, source, wait_ms, cause): (i64, String, i64, Option<String>)| {

@@ -30,6 +30,7 @@ mod named_checkpoints;
 mod overview;
 mod pools;
 mod projects;
+mod release_sessions;
 mod reserve;
 mod seal;
 mod set_ups;

@@ -68,7 +68,9 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
     let axis = Axis::until(now, range);
     let store = &visitor.state.store;
     let claims = if caller.has(Scope::ProjectRead) {
-        store.claims_told(&caller.0.tenant, only, axis.since()).await?
+        store
+            .claims_told(&caller.0.tenant, only, caller.0.name_prefix.as_deref(), axis.since())
+            .await?
     } else {
         caller.need(Scope::Claim)?;
         // The history does not know whose token claimed.
@@ -76,6 +78,7 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
             tenant: &caller.0.tenant,
             project: only,
             claimed_by: Some(&caller.0.id),
+            name_prefix: caller.0.name_prefix.as_deref(),
         };
         let seen = store.claims_since(sight, axis.since()).await?.into_iter();
         let told = seen.map(|claim| ClaimTold {
