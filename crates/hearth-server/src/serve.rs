@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, AppError};
+use crate::doors;
 use crate::http::{Answering, Tls, TlsError, answer, answer_metrics, new_token};
 use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions};
 use crate::repos::mirrors::sweep;
@@ -184,9 +185,11 @@ pub async fn serve_with(
         patience: options.header_patience,
         drain: DRAIN,
     };
-    let around = state.clone();
-    let pages = move |api| web::pages(around, api, options);
-    let answered = answer(listeners, state, pages, stop.clone(), answering).await;
+    let shared = state.clone();
+    let pages = move |api| doors::e2b::routes(shared.clone()).merge(web::pages(shared, api, options));
+    let domain = options.ports_domain.clone();
+    let around = move |router| doors::e2b::around(router, domain);
+    let answered = answer(listeners, state, pages, around, stop.clone(), answering).await;
     audit.end().await;
     answered.map_err(ServeError::Answer)?;
     stop.cancel();

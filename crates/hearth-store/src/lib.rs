@@ -12,6 +12,7 @@ mod claim_rules;
 mod claims;
 mod controller;
 mod credentials;
+mod e2b;
 mod egress;
 #[cfg(test)]
 mod event_tests;
@@ -57,6 +58,7 @@ pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claim_rules::{ClaimRules, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
 pub use credentials::{ClaimedVm, CredentialRow};
+pub use e2b::{E2bRow, SandboxSeen};
 pub use events::{EventFilter, EventRow, EventSpan, EventsKept};
 pub use figures::{InstanceFigure, PoolFigure, ProjectFigure};
 pub use find::Sight;

@@ -1,0 +1,3 @@
+//! Doors for clients of other products, each in the protocol that those speak.
+
+pub mod e2b;
