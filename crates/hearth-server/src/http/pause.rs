@@ -107,7 +107,7 @@ pub async fn resume_instance(
 }
 
 /// The caller's own claim, whose VM is handed over and has not ended.
-pub(super) async fn claimed_and_there(
+pub async fn claimed_and_there(
     state: &AppState,
     caller: &Caller,
     id: &InstanceId,
