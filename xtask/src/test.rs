@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, process, prometheus, setup, tidy, workspace};
+use crate::{agent, contract, deny, examples, process, prometheus, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(crate) struct TestArgs {
 const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 /// Where tests find a data folder with a guest image.
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
-/// The crate whose tests need Prometheus.
+/// The crate whose tests need Prometheus, and run the examples.
 const METRICS_CRATE: &str = "hearth-server";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
@@ -90,6 +90,7 @@ fn all(stages: &mut Stages) -> Result<()> {
     })?;
     stages.stage("guest image", image)?;
     stages.stage("prometheus", prometheus::unpack)?;
+    stages.stage("examples", examples::install)?;
     stages.stage("contract", contract::run)?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
@@ -119,6 +120,7 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
     stages.stage("guest image", image)?;
     if packages.iter().any(|package| package == METRICS_CRATE) {
         stages.stage("prometheus", prometheus::unpack)?;
+        stages.stage("examples", examples::install)?;
     }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
@@ -152,6 +154,7 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
     command
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
+        .env(examples::VARIABLE, examples::folder())
         .env(prometheus::VARIABLE, prometheus::programs());
     command
 }

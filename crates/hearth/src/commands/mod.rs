@@ -20,6 +20,7 @@ pub(crate) mod fork;
 pub(crate) mod forward;
 pub(crate) mod history;
 pub(crate) mod image;
+pub(crate) mod import;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
@@ -99,5 +100,6 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Audit(args) => audit::run(globals, args).await,
         Command::History(args) => history::run(globals, args).await,
         Command::Webhook(command) => webhook::run(globals, command).await,
+        Command::Import(args) => import::run(globals, args).await,
     }
 }
