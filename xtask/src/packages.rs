@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 23] = [
+const NEEDED: [&str; 26] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
@@ -29,8 +29,11 @@ const NEEDED: [&str; 23] = [
     "util-linux",
     "mount",
     "procps",
-    // The tester of the HTTP API.
+    // The tester of the HTTP API, and the examples.
     "python3-venv",
+    "curl",
+    "jq",
+    "nodejs",
     // Building Hearth.
     "gcc",
     "libc6-dev",
@@ -57,9 +60,15 @@ pub(crate) fn missing() -> Vec<&'static str> {
                 .into_iter()
                 .filter(|name| !is_installed(name) && has_candidate(name)),
         )
+        // Others' packages of Node.js bring it themselves.
+        .chain((!is_program("npm")).then_some("npm"))
         .chain([EMULATOR])
         .filter(|name| !is_installed(name))
         .collect()
+}
+
+fn is_program(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()))
 }
 
 fn is_installed(name: &str) -> bool {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, process, prometheus, python, setup, tidy, workspace};
+use crate::{agent, contract, deny, examples, process, prometheus, python, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub(crate) struct TestArgs {
 const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 /// Where tests find a data folder with a guest image.
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
-/// The crate whose tests need Prometheus.
+/// The crate whose tests need Prometheus, and run the examples.
 const METRICS_CRATE: &str = "hearth-server";
 /// The crate whose tests need the client of the Model Context Protocol.
 const CLIENT_CRATE: &str = "hearth";
@@ -95,6 +95,7 @@ fn all(stages: &mut Stages) -> Result<()> {
     })?;
     stages.stage("prometheus", prometheus::unpack)?;
     stages.stage("mcp client", python::install_mcp)?;
+    stages.stage("examples", examples::install)?;
     stages.stage("guest image and contract", || both(image, contract::run))?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
@@ -134,6 +135,7 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
     stages.stage("guest image", image)?;
     if packages.iter().any(|package| package == METRICS_CRATE) {
         stages.stage("prometheus", prometheus::unpack)?;
+        stages.stage("examples", examples::install)?;
     }
     if packages.iter().any(|package| package == CLIENT_CRATE) {
         stages.stage("mcp client", python::install_mcp)?;
@@ -171,7 +173,8 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
         .env(prometheus::VARIABLE, prometheus::programs())
-        .env(python::MCP_VARIABLE, python::mcp());
+        .env(python::MCP_VARIABLE, python::mcp())
+        .env(examples::VARIABLE, examples::folder());
     command
 }
 
