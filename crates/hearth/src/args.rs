@@ -8,8 +8,8 @@ use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
     audit, backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, events, exec,
-    fork, forward, history, image, import, instance, logs, ls, man, mcp, pause, pool, ports, project, relay, release, run,
-    serve, session, setup, shell, ssh, template, token, top, uninstall, webhook,
+    fork, forward, history, image, import, instance, logs, ls, man, mcp, pause, pool, ports, project, relay, release,
+    run, serve, session, setup, shell, ssh, template, token, top, uninstall, webhook,
 };
 
 const AFTER_HELP: &str = "\

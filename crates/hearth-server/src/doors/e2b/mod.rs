@@ -111,14 +111,21 @@ async fn logs(
 }
 
 /// Deletes a snapshot. A project is deleted with Hearth's own means, for more than its sandboxes goes with it.
-async fn delete_template(State(state): State<AppState>, key: Key, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+async fn delete_template(
+    State(state): State<AppState>,
+    key: Key,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
     if forks::delete(&state, &key, &id).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     match find::template(&state, &key, &id).await? {
         find::Template::Project(project) => Err(Refusal::new(
             StatusCode::FORBIDDEN,
-            format!("`{id}` is the project {}: delete it with `hearth project delete`", project.name),
+            format!(
+                "`{id}` is the project {}: delete it with `hearth project delete`",
+                project.name
+            ),
         )),
         find::Template::Checkpoint(..) => Err(Refusal::not_found(format!("template `{id}` was not found"))),
     }

@@ -22,9 +22,7 @@ use super::body::Json;
 use super::fault::Refusal;
 use super::find::{Template, slug_or_id, template};
 use super::hosts::sandbox_domain;
-use super::wire::{
-    CLIENT_ID, ENVD_VERSION, Lifecycle, Made, More, NewSandbox, PAUSED, RUNNING, Shown,
-};
+use super::wire::{CLIENT_ID, ENVD_VERSION, Lifecycle, Made, More, NewSandbox, PAUSED, RUNNING, Shown};
 use super::{network, pause, variables};
 use crate::claims::{ClaimError, ClaimTask, FIELDS_OF_A_KEY};
 use crate::http::{ApiError, AppState, need_allowed, need_owner};
@@ -46,7 +44,9 @@ pub fn lifetime(seconds: Option<i64>) -> Result<SignedDuration, Refusal> {
     let most = i64::try_from(MAX_LEASE_MINUTES * 60).unwrap_or(i64::MAX);
     match seconds.unwrap_or(DEFAULT_TIMEOUT) {
         seconds if (0..=most).contains(&seconds) => Ok(SignedDuration::from_secs(seconds.max(1))),
-        _ => Err(Refusal::wrong(format!("`timeout` must be 0 to {most} seconds (7 days)"))),
+        _ => Err(Refusal::wrong(format!(
+            "`timeout` must be 0 to {most} seconds (7 days)"
+        ))),
     }
 }
 
@@ -87,7 +87,10 @@ impl Wanted {
         for (field, given) in [
             ("mcp", body.mcp.is_some()),
             ("iam", body.iam.is_some()),
-            ("volumeMounts", body.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
+            (
+                "volumeMounts",
+                body.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()),
+            ),
         ] {
             if given {
                 let why = format!("`{field}` is not served by Hearth; leave it out");
@@ -99,14 +102,22 @@ impl Wanted {
         let hash = |field: &str| {
             // Keyed with the token's id: the hash of what may hold secrets must not be guessable from the database.
             let bytes = serde_json::to_vec(&body).unwrap_or_default();
-            let digest = Sha256::new().chain_update(key.0.0.id.as_str()).chain_update(field).chain_update(bytes);
+            let digest = Sha256::new()
+                .chain_update(key.0.0.id.as_str())
+                .chain_update(field)
+                .chain_update(bytes);
             hex::encode(digest.finalize())
         };
-        let asked: AskedFields = FIELDS_OF_A_KEY.iter().map(|field| ((*field).to_owned(), hash(field))).collect();
+        let asked: AskedFields = FIELDS_OF_A_KEY
+            .iter()
+            .map(|field| ((*field).to_owned(), hash(field)))
+            .collect();
         let body_hash = hash("");
         let variables = body.env_vars.unwrap_or_default();
         for name in variables.keys() {
-            let fault = VariableName::try_from(name.as_str()).err().map(|fault| fault.to_string());
+            let fault = VariableName::try_from(name.as_str())
+                .err()
+                .map(|fault| fault.to_string());
             if let Some(why) = fault.or_else(|| hearth_api::variables::refusal(name)) {
                 return Err(Refusal::wrong(format!("the variable `{name}` cannot be set: it {why}")));
             }
@@ -211,15 +222,21 @@ fn refused(error: ClaimError) -> (Refusal, hearth_api::error::ErrorCode) {
         }
         ClaimError::OtherBody(_) => {
             let why = "this Idempotency-Key was used before for another request: use a new one, or ask for the same";
-            Some(Refusal::new(StatusCode::CONFLICT, why).coded("idempotency_request_mismatch").never_again())
+            Some(
+                Refusal::new(StatusCode::CONFLICT, why)
+                    .coded("idempotency_request_mismatch")
+                    .never_again(),
+            )
         }
         ClaimError::Ended => {
             let why = "the sandbox of this Idempotency-Key was killed or its time is over: use a new one";
             Some(Refusal::new(StatusCode::CONFLICT, why).never_again())
         }
-        ClaimError::Failed { blames_recipe: true, .. } | ClaimError::Script(_) | ClaimError::Stuck(_) => {
-            Some(Refusal::new(StatusCode::CONFLICT, message.clone()).never_again())
+        ClaimError::Failed {
+            blames_recipe: true, ..
         }
+        | ClaimError::Script(_)
+        | ClaimError::Stuck(_) => Some(Refusal::new(StatusCode::CONFLICT, message.clone()).never_again()),
         _ => None,
     };
     let api = ApiError::from(error);
@@ -259,14 +276,21 @@ pub async fn connect(
     let was_paused = seen.is_paused();
     if was_paused {
         pause::wake(&state, &seen, timeout).await.map_err(|fault| {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("the sandbox could not be resumed: {}", fault.sentence()))
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the sandbox could not be resumed: {}", fault.sentence()),
+            )
         })?;
     } else if Timestamp::now() + timeout > seen.ends_at() {
         set_end(&state, &seen, timeout).await?;
     }
     let project = project_of(&state, &seen).await?;
     let made = made(&state, &headers, &seen.id, &template_of(&seen), &project);
-    let status = if was_paused { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if was_paused {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, axum::Json(made)).into_response())
 }
 
@@ -377,7 +401,11 @@ pub async fn info(
         domain: sandbox_domain(&state, &headers),
         lifecycle: Lifecycle {
             auto_resume: kept.is_some_and(|kept| kept.auto_resume),
-            on_timeout: if kept.is_some_and(|kept| kept.auto_pause) { "pause" } else { "kill" },
+            on_timeout: if kept.is_some_and(|kept| kept.auto_pause) {
+                "pause"
+            } else {
+                "kill"
+            },
         },
         allow_internet_access: network::internet(network.as_ref()),
         network: network::said(network),
