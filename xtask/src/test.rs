@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, process, prometheus, setup, tidy, workspace};
+use crate::{agent, contract, deny, e2b, process, prometheus, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -22,6 +22,8 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// The crate whose tests need Prometheus.
 const METRICS_CRATE: &str = "hearth-server";
+/// The crate whose tests run clients of other products.
+const DOORS_CRATE: &str = "hearth-server";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -90,6 +92,7 @@ fn all(stages: &mut Stages) -> Result<()> {
     })?;
     stages.stage("guest image", image)?;
     stages.stage("prometheus", prometheus::unpack)?;
+    stages.stage("E2B's clients", e2b::install)?;
     stages.stage("contract", contract::run)?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
@@ -119,6 +122,9 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
     stages.stage("guest image", image)?;
     if packages.iter().any(|package| package == METRICS_CRATE) {
         stages.stage("prometheus", prometheus::unpack)?;
+    }
+    if packages.iter().any(|package| package == DOORS_CRATE) && name.contains("e2b") {
+        stages.stage("E2B's clients", e2b::install)?;
     }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
@@ -152,7 +158,8 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
     command
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
-        .env(prometheus::VARIABLE, prometheus::programs());
+        .env(prometheus::VARIABLE, prometheus::programs())
+        .env(e2b::VARIABLE, e2b::folder());
     command
 }
 

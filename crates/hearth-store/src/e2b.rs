@@ -56,7 +56,10 @@ impl SandboxSeen {
     /// When it is released, or paused.
     #[must_use]
     pub fn ends_at(&self) -> Timestamp {
-        self.kept.as_ref().and_then(|kept| kept.ends_at).unwrap_or(self.expires_at)
+        self.kept
+            .as_ref()
+            .and_then(|kept| kept.ends_at)
+            .unwrap_or(self.expires_at)
     }
 
     /// Whether its client paused it.
@@ -119,7 +122,8 @@ impl TryFrom<Raw> for SandboxSeen {
     }
 }
 
-const SEEN: &str = "SELECT claim.instance_id, instance.vm_id, claim.project_id, project.name AS project_name, claim.token_id,
+const SEEN: &str =
+    "SELECT claim.instance_id, instance.vm_id, claim.project_id, project.name AS project_name, claim.token_id,
            claim.created_at, claim.expires_at, kept.template, kept.metadata, kept.timeout_ms, kept.auto_pause,
            kept.auto_resume, kept.public_traffic, kept.network, kept.ends_at, kept.paused_at
     FROM claim
@@ -219,7 +223,8 @@ impl Store {
         .await?;
         if let Some(project) = &project {
             let change = Change::of_instance(EventKind::ClaimExtended, project, instance, Timestamp::now());
-            tx.tell(change.with(json!({ "expiresAt": time::format(until) }))).await?;
+            tx.tell(change.with(json!({ "expiresAt": time::format(until) })))
+                .await?;
         }
         tx.commit().await?;
         Ok(project.is_some())

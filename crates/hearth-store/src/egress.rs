@@ -63,7 +63,11 @@ impl Store {
     }
 
     /// Sets what one claim may connect to at most, or that its project's policy alone says it.
-    pub async fn put_claim_egress(&self, instance: &InstanceId, policy: Option<&EgressPolicy>) -> Result<(), StoreError> {
+    pub async fn put_claim_egress(
+        &self,
+        instance: &InstanceId,
+        policy: Option<&EgressPolicy>,
+    ) -> Result<(), StoreError> {
         match policy {
             Some(policy) => {
                 sqlx::query(

@@ -234,7 +234,11 @@ mod tests {
     #[test]
     fn claim_opens_nothing_that_its_project_does_not() {
         use EgressMode::{Allow, Open};
-        let wants = policy(Allow, &["a.example.org", "example.com"], &["10.1.0.0/16", "203.0.113.0/24"]);
+        let wants = policy(
+            Allow,
+            &["a.example.org", "example.com"],
+            &["10.1.0.0/16", "203.0.113.0/24"],
+        );
         let of = |project: &EgressPolicy| narrowed(project, wants.clone());
         assert_eq!(
             of(&policy(Open, &[], &[])),

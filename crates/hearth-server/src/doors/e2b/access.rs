@@ -117,7 +117,7 @@ impl fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    /// One that runs, whoever asks.
+    /// One that runs; who asks is not looked at.
     pub async fn running(state: &AppState, name: &str) -> Result<Self, Fault> {
         let gone = || Fault::NoSandbox(name.to_owned());
         let id = instance_id(name).ok_or_else(gone)?;
@@ -195,7 +195,10 @@ pub struct Opened(pub Sandbox);
 impl FromRequestParts<AppState> for Opened {
     type Rejection = Response;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
-        opened(state, &parts.headers).await.map(Self).map_err(Fault::into_response)
+        opened(state, &parts.headers)
+            .await
+            .map(Self)
+            .map_err(Fault::into_response)
     }
 }
 
@@ -239,11 +242,22 @@ impl Link<'_> {
 
     /// The sandbox that a link opens. It names none: those that live are tried, unless the request says which.
     pub async fn open(&self, state: &AppState, named: Option<&str>) -> Result<Sandbox, Fault> {
-        let refused = || Fault::new(Code::Unauthenticated, "the signature of this link is not valid, or its sandbox is gone");
+        let refused = || {
+            Fault::new(
+                Code::Unauthenticated,
+                "the signature of this link is not valid, or its sandbox is gone",
+            )
+        };
         if let Some(expiration) = self.expiration {
-            let end = expiration.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+            let end = expiration
+                .parse()
+                .ok()
+                .and_then(|seconds| Timestamp::from_second(seconds).ok());
             if end.is_none_or(|end| end <= Timestamp::now()) {
-                return Err(Fault::new(Code::Unauthenticated, "this link has expired: ask for a new one"));
+                return Err(Fault::new(
+                    Code::Unauthenticated,
+                    "this link has expired: ask for a new one",
+                ));
             }
         }
         let ids = match named {
@@ -290,7 +304,11 @@ mod tests {
     fn id_fits_into_a_host_name_and_leads_back() {
         let id = InstanceId::generate();
         let name = sandbox_id(&id);
-        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()), "{name}");
+        assert!(
+            name.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()),
+            "{name}"
+        );
         assert_eq!(instance_id(name).as_ref(), Some(&id));
         assert_eq!(instance_id(id.as_str()), Some(id));
         assert_eq!(instance_id("../x"), None);
@@ -307,7 +325,11 @@ mod tests {
             signature: "",
         };
         let plain = link.expected("secret");
-        let later = Link { expiration: Some("17"), ..link }.expected("secret");
+        let later = Link {
+            expiration: Some("17"),
+            ..link
+        }
+        .expected("secret");
         let of = |text: &str| format!("v1_{}", STANDARD_NO_PAD.encode(Sha256::digest(text)));
         assert_eq!(plain, of("/a b:read::secret"));
         assert_eq!(later, of("/a b:read::secret:17"));

@@ -22,9 +22,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let bytes = read(request, MAX_BYTES, PATIENCE).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let mut parser = serde_json::Deserializer::from_slice(bytes);
-        serde_path_to_error::deserialize(&mut parser).map(Self).map_err(|error| {
-            // The parser's own message would quote the value.
-            Refusal::wrong(format!("the body is not what this call takes: `{}`", error.path()))
-        })
+        serde_path_to_error::deserialize(&mut parser)
+            .map(Self)
+            .map_err(|error| {
+                // The parser's own message would quote the value.
+                Refusal::wrong(format!("the body is not what this call takes: `{}`", error.path()))
+            })
     }
 }

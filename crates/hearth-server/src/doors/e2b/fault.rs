@@ -58,7 +58,9 @@ impl Refusal {
 
     /// 404 for a sandbox.
     pub fn no_sandbox(id: &str) -> Self {
-        Self::not_found(format!("sandbox {id} was not found: it was killed, its time is over, or it never was"))
+        Self::not_found(format!(
+            "sandbox {id} was not found: it was killed, its time is over, or it never was"
+        ))
     }
 
     pub fn coded(self, error_code: &'static str) -> Self {

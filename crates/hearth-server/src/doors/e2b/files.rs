@@ -67,7 +67,10 @@ pub async fn read(
     let asked = Asked::of(query.as_deref(), by_header);
     let reading = async {
         let sandbox = asked.open(&state, &headers, "read").await?;
-        let path = asked.path.as_deref().ok_or_else(|| Fault::wrong("the query must name a `path`"))?;
+        let path = asked
+            .path
+            .as_deref()
+            .ok_or_else(|| Fault::wrong("the query must name a `path`"))?;
         let user = asked.user.as_deref();
         let path = users::path(user, path)?;
         let (part, tag) = (part_of(&headers), tag_of(&headers));
@@ -99,7 +102,10 @@ pub async fn write(
         if headers.keys().any(|name| name.as_str().starts_with("x-metadata-")) {
             return Err(Fault::wrong("files have no metadata here: leave it out"));
         }
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok())
+            .unwrap_or_default();
         let written = match kind.starts_with("multipart/form-data") {
             true => several(&state, &sandbox, &asked, request).await?,
             false => vec![one(&state, &sandbox, &asked, request).await?],
@@ -110,7 +116,10 @@ pub async fn write(
 }
 
 async fn one(state: &AppState, sandbox: &Sandbox, asked: &Asked, request: Request) -> Result<Value, Fault> {
-    let path = asked.path.as_deref().ok_or_else(|| Fault::wrong("the query must name a `path`"))?;
+    let path = asked
+        .path
+        .as_deref()
+        .ok_or_else(|| Fault::wrong("the query must name a `path`"))?;
     let user = asked.user.as_deref();
     let path = users::path(user, path)?;
     let inside = sandbox.enter(state).await?;
@@ -129,7 +138,9 @@ async fn one(state: &AppState, sandbox: &Sandbox, asked: &Asked, request: Reques
 
 async fn several(state: &AppState, sandbox: &Sandbox, asked: &Asked, request: Request) -> Result<Vec<Value>, Fault> {
     let broken = |error: &dyn std::fmt::Display| Fault::wrong(format!("the form could not be read: {error}"));
-    let mut form = Multipart::from_request(request, &()).await.map_err(|error| broken(&error))?;
+    let mut form = Multipart::from_request(request, &())
+        .await
+        .map_err(|error| broken(&error))?;
     let user = asked.user.as_deref();
     let inside = sandbox.enter(state).await?;
     need_user(&inside.agent, user).await?;
@@ -194,13 +205,24 @@ async fn need_user(agent: &hearth_guest::client::AgentClient, user: Option<&str>
 
 /// Whether it runs.
 pub async fn health(State(state): State<AppState>, headers: HeaderMap) -> Response {
-    let name = headers.get(SANDBOX).and_then(|name| name.to_str().ok()).unwrap_or_default();
+    let name = headers
+        .get(SANDBOX)
+        .and_then(|name| name.to_str().ok())
+        .unwrap_or_default();
     let asleep = |sandbox: &Sandbox| {
         let kept = sandbox.seen.kept.as_ref();
         kept.is_some_and(|kept| kept.paused_at.is_some() && !kept.auto_resume)
     };
     match Sandbox::running(&state, name).await {
         Ok(sandbox) if asleep(&sandbox) => Fault::NoSandbox(name.to_owned()).into_plain(),
+        // A working connection says more than the host can.
+        Ok(sandbox) if state.connections.current(&sandbox.row.vm).is_none() => {
+            match state.probes.ends().check(&sandbox.row).await {
+                Ok(Some(_)) => Fault::NoSandbox(name.to_owned()).into_plain(),
+                Ok(None) => StatusCode::NO_CONTENT.into_response(),
+                Err(error) => Fault::from(error).into_plain(),
+            }
+        }
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(fault) => fault.into_plain(),
     }

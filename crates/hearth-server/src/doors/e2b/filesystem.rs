@@ -94,7 +94,11 @@ pub async fn stat(
     Call(request): Call<OfPath>,
 ) -> Result<Json<Value>, Fault> {
     let (user, path) = (user.as_deref(), users::path(user.as_deref(), &request.path)?);
-    let entry = as_user(&state, &sandbox, user, |agent| { let path = &path; async move { agent.entry(path, user).await } }).await?;
+    let entry = as_user(&state, &sandbox, user, |agent| {
+        let path = &path;
+        async move { agent.entry(path, user).await }
+    })
+    .await?;
     Ok(Json(json!({ "entry": shown(&entry) })))
 }
 
@@ -137,7 +141,11 @@ pub async fn make_dir(
         user,
         ..NewFile::default()
     };
-    let entry = as_user(&state, &sandbox, user, |agent| { let path = &path; async move { agent.make_folder(path, wanted).await } }).await?;
+    let entry = as_user(&state, &sandbox, user, |agent| {
+        let path = &path;
+        async move { agent.make_folder(path, wanted).await }
+    })
+    .await?;
     Ok(Json(json!({ "entry": shown(&entry) })))
 }
 
@@ -156,7 +164,10 @@ pub async fn rename(
     Call(request): Call<MoveRequest>,
 ) -> Result<Json<Value>, Fault> {
     let user = user.as_deref();
-    let (from, to) = (users::path(user, &request.source)?, users::path(user, &request.destination)?);
+    let (from, to) = (
+        users::path(user, &request.source)?,
+        users::path(user, &request.destination)?,
+    );
     let moved = as_user(&state, &sandbox, user, |agent| {
         let (from, to) = (&from, &to);
         async move { agent.move_entry(from, to, user, true).await }
@@ -210,8 +221,18 @@ mod tests {
         };
         let shown = shown(&entry);
         assert_eq!(
-            (&shown["size"], &shown["mode"], &shown["permissions"], &shown["modifiedTime"]),
-            (&json!("5"), &json!(420), &json!("-rw-r--r--"), &json!("1970-01-01T00:00:01.5Z"))
+            (
+                &shown["size"],
+                &shown["mode"],
+                &shown["permissions"],
+                &shown["modifiedTime"]
+            ),
+            (
+                &json!("5"),
+                &json!(420),
+                &json!("-rw-r--r--"),
+                &json!("1970-01-01T00:00:01.5Z")
+            )
         );
     }
 }

@@ -53,7 +53,10 @@ pub fn sight(key: &Key) -> Sight<'_> {
 /// The projects that a key may use.
 pub async fn projects(state: &AppState, key: &Key) -> Result<Vec<ProjectRow>, Refusal> {
     let token = &key.0.0;
-    Ok(state.store.projects(&token.tenant, token.project_id.as_ref(), None, ALL).await?)
+    Ok(state
+        .store
+        .projects(&token.tenant, token.project_id.as_ref(), None, ALL)
+        .await?)
 }
 
 /// A name without the tag that E2B puts behind it, and without the team before it.
@@ -69,7 +72,10 @@ pub async fn template(state: &AppState, key: &Key, text: &str) -> Result<Templat
     let wanted = bare(text.trim());
     let of = |checkpoint: &NamedCheckpoint| {
         let project = projects.iter().find(|project| project.id == checkpoint.project)?;
-        Some(Template::Checkpoint(Box::new(project.clone()), Box::new(checkpoint.clone())))
+        Some(Template::Checkpoint(
+            Box::new(project.clone()),
+            Box::new(checkpoint.clone()),
+        ))
     };
     if let Some(found) = checkpoints.iter().find(|checkpoint| checkpoint.key.as_str() == wanted) {
         return of(found).ok_or_else(|| none(text, &projects));
@@ -86,18 +92,27 @@ pub async fn template(state: &AppState, key: &Key, text: &str) -> Result<Templat
             [one] => return Ok(Template::Project(Box::new((*one).clone()))),
             several => {
                 let ids: Vec<&str> = several.iter().map(|project| project.id.as_str()).collect();
-                let why = format!("the template `{text}` may be one of several projects: {}; say the id", ids.join(", "));
+                let why = format!(
+                    "the template `{text}` may be one of several projects: {}; say the id",
+                    ids.join(", ")
+                );
                 return Err(Refusal::wrong(why));
             }
         }
     }
-    let named: Vec<&NamedCheckpoint> = checkpoints.iter().filter(|checkpoint| checkpoint.name == wanted).collect();
+    let named: Vec<&NamedCheckpoint> = checkpoints
+        .iter()
+        .filter(|checkpoint| checkpoint.name == wanted)
+        .collect();
     match named.as_slice() {
         [] => {}
         [one] => return of(one).ok_or_else(|| none(text, &projects)),
         several => {
             let keys: Vec<&str> = several.iter().map(|checkpoint| checkpoint.key.as_str()).collect();
-            let why = format!("several snapshots have the name `{text}`: say the id, one of {}", keys.join(", "));
+            let why = format!(
+                "several snapshots have the name `{text}`: say the id, one of {}",
+                keys.join(", ")
+            );
             return Err(Refusal::wrong(why));
         }
     }
@@ -109,7 +124,10 @@ pub async fn template(state: &AppState, key: &Key, text: &str) -> Result<Templat
 
 /// 404 that lists what there is.
 fn none(text: &str, projects: &[ProjectRow]) -> Refusal {
-    let mut names: Vec<String> = projects.iter().map(|project| format!("`{}`", slug_or_id(project))).collect();
+    let mut names: Vec<String> = projects
+        .iter()
+        .map(|project| format!("`{}`", slug_or_id(project)))
+        .collect();
     names.sort();
     let more = names.len().saturating_sub(NAMED);
     names.truncate(NAMED);

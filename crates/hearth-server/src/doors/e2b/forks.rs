@@ -56,7 +56,11 @@ pub async fn fork(
         came,
         count: usize::try_from(count).unwrap_or(1),
         task: None,
-        lease: Some(if kept.auto_pause { timeout + PAUSED_LEASE } else { timeout }),
+        lease: Some(if kept.auto_pause {
+            timeout + PAUSED_LEASE
+        } else {
+            timeout
+        }),
     };
     let reply = state.claims.fork(&row, order).await;
     let reply = reply.map_err(|error| Refusal::from(ApiError::from(error)))?;

@@ -223,6 +223,9 @@ mod tests {
         assert_eq!(&end(None)[..], b"\x02\0\0\0\x02{}");
         let text = String::from_utf8(end(Some(&Fault::wrong("no")))[HEAD_BYTES..].to_vec()).unwrap();
         let said: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(said, json!({ "error": { "code": "invalid_argument", "message": "no" } }));
+        assert_eq!(
+            said,
+            json!({ "error": { "code": "invalid_argument", "message": "no" } })
+        );
     }
 }

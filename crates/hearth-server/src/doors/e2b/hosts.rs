@@ -72,7 +72,10 @@ enum Named {
 }
 
 fn named(host: &str, domain: &str) -> Option<Named> {
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();
+    let host = host
+        .rsplit_once(':')
+        .map_or(host, |(host, _)| host)
+        .to_ascii_lowercase();
     let label = host.strip_suffix(&domain.to_ascii_lowercase())?;
     if label == API {
         return Some(Named::Api);
@@ -85,7 +88,10 @@ fn named(host: &str, domain: &str) -> Option<Named> {
 
 fn rewrite(request: &mut Request, domain: Option<&str>) {
     let host = outer_host(request.headers()).map(str::to_owned);
-    let found = host.as_deref().zip(domain).and_then(|(host, domain)| named(host, domain));
+    let found = host
+        .as_deref()
+        .zip(domain)
+        .and_then(|(host, domain)| named(host, domain));
     match found {
         None => {
             let signed = request.uri().query().is_some_and(|query| query.contains(SIGNATURE));
@@ -148,7 +154,9 @@ pub async fn ports(State(state): State<AppState>, mut request: Request, next: Ne
     let headers = request.headers_mut();
     let by_name = headers.remove(BY_NAME).is_some();
     let host = headers.remove(THEIR_HOST);
-    let port = headers.get(PORT).and_then(|port| port.to_str().ok()?.trim().parse().ok());
+    let port = headers
+        .get(PORT)
+        .and_then(|port| port.to_str().ok()?.trim().parse().ok());
     match port {
         Some(port) if port != ENVD_PORT => {
             let passed = pass(&state, request, port, by_name, host).await;
@@ -167,15 +175,23 @@ async fn pass(
     by_name: bool,
     host: Option<HeaderValue>,
 ) -> Result<Response, Fault> {
-    let uri = request.extensions().get::<OriginalUri>().map_or_else(|| request.uri(), |OriginalUri(uri)| uri);
+    let uri = request
+        .extensions()
+        .get::<OriginalUri>()
+        .map_or_else(|| request.uri(), |OriginalUri(uri)| uri);
     let rest = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let rest = rest.strip_prefix(PREFIX).unwrap_or(rest);
-    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let rest = if rest.starts_with('/') {
+        rest.to_owned()
+    } else {
+        format!("/{rest}")
+    };
     let [name, access, traffic] = [SANDBOX, ACCESS, TRAFFIC].map(|name| {
         let value = request.headers().get(name)?;
         value.to_str().ok().map(str::to_owned)
     });
-    let name = name.ok_or_else(|| Fault::wrong("the header E2b-Sandbox-Id names the sandbox, and this request has none"))?;
+    let name =
+        name.ok_or_else(|| Fault::wrong("the header E2b-Sandbox-Id names the sandbox, and this request has none"))?;
     let sandbox = Sandbox::running(state, &name).await?;
     let is_open = sandbox.seen.kept.as_ref().is_some_and(|kept| kept.public_traffic);
     let opens = access.is_some_and(|token| sandbox.opens(state, &token))
@@ -235,8 +251,11 @@ pub async fn nowhere(State(_): State<AppState>, request: Request) -> Response {
     if name.and_then(instance_id).is_some() {
         return super::frames::unknown();
     }
-    super::fault::Refusal::not_found(format!("{} is no path of the E2B API that Hearth serves", request.uri().path()))
-        .into_response()
+    super::fault::Refusal::not_found(format!(
+        "{} is no path of the E2B API that Hearth serves",
+        request.uri().path()
+    ))
+    .into_response()
 }
 
 #[cfg(test)]
@@ -248,7 +267,10 @@ mod tests {
         let id = "0".repeat(ID_DIGITS);
         let of = |host: &str| named(host, "vm.example.net");
         assert_eq!(of("API.vm.example.net:443"), Some(Named::Api));
-        assert_eq!(of(&format!("49983-{id}.vm.example.net")), Some(Named::Port(49983, id.clone())));
+        assert_eq!(
+            of(&format!("49983-{id}.vm.example.net")),
+            Some(Named::Port(49983, id.clone()))
+        );
         for other in [
             "vm.example.net".to_owned(),
             format!("0-{id}.vm.example.net"),

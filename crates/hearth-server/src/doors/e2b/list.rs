@@ -42,9 +42,13 @@ impl Asked {
                 // Encoded once more.
                 "metadata" => {
                     let pairs = form_urlencoded::parse(value.as_bytes());
-                    asked.metadata.extend(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())));
+                    asked
+                        .metadata
+                        .extend(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())));
                 }
-                "state" => asked.states.extend(value.split(',').map(|state| state.trim().to_owned())),
+                "state" => asked
+                    .states
+                    .extend(value.split(',').map(|state| state.trim().to_owned())),
                 "order" => asked.oldest_first = value == "asc",
                 "startedAfter" => {
                     let at: Timestamp = value
@@ -62,8 +66,14 @@ impl Asked {
                 _ => {}
             }
         }
-        if let Some(state) = asked.states.iter().find(|state| ![RUNNING, PAUSED].contains(&state.as_str())) {
-            return Err(Refusal::wrong(format!("`state` must be running or paused, not `{state}`")));
+        if let Some(state) = asked
+            .states
+            .iter()
+            .find(|state| ![RUNNING, PAUSED].contains(&state.as_str()))
+        {
+            return Err(Refusal::wrong(format!(
+                "`state` must be running or paused, not `{state}`"
+            )));
         }
         Ok(asked)
     }
@@ -71,13 +81,15 @@ impl Asked {
     fn wants(&self, seen: &SandboxSeen, project: &ProjectRow) -> bool {
         let state = if seen.is_paused() { PAUSED } else { RUNNING };
         let metadata = seen.kept.as_ref().map(|kept| &kept.metadata);
-        let has = |(name, value): (&String, &String)| metadata.is_some_and(|metadata| metadata.get(name) == Some(value));
+        let has =
+            |(name, value): (&String, &String)| metadata.is_some_and(|metadata| metadata.get(name) == Some(value));
         (self.states.is_empty() || self.states.iter().any(|wanted| wanted == state))
             && self.metadata.iter().all(has)
             && self.started_after.is_none_or(|at| seen.claimed_at > at)
-            && self.template.as_ref().is_none_or(|wanted| {
-                [template_of(seen), project.id.to_string(), slug_or_id(project)].contains(wanted)
-            })
+            && self
+                .template
+                .as_ref()
+                .is_none_or(|wanted| [template_of(seen), project.id.to_string(), slug_or_id(project)].contains(wanted))
     }
 }
 
@@ -124,7 +136,10 @@ async fn all(state: &AppState, key: &Key, query: &str, page: Option<usize>) -> R
     let limit = asked.limit.or(page).unwrap_or(usize::MAX);
     let more = found.len() > limit;
     found.truncate(limit);
-    let items: Vec<_> = found.iter().map(|(seen, project)| shown(state, seen, project)).collect();
+    let items: Vec<_> = found
+        .iter()
+        .map(|(seen, project)| shown(state, seen, project))
+        .collect();
     let mut response = axum::Json(items).into_response();
     let last = found.last().filter(|_| more).map(|(seen, _)| Mark::at(seen));
     if let Some(next) = last.and_then(|next| HeaderValue::from_str(&next).ok()) {
@@ -145,7 +160,9 @@ impl Mark {
     }
 
     fn of(text: &str) -> Result<Self, Refusal> {
-        let parts = text.split_once('-').and_then(|(millis, id)| Some((millis.parse().ok()?, id.to_owned())));
+        let parts = text
+            .split_once('-')
+            .and_then(|(millis, id)| Some((millis.parse().ok()?, id.to_owned())));
         let (millis, id) = parts.ok_or_else(|| Refusal::wrong("`nextToken` is not one of this server"))?;
         Ok(Self { millis, id })
     }

@@ -26,7 +26,10 @@ async fn measured(state: &AppState, sandbox: &Sandbox) -> Result<Value, Fault> {
         argv: Some(["sh", "-c", ASK].map(str::to_owned).to_vec()),
         ..ExecSpec::default()
     };
-    let printed = asked(state, sandbox, |agent| async move { agent.exec_collect(&spec, KEPT_BYTES).await }).await?;
+    let printed = asked(state, sandbox, |agent| async move {
+        agent.exec_collect(&spec, KEPT_BYTES).await
+    })
+    .await?;
     let text = String::from_utf8_lossy(&printed.stdout);
     read(&text, Timestamp::now()).ok_or_else(|| Fault::unavailable("the VM did not say what it uses"))
 }
@@ -34,19 +37,37 @@ async fn measured(state: &AppState, sandbox: &Sandbox) -> Result<Value, Fault> {
 fn read(text: &str, now: Timestamp) -> Option<Value> {
     let mut lines = text.lines();
     let cpus: u32 = lines.next()?.trim().parse().ok()?;
-    let times = |line: &str| -> Vec<u64> { line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect() };
+    let times = |line: &str| -> Vec<u64> {
+        line.split_whitespace()
+            .skip(1)
+            .filter_map(|time| time.parse().ok())
+            .collect()
+    };
     let (before, after) = (times(lines.next()?), times(lines.next()?));
-    let passed: Vec<u64> = after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before)).collect();
+    let passed: Vec<u64> = after
+        .iter()
+        .zip(&before)
+        .map(|(after, before)| after.saturating_sub(*before))
+        .collect();
     let all: u64 = passed.iter().sum();
     let idle: u64 = IDLE.iter().filter_map(|at| passed.get(*at)).sum();
-    let used = if all == 0 { 0.0 } else { 100.0 * (all - idle) as f64 / all as f64 };
+    let used = if all == 0 {
+        0.0
+    } else {
+        100.0 * (all - idle) as f64 / all as f64
+    };
     let mut memory = |name: &str| -> Option<u64> {
         let line = lines.next()?;
         let (found, kib) = line.split_once(": ")?;
-        (found == name).then(|| kib.trim().parse().ok())?.map(|kib: u64| kib * 1024)
+        (found == name)
+            .then(|| kib.trim().parse().ok())?
+            .map(|kib: u64| kib * 1024)
     };
     let (total, available, cached) = (memory("MemTotal")?, memory("MemAvailable")?, memory("Cached")?);
-    let mut disk = lines.next()?.split_whitespace().map(|number| number.parse::<u64>().ok());
+    let mut disk = lines
+        .next()?
+        .split_whitespace()
+        .map(|number| number.parse::<u64>().ok());
     let (disk_used, disk_total) = (disk.next()??, disk.next()??);
     Some(json!({
         "timestamp": now.to_string(),

@@ -101,7 +101,9 @@ pub fn internet(kept: Option<&Value>) -> bool {
 pub fn said(kept: Option<Value>) -> Option<Value> {
     let mut said = kept?;
     said.as_object_mut()?.remove(INTERNET);
-    said.as_object().is_some_and(|fields| !fields.is_empty()).then_some(said)
+    said.as_object()
+        .is_some_and(|fields| !fields.is_empty())
+        .then_some(said)
 }
 
 /// Holds a sandbox to it, whether or not its VM runs.
@@ -150,7 +152,10 @@ mod tests {
         assert_eq!(of(None, json!({})).unwrap(), None);
         assert_eq!(of(None, json!({ "allowOut": ["example.org"] })).unwrap(), None);
         let closed = of(Some(false), json!({})).unwrap().unwrap();
-        assert_eq!((closed.mode, closed.hosts.len(), closed.cidrs.len()), (EgressMode::Allow, 0, 0));
+        assert_eq!(
+            (closed.mode, closed.hosts.len(), closed.cidrs.len()),
+            (EgressMode::Allow, 0, 0)
+        );
         let some = json!({ "allowOut": ["Example.org", "203.0.113.7", "198.51.100.0/24"], "denyOut": ["0.0.0.0/0"] });
         let some = of(None, some).unwrap().unwrap();
         assert_eq!(some.hosts[0].as_str(), "example.org");

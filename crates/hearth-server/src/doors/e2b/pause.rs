@@ -27,7 +27,10 @@ pub async fn pause(State(state): State<AppState>, key: Key, Path(name): Path<Str
     }
     put_to_sleep(&state, &seen).await.map_err(|error| match error {
         NotPaused::NotClaimed => Refusal::no_sandbox(&name),
-        other => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("the sandbox could not be paused: {other}")),
+        other => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the sandbox could not be paused: {other}"),
+        ),
     })?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -65,7 +68,10 @@ async fn put_to_sleep(state: &AppState, seen: &SandboxSeen) -> Result<(), NotPau
         state.store.put_e2b(&seen.id, &row).await?;
         return Err(error);
     }
-    state.store.set_lease(&seen.id, now + PAUSED_LEASE, PAUSED_LEASE).await?;
+    state
+        .store
+        .set_lease(&seen.id, now + PAUSED_LEASE, PAUSED_LEASE)
+        .await?;
     tracing::info!(instance = %seen.id, "paused for a client of E2B");
     Ok(())
 }

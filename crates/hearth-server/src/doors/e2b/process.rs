@@ -237,7 +237,10 @@ pub async fn update(
     let session = request.process.text()?;
     if let Some(pty) = request.pty {
         let size = pty.size();
-        asked(&state, &sandbox, |agent| async move { agent.resize_session(&session, size).await }).await?;
+        asked(&state, &sandbox, |agent| async move {
+            agent.resize_session(&session, size).await
+        })
+        .await?;
     }
     Ok(Json(json!({})))
 }
@@ -284,9 +287,10 @@ async fn write(agent: &AgentClient, session: &str, bytes: Bytes, limit: Option<D
     let writing = agent.write_stdin(session, bytes, false);
     match limit {
         None => Ok(writing.await?),
-        Some(limit) => tokio::time::timeout(limit, writing).await.map_err(|_| {
-            Fault::new(Code::DeadlineExceeded, "the process did not read its input in time")
-        })?.map_err(Into::into),
+        Some(limit) => tokio::time::timeout(limit, writing)
+            .await
+            .map_err(|_| Fault::new(Code::DeadlineExceeded, "the process did not read its input in time"))?
+            .map_err(Into::into),
     }
 }
 
@@ -303,7 +307,11 @@ struct InputData {
 }
 
 /// Writes what a stream of messages holds.
-pub async fn stream_input(State(state): State<AppState>, headers: HeaderMap, Messages(mut messages): Messages) -> Response {
+pub async fn stream_input(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Messages(mut messages): Messages,
+) -> Response {
     let writing = async {
         let sandbox = opened(&state, &headers).await?;
         let inside = sandbox.enter(&state).await?;

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use hearth_api::claim::{ClaimReply, MAX_LEASE_MINUTES, Miss};
+use hearth_api::error::ErrorCode;
 use hearth_api::ids::InstanceId;
 use hearth_api::token::Scope;
 use hearth_api::values::{TaskId, VariableName};
@@ -22,9 +23,7 @@ use super::body::Json;
 use super::fault::Refusal;
 use super::find::{Template, slug_or_id, template};
 use super::hosts::sandbox_domain;
-use super::wire::{
-    CLIENT_ID, ENVD_VERSION, Lifecycle, Made, More, NewSandbox, PAUSED, RUNNING, Shown,
-};
+use super::wire::{CLIENT_ID, ENVD_VERSION, Lifecycle, Made, More, NewSandbox, PAUSED, RUNNING, Shown};
 use super::{network, pause, variables};
 use crate::claims::{ClaimError, ClaimTask, FIELDS_OF_A_KEY};
 use crate::http::{ApiError, AppState, need_allowed, need_owner};
@@ -34,8 +33,14 @@ use crate::store::{AskedFields, E2bRow, Moved, ProjectRow, SandboxSeen};
 const DEFAULT_TIMEOUT: i64 = 300;
 /// How long a VM is waited for: clients give up after 60 s, and ask again.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// What is added to that for a VM that is being handed over.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// When a client is to ask again for a VM that is being made.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Longest idempotency key.
 const LONGEST_KEY: usize = 190;
+/// The code of a refusal that is worth another try.
+const NO_CAPACITY: &str = "sandbox_capacity_unavailable";
 /// What a key of this door begins with, so that it is no task of another client.
 const KEY_PREFIX: &str = "e2b:";
 /// How long a paused sandbox is kept.
@@ -46,7 +51,9 @@ pub fn lifetime(seconds: Option<i64>) -> Result<SignedDuration, Refusal> {
     let most = i64::try_from(MAX_LEASE_MINUTES * 60).unwrap_or(i64::MAX);
     match seconds.unwrap_or(DEFAULT_TIMEOUT) {
         seconds if (0..=most).contains(&seconds) => Ok(SignedDuration::from_secs(seconds.max(1))),
-        _ => Err(Refusal::wrong(format!("`timeout` must be 0 to {most} seconds (7 days)"))),
+        _ => Err(Refusal::wrong(format!(
+            "`timeout` must be 0 to {most} seconds (7 days)"
+        ))),
     }
 }
 
@@ -87,7 +94,10 @@ impl Wanted {
         for (field, given) in [
             ("mcp", body.mcp.is_some()),
             ("iam", body.iam.is_some()),
-            ("volumeMounts", body.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
+            (
+                "volumeMounts",
+                body.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()),
+            ),
         ] {
             if given {
                 let why = format!("`{field}` is not served by Hearth; leave it out");
@@ -99,14 +109,22 @@ impl Wanted {
         let hash = |field: &str| {
             // Keyed with the token's id: the hash of what may hold secrets must not be guessable from the database.
             let bytes = serde_json::to_vec(&body).unwrap_or_default();
-            let digest = Sha256::new().chain_update(key.0.0.id.as_str()).chain_update(field).chain_update(bytes);
+            let digest = Sha256::new()
+                .chain_update(key.0.0.id.as_str())
+                .chain_update(field)
+                .chain_update(bytes);
             hex::encode(digest.finalize())
         };
-        let asked: AskedFields = FIELDS_OF_A_KEY.iter().map(|field| ((*field).to_owned(), hash(field))).collect();
+        let asked: AskedFields = FIELDS_OF_A_KEY
+            .iter()
+            .map(|field| ((*field).to_owned(), hash(field)))
+            .collect();
         let body_hash = hash("");
         let variables = body.env_vars.unwrap_or_default();
         for name in variables.keys() {
-            let fault = VariableName::try_from(name.as_str()).err().map(|fault| fault.to_string());
+            let fault = VariableName::try_from(name.as_str())
+                .err()
+                .map(|fault| fault.to_string());
             if let Some(why) = fault.or_else(|| hearth_api::variables::refusal(name)) {
                 return Err(Refusal::wrong(format!("the variable `{name}` cannot be set: it {why}")));
             }
@@ -153,14 +171,17 @@ impl Wanted {
         let mut task = self.task.clone();
         task.order.patience = PATIENCE.min(state.longest_wait);
         match from {
-            Template::Project(project) => match state.claims.claim(project, &task).await {
-                Ok(reply) => Ok(reply),
-                Err(error) => {
-                    let refusal = refused(error);
-                    state.metrics.claim_refused(&project.id, refusal.1);
-                    Err(refusal.0)
-                }
-            },
+            Template::Project(project) => {
+                let claimed = tokio::time::timeout(task.order.patience + HAND_OVER, state.claims.claim(project, &task));
+                let (refusal, code) = match claimed.await {
+                    Ok(Ok(reply)) => return Ok(reply),
+                    Ok(Err(error)) => refused(error),
+                    // What was begun serves the next one that asks.
+                    Err(_) => (no_capacity(), ErrorCode::Unavailable),
+                };
+                state.metrics.claim_refused(&project.id, code);
+                Err(refusal)
+            }
             Template::Checkpoint(_, checkpoint) => {
                 need_owner(&key.0, checkpoint)?;
                 let made = state.claims.claim_checkpoint(checkpoint, &task).await;
@@ -197,10 +218,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     Ok(Some(key.into()))
 }
 
+/// None became ready in time.
+fn no_capacity() -> Refusal {
+    let why = "no VM of this template became ready in time; one is being made, ask again";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        .coded(NO_CAPACITY)
+        .again_after(ASK_AGAIN)
+}
+
 /// Why there is no VM, and whether waiting helps.
-fn refused(error: ClaimError) -> (Refusal, hearth_api::error::ErrorCode) {
+fn refused(error: ClaimError) -> (Refusal, ErrorCode) {
     let message = error.to_string();
-    let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()).coded("sandbox_capacity_unavailable");
+    let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()).coded(NO_CAPACITY);
     let refusal = match &error {
         ClaimError::NothingReady { retry_after, .. } => Some(busy().again_after(*retry_after)),
         // A person must do something first.
@@ -211,15 +240,21 @@ fn refused(error: ClaimError) -> (Refusal, hearth_api::error::ErrorCode) {
         }
         ClaimError::OtherBody(_) => {
             let why = "this Idempotency-Key was used before for another request: use a new one, or ask for the same";
-            Some(Refusal::new(StatusCode::CONFLICT, why).coded("idempotency_request_mismatch").never_again())
+            Some(
+                Refusal::new(StatusCode::CONFLICT, why)
+                    .coded("idempotency_request_mismatch")
+                    .never_again(),
+            )
         }
         ClaimError::Ended => {
             let why = "the sandbox of this Idempotency-Key was killed or its time is over: use a new one";
             Some(Refusal::new(StatusCode::CONFLICT, why).never_again())
         }
-        ClaimError::Failed { blames_recipe: true, .. } | ClaimError::Script(_) | ClaimError::Stuck(_) => {
-            Some(Refusal::new(StatusCode::CONFLICT, message.clone()).never_again())
+        ClaimError::Failed {
+            blames_recipe: true, ..
         }
+        | ClaimError::Script(_)
+        | ClaimError::Stuck(_) => Some(Refusal::new(StatusCode::CONFLICT, message.clone()).never_again()),
         _ => None,
     };
     let api = ApiError::from(error);
@@ -259,14 +294,21 @@ pub async fn connect(
     let was_paused = seen.is_paused();
     if was_paused {
         pause::wake(&state, &seen, timeout).await.map_err(|fault| {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("the sandbox could not be resumed: {}", fault.sentence()))
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the sandbox could not be resumed: {}", fault.sentence()),
+            )
         })?;
     } else if Timestamp::now() + timeout > seen.ends_at() {
         set_end(&state, &seen, timeout).await?;
     }
     let project = project_of(&state, &seen).await?;
     let made = made(&state, &headers, &seen.id, &template_of(&seen), &project);
-    let status = if was_paused { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if was_paused {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, axum::Json(made)).into_response())
 }
 
@@ -377,7 +419,11 @@ pub async fn info(
         domain: sandbox_domain(&state, &headers),
         lifecycle: Lifecycle {
             auto_resume: kept.is_some_and(|kept| kept.auto_resume),
-            on_timeout: if kept.is_some_and(|kept| kept.auto_pause) { "pause" } else { "kill" },
+            on_timeout: if kept.is_some_and(|kept| kept.auto_pause) {
+                "pause"
+            } else {
+                "kill"
+            },
         },
         allow_internet_access: network::internet(network.as_ref()),
         network: network::said(network),

@@ -90,7 +90,9 @@ impl Reader {
     /// The answer: the process' start, what it prints, and its end.
     pub fn answer(self, headers: &HeaderMap, time_up: Option<TimeUp>) -> Response {
         let ping = headers.get(PING_HEADER).and_then(|value| value.to_str().ok());
-        let ping = ping.and_then(|text| text.trim().parse().ok()).filter(|seconds| *seconds > 0);
+        let ping = ping
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|seconds| *seconds > 0);
         let ping = ping.map_or(PING, Duration::from_secs);
         let (sender, mut frames) = mpsc::channel(WAITING);
         tokio::spawn(self.run(sender, ping, time_up));
@@ -105,7 +107,11 @@ impl Reader {
         });
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let events = async {
-            if client.send(event(json!({ "start": { "pid": self.pid } }))).await.is_err() {
+            if client
+                .send(event(json!({ "start": { "pid": self.pid } })))
+                .await
+                .is_err()
+            {
                 return Err(Gone);
             }
             self.read(&client, ping).await
@@ -153,7 +159,11 @@ impl Reader {
                     event(json!({ "data": { "stderr": STANDARD.encode(bytes) } }))
                 }
                 Some(Ok(SessionEvent::Dropped(bytes))) => {
-                    tracing::info!(sandbox = self.sandbox, bytes, "a client read too slowly, and output was dropped");
+                    tracing::info!(
+                        sandbox = self.sandbox,
+                        bytes,
+                        "a client read too slowly, and output was dropped"
+                    );
                     self.position += bytes;
                     continue;
                 }
@@ -239,7 +249,9 @@ fn end_of(end: &ExecEnd) -> Value {
         ExecEnd::NotStarted { reason, code } => {
             json!({ "exitCode": code.unwrap_or(-1), "exited": false, "status": "not started", "error": reason })
         }
-        ExecEnd::TimedOut { .. } | ExecEnd::Detached { .. } => json!({ "exitCode": -1, "exited": false, "status": "unknown" }),
+        ExecEnd::TimedOut { .. } | ExecEnd::Detached { .. } => {
+            json!({ "exitCode": -1, "exited": false, "status": "unknown" })
+        }
     }
 }
 

@@ -39,7 +39,9 @@ pub fn path(user: Option<&str>, path: &str) -> Result<String, Fault> {
         return Ok(path.to_owned());
     }
     if path.starts_with('~') {
-        return Err(Fault::wrong("a path may begin with ~/, and not with another user's ~name"));
+        return Err(Fault::wrong(
+            "a path may begin with ~/, and not with another user's ~name",
+        ));
     }
     let rest = path.strip_prefix("./").unwrap_or(path);
     let folder = work_folder(user);
@@ -74,7 +76,13 @@ pub fn lacks(started: &Result<SessionStart, AgentError>, spec: &SessionSpec) -> 
 /// Whether a refusal may be due to the same.
 pub fn may_lack(user: Option<&str>, fault: &Fault) -> bool {
     user == Some(THEIR_USER)
-        && matches!(fault, Fault::Rpc { code: super::fault::Code::Unauthenticated, .. })
+        && matches!(
+            fault,
+            Fault::Rpc {
+                code: super::fault::Code::Unauthenticated,
+                ..
+            }
+        )
 }
 
 /// Makes it.

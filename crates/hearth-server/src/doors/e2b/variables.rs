@@ -20,14 +20,25 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Adds variables to those that its commands have; they win.
 pub async fn add(state: &AppState, id: &InstanceId, variables: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let failed = |why: String| {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("the variables could not be written: {why}"))
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the variables could not be written: {why}"),
+        )
     };
     let row = state.store.instance(id).await?;
     let row = row.ok_or_else(|| Refusal::no_sandbox(sandbox_id(id)))?;
-    let agent = state.connections.get(&row.vm, PATIENCE).await.map_err(|error| failed(error.to_string()))?;
+    let agent = state
+        .connections
+        .get(&row.vm, PATIENCE)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     // One that was never written is empty.
     let mut text = match agent.read_file(env_file::PATH).await {
-        Ok(file) => file.collect(MAX_BYTES).await.map_err(|error| failed(error.to_string()))?.to_vec(),
+        Ok(file) => file
+            .collect(MAX_BYTES)
+            .await
+            .map_err(|error| failed(error.to_string()))?
+            .to_vec(),
         Err(_) => Vec::new(),
     };
     let rows: Vec<VariableRow> = variables

@@ -213,13 +213,16 @@ pub struct OfWatcher {
 }
 
 fn none(id: &str) -> Fault {
-    let why = format!("watcher with id {id} not found: it was removed, or the server was started again; make another one");
+    let why =
+        format!("watcher with id {id} not found: it was removed, or the server was started again; make another one");
     Fault::new(Code::NotFound, why)
 }
 
 pub async fn watcher_events(Opened(sandbox): Opened, Call(request): Call<OfWatcher>) -> Result<Json<Value>, Fault> {
     let all = watchers();
-    let watcher = all.get(&request.watcher_id).filter(|watcher| watcher.sandbox == sandbox.seen.id);
+    let watcher = all
+        .get(&request.watcher_id)
+        .filter(|watcher| watcher.sandbox == sandbox.seen.id);
     let mut kept = kept(&watcher.ok_or_else(|| none(&request.watcher_id))?.kept);
     kept.asked_at = Instant::now();
     let events: Vec<Value> = kept.events.drain(..).collect();
