@@ -48,14 +48,18 @@ pub(crate) const EMULATOR: &str = if cfg!(target_arch = "aarch64") {
     "qemu-system-x86"
 };
 
-/// The browser of the tests of the pages. Ubuntu has no package of it; there those tests need one that somebody has installed.
-const BROWSER: &str = "chromium";
+/// The browser of the tests of the pages, and what drives it. Ubuntu has no package of it; there those tests need one that somebody has installed.
+const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
 
 /// The packages that are not installed, the emulator last.
 pub(crate) fn missing() -> Vec<&'static str> {
     NEEDED
         .into_iter()
-        .chain((!is_installed(BROWSER) && has_candidate(BROWSER)).then_some(BROWSER))
+        .chain(
+            BROWSER
+                .into_iter()
+                .filter(|name| !is_installed(name) && has_candidate(name)),
+        )
         // Others' packages of Node.js bring it themselves.
         .chain((!is_program("npm")).then_some("npm"))
         .chain([EMULATOR])

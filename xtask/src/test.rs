@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, examples, process, prometheus, setup, tidy, workspace};
+use crate::{agent, contract, deny, examples, process, prometheus, python, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -22,6 +23,8 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// The crate whose tests need Prometheus, and run the examples.
 const METRICS_CRATE: &str = "hearth-server";
+/// The crate whose tests need the client of the Model Context Protocol.
+const CLIENT_CRATE: &str = "hearth";
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -78,9 +81,11 @@ fn all(stages: &mut Stages) -> Result<()> {
     })?;
     stages.stage("house rules", tidy::run)?;
     stages.stage("dependencies", deny::run)?;
-    let agent = stages.stage("agent", agent::build)?;
+    // The agent's last step takes one processor, and clippy needs no agent.
+    let agent = stages.stage("agent and clippy", || {
+        both(agent::build, || process::run(workspace::cargo().args(CLIPPY)))
+    })?;
     let cargo = || workspace::cargo_with_agent(&agent);
-    stages.stage("clippy", || process::run(cargo().args(CLIPPY)))?;
     stages.stage("documents", || {
         process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS))
     })?;
@@ -88,12 +93,22 @@ fn all(stages: &mut Stages) -> Result<()> {
         process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
-    stages.stage("guest image", image)?;
     stages.stage("prometheus", prometheus::unpack)?;
+    stages.stage("mcp client", python::install_mcp)?;
     stages.stage("examples", examples::install)?;
-    stages.stage("contract", contract::run)?;
+    stages.stage("guest image and contract", || both(image, contract::run))?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
+    })
+}
+
+/// Does two things at the same time; gives what the first one made.
+fn both<T>(one: impl FnOnce() -> Result<T>, other: impl FnOnce() -> Result<()> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let made = one();
+        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        made
     })
 }
 
@@ -121,6 +136,9 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
     if packages.iter().any(|package| package == METRICS_CRATE) {
         stages.stage("prometheus", prometheus::unpack)?;
         stages.stage("examples", examples::install)?;
+    }
+    if packages.iter().any(|package| package == CLIENT_CRATE) {
+        stages.stage("mcp client", python::install_mcp)?;
     }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
@@ -154,8 +172,9 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
     command
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
-        .env(examples::VARIABLE, examples::folder())
-        .env(prometheus::VARIABLE, prometheus::programs());
+        .env(prometheus::VARIABLE, prometheus::programs())
+        .env(python::MCP_VARIABLE, python::mcp())
+        .env(examples::VARIABLE, examples::folder());
     command
 }
 

@@ -4,6 +4,7 @@ mod app;
 mod audit;
 mod builds;
 mod claims;
+mod doors;
 mod events;
 mod history;
 mod http;

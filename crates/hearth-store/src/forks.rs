@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::claim_rules::claims_held;
+use super::claim_rules::{claims_held, token_claims_held};
 use super::claims::handed_over;
 use super::events::Change;
 use super::moves::move_row;
@@ -66,6 +66,8 @@ pub enum BegunForks {
     NotClaimed,
     /// With them the project's claims would hold more VMs than they may.
     TooManyHeld(Held),
+    /// With them the token's claims would.
+    TokenFull(Held),
 }
 
 /// A fork whose VM is there.
@@ -136,6 +138,10 @@ impl Store {
         if let Some(held) = held.filter(|held| !order.replaces && !held.has_room_for(order.forks.len() as u64)) {
             return Ok(BegunForks::TooManyHeld(held));
         }
+        let of_token = token_claims_held(&mut *tx, order.token).await?;
+        if let Some(held) = of_token.filter(|held| !order.replaces && !held.has_room_for(order.forks.len() as u64)) {
+            return Ok(BegunForks::TokenFull(held));
+        }
         for fork in order.forks {
             if let Some(key) = &fork.key {
                 let taken =
@@ -178,6 +184,14 @@ impl Store {
             .bind(order.owner)
             .execute(&mut *tx)
             .await?;
+            if let Some(parent) = order.parent {
+                // Its processes run in the copy, too.
+                sqlx::query("INSERT INTO claim_egress (instance_id, policy) SELECT ?1, policy FROM claim_egress WHERE instance_id = ?2")
+                    .bind(reply.id.as_str())
+                    .bind(parent.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+            }
             let detail = json!({ "purpose": "pool", "recipe": reply.recipe, "checkpoint": order.from.as_str() });
             let change = Change::of_instance(EventKind::InstanceClaimed, order.project.as_str(), &reply.id, now);
             tx.tell(change.because("it is forked for a claim").with(detail)).await?;

@@ -93,6 +93,13 @@ impl Claims {
                 count: order.count,
             });
         }
+        let held = self.store.token_claims_held(&claim.token).await?;
+        if let Some(held) = held.filter(|held| !held.has_room_for(order.count as u64)) {
+            return Err(ForkError::TokenFull {
+                held,
+                count: order.count,
+            });
+        }
         let _resumed = self.resume_saved(&row.vm).await?;
         let room = self.room(row, order.count).await?;
         let is_paused = self.pause.is_paused(&row.vm).await;
@@ -241,6 +248,12 @@ impl Claims {
                         count: order.count,
                     });
                 }
+                BegunForks::TokenFull(held) => {
+                    return Err(ForkError::TokenFull {
+                        held,
+                        count: order.count,
+                    });
+                }
                 BegunForks::KeyTaken(key) if keyed => return Err(ForkError::OtherRequest(key)),
                 // Another request took it this moment.
                 BegunForks::KeyTaken(_) => {}
@@ -323,7 +336,7 @@ impl Claims {
 
     async fn make_fork(&self, batch: &Batch, fork: &NewFork, came: Instant) -> Result<MadeFork, String> {
         // Its processes run from its first moment on: with a policy it waits until it is held to that.
-        let is_held = self.egress.is_set(&batch.project).await;
+        let is_held = self.egress.is_set(&batch.project, &fork.vm).await;
         let is_held = is_held.map_err(|error| error.to_string())?;
         let spec = ForkSpec {
             id: fork.vm.clone(),
