@@ -31,6 +31,9 @@ pub(crate) fn take(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Re
     steps(reader, draft, file, &options)
 }
 
+/// Build arguments, by name.
+type Arguments = Vec<(String, String)>;
+
 /// One stage of a file.
 pub(crate) struct Stage {
     from: Instruction,
@@ -88,7 +91,7 @@ pub(crate) fn steps(reader: &mut Reader<'_>, draft: &mut Draft, file: &str, opti
 }
 
 /// Build arguments before the first stage, and the stages.
-fn stages(file: &str, all: Vec<Instruction>, options: &Options) -> Result<(Vec<(String, String)>, Vec<Stage>), Fault> {
+fn stages(file: &str, all: Vec<Instruction>, options: &Options) -> Result<(Arguments, Vec<Stage>), Fault> {
     let mut arguments = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     for instruction in all {
