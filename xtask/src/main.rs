@@ -8,6 +8,8 @@ mod contract;
 mod demo;
 mod deny;
 mod dist;
+mod e2b;
+mod examples;
 mod forecast;
 mod openapi;
 mod packages;

@@ -13,6 +13,7 @@ use crate::audit::{AuditWriter, audit_log};
 use crate::builds::live_log::LiveLogs;
 use crate::builds::{Builder, Timeouts};
 use crate::claims::{self, Claims, Queues};
+use crate::doors;
 use crate::events::{Feed, Keep};
 use crate::history::{Historian, KeepHistory};
 use crate::http::{AppState, HookGate, Pace, PortAccess, VisitorLimit};
@@ -303,6 +304,7 @@ impl App {
             // It ends after the last request: see `AuditLog::end`.
             tokio::spawn(async move { audit.run().await }),
             tokio::spawn(async move { metrics.run(metrics_stop).await }),
+            tokio::spawn(doors::e2b::run(state.clone(), stop.clone())),
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)

@@ -188,12 +188,14 @@ pub async fn serve_with(
         patience: options.header_patience,
         drain: DRAIN,
     };
-    let (around, stopping) = (state.clone(), stop.clone());
+    let (shared, stopping) = (state.clone(), stop.clone());
     let pages = move |api| {
-        let mcp = doors::mcp::routes(&api, stopping);
-        web::pages(around, api, options).merge(mcp)
+        let others = doors::mcp::routes(&api, stopping).merge(doors::e2b::routes(shared.clone()));
+        web::pages(shared, api, options).merge(others)
     };
-    let answered = answer(listeners, state, pages, stop.clone(), answering).await;
+    let domain = options.ports_domain.clone();
+    let around = move |router| doors::e2b::around(router, domain);
+    let answered = answer(listeners, state, pages, around, stop.clone(), answering).await;
     audit.end().await;
     answered.map_err(ServeError::Answer)?;
     stop.cancel();

@@ -2,12 +2,12 @@
 
 use hearth_api::egress::EgressPolicy;
 use hearth_api::event::EventKind;
-use hearth_api::ids::ProjectId;
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::events::Change;
-use super::{Store, StoreError, millis, timestamp};
+use super::{RunOn as _, Store, StoreError, from_json, millis, timestamp, to_json};
 
 impl Store {
     /// A project's egress policy and when it was set; `None` when it never was.
@@ -49,5 +49,43 @@ impl Store {
         }
         tx.commit().await?;
         Ok(known)
+    }
+
+    /// What one claim may connect to at most; `None` where its project's policy alone says it.
+    pub async fn claim_egress(&self, vm: &VmId) -> Result<Option<EgressPolicy>, StoreError> {
+        let policy: Option<String> = sqlx::query_scalar(
+            "SELECT policy FROM claim_egress JOIN instance ON instance.id = claim_egress.instance_id WHERE vm_id = ?1",
+        )
+        .bind(vm.as_str())
+        .fetch_optional(&self.read)
+        .await?;
+        policy.map(|text| from_json("claim_egress.policy", &text)).transpose()
+    }
+
+    /// Sets what one claim may connect to at most, or that its project's policy alone says it.
+    pub async fn put_claim_egress(
+        &self,
+        instance: &InstanceId,
+        policy: Option<&EgressPolicy>,
+    ) -> Result<(), StoreError> {
+        match policy {
+            Some(policy) => {
+                sqlx::query(
+                    "INSERT INTO claim_egress (instance_id, policy) SELECT instance_id, ?2 FROM claim WHERE instance_id = ?1
+                     ON CONFLICT DO UPDATE SET policy = excluded.policy",
+                )
+                .bind(instance.to_string())
+                .bind(to_json(policy)?)
+                .run_on(&self.write)
+                .await?
+            }
+            None => {
+                sqlx::query("DELETE FROM claim_egress WHERE instance_id = ?1")
+                    .bind(instance.to_string())
+                    .run_on(&self.write)
+                    .await?
+            }
+        };
+        Ok(())
     }
 }

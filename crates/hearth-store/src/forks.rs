@@ -184,6 +184,14 @@ impl Store {
             .bind(order.owner)
             .execute(&mut *tx)
             .await?;
+            if let Some(parent) = order.parent {
+                // Its processes run in the copy, too.
+                sqlx::query("INSERT INTO claim_egress (instance_id, policy) SELECT ?1, policy FROM claim_egress WHERE instance_id = ?2")
+                    .bind(reply.id.as_str())
+                    .bind(parent.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+            }
             let detail = json!({ "purpose": "pool", "recipe": reply.recipe, "checkpoint": order.from.as_str() });
             let change = Change::of_instance(EventKind::InstanceClaimed, order.project.as_str(), &reply.id, now);
             tx.tell(change.because("it is forked for a claim").with(detail)).await?;

@@ -13,6 +13,7 @@ mod claims;
 mod controller;
 mod course;
 mod credentials;
+mod e2b;
 mod egress;
 #[cfg(test)]
 mod event_tests;
@@ -60,6 +61,7 @@ pub use claim_rules::{ClaimRules, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
 pub use course::{ClaimTold, PoolCourse, Span};
 pub use credentials::{ClaimedVm, CredentialRow};
+pub use e2b::{E2bRow, SandboxSeen};
 pub use events::{EventFilter, EventRow, EventSpan, EventsKept};
 pub use figures::{InstanceFigure, PoolFigure, ProjectFigure};
 pub use find::Sight;

@@ -336,7 +336,7 @@ impl Claims {
 
     async fn make_fork(&self, batch: &Batch, fork: &NewFork, came: Instant) -> Result<MadeFork, String> {
         // Its processes run from its first moment on: with a policy it waits until it is held to that.
-        let is_held = self.egress.is_set(&batch.project).await;
+        let is_held = self.egress.is_set(&batch.project, &fork.vm).await;
         let is_held = is_held.map_err(|error| error.to_string())?;
         let spec = ForkSpec {
             id: fork.vm.clone(),

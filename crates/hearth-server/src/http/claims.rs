@@ -196,7 +196,7 @@ fn idempotency_key(headers: &HeaderMap, in_body: Option<TaskId>) -> Result<Optio
 }
 
 /// A claimed instance that this caller may use: a claim token only its own.
-pub(super) async fn own_claim(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
+pub async fn own_claim(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
     let row = caller.instance(state, id, Scope::Claim).await?;
     if row.state != InstanceState::Claimed {
         return Err(ApiError::new(ErrorCode::Conflict, "this instance is not claimed"));

@@ -71,6 +71,11 @@ impl ApiError {
         self.code
     }
 
+    /// When asking again may help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What it says.
     pub fn message(&self) -> &str {
         &self.message

@@ -52,7 +52,7 @@ pub async fn fork_instance(
         lease: body.ttl_minutes.map(minutes),
     };
     let reply = state.claims.fork(&row, order).await?;
-    after_stop(&state, &row).await;
+    after_stop(&state, &row, true).await;
     Ok(Json(reply))
 }
 
@@ -60,12 +60,14 @@ fn minutes(count: u64) -> SignedDuration {
     SignedDuration::from_mins(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
-/// The VM was stopped for a moment: its clock is set, and its lease renewed.
-async fn after_stop(state: &AppState, row: &InstanceRow) {
+/// The VM was stopped for a moment: its clock is set, and where that is a sign of life, its lease renewed.
+pub async fn after_stop(state: &AppState, row: &InstanceRow, is_life: bool) {
     if !state.pause.is_paused(&row.vm).await {
         state.probes.set_clock(row).await;
     }
-    show_life(state.store().clone(), row.id.clone()).await;
+    if is_life {
+        show_life(state.store().clone(), row.id.clone()).await;
+    }
 }
 
 /// Make a checkpoint of a claimed VM
@@ -86,6 +88,19 @@ pub async fn checkpoint_instance(
     Body(body): Body<CheckpointRequest>,
 ) -> Result<Json<NamedCheckpointItem>, ApiError> {
     let row = claimed_and_there(&state, &caller, &id).await?;
+    let note = body.note.map(String::from);
+    let made = keep_checkpoint(&state, &row, body.name.into(), note, true).await?;
+    Ok(Json(to_item(made)))
+}
+
+/// Makes a checkpoint of a claimed VM, where there is room for one.
+pub async fn keep_checkpoint(
+    state: &AppState,
+    row: &InstanceRow,
+    name: String,
+    note: Option<String>,
+    is_life: bool,
+) -> Result<NamedCheckpoint, ApiError> {
     let (bytes, limit) = state.gc.disk();
     if bytes >= limit {
         return Err(ApiError::unavailable(format!(
@@ -95,10 +110,9 @@ pub async fn checkpoint_instance(
             limit >> 20
         )));
     }
-    let note = body.note.map(String::from);
-    let made = state.claims.checkpoint(&row, body.name.into(), note).await?;
-    after_stop(&state, &row).await;
-    Ok(Json(to_item(made)))
+    let made = state.claims.checkpoint(row, name, note).await?;
+    after_stop(state, row, is_life).await;
+    Ok(made)
 }
 
 fn to_item(of: NamedCheckpoint) -> NamedCheckpointItem {
@@ -178,7 +192,7 @@ fn no_checkpoint(name: &str) -> ApiError {
 }
 
 /// 403 for others than the user whose claim it was, and admins.
-fn need_owner(caller: &Caller, of: &NamedCheckpoint) -> Result<(), ApiError> {
+pub fn need_owner(caller: &Caller, of: &NamedCheckpoint) -> Result<(), ApiError> {
     if caller.0.owner == of.owner || caller.has(Scope::Admin) {
         return Ok(());
     }

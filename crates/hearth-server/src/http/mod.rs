@@ -94,13 +94,21 @@ use crate::wake::Wake;
 use crate::webhooks::Webhooks;
 
 pub use auth::{Caller, new_token};
+pub use claims::own_claim;
 pub use error::{ApiError, status_of};
+pub use exec::{Inside, answered, reach};
 pub use extract::{MAX_BODY_BYTES, read};
+pub use files::content::{Incoming, describe, part_of, tag_of};
+pub use forks::{after_stop, keep_checkpoint, need_owner};
 pub use hooks::HookGate;
 pub use metrics::answer_metrics;
 pub use pace::Pace;
-pub use ports::{PortAccess, VisitorLimit, outer_host, outer_scheme};
+pub use pause::claimed_and_there;
+pub use pool::need_allowed;
+pub use ports::{LOCAL_DOMAIN, Outside, PortAccess, Proxied, VisitorLimit, outer_host, outer_scheme};
+pub use ports::{answer as answer_port, pass as pass_to_port};
 pub use root::{places, wants_page};
+pub use sessions::attach::Reading;
 pub use tls::{Tls, TlsError};
 
 /// Where the API is.
@@ -204,15 +212,17 @@ pub struct Answering {
     pub drain: Duration,
 }
 
-/// Answers requests at all of these until `stop`, then lets those under way end. `pages` makes the pages, from the API that they are to call.
+/// Answers requests at all of these until `stop`, then lets those under way end. `pages` makes what is beside the API, from the API that it
+/// is to call; `around` what sees a request first.
 pub async fn answer(
     listeners: Vec<Listener>,
     state: AppState,
     pages: impl FnOnce(Router) -> Router<AppState> + Send,
+    around: impl FnOnce(Router) -> Router + Send,
     stop: CancellationToken,
     answering: Answering,
 ) -> std::io::Result<()> {
-    let router = router(state, pages);
+    let router = around(router(state, pages));
     let all = listeners.into_iter().map(|listener| {
         let (router, stop, answering) = (router.clone(), stop.clone(), &answering);
         async move {

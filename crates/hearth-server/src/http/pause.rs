@@ -107,11 +107,7 @@ pub async fn resume_instance(
 }
 
 /// The caller's own claim, whose VM is handed over and has not ended.
-pub(super) async fn claimed_and_there(
-    state: &AppState,
-    caller: &Caller,
-    id: &InstanceId,
-) -> Result<InstanceRow, ApiError> {
+pub async fn claimed_and_there(state: &AppState, caller: &Caller, id: &InstanceId) -> Result<InstanceRow, ApiError> {
     let row = own_claim(state, caller, id).await?;
     if let Some(end) = state.probes.ends().check(&row).await? {
         return Err(ApiError::new(ErrorCode::Conflict, ended_message(&row, &end)));

@@ -32,7 +32,7 @@ fn allowed(project: &ProjectRow) -> bool {
     project.max_vms != Some(0)
 }
 
-pub(super) fn need_allowed(project: &ProjectRow) -> Result<(), ApiError> {
+pub fn need_allowed(project: &ProjectRow) -> Result<(), ApiError> {
     if allowed(project) {
         return Ok(());
     }

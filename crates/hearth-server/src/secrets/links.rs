@@ -44,6 +44,13 @@ impl LinkKey {
         Ok(Self(derive.finalize().into_bytes().into()))
     }
 
+    /// A secret that only this installation can derive, the same each time.
+    pub fn secret_of(&self, what: &str) -> String {
+        // No link has this end.
+        let mac = self.mac(what, i64::MIN).map(|mac| mac.finalize().into_bytes());
+        hex::encode(mac.unwrap_or_default())
+    }
+
     /// The signature for `what` until `end`, with the end: `1790000000-…`.
     pub fn sign(&self, what: &str, end: Timestamp) -> String {
         let seconds = end.as_second();

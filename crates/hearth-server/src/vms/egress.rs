@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hearth_api::egress::{EgressPolicy, PendingEgress};
-use hearth_api::ids::{ProjectId, VmId};
+use hearth_api::egress::{EgressMode, EgressPolicy, PendingEgress};
+use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_api::values::{EgressHost, EgressNetwork};
 use hearth_drivers::{Driver, DriverError, Locks};
+use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{ClaimedVm, Store, StoreError};
@@ -65,23 +67,44 @@ impl Egress {
     /// A VM of the project is handed over: whether it had to be held to a policy. One that nobody has claimed before may reach everything
     /// public, which is what a project without a policy wants.
     pub async fn begin(&self, project: &ProjectId, vm: &VmId) -> Result<bool, NotHeld> {
-        let is_set = self.is_set(project).await?;
+        let is_set = self.is_set(project, vm).await?;
         if is_set {
             self.hold(project, vm).await?;
         }
         Ok(is_set)
     }
 
-    /// Whether the project says what its VMs may reach.
-    pub async fn is_set(&self, project: &ProjectId) -> Result<bool, StoreError> {
-        Ok(self.store.egress(project).await?.is_some())
+    /// Whether the project says what its VMs may reach, or the claim of this one does.
+    pub async fn is_set(&self, project: &ProjectId, vm: &VmId) -> Result<bool, StoreError> {
+        Ok(self.store.egress(project).await?.is_some() || self.store.claim_egress(vm).await?.is_some())
+    }
+
+    /// What a VM is to be held to.
+    async fn policy(&self, project: &ProjectId, vm: &VmId) -> Result<EgressPolicy, StoreError> {
+        let set = self.store.egress(project).await?;
+        let of_project = set.map(|(policy, _)| policy).unwrap_or_default();
+        Ok(match self.store.claim_egress(vm).await? {
+            Some(of_claim) => narrowed(&of_project, of_claim),
+            None => of_project,
+        })
+    }
+
+    /// Sets what one claim may reach at most, and holds its VM to it.
+    pub async fn narrow(
+        &self,
+        instance: &InstanceId,
+        project: &ProjectId,
+        vm: &VmId,
+        policy: Option<&EgressPolicy>,
+    ) -> Result<(), NotHeld> {
+        self.store.put_claim_egress(instance, policy).await?;
+        self.hold(project, vm).await
     }
 
     /// Holds a VM to the policy that its project has now.
     async fn hold(&self, project: &ProjectId, vm: &VmId) -> Result<(), NotHeld> {
         let _alone = self.locks.lock(vm.clone()).await;
-        let set = self.store.egress(project).await?;
-        let policy = set.map(|(policy, _)| policy).unwrap_or_default();
+        let policy = self.policy(project, vm).await?;
         if matches!(self.held().get(vm), Some(Held::To(held)) if *held == policy) {
             return Ok(());
         }
@@ -156,11 +179,78 @@ impl Egress {
         self.held().retain(|vm, _| claimed.iter().any(|one| one.vm == *vm));
         let mut with_policy = Vec::new();
         for one in claimed {
-            if self.store.egress(&one.project).await?.is_some() {
+            if self.is_set(&one.project, &one.vm).await? {
                 with_policy.push(one);
             }
         }
         self.hold_all(with_policy.into_iter()).await;
         Ok(())
+    }
+}
+
+/// What both policies let through. A claim opens nothing that its project does not.
+fn narrowed(project: &EgressPolicy, claim: EgressPolicy) -> EgressPolicy {
+    if claim.mode == EgressMode::Open {
+        return project.clone();
+    }
+    let named = |host: &EgressHost| project.allows_name(host.as_str()) || project.hosts.contains(host);
+    let inside = |network: &EgressNetwork| {
+        let opened = project.cidrs.iter().filter_map(EgressNetwork::net);
+        let within = |net: Ipv4Net| opened.clone().any(|outer| outer.contains(&net));
+        match (network.net(), project.mode) {
+            (None, _) => false,
+            (Some(net), EgressMode::Allow) => within(net),
+            (Some(net), EgressMode::Open) => within(net) || !is_closed(net),
+        }
+    };
+    EgressPolicy {
+        mode: EgressMode::Allow,
+        hosts: claim.hosts.into_iter().filter(named).collect(),
+        cidrs: claim.cidrs.into_iter().filter(inside).collect(),
+    }
+}
+
+/// Whether a network lies within those that are not public: only a project opens them.
+fn is_closed(net: Ipv4Net) -> bool {
+    let address = net.network();
+    let shared = address.octets()[0] == 100 && (64..128).contains(&address.octets()[1]);
+    let special = address.octets()[0] == 0 || address.octets()[0] >= 224;
+    net.prefix_len() > 0
+        && (shared || special || address.is_private() || address.is_loopback() || address.is_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(mode: EgressMode, hosts: &[&str], cidrs: &[&str]) -> EgressPolicy {
+        EgressPolicy {
+            mode,
+            hosts: hosts.iter().map(|host| (*host).try_into().unwrap()).collect(),
+            cidrs: cidrs.iter().map(|cidr| (*cidr).try_into().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn claim_opens_nothing_that_its_project_does_not() {
+        use EgressMode::{Allow, Open};
+        let wants = policy(
+            Allow,
+            &["a.example.org", "example.com"],
+            &["10.1.0.0/16", "203.0.113.0/24"],
+        );
+        let of = |project: &EgressPolicy| narrowed(project, wants.clone());
+        assert_eq!(
+            of(&policy(Open, &[], &[])),
+            policy(Allow, &["a.example.org", "example.com"], &["203.0.113.0/24"])
+        );
+        assert_eq!(of(&policy(Open, &[], &["10.0.0.0/8"])), wants);
+        assert_eq!(
+            of(&policy(Allow, &["*.example.org"], &["203.0.0.0/16"])),
+            policy(Allow, &["a.example.org"], &["203.0.113.0/24"])
+        );
+        let closed = policy(Allow, &[], &[]);
+        assert_eq!(of(&closed), closed);
+        assert_eq!(narrowed(&closed, policy(Open, &[], &[])), closed);
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod fork;
 pub(crate) mod forward;
 pub(crate) mod history;
 pub(crate) mod image;
+pub(crate) mod import;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
@@ -103,5 +104,6 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Webhook(command) => webhook::run(globals, command).await,
         Command::Relay(command) => relay::run(globals, command).await,
         Command::Mcp(args) => mcp::run(globals, args).await,
+        Command::Import(args) => import::run(globals, args).await,
     }
 }

@@ -25,6 +25,7 @@ mod files;
 mod first_steps;
 mod fork;
 mod images;
+mod import;
 mod instances;
 mod killed;
 mod leases;

@@ -101,7 +101,7 @@ pub async fn read_file(
 }
 
 /// The part that a request asks for. What is no single range of bytes counts as none, as the standard has it.
-fn part_of(headers: &HeaderMap) -> Part {
+pub fn part_of(headers: &HeaderMap) -> Part {
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let ranges = range.and_then(|range| http_range_header::parse_range_header(range).ok());
     match ranges.map(|ranges| ranges.into_ranges()).as_deref() {
@@ -115,13 +115,13 @@ fn part_of(headers: &HeaderMap) -> Part {
 }
 
 /// The file that the part is to be of. Anything but one of our own tags is no file's.
-fn tag_of(headers: &HeaderMap) -> Option<String> {
+pub fn tag_of(headers: &HeaderMap) -> Option<String> {
     let tag = headers.get(header::IF_RANGE)?.to_str().unwrap_or_default();
     Some(tag.trim_matches('"').to_owned())
 }
 
 /// The headers that say what the body is.
-fn describe(response: &mut Response, head: &FileHead) {
+pub fn describe(response: &mut Response, head: &FileHead) {
     let is_part = head.length != head.size;
     if is_part {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -215,6 +215,16 @@ impl Incoming {
         Self(Arc::new(Mutex::new((body.into_data_stream(), life))))
     }
 
+    /// One whose sending is no sign of life.
+    pub fn unshown(state: &AppState, body: RawBody) -> Self {
+        let life = Life {
+            store: state.store().clone(),
+            lease: None,
+            shown: Instant::now(),
+        };
+        Self::new(body, life)
+    }
+
     pub fn upload(&self) -> Upload {
         let chunks = futures::stream::unfold(Arc::clone(&self.0), async |body| {
             let chunk = {
@@ -234,6 +244,12 @@ impl Incoming {
             Ok(Err(error)) => refused(error),
             Err(error) => error,
         };
+        self.drain().await;
+        Err(refusal)
+    }
+
+    /// Reads the rest of a body that was refused, for a while.
+    pub async fn drain(&self) {
         let drained = async {
             let mut body = self.0.lock().await;
             let mut left = DRAINED_BYTES;
@@ -246,7 +262,6 @@ impl Incoming {
         };
         // Over when its time is up, too.
         drop(tokio::time::timeout(DRAIN_PATIENCE, drained).await);
-        Err(refusal)
     }
 }
 

@@ -28,9 +28,10 @@ use super::extract::Path;
 use crate::secrets::links::LinkKey;
 use crate::store::InstanceRow;
 
-pub use address::{FORWARDED_PROTO, outer_host, outer_scheme};
-pub use proxy::Proxied;
-pub use route::{by_name_or_header, routes};
+pub use address::{FORWARDED_PROTO, LOCAL_DOMAIN, outer_host, outer_scheme};
+pub use proxy::{Proxied, pass};
+pub use rewrite::Outside;
+pub use route::{answer, by_name_or_header, routes};
 pub use share::{__path_share_port, share_port};
 pub use tunnel::{__path_open_tunnel, open_tunnel, opened};
 pub use visitor_limit::VisitorLimit;

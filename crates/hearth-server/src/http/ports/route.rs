@@ -112,7 +112,8 @@ fn split(uri: &Uri) -> (String, String) {
     (ours.to_owned(), format!("{rest}{query}"))
 }
 
-async fn answer(
+/// Answers a request for a port of a VM that comes with a token or a link, or refuses it.
+pub async fn answer(
     state: &AppState,
     request: Request,
     id: &InstanceId,

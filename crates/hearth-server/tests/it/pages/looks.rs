@@ -1,7 +1,7 @@
 //! What assistive technology makes of the pages, checked by axe-core in Chromium.
 
 use hearth_drivers::fake::FakeOptions;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::browser::{NARROW, WIDE, Window};
 use super::story::sign_in;
@@ -71,9 +71,8 @@ async fn faults(window: &Window, place: &str) -> Vec<String> {
             where: one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary),
         })),
     }))";
-    window.page.evaluate(AXE).await.unwrap();
-    let found = window.page.evaluate(RUN).await.unwrap();
-    let found = found.value().cloned().unwrap_or(Value::Null);
+    window.run(AXE).await;
+    let found = window.ask(RUN).await;
     // It did look: a page without a heading, a language or names for its parts passes few of its rules.
     assert!(found["passed"].as_u64() > Some(15), "{place}: {found:#}");
     let faults = found["faults"].as_array().cloned().unwrap_or_default();
