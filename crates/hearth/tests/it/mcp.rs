@@ -88,7 +88,9 @@ fn an_agent_repairs_a_set_up_and_works_in_a_vm_over_both_ways_and_both_revisions
 
 /// A worker of a cloud agent in a real VM: it has its secret, which is in no process's arguments, and its end releases the VM.
 fn relay_a_worker(server: &killed::Server) {
-    let worker = "echo registered with $WORKER_SECRET | tr 0-9a-z A-J; grep -l \"$WORKER_SECRET\" /proc/[0-9]*/cmdline; sleep 600";
+    let worker = r#"echo registered with $(printf %s "$WORKER_SECRET" | wc -c) characters
+printf %s "$WORKER_SECRET" | grep -l -f - /proc/[0-9]*/cmdline
+sleep 600"#;
     let mut hook = server.command(&[
         "relay",
         "command",
@@ -117,6 +119,10 @@ fn relay_a_worker(server: &killed::Server) {
             .contains("registered")
     });
     let printed = server.run(&["logs", "order-1", "worker"]);
+    assert!(
+        printed.contains(&format!("with {} characters", SECRET.len())),
+        "{printed}"
+    );
     assert!(!printed.contains("cmdline") && !printed.contains(SECRET), "{printed}");
     server.run(&["kill", "order-1", "worker"]);
     server.wait("the VM is released", || {
