@@ -1,9 +1,9 @@
 """Hearth's tools, called by the official MCP client SDK as an agent's program calls them.
 
-usage: story.py setup|work stdio|http REVISION PROJECT
+usage: story.py read|setup|work stdio|http REVISION PROJECT
 
 The surroundings say where: HEARTH_URL, HEARTH_TOKEN, and for stdio HEARTH_PROGRAM.
-`setup` repairs a set-up that fails and enables the pool; `work` works in a VM of it.
+`read` reads what there is; `setup` repairs a set-up that fails and enables the pool; `work` works in a VM of it.
 """
 
 import asyncio
@@ -51,6 +51,13 @@ class Agent:
 
 def instance_in(text):
     return re.search(r"wpi_[0-9a-f]{32}", text).group()
+
+
+async def read(agent, project):
+    tools = (await agent.client.list_tools()).tools
+    assert len(tools) <= 12, [tool.name for tool in tools]
+    seen = await agent.call("projects")
+    assert project in seen and "other" not in seen, seen
 
 
 async def setup(agent, project):
@@ -153,7 +160,7 @@ async def main():
         spoken = client.session.protocol_version
         print(f"revision {spoken}", flush=True)
         assert spoken == revision, spoken
-        await {"setup": setup, "work": work}[story](Agent(client), project)
+        await {"read": read, "setup": setup, "work": work}[story](Agent(client), project)
 
 
 asyncio.run(main())

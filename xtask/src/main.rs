@@ -8,6 +8,7 @@ mod contract;
 mod demo;
 mod deny;
 mod dist;
+mod e2b;
 mod examples;
 mod forecast;
 mod openapi;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, examples, process, prometheus, python, setup, tidy, workspace};
+use crate::{agent, contract, deny, e2b, examples, process, prometheus, python, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -21,10 +21,8 @@ pub(crate) struct TestArgs {
 const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 /// Where tests find a data folder with a guest image.
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
-/// The crate whose tests need Prometheus, and run the examples.
-const METRICS_CRATE: &str = "hearth-server";
-/// The crate whose tests need the client of the Model Context Protocol.
-const CLIENT_CRATE: &str = "hearth";
+/// The crates whose tests run programs of others.
+const USING_OTHERS: [&str; 2] = ["hearth", "hearth-server"];
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -86,16 +84,14 @@ fn all(stages: &mut Stages) -> Result<()> {
         both(agent::build, || process::run(workspace::cargo().args(CLIPPY)))
     })?;
     let cargo = || workspace::cargo_with_agent(&agent);
-    stages.stage("documents", || {
-        process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS))
+    stages.stage("documents, other programs", || {
+        let documents = || process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS));
+        both(other_programs, documents)
     })?;
     stages.stage("build", || {
         process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
-    stages.stage("prometheus", prometheus::unpack)?;
-    stages.stage("mcp client", python::install_mcp)?;
-    stages.stage("examples", examples::install)?;
     stages.stage("guest image and contract", || both(image, contract::run))?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
@@ -133,16 +129,20 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
         bail!("no test has `{name}` in its name");
     }
     stages.stage("guest image", image)?;
-    if packages.iter().any(|package| package == METRICS_CRATE) {
-        stages.stage("prometheus", prometheus::unpack)?;
-        stages.stage("examples", examples::install)?;
-    }
-    if packages.iter().any(|package| package == CLIENT_CRATE) {
-        stages.stage("mcp client", python::install_mcp)?;
+    if packages.iter().any(|package| USING_OTHERS.contains(&package.as_str())) {
+        stages.stage("other programs", other_programs)?;
     }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
     })
+}
+
+/// Programs of others that tests run: Prometheus, and clients from PyPI and npm.
+fn other_programs() -> Result<()> {
+    prometheus::unpack()?;
+    python::install_mcp()?;
+    examples::install()?;
+    e2b::install()
 }
 
 /// The guest image that tests with real VMs start from.
@@ -174,7 +174,8 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
         .env(AGENT_VARIABLE, agent)
         .env(prometheus::VARIABLE, prometheus::programs())
         .env(python::MCP_VARIABLE, python::mcp())
-        .env(examples::VARIABLE, examples::folder());
+        .env(examples::VARIABLE, examples::folder())
+        .env(e2b::VARIABLE, e2b::folder());
     command
 }
 

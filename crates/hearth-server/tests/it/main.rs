@@ -14,6 +14,7 @@ mod clear;
 mod contract;
 mod credentials;
 mod documents;
+mod e2b;
 mod edges;
 mod egress;
 mod ended;

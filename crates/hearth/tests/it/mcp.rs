@@ -58,6 +58,8 @@ fn an_agent_repairs_a_set_up_and_works_in_a_vm_over_both_ways_and_both_revisions
     server.run(&["env", "set", "mcp-story", &format!("KNOWN_SECRET={SECRET}")]);
     server.run(&["project", "create", "other"]);
     let [before, now] = REVISIONS;
+    tell(&url, token, ["read", "stdio", now, "mcp-story"]);
+    tell(&url, token, ["read", "http", before, "mcp-story"]);
     tell(&url, token, ["setup", "stdio", before, "mcp-story"]);
     tell(&url, token, ["work", "http", now, "mcp-story"]);
     // What the tools did is in the audit log as any other request is, with where it came from.

@@ -117,7 +117,7 @@ impl fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    /// One that runs, whoever asks.
+    /// One that runs; who asks is not looked at.
     pub async fn running(state: &AppState, name: &str) -> Result<Self, Fault> {
         let gone = || Fault::NoSandbox(name.to_owned());
         let id = instance_id(name).ok_or_else(gone)?;

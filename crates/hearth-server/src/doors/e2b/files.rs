@@ -215,6 +215,14 @@ pub async fn health(State(state): State<AppState>, headers: HeaderMap) -> Respon
     };
     match Sandbox::running(&state, name).await {
         Ok(sandbox) if asleep(&sandbox) => Fault::NoSandbox(name.to_owned()).into_plain(),
+        // A working connection says more than the host can.
+        Ok(sandbox) if state.connections.current(&sandbox.row.vm).is_none() => {
+            match state.probes.ends().check(&sandbox.row).await {
+                Ok(Some(_)) => Fault::NoSandbox(name.to_owned()).into_plain(),
+                Ok(None) => StatusCode::NO_CONTENT.into_response(),
+                Err(error) => Fault::from(error).into_plain(),
+            }
+        }
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(fault) => fault.into_plain(),
     }

@@ -26,12 +26,12 @@ mod watch;
 mod wire;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_request};
 use axum::routing::{any, delete, get, post, put};
 use serde_json::json;
-use tower_http::compression::CompressionLayer;
+use tower_http::compression::{CompressionLayer, CompressionLevel};
 use tower_http::decompression::RequestDecompressionLayer;
 
 use self::access::Key;
@@ -67,7 +67,8 @@ pub fn routes(state: AppState) -> Router<AppState> {
     let files = Router::new()
         .route("/files", get(files::read).post(files::write))
         .layer(DefaultBodyLimit::disable())
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(map_request(compressed_on_purpose))
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
     let daemon = Router::new()
         .route("/health", get(files::health))
@@ -96,8 +97,21 @@ pub fn routes(state: AppState) -> Router<AppState> {
         .method_not_allowed_fallback(async || {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(from_fn_with_state(state.clone(), hosts::ports));
+    // The root of a server in a sandbox, which nesting leaves out.
+    let root = Router::new()
+        .route(&format!("{PREFIX}/"), any(hosts::nowhere))
         .layer(from_fn_with_state(state, hosts::ports));
-    Router::new().nest(PREFIX, all)
+    Router::new().nest(PREFIX, all).merge(root)
+}
+
+/// Clients of HTTP offer gzip on their own, among others; to compress takes longer than to send. Who wants it names it alone.
+async fn compressed_on_purpose(mut request: Request) -> Request {
+    let accepted = request.headers().get(header::ACCEPT_ENCODING);
+    if accepted.is_some_and(|value| value != "gzip") {
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
+    request
 }
 
 /// What runs in a sandbox prints to who started it: there is no log beside that.

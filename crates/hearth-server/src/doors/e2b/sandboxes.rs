@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use hearth_api::claim::{ClaimReply, MAX_LEASE_MINUTES, Miss};
+use hearth_api::error::ErrorCode;
 use hearth_api::ids::InstanceId;
 use hearth_api::token::Scope;
 use hearth_api::values::{TaskId, VariableName};
@@ -32,8 +33,14 @@ use crate::store::{AskedFields, E2bRow, Moved, ProjectRow, SandboxSeen};
 const DEFAULT_TIMEOUT: i64 = 300;
 /// How long a VM is waited for: clients give up after 60 s, and ask again.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// What is added to that for a VM that is being handed over.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// When a client is to ask again for a VM that is being made.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Longest idempotency key.
 const LONGEST_KEY: usize = 190;
+/// The code of a refusal that is worth another try.
+const NO_CAPACITY: &str = "sandbox_capacity_unavailable";
 /// What a key of this door begins with, so that it is no task of another client.
 const KEY_PREFIX: &str = "e2b:";
 /// How long a paused sandbox is kept.
@@ -164,14 +171,17 @@ impl Wanted {
         let mut task = self.task.clone();
         task.order.patience = PATIENCE.min(state.longest_wait);
         match from {
-            Template::Project(project) => match state.claims.claim(project, &task).await {
-                Ok(reply) => Ok(reply),
-                Err(error) => {
-                    let refusal = refused(error);
-                    state.metrics.claim_refused(&project.id, refusal.1);
-                    Err(refusal.0)
-                }
-            },
+            Template::Project(project) => {
+                let claimed = tokio::time::timeout(task.order.patience + HAND_OVER, state.claims.claim(project, &task));
+                let (refusal, code) = match claimed.await {
+                    Ok(Ok(reply)) => return Ok(reply),
+                    Ok(Err(error)) => refused(error),
+                    // What was begun serves the next one that asks.
+                    Err(_) => (no_capacity(), ErrorCode::Unavailable),
+                };
+                state.metrics.claim_refused(&project.id, code);
+                Err(refusal)
+            }
             Template::Checkpoint(_, checkpoint) => {
                 need_owner(&key.0, checkpoint)?;
                 let made = state.claims.claim_checkpoint(checkpoint, &task).await;
@@ -208,10 +218,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     Ok(Some(key.into()))
 }
 
+/// None became ready in time.
+fn no_capacity() -> Refusal {
+    let why = "no VM of this template became ready in time; one is being made, ask again";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        .coded(NO_CAPACITY)
+        .again_after(ASK_AGAIN)
+}
+
 /// Why there is no VM, and whether waiting helps.
-fn refused(error: ClaimError) -> (Refusal, hearth_api::error::ErrorCode) {
+fn refused(error: ClaimError) -> (Refusal, ErrorCode) {
     let message = error.to_string();
-    let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()).coded("sandbox_capacity_unavailable");
+    let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()).coded(NO_CAPACITY);
     let refusal = match &error {
         ClaimError::NothingReady { retry_after, .. } => Some(busy().again_after(*retry_after)),
         // A person must do something first.
