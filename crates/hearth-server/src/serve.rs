@@ -186,7 +186,7 @@ pub async fn serve_with(
         drain: DRAIN,
     };
     let shared = state.clone();
-    let pages = move |api| doors::e2b::routes(shared.clone()).merge(web::pages(shared, api, options));
+    let pages = move |api| doors::beside(shared.clone(), api, |api| web::pages(shared, api, options));
     let domain = options.ports_domain.clone();
     let around = move |router| doors::e2b::around(router, domain);
     let answered = answer(listeners, state, pages, around, stop.clone(), answering).await;
