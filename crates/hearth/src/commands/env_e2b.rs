@@ -9,6 +9,11 @@ use crate::{connect, output};
 /// Below this the server speaks E2B's protocol.
 const PREFIX: &str = "/e2b";
 
+/// How tokens begin.
+const OUR_PREFIX: &str = "hearth_";
+/// How the keys begin that E2B's clients know.
+const THEIR_PREFIX: &str = "e2b_";
+
 /// In the order in which they are printed.
 #[derive(Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -25,8 +30,13 @@ pub(crate) fn run(globals: &Globals) -> Result<u8, Failure> {
             .hint("let the server listen at a port too (`hearth serve --listen 127.0.0.1:7717`), and name it: `hearth --url http://127.0.0.1:7717 env e2b`"));
     }
     let url = format!("{}{PREFIX}", url.trim_end_matches('/'));
+    // Some of its clients take no key that begins in another way; the server takes both spellings.
+    let key = match token.strip_prefix(OUR_PREFIX) {
+        Some(rest) => format!("{THEIR_PREFIX}{rest}"),
+        None => token,
+    };
     let variables = Variables {
-        e2b_api_key: token,
+        e2b_api_key: key,
         e2b_api_url: url.clone(),
         e2b_sandbox_url: url,
     };
