@@ -9,6 +9,7 @@ mod demo;
 mod deny;
 mod dist;
 mod e2b;
+mod examples;
 mod forecast;
 mod openapi;
 mod packages;

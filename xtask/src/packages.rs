@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 23] = [
+const NEEDED: [&str; 26] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
@@ -29,8 +29,11 @@ const NEEDED: [&str; 23] = [
     "util-linux",
     "mount",
     "procps",
-    // The tester of the HTTP API.
+    // The tester of the HTTP API, and the examples.
     "python3-venv",
+    "curl",
+    "jq",
+    "nodejs",
     // Building Hearth.
     "gcc",
     "libc6-dev",
@@ -45,17 +48,27 @@ pub(crate) const EMULATOR: &str = if cfg!(target_arch = "aarch64") {
     "qemu-system-x86"
 };
 
-/// The browser of the tests of the pages. Ubuntu has no package of it; there those tests need one that somebody has installed.
-const BROWSER: &str = "chromium";
+/// The browser of the tests of the pages, and what drives it. Ubuntu has no package of it; there those tests need one that somebody has installed.
+const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
 
 /// The packages that are not installed, the emulator last.
 pub(crate) fn missing() -> Vec<&'static str> {
     NEEDED
         .into_iter()
-        .chain((!is_installed(BROWSER) && has_candidate(BROWSER)).then_some(BROWSER))
+        .chain(
+            BROWSER
+                .into_iter()
+                .filter(|name| !is_installed(name) && has_candidate(name)),
+        )
+        // Others' packages of Node.js bring it themselves.
+        .chain((!is_program("npm")).then_some("npm"))
         .chain([EMULATOR])
         .filter(|name| !is_installed(name))
         .collect()
+}
+
+fn is_program(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()))
 }
 
 fn is_installed(name: &str) -> bool {

@@ -8,6 +8,20 @@ use anyhow::Result;
 
 use crate::{process, workspace};
 
+/// Where tests find the Python that has the official client SDK of the Model Context Protocol.
+pub(crate) const MCP_VARIABLE: &str = "HEARTH_MCP_PYTHON";
+const MCP: &str = "mcp";
+
+/// That Python, installed.
+pub(crate) fn install_mcp() -> Result<PathBuf> {
+    install(MCP, "python")
+}
+
+/// Where it is once it is installed.
+pub(crate) fn mcp() -> PathBuf {
+    workspace::target().join(MCP).join("bin/python")
+}
+
 /// Where the requirements of a tool and what belongs to it are.
 pub(crate) fn sources(tool: &str) -> PathBuf {
     workspace::root().join("xtask").join(tool)

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, e2b, process, prometheus, setup, tidy, workspace};
+use crate::{agent, contract, deny, e2b, examples, process, prometheus, python, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -20,10 +21,8 @@ pub(crate) struct TestArgs {
 const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 /// Where tests find a data folder with a guest image.
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
-/// The crate whose tests need Prometheus.
-const METRICS_CRATE: &str = "hearth-server";
-/// The crate whose tests run clients of other products.
-const DOORS_CRATE: &str = "hearth-server";
+/// The crates whose tests run programs of others.
+const USING_OTHERS: [&str; 2] = ["hearth", "hearth-server"];
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -80,22 +79,32 @@ fn all(stages: &mut Stages) -> Result<()> {
     })?;
     stages.stage("house rules", tidy::run)?;
     stages.stage("dependencies", deny::run)?;
-    let agent = stages.stage("agent", agent::build)?;
+    // The agent's last step takes one processor, and clippy needs no agent.
+    let agent = stages.stage("agent and clippy", || {
+        both(agent::build, || process::run(workspace::cargo().args(CLIPPY)))
+    })?;
     let cargo = || workspace::cargo_with_agent(&agent);
-    stages.stage("clippy", || process::run(cargo().args(CLIPPY)))?;
-    stages.stage("documents", || {
-        process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS))
+    stages.stage("documents, other programs", || {
+        let documents = || process::run(cargo().args(DOC).env("RUSTDOCFLAGS", DOC_LINTS));
+        both(other_programs, documents)
     })?;
     stages.stage("build", || {
         process::run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
-    stages.stage("guest image", image)?;
-    stages.stage("prometheus", prometheus::unpack)?;
-    stages.stage("E2B's clients", e2b::install)?;
-    stages.stage("contract", contract::run)?;
+    stages.stage("guest image and contract", || both(image, contract::run))?;
     stages.stage("tests", || {
         process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
+    })
+}
+
+/// Does two things at the same time; gives what the first one made.
+fn both<T>(one: impl FnOnce() -> Result<T>, other: impl FnOnce() -> Result<()> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let made = one();
+        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        made
     })
 }
 
@@ -120,15 +129,20 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
         bail!("no test has `{name}` in its name");
     }
     stages.stage("guest image", image)?;
-    if packages.iter().any(|package| package == METRICS_CRATE) {
-        stages.stage("prometheus", prometheus::unpack)?;
-    }
-    if packages.iter().any(|package| package == DOORS_CRATE) && name.contains("e2b") {
-        stages.stage("E2B's clients", e2b::install)?;
+    if packages.iter().any(|package| USING_OTHERS.contains(&package.as_str())) {
+        stages.stage("other programs", other_programs)?;
     }
     stages.stage("tests", || {
         process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
     })
+}
+
+/// Programs of others that tests run: Prometheus, and clients from PyPI and npm.
+fn other_programs() -> Result<()> {
+    prometheus::unpack()?;
+    python::install_mcp()?;
+    examples::install()?;
+    e2b::install()
 }
 
 /// The guest image that tests with real VMs start from.
@@ -159,6 +173,8 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
         .env(prometheus::VARIABLE, prometheus::programs())
+        .env(python::MCP_VARIABLE, python::mcp())
+        .env(examples::VARIABLE, examples::folder())
         .env(e2b::VARIABLE, e2b::folder());
     command
 }

@@ -33,6 +33,11 @@ pub struct StartSession {
     #[serde(default)]
     #[schema(default = false)]
     pub read_only: bool,
+    /// The VM is released when its first process has ended, also after a restart of the server; it needs a `tag`. One session of a claim may
+    /// do that, and a claimed VM alone has one.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub release_when_ended: bool,
 }
 
 /// Whether a session's process runs.

@@ -39,6 +39,16 @@ pub struct Hooks {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub update_when_changed: Option<Vec<String>>,
+    /// Run at a claim that moved the checkout, in the repository, where the setup object has no such script for it. Only in
+    /// `.hearth/settings.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub update_after_checkout: Option<CommandText>,
+    /// Run when the VM becomes ready, in the repository, where the setup object has no such script for it. Only in
+    /// `.hearth/settings.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub startup: Option<CommandText>,
     /// Terminals that are open from the start.
     #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
     #[schema(default = json!([]))]

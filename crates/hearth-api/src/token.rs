@@ -70,6 +70,18 @@ pub struct CreateToken {
     /// Only this project, if given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<ProjectId>,
+    /// Only projects whose names begin so, if given: it sees and makes no others. Not for `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_prefix: Option<Name>,
+    /// How many VMs its claims may hold at once, and the largest target of a pool that it sets; no limit of its own when absent. Not
+    /// for `admin`.
+    #[serde(
+        default,
+        deserialize_with = "crate::patch::whole_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(minimum = 1, maximum = 10_000)]
+    pub max_vms: Option<u32>,
     /// When it stops working, if ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -96,6 +108,14 @@ pub struct TokenItem {
     /// Only this project, if set.
     #[schema(required)]
     pub project_id: Option<ProjectId>,
+    /// Only projects whose names begin so, if set.
+    #[serde(default)]
+    #[schema(required)]
+    pub name_prefix: Option<String>,
+    /// How many VMs its claims may hold at once, if set.
+    #[serde(default)]
+    #[schema(required)]
+    pub max_vms: Option<u32>,
     /// When it was made.
     #[serde(with = "time")]
     #[schema(value_type = String, format = DateTime)]

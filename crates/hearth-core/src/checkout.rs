@@ -2,6 +2,7 @@
 
 use hearth_api::claim::{ClaimedRepo, ClonedFrom};
 use hearth_api::ids::ProjectId;
+use hearth_api::instance::RepoSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::scripts::RepoScripts;
@@ -69,6 +70,21 @@ impl Checkout {
             submodules: self.submodules,
         }
     }
+}
+
+/// The checkouts with the scripts that the repositories' own settings files say.
+#[must_use]
+pub fn with_own_scripts(checkouts: &[Checkout], settings: &[RepoSettings]) -> Vec<Checkout> {
+    let mut all = checkouts.to_vec();
+    for checkout in &mut all {
+        let own = settings
+            .iter()
+            .find(|own| own.repo_full_name == checkout.repo_full_name);
+        if let Some(own) = own {
+            checkout.scripts.adopt(&own.settings.hooks);
+        }
+    }
+    all
 }
 
 /// What the set-up left of a checkout.

@@ -93,7 +93,7 @@ pub struct ClaimView {
     pub failures: Vec<Failure>,
 }
 
-/// How many VMs the claims of a project hold.
+/// How many VMs the claims of a project, or of a token, hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub now: u64,

@@ -34,6 +34,9 @@ pub struct Recipe<'a> {
     pub legacy_hooks: bool,
     /// Commands of the step `warm_pool_setup`.
     pub pool_setup: &'a [SetupCommand],
+    /// Nothing is set up: the repositories' own files are read, by the rules of this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imports: Option<u32>,
     /// What the set-up is carried out with.
     #[serde(skip)]
     pub resolved: ResolvedInputs<'a>,
@@ -164,6 +167,7 @@ mod tests {
             project_setup: &[],
             legacy_hooks: true,
             pool_setup: &[],
+            imports: None,
             resolved: ResolvedInputs::default(),
         };
         let identity = GitIdentity {
@@ -234,6 +238,11 @@ mod tests {
                 ..base.clone()
             },
         ];
+        let imports = Recipe {
+            imports: Some(1),
+            ..base.clone()
+        };
+        assert!(names.insert(imports.name()));
         let parts: Vec<_> = variants.iter().skip(1).map(|variant| changed(&base, variant)).collect();
         let expected: [&[&str]; 12] = [
             &["image"],

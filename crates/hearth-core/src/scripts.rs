@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_api::settings::Hooks;
 use hearth_api::setup::{DEFAULT_SCRIPT_SECONDS, RepoSetup, Scripts, Timeouts};
 
 /// A command as a shell is to read it: a carriage return before the end of a line, or at the very end, is how some editors end
@@ -51,6 +52,19 @@ impl From<&RepoSetup> for RepoScripts {
 }
 
 impl RepoScripts {
+    /// Takes what the repository's own settings file says where nothing else is said.
+    pub fn adopt(&mut self, hooks: &Hooks) {
+        let scripts = &mut self.scripts;
+        for (script, own) in [
+            (&mut scripts.update_after_checkout, &hooks.update_after_checkout),
+            (&mut scripts.startup, &hooks.startup),
+        ] {
+            if script.is_none() {
+                script.clone_from(own);
+            }
+        }
+    }
+
     /// The script of a phase.
     #[must_use]
     pub fn script(&self, phase: Phase) -> Option<&str> {

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::redact::Redacted;
 
+/// The key in the metadata of what belongs to one repository.
+const REPO: &str = "repo";
+
 /// One step entry, or one command's part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -28,7 +31,8 @@ pub struct StepEntry<'a>(pub &'a [StageLog]);
 
 /// The step entries that these logs make, in order.
 pub fn step_entries(logs: &[StageLog]) -> impl Iterator<Item = StepEntry<'_>> {
-    logs.chunk_by(|one, next| one.is_command && next.is_command && one.step == next.step)
+    let of = |log: &StageLog| log.metadata.get(REPO).cloned();
+    logs.chunk_by(move |one, next| one.is_command && next.is_command && one.step == next.step && of(one) == of(next))
         .map(StepEntry)
 }
 
@@ -58,12 +62,21 @@ impl StepEntry<'_> {
     pub fn metadata(&self) -> Value {
         let mut metadata = match self.0 {
             [whole] if !whole.is_command => whole.metadata.clone(),
+            hooks if hooks[0].step == StepName::InitRepo => hooks_metadata(&hooks[0].metadata, hooks.len()),
             commands => json!({ "commands": commands.iter().map(StageLog::cached_command).collect::<Vec<_>>() }),
         };
         metadata["cached"] = json!(true);
         metadata["originalDurationMs"] = json!(self.duration_ms());
         metadata
     }
+}
+
+/// The metadata of an entry of hooks: what those of its first hook say, and how many there are.
+#[must_use]
+pub fn hooks_metadata(first: &Value, count: usize) -> Value {
+    let mut metadata = first.clone();
+    metadata["commands"] = json!(count);
+    metadata
 }
 
 impl StageLog {

@@ -26,8 +26,10 @@ pub enum Work {
     Variables,
     /// `clone_repo` of the repository at this place.
     Clone(usize),
-    /// `init_repo` of the repository at this place.
+    /// `init_repo` of the repository at this place, where no hook of it can run.
     Hooks(usize),
+    /// `init_repo`: of the repository at this place, the hook at that place.
+    Hook(usize, usize),
     /// The command of `project_setup` at this place.
     Project(usize),
     /// `repo_setup`: the scripts of all repositories.
@@ -47,6 +49,7 @@ impl std::fmt::Display for Work {
             Self::Variables => f.write_str("set_env_vars"),
             Self::Clone(at) => write!(f, "clone_repo {}", at + 1),
             Self::Hooks(at) => write!(f, "init_repo {}", at + 1),
+            Self::Hook(repo, at) => write!(f, "init_repo {} {}", repo + 1, at + 1),
             Self::Project(at) => write!(f, "project_setup {}", at + 1),
             Self::Initialize => f.write_str("repo_setup initialize"),
             Self::Pool(at) => write!(f, "warm_pool_setup {}", at + 1),
@@ -69,6 +72,8 @@ pub struct Known<'a> {
     pub commit: Option<&'a str>,
     /// What its settings file says; an error when it is broken.
     pub settings: Option<Result<&'a Settings, ()>>,
+    /// What is to be told of the files that it was read from, where it was not written for Hearth.
+    pub told: Option<&'a str>,
 }
 
 /// What decides the stages of a build, besides what is known of its repositories.
@@ -115,8 +120,17 @@ pub fn stages(environment: Option<&str>, timeout: u64, inputs: &Inputs<'_>, know
     for (at, (checkout, known)) in inputs.checkouts.iter().zip(known).enumerate() {
         match known.settings {
             Some(Ok(settings)) if !settings.hooks.setup.is_empty() => {
-                let commands: Vec<_> = settings.hooks.setup.iter().map(|hook| hook.command()).collect();
-                chain.push(Work::Hooks(at), Some(&("hooks", &checkout.path, commands, timeout)));
+                for (hook, command) in settings.hooks.setup.iter().map(|hook| hook.command()).enumerate() {
+                    // What is told stands in the first one's log.
+                    let told = known.told.filter(|_| hook == 0);
+                    chain.push(
+                        Work::Hook(at, hook),
+                        Some(&("hook", &checkout.path, command, timeout, told)),
+                    );
+                }
+            }
+            Some(Ok(_)) if known.told.is_some() => {
+                chain.push(Work::Hooks(at), Some(&("told", &checkout.path, known.told)));
             }
             Some(Err(())) => chain.push::<()>(Work::Hooks(at), None),
             _ => {}
@@ -220,7 +234,10 @@ mod tests {
             project_setup: commands,
             pool_setup: &[command("make warm")],
         };
-        let known = Known { commit, settings: None };
+        let known = Known {
+            commit,
+            ..Known::default()
+        };
         let stages = stages(environment, 600, &inputs, &[known]);
         let works: Vec<_> = stages.iter().map(|stage| stage.work).collect();
         let projects = (0..commands.len()).map(Work::Project);
@@ -243,7 +260,8 @@ mod tests {
 
     #[test]
     fn names_of_stages_are_pinned() {
-        let (clone, hooks, project, pool) = (Work::Clone(0), Work::Hooks(1), Work::Project(2), Work::Pool(0));
+        let (clone, project, pool) = (Work::Clone(0), Work::Project(2), Work::Pool(0));
+        let (hooks, hook) = (Work::Hooks(1), Work::Hook(0, 2));
         let (scripts, startup) = (Work::Initialize, Work::Startup);
         let all = [
             Work::Base,
@@ -251,6 +269,7 @@ mod tests {
             Work::Variables,
             clone,
             hooks,
+            hook,
             project,
             scripts,
             pool,
@@ -258,8 +277,8 @@ mod tests {
         ];
         assert_eq!(
             all.map(|work| work.to_string()).join(", "),
-            "base, git_identity, set_env_vars, clone_repo 1, init_repo 2, project_setup 3, repo_setup initialize, warm_pool_setup 1, \
-             repo_setup startup"
+            "base, git_identity, set_env_vars, clone_repo 1, init_repo 2, init_repo 1 3, project_setup 3, repo_setup initialize, \
+             warm_pool_setup 1, repo_setup startup"
         );
     }
 

@@ -158,7 +158,10 @@ pub async fn serve_with(
         loops.push(tokio::spawn(answer_metrics(listener, metrics, stop)));
     }
     let (claims, audit) = (state.claims.clone(), state.audit.clone());
-    loops.push(tokio::spawn(async move { claims.resume_stopped().await }));
+    loops.push(tokio::spawn(async move {
+        claims.resume_stopped().await;
+        claims.watch_release_sessions().await;
+    }));
     loops.push(tokio::spawn(images::keep(
         store.clone(),
         folder.to_owned(),
@@ -185,8 +188,11 @@ pub async fn serve_with(
         patience: options.header_patience,
         drain: DRAIN,
     };
-    let shared = state.clone();
-    let pages = move |api| doors::beside(shared.clone(), api, |api| web::pages(shared, api, options));
+    let (shared, stopping) = (state.clone(), stop.clone());
+    let pages = move |api| {
+        let others = doors::mcp::routes(&api, stopping).merge(doors::e2b::routes(shared.clone(), &api));
+        web::pages(shared, api, options).merge(others)
+    };
     let domain = options.ports_domain.clone();
     let around = move |router| doors::e2b::around(router, domain);
     let answered = answer(listeners, state, pages, around, stop.clone(), answering).await;
@@ -272,6 +278,8 @@ async fn first_token(store: &Store, folder: &Path) -> Result<(), ServeError> {
         tenant: FIRST_TENANT.to_owned(),
         scopes: vec![Scope::Admin],
         project_id: None,
+        name_prefix: None,
+        max_vms: None,
         created_at: Timestamp::now(),
         last_used_at: None,
         expires_at: None,

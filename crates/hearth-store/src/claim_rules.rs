@@ -1,7 +1,7 @@
 //! What projects say of their claims, and what of it is due: how many there may be, when their VMs are paused, when the end of a lease is
 //! warned of.
 
-use hearth_api::ids::{InstanceId, ProjectId, VmId};
+use hearth_api::ids::{InstanceId, ProjectId, TokenId, VmId};
 use hearth_core::claim::Held;
 use jiff::Timestamp;
 use sqlx::SqliteExecutor;
@@ -73,7 +73,31 @@ pub(super) async fn claims_held<'a>(
     }))
 }
 
+/// How many VMs the claims of a token hold, where it has a limit.
+pub(super) async fn token_claims_held<'a>(
+    from: impl SqliteExecutor<'a>,
+    token: &TokenId,
+) -> Result<Option<Held>, StoreError> {
+    let found: Option<(i64, i64)> = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM claim WHERE token_id = ?1 AND ended_at IS NULL), max_vms
+         FROM token WHERE id = ?1 AND max_vms IS NOT NULL",
+    )
+    .bind(token.as_str())
+    .fetch_optional(from)
+    .await?;
+    let number = |number: i64| u64::try_from(number).unwrap_or_default();
+    Ok(found.map(|(now, most)| Held {
+        now: number(now),
+        most: number(most),
+    }))
+}
+
 impl Store {
+    /// How many VMs the claims of a token hold, where it has a limit.
+    pub async fn token_claims_held(&self, token: &TokenId) -> Result<Option<Held>, StoreError> {
+        token_claims_held(&self.read, token).await
+    }
+
     /// How many claims of a project hold a VM, where it has a limit.
     pub async fn claims_held(&self, project: &ProjectId) -> Result<Option<Held>, StoreError> {
         claims_held(&self.read, project).await

@@ -11,7 +11,7 @@ use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::claim_rules::claims_held;
+use super::claim_rules::{claims_held, token_claims_held};
 use super::events::Change;
 use super::forks::undo_claim;
 use super::instances::select_instance;
@@ -105,7 +105,7 @@ pub enum Taken {
     Instance(Box<InstanceRow>, Box<ClaimReply>, ReadyCount),
     /// The key was used before.
     Before,
-    /// The project's claims hold as many VMs as they may.
+    /// The project's claims, or the token's, hold as many VMs as they may.
     Full,
     /// No instance will do.
     Nothing(ReadyCount),
@@ -204,7 +204,8 @@ impl Store {
             }
         }
         let held = claims_held(&mut *tx, claim.project).await?;
-        if held.is_some_and(|held| !held.has_room_for(1)) {
+        let of_token = token_claims_held(&mut *tx, claim.token).await?;
+        if held.into_iter().chain(of_token).any(|held| !held.has_room_for(1)) {
             return Ok(Taken::Full);
         }
         let picked: Option<Picked> = sqlx::query_as(

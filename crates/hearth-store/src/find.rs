@@ -20,6 +20,8 @@ pub struct Sight<'a> {
     pub project: Option<&'a ProjectId>,
     /// What this token claimed alone.
     pub claimed_by: Option<&'a TokenId>,
+    /// Of projects alone whose names begin so.
+    pub name_prefix: Option<&'a str>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -57,7 +59,7 @@ impl Store {
         let rows: Vec<(String, String, i64)> = sqlx::query_as(
             "SELECT id, name, CASE WHEN id = ?3 THEN 0 WHEN lower(trim(name)) = lower(trim(?3)) THEN 1 ELSE 2 END AS place
              FROM project
-             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2)
+             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2) AND (?5 IS NULL OR substr(name, 1, length(?5)) = ?5)
                AND (id = ?3 OR lower(trim(name)) = lower(trim(?3)) OR substr(id, 1, length(?3)) = ?3)
              ORDER BY place, id LIMIT ?4",
         )
@@ -65,6 +67,7 @@ impl Store {
         .bind(sight.project.map(ProjectId::as_str))
         .bind(text)
         .bind(MAX_FOUND)
+        .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
         let best = rows.first().map(|(_, _, place)| *place);
@@ -98,7 +101,7 @@ impl Store {
              JOIN project ON project.id = seen.project_id AND project.tenant = ?1
              LEFT JOIN instance ON instance.id = seen.id
              LEFT JOIN claim ON claim.instance_id = seen.id
-             WHERE (?2 IS NULL OR seen.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
+             WHERE (?2 IS NULL OR seen.project_id = ?2) AND (?9 IS NULL OR substr(project.name, 1, length(?9)) = ?9) AND (?3 IS NULL OR claim.token_id = ?3)
                AND (claim.instance_id IS NOT NULL OR instance.state <> 'deleting')
                AND CASE WHEN ?5 THEN claim.token_id = ?6
                         ELSE seen.id = ?4 OR claim.key = ?4 OR substr(seen.id, 1, length(?4)) = ?4
@@ -114,6 +117,7 @@ impl Store {
         .bind(caller.as_str())
         .bind(i64::try_from(SHORTEST_END).unwrap_or(i64::MAX))
         .bind(if is_last { 1 } else { MAX_FOUND })
+        .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
         let best = rows.first().map(|row| row.place);
@@ -143,11 +147,13 @@ impl Store {
              JOIN project ON project.id = claim.project_id AND project.tenant = ?1
              JOIN instance ON instance.id = claim.instance_id AND instance.state = 'claimed'
              WHERE claim.ended_at IS NULL AND (instance.fork_of IS NULL OR claim.handed_over) AND (?2 IS NULL OR claim.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
+               AND (?4 IS NULL OR substr(project.name, 1, length(?4)) = ?4)
              ORDER BY claim.created_at DESC, claim.instance_id DESC",
         )
         .bind(sight.tenant)
         .bind(sight.project.map(ProjectId::as_str))
         .bind(sight.claimed_by.map(TokenId::as_str))
+        .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
         rows.into_iter()

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::claim_rules::claims_held;
+use super::claim_rules::{claims_held, token_claims_held};
 use super::claims::handed_over;
 use super::events::Change;
 use super::moves::move_row;
@@ -66,6 +66,8 @@ pub enum BegunForks {
     NotClaimed,
     /// With them the project's claims would hold more VMs than they may.
     TooManyHeld(Held),
+    /// With them the token's claims would.
+    TokenFull(Held),
 }
 
 /// A fork whose VM is there.
@@ -135,6 +137,10 @@ impl Store {
         let held = claims_held(&mut *tx, order.project).await?;
         if let Some(held) = held.filter(|held| !order.replaces && !held.has_room_for(order.forks.len() as u64)) {
             return Ok(BegunForks::TooManyHeld(held));
+        }
+        let of_token = token_claims_held(&mut *tx, order.token).await?;
+        if let Some(held) = of_token.filter(|held| !order.replaces && !held.has_room_for(order.forks.len() as u64)) {
+            return Ok(BegunForks::TokenFull(held));
         }
         for fork in order.forks {
             if let Some(key) = &fork.key {

@@ -81,7 +81,7 @@ const BOOT: &str =
                     log IS NOT NULL AS has_log";
 
 /// A name of the wire as its type.
-fn named<T: serde::de::DeserializeOwned>(what: &str, name: &str) -> Result<T, StoreError> {
+pub(crate) fn named<T: serde::de::DeserializeOwned>(what: &str, name: &str) -> Result<T, StoreError> {
     from_json(what, &to_json(&name)?)
 }
 

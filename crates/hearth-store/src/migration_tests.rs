@@ -58,6 +58,7 @@ async fn projects_of_one_name_are_told_apart_and_claims_keep_their_owner() {
         tenant: "default",
         project: None,
         claimed_by: None,
+        name_prefix: None,
     };
     let found = store.find_projects(sight, "sHOP").await.unwrap();
     assert_eq!(
@@ -320,6 +321,7 @@ async fn database_of_every_released_schema_is_opened_with_all_it_holds() {
             tenant: "default",
             project: None,
             claimed_by: None,
+            name_prefix: None,
         };
         let claims = store.claims(sight).await.unwrap();
         assert_eq!(claims.len(), 1, "{name}");

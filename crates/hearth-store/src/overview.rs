@@ -79,10 +79,13 @@ impl Store {
         let projects: Vec<RawProject> = sqlx::query_as(
             "SELECT project.id, project.name, project.description, pool.enabled, pool.target_size
              FROM project LEFT JOIN pool ON pool.project_id = project.id
-             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2) ORDER BY lower(project.name), project.id",
+             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2)
+               AND (?3 IS NULL OR substr(project.name, 1, length(?3)) = ?3)
+             ORDER BY lower(project.name), project.id",
         )
         .bind(sight.tenant)
         .bind(only)
+        .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
         let counts: Vec<RawCounts> = sqlx::query_as(
@@ -153,6 +156,7 @@ impl Store {
         let rows: Vec<(i64, String)> = sqlx::query_as(
             "SELECT claim.created_at, claim.reply FROM claim JOIN project ON project.id = claim.project_id
              WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
+               AND (?5 IS NULL OR substr(project.name, 1, length(?5)) = ?5)
                AND claim.created_at >= ?4 AND claim.handed_over
              ORDER BY claim.created_at",
         )
@@ -160,6 +164,7 @@ impl Store {
         .bind(sight.project.map(ProjectId::as_str))
         .bind(sight.claimed_by.map(hearth_api::ids::TokenId::as_str))
         .bind(millis(since))
+        .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
         rows.into_iter()
@@ -214,6 +219,7 @@ mod tests {
             tenant: "default",
             project: None,
             claimed_by: None,
+            name_prefix: None,
         };
         let since = Timestamp::from_millisecond(2000).unwrap();
         let mut quickest = Duration::MAX;

@@ -293,22 +293,26 @@ impl Store {
         raw.map(ProjectRow::try_from).transpose()
     }
 
-    /// A tenant's projects by id, after the one named; `only` narrows to one.
+    /// A tenant's projects by id, after the one named; `only` narrows to one, `prefix` to those whose names begin so.
     pub async fn projects(
         &self,
         tenant: &str,
         only: Option<&ProjectId>,
+        prefix: Option<&str>,
         after: Option<&str>,
         limit: i64,
     ) -> Result<Vec<ProjectRow>, StoreError> {
         let raw: Vec<Raw> = sqlx::query_as(
             "SELECT * FROM project
-             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR id > ?3) ORDER BY id LIMIT ?4",
+             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR id > ?3)
+               AND (?5 IS NULL OR substr(name, 1, length(?5)) = ?5)
+             ORDER BY id LIMIT ?4",
         )
         .bind(tenant)
         .bind(only.map(ProjectId::as_str))
         .bind(after)
         .bind(limit)
+        .bind(prefix)
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(ProjectRow::try_from).collect()

@@ -50,6 +50,8 @@ pub(super) struct RawToken {
     hash: String,
     scopes: String,
     project_id: Option<String>,
+    name_prefix: Option<String>,
+    max_vms: Option<i64>,
     created_at: i64,
     last_used_at: Option<i64>,
     expires_at: Option<i64>,
@@ -69,6 +71,11 @@ impl TryFrom<RawToken> for TokenRow {
                 .project_id
                 .map(|id| parse::<ProjectId>("token.project_id", &id))
                 .transpose()?,
+            name_prefix: raw.name_prefix,
+            max_vms: raw
+                .max_vms
+                .map(|most| u32::try_from(most).map_err(|error| StoreError::corrupt("token.max_vms", error)))
+                .transpose()?,
             created_at: timestamp(raw.created_at)?,
             last_used_at: optional_timestamp(raw.last_used_at)?,
             expires_at: optional_timestamp(raw.expires_at)?,
@@ -81,8 +88,9 @@ impl Store {
     pub async fn insert_token(&self, new: &NewToken<'_>) -> Result<(), StoreError> {
         let item = new.item;
         sqlx::query(
-            "INSERT INTO token (id, tenant, name, owner, hash, scopes, project_id, created_at, expires_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO token (id, tenant, name, owner, hash, scopes, project_id, created_at, expires_at,
+                                name_prefix, max_vms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )
         .bind(item.id.as_str())
         .bind(&item.tenant)
@@ -93,6 +101,8 @@ impl Store {
         .bind(item.project_id.as_ref().map(ProjectId::as_str))
         .bind(millis(item.created_at))
         .bind(item.expires_at.map(millis))
+        .bind(&item.name_prefix)
+        .bind(item.max_vms)
         .run_on(&self.write)
         .await?;
         Ok(())

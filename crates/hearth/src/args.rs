@@ -8,8 +8,8 @@ use hearth_api::values::{Email, GitName};
 
 use crate::commands::{
     audit, backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, events, exec,
-    fork, forward, history, image, instance, logs, ls, man, pause, pool, ports, project, release, run, serve, session,
-    setup, shell, ssh, template, token, top, uninstall, webhook,
+    fork, forward, history, image, import, instance, logs, ls, man, mcp, pause, pool, ports, project, relay, release,
+    run, serve, session, setup, shell, ssh, template, token, top, uninstall, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -204,4 +204,12 @@ pub(crate) enum Command {
     /// Webhooks: events are posted to a URL, signed, tried again, logged (admins)
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
+    /// Hooks that give the self-hosted runners of cloud agents one VM per order
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
+    /// Tools for agents over standard input and output (Model Context Protocol)
+    Mcp(mcp::McpArgs),
+    /// Read what a repository already says about its set-up: devcontainer.json, a Dockerfile, lock files and others
+    #[command(after_help = import::AFTER_HELP)]
+    Import(import::ImportArgs),
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{self, ClientError};
+use super::in_process;
 use super::{Client, REQUEST_ID_HEADER, build_http};
 
 /// Most attempts for one call: with the pauses below this bridges a restart of the server's process (about 3 s).
@@ -257,7 +258,21 @@ impl Call<'_> {
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|fault| self.transport(fault))?;
+        let response = match &self.client.in_process {
+            None => request.send().await.map_err(|fault| self.transport(fault))?,
+            Some(answer) => {
+                let answered = in_process::send(answer, request, self.timeout);
+                answered.await.map_err(|after| match after {
+                    Some(after) => ClientError::Timeout {
+                        url: self.client.address(),
+                        after,
+                    },
+                    None => ClientError::Setup {
+                        reason: "the request cannot be written".to_owned(),
+                    },
+                })?
+            }
+        };
         let switched = self.upgrade.is_some() && response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched || response.status().is_success() {
             return Ok(response);

@@ -15,6 +15,7 @@ mod files;
 mod find;
 mod forks;
 mod history;
+mod in_process;
 mod instances;
 mod logs;
 mod pool;
@@ -45,9 +46,10 @@ pub use events::EventsQuery;
 pub use exec::{ExecInput, ExecOutput};
 pub use files::{FileContent, TarContent, WriteOptions};
 pub use history::HistoryQuery;
+pub use in_process::{AnswerInProcess, InProcessBody};
 pub use logs::LogStream;
 pub use ports::{TunnelReceiver, TunnelSender};
-pub use sessions::{AttachOptions, SessionEvent, SessionInput, SessionOutput};
+pub use sessions::{AttachOptions, PrintedBytes, SessionEvent, SessionInput, SessionOutput};
 pub use stream::{ChangeStream, EventMessage, EventsStream, ExecEvent, ExecStream, FollowStream};
 pub use terminal::{Screen, Shown, TerminalRequest, Typing};
 
@@ -81,6 +83,8 @@ pub struct Client {
     route: Route,
     base: Url,
     authorization: Option<HeaderValue>,
+    /// Who answers, when that is this process itself.
+    in_process: Option<AnswerInProcess>,
 }
 
 impl fmt::Debug for Client {
@@ -129,6 +133,7 @@ impl Client {
             route,
             base,
             authorization,
+            in_process: None,
         })
     }
 

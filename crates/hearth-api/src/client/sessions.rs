@@ -1,11 +1,12 @@
 //! Exec sessions of a VM, and its processes.
 
 use bytes::{Buf as _, Bytes};
+use futures::stream::{BoxStream, StreamExt as _};
 use reqwest::Method;
 
 use super::Client;
 use super::call::Call;
-use super::error::ClientError;
+use super::error::{self, ClientError};
 use super::exec::refusal;
 use super::socket::{self, Received, Receiving, Sending};
 use crate::exec::{CHANNEL_STDERR, CHANNEL_STDOUT};
@@ -42,6 +43,14 @@ pub enum SessionEvent {
     Dropped(u64),
     /// Nothing follows.
     End(Box<Session>),
+}
+
+/// What a session printed, as its bytes come.
+pub struct PrintedBytes {
+    /// So many bytes from the asked position on are not kept any more.
+    pub dropped: u64,
+    /// The rest.
+    pub body: BoxStream<'static, Result<Bytes, ClientError>>,
 }
 
 /// The half that the session reads from.
@@ -112,6 +121,69 @@ impl Client {
         }
         let (input, output) = socket::open(self, call).await?;
         Ok((SessionInput(input), SessionOutput(output)))
+    }
+
+    /// What a session printed, both outputs as one, from a position on, or its last bytes; with `follow` also what it will print, until
+    /// nothing can print any more.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn session_output(
+        &self,
+        id: &InstanceId,
+        session: &str,
+        from: u64,
+        last: Option<u64>,
+        follow: bool,
+    ) -> Result<PrintedBytes, ClientError> {
+        let mut call = self
+            .of_session(Method::GET, id, session, &["output"])
+            .query("from", &from.to_string())
+            .query("follow", if follow { "true" } else { "false" })
+            .accept("application/octet-stream")
+            .timeout(None);
+        if let Some(last) = last {
+            call = call.query("last", &last.to_string());
+        }
+        let url = self.address();
+        let response = call.open().await?;
+        let dropped = response.headers().get("hearth-dropped-bytes");
+        let dropped = dropped.and_then(|count| count.to_str().ok()?.parse().ok());
+        let body = response.bytes_stream().map(move |chunk| {
+            chunk.map_err(|fault| ClientError::Interrupted {
+                url: url.clone(),
+                reason: error::chain(&fault.without_url()),
+            })
+        });
+        Ok(PrintedBytes {
+            dropped: dropped.unwrap_or_default(),
+            body: body.boxed(),
+        })
+    }
+
+    /// One session.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn get_session(&self, id: &InstanceId, session: &str) -> Result<Session, ClientError> {
+        self.of_session(Method::GET, id, session, &[]).read().await
+    }
+
+    /// Writes to a session's standard input; comes back when that has taken it.
+    ///
+    /// # Errors
+    /// As every call; 409 when it takes no input.
+    pub async fn write_session_stdin(
+        &self,
+        id: &InstanceId,
+        session: &str,
+        bytes: Bytes,
+        close: bool,
+    ) -> Result<Session, ClientError> {
+        self.of_session(Method::POST, id, session, &["stdin"])
+            .query("close", if close { "true" } else { "false" })
+            .upload(bytes.into())
+            .await
     }
 
     /// Sends a signal.

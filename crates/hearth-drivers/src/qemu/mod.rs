@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use hearth_api::egress::EgressPolicy;
 use hearth_api::ids::VmId;
+use hearth_host::background;
 use hearth_image::Stores;
 
 use crate::network::VmNetwork;
@@ -390,7 +391,8 @@ impl Driver for QemuDriver {
         };
         match depth {
             CheckDepth::Quick => check(),
-            CheckDepth::Full => tokio::task::spawn_blocking(check)
+            // Nobody waits for it, and it reads whole memories: claims go first.
+            CheckDepth::Full => background::run("checkpoint-check", check)
                 .await
                 .unwrap_or_else(|error| Err(DriverError::unknown("the check was broken off").caused_by(error))),
         }

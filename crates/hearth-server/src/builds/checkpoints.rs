@@ -231,7 +231,7 @@ impl Run<'_> {
     /// The same, without the commands of an unfinished list: they are the beginning of its entry.
     async fn replay_but_for(&self, logs: &[StageLog], left: &[Stage]) -> Result<Vec<StageLog>, Stop> {
         let goes_on = match left.first().map(|stage| stage.work) {
-            Some(Work::Project(at) | Work::Pool(at)) => at,
+            Some(Work::Project(at) | Work::Pool(at) | Work::Hook(_, at)) => at,
             _ => 0,
         };
         let (whole, begun) = logs.split_at(logs.len().saturating_sub(goes_on));
@@ -249,7 +249,7 @@ fn worth_it(work: Work, next: Option<&Stage>, took: Duration) -> bool {
             Work::Variables | Work::Identity => false,
             // Repositories are cloned one after the other; they are frozen together.
             Work::Clone(_) => !matches!(next, Some(Work::Clone(_))),
-            Work::Project(at) | Work::Pool(at) => at < EACH_COMMAND,
+            Work::Project(at) | Work::Pool(at) | Work::Hook(_, at) => at < EACH_COMMAND,
             _ => true,
         }
 }

@@ -7,6 +7,7 @@ pub mod cause;
 pub mod checkpoints;
 mod commands;
 pub mod end_request;
+mod hooks;
 pub mod live_log;
 pub mod lost;
 pub mod output;

@@ -9,7 +9,7 @@ use hearth_core::stages::Inputs;
 use hearth_drivers::VmShape;
 
 use super::Builder;
-use crate::recipes::target::Target;
+use crate::recipes::target::{Target, imports};
 use crate::secrets::redactors;
 use crate::store::{PoolRow, ProjectRow, StoreError, VariableOwner, VariableRow};
 
@@ -39,6 +39,8 @@ pub struct BuildPlan {
     pub redactor: Redactor,
     /// Whether hooks in `.capy/settings.json` run: a saved setup object replaces them.
     pub legacy_hooks: bool,
+    /// Whether the repositories' own files are read for a set-up, as nothing else is set up.
+    pub imports: bool,
     /// Commands of `project_setup`.
     pub project_setup: Vec<SetupCommand>,
     /// Commands of `warm_pool_setup`.
@@ -90,6 +92,7 @@ impl BuildPlan {
             redactor,
             variables,
             legacy_hooks: row.setup.is_none(),
+            imports: imports(&row, pool.as_ref()),
             project_setup: commands(row.project_setup.as_deref()),
             pool_setup: commands(pool.as_ref().and_then(|pool| pool.config.setup_commands.as_deref())),
             read_from: Box::new((row, pool)),

@@ -1,4 +1,4 @@
-//! The steps of repositories: their files, their own hooks, their scripts of the setup object.
+//! The steps of repositories: their files, their scripts of the setup object.
 
 use futures::future::try_join_all;
 use hearth_api::instance::{RepoSettings, StepName};
@@ -33,12 +33,20 @@ impl Run<'_> {
             )
             .await
             .map_err(|error| self.mirror_failure(&error));
+        let mut imported = None;
         let settings = match &head {
-            Ok(head) => self.read_settings(checkout, head).await,
+            Ok(head) => match self.read_settings(checkout, head).await {
+                Ok(None) if self.boot.plan.imports => self.import(checkout, head, &mut imported).await,
+                settings => settings,
+            },
             // The clone will say it.
             Err(_) => Ok(None),
         };
-        Found { head, settings }
+        Found {
+            head,
+            settings,
+            imported,
+        }
     }
 
     /// What the repository's settings file says; hooks that a setup object replaces are left out.
@@ -131,32 +139,6 @@ impl Run<'_> {
                 .map_err(|error| command_failure(FailureKind::Repository, error))?;
         }
         Ok(())
-    }
-
-    /// The repository's own hooks, or what is wrong with the file that says them.
-    pub(super) async fn init_repo(
-        &self,
-        agent: &AgentClient,
-        checkout: &Checkout,
-        settings: &Result<Option<RepoSettings>, Failure>,
-    ) -> Result<(), Stop> {
-        let name = &checkout.repo_full_name;
-        let mut recorder = self.begin(StepName::InitRepo, Some(name));
-        let mut result = settings.as_ref().map(drop).map_err(Failure::clone);
-        let hooks: Vec<_> = settings
-            .iter()
-            .flatten()
-            .flat_map(|read| &read.settings.hooks.setup)
-            .collect();
-        for hook in &hooks {
-            let spec = self.shell(hook.command(), &checkout.path);
-            if let Err(error) = recorder.run(agent, &spec, &Named::Hook(name)).await {
-                result = Err(command_failure(FailureKind::Setup, error));
-                break;
-            }
-        }
-        self.end(recorder, result, json!({ "repo": name, "commands": hooks.len() }))
-            .await
     }
 
     /// The scripts of one phase, those of all repositories at the same time; the first that fails ends the others. Each

@@ -10,7 +10,7 @@ use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::{RepoSettings, StepName};
 use hearth_api::pool::SetupCommand;
-use hearth_core::checkout::CheckoutState;
+use hearth_core::checkout::{CheckoutState, with_own_scripts};
 use hearth_core::provisioned::Provisioned;
 use hearth_core::purpose::Purpose;
 use hearth_core::redact::{Redacted, Redactor};
@@ -27,6 +27,7 @@ use serde_json::json;
 
 use super::Builder;
 use super::end_request::EndRequest;
+use super::hooks::Import;
 use super::plan::BuildPlan;
 use super::step_log::{CommandFailure, Recorder};
 use crate::repos::checkout;
@@ -110,6 +111,11 @@ pub async fn provision(builder: &Builder, boot: &Boot) -> Result<Provisioned, St
     let found = Run::new(builder, boot).find_heads().await;
     let mut boot = boot.clone();
     boot.plan.recipe = resolve_inputs(builder, &boot, &found).await?;
+    let settings: Vec<_> = found
+        .iter()
+        .filter_map(|found| found.settings.clone().ok().flatten())
+        .collect();
+    boot.plan.checkouts = with_own_scripts(&boot.plan.checkouts, &settings);
     Run::new(builder, &boot).all(found).await
 }
 
@@ -147,6 +153,8 @@ pub(super) struct Run<'a> {
 pub(super) struct Found {
     pub(super) head: Result<MirrorCommit, Failure>,
     pub(super) settings: Result<Option<RepoSettings>, Failure>,
+    /// What the settings were made of, where no file was written for Hearth.
+    pub(super) imported: Option<Import>,
 }
 
 impl<'a> Run<'a> {
@@ -273,6 +281,7 @@ impl Run<'_> {
             .iter()
             .map(|found| Known {
                 commit: found.head.as_ref().ok().map(|head| head.commit.as_str()),
+                told: found.imported.as_ref().map(|import| import.report.as_str()),
                 settings: match &found.settings {
                     Ok(settings) => settings.as_ref().map(|read| Ok(&read.settings)),
                     Err(_) => Some(Err(())),
@@ -308,6 +317,10 @@ impl Run<'_> {
             at += if let Some(commands) = self.commands_from(stage.work) {
                 let begun = std::mem::take(&mut begun);
                 self.run_commands(agent, commands, left, begun, freezer).await?
+            } else if let Work::Hook(repo, from) = stage.work {
+                let begun = std::mem::take(&mut begun);
+                self.run_hooks(agent, (repo, from), &found[repo], left, begun, freezer)
+                    .await?
             } else {
                 self.run_stage(agent, stage.work, found).await?;
                 self.freeze(agent, left, freezer).await?;
@@ -333,11 +346,11 @@ impl Run<'_> {
             Work::Identity => self.set_git_identity(agent).await,
             Work::Variables => self.set_env_vars(agent).await,
             Work::Clone(repo) => self.clone_repo(agent, &checkouts[repo], &found[repo].head).await,
-            Work::Hooks(repo) => self.init_repo(agent, &checkouts[repo], &found[repo].settings).await,
+            Work::Hooks(repo) => self.tell_hooks(&checkouts[repo], &found[repo]).await,
             Work::Initialize => self.run_scripts(agent, Phase::Initialize).await,
             Work::Startup => self.run_scripts(agent, Phase::Startup).await,
             // The VM has been made; commands run list by list.
-            Work::Base | Work::Project(_) | Work::Pool(_) => Ok(()),
+            Work::Base | Work::Hook(..) | Work::Project(_) | Work::Pool(_) => Ok(()),
         }
     }
 

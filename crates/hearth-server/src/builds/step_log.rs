@@ -121,6 +121,7 @@ impl<'a> Recorder<'a> {
         let name = match command {
             Named::Command(name) => redactor.redact(name),
             Named::Own(name) => Redacted::from(*name),
+            Named::Imported(_, source) => redacted![redactor.redact(source), ": ", begins.clone()],
             Named::Hook(_) | Named::Script(..) | Named::Checkout(_) => begins.clone(),
         };
         let subject = self.subject.as_deref();
@@ -262,6 +263,8 @@ pub enum Named<'a> {
     Command(&'a str),
     /// One of a repository's own hooks.
     Hook(&'a str),
+    /// What a file of a repository says that was not written for Hearth: the repository, and the place in the file.
+    Imported(&'a str, &'a str),
     /// A script of the setup object, and its repository.
     Script(&'static str, &'a str),
     /// What git does in the VM for a repository.
@@ -276,6 +279,9 @@ impl Named<'_> {
         let what = match self {
             Self::Command(_) => redacted!["the command `", shown, "`"],
             Self::Hook(repo) => redacted!["the hook `", shown, "` of ", redactor.redact(repo)],
+            Self::Imported(repo, source) => {
+                redacted![redactor.redact(source), " in ", redactor.redact(repo)]
+            }
             Self::Script(script, repo) => redacted!["the script ", *script, " of ", redactor.redact(repo)],
             Self::Checkout(repo) => redacted!["git in the VM, for ", redactor.redact(repo), ","],
             Self::Own(name) => Redacted::from(*name),

@@ -134,6 +134,7 @@ impl Claims {
             BegunForks::KeyTaken(key) => return Err(ForkError::OtherRequest(key)),
             BegunForks::NotClaimed => return Err(ForkError::NotClaimed),
             BegunForks::TooManyHeld(held) => return Err(ForkError::TooManyHeld { held, count: 1 }),
+            BegunForks::TokenFull(held) => return Err(ForkError::TokenFull { held, count: 1 }),
         }
         drop(room);
         let batch = Batch {

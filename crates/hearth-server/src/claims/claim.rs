@@ -242,10 +242,11 @@ impl Claims {
                 None => Ok(None),
             }
         };
-        let ((pool, target, heads), earlier, held, templates, ready) = tokio::try_join!(
+        let ((pool, target, heads), earlier, held, of_token, templates, ready) = tokio::try_join!(
             pool,
             earlier,
             store.claims_held(&project.id),
+            store.token_claims_held(&task.token),
             store.templates_of(&project.id),
             store.ready_by_recipe(&project.id)
         )?;
@@ -256,7 +257,8 @@ impl Claims {
                 Some(earlier) => Some(self.earlier(task, earlier).await?),
                 None => None,
             },
-            held,
+            // Where the token has no room, that is what the claim is told.
+            held: of_token.filter(|held| !held.has_room_for(1)).or(held),
             queue: match &progress.ticket {
                 Some(ticket) => ticket.inside(),
                 None => self.queues.outside(&project.id, task.order.scope()),

@@ -174,7 +174,7 @@ impl Claims {
                     .map_or_else(Vec::new, |earlier| task.differs_from(earlier)),
             ),
             Refusal::Ended => ClaimError::Ended,
-            Refusal::TooManyHeld => self.too_many_held(seen).await?,
+            Refusal::TooManyHeld => self.too_many_held(seen, task).await?,
             Refusal::SetUpFailed(reason) => ClaimError::Failed {
                 reason,
                 blames_recipe: true,
@@ -194,7 +194,19 @@ impl Claims {
         })
     }
 
-    async fn too_many_held(&self, seen: &Seen<'_>) -> Result<ClaimError, StoreError> {
+    async fn too_many_held(&self, seen: &Seen<'_>, task: &ClaimTask) -> Result<ClaimError, StoreError> {
+        let of_token = self.store.token_claims_held(&task.token).await?;
+        if let Some(held) = of_token.filter(|held| !held.has_room_for(1)) {
+            return Ok(ClaimError::TooManyHeld {
+                reason: format!(
+                    "this token's claims hold {}, and may hold no more than {} at once (`maxVms` of the token): release one (`hearth claims` lists \
+                     them), or ask an admin for a token that may hold more",
+                    count(usize::try_from(held.now).unwrap_or(usize::MAX), "VM"),
+                    held.most
+                ),
+                retry_after: RETRY_AFTER,
+            });
+        }
         let holders = self.store.claim_holders(&seen.project.id).await?;
         let most = seen.view.held.map_or(0, |held| held.most);
         let named = holders.iter().take(NAMED).map(|holder| {

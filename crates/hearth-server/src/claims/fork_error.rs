@@ -31,6 +31,17 @@ pub enum ForkError {
         /// How many were asked for.
         count: usize,
     },
+    /// The token's own limit.
+    #[error(
+        "this token's claims hold {} of the {} VMs that they may hold (`maxVms` of the token), and {count} more were asked for; none was \
+         made. Release one first",
+        .held.now, .held.most
+    )]
+    TokenFull {
+        held: Held,
+        /// How many were asked for.
+        count: usize,
+    },
     /// The task id cannot be used.
     #[error("{0}")]
     Task(String),

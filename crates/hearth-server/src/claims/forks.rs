@@ -93,6 +93,13 @@ impl Claims {
                 count: order.count,
             });
         }
+        let held = self.store.token_claims_held(&claim.token).await?;
+        if let Some(held) = held.filter(|held| !held.has_room_for(order.count as u64)) {
+            return Err(ForkError::TokenFull {
+                held,
+                count: order.count,
+            });
+        }
         let _resumed = self.resume_saved(&row.vm).await?;
         let room = self.room(row, order.count).await?;
         let is_paused = self.pause.is_paused(&row.vm).await;
@@ -237,6 +244,12 @@ impl Claims {
                 BegunForks::NotClaimed => return Err(ForkError::NotClaimed),
                 BegunForks::TooManyHeld(held) => {
                     return Err(ForkError::TooManyHeld {
+                        held,
+                        count: order.count,
+                    });
+                }
+                BegunForks::TokenFull(held) => {
+                    return Err(ForkError::TokenFull {
                         held,
                         count: order.count,
                     });

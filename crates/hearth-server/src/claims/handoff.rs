@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hearth_api::claim::{AgentPaths, ClaimReply, ClaimSource, ClaimedRepo};
 use hearth_api::ids::InstanceId;
-use hearth_core::checkout::Checkout;
+use hearth_core::checkout::{Checkout, with_own_scripts};
 use hearth_core::claim::{Cause, Take};
 use hearth_core::redact::{Redacted, Redactor};
 use hearth_core::scripts::Phase;
@@ -258,7 +258,7 @@ impl Claims {
         row: &InstanceRow,
         (moved, agent): (&[usize], &AgentClient),
     ) -> Result<(), Unfit> {
-        let checkouts = &seen.target.checkouts;
+        let checkouts = with_own_scripts(&seen.target.checkouts, &row.settings);
         let all: Vec<&Checkout> = checkouts.iter().collect();
         let moved = moved.iter().filter_map(|at| checkouts.get(*at)).collect();
         let mut phases = vec![(Phase::UpdateAfterCheckout, moved)];

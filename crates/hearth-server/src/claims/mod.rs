@@ -1,6 +1,7 @@
 //! Claims: one VM for one task. `claim.rs` reads the state, asks `hearth_core::claim` what to do next and does it; `handoff.rs`
 //! takes a VM and makes it the task's own; `terminals.rs` starts its terminals; `update_checkout.rs` moves its checkouts; `queue.rs` keeps the order of those that wait.
-//! `forks.rs` copies a claimed VM, and `checkpoints.rs` keeps copies by name.
+//! `release_session.rs` releases VMs with
+//! a session. `forks.rs` copies a claimed VM, and `checkpoints.rs` keeps copies by name.
 //! Nothing here decides how many VMs a pool has.
 
 mod checkpoints;
@@ -10,6 +11,7 @@ mod fork_error;
 mod forks;
 mod handoff;
 mod queue;
+mod release_session;
 mod reservation;
 mod terminals;
 mod trace;

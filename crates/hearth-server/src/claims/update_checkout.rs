@@ -8,7 +8,7 @@ use std::time::Duration;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use hearth_api::claim::ClaimedRepo;
 use hearth_api::instance::RepoSettings;
-use hearth_core::checkout::Checkout;
+use hearth_core::checkout::{Checkout, with_own_scripts};
 use hearth_core::scripts::Phase;
 use hearth_guest::client::{AgentClient, AgentError};
 
@@ -227,7 +227,7 @@ impl Claims {
         agent: &AgentClient,
         patience: Duration,
     ) -> Result<(Vec<ClaimedRepo>, Vec<usize>), Unfit> {
-        let (checkouts, heads) = (&seen.target.checkouts, &seen.heads);
+        let (checkouts, heads) = (with_own_scripts(&seen.target.checkouts, &row.settings), &seen.heads);
         let (mut repos, mut updates) = (row.repos.clone(), Vec::new());
         for (at, checkout) in checkouts.iter().enumerate() {
             let name = &checkout.repo_full_name;

@@ -127,6 +127,17 @@ impl Caller {
         ))
     }
 
+    /// 403 unless a project that this token makes, or names anew, may be called so.
+    pub fn may_name(&self, name: &str) -> Result<(), ApiError> {
+        match &self.0.name_prefix {
+            Some(prefix) if !name.trim().starts_with(prefix) => Err(ApiError::new(
+                ErrorCode::Forbidden,
+                format!("this token is for projects whose names begin with `{prefix}`: choose such a name"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The project, if it is this tenant's and the token is for it. Everything else is 404.
     pub async fn project(&self, state: &AppState, id: &ProjectId, scope: Scope) -> Result<ProjectRow, ApiError> {
         self.project_by(state, id, &[scope]).await
@@ -138,6 +149,12 @@ impl Caller {
         let project = project
             .filter(|project| project.tenant == self.0.tenant)
             .filter(|project| self.0.project_id.as_ref().is_none_or(|only| *only == project.id))
+            .filter(|project| {
+                self.0
+                    .name_prefix
+                    .as_ref()
+                    .is_none_or(|prefix| project.name.starts_with(prefix))
+            })
             .ok_or_else(|| ApiError::not_found("project"))?;
         if !scopes.iter().any(|scope| self.has(*scope)) {
             for scope in scopes {

@@ -25,7 +25,7 @@ use super::extract::{Body, OptionalBody, Path};
 use super::pool::need_allowed;
 use super::validate::Faults;
 use crate::claims::{ClaimTask, FIELDS_OF_A_KEY};
-use crate::store::{AskedFields, Extended, InstanceRow, Moved};
+use crate::store::{AskedFields, Extended, InstanceRow};
 use crate::vms::ended::ended_message;
 
 /// Length of a lease when none is asked for: a long working day. A heartbeat or any exec renews it.
@@ -229,20 +229,9 @@ pub async fn release_instance(
     Path(id): Path<InstanceId>,
 ) -> Result<Json<Released>, ApiError> {
     let row = own_claim(&state, &caller, &id).await?;
-    let moved = state
-        .store()
-        .move_instance(
-            &row.id,
-            InstanceState::Deleting,
-            Some(row.generation),
-            "it was released",
-            Timestamp::now(),
-        )
-        .await?;
-    if moved == Moved::Lost {
+    if !state.claims.release(&row, "it was released").await? {
         return Err(ApiError::not_found("instance"));
     }
-    state.wake.wake();
     Ok(Json(Released { id, released: true }))
 }
 

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, Sse};
 use futures::Stream;
+use hearth_api::error::ErrorCode;
 use hearth_api::event::{EventsPosition, EventsReset};
 use hearth_api::ids::{ProjectId, TokenId};
 use hearth_api::token::Scope;
@@ -69,7 +70,18 @@ pub async fn watch_events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     match &query.project_id {
         Some(project) => drop(caller.project(&state, project, Scope::ProjectRead).await?),
-        None => caller.need(Scope::ProjectRead)?,
+        None => {
+            caller.need(Scope::ProjectRead)?;
+            if let Some(prefix) = &caller.0.name_prefix {
+                return Err(ApiError::new(
+                    ErrorCode::Forbidden,
+                    format!(
+                        "this token is for projects whose names begin with `{prefix}`, and the events of all are more: say which one with \
+                         `projectId`"
+                    ),
+                ));
+            }
+        }
     }
     let after = last_event_id(&headers)?.or(query.after);
     let scope = events::Scope {

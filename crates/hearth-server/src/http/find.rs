@@ -26,7 +26,8 @@ const ASKED_AT_ONCE: usize = 16;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ProjectQuery {
-    /// The project's id or name, or the beginning of its id. Names are compared without regard to blanks around them and to
+    /// The project's id or name, or the beginning of its id; or a repository's URL, for the projects that have it, however it is written
+    /// (`https://`, `ssh://`, `git@host:`, with or without `.git`). Names are compared without regard to blanks around them and to
     /// the case of ASCII letters.
     text: TaskId,
 }
@@ -66,14 +67,15 @@ impl Caller {
             tenant: &self.0.tenant,
             project: project.or(self.0.project_id.as_ref()),
             claimed_by: (!self.has(Scope::ProjectRead)).then_some(&self.0.id),
+            name_prefix: self.0.name_prefix.as_deref(),
         })
     }
 }
 
 /// Find a project
 ///
-/// The one of this id, else the one of this name, else those whose ids begin so (at most 10). A token that may only write or
-/// claim may ask too.
+/// The one of this id, else the one of this name, else those whose ids begin so (at most 10); for a repository's URL all that have it. A
+/// token that may only write or claim may ask too.
 #[utoipa::path(
     get,
     path = "/find/projects",
@@ -91,9 +93,60 @@ pub async fn find_projects(
         tenant: &caller.0.tenant,
         project: caller.0.project_id.as_ref(),
         claimed_by: None,
+        name_prefix: caller.0.name_prefix.as_deref(),
     };
-    let items = state.store().find_projects(sight, &query.text).await?;
+    let items = match repository(&query.text) {
+        Some(wanted) => with_repository(&state, &caller, &wanted).await?,
+        None => state.store().find_projects(sight, &query.text).await?,
+    };
     Ok(Json(Items { items }))
+}
+
+/// What names the repository of a URL, however that is written: host and path. `None` for what is no URL.
+fn repository(text: &str) -> Option<String> {
+    let text = text.trim();
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (scheme, rest.to_owned()),
+        None => {
+            // As `ssh` writes it: `git@host:path`.
+            let (host, path) = text.split_once(':')?;
+            let is_host = host.contains('@') && !host.contains(['/', ' ']);
+            ("ssh", is_host.then(|| format!("{host}/{path}"))?)
+        }
+    };
+    let (host, path) = rest.split_once('/')?;
+    let host = host.rsplit('@').next().unwrap_or(host).to_ascii_lowercase();
+    let usual_port = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        "ssh" => ":22",
+        _ => "",
+    };
+    let host = host.strip_suffix(usual_port).unwrap_or(&host);
+    let path = path.trim_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    Some(format!("{host}/{path}"))
+}
+
+/// The projects that have a repository.
+async fn with_repository(state: &AppState, caller: &Caller, wanted: &str) -> Result<Vec<ProjectFound>, ApiError> {
+    let token = &caller.0;
+    let all = state.store().projects(
+        &token.tenant,
+        token.project_id.as_ref(),
+        token.name_prefix.as_deref(),
+        None,
+        i64::MAX,
+    );
+    let has = |url: &str| repository(url).is_some_and(|has| has == wanted);
+    let found = all.await?.into_iter().map(|project| project.to_view());
+    let found = found.filter(|project| project.repos.iter().any(|repo| has(&repo.url)));
+    Ok(found
+        .map(|project| ProjectFound {
+            id: project.id,
+            name: project.name,
+        })
+        .collect())
 }
 
 /// Find an instance
@@ -155,4 +208,37 @@ pub async fn list_claims(
         .buffered(ASKED_AT_ONCE)
         .collect();
     Ok(Json(Items { items: items.await }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repository_is_the_same_however_its_url_is_written() {
+        for url in [
+            "https://git.example.org/acme/app",
+            "https://git.example.org/acme/app.git",
+            "https://user:word@GIT.example.org:443/acme/app/",
+            "ssh://git@git.example.org:22/acme/app.git",
+            "git@git.example.org:acme/app.git",
+            " http://git.example.org/acme/app ",
+        ] {
+            assert_eq!(repository(url).as_deref(), Some("git.example.org/acme/app"), "{url}");
+        }
+        assert_eq!(repository("file:///srv/acme/app.git").as_deref(), Some("/srv/acme/app"));
+        for other in [
+            "https://git.example.org:8443/acme/app",
+            "https://git.example.org/acme/App",
+        ] {
+            assert_ne!(
+                repository(other).as_deref(),
+                Some("git.example.org/acme/app"),
+                "{other}"
+            );
+        }
+        for name in ["web", "acme/app", "prj_1", "a: b", "x:y"] {
+            assert_eq!(repository(name), None, "{name}");
+        }
+    }
 }

@@ -246,7 +246,9 @@ impl From<ForkError> for ApiError {
         let message = error.to_string();
         match error {
             ForkError::NoRoom { .. } => Self::no_room(message),
-            ForkError::TooManyHeld { .. } => Self::new(ErrorCode::TooManyRequests, message),
+            ForkError::TooManyHeld { .. } | ForkError::TokenFull { .. } => {
+                Self::new(ErrorCode::TooManyRequests, message)
+            }
             ForkError::Task(fault) => Self::field("taskId", fault),
             ForkError::Ended => Self::new(ErrorCode::Gone, message),
             ForkError::NotClaimed => Self::not_found("instance"),

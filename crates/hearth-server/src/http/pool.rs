@@ -93,6 +93,14 @@ pub async fn patch_pool(
 ) -> Result<Json<PatchPoolReply>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
     need_allowed(&project)?;
+    if let (Some(most), Some(wanted)) = (caller.0.max_vms, patch.target_size)
+        && wanted > i64::from(most)
+    {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            format!("this token may have {most} VMs at once (`maxVms`): set a `targetSize` of at most that"),
+        ));
+    }
     let pool = state.store().change_pool(&project.id, &patch, Timestamp::now()).await?;
     let pool = pool.ok_or_else(|| ApiError::not_found("project"))?;
     state.watch.follow(&project, &pool);

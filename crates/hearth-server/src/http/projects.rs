@@ -63,7 +63,13 @@ pub async fn list_projects(
     let after = after.as_ref().map(ProjectId::as_str);
     let mut rows = state
         .store()
-        .projects(&caller.0.tenant, caller.0.project_id.as_ref(), after, limit + 1)
+        .projects(
+            &caller.0.tenant,
+            caller.0.project_id.as_ref(),
+            caller.0.name_prefix.as_deref(),
+            after,
+            limit + 1,
+        )
         .await?;
     let limit = usize::try_from(limit).unwrap_or(rows.len());
     let has_more = rows.len() > limit;
@@ -120,6 +126,7 @@ pub async fn create_project(
             "this token is for one project and cannot make others",
         ));
     }
+    caller.may_name(&body.name)?;
     let mut faults = Faults::default();
     let repos = faults.repos(
         "repos",
@@ -221,6 +228,9 @@ pub async fn patch_project(
     Body(patch): Body<PatchProject>,
 ) -> Result<Json<Project>, ApiError> {
     let project = caller.project(&state, &id, Scope::ProjectWrite).await?;
+    if let Some(name) = &patch.name {
+        caller.may_name(name)?;
+    }
     let mut faults = Faults::default();
     let repos = patch
         .repos

@@ -104,6 +104,11 @@ pub async fn create_token(
         "expiresAt",
         "must be in the future",
     );
+    // An admin makes tokens, so a limit of its own would hold it to nothing.
+    let is_admin = body.scopes.contains(&Scope::Admin);
+    let why = "does not go with the scope `admin`, whose tokens can make others; give `project:read`, `project:write` and `claim`";
+    faults.check(!is_admin || body.name_prefix.is_none(), "namePrefix", why);
+    faults.check(!is_admin || body.max_vms.is_none(), "maxVms", why);
     faults.finish()?;
     if let Some(project) = &body.project_id {
         caller.project(&state, project, Scope::Admin).await?;
@@ -124,6 +129,8 @@ pub async fn create_token(
         tenant: body.tenant.map_or_else(|| caller.0.tenant.clone(), String::from),
         scopes,
         project_id: body.project_id,
+        name_prefix: body.name_prefix.map(String::from),
+        max_vms: body.max_vms,
         created_at: now,
         last_used_at: None,
         expires_at: body.expires_at,

@@ -1,11 +1,13 @@
 //! The only answer to "which recipe is this pool made by?": from what its project and pool say, where the branches were last seen,
 //! and what the host gives to VMs.
 
+use hearth_api::pool::SetupCommand;
 use hearth_core::checkout::Checkout;
 use hearth_core::recipe::{Recipe, RecipeRepo, ResolvedInputs, set_up_of};
 use hearth_core::scripts::Phase;
 use hearth_core::set_up::{OwnCommand, SetUp};
 use hearth_drivers::VmShape;
+use hearth_import::IMPORT_VERSION;
 
 use crate::options::Sizes;
 use crate::repos::checkouts::checkouts;
@@ -107,6 +109,15 @@ fn recipe_name(
     recipe(project, pool, checkouts, resolved).name()
 }
 
+/// Whether nothing is set up, so that the repositories' own files are read for it: a test boot and a pool decide by the same rule.
+#[must_use]
+pub fn imports(project: &ProjectRow, pool: Option<&PoolRow>) -> bool {
+    let of_pool = pool.and_then(|pool| pool.config.setup_commands.as_deref());
+    let of_project = project.project_setup.as_deref();
+    let is_empty = |commands: Option<&[SetupCommand]>| commands.unwrap_or_default().is_empty();
+    !project.repos.is_empty() && project.setup.is_none() && is_empty(of_project) && is_empty(of_pool)
+}
+
 fn recipe<'a>(
     project: &'a ProjectRow,
     pool: Option<&'a PoolRow>,
@@ -135,6 +146,7 @@ fn recipe<'a>(
         pool_setup: pool
             .and_then(|pool| pool.config.setup_commands.as_deref())
             .unwrap_or_default(),
+        imports: imports(project, pool).then_some(IMPORT_VERSION),
         resolved,
     }
 }

@@ -39,7 +39,11 @@ pub fn read(file: &str, content: &[u8]) -> Result<Settings, String> {
     }
     // The syntax of the whole file first: a slip of the pen is not to be reported as a wrong type.
     serde_json::from_slice::<serde::de::IgnoredAny>(content).map_err(broken)?;
-    let Object(settings) = serde_json::from_slice(content).map_err(broken)?;
+    let Object(mut settings) = serde_json::from_slice::<Object<Settings>>(content).map_err(broken)?;
+    if file == LEGACY_FILE {
+        // The documented service knows none of these keys.
+        (settings.hooks.update_after_checkout, settings.hooks.startup) = (None, None);
+    }
     Ok(settings)
 }
 

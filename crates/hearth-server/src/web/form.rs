@@ -71,6 +71,13 @@ impl Fields {
     }
 }
 
+/// What stands behind the `?` of an address: those that have a value.
+pub fn pairs(all: &[(&str, Option<&str>)]) -> String {
+    let mut pairs = form_urlencoded::Serializer::new(String::new());
+    pairs.extend_pairs(all.iter().filter_map(|(name, value)| Some((name, (*value)?))));
+    pairs.finish()
+}
+
 impl FromRequestParts<Pages> for Fields {
     type Rejection = Response;
     async fn from_request_parts(parts: &mut Parts, _: &Pages) -> Result<Self, Response> {

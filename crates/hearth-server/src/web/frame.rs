@@ -23,10 +23,18 @@ pub enum Section {
     Charts,
     Host,
     Tokens,
+    Audit,
 }
 
 impl Section {
-    const ALL: [Self; 5] = [Self::Projects, Self::Claims, Self::Charts, Self::Host, Self::Tokens];
+    const ALL: [Self; 6] = [
+        Self::Projects,
+        Self::Claims,
+        Self::Charts,
+        Self::Host,
+        Self::Tokens,
+        Self::Audit,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -35,6 +43,7 @@ impl Section {
             Self::Charts => "Charts",
             Self::Host => "Host",
             Self::Tokens => "Tokens",
+            Self::Audit => "Audit",
         }
     }
 
@@ -45,6 +54,7 @@ impl Section {
             Self::Charts => "/charts",
             Self::Host => "/host",
             Self::Tokens => "/tokens",
+            Self::Audit => "/audit",
         }
     }
 
@@ -53,7 +63,7 @@ impl Section {
             Self::Projects => visitor.may(Scope::ProjectRead),
             Self::Claims | Self::Charts => visitor.may(Scope::ProjectRead) || visitor.may(Scope::Claim),
             Self::Host => visitor.may_see_host(),
-            Self::Tokens => visitor.may(Scope::Admin),
+            Self::Tokens | Self::Audit => visitor.may(Scope::Admin),
         }
     }
 }

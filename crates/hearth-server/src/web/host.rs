@@ -34,6 +34,7 @@ pub async fn show(visitor: Visitor, headers: HeaderMap) -> Result<Response, Refu
         tenant: &visitor.caller.0.tenant,
         project: None,
         claimed_by: None,
+        name_prefix: None,
     };
     let projects = visitor
         .state

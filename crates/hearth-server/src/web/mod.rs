@@ -5,14 +5,19 @@
 //! What a page shows may be hostile: names, commands, output, branches. maud escapes all of it, and the policy below lets no script or
 //! style run that is not a file of ours.
 
+mod advice;
 mod assets;
+mod audit;
 mod boot;
 mod charts;
 mod claims;
+mod course;
 mod done;
+mod drawing;
 mod files;
 mod form;
 mod frame;
+mod history;
 mod host;
 mod instance;
 mod parts;
@@ -89,10 +94,14 @@ pub fn pages(state: AppState, api: Router, options: &ServeOptions) -> Router<App
         .route("/projects/{project}/setup/object", post(setup::save_object))
         .route("/projects/{project}/setup/variables", post(variables::save))
         .route("/projects/{project}/setup/variables/delete", post(variables::delete))
+        .route("/projects/{project}/history", get(history::show))
+        .route("/projects/{project}/history/{instance}", get(history::boot))
+        .route("/projects/{project}/advice", get(advice::show))
         .route("/claims", get(claims::list))
         .route("/charts", get(charts::show))
         .route("/host", get(host::show))
         .route("/host/doctor", get(host::doctor))
+        .route("/audit", get(audit::show))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{token}/revoke", post(tokens::revoke))
         .route("/instances/{instance}", get(instance::show))

@@ -35,6 +35,8 @@ const BUSY: [&str; 2] = ["Building", "Rolling"];
 pub enum Tab {
     Pool,
     Setup,
+    History,
+    Advice,
 }
 
 /// What is above all pages of a project.
@@ -47,6 +49,8 @@ pub fn head(project: &ProjectView, tab: Option<Tab>) -> Markup {
             nav.tabs aria-label="Project" {
                 a href=(href) aria-current=[(tab == Some(Tab::Pool)).then_some("page")] { "Pool" }
                 a href=(format!("{href}/setup")) aria-current=[(tab == Some(Tab::Setup)).then_some("page")] { "Set-up" }
+                a href=(format!("{href}/history")) aria-current=[(tab == Some(Tab::History)).then_some("page")] { "History" }
+                a href=(format!("{href}/advice")) aria-current=[(tab == Some(Tab::Advice)).then_some("page")] { "Advice" }
                 a href=(format!("/claims?project={}", project.id)) { "Claims" }
                 a href=(format!("/charts?project={}", project.id)) { "Charts" }
             }

@@ -132,6 +132,7 @@ async fn shown(visitor: &Visitor, query: &Fields, is_part: bool) -> Result<Respo
         tenant: &caller.0.tenant,
         project: caller.0.project_id.as_ref(),
         claimed_by: None,
+        name_prefix: caller.0.name_prefix.as_deref(),
     };
     let all = visitor.state.store.overview(sight, since).await?;
     let list = part(visitor, &all, query, since).await?;

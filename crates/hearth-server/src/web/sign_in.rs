@@ -101,6 +101,8 @@ mod tests {
             tenant: "default".to_owned(),
             scopes: vec![Scope::Claim],
             project_id: None,
+            name_prefix: None,
+            max_vms: None,
             created_at: Timestamp::UNIX_EPOCH,
             last_used_at: None,
             expires_at: None,

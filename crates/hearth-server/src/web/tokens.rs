@@ -80,7 +80,7 @@ fn row(visitor: &Visitor, item: &TokenItem) -> Markup {
             th scope="row" { (item.name) @if own { " " span.dim { "(yours, now)" } } }
             td data-label="Owner" { (item.owner) @if item.tenant != visitor.caller.0.tenant { " " span.dim { "of " (item.tenant) } } }
             td data-label="Scopes" { @for scope in &item.scopes { code { (scope.as_str()) } " " } }
-            td data-label="Project" { @match &item.project_id { Some(id) => code { (id.as_str()) }, None => span.dim { "all" } } }
+            td data-label="Project" { @match (&item.project_id, &item.name_prefix) { (Some(id), _) => code { (id.as_str()) }, (None, Some(prefix)) => code { (prefix) "*" }, (None, None) => span.dim { "all" } } }
             td data-label="Last used" { (parts::optional_time(item.last_used_at)) }
             td data-label="Expires" { (parts::optional_time(item.expires_at)) }
             td {

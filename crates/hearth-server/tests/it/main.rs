@@ -33,6 +33,8 @@ mod guests;
 mod harness;
 mod history;
 mod images;
+mod import_vms;
+mod imports;
 mod leases;
 mod leases_disk;
 mod metrics;

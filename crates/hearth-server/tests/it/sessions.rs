@@ -413,3 +413,55 @@ async fn terminals_of_the_settings_file_run_in_a_claimed_vm() {
         .await;
     assert_eq!(server.get(&sessions).await["items"].as_array().unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn a_session_releases_its_vm_when_it_ends_also_after_a_restart_of_the_server() {
+    let (server, driver, id) = claimed().await;
+    let path = format!("/instances/{id}/sessions");
+    let start = |command: &str, tag: Value| json!({ "request": { "argv": ["bash", "-c", command] }, "tag": tag, "releaseWhenEnded": true });
+    let (status, _) = refused(&server, Method::POST, &path, start("build", Value::Null)).await;
+    assert_eq!(status, 422);
+    // One that cannot be started releases nothing, and another one can.
+    let (status, _) = refused(&server, Method::POST, &path, start("no-such-program", json!("worker"))).await;
+    assert_eq!(status, 422);
+    let worker = server.post(&path, start("build", json!("worker"))).await;
+    let (status, message) = refused(&server, Method::POST, &path, start("build", json!("other"))).await;
+    assert_eq!(status, 409, "{message}");
+    assert!(message.contains("`worker` releases this VM already"), "{message}");
+    let (status, message) = refused(&server, Method::POST, &path, start("build", json!("worker"))).await;
+    assert_eq!(status, 409, "{message}");
+
+    let (folder, options) = server.stop().await;
+    let again: Arc<dyn Driver> = Arc::new(driver.reopen());
+    let server = Server::start(folder, options, move |_| Ok(again)).await.unwrap();
+    let claims = server.get("/claims").await;
+    assert_eq!(claims["items"].as_array().unwrap().len(), 1, "{claims}");
+    let signal = format!("{path}/{}/signal", worker["id"].as_str().unwrap());
+    server.post(&signal, json!({ "signal": "KILL", "tree": true })).await;
+    server
+        .until(SOON, "/claims", |claims| claims["items"] == json!([]))
+        .await;
+    let events = server
+        .request(Method::GET, "/events?follow=false")
+        .send()
+        .await
+        .unwrap();
+    let events = events.text().await.unwrap();
+    assert!(events.contains("the session that releases it ended"), "{events}");
+}
+
+#[tokio::test]
+async fn a_vm_that_ends_is_released_with_the_session_that_was_to_do_it() {
+    let (server, _, id) = claimed().await;
+    let path = format!("/instances/{id}/sessions");
+    let body = json!({ "request": { "argv": ["bash", "-c", "build"] }, "tag": "worker", "releaseWhenEnded": true });
+    server.post(&path, body).await;
+    // With its agent its sessions are gone.
+    let died = server
+        .post(&format!("/instances/{id}/exec"), json!({ "command": "kill -9 -1" }))
+        .await;
+    assert!(died["error"].is_string(), "{died}");
+    server
+        .until(SOON, "/claims", |claims| claims["items"] == json!([]))
+        .await;
+}

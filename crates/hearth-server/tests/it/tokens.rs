@@ -133,3 +133,110 @@ async fn a_token_that_names_no_owner_gets_nobody_elses_personal_variables() {
         assert_eq!(variables.contains("of-the-admin"), gets, "{owner}: {variables}");
     }
 }
+
+#[tokio::test]
+async fn a_token_of_an_agent_reaches_names_that_begin_so_and_holds_no_more_vms_than_it_may() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let project = async |name: &str| {
+        let project = server.project(json!({ "name": name, "repos": [] })).await;
+        let enable = json!({ "enabled": true, "targetSize": 3 });
+        server.patch(&format!("{project}/warm-pool"), enable).await;
+        server.until_full(crate::harness::SOON, &project, 3).await;
+        project
+    };
+    let (own, other) = (project("mcp-own").await, project("other").await);
+    let scopes = json!(["project:read", "project:write", "claim"]);
+    let (token, id) = make(
+        &server,
+        json!({ "name": "agent", "scopes": scopes, "namePrefix": "mcp-", "maxVms": 2 }),
+    )
+    .await;
+    let ask = async |method: Method, path: &str, body: Value| call(&server, &token, method, path, body).await;
+    let listed = server.get("/tokens").await;
+    let listed = listed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|item| item["id"] == id.as_str());
+    let listed = listed.unwrap();
+    assert_eq!((&listed["namePrefix"], &listed["maxVms"]), (&json!("mcp-"), &json!(2)));
+
+    // By every way that leads to a project.
+    let (_, list) = ask(Method::GET, "/projects", json!({})).await;
+    assert_eq!(names(&list), ["mcp-own"]);
+    let (_, found) = ask(Method::GET, "/find/projects?text=other", json!({})).await;
+    assert_eq!(found["items"], json!([]));
+    let claim = |project: &str| format!("{project}/warm-pool/claim");
+    let foreign = server.post(&claim(&other), json!({ "taskId": "theirs" })).await;
+    let foreign = foreign["id"].as_str().unwrap();
+    for (method, path, body) in [
+        (Method::GET, other.clone(), json!({})),
+        (Method::PATCH, other.clone(), json!({ "description": "mine now" })),
+        (Method::GET, format!("{other}/environment-variables/shared"), json!({})),
+        (Method::POST, claim(&other), json!({})),
+        (Method::GET, format!("/instances/{foreign}"), json!({})),
+        (
+            Method::POST,
+            format!("/instances/{foreign}/exec"),
+            json!({ "command": "true" }),
+        ),
+    ] {
+        let (status, reply) = ask(method, &path, body).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}: {reply}");
+    }
+    for path in ["/find/instances?text=theirs", "/claims"] {
+        let (_, found) = ask(Method::GET, path, json!({})).await;
+        assert_eq!(found["items"], json!([]), "{path}");
+    }
+    let (status, reply) = ask(Method::GET, "/events?follow=false", json!({})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{reply}");
+    for (method, path, body) in [
+        (Method::POST, "/projects", json!({ "name": "theirs", "repos": [] })),
+        (Method::PATCH, own.as_str(), json!({ "name": "theirs" })),
+        (Method::PATCH, &format!("{own}/warm-pool"), json!({ "targetSize": 3 })),
+        (Method::GET, "/audit", json!({})),
+        (Method::POST, "/tokens", json!({ "name": "more", "scopes": ["claim"] })),
+    ] {
+        let (status, reply) = ask(method, path, body).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}: {reply}");
+    }
+    let (status, _) = ask(Method::POST, "/projects", json!({ "name": "mcp-new", "repos": [] })).await;
+    assert_eq!(status, StatusCode::OK);
+
+    // At the same time: no more than it may.
+    let path = claim(&own);
+    let all = futures::future::join_all((0..3).map(|task| {
+        call(
+            &server,
+            &token,
+            Method::POST,
+            &path,
+            json!({ "taskId": format!("t-{task}") }),
+        )
+    }));
+    let all = all.await;
+    let (taken, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(|(status, _)| *status == StatusCode::OK);
+    assert_eq!((taken.len(), refused.len()), (2, 1));
+    let (status, reply) = &refused[0];
+    assert_eq!(*status, StatusCode::TOO_MANY_REQUESTS, "{reply}");
+    assert!(
+        reply["error"]["message"].as_str().unwrap().contains("`maxVms`"),
+        "{reply}"
+    );
+    let held = taken[0].1["id"].as_str().unwrap();
+    let (status, reply) = ask(Method::POST, &format!("/instances/{held}/fork"), json!({})).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{reply}");
+    // What is given back makes room.
+    let (status, _) = ask(Method::POST, &format!("/instances/{held}/release"), json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, reply) = ask(Method::POST, &path, json!({ "taskId": "after", "waitMs": 20_000 })).await;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+
+    // A limit holds nobody who can make tokens.
+    for limit in [json!({ "namePrefix": "mcp-" }), json!({ "maxVms": 1 })] {
+        let mut body = json!({ "name": "root", "scopes": ["admin"] });
+        body.as_object_mut().unwrap().extend(limit.as_object().unwrap().clone());
+        let (status, reply) = server.call(Method::POST, "/tokens", body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reply}");
+    }
+}

@@ -84,13 +84,18 @@ pub async fn server_with(tell: impl FnOnce(&mut ServeOptions)) -> Server {
 /// Deletes the project and waits until no VM, folder or process of this server is left.
 pub async fn clean_up(server: Server, project: &str) {
     server.call(Method::DELETE, project, json!({})).await;
+    until_no_vm_is_left(&server).await;
+    server.stop().await;
+}
+
+/// Its projects were deleted: waits until their VMs are.
+pub async fn until_no_vm_is_left(server: &Server) {
     let vms = server.options.data_dir.join("vms");
     let deadline = tokio::time::Instant::now() + BOOT;
     while std::fs::read_dir(&vms).unwrap().count() > 0 {
         assert!(tokio::time::Instant::now() < deadline, "VMs are left");
         crate::harness::pause().await;
     }
-    server.stop().await;
 }
 
 /// The process that runs a VM, by the id in its arguments.

@@ -33,16 +33,31 @@ pub(crate) async fn follow(
     id: &InstanceId,
     screen: &mut Screen,
 ) -> Result<InstanceDetail, Failure> {
-    let shown = match follow_stream(client, id, screen).await {
-        Ok(()) => usize::MAX,
-        Err(Broken { shown }) => {
-            screen.note("the live log stopped; asking every second instead");
-            shown
+    loop {
+        let shown = match follow_stream(client, id, screen).await {
+            Ok(()) => usize::MAX,
+            Err(Broken { shown }) => {
+                screen.note("the live log stopped; asking every second instead");
+                shown
+            }
+        };
+        match poll(client, project, id, screen, shown).await? {
+            Polled::Over(detail) => {
+                screen.finish(&detail.steps);
+                return Ok(*detail);
+            }
+            // The live log begins with what has happened so far.
+            Polled::Back => screen.forget(),
         }
-    };
-    let detail = poll(client, project, id, screen, shown).await?;
-    screen.finish(&detail.steps);
-    Ok(detail)
+    }
+}
+
+/// How asking ended.
+enum Polled {
+    /// The boot is over.
+    Over(Box<InstanceDetail>),
+    /// The server was away and answers again, and the boot is not over: it has a live log.
+    Back,
 }
 
 /// The stream ended too early.
@@ -87,14 +102,14 @@ async fn follow_stream(client: &Client, id: &InstanceId, screen: &mut Screen) ->
     }
 }
 
-/// Asks for the record until the boot is over, and shows the steps that were not shown yet.
+/// Asks for the record until the boot is over or the server is back, and shows the steps that were not shown yet.
 async fn poll(
     client: &Client,
     project: &ProjectId,
     id: &InstanceId,
     screen: &mut Screen,
     mut shown: usize,
-) -> Result<InstanceDetail, Failure> {
+) -> Result<Polled, Failure> {
     let mut last_answer = Instant::now();
     let mut is_away = false;
     loop {
@@ -103,20 +118,21 @@ async fn poll(
                 last_answer = Instant::now();
                 if std::mem::take(&mut is_away) {
                     screen.note("the server answers again");
-                }
-                if detail.status == InstanceStatus::Provisioning && shown != usize::MAX && detail.steps.len() < shown {
-                    screen.note(
-                        "the server was restarted: the boot continues from what was frozen of it, or starts again where nothing was",
-                    );
-                    screen.forget();
-                    shown = 0;
+                    if detail.status == InstanceStatus::Provisioning {
+                        if shown != usize::MAX && detail.steps.len() < shown {
+                            screen.note(
+                                "it was restarted: the boot continues from what was frozen of it, or starts again where nothing was",
+                            );
+                        }
+                        return Ok(Polled::Back);
+                    }
                 }
                 for step in detail.steps.iter().skip(shown) {
                     screen.step_ended(step);
                 }
                 shown = shown.max(detail.steps.len());
                 if detail.status != InstanceStatus::Provisioning {
-                    return Ok(detail);
+                    return Ok(Polled::Over(Box::new(detail)));
                 }
             }
             Err(error) if error.is_not_found() => {

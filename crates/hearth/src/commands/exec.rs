@@ -167,6 +167,7 @@ async fn detach(
         terminal,
         open_stdin: options.interactive,
         read_only: false,
+        release_when_ended: false,
         request: options.complete(what, terminal.is_some())?,
     };
     let session = match client.start_session(id, &body).await {

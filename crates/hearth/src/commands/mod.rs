@@ -21,16 +21,19 @@ pub(crate) mod fork;
 pub(crate) mod forward;
 pub(crate) mod history;
 pub(crate) mod image;
+pub(crate) mod import;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod mcp;
 pub(crate) mod openapi;
 pub(crate) mod pause;
 pub(crate) mod pool;
 pub(crate) mod ports;
 pub(crate) mod project;
 mod really;
+pub(crate) mod relay;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
@@ -100,5 +103,8 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Audit(args) => audit::run(globals, args).await,
         Command::History(args) => history::run(globals, args).await,
         Command::Webhook(command) => webhook::run(globals, command).await,
+        Command::Relay(command) => relay::run(globals, command).await,
+        Command::Mcp(args) => mcp::run(globals, args).await,
+        Command::Import(args) => import::run(globals, args).await,
     }
 }

@@ -97,6 +97,7 @@ async fn work_in_session(
                 terminal: Some(size()),
                 open_stdin: false,
                 read_only: false,
+                release_when_ended: false,
             };
             client.start_session(id, &body).await?
         }

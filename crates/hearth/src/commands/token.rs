@@ -58,6 +58,12 @@ pub(crate) struct CreateArgs {
     /// For all projects of its tenant, later ones included: what is so without --project, and must be said for an agent
     #[arg(long, conflicts_with = "project")]
     all_projects: bool,
+    /// Only for projects whose names begin so: it sees and makes no others. Not for --for admin
+    #[arg(long, value_name = "PREFIX", conflicts_with = "all_projects")]
+    name_prefix: Option<Name>,
+    /// So many VMs its claims may hold at once, and a pool that it sets is no larger. Not for --for admin
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_vms: Option<u32>,
     /// When it stops working: a time span like `30d` or `12h`, or a time like 2030-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = parse_when)]
     expires: Option<Timestamp>,
@@ -93,10 +99,14 @@ impl Use {
 impl CreateArgs {
     /// A person who makes a token for an agent says which projects it may use.
     fn check_reach(&self) -> Result<(), Failure> {
-        if matches!(self.used_for, Some(Use::Agent)) && self.project.is_none() && !self.all_projects {
+        if matches!(self.used_for, Some(Use::Agent))
+            && self.project.is_none()
+            && self.name_prefix.is_none()
+            && !self.all_projects
+        {
             return Err(
                 Failure::usage("say which projects the agent may take VMs of").hint(format!(
-                    "`{} --project PROJECT` for one, --all-projects for every one of the tenant",
+                    "`{} --project PROJECT` for one, --name-prefix for those whose names begin so, --all-projects for every one of the tenant",
                     hint::command(["token", "create", self.name.as_str(), "--for", "agent"])
                 )),
             );
@@ -110,11 +120,18 @@ fn describe(item: &TokenItem, project: Option<&ProjectFound>) -> String {
     let mut lines = vec![format!("token {} ({}) of the owner {}", item.name, item.id, item.owner)];
     lines.push(match project {
         Some(project) => format!("it works in the project {} only", project.name),
+        None if item.name_prefix.is_some() => format!(
+            "it works in the projects whose names begin with {}",
+            item.name_prefix.as_deref().unwrap_or_default()
+        ),
         None => format!(
             "it works in all projects of the tenant {}, later ones included",
             item.tenant
         ),
     });
+    if let Some(most) = item.max_vms {
+        lines.push(format!("its claims hold {} at once at most", output::count(most, "VM")));
+    }
     let may_claim = |scope: &Scope| matches!(scope, Scope::Admin | Scope::Claim);
     if item.scopes.iter().any(may_claim) {
         lines.push(format!(
@@ -143,6 +160,8 @@ pub(crate) async fn run(globals: &Globals, command: TokenCommand) -> Result<u8, 
                 scopes: args.used_for.map_or(args.scopes, Use::scopes),
                 owner: args.owner,
                 project_id: project.as_ref().map(|project| project.id.clone()),
+                name_prefix: args.name_prefix,
+                max_vms: args.max_vms,
                 expires_at: args.expires,
                 tenant: args.tenant,
             };
@@ -238,7 +257,10 @@ fn list(items: &Items<TokenItem>, names: &BTreeMap<ProjectId, String>) -> String
             scopes.join(" "),
             match &item.project_id {
                 Some(id) => names.get(id).map_or_else(|| id.to_string(), |name| clean_line(name)),
-                None => "all".to_owned(),
+                None => match &item.name_prefix {
+                    Some(prefix) => clean_line(&format!("{prefix}*")),
+                    None => "all".to_owned(),
+                },
             },
             output::ago_or(item.last_used_at, "never"),
             ends(item),

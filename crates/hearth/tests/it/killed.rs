@@ -83,6 +83,16 @@ impl Server {
         server
     }
 
+    /// Where clients of this machine find it.
+    pub(crate) fn url(&self) -> String {
+        let entry = self
+            .folder
+            .path()
+            .join(format!("run/server-{}.json", self.process.id()));
+        let entry: Value = serde_json::from_slice(&std::fs::read(entry).unwrap()).unwrap();
+        entry["url"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
         command
@@ -102,7 +112,7 @@ impl Server {
         ran.stdout
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 

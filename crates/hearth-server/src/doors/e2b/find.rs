@@ -47,6 +47,7 @@ pub fn sight(key: &Key) -> Sight<'_> {
         tenant: &key.0.0.tenant,
         project: key.0.0.project_id.as_ref(),
         claimed_by: (!key.0.has(Scope::ProjectRead)).then_some(&key.0.0.id),
+        name_prefix: key.0.0.name_prefix.as_deref(),
     }
 }
 
@@ -55,7 +56,13 @@ pub async fn projects(state: &AppState, key: &Key) -> Result<Vec<ProjectRow>, Re
     let token = &key.0.0;
     Ok(state
         .store
-        .projects(&token.tenant, token.project_id.as_ref(), None, ALL)
+        .projects(
+            &token.tenant,
+            token.project_id.as_ref(),
+            token.name_prefix.as_deref(),
+            None,
+            ALL,
+        )
         .await?)
 }
 

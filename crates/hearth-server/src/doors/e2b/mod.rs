@@ -5,6 +5,7 @@
 //! above the version that is replied ([`wire::ENVD_VERSION`]), so that no client dares it.
 
 mod access;
+mod audited;
 mod body;
 mod fault;
 mod files;
@@ -47,7 +48,7 @@ pub use pause::run;
 pub const PREFIX: &str = "/e2b";
 
 /// Everything below [`PREFIX`]. `api` is Hearth's own, for what it does already.
-pub fn routes(state: AppState, api: Router) -> Router<AppState> {
+pub fn routes(state: AppState, api: &Router) -> Router<AppState> {
     let control = Router::new()
         .route("/sandboxes", post(sandboxes::create).get(list::list_running))
         .route("/v2/sandboxes", post(sandboxes::create).get(list::list))
@@ -76,7 +77,8 @@ pub fn routes(state: AppState, api: Router) -> Router<AppState> {
         )
         .route("/v2/templates/{id}/builds/{build}", post(templates::build))
         .route("/templates/{id}/builds/{build}/status", get(templates::status))
-        .layer(Extension(templates::Api(api)));
+        .layer(Extension(templates::Api(api.clone())))
+        .layer(from_fn_with_state(state.clone(), audited::write_down));
     let files = Router::new()
         .route("/files", get(files::read).post(files::write))
         .layer(DefaultBodyLimit::disable())

@@ -29,6 +29,7 @@ pub fn recipe(commit: &str) -> String {
         project_setup: &[],
         legacy_hooks: false,
         pool_setup: &[],
+        imports: None,
         resolved: ResolvedInputs {
             environment: Some("an example"),
             commits: vec![Some(commit)],

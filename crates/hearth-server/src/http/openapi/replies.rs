@@ -404,7 +404,7 @@ fn session() -> Value {
 fn token() -> Value {
     json!({
         "id": TokenId::example(6), "name": "ci", "owner": "ada", "tenant": "default",
-        "scopes": ["claim"], "projectId": project_id(), "createdAt": CREATED, "lastUsedAt": null, "expiresAt": null
+        "scopes": ["claim"], "projectId": project_id(), "namePrefix": null, "maxVms": null, "createdAt": CREATED, "lastUsedAt": null, "expiresAt": null
     })
 }
 

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod output;
+mod release;
 
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ fn shown(info: SessionInfo) -> Session {
 /// Start a session in a VM
 ///
 /// A command that outlives this request, its client and a restart of the server: the VM's agent keeps it, until the VM, or the agent, is
-/// restarted or the VM is released. Its output is kept in memory, the newest 4 MiB of each session and 32 MiB of all of them. A
+/// restarted or the VM is released; with `releaseWhenEnded` the VM is released when it ends. Its output is kept in memory, the newest 4 MiB of each session and 32 MiB of all of them. A
 /// session is found by its id, the id of its first process, or its tag. The reply comes when the command runs; one that cannot be
 /// started is 422 with the reason, a tag that a running session has is 409. A session does not renew the lease by itself; its clients do.
 #[utoipa::path(
@@ -106,7 +107,15 @@ pub async fn start_session(
         ));
     }
     let Inside { agent, resumed } = enter(&state, &row).await?;
-    let info = match ask(&state, &row, resumed, agent.start_session(&spec)).await? {
+    let releases = match body.release_when_ended {
+        true => Some(release::begin(&state, &row, spec.tag.as_deref()).await?),
+        false => None,
+    };
+    let started = ask(&state, &row, resumed, agent.start_session(&spec)).await;
+    if let Some(releases) = releases {
+        releases.end(&state, &row, &started).await?;
+    }
+    let info = match started? {
         SessionStart::Started(info) => info,
         SessionStart::NotStarted { reason, code: Some(_) } => return Err(ApiError::field("request", reason)),
         SessionStart::NotStarted { reason, code: None } => return Err(ApiError::unavailable(reason)),

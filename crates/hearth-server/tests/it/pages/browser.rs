@@ -1,14 +1,17 @@
 //! Chromium, driven as a person uses it: clicked, typed into, looked at.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use chromiumoxide::browser::{Browser, BrowserConfig};
-use chromiumoxide::cdp::browser_protocol::emulation::{MediaFeature, SetDeviceMetricsOverrideParams};
-use chromiumoxide::page::{Page, ScreenshotParams};
-use futures::StreamExt as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use thirtyfour::cdp::Cdp;
+use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities as _;
+use thirtyfour::prelude::*;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use crate::harness::{Server, pause};
@@ -21,10 +24,10 @@ pub const NARROW: (i64, i64) = (390, 844);
 
 /// A window.
 pub struct Window {
-    browser: Browser,
-    events: JoinHandle<()>,
-    pub page: Page,
+    driver: WebDriver,
     base: String,
+    /// The program that drives the browser; both end with it.
+    program: Child,
     _profile: tempfile::TempDir,
 }
 
@@ -35,32 +38,53 @@ pub fn shots() -> PathBuf {
     folder
 }
 
+/// Starts `chromedriver`; the port that it listens on.
+async fn start_driver() -> (Child, u16) {
+    let mut program = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("chromedriver does not start: is Debian's package `chromium-driver` installed?");
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    // `ChromeDriver was started successfully on port 40123.`
+    let port = loop {
+        let line = lines.next_line().await.unwrap().expect("chromedriver says its port");
+        if let Some((_, port)) = line.split_once("successfully on port ") {
+            break port.trim_end_matches('.').parse().unwrap();
+        }
+    };
+    // What it says later has nowhere to go, and must not stop it.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (program, port)
+}
+
 impl Window {
     pub async fn open(server: &Server) -> Self {
+        crate::harness::install_tls();
         let profile = tempfile::tempdir().unwrap();
-        let config = BrowserConfig::builder()
-            .new_headless_mode()
+        let (program, port) = start_driver().await;
+        let mut wanted = DesiredCapabilities::chrome();
+        for argument in [
+            "--headless=new",
             // Root may run the tests, and Chromium's sandbox wants another user.
-            .no_sandbox()
-            .user_data_dir(profile.path())
-            .viewport(None)
-            .launch_timeout(PATIENCE)
-            .request_timeout(PATIENCE)
-            .args(["disable-gpu", "disable-dev-shm-usage", "hide-scrollbars"])
-            .build()
-            .unwrap();
-        let launched = Browser::launch(config).await;
-        let (browser, mut handler) =
-            launched.expect("Chromium does not start: is Debian's package `chromium` installed?");
-        let events = tokio::spawn(async move { while handler.next().await.is_some() {} });
-        let page = browser.new_page("about:blank").await.unwrap();
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ] {
+            wanted.add_arg(argument).unwrap();
+        }
+        wanted.set("goog:loggingPrefs", json!({ "browser": "ALL" })).unwrap();
+        let driver = WebDriver::new(format!("http://127.0.0.1:{port}"), wanted).await;
+        let driver = driver.expect("Chromium does not start: is Debian's package `chromium` installed?");
         // By this name, which browsers trust as they trust https.
         let base = format!("http://localhost:{}", server.address.port());
         let window = Self {
-            browser,
-            events,
-            page,
+            driver,
             base,
+            program,
             _profile: profile,
         };
         window.resize(WIDE).await;
@@ -68,30 +92,46 @@ impl Window {
     }
 
     pub async fn close(mut self) {
-        self.browser.close().await.unwrap();
-        self.browser.wait().await.unwrap();
-        self.events.abort();
+        self.driver.quit().await.unwrap();
+        self.program.kill().await.unwrap();
+    }
+
+    /// A command of Chromium's own protocol (<https://chromedevtools.github.io/devtools-protocol/>).
+    async fn tell(&self, method: &str, parameters: Value) -> Value {
+        let cdp: Cdp = self.driver.cdp();
+        cdp.send_raw(method, parameters).await.unwrap()
     }
 
     pub async fn resize(&self, (width, height): (i64, i64)) {
-        let size = SetDeviceMetricsOverrideParams::new(width, height, 1.0, false);
-        self.page.execute(size).await.unwrap();
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.tell("Emulation.setDeviceMetricsOverride", size).await;
     }
 
     /// `light` or `dark`.
     pub async fn colours(&self, scheme: &str) {
-        let wants = MediaFeature::new("prefers-color-scheme", scheme);
-        self.page.emulate_media_features(vec![wants]).await.unwrap();
+        let wants = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.tell("Emulation.setEmulatedMedia", wants).await;
     }
 
     pub async fn go(&self, path: &str) {
-        self.page.goto(format!("{}{path}", self.base)).await.unwrap();
+        self.driver.goto(format!("{}{path}", self.base)).await.unwrap();
     }
 
-    /// What an expression is in the page.
-    pub async fn ask(&self, script: &str) -> Value {
-        let answer = self.page.evaluate(script).await;
-        answer.map_or(Value::Null, |answer| answer.value().cloned().unwrap_or(Value::Null))
+    /// Runs a script in the page.
+    pub async fn run(&self, script: &str) {
+        self.driver.execute(script, Vec::new()).await.unwrap();
+    }
+
+    /// What an expression is in the page, or what its promise becomes; `null` where the page is just being left.
+    pub async fn ask(&self, expression: &str) -> Value {
+        let answer = self.driver.execute(format!("return ({expression})"), Vec::new()).await;
+        answer.map_or(Value::Null, |answer| answer.json().clone())
+    }
+
+    /// What the browser complained of since it was asked last.
+    pub async fn complaints(&self) -> Vec<String> {
+        let entries = self.driver.get_log("browser").await.unwrap();
+        entries.into_iter().map(|entry| entry.message).collect()
     }
 
     /// Waits until an expression is true in the page.
@@ -159,37 +199,39 @@ impl Window {
         self.ask(&format!("({found}.click(), true)")).await;
     }
 
+    /// What a selector finds first.
+    async fn find(&self, selector: &str) -> WebElement {
+        let found = self.driver.find(By::Css(selector)).await;
+        found.unwrap_or_else(|error| panic!("{selector}: {error}"))
+    }
+
     /// Clicks a box, as a person does.
     pub async fn tick(&self, selector: &str) {
-        let found = self.page.find_element(selector).await.unwrap();
-        found.click().await.unwrap();
+        self.find(selector).await.click().await.unwrap();
     }
 
     /// Types into a field, in place of what stands there.
     pub async fn fill(&self, selector: &str, text: &str) {
-        let field = self
-            .page
-            .find_element(selector)
-            .await
-            .unwrap_or_else(|error| panic!("{selector}: {error}"));
+        let field = self.find(selector).await;
         self.ask(&format!("document.querySelector({}).value = ''", json!(selector)))
             .await;
-        field.focus().await.unwrap();
-        field.type_str(text).await.unwrap();
+        field.send_keys(text).await.unwrap();
     }
 
-    /// Types where the focus is, and presses Enter.
+    /// Types on something that has the focus then, and presses Enter.
     pub async fn type_keys(&self, selector: &str, text: &str) {
-        let field = self.page.find_element(selector).await.unwrap();
-        field.focus().await.unwrap();
-        field.type_str(text).await.unwrap();
-        field.press_key("Enter").await.unwrap();
+        self.ask(&format!("document.querySelector({}).focus()", json!(selector)))
+            .await;
+        let keys = self.driver.action_chain().send_keys(text + Key::Enter);
+        keys.perform().await.unwrap();
     }
 
     /// A picture of the whole page.
     pub async fn shot(&self, name: &str) {
-        let whole = ScreenshotParams::builder().full_page(true).build();
-        let picture = self.page.screenshot(whole).await.unwrap();
+        let picture = self
+            .tell("Page.captureScreenshot", json!({ "captureBeyondViewport": true }))
+            .await;
+        let picture = BASE64.decode(picture["data"].as_str().unwrap()).unwrap();
         std::fs::write(shots().join(format!("{name}.png")), picture).unwrap();
     }
 
@@ -216,8 +258,15 @@ impl Window {
         self.resize(WIDE).await;
     }
 
-    /// Another window of the same browser.
-    pub async fn new_window(&self, url: &str) -> Page {
-        self.browser.new_page(url).await.unwrap()
+    /// What an address shows in a window of its own.
+    pub async fn source_of(&self, url: &str) -> String {
+        let here = self.driver.window().await.unwrap();
+        let other = self.driver.new_tab().await.unwrap();
+        self.driver.switch_to_window(other).await.unwrap();
+        self.driver.goto(url).await.unwrap();
+        let source = self.driver.source().await.unwrap();
+        self.driver.close_window().await.unwrap();
+        self.driver.switch_to_window(here).await.unwrap();
+        source
     }
 }

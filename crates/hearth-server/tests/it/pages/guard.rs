@@ -251,6 +251,11 @@ async fn hostile_texts_are_shown_as_they_are_written() {
             project.clone(),
             format!("{project}/setup"),
             boot,
+            format!("{project}/history?show=boots&text={search}"),
+            format!("{project}/history?before={search}"),
+            format!("{project}/advice?days={search}&target={search}"),
+            format!("/audit?project={search}"),
+            format!("/charts?range={search}&project={}", project.rsplit('/').next().unwrap()),
             format!("/sign-in?next={search}"),
         ] {
             let page = person.get(&path).await.text().await.unwrap();
@@ -299,6 +304,10 @@ async fn no_page_holds_a_token_a_variable_or_a_credential() {
         "/charts".to_owned(),
         "/host".to_owned(),
         "/tokens".to_owned(),
+        "/audit".to_owned(),
+        format!("{project}/history"),
+        format!("{project}/history?show=boots"),
+        format!("{project}/advice"),
         format!("/instances/{vm}"),
         format!("/instances/{vm}/inside"),
         format!("/instances/{vm}/terminal"),

@@ -102,16 +102,49 @@ async fn project_is_made_tested_enabled_claimed_and_deleted_without_a_script() {
     person.send(&format!("{vm}/pause"), &[]).await;
     assert!(person.page(&vm).await.contains("The VM is paused"));
     person.send(&format!("{vm}/resume"), &[]).await;
-    let charts = person.page("/charts").await;
-    assert!(
-        charts.contains("<rect class=\"ready\"") && charts.contains("Wait, median"),
-        "{charts}"
-    );
+    let charts = person.until("/charts", "<rect class=\"ready\"").await;
+    assert!(charts.contains("Wait, median"), "{charts}");
+    let own = format!("/charts?range=7d&project={}", project.rsplit('/').next().unwrap());
+    let charts = person.until(&own, "Time by step").await;
+    for part in [
+        "Ready against target",
+        "<line class=\"target\"",
+        "VM-hours, claimed",
+        "warm_pool_setup",
+    ] {
+        assert!(charts.contains(part), "{part}: {charts}");
+    }
     assert_eq!(
         person.send(&format!("{vm}/release"), &[]).await,
         "/claims?done=released"
     );
     assert!(!person.page("/claims").await.contains("task-1"));
+
+    // What was is still told.
+    let claims = person
+        .until(&format!("{project}/history?text=TASK-1"), "released")
+        .await;
+    assert!(claims.contains("task-1"), "{claims}");
+    let none = person
+        .page(&format!("{project}/history?text=task-2&troubled=true"))
+        .await;
+    assert!(none.contains("The history has no such claim."), "{none}");
+    let boots = person.page(&format!("{project}/history?show=boots")).await;
+    assert!(boots.contains(&format!("{project}/history/{id}")), "{boots}");
+    let log = person.page(&format!("{project}/history/{id}")).await;
+    assert!(
+        log.contains("warm_pool_setup") && log.contains("made for test"),
+        "{log}"
+    );
+    let advice = person.page(&format!("{project}/advice?target=3")).await;
+    assert!(advice.contains("Suggested") && advice.contains("Asked for"), "{advice}");
+    let wrong = person.page(&format!("{project}/advice?days=1000")).await;
+    assert!(wrong.contains("role=\"alert\"") && wrong.contains("days"), "{wrong}");
+    let audit = person.until("/audit", "release_instance").await;
+    assert!(
+        audit.contains("create_project") && audit.contains("422 refused"),
+        "{audit}"
+    );
 
     let slip = person.post(&format!("{project}/delete"), &[("name", "shopp")]).await;
     assert_eq!(slip.status(), StatusCode::UNPROCESSABLE_ENTITY);

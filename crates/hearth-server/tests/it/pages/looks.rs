@@ -1,7 +1,7 @@
 //! What assistive technology makes of the pages, checked by axe-core in Chromium.
 
 use hearth_drivers::fake::FakeOptions;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::browser::{NARROW, WIDE, Window};
 use super::story::sign_in;
@@ -34,10 +34,15 @@ async fn axe_finds_nothing_serious_on_any_page() {
         project.clone(),
         format!("{project}/setup"),
         format!("{project}/boots/{}", boot["id"].as_str().unwrap()),
+        format!("{project}/history"),
+        format!("{project}/history?show=boots"),
+        format!("{project}/history/{}", boot["id"].as_str().unwrap()),
+        format!("{project}/advice"),
         "/claims".to_owned(),
-        "/charts".to_owned(),
+        format!("/charts?project={}", project.rsplit('/').next().unwrap()),
         "/host".to_owned(),
         "/tokens".to_owned(),
+        "/audit".to_owned(),
         vm.clone(),
         format!("{vm}/files"),
         format!("{vm}/terminal"),
@@ -66,9 +71,8 @@ async fn faults(window: &Window, place: &str) -> Vec<String> {
             where: one.nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary),
         })),
     }))";
-    window.page.evaluate(AXE).await.unwrap();
-    let found = window.page.evaluate(RUN).await.unwrap();
-    let found = found.value().cloned().unwrap_or(Value::Null);
+    window.run(AXE).await;
+    let found = window.ask(RUN).await;
     // It did look: a page without a heading, a language or names for its parts passes few of its rules.
     assert!(found["passed"].as_u64() > Some(15), "{place}: {found:#}");
     let faults = found["faults"].as_array().cloned().unwrap_or_default();

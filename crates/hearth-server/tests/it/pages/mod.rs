@@ -6,11 +6,13 @@ mod lists;
 mod looks;
 mod story;
 
+use std::time::Instant;
+
 use reqwest::header::{ACCEPT, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 
-use crate::harness::{Server, install_tls};
+use crate::harness::{SOON, Server, install_tls, pause};
 
 /// Somebody with a browser that has no scripts.
 pub struct Person {
@@ -70,6 +72,19 @@ impl Person {
         let text = answer.text().await.unwrap();
         assert_eq!(status, StatusCode::OK, "{path}: {text}");
         text
+    }
+
+    /// The same once it has this: some things are written a moment later.
+    pub async fn until(&self, path: &str, part: &str) -> String {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let page = self.page(path).await;
+            if page.contains(part) {
+                return page;
+            }
+            assert!(Instant::now() < deadline, "{path} never had {part}: {page}");
+            pause().await;
+        }
     }
 
     /// A form of one of the pages.

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
-use futures::StreamExt as _;
 use hearth_drivers::fake::{ExecRule, FakeOptions, Special};
 use reqwest::Method;
 use serde_json::json;
@@ -55,8 +53,6 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     let (server, driver) = Server::fake(fake).await;
     driver.listen(3000, ports::serve().await);
     let window = Window::open(&server).await;
-    let mut entries = window.page.event_listener::<EventEntryAdded>().await.unwrap();
-    window.page.enable_log().await.unwrap();
     window.go("/").await;
     window.is_at("/sign-in").await;
     window.shots("sign-in").await;
@@ -109,12 +105,7 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
 
     // The keyboard moves a command.
     window.go(&format!("{project}/setup")).await;
-    let up = window
-        .page
-        .find_element("[data-row]:nth-child(2) [data-move=up]")
-        .await
-        .unwrap();
-    up.focus().await.unwrap().press_key("Enter").await.unwrap();
+    window.type_keys("[data-row]:nth-child(2) [data-move=up]", "").await;
     window
         .until("document.querySelector('[data-row] input[name=name]').value === 'build'")
         .await;
@@ -150,11 +141,9 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     let link = window
         .ask("[...document.querySelectorAll('a')].find(a => a.innerText.startsWith('Open preview')).href")
         .await;
-    let preview = window.new_window(link.as_str().unwrap()).await;
-    let shown = preview.content().await.unwrap();
+    let shown = window.source_of(link.as_str().unwrap()).await;
     assert!(shown.contains("localhost:3000"), "{shown}");
     assert!(!shown.contains("hearth_session"), "{shown}");
-    preview.close().await.unwrap();
 
     window.go(&format!("{vm}/terminal")).await;
     window.sees("Connected").await;
@@ -174,13 +163,20 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     window.go(&format!("{vm}/files")).await;
     window.sees("notes.txt").await;
     window.shots("files").await;
+    let id = project.rsplit('/').next().unwrap();
     for (path, name) in [
-        ("/claims", "claims"),
-        ("/charts", "charts"),
-        ("/host", "host"),
-        ("/tokens", "tokens"),
+        ("/claims".to_owned(), "claims"),
+        ("/charts".to_owned(), "charts"),
+        (format!("/charts?project={id}"), "charts-project"),
+        (format!("{project}/history"), "history"),
+        (format!("{project}/history?show=boots"), "history-boots"),
+        (format!("{project}/history/{boot}"), "history-boot"),
+        (format!("{project}/advice?target=3"), "advice"),
+        ("/host".to_owned(), "host"),
+        ("/tokens".to_owned(), "tokens"),
+        ("/audit".to_owned(), "audit"),
     ] {
-        window.go(path).await;
+        window.go(&path).await;
         window.until("document.readyState === 'complete'").await;
         if name == "host" {
             window
@@ -195,12 +191,9 @@ async fn newcomer_comes_from_sign_in_to_a_preview_in_the_browser() {
     window.sees("VM released").await;
     window.click("Sign out").await;
     window.is_at("/sign-in").await;
-    window.close().await;
     // The policy of the pages refuses what they try themselves: nothing.
-    let mut said = Vec::new();
-    while let Ok(Some(entry)) = tokio::time::timeout(Duration::ZERO, entries.next()).await {
-        said.push(format!("{} {:?}", entry.entry.text, entry.entry.url));
-    }
+    let said = window.complaints().await;
+    window.close().await;
     let refused: Vec<_> = said
         .iter()
         .filter(|text| text.contains("Content Security Policy"))
@@ -339,9 +332,8 @@ async fn real_vm_is_typed_into_and_looked_at_in_the_browser() {
     let link = window
         .ask("[...document.querySelectorAll('a')].find(a => a.innerText.startsWith('Open preview')).href")
         .await;
-    let preview = window.new_window(link.as_str().unwrap()).await;
-    assert!(preview.content().await.unwrap().contains("from the real VM"));
-    preview.close().await.unwrap();
+    let shown = window.source_of(link.as_str().unwrap()).await;
+    assert!(shown.contains("from the real VM"), "{shown}");
     window.click("Release").await;
     window.sees("VM released").await;
     window.close().await;

@@ -174,6 +174,16 @@ pub(crate) struct TestArgs {
     commands: SetupArgs,
 }
 
+/// Tests what is saved.
+pub(crate) async fn test_again(globals: &Globals, project: String) -> Result<u8, Failure> {
+    let args = TestArgs {
+        project,
+        no_cache: false,
+        commands: SetupArgs::Unsaid,
+    };
+    test::run(globals, &args).await
+}
+
 pub(crate) async fn run(globals: &Globals, command: PoolCommand) -> Result<u8, Failure> {
     match command {
         PoolCommand::Set(args) => set(globals, args).await,

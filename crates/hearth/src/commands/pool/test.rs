@@ -225,9 +225,10 @@ fn next_fix(step: &str, project: &str) -> Option<String> {
             "{}   (is the address right, is the branch there, can the host reach it?)",
             hint::command(["project", "edit", project])
         )),
-        StepName::InitRepo => {
-            Some("change .capy/settings.json (or .hearth/settings.json) in the repository, and push".to_owned())
-        }
+        StepName::InitRepo => Some(
+            "change .capy/settings.json (or .hearth/settings.json, or what was imported) in the repository, and push"
+                .to_owned(),
+        ),
         StepName::ProjectSetup => Some(hint::command(["project", "edit", project])),
         StepName::RepoSetup => Some(hint::command(["setup", "edit", project])),
         // It keeps the other commands, which `set` would replace.

@@ -65,7 +65,15 @@ impl Traces {
 
 /// From here on there is a log, and traces where an endpoint is named.
 pub(super) fn start(format: LogFormat, endpoint: Option<&str>) -> Result<Traces, Failure> {
-    let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Of the calls of agents the library would write each with all it says, which may be a secret; the audit log has who did what.
+    let quiet = || "rmcp=warn".parse().ok();
+    let filter = || {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        match quiet() {
+            Some(quiet) => filter.add_directive(quiet),
+            None => filter,
+        }
+    };
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match format {
         LogFormat::Text => log

@@ -1,0 +1,139 @@
+//! How a pool went over time, read from the history and the events: what charts are drawn from.
+
+use hearth_api::claim::ClaimSource;
+use hearth_api::event::EventKind;
+use hearth_api::explain::MissCause;
+use hearth_api::ids::ProjectId;
+use jiff::Timestamp;
+
+use super::history::named;
+use super::{Store, StoreError, millis, timestamp};
+
+/// Most rows of one kind that are read: the newest.
+const MOST: u32 = 50_000;
+
+/// From when until when something was; `None` while it still is.
+pub type Span = (Timestamp, Option<Timestamp>);
+
+/// How a pool went.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PoolCourse {
+    /// When VMs waited ready.
+    pub ready: Vec<Span>,
+    /// When VMs were claimed.
+    pub claimed: Vec<Span>,
+    /// The target size from then on, in order; 0 while the pool was disabled.
+    pub targets: Vec<(Timestamp, u64)>,
+    /// Names of steps that ended well, and how long each took, milliseconds. Those that came from a checkpoint took none.
+    pub steps: Vec<(String, u64)>,
+}
+
+/// A claim of the history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimTold {
+    pub at: Timestamp,
+    pub source: ClaimSource,
+    pub wait_ms: u64,
+    /// Why it was not warm.
+    pub cause: Option<MissCause>,
+}
+
+fn spans(rows: Vec<(i64, Option<i64>)>) -> Result<Vec<Span>, StoreError> {
+    let span = |(begin, end): (i64, Option<i64>)| Ok((timestamp(begin)?, end.map(timestamp).transpose()?));
+    rows.into_iter().map(span).collect()
+}
+
+impl Store {
+    /// How a pool went since then.
+    pub async fn pool_course(&self, project: &ProjectId, since: Timestamp) -> Result<PoolCourse, StoreError> {
+        let ready = sqlx::query_as(
+            "SELECT b.ended_at, nullif(min(coalesce(c.claimed_at, ?4), coalesce(b.gone_at, ?4)), ?4) AS until
+             FROM boot_history b LEFT JOIN claim_history c ON c.instance_id = b.instance_id
+             WHERE b.project_id = ?1 AND b.outcome = 'ready' AND b.purpose = 'pool' AND (until IS NULL OR until >= ?2)
+             ORDER BY b.ordered_at DESC LIMIT ?3",
+        )
+        .bind(project.as_str())
+        .bind(millis(since))
+        .bind(MOST)
+        .bind(i64::MAX)
+        .fetch_all(&self.read)
+        .await?;
+        let claimed = sqlx::query_as(
+            "SELECT claimed_at, ended_at FROM claim_history
+             WHERE project_id = ?1 AND (ended_at IS NULL OR ended_at >= ?2) ORDER BY claimed_at DESC LIMIT ?3",
+        )
+        .bind(project.as_str())
+        .bind(millis(since))
+        .bind(MOST)
+        .fetch_all(&self.read)
+        .await?;
+        // The last change before `since` says how it began.
+        let targets: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT at, CASE WHEN detail ->> 'enabled' THEN coalesce(detail ->> 'targetSize', 0) ELSE 0 END FROM event
+             WHERE project_id = ?1 AND kind = ?2
+               AND at >= coalesce((SELECT max(at) FROM event WHERE project_id = ?1 AND kind = ?2 AND at < ?3), ?3)
+             ORDER BY id LIMIT ?4",
+        )
+        .bind(project.as_str())
+        .bind(EventKind::PoolChanged.as_str())
+        .bind(millis(since))
+        .bind(MOST)
+        .fetch_all(&self.read)
+        .await?;
+        let targets = targets
+            .into_iter()
+            .map(|(at, target)| Ok((timestamp(at)?, u64::try_from(target).unwrap_or(0))));
+        let steps: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT detail ->> 'step', detail ->> 'durationMs' FROM event
+             WHERE project_id = ?1 AND kind = ?2 AND at >= ?3 AND detail ->> 'status' = 'success' AND detail ->> 'durationMs' > 0
+             ORDER BY id DESC LIMIT ?4",
+        )
+        .bind(project.as_str())
+        .bind(EventKind::InstanceStep.as_str())
+        .bind(millis(since))
+        .bind(MOST)
+        .fetch_all(&self.read)
+        .await?;
+        let steps = steps
+            .into_iter()
+            .map(|(step, took)| (step, u64::try_from(took).unwrap_or(0)));
+        Ok(PoolCourse {
+            ready: spans(ready)?,
+            claimed: spans(claimed)?,
+            targets: targets.collect::<Result<_, StoreError>>()?,
+            steps: steps.collect(),
+        })
+    }
+
+    /// The claims of a tenant's history since then, or of one project's, of projects alone whose names begin so; the newest where there are very many.
+    pub async fn claims_told(
+        &self,
+        tenant: &str,
+        project: Option<&ProjectId>,
+        name_prefix: Option<&str>,
+        since: Timestamp,
+    ) -> Result<Vec<ClaimTold>, StoreError> {
+        let rows: Vec<(i64, String, i64, Option<String>)> = sqlx::query_as(
+            "SELECT claimed_at, source, wait_ms, cause FROM claim_history JOIN project ON project.id = project_id
+             WHERE project.tenant = ?1 AND (?2 IS NULL OR project_id = ?2) AND claimed_at >= ?3
+               AND (?5 IS NULL OR substr(project.name, 1, length(?5)) = ?5)
+             ORDER BY claimed_at DESC LIMIT ?4",
+        )
+        .bind(tenant)
+        .bind(project.map(ProjectId::as_str))
+        .bind(millis(since))
+        .bind(MOST)
+        .bind(name_prefix)
+        .fetch_all(&self.read)
+        .await?;
+        let told = |(at, source, wait_ms, cause): (i64, String, i64, Option<String>)| {
+            Ok(ClaimTold {
+                at: timestamp(at)?,
+                source: named("claim_history.source", &source)?,
+                wait_ms: u64::try_from(wait_ms).unwrap_or_default(),
+                cause: cause.map(|cause| named("claim_history.cause", &cause)).transpose()?,
+            })
+        };
+        rows.into_iter().map(told).collect()
+    }
+}
