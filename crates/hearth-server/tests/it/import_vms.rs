@@ -107,14 +107,13 @@ async fn examples(server: &Server, project: &str) {
         .expect("HEARTH_EXAMPLES is not set: `cargo xtask test NAME` installs what the examples need and sets it");
     let installed = PathBuf::from(installed);
     let python = |name: &str| installed.join(name).join("bin/python");
+    let tsx = installed.join("typescript/node_modules/.bin/tsx");
     let all = [
         ("curl/run.sh", PathBuf::from("/bin/bash"), ""),
         ("python/with_httpx.py", python("python"), ""),
-        (
-            "typescript/with_fetch.ts",
-            installed.join("typescript/node_modules/.bin/tsx"),
-            "",
-        ),
+        ("python/with_e2b.py", python("python"), ""),
+        ("typescript/with_fetch.ts", tsx.clone(), ""),
+        ("typescript/with_e2b.ts", tsx, ""),
         (
             "mini-swe-agent/run.py",
             python("mini-swe-agent"),
@@ -129,13 +128,21 @@ async fn examples(server: &Server, project: &str) {
             continue;
         }
         let folder = tempfile::tempdir().unwrap();
+        let mut script = Path::new(EXAMPLES).join(example);
+        if example.starts_with("typescript") {
+            // Node.js looks for modules beside the script.
+            let beside = installed.join(example);
+            std::fs::copy(&script, &beside).unwrap();
+            script = beside;
+        }
+        let url = format!("http://{}", server.address);
         let mut command = Command::new(program);
+        command.arg(script).current_dir(folder.path());
+        command.env("HEARTH_URL", &url).env("HEARTH_TOKEN", &server.token);
+        command.env("E2B_API_KEY", &server.token);
         command
-            .arg(Path::new(EXAMPLES).join(example))
-            .current_dir(folder.path());
-        command
-            .env("HEARTH_URL", format!("http://{}", server.address))
-            .env("HEARTH_TOKEN", &server.token);
+            .env("E2B_API_URL", format!("{url}/e2b"))
+            .env("E2B_SANDBOX_URL", format!("{url}/e2b"));
         command.env("HEARTH_PROJECT", project.trim_start_matches("/projects/"));
         command.env("FOLDER", "/home/app").env("RESULT", "out/report.txt");
         command.env(
