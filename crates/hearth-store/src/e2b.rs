@@ -170,12 +170,14 @@ impl Store {
     pub async fn sandboxes(&self, sight: Sight<'_>) -> Result<Vec<SandboxSeen>, StoreError> {
         let query = format!(
             "{SEEN} AND project.tenant = ?1 AND (?2 IS NULL OR claim.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
+               AND (?4 IS NULL OR substr(project.name, 1, length(?4)) = ?4)
              ORDER BY claim.created_at DESC, claim.instance_id DESC"
         );
         let raw: Vec<Raw> = sqlx::query_as(sqlx::AssertSqlSafe(query))
             .bind(sight.tenant)
             .bind(sight.project.map(ProjectId::as_str))
             .bind(sight.claimed_by.map(TokenId::as_str))
+            .bind(sight.name_prefix)
             .fetch_all(&self.read)
             .await?;
         raw.into_iter().map(SandboxSeen::try_from).collect()
@@ -232,12 +234,15 @@ impl Store {
 
     /// The whole checkpoints with a name, of a tenant or one project, newest first.
     pub async fn checkpoints_in_sight(&self, sight: Sight<'_>) -> Result<Vec<NamedCheckpoint>, StoreError> {
-        let projects: Vec<String> =
-            sqlx::query_scalar("SELECT id FROM project WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2)")
-                .bind(sight.tenant)
-                .bind(sight.project.map(ProjectId::as_str))
-                .fetch_all(&self.read)
-                .await?;
+        let projects: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM project WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2)
+               AND (?3 IS NULL OR substr(name, 1, length(?3)) = ?3)",
+        )
+        .bind(sight.tenant)
+        .bind(sight.project.map(ProjectId::as_str))
+        .bind(sight.name_prefix)
+        .fetch_all(&self.read)
+        .await?;
         let mut found = Vec::new();
         for project in projects {
             found.extend(self.named_checkpoints(&parse("project.id", &project)?).await?);

@@ -442,7 +442,7 @@ async fn a_session_releases_its_vm_when_it_ends_also_after_a_restart_of_the_serv
         .until(SOON, "/claims", |claims| claims["items"] == json!([]))
         .await;
     let events = server
-        .request(Method::GET, "/events?follow=false")
+        .request(Method::GET, "/events?follow=false&last=50")
         .send()
         .await
         .unwrap();

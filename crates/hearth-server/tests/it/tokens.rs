@@ -188,6 +188,19 @@ async fn a_token_of_an_agent_reaches_names_that_begin_so_and_holds_no_more_vms_t
         let (_, found) = ask(Method::GET, path, json!({})).await;
         assert_eq!(found["items"], json!([]), "{path}");
     }
+    // Through E2B's door, too.
+    let e2b = async |path: &str| {
+        let url = format!("http://{}/e2b{path}", server.address);
+        let answer = reqwest::Client::new()
+            .get(url)
+            .header("x-api-key", &token)
+            .send()
+            .await
+            .unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    };
+    assert_eq!(e2b("/v2/sandboxes").await, (StatusCode::OK, "[]".to_owned()));
+    assert_eq!(e2b(&format!("/sandboxes/{foreign}")).await.0, StatusCode::NOT_FOUND);
     let (status, reply) = ask(Method::GET, "/events?follow=false", json!({})).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{reply}");
     for (method, path, body) in [

@@ -174,6 +174,9 @@ fn an_order_of_claude_code_gets_one_vm_with_its_runner_which_is_released_with_it
     let held = claims(&server);
     assert_eq!(held.len(), ORDERS);
     let first = held.iter().find(|claim| claim["taskId"] == "order-0").unwrap();
+    let end: jiff::Timestamp = first["expiresAt"].as_str().unwrap().parse().unwrap();
+    let hours = end.duration_since(jiff::Timestamp::now()).as_hours();
+    assert!((22..=24).contains(&hours), "{first}");
     let [worker] = sessions(&server, id(first)).try_into().unwrap();
     assert_eq!(
         (&worker["tag"], &worker["status"]),
@@ -424,7 +427,11 @@ fn a_thousand_deliveries_of_one_session_of_openai_make_one_vm() {
         let event = asks("sess_1");
         let all = futures::stream::iter(0..1000).map(|_| vendor.deliver(WEBHOOK_KEY, &event));
         let statuses: Vec<u16> = all.buffer_unordered(16).collect().await;
-        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        // Those that came too fast for the token's pace are to be delivered once more.
+        let done = statuses.iter().filter(|status| **status == 200).count();
+        let later = statuses.iter().filter(|status| **status == 503).count();
+        println!("{done} answered as done, {later} to be delivered again");
+        assert!(done > 0 && done + later == 1000, "{statuses:?}");
     });
     let [only] = claims(&server).try_into().unwrap();
     let [worker] = sessions(&server, id(&only)).try_into().unwrap();

@@ -10,6 +10,7 @@ use hearth_api::exec::ExecRequest;
 use hearth_api::find::ProjectFound;
 use hearth_api::session::StartSession;
 use hearth_api::values::{Branch, GuestPath, Name, SessionTag, TaskId, VariableName, VariableValue, Word};
+use jiff::Timestamp;
 
 use super::RelayOptions;
 use super::outcome::Outcome;
@@ -25,6 +26,8 @@ fi
 exec "$@""#;
 /// So often an order that may have another VM gets one after the VM before has ended.
 const MOST_VMS: u32 = 100;
+/// Lease of a VM whose worker does not run yet, minutes: a hook that is killed in between leaves it no longer than that.
+const UNSTARTED_MINUTES: u64 = 10;
 /// Fewest digits of a commit.
 const SHORTEST_COMMIT: usize = 7;
 /// All of them, as SHA-256.
@@ -101,11 +104,21 @@ impl Order {
         let (id, key) = (claim.id.clone(), self.key.clone());
         let request = self.worker(&claim, revision, options)?;
         match client.start_session(&id, &request).await {
-            Ok(_) => Ok(Outcome::Done(format!("the worker of the order {key} runs in {id}"))),
+            Ok(_) => {
+                keep(client, &claim, options).await?;
+                Ok(Outcome::Done(format!("the worker of the order {key} runs in {id}")))
+            }
             // A delivery before this one was faster.
-            Err(ClientError::Api { status: 409, .. }) if has_worker(client, &id).await => Ok(Outcome::Done(format!(
-                "the worker of the order {key} runs in {id} already"
-            ))),
+            Err(ClientError::Api { status: 409, .. }) if has_worker(client, &id).await => {
+                keep(client, &claim, options).await?;
+                Ok(Outcome::Done(format!(
+                    "the worker of the order {key} runs in {id} already"
+                )))
+            }
+            // Its worker ended this moment.
+            Err(error) if error.is_not_found() => {
+                Err(Outcome::Again(format!("the VM of the order {key} has just ended")))
+            }
             Err(error) => {
                 let outcome = Outcome::from(error);
                 // A worker that cannot be started has no use for the VM; where it is not known, the server watches.
@@ -168,7 +181,7 @@ impl Order {
             let body = ClaimRequest {
                 task_id,
                 wait_ms: Some(options.wait.saturating_mul(1000)),
-                ttl_minutes: Some(options.ttl),
+                ttl_minutes: Some(options.ttl.min(UNSTARTED_MINUTES)),
                 ..ClaimRequest::default()
             };
             let claimed = match &revision {
@@ -280,6 +293,27 @@ impl Order {
             [only] => Some(only),
             _ => repos.first().filter(|_| self.repository.is_some()),
         })
+    }
+}
+
+/// Lets the lease of a VM whose worker runs last as long as it may. Where that fails the VM is given back: its worker would end in the middle.
+async fn keep(client: &Client, claim: &ClaimReply, options: &RelayOptions) -> Result<(), Outcome> {
+    let left = claim.expires_at.duration_since(Timestamp::now()).as_mins();
+    let more = options.ttl.saturating_sub(u64::try_from(left).unwrap_or_default() + 1);
+    if more == 0 {
+        return Ok(());
+    }
+    match client.extend_claim(&claim.id, more).await {
+        // It has ended; or a delivery at the same moment has done this, and it would last longer than any lease may.
+        Ok(_)
+        | Err(ClientError::Api {
+            status: 404 | 409 | 422,
+            ..
+        }) => Ok(()),
+        Err(error) => {
+            let _ = client.release(&claim.id).await;
+            Err(error.into())
+        }
     }
 }
 
