@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::draft::Draft;
+use crate::draft::{Draft, MAX_COMMANDS};
 use crate::files::Reader;
 use crate::node::Node;
 use crate::packages::Tool;
@@ -90,7 +90,11 @@ pub(crate) fn take(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Re
     let Some(steps) = job.get("steps")? else {
         return Ok(true);
     };
-    for step in steps.items()? {
+    let all = steps.items()?;
+    if all.len() > MAX_COMMANDS {
+        return Err(steps.fault(format!("has {} steps; at most {MAX_COMMANDS} are read", all.len())));
+    }
+    for step in all {
         Step::read(&step)?.take(reader, draft, &environment)?;
     }
     Ok(true)

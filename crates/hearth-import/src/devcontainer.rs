@@ -33,6 +33,9 @@ const READ: [&str; 17] = [
     "appPort",
 ];
 
+/// Who decides what a machine has.
+const SIZE: &str = "the project's VM size decides, which `hearth import --project` sets";
+
 /// The commands that the format runs before somebody works in the container, in its order.
 const PREPARES: [&str; 3] = ["onCreateCommand", "updateContentCommand", "postCreateCommand"];
 
@@ -335,7 +338,7 @@ fn machine(root: &Node<'_>, draft: &mut Draft) -> Result<(), Fault> {
                     .as_u64()
                     .ok_or_else(|| node.fault("must be a whole number"))?;
                 draft.needs(|needs| needs.cpus = Some(cpus));
-                draft.taken(root.file, &node.place, format!("{cpus} vCPUs"));
+                draft.taken(root.file, &node.place, format!("{cpus} vCPUs; {SIZE}"));
             }
             "memory" | "storage" => {
                 let mib = mebibytes(&node.scalar()?).ok_or_else(|| node.fault("must be a size like 8gb"))?;
@@ -343,7 +346,7 @@ fn machine(root: &Node<'_>, draft: &mut Draft) -> Result<(), Fault> {
                     "memory" => needs.memory_mib = Some(mib),
                     _ => needs.disk_gib = Some(mib.div_ceil(1024)),
                 });
-                draft.taken(root.file, &node.place, format!("{mib} MiB"));
+                draft.taken(root.file, &node.place, format!("{mib} MiB; {SIZE}"));
             }
             _ => draft.left_out(root.file, &node.place, why_not_now(key)),
         }

@@ -31,8 +31,15 @@ pub(crate) fn take(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Re
     steps(reader, draft, file, &options)
 }
 
+/// Longest value of a build argument, bytes.
+const MAX_ARGUMENT: usize = 4096;
+/// So many build arguments a stage may have: each command sets them all.
+const MAX_ARGUMENTS: usize = 50;
+/// A text may become so long by what is put into it, bytes.
+const MAX_TEXT: usize = 64 * 1024;
+
 /// Build arguments, by name.
-type Arguments = Vec<(String, String)>;
+pub(crate) type Arguments = Vec<(String, String)>;
 
 /// One stage of a file.
 pub(crate) struct Stage {
@@ -109,7 +116,8 @@ fn stages(file: &str, all: Vec<Instruction>, options: &Options) -> Result<(Argum
                         ));
                     }
                 };
-                let image = put_in(words[0], &arguments);
+                let image = put_in(words[0], &arguments, false);
+                let image = image.map_err(|what| Fault::new(file, instruction.place(), what))?;
                 stages.push(Stage {
                     from: instruction,
                     image,
@@ -117,7 +125,8 @@ fn stages(file: &str, all: Vec<Instruction>, options: &Options) -> Result<(Argum
                     instructions: Vec::new(),
                 });
             }
-            ("ARG", None) => argument(&instruction.text, options, &[], &mut arguments),
+            ("ARG", None) => argument(&instruction.text, options, &[], &mut arguments)
+                .map_err(|what| Fault::new(file, instruction.place(), what))?,
             (_, None) => {
                 return Err(Fault::new(
                     file,
@@ -151,21 +160,20 @@ fn chain(stages: &[Stage], at: usize) -> Vec<usize> {
     chain
 }
 
-/// One build argument: what was given for it, else its own value, else what was said before the first stage.
+/// One build argument: what was given for it, else its own value, else what was said before the first stage. The error is a sentence.
 pub(crate) fn argument(
     text: &str,
     options: &Options,
     before: &[(String, String)],
-    arguments: &mut Vec<(String, String)>,
-) {
+    arguments: &mut Arguments,
+) -> Result<(), String> {
     for word in shlex::split(text).unwrap_or_default() {
         let (name, own) = word
             .split_once('=')
             .map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
         let of = |all: &[(String, String)]| {
-            all.iter()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.clone())
+            let found = all.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.clone())
         };
         let platform = match name {
             "TARGETARCH" | "BUILDARCH" => Some("amd64"),
@@ -179,32 +187,43 @@ pub(crate) fn argument(
             .or_else(|| platform.map(str::to_owned));
         if let Some(value) = value.filter(|_| crate::shell::is_name(name)) {
             arguments.retain(|(known, _)| known != name);
+            if value.len() > MAX_ARGUMENT || arguments.len() >= MAX_ARGUMENTS {
+                return Err(format!(
+                    "at most {MAX_ARGUMENTS} build arguments of {MAX_ARGUMENT} bytes are read"
+                ));
+            }
             arguments.push((name.to_owned(), value));
         }
     }
+    Ok(())
 }
 
-/// A text with the values of these: `$NAME`, `${NAME}`, `${NAME:-default}`.
-pub(crate) fn put_in(text: &str, values: &[(String, String)]) -> String {
+/// A text with the values of these: `$NAME`, `${NAME}`, `${NAME:-default}`. `keeps`: other names stay as they are, for a shell to put
+/// in. The error is a sentence.
+pub(crate) fn put_in(text: &str, values: &[(String, String)], keeps: bool) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        let (name, past) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+        let (inner, past) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
             Some((inner, past)) => (inner, past),
             None => {
-                let end = after
-                    .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                    .unwrap_or(after.len());
-                after.split_at(end)
+                let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                after.split_at(end.unwrap_or(after.len()))
             }
         };
-        let (name, default) = name.split_once(":-").unwrap_or((name, ""));
-        let value = values.iter().find(|(known, _)| known == name);
-        out.push_str(value.map_or(default, |(_, value)| value));
+        let (name, default) = inner.split_once(":-").unwrap_or((inner, ""));
+        match values.iter().find(|(known, _)| known == name) {
+            Some((_, value)) => out.push_str(value),
+            None if keeps => out.push_str(&rest[at..rest.len() - past.len()]),
+            None => out.push_str(default),
+        }
+        if out.len() > MAX_TEXT {
+            return Err(format!("becomes longer than {} KiB", MAX_TEXT / 1024));
+        }
         rest = past;
     }
     out.push_str(rest);
-    out
+    Ok(out)
 }

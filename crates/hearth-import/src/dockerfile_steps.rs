@@ -2,7 +2,7 @@
 
 use crate::Fault;
 use crate::base::{Base, base};
-use crate::dockerfile::{Options, Stage, argument, put_in};
+use crate::dockerfile::{Arguments, Options, Stage, argument, put_in};
 use crate::draft::Draft;
 use crate::files::join;
 use crate::instructions::Instruction;
@@ -20,8 +20,8 @@ pub(crate) struct Steps<'a> {
     options: &'a Options,
     /// The folder in the VM that files are copied from.
     context: String,
-    before: Vec<(String, String)>,
-    arguments: Vec<(String, String)>,
+    before: Arguments,
+    arguments: Arguments,
     folder: String,
     shell: Vec<String>,
     /// Where the whole repository is copied to.
@@ -31,12 +31,7 @@ pub(crate) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    pub(crate) fn new(
-        draft: &'a mut Draft,
-        file: &'a str,
-        options: &'a Options,
-        before: Vec<(String, String)>,
-    ) -> Self {
+    pub(crate) fn new(draft: &'a mut Draft, file: &'a str, options: &'a Options, before: Arguments) -> Self {
         let context = match options.context.as_str() {
             "" => draft.workspace.clone(),
             below => format!("{}/{below}", draft.workspace),
@@ -106,7 +101,8 @@ impl<'a> Steps<'a> {
             "RUN" => self.run(instruction),
             "COPY" | "ADD" => self.copy(instruction, stages),
             "ENV" => self.env(instruction)?,
-            "ARG" => argument(&instruction.text, self.options, &self.before, &mut self.arguments),
+            "ARG" => argument(&instruction.text, self.options, &self.before, &mut self.arguments)
+                .map_err(|what| Fault::new(self.file, place, what))?,
             "WORKDIR" => {
                 self.folder = absolute(&self.folder, instruction.text.trim().trim_matches('"'));
                 if self.app.as_ref() != Some(&self.folder) {
@@ -261,7 +257,7 @@ impl<'a> Steps<'a> {
         if let Some(from) = instruction.flag("from") {
             let is_stage =
                 stages.iter().any(|stage| stage.name.as_deref() == Some(from)) || from.parse::<usize>().is_ok();
-            match base(&put_in(from, &self.before)) {
+            match base(&put_in(from, &self.before, false).unwrap_or_default()) {
                 Base::Debian(Some((tool, version))) if !is_stage => {
                     self.draft
                         .need(self.file, &instruction.place(), tool, version.as_deref());
@@ -404,7 +400,7 @@ impl<'a> Steps<'a> {
         let place = instruction.place();
         let text = instruction.text.trim();
         let first = text.split_whitespace().next().unwrap_or_default();
-        let pairs: Vec<(String, String)> = if first.contains('=') {
+        let pairs: Arguments = if first.contains('=') {
             let words = shlex::split(text).ok_or_else(|| Fault::new(self.file, place.clone(), "a quote has no end"))?;
             let pair = |word: String| match word.split_once('=') {
                 Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
@@ -416,25 +412,12 @@ impl<'a> Steps<'a> {
             vec![(name.to_owned(), value.trim().to_owned())]
         };
         for (name, value) in pairs {
-            let value = match self.arguments.is_empty() {
-                true => value,
-                false => self.with_arguments(&value),
-            };
+            // Build arguments are there only while the image is built, so their values are put in.
+            let value = put_in(&value, &self.arguments, true);
+            let value = value.map_err(|what| Fault::new(self.file, place.clone(), what))?;
             self.draft.expanding_variable(self.file, &place, &name, &value);
         }
         Ok(())
-    }
-
-    /// Build arguments are there only while the image is built, so their values are put in.
-    fn with_arguments(&self, value: &str) -> String {
-        let mut value = value.to_owned();
-        for (name, of) in &self.arguments {
-            value = value.replace(&format!("${{{name}}}"), of);
-            if value.contains(&format!("${name}")) && !value.contains(&format!("${name}_")) {
-                value = value.replace(&format!("${name}"), of);
-            }
-        }
-        value
     }
 }
 

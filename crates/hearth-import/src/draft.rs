@@ -8,7 +8,7 @@ use crate::shell::{expanding, keep_variable, quote, shown};
 use crate::{Fault, Imported, Needs, Note, Outcome, Source};
 
 /// So many commands a set-up may have.
-const MAX_COMMANDS: usize = 200;
+pub(crate) const MAX_COMMANDS: usize = 200;
 /// So many keys are told of.
 const MAX_NOTES: usize = 1000;
 
@@ -135,7 +135,7 @@ impl Draft {
     /// The same, without a note of its own, and of no account for whether the checkout is prepared.
     pub(crate) fn run_quietly(&mut self, file: &str, place: &str, text: &str) {
         let text = self.as_user(text);
-        self.commands.push((source(file, place), text));
+        self.run_as_root(file, place, text);
     }
 
     /// What ran so far prepares the checkout.
@@ -145,6 +145,12 @@ impl Draft {
 
     /// A command that is run as root whatever user the files name.
     pub(crate) fn run_as_root(&mut self, file: &str, place: &str, text: String) {
+        // More of them are a fault, and need not be kept for it.
+        let text = if self.commands.len() > MAX_COMMANDS {
+            String::new()
+        } else {
+            text
+        };
         self.commands.push((source(file, place), text));
     }
 

@@ -55,9 +55,11 @@ impl<'a> Node<'a> {
         self.value.as_object().ok_or_else(|| self.wrong("an object"))
     }
 
-    /// What an object says, by key.
+    /// What an object says, in the order of its keys: that of the file is kept by some builds of the parser and not by others.
     pub(crate) fn entries(&self) -> Result<Vec<(&'a str, Self)>, Fault> {
-        let entries = self.object()?.iter();
+        let mut entries: Vec<_> = self.object()?.iter().collect();
+        entries.sort_by_key(|(key, _)| key.as_str());
+        let entries = entries.into_iter();
         Ok(entries
             .map(|(key, value)| (key.as_str(), self.below(key, value)))
             .collect())

@@ -190,7 +190,7 @@ pub async fn serve_with(
     };
     let (shared, stopping) = (state.clone(), stop.clone());
     let pages = move |api| {
-        let others = doors::mcp::routes(&api, stopping).merge(doors::e2b::routes(shared.clone()));
+        let others = doors::mcp::routes(&api, stopping).merge(doors::e2b::routes(shared.clone(), &api));
         web::pages(shared, api, options).merge(others)
     };
     let domain = options.ports_domain.clone();

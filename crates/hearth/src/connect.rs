@@ -27,6 +27,12 @@ const AUTHORITIES: input::Bound = input::Bound {
 
 /// The client for this command.
 pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
+    let (url, token) = server(globals)?;
+    reached(globals, &url, &token)
+}
+
+/// The server of this command, and the token for it.
+pub(crate) fn server(globals: &Globals) -> Result<(String, String), Failure> {
     let token = given_token(globals)?;
     let (url, token) = match (named_url(globals), token) {
         (Some(url), Some(token)) => (url, token),
@@ -43,7 +49,7 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
             (server.url, token)
         }
     };
-    reached(globals, &url, &token)
+    Ok((without_base_path(&url).to_owned(), token))
 }
 
 /// The server's address, if one is named.

@@ -138,6 +138,36 @@ fn depth_and_size_are_bounded() {
 }
 
 #[test]
+fn little_is_not_made_much_of() {
+    let long = "x".repeat(4000);
+    let many = "$A".repeat(30_000);
+    let text = format!("ARG A={long}\nFROM debian{many}\n");
+    assert!(fault("Dockerfile", text.as_bytes()).ends_with("line 2: becomes longer than 64 KiB"));
+    let text = format!("FROM debian\nARG A={long}\nENV B={many}\n");
+    assert!(fault("Dockerfile", text.as_bytes()).ends_with("line 3: becomes longer than 64 KiB"));
+    let text = format!("FROM debian\nARG A={long}{long}\n");
+    let says = fault("Dockerfile", text.as_bytes());
+    assert!(
+        says.ends_with("line 2: at most 50 build arguments of 4096 bytes are read"),
+        "{says}"
+    );
+    // Values that name each other stay what they are.
+    let each: String = (0..40)
+        .map(|at| format!("ARG A{at}=\"$A{0}$A{0}\"\n", at + 1))
+        .collect();
+    let text = format!("FROM debian\n{each}ENV B=$A0\nRUN true\n");
+    let imported = read(&InMemory::of(&[("Dockerfile", text.as_bytes())]), "/home/app").unwrap();
+    assert!(
+        imported.settings.hooks.setup[0]
+            .command()
+            .starts_with("export B=\"$A1$A1\";")
+    );
+    let steps: String = (0..300).map(|_| "      - run: x\n").collect();
+    let text = format!("jobs:\n  copilot-setup-steps:\n    steps:\n{steps}");
+    assert!(fault(COPILOT, text.as_bytes()).ends_with("has 300 steps; at most 200 are read"));
+}
+
+#[test]
 fn anchors_make_neither_circles_nor_much_of_little() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for at in 1..10 {

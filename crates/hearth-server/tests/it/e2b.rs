@@ -319,7 +319,16 @@ async fn a_sandbox_is_paused_at_its_end_and_its_key_and_secrets_are_nowhere() {
         (&shown["state"], &shown["lifecycle"]["onTimeout"]),
         (&json!("running"), &json!("pause"))
     );
-    let audit = server.get("/audit").await.to_string();
+    let log = server.get("/audit?limit=100").await;
+    let noted = |operation: &str| {
+        let id = format!("wpi_{}", made["sandboxID"].as_str().unwrap());
+        let items = log["items"].as_array().unwrap();
+        items
+            .iter()
+            .any(|one| one["operation"] == operation && one["instanceId"] == id.as_str())
+    };
+    assert!(noted("e2b_create_sandbox") && noted("e2b_connect_sandbox"), "{log}");
+    let audit = log.to_string();
     let events = call(&server, &server.token, Method::GET, "/v2/sandboxes", json!({}))
         .await
         .1
@@ -352,7 +361,8 @@ fn client(server: &Server, program: &Path, script: &Path) -> tokio::process::Com
     command
         .arg(script)
         .arg("stories")
-        .env("E2B_API_KEY", &server.token)
+        // As `hearth env e2b` spells it.
+        .env("E2B_API_KEY", server.token.replace("hearth_", "e2b_"))
         .env("E2B_API_URL", &url)
         .env("E2B_SANDBOX_URL", url)
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -389,11 +399,11 @@ async fn e2b_clients_tell_their_stories_against_real_vms() {
     std::os::unix::fs::symlink(clients().join("node_modules"), folder.path().join("node_modules")).unwrap();
     let story = folder.path().join("story.mjs");
     std::fs::copy(scripts().join("story.mjs"), &story).unwrap();
-    let stories = [
-        client(&server, &python, &scripts().join("story_async.py")),
-        client(&server, Path::new("node"), &story),
-    ];
+    let of = |script: &str| client(&server, &python, &scripts().join(script));
+    let stories = [of("story_async.py"), client(&server, Path::new("node"), &story)];
     join_all(stories.map(told)).await;
+    // What others have built on them, and a template.
+    join_all([of("deep_agents.py"), of("openai_agents.py"), of("template.py")].map(told)).await;
 
     // A VM that dies in the middle of a stream ends it.
     let mut command = client(&server, &python, &scripts().join("killed.py"));

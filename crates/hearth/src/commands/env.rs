@@ -69,6 +69,8 @@ pub(crate) enum EnvCommand {
         #[arg(long)]
         personal: bool,
     },
+    /// Print the variables by which E2B's clients use this server: `eval "$(hearth env e2b)"`. The key is your token
+    E2b,
 }
 
 /// `hearth env set`.
@@ -103,6 +105,7 @@ impl std::fmt::Debug for SetArgs {
 
 pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Failure> {
     match command {
+        EnvCommand::E2b => return super::env_e2b::run(globals),
         EnvCommand::Set(args) => {
             // Before the server is asked: a mistake in the arguments needs no server to be seen.
             let body = PutVariables {

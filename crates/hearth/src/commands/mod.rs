@@ -14,6 +14,7 @@ pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod egress;
 pub(crate) mod env;
+mod env_e2b;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;

@@ -35,8 +35,8 @@ fn a_folder_is_read_and_written_to() {
     assert_eq!(
         ran.stdout,
         ".devcontainer/devcontainer.json
-  + hostRequirements.cpus: 3 vCPUs
-  + hostRequirements.memory: 2048 MiB
+  + hostRequirements.cpus: 3 vCPUs; the project's VM size decides, which `hearth import --project` sets
+  + hostRequirements.memory: 2048 MiB; the project's VM size decides, which `hearth import --project` sets
   + image: a VM of Hearth's image stands in for debian
   + updateContentCommand: `npm ci` runs in the set-up
   + updateContentCommand: runs after each checkout, too

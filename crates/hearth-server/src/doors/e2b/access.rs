@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::audited::Asked;
 use super::fault::{Code, Fault, Refusal};
 use crate::http::{ApiError, AppState, Caller, Inside, reach};
 use crate::store::{InstanceRow, SandboxSeen};
@@ -55,16 +56,17 @@ impl FromRequestParts<AppState> for Key {
             let why = "send a Hearth token as the API key: set E2B_API_KEY";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, why));
         };
-        Caller::of_token(state, &our_spelling(key))
-            .await
-            .map(Self)
-            .map_err(|error| match error.code() {
+        let caller = Caller::of_token(state, &our_spelling(key)).await.map_err(|error| match error.code() {
                 ErrorCode::Unauthorized => {
                     let why = "this API key is not a Hearth token that is valid here: check E2B_API_KEY, and that E2B_API_URL is this server";
                     Refusal::new(StatusCode::UNAUTHORIZED, why)
                 }
                 _ => error.into(),
-            })
+            })?;
+        if let Some(asked) = parts.extensions.get::<Asked>() {
+            asked.note(&caller.0);
+        }
+        Ok(Self(caller))
     }
 }
 

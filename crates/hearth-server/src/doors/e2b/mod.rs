@@ -5,6 +5,7 @@
 //! above the version that is replied ([`wire::ENVD_VERSION`]), so that no client dares it.
 
 mod access;
+mod audited;
 mod body;
 mod fault;
 mod files;
@@ -19,17 +20,19 @@ mod network;
 mod pause;
 mod process;
 mod sandboxes;
+mod steps;
 mod stream;
+mod templates;
 mod users;
 mod variables;
 mod watch;
 mod wire;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn_with_state, map_request};
 use axum::routing::{any, delete, get, post, put};
+use axum::{Extension, Router};
 use serde_json::json;
 use tower_http::compression::{CompressionLayer, CompressionLevel};
 use tower_http::decompression::RequestDecompressionLayer;
@@ -44,8 +47,8 @@ pub use pause::run;
 /// Below this everything is.
 pub const PREFIX: &str = "/e2b";
 
-/// Everything below [`PREFIX`].
-pub fn routes(state: AppState) -> Router<AppState> {
+/// Everything below [`PREFIX`]. `api` is Hearth's own, for what it does already.
+pub fn routes(state: AppState, api: &Router) -> Router<AppState> {
     let control = Router::new()
         .route("/sandboxes", post(sandboxes::create).get(list::list_running))
         .route("/v2/sandboxes", post(sandboxes::create).get(list::list))
@@ -63,7 +66,19 @@ pub fn routes(state: AppState) -> Router<AppState> {
         .route("/sandboxes/{id}/metrics", get(metrics::list))
         .route("/sandboxes/{id}/logs", get(logs))
         .route("/v2/sandboxes/{id}/logs", get(logs))
-        .route("/templates/{id}", delete(delete_template));
+        .route("/v3/templates", post(templates::begin))
+        .route("/v2/templates", get(templates::list))
+        .route("/templates", get(templates::list))
+        .route("/templates/aliases/{name}", get(templates::alias))
+        .route("/templates/{id}", delete(delete_template))
+        .route(
+            "/templates/{id}/files/{hash}",
+            get(templates::archive).put(templates::upload),
+        )
+        .route("/v2/templates/{id}/builds/{build}", post(templates::build))
+        .route("/templates/{id}/builds/{build}/status", get(templates::status))
+        .layer(Extension(templates::Api(api.clone())))
+        .layer(from_fn_with_state(state.clone(), audited::write_down));
     let files = Router::new()
         .route("/files", get(files::read).post(files::write))
         .layer(DefaultBodyLimit::disable())

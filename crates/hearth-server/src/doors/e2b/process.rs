@@ -156,7 +156,7 @@ async fn begin(
         }
         SessionStart::NotStarted { reason, .. } => return Err(Fault::wrong(reason)),
     };
-    let time_up = limit.map(|limit| TimeUp::AgentEnds(limit));
+    let time_up = limit.map(TimeUp::AgentEnds);
     let reader = Reader::of_new(state, &sandbox, inside, &info).await;
     Ok(reader.answer(headers, time_up))
 }

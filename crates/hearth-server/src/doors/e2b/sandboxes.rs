@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::access::{Key, access_token, managed, sandbox_id, traffic_token};
+use super::audited::About;
 use super::body::Json;
 use super::fault::Refusal;
 use super::find::{Template, slug_or_id, template};
@@ -78,7 +79,9 @@ pub async fn create(
     }
     tracing::info!(instance = %reply.id, "handed over to a client of E2B");
     let made = made(&state, &headers, &reply.id, &wanted.row.template, from.project());
-    Ok((StatusCode::CREATED, axum::Json(made)).into_response())
+    let mut response = (StatusCode::CREATED, axum::Json(made)).into_response();
+    response.extensions_mut().insert(About(reply.id));
+    Ok(response)
 }
 
 /// What is asked for, checked.

@@ -14,7 +14,7 @@ const THEIR_USER: &str = "user";
 /// That one's home.
 const THEIR_HOME: &str = "/home/user";
 /// Makes that user, with the rights that it has there.
-const MAKE: &str = "id user >/dev/null 2>&1 || useradd --create-home --shell /bin/bash user
+pub const MAKE: &str = "id user >/dev/null 2>&1 || useradd --create-home --shell /bin/bash user
 mkdir -p /home/user && chown user: /home/user
 if [ -d /etc/sudoers.d ]; then
   printf 'user ALL=(ALL:ALL) NOPASSWD: ALL\\n' >/etc/sudoers.d/user && chmod 0440 /etc/sudoers.d/user

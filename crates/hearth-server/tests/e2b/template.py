@@ -1,0 +1,44 @@
+"""A template built from steps by E2B's own Python client, and a sandbox of it."""
+
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+from e2b import BuildException, Sandbox, Template, wait_for_port
+
+name = f"built-{sys.argv[1]}"
+folder = pathlib.Path(tempfile.mkdtemp())
+(folder / "app").mkdir()
+(folder / "app" / "data.txt").write_text("copied\n")
+steps = (
+    Template(file_context_path=str(folder))
+    .from_base_image()
+    .set_envs({"STEP": "two words"})
+    .set_workdir("/srv/app")
+    .copy("app", ".")
+    .run_cmd("cat data.txt; echo $STEP >step; pwd >where")
+    .run_cmd("id -un >/tmp/who", user="user")
+    .set_start_cmd("python3 -m http.server 8000", wait_for_port(8000))
+)
+logs = []
+info = Template.build(steps, name, cpu_count=1, memory_mb=512, on_build_logs=logs.append)
+assert any("copied" in entry.message for entry in logs), [entry.message for entry in logs]
+assert Template.exists(name) and not Template.exists("never-built")
+sandbox = Sandbox.create(name, timeout=600)
+assert sandbox.files.read("/srv/app/where") == "/srv/app\n"
+assert sandbox.commands.run("cat /srv/app/step /tmp/who; echo $STEP").stdout == "two words\nuser\ntwo words\n"
+assert "copied" in sandbox.commands.run("curl -s localhost:8000/data.txt || python3 -c \"import urllib.request as u; print(u.urlopen('http://localhost:8000/data.txt').read().decode())\"").stdout
+sandbox.kill()
+try:
+    Template.build(Template().from_image("python:3.12").run_cmd("true"), name)
+    sys.exit("an image that is not Hearth's")
+except Exception as error:
+    assert "python:3.12" in str(error), error
+try:
+    Template.build(Template().from_base_image().run_cmd("echo it breaks; exit 3"), f"{name}-broken")
+    sys.exit("its set-up fails")
+except BuildException as error:
+    print(f"as it should: {error}")
+print("told")
