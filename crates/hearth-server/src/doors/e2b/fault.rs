@@ -37,6 +37,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What the client is told.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,

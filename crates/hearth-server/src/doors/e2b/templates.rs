@@ -365,10 +365,10 @@ async fn fill_after(state: AppState, api: Api, key: Key, pool: String, boot: Ins
         }
     }
     if let Err(refusal) = api.ask(&key, Method::PATCH, &pool, &json!({ "enabled": true })).await {
+        let why = refusal.message();
         tracing::warn!(
-            ?refusal,
             pool,
-            "the pool of a template that was built could not be enabled"
+            "the pool of a template that was built could not be enabled: {why}"
         );
     }
 }
