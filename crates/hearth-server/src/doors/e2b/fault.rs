@@ -84,6 +84,10 @@ impl Refusal {
         }
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     fn body(&self) -> Value {
         let mut body = json!({ "code": self.status.as_u16(), "message": self.message });
         if let Some(code) = self.error_code {
