@@ -366,7 +366,7 @@ async fn fill_after(state: AppState, api: Api, key: Key, pool: String, boot: Ins
     }
     if let Err(refusal) = api.ask(&key, Method::PATCH, &pool, &json!({ "enabled": true })).await {
         tracing::warn!(
-            ?refusal,
+            why = refusal.message(),
             pool,
             "the pool of a template that was built could not be enabled"
         );
