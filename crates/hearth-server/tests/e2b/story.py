@@ -1,12 +1,9 @@
 """The whole story of a sandbox through E2B's own Python client, unmodified. Ends with an error at the first thing that is not as its
 documentation says. Takes the template's name; where the server is, is in E2B's own variables."""
 
-import base64
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import httpx
 from e2b import (
@@ -60,8 +57,8 @@ assert "Idempotency-Key" in str(error), error
 error = fails(SandboxException, lambda: Sandbox.create("no-such-template", timeout=60))
 assert TEMPLATE in str(error), f"it lists what there is: {error}"
 fails(AuthenticationException, lambda: Sandbox.create(TEMPLATE, api_key="hearth_wrong"))
-theirs = "e2b_" + os.environ["E2B_API_KEY"].removeprefix("hearth_")
-assert Sandbox.connect(sandbox.sandbox_id, api_key=theirs).sandbox_id == sandbox.sandbox_id
+ours = "hearth_" + os.environ["E2B_API_KEY"].removeprefix("e2b_")
+assert Sandbox.connect(sandbox.sandbox_id, api_key=ours).sandbox_id == sandbox.sandbox_id
 
 chapter("commands")
 ran = sandbox.commands.run('printf "%s" "$GREETING"; echo oops >&2')

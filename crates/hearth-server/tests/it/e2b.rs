@@ -422,5 +422,11 @@ async fn e2b_clients_tell_their_stories_against_real_vms() {
         .unwrap()
         .unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    // Those of templates, too: their pools keep VMs.
+    let all = server.get("/projects").await;
+    for one in all["items"].as_array().unwrap() {
+        let path = format!("/projects/{}", one["id"].as_str().unwrap());
+        server.call(Method::DELETE, &path, json!({})).await;
+    }
     clean_up(server, &project).await;
 }
