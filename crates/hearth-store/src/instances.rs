@@ -70,20 +70,14 @@ impl InstanceRow {
         self.state.status(self.failure_reason.is_some())
     }
 
-    /// Whether the end of its VM is written on it: somebody has the VM, or may look into it. One of the pool is replaced instead.
-    #[must_use]
-    pub fn keeps_ended_vm(&self) -> bool {
-        self.state == InstanceState::Claimed || self.state == InstanceState::Ready && self.purpose.is_test()
-    }
-
     /// Memory that its VM counts with, MiB: what was measured while it is paused and cannot grow, else its whole size.
     #[must_use]
     pub fn counts_mib(&self) -> u64 {
         match self.state {
-            // Its process is gone.
-            InstanceState::Claimed | InstanceState::Ready if self.vm_ended.is_some() => 0,
             InstanceState::Ready => self.private_mib.unwrap_or(self.memory_mib),
             InstanceState::Archived => 0,
+            // Its process is gone.
+            InstanceState::Claimed if self.vm_ended.is_some() => 0,
             _ => self.memory_mib,
         }
     }

@@ -83,8 +83,7 @@ impl Store {
         let mut tx = self.write.begin().await?;
         let noted: Option<String> = sqlx::query_scalar(
             "UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3
-             WHERE id = ?1 AND (state = 'claimed' OR state = 'ready' AND purpose IN ('test', 'test-uncached')) AND vm_ended_at IS NULL
-             RETURNING project_id",
+             WHERE id = ?1 AND state = 'claimed' AND vm_ended_at IS NULL RETURNING project_id",
         )
         .bind(id.as_str())
         .bind(millis(now))

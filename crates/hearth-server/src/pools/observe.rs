@@ -219,10 +219,10 @@ impl Observer {
         Ok((world, claimed))
     }
 
-    /// Claimed VMs and those of tests that the driver does not name any more, or names as ended.
+    /// Claimed VMs that the driver does not name any more, or names as ended.
     async fn note_ends(&self, rows: &[InstanceRow], vms: &HashMap<VmId, VmState>) -> Result<(), StoreError> {
         let is_missing = |row: &&InstanceRow| {
-            row.keeps_ended_vm()
+            row.state == InstanceState::Claimed
                 && row.vm_ended.is_none()
                 && !row.being_forked
                 && matches!(vms.get(&row.vm), None | Some(VmState::Stopped))

@@ -39,9 +39,9 @@ impl VmEnds {
         }
     }
 
-    /// Looks at a claimed VM, or a test's; its end, when it has ended. A host that does not say whether it is there says nothing.
+    /// Looks at a claimed VM; its end, when it has ended. A host that does not say whether it is there says nothing.
     pub async fn check(&self, row: &InstanceRow) -> Result<Option<VmEnd>, StoreError> {
-        if !row.keeps_ended_vm() || row.vm_ended.is_some() || row.being_forked {
+        if row.state != InstanceState::Claimed || row.vm_ended.is_some() || row.being_forked {
             return Ok(row.vm_ended.clone());
         }
         let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;
@@ -54,11 +54,7 @@ impl VmEnds {
             let known = self.store.instance(&row.id).await?;
             return Ok(known.and_then(|row| row.vm_ended).or(Some((now, why))));
         }
-        if row.state == InstanceState::Claimed {
-            tracing::error!(instance = %row.id, project = %row.project, "a claimed VM has ended: {why}; its claim stays until it is released");
-        } else {
-            tracing::info!(instance = %row.id, project = %row.project, "the VM of a test has ended: {why}");
-        }
+        tracing::error!(instance = %row.id, project = %row.project, "a claimed VM has ended: {why}; its claim stays until it is released");
         self.connections.forget(&row.vm);
         self.wake.wake();
         Ok(Some((now, why)))

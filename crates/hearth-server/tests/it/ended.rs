@@ -67,25 +67,6 @@ async fn a_claimed_vm_whose_process_is_gone_is_noted_with_its_reason_and_stays_c
 }
 
 #[tokio::test]
-async fn vm_of_a_test_that_is_gone_counts_with_nothing_and_says_when_and_why() {
-    let (server, driver) = Server::fake(FakeOptions::default()).await;
-    let project = server.project(bare_project()).await;
-    let boot = server.test_boot(SOON, &project, json!({})).await;
-    assert!(driver.crash(&vm(&boot)));
-    let path = format!("/instances/{}", boot["id"].as_str().unwrap());
-    let view = server.until(SOON, &path, |it| it["vmEndedAt"].is_string()).await;
-    assert_eq!(view["status"], "ready");
-    let because = view["vmEndedBecause"].as_str().unwrap();
-    assert!(because.contains("its process on the host is gone"), "{because}");
-    let explained = server.get(&format!("{project}/warm-pool/explain")).await;
-    let counted = &explained["instances"][0];
-    assert_eq!(
-        (&counted["memoryMib"], &counted["vmEndedAt"]),
-        (&json!(0), &view["vmEndedAt"])
-    );
-}
-
-#[tokio::test]
 async fn a_claimed_vm_that_ended_while_no_server_ran_is_noted_at_the_start() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let (_, pool) = server.full_pool(1).await;

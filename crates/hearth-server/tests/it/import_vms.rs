@@ -23,6 +23,10 @@ struct Case {
     answer: &'static str,
 }
 
+/// Set to any value: all repositories boot, which takes six minutes under emulation; else the last two.
+const ALL: &str = "HEARTH_IMPORTS_ALL";
+
+/// The examples run in a VM of the last one.
 const CASES: [Case; 4] = [
     Case {
         name: "devcontainer_node",
@@ -30,14 +34,14 @@ const CASES: [Case; 4] = [
         answer: "created\ndev /home/app/tools\npath\nhello",
     },
     Case {
-        name: "devcontainer_dockerfile_and_feature",
-        asks: "cat greeting /etc/said; echo $GREETS; git lfs version | cut -c 1-7",
-        answer: "hello you!\nhello hello\nyes\ngit-lfs\n",
-    },
-    Case {
         name: "dockerfile_python",
         asks: "cat seen; readlink /app; cat who; sudo -u app git status --porcelain; sudo -u app sudo id -un; echo $APP_HOME",
         answer: "home = /app\n1.17.0\n/home/app\napp\n?? seen\n?? who\nroot\n/app\n",
+    },
+    Case {
+        name: "devcontainer_dockerfile_and_feature",
+        asks: "cat greeting /etc/said; echo $GREETS; git lfs version | cut -c 1-7",
+        answer: "hello you!\nhello hello\nyes\ngit-lfs\n",
     },
     Case {
         name: "copilot",
@@ -67,7 +71,12 @@ fn files(name: &str) -> Vec<(String, String)> {
 async fn repositories_boot_by_what_they_say_and_the_examples_run_in_one() {
     let server = server_with(|options| options.command_timeout = COMMAND_TIMEOUT).await;
     let mut last = String::new();
-    for case in CASES {
+    let left_out = if std::env::var_os(ALL).is_some() {
+        0
+    } else {
+        CASES.len() - 2
+    };
+    for case in CASES.into_iter().skip(left_out) {
         // Each is called `app`, in a folder of its own.
         let parent = server.folder.path().join(case.name);
         std::fs::create_dir_all(&parent).unwrap();

@@ -1,4 +1,5 @@
-//! Chromium, driven as a person uses it: clicked, typed into, looked at.
+//! Chromium, driven as a person uses it: clicked, typed into, looked at. `chromedriver` drives it, which is asked by WebDriver's HTTP calls
+//! (<https://www.w3.org/TR/webdriver2/>).
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -6,14 +7,15 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use thirtyfour::cdp::Cdp;
-use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities as _;
-use thirtyfour::prelude::*;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use super::client;
 use crate::harness::{Server, pause};
 
 /// How long a page may take to show something on a busy machine.
@@ -22,9 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub const WIDE: (i64, i64) = (1280, 900);
 pub const NARROW: (i64, i64) = (390, 844);
 
+/// The key of an element's id in WebDriver's answers.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+/// Enter, among WebDriver's names of keys.
+const ENTER: &str = "\u{e007}";
+
 /// A window.
 pub struct Window {
-    driver: WebDriver,
+    http: Client,
+    /// Where the session's calls go.
+    session: String,
     base: String,
     /// The program that drives the browser; both end with it.
     program: Child,
@@ -43,7 +52,7 @@ async fn start_driver() -> (Child, u16) {
     let mut program = Command::new("chromedriver")
         .arg("--port=0")
         .stdout(Stdio::piped())
-        .kill_on_drop(true)
+        .process_group(0)
         .spawn()
         .expect("chromedriver does not start: is Debian's package `chromium-driver` installed?");
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
@@ -59,13 +68,21 @@ async fn start_driver() -> (Child, u16) {
     (program, port)
 }
 
+impl Drop for Window {
+    /// The browser ends with its window, when a test fails too.
+    fn drop(&mut self) {
+        let group = self.program.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = group {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+}
+
 impl Window {
     pub async fn open(server: &Server) -> Self {
-        crate::harness::install_tls();
         let profile = tempfile::tempdir().unwrap();
         let (program, port) = start_driver().await;
-        let mut wanted = DesiredCapabilities::chrome();
-        for argument in [
+        let arguments = [
             "--headless=new",
             // Root may run the tests, and Chromium's sandbox wants another user.
             "--no-sandbox",
@@ -73,33 +90,61 @@ impl Window {
             "--disable-dev-shm-usage",
             "--hide-scrollbars",
             &format!("--user-data-dir={}", profile.path().display()),
-        ] {
-            wanted.add_arg(argument).unwrap();
-        }
-        wanted.set("goog:loggingPrefs", json!({ "browser": "ALL" })).unwrap();
-        let driver = WebDriver::new(format!("http://127.0.0.1:{port}"), wanted).await;
-        let driver = driver.expect("Chromium does not start: is Debian's package `chromium` installed?");
-        // By this name, which browsers trust as they trust https.
-        let base = format!("http://localhost:{}", server.address.port());
-        let window = Self {
-            driver,
-            base,
+        ];
+        let wanted = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": arguments },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
+        let mut window = Self {
+            http: client(),
+            session: format!("http://127.0.0.1:{port}/session"),
+            // By this name, which browsers trust as they trust https.
+            base: format!("http://localhost:{}", server.address.port()),
             program,
             _profile: profile,
         };
+        let wanted = json!({ "capabilities": { "alwaysMatch": wanted } });
+        let made = window.call(Method::POST, "", wanted).await;
+        let made = made.expect("Chromium does not start: is Debian's package `chromium` installed?");
+        window.session = format!("{}/{}", window.session, made["sessionId"].as_str().unwrap());
         window.resize(WIDE).await;
         window
     }
 
-    pub async fn close(mut self) {
-        self.driver.quit().await.unwrap();
-        self.program.kill().await.unwrap();
+    /// A call of the session; its `value`, or what went wrong.
+    async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value, String> {
+        let request = self.http.request(method.clone(), format!("{}{path}", self.session));
+        let request = if method == Method::POST {
+            request.json(&body)
+        } else {
+            request
+        };
+        let answer = request.send().await.unwrap();
+        let is_done = answer.status().is_success();
+        let mut answer: Value = answer.json().await.unwrap();
+        let value = answer["value"].take();
+        if is_done {
+            Ok(value)
+        } else {
+            Err(value["message"].to_string())
+        }
+    }
+
+    /// The same, of one that must be done.
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let done = self.call(Method::POST, path, body).await;
+        done.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub async fn close(self) {
+        self.call(Method::DELETE, "", Value::Null).await.unwrap();
     }
 
     /// A command of Chromium's own protocol (<https://chromedevtools.github.io/devtools-protocol/>).
     async fn tell(&self, method: &str, parameters: Value) -> Value {
-        let cdp: Cdp = self.driver.cdp();
-        cdp.send_raw(method, parameters).await.unwrap()
+        self.post("/goog/cdp/execute", json!({ "cmd": method, "params": parameters }))
+            .await
     }
 
     pub async fn resize(&self, (width, height): (i64, i64)) {
@@ -114,24 +159,29 @@ impl Window {
     }
 
     pub async fn go(&self, path: &str) {
-        self.driver.goto(format!("{}{path}", self.base)).await.unwrap();
+        self.post("/url", json!({ "url": format!("{}{path}", self.base) }))
+            .await;
     }
 
     /// Runs a script in the page.
     pub async fn run(&self, script: &str) {
-        self.driver.execute(script, Vec::new()).await.unwrap();
+        self.post("/execute/sync", json!({ "script": script, "args": [] }))
+            .await;
     }
 
     /// What an expression is in the page, or what its promise becomes; `null` where the page is just being left.
     pub async fn ask(&self, expression: &str) -> Value {
-        let answer = self.driver.execute(format!("return ({expression})"), Vec::new()).await;
-        answer.map_or(Value::Null, |answer| answer.json().clone())
+        let script = json!({ "script": format!("return ({expression})"), "args": [] });
+        self.call(Method::POST, "/execute/sync", script)
+            .await
+            .unwrap_or_default()
     }
 
     /// What the browser complained of since it was asked last.
     pub async fn complaints(&self) -> Vec<String> {
-        let entries = self.driver.get_log("browser").await.unwrap();
-        entries.into_iter().map(|entry| entry.message).collect()
+        let entries = self.post("/se/log", json!({ "type": "browser" })).await;
+        let entries = entries.as_array().cloned().unwrap_or_default();
+        entries.iter().map(|entry| entry["message"].to_string()).collect()
     }
 
     /// Waits until an expression is true in the page.
@@ -199,31 +249,41 @@ impl Window {
         self.ask(&format!("({found}.click(), true)")).await;
     }
 
-    /// What a selector finds first.
-    async fn find(&self, selector: &str) -> WebElement {
-        let found = self.driver.find(By::Css(selector)).await;
-        found.unwrap_or_else(|error| panic!("{selector}: {error}"))
+    /// Does this with what a selector finds first.
+    async fn with(&self, selector: &str, action: &str, body: Value) {
+        let found = self
+            .post("/element", json!({ "using": "css selector", "value": selector }))
+            .await;
+        let id = found[ELEMENT].as_str().unwrap();
+        self.post(&format!("/element/{id}/{action}"), body).await;
     }
 
     /// Clicks a box, as a person does.
     pub async fn tick(&self, selector: &str) {
-        self.find(selector).await.click().await.unwrap();
+        self.with(selector, "click", json!({})).await;
     }
 
     /// Types into a field, in place of what stands there.
     pub async fn fill(&self, selector: &str, text: &str) {
-        let field = self.find(selector).await;
         self.ask(&format!("document.querySelector({}).value = ''", json!(selector)))
             .await;
-        field.send_keys(text).await.unwrap();
+        self.with(selector, "value", json!({ "text": text })).await;
     }
 
     /// Types on something that has the focus then, and presses Enter.
     pub async fn type_keys(&self, selector: &str, text: &str) {
         self.ask(&format!("document.querySelector({}).focus()", json!(selector)))
             .await;
-        let keys = self.driver.action_chain().send_keys(text + Key::Enter);
-        keys.perform().await.unwrap();
+        let stroke = |key: String| {
+            [
+                json!({ "type": "keyDown", "value": key }),
+                json!({ "type": "keyUp", "value": key }),
+            ]
+        };
+        let keys = text.chars().map(String::from).chain([ENTER.to_owned()]);
+        let strokes: Vec<Value> = keys.flat_map(stroke).collect();
+        let actions = json!([{ "type": "key", "id": "keyboard", "actions": strokes }]);
+        self.post("/actions", json!({ "actions": actions })).await;
     }
 
     /// A picture of the whole page.
@@ -260,13 +320,13 @@ impl Window {
 
     /// What an address shows in a window of its own.
     pub async fn source_of(&self, url: &str) -> String {
-        let here = self.driver.window().await.unwrap();
-        let other = self.driver.new_tab().await.unwrap();
-        self.driver.switch_to_window(other).await.unwrap();
-        self.driver.goto(url).await.unwrap();
-        let source = self.driver.source().await.unwrap();
-        self.driver.close_window().await.unwrap();
-        self.driver.switch_to_window(here).await.unwrap();
-        source
+        let here = self.call(Method::GET, "/window", Value::Null).await.unwrap();
+        let other = self.post("/window/new", json!({ "type": "tab" })).await;
+        self.post("/window", json!({ "handle": other["handle"] })).await;
+        self.post("/url", json!({ "url": url })).await;
+        let source = self.call(Method::GET, "/source", Value::Null).await.unwrap();
+        self.call(Method::DELETE, "/window", Value::Null).await.unwrap();
+        self.post("/window", json!({ "handle": here })).await;
+        source.as_str().unwrap().to_owned()
     }
 }
