@@ -23,6 +23,8 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// The crates whose tests run programs of others.
 const USING_OTHERS: [&str; 2] = ["hearth", "hearth-server"];
+/// What the test programs are told to run what needs a real VM, too.
+const ALL: [&str; 2] = ["--", "--include-ignored"];
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-Dwarnings"];
 /// Inner rooms too: a link that leads nowhere misleads readers of the code.
@@ -93,9 +95,19 @@ fn all(stages: &mut Stages) -> Result<()> {
         process::run(cargo().args(["build", "--package", "hearth", "--locked"]))
     })?;
     stages.stage("guest image and contract", || both(image, contract::run))?;
-    stages.stage("tests", || {
-        process::run(tests(&agent, &["--workspace".to_owned()], None).args(libtest_arguments()))
-    })
+    // Those without a VM wait more than they work; each VM takes a processor where it is emulated.
+    let mut done = Ok(());
+    for (name, arguments) in [
+        ("tests", ["--test-threads", "3"].as_slice()),
+        ("tests with real VMs", ["--ignored"].as_slice()),
+    ] {
+        // One that fails is known with all others that fail.
+        done = done.and(stages.stage(name, || {
+            let mut tests = tests(&agent, &["--workspace".to_owned()], None);
+            process::run(tests.arg("--").args(arguments).args(left_out()))
+        }));
+    }
+    done
 }
 
 /// Does two things at the same time; gives what the first one made.
@@ -124,7 +136,7 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
         process::run(workspace::cargo_with_agent(&agent).args(["build", "--package", "hearth", "--locked"]))
     })?;
     let mut list = tests(&agent, &packages, Some(name));
-    let listed = process::output_of(list.args(libtest_arguments()).arg("--list")).unwrap_or_default();
+    let listed = process::output_of(list.args(ALL).args(left_out()).arg("--list")).unwrap_or_default();
     if !listed.lines().any(|line| line.ends_with(": test")) {
         bail!("no test has `{name}` in its name");
     }
@@ -133,7 +145,7 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
         stages.stage("other programs", other_programs)?;
     }
     stages.stage("tests", || {
-        process::run(tests(&agent, &packages, Some(name)).args(libtest_arguments()))
+        process::run(tests(&agent, &packages, Some(name)).args(ALL).args(left_out()))
     })
 }
 
@@ -179,9 +191,9 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
     command
 }
 
-/// What the test programs are told: to run what needs a real VM, too.
-fn libtest_arguments() -> Vec<&'static str> {
-    let mut arguments = vec!["--", "--include-ignored", "--skip", NOT_A_TEST];
+/// What the test programs are told to leave out.
+fn left_out() -> Vec<&'static str> {
+    let mut arguments = vec!["--skip", NOT_A_TEST];
     if !nix::unistd::geteuid().is_root() {
         println!("tests with `{AS_ROOT}` in their names are left out: they need root");
         arguments.extend(["--skip", AS_ROOT]);
