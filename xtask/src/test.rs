@@ -23,6 +23,9 @@ const AGENT_VARIABLE: &str = "HEARTH_AGENT";
 const DATA_VARIABLE: &str = "HEARTH_TEST_DATA";
 /// The crates whose tests run programs of others.
 const USING_OTHERS: [&str; 2] = ["hearth", "hearth-server"];
+/// Set to any value: repositories with set-ups of other tools boot in real VMs, with what those install.
+const IMPORTS_VARIABLE: &str = "HEARTH_IMPORTS_ALL";
+const IMPORTS: &str = "import_vms::";
 /// What the test programs are told to run what needs a real VM, too.
 const ALL: [&str; 2] = ["--", "--include-ignored"];
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
@@ -197,6 +200,12 @@ fn left_out() -> Vec<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         println!("tests with `{AS_ROOT}` in their names are left out: they need root");
         arguments.extend(["--skip", AS_ROOT]);
+    }
+    if std::env::var_os(IMPORTS_VARIABLE).is_none() {
+        println!(
+            "imported repositories do not boot in real VMs, which takes ten minutes: set {IMPORTS_VARIABLE} for that"
+        );
+        arguments.extend(["--skip", IMPORTS]);
     }
     arguments
 }
