@@ -51,6 +51,18 @@ impl Store {
         Ok(known)
     }
 
+    /// Whether a project or the claim of one of its VMs has a policy: asked at every hand-over, so in one statement.
+    pub async fn has_egress(&self, project: &ProjectId, vm: &VmId) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM egress WHERE project_id = ?1)
+                 OR EXISTS (SELECT 1 FROM claim_egress JOIN instance ON instance.id = claim_egress.instance_id WHERE vm_id = ?2)",
+        )
+        .bind(project.as_str())
+        .bind(vm.as_str())
+        .fetch_one(&self.read)
+        .await?)
+    }
+
     /// What one claim may connect to at most; `None` where its project's policy alone says it.
     pub async fn claim_egress(&self, vm: &VmId) -> Result<Option<EgressPolicy>, StoreError> {
         let policy: Option<String> = sqlx::query_scalar(

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use hearth_api::egress::{EgressMode, EgressPolicy, PendingEgress};
 use hearth_api::ids::{InstanceId, ProjectId, VmId};
 use hearth_api::values::{EgressHost, EgressNetwork};
-use hearth_drivers::{Driver, DriverError, Locks};
+use hearth_drivers::{Driver, DriverError, Locks, closed_network};
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +76,7 @@ impl Egress {
 
     /// Whether the project says what its VMs may reach, or the claim of this one does.
     pub async fn is_set(&self, project: &ProjectId, vm: &VmId) -> Result<bool, StoreError> {
-        Ok(self.store.egress(project).await?.is_some() || self.store.claim_egress(vm).await?.is_some())
+        self.store.has_egress(project, vm).await
     }
 
     /// What a VM is to be held to.
@@ -210,13 +210,9 @@ fn narrowed(project: &EgressPolicy, claim: EgressPolicy) -> EgressPolicy {
     }
 }
 
-/// Whether a network lies within those that are not public: only a project opens them.
+/// Whether a network lies within one that is closed to VMs: only a project opens it. One of which the host cannot tell is taken for closed.
 fn is_closed(net: Ipv4Net) -> bool {
-    let address = net.network();
-    let shared = address.octets()[0] == 100 && (64..128).contains(&address.octets()[1]);
-    let special = address.octets()[0] == 0 || address.octets()[0] >= 224;
-    net.prefix_len() > 0
-        && (shared || special || address.is_private() || address.is_loopback() || address.is_link_local())
+    closed_network(net).map_or(true, |closed| closed.is_some())
 }
 
 #[cfg(test)]
@@ -239,6 +235,9 @@ mod tests {
             &["a.example.org", "example.com"],
             &["10.1.0.0/16", "203.0.113.0/24"],
         );
+        // Clouds have their metadata there.
+        let closed = policy(Allow, &[], &["168.63.129.16/32", "192.0.0.0/24", "198.18.0.0/15"]);
+        assert_eq!(narrowed(&policy(Open, &[], &[]), closed), policy(Allow, &[], &[]));
         let of = |project: &EgressPolicy| narrowed(project, wants.clone());
         assert_eq!(
             of(&policy(Open, &[], &[])),
