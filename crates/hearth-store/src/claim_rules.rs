@@ -59,18 +59,9 @@ pub(super) async fn claims_held<'a>(
     from: impl SqliteExecutor<'a>,
     project: &ProjectId,
 ) -> Result<Option<Held>, StoreError> {
-    let found: Option<(i64, i64)> = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL), max_claims
-         FROM project WHERE id = ?1 AND max_claims IS NOT NULL",
-    )
-    .bind(project.as_str())
-    .fetch_optional(from)
-    .await?;
-    let number = |number: i64| u64::try_from(number).unwrap_or_default();
-    Ok(found.map(|(now, most)| Held {
-        now: number(now),
-        most: number(most),
-    }))
+    let asked = "SELECT (SELECT count(*) FROM claim WHERE project_id = ?1 AND ended_at IS NULL), max_claims
+         FROM project WHERE id = ?1 AND max_claims IS NOT NULL";
+    held(from, asked, project.as_str()).await
 }
 
 /// How many VMs the claims of a token hold, where it has a limit.
@@ -78,13 +69,14 @@ pub(super) async fn token_claims_held<'a>(
     from: impl SqliteExecutor<'a>,
     token: &TokenId,
 ) -> Result<Option<Held>, StoreError> {
-    let found: Option<(i64, i64)> = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM claim WHERE token_id = ?1 AND ended_at IS NULL), max_vms
-         FROM token WHERE id = ?1 AND max_vms IS NOT NULL",
-    )
-    .bind(token.as_str())
-    .fetch_optional(from)
-    .await?;
+    let asked = "SELECT (SELECT count(*) FROM claim WHERE token_id = ?1 AND ended_at IS NULL), max_vms
+         FROM token WHERE id = ?1 AND max_vms IS NOT NULL";
+    held(from, asked, token.as_str()).await
+}
+
+/// What a statement says of one id: how many there are, and how many there may be.
+async fn held<'a>(from: impl SqliteExecutor<'a>, asked: &'static str, id: &str) -> Result<Option<Held>, StoreError> {
+    let found: Option<(i64, i64)> = sqlx::query_as(asked).bind(id).fetch_optional(from).await?;
     let number = |number: i64| u64::try_from(number).unwrap_or_default();
     Ok(found.map(|(now, most)| Held {
         now: number(now),

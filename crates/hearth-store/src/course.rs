@@ -1,13 +1,11 @@
 //! How a pool went over time, read from the history and the events: what charts are drawn from.
 
-use hearth_api::claim::ClaimSource;
 use hearth_api::event::EventKind;
-use hearth_api::explain::MissCause;
 use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 
 use super::history::named;
-use super::{Store, StoreError, millis, timestamp};
+use super::{ClaimSeen, Sight, Store, StoreError, millis, timestamp};
 
 /// Most rows of one kind that are read: the newest.
 const MOST: u32 = 50_000;
@@ -26,16 +24,6 @@ pub struct PoolCourse {
     pub targets: Vec<(Timestamp, u64)>,
     /// Names of steps that ended well, and how long each took, milliseconds. Those that came from a checkpoint took none.
     pub steps: Vec<(String, u64)>,
-}
-
-/// A claim of the history.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClaimTold {
-    pub at: Timestamp,
-    pub source: ClaimSource,
-    pub wait_ms: u64,
-    /// Why it was not warm.
-    pub cause: Option<MissCause>,
 }
 
 fn spans(rows: Vec<(i64, Option<i64>)>) -> Result<Vec<Span>, StoreError> {
@@ -105,29 +93,24 @@ impl Store {
         })
     }
 
-    /// The claims of a tenant's history since then, or of one project's, of projects alone whose names begin so; the newest where there are very many.
-    pub async fn claims_told(
-        &self,
-        tenant: &str,
-        project: Option<&ProjectId>,
-        name_prefix: Option<&str>,
-        since: Timestamp,
-    ) -> Result<Vec<ClaimTold>, StoreError> {
+    /// The claims of the history that a caller sees since then; the newest where there are very many. The history does not know which
+    /// token claimed, so this is for callers that see all claims of their projects.
+    pub async fn claims_told(&self, sight: Sight<'_>, since: Timestamp) -> Result<Vec<ClaimSeen>, StoreError> {
         let rows: Vec<(i64, String, i64, Option<String>)> = sqlx::query_as(
             "SELECT claimed_at, source, wait_ms, cause FROM claim_history JOIN project ON project.id = project_id
              WHERE project.tenant = ?1 AND (?2 IS NULL OR project_id = ?2) AND claimed_at >= ?3
                AND (?5 IS NULL OR substr(project.name, 1, length(?5)) = ?5)
              ORDER BY claimed_at DESC LIMIT ?4",
         )
-        .bind(tenant)
-        .bind(project.map(ProjectId::as_str))
+        .bind(sight.tenant)
+        .bind(sight.project.map(ProjectId::as_str))
         .bind(millis(since))
         .bind(MOST)
-        .bind(name_prefix)
+        .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
         let told = |(at, source, wait_ms, cause): (i64, String, i64, Option<String>)| {
-            Ok(ClaimTold {
+            Ok(ClaimSeen {
                 at: timestamp(at)?,
                 source: named("claim_history.source", &source)?,
                 wait_ms: u64::try_from(wait_ms).unwrap_or_default(),

@@ -59,7 +59,7 @@ pub use census::Census;
 pub use checkpoints::{CheckpointRow, TemplateRow};
 pub use claim_rules::{ClaimRules, Holder, IdleRule};
 pub use claims::{AskedFields, ClaimRow, Extended, NewClaim, ReadyCount, Taken};
-pub use course::{ClaimTold, PoolCourse, Span};
+pub use course::{PoolCourse, Span};
 pub use credentials::{ClaimedVm, CredentialRow};
 pub use e2b::{E2bRow, SandboxSeen};
 pub use events::{EventFilter, EventRow, EventSpan, EventsKept};

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use hearth_api::claim::{ClaimReply, ClaimSource};
+use hearth_api::explain::MissCause;
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::redact::Redacted;
 use jiff::Timestamp;
@@ -44,6 +45,8 @@ pub struct ClaimSeen {
     pub at: Timestamp,
     pub source: ClaimSource,
     pub wait_ms: u64,
+    /// Why it was not warm; only the history knows.
+    pub cause: Option<MissCause>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -174,6 +177,7 @@ impl Store {
                     at: timestamp(at)?,
                     source: reply.source,
                     wait_ms: reply.wait_ms,
+                    cause: None,
                 })
             })
             .collect()

@@ -63,12 +63,17 @@ impl Caller {
             self.project_by(state, project, &[Scope::ProjectRead, Scope::Claim])
                 .await?;
         }
-        Ok(Sight {
+        Ok(self.sees(project))
+    }
+
+    /// The same where it is known that it may, of all projects or one.
+    pub fn sees<'a>(&'a self, project: Option<&'a ProjectId>) -> Sight<'a> {
+        Sight {
             tenant: &self.0.tenant,
             project: project.or(self.0.project_id.as_ref()),
             claimed_by: (!self.has(Scope::ProjectRead)).then_some(&self.0.id),
             name_prefix: self.0.name_prefix.as_deref(),
-        })
+        }
     }
 }
 
@@ -90,10 +95,8 @@ pub async fn find_projects(
 ) -> Result<Json<Items<ProjectFound>>, ApiError> {
     // A token of any scope works on projects.
     let sight = Sight {
-        tenant: &caller.0.tenant,
-        project: caller.0.project_id.as_ref(),
         claimed_by: None,
-        name_prefix: caller.0.name_prefix.as_deref(),
+        ..caller.sees(None)
     };
     let items = match repository(&query.text) {
         Some(wanted) => with_repository(&state, &caller, &wanted).await?,

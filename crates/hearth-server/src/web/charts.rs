@@ -16,7 +16,7 @@ use super::frame::{self, Frame, Section};
 use super::parts;
 use super::refusal::Refusal;
 use super::visitor::Visitor;
-use crate::store::{ClaimTold, Sight};
+use crate::store::ClaimSeen;
 
 /// What came in one part of the axis.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,7 @@ fn place_of(source: ClaimSource) -> usize {
 }
 
 /// The claims in the parts of the axis.
-fn parted(claims: &[ClaimTold], axis: &Axis) -> Vec<Part> {
+fn parted(claims: &[ClaimSeen], axis: &Axis) -> Vec<Part> {
     let mut all = vec![Part::default(); axis.len()];
     for claim in claims {
         let Some(part) = axis.place(claim.at).and_then(|at| all.get_mut(at)) else {
@@ -62,32 +62,15 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
     };
     let range = Range::of(&query);
     let caller = &visitor.caller;
-    let only = project.as_ref().map(|project| &project.id);
-    let only = only.or(caller.0.project_id.as_ref());
     let now = Timestamp::now();
     let axis = Axis::until(now, range);
     let store = &visitor.state.store;
+    let sight = caller.sees(project.as_ref().map(|project| &project.id));
     let claims = if caller.has(Scope::ProjectRead) {
-        store
-            .claims_told(&caller.0.tenant, only, caller.0.name_prefix.as_deref(), axis.since())
-            .await?
+        store.claims_told(sight, axis.since()).await?
     } else {
         caller.need(Scope::Claim)?;
-        // The history does not know whose token claimed.
-        let sight = Sight {
-            tenant: &caller.0.tenant,
-            project: only,
-            claimed_by: Some(&caller.0.id),
-            name_prefix: caller.0.name_prefix.as_deref(),
-        };
-        let seen = store.claims_since(sight, axis.since()).await?.into_iter();
-        let told = seen.map(|claim| ClaimTold {
-            at: claim.at,
-            source: claim.source,
-            wait_ms: claim.wait_ms,
-            cause: None,
-        });
-        told.collect()
+        store.claims_since(sight, axis.since()).await?
     };
     let course = match &project {
         Some(project) if caller.has(Scope::ProjectRead) => Some(store.pool_course(&project.id, axis.since()).await?),
@@ -122,7 +105,7 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
     Ok(Frame::new(&visitor, Section::Charts, "Charts").show(&body))
 }
 
-fn of_claims(all: &[Part], axis: &Axis, claims: &[ClaimTold]) -> Markup {
+fn of_claims(all: &[Part], axis: &Axis, claims: &[ClaimSeen]) -> Markup {
     let mut waits: Vec<u64> = all.iter().flat_map(|part| part.waits.iter().copied()).collect();
     waits.sort_unstable();
     let total: u64 = all.iter().map(Part::total).sum();
@@ -203,7 +186,7 @@ fn meaning(cause: MissCause) -> &'static str {
     }
 }
 
-fn causes(claims: &[ClaimTold]) -> Markup {
+fn causes(claims: &[ClaimSeen]) -> Markup {
     let count = |cause| claims.iter().filter(|claim| claim.cause == Some(cause)).count();
     let all: Vec<(MissCause, usize)> = MissCause::ALL.into_iter().map(|cause| (cause, count(cause))).collect();
     html! {
@@ -261,7 +244,7 @@ mod tests {
     #[test]
     fn claims_fall_into_their_hours() {
         let now: Timestamp = "2026-05-01T12:30:00Z".parse().unwrap();
-        let claim = |ago: i64, source, wait_ms| ClaimTold {
+        let claim = |ago: i64, source, wait_ms| ClaimSeen {
             at: now - SignedDuration::from_mins(ago),
             source,
             wait_ms,

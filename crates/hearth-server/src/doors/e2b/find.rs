@@ -3,8 +3,7 @@
 use super::access::Key;
 use super::fault::Refusal;
 use crate::http::AppState;
-use crate::store::{NamedCheckpoint, ProjectRow, Sight};
-use hearth_api::token::Scope;
+use crate::store::{NamedCheckpoint, ProjectRow};
 
 /// The template that clients take for given.
 const BASE: &str = "base";
@@ -41,16 +40,6 @@ pub fn slug(name: &str) -> String {
     slug.trim_end_matches('-').to_owned()
 }
 
-/// What a key sees.
-pub fn sight(key: &Key) -> Sight<'_> {
-    Sight {
-        tenant: &key.0.0.tenant,
-        project: key.0.0.project_id.as_ref(),
-        claimed_by: (!key.0.has(Scope::ProjectRead)).then_some(&key.0.0.id),
-        name_prefix: key.0.0.name_prefix.as_deref(),
-    }
-}
-
 /// The projects that a key may use.
 pub async fn projects(state: &AppState, key: &Key) -> Result<Vec<ProjectRow>, Refusal> {
     let token = &key.0.0;
@@ -75,7 +64,7 @@ fn bare(name: &str) -> &str {
 /// What a text means.
 pub async fn template(state: &AppState, key: &Key, text: &str) -> Result<Template, Refusal> {
     let projects = projects(state, key).await?;
-    let checkpoints = state.store.checkpoints_in_sight(sight(key)).await?;
+    let checkpoints = state.store.checkpoints_in_sight(key.0.sees(None)).await?;
     let wanted = bare(text.trim());
     let of = |checkpoint: &NamedCheckpoint| {
         let project = projects.iter().find(|project| project.id == checkpoint.project)?;

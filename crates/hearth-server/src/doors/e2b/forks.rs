@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::access::{Key, instance_id, managed, sandbox_id};
 use super::body::Json;
 use super::fault::Refusal;
-use super::find::sight;
 use super::pause::row_of;
 use super::sandboxes::{PAUSED_LEASE, lifetime, made, template_of};
 use crate::claims::ForkOrder;
@@ -132,7 +131,7 @@ pub async fn list(State(state): State<AppState>, key: Key, RawQuery(query): RawQ
             _ => {}
         }
     }
-    let mut all = state.store.checkpoints_in_sight(sight(&key)).await?;
+    let mut all = state.store.checkpoints_in_sight(key.0.sees(None)).await?;
     all.retain(|one| need_owner(&key.0, one).is_ok());
     if let Some(of) = &of {
         let id = instance_id(of);
@@ -159,7 +158,7 @@ pub async fn list(State(state): State<AppState>, key: Key, RawQuery(query): RawQ
 
 /// Deletes a snapshot, if this is one of the key's; sandboxes that were made from it stay.
 pub async fn delete(state: &AppState, key: &Key, id: &str) -> Result<bool, Refusal> {
-    let all = state.store.checkpoints_in_sight(sight(key)).await?;
+    let all = state.store.checkpoints_in_sight(key.0.sees(None)).await?;
     let Some(found) = all.iter().find(|one| one.key.as_str() == id || one.name == id) else {
         return Ok(false);
     };

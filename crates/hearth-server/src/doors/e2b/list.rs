@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::access::{Key, sandbox_id};
 use super::fault::Refusal;
-use super::find::{projects, sight, slug_or_id};
+use super::find::{projects, slug_or_id};
 use super::sandboxes::{shown, template_of};
 use super::wire::{PAUSED, RUNNING};
 use crate::http::AppState;
@@ -118,7 +118,7 @@ async fn all(state: &AppState, key: &Key, query: &str, page: Option<usize>) -> R
     let now = Timestamp::now();
     let mut found: Vec<(SandboxSeen, &ProjectRow)> = state
         .store
-        .sandboxes(sight(key))
+        .sandboxes(key.0.sees(None))
         .await?
         .into_iter()
         .filter(|seen| seen.expires_at > now)
