@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use hearth_api::audit::AuditEntry;
@@ -67,11 +67,11 @@ enum Made {
 
 /// Who asks: the extractor of the token writes it here, for the layer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asked(Arc<OnceLock<AuditedBy>>);
+pub struct Asked(Arc<OnceLock<AuditedBy>>);
 
 impl Asked {
     /// This token asks.
-    pub(super) fn note(&self, token: &TokenRow) {
+    pub fn note(&self, token: &TokenRow) {
         // A request has one token.
         let _ = self.0.set(AuditedBy {
             tenant: token.tenant.clone(),
@@ -79,6 +79,58 @@ impl Asked {
             name: token.name.clone(),
             owner: token.owner.clone(),
         });
+    }
+}
+
+/// A request that is audited, as it came.
+pub struct Came {
+    at: Timestamp,
+    asked: Asked,
+    address: Option<String>,
+    id: Option<String>,
+}
+
+/// What a request is about, as far as it says.
+#[derive(Debug, Default)]
+pub struct About {
+    pub project: Option<String>,
+    pub instance: Option<String>,
+    pub subject: Option<String>,
+}
+
+impl Came {
+    /// What reads the token finds in the request where to write whose it is.
+    pub fn of(request: &mut Request) -> Self {
+        let extensions = request.extensions_mut();
+        let address = extensions.get::<ConnectInfo<SocketAddr>>();
+        let address = address.map(|ConnectInfo(address)| address.ip().to_string());
+        let id = extensions.get::<RequestId>();
+        let id = id.and_then(|id| id.header_value().to_str().ok()).map(str::to_owned);
+        let asked = Asked::default();
+        extensions.insert(asked.clone());
+        Self {
+            at: Timestamp::now(),
+            asked,
+            address,
+            id,
+        }
+    }
+
+    /// Writes how it was answered. A token that is not known does nothing, so there is nothing to write of it.
+    pub async fn note(self, state: &AppState, operation: &'static str, about: About, status: StatusCode) {
+        let Some(by) = self.asked.0.get().cloned() else { return };
+        let entry = NewAuditEntry {
+            at: self.at,
+            by,
+            address: self.address,
+            operation,
+            project: about.project,
+            instance: about.instance,
+            subject: about.subject,
+            status: status.as_u16(),
+            request: self.id,
+        };
+        state.audit.note(entry).await;
     }
 }
 
@@ -112,20 +164,9 @@ pub(super) async fn write_down(State(state): State<AppState>, mut request: Reque
     let Some((operation, pattern)) = operation else {
         return next.run(request).await;
     };
-    let at = Timestamp::now();
-    let asked = Asked::default();
     let mut named = named(&pattern, request.uri().path());
-    let extensions = request.extensions_mut();
-    let address = extensions.get::<ConnectInfo<SocketAddr>>();
-    let address = address.map(|ConnectInfo(address)| address.ip().to_string());
-    let id = extensions.get::<RequestId>();
-    let id = id.and_then(|id| id.header_value().to_str().ok()).map(str::to_owned);
-    extensions.insert(asked.clone());
+    let came = Came::of(&mut request);
     let mut response = next.run(request).await;
-    let Some(by) = asked.0.get() else {
-        // A token that is not known does nothing.
-        return response;
-    };
     let making = MAKING.iter().find(|(making, _)| *making == operation);
     let mut made = None;
     if let Some((_, what)) = making
@@ -145,11 +186,7 @@ pub(super) async fn write_down(State(state): State<AppState>, mut request: Reque
     } else {
         None
     };
-    let entry = NewAuditEntry {
-        at,
-        by: by.clone(),
-        address,
-        operation,
+    let about = About {
         project: named
             .remove("projectId")
             .filter(|id| id.parse::<ProjectId>().is_ok())
@@ -162,10 +199,8 @@ pub(super) async fn write_down(State(state): State<AppState>, mut request: Reque
             let rest: Vec<String> = named.into_values().collect();
             (!rest.is_empty()).then(|| rest.join("/"))
         }),
-        status: response.status().as_u16(),
-        request: id,
     };
-    state.audit.note(entry).await;
+    came.note(&state, operation, about, response.status()).await;
     response
 }
 

@@ -93,6 +93,7 @@ use crate::vms::probe::Probes;
 use crate::wake::Wake;
 use crate::webhooks::Webhooks;
 
+pub use audit::{About, Asked, Came};
 pub use auth::{Caller, new_token};
 pub use claims::own_claim;
 pub use error::{ApiError, status_of};

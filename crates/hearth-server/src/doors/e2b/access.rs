@@ -16,9 +16,8 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::audited::Asked;
 use super::fault::{Code, Fault, Refusal};
-use crate::http::{ApiError, AppState, Caller, Inside, reach};
+use crate::http::{ApiError, AppState, Asked, Caller, Inside, reach};
 use crate::store::{InstanceRow, SandboxSeen};
 
 /// The header of the control plane's key.

@@ -1,19 +1,13 @@
 //! The audit log's entries of the control plane: who asked for what, and how it was answered.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
-
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use hearth_api::ids::InstanceId;
-use jiff::Timestamp;
-use tower_http::request_id::RequestId;
 
 use super::access::instance_id;
-use crate::http::AppState;
-use crate::store::{AuditedBy, NewAuditEntry, TokenRow};
+use crate::http::{About, AppState, Came};
 
 /// What changes something, by method and the end of the route's path.
 const OPERATIONS: [(Method, &str, &str); 14] = [
@@ -33,26 +27,9 @@ const OPERATIONS: [(Method, &str, &str); 14] = [
     (Method::POST, "/v2/templates/{id}/builds/{build}", "e2b_build_template"),
 ];
 
-/// Who asks: what reads the key writes it here.
-#[derive(Debug, Clone, Default)]
-pub struct Asked(Arc<OnceLock<AuditedBy>>);
-
-impl Asked {
-    /// This token asks.
-    pub fn note(&self, token: &TokenRow) {
-        // A request has one key.
-        let _ = self.0.set(AuditedBy {
-            tenant: token.tenant.clone(),
-            token: token.id.to_string(),
-            name: token.name.clone(),
-            owner: token.owner.clone(),
-        });
-    }
-}
-
-/// What an answer is about, where the path does not name it.
+/// The claim that a request made: its path does not name it.
 #[derive(Debug, Clone)]
-pub struct About(pub InstanceId);
+pub struct Claimed(pub InstanceId);
 
 /// The layer.
 pub async fn write_down(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
@@ -67,35 +44,18 @@ pub async fn write_down(State(state): State<AppState>, mut request: Request, nex
     let Some((_, pattern, operation)) = OPERATIONS.iter().find(known) else {
         return next.run(request).await;
     };
-    let at = Timestamp::now();
-    let asked = Asked::default();
     let of_sandbox = pattern.contains("/sandboxes/{id}");
     let named = request.uri().path().rsplit('/');
     let named: Option<String> = named.into_iter().find(|part| part.len() >= 32).map(str::to_owned);
-    let extensions = request.extensions_mut();
-    let address = extensions.get::<ConnectInfo<SocketAddr>>();
-    let address = address.map(|ConnectInfo(address)| address.ip().to_string());
-    let id = extensions.get::<RequestId>();
-    let id = id.and_then(|id| id.header_value().to_str().ok()).map(str::to_owned);
-    extensions.insert(asked.clone());
+    let came = Came::of(&mut request);
     let response = next.run(request).await;
-    let Some(by) = asked.0.get() else {
-        // A key that is not known does nothing.
-        return response;
-    };
-    let made = response.extensions().get::<About>().map(|About(id)| id.to_string());
+    let made = response.extensions().get::<Claimed>().map(|Claimed(id)| id.to_string());
     let instance = named.as_deref().filter(|_| of_sandbox).and_then(instance_id);
-    let entry = NewAuditEntry {
-        at,
-        by: by.clone(),
-        address,
-        operation,
+    let about = About {
         project: None,
         instance: instance.map(|id| id.to_string()).or(made),
         subject: named.filter(|_| !of_sandbox),
-        status: response.status().as_u16(),
-        request: id,
     };
-    state.audit.note(entry).await;
+    came.note(&state, operation, about, response.status()).await;
     response
 }

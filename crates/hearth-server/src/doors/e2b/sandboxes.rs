@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::access::{Key, access_token, managed, sandbox_id, traffic_token};
-use super::audited::About;
+use super::audited::Claimed;
 use super::body::Json;
 use super::fault::Refusal;
 use super::find::{Template, slug_or_id, template};
@@ -80,7 +80,7 @@ pub async fn create(
     tracing::info!(instance = %reply.id, "handed over to a client of E2B");
     let made = made(&state, &headers, &reply.id, &wanted.row.template, from.project());
     let mut response = (StatusCode::CREATED, axum::Json(made)).into_response();
-    response.extensions_mut().insert(About(reply.id));
+    response.extensions_mut().insert(Claimed(reply.id));
     Ok(response)
 }
 
@@ -302,8 +302,8 @@ pub async fn connect(
                 format!("the sandbox could not be resumed: {}", fault.sentence()),
             )
         })?;
-    } else if Timestamp::now() + timeout > seen.ends_at() {
-        set_end(&state, &seen, timeout).await?;
+    } else {
+        set_later_end(&state, &seen, timeout).await?;
     }
     let project = project_of(&state, &seen).await?;
     let made = made(&state, &headers, &seen.id, &template_of(&seen), &project);
@@ -347,6 +347,14 @@ pub async fn set_end(state: &AppState, seen: &SandboxSeen, timeout: SignedDurati
     }
 }
 
+/// The same where that is later than it would end.
+async fn set_later_end(state: &AppState, seen: &SandboxSeen, timeout: SignedDuration) -> Result<(), Refusal> {
+    if Timestamp::now() + timeout > seen.ends_at() {
+        set_end(state, seen, timeout).await?;
+    }
+    Ok(())
+}
+
 #[derive(Deserialize)]
 pub struct TimeoutBody {
     timeout: Option<i64>,
@@ -380,9 +388,7 @@ pub async fn refresh(
 ) -> Result<StatusCode, Refusal> {
     let timeout = lifetime(body.duration)?;
     let seen = managed(&state, &key, &name).await?;
-    if Timestamp::now() + timeout > seen.ends_at() {
-        set_end(&state, &seen, timeout).await?;
-    }
+    set_later_end(&state, &seen, timeout).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
