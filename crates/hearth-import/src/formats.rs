@@ -6,21 +6,22 @@ use serde_saphyr::{Budget, MergeKeyPolicy, Options};
 
 use crate::Fault;
 
-/// JSON as editors write it: comments, and commas at the end of a list.
+/// JSON as editors leave it: comments, and commas at the end of a list.
+pub const JSONC: ParseOptions = ParseOptions {
+    allow_comments: true,
+    allow_trailing_commas: true,
+    allow_loose_object_property_names: false,
+    allow_missing_commas: false,
+    allow_single_quoted_strings: false,
+    allow_hexadecimal_numbers: false,
+    allow_unary_plus_numbers: false,
+    allow_bare_decimal_point_numbers: false,
+    allow_non_finite_numbers: false,
+    allow_extended_string_escapes: false,
+};
+
 pub(crate) fn jsonc(file: &str, text: &str) -> Result<Value, Fault> {
-    let options = ParseOptions {
-        allow_comments: true,
-        allow_trailing_commas: true,
-        allow_loose_object_property_names: false,
-        allow_missing_commas: false,
-        allow_single_quoted_strings: false,
-        allow_hexadecimal_numbers: false,
-        allow_unary_plus_numbers: false,
-        allow_bare_decimal_point_numbers: false,
-        allow_non_finite_numbers: false,
-        allow_extended_string_escapes: false,
-    };
-    parse_to_serde_value::<Value>(text, &options).map_err(|error| {
+    parse_to_serde_value::<Value>(text, &JSONC).map_err(|error| {
         let place = format!("line {}, column {}", error.line_display(), error.column_display());
         Fault::new(file, place, error.kind().to_string())
     })

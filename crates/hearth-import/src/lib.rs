@@ -23,6 +23,7 @@ mod tools;
 use hearth_api::settings::Settings;
 
 pub use files::{Entry, Files, Kind, MAX_ENTRIES, MAX_FILE, MAX_FILES};
+pub use formats::JSONC;
 
 use draft::Draft;
 use files::Reader;

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use hearth_api::error::FieldError;
+use hearth_import::JSONC;
 use jsonc_parser::ast::{Object, ObjectPropName, Value as Node};
 use jsonc_parser::common::Ranged as _;
-use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use jsonc_parser::{CollectOptions, parse_to_ast};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -38,18 +39,6 @@ impl JsonFile {
     /// there; the others may stand beside it and say nothing.
     pub(crate) fn parse(name: &str, text: &str, wrapped: Option<(&str, &str, &[&str])>) -> Result<Self, Failure> {
         let text = input::without_mark(text);
-        let options = ParseOptions {
-            allow_comments: true,
-            allow_trailing_commas: true,
-            allow_loose_object_property_names: false,
-            allow_missing_commas: false,
-            allow_single_quoted_strings: false,
-            allow_hexadecimal_numbers: false,
-            allow_unary_plus_numbers: false,
-            allow_bare_decimal_point_numbers: false,
-            allow_non_finite_numbers: false,
-            allow_extended_string_escapes: false,
-        };
         let mut file = Self {
             name: name.to_owned(),
             text: text.to_owned(),
@@ -57,7 +46,7 @@ impl JsonFile {
             places: BTreeMap::new(),
             faults: Vec::new(),
         };
-        let parsed = parse_to_ast(text, &CollectOptions::default(), &options).map_err(|error| {
+        let parsed = parse_to_ast(text, &CollectOptions::default(), &JSONC).map_err(|error| {
             let place = place(text, error.range().start);
             Failure::usage(format!("{name} is no JSON: {place}: {}", error.kind()))
         })?;
