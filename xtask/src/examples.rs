@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{process, workspace};
+use crate::{npm, python, workspace};
 
 /// Where tests find the folder.
 pub(crate) const VARIABLE: &str = "HEARTH_EXAMPLES";
@@ -42,58 +42,17 @@ fn source(name: &str) -> PathBuf {
     workspace::root().join("examples").join(name)
 }
 
-fn is_installed(marker: &Path, pins: &Path) -> Result<bool> {
-    let wanted = fs::read(pins)?;
-    Ok(fs::read(marker).is_ok_and(|present| present == wanted))
-}
-
 /// Only what is pinned: the frameworks name more than their environments use.
 fn environment(name: &str, python: &Path) -> Result<()> {
-    let pins = source(name).join("requirements.txt");
-    let environment = folder().join(name);
-    let marker = environment.join("requirements.txt");
-    if is_installed(&marker, &pins)? {
-        return Ok(());
-    }
-    println!("installing what the example `{name}` needs from PyPI");
-    process::run(Command::new(python).args(["-m", "venv", "--clear"]).arg(&environment))?;
-    process::run(
-        Command::new(environment.join("bin/pip"))
-            .args([
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "--requirement",
-            ])
-            .arg(&pins),
-    )?;
-    // Last: only a whole environment has it.
-    fs::copy(&pins, &marker)?;
-    Ok(())
+    let (pins, environment) = (source(name).join("requirements.txt"), folder().join(name));
+    let called = format!("what the example `{name}` needs");
+    python::make_environment(&called, &environment, "python", &pins, python, &["--no-deps"])
 }
 
 fn modules() -> Result<()> {
-    let folder = folder().join("typescript");
-    let (pins, marker) = (
-        source("typescript").join("package-lock.json"),
-        folder.join("installed.json"),
-    );
-    if is_installed(&marker, &pins)? {
-        return Ok(());
-    }
-    println!("installing what the example `typescript` needs from the npm registry");
-    fs::create_dir_all(&folder)?;
-    for file in ["package.json", "package-lock.json"] {
-        fs::copy(source("typescript").join(file), folder.join(file))?;
-    }
-    let mut npm = Command::new("npm");
-    process::run(
-        npm.args(["ci", "--silent", "--no-audit", "--no-fund"])
-            .current_dir(&folder),
-    )?;
-    fs::copy(&pins, &marker)?;
-    Ok(())
+    let name = "typescript";
+    let called = format!("what the example `{name}` needs");
+    npm::install(&called, &source(name), &folder().join(name), &[])
 }
 
 /// The first Python that is new enough: by the names that distributions give them, then those of pyenv.

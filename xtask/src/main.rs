@@ -11,6 +11,7 @@ mod dist;
 mod e2b;
 mod examples;
 mod forecast;
+mod npm;
 mod openapi;
 mod packages;
 mod process;

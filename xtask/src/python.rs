@@ -1,7 +1,7 @@
 //! Programs from PyPI, each in a virtual environment of its own below the target folder, at the versions that the checkout names.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -31,24 +31,35 @@ pub(crate) fn sources(tool: &str) -> PathBuf {
 pub(crate) fn install(tool: &str, program: &str) -> Result<PathBuf> {
     let requirements = sources(tool).join("requirements.txt");
     let environment = workspace::target().join(tool);
-    let program = environment.join("bin").join(program);
+    make_environment(tool, &environment, program, &requirements, Path::new("python3"), &[])?;
+    Ok(environment.join("bin").join(program))
+}
+
+/// An environment of this Python with what is required in it; nothing where it is there and the same is required. `more`: what pip is told besides.
+pub(crate) fn make_environment(
+    name: &str,
+    environment: &Path,
+    program: &str,
+    requirements: &Path,
+    python: &Path,
+    more: &[&str],
+) -> Result<()> {
     let installed = environment.join("requirements.txt");
-    let wanted = fs::read(&requirements)?;
-    if program.exists() && fs::read(&installed).is_ok_and(|present| present == wanted) {
-        return Ok(program);
+    let wanted = fs::read(requirements)?;
+    let is_there = environment.join("bin").join(program).exists();
+    if is_there && fs::read(&installed).is_ok_and(|present| present == wanted) {
+        return Ok(());
     }
-    println!("installing {tool} from PyPI");
-    process::run(
-        Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&environment),
-    )?;
+    println!("installing {name} from PyPI");
+    process::run(Command::new(python).args(["-m", "venv", "--clear"]).arg(environment))?;
     process::run(
         Command::new(environment.join("bin/pip"))
-            .args(["install", "--quiet", "--disable-pip-version-check", "--requirement"])
-            .arg(&requirements),
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(more)
+            .arg("--requirement")
+            .arg(requirements),
     )?;
     // Last: only a whole environment has it.
-    fs::copy(&requirements, &installed)?;
-    Ok(program)
+    fs::copy(requirements, &installed)?;
+    Ok(())
 }

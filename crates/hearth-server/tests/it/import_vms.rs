@@ -23,9 +23,6 @@ struct Case {
     answer: &'static str,
 }
 
-/// Set to any value: all repositories boot, which takes six minutes under emulation; else the last two.
-const ALL: &str = "HEARTH_IMPORTS_ALL";
-
 /// The examples run in a VM of the last one.
 const CASES: [Case; 4] = [
     Case {
@@ -71,12 +68,7 @@ fn files(name: &str) -> Vec<(String, String)> {
 async fn repositories_boot_by_what_they_say_and_the_examples_run_in_one() {
     let server = server_with(|options| options.command_timeout = COMMAND_TIMEOUT).await;
     let mut last = String::new();
-    let left_out = if std::env::var_os(ALL).is_some() {
-        0
-    } else {
-        CASES.len() - 2
-    };
-    for case in CASES.into_iter().skip(left_out) {
+    for case in CASES {
         // Each is called `app`, in a folder of its own.
         let parent = server.folder.path().join(case.name);
         std::fs::create_dir_all(&parent).unwrap();
