@@ -15,6 +15,11 @@ pub(crate) fn folder() -> PathBuf {
     workspace::target().join(TOOL)
 }
 
+/// The interpreter that has the Python client.
+pub(crate) fn python() -> PathBuf {
+    folder().join("bin/python")
+}
+
 /// Fetches both, once.
 pub(crate) fn install() -> Result<()> {
     python::install(TOOL, "python")?;

@@ -4,6 +4,7 @@
 mod again;
 mod bare;
 mod claims;
+mod clients;
 mod cold;
 mod fill;
 mod fork;
@@ -46,6 +47,9 @@ struct Args {
     /// Only these rows
     #[arg(long, value_enum)]
     only: Vec<Row>,
+    /// A Python that has E2B's client
+    #[arg(long)]
+    e2b: Option<PathBuf>,
     /// Write the figures there, too
     #[arg(long)]
     json: Option<PathBuf>,
@@ -71,6 +75,8 @@ enum Row {
     Again,
     /// 8: daily work in a claimed VM
     Work,
+    /// 9: the first command through E2B's client
+    Clients,
 }
 
 /// How often each thing is measured.
@@ -96,6 +102,8 @@ struct Counts {
     again: usize,
     /// Copies of each kind.
     work: usize,
+    /// Sandboxes of E2B's client, and as many claims of our own.
+    clients: usize,
 }
 
 impl Counts {
@@ -112,6 +120,7 @@ impl Counts {
                 fills: 1,
                 again: 2,
                 work: 2,
+                clients: 5,
             }
         } else {
             Self {
@@ -125,6 +134,7 @@ impl Counts {
                 fills: 2,
                 again: 3,
                 work: 4,
+                clients: 30,
             }
         }
     }
@@ -226,6 +236,7 @@ async fn rows(bench: &mut Bench) -> Result<()> {
         Row::Memory,
         Row::Again,
         Row::Work,
+        Row::Clients,
     ];
     if !bench.wants_any(&with_server) {
         return Ok(());
@@ -259,6 +270,9 @@ async fn server_rows(bench: &mut Bench, project: &project::Project) -> Result<()
     }
     if bench.wants(Row::Work) {
         work::measure(bench, project).await.context("row 8")?;
+    }
+    if bench.wants(Row::Clients) {
+        clients::measure(bench, project).await.context("row 9")?;
     }
     Ok(())
 }

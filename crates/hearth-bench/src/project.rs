@@ -170,7 +170,8 @@ impl Project {
         let begin = Instant::now();
         let reply = self.server.client.exec(id, body).await?;
         let took = begin.elapsed();
-        let printed = reply.stdout.starts_with("built") || body.argv.is_some();
+        let is_cat = body.command.as_ref().is_some_and(|command| command.contains(ANSWER));
+        let printed = reply.stdout.starts_with("built") || !is_cat;
         if reply.exit_code != Some(0) || !printed {
             bail!("a command in a claimed VM failed: {}{}", reply.stdout, reply.stderr);
         }

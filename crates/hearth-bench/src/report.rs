@@ -211,6 +211,8 @@ pub(crate) mod names {
     pub(crate) const PODMAN_RATIO_CAT: &str = "podman run + exec (runc) / Hearth, bash -c 'cat FILE'";
     pub(crate) const INCUS_RATIO: &str = "incus copy + start + exec / Hearth, /bin/true";
     pub(crate) const INCUS_RATIO_CAT: &str = "incus copy + start + exec / Hearth, bash -c 'cat FILE'";
+    pub(crate) const SDK: &str = "Sandbox.create + commands.run(\"true\") of E2B's client, pool hot";
+    pub(crate) const OWN: &str = "claim + bash -c true, Hearth's own client, pool hot";
     pub(crate) const CP_UP: &str = "hearth cp, 32 MiB into the VM";
     pub(crate) const SCP_UP: &str = "scp over hearth ssh-proxy, 32 MiB into the VM";
     pub(crate) const CP_DOWN: &str = "hearth cp, 32 MiB out of the VM";

@@ -24,6 +24,8 @@ const MEMORY_MIB: &str = "131072";
 pub(crate) struct Server {
     child: Child,
     pub(crate) client: Client,
+    pub(crate) url: String,
+    pub(crate) token: String,
     pub(crate) data: PathBuf,
     hearth: PathBuf,
 }
@@ -51,11 +53,14 @@ impl Server {
                 bail!("the server ended at once ({status}); its log is in {}", data.display());
             }
             if let Ok(token) = fs::read_to_string(data.join("admin-token")) {
-                let client = Client::new(&format!("http://{address}"), token.trim())?;
+                let (url, token) = (format!("http://{address}"), token.trim().to_owned());
+                let client = Client::new(&url, &token)?;
                 if client.health().await.is_ok() {
                     return Ok(Self {
                         child,
                         client,
+                        url,
+                        token,
                         data: data.to_owned(),
                         hearth: hearth.to_owned(),
                     });

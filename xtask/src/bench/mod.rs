@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::demo::clean;
-use crate::{agent, process, setup, workspace};
+use crate::{agent, e2b, process, setup, workspace};
 
 /// `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -43,6 +43,10 @@ enum Row {
     Memory,
     /// 7: test boots again
     Again,
+    /// 8: daily work in a claimed VM
+    Work,
+    /// 9: the first command through E2B's client
+    Clients,
 }
 
 /// Data folders of the bench, below its own: one of the server's, one of the driver's alone.
@@ -62,6 +66,9 @@ fn measure(args: &BenchArgs, folder: &Path) -> Result<()> {
     setup::run()?;
     if args.only.is_empty() || args.only.contains(&Row::Peers) {
         peers::install();
+    }
+    if args.only.is_empty() || args.only.contains(&Row::Clients) {
+        e2b::install()?;
     }
     let agent = agent::build()?;
     let packages = [
@@ -90,6 +97,9 @@ fn measure(args: &BenchArgs, folder: &Path) -> Result<()> {
     command.arg("--hearth").arg(program("hearth"));
     command.arg("--images").arg(workspace::shared_images());
     command.arg("--folder").arg(folder);
+    if e2b::python().exists() {
+        command.arg("--e2b").arg(e2b::python());
+    }
     if args.quick {
         command.arg("--quick");
     }

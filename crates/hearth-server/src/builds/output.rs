@@ -10,6 +10,15 @@ use hearth_core::redacted;
 const QUOTED_LINES: usize = 3;
 /// Lines of both outputs that tell how a command ended.
 const LAST_LINES: usize = 8;
+/// What package managers print after their error, about themselves: no line that has one of these is quoted.
+const ASIDES: [&str; 6] = [
+    "A complete log of this run can be found in",
+    "Run \"npm help",
+    "/.npm/_logs/",
+    "npm notice",
+    "[notice]",
+    "run with `RUST_BACKTRACE=1`",
+];
 /// Longest quote in an error message, bytes.
 const QUOTED_BYTES: usize = 1000;
 
@@ -92,7 +101,9 @@ impl CommandOutput {
 
     fn remember(&mut self, lines: Vec<String>) {
         keep_last(&mut self.last_lines, LAST_LINES, lines.clone());
-        keep_last(&mut self.error_lines, QUOTED_LINES, lines);
+        let is_aside = |line: &String| ASIDES.iter().any(|aside| line.contains(aside));
+        let errors = lines.into_iter().filter(|line| !is_aside(line)).collect();
+        keep_last(&mut self.error_lines, QUOTED_LINES, errors);
     }
 }
 
@@ -114,6 +125,23 @@ mod tests {
         output.stderr(b"eim\nfour\n");
         output.finish();
         assert_eq!(output.last_error_lines(), "two\nthree ***\nfour");
+    }
+
+    #[test]
+    fn what_npm_says_after_its_error_is_not_quoted() {
+        let mut output = CommandOutput::new(&Redactor::new([]));
+        output.stderr(
+            b"npm error code EUSAGE\nnpm error `npm ci` can only install with a package-lock.json\nnpm error\n",
+        );
+        output.stderr(b"npm error Run \"npm help ci\" for more info\nnpm notice\n");
+        output.stderr(b"npm error A complete log of this run can be found in: /root/.npm/_logs/x.log\n");
+        output.finish();
+        assert!(
+            output
+                .last_error_lines()
+                .contains("can only install with a package-lock.json")
+        );
+        assert!(!output.last_error_lines().contains("npm help"));
     }
 
     #[test]

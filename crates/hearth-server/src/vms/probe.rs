@@ -292,8 +292,8 @@ impl Probes {
         if self.waits_for_room(row).await {
             return Ok(());
         }
-        if whose == Whose::Owner && self.pause.is_paused(&row.vm).await {
-            // Its owner has paused it meanwhile.
+        if whose != Whose::Pool && self.pause.is_paused(&row.vm).await {
+            // Its owner has paused it meanwhile, or its checkpoint is written, which takes long on a busy disk.
             self.leave_alone(row);
             return Ok(());
         }

@@ -365,10 +365,17 @@ async fn forks_whose_request_went_away_are_taken_back_unless_they_have_a_task() 
         (json!({ "count": 2, "taskId": "try" }), &["-", "try-1", "try-2"]),
     ] {
         let before = work.driver.calls(Verb::Fork);
-        work.driver.answer_late(Duration::from_millis(900));
+        work.driver.answer_late(Duration::from_secs(2));
         let request = work.server.request(Method::POST, &work.path("/fork")).json(&body);
-        let gone = request.timeout(Duration::from_millis(500)).send().await;
-        assert!(gone.unwrap_err().is_timeout());
+        let request = tokio::spawn(request.send());
+        let begun = async {
+            while work.driver.calls(Verb::Fork) == before {
+                crate::harness::pause().await;
+            }
+        };
+        tokio::time::timeout(SOON, begun).await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
         let ended = async {
             while work.driver.calls(Verb::Fork) < before + 2 || work.driver.list().await.unwrap().len() != tasks.len() {
                 crate::harness::pause().await;

@@ -73,14 +73,15 @@ async fn as_root_everything_can_still_be_deleted_on_a_full_disk() {
     server.until_full(SOON, &second, 2).await;
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     server.until_full(SOON, &first, 3).await;
-    // Whatever is written until the database finds no room.
+    // Whatever is written until the database finds no room: of a project without VMs, since VMs that get old end.
+    let third = server.project(json!({ "name": "third" })).await;
     disk.fill();
     let mut full = None;
     for number in 0..2000 {
         let value = "x".repeat(50_000);
         let body = json!({ "variables": [{ "name": format!("V{number}"), "value": value }] });
         let (status, body) = server
-            .call(Method::PUT, &format!("{first}/environment-variables/shared"), body)
+            .call(Method::PUT, &format!("{third}/environment-variables/shared"), body)
             .await;
         if status != StatusCode::OK {
             full = Some((status, body));
@@ -95,7 +96,7 @@ async fn as_root_everything_can_still_be_deleted_on_a_full_disk() {
     let id = claim["id"].as_str().unwrap();
     server.post(&format!("/instances/{id}/release"), json!({})).await;
     server.post(&format!("{pool}/clear"), json!({})).await;
-    for project in [&first, &second] {
+    for project in [&first, &second, &third] {
         let (status, body) = server.send(server.request(Method::DELETE, project)).await;
         assert_eq!(status, StatusCode::OK, "{body}");
     }

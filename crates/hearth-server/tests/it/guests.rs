@@ -222,6 +222,22 @@ async fn a_set_up_whose_guest_hangs_fails_with_its_step() {
 }
 
 #[tokio::test]
+async fn a_set_up_whose_checkpoint_takes_long_to_write_is_waited_for() {
+    let (server, driver, detail, begun) = long_set_up().await;
+    let vm = vm(&begun);
+    // As a VM is while its checkpoint is written.
+    driver.pause(&vm).await.unwrap();
+    assert!(driver.hang(&vm, true));
+    let before = driver.calls(Verb::Inspect);
+    let deadline = tokio::time::Instant::now() + SOON;
+    while driver.calls(Verb::Inspect) < before + 8 {
+        assert!(tokio::time::Instant::now() < deadline);
+        crate::harness::pause().await;
+    }
+    assert_eq!(server.get(&detail).await["status"], "provisioning");
+}
+
+#[tokio::test]
 async fn a_ready_vm_that_restarted_is_replaced_and_never_handed_over() {
     let (server, driver) = watchful(FakeOptions::default()).await;
     let (project, pool) = server.full_pool(1).await;

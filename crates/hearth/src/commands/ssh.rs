@@ -241,12 +241,13 @@ impl Folder {
         let quoted: Result<Vec<String>, _> = quoted.collect();
         let quoted = quoted.map_err(|_| Failure::usage("no option may hold a zero byte"))?;
         let path = |path: &Path| quote_path(path);
+        // `%n` is the name as it was typed: `%h` has small letters only, and task ids may have others.
         Ok(vec![
-            format!("ProxyCommand={} %h", quoted.join(" ")),
+            format!("ProxyCommand={} %n", quoted.join(" ")),
             format!("User={user}"),
             format!("IdentityFile={}", path(&self.key())),
             "IdentitiesOnly=yes".to_owned(),
-            format!("UserKnownHostsFile={}", path(&self.0.join(KNOWN).join("%h"))),
+            format!("UserKnownHostsFile={}", path(&self.0.join(KNOWN).join("%n"))),
             "GlobalKnownHostsFile=none".to_owned(),
             "StrictHostKeyChecking=yes".to_owned(),
             "CheckHostIP=no".to_owned(),

@@ -117,10 +117,10 @@ fn ssh_is_told_how_to_reach_and_to_know_a_vm() {
     let folder = home.path().join(".config/hearth/ssh");
     for line in [
         "Host *.hearth".to_owned(),
-        format!("  ProxyCommand {} ssh-proxy %h", env!("CARGO_BIN_EXE_hearth")),
+        format!("  ProxyCommand {} ssh-proxy %n", env!("CARGO_BIN_EXE_hearth")),
         "  User dev".to_owned(),
         format!("  IdentityFile {}/key/id_ed25519", folder.display()),
-        format!("  UserKnownHostsFile {}/known_hosts/%h", folder.display()),
+        format!("  UserKnownHostsFile {}/known_hosts/%n", folder.display()),
         "  StrictHostKeyChecking yes".to_owned(),
     ] {
         assert!(

@@ -61,7 +61,7 @@ impl Day {
         server.run(&["env", "set", "p", "GREETING=two words # \"q\""]);
         server.run(&["pool", "set", "p", "--enabled", "--target", "1"]);
         let id = server
-            .run(&["claim", "p", "--task", "day", "--wait", "400", "--id-only"])
+            .run(&["claim", "p", "--task", "Day", "--wait", "400", "--id-only"])
             .trim()
             .to_owned();
         let token = std::fs::read_to_string(server.folder.path().join("data/admin-token")).unwrap();
@@ -80,7 +80,7 @@ impl Day {
         day.server.run(&["cp", script.to_str().unwrap(), "day:/home/dev.py"]);
         day.server.run(&[
             "exec",
-            "day",
+            "Day",
             "--",
             "bash",
             "-c",
@@ -132,7 +132,7 @@ impl Day {
 fn a_server_is_seen_from_outside(day: &Day) {
     // It takes its time to begin.
     day.server.wait("the server in the VM listens", || {
-        let ports: Value = serde_json::from_str(&day.server.run(&["--json", "ports", "day"])).unwrap();
+        let ports: Value = serde_json::from_str(&day.server.run(&["--json", "ports", "Day"])).unwrap();
         ports["items"].as_array().unwrap().iter().any(|one| {
             one["port"] == 3000 && one["address"] == "127.0.0.1" && one["command"].as_str().unwrap().contains("dev.py")
         })
@@ -160,7 +160,7 @@ fn a_server_is_seen_from_outside(day: &Day) {
         "{answer:?}"
     );
     // A link, by name: it works without a token.
-    let link = day.server.run(&["share", "day", "3000", "--for", "2h"]);
+    let link = day.server.run(&["share", "Day", "3000", "--for", "2h"]);
     let (host, query) = link.trim().strip_prefix("http://").unwrap().split_once('/').unwrap();
     let answer = day.http(
         &day.address,
@@ -175,7 +175,7 @@ fn a_server_is_seen_from_outside(day: &Day) {
     );
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     // A port of this machine.
-    let mut forward = day.server.command(&["forward", "day", "3000:0"]);
+    let mut forward = day.server.command(&["forward", "Day", "3000:0"]);
     let mut forward = Running(forward.stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
     BufReader::new(forward.0.stdout.take().unwrap())
@@ -193,7 +193,7 @@ fn openssh_works_in_it(day: &Day) {
     let config = day.config();
     let ran = day.in_home(
         day.server
-            .command(&["ssh", "day", "--", "-T", "echo $GREETING; exit 7"]),
+            .command(&["ssh", "Day", "--", "-T", "echo $GREETING; exit 7"]),
     );
     assert_eq!(
         (ran.code, ran.stdout.as_str()),
@@ -209,11 +209,11 @@ fn openssh_works_in_it(day: &Day) {
     std::fs::write(&here, &sent).unwrap();
     day.works(
         "scp",
-        &["-q", "-F", &config, here.to_str().unwrap(), "day.hearth:/home/blob"],
+        &["-q", "-F", &config, here.to_str().unwrap(), "Day.hearth:/home/blob"],
     );
     day.works(
         "scp",
-        &["-q", "-F", &config, "day.hearth:/home/blob", back.to_str().unwrap()],
+        &["-q", "-F", &config, "Day.hearth:/home/blob", back.to_str().unwrap()],
     );
     assert!(std::fs::read(&back).unwrap() == sent);
     let tree = day.home.path().join("tree");
@@ -227,10 +227,10 @@ fn openssh_works_in_it(day: &Day) {
             "-e",
             &shell,
             &format!("{}/", tree.display()),
-            "day.hearth:/home/tree/",
+            "Day.hearth:/home/tree/",
         ],
     );
-    let ssh = |command: &str| day.works("ssh", &["-F", &config, "day.hearth", command]);
+    let ssh = |command: &str| day.works("ssh", &["-F", &config, "Day.hearth", command]);
     assert_eq!(ssh("cat /home/tree/a/b; nohup sleep 4711 >/dev/null 2>&1 &"), "text");
     // What was started lives on, its connection's server does not; and nothing listens for SSH.
     assert_eq!(ssh("pgrep -cx sleep; ss -Hltn 'sport = :22' | wc -l"), "1\n0\n");
@@ -239,7 +239,7 @@ fn openssh_works_in_it(day: &Day) {
     let clone = day.home.path().join("clone");
     day.works(
         "git",
-        &["clone", "-q", "day.hearth:/home/repo", clone.to_str().unwrap()],
+        &["clone", "-q", "Day.hearth:/home/repo", clone.to_str().unwrap()],
     );
     assert!(
         day.works("git", &["-C", clone.to_str().unwrap(), "log", "--oneline"])
@@ -254,7 +254,7 @@ fn openssh_works_in_it(day: &Day) {
         "ExitOnForwardFailure=yes",
         "-W",
         "localhost:3000",
-        "day.hearth",
+        "Day.hearth",
     ]);
     forwarding
         .env("HOME", day.home.path())
@@ -279,14 +279,14 @@ fn vm_is_a_remote_machine_for_http_and_openssh() {
     // Nothing of the keys is on the VM's disk, and a stranger's key does not open it.
     let found = day.server.run(&[
         "exec",
-        "day",
+        "Day",
         "--",
         "bash",
         "-c",
         "ls /etc/ssh /root/.ssh 2>/dev/null | grep -c -e host_key -e authorized; stat -f -c %T /run/hearth/ssh",
     ]);
     assert_eq!(found, "0\ntmpfs\n");
-    day.server.run(&["release", "day"]);
+    day.server.run(&["release", "Day"]);
     let ran = day.ssh_client("ssh", &["-F", &day.config(), &format!("{}.hearth", day.id), "true"]);
     assert_eq!(ran.code, 255, "{}", ran.stderr);
     day.server.run(&["project", "delete", "p", "--yes"]);

@@ -303,6 +303,14 @@ async fn set(globals: &Globals, args: SetArgs) -> Result<u8, Failure> {
     let project = connect::project(&client, &args.project).await?;
     let reply = client.patch_pool(&project.id, &patch).await?;
     output::print(globals.json, &reply, configured)?;
+    let left = reply.status.ready;
+    if patch.enabled == Some(false) && left > 0 {
+        output::note(&format!(
+            "the pool's {} {} deleted now; claimed VMs stay",
+            output::count(left, "ready VM"),
+            if left == 1 { "is" } else { "are" },
+        ));
+    }
     if matches!(patch.branch, Some(Some(_))) {
         branches::warn(&client, &project).await;
     }

@@ -1,0 +1,102 @@
+//! Row 9: the first command of a warm VM through E2B's own Python client, unmodified, beside Hearth's own client.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use hearth_api::claim::ClaimRequest;
+use hearth_api::exec::ExecRequest;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::claims::POOL;
+use crate::project::Project;
+use crate::report::names;
+use crate::{Bench, Row, say};
+
+const SCRIPT: &str = include_str!("e2b_client.py");
+/// The command that both run by `bash -c`.
+const COMMAND: &str = "true";
+
+/// The Python program, which makes a sandbox for each line that it is given.
+struct Sdk {
+    /// Ends with this value.
+    _child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Sdk {
+    fn start(python: &std::path::Path, project: &Project) -> Result<Self> {
+        let url = format!("{}/e2b", project.server.url);
+        let mut child = Command::new(python)
+            .args(["-c", SCRIPT])
+            // As `hearth env e2b` spells it.
+            .env("E2B_API_KEY", project.server.token.replace("hearth_", "e2b_"))
+            .env("E2B_API_URL", &url)
+            .env("E2B_SANDBOX_URL", &url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", python.display()))?;
+        let orders = child.stdin.take().context("the client has no standard input")?;
+        let answers = child.stdout.take().context("the client has no standard output")?;
+        Ok(Self {
+            _child: child,
+            orders,
+            answers: BufReader::new(answers).lines(),
+        })
+    }
+
+    /// How long a sandbox took, and how long until its first command had ended.
+    async fn take(&mut self, template: &str) -> Result<(Duration, Duration)> {
+        self.orders.write_all(format!("{template}\n").as_bytes()).await?;
+        let line = self.answers.next_line().await?;
+        let line = line.context("E2B's client ended; its error is above")?;
+        let mut seconds = line.split(' ').map(str::parse::<f64>);
+        let mut next = || -> Result<Duration> {
+            let seconds = seconds.next().context("E2B's client printed too little")??;
+            Ok(Duration::try_from_secs_f64(seconds)?)
+        };
+        Ok((next()?, next()?))
+    }
+}
+
+/// Both take turns on a hot pool.
+pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> {
+    let Some(python) = bench.args.e2b.clone() else {
+        say("row 9 is left out: E2B's client is not on this machine");
+        return Ok(());
+    };
+    say("row 9: first command through E2B's client");
+    project.set_target(POOL).await?;
+    project.wait_for(POOL).await?;
+    let mut sdk = Sdk::start(&python, project)?;
+    // The first one imports modules and opens connections.
+    sdk.take(&project.id.to_string()).await?;
+    let command = ExecRequest {
+        command: Some(COMMAND.to_owned().try_into()?),
+        ..ExecRequest::default()
+    };
+    let (mut created, mut through, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.counts.clients {
+        project.wait_for(POOL).await?;
+        let (create, command_ended) = sdk.take(&project.id.to_string()).await?;
+        created.push(create);
+        through.push(command_ended);
+        project.wait_for(POOL).await?;
+        let (reply, claim) = project.claim(&ClaimRequest::default()).await?;
+        own.push(claim + project.exec(&reply.id, &command).await?);
+        project.release(&reply.id).await?;
+    }
+    project.set_target(0).await?;
+    project.clear().await?;
+    let report = &mut bench.report;
+    report.times(Row::Clients, "Sandbox.create of E2B's client, pool hot", &created);
+    report.times(Row::Clients, names::SDK, &through);
+    report.times(Row::Clients, names::OWN, &own);
+    report.ratio(Row::Clients, (Row::Clients, names::SDK), (Row::Clients, names::OWN));
+    Ok(())
+}
