@@ -1,9 +1,10 @@
-//! Row 9: the first command of a warm VM through E2B's own Python client, unmodified, beside Hearth's own client.
+//! Row 9: programs of others. The first command of a warm VM through E2B's own Python client, unmodified, beside Hearth's own client; and an
+//! order of a cloud agent's service, from the hook's start to the worker that runs.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use hearth_api::claim::ClaimRequest;
 use hearth_api::exec::ExecRequest;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -17,6 +18,8 @@ use crate::{Bench, Row, say};
 const SCRIPT: &str = include_str!("e2b_client.py");
 /// The command that both run by `bash -c`.
 const COMMAND: &str = "true";
+/// What the worker of an order does first: with this file it is registered.
+const REGISTERED: &str = "/run/registered";
 
 /// The Python program, which makes a sandbox for each line that it is given.
 struct Sdk {
@@ -64,14 +67,55 @@ impl Sdk {
     }
 }
 
-/// Both take turns on a hot pool.
 pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> {
+    project.set_target(POOL).await?;
+    orders(bench, project).await?;
+    through_sdk(bench, project).await?;
+    project.set_target(0).await?;
+    project.clear().await
+}
+
+/// Orders one after the other, each with a full pool.
+async fn orders(bench: &mut Bench, project: &Project) -> Result<()> {
+    say("row 9: orders of a cloud agent's service");
+    let worker = format!("touch {REGISTERED}; exec sleep 600");
+    let wait_for_worker = ExecRequest {
+        command: Some(format!("until test -e {REGISTERED}; do sleep 0.005; done").try_into()?),
+        ..ExecRequest::default()
+    };
+    let (mut hooks, mut workers) = (Vec::new(), Vec::new());
+    for round in 0..bench.counts.clients {
+        project.wait_for(POOL).await?;
+        let order = format!("order-{round}");
+        let begin = Instant::now();
+        let mut hook = project.server.command();
+        hook.args(["--url", &project.server.url, "relay", "command", "--order", &order])
+            .args(["--project", project.id.as_str(), "--", "sh", "-c", &worker]);
+        let ended = hook.output().await?;
+        hooks.push(begin.elapsed());
+        if !ended.status.success() {
+            bail!("the relay's hook failed: {}", String::from_utf8_lossy(&ended.stderr));
+        }
+        let claims = project.server.client.list_claims(Some(&project.id)).await?;
+        let claim = claims.items.into_iter().find(|claim| claim.task_id.as_deref() == Some(&order));
+        let claim = claim.context("the order has no claim")?;
+        project.exec(&claim.id, &wait_for_worker).await?;
+        workers.push(begin.elapsed());
+        project.release(&claim.id).await?;
+    }
+    let report = &mut bench.report;
+    report.times(Row::Clients, names::HOOK, &hooks);
+    report.times(Row::Clients, names::WORKER, &workers);
+    Ok(())
+}
+
+/// Sandboxes of E2B's client and claims of our own take turns.
+async fn through_sdk(bench: &mut Bench, project: &Project) -> Result<()> {
     let Some(python) = bench.args.e2b.clone() else {
-        say("row 9 is left out: E2B's client is not on this machine");
+        say("a part of row 9 is left out: E2B's client is not on this machine");
         return Ok(());
     };
     say("row 9: first command through E2B's client");
-    project.set_target(POOL).await?;
     project.wait_for(POOL).await?;
     let mut sdk = Sdk::start(&python, project)?;
     // The first one imports modules and opens connections.
@@ -91,8 +135,6 @@ pub(crate) async fn measure(bench: &mut Bench, project: &Project) -> Result<()> 
         own.push(claim + project.exec(&reply.id, &command).await?);
         project.release(&reply.id).await?;
     }
-    project.set_target(0).await?;
-    project.clear().await?;
     let report = &mut bench.report;
     report.times(Row::Clients, "Sandbox.create of E2B's client, pool hot", &created);
     report.times(Row::Clients, names::SDK, &through);

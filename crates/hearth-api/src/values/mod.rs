@@ -248,7 +248,7 @@ value! {
     /// A git server: its name or address, and its port where that is not the protocol's usual one.
     CredentialHost {
         chars: 1..=260,
-        pattern: r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?$",
+        pattern: r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$",
         message: "must be the name of a git server in small letters, as in github.com or git.example.org:8443",
         example: "github.com",
     }
@@ -335,11 +335,11 @@ value! {
 }
 
 value! {
-    /// A name for a session in a VM. It is not taken for an id (`s-…`) or a process id.
+    /// A name for a session in a VM. It is not taken for an id (`s-…`), a process id or the newest session (`last`).
     SessionTag {
         chars: 1..=100,
-        pattern: r"^(?!s-)(?![0-9]+$)[^\x00-\x1f\x7f]+$",
-        message: "must hold no control characters, not begin with `s-` and not be a number",
+        pattern: r"^(?!s-)(?!last$)(?![0-9]+$)[^\x00-\x1f\x7f]+$",
+        message: "must hold no control characters, not begin with `s-`, not be a number and not be `last`",
         example: "build",
     }
 }
