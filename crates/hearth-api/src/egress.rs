@@ -89,6 +89,13 @@ impl EgressNetwork {
         };
         net.map(|net| net.trunc())
     }
+
+    /// Whether its address has bits behind its prefix, so that it is not plain whether the host or the whole network is meant.
+    #[must_use]
+    pub fn names_host_bits(&self) -> bool {
+        let net = self.as_str().parse::<Ipv4Net>();
+        net.is_ok_and(|net| net.addr() != net.network())
+    }
 }
 
 /// A project's egress policy.

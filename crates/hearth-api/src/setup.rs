@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::patch::{object, objects, optional_object, whole};
+use crate::pool::SetupCommand;
 use crate::project::VmSize;
 use crate::values::{Branch, CommandText, Name, RepoFullName};
 
@@ -22,6 +23,37 @@ pub struct SetupView {
     pub legacy_hooks: LegacyHooks,
     /// The setup object; made up from the project when none was saved.
     pub setup: SetupBody,
+}
+
+/// Reply of `GET …/setup/import`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SetupImport {
+    /// The project's repositories, in their order.
+    pub repositories: Vec<ImportedRepository>,
+}
+
+/// What a repository says about its set-up to others than Hearth, as a set-up of Hearth's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportedRepository {
+    /// `org/name`
+    pub repository: String,
+    /// The branch whose newest commit was read.
+    pub branch: String,
+    /// The files that it was read from, the deciding one first; empty when no file is understood.
+    pub files: Vec<String>,
+    /// Commands for the pool.
+    pub setup_commands: Vec<SetupCommand>,
+    /// Scripts for the setup object.
+    pub scripts: Scripts,
+    /// The smallest size that has what the files ask for; `null` when they ask for nothing.
+    pub vm_size: Option<VmSize>,
+    /// What was taken and how, a line each.
+    pub taken: Vec<String>,
+    /// What was not taken and why, a line each.
+    pub not_taken: Vec<String>,
+    /// Why nothing could be read; `null` when it could.
+    pub problem: Option<String>,
 }
 
 /// What future VMs are set up by.

@@ -97,7 +97,10 @@ async fn orders(bench: &mut Bench, project: &Project) -> Result<()> {
             bail!("the relay's hook failed: {}", String::from_utf8_lossy(&ended.stderr));
         }
         let claims = project.server.client.list_claims(Some(&project.id)).await?;
-        let claim = claims.items.into_iter().find(|claim| claim.task_id.as_deref() == Some(&order));
+        let claim = claims
+            .items
+            .into_iter()
+            .find(|claim| claim.task_id.as_deref() == Some(&order));
         let claim = claim.context("the order has no claim")?;
         project.exec(&claim.id, &wait_for_worker).await?;
         workers.push(begin.elapsed());

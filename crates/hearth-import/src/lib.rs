@@ -16,6 +16,7 @@ mod formats;
 mod instructions;
 mod lock_files;
 mod node;
+mod own;
 mod packages;
 mod shell;
 mod tools;
@@ -24,6 +25,7 @@ use hearth_api::settings::Settings;
 
 pub use files::{Entry, Files, Kind, MAX_ENTRIES, MAX_FILE, MAX_FILES};
 pub use formats::JSONC;
+pub use own::OwnSetUp;
 
 use draft::Draft;
 use files::Reader;

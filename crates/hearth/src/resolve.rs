@@ -119,6 +119,10 @@ async fn look_up(
     project: Option<&ProjectId>,
     may_be_gone: bool,
 ) -> Result<InstanceId, Failure> {
+    if text.trim().is_empty() {
+        return Err(Failure::usage("an empty text names no VM")
+            .hint("`hearth claims` lists them; `last` is what you claimed last"));
+    }
     let id: Option<InstanceId> = text.parse().ok();
     if let Some(id) = id.as_ref().filter(|_| is_whole(text, INSTANCE_PREFIX)) {
         return Ok(id.clone());

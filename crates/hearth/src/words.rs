@@ -116,7 +116,7 @@ mod tests {
         );
         for (said, becomes) in [
             ("without `miss: require`", "without `--miss require`"),
-            ("or do without: `lfs: false`", "or do without: `--no-lfs`"),
+            ("or do without (`lfs: false`)", "or do without (`--no-lfs`)"),
             ("(`waitMs`), its `maxVms` is 0", "(`--wait`), its `--max-vms` is 0"),
             ("`hearth pool set web`: `a: b`", "`hearth pool set web`: `a: b`"),
         ] {

@@ -367,7 +367,7 @@ value! {
 value! {
     /// An IPv4 address or network. VMs have no IPv6.
     EgressNetwork {
-        chars: 7..=18,
+        chars: 1..=43,
         pattern: r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(/(3[0-2]|[12]?[0-9]))?$",
         message: "must be an IPv4 address or network, as in 203.0.113.7 or 203.0.113.0/24 (VMs have no IPv6)",
         example: "203.0.113.0/24",

@@ -123,6 +123,8 @@ pub enum Reason {
     LeaseEnded,
     /// The time of a test boot's VM is up.
     TestTimeUp,
+    /// The VM of a test boot ended before its time was up.
+    TestVmEnded,
     /// A person ended its boot.
     Cancelled,
     /// The record of a failed VM needs no VM.
@@ -136,7 +138,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BelowTarget,
         Self::ReplaceStale,
         Self::Surplus,
@@ -145,6 +147,7 @@ impl Reason {
         Self::Stale,
         Self::LeaseEnded,
         Self::TestTimeUp,
+        Self::TestVmEnded,
         Self::Cancelled,
         Self::FailedVmNotNeeded,
         Self::RecordExpired,
@@ -164,6 +167,7 @@ impl Reason {
             Self::Stale => "stale",
             Self::LeaseEnded => "lease_ended",
             Self::TestTimeUp => "test_time_up",
+            Self::TestVmEnded => "test_vm_ended",
             Self::Cancelled => "cancelled",
             Self::FailedVmNotNeeded => "failed_vm_not_needed",
             Self::RecordExpired => "record_expired",

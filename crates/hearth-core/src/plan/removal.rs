@@ -24,8 +24,18 @@ pub(super) fn remove_broken(world: &World, pool: &PoolWorld, actions: &mut Vec<A
     let kept = kept_for_debugging(pool, world.now, world.drivers_observed).map(|i| &i.id);
     for instance in &pool.instances {
         let for_how_long = world.now.duration_since(instance.state_since);
+        let is_there = instance.is_there(world.drivers_observed);
         match instance.state {
-            InstanceState::Ready if !instance.is_there(world.drivers_observed) => {
+            // Its boot ended as it did: that its VM is gone since changes nothing about that.
+            InstanceState::Ready if instance.purpose.is_test() && !is_there => {
+                actions.push(Action::retire(instance, Reason::TestVmEnded));
+            }
+            InstanceState::Failed
+                if instance.purpose.is_test() && world.drivers_observed && instance.vm == VmPresence::Stopped =>
+            {
+                actions.push(Action::retire(instance, Reason::TestVmEnded));
+            }
+            InstanceState::Ready if !is_there => {
                 let reason = match instance.vm {
                     VmPresence::Halted => "something on the host stopped the VM's process while it was ready",
                     _ => "the VM ended unexpectedly while it was ready",

@@ -207,6 +207,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::Stale => "stale",
         Reason::LeaseEnded => "its lease ended",
         Reason::TestTimeUp => "the test's time is up",
+        Reason::TestVmEnded => "the test's VM has ended",
         Reason::FailedVmNotNeeded => "the record needs no VM",
         Reason::RecordExpired => "the record is old",
         Reason::Built => "it has made its template",

@@ -35,6 +35,11 @@ pub struct Ended<'a> {
     pub redactor: &'a Redactor,
 }
 
+/// Others ask so, too: it is pip's where the command or its output names pip.
+const PIP_QUESTION: &str = "proceed (y/n)";
+/// How the last line ends of a program that waits for a line behind it.
+const PROMPT_ENDS: [&str; 4] = [": ", "? ", "] ", ") "];
+
 /// A question that a known tool asks: how it looks in the last lines (in small letters), and what answers it beforehand.
 const QUESTIONS: [(&[&str], &str); 21] = [
     (
@@ -84,10 +89,7 @@ const QUESTIONS: [(&[&str], &str); 21] = [
         &["enter passphrase for"],
         "ssh asks for a passphrase: use a key without one",
     ),
-    (
-        &["proceed (y/n)?", "proceed (y/n)"],
-        "pip asks: say `pip uninstall --yes …`",
-    ),
+    (&[PIP_QUESTION], "pip asks: say `pip uninstall --yes …`"),
     (&["proceed ([y]/n)?"], "conda asks: say `conda install --yes …`"),
     (
         &[
@@ -157,10 +159,9 @@ fn about_input(ended: &Ended<'_>) -> Option<Redacted> {
     }
     let closed = "standard input is closed while a set-up runs";
     let said = ended.last_lines.join("\n").to_lowercase();
-    if let Some((_, answer)) = QUESTIONS
-        .iter()
-        .find(|(searches, _)| searches.iter().any(|find_heads| said.contains(find_heads)))
-    {
+    let names_pip = said.contains("pip") || ended.command.contains("pip");
+    let is_asked = |question: &&str| said.contains(*question) && (*question != PIP_QUESTION || names_pip);
+    if let Some((_, answer)) = QUESTIONS.iter().find(|(questions, _)| questions.iter().any(is_asked)) {
         return Some(redacted![closed, ", no one can answer: ", *answer]);
     }
     if reads_input(ended.command) {
@@ -173,6 +174,13 @@ fn about_input(ended: &Ended<'_>) -> Option<Redacted> {
             nothing,
             closed,
             ": `read` finds nothing; give it what it is to read (`read NAME <<<value`), or a variable instead",
+        ]);
+    }
+    let last = ended.last_lines.last().map_or("", String::as_str);
+    if PROMPT_ENDS.iter().any(|end| last.ends_with(end)) {
+        return Some(redacted![
+            closed,
+            ", and its last line looks like a question: see its options, like `--yes`, `-y` or `--non-interactive`, or give it the answer (`<<<value`)",
         ]);
     }
     let silent = said.trim().is_empty() && ended_by_itself;
@@ -304,7 +312,12 @@ mod tests {
                 "fatal: could not read Username for 'https://x': No such device",
                 "token in a variable",
             ),
-            ("Proceed (Y/n)?", "pip uninstall --yes"),
+            ("Uninstalling pip-tools: Proceed (Y/n)?", "pip uninstall --yes"),
+            ("Proceed (Y/n)?", "asks yes or no"),
+            (
+                "Enter file in which to save the key (/root/.ssh/id_ed25519): ",
+                "looks like a question",
+            ),
             ("  Enter a value: ", "-auto-approve"),
             ("EOFError: EOF when reading a line", "--non-interactive"),
             ("Overwrite? (y/n)", "`--yes`"),

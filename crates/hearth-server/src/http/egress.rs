@@ -120,6 +120,11 @@ fn check(caller: &Caller, cidrs: &[EgressNetwork], before: &[EgressNetwork]) -> 
         let Some(net) = network.net() else { continue };
         if let Some(why) = never_open(net) {
             faults.add(format!("cidrs[{at}]"), format!("cannot be opened: {why}"));
+        } else if !before.contains(network) && network.names_host_bits() {
+            faults.add(
+                format!("cidrs[{at}]"),
+                format!("names a host inside a network: write {net} for all of it"),
+            );
         } else if !before.contains(network) {
             let closed = closed_network(net)
                 .map_err(|error| ApiError::unavailable(format!("the host's addresses cannot be read: {error}")))?;

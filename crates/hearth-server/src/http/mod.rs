@@ -20,6 +20,7 @@ mod find;
 mod forks;
 mod history;
 mod hooks;
+mod imports;
 mod instances;
 mod logs;
 mod metrics;
@@ -300,6 +301,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(projects::view_project))
         .routes(routes!(branches::list_branches))
         .routes(routes!(setup::get_setup, setup::patch_setup))
+        .routes(routes!(imports::import_setup))
         .routes(routes!(
             variables::list_shared_variables,
             variables::put_shared_variables

@@ -7,7 +7,7 @@ use super::git::GitError;
 use crate::repos::sources::{Refusal, SourceError};
 
 /// The other way out.
-const WITHOUT_LFS: &str = "or do without: `lfs: false`, `hearth project set PROJECT --no-lfs`";
+const WITHOUT_LFS: &str = "or do without: `hearth project set PROJECT --no-lfs`";
 
 /// What can go wrong with a repository; each is one plain sentence.
 #[derive(Debug, thiserror::Error)]

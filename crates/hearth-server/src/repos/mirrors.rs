@@ -338,7 +338,7 @@ impl Mirrors {
                 SourceError::Git(source) => MirrorError::Fetch {
                     repo,
                     url: url.to_owned(),
-                    advice: grant.advice().to_owned(),
+                    advice: grant.advice(),
                     source,
                 },
                 SourceError::WithCredential { host, source } => MirrorError::Fetch {

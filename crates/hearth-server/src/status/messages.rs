@@ -121,6 +121,7 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::Stale => "it is too old or of an older recipe",
         Reason::LeaseEnded => "the lease of its claim ended",
         Reason::TestTimeUp => "the time of a test boot's VM is up",
+        Reason::TestVmEnded => "the VM of a test boot ended by itself, or something on the host stopped it",
         Reason::Cancelled => "a person ended its boot; its record is kept",
         Reason::FailedVmNotNeeded => "it failed; its record is kept, its VM is not needed",
         Reason::RecordExpired => "its record was kept long enough",

@@ -13,3 +13,4 @@ pub mod lost;
 pub mod memory;
 pub mod pause;
 pub mod probe;
+mod probe_states;

@@ -5,13 +5,14 @@
 //! up fails. A VM that is claimed, or kept for debugging, stays: it is said that it does not answer, and calls that would wait for
 //! it for ever end.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use hearth_api::ids::{InstanceId, VmId};
 use hearth_api::instance::Unresponsive;
 use hearth_core::redact::Redacted;
@@ -21,7 +22,7 @@ use hearth_core::world::Failure;
 use hearth_drivers::{Driver, FullDisk, host};
 use hearth_guest::client::AgentClient;
 use jiff::Timestamp;
-use rand::RngExt as _;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,7 @@ use crate::store::{InstanceRow, Store, StoreError};
 use crate::vms::connections::{Connections, RESTARTED};
 use crate::vms::ended::{VmEnds, ended_message};
 use crate::vms::pause::Pause;
+use crate::vms::probe_states::{ProbeStates, RUNNING_INTERVAL, SOONER, Whose, whose};
 use crate::wake::Wake;
 
 /// A VM of the pool has this long to answer.
@@ -41,55 +43,21 @@ const MISSES: u32 = 3;
 const MISSES_AT_WORK: u32 = 4;
 /// The last time a VM of the pool is asked before it is given up it has so many times as long to answer: one that answers late is good.
 const LAST_CHANCE: f64 = 6.0;
+/// A VM that missed an answer on a busy host has no more than so many times as long for the next ones: else one that hangs is not
+/// noticed for a quarter of an hour.
+const OVERLOAD_AFTER_MISS: f64 = 1.5;
 /// How long it is tried to set the clock of a guest that has restarted exactly.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// After a miss the VM is asked again so much sooner; so often it is looked which VMs are due, too.
-const SOONER: u32 = 20;
 /// VMs of the pool that are asked at once: each is resumed for it, and takes the processor from others.
 const AT_ONCE: usize = 2;
 /// VMs that run anyway and are asked at once: one that does not answer delays no other.
 const RUNNING_AT_ONCE: usize = 32;
-/// A VM that runs is asked this often, if not more often than one of the pool: a user waits for it.
-const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
 /// When a client calls a VM it is asked so much later: a call to one that hangs ends sooner.
 const AFTER_CALL: Duration = Duration::from_secs(10);
 /// How long a VM that did not answer has to answer the next call.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
 /// How long the host may take to say what keeps a VM from answering, or to resume it.
 const HOST_CHECK: Duration = Duration::from_secs(5);
-
-/// When each VM is due, and how often it missed.
-#[derive(Debug, Default)]
-struct ProbeStates(HashMap<VmId, Probe>);
-
-#[derive(Debug, Clone)]
-struct Probe {
-    due: Instant,
-    misses: u32,
-    /// When the first answer of this row of misses was missed.
-    missed: Option<Timestamp>,
-    /// It is known not to answer.
-    silent: Option<Unresponsive>,
-}
-
-/// Whose VM it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    /// It stands ready in the pool.
-    Pool,
-    /// It is being set up.
-    Build,
-    /// It is claimed, or kept for debugging.
-    Owner,
-}
-
-fn whose(row: &InstanceRow) -> Whose {
-    match row.state {
-        InstanceState::Provisioning => Whose::Build,
-        InstanceState::Ready if row.purpose.serves_claims() => Whose::Pool,
-        _ => Whose::Owner,
-    }
-}
 
 /// What becomes of an instance whose VM is lost.
 #[async_trait]
@@ -156,19 +124,35 @@ impl Probes {
         }
     }
 
-    /// Rounds until the server stops.
+    /// Asks until the server stops. Each VM is asked by itself: one that does not answer delays no other.
     pub async fn run(&self, stop: CancellationToken) {
         if self.rhythm.interval.is_zero() {
             return;
         }
         let tick = self.rhythm.interval.min(RUNNING_INTERVAL) / SOONER;
+        let (pooled, running) = (Semaphore::new(AT_ONCE), Semaphore::new(RUNNING_AT_ONCE));
+        let (mut probes, mut asked) = (FuturesUnordered::new(), HashSet::new());
         loop {
-            if let Err(error) = self.round().await {
-                tracing::warn!(%error, "VMs could not be probed; the next round tries again");
+            match self.due().await {
+                Ok(due) => {
+                    for row in due.into_iter().filter(|row| !asked.contains(&row.vm)) {
+                        asked.insert(row.vm.clone());
+                        let turn = match whose(&row) {
+                            Whose::Pool => &pooled,
+                            Whose::Build | Whose::Owner => &running,
+                        };
+                        probes.push(self.probe_in_turn(row, turn));
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "VMs could not be probed; it is tried again"),
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(tick) => {}
+            let mut pause = std::pin::pin!(tokio::time::sleep(tick));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = &mut pause => break,
+                    Some(vm) = probes.next() => drop(asked.remove(&vm)),
+                }
             }
         }
     }
@@ -241,26 +225,21 @@ impl Probes {
         }
     }
 
-    async fn round(&self) -> Result<(), StoreError> {
-        let rows = self.store.instances_with_guests().await?;
+    /// The instances whose VMs are to be asked now.
+    async fn due(&self) -> Result<Vec<InstanceRow>, StoreError> {
+        let mut rows = self.store.instances_with_guests().await?;
         let due = self.states(|states| states.due(&rows, self.rhythm.interval));
-        let due = rows.into_iter().filter(|row| due.contains(&row.vm));
-        let (pooled, running): (Vec<_>, Vec<_>) = due.partition(|row| whose(row) == Whose::Pool);
-        tokio::join!(
-            self.probe_all(pooled, AT_ONCE),
-            self.probe_all(running, RUNNING_AT_ONCE)
-        );
-        Ok(())
+        rows.retain(|row| due.contains(&row.vm));
+        Ok(rows)
     }
 
-    async fn probe_all(&self, rows: Vec<InstanceRow>, at_once: usize) {
-        futures::stream::iter(rows)
-            .for_each_concurrent(at_once, |row| async move {
-                if let Err(error) = self.probe_one(&row).await {
-                    tracing::warn!(%error, instance = %row.id, "what a probe found could not be written");
-                }
-            })
-            .await;
+    async fn probe_in_turn(&self, row: InstanceRow, turn: &Semaphore) -> VmId {
+        // It is never closed.
+        let _turn = turn.acquire().await;
+        if let Err(error) = self.probe_one(&row).await {
+            tracing::warn!(%error, instance = %row.id, "what a probe found could not be written");
+        }
+        row.vm
     }
 
     async fn probe_one(&self, row: &InstanceRow) -> Result<(), StoreError> {
@@ -277,8 +256,12 @@ impl Probes {
         if (whose != Whose::Pool || self.misses(&row.vm) > 0) && self.waits_for_room(row).await {
             return Ok(());
         }
-        // Where more wants to run than there are processors, everything answers later.
+        // Where more wants to run than there are processors, everything answers later; how much later, the first miss has shown.
         let overload = host::load().map_or(1.0, |load| load.overload());
+        let overload = match self.misses(&row.vm) {
+            0 => overload,
+            _ => overload.min(OVERLOAD_AFTER_MISS),
+        };
         let is_last = whose == Whose::Pool && self.misses(&row.vm) + 1 >= MISSES;
         let longer = if is_last { overload.max(LAST_CHANCE) } else { overload };
         let answer = self.ask(row, patience.mul_f64(longer)).await;
@@ -542,57 +525,5 @@ fn advice(row: &InstanceRow) -> String {
             row.id
         ),
         _ => String::new(),
-    }
-}
-
-impl ProbeStates {
-    /// Those that are due; a new one is due at any moment of the first interval, so that VMs made together are not asked together.
-    fn due(&mut self, rows: &[InstanceRow], interval: Duration) -> Vec<VmId> {
-        self.0.retain(|vm, _| rows.iter().any(|row| row.vm == *vm));
-        let now = Instant::now();
-        for row in rows {
-            let interval = match whose(row) {
-                Whose::Pool => interval,
-                _ => interval.min(RUNNING_INTERVAL),
-            };
-            let probe = self.0.entry(row.vm.clone()).or_insert_with(|| Probe {
-                due: now + interval.mul_f64(rand::rng().random_range(0.1..1.0)),
-                misses: 0,
-                missed: None,
-                silent: None,
-            });
-            // What was of the pool and is claimed now is asked as often as its like.
-            probe.due = probe.due.min(now + interval.mul_f64(1.25));
-        }
-        let due = self.0.iter().filter(|(_, probe)| probe.due <= now);
-        due.map(|(vm, _)| vm.clone()).collect()
-    }
-
-    /// Notes how it ended; the misses in a row before and now.
-    fn note(&mut self, vm: &VmId, missed: bool, interval: Duration) -> (u32, u32) {
-        let Some(probe) = self.0.get_mut(vm) else { return (0, 0) };
-        let before = probe.misses;
-        if missed {
-            probe.misses += 1;
-            probe.missed.get_or_insert_with(Timestamp::now);
-        } else {
-            (probe.misses, probe.missed, probe.silent) = (0, None, None);
-        }
-        let pause = if missed { interval / SOONER } else { interval };
-        probe.due = Instant::now() + pause.mul_f64(rand::rng().random_range(0.75..1.25));
-        (before, probe.misses)
-    }
-
-    /// It is known now not to answer; `Some` when that is news.
-    fn silence(&mut self, vm: &VmId, reason: Redacted) -> Option<Unresponsive> {
-        let probe = self.0.get_mut(vm)?;
-        let since = probe.missed.unwrap_or_else(Timestamp::now);
-        let is_news = probe.silent.is_none();
-        let silent = Unresponsive {
-            since,
-            reason: reason.into(),
-        };
-        probe.silent = Some(silent.clone());
-        is_news.then_some(silent)
     }
 }

@@ -6,7 +6,9 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::pool::{PatchPoolReply, PoolView, SetupCommand, TestReply};
 use hearth_api::project::{Project, ProjectView, VmSize};
-use hearth_api::setup::{DEFAULT_SCRIPT_SECONDS, LegacyStatus, RepoSetup, SetupSource, SetupView};
+use hearth_api::setup::{
+    DEFAULT_SCRIPT_SECONDS, ImportedRepository, LegacyStatus, RepoSetup, SetupImport, SetupSource, SetupView,
+};
 use hearth_api::token::Scope;
 use maud::{Markup, html};
 use serde_json::{Value, json};
@@ -38,20 +40,51 @@ type Rows = Vec<(String, String, bool)>;
 /// `GET /projects/{project}/setup`.
 pub async fn show(Named(id): Named<ProjectId>, visitor: Visitor, query: Fields) -> Result<Response, Refusal> {
     let tested: Option<InstanceId> = query.get("boot").and_then(|id| id.parse().ok());
-    page(&visitor, &id, &done::notice(&query), None, tested.as_ref()).await
+    let imported: Option<SetupImport> = match query.has("import") {
+        true => Some(visitor.get(&format!("/projects/{id}/setup/import")).await?),
+        false => None,
+    };
+    let shown = Shown {
+        imported,
+        ..Shown::default()
+    };
+    page(&visitor, &id, &done::notice(&query), shown, tested.as_ref()).await
 }
 
-/// The page; `edited` is what stood in a form that was refused.
+/// What stands in the forms in place of what is saved.
+#[derive(Default)]
+pub struct Shown {
+    /// What stood in a form that was refused.
+    edited: Option<Rows>,
+    /// What the repositories say.
+    imported: Option<SetupImport>,
+}
+
+impl Shown {
+    fn edited(rows: Rows) -> Self {
+        Self {
+            edited: Some(rows),
+            imported: None,
+        }
+    }
+}
+
 pub async fn page(
     visitor: &Visitor,
     id: &ProjectId,
     notice: &Markup,
-    edited: Option<Rows>,
+    Shown { edited, imported }: Shown,
     tested: Option<&InstanceId>,
 ) -> Result<Response, Refusal> {
     let project: ProjectView = visitor.get(&format!("/projects/{id}/view")).await?;
     let pool: PoolView = visitor.get(&format!("/projects/{id}/warm-pool")).await?;
-    let setup: SetupView = visitor.get(&format!("/projects/{id}/setup")).await?;
+    let mut setup: SetupView = visitor.get(&format!("/projects/{id}/setup")).await?;
+    let mut of_imports = Rows::new();
+    for one in imported.iter().flat_map(|imported| &imported.repositories) {
+        of_imports.extend(rows_of(&one.setup_commands));
+        propose(&mut setup, one);
+    }
+    let edited = edited.or_else(|| (!of_imports.is_empty()).then_some(of_imports));
     let of_pool = pool.config.as_ref().and_then(|config| config.setup_commands.as_deref());
     let rows = edited.unwrap_or_else(|| rows_of(of_pool.unwrap_or_default()));
     let of_project = rows_of(project.project_setup.as_deref().unwrap_or_default());
@@ -63,6 +96,7 @@ pub async fn page(
     let body = html! {
         (head(&project, Some(Tab::Setup)))
         (notice)
+        (import(id, imported.as_ref(), may_write))
         section.card aria-labelledby="commands-title" {
             h2 #commands-title { "Set-up commands" }
             p.help {
@@ -96,6 +130,61 @@ pub async fn page(
     };
     let title = format!("Set-up of {}", project.name);
     Ok(Frame::new(visitor, Section::Projects, &title).show(&body))
+}
+
+/// What a repository says, in place of what is saved; what it says nothing of stays.
+fn propose(setup: &mut SetupView, imported: &ImportedRepository) {
+    if let Some(size) = imported.vm_size {
+        setup.setup.vm_size = Some(setup.setup.vm_size.map_or(size, |saved| saved.max(size)));
+    }
+    let repositories = setup.setup.repositories.iter_mut();
+    for repo in repositories.filter(|repo| *repo.repository == *imported.repository) {
+        let scripts = &imported.scripts;
+        for (saved, said) in [
+            (&mut repo.scripts.update_after_checkout, &scripts.update_after_checkout),
+            (&mut repo.scripts.startup, &scripts.startup),
+        ] {
+            if said.is_some() {
+                saved.clone_from(said);
+            }
+        }
+    }
+}
+
+/// What the repositories say about their set-up: asked for by a link, shown to be looked over.
+fn import(id: &ProjectId, imported: Option<&SetupImport>, may_write: bool) -> Markup {
+    html! {
+        section.card aria-labelledby="import-title" {
+            h2 #import-title { "Import" }
+            @match imported {
+                None => {
+                    p.help {
+                        "A " code { "devcontainer.json" } ", " code { "copilot-setup-steps.yml" } ", " code { ".cursor/environment.json" }
+                        ", a Dockerfile, tool versions or lock files in the repositories can become the set-up."
+                    }
+                    div.buttons { a.button href=(format!("/projects/{id}/setup?import=yes")) { "Read the repositories" } }
+                }
+                Some(imported) => {
+                    @for repo in &imported.repositories { (told(repo)) }
+                    @if imported.repositories.is_empty() { p { "The project has no repository." } }
+                    @else if may_write {
+                        p { "Nothing is saved yet: what was taken stands in the forms below. Look it over, and save each form." }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What was read in a repository.
+fn told(repo: &ImportedRepository) -> Markup {
+    html! {
+        h3 { (repo.repository) " " span.dim { (repo.branch) } }
+        @if let Some(problem) = &repo.problem { div.notice.bad role="alert" { p { (problem) } } }
+        @else if repo.files.is_empty() { p { "No file in it says how it is set up." } }
+        @if !repo.taken.is_empty() { p { "Taken:" } ul { @for line in &repo.taken { li { (line) } } } }
+        @if !repo.not_taken.is_empty() { p { "Not taken:" } ul { @for line in &repo.not_taken { li { (line) } } } }
+    }
 }
 
 fn rows_of(commands: &[SetupCommand]) -> Rows {
@@ -184,7 +273,7 @@ pub async fn save_commands(
     match done {
         Ok(response) => Ok(response),
         Err(refusal) => {
-            let page = page(&visitor, &id, &refusal.notice(), Some(rows), None).await?;
+            let page = page(&visitor, &id, &refusal.notice(), Shown::edited(rows), None).await?;
             Ok(refused(page, Some(&refusal)))
         }
     }
@@ -305,7 +394,7 @@ pub async fn or_say<T: Send>(
     match result {
         Ok(_) => Ok(Done::Saved.at(&format!("/projects/{id}/setup"))),
         Err(refusal) => {
-            let page = page(visitor, id, &refusal.notice(), None, None).await?;
+            let page = page(visitor, id, &refusal.notice(), Shown::default(), None).await?;
             Ok(refused(page, Some(&refusal)))
         }
     }

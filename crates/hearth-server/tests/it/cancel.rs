@@ -6,6 +6,7 @@ use hearth_drivers::fake::{ExecRule, FakeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::guests::{vm, watchful};
 use crate::harness::{SOON, Server, bare_project, pause};
 
 /// What a record says that the first token ended.
@@ -203,4 +204,33 @@ async fn a_test_vm_that_is_gone_says_when_and_why_where_the_documented_status_st
     let (status, refused) = server.send(exec.json(&json!({ "argv": ["x"] }))).await;
     assert_eq!(status, StatusCode::GONE);
     assert!(refused["error"]["message"].as_str().unwrap().contains(why), "{refused}");
+}
+
+#[tokio::test]
+async fn a_test_vm_that_ends_by_itself_says_so_where_the_documented_status_stays() {
+    let (server, driver) = watchful(FakeOptions {
+        rules: vec![ExecRule::fails("boom", 3, "no")],
+        ..FakeOptions::default()
+    })
+    .await;
+    let project = server.project(bare_project()).await;
+    for (command, status) in [("true", "ready"), ("boom", "failed")] {
+        let commands = json!({ "setupCommands": [{ "name": "c", "command": command }] });
+        let boot = server.test_boot(SOON, &project, commands).await;
+        assert_eq!(boot["status"], status, "{boot}");
+        assert!(driver.power_off(&vm(&boot)));
+        let id = boot["id"].as_str().unwrap();
+        let view = server
+            .until(SOON, &format!("/instances/{id}"), |it| it["vmEndedAt"].is_string())
+            .await;
+        assert_eq!(view["status"], status);
+        assert!(
+            view["vmEndedBecause"].as_str().unwrap().contains("ended by itself"),
+            "{view}"
+        );
+        let explained = server.get(&format!("{project}/warm-pool/explain")).await;
+        let mut all = explained["instances"].as_array().unwrap().iter();
+        let counted = all.find(|it| it["id"] == id).unwrap();
+        assert_eq!(counted["memoryMib"], 0, "{counted}");
+    }
 }

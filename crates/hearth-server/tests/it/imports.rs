@@ -4,6 +4,7 @@ use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
 use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, commit, git, git_repo, repo_folder};
+use crate::pages::Person;
 
 const FILE: &str = ".devcontainer/devcontainer.json";
 const DEVCONTAINER: &str = r#"{
@@ -187,5 +188,78 @@ async fn what_fails_is_named_with_its_file_and_its_place() {
             .unwrap()
             .contains("- line 1: not taken: the image alpine"),
         "{init:#}"
+    );
+}
+
+#[tokio::test]
+async fn what_the_repository_says_is_read_and_shown_to_be_saved() {
+    let (server, _) = server(Vec::new()).await;
+    let (project, _) = project(&server, &[(FILE, DEVCONTAINER)]).await;
+    let variables = json!({ "variables": [{ "name": "KEY", "value": "s3cret-4711" }] });
+    server
+        .put(&format!("{project}/environment-variables/shared"), variables)
+        .await;
+    let imported = server.get(&format!("{project}/setup/import")).await;
+    let read = &imported["repositories"][0];
+    assert_eq!((&read["files"], &read["problem"]), (&json!([FILE]), &Value::Null));
+    let commands = read["setupCommands"].as_array().unwrap();
+    assert_eq!(commands[0]["name"], format!("onCreateCommand of {FILE}"));
+    assert_eq!(commands[0]["command"], "cd /home/app\ncreate s3cret-4711");
+    assert_eq!(read["scripts"]["startup"], "start");
+    assert!(!read["taken"].to_string().contains("s3cret-4711"), "{read:#}");
+    assert!(!read["notTaken"].to_string().contains("s3cret-4711"), "{read:#}");
+
+    // The page fills its forms with it, saves nothing, and saves what the person sends.
+    let person = Person::sign_in(&server, &server.token).await;
+    let setup = format!("{project}/setup");
+    assert!(person.page(&setup).await.contains("Read the repositories"));
+    let page = person.page(&format!("{setup}?import=yes")).await;
+    for shown in [
+        "Nothing is saved yet",
+        "cd /home/app\ncreate",
+        ">start</textarea>",
+        "Not taken:",
+        "mounts",
+    ] {
+        assert!(page.contains(shown), "{shown}: {page}");
+    }
+    let before = server.get(&format!("{project}/warm-pool")).await;
+    assert_eq!(before["config"], Value::Null, "nothing is saved");
+    let form = [
+        ("name", "create"),
+        ("command", "cd /home/app\ncreate"),
+        ("background", "no"),
+    ];
+    person.send(&format!("{setup}/commands"), &form).await;
+    let saved = server.get(&format!("{project}/warm-pool")).await;
+    assert_eq!(saved["config"]["setupCommands"][0]["command"], "cd /home/app\ncreate");
+}
+
+#[tokio::test]
+async fn a_repository_that_cannot_be_read_is_said_and_the_others_are_shown() {
+    let (server, _) = server(Vec::new()).await;
+    let good = git_repo(
+        server.folder.path(),
+        "good",
+        &[("package-lock.json", "{}"), ("package.json", "{}")],
+    );
+    let broken = git_repo(server.folder.path(), "broken", &[(FILE, "{ \"image\": 1")]);
+    let repo = |name: &str, url: &str| json!({ "repoFullName": format!("acme/{name}"), "branch": "main", "url": url });
+    let repos = json!([
+        repo("gone", "file:///nowhere/at/all.git"),
+        repo("broken", &broken),
+        repo("good", &good)
+    ]);
+    let project = server.project(json!({ "name": "p", "repos": repos })).await;
+    let imported = server.get(&format!("{project}/setup/import")).await;
+    let problem = |at: usize| imported["repositories"][at]["problem"].as_str().unwrap_or_default();
+    assert!(problem(0).contains("cannot fetch acme/gone"), "{imported:#}");
+    assert!(problem(1).contains(FILE), "{imported:#}");
+    assert_eq!(problem(2), "");
+    assert!(
+        !imported["repositories"][2]["setupCommands"]
+            .as_array()
+            .unwrap()
+            .is_empty()
     );
 }

@@ -5,14 +5,16 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use hearth_api::client::Client;
 use hearth_api::credential::{Credential, CredentialItem, CredentialKind, PutCredentials};
+use hearth_api::find::ProjectFound;
 use hearth_api::page::Items;
 use hearth_api::values::{CredentialHost, CredentialSecret, CredentialUsername};
 
 use super::env::read_hidden_line;
 use crate::args::Globals;
 use crate::failure::Failure;
-use crate::{connect, input, output};
+use crate::{connect, hint, input, output};
 
 /// How private keys begin, in whatever format.
 const KEY_BEGINS: &str = "-----BEGIN ";
@@ -90,6 +92,9 @@ pub(crate) async fn run(globals: &Globals, command: CredentialCommand) -> Result
                     None => format!("set the token for {host}"),
                 }
             })?;
+            if kind == CredentialKind::Token && !args.allow_http {
+                warn_of_http(&client, &project, host.as_str()).await?;
+            }
         }
         CredentialCommand::List { project } => {
             let client = connect::client(globals)?;
@@ -117,6 +122,28 @@ pub(crate) async fn run(globals: &Globals, command: CredentialCommand) -> Result
         }
     }
     Ok(0)
+}
+
+/// A token that is never sent helps nobody.
+async fn warn_of_http(client: &Client, project: &ProjectFound, host: &str) -> Result<(), Failure> {
+    let view = client.view_project(&project.id).await?;
+    let is_plain = |url: &str| url.strip_prefix("http://").is_some_and(|rest| server(rest) == host);
+    let mut plain = view.repos.iter().filter(|repo| is_plain(&repo.url));
+    if let Some(repo) = plain.next() {
+        output::note(&format!(
+            "{} is fetched over plain http://, where the token is not sent: everybody on the way could read it. To send it all the same: {}",
+            repo.repo_full_name,
+            hint::command(["credential", "set", project.name.as_str(), host, "--allow-http"])
+        ));
+    }
+    Ok(())
+}
+
+/// The server in what follows the scheme of an address, without a user and the usual port.
+fn server(rest: &str) -> String {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let named = authority.rsplit('@').next().unwrap_or_default();
+    named.strip_suffix(":80").unwrap_or(named).to_ascii_lowercase()
 }
 
 fn list(items: &Items<CredentialItem>) -> String {

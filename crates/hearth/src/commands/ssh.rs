@@ -282,7 +282,10 @@ pub(super) fn read_public_key(path: &Path) -> Result<String, Failure> {
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'));
-    key.map(str::to_owned)
+    // As OpenSSH names kinds of keys.
+    let is_key = |line: &&str| ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| line.starts_with(kind));
+    key.filter(is_key)
+        .map(str::to_owned)
         .ok_or_else(|| Failure::new(format!("the file {} holds no SSH key", path.display())))
 }
 

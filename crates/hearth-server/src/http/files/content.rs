@@ -33,9 +33,9 @@ use crate::store::{InstanceRow, Store};
 /// While bytes move, the lease is renewed this often.
 const LIFE_EVERY: Duration = Duration::from_secs(30);
 /// What is still read of a body that was refused, so that its sender hears why: one that is cut off may not look.
-const DRAINED_BYTES: usize = 64 * 1024 * 1024;
+const DRAINED_BYTES: usize = 4 * 1024 * 1024 * 1024;
 /// For how long.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Work that is a sign of life for as long as bytes move.
 pub struct Life {

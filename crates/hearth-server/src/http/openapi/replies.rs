@@ -244,6 +244,13 @@ fn example(schema: &str) -> Option<Value> {
                 "commands": [{ "name": "test", "command": "npm test" }]
             }] }
         }),
+        "SetupImport" => json!({ "repositories": [{
+            "repository": "acme/app", "branch": "main", "files": [".cursor/environment.json"],
+            "setupCommands": [{ "name": "install of .cursor/environment.json", "command": "cd /home/app\nnpm ci" }],
+            "scripts": { "initialize": null, "updateAfterCheckout": null, "startup": "npm run dev" }, "vmSize": null,
+            "taken": [".cursor/environment.json: install: a set-up command"],
+            "notTaken": [".cursor/environment.json: snapshot: not taken: Hearth makes its own"], "problem": null
+        }] }),
         "PoolView" => json!({
             "allowed": true, "config": config, "status": status,
             "metadata": { "lastProvisionedAt": LATER, "lastClaimedAt": null }

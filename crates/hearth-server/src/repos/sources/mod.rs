@@ -187,7 +187,17 @@ impl Grant {
 
     /// What to look at when it cannot be fetched.
     #[must_use]
-    pub fn advice(&self) -> &'static str {
+    pub fn advice(&self) -> String {
+        let is_plain = self.remote.url.starts_with("http://");
+        let over_http = if is_plain {
+            "; over plain http:// a token is sent only where it was set with `--allow-http`"
+        } else {
+            ""
+        };
+        format!("{}{over_http}", self.advice_by_access())
+    }
+
+    fn advice_by_access(&self) -> &'static str {
         match self.access {
             Access::Own | Access::Lent(_) => {
                 "check the address, and that the server's user may read it (git credentials, SSH key), or give the project a \

@@ -159,7 +159,7 @@ async fn remote_heads(
         SourceError::Refused(refusal) => PollError::Refused(refusal),
         SourceError::Git(source) => PollError::Reach {
             url: remote.url.clone(),
-            advice: grant.advice().to_owned(),
+            advice: grant.advice(),
             source,
         },
         SourceError::WithCredential { host, source } => PollError::Reach {

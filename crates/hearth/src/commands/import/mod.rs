@@ -100,7 +100,7 @@ pub(crate) async fn run(globals: &Globals, args: ImportArgs) -> Result<u8, Failu
     let view = View {
         files: &imported.files,
         settings: &imported.settings,
-        vm_size: save::size(&imported).map(|size| size.as_str()),
+        vm_size: imported.needs.vm_size().map(|size| size.as_str()),
         taken: told(&imported, true),
         not_taken: told(&imported, false),
     };
@@ -184,7 +184,7 @@ fn write(folder: &Folder, imported: &Imported, replace: bool) -> Result<(), Fail
         "wrote {}; it counts once it is committed and pushed",
         path.display()
     ));
-    if let Some(size) = save::size(imported) {
+    if let Some(size) = imported.needs.vm_size() {
         let command = hint::command(["project", "set", "PROJECT", "--size", size.as_str()]);
         output::note(&format!("the size of the VMs is the project's: {command}"));
     }

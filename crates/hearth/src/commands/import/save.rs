@@ -2,17 +2,14 @@
 
 use hearth_api::client::Client;
 use hearth_api::find::ProjectFound;
-use hearth_api::pool::{PatchPool, SetupCommand};
-use hearth_api::project::{ProjectView, VmSize};
-use hearth_api::setup::{RepoSetup, Scripts, SetupBody, SetupSource};
-use hearth_api::values::{Branch, CommandText, Name, RepoFullName};
+use hearth_api::pool::PatchPool;
+use hearth_api::project::ProjectView;
+use hearth_api::setup::{RepoSetup, SetupBody, SetupSource};
+use hearth_api::values::{Branch, RepoFullName};
 use hearth_import::Imported;
 
 use crate::failure::Failure;
 use crate::{hint, output};
-
-/// Characters that a command's name may have.
-const MAX_NAME: usize = 200;
 
 /// Where it is saved.
 pub(super) struct Target {
@@ -77,44 +74,24 @@ impl Target {
             let failure = Failure::new(format!("{name} has a set-up already: {what}"));
             return Err(failure.hint("if it may be replaced, say --replace"));
         }
-        let hooks = &imported.settings.hooks;
-        let workspace = self.workspace();
-        let mut commands = Vec::new();
-        for (hook, source) in hooks.setup.iter().zip(&imported.sources) {
-            let shown: String = source
-                .to_string()
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(MAX_NAME)
-                .collect();
-            let invalid = |error: hearth_api::values::Invalid| Failure::new(format!("{source}: {error}"));
-            commands.push(SetupCommand {
-                name: Name::try_from(shown).map_err(invalid)?,
-                command: CommandText::try_from(format!("cd {workspace}\n{}", hook.command())).map_err(invalid)?,
-                background: None,
-            });
-        }
-        let count = output::count(commands.len() as u64, "command");
+        let own = imported.own_set_up(&self.workspace()).map_err(Failure::new)?;
+        let count = output::count(own.commands.len() as u64, "command");
         let repository = RepoSetup {
             repository: RepoFullName::try_from(self.repository.as_str())
                 .map_err(|error| Failure::new(error.to_string()))?,
             branch: Branch::try_from(self.branch.as_str()).map_err(|error| Failure::new(error.to_string()))?,
-            scripts: Scripts {
-                initialize: None,
-                update_after_checkout: hooks.update_after_checkout.clone(),
-                startup: hooks.startup.clone(),
-            },
+            scripts: own.scripts,
             timeouts: None,
             commands: Vec::new(),
         };
         let setup = SetupBody {
-            vm_size: size(imported),
+            vm_size: own.vm_size,
             repositories: vec![repository],
             hooks: None,
         };
         self.client.patch_setup(&self.project.id, &setup, false).await?;
         let pool = PatchPool {
-            setup_commands: Some(Some(commands)),
+            setup_commands: Some(Some(own.commands)),
             ..PatchPool::default()
         };
         self.client.patch_pool(&self.project.id, &pool).await?;
@@ -123,6 +100,7 @@ impl Target {
             hint::command(["pool", "edit", name]),
             hint::command(["setup", "edit", name])
         ));
+        let hooks = &imported.settings.hooks;
         if !hooks.terminals.is_empty() || !hooks.previews.is_empty() {
             output::note(
                 "terminals and previews stay where they are: only a repository's own .hearth/settings.json says them",
@@ -130,20 +108,4 @@ impl Target {
         }
         Ok(())
     }
-}
-
-/// The smallest size that has what the files ask for, as the sizes are unless the server was told otherwise.
-pub(super) fn size(imported: &Imported) -> Option<VmSize> {
-    /// vCPUs and MiB, smallest first.
-    const SIZES: [(u64, u64); 5] = [(1, 1024), (2, 2048), (4, 8192), (8, 16384), (16, 32768)];
-    let needs = imported.needs;
-    if needs.cpus.is_none() && needs.memory_mib.is_none() {
-        return None;
-    }
-    let (cpus, memory) = (needs.cpus.unwrap_or_default(), needs.memory_mib.unwrap_or_default());
-    let enough = SIZES
-        .iter()
-        .zip(VmSize::ALL)
-        .find(|((has_cpus, has_mib), _)| *has_cpus >= cpus && *has_mib >= memory);
-    Some(enough.map_or(VmSize::Hyper, |(_, size)| size))
 }

@@ -200,7 +200,7 @@ fn say_what_failed(
     lines.extend(
         failed
             .filter(|_| !cancelled)
-            .map(|step| match wrong.or_else(|| next_fix(step, name)) {
+            .map(|step| match wrong.or_else(|| said_fix(detail, name)).or_else(|| next_fix(step, name)) {
                 Some(fix) => format!("  fix it:                                    {fix}"),
                 None => format!(
                     "  see what this host lacks:                  {}",
@@ -213,6 +213,15 @@ fn say_what_failed(
         hint::command(["pool", "test", name.as_str()])
     ));
     output::note(&lines.join("\n"));
+}
+
+/// The command that the failure itself names as the remedy.
+fn said_fix(detail: &InstanceDetail, project: &str) -> Option<String> {
+    let reason = detail.failure_reason.as_deref()?;
+    let (_, after) = reason.split_once("`hearth ")?;
+    let (command, _) = after.split_once('`')?;
+    let words = command.split(' ').map(|word| if word == "PROJECT" { project } else { word });
+    Some(clean_line(&hint::command(words.collect::<Vec<_>>())))
 }
 
 /// Where the cause of a failed step is changed; `None` when it is no matter of the project.
