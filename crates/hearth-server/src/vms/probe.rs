@@ -135,8 +135,11 @@ impl Probes {
         loop {
             match self.due().await {
                 Ok(due) => {
-                    for row in due.into_iter().filter(|row| !asked.contains(&row.vm)) {
-                        asked.insert(row.vm.clone());
+                    for row in due {
+                        // Its last answer is still waited for.
+                        if !asked.insert(row.vm.clone()) {
+                            continue;
+                        }
                         let turn = match whose(&row) {
                             Whose::Pool => &pooled,
                             Whose::Build | Whose::Owner => &running,

@@ -230,7 +230,7 @@ async fn a_set_up_whose_checkpoint_takes_long_to_write_is_waited_for() {
     assert!(driver.hang(&vm, true));
     let before = driver.calls(Verb::Inspect);
     let deadline = tokio::time::Instant::now() + SOON;
-    while driver.calls(Verb::Inspect) < before + 8 {
+    while driver.calls(Verb::Inspect) < before + 5 {
         assert!(tokio::time::Instant::now() < deadline);
         crate::harness::pause().await;
     }

@@ -197,17 +197,18 @@ fn say_what_failed(
         lines.extend(told.iter().map(|line| format!("  {line}")));
     }
     let wrong = wrong.map(|(_, command)| command);
-    lines.extend(
-        failed
-            .filter(|_| !cancelled)
-            .map(|step| match wrong.or_else(|| said_fix(detail, name)).or_else(|| next_fix(step, name)) {
-                Some(fix) => format!("  fix it:                                    {fix}"),
-                None => format!(
-                    "  see what this host lacks:                  {}",
-                    hint::command(["doctor"])
-                ),
-            }),
-    );
+    lines.extend(failed.filter(|_| !cancelled).map(|step| {
+        match wrong
+            .or_else(|| said_fix(detail, name))
+            .or_else(|| next_fix(step, name))
+        {
+            Some(fix) => format!("  fix it:                                    {fix}"),
+            None => format!(
+                "  see what this host lacks:                  {}",
+                hint::command(["doctor"])
+            ),
+        }
+    }));
     lines.push(format!(
         "  try again:                                 {}",
         hint::command(["pool", "test", name.as_str()])
@@ -220,7 +221,9 @@ fn said_fix(detail: &InstanceDetail, project: &str) -> Option<String> {
     let reason = detail.failure_reason.as_deref()?;
     let (_, after) = reason.split_once("`hearth ")?;
     let (command, _) = after.split_once('`')?;
-    let words = command.split(' ').map(|word| if word == "PROJECT" { project } else { word });
+    let words = command
+        .split(' ')
+        .map(|word| if word == "PROJECT" { project } else { word });
     Some(clean_line(&hint::command(words.collect::<Vec<_>>())))
 }
 
