@@ -93,7 +93,7 @@ pub(crate) async fn run(globals: &Globals, command: CredentialCommand) -> Result
                 }
             })?;
             if kind == CredentialKind::Token && !args.allow_http {
-                warn_of_http(&client, &project, host.as_str()).await?;
+                warn_of_http(&client, &project, host.as_str()).await;
             }
         }
         CredentialCommand::List { project } => {
@@ -124,9 +124,11 @@ pub(crate) async fn run(globals: &Globals, command: CredentialCommand) -> Result
     Ok(0)
 }
 
-/// A token that is never sent helps nobody.
-async fn warn_of_http(client: &Client, project: &ProjectFound, host: &str) -> Result<(), Failure> {
-    let view = client.view_project(&project.id).await?;
+/// A token that is never sent helps nobody. What is set is set, also when the project may not be looked at.
+async fn warn_of_http(client: &Client, project: &ProjectFound, host: &str) {
+    let Ok(view) = client.view_project(&project.id).await else {
+        return;
+    };
     let is_plain = |url: &str| url.strip_prefix("http://").is_some_and(|rest| server(rest) == host);
     let mut plain = view.repos.iter().filter(|repo| is_plain(&repo.url));
     if let Some(repo) = plain.next() {
@@ -136,7 +138,6 @@ async fn warn_of_http(client: &Client, project: &ProjectFound, host: &str) -> Re
             hint::command(["credential", "set", project.name.as_str(), host, "--allow-http"])
         ));
     }
-    Ok(())
 }
 
 /// The server in what follows the scheme of an address, without a user and the usual port.
