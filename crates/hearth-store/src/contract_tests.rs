@@ -19,6 +19,20 @@ on_both!(
     text_with_a_nul_is_kept,
 );
 
+mod figures {
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "prints figures for people"]
+    async fn not_a_test_time_of_claims_on_sqlite() {
+        super::not_a_test_time_of_claims(super::Kind::Sqlite).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "prints figures for people; needs PostgreSQL"]
+    async fn not_a_test_time_of_claims_on_postgres() {
+        super::not_a_test_time_of_claims(super::Kind::Postgres).await;
+    }
+}
+
 /// Stores in use at once: on PostgreSQL each is as another server.
 const STORES: usize = 2;
 
@@ -263,4 +277,33 @@ async fn text_with_a_nul_is_kept(kind: Kind) {
         Kind::Postgres => "it said \u{fffd} and ended",
     };
     assert_eq!(told[0].event.reason.as_deref(), Some(kept));
+}
+
+/// Prints how long a claim takes in the store, one after the other and many at once. Figures for people: `cargo test -p hearth-store
+/// --release not_a_test_ -- --ignored --nocapture`.
+async fn not_a_test_time_of_claims(kind: Kind) {
+    const CLAIMS: usize = 600;
+    const AT_ONCE: usize = 16;
+    let database = Database::new(kind);
+    let store = database.open().await;
+    let project = project(&store, "web").await;
+    for at_once in [1, AT_ONCE] {
+        ready(&store, &project, CLAIMS).await;
+        let start = std::time::Instant::now();
+        let tasks: Vec<_> = (0..at_once)
+            .map(|_| {
+                let (store, project) = (store.clone(), project.clone());
+                tokio::spawn(async move {
+                    for _ in 0..CLAIMS / at_once {
+                        take(&store, &project, None).await;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let each = start.elapsed() / u32::try_from(CLAIMS).unwrap();
+        println!("{kind:?}, {at_once} at once: {each:?} each");
+    }
 }

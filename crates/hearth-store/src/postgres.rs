@@ -19,8 +19,8 @@ use super::{Seal, Store, StoreError, WriteFaults};
 
 /// Transactions at once of one server. More than processors, since most of their time is the disk's.
 const WRITERS: u32 = 16;
-/// Readers at once, and the connection that hears what other servers tell.
-const READERS: u32 = 8 + 1;
+/// Readers at once.
+const READERS: u32 = 8;
 /// How long a request waits for a connection: then PostgreSQL is away, and that is said.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A connection that was not used for so long is tried before it is used.
@@ -31,6 +31,8 @@ const STATEMENTS: usize = 400;
 const SETTINGS: &str =
     "SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '20s'; SET tcp_keepalives_idle = 10;
     SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
+/// And those that only read.
+const READ_ONLY: &str = "SET default_transaction_read_only = on";
 /// Where servers tell each other that something changed. The message is who tells; it carries nothing else.
 const CHANNEL: &str = "hearth";
 /// Changes that come close together are told together.
@@ -133,7 +135,23 @@ impl PostgresUrl {
         Ok(named(connected.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)))?)
     }
 
-    fn pool(&self, most: u32) -> PgPool {
+    pub(super) fn pool(&self, most: u32) -> PgPool {
+        self.pool_options(most).connect_lazy_with(self.options())
+    }
+
+    /// Whose connections write nothing.
+    fn readers(&self) -> PgPool {
+        self.pool_options(READERS)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    connection.execute(SETTINGS).await?;
+                    connection.execute(READ_ONLY).await.map(drop)
+                })
+            })
+            .connect_lazy_with(self.options())
+    }
+
+    fn pool_options(&self, most: u32) -> PgPoolOptions {
         PgPoolOptions::new()
             .max_connections(most)
             .acquire_timeout(PATIENCE)
@@ -147,7 +165,6 @@ impl PostgresUrl {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(self.options())
     }
 }
 
@@ -336,7 +353,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         migrate(url).await?;
         let write = url.pool(WRITERS);
-        let read = url.pool(READERS);
+        let read = url.readers();
         let writer = Writer::new(Pool::Postgres(write.clone()), faults);
         let messages = Messages::begin(&writer, &write, url);
         Ok(Self {
