@@ -379,7 +379,7 @@ impl Store {
 
     async fn undo_claim_once(&self, instance: &InstanceId, now: Timestamp) -> Result<(), StoreError> {
         const WHY: &str = "its VM could not be handed over, or its request is gone";
-        let mut tx = self.write.begin_shared().await?;
+        let mut tx = self.write.begin().await?;
         undo_claim(&mut tx, instance, WHY, now).await?;
         move_row(&mut tx, instance, InstanceState::Deleting, None, WHY, now).await?;
         tx.commit().await?;

@@ -120,6 +120,26 @@ impl fmt::Debug for PostgresUrl {
 }
 
 impl PostgresUrl {
+    /// Takes the database for this process alone, before anything in it is touched; `None` when another one has it.
+    pub async fn hold_alone(&self) -> Result<Option<Alone>, StoreError> {
+        let mut connection = self.connect().await?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        while !try_lock(&mut connection).await? {
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            sleep(LOCK_CHECK).await;
+        }
+        let url = self.clone();
+        let (lose, lost) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            keep_lock(connection, url).await;
+            lose.send_replace(true);
+        });
+        let _task = Some(Arc::new(Keeping(task)));
+        Ok(Some(Alone { lost, _task }))
+    }
+
     fn options(&self) -> PgConnectOptions {
         self.options.clone().application_name("hearth")
     }
@@ -182,7 +202,6 @@ pub(super) struct Messenger {
 #[derive(Debug)]
 pub(super) struct Messages {
     messenger: Arc<Messenger>,
-    url: PostgresUrl,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -204,7 +223,6 @@ impl Messages {
         let hearing = messenger.clone().hear(url.clone());
         Self {
             messenger,
-            url: url.clone(),
             tasks: [tokio::spawn(telling), tokio::spawn(hearing)],
         }
     }
@@ -282,7 +300,7 @@ impl Elsewhere {
     }
 }
 
-/// The store is this process's alone until this and its clones are dropped.
+/// A store is this process's alone until this and its clones are dropped.
 #[derive(Debug, Clone)]
 pub struct Alone {
     lost: watch::Receiver<bool>,
@@ -300,6 +318,13 @@ impl Drop for Keeping {
 }
 
 impl Alone {
+    /// Of a store in SQLite: that is its folder's, which has a lock of its own.
+    #[must_use]
+    pub fn of_folder() -> Self {
+        let (_, lost) = watch::channel(false);
+        Self { lost, _task: None }
+    }
+
     /// Resolves when another process has the store: while PostgreSQL was away, it was quicker.
     pub async fn lost(&self) {
         let mut lost = self.lost.clone();
@@ -318,7 +343,7 @@ async fn try_lock(connection: &mut PgConnection) -> sqlx::Result<bool> {
 async fn keep_lock(mut connection: PgConnection, url: PostgresUrl) {
     loop {
         sleep(LOCK_PULSE).await;
-        if connection.ping().await.is_ok() {
+        if matches!(tokio::time::timeout(PATIENCE, connection.ping()).await, Ok(Ok(()))) {
             continue;
         }
         let again = async {
@@ -370,29 +395,6 @@ impl Store {
     pub fn elsewhere(&self) -> Option<Elsewhere> {
         let messages = self.messages.as_ref()?;
         Some(Elsewhere(messages.messenger.elsewhere.subscribe()))
-    }
-
-    /// Takes the store for this process alone; `None` when another one has it. SQLite's is its folder's, which has a lock of its own.
-    pub async fn hold_alone(&self) -> Result<Option<Alone>, StoreError> {
-        let (lose, lost) = watch::channel(false);
-        let Some(messages) = &self.messages else {
-            return Ok(Some(Alone { lost, _task: None }));
-        };
-        let mut connection = messages.url.connect().await?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        while !try_lock(&mut connection).await? {
-            if Instant::now() > deadline {
-                return Ok(None);
-            }
-            sleep(LOCK_CHECK).await;
-        }
-        let url = messages.url.clone();
-        let task = tokio::spawn(async move {
-            keep_lock(connection, url).await;
-            lose.send_replace(true);
-        });
-        let _task = Some(Arc::new(Keeping(task)));
-        Ok(Some(Alone { lost, _task }))
     }
 }
 

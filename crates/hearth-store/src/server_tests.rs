@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::contract_tests::{project, ready, take};
 use super::testing::{Database, Kind};
-use super::{CopyError, EventFilter, RunOn as _, Store, StoreError, Taken, copy_to_postgres, db};
+use super::{CopyError, EventFilter, PostgresUrl, RunOn as _, Store, StoreError, Taken, copy_to_postgres, db};
 use crate::seal::tests::NoVariables;
 
 /// How long something may take that needs no more than the other side to notice.
@@ -30,11 +30,11 @@ async fn servers_that_start_together_migrate_once_and_one_of_them_has_it_alone()
     for opened in opening {
         stores.push(opened.await.unwrap().unwrap());
     }
-    let alone = stores[0].hold_alone().await.unwrap();
+    let alone = database.url().hold_alone().await.unwrap();
     assert!(alone.is_some());
-    assert!(stores[1].hold_alone().await.unwrap().is_none());
+    assert!(database.url().hold_alone().await.unwrap().is_none());
     drop(alone);
-    let next = stores[1].hold_alone().await.unwrap();
+    let next = database.url().hold_alone().await.unwrap();
     assert!(next.is_some());
 }
 
@@ -59,9 +59,9 @@ async fn change_of_one_server_wakes_another() {
 #[ignore = "needs PostgreSQL (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn postgresql_that_is_away_is_said_to_be_and_is_used_again_when_it_is_back() {
     let cluster = hearth_test_postgres::Postgres::start();
-    let url = cluster.database().parse().unwrap();
+    let url: PostgresUrl = cluster.database().parse().unwrap();
     let store = Store::connect(&url, Arc::new(NoVariables), None).await.unwrap();
-    let alone = store.hold_alone().await.unwrap().unwrap();
+    let alone = url.hold_alone().await.unwrap().unwrap();
     let mut elsewhere = store.elsewhere().unwrap();
     tokio::time::timeout(SOON, elsewhere.changed()).await.unwrap();
     let project = project(&store, "web").await;
@@ -83,10 +83,9 @@ async fn postgresql_that_is_away_is_said_to_be_and_is_used_again_when_it_is_back
     assert!(store.retry_pool(&project, Timestamp::now()).await.unwrap());
     assert!(matches!(take(&store, &project, Some("T-2")).await, Taken::Instance(..)));
     tokio::time::timeout(SOON, elsewhere.changed()).await.unwrap();
-    let other = Store::connect(&url, Arc::new(NoVariables), None).await.unwrap();
     // The lock is taken again on a new connection.
     let deadline = Instant::now() + SOON;
-    while other.hold_alone().await.unwrap().is_some() {
+    while url.hold_alone().await.unwrap().is_some() {
         assert!(Instant::now() < deadline);
     }
     drop(alone);
@@ -96,12 +95,12 @@ async fn postgresql_that_is_away_is_said_to_be_and_is_used_again_when_it_is_back
 #[ignore = "needs PostgreSQL (all: cargo xtask test; alone: cargo xtask test NAME)"]
 async fn server_whose_lock_another_one_took_meanwhile_is_told() {
     let database = Database::new(Kind::Postgres);
-    let (one, other) = (database.open().await, database.open().await);
-    let alone = one.hold_alone().await.unwrap().unwrap();
+    let other = database.open().await;
+    let alone = database.url().hold_alone().await.unwrap().unwrap();
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()";
     let cut: i64 = db::query_scalar(cut).fetch_one(&other.read).await.unwrap();
     assert_eq!(cut, 1);
-    let other = other.hold_alone().await.unwrap();
+    let other = database.url().hold_alone().await.unwrap();
     assert!(other.is_some());
     tokio::time::timeout(SOON, alone.lost()).await.unwrap();
 }

@@ -32,26 +32,27 @@ pub(super) fn mark(folder: &Path, url: &PostgresUrl) -> Result<(), (PathBuf, std
 pub(super) async fn open(options: &ServeOptions, cipher: Arc<Cipher>) -> Result<(Store, Alone), ServeError> {
     let folder = options.data_dir.as_path();
     let faults = options.write_faults.clone();
-    let store = match &options.database {
+    match &options.database {
         None => {
             if let Some(url) = marked(folder) {
                 return Err(ServeError::StoreElsewhere(url));
             }
             let reserve = Reserve::open(folder, options.reserve_mib << 20);
-            Store::open_with(&folder.join(DATABASE), cipher, faults, reserve).await?
+            let store = Store::open_with(&folder.join(DATABASE), cipher, faults, reserve).await?;
+            Ok((store, Alone::of_folder()))
         }
         Some(url) => {
             if folder.join(DATABASE).exists() {
                 return Err(ServeError::StoreHere(folder.to_owned()));
             }
+            // First: a newer program must not bring the schema up to date under a server that runs.
+            let alone = url.hold_alone().await?.ok_or(ServeError::DatabaseInUse)?;
             let store = Store::connect(url, cipher, faults).await?;
             if marked(folder).as_deref() != Some(url.to_string().as_str()) {
                 mark(folder, url).map_err(|(path, source)| ServeError::DataDir { path, source })?;
             }
             tracing::info!(database = %url, "the store is in PostgreSQL");
-            store
+            Ok((store, alone))
         }
-    };
-    let alone = store.hold_alone().await?.ok_or(ServeError::DatabaseInUse)?;
-    Ok((store, alone))
+    }
 }

@@ -2,13 +2,11 @@
 //! takes them over as after any restart.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use hearth_store::{CopiedTable, CopyError, CopyProgress, PostgresUrl, Store, StoreError, copy_to_postgres};
+use hearth_store::{CopiedTable, CopyError, CopyProgress, PostgresUrl, StoreError, copy_to_postgres};
 
 use super::database::{MOVED, mark};
-use super::{DATABASE, SECRET_KEY, ServeError, lock};
-use crate::secrets::cipher::{Cipher, SecretError};
+use super::{DATABASE, ServeError, lock};
 
 /// Why a store was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +22,6 @@ pub enum MoveError {
     File { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Copy(#[from] CopyError),
-    #[error(transparent)]
-    Secret(#[from] SecretError),
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The data folder, or the server that runs on it.
@@ -44,12 +40,8 @@ pub async fn move_store(
         return Err(MoveError::NoStore(data_dir.to_owned()));
     }
     let _lock = lock(data_dir).await?;
-    let cipher = Arc::new(Cipher::open(&data_dir.join(SECRET_KEY))?);
-    let store = Store::connect(to, cipher, None).await?;
-    let alone = store.hold_alone().await?.ok_or(MoveError::InUse)?;
+    let _alone = to.hold_alone().await?.ok_or(MoveError::InUse)?;
     let copied = copy_to_postgres(&database, to, progress).await?;
-    drop(alone);
-    store.close().await;
     // First where the store is from now on: a server that starts in between refuses, and says to move again.
     mark(data_dir, to).map_err(|(path, source)| MoveError::File { path, source })?;
     let moved = data_dir.join(MOVED);
