@@ -167,7 +167,7 @@ CREATE TABLE template (
 );
 CREATE INDEX template_by_key ON template (key);
 
--- Checkpoints that were found damaged, for whoever asks why something was made anew.
+-- Checkpoints that were found damaged, for who asks why something was made anew.
 CREATE TABLE checkpoint_fault (
     key        words NOT NULL,
     project_id words,
@@ -176,7 +176,7 @@ CREATE TABLE checkpoint_fault (
 );
 CREATE INDEX checkpoint_fault_by_time ON checkpoint_fault (at);
 
--- Which server acts on the pools. Whoever holds it alone acts; a new holder counts up.
+-- Which server acts on the pools. Who holds it acts alone; a new holder counts up.
 CREATE TABLE controller (
     id         BIGINT PRIMARY KEY CHECK (id = 1),
     holder     words NOT NULL,                -- the server process

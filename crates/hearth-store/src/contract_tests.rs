@@ -21,13 +21,13 @@ on_both!(
 
 mod figures {
     #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "prints figures for people"]
+    #[ignore = "not a test: prints figures for people"]
     async fn not_a_test_time_of_claims_on_sqlite() {
         super::not_a_test_time_of_claims(super::Kind::Sqlite).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "prints figures for people; needs PostgreSQL"]
+    #[ignore = "not a test: prints figures for people, on PostgreSQL"]
     async fn not_a_test_time_of_claims_on_postgres() {
         super::not_a_test_time_of_claims(super::Kind::Postgres).await;
     }

@@ -174,7 +174,7 @@ async fn store_of_sqlite_is_copied_whole_compared_and_copied_but_once() {
     let (was, is) = (all(&before).await, all(&after).await);
     assert_eq!((was.0, was.2), (is.0, is.2));
     assert_eq!(was.1, is.1);
-    // Ids go on after those that were copied.
+    // Ids continue after those that were copied.
     let new = project(&after, "new").await;
     ready(&after, &new, 1).await;
     assert_eq!(after.event_span().await.unwrap().newest, is.2.newest + 2);

@@ -46,8 +46,8 @@ pub(super) const TABLES: [&str; 27] = [
 ];
 /// Rows that are read at a time.
 const PAGE: i64 = 1000;
-/// What PostgreSQL counts up by itself goes on after what was copied.
-const GO_ON: &str = "SELECT setval('event_id', coalesce((SELECT max(id) FROM event), 1), EXISTS (SELECT 1 FROM event));
+/// What PostgreSQL counts up by itself continues after what was copied.
+const CONTINUE: &str = "SELECT setval('event_id', coalesce((SELECT max(id) FROM event), 1), EXISTS (SELECT 1 FROM event));
     SELECT setval(pg_get_serial_sequence('audit', 'id'), coalesce((SELECT max(id) FROM audit), 1), EXISTS (SELECT 1 FROM audit))";
 
 /// What is in a table: how many rows, and a sum over all of them that no other rows have, in whatever order they are read.
@@ -249,7 +249,7 @@ pub async fn copy_to_postgres(
         copied.push(CopiedTable { name: table, sum });
     }
     if !is_there {
-        to.execute(GO_ON).await?;
+        to.execute(CONTINUE).await?;
     }
     named(to.commit().await)?;
     from.rollback().await?;

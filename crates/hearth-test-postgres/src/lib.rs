@@ -25,7 +25,7 @@ const RUNS_IT: [&str; 2] = ["postgres", "nobody"];
 const SETTINGS: &str = "-c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=900 -c shared_buffers=64MB \
     -c autovacuum=off -c log_min_messages=fatal";
 /// Lasts as long as its standard input, then ends PostgreSQL and removes the folder.
-const KEEPER: &str = r#"cat >/dev/null; "$1/run" pg_ctl -D "$1/data" -m immediate stop >/dev/null 2>&1; rm -rf "$1""#;
+const CLEANER: &str = r#"cat >/dev/null; "$1/run" pg_ctl -D "$1/data" -m immediate stop >/dev/null 2>&1; rm -rf "$1""#;
 
 /// A running cluster.
 #[derive(Debug)]
@@ -33,14 +33,14 @@ pub struct Postgres {
     folder: PathBuf,
     databases: AtomicU32,
     /// Its end is the cluster's.
-    _keeper: (Child, Mutex<Option<ChildStdin>>),
+    _cleaner: (Child, Mutex<Option<ChildStdin>>),
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let (keeper, input) = &mut self._keeper;
+        let (cleaner, input) = &mut self._cleaner;
         drop(input.get_mut().unwrap().take());
-        drop(keeper.wait());
+        drop(cleaner.wait());
     }
 }
 
@@ -83,8 +83,8 @@ impl Postgres {
         );
         std::fs::write(&run, text).unwrap();
         std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh"])
+        let mut cleaner = Command::new("sh")
+            .args(["-c", CLEANER, "sh"])
             .arg(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -93,11 +93,11 @@ impl Postgres {
             .process_group(0)
             .spawn()
             .unwrap();
-        let input = keeper.stdin.take();
+        let input = cleaner.stdin.take();
         let cluster = Self {
             folder,
             databases: AtomicU32::default(),
-            _keeper: (keeper, Mutex::new(input)),
+            _cleaner: (cleaner, Mutex::new(input)),
         };
         let data = cluster.data();
         cluster.run(&[
