@@ -64,6 +64,11 @@ pub enum ServeError {
         "the store of this data folder is in PostgreSQL: start the server with --database {0} (or HEARTH_DATABASE, which may hold the password, too)"
     )]
     StoreElsewhere(String),
+    /// PostgreSQL was named, and what is there is no store of this data folder.
+    #[error(
+        "the database holds another store than this data folder's, or none; name the one that the file `database` of the data folder says"
+    )]
+    OtherStore,
     /// PostgreSQL was named, and there is a store in SQLite.
     #[error(
         "the data folder {} has its store in {DATABASE}: `hearth store move --to URL` moves it to PostgreSQL; or use another --data-dir",
@@ -154,6 +159,7 @@ pub async fn serve_with(
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
+    database::note(options, &installation)?;
     store.unreserve_all().await?;
     store.undo_unasked(Timestamp::now()).await?;
     store.undo_checkpoints().await?;

@@ -91,7 +91,7 @@ pub use reserve::Reserve;
 pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
 pub use tokens::{NewToken, TokenReach, TokenRow};
-pub use transfer::{CopiedTable, CopyError, CopyProgress, TableSum, copy_to_postgres};
+pub use transfer::{CopiedTable, CopyError, CopyProgress, TableSum, copy_to_postgres, installation_of};
 pub use variables::{VariableOwner, VariableRow};
 pub use webhooks::{Attempt, DueDelivery, NewDelivery, NewWebhook, WebhookReach, WebhookRow};
 use writer::{RunOn, Writer};
@@ -288,6 +288,12 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(value)
+    }
+
+    /// The same, if it was ever made.
+    pub async fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let value = db::query_scalar("SELECT value FROM meta WHERE key = $1");
+        Ok(value.bind(key).fetch_optional(&self.read).await?)
     }
 
     /// Whether the database answers.

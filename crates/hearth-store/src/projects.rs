@@ -200,10 +200,10 @@ const IMAGES_OF_PROJECTS: &str = "SELECT DISTINCT image FROM project WHERE image
 pub async fn images_of_data_folder(data_dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
     let file = data_dir.join("hearth.db");
     if !file.exists() {
-        if let Ok(url) = std::fs::read_to_string(data_dir.join("database")) {
+        if let Ok(text) = std::fs::read_to_string(data_dir.join("database")) {
             return Err(StoreError::Elsewhere {
                 folder: data_dir.to_owned(),
-                url: url.trim().to_owned(),
+                url: text.lines().next().unwrap_or_default().to_owned(),
             });
         }
         return Ok(Vec::new());

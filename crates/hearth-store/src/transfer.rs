@@ -212,10 +212,10 @@ pub async fn copy_to_postgres(
     url: &PostgresUrl,
     mut progress: impl FnMut(CopyProgress) + Send,
 ) -> Result<Vec<CopiedTable>, CopyError> {
-    let mut from = open(file).await?;
+    let mut connection = open(file).await?;
     migrate(url).await?;
     let mut to = url.connect().await?;
-    let mut from = from.begin().await?;
+    let mut from = connection.begin().await?;
     let all = count_all(&mut from).await?;
     let mut to = to.begin().await?;
     // Nobody else writes meanwhile.
@@ -253,6 +253,8 @@ pub async fn copy_to_postgres(
     }
     named(to.commit().await)?;
     from.rollback().await?;
+    // Or files beside the database would stay.
+    connection.close().await?;
     Ok(copied)
 }
 
@@ -277,9 +279,19 @@ async fn count_all(from: &mut SqliteConnection) -> Result<u64, StoreError> {
     Ok(u64::try_from(all).unwrap_or_default())
 }
 
+/// What a store is called by, in SQLite and in PostgreSQL.
+const INSTALLATION: &str = "SELECT value FROM meta WHERE key = 'installation'";
+
+/// The name of the installation whose store this file is, if it has one.
+pub async fn installation_of(file: &Path) -> Result<Option<String>, StoreError> {
+    let mut connection = open(file).await?;
+    let name = sqlx::query_scalar(INSTALLATION).fetch_optional(&mut connection).await?;
+    connection.close().await?;
+    Ok(name)
+}
+
 /// Whether the database holds this very installation already: an earlier copy was interrupted after its end.
 async fn is_there(from: &mut SqliteConnection, to: &mut PgConnection) -> Result<bool, CopyError> {
-    const INSTALLATION: &str = "SELECT value FROM meta WHERE key = 'installation'";
     let rows = TABLES
         .map(|table| format!("EXISTS (SELECT 1 FROM {table})"))
         .join(" OR ");

@@ -114,8 +114,8 @@ pub async fn back_up(
     passphrase: Option<&SecretString>,
 ) -> Result<Description, BackupError> {
     let database = data_dir.join(DATABASE);
-    if let Some(url) = marked(data_dir) {
-        return Err(BackupError::InPostgres(url));
+    if let Some(marked) = marked(data_dir) {
+        return Err(BackupError::InPostgres(marked.url));
     }
     if !database.exists() {
         return Err(BackupError::NoDataFolder(data_dir.to_owned()));

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_store::{CopiedTable, CopyError, CopyProgress, PostgresUrl, StoreError, copy_to_postgres};
+use hearth_store::{CopiedTable, CopyError, CopyProgress, PostgresUrl, StoreError, copy_to_postgres, installation_of};
 
-use super::database::{MOVED, mark};
+use super::database::{MOVED, Marked, mark};
 use super::{DATABASE, ServeError, lock};
 
 /// Why a store was not moved.
@@ -43,7 +43,11 @@ pub async fn move_store(
     let _alone = to.hold_alone().await?.ok_or(MoveError::InUse)?;
     let copied = copy_to_postgres(&database, to, progress).await?;
     // First where the store is from now on: a server that starts in between refuses, and says to move again.
-    mark(data_dir, to).map_err(|(path, source)| MoveError::File { path, source })?;
+    let marked = Marked {
+        url: to.to_string(),
+        installation: installation_of(&database).await?,
+    };
+    mark(data_dir, &marked).map_err(|(path, source)| MoveError::File { path, source })?;
     let moved = data_dir.join(MOVED);
     std::fs::rename(&database, &moved).map_err(|source| MoveError::File { path: moved, source })?;
     Ok(copied)

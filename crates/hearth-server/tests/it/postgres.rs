@@ -85,6 +85,15 @@ async fn folder_and_database_that_do_not_belong_together_are_refused() {
         matches!(&forgotten, ServeError::StoreElsewhere(there) if url.starts_with(there.split('?').next().unwrap()))
     );
     assert!(!one.path().join("data/hearth.db").exists());
+    // And so would another database.
+    let empty = hearth_test_postgres::shared().database();
+    let other_store = start(&one, &with(&one, Some(&empty)), &driver).await.err().unwrap();
+    assert!(matches!(other_store, ServeError::OtherStore), "{other_store}");
+    start(&one, &with(&one, Some(&url)), &driver)
+        .await
+        .unwrap()
+        .stop()
+        .await;
     // And PostgreSQL without what is in SQLite.
     let third = folder();
     start(&third, &with(&third, None), &driver).await.unwrap().stop().await;
