@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 26] = [
+const NEEDED: [&str; 27] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
@@ -25,6 +25,8 @@ const NEEDED: [&str; 26] = [
     // Clients of SSH in a VM, and keys for it.
     "openssh-client",
     "rsync",
+    // A store for more than one machine.
+    "postgresql",
     // Programs that the server and the tests call.
     "util-linux",
     "mount",

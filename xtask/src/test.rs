@@ -26,6 +26,23 @@ const USING_OTHERS: [&str; 2] = ["hearth", "hearth-server"];
 /// Set to any value: repositories with set-ups of other tools boot in real VMs, with what those install.
 const IMPORTS_VARIABLE: &str = "HEARTH_IMPORTS_ALL";
 const IMPORTS: &str = "import_vms::";
+/// Set to any value: the servers of front-door tests keep their store in PostgreSQL.
+const POSTGRES_VARIABLE: &str = "HEARTH_TEST_POSTGRES";
+/// Those that run once more so: what rests on the store when much happens at once, when it fails, and when a server begins again.
+const ON_POSTGRES: [&str; 12] = [
+    "claims::",
+    "clear::",
+    "events::",
+    "faults::",
+    "fork::",
+    "history::",
+    "leases::",
+    "names::",
+    "pools::",
+    "restart::",
+    "tokens::",
+    "webhooks::",
+];
 /// What the test programs are told to run what needs a real VM, too.
 const ALL: [&str; 2] = ["--", "--include-ignored"];
 /// Warnings are errors, in the tests' own build too, so that nothing is built twice for it.
@@ -110,7 +127,15 @@ fn all(stages: &mut Stages) -> Result<()> {
             process::run(tests.arg("--").args(arguments).args(&left_out))
         }));
     }
-    done
+    done.and(stages.stage("tests on PostgreSQL", || {
+        let server = ["--package", "hearth-server", "--test", "it"].map(str::to_owned);
+        let mut tests = tests(&agent, &server, None);
+        tests
+            .env(POSTGRES_VARIABLE, "1")
+            .arg("--")
+            .args(["--test-threads", "3"]);
+        process::run(tests.args(ON_POSTGRES).args(&left_out))
+    }))
 }
 
 /// Does two things at the same time; gives what the first one made.

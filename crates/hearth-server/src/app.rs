@@ -32,7 +32,7 @@ use crate::repos::sources::{Sources, known_hosts};
 use crate::repos::watch::Watch;
 use crate::secrets::links::LinkKey;
 use crate::status::PoolStatus;
-use crate::store::Store;
+use crate::store::{Elsewhere, Store};
 use crate::templates::environment::Environments;
 use crate::templates::gc::Gc;
 use crate::templates::images::Images;
@@ -68,6 +68,7 @@ pub struct App {
     idle: IdlePause,
     audit: AuditWriter,
     historian: Historian,
+    queues: Queues,
 }
 
 impl App {
@@ -175,7 +176,7 @@ impl App {
             mirrors: mirrors.clone(),
             recipes,
             set_ups: set_ups.clone(),
-            queues,
+            queues: queues.clone(),
             pause: pause.clone(),
             wake: wake.clone(),
             blockers: Arc::new(status.clone()),
@@ -255,6 +256,7 @@ impl App {
             idle,
             audit,
             historian,
+            queues,
         })
     }
 
@@ -280,6 +282,7 @@ impl App {
             idle,
             audit,
             historian,
+            queues,
         } = self;
         let (gc, probes, watch) = (state.gc.clone(), state.probes.clone(), state.watch.clone());
         let mirror_gc = state.mirror_gc.clone();
@@ -290,7 +293,9 @@ impl App {
         let history_stop = stop.clone();
         let (webhooks, webhooks_stop) = (state.webhooks.clone(), stop.clone());
         let (metrics, metrics_stop) = (state.metrics.clone(), stop.clone());
+        let elsewhere = hear_others(state.store.elsewhere(), state.wake.clone(), queues, stop.clone());
         let tasks = vec![
+            tokio::spawn(elsewhere),
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),
@@ -308,6 +313,20 @@ impl App {
             tokio::spawn(async move { controller.run(stop).await }),
         ];
         (state, tasks)
+    }
+}
+
+/// What another server of the store changed wakes this one as its own changes do: the pools' pass, and the claims that wait.
+async fn hear_others(elsewhere: Option<Elsewhere>, wake: Wake, queues: Queues, stop: CancellationToken) {
+    let Some(mut elsewhere) = elsewhere else { return };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = elsewhere.changed() => {
+                wake.wake();
+                queues.notify_everyone();
+            }
+        }
     }
 }
 

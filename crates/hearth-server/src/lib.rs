@@ -26,7 +26,10 @@ mod webhooks;
 use hearth_store as store;
 
 #[doc(hidden)]
-pub use hearth_store::{Census, WriteFault, WriteFaults, WriteMoment, images_of_data_folder};
+pub use hearth_store::{
+    Census, CopiedTable, CopyError, CopyProgress, PostgresUrl, WriteFault, WriteFaults, WriteMoment,
+    images_of_data_folder,
+};
 pub use http::{MAX_BODY_BYTES, TlsError, body_faults, openapi_document};
 pub use options::{
     Address, Changeable, Control, DriverKind, Listen, Listener, Pulse, ServeOptions, Sizes, TlsFiles, UNIX,
@@ -34,6 +37,6 @@ pub use options::{
 pub use repos::sources::SourceRule;
 pub use repos::watch::WebhookSecret;
 pub use serve::{
-    BackupError, Description, KeySource, Removed, ServeError, back_up, describe, is_data_folder, restore, serve,
-    serve_with, uninstall,
+    BackupError, Description, KeySource, MoveError, Removed, ServeError, back_up, describe, is_data_folder, move_store,
+    restore, serve, serve_with, uninstall,
 };

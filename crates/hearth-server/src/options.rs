@@ -17,13 +17,15 @@ pub use listen::{Address, Listen, Listener, UNIX};
 
 use crate::repos::sources::SourceRule;
 use crate::repos::watch::WebhookSecret;
-use crate::store::WriteFaults;
+use crate::store::{PostgresUrl, WriteFaults};
 
 /// All options of `hearth serve`.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// The PostgreSQL with the store; `None`: SQLite, in the data folder.
+    pub database: Option<PostgresUrl>,
     /// Folders of images besides the data folder's own: what every data folder of this machine finds.
     pub shared_images: Vec<PathBuf>,
     /// Where to listen.
@@ -167,6 +169,7 @@ impl ServeOptions {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             data_dir,
+            database: None,
             shared_images: Vec::new(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 7717)).into()],
             tls: None,

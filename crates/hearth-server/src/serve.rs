@@ -1,6 +1,8 @@
 //! Start and end of a server.
 
 mod backup;
+mod database;
+mod move_store;
 mod uninstall;
 
 use std::net::SocketAddr;
@@ -27,11 +29,12 @@ use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions};
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::secrets::links::LinkKey;
-use crate::store::{NewToken, Reserve, Store, StoreError};
+use crate::store::{NewToken, Store, StoreError};
 use crate::templates::images;
 use crate::web;
 
 pub use backup::{BackupError, Description, KeySource, back_up, describe, restore};
+pub use move_store::{MoveError, move_store};
 pub use uninstall::{Removed, is_data_folder, uninstall};
 
 /// The database, in the data folder.
@@ -53,6 +56,25 @@ pub enum ServeError {
     /// Another server works on this data folder.
     #[error("another Hearth server uses the data folder {}; stop it first, or use another --data-dir", .0.display())]
     InUse(PathBuf),
+    /// Another server works on this database.
+    #[error("another Hearth server works with this database; stop it first, or name another one with --database")]
+    DatabaseInUse,
+    /// The server was started without what says where its store is.
+    #[error(
+        "the store of this data folder is in PostgreSQL: start the server with --database {0} (or HEARTH_DATABASE, which may hold the password, too)"
+    )]
+    StoreElsewhere(String),
+    /// PostgreSQL was named, and what is there is no store of this data folder.
+    #[error(
+        "the database holds another store than this data folder's, or none; name the one that the file `database` of the data folder says"
+    )]
+    OtherStore,
+    /// PostgreSQL was named, and there is a store in SQLite.
+    #[error(
+        "the data folder {} has its store in {DATABASE}: `hearth store move --to URL` moves it to PostgreSQL; or use another --data-dir",
+        .0.display()
+    )]
+    StoreHere(PathBuf),
     /// The data folder cannot be used.
     #[error("the data folder {} cannot be used: {source}", path.display())]
     DataDir {
@@ -133,11 +155,11 @@ pub async fn serve_with(
     let key = folder.join(SECRET_KEY);
     let cipher = Arc::new(Cipher::open(&key)?);
     let links = LinkKey::open(&key)?;
-    let reserve = Reserve::open(folder, options.reserve_mib << 20);
-    let store = Store::open_with(&folder.join(DATABASE), cipher, options.write_faults.clone(), reserve).await?;
+    let (store, alone) = database::open(options, cipher).await?;
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
+    database::note(options, &installation)?;
     store.unreserve_all().await?;
     store.undo_unasked(Timestamp::now()).await?;
     store.undo_checkpoints().await?;
@@ -168,6 +190,18 @@ pub async fn serve_with(
         policy,
         stop.clone(),
     )));
+    loops.push(tokio::spawn({
+        let (alone, stop) = (alone.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                () = alone.lost() => {
+                    tracing::error!("while PostgreSQL was away another Hearth server took the database; this server ends");
+                    stop.cancel();
+                }
+                () = stop.cancelled() => {}
+            }
+        }
+    }));
     if let Some(tls) = &tls {
         loops.push(tokio::spawn(tls.clone().watch(stop.clone())));
     }
@@ -201,6 +235,7 @@ pub async fn serve_with(
     stop.cancel();
     // A panic in a loop was logged where it happened.
     let _ = futures::future::join_all(loops).await;
+    drop(alone);
     store.close().await;
     if let Err(error) = driver.stand_down().await {
         tracing::warn!(%error, "helper processes of the VMs could not be ended");

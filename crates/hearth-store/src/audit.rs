@@ -4,7 +4,7 @@ use hearth_api::audit::AuditEntry;
 use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 
-use super::{RunOn as _, Store, StoreError, millis, parse, timestamp};
+use super::{RunOn as _, Store, StoreError, db, millis, parse, timestamp};
 
 /// An entry to be written. What the path does not name is `None`.
 #[derive(Debug, Clone)]
@@ -81,16 +81,16 @@ impl TryFrom<Raw> for AuditEntry {
 impl Store {
     /// Writes entries, all in one transaction. One about an instance gets the instance's project.
     pub async fn write_audit(&self, entries: &[NewAuditEntry]) -> Result<(), StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         for entry in entries {
             let by = &entry.by;
-            sqlx::query(
+            db::query(
                 "INSERT INTO audit (at, tenant, token_id, token_name, owner, address, operation, project_id, instance_id,
                                     subject, status, request_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                         coalesce(?8, (SELECT project_id FROM instance WHERE id = ?9),
-                                  (SELECT project_id FROM claim WHERE instance_id = ?9)),
-                         ?9, ?10, ?11, ?12)",
+                 VALUES ($1, $2, $3, $4, $5, $6, $7,
+                         coalesce($8, (SELECT project_id FROM instance WHERE id = $9),
+                                  (SELECT project_id FROM claim WHERE instance_id = $9)),
+                         $9, $10, $11, $12)",
             )
             .bind(millis(entry.at))
             .bind(by.tenant.as_str())
@@ -114,8 +114,8 @@ impl Store {
     /// Entries, newest first.
     pub async fn audit(&self, filter: AuditFilter<'_>) -> Result<Vec<AuditEntry>, StoreError> {
         let before = filter.before.and_then(|id| i64::try_from(id).ok()).unwrap_or(i64::MAX);
-        let raw: Vec<Raw> = sqlx::query_as(
-            "SELECT * FROM audit WHERE tenant = ?1 AND (?2 IS NULL OR project_id = ?2) AND id < ?3 ORDER BY id DESC LIMIT ?4",
+        let raw: Vec<Raw> = db::query_as(
+            "SELECT * FROM audit WHERE tenant = $1 AND ($2 IS NULL OR project_id = $2) AND id < $3 ORDER BY id DESC LIMIT $4",
         )
         .bind(filter.tenant)
         .bind(filter.project.map(ProjectId::as_str))
@@ -128,7 +128,7 @@ impl Store {
 
     /// Removes the oldest entries of before then, at most so many at once; how many there were.
     pub async fn remove_audit(&self, before: Timestamp, batch: u32) -> Result<u64, StoreError> {
-        let oldest: Vec<(i64, i64)> = sqlx::query_as("SELECT id, at FROM audit ORDER BY id LIMIT ?1")
+        let oldest: Vec<(i64, i64)> = db::query_as("SELECT id, at FROM audit ORDER BY id LIMIT $1")
             .bind(batch)
             .fetch_all(&self.read)
             .await?;
@@ -140,7 +140,7 @@ impl Store {
     }
 
     async fn remove_audit_up_to(&self, last: i64) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM audit WHERE id <= ?1")
+        let done = db::query("DELETE FROM audit WHERE id <= $1")
             .bind(last)
             .run_on(&self.write)
             .await?;

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use hearth_api::ids::ProjectId;
 use hearth_core::checkout::{Checkout, Remote};
 use jiff::Timestamp;
+use sqlx::AssertSqlSafe;
 
-use super::{ProjectRow, RunOn as _, Store, StoreError, millis, parse, timestamp};
+use super::{ProjectRow, RunOn as _, Store, StoreError, db, millis, parse, timestamp};
 
 /// What branches were last seen at. A snapshot.
 #[derive(Debug, Clone, Default)]
@@ -56,10 +57,10 @@ impl Store {
         commit: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "INSERT INTO tip (tenant, url, branch, commit_id, changed_at, project_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id, changed_at = excluded.changed_at
-             WHERE commit_id <> excluded.commit_id",
+        let done = db::query(
+            "INSERT INTO tip (tenant, url, branch, commit_id, changed_at, project_id) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (tenant, project_id, url, branch) DO UPDATE
+             SET commit_id = excluded.commit_id, changed_at = excluded.changed_at WHERE tip.commit_id <> excluded.commit_id",
         )
         .bind(&remote.tenant)
         .bind(&remote.url)
@@ -75,7 +76,7 @@ impl Store {
     /// Every branch that was ever seen.
     pub async fn branch_heads(&self) -> Result<BranchHeads, StoreError> {
         let rows: Vec<(String, String, String, String, String, i64)> =
-            sqlx::query_as("SELECT tenant, project_id, url, branch, commit_id, changed_at FROM tip")
+            db::query_as("SELECT tenant, project_id, url, branch, commit_id, changed_at FROM tip")
                 .fetch_all(&self.read)
                 .await?;
         let mut heads = BranchHeads::default();
@@ -101,8 +102,8 @@ impl Store {
     pub async fn branch_heads_at(&self, remotes: &[Remote]) -> Result<BranchHeads, StoreError> {
         let mut heads = BranchHeads::default();
         for remote in remotes {
-            let rows: Vec<(String, String, i64)> = sqlx::query_as(
-                "SELECT branch, commit_id, changed_at FROM tip WHERE tenant = ?1 AND project_id = ?2 AND url = ?3",
+            let rows: Vec<(String, String, i64)> = db::query_as(
+                "SELECT branch, commit_id, changed_at FROM tip WHERE tenant = $1 AND project_id = $2 AND url = $3",
             )
             .bind(&remote.tenant)
             .bind(project_column(remote))
@@ -121,14 +122,14 @@ impl Store {
 
     /// Forgets branches of repositories that no project has any more.
     pub async fn forget_branch_heads(&self) -> Result<(), StoreError> {
-        sqlx::query(
+        let statement = format!(
             "DELETE FROM tip WHERE NOT EXISTS (
-                SELECT 1 FROM project, json_each(project.repos) AS repo
-                WHERE project.tenant = tip.tenant AND json_extract(repo.value, '$.url') = tip.url
-                  AND tip.project_id = iif(project.credentials_version > 0, project.id, ''))",
-        )
-        .run_on(&self.write)
-        .await?;
+                SELECT 1 FROM project, {}
+                WHERE project.tenant = tip.tenant AND element.value ->> 'url' = tip.url
+                  AND tip.project_id = CASE WHEN project.credentials_version > 0 THEN project.id ELSE '' END)",
+            self.dialect().elements("project.repos")
+        );
+        db::query(AssertSqlSafe(statement)).run_on(&self.write).await?;
         Ok(())
     }
 }

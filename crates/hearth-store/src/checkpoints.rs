@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::events::Change;
 use super::moves::delete_rows;
-use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, db, from_json, millis, parse, timestamp, to_json};
 
 /// A checkpoint to be written, when its files are whole.
 #[derive(Debug, Clone)]
@@ -84,8 +84,8 @@ impl TryFrom<RawTemplate> for TemplateRow {
 impl Store {
     /// Writes a checkpoint whose files are whole.
     pub async fn insert_checkpoint(&self, row: &CheckpointRow, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO checkpoint (key, parent, project_id, logs, created_at, checkouts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+        db::query(
+            "INSERT INTO checkpoint (key, parent, project_id, logs, created_at, checkouts) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT DO NOTHING",
         )
         .bind(row.key.as_str())
@@ -101,7 +101,7 @@ impl Store {
 
     /// Where a set-up left the checkouts, in their order; nothing where that was not recorded.
     pub async fn checkouts_of(&self, key: &CheckpointKey) -> Result<Vec<CheckoutState>, StoreError> {
-        let told: Option<Option<String>> = sqlx::query_scalar("SELECT checkouts FROM checkpoint WHERE key = ?1")
+        let told: Option<Option<String>> = db::query_scalar("SELECT checkouts FROM checkpoint WHERE key = $1")
             .bind(key.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -115,7 +115,7 @@ impl Store {
         let mut at = Some(key.as_str().to_owned());
         while let Some(key) = at.take() {
             let row: Option<(Option<String>, String)> =
-                sqlx::query_as("SELECT parent, logs FROM checkpoint WHERE key = ?1")
+                db::query_as("SELECT parent, logs FROM checkpoint WHERE key = $1")
                     .bind(&key)
                     .fetch_optional(&self.read)
                     .await?;
@@ -129,7 +129,7 @@ impl Store {
 
     /// Every checkpoint that has a row, and whose it is.
     pub async fn checkpoint_owners(&self) -> Result<HashMap<CheckpointKey, Option<ProjectId>>, StoreError> {
-        let rows: Vec<(String, Option<String>)> = sqlx::query_as("SELECT key, project_id FROM checkpoint")
+        let rows: Vec<(String, Option<String>)> = db::query_as("SELECT key, project_id FROM checkpoint")
             .fetch_all(&self.read)
             .await?;
         rows.into_iter()
@@ -159,12 +159,15 @@ impl Store {
         damaged: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        const GONE: &str = "WITH RECURSIVE gone (key) AS (
-            VALUES (?1) UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)";
+        let gone = format!(
+            "WITH RECURSIVE gone (key) AS (
+                SELECT {} UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)",
+            self.dialect().key("$1")
+        );
         let mut tx = self.write.begin().await?;
         if damaged {
-            let ids: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-                "{GONE} SELECT id FROM instance
+            let ids: Vec<String> = db::query_scalar(sqlx::AssertSqlSafe(format!(
+                "{gone} SELECT id FROM instance
                  WHERE template_key IN (SELECT key FROM gone) AND state = 'ready' AND purpose <> 'claim'"
             )))
             .bind(key.as_str())
@@ -178,8 +181,8 @@ impl Store {
             )
             .await?;
         }
-        let templates: Vec<(String, String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "{GONE} SELECT project_id, recipe, key FROM template WHERE key IN (SELECT key FROM gone)"
+        let templates: Vec<(String, String, String)> = db::query_as(sqlx::AssertSqlSafe(format!(
+            "{gone} SELECT project_id, recipe, key FROM template WHERE key IN (SELECT key FROM gone)"
         )))
         .bind(key.as_str())
         .fetch_all(&mut *tx)
@@ -195,8 +198,8 @@ impl Store {
             tx.tell(change.because(why).with(json!({ "recipe": recipe, "checkpoint": key })))
                 .await?;
         }
-        sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{GONE} DELETE FROM checkpoint WHERE key IN (SELECT key FROM gone)"
+        db::query(sqlx::AssertSqlSafe(format!(
+            "{gone} DELETE FROM checkpoint WHERE key IN (SELECT key FROM gone)"
         )))
         .bind(key.as_str())
         .execute(&mut *tx)
@@ -223,10 +226,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let noted: Option<Option<String>> = sqlx::query_scalar(
+        let noted: Option<Option<String>> = db::query_scalar(
             "INSERT INTO checkpoint_fault (key, project_id, reason, at)
-             SELECT key, project_id, ?2, ?3 FROM checkpoint
-             WHERE key = ?1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project)) RETURNING project_id",
+             SELECT key, project_id, $2, $3 FROM checkpoint
+             WHERE key = $1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project)) RETURNING project_id",
         )
         .bind(key.as_str())
         .bind(reason)
@@ -246,8 +249,8 @@ impl Store {
 
     /// Checkpoints that were found damaged since then, newest first; the 100 latest of them.
     pub async fn checkpoint_faults(&self, since: Timestamp) -> Result<Vec<CheckpointFaultRow>, StoreError> {
-        let rows: Vec<(String, Option<String>, String, i64)> = sqlx::query_as(
-            "SELECT key, project_id, reason, at FROM checkpoint_fault WHERE at >= ?1 ORDER BY at DESC LIMIT 100",
+        let rows: Vec<(String, Option<String>, String, i64)> = db::query_as(
+            "SELECT key, project_id, reason, at FROM checkpoint_fault WHERE at >= $1 ORDER BY at DESC LIMIT 100",
         )
         .bind(millis(since))
         .fetch_all(&self.read)
@@ -269,17 +272,17 @@ impl Store {
     /// Notes which checkpoint the instances of a recipe are forked from. Not when that has no row any more.
     pub async fn set_template(&self, row: &TemplateRow) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
-        let before: Option<String> =
-            sqlx::query_scalar("SELECT key FROM template WHERE project_id = ?1 AND recipe = ?2")
-                .bind(row.project.as_str())
-                .bind(&row.recipe)
-                .fetch_optional(&mut *tx)
-                .await?;
-        let done = sqlx::query(
+        let before: Option<String> = db::query_scalar("SELECT key FROM template WHERE project_id = $1 AND recipe = $2")
+            .bind(row.project.as_str())
+            .bind(&row.recipe)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let done = db::query(
             "INSERT INTO template (project_id, recipe, key, created_at, repos, settings)
-             SELECT ?1, ?2, key, ?4, ?5, ?6 FROM checkpoint WHERE key = ?3
-             ON CONFLICT DO UPDATE SET created_at = iif(key = excluded.key, created_at, excluded.created_at),
-                                       key = excluded.key, repos = excluded.repos, settings = excluded.settings",
+             SELECT $1, $2, key, $4, $5, $6 FROM checkpoint WHERE key = $3
+             ON CONFLICT (project_id, recipe) DO UPDATE
+             SET created_at = CASE WHEN template.key = excluded.key THEN template.created_at ELSE excluded.created_at END,
+                 key = excluded.key, repos = excluded.repos, settings = excluded.settings",
         )
         .bind(row.project.as_str())
         .bind(&row.recipe)
@@ -300,7 +303,7 @@ impl Store {
 
     /// The template of a recipe.
     pub async fn template(&self, project: &ProjectId, recipe: &str) -> Result<Option<TemplateRow>, StoreError> {
-        let raw: Option<RawTemplate> = sqlx::query_as("SELECT * FROM template WHERE project_id = ?1 AND recipe = ?2")
+        let raw: Option<RawTemplate> = db::query_as("SELECT * FROM template WHERE project_id = $1 AND recipe = $2")
             .bind(project.as_str())
             .bind(recipe)
             .fetch_optional(&self.read)
@@ -310,7 +313,7 @@ impl Store {
 
     /// Every template of a project.
     pub async fn templates_of(&self, project: &ProjectId) -> Result<Vec<TemplateRow>, StoreError> {
-        let raw: Vec<RawTemplate> = sqlx::query_as("SELECT * FROM template WHERE project_id = ?1 ORDER BY recipe")
+        let raw: Vec<RawTemplate> = db::query_as("SELECT * FROM template WHERE project_id = $1 ORDER BY recipe")
             .bind(project.as_str())
             .fetch_all(&self.read)
             .await?;
@@ -319,7 +322,7 @@ impl Store {
 
     /// Every template.
     pub async fn templates(&self) -> Result<Vec<TemplateRow>, StoreError> {
-        let raw: Vec<RawTemplate> = sqlx::query_as("SELECT * FROM template ORDER BY project_id, recipe")
+        let raw: Vec<RawTemplate> = db::query_as("SELECT * FROM template ORDER BY project_id, recipe")
             .fetch_all(&self.read)
             .await?;
         raw.into_iter().map(TemplateRow::try_from).collect()

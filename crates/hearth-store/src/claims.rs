@@ -11,13 +11,15 @@ use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::claim_rules::{claims_held, token_claims_held};
+use super::claim_rules::{claims_held, lock_limits, token_claims_held};
+use super::dialect::Dialect;
 use super::events::Change;
 use super::forks::undo_claim;
 use super::instances::select_instance;
 use super::moves::{delete_rows, move_row};
 use super::{
-    InstanceRow, Moved, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+    InstanceRow, Moved, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp,
+    to_json,
 };
 
 /// A claim's fields that decide which VM it gets, and a keyed hash of what each said.
@@ -133,8 +135,8 @@ struct Raw {
 struct Picked {
     id: String,
     recipe: String,
-    ready: u32,
-    current: u32,
+    ready: i64,
+    current: i64,
 }
 
 impl TryFrom<Raw> for ClaimRow {
@@ -162,6 +164,19 @@ impl TryFrom<Raw> for ClaimRow {
             ended_at: optional_timestamp(raw.ended_at)?,
         })
     }
+}
+
+/// The statement that picks a ready row: nobody else gets it until the transaction ends.
+fn pick(dialect: Dialect) -> String {
+    /// Of a pool, or the one that was made for the claim.
+    const FITS: &str =
+        "project_id = $1 AND state = 'ready' AND serves_claims AND ($2 IS NULL AND purpose = 'pool' OR id = $2)";
+    let lock = dialect.skip_locked("instance");
+    format!(
+        "WITH counted AS (SELECT count(*) AS ready, count(*) FILTER (WHERE recipe = $3) AS current FROM instance WHERE {FITS})
+         SELECT id, recipe, ready, current FROM instance, counted
+         WHERE {FITS} ORDER BY recipe = $3 DESC, state_since LIMIT 1 {lock}"
+    )
 }
 
 /// What is told of a claim whose VM is the task's own; `seen` by the hand-over of a VM of the pool.
@@ -192,9 +207,9 @@ impl Store {
         now: Timestamp,
         reply: impl FnOnce(&InstanceRow, Timestamp) -> ClaimReply,
     ) -> Result<Taken, StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         if let Some(key) = claim.key {
-            let used = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = ?1 AND key = ?2)")
+            let used = db::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = $1 AND key = $2)")
                 .bind(claim.project.as_str())
                 .bind(key)
                 .fetch_one(&mut *tx)
@@ -203,25 +218,23 @@ impl Store {
                 return Ok(Taken::Before);
             }
         }
-        let held = claims_held(&mut *tx, claim.project).await?;
-        let of_token = token_claims_held(&mut *tx, claim.token).await?;
-        if held.into_iter().chain(of_token).any(|held| !held.has_room_for(1)) {
-            return Ok(Taken::Full);
+        if lock_limits(&mut tx, claim.project, claim.token).await? {
+            let held = claims_held(&mut *tx, claim.project).await?;
+            let of_token = token_claims_held(&mut *tx, claim.token).await?;
+            if held.into_iter().chain(of_token).any(|held| !held.has_room_for(1)) {
+                return Ok(Taken::Full);
+            }
         }
-        let picked: Option<Picked> = sqlx::query_as(
-            "SELECT id, recipe, count(*) OVER () AS ready, sum(recipe = ?3) OVER () AS current FROM instance
-             WHERE project_id = ?1 AND state = 'ready' AND serves_claims
-               AND (?2 IS NULL AND purpose = 'pool' OR id = ?2)
-             ORDER BY recipe = ?3 DESC, state_since LIMIT 1",
-        )
-        .bind(claim.project.as_str())
-        .bind(claim.only.map(InstanceId::as_str))
-        .bind(claim.strict_recipe.unwrap_or(current_recipe))
-        .fetch_optional(&mut *tx)
-        .await?;
+        let pick = pick(tx.dialect());
+        let picked: Option<Picked> = db::query_as(sqlx::AssertSqlSafe(pick))
+            .bind(claim.project.as_str())
+            .bind(claim.only.map(InstanceId::as_str))
+            .bind(claim.strict_recipe.unwrap_or(current_recipe))
+            .fetch_optional(&mut *tx)
+            .await?;
         let ready = picked.as_ref().map_or_else(ReadyCount::default, |picked| ReadyCount {
-            ready: picked.ready,
-            current: picked.current,
+            ready: u32::try_from(picked.ready).unwrap_or(u32::MAX),
+            current: u32::try_from(picked.current).unwrap_or(u32::MAX),
         });
         let will_do = |picked: &Picked| claim.strict_recipe.is_none_or(|recipe| picked.recipe == recipe);
         let Some(picked) = picked.filter(will_do) else {
@@ -231,16 +244,16 @@ impl Store {
         if move_row(&mut tx, &id, InstanceState::Claimed, None, "a claim took it", now).await? == Moved::Lost {
             return Ok(Taken::Nothing(ready));
         }
-        let row = select_instance(&mut tx, &id).await?;
+        let row = select_instance(&mut *tx, &id).await?;
         let Some(row) = row else {
             return Ok(Taken::Nothing(ready));
         };
         let expires_at = now + claim.lease;
         let reply = reply(&row, expires_at);
-        sqlx::query(
+        let written = db::query(
             "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at,
                                 expires_at, handed_over, asked, owner)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10, ?11)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, FALSE, $10, $11)",
         )
         .bind(id.as_str())
         .bind(claim.project.as_str())
@@ -254,8 +267,19 @@ impl Store {
         .bind(to_json(claim.asked)?)
         .bind(claim.owner)
         .execute(&mut *tx)
-        .await?;
-        sqlx::query("UPDATE pool SET last_claimed_at = ?2 WHERE project_id = ?1")
+        .await;
+        match written {
+            // Another server, or another request, was quicker with the same key.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(Taken::Before),
+            written => written?,
+        };
+        // Where another claim is just noting its time that is as good: claims of one pool do not wait for each other.
+        let noted = format!(
+            "UPDATE pool SET last_claimed_at = $2
+             WHERE project_id IN (SELECT project_id FROM pool WHERE project_id = $1 {})",
+            tx.dialect().skip_locked("pool")
+        );
+        db::query(sqlx::AssertSqlSafe(noted))
             .bind(claim.project.as_str())
             .bind(millis(now))
             .execute(&mut *tx)
@@ -266,9 +290,9 @@ impl Store {
 
     /// How many instances of each recipe are ready and not reserved: what `take_ready` picks from.
     pub async fn ready_by_recipe(&self, project: &ProjectId) -> Result<Vec<(String, usize)>, StoreError> {
-        let counts: Vec<(String, i64)> = sqlx::query_as(
+        let counts: Vec<(String, i64)> = db::query_as(
             "SELECT recipe, count(*) FROM instance
-             WHERE project_id = ?1 AND state = 'ready' AND purpose = 'pool'
+             WHERE project_id = $1 AND state = 'ready' AND purpose = 'pool'
              GROUP BY recipe",
         )
         .bind(project.as_str())
@@ -280,7 +304,7 @@ impl Store {
 
     /// The claim of a key.
     pub async fn claim_of(&self, project: &ProjectId, key: &str) -> Result<Option<ClaimRow>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE project_id = ?1 AND key = ?2")
+        let raw: Option<Raw> = db::query_as("SELECT * FROM claim WHERE project_id = $1 AND key = $2")
             .bind(project.as_str())
             .bind(key)
             .fetch_optional(&self.read)
@@ -290,7 +314,7 @@ impl Store {
 
     /// The claim of an instance.
     pub async fn claim(&self, instance: &InstanceId) -> Result<Option<ClaimRow>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM claim WHERE instance_id = ?1")
+        let raw: Option<Raw> = db::query_as("SELECT * FROM claim WHERE instance_id = $1")
             .bind(instance.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -305,7 +329,7 @@ impl Store {
         reply: &ClaimReply,
         hand_over: &HandOver,
     ) -> Result<(), StoreError> {
-        let query = sqlx::query("UPDATE claim SET reply = ?2, hand_over = ?3, handed_over = 1 WHERE instance_id = ?1")
+        let query = db::query("UPDATE claim SET reply = $2, hand_over = $3, handed_over = TRUE WHERE instance_id = $1")
             .bind(reply.id.to_string())
             .bind(to_json(reply)?)
             .bind(to_json(hand_over)?);
@@ -327,14 +351,14 @@ impl Store {
     }
 
     async fn undo_unasked_once(&self, now: Timestamp) -> Result<(), StoreError> {
-        const UNASKED: &str = "FROM claim WHERE handed_over = 0 AND ended_at IS NULL
+        const UNASKED: &str = "FROM claim WHERE NOT handed_over AND ended_at IS NULL
             AND (key IS NULL OR instance_id IN (SELECT id FROM instance WHERE fork_of IS NOT NULL))";
         let mut tx = self.write.begin().await?;
-        let ids = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
+        let ids = db::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
             .fetch_all(&mut *tx)
             .await?;
         delete_rows(&mut tx, ids, "nobody can ask for its claim again", now).await?;
-        let undone: Vec<(String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        let undone: Vec<(String, String)> = db::query_as(sqlx::AssertSqlSafe(format!(
             "DELETE {UNASKED} RETURNING instance_id, project_id"
         )))
         .fetch_all(&mut *tx)
@@ -364,11 +388,11 @@ impl Store {
 
     /// Renews a lease; the new end, or `None` when the instance is not claimed any more.
     pub async fn renew_lease(&self, instance: &InstanceId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let end: Option<i64> = sqlx::query_scalar(
-            "UPDATE claim SET expires_at = max(expires_at, ?2 + lease_ms)
-             WHERE instance_id = ?1 AND ended_at IS NULL
-               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')
+        let mut tx = self.write.begin_shared().await?;
+        let end: Option<i64> = db::query_scalar(
+            "UPDATE claim SET expires_at = CASE WHEN expires_at > $2 + lease_ms THEN expires_at ELSE $2 + lease_ms END
+             WHERE instance_id = $1 AND ended_at IS NULL
+               AND EXISTS (SELECT 1 FROM instance WHERE id = $1 AND state = 'claimed')
              RETURNING expires_at",
         )
         .bind(instance.as_str())
@@ -387,10 +411,10 @@ impl Store {
         latest: Timestamp,
     ) -> Result<Extended, StoreError> {
         let mut tx = self.write.begin().await?;
-        let now: Option<i64> = sqlx::query_scalar(
+        let now: Option<i64> = db::query_scalar(
             "SELECT expires_at FROM claim
-             WHERE instance_id = ?1 AND ended_at IS NULL
-               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')",
+             WHERE instance_id = $1 AND ended_at IS NULL
+               AND EXISTS (SELECT 1 FROM instance WHERE id = $1 AND state = 'claimed')",
         )
         .bind(instance.as_str())
         .fetch_optional(&mut *tx)
@@ -401,8 +425,8 @@ impl Store {
         let Some(later) = end.checked_add(by).ok().filter(|later| *later <= latest) else {
             return Ok(Extended::TooFar { end });
         };
-        let project: String = sqlx::query_scalar(
-            "UPDATE claim SET expires_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL RETURNING project_id",
+        let project: String = db::query_scalar(
+            "UPDATE claim SET expires_at = $2 WHERE instance_id = $1 AND ended_at IS NULL RETURNING project_id",
         )
         .bind(instance.as_str())
         .bind(millis(later))
@@ -421,7 +445,7 @@ impl Store {
     }
 
     async fn forget_claims_once(&self, ended_before: Timestamp) -> Result<(), StoreError> {
-        let some: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE ended_at < ?1)")
+        let some: bool = db::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE ended_at < $1)")
             .bind(millis(ended_before))
             .fetch_one(&self.read)
             .await?;
@@ -429,7 +453,7 @@ impl Store {
             // Every pass asks, and hardly any finds one: the writer is left to others.
             return Ok(());
         }
-        sqlx::query("DELETE FROM claim WHERE ended_at < ?1")
+        db::query("DELETE FROM claim WHERE ended_at < $1")
             .bind(millis(ended_before))
             .run_on(&self.write)
             .await?;

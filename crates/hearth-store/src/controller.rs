@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{RunOn as _, Store, StoreError, millis};
+use super::{RunOn as _, Store, StoreError, db, millis};
 
 impl Store {
     /// Takes the lease, or renews it; its generation, which counts up with every new holder. `None` while another server has it.
@@ -14,12 +14,13 @@ impl Store {
         length: SignedDuration,
         alone: bool,
     ) -> Result<Option<i64>, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let generation = sqlx::query_scalar(
-            "INSERT INTO controller (id, holder, generation, expires_at) VALUES (1, ?1, 1, ?3)
-             ON CONFLICT DO UPDATE SET generation = generation + (holder <> excluded.holder),
-                                       holder = excluded.holder, expires_at = excluded.expires_at
-             WHERE holder = excluded.holder OR expires_at <= ?2 OR ?4
+        let mut tx = self.write.begin_shared().await?;
+        let generation = db::query_scalar(
+            "INSERT INTO controller (id, holder, generation, expires_at) VALUES (1, $1, 1, $3)
+             ON CONFLICT (id) DO UPDATE
+             SET generation = controller.generation + CASE WHEN controller.holder = excluded.holder THEN 0 ELSE 1 END,
+                 holder = excluded.holder, expires_at = excluded.expires_at
+             WHERE controller.holder = excluded.holder OR controller.expires_at <= $2 OR $4
              RETURNING generation",
         )
         .bind(holder)
@@ -34,7 +35,7 @@ impl Store {
 
     /// Lets go of the lease.
     pub async fn release_controller(&self, holder: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE controller SET expires_at = 0 WHERE holder = ?1")
+        db::query("UPDATE controller SET expires_at = 0 WHERE holder = $1")
             .bind(holder)
             .run_on(&self.write)
             .await?;
@@ -43,10 +44,12 @@ impl Store {
 
     /// The host's clock jumped ahead: leases last as long as they were given, not as long as the clock says.
     pub async fn shift_leases(&self, by: SignedDuration) -> Result<(), StoreError> {
-        sqlx::query("UPDATE claim SET expires_at = expires_at + ?1 WHERE ended_at IS NULL")
+        let mut tx = self.write.begin().await?;
+        db::query("UPDATE claim SET expires_at = expires_at + $1 WHERE ended_at IS NULL")
             .bind(i64::try_from(by.as_millis()).unwrap_or_default())
-            .run_on(&self.write)
+            .execute(&mut *tx)
             .await?;
+        tx.commit().await?;
         Ok(())
     }
 }
@@ -54,18 +57,13 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seal::tests::NoVariables;
+    use crate::testing::{Database, Kind, on_both};
 
-    #[tokio::test]
-    async fn one_holds_it_until_it_lets_go_or_its_time_is_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("db");
-        let one = Store::open(&path, std::sync::Arc::new(NoVariables), None)
-            .await
-            .unwrap();
-        let other = Store::open(&path, std::sync::Arc::new(NoVariables), None)
-            .await
-            .unwrap();
+    on_both!(one_holds_it_until_it_lets_go_or_its_time_is_up);
+
+    async fn one_holds_it_until_it_lets_go_or_its_time_is_up(kind: Kind) {
+        let database = Database::new(kind);
+        let (one, other) = (database.open().await, database.open().await);
         let (now, length) = (Timestamp::UNIX_EPOCH, SignedDuration::from_secs(30));
         let late = now + SignedDuration::from_secs(31);
         assert_eq!(one.hold_controller("a", now, length, false).await.unwrap(), Some(1));

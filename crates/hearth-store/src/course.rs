@@ -5,7 +5,7 @@ use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
 
 use super::history::named;
-use super::{ClaimSeen, Sight, Store, StoreError, millis, timestamp};
+use super::{ClaimSeen, Sight, Store, StoreError, db, millis, timestamp};
 
 /// Most rows of one kind that are read: the newest.
 const MOST: u32 = 50_000;
@@ -34,21 +34,23 @@ fn spans(rows: Vec<(i64, Option<i64>)>) -> Result<Vec<Span>, StoreError> {
 impl Store {
     /// How a pool went since then.
     pub async fn pool_course(&self, project: &ProjectId, since: Timestamp) -> Result<PoolCourse, StoreError> {
-        let ready = sqlx::query_as(
-            "SELECT b.ended_at, nullif(min(coalesce(c.claimed_at, ?4), coalesce(b.gone_at, ?4)), ?4) AS until
-             FROM boot_history b LEFT JOIN claim_history c ON c.instance_id = b.instance_id
-             WHERE b.project_id = ?1 AND b.outcome = 'ready' AND b.purpose = 'pool' AND (until IS NULL OR until >= ?2)
-             ORDER BY b.ordered_at DESC LIMIT ?3",
+        let ready = db::query_as(
+            "SELECT ended_at, until FROM (
+                SELECT b.ended_at, b.ordered_at,
+                       CASE WHEN b.gone_at IS NULL OR c.claimed_at < b.gone_at THEN c.claimed_at ELSE b.gone_at END AS until
+                FROM boot_history b LEFT JOIN claim_history c ON c.instance_id = b.instance_id
+                WHERE b.project_id = $1 AND b.outcome = 'ready' AND b.purpose = 'pool') AS waited
+             WHERE until IS NULL OR until >= $2
+             ORDER BY ordered_at DESC LIMIT $3",
         )
         .bind(project.as_str())
         .bind(millis(since))
         .bind(MOST)
-        .bind(i64::MAX)
         .fetch_all(&self.read)
         .await?;
-        let claimed = sqlx::query_as(
+        let claimed = db::query_as(
             "SELECT claimed_at, ended_at FROM claim_history
-             WHERE project_id = ?1 AND (ended_at IS NULL OR ended_at >= ?2) ORDER BY claimed_at DESC LIMIT ?3",
+             WHERE project_id = $1 AND (ended_at IS NULL OR ended_at >= $2) ORDER BY claimed_at DESC LIMIT $3",
         )
         .bind(project.as_str())
         .bind(millis(since))
@@ -56,11 +58,12 @@ impl Store {
         .fetch_all(&self.read)
         .await?;
         // The last change before `since` says how it began.
-        let targets: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT at, CASE WHEN detail ->> 'enabled' THEN coalesce(detail ->> 'targetSize', 0) ELSE 0 END FROM event
-             WHERE project_id = ?1 AND kind = ?2
-               AND at >= coalesce((SELECT max(at) FROM event WHERE project_id = ?1 AND kind = ?2 AND at < ?3), ?3)
-             ORDER BY id LIMIT ?4",
+        let targets: Vec<(i64, i64)> = db::query_as(
+            "SELECT at, CASE WHEN CAST(json(detail) ->> 'enabled' AS TEXT) IN ('1', 'true')
+                             THEN coalesce(CAST(json(detail) ->> 'targetSize' AS BIGINT), 0) ELSE 0 END FROM event
+             WHERE project_id = $1 AND kind = $2
+               AND at >= coalesce((SELECT max(at) FROM event WHERE project_id = $1 AND kind = $2 AND at < $3), $3)
+             ORDER BY id LIMIT $4",
         )
         .bind(project.as_str())
         .bind(EventKind::PoolChanged.as_str())
@@ -71,10 +74,11 @@ impl Store {
         let targets = targets
             .into_iter()
             .map(|(at, target)| Ok((timestamp(at)?, u64::try_from(target).unwrap_or(0))));
-        let steps: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT detail ->> 'step', detail ->> 'durationMs' FROM event
-             WHERE project_id = ?1 AND kind = ?2 AND at >= ?3 AND detail ->> 'status' = 'success' AND detail ->> 'durationMs' > 0
-             ORDER BY id DESC LIMIT ?4",
+        let steps: Vec<(String, i64)> = db::query_as(
+            "SELECT json(detail) ->> 'step', CAST(json(detail) ->> 'durationMs' AS BIGINT) FROM event
+             WHERE project_id = $1 AND kind = $2 AND at >= $3 AND json(detail) ->> 'status' = 'success'
+               AND CAST(json(detail) ->> 'durationMs' AS BIGINT) > 0
+             ORDER BY id DESC LIMIT $4",
         )
         .bind(project.as_str())
         .bind(EventKind::InstanceStep.as_str())
@@ -96,11 +100,11 @@ impl Store {
     /// The claims of the history that a caller sees since then; the newest where there are very many. The history does not know which
     /// token claimed, so this is for callers that see all claims of their projects.
     pub async fn claims_told(&self, sight: Sight<'_>, since: Timestamp) -> Result<Vec<ClaimSeen>, StoreError> {
-        let rows: Vec<(i64, String, i64, Option<String>)> = sqlx::query_as(
+        let rows: Vec<(i64, String, i64, Option<String>)> = db::query_as(
             "SELECT claimed_at, source, wait_ms, cause FROM claim_history JOIN project ON project.id = project_id
-             WHERE project.tenant = ?1 AND (?2 IS NULL OR project_id = ?2) AND claimed_at >= ?3
-               AND (?5 IS NULL OR substr(project.name, 1, length(?5)) = ?5)
-             ORDER BY claimed_at DESC LIMIT ?4",
+             WHERE project.tenant = $1 AND ($2 IS NULL OR project_id = $2) AND claimed_at >= $3
+               AND ($5 IS NULL OR substr(project.name, 1, length($5)) = $5)
+             ORDER BY claimed_at DESC LIMIT $4",
         )
         .bind(sight.tenant)
         .bind(sight.project.map(ProjectId::as_str))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::events::Change;
-use super::{Store, StoreError, millis, parse, timestamp};
+use super::{Store, StoreError, db, millis, parse, timestamp};
 
 /// A credential with its secret.
 #[derive(Clone)]
@@ -62,9 +62,9 @@ fn context(project: &ProjectId, host: &str, kind: CredentialKind) -> String {
 
 impl Store {
     async fn credential_rows(&self, project: &ProjectId) -> Result<Vec<Raw>, StoreError> {
-        let rows = sqlx::query_as(
+        let rows = db::query_as(
             "SELECT host, kind, username, allow_http, fingerprint, secret, updated_at, updated_by
-             FROM credential WHERE project_id = ?1 ORDER BY host, kind",
+             FROM credential WHERE project_id = $1 ORDER BY host, kind",
         );
         Ok(rows.bind(project.as_str()).fetch_all(&self.read).await?)
     }
@@ -116,7 +116,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let known = sqlx::query("UPDATE project SET credentials_version = credentials_version + 1 WHERE id = ?1")
+        let known = db::query("UPDATE project SET credentials_version = credentials_version + 1 WHERE id = $1")
             .bind(project.as_str())
             .execute(&mut *tx)
             .await?;
@@ -124,27 +124,30 @@ impl Store {
             return Ok(false);
         }
         // From now on the project fetches for itself. It keeps what it has seen: its recipe does not change by that.
-        sqlx::query(
-            "INSERT OR IGNORE INTO tip (tenant, project_id, url, branch, commit_id, changed_at)
+        let keep = format!(
+            "INSERT INTO tip (tenant, project_id, url, branch, commit_id, changed_at)
              SELECT tip.tenant, project.id, tip.url, tip.branch, tip.commit_id, tip.changed_at
              FROM project, tip
-             WHERE project.id = ?1 AND project.credentials_version = 1 AND tip.tenant = project.tenant
+             WHERE project.id = $1 AND project.credentials_version = 1 AND tip.tenant = project.tenant
                AND tip.project_id = ''
-               AND tip.url IN (SELECT json_extract(repo.value, '$.url') FROM json_each(project.repos) AS repo)",
-        )
-        .bind(project.as_str())
-        .execute(&mut *tx)
-        .await?;
+               AND tip.url IN (SELECT element.value ->> 'url' FROM {})
+             ON CONFLICT DO NOTHING",
+            self.dialect().elements("project.repos")
+        );
+        db::query(sqlx::AssertSqlSafe(keep))
+            .bind(project.as_str())
+            .execute(&mut *tx)
+            .await?;
         for (credential, fingerprint) in credentials {
             let sealed = self.cipher.seal(
                 &context(project, &credential.host, credential.kind),
                 credential.secret.as_str(),
             )?;
-            sqlx::query(
+            db::query(
                 "INSERT INTO credential (project_id, host, kind, username, allow_http, fingerprint, secret, updated_at,
                                          updated_by)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT DO UPDATE SET username = excluded.username, allow_http = excluded.allow_http,
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 ON CONFLICT (project_id, host, kind) DO UPDATE SET username = excluded.username, allow_http = excluded.allow_http,
                                            fingerprint = excluded.fingerprint, secret = excluded.secret,
                                            updated_at = excluded.updated_at, updated_by = excluded.updated_by",
             )
@@ -173,14 +176,14 @@ impl Store {
 
     async fn delete_credential_once(&self, project: &ProjectId, host: &str) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query("DELETE FROM credential WHERE project_id = ?1 AND host = ?2")
+        let done = db::query("DELETE FROM credential WHERE project_id = $1 AND host = $2")
             .bind(project.as_str())
             .bind(host)
             .execute(&mut *tx)
             .await?;
         let deleted = done.rows_affected() > 0;
         if deleted {
-            sqlx::query("UPDATE project SET credentials_version = credentials_version + 1 WHERE id = ?1")
+            db::query("UPDATE project SET credentials_version = credentials_version + 1 WHERE id = $1")
                 .bind(project.as_str())
                 .execute(&mut *tx)
                 .await?;
@@ -208,7 +211,7 @@ impl Store {
     }
 
     async fn claimed(&self, query: &'static str) -> Result<Vec<ClaimedVm>, StoreError> {
-        let rows: Vec<(String, String, String)> = sqlx::query_as(query).fetch_all(&self.read).await?;
+        let rows: Vec<(String, String, String)> = db::query_as(query).fetch_all(&self.read).await?;
         rows.into_iter()
             .map(|(id, vm, project)| {
                 Ok(ClaimedVm {

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::events::Change;
 use super::find::Sight;
 use super::{
-    NamedCheckpoint, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+    NamedCheckpoint, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp,
+    to_json,
 };
 
 /// What is kept of a sandbox.
@@ -135,10 +136,10 @@ const SEEN: &str =
 impl Store {
     /// Keeps what a client said of its claim; what was kept before is replaced. Nothing when the claim is gone.
     pub async fn put_e2b(&self, instance: &InstanceId, row: &E2bRow) -> Result<(), StoreError> {
-        sqlx::query(
+        db::query(
             "INSERT INTO e2b_sandbox (instance_id, template, metadata, timeout_ms, auto_pause, auto_resume, public_traffic, network, ends_at, paused_at)
-             SELECT instance_id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM claim WHERE instance_id = ?1
-             ON CONFLICT DO UPDATE SET template = excluded.template, metadata = excluded.metadata, timeout_ms = excluded.timeout_ms,
+             SELECT instance_id, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM claim WHERE instance_id = $1
+             ON CONFLICT (instance_id) DO UPDATE SET template = excluded.template, metadata = excluded.metadata, timeout_ms = excluded.timeout_ms,
                  auto_pause = excluded.auto_pause, auto_resume = excluded.auto_resume, public_traffic = excluded.public_traffic,
                  network = excluded.network, ends_at = excluded.ends_at, paused_at = excluded.paused_at",
         )
@@ -159,7 +160,7 @@ impl Store {
 
     /// One claim that has not ended.
     pub async fn sandbox(&self, instance: &InstanceId) -> Result<Option<SandboxSeen>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{SEEN} AND claim.instance_id = ?1")))
+        let raw: Option<Raw> = db::query_as(sqlx::AssertSqlSafe(format!("{SEEN} AND claim.instance_id = $1")))
             .bind(instance.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -169,11 +170,11 @@ impl Store {
     /// The claims that have not ended, newest first.
     pub async fn sandboxes(&self, sight: Sight<'_>) -> Result<Vec<SandboxSeen>, StoreError> {
         let query = format!(
-            "{SEEN} AND project.tenant = ?1 AND (?2 IS NULL OR claim.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
-               AND (?4 IS NULL OR substr(project.name, 1, length(?4)) = ?4)
+            "{SEEN} AND project.tenant = $1 AND ($2 IS NULL OR claim.project_id = $2) AND ($3 IS NULL OR claim.token_id = $3)
+               AND ($4 IS NULL OR substr(project.name, 1, length($4)) = $4)
              ORDER BY claim.created_at DESC, claim.instance_id DESC"
         );
-        let raw: Vec<Raw> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let raw: Vec<Raw> = db::query_as(sqlx::AssertSqlSafe(query))
             .bind(sight.tenant)
             .bind(sight.project.map(ProjectId::as_str))
             .bind(sight.claimed_by.map(TokenId::as_str))
@@ -185,8 +186,8 @@ impl Store {
 
     /// The claims of clients of E2B that are paused at their end, and whose end was before.
     pub async fn e2b_to_pause(&self, now: Timestamp) -> Result<Vec<SandboxSeen>, StoreError> {
-        let query = format!("{SEEN} AND kept.auto_pause AND kept.paused_at IS NULL AND kept.ends_at <= ?1");
-        let raw: Vec<Raw> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let query = format!("{SEEN} AND kept.auto_pause AND kept.paused_at IS NULL AND kept.ends_at <= $1");
+        let raw: Vec<Raw> = db::query_as(sqlx::AssertSqlSafe(query))
             .bind(millis(now))
             .fetch_all(&self.read)
             .await?;
@@ -195,7 +196,7 @@ impl Store {
 
     /// The claims that have a row here and have not ended: a link of one of them names none.
     pub async fn e2b_ids(&self) -> Result<Vec<InstanceId>, StoreError> {
-        let ids: Vec<String> = sqlx::query_scalar(
+        let ids: Vec<String> = db::query_scalar(
             "SELECT kept.instance_id FROM e2b_sandbox kept JOIN claim ON claim.instance_id = kept.instance_id
              WHERE claim.ended_at IS NULL AND claim.handed_over ORDER BY claim.created_at DESC",
         )
@@ -212,10 +213,10 @@ impl Store {
         lease: SignedDuration,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let project: Option<String> = sqlx::query_scalar(
-            "UPDATE claim SET expires_at = ?2, lease_ms = ?3
-             WHERE instance_id = ?1 AND ended_at IS NULL
-               AND EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND state = 'claimed')
+        let project: Option<String> = db::query_scalar(
+            "UPDATE claim SET expires_at = $2, lease_ms = $3
+             WHERE instance_id = $1 AND ended_at IS NULL
+               AND EXISTS (SELECT 1 FROM instance WHERE id = $1 AND state = 'claimed')
              RETURNING project_id",
         )
         .bind(instance.as_str())
@@ -234,9 +235,9 @@ impl Store {
 
     /// The whole checkpoints with a name, of a tenant or one project, newest first.
     pub async fn checkpoints_in_sight(&self, sight: Sight<'_>) -> Result<Vec<NamedCheckpoint>, StoreError> {
-        let projects: Vec<String> = sqlx::query_scalar(
-            "SELECT id FROM project WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2)
-               AND (?3 IS NULL OR substr(name, 1, length(?3)) = ?3)",
+        let projects: Vec<String> = db::query_scalar(
+            "SELECT id FROM project WHERE tenant = $1 AND ($2 IS NULL OR id = $2)
+               AND ($3 IS NULL OR substr(name, 1, length($3)) = $3)",
         )
         .bind(sight.tenant)
         .bind(sight.project.map(ProjectId::as_str))

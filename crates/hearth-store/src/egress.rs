@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::events::Change;
-use super::{RunOn as _, Store, StoreError, from_json, millis, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, db, from_json, millis, timestamp, to_json};
 
 impl Store {
     /// A project's egress policy and when it was set; `None` when it never was.
     pub async fn egress(&self, project: &ProjectId) -> Result<Option<(EgressPolicy, Timestamp)>, StoreError> {
-        let row: Option<(String, i64)> = sqlx::query_as("SELECT policy, updated_at FROM egress WHERE project_id = ?1")
+        let row: Option<(String, i64)> = db::query_as("SELECT policy, updated_at FROM egress WHERE project_id = $1")
             .bind(project.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -32,10 +32,10 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let policy = serde_json::to_string(policy).map_err(|error| StoreError::corrupt("egress.policy", error))?;
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query(
+        let done = db::query(
             "INSERT INTO egress (project_id, policy, updated_at)
-             SELECT id, ?2, ?3 FROM project WHERE id = ?1
-             ON CONFLICT DO UPDATE SET policy = excluded.policy, updated_at = excluded.updated_at",
+             SELECT id, $2, $3 FROM project WHERE id = $1
+             ON CONFLICT (project_id) DO UPDATE SET policy = excluded.policy, updated_at = excluded.updated_at",
         )
         .bind(project.as_str())
         .bind(policy)
@@ -53,9 +53,9 @@ impl Store {
 
     /// Whether a project or the claim of one of its VMs has a policy: asked at every hand-over, so in one statement.
     pub async fn has_egress(&self, project: &ProjectId, vm: &VmId) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM egress WHERE project_id = ?1)
-                 OR EXISTS (SELECT 1 FROM claim_egress JOIN instance ON instance.id = claim_egress.instance_id WHERE vm_id = ?2)",
+        Ok(db::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM egress WHERE project_id = $1)
+                 OR EXISTS (SELECT 1 FROM claim_egress JOIN instance ON instance.id = claim_egress.instance_id WHERE vm_id = $2)",
         )
         .bind(project.as_str())
         .bind(vm.as_str())
@@ -65,8 +65,8 @@ impl Store {
 
     /// What one claim may connect to at most; `None` where its project's policy alone says it.
     pub async fn claim_egress(&self, vm: &VmId) -> Result<Option<EgressPolicy>, StoreError> {
-        let policy: Option<String> = sqlx::query_scalar(
-            "SELECT policy FROM claim_egress JOIN instance ON instance.id = claim_egress.instance_id WHERE vm_id = ?1",
+        let policy: Option<String> = db::query_scalar(
+            "SELECT policy FROM claim_egress JOIN instance ON instance.id = claim_egress.instance_id WHERE vm_id = $1",
         )
         .bind(vm.as_str())
         .fetch_optional(&self.read)
@@ -82,9 +82,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         match policy {
             Some(policy) => {
-                sqlx::query(
-                    "INSERT INTO claim_egress (instance_id, policy) SELECT instance_id, ?2 FROM claim WHERE instance_id = ?1
-                     ON CONFLICT DO UPDATE SET policy = excluded.policy",
+                db::query(
+                    "INSERT INTO claim_egress (instance_id, policy) SELECT instance_id, $2 FROM claim WHERE instance_id = $1
+                     ON CONFLICT (instance_id) DO UPDATE SET policy = excluded.policy",
                 )
                 .bind(instance.to_string())
                 .bind(to_json(policy)?)
@@ -92,7 +92,7 @@ impl Store {
                 .await?
             }
             None => {
-                sqlx::query("DELETE FROM claim_egress WHERE instance_id = ?1")
+                db::query("DELETE FROM claim_egress WHERE instance_id = $1")
                     .bind(instance.to_string())
                     .run_on(&self.write)
                     .await?

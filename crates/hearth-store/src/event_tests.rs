@@ -1,7 +1,6 @@
 //! Every change has its event, in its transaction; what is not a change has none.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use hearth_api::event::EventKind;
 use hearth_api::ids::{InstanceId, ProjectId};
@@ -10,36 +9,41 @@ use hearth_core::redact::Redacted;
 use hearth_core::state::{FailureKind, InstanceState};
 use hearth_core::world::Failure;
 use jiff::{SignedDuration, Timestamp};
-use tempfile::TempDir;
 
-use super::{End, EventFilter, EventRow, EventSpan, EventsKept, Moved, NewInstance, RunOn as _, Store};
+use super::{End, EventFilter, EventRow, EventSpan, EventsKept, Moved, NewInstance, RunOn as _, Store, db};
 use crate::events::kind_of;
-use crate::seal::tests::NoVariables;
+use crate::testing::{Database, Kind, on_both};
+
+on_both!(
+    every_legal_move_tells_one_event_with_its_reason_and_no_illegal_one_tells_any,
+    a_failure_is_told_with_its_reason_and_a_lost_race_is_not,
+    what_happens_to_a_project_its_pool_and_its_instances_is_told_to_its_tenant_even_when_it_is_gone,
+    old_events_go_in_batches_the_newest_stays_and_ids_are_never_used_again,
+);
 
 /// A store with a project, and the newest event in it.
 struct Tried {
-    _folder: TempDir,
+    _database: Database,
     store: Store,
     project: ProjectId,
     seen: u64,
 }
 
 impl Tried {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("hearth.db"), Arc::new(NoVariables), None).await;
-        let store = store.unwrap();
+    async fn new(kind: Kind) -> Self {
+        let database = Database::new(kind);
+        let store = database.open().await;
         let project = ProjectId::generate();
-        sqlx::query(
+        db::query(
             "INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at)
-             VALUES (?1, 'acme', 'web', 'W', '[]', 'small', 1, 1)",
+             VALUES ($1, 'acme', 'web', 'W', '[]', 'small', 1, 1)",
         )
         .bind(project.as_str())
         .run_on(&store.write)
         .await
         .unwrap();
         Self {
-            _folder: folder,
+            _database: database,
             store,
             project,
             seen: 0,
@@ -95,9 +99,8 @@ impl Tried {
     }
 }
 
-#[tokio::test]
-async fn every_legal_move_tells_one_event_with_its_reason_and_no_illegal_one_tells_any() {
-    let mut tried = Tried::new().await;
+async fn every_legal_move_tells_one_event_with_its_reason_and_no_illegal_one_tells_any(kind: Kind) {
+    let mut tried = Tried::new(kind).await;
     for from in InstanceState::ALL {
         for to in InstanceState::ALL {
             let id = tried.in_state(from).await;
@@ -122,9 +125,8 @@ async fn every_legal_move_tells_one_event_with_its_reason_and_no_illegal_one_tel
     }
 }
 
-#[tokio::test]
-async fn a_failure_is_told_with_its_reason_and_a_lost_race_is_not() {
-    let mut tried = Tried::new().await;
+async fn a_failure_is_told_with_its_reason_and_a_lost_race_is_not(kind: Kind) {
+    let mut tried = Tried::new(kind).await;
     let id = tried.instance().await;
     assert_eq!(tried.kinds().await, [EventKind::InstanceProvisioning]);
     let failure = Failure {
@@ -140,9 +142,8 @@ async fn a_failure_is_told_with_its_reason_and_a_lost_race_is_not() {
     assert_eq!(told[0].event.reason.as_deref(), Some("npm said no"));
 }
 
-#[tokio::test]
-async fn what_happens_to_a_project_its_pool_and_its_instances_is_told_to_its_tenant_even_when_it_is_gone() {
-    let mut tried = Tried::new().await;
+async fn what_happens_to_a_project_its_pool_and_its_instances_is_told_to_its_tenant_even_when_it_is_gone(kind: Kind) {
+    let mut tried = Tried::new(kind).await;
     let (store, project) = (tried.store.clone(), tried.project.clone());
     let now = Timestamp::now();
     let enable = PatchPool {
@@ -175,9 +176,8 @@ async fn what_happens_to_a_project_its_pool_and_its_instances_is_told_to_its_ten
     assert_eq!(told[0].event.detail["enabled"], true);
 }
 
-#[tokio::test]
-async fn old_events_go_in_batches_the_newest_stays_and_ids_are_never_used_again() {
-    let tried = Tried::new().await;
+async fn old_events_go_in_batches_the_newest_stays_and_ids_are_never_used_again(kind: Kind) {
+    let tried = Tried::new(kind).await;
     let store = &tried.store;
     for _ in 0..25 {
         tried.instance().await;

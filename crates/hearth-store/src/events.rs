@@ -6,13 +6,11 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::state::InstanceState;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sqlx::Sqlite;
-use sqlx::query::Query;
-use sqlx::sqlite::SqliteArguments;
 use tokio::sync::watch;
 
+use super::dialect::Dialect;
 use super::writer::Writing;
-use super::{Store, StoreError, millis, parse, timestamp};
+use super::{Store, StoreError, db, millis, parse, timestamp};
 
 /// Longest reason of an event: the whole of it is on the row that it is about.
 const MAX_REASON_CHARS: usize = 1000;
@@ -65,15 +63,15 @@ impl<'a> Change<'a> {
     }
 
     /// The statement that writes it.
-    pub(super) fn insert(&self) -> Query<'static, Sqlite, SqliteArguments> {
+    pub(super) fn insert(&self) -> db::Query<'static> {
         let reason = self
             .reason
             .map(|reason| reason.chars().take(MAX_REASON_CHARS).collect::<String>());
-        sqlx::query(
+        db::query(
             "INSERT INTO event (at, tenant, project_id, instance_id, kind, reason, detail)
-             VALUES (?1, coalesce((SELECT tenant FROM project WHERE id = ?2),
-                                  (SELECT tenant FROM event WHERE project_id = ?2 ORDER BY id DESC LIMIT 1), ''),
-                     ?2, ?3, ?4, ?5, ?6)",
+             VALUES ($1, coalesce((SELECT tenant FROM project WHERE id = $2),
+                                  (SELECT tenant FROM event WHERE project_id = $2 ORDER BY id DESC LIMIT 1), ''),
+                     $2, $3, $4, $5, $6)",
         )
         .bind(millis(self.now))
         .bind(self.project.to_owned())
@@ -179,18 +177,32 @@ fn column(id: u64) -> i64 {
 }
 
 impl Store {
-    /// Changes whenever events were written by this process.
+    /// Changes whenever events were written: by this process, and on PostgreSQL by another server too.
     #[must_use]
     pub fn events_written(&self) -> watch::Receiver<u64> {
-        self.write.told()
+        match &self.messages {
+            Some(messages) => messages.written(),
+            None => self.write.told().subscribe(),
+        }
+    }
+
+    /// The id up to which no event comes any more that is not there: on PostgreSQL transactions end in another order than that in which
+    /// they took ids. To be asked before what reads.
+    async fn event_horizon(&self) -> Result<i64, StoreError> {
+        match self.dialect() {
+            Dialect::Sqlite => Ok(i64::MAX),
+            Dialect::Postgres => Ok(db::query_scalar("SELECT event_horizon()").fetch_one(&self.read).await?),
+        }
     }
 
     /// Which events are kept.
     pub async fn event_span(&self) -> Result<EventSpan, StoreError> {
-        let (oldest, newest): (Option<i64>, Option<i64>) =
-            sqlx::query_as("SELECT (SELECT min(id) FROM event), (SELECT max(id) FROM event)")
-                .fetch_one(&self.read)
-                .await?;
+        let (oldest, newest): (Option<i64>, Option<i64>) = db::query_as(
+            "SELECT (SELECT min(id) FROM event WHERE id <= $1), (SELECT max(id) FROM event WHERE id <= $1)",
+        )
+        .bind(self.event_horizon().await?)
+        .fetch_one(&self.read)
+        .await?;
         Ok(EventSpan {
             oldest: oldest.map_or(0, number),
             newest: newest.map_or(0, number),
@@ -204,23 +216,28 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<EventRow>, StoreError> {
+        let horizon = self.event_horizon().await?;
         let raw: Vec<Raw> = match filter.project {
             Some(project) => {
-                sqlx::query_as(
-                    "SELECT * FROM event WHERE project_id = ?1 AND id > ?2 AND (?3 IS NULL OR tenant = ?3) ORDER BY id LIMIT ?4",
+                db::query_as(
+                    "SELECT * FROM event WHERE project_id = $1 AND id > $2 AND ($3 IS NULL OR tenant = $3) AND id <= $5 ORDER BY id LIMIT $4",
                 )
                 .bind(project.as_str())
                 .bind(column(after))
                 .bind(filter.tenant)
                 .bind(limit)
+                .bind(horizon)
                 .fetch_all(&self.read)
                 .await?
             }
             None => {
-                sqlx::query_as("SELECT * FROM event WHERE id > ?1 AND (?2 IS NULL OR tenant = ?2) ORDER BY id LIMIT ?3")
+                db::query_as(
+                    "SELECT * FROM event WHERE id > $1 AND ($2 IS NULL OR tenant = $2) AND id <= $4 ORDER BY id LIMIT $3",
+                )
                     .bind(column(after))
                     .bind(filter.tenant)
                     .bind(limit)
+                    .bind(horizon)
                     .fetch_all(&self.read)
                     .await?
             }
@@ -230,13 +247,14 @@ impl Store {
 
     /// The id before the last so many events: `events_after` of it gives those.
     pub async fn before_last_events(&self, filter: EventFilter<'_>, count: u32) -> Result<u64, StoreError> {
-        let first: Option<i64> = sqlx::query_scalar(
+        let first: Option<i64> = db::query_scalar(
             "SELECT min(id) FROM (SELECT id FROM event
-             WHERE (?1 IS NULL OR project_id = ?1) AND (?2 IS NULL OR tenant = ?2) ORDER BY id DESC LIMIT ?3)",
+             WHERE ($1 IS NULL OR project_id = $1) AND ($2 IS NULL OR tenant = $2) AND id <= $4 ORDER BY id DESC LIMIT $3) AS last",
         )
         .bind(filter.project.map(ProjectId::as_str))
         .bind(filter.tenant)
         .bind(count)
+        .bind(self.event_horizon().await?)
         .fetch_one(&self.read)
         .await?;
         Ok(match first {
@@ -248,7 +266,7 @@ impl Store {
     /// Removes the oldest events that are not to be kept, at most so many at once; how many there were. The newest one stays, so that it
     /// is known which ids there have been.
     pub async fn remove_events(&self, kept: EventsKept, batch: u32) -> Result<u64, StoreError> {
-        let oldest: Vec<(i64, i64)> = sqlx::query_as("SELECT id, at FROM event ORDER BY id LIMIT ?1")
+        let oldest: Vec<(i64, i64)> = db::query_as("SELECT id, at FROM event ORDER BY id LIMIT $1")
             .bind(batch)
             .fetch_all(&self.read)
             .await?;
@@ -263,7 +281,7 @@ impl Store {
 
     async fn remove_events_up_to(&self, last: i64) -> Result<u64, StoreError> {
         use super::RunOn as _;
-        let done = sqlx::query("DELETE FROM event WHERE id <= ?1")
+        let done = db::query("DELETE FROM event WHERE id <= $1")
             .bind(last)
             .run_on(&self.write)
             .await?;

@@ -5,7 +5,7 @@ use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use jiff::Timestamp;
 
-use super::{Store, StoreError, millis, parse, timestamp};
+use super::{Store, StoreError, db, millis, parse, timestamp};
 
 /// So many instances of a project in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ fn count(number: i64) -> u64 {
 impl Store {
     /// The instances of all projects, counted; not mere records.
     pub async fn instance_figures(&self) -> Result<Vec<InstanceFigure>, StoreError> {
-        let rows: Vec<(String, String, String, i64, i64)> = sqlx::query_as(
+        let rows: Vec<(String, String, String, i64, i64)> = db::query_as(
             "SELECT project_id, state, purpose, count(*), min(state_since) FROM instance
              WHERE state <> 'archived' GROUP BY project_id, state, purpose",
         )
@@ -64,7 +64,7 @@ impl Store {
 
     /// The enabled pools.
     pub async fn pool_figures(&self) -> Result<Vec<PoolFigure>, StoreError> {
-        let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
+        let rows: Vec<(String, i64, i64, Option<i64>)> = db::query_as(
             "SELECT project_id, target_size, max_age_minutes,
                     (SELECT max(created_at) FROM template WHERE template.project_id = pool.project_id)
              FROM pool WHERE enabled",
@@ -85,7 +85,7 @@ impl Store {
 
     /// The names of all projects.
     pub async fn project_figures(&self) -> Result<Vec<ProjectFigure>, StoreError> {
-        let rows: Vec<(String, String, String)> = sqlx::query_as("SELECT id, tenant, name FROM project ORDER BY id")
+        let rows: Vec<(String, String, String)> = db::query_as("SELECT id, tenant, name FROM project ORDER BY id")
             .fetch_all(&self.read)
             .await?;
         rows.into_iter()
@@ -98,9 +98,9 @@ impl Store {
 
     /// How many leases of claims end before this time.
     pub async fn leases_ending(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let number: i64 = sqlx::query_scalar(
+        let number: i64 = db::query_scalar(
             "SELECT count(*) FROM claim JOIN instance ON instance.id = claim.instance_id
-             WHERE claim.ended_at IS NULL AND instance.state = 'claimed' AND claim.expires_at < ?1",
+             WHERE claim.ended_at IS NULL AND instance.state = 'claimed' AND claim.expires_at < $1",
         )
         .bind(millis(before))
         .fetch_one(&self.read)

@@ -4,7 +4,7 @@ use hearth_api::find::{ClaimItem, InstanceFound, LAST, ProjectFound};
 use hearth_api::ids::{ProjectId, TokenId, VmId};
 use hearth_core::state::InstanceState;
 
-use super::{Store, StoreError, optional_timestamp, parse, timestamp};
+use super::{Store, StoreError, db, optional_timestamp, parse, timestamp};
 
 /// Most candidates of one look-up: enough to show a person what a text may mean.
 const MAX_FOUND: i64 = 10;
@@ -56,12 +56,12 @@ struct RawClaim {
 impl Store {
     /// The projects that a text means: the one of this id, else the one of this name, else those whose ids begin so.
     pub async fn find_projects(&self, sight: Sight<'_>, text: &str) -> Result<Vec<ProjectFound>, StoreError> {
-        let rows: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT id, name, CASE WHEN id = ?3 THEN 0 WHEN lower(trim(name)) = lower(trim(?3)) THEN 1 ELSE 2 END AS place
+        let rows: Vec<(String, String, i64)> = db::query_as(
+            "SELECT id, name, CAST(CASE WHEN id = $3 THEN 0 WHEN lower(trim(name)) = lower(trim($3)) THEN 1 ELSE 2 END AS BIGINT) AS place
              FROM project
-             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2) AND (?5 IS NULL OR substr(name, 1, length(?5)) = ?5)
-               AND (id = ?3 OR lower(trim(name)) = lower(trim(?3)) OR substr(id, 1, length(?3)) = ?3)
-             ORDER BY place, id LIMIT ?4",
+             WHERE tenant = $1 AND ($2 IS NULL OR id = $2) AND ($5 IS NULL OR substr(name, 1, length($5)) = $5)
+               AND (id = $3 OR lower(trim(name)) = lower(trim($3)) OR substr(id, 1, length($3)) = $3)
+             ORDER BY place, id LIMIT $4",
         )
         .bind(sight.tenant)
         .bind(sight.project.map(ProjectId::as_str))
@@ -92,22 +92,23 @@ impl Store {
         text: &str,
     ) -> Result<Vec<InstanceFound>, StoreError> {
         let is_last = text == LAST;
-        let rows: Vec<RawInstance> = sqlx::query_as(
+        let rows: Vec<RawInstance> = db::query_as(
             "WITH seen AS (SELECT id, project_id FROM instance UNION SELECT instance_id, project_id FROM claim)
              SELECT seen.id, seen.project_id, project.name AS project_name, instance.state,
                     instance.failure_reason IS NOT NULL AS failed, claim.key AS task, claim.created_at AS claimed_at,
-                    CASE WHEN seen.id = ?4 THEN 0 WHEN ?5 THEN 1 WHEN claim.key = ?4 THEN 2 ELSE 3 END AS place
+                    CAST(CASE WHEN seen.id = $4 THEN 0 WHEN $5 THEN 1 WHEN claim.key = $4 THEN 2 ELSE 3 END AS BIGINT) AS place
              FROM seen
-             JOIN project ON project.id = seen.project_id AND project.tenant = ?1
+             JOIN project ON project.id = seen.project_id AND project.tenant = $1
              LEFT JOIN instance ON instance.id = seen.id
              LEFT JOIN claim ON claim.instance_id = seen.id
-             WHERE (?2 IS NULL OR seen.project_id = ?2) AND (?9 IS NULL OR substr(project.name, 1, length(?9)) = ?9) AND (?3 IS NULL OR claim.token_id = ?3)
+             WHERE ($2 IS NULL OR seen.project_id = $2) AND ($9 IS NULL OR substr(project.name, 1, length($9)) = $9) AND ($3 IS NULL OR claim.token_id = $3)
                AND (claim.instance_id IS NOT NULL OR instance.state <> 'deleting')
-               AND CASE WHEN ?5 THEN claim.token_id = ?6
-                        ELSE seen.id = ?4 OR claim.key = ?4 OR substr(seen.id, 1, length(?4)) = ?4
-                             OR substr(seen.id, 1, length(?4) + 4) = 'wpi_' || ?4
-                             OR length(?4) >= ?7 AND substr(seen.id, -length(?4)) = ?4 END
-             ORDER BY place, instance.id IS NULL OR claim.ended_at IS NOT NULL, claim.created_at DESC, seen.id DESC LIMIT ?8",
+               AND CASE WHEN $5 THEN claim.token_id = $6
+                        ELSE seen.id = $4 OR claim.key = $4 OR substr(seen.id, 1, length($4)) = $4
+                             OR substr(seen.id, 1, length($4) + 4) = 'wpi_' || $4
+                             OR length($4) >= $7 AND length($4) <= length(seen.id)
+                                AND substr(seen.id, length(seen.id) - length($4) + 1) = $4 END
+             ORDER BY place, instance.id IS NULL OR claim.ended_at IS NOT NULL, claim.created_at DESC, seen.id DESC LIMIT $8",
         )
         .bind(sight.tenant)
         .bind(sight.project.map(ProjectId::as_str))
@@ -139,15 +140,15 @@ impl Store {
 
     /// The claims that have not ended, newest first, each with its VM. Whether that answers is not known here.
     pub async fn claims(&self, sight: Sight<'_>) -> Result<Vec<(VmId, ClaimItem)>, StoreError> {
-        let rows: Vec<RawClaim> = sqlx::query_as(
+        let rows: Vec<RawClaim> = db::query_as(
             "SELECT claim.instance_id, claim.project_id, project.name AS project_name, claim.key AS task, claim.owner,
                     claim.created_at, claim.expires_at, claim.paused_because, project.lease_warning_minutes, instance.vm_id, instance.rebooted_at,
                     instance.vm_ended_at, instance.vm_ended_why
              FROM claim
-             JOIN project ON project.id = claim.project_id AND project.tenant = ?1
+             JOIN project ON project.id = claim.project_id AND project.tenant = $1
              JOIN instance ON instance.id = claim.instance_id AND instance.state = 'claimed'
-             WHERE claim.ended_at IS NULL AND (instance.fork_of IS NULL OR claim.handed_over) AND (?2 IS NULL OR claim.project_id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
-               AND (?4 IS NULL OR substr(project.name, 1, length(?4)) = ?4)
+             WHERE claim.ended_at IS NULL AND (instance.fork_of IS NULL OR claim.handed_over) AND ($2 IS NULL OR claim.project_id = $2) AND ($3 IS NULL OR claim.token_id = $3)
+               AND ($4 IS NULL OR substr(project.name, 1, length($4)) = $4)
              ORDER BY claim.created_at DESC, claim.instance_id DESC",
         )
         .bind(sight.tenant)

@@ -9,14 +9,13 @@ use hearth_core::claim::Held;
 use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::claim_rules::{claims_held, token_claims_held};
 use super::claims::handed_over;
 use super::events::Change;
 use super::moves::move_row;
 use super::writer::Writing;
-use super::{Moved, Store, StoreError, millis, to_json};
+use super::{Moved, Store, StoreError, db, millis, to_json};
 
 /// One fork that is to be made.
 #[derive(Debug, Clone)]
@@ -79,25 +78,25 @@ pub struct MadeFork {
     pub boot_id: String,
 }
 
-async fn is_claimed(tx: &mut SqliteConnection, id: &InstanceId) -> Result<bool, StoreError> {
-    let claimed = sqlx::query_scalar(
+async fn is_claimed(tx: &mut db::Tx, id: &InstanceId) -> Result<bool, StoreError> {
+    let claimed = db::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM instance JOIN claim ON claim.instance_id = instance.id
-                        WHERE id = ?1 AND state = 'claimed' AND handed_over AND ended_at IS NULL)",
+                        WHERE id = $1 AND state = 'claimed' AND handed_over AND ended_at IS NULL)",
     );
     Ok(claimed.bind(id.as_str()).fetch_one(tx).await?)
 }
 
 /// Notes that a VM is stopped for a moment.
-pub(super) async fn note_stopped(tx: &mut SqliteConnection, vm: &VmId) -> Result<(), StoreError> {
-    let note = sqlx::query("INSERT INTO stopped_vm (vm_id) VALUES (?1) ON CONFLICT DO NOTHING");
+pub(super) async fn note_stopped(tx: &mut db::Tx, vm: &VmId) -> Result<(), StoreError> {
+    let note = db::query("INSERT INTO stopped_vm (vm_id) VALUES ($1) ON CONFLICT DO NOTHING");
     note.bind(vm.as_str()).execute(tx).await?;
     Ok(())
 }
 
 /// It runs again.
-pub(super) async fn forget_stopped(tx: &mut SqliteConnection, vm: Option<&VmId>) -> Result<(), StoreError> {
+pub(super) async fn forget_stopped(tx: &mut db::Tx, vm: Option<&VmId>) -> Result<(), StoreError> {
     if let Some(vm) = vm {
-        let forget = sqlx::query("DELETE FROM stopped_vm WHERE vm_id = ?1");
+        let forget = db::query("DELETE FROM stopped_vm WHERE vm_id = $1");
         forget.bind(vm.as_str()).execute(tx).await?;
     }
     Ok(())
@@ -105,7 +104,7 @@ pub(super) async fn forget_stopped(tx: &mut SqliteConnection, vm: Option<&VmId>)
 
 /// The claim of an instance never was.
 pub(super) async fn undo_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp) -> Result<(), StoreError> {
-    let undone: Option<String> = sqlx::query_scalar("DELETE FROM claim WHERE instance_id = ?1 RETURNING project_id")
+    let undone: Option<String> = db::query_scalar("DELETE FROM claim WHERE instance_id = $1 RETURNING project_id")
         .bind(id.as_str())
         .fetch_optional(&mut **tx)
         .await?;
@@ -119,11 +118,17 @@ pub(super) async fn undo_claim(tx: &mut Writing, id: &InstanceId, why: &str, now
 impl Store {
     /// Which of these keys are claims of a project already.
     pub async fn used_keys(&self, project: &ProjectId, keys: &[String]) -> Result<Vec<String>, StoreError> {
-        let used = sqlx::query_scalar(
-            "SELECT key FROM claim WHERE project_id = ?1 AND key IN (SELECT value FROM json_each(?2))",
-        );
-        let used = used.bind(project.as_str()).bind(to_json(&keys)?);
-        Ok(used.fetch_all(&self.read).await?)
+        let mut used = Vec::new();
+        for key in keys {
+            let found = db::query_scalar("SELECT key FROM claim WHERE project_id = $1 AND key = $2");
+            let found: Option<String> = found
+                .bind(project.as_str())
+                .bind(key)
+                .fetch_optional(&self.read)
+                .await?;
+            used.extend(found);
+        }
+        Ok(used)
     }
 
     /// Writes the rows of forks, claimed and not handed over.
@@ -144,17 +149,16 @@ impl Store {
         }
         for fork in order.forks {
             if let Some(key) = &fork.key {
-                let taken =
-                    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = ?1 AND key = ?2)");
+                let taken = db::query_scalar("SELECT EXISTS (SELECT 1 FROM claim WHERE project_id = $1 AND key = $2)");
                 if taken.bind(order.project.as_str()).bind(key).fetch_one(&mut *tx).await? {
                     return Ok(BegunForks::KeyTaken(key.clone()));
                 }
             }
             let reply = &fork.reply;
-            sqlx::query(
+            db::query(
                 "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, repos, settings,
                                        fork_of, created_at, state_since)
-                 VALUES (?1, ?2, ?3, 'claimed', 1, 'pool', ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+                 VALUES ($1, $2, $3, 'claimed', 1, 'pool', $4, $5, $6, $7, $8, $9, $9)",
             )
             .bind(reply.id.as_str())
             .bind(order.project.as_str())
@@ -167,10 +171,10 @@ impl Store {
             .bind(millis(now))
             .execute(&mut *tx)
             .await?;
-            sqlx::query(
+            db::query(
                 "INSERT INTO claim (instance_id, project_id, key, body_hash, token_id, reply, lease_ms, created_at,
                                     expires_at, handed_over, asked, owner)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, '{}', ?10)",
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, FALSE, '{}', $10)",
             )
             .bind(reply.id.as_str())
             .bind(order.project.as_str())
@@ -186,7 +190,7 @@ impl Store {
             .await?;
             if let Some(parent) = order.parent {
                 // Its processes run in the copy, too.
-                sqlx::query("INSERT INTO claim_egress (instance_id, policy) SELECT ?1, policy FROM claim_egress WHERE instance_id = ?2")
+                db::query("INSERT INTO claim_egress (instance_id, policy) SELECT $1, policy FROM claim_egress WHERE instance_id = $2")
                     .bind(reply.id.as_str())
                     .bind(parent.as_str())
                     .execute(&mut *tx)
@@ -217,7 +221,7 @@ impl Store {
 
     /// The VMs that a server which is gone had stopped for a moment.
     pub async fn stopped_vms(&self) -> Result<Vec<VmId>, StoreError> {
-        let vms: Vec<String> = sqlx::query_scalar("SELECT vm_id FROM stopped_vm")
+        let vms: Vec<String> = db::query_scalar("SELECT vm_id FROM stopped_vm")
             .fetch_all(&self.read)
             .await?;
         vms.iter().map(|vm| super::parse("stopped_vm.vm_id", vm)).collect()
@@ -227,19 +231,20 @@ impl Store {
     pub async fn end_forks(&self, forks: &[MadeFork]) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         for MadeFork { reply, boot_id } in forks {
-            let there: Option<String> = sqlx::query_scalar(
-                "UPDATE instance SET boot_id = ?2 WHERE id = ?1 AND state = 'claimed' RETURNING project_id",
+            let there: Option<String> = db::query_scalar(
+                "UPDATE instance SET boot_id = $2 WHERE id = $1 AND state = 'claimed' RETURNING project_id",
             )
             .bind(reply.id.as_str())
             .bind(boot_id)
             .fetch_optional(&mut *tx)
             .await?;
-            let answered =
-                sqlx::query("UPDATE claim SET reply = ?2, handed_over = 1 WHERE instance_id = ?1 AND ended_at IS NULL")
-                    .bind(reply.id.as_str())
-                    .bind(to_json(reply)?)
-                    .execute(&mut *tx)
-                    .await?;
+            let answered = db::query(
+                "UPDATE claim SET reply = $2, handed_over = TRUE WHERE instance_id = $1 AND ended_at IS NULL",
+            )
+            .bind(reply.id.as_str())
+            .bind(to_json(reply)?)
+            .execute(&mut *tx)
+            .await?;
             let Some(project) = there.filter(|_| answered.rows_affected() > 0) else {
                 return Ok(false);
             };
@@ -279,7 +284,7 @@ impl Store {
         let mut tx = self.write.begin().await?;
         let other = &made.reply.id;
         let vms: Vec<(String, String)> =
-            sqlx::query_as("SELECT id, vm_id FROM instance WHERE id IN (?1, ?2) AND state = 'claimed'")
+            db::query_as("SELECT id, vm_id FROM instance WHERE id IN ($1, $2) AND state = 'claimed'")
                 .bind(id.as_str())
                 .bind(other.as_str())
                 .fetch_all(&mut *tx)
@@ -289,8 +294,8 @@ impl Store {
             return Ok(false);
         };
         // A VM is one instance's: the other one's row is without for a moment.
-        let set = "UPDATE instance SET vm_id = ?2, fork_of = coalesce(?3, fork_of), boot_id = coalesce(?4, boot_id) WHERE id = ?1";
-        let from: Option<String> = sqlx::query_scalar("SELECT fork_of FROM instance WHERE id = ?1")
+        let set = "UPDATE instance SET vm_id = $2, fork_of = coalesce($3, fork_of), boot_id = coalesce($4, boot_id) WHERE id = $1";
+        let from: Option<String> = db::query_scalar("SELECT fork_of FROM instance WHERE id = $1")
             .bind(other.as_str())
             .fetch_one(&mut *tx)
             .await?;
@@ -299,7 +304,7 @@ impl Store {
             (id, new, from.as_deref(), Some(made.boot_id.as_str())),
             (other, own, None, None),
         ] {
-            sqlx::query(set)
+            db::query(set)
                 .bind(of.as_str())
                 .bind(vm)
                 .bind(from)
@@ -307,11 +312,11 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
-        sqlx::query("UPDATE instance SET vm_ended_at = NULL, vm_ended_why = NULL, rebooted_at = NULL WHERE id = ?1")
+        db::query("UPDATE instance SET vm_ended_at = NULL, vm_ended_why = NULL, rebooted_at = NULL WHERE id = $1")
             .bind(id.as_str())
             .execute(&mut *tx)
             .await?;
-        sqlx::query("UPDATE claim SET reply = ?2 WHERE instance_id = ?1")
+        db::query("UPDATE claim SET reply = $2 WHERE instance_id = $1")
             .bind(id.as_str())
             .bind(to_json(reply)?)
             .execute(&mut *tx)
@@ -319,7 +324,7 @@ impl Store {
         const WHY: &str = "another instance got its VM, which continues from a checkpoint";
         undo_claim(&mut tx, other, WHY, now).await?;
         move_row(&mut tx, other, InstanceState::Deleting, None, WHY, now).await?;
-        let project: String = sqlx::query_scalar("SELECT project_id FROM instance WHERE id = ?1")
+        let project: String = db::query_scalar("SELECT project_id FROM instance WHERE id = $1")
             .bind(id.as_str())
             .fetch_one(&mut *tx)
             .await?;

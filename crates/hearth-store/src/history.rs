@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::writer::Writing;
 use super::{
-    EventRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+    EventRow, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json,
 };
 
 /// The last event that is in the history.
@@ -127,7 +127,7 @@ impl TryFrom<RawBoot> for BootRecord {
 impl Store {
     /// The last event that is in the history.
     pub async fn history_cursor(&self) -> Result<u64, StoreError> {
-        let value: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE key = ?1")
+        let value: Option<String> = db::query_scalar("SELECT value FROM meta WHERE key = $1")
             .bind(CURSOR)
             .fetch_optional(&self.read)
             .await?;
@@ -141,7 +141,7 @@ impl Store {
         logs: &HashMap<InstanceId, Vec<u8>>,
         upto: u64,
     ) -> Result<(), StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         for EventRow { event, .. } in events {
             let Some(id) = &event.instance_id else { continue };
             match event.kind {
@@ -154,42 +154,49 @@ impl Store {
                 _ => {}
             }
         }
-        sqlx::query("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value")
-            .bind(CURSOR)
-            .bind(upto.to_string())
-            .execute(&mut *tx)
-            .await?;
+        db::query(
+            "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )
+        .bind(CURSOR)
+        .bind(upto.to_string())
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }
 
     /// Claims, newest first.
     pub async fn claim_records(&self, filter: HistoryFilter<'_>) -> Result<Vec<ClaimRecord>, StoreError> {
-        let raw: Vec<RawClaim> = sqlx::query_as(
+        let found = self.dialect().position(
+            "lower(instance_id || ' ' || coalesce(task, '') || ' ' || coalesce(owner, ''))",
+            "lower($4)",
+        );
+        let query = format!(
             "SELECT * FROM claim_history
-             WHERE project_id = ?1 AND claimed_at < ?2 AND (NOT ?3 OR cause IS NOT NULL)
-               AND (?4 IS NULL OR instr(lower(instance_id || ' ' || coalesce(task, '') || ' ' || coalesce(owner, '')), lower(?4)))
-             ORDER BY claimed_at DESC, instance_id DESC LIMIT ?5",
-        )
-        .bind(filter.project.as_str())
-        .bind(filter.before.map_or(i64::MAX, millis))
-        .bind(filter.troubled)
-        .bind(filter.text)
-        .bind(filter.limit)
-        .fetch_all(&self.read)
-        .await?;
+             WHERE project_id = $1 AND claimed_at < $2 AND (NOT $3 OR cause IS NOT NULL) AND ($4 IS NULL OR {found} > 0)
+             ORDER BY claimed_at DESC, instance_id DESC LIMIT $5"
+        );
+        let raw: Vec<RawClaim> = db::query_as(sqlx::AssertSqlSafe(query))
+            .bind(filter.project.as_str())
+            .bind(filter.before.map_or(i64::MAX, millis))
+            .bind(filter.troubled)
+            .bind(filter.text)
+            .bind(filter.limit)
+            .fetch_all(&self.read)
+            .await?;
         raw.into_iter().map(ClaimRecord::try_from).collect()
     }
 
     /// Boots, newest first.
     pub async fn boot_records(&self, filter: HistoryFilter<'_>) -> Result<Vec<BootRecord>, StoreError> {
+        let dialect = self.dialect();
+        let found = dialect.position("lower(instance_id || ' ' || coalesce(failure, ''))", "lower($4)");
         let query = format!(
             "SELECT {BOOT} FROM boot_history
-             WHERE project_id = ?1 AND ordered_at < ?2 AND (NOT ?3 OR outcome = 'failed')
-               AND (?4 IS NULL OR instr(lower(instance_id || ' ' || coalesce(failure, '')), lower(?4)))
-             ORDER BY ordered_at DESC, instance_id DESC LIMIT ?5"
+             WHERE project_id = $1 AND ordered_at < $2 AND (NOT $3 OR outcome = 'failed') AND ($4 IS NULL OR {found} > 0)
+             ORDER BY ordered_at DESC, instance_id DESC LIMIT $5"
         );
-        let raw: Vec<RawBoot> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let raw: Vec<RawBoot> = db::query_as(sqlx::AssertSqlSafe(query))
             .bind(filter.project.as_str())
             .bind(filter.before.map_or(i64::MAX, millis))
             .bind(filter.troubled)
@@ -206,8 +213,8 @@ impl Store {
         project: &ProjectId,
         id: &InstanceId,
     ) -> Result<Option<(BootRecord, Option<Vec<u8>>)>, StoreError> {
-        let query = format!("SELECT {BOOT}, log FROM boot_history WHERE instance_id = ?1 AND project_id = ?2");
-        let raw: Option<RawBootWithLog> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let query = format!("SELECT {BOOT}, log FROM boot_history WHERE instance_id = $1 AND project_id = $2");
+        let raw: Option<RawBootWithLog> = db::query_as(sqlx::AssertSqlSafe(query))
             .bind(id.as_str())
             .bind(project.as_str())
             .fetch_optional(&self.read)
@@ -219,18 +226,18 @@ impl Store {
     /// Removes the oldest records that are not to be kept, and those of projects that are gone, at most so many of each table at once; how
     /// many there were.
     pub async fn remove_history(&self, kept: HistoryKept, batch: u32) -> Result<u64, StoreError> {
-        let bytes: i64 = sqlx::query_scalar(
-            "SELECT (SELECT coalesce(sum(coalesce(length(log), 0) + ?1), 0) FROM boot_history)
-                  + (SELECT count(*) * ?1 FROM claim_history)",
+        let bytes: i64 = db::query_scalar(
+            "SELECT CAST((SELECT coalesce(sum(coalesce(length(log), 0) + $1), 0) FROM boot_history)
+                  + (SELECT count(*) * $1 FROM claim_history) AS BIGINT)",
         )
         .bind(RECORD_BYTES)
         .fetch_one(&self.read)
         .await?;
         let is_full = u64::try_from(bytes).unwrap_or_default() > kept.bytes;
         let since = if is_full { Timestamp::MAX } else { kept.since };
-        let some: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM claim_history WHERE claimed_at < ?1 OR project_id NOT IN (SELECT id FROM project))
-                 OR EXISTS (SELECT 1 FROM boot_history WHERE ordered_at < ?1 OR project_id NOT IN (SELECT id FROM project))",
+        let some: bool = db::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM claim_history WHERE claimed_at < $1 OR project_id NOT IN (SELECT id FROM project))
+                 OR EXISTS (SELECT 1 FROM boot_history WHERE ordered_at < $1 OR project_id NOT IN (SELECT id FROM project))",
         )
         .bind(millis(since))
         .fetch_one(&self.read)
@@ -246,12 +253,12 @@ impl Store {
         for statement in [
             "DELETE FROM boot_history WHERE instance_id IN (
                 SELECT instance_id FROM boot_history
-                WHERE ordered_at < ?1 OR project_id NOT IN (SELECT id FROM project) ORDER BY ordered_at LIMIT ?2)",
+                WHERE ordered_at < $1 OR project_id NOT IN (SELECT id FROM project) ORDER BY ordered_at LIMIT $2)",
             "DELETE FROM claim_history WHERE instance_id IN (
                 SELECT instance_id FROM claim_history
-                WHERE claimed_at < ?1 OR project_id NOT IN (SELECT id FROM project) ORDER BY claimed_at LIMIT ?2)",
+                WHERE claimed_at < $1 OR project_id NOT IN (SELECT id FROM project) ORDER BY claimed_at LIMIT $2)",
         ] {
-            let done = sqlx::query(statement)
+            let done = db::query(statement)
                 .bind(millis(since))
                 .bind(batch)
                 .run_on(&self.write)
@@ -274,10 +281,10 @@ pub struct PoolUse {
 impl Store {
     /// How a pool was used since then. Claims that left it alone, and copies of VMs in use, do not count.
     pub async fn pool_use(&self, project: &ProjectId, since: Timestamp, most: u32) -> Result<PoolUse, StoreError> {
-        let mut claims: Vec<i64> = sqlx::query_scalar(
+        let mut claims: Vec<i64> = db::query_scalar(
             "SELECT claimed_at - wait_ms FROM claim_history
-             WHERE project_id = ?1 AND claimed_at >= ?2 AND coalesce(cause, '') <> 'bypass' AND total_ms IS NOT NULL
-             ORDER BY claimed_at DESC LIMIT ?3",
+             WHERE project_id = $1 AND claimed_at >= $2 AND coalesce(cause, '') <> 'bypass' AND total_ms IS NOT NULL
+             ORDER BY claimed_at DESC LIMIT $3",
         )
         .bind(project.as_str())
         .bind(millis(since))
@@ -285,9 +292,9 @@ impl Store {
         .fetch_all(&self.read)
         .await?;
         claims.sort_unstable();
-        let refills: Vec<i64> = sqlx::query_scalar(
+        let refills: Vec<i64> = db::query_scalar(
             "SELECT ended_at - ordered_at AS took FROM boot_history
-             WHERE project_id = ?1 AND ordered_at >= ?2 AND outcome = 'ready' AND purpose IN ('pool', 'claim') ORDER BY took",
+             WHERE project_id = $1 AND ordered_at >= $2 AND outcome = 'ready' AND purpose IN ('pool', 'claim') ORDER BY took",
         )
         .bind(project.as_str())
         .bind(millis(since))
@@ -301,9 +308,9 @@ impl Store {
 }
 
 async fn ordered(tx: &mut Writing, id: &InstanceId, event: &Event) -> Result<(), StoreError> {
-    sqlx::query(
+    db::query(
         "INSERT INTO boot_history (instance_id, project_id, purpose, recipe, ordered_at, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
     )
     .bind(id.as_str())
     .bind(event.project_id.as_str())
@@ -323,9 +330,9 @@ async fn ended(
     outcome: &str,
     log: Option<&Vec<u8>>,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE boot_history SET ended_at = ?2, outcome = ?3, failure = ?4, recipe = coalesce(?5, recipe), log = coalesce(?6, log)
-         WHERE instance_id = ?1",
+    db::query(
+        "UPDATE boot_history SET ended_at = $2, outcome = $3, failure = $4, recipe = coalesce($5, recipe), log = coalesce($6, log)
+         WHERE instance_id = $1",
     )
     .bind(id.as_str())
     .bind(millis(event.at))
@@ -339,7 +346,7 @@ async fn ended(
 }
 
 async fn gone(tx: &mut Writing, id: &InstanceId, event: &Event) -> Result<(), StoreError> {
-    sqlx::query("UPDATE boot_history SET gone_at = ?2, gone_because = ?3 WHERE instance_id = ?1 AND gone_at IS NULL")
+    db::query("UPDATE boot_history SET gone_at = $2, gone_because = $3 WHERE instance_id = $1 AND gone_at IS NULL")
         .bind(id.as_str())
         .bind(millis(event.at))
         .bind(event.reason.as_deref())
@@ -350,11 +357,11 @@ async fn gone(tx: &mut Writing, id: &InstanceId, event: &Event) -> Result<(), St
 
 async fn handed_over(tx: &mut Writing, id: &InstanceId, event: &Event) -> Result<(), StoreError> {
     let detail = &event.detail;
-    sqlx::query(
+    db::query(
         "INSERT INTO claim_history (instance_id, project_id, claimed_at, owner, task, source, cause, wait_ms, total_ms, recipe)
-         VALUES (?1, ?2, coalesce((SELECT created_at FROM claim WHERE instance_id = ?1), ?3),
-                 (SELECT owner FROM claim WHERE instance_id = ?1), (SELECT key FROM claim WHERE instance_id = ?1),
-                 ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, coalesce((SELECT created_at FROM claim WHERE instance_id = $1), $3),
+                 (SELECT owner FROM claim WHERE instance_id = $1), (SELECT key FROM claim WHERE instance_id = $1),
+                 $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
     )
     .bind(id.as_str())
     .bind(event.project_id.as_str())
@@ -370,13 +377,11 @@ async fn handed_over(tx: &mut Writing, id: &InstanceId, event: &Event) -> Result
 }
 
 async fn claim_ended(tx: &mut Writing, id: &InstanceId, event: &Event) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE claim_history SET ended_at = ?2, ended_because = ?3 WHERE instance_id = ?1 AND ended_at IS NULL",
-    )
-    .bind(id.as_str())
-    .bind(millis(event.at))
-    .bind(event.reason.as_deref())
-    .execute(&mut **tx)
-    .await?;
+    db::query("UPDATE claim_history SET ended_at = $2, ended_because = $3 WHERE instance_id = $1 AND ended_at IS NULL")
+        .bind(id.as_str())
+        .bind(millis(event.at))
+        .bind(event.reason.as_deref())
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }

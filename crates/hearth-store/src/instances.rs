@@ -9,9 +9,8 @@ use hearth_core::purpose::Purpose;
 use hearth_core::redact::Redacted;
 use hearth_core::state::{FailureKind, InstanceState};
 use jiff::{SignedDuration, Timestamp};
-use sqlx::SqliteConnection;
 
-use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// One instance as the database knows it.
 #[derive(Debug, Clone)]
@@ -203,7 +202,7 @@ macro_rules! select_where {
     ($condition:literal) => {
         concat!(
             "SELECT instance.*, claim.expires_at AS lease_ends_at,
-                    coalesce(fork_of IS NOT NULL AND handed_over = 0, 0) AS being_forked
+                    coalesce(fork_of IS NOT NULL AND NOT handed_over, FALSE) AS being_forked
              FROM instance LEFT JOIN claim ON claim.instance_id = instance.id WHERE ",
             $condition
         )
@@ -212,10 +211,10 @@ macro_rules! select_where {
 
 /// One instance, on a connection that may be in a transaction.
 pub(super) async fn select_instance(
-    on: &mut SqliteConnection,
+    on: impl Into<db::On<'_>> + Send,
     id: &InstanceId,
 ) -> Result<Option<InstanceRow>, StoreError> {
-    let raw: Option<Raw> = sqlx::query_as(select_where!("instance.id = ?1"))
+    let raw: Option<Raw> = db::query_as(select_where!("instance.id = $1"))
         .bind(id.as_str())
         .fetch_optional(on)
         .await?;
@@ -225,8 +224,8 @@ pub(super) async fn select_instance(
 impl Store {
     /// The instances that another server, which is gone, had begun to make; not those that it happened to too often.
     pub async fn half_made(&self, session: &str, most_restarts: i64) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(select_where!(
-            "state = 'provisioning' AND started_by IS NOT NULL AND started_by <> ?1 AND restarts < ?2 ORDER BY instance.id"
+        let raw: Vec<Raw> = db::query_as(select_where!(
+            "state = 'provisioning' AND started_by IS NOT NULL AND started_by <> $1 AND restarts < $2 ORDER BY instance.id"
         ))
         .bind(session)
         .bind(most_restarts)
@@ -237,7 +236,7 @@ impl Store {
 
     /// Notes what a finished run left: checkouts, what their settings files say, what the VM costs.
     pub async fn set_instance_made(&self, id: &InstanceId, made: &Provisioned) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET repos = ?2, settings = ?3, private_mib = ?4, template_key = ?5, boot_id = ?6 WHERE id = ?1")
+        db::query("UPDATE instance SET repos = $2, settings = $3, private_mib = $4, template_key = $5, boot_id = $6 WHERE id = $1")
             .bind(id.as_str())
             .bind(to_json(&made.repos)?)
             .bind(to_json(&made.settings)?)
@@ -250,14 +249,14 @@ impl Store {
     }
 
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
-        select_instance(&mut *self.read.acquire().await?, id).await
+        select_instance(&self.read, id).await
     }
 
     /// Every instance that there is something to do about: what the pool loop sees. Of mere records only those that ended before
     /// this time: an outage can leave very many.
     pub async fn all_instances(&self, records_before: Timestamp) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(select_where!(
-            "state <> 'archived' OR state_since <= ?1 ORDER BY instance.id"
+        let raw: Vec<Raw> = db::query_as(select_where!(
+            "state <> 'archived' OR state_since <= $1 ORDER BY instance.id"
         ))
         .bind(millis(records_before))
         .fetch_all(&self.read)
@@ -267,9 +266,9 @@ impl Store {
 
     /// The instances whose VM may be asked whether it answers. One that a claim is about to get is left to that.
     pub async fn instances_with_guests(&self) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(select_where!(
+        let raw: Vec<Raw> = db::query_as(select_where!(
             "(state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND purpose <> 'claim')
-             AND NOT coalesce(fork_of IS NOT NULL AND handed_over = 0, 0)"
+             AND NOT coalesce(fork_of IS NOT NULL AND NOT handed_over, FALSE)"
         ))
         .fetch_all(&self.read)
         .await?;
@@ -278,7 +277,7 @@ impl Store {
 
     /// Every instance of one project.
     pub async fn instances_of(&self, project: &ProjectId) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(select_where!("instance.project_id = ?1 ORDER BY instance.id"))
+        let raw: Vec<Raw> = db::query_as(select_where!("instance.project_id = $1 ORDER BY instance.id"))
             .bind(project.as_str())
             .fetch_all(&self.read)
             .await?;
@@ -292,15 +291,16 @@ impl Store {
         status: Option<InstanceStatus>,
         limit: i64,
     ) -> Result<Vec<InstanceRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(
+        let raw: Vec<Raw> = db::query_as(
             "SELECT * FROM (
                 SELECT instance.*, claim.expires_at AS lease_ends_at,
-                    coalesce(fork_of IS NOT NULL AND handed_over = 0, 0) AS being_forked,
-                    CASE WHEN state IN ('retiring', 'archived') THEN iif(failure_reason IS NULL, 'ready', 'failed')
+                    coalesce(fork_of IS NOT NULL AND NOT handed_over, FALSE) AS being_forked,
+                    CASE WHEN state IN ('retiring', 'archived') 
+                              THEN CASE WHEN failure_reason IS NULL THEN 'ready' ELSE 'failed' END
                          WHEN state = 'deleting' THEN NULL ELSE state END AS status
                 FROM instance LEFT JOIN claim ON claim.instance_id = instance.id
-                WHERE instance.project_id = ?1 AND purpose <> 'renewal')
-             WHERE status IS NOT NULL AND (?2 IS NULL OR status = ?2) ORDER BY id DESC LIMIT ?3",
+                WHERE instance.project_id = $1 AND purpose <> 'renewal') AS seen
+             WHERE status IS NOT NULL AND ($2 IS NULL OR status = $2) ORDER BY id DESC LIMIT $3",
         )
         .bind(project.as_str())
         .bind(status.map(InstanceStatus::as_str))
@@ -312,12 +312,12 @@ impl Store {
 
     /// Counts of a pool; test boots and claimed instances apart.
     pub async fn pool_status(&self, project: &ProjectId, failed_since: Timestamp) -> Result<Status, StoreError> {
-        let (ready, provisioning, failed): (i64, i64, i64) = sqlx::query_as(
+        let (ready, provisioning, failed): (i64, i64, i64) = db::query_as(
             "SELECT count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool'),
                     count(*) FILTER (WHERE state = 'provisioning'),
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
-                                     AND failure_reason IS NOT NULL AND state_since >= ?2)
-             FROM instance WHERE project_id = ?1 AND serves_claims",
+                                     AND failure_reason IS NOT NULL AND state_since >= $2)
+             FROM instance WHERE project_id = $1 AND serves_claims",
         )
         .bind(project.as_str())
         .bind(millis(failed_since))
@@ -333,9 +333,9 @@ impl Store {
 
     /// Notes the recipe that a run turned out to follow. What was decided by the other one is decided again.
     pub async fn set_instance_recipe(&self, id: &InstanceId, recipe: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE instance SET recipe = ?2, generation = generation + 1
-             WHERE id = ?1 AND state = 'provisioning' AND recipe <> ?2",
+        db::query(
+            "UPDATE instance SET recipe = $2, generation = generation + 1
+             WHERE id = $1 AND state = 'provisioning' AND recipe <> $2",
         )
         .bind(id.as_str())
         .bind(recipe)

@@ -1,18 +1,25 @@
 //! The only SQL of Hearth, and the only truth: memory is a cache that may be lost at any moment.
 //!
-//! One write connection (SQLite has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
-//! readers. Every commit is on disk when it returns (`synchronous=FULL`): what was promised survives a power cut.
+//! On SQLite: one write connection (it has one writer anyway, and a queue in front of it is fairer than its busy loop) and a few
+//! readers. On PostgreSQL, for more than one machine: some of each, and a lock that a transaction has alone, or shared (`writer.rs`).
+//! Each statement is written once, for both (`db.rs`, `dialect.rs`). Every commit is on disk when it returns: what was promised survives
+//! a power cut.
 
 mod audit;
+mod away;
 mod backup;
 mod branch_heads;
 mod census;
 mod checkpoints;
 mod claim_rules;
 mod claims;
+#[cfg(test)]
+mod contract_tests;
 mod controller;
 mod course;
 mod credentials;
+mod db;
+mod dialect;
 mod e2b;
 mod egress;
 #[cfg(test)]
@@ -30,14 +37,20 @@ mod moves;
 mod named_checkpoints;
 mod overview;
 mod pools;
+mod postgres;
 mod projects;
 mod release_sessions;
 mod reserve;
 mod seal;
+#[cfg(test)]
+mod server_tests;
 mod set_ups;
 mod steps;
 mod streaks;
+#[cfg(test)]
+mod testing;
 mod tokens;
+mod transfer;
 mod variables;
 mod web_sessions;
 mod webhooks;
@@ -50,7 +63,7 @@ use std::time::Duration;
 
 use hearth_api::ids::ProjectId;
 use jiff::Timestamp;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 pub use audit::{AuditFilter, AuditedBy, NewAuditEntry};
 pub use backup::{Holdings, adopt_copy, copy_database};
@@ -72,15 +85,21 @@ pub use moves::{End, Moved};
 pub use named_checkpoints::{NamedCheckpoint, NamedKey};
 pub use overview::{ClaimSeen, FailureSeen, ProjectOverview};
 pub use pools::PoolRow;
+pub use postgres::{Alone, Elsewhere, PostgresUrl, UrlError};
 pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;
 pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
 pub use tokens::{NewToken, TokenReach, TokenRow};
+pub use transfer::{CopiedTable, CopyError, CopyProgress, TableSum, copy_to_postgres, installation_of};
 pub use variables::{VariableOwner, VariableRow};
 pub use webhooks::{Attempt, DueDelivery, NewDelivery, NewWebhook, WebhookReach, WebhookRow};
 use writer::{RunOn, Writer};
 pub use writer::{WriteFault, WriteFaults, WriteMoment};
+
+use db::Pool;
+use dialect::Dialect;
+use postgres::Messages;
 
 /// Readers at once; more would only wait for the disk.
 const READERS: u32 = 4;
@@ -92,7 +111,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum StoreError {
     /// The database answered with an error: disk full, file damaged, locked for too long.
     #[error("the database could not do it: {0}; check free disk space and the folder's permissions")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+    /// PostgreSQL does not answer.
+    #[error(
+        "PostgreSQL does not answer: {0}; see that it runs and can be reached where --database says, nothing is lost meanwhile"
+    )]
+    Away(sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated to this version's schema: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -108,17 +132,41 @@ pub enum StoreError {
         /// That project.
         project: ProjectId,
     },
+    /// What is asked of a data folder is in PostgreSQL.
+    #[error("the store of {} is in PostgreSQL ({url}), where only its server looks", folder.display())]
+    Elsewhere {
+        folder: std::path::PathBuf,
+        /// Without its password.
+        url: String,
+    },
     /// A secret could not be sealed or opened.
     #[error(transparent)]
     Secret(#[from] SealError),
 }
 
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if away::is_named(&error) {
+            Self::Away(error)
+        } else {
+            Self::Database(error)
+        }
+    }
+}
+
 impl StoreError {
-    /// Whether the disk under the database is full, as SQLite's result codes (<https://sqlite.org/rescode.html>) or the system say it.
+    /// Whether the database does not answer now; it may soon.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+
+    /// Whether the disk under the database is full, as SQLite's result codes (<https://sqlite.org/rescode.html>), PostgreSQL or the system
+    /// say it.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        /// `SQLITE_FULL`, and `SQLITE_IOERR_SHMSIZE`: the index of the log cannot grow.
-        const FULL: [&str; 2] = ["13", "4874"];
+        /// `SQLITE_FULL`, `SQLITE_IOERR_SHMSIZE` (the index of the log cannot grow), and PostgreSQL's `disk_full`.
+        const FULL: [&str; 3] = ["13", "4874", "53100"];
         let error = match self {
             Self::Database(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
             _ => return false,
@@ -141,10 +189,12 @@ impl StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     write: Writer,
-    read: SqlitePool,
+    read: Pool,
     cipher: Arc<dyn Seal>,
     /// Room for what makes room.
     reserve: Option<Reserve>,
+    /// What servers tell each other, on PostgreSQL.
+    messages: Option<Arc<Messages>>,
 }
 
 impl Store {
@@ -207,13 +257,17 @@ impl Store {
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await?;
-        let write = Writer::new(write, faults);
         Ok(Self {
-            write,
-            read,
+            write: Writer::new(Pool::Sqlite(write), faults),
+            read: Pool::Sqlite(read),
             cipher,
             reserve: None,
+            messages: None,
         })
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.read.dialect()
     }
 
     /// A value that belongs to the whole installation, made on first use.
@@ -223,12 +277,12 @@ impl Store {
 
     async fn meta_or_insert_once(&self, key: &str, value: &str) -> Result<String, StoreError> {
         let mut tx = self.write.begin().await?;
-        sqlx::query("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
+        db::query("INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(key)
             .bind(value)
             .execute(&mut *tx)
             .await?;
-        let value = sqlx::query_scalar("SELECT value FROM meta WHERE key = ?1")
+        let value = db::query_scalar("SELECT value FROM meta WHERE key = $1")
             .bind(key)
             .fetch_one(&mut *tx)
             .await?;
@@ -236,14 +290,23 @@ impl Store {
         Ok(value)
     }
 
+    /// The same, if it was ever made.
+    pub async fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let value = db::query_scalar("SELECT value FROM meta WHERE key = $1");
+        Ok(value.bind(key).fetch_optional(&self.read).await?)
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.read).await?;
+        db::query("SELECT 1").execute(&self.read).await?;
         Ok(())
     }
 
     /// Ends all connections after what is under way.
     pub async fn close(&self) {
+        if let Some(messages) = &self.messages {
+            messages.end();
+        }
         self.read.close().await;
         self.write.close().await;
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::events::Change;
 use super::writer::Writing;
-use super::{RunOn as _, Store, StoreError, millis, parse};
+use super::{RunOn as _, Store, StoreError, db, millis, parse};
 
 /// Tells of instances (id, project) that belong to the pool from now on.
 async fn tell_pooled(tx: &mut Writing, pooled: Vec<(String, String)>) -> Result<(), StoreError> {
@@ -22,9 +22,9 @@ async fn tell_pooled(tx: &mut Writing, pooled: Vec<(String, String)>) -> Result<
 impl Store {
     /// Gives a reserved instance to the pool, or (when it is not needed there) to garbage collection.
     pub async fn unreserve_instance(&self, id: &InstanceId) -> Result<(), StoreError> {
-        let mut tx = self.write.begin().await?;
-        let pooled: Vec<(String, String)> = sqlx::query_as(
-            "UPDATE instance SET purpose = 'pool' WHERE id = ?1 AND purpose = 'claim' RETURNING id, project_id",
+        let mut tx = self.write.begin_shared().await?;
+        let pooled: Vec<(String, String)> = db::query_as(
+            "UPDATE instance SET purpose = 'pool' WHERE id = $1 AND purpose = 'claim' RETURNING id, project_id",
         )
         .bind(id.as_str())
         .fetch_all(&mut *tx)
@@ -42,7 +42,7 @@ impl Store {
     async fn unreserve_all_once(&self) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
         let pooled: Vec<(String, String)> =
-            sqlx::query_as("UPDATE instance SET purpose = 'pool' WHERE purpose = 'claim' RETURNING id, project_id")
+            db::query_as("UPDATE instance SET purpose = 'pool' WHERE purpose = 'claim' RETURNING id, project_id")
                 .fetch_all(&mut *tx)
                 .await?;
         tell_pooled(&mut tx, pooled).await?;
@@ -52,7 +52,7 @@ impl Store {
 
     /// A client begins to work in the VM of an instance that is not claimed.
     pub async fn note_work(&self, id: &InstanceId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE instance SET worked_in = 1 WHERE id = ?1 AND state <> 'claimed'")
+        db::query("UPDATE instance SET worked_in = TRUE WHERE id = $1 AND state <> 'claimed'")
             .bind(id.as_str())
             .run_on(&self.write)
             .await?;
@@ -61,9 +61,9 @@ impl Store {
 
     /// Notes that the guest of an instance has restarted. False when that is known.
     pub async fn note_reboot(&self, id: &InstanceId, boot_id: &str, now: Timestamp) -> Result<bool, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let noted: Option<String> = sqlx::query_scalar(
-            "UPDATE instance SET boot_id = ?2, rebooted_at = ?3 WHERE id = ?1 AND boot_id IS NOT ?2 RETURNING project_id",
+        let mut tx = self.write.begin_shared().await?;
+        let noted: Option<String> = db::query_scalar(
+            "UPDATE instance SET boot_id = $2, rebooted_at = $3 WHERE id = $1 AND boot_id IS DISTINCT FROM $2 RETURNING project_id",
         )
         .bind(id.as_str())
         .bind(boot_id)
@@ -80,10 +80,10 @@ impl Store {
 
     /// Notes that the VM of a claimed instance has ended by itself. False when that is known, or nobody has claimed it any more.
     pub async fn note_vm_ended(&self, id: &InstanceId, why: &str, now: Timestamp) -> Result<bool, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let noted: Option<String> = sqlx::query_scalar(
-            "UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3
-             WHERE id = ?1 AND state = 'claimed' AND vm_ended_at IS NULL RETURNING project_id",
+        let mut tx = self.write.begin_shared().await?;
+        let noted: Option<String> = db::query_scalar(
+            "UPDATE instance SET vm_ended_at = $2, vm_ended_why = $3
+             WHERE id = $1 AND state = 'claimed' AND vm_ended_at IS NULL RETURNING project_id",
         )
         .bind(id.as_str())
         .bind(millis(now))

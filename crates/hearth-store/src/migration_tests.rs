@@ -11,8 +11,10 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
-use super::{ClaimRules, Sight, Store};
+use super::transfer::TABLES;
+use super::{ClaimRules, Sight, Store, db};
 use crate::seal::tests::NoVariables;
+use crate::testing::{Database, Kind};
 
 /// A database as the versions before this migration made it, with what these statements wrote then, as this version finds it; and its
 /// folder.
@@ -97,7 +99,7 @@ const BEFORE_TENANTS: [&str; 3] = [
 async fn branch_heads_belong_to_the_tenants_whose_projects_have_the_repository() {
     let (_folder, store) = migrated(14, &BEFORE_TENANTS).await;
     let mut heads: Vec<(String, String, String, String, i64)> =
-        sqlx::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
+        db::query_as("SELECT tenant, url, branch, commit_id, changed_at FROM tip")
             .fetch_all(&store.read)
             .await
             .unwrap();
@@ -131,7 +133,7 @@ async fn branch_heads_belong_to_the_tenants_whose_projects_have_the_repository()
     let at = |ms| Timestamp::from_millisecond(ms).unwrap();
     store.note_branch_head(&before, "x", "a2", at(99)).await.unwrap();
     store.note_branch_head(&before, "main", "a9", at(99)).await.unwrap();
-    let times: Vec<(String, i64)> = sqlx::query_as(
+    let times: Vec<(String, i64)> = db::query_as(
         "SELECT branch, changed_at FROM tip WHERE tenant = 'beta' AND url = 'https://h/app' ORDER BY branch",
     )
     .fetch_all(&store.read)
@@ -188,15 +190,15 @@ async fn a_purpose_that_is_none_is_refused_by_the_database() {
     let known = Purpose::ALL.map(|purpose| (purpose.as_str(), true));
     for (purpose, is_known) in known.into_iter().chain([("test-claim", false), ("", false)]) {
         let mut tx = store.write.begin().await.unwrap();
-        let written = sqlx::query(
+        let written = db::query(
             "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, created_at, state_since)
-             VALUES ('wpi_1', 'prj_a1111111', 'vm-1', 'ready', 1, ?1, 'r', 1, 1, 1)",
+             VALUES ('wpi_1', 'prj_a1111111', 'vm-1', 'ready', 1, $1, 'r', 1, 1, 1)",
         )
         .bind(purpose)
         .execute(&mut *tx)
         .await;
         assert_eq!(written.is_ok(), is_known, "{purpose}");
-        let serves: Option<bool> = sqlx::query_scalar("SELECT serves_claims FROM instance")
+        let serves: Option<bool> = db::query_scalar("SELECT serves_claims FROM instance")
             .fetch_optional(&mut *tx)
             .await
             .unwrap();
@@ -327,7 +329,7 @@ async fn database_of_every_released_schema_is_opened_with_all_it_holds() {
         assert_eq!(claims.len(), 1, "{name}");
         assert_eq!(store.count_tokens().await.unwrap(), 1, "{name}");
         let (variables, broken): (i64, i64) =
-            sqlx::query_as("SELECT (SELECT count(*) FROM variable), (SELECT count(*) FROM pragma_foreign_key_check)")
+            db::query_as("SELECT (SELECT count(*) FROM variable), (SELECT count(*) FROM pragma_foreign_key_check)")
                 .fetch_one(&store.read)
                 .await
                 .unwrap();
@@ -337,17 +339,66 @@ async fn database_of_every_released_schema_is_opened_with_all_it_holds() {
         let open = "INSERT INTO claim_history (instance_id, project_id, claimed_at, source, wait_ms, recipe)
                         VALUES ('wpi_1', 'prj_a1111111', 1, 'warm', 0, 'r')";
         let mut tx = store.write.begin().await.unwrap();
-        sqlx::query(open).execute(&mut *tx).await.unwrap();
+        db::query(open).execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
         let holds = super::copy_database(&file, &copy).await.unwrap();
         assert_eq!((holds.projects, holds.variables, holds.tokens), (2, 2, 1), "{name}");
         assert_eq!(super::adopt_copy(&copy).await.unwrap(), holds, "{name}");
         let adopted = Store::open(&copy, Arc::new(NoVariables), None).await.unwrap();
         assert!(adopted.claims(sight).await.unwrap().is_empty(), "{name}");
-        let ended: Option<String> = sqlx::query_scalar("SELECT ended_because FROM claim_history")
+        let ended: Option<String> = db::query_scalar("SELECT ended_because FROM claim_history")
             .fetch_one(&adopted.read)
             .await
             .unwrap();
         assert_eq!(ended.as_deref(), Some("restored from a backup"), "{name}");
+    }
+}
+
+#[test]
+fn every_migration_after_the_first_of_postgresql_is_a_pair() {
+    const FIRST: i64 = 32;
+    let later = |all: sqlx::migrate::Migrator| {
+        let named = all.iter().map(|one| (one.version, one.description.to_string()));
+        named.filter(|(version, _)| *version > FIRST).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        later(sqlx::migrate!("./postgres")),
+        later(sqlx::migrate!("./migrations"))
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL (all: cargo xtask test; alone: cargo xtask test NAME)"]
+async fn both_databases_have_the_same_tables_with_the_same_columns() {
+    let (sqlite, postgres) = (Database::new(Kind::Sqlite), Database::new(Kind::Postgres));
+    let (sqlite, postgres) = (sqlite.open().await, postgres.open().await);
+    let mut tables: Vec<String> = db::query_scalar(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name NOT LIKE '_sqlx%' ORDER BY name",
+    )
+    .fetch_all(&sqlite.read)
+    .await
+    .unwrap();
+    let ours = "SELECT CAST(table_name AS text) FROM information_schema.tables
+        WHERE table_schema = 'public' AND table_name NOT LIKE '\\_sqlx%'";
+    let mut others: Vec<String> = db::query_scalar(ours).fetch_all(&postgres.read).await.unwrap();
+    let mut known = TABLES.map(str::to_owned).to_vec();
+    for list in [&mut tables, &mut others, &mut known] {
+        list.sort();
+    }
+    assert_eq!((&tables, &tables), (&others, &known));
+    for table in &tables {
+        let columns = "SELECT name, \"notnull\" OR pk > 0 FROM pragma_table_xinfo($1) ORDER BY name";
+        let one: Vec<(String, bool)> = db::query_as(columns).bind(table).fetch_all(&sqlite.read).await.unwrap();
+        let columns = "SELECT CAST(column_name AS text), is_nullable = 'NO' FROM information_schema.columns
+            WHERE table_schema = 'public' AND table_name = $1 ORDER BY CAST(column_name AS text) COLLATE \"C\"";
+        let other: Vec<(String, bool)> = db::query_as(columns)
+            .bind(table)
+            .fetch_all(&postgres.read)
+            .await
+            .unwrap();
+        // The one that follows from another can be nothing only where that is.
+        let stored = |(name, full): (String, bool)| (name.clone(), full || name == "serves_claims");
+        let one: Vec<_> = one.into_iter().map(stored).collect();
+        assert_eq!(one, other, "{table}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::events::{Change, kind_of};
 use super::writer::Writing;
-use super::{NewInstance, Store, StoreError, millis, parse, to_json};
+use super::{NewInstance, Store, StoreError, db, millis, parse};
 
 /// What is said of an instance that became ready.
 const READY: &str = "its set-up is done, and a command ran in it";
@@ -56,6 +56,12 @@ struct MovedRow {
     recipe: String,
 }
 
+/// The states from which a move is legal, each between blanks: both databases can look for one in that.
+fn legal_sources(to: InstanceState) -> String {
+    let sources = to.legal_sources().iter();
+    sources.fold(" ".to_owned(), |all, state| all + state.as_str() + " ")
+}
+
 /// Moves a row within a transaction, and tells of it: state, legal sources and generation are checked in the same statement.
 pub(super) async fn move_row(
     tx: &mut Writing,
@@ -65,18 +71,17 @@ pub(super) async fn move_row(
     why: &str,
     now: Timestamp,
 ) -> Result<Moved, StoreError> {
-    let sources: Vec<_> = to.legal_sources().iter().map(|state| state.as_str()).collect();
-    let moved: Option<MovedRow> = sqlx::query_as(
-        "UPDATE instance SET state = ?2, generation = generation + 1, state_since = ?3,
-                             provisioned_at = iif(?2 = 'ready', ?3, provisioned_at)
-         WHERE id = ?1 AND (?4 IS NULL OR generation = ?4) AND state IN (SELECT value FROM json_each(?5))
+    let moved: Option<MovedRow> = db::query_as(
+        "UPDATE instance SET state = $2, generation = generation + 1, state_since = $3,
+                             provisioned_at = CASE WHEN $2 = 'ready' THEN $3 ELSE provisioned_at END
+         WHERE id = $1 AND ($4 IS NULL OR generation = $4) AND $5 LIKE '% ' || state || ' %'
          RETURNING generation, project_id, purpose, recipe",
     )
     .bind(id.as_str())
     .bind(to.as_str())
     .bind(millis(now))
     .bind(generation)
-    .bind(to_json(&sources)?)
+    .bind(legal_sources(to))
     .fetch_optional(&mut **tx)
     .await?;
     let Some(row) = moved else {
@@ -107,8 +112,8 @@ pub(super) async fn delete_rows(
 
 /// Ends the claim of an instance, if it has one that has not ended.
 async fn end_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp) -> Result<(), StoreError> {
-    let ended: Option<String> = sqlx::query_scalar(
-        "UPDATE claim SET ended_at = ?2 WHERE instance_id = ?1 AND ended_at IS NULL RETURNING project_id",
+    let ended: Option<String> = db::query_scalar(
+        "UPDATE claim SET ended_at = $2 WHERE instance_id = $1 AND ended_at IS NULL RETURNING project_id",
     )
     .bind(id.as_str())
     .bind(millis(now))
@@ -124,11 +129,11 @@ async fn end_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp)
 impl Store {
     /// Writes a row in the state `provisioning`.
     pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.write.begin().await?;
-        sqlx::query(
+        let mut tx = self.write.begin_shared().await?;
+        db::query(
             "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib,
                                    started_by, created_at, state_since)
-             VALUES (?1, ?2, ?3, 'provisioning', 1, ?4, ?5, ?6, ?7, ?8, ?8)",
+             VALUES ($1, $2, $3, 'provisioning', 1, $4, $5, $6, $7, $8, $8)",
         )
         .bind(new.id.as_str())
         .bind(new.project.as_str())
@@ -149,10 +154,10 @@ impl Store {
 
     /// Records that this server begins to make an instance, by this recipe. False when it is too late.
     pub async fn start_instance(&self, id: &InstanceId, session: &str, recipe: &str) -> Result<bool, StoreError> {
-        let mut tx = self.write.begin().await?;
-        let started: Option<String> = sqlx::query_scalar(
-            "UPDATE instance SET started_by = ?2, recipe = ?3
-             WHERE id = ?1 AND state = 'provisioning' AND started_by IS NULL RETURNING project_id",
+        let mut tx = self.write.begin_shared().await?;
+        let started: Option<String> = db::query_scalar(
+            "UPDATE instance SET started_by = $2, recipe = $3
+             WHERE id = $1 AND state = 'provisioning' AND started_by IS NULL RETURNING project_id",
         )
         .bind(id.as_str())
         .bind(session)
@@ -199,12 +204,12 @@ impl Store {
         why: &str,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         let moved = move_row(&mut tx, id, to, generation, why, now).await?;
         if moved != Moved::Lost && to == InstanceState::Ready {
-            sqlx::query(
-                "UPDATE pool SET last_provisioned_at = ?2
-                 WHERE project_id = (SELECT project_id FROM instance WHERE id = ?1 AND serves_claims)",
+            db::query(
+                "UPDATE pool SET last_provisioned_at = $2
+                 WHERE project_id = (SELECT project_id FROM instance WHERE id = $1 AND serves_claims)",
             )
             .bind(id.as_str())
             .bind(millis(now))
@@ -236,22 +241,20 @@ impl Store {
         end: End<'_>,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         let moved = move_row(&mut tx, id, end.state(), generation, end.why(), now).await?;
         if moved != Moved::Lost {
             let reason = match end {
                 End::Failed(failure) => {
-                    sqlx::query("UPDATE instance SET failure_kind = ?2, failure_reason = ?3 WHERE id = ?1")
+                    db::query("UPDATE instance SET failure_kind = $2, failure_reason = $3 WHERE id = $1")
                         .bind(id.as_str())
                         .bind(failure.kind.as_str())
                         .bind(failure.reason.as_str())
                 }
-                End::Retired(why) => {
-                    sqlx::query("UPDATE instance SET vm_ended_at = ?2, vm_ended_why = ?3 WHERE id = ?1")
-                        .bind(id.as_str())
-                        .bind(millis(now))
-                        .bind(why)
-                }
+                End::Retired(why) => db::query("UPDATE instance SET vm_ended_at = $2, vm_ended_why = $3 WHERE id = $1")
+                    .bind(id.as_str())
+                    .bind(millis(now))
+                    .bind(why),
             };
             reason.execute(&mut *tx).await?;
         }
@@ -265,9 +268,9 @@ impl Store {
     }
 
     async fn forget_instance_once(&self, id: &InstanceId) -> Result<(), StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         let gone: Option<String> =
-            sqlx::query_scalar("DELETE FROM instance WHERE id = ?1 AND state = 'deleting' RETURNING project_id")
+            db::query_scalar("DELETE FROM instance WHERE id = $1 AND state = 'deleting' RETURNING project_id")
                 .bind(id.as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
@@ -286,9 +289,9 @@ impl Store {
 
     async fn clear_instances_once(&self, project: &ProjectId, now: Timestamp) -> Result<Vec<InstanceId>, StoreError> {
         let mut tx = self.write.begin().await?;
-        let ids: Vec<String> = sqlx::query_scalar(
+        let ids: Vec<String> = db::query_scalar(
             "SELECT id FROM instance
-             WHERE project_id = ?1 AND purpose <> 'claim' AND state NOT IN ('claimed', 'deleting')",
+             WHERE project_id = $1 AND purpose <> 'claim' AND state NOT IN ('claimed', 'deleting')",
         )
         .bind(project.as_str())
         .fetch_all(&mut *tx)

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::events::Change;
 use super::forks::{forget_stopped, note_stopped};
 use super::writer::Writing;
-use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, db, from_json, millis, parse, timestamp, to_json};
 
 /// A checkpoint with a name.
 #[derive(Debug, Clone)]
@@ -102,9 +102,9 @@ impl Store {
     /// runs and is stopped for a moment.
     pub async fn begin_checkpoint(&self, new: &NamedCheckpoint, stops: Option<&VmId>) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query(
+        let done = db::query(
             "INSERT INTO named_checkpoint (project_id, name, key, instance_id, owner, note, claim_reply, settings, memory_mib, created_at)
-             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM project WHERE id = ?1
+             SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM project WHERE id = $1
              ON CONFLICT DO NOTHING",
         )
         .bind(new.project.as_str())
@@ -137,8 +137,8 @@ impl Store {
         stopped: Option<&VmId>,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let made: Option<Named> = sqlx::query_as(
-            "UPDATE named_checkpoint SET bytes = ?2 WHERE key = ?1 RETURNING project_id, name, instance_id",
+        let made: Option<Named> = db::query_as(
+            "UPDATE named_checkpoint SET bytes = $2 WHERE key = $1 RETURNING project_id, name, instance_id",
         )
         .bind(key.as_str())
         .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
@@ -160,7 +160,7 @@ impl Store {
     async fn forget_named_checkpoint_once(&self, key: &CheckpointKey) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         let gone: Option<Named> =
-            sqlx::query_as("DELETE FROM named_checkpoint WHERE key = ?1 RETURNING project_id, name, instance_id")
+            db::query_as("DELETE FROM named_checkpoint WHERE key = $1 RETURNING project_id, name, instance_id")
                 .bind(key.as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
@@ -177,13 +177,13 @@ impl Store {
     }
 
     async fn undo_checkpoints_once(&self) -> Result<(), StoreError> {
-        let some: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM named_checkpoint WHERE bytes IS NULL)")
+        let some: bool = db::query_scalar("SELECT EXISTS (SELECT 1 FROM named_checkpoint WHERE bytes IS NULL)")
             .fetch_one(&self.read)
             .await?;
         if !some {
             return Ok(());
         }
-        sqlx::query("DELETE FROM named_checkpoint WHERE bytes IS NULL")
+        db::query("DELETE FROM named_checkpoint WHERE bytes IS NULL")
             .run_on(&self.write)
             .await?;
         Ok(())
@@ -196,7 +196,7 @@ impl Store {
         name: &str,
     ) -> Result<Option<NamedCheckpoint>, StoreError> {
         let raw: Option<Raw> =
-            sqlx::query_as("SELECT * FROM named_checkpoint WHERE project_id = ?1 AND name = ?2 AND bytes IS NOT NULL")
+            db::query_as("SELECT * FROM named_checkpoint WHERE project_id = $1 AND name = $2 AND bytes IS NOT NULL")
                 .bind(project.as_str())
                 .bind(name)
                 .fetch_optional(&self.read)
@@ -207,7 +207,7 @@ impl Store {
     /// The whole checkpoints of a project, by name.
     pub async fn named_checkpoints(&self, project: &ProjectId) -> Result<Vec<NamedCheckpoint>, StoreError> {
         let raw: Vec<Raw> =
-            sqlx::query_as("SELECT * FROM named_checkpoint WHERE project_id = ?1 AND bytes IS NOT NULL ORDER BY name")
+            db::query_as("SELECT * FROM named_checkpoint WHERE project_id = $1 AND bytes IS NOT NULL ORDER BY name")
                 .bind(project.as_str())
                 .fetch_all(&self.read)
                 .await?;
@@ -217,7 +217,7 @@ impl Store {
     /// The checkpoints with a name, those that are being made too.
     pub async fn named_checkpoint_keys(&self) -> Result<Vec<NamedKey>, StoreError> {
         let rows: Vec<(String, String, bool)> =
-            sqlx::query_as("SELECT key, project_id, bytes IS NOT NULL FROM named_checkpoint")
+            db::query_as("SELECT key, project_id, bytes IS NOT NULL FROM named_checkpoint")
                 .fetch_all(&self.read)
                 .await?;
         rows.iter()

@@ -9,7 +9,7 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::redact::Redacted;
 use jiff::Timestamp;
 
-use super::{Sight, Store, StoreError, from_json, millis, parse, timestamp};
+use super::{Sight, Store, StoreError, db, from_json, millis, parse, timestamp};
 
 /// A project in the list.
 #[derive(Debug, Clone)]
@@ -79,11 +79,11 @@ impl Store {
         failed_since: Timestamp,
     ) -> Result<Vec<ProjectOverview>, StoreError> {
         let only = sight.project.map(ProjectId::as_str);
-        let projects: Vec<RawProject> = sqlx::query_as(
+        let projects: Vec<RawProject> = db::query_as(
             "SELECT project.id, project.name, project.description, pool.enabled, pool.target_size
              FROM project LEFT JOIN pool ON pool.project_id = project.id
-             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2)
-               AND (?3 IS NULL OR substr(project.name, 1, length(?3)) = ?3)
+             WHERE project.tenant = $1 AND ($2 IS NULL OR project.id = $2)
+               AND ($3 IS NULL OR substr(project.name, 1, length($3)) = $3)
              ORDER BY lower(project.name), project.id",
         )
         .bind(sight.tenant)
@@ -91,15 +91,15 @@ impl Store {
         .bind(sight.name_prefix)
         .fetch_all(&self.read)
         .await?;
-        let counts: Vec<RawCounts> = sqlx::query_as(
+        let counts: Vec<RawCounts> = db::query_as(
             "SELECT project_id,
                     count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool') AS ready,
                     count(*) FILTER (WHERE state = 'provisioning' AND serves_claims) AS provisioning,
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived') AND serves_claims
-                                     AND failure_reason IS NOT NULL AND state_since >= ?3) AS failed,
+                                     AND failure_reason IS NOT NULL AND state_since >= $3) AS failed,
                     count(*) FILTER (WHERE state = 'claimed') AS claimed
              FROM instance
-             WHERE project_id IN (SELECT id FROM project WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2))
+             WHERE project_id IN (SELECT id FROM project WHERE tenant = $1 AND ($2 IS NULL OR id = $2))
              GROUP BY project_id",
         )
         .bind(sight.tenant)
@@ -132,10 +132,10 @@ impl Store {
         project: &ProjectId,
         since: Timestamp,
     ) -> Result<Option<FailureSeen>, StoreError> {
-        let found: Option<(String, String, i64, String)> = sqlx::query_as(
+        let found: Option<(String, String, i64, String)> = db::query_as(
             "SELECT id, failure_reason, state_since, purpose FROM instance
-             WHERE project_id = ?1 AND state IN ('failed', 'retiring', 'archived') AND failure_reason IS NOT NULL
-               AND state_since >= ?2
+             WHERE project_id = $1 AND state IN ('failed', 'retiring', 'archived') AND failure_reason IS NOT NULL
+               AND state_since >= $2
              ORDER BY id DESC LIMIT 1",
         )
         .bind(project.as_str())
@@ -156,11 +156,11 @@ impl Store {
 
     /// The claims that a caller sees and that were answered since then, oldest first; those that are kept.
     pub async fn claims_since(&self, sight: Sight<'_>, since: Timestamp) -> Result<Vec<ClaimSeen>, StoreError> {
-        let rows: Vec<(i64, String)> = sqlx::query_as(
+        let rows: Vec<(i64, String)> = db::query_as(
             "SELECT claim.created_at, claim.reply FROM claim JOIN project ON project.id = claim.project_id
-             WHERE project.tenant = ?1 AND (?2 IS NULL OR project.id = ?2) AND (?3 IS NULL OR claim.token_id = ?3)
-               AND (?5 IS NULL OR substr(project.name, 1, length(?5)) = ?5)
-               AND claim.created_at >= ?4 AND claim.handed_over
+             WHERE project.tenant = $1 AND ($2 IS NULL OR project.id = $2) AND ($3 IS NULL OR claim.token_id = $3)
+               AND ($5 IS NULL OR substr(project.name, 1, length($5)) = $5)
+               AND claim.created_at >= $4 AND claim.handed_over
              ORDER BY claim.created_at",
         )
         .bind(sight.tenant)
@@ -186,38 +186,39 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::*;
     use crate::RunOn as _;
-    use crate::seal::tests::NoVariables;
+    use crate::testing::{Database, Kind, on_both};
+
+    on_both!(thousand_projects_with_twenty_thousand_instances_are_counted_at_once);
 
     /// Without optimisation, SQLite's too, and while the machine does other things. Optimised it takes 14 ms of one processor.
     const QUICK: Duration = Duration::from_millis(300);
 
-    #[tokio::test]
-    async fn thousand_projects_with_twenty_thousand_instances_are_counted_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("hearth.db"), Arc::new(NoVariables), None)
-            .await
-            .unwrap();
+    async fn thousand_projects_with_twenty_thousand_instances_are_counted_at_once(kind: Kind) {
+        let database = Database::new(kind);
+        let store = database.open().await;
         // Of the 20 instances of each: 8 ready, 4 provisioning, 3 claimed, 5 failed, of which one long ago; another tenant's are not seen.
         for statement in [
             "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
              INSERT INTO project (id, tenant, name, task_code, repos, vm_size, created_at, updated_at)
-             SELECT printf('prj_%04d', i), iif(i = 1000, 'other', 'default'), printf('p%04d', i), 'P', '[]', 'small', 1, 1 FROM n",
+             SELECT 'prj_' || substr(CAST(10000 + i AS TEXT), 2), CASE WHEN i = 1000 THEN 'other' ELSE 'default' END,
+                    'p' || substr(CAST(10000 + i AS TEXT), 2), 'P', '[]', 'small', 1, 1 FROM n",
             "INSERT INTO pool (project_id, enabled, target_size, max_age_minutes, created_at, updated_at)
-             SELECT id, 1, 9, 60, 1, 1 FROM project",
+             SELECT id, TRUE, 9, 60, 1, 1 FROM project",
             "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
              INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, failure_reason,
                                    created_at, state_since)
-             SELECT printf('wpi_%s_%02d', project.id, i), project.id, printf('vm_%s_%02d', project.id, i),
+             SELECT 'wpi_' || project.id || '_' || substr(CAST(100 + i AS TEXT), 2), project.id,
+                    'vm_' || project.id || '_' || substr(CAST(100 + i AS TEXT), 2),
                     CASE WHEN i < 8 THEN 'ready' WHEN i < 12 THEN 'provisioning' WHEN i < 15 THEN 'claimed' ELSE 'failed' END,
-                    1, 'pool', 'r', 1024, iif(i < 15, NULL, 'exit code 1: no'), 1, iif(i = 15, 1, 5000)
+                    1, 'pool', 'r', 1024, CASE WHEN i < 15 THEN NULL ELSE 'exit code 1: no' END, 1,
+                    CASE WHEN i = 15 THEN 1 ELSE 5000 END
              FROM n, project",
         ] {
-            sqlx::query(statement).run_on(&store.write).await.unwrap();
+            db::query(statement).run_on(&store.write).await.unwrap();
         }
         let sight = Sight {
             tenant: "default",

@@ -8,11 +8,10 @@ use hearth_api::pool::{Config, PatchPool, PoolMetadata, SetupCommand};
 use hearth_api::schedule::PoolSchedule;
 use jiff::Timestamp;
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::events::Change;
 use super::writer::Writing;
-use super::{ProjectRow, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{ProjectRow, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// Target size of a pool for which none was set.
 const DEFAULT_TARGET: i64 = 1;
@@ -75,7 +74,7 @@ impl TryFrom<Raw> for PoolRow {
 impl Store {
     /// The pool of a project, if it was ever configured.
     pub async fn pool(&self, project: &ProjectId) -> Result<Option<PoolRow>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM pool WHERE project_id = ?1")
+        let raw: Option<Raw> = db::query_as("SELECT * FROM pool WHERE project_id = $1")
             .bind(project.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -84,7 +83,7 @@ impl Store {
 
     /// Every pool that was ever configured, by its project.
     pub async fn pools(&self) -> Result<HashMap<ProjectId, PoolRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM pool").fetch_all(&self.read).await?;
+        let raw: Vec<Raw> = db::query_as("SELECT * FROM pool").fetch_all(&self.read).await?;
         let pools = raw.into_iter().map(|raw| {
             let project = parse("pool.project_id", &raw.project_id)?;
             Ok((project, PoolRow::try_from(raw)?))
@@ -106,7 +105,7 @@ impl Store {
     /// Failures up to now do not count against the pool's recipe any more. False when there is no pool.
     pub async fn retry_pool(&self, project: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query("UPDATE pool SET retried_at = ?2 WHERE project_id = ?1")
+        let done = db::query("UPDATE pool SET retried_at = $2 WHERE project_id = $1")
             .bind(project.as_str())
             .bind(millis(now))
             .execute(&mut *tx)
@@ -133,15 +132,15 @@ impl Store {
             Some(Some(commands)) => Some(to_json(commands)?),
             _ => None,
         };
-        let raw: Option<Raw> = sqlx::query_as(
+        let raw: Option<Raw> = db::query_as(
             "UPDATE pool SET
-                enabled = coalesce(?2, enabled),
-                target_size = coalesce(?3, target_size),
-                max_age_minutes = coalesce(?4, max_age_minutes),
-                branch = iif(?5, ?6, branch),
-                setup_commands = iif(?7, ?8, setup_commands),
-                updated_at = ?9
-             WHERE project_id = ?1 RETURNING *",
+                enabled = coalesce($2, enabled),
+                target_size = coalesce($3, target_size),
+                max_age_minutes = coalesce($4, max_age_minutes),
+                branch = CASE WHEN $5 THEN $6 ELSE branch END,
+                setup_commands = CASE WHEN $7 THEN $8 ELSE setup_commands END,
+                updated_at = $9
+             WHERE project_id = $1 RETURNING *",
         )
         .bind(project.as_str())
         .bind(change.enabled)
@@ -168,7 +167,7 @@ impl Store {
         let mut tx = self.write.begin().await?;
         make_pool(&mut tx, project, now).await?;
         let raw: Option<Raw> =
-            sqlx::query_as("UPDATE pool SET schedule = ?2, updated_at = ?3 WHERE project_id = ?1 RETURNING *")
+            db::query_as("UPDATE pool SET schedule = $2, updated_at = $3 WHERE project_id = $1 RETURNING *")
                 .bind(project.as_str())
                 .bind(schedule)
                 .bind(millis(now))
@@ -202,10 +201,10 @@ async fn changed(
 }
 
 /// The pool with its defaults, unless it is there or its project is gone.
-async fn make_pool(tx: &mut SqliteConnection, project: &ProjectId, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query(
+async fn make_pool(tx: &mut db::Tx, project: &ProjectId, now: Timestamp) -> Result<(), StoreError> {
+    db::query(
         "INSERT INTO pool (project_id, enabled, target_size, max_age_minutes, created_at, updated_at)
-         SELECT id, 0, ?2, ?3, ?4, ?4 FROM project WHERE id = ?1 ON CONFLICT DO NOTHING",
+         SELECT id, FALSE, $2, $3, $4, $4 FROM project WHERE id = $1 ON CONFLICT DO NOTHING",
     )
     .bind(project.as_str())
     .bind(DEFAULT_TARGET)

@@ -10,12 +10,11 @@ use hearth_core::checkout::Remote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::claim_rules::ClaimRules;
 use super::events::Change;
 use super::moves::delete_rows;
-use super::{RunOn as _, Store, StoreError, from_json, millis, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, db, from_json, millis, parse, timestamp, to_json};
 
 /// A project with everything that is not shown on the wire.
 #[derive(Debug, Clone)]
@@ -197,17 +196,21 @@ impl TryFrom<Raw> for ProjectRow {
 const IMAGES_OF_PROJECTS: &str = "SELECT DISTINCT image FROM project WHERE image IS NOT NULL";
 
 /// The images that the projects of a data folder name, read from its database beside the server that may work with it. None where
-/// there is no database.
+/// there is no database; those of one in PostgreSQL only its server knows.
 pub async fn images_of_data_folder(data_dir: &std::path::Path) -> Result<Vec<String>, StoreError> {
     let file = data_dir.join("hearth.db");
     if !file.exists() {
+        if let Ok(text) = std::fs::read_to_string(data_dir.join("database")) {
+            return Err(StoreError::Elsewhere {
+                folder: data_dir.to_owned(),
+                url: text.lines().next().unwrap_or_default().to_owned(),
+            });
+        }
         return Ok(Vec::new());
     }
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).read_only(true);
     let mut connection = sqlx::ConnectOptions::connect(&options).await?;
-    let named = sqlx::query_scalar(IMAGES_OF_PROJECTS)
-        .fetch_all(&mut connection)
-        .await?;
+    let named = db::query_scalar(IMAGES_OF_PROJECTS).fetch_all(&mut connection).await?;
     sqlx::Connection::close(connection).await?;
     Ok(named)
 }
@@ -217,10 +220,10 @@ impl Store {
     pub async fn insert_project(&self, project: &ProjectRow) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
         need_free_name(&mut tx, project).await?;
-        sqlx::query(
+        db::query(
             "INSERT INTO project (id, tenant, name, description, task_code, repos, image, vm_size, project_setup,
                                   variables_version, created_at, updated_at, setup, max_vms, git_identity)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(project.id.as_str())
         .bind(&project.tenant)
@@ -255,7 +258,7 @@ impl Store {
         change: impl FnOnce(&mut ProjectRow) -> Result<(), E> + Send,
     ) -> Result<Option<ProjectRow>, E> {
         let mut tx = self.write.begin().await.map_err(StoreError::from)?;
-        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
+        let raw: Option<Raw> = db::query_as("SELECT * FROM project WHERE id = $1")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
             .await
@@ -276,7 +279,7 @@ impl Store {
 
     /// The template of this epoch is there: from now on it is the project's.
     pub async fn set_template_epoch(&self, id: &ProjectId, epoch: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE project SET template_epoch = ?2 WHERE id = ?1 AND template_epoch < ?2")
+        db::query("UPDATE project SET template_epoch = $2 WHERE id = $1 AND template_epoch < $2")
             .bind(id.as_str())
             .bind(epoch)
             .run_on(&self.write)
@@ -286,7 +289,7 @@ impl Store {
 
     /// One project of any tenant.
     pub async fn project(&self, id: &ProjectId) -> Result<Option<ProjectRow>, StoreError> {
-        let raw: Option<Raw> = sqlx::query_as("SELECT * FROM project WHERE id = ?1")
+        let raw: Option<Raw> = db::query_as("SELECT * FROM project WHERE id = $1")
             .bind(id.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -302,11 +305,11 @@ impl Store {
         after: Option<&str>,
         limit: i64,
     ) -> Result<Vec<ProjectRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as(
+        let raw: Vec<Raw> = db::query_as(
             "SELECT * FROM project
-             WHERE tenant = ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR id > ?3)
-               AND (?5 IS NULL OR substr(name, 1, length(?5)) = ?5)
-             ORDER BY id LIMIT ?4",
+             WHERE tenant = $1 AND ($2 IS NULL OR id = $2) AND ($3 IS NULL OR id > $3)
+               AND ($5 IS NULL OR substr(name, 1, length($5)) = $5)
+             ORDER BY id LIMIT $4",
         )
         .bind(tenant)
         .bind(only.map(ProjectId::as_str))
@@ -320,7 +323,7 @@ impl Store {
 
     /// Every project: what the pool loop sees.
     pub async fn all_projects(&self) -> Result<Vec<ProjectRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM project ORDER BY id")
+        let raw: Vec<Raw> = db::query_as("SELECT * FROM project ORDER BY id")
             .fetch_all(&self.read)
             .await?;
         raw.into_iter().map(ProjectRow::try_from).collect()
@@ -328,7 +331,7 @@ impl Store {
 
     /// The images that projects name: names, or beginnings of digests.
     pub async fn images_of_projects(&self) -> Result<Vec<String>, StoreError> {
-        let named = sqlx::query_scalar(IMAGES_OF_PROJECTS).fetch_all(&self.read).await?;
+        let named = db::query_scalar(IMAGES_OF_PROJECTS).fetch_all(&self.read).await?;
         Ok(named)
     }
 
@@ -340,14 +343,14 @@ impl Store {
 
     async fn delete_project_once(&self, id: &ProjectId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM instance WHERE project_id = ?1")
+        let ids: Vec<String> = db::query_scalar("SELECT id FROM instance WHERE project_id = $1")
             .bind(id.as_str())
             .fetch_all(&mut *tx)
             .await?;
         const WHY: &str = "its project was deleted";
         delete_rows(&mut tx, ids, WHY, now).await?;
-        let ended: Vec<String> = sqlx::query_scalar(
-            "UPDATE claim SET ended_at = ?2 WHERE project_id = ?1 AND ended_at IS NULL RETURNING instance_id",
+        let ended: Vec<String> = db::query_scalar(
+            "UPDATE claim SET ended_at = $2 WHERE project_id = $1 AND ended_at IS NULL RETURNING instance_id",
         )
         .bind(id.as_str())
         .bind(millis(now))
@@ -358,7 +361,7 @@ impl Store {
             let change = Change::of_instance(EventKind::ClaimEnded, id.as_str(), &instance, now);
             tx.tell(change.because(WHY)).await?;
         }
-        let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM project WHERE id = ?1)")
+        let known: bool = db::query_scalar("SELECT EXISTS (SELECT 1 FROM project WHERE id = $1)")
             .bind(id.as_str())
             .fetch_one(&mut *tx)
             .await?;
@@ -366,7 +369,7 @@ impl Store {
             // While the row still says whose it is.
             tx.tell(Change::of_project(EventKind::ProjectDeleted, id, now)).await?;
         }
-        let done = sqlx::query("DELETE FROM project WHERE id = ?1")
+        let done = db::query("DELETE FROM project WHERE id = $1")
             .bind(id.as_str())
             .execute(&mut *tx)
             .await?;
@@ -376,9 +379,9 @@ impl Store {
 }
 
 /// Names are compared without blanks around them and without regard to the case of ASCII letters, as the index does.
-async fn need_free_name(tx: &mut SqliteConnection, project: &ProjectRow) -> Result<(), StoreError> {
-    let other: Option<String> = sqlx::query_scalar(
-        "SELECT id FROM project WHERE tenant = ?1 AND lower(trim(name)) = lower(trim(?2)) AND id <> ?3 LIMIT 1",
+async fn need_free_name(tx: &mut db::Tx, project: &ProjectRow) -> Result<(), StoreError> {
+    let other: Option<String> = db::query_scalar(
+        "SELECT id FROM project WHERE tenant = $1 AND lower(trim(name)) = lower(trim($2)) AND id <> $3 LIMIT 1",
     )
     .bind(&project.tenant)
     .bind(&project.name)
@@ -394,13 +397,13 @@ async fn need_free_name(tx: &mut SqliteConnection, project: &ProjectRow) -> Resu
 }
 
 /// Writes what a PATCH may change.
-async fn write_changed(tx: &mut SqliteConnection, project: &ProjectRow) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE project SET name = ?2, description = ?3, task_code = ?4, repos = ?5, image = ?6, vm_size = ?7,
-                            project_setup = ?8, updated_at = ?9, setup = ?10, max_vms = ?11,
-                            git_identity = ?12, max_claims = ?13, idle_pause_minutes = ?14, idle_pause_to_disk = ?15,
-                            lease_warning_minutes = ?16
-         WHERE id = ?1",
+async fn write_changed(tx: &mut db::Tx, project: &ProjectRow) -> Result<(), StoreError> {
+    db::query(
+        "UPDATE project SET name = $2, description = $3, task_code = $4, repos = $5, image = $6, vm_size = $7,
+                            project_setup = $8, updated_at = $9, setup = $10, max_vms = $11,
+                            git_identity = $12, max_claims = $13, idle_pause_minutes = $14, idle_pause_to_disk = $15,
+                            lease_warning_minutes = $16
+         WHERE id = $1",
     )
     .bind(project.id.as_str())
     .bind(&project.name)

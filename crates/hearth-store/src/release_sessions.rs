@@ -2,13 +2,13 @@
 
 use hearth_api::ids::InstanceId;
 
-use super::{RunOn as _, Store, StoreError, parse};
+use super::{RunOn as _, Store, StoreError, db, parse};
 
 impl Store {
     /// The VM is released when this session ends. Whether no session was named before.
     pub async fn set_release_session(&self, instance: &InstanceId, session: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE claim SET release_session = ?2 WHERE instance_id = ?1 AND ended_at IS NULL AND release_session IS NULL",
+        let done = db::query(
+            "UPDATE claim SET release_session = $2 WHERE instance_id = $1 AND ended_at IS NULL AND release_session IS NULL",
         )
         .bind(instance.as_str())
         .bind(session)
@@ -20,7 +20,7 @@ impl Store {
     /// The session whose end releases the VM, of a claim that has not ended.
     pub async fn release_session(&self, instance: &InstanceId) -> Result<Option<String>, StoreError> {
         let found: Option<Option<String>> =
-            sqlx::query_scalar("SELECT release_session FROM claim WHERE instance_id = ?1 AND ended_at IS NULL")
+            db::query_scalar("SELECT release_session FROM claim WHERE instance_id = $1 AND ended_at IS NULL")
                 .bind(instance.as_str())
                 .fetch_optional(&self.read)
                 .await?;
@@ -29,7 +29,7 @@ impl Store {
 
     /// No session's end releases the VM any more.
     pub async fn forget_release_session(&self, instance: &InstanceId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE claim SET release_session = NULL WHERE instance_id = ?1")
+        db::query("UPDATE claim SET release_session = NULL WHERE instance_id = $1")
             .bind(instance.as_str())
             .run_on(&self.write)
             .await?;
@@ -39,7 +39,7 @@ impl Store {
     /// The claimed VMs that the end of a session releases.
     pub async fn release_sessions(&self) -> Result<Vec<InstanceId>, StoreError> {
         let rows: Vec<String> =
-            sqlx::query_scalar("SELECT instance_id FROM claim WHERE release_session IS NOT NULL AND ended_at IS NULL")
+            db::query_scalar("SELECT instance_id FROM claim WHERE release_session IS NOT NULL AND ended_at IS NULL")
                 .fetch_all(&self.read)
                 .await?;
         rows.iter().map(|id| parse("claim.instance_id", id)).collect()

@@ -6,26 +6,27 @@ use hearth_api::ids::ProjectId;
 use hearth_core::set_up::{OwnCommand, SetUp};
 use jiff::Timestamp;
 
-use super::{Store, StoreError, from_json, millis, optional_timestamp, to_json};
+use super::{Store, StoreError, db, from_json, millis, optional_timestamp, to_json};
 
 impl Store {
     /// Notes the set-up that a project's pool is to follow, from now on when that is news. Those that nothing was made by are
     /// forgotten.
     pub async fn note_set_up(&self, project: &ProjectId, set_up: &SetUp, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
-        let known = sqlx::query("UPDATE project SET set_up = ?2, set_up_since = ?3 WHERE id = ?1 AND set_up IS NOT ?2")
-            .bind(project.as_str())
-            .bind(&set_up.name)
-            .bind(millis(now))
-            .execute(&mut *tx)
-            .await?;
+        let known =
+            db::query("UPDATE project SET set_up = $2, set_up_since = $3 WHERE id = $1 AND set_up IS DISTINCT FROM $2")
+                .bind(project.as_str())
+                .bind(&set_up.name)
+                .bind(millis(now))
+                .execute(&mut *tx)
+                .await?;
         if known.rows_affected() > 0 {
-            sqlx::query(
-                "DELETE FROM set_up WHERE project_id = ?1 AND name <> ?2
+            db::query(
+                "DELETE FROM set_up WHERE project_id = $1 AND name <> $2
                    AND NOT EXISTS (SELECT 1 FROM instance
-                                   WHERE instance.project_id = ?1 AND substr(recipe, 1, length(name)) = name)
+                                   WHERE instance.project_id = $1 AND substr(recipe, 1, length(name)) = name)
                    AND NOT EXISTS (SELECT 1 FROM template
-                                   WHERE template.project_id = ?1 AND substr(recipe, 1, length(name)) = name)",
+                                   WHERE template.project_id = $1 AND substr(recipe, 1, length(name)) = name)",
             )
             .bind(project.as_str())
             .bind(&set_up.name)
@@ -33,10 +34,10 @@ impl Store {
             .await?;
         }
         // Not when the project is gone by now.
-        sqlx::query(
+        db::query(
             "INSERT INTO set_up (project_id, name, parts, commands)
-             SELECT id, ?2, ?3, ?4 FROM project WHERE id = ?1
-             ON CONFLICT DO UPDATE SET parts = excluded.parts, commands = excluded.commands",
+             SELECT id, $2, $3, $4 FROM project WHERE id = $1
+             ON CONFLICT (project_id, name) DO UPDATE SET parts = excluded.parts, commands = excluded.commands",
         )
         .bind(project.as_str())
         .bind(&set_up.name)
@@ -51,7 +52,7 @@ impl Store {
     /// A set-up of a project, if it was noted.
     pub async fn set_up(&self, project: &ProjectId, name: &str) -> Result<Option<SetUp>, StoreError> {
         let row: Option<(String, String)> =
-            sqlx::query_as("SELECT parts, commands FROM set_up WHERE project_id = ?1 AND name = ?2")
+            db::query_as("SELECT parts, commands FROM set_up WHERE project_id = $1 AND name = $2")
                 .bind(project.as_str())
                 .bind(name)
                 .fetch_optional(&self.read)
@@ -68,7 +69,7 @@ impl Store {
 
     /// Since when a project's pool is to follow the set-up that it follows.
     pub async fn set_up_since(&self, project: &ProjectId) -> Result<Option<Timestamp>, StoreError> {
-        let since: Option<Option<i64>> = sqlx::query_scalar("SELECT set_up_since FROM project WHERE id = ?1")
+        let since: Option<Option<i64>> = db::query_scalar("SELECT set_up_since FROM project WHERE id = $1")
             .bind(project.as_str())
             .fetch_optional(&self.read)
             .await?;

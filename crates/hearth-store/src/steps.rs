@@ -8,23 +8,23 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::events::Change;
-use super::{InstanceRow, Store, StoreError, from_json, millis, to_json};
+use super::{InstanceRow, Store, StoreError, db, from_json, millis, to_json};
 
 impl Store {
     /// Appends a step's entry.
     pub async fn append_step(&self, id: &InstanceId, record: &StepRecord) -> Result<(), StoreError> {
         let step = record.to_step();
-        let mut tx = self.write.begin().await?;
-        let project: Option<String> = sqlx::query_scalar("SELECT project_id FROM instance WHERE id = ?1")
+        let mut tx = self.write.begin_shared().await?;
+        let project: Option<String> = db::query_scalar("SELECT project_id FROM instance WHERE id = $1")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
             .await?;
         let Some(project) = project else {
             return Ok(());
         };
-        sqlx::query(
+        db::query(
             "INSERT INTO step (instance_id, seq, entry)
-             SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM step WHERE instance_id = ?1",
+             SELECT $1, coalesce(max(seq), 0) + 1, $2 FROM step WHERE instance_id = $1",
         )
         .bind(id.as_str())
         .bind(to_json(&step)?)
@@ -39,7 +39,7 @@ impl Store {
 
     /// The steps that have ended, in order.
     pub async fn steps(&self, id: &InstanceId) -> Result<Vec<Step>, StoreError> {
-        let entries: Vec<String> = sqlx::query_scalar("SELECT entry FROM step WHERE instance_id = ?1 ORDER BY seq")
+        let entries: Vec<String> = db::query_scalar("SELECT entry FROM step WHERE instance_id = $1 ORDER BY seq")
             .bind(id.as_str())
             .fetch_all(&self.read)
             .await?;
@@ -58,9 +58,9 @@ impl Store {
     /// No task works on it any more and its VM is gone: it begins again, with a log of its own. False when it is too late.
     pub async fn begin_again(&self, id: &InstanceId, now: Timestamp) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let again: Option<String> = sqlx::query_scalar(
-            "UPDATE instance SET started_by = NULL, restarts = restarts + 1, interrupted_at = ?2
-             WHERE id = ?1 AND state = 'provisioning' AND started_by IS NOT NULL RETURNING project_id",
+        let again: Option<String> = db::query_scalar(
+            "UPDATE instance SET started_by = NULL, restarts = restarts + 1, interrupted_at = $2
+             WHERE id = $1 AND state = 'provisioning' AND started_by IS NOT NULL RETURNING project_id",
         )
         .bind(id.as_str())
         .bind(millis(now))
@@ -70,7 +70,7 @@ impl Store {
             let change = Change::of_instance(EventKind::InstanceInterrupted, project, id, now);
             tx.tell(change.because("a server ended in the middle of its boot"))
                 .await?;
-            sqlx::query("DELETE FROM step WHERE instance_id = ?1")
+            db::query("DELETE FROM step WHERE instance_id = $1")
                 .bind(id.as_str())
                 .execute(&mut *tx)
                 .await?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hearth_api::ids::ProjectId;
 use hearth_core::world::FailureStreak;
 
-use super::{Store, StoreError, parse, timestamp};
+use super::{Store, StoreError, db, parse, timestamp};
 
 /// The streaks of recipes that anything was booted by.
 #[derive(Debug, Default)]
@@ -33,16 +33,16 @@ impl Store {
     /// Of one project, or of all: the latest 20 boots by each recipe, without those that ended before a person said to try
     /// again.
     pub async fn failure_streaks(&self, project: Option<&ProjectId>) -> Result<Streaks, StoreError> {
-        let rows: Vec<Raw> = sqlx::query_as(
+        let rows: Vec<Raw> = db::query_as(
             "SELECT project_id, recipe, failure_kind, state_since, was_ready FROM (
                SELECT project_id, recipe, failure_kind, state_since, provisioned_at IS NOT NULL AS was_ready,
                  row_number() OVER (
                    PARTITION BY project_id, recipe ORDER BY coalesce(provisioned_at, state_since) DESC
                  ) AS place
                FROM instance LEFT JOIN pool USING (project_id)
-               WHERE (?1 IS NULL OR project_id = ?1) AND purpose NOT IN ('test', 'test-uncached')
+               WHERE ($1 IS NULL OR project_id = $1) AND purpose NOT IN ('test', 'test-uncached')
                  AND (provisioned_at IS NOT NULL OR failure_kind IS NOT NULL)
-                 AND (retried_at IS NULL OR coalesce(provisioned_at, state_since) > retried_at))
+                 AND (retried_at IS NULL OR coalesce(provisioned_at, state_since) > retried_at)) AS boot
              WHERE place <= 20 ORDER BY project_id, recipe, place DESC",
         )
         .bind(project.map(ProjectId::as_str))

@@ -5,7 +5,7 @@ use hearth_api::token::{Scope, TokenItem};
 use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
-use super::{RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
 /// A token as the server knows it.
 pub type TokenRow = TokenItem;
@@ -87,10 +87,10 @@ impl Store {
     /// Writes a new token.
     pub async fn insert_token(&self, new: &NewToken<'_>) -> Result<(), StoreError> {
         let item = new.item;
-        sqlx::query(
+        db::query(
             "INSERT INTO token (id, tenant, name, owner, hash, scopes, project_id, created_at, expires_at,
                                 name_prefix, max_vms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(item.id.as_str())
         .bind(&item.tenant)
@@ -111,7 +111,7 @@ impl Store {
     /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing; the found
     /// one is compared in constant time all the same.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {
-        let raw: Option<RawToken> = sqlx::query_as("SELECT * FROM token WHERE hash = ?1")
+        let raw: Option<RawToken> = db::query_as("SELECT * FROM token WHERE hash = $1")
             .bind(hash)
             .fetch_optional(&self.read)
             .await?;
@@ -122,8 +122,8 @@ impl Store {
 
     /// Whether there still is a token of this id that has not expired.
     pub async fn token_lives(&self, id: &TokenId, now: Timestamp) -> Result<bool, StoreError> {
-        let lives = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM token WHERE id = ?1 AND (expires_at IS NULL OR expires_at > ?2))",
+        let lives = db::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM token WHERE id = $1 AND (expires_at IS NULL OR expires_at > $2))",
         );
         Ok(lives.bind(id.as_str()).bind(millis(now)).fetch_one(&self.read).await?)
     }
@@ -131,8 +131,8 @@ impl Store {
     /// The tokens of a reach, oldest first.
     pub async fn tokens(&self, reach: TokenReach<'_>) -> Result<Vec<TokenRow>, StoreError> {
         let (tenant, project) = reach.columns();
-        let raw: Vec<RawToken> = sqlx::query_as(
-            "SELECT * FROM token WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project_id = ?2) ORDER BY id",
+        let raw: Vec<RawToken> = db::query_as(
+            "SELECT * FROM token WHERE ($1 IS NULL OR tenant = $1) AND ($2 IS NULL OR project_id = $2) ORDER BY id",
         )
         .bind(tenant)
         .bind(project)
@@ -143,7 +143,7 @@ impl Store {
 
     /// How many tokens there are at all.
     pub async fn count_tokens(&self) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar("SELECT count(*) FROM token")
+        Ok(db::query_scalar("SELECT count(*) FROM token")
             .fetch_one(&self.read)
             .await?)
     }
@@ -155,8 +155,8 @@ impl Store {
 
     async fn delete_token_once(&self, reach: TokenReach<'_>, id: &TokenId) -> Result<bool, StoreError> {
         let (tenant, project) = reach.columns();
-        let done = sqlx::query(
-            "DELETE FROM token WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR project_id = ?2) AND id = ?3",
+        let done = db::query(
+            "DELETE FROM token WHERE ($1 IS NULL OR tenant = $1) AND ($2 IS NULL OR project_id = $2) AND id = $3",
         )
         .bind(tenant)
         .bind(project)
@@ -168,7 +168,7 @@ impl Store {
 
     /// Notes that a token was used.
     pub async fn touch_token(&self, id: &TokenId, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query("UPDATE token SET last_used_at = ?2 WHERE id = ?1")
+        db::query("UPDATE token SET last_used_at = $2 WHERE id = $1")
             .bind(id.as_str())
             .bind(millis(now))
             .run_on(&self.write)

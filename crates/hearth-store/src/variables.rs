@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::events::Change;
-use super::{Store, StoreError, millis, timestamp};
+use super::{Store, StoreError, db, millis, timestamp};
 
 /// Whose variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ struct Raw {
 
 impl Store {
     async fn variable_rows(&self, project: &ProjectId, owner: VariableOwner<'_>) -> Result<Vec<Raw>, StoreError> {
-        let rows = sqlx::query_as("SELECT * FROM variable WHERE project_id = ?1 AND owner = ?2 ORDER BY name");
+        let rows = db::query_as("SELECT * FROM variable WHERE project_id = $1 AND owner = $2 ORDER BY name");
         Ok(rows
             .bind(project.as_str())
             .bind(owner.column())
@@ -118,7 +118,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let known = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM project WHERE id = ?1)");
+        let known = db::query_scalar("SELECT EXISTS (SELECT 1 FROM project WHERE id = $1)");
         if !known.bind(project.as_str()).fetch_one(&mut *tx).await? {
             return Ok(false);
         }
@@ -126,7 +126,7 @@ impl Store {
         for variable in variables {
             let context = owner.context(project, &variable.name);
             let before: Option<Vec<u8>> =
-                sqlx::query_scalar("SELECT value FROM variable WHERE project_id = ?1 AND owner = ?2 AND name = ?3")
+                db::query_scalar("SELECT value FROM variable WHERE project_id = $1 AND owner = $2 AND name = $3")
                     .bind(project.as_str())
                     .bind(owner.column())
                     .bind(variable.name.as_str())
@@ -141,10 +141,10 @@ impl Store {
                 continue;
             }
             changed = true;
-            sqlx::query(
+            db::query(
                 "INSERT INTO variable (project_id, owner, name, value, updated_at, updated_by)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
+                 VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (project_id, owner, name) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
                                            updated_by = excluded.updated_by",
             )
             .bind(project.as_str())
@@ -157,7 +157,7 @@ impl Store {
             .await?;
         }
         if changed && owner == VariableOwner::Shared {
-            sqlx::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = ?1")
+            db::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = $1")
                 .bind(project.as_str())
                 .execute(&mut *tx)
                 .await?;
@@ -185,7 +185,7 @@ impl Store {
         name: &str,
     ) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
-        let done = sqlx::query("DELETE FROM variable WHERE project_id = ?1 AND owner = ?2 AND name = ?3")
+        let done = db::query("DELETE FROM variable WHERE project_id = $1 AND owner = $2 AND name = $3")
             .bind(project.as_str())
             .bind(owner.column())
             .bind(name)
@@ -193,7 +193,7 @@ impl Store {
             .await?;
         let deleted = done.rows_affected() == 1;
         if deleted && owner == VariableOwner::Shared {
-            sqlx::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = ?1")
+            db::query("UPDATE project SET variables_version = variables_version + 1 WHERE id = $1")
                 .bind(project.as_str())
                 .execute(&mut *tx)
                 .await?;

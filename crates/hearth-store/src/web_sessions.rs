@@ -4,7 +4,7 @@ use hearth_api::ids::TokenId;
 use jiff::Timestamp;
 
 use super::tokens::RawToken;
-use super::{RunOn as _, Store, StoreError, TokenRow, millis};
+use super::{RunOn as _, Store, StoreError, TokenRow, db, millis};
 
 impl Store {
     /// Writes a new session, and removes those that have ended.
@@ -16,11 +16,11 @@ impl Store {
         expires_at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
-        sqlx::query("DELETE FROM web_session WHERE expires_at <= ?1")
+        db::query("DELETE FROM web_session WHERE expires_at <= $1")
             .bind(millis(now))
             .execute(&mut *tx)
             .await?;
-        sqlx::query("INSERT INTO web_session (hash, token_id, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)")
+        db::query("INSERT INTO web_session (hash, token_id, created_at, expires_at) VALUES ($1, $2, $3, $4)")
             .bind(hash)
             .bind(token.as_str())
             .bind(millis(now))
@@ -33,9 +33,9 @@ impl Store {
 
     /// The token of the session with this hash, if that has not ended. The hash is of 256 random bits.
     pub async fn token_of_web_session(&self, hash: &str, now: Timestamp) -> Result<Option<TokenRow>, StoreError> {
-        let raw: Option<RawToken> = sqlx::query_as(
+        let raw: Option<RawToken> = db::query_as(
             "SELECT token.* FROM web_session JOIN token ON token.id = web_session.token_id
-             WHERE web_session.hash = ?1 AND web_session.expires_at > ?2",
+             WHERE web_session.hash = $1 AND web_session.expires_at > $2",
         )
         .bind(hash)
         .bind(millis(now))
@@ -50,7 +50,7 @@ impl Store {
     }
 
     async fn delete_web_session_once(&self, hash: &str) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM web_session WHERE hash = ?1")
+        db::query("DELETE FROM web_session WHERE hash = $1")
             .bind(hash)
             .run_on(&self.write)
             .await?;

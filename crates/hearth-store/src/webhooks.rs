@@ -6,7 +6,7 @@ use hearth_api::webhook::{Delivery, WebhookItem};
 use jiff::Timestamp;
 
 use super::{
-    EventRow, RunOn as _, Store, StoreError, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+    EventRow, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json,
 };
 
 /// The last event that was put on its way.
@@ -155,9 +155,9 @@ impl Store {
     /// Writes a new webhook. It gets the events that are written from now on.
     pub async fn insert_webhook(&self, new: &NewWebhook<'_>, now: Timestamp) -> Result<(), StoreError> {
         let secret = self.cipher.seal(&context(new.id.as_str()), new.secret)?;
-        sqlx::query(
+        db::query(
             "INSERT INTO webhook (id, tenant, project_id, url, kinds, secret, after, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT coalesce(max(id), 0) FROM event), ?7)",
+             VALUES ($1, $2, $3, $4, $5, $6, (SELECT coalesce(max(id), 0) FROM event), $7)",
         )
         .bind(new.id.as_str())
         .bind(new.tenant)
@@ -174,16 +174,16 @@ impl Store {
     /// The webhooks of a reach, oldest first.
     pub async fn webhooks(&self, reach: WebhookReach<'_>) -> Result<Vec<WebhookItem>, StoreError> {
         let raw: Vec<Raw> =
-            sqlx::query_as("SELECT * FROM webhook WHERE tenant = ?1 AND (?2 IS NULL OR project_id = ?2) ORDER BY id")
+            db::query_as("SELECT * FROM webhook WHERE tenant = $1 AND ($2 IS NULL OR project_id = $2) ORDER BY id")
                 .bind(reach.tenant)
                 .bind(reach.project.map(ProjectId::as_str))
                 .fetch_all(&self.read)
                 .await?;
         let mut items = Vec::with_capacity(raw.len());
         for raw in raw {
-            let (pending, failed): (i64, i64) = sqlx::query_as(
+            let (pending, failed): (i64, i64) = db::query_as(
                 "SELECT count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'failed')
-                 FROM webhook_delivery WHERE webhook_id = ?1",
+                 FROM webhook_delivery WHERE webhook_id = $1",
             )
             .bind(&raw.id)
             .fetch_one(&self.read)
@@ -203,7 +203,7 @@ impl Store {
 
     /// What every webhook wants.
     pub async fn all_webhooks(&self) -> Result<Vec<WebhookRow>, StoreError> {
-        let raw: Vec<Raw> = sqlx::query_as("SELECT * FROM webhook").fetch_all(&self.read).await?;
+        let raw: Vec<Raw> = db::query_as("SELECT * FROM webhook").fetch_all(&self.read).await?;
         raw.into_iter()
             .map(|raw| {
                 Ok(WebhookRow {
@@ -223,7 +223,7 @@ impl Store {
     }
 
     async fn delete_webhook_once(&self, reach: WebhookReach<'_>, id: &WebhookId) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM webhook WHERE id = ?1 AND tenant = ?2 AND (?3 IS NULL OR project_id = ?3)")
+        let done = db::query("DELETE FROM webhook WHERE id = $1 AND tenant = $2 AND ($3 IS NULL OR project_id = $3)")
             .bind(id.as_str())
             .bind(reach.tenant)
             .bind(reach.project.map(ProjectId::as_str))
@@ -234,7 +234,7 @@ impl Store {
 
     /// The last event that was put on its way to webhooks.
     pub async fn webhook_cursor(&self) -> Result<u64, StoreError> {
-        let value: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE key = ?1")
+        let value: Option<String> = db::query_scalar("SELECT value FROM meta WHERE key = $1")
             .bind(CURSOR)
             .fetch_optional(&self.read)
             .await?;
@@ -243,12 +243,12 @@ impl Store {
 
     /// Puts events on their way, all in one transaction, and notes up to which event that is done.
     pub async fn queue_deliveries(&self, new: &[NewDelivery], upto: u64, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.write.begin().await?;
+        let mut tx = self.write.begin_shared().await?;
         for delivery in new {
             // It may have been deleted meanwhile.
-            sqlx::query(
+            db::query(
                 "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, body, status, attempts, next_at, created_at)
-                 SELECT ?1, id, ?3, ?4, ?5, 'pending', 0, ?6, ?6 FROM webhook WHERE id = ?2 ON CONFLICT DO NOTHING",
+                 SELECT $1, id, $3, $4, $5, 'pending', 0, $6, $6 FROM webhook WHERE id = $2 ON CONFLICT DO NOTHING",
             )
             .bind(DeliveryId::generate().as_str())
             .bind(delivery.webhook.as_str())
@@ -259,21 +259,23 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        sqlx::query("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value")
-            .bind(CURSOR)
-            .bind(upto.to_string())
-            .execute(&mut *tx)
-            .await?;
+        db::query(
+            "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )
+        .bind(CURSOR)
+        .bind(upto.to_string())
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }
 
     /// Deliveries whose time has come, the ones that wait longest first; at most so many.
     pub async fn due_deliveries(&self, now: Timestamp, limit: u32) -> Result<Vec<DueDelivery>, StoreError> {
-        let rows: Vec<(String, String, String, Vec<u8>, String, i64)> = sqlx::query_as(
+        let rows: Vec<(String, String, String, Vec<u8>, String, i64)> = db::query_as(
             "SELECT webhook_delivery.id, webhook.id, webhook.url, webhook.secret, webhook_delivery.body, webhook_delivery.attempts
              FROM webhook_delivery JOIN webhook ON webhook.id = webhook_delivery.webhook_id
-             WHERE next_at <= ?1 ORDER BY next_at, webhook_delivery.event_id LIMIT ?2",
+             WHERE next_at <= $1 ORDER BY next_at, webhook_delivery.event_id LIMIT $2",
         )
         .bind(millis(now))
         .bind(limit)
@@ -294,10 +296,9 @@ impl Store {
 
     /// When the next delivery is due.
     pub async fn next_delivery(&self) -> Result<Option<Timestamp>, StoreError> {
-        let next: Option<i64> =
-            sqlx::query_scalar("SELECT min(next_at) FROM webhook_delivery WHERE next_at IS NOT NULL")
-                .fetch_one(&self.read)
-                .await?;
+        let next: Option<i64> = db::query_scalar("SELECT min(next_at) FROM webhook_delivery WHERE next_at IS NOT NULL")
+            .fetch_one(&self.read)
+            .await?;
         optional_timestamp(next)
     }
 
@@ -308,9 +309,9 @@ impl Store {
             (Some(_), Some(_)) => "pending",
             (Some(_), None) => "failed",
         };
-        sqlx::query(
-            "UPDATE webhook_delivery SET status = ?2, attempts = attempts + 1, next_at = ?3, last_status = ?4, last_error = ?5
-             WHERE id = ?1",
+        db::query(
+            "UPDATE webhook_delivery SET status = $2, attempts = attempts + 1, next_at = $3, last_status = $4, last_error = $5
+             WHERE id = $1",
         )
         .bind(id.as_str())
         .bind(status)
@@ -330,8 +331,8 @@ impl Store {
         failed: bool,
         limit: u32,
     ) -> Result<Option<Vec<Delivery>>, StoreError> {
-        let known: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM webhook WHERE id = ?1 AND tenant = ?2 AND (?3 IS NULL OR project_id = ?3))",
+        let known: bool = db::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM webhook WHERE id = $1 AND tenant = $2 AND ($3 IS NULL OR project_id = $3))",
         )
         .bind(id.as_str())
         .bind(reach.tenant)
@@ -341,9 +342,9 @@ impl Store {
         if !known {
             return Ok(None);
         }
-        let raw: Vec<RawDelivery> = sqlx::query_as(
+        let raw: Vec<RawDelivery> = db::query_as(
             "SELECT id, event_id, kind, status, attempts, next_at, last_status, last_error, created_at FROM webhook_delivery
-             WHERE webhook_id = ?1 AND (NOT ?2 OR status = 'failed') ORDER BY event_id DESC LIMIT ?3",
+             WHERE webhook_id = $1 AND (NOT $2 OR status = 'failed') ORDER BY event_id DESC LIMIT $3",
         )
         .bind(id.as_str())
         .bind(failed)
@@ -362,10 +363,10 @@ impl Store {
         id: &DeliveryId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE webhook_delivery SET status = 'pending', attempts = 0, next_at = ?5
-             WHERE id = ?1 AND webhook_id = (
-                SELECT id FROM webhook WHERE id = ?2 AND tenant = ?3 AND (?4 IS NULL OR project_id = ?4))",
+        let done = db::query(
+            "UPDATE webhook_delivery SET status = 'pending', attempts = 0, next_at = $5
+             WHERE id = $1 AND webhook_id = (
+                SELECT id FROM webhook WHERE id = $2 AND tenant = $3 AND ($4 IS NULL OR project_id = $4))",
         )
         .bind(id.as_str())
         .bind(webhook.as_str())
@@ -379,8 +380,8 @@ impl Store {
 
     /// Removes deliveries that ended and are older than this, at most so many at once; how many there were.
     pub async fn remove_deliveries(&self, before: Timestamp, batch: u32) -> Result<u64, StoreError> {
-        let some: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM webhook_delivery WHERE next_at IS NULL AND created_at < ?1)",
+        let some: bool = db::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM webhook_delivery WHERE next_at IS NULL AND created_at < $1)",
         )
         .bind(millis(before))
         .fetch_one(&self.read)
@@ -392,9 +393,9 @@ impl Store {
     }
 
     async fn remove_deliveries_once(&self, before: Timestamp, batch: u32) -> Result<u64, StoreError> {
-        let done = sqlx::query(
+        let done = db::query(
             "DELETE FROM webhook_delivery WHERE id IN (
-                SELECT id FROM webhook_delivery WHERE next_at IS NULL AND created_at < ?1 LIMIT ?2)",
+                SELECT id FROM webhook_delivery WHERE next_at IS NULL AND created_at < $1 LIMIT $2)",
         )
         .bind(millis(before))
         .bind(batch)

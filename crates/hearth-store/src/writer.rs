@@ -6,17 +6,29 @@ use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqlitePool, SqliteQueryResult};
-use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
+use sqlx::sqlite::SqlitePool;
+use sqlx::{Connection as _, Sqlite, Transaction};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-/// The write connection.
+use super::away::named;
+use super::db::{Done, Pool, Query, Tx};
+
+/// How a transaction begins on SQLite: it has the database for itself from now on.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+/// The same on PostgreSQL: all servers ask for this lock, and it goes with the transaction. (`hearth` in ASCII.)
+const BEGIN_ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(114784635876456)";
+/// Beside others that begin so, and beside none that begins alone.
+const BEGIN_SHARED: &str = "BEGIN; SELECT pg_advisory_xact_lock_shared(114784635876456)";
+/// The same; its commit is not waited for on the disk.
+const BEGIN_UNSYNCED: &str =
+    "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_advisory_xact_lock_shared(114784635876456)";
+
+/// What writes: the one connection of SQLite, or those of PostgreSQL.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    pool: SqlitePool,
+    pool: Pool,
     faults: Option<WriteFaults>,
     /// Changes with every commit that has written events.
     told: watch::Sender<u64>,
@@ -24,7 +36,7 @@ pub(super) struct Writer {
 
 /// A transaction that writes. Dropped, it never was.
 pub(super) struct Writing {
-    tx: Transaction<'static, Sqlite>,
+    tx: Tx,
     write: Write,
     /// Notified by the commit, when events are among what is written.
     told: watch::Sender<u64>,
@@ -37,15 +49,15 @@ struct Write {
     site: &'static Location<'static>,
 }
 
-/// A statement that is a whole write of its own.
+/// A statement that is a whole write of its own. On PostgreSQL it runs beside others: what it decides by must be in the rows that it writes.
 pub(super) trait RunOn {
     /// Writes it.
-    fn run_on(self, writer: &Writer) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send;
+    fn run_on(self, writer: &Writer) -> impl Future<Output = sqlx::Result<Done>> + Send;
 }
 
-impl RunOn for Query<'_, Sqlite, SqliteArguments> {
+impl RunOn for Query<'_> {
     #[track_caller]
-    fn run_on(self, writer: &Writer) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send {
+    fn run_on(self, writer: &Writer) -> impl Future<Output = sqlx::Result<Done>> + Send {
         let write = writer.write();
         async move {
             let planned = write.before().await?;
@@ -57,14 +69,14 @@ impl RunOn for Query<'_, Sqlite, SqliteArguments> {
 }
 
 impl Writer {
-    pub(super) fn new(pool: SqlitePool, faults: Option<WriteFaults>) -> Self {
+    pub(super) fn new(pool: Pool, faults: Option<WriteFaults>) -> Self {
         let told = watch::Sender::new(0);
         Self { pool, faults, told }
     }
 
     /// Changes whenever events were written.
-    pub(super) fn told(&self) -> watch::Receiver<u64> {
-        self.told.subscribe()
+    pub(super) fn told(&self) -> &watch::Sender<u64> {
+        &self.told
     }
 
     #[track_caller]
@@ -75,31 +87,35 @@ impl Writer {
         }
     }
 
-    /// Begins a transaction; it has the database for itself from now on.
+    /// Begins a transaction; it has the database for itself from now on, whatever the database is.
     #[track_caller]
     pub(super) fn begin(&self) -> impl Future<Output = sqlx::Result<Writing>> + Send {
-        let write = self.write();
-        async move {
-            const BEGIN: &str = "BEGIN IMMEDIATE";
-            let tx = match self.pool.begin_with(BEGIN).await {
-                // SQLite has ended a transaction on its own, because the disk was full, and the connection still believes in it: no
-                // transaction could ever begin on it again.
-                Err(sqlx::Error::InvalidSavePointStatement | sqlx::Error::BeginFailed) => {
-                    let broken = self.pool.acquire().await?.detach();
-                    // Whatever it says: it is of no use.
-                    drop(broken.close().await);
-                    self.pool.begin_with(BEGIN).await?
-                }
-                begun => begun?,
-            };
-            let told = self.told.clone();
-            Ok(Writing {
-                tx,
-                write,
-                told,
-                has_told: false,
-            })
-        }
+        self.begin_by(BEGIN_ALONE, self.write())
+    }
+
+    /// Begins a transaction that others may run beside, on PostgreSQL: for what is done often, and decides only by rows that it has
+    /// locked or that it writes by compare-and-set. On SQLite there is one writer.
+    #[track_caller]
+    pub(super) fn begin_shared(&self) -> impl Future<Output = sqlx::Result<Writing>> + Send {
+        self.begin_by(BEGIN_SHARED, self.write())
+    }
+
+    async fn begin_by(&self, on_postgres: &'static str, write: Write) -> sqlx::Result<Writing> {
+        let tx = match &self.pool {
+            Pool::Sqlite(pool) => Tx::Sqlite(begin_on_sqlite(pool).await?),
+            // The first statement tells a connection that broke meanwhile; nothing was done yet, so another one may begin.
+            Pool::Postgres(pool) => match pool.begin_with(on_postgres).await {
+                Err(sqlx::Error::Io(_)) => Tx::Postgres(named(pool.begin_with(on_postgres).await)?),
+                begun => Tx::Postgres(named(begun)?),
+            },
+        };
+        let told = self.told.clone();
+        Ok(Writing {
+            tx,
+            write,
+            told,
+            has_told: false,
+        })
     }
 
     /// Runs a statement, and in the same transaction one that writes an event, whose effect must outlive this process and need not
@@ -107,40 +123,22 @@ impl Writer {
     #[track_caller]
     pub(super) fn run_unsynced(
         &self,
-        query: Query<'static, Sqlite, SqliteArguments>,
-        event: Query<'static, Sqlite, SqliteArguments>,
-    ) -> impl Future<Output = sqlx::Result<SqliteQueryResult>> + Send {
+        query: Query<'static>,
+        event: Query<'static>,
+    ) -> impl Future<Output = sqlx::Result<Done>> + Send {
         let (write, pool, told) = (self.write(), self.pool.clone(), self.told.clone());
         let running = async move {
             let planned = write.before().await?;
-            let mut connection = pool.acquire().await?;
-            let done = async {
-                let unsynced = sqlx::query("PRAGMA synchronous = NORMAL");
-                unsynced.execute(&mut *connection).await?;
-                // By hand: what the connection believes of a transaction that SQLite ended on its own is of no interest here.
-                sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-                let both = async {
-                    let done = query.execute(&mut *connection).await?;
-                    event.execute(&mut *connection).await?;
-                    sqlx::query("COMMIT").execute(&mut *connection).await?;
-                    Ok(done)
-                };
-                let both: sqlx::Result<_> = both.await;
-                if both.is_err() {
-                    // After some errors SQLite has done it already.
-                    drop(sqlx::query("ROLLBACK").execute(&mut *connection).await);
+            let done = match &pool {
+                Pool::Sqlite(pool) => run_unsynced_on_sqlite(pool, query, event).await?,
+                Pool::Postgres(pool) => {
+                    let mut tx = Tx::Postgres(named(pool.begin_with(BEGIN_UNSYNCED).await)?);
+                    let done = query.execute(&mut tx).await?;
+                    event.execute(&mut tx).await?;
+                    tx.commit().await?;
+                    done
                 }
-                both
             };
-            let done = done.await;
-            let synced = sqlx::query("PRAGMA synchronous = FULL");
-            if let Err(error) = synced.execute(&mut *connection).await {
-                // Whatever is wrong with it, no other write may have it.
-                drop(connection.detach());
-                return Err(error);
-            }
-            drop(connection);
-            let done = done?;
             told.send_modify(|count| *count += 1);
             write.after(planned).await?;
             Ok(done)
@@ -157,15 +155,59 @@ impl Writer {
     }
 }
 
+async fn begin_on_sqlite(pool: &SqlitePool) -> sqlx::Result<Transaction<'static, Sqlite>> {
+    match pool.begin_with(BEGIN).await {
+        // SQLite has ended a transaction on its own, because the disk was full, and the connection still believes in it: no
+        // transaction could ever begin on it again.
+        Err(sqlx::Error::InvalidSavePointStatement | sqlx::Error::BeginFailed) => {
+            let broken = pool.acquire().await?.detach();
+            // Whatever it says: it is of no use.
+            drop(broken.close().await);
+            pool.begin_with(BEGIN).await
+        }
+        begun => begun,
+    }
+}
+
+async fn run_unsynced_on_sqlite(pool: &SqlitePool, query: Query<'static>, event: Query<'static>) -> sqlx::Result<Done> {
+    let mut connection = pool.acquire().await?;
+    let done = async {
+        let unsynced = sqlx::query("PRAGMA synchronous = NORMAL");
+        unsynced.execute(&mut *connection).await?;
+        // By hand: what the connection believes of a transaction that SQLite ended on its own is of no interest here.
+        sqlx::query(BEGIN).execute(&mut *connection).await?;
+        let both = async {
+            let done = query.execute(&mut *connection).await?;
+            event.execute(&mut *connection).await?;
+            sqlx::query("COMMIT").execute(&mut *connection).await?;
+            Ok(done)
+        };
+        let both: sqlx::Result<_> = both.await;
+        if both.is_err() {
+            // After some errors SQLite has done it already.
+            drop(sqlx::query("ROLLBACK").execute(&mut *connection).await);
+        }
+        both
+    };
+    let done = done.await;
+    let synced = sqlx::query("PRAGMA synchronous = FULL");
+    if let Err(error) = synced.execute(&mut *connection).await {
+        // Whatever is wrong with it, no other write may have it.
+        drop(connection.detach());
+        return Err(error);
+    }
+    done
+}
+
 impl Deref for Writing {
-    type Target = SqliteConnection;
-    fn deref(&self) -> &SqliteConnection {
+    type Target = Tx;
+    fn deref(&self) -> &Tx {
         &self.tx
     }
 }
 
 impl DerefMut for Writing {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
+    fn deref_mut(&mut self) -> &mut Tx {
         &mut self.tx
     }
 }

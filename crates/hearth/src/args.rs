@@ -9,7 +9,7 @@ use hearth_api::values::{Email, GitName};
 use crate::commands::{
     audit, backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, events, exec,
     fork, forward, history, image, import, instance, logs, ls, man, mcp, pause, pool, ports, project, relay, release,
-    run, serve, session, setup, shell, ssh, template, token, top, uninstall, webhook,
+    run, serve, session, setup, shell, ssh, store, template, token, top, uninstall, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -193,6 +193,9 @@ pub(crate) enum Command {
     Backup(backup::BackupArgs),
     /// Make a new data folder of a backup
     Restore(backup::RestoreArgs),
+    /// Where the server's data are kept: move them from SQLite to PostgreSQL
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Remove a server's data folder, its VMs and what else it has on this machine
     Uninstall(uninstall::UninstallArgs),
     /// What happened to projects, pools, instances and claims, and why; with --follow what happens

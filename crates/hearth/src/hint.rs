@@ -11,7 +11,7 @@ const PROGRAM: &str = "hearth ";
 /// The option that names a server of this machine.
 const DATA_DIR: &str = "--data-dir";
 /// Commands that work on a data folder instead of asking a server.
-const ON_THE_SERVER: [&str; 5] = ["backup", "image", "restore", "serve", "uninstall"];
+const ON_THE_SERVER: [&str; 6] = ["backup", "image", "restore", "serve", "store", "uninstall"];
 /// Commands that need neither.
 const AT_NO_SERVER: [&str; 4] = ["completion", "config", "man", "openapi"];
 

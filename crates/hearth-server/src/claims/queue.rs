@@ -120,6 +120,11 @@ impl Queues {
         });
     }
 
+    /// Nobody knows what changed: the first of each queue checks.
+    pub fn notify_everyone(&self) {
+        self.with(|kept| kept.queues.values().for_each(notify_first));
+    }
+
     /// Leaves an instance to the claim that has waited longest and takes what the pool has. False when none waits.
     pub(super) fn hand_on(&self, project: &ProjectId, instance: &InstanceId) -> bool {
         self.with(|kept| {

@@ -208,6 +208,11 @@ impl From<StoreError> for ApiError {
         }
         // The cause is for the operator's log; a client can only report it.
         tracing::error!(%error, "a request failed");
+        if error.is_away() {
+            return Self::unavailable(
+                "the server's database does not answer; nothing is lost: see that PostgreSQL runs and can be reached, then try again",
+            );
+        }
         if error.is_disk_full() {
             return Self::unavailable(
                 "the disk under the server's data folder is full; free some space, then try again",

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::database::marked;
 use super::{ADMIN_TOKEN, DATABASE, OWNER_ALONE, SECRET_KEY};
 use crate::secrets::cipher::write_private;
 use crate::secrets::passphrase::{PassphraseError, SealedByPassphrase};
@@ -43,6 +44,11 @@ pub enum BackupError {
     /// Nothing was ever served from there.
     #[error("{} is no data folder of a Hearth server: it holds no {DATABASE}", .0.display())]
     NoDataFolder(PathBuf),
+    /// PostgreSQL has its own ways.
+    #[error(
+        "the store of this data folder is in PostgreSQL ({0}): back it up with pg_dump, and {SECRET_KEY} of the data folder with it"
+    )]
+    InPostgres(String),
     /// The file is something else, or is cut off.
     #[error("{} is no whole backup of Hearth: {why}", path.display())]
     NoBackup { path: PathBuf, why: String },
@@ -108,6 +114,9 @@ pub async fn back_up(
     passphrase: Option<&SecretString>,
 ) -> Result<Description, BackupError> {
     let database = data_dir.join(DATABASE);
+    if let Some(marked) = marked(data_dir) {
+        return Err(BackupError::InPostgres(marked.url));
+    }
     if !database.exists() {
         return Err(BackupError::NoDataFolder(data_dir.to_owned()));
     }

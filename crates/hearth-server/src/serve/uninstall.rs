@@ -4,19 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hearth_drivers::Driver;
-use hearth_store::{Reserve, Store};
 
+use super::database::{self, MARKER, MOVED, marked};
 use super::{DATABASE, SECRET_KEY, ServeError, driver, lock};
 use crate::options::ServeOptions;
 use crate::secrets::cipher::Cipher;
 
 /// What Hearth itself makes in a data folder; anything else is somebody else's.
-const OURS: [&str; 14] = [
+const OURS: [&str; 16] = [
     "admin-token",
     "cache",
+    MARKER,
     "hearth.db",
     "hearth.db-shm",
     "hearth.db-wal",
+    MOVED,
     "images",
     "kvm-verdict.json",
     "lock",
@@ -41,7 +43,7 @@ pub struct Removed {
 /// Whether something is a data folder, so that no other folder is ever removed.
 #[must_use]
 pub fn is_data_folder(folder: &Path) -> bool {
-    folder.join(DATABASE).is_file() && folder.join(SECRET_KEY).is_file()
+    (folder.join(DATABASE).is_file() || marked(folder).is_some()) && folder.join(SECRET_KEY).is_file()
 }
 
 /// Ends all VMs of a data folder whose server does not run, and removes the folder.
@@ -53,8 +55,11 @@ pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
     };
     let _lock = lock(folder).await?;
     let cipher = Arc::new(Cipher::open(&folder.join(SECRET_KEY))?);
-    let reserve = Reserve::open(folder, 0);
-    let store = Store::open_with(&folder.join(DATABASE), cipher, None, reserve).await?;
+    let options_of_store = ServeOptions {
+        reserve_mib: 0,
+        ..options.clone()
+    };
+    let (store, _alone) = database::open(&options_of_store, cipher).await?;
     let installation = store.meta_or_insert("installation", "none").await?;
     store.close().await;
     let driver: Arc<dyn Driver> = driver(options, installation)?;

@@ -34,6 +34,7 @@ pub fn options(folder: &Path) -> ServeOptions {
     let mut options = ServeOptions::new(folder.join("data"));
     options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
     options.memory_mib = 64 * 1024;
+    options.database = hearth_test_postgres::wanted().map(|url| url.parse().unwrap());
     options
 }
 

@@ -45,6 +45,7 @@ mod pages;
 mod pause;
 mod pools;
 mod ports;
+mod postgres;
 mod refusals;
 mod repositories;
 mod restart;

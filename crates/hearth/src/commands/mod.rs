@@ -42,6 +42,7 @@ pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod shell;
 pub(crate) mod ssh;
+pub(crate) mod store;
 pub(crate) mod template;
 pub(crate) mod token;
 pub(crate) mod top;
@@ -96,6 +97,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Checkpoint(command) => checkpoint::run(globals, command).await,
         Command::Backup(args) => backup::back_up(globals, args).await,
         Command::Restore(args) => backup::restore(globals, args).await,
+        Command::Store(command) => store::run(globals, command).await,
         Command::Uninstall(args) => uninstall::run(globals, args).await,
         Command::Top(args) => top::run(globals, args).await,
         Command::Config(command) => config::run(globals, &command),

@@ -20,6 +20,7 @@ use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
 use super::serve_watching::WatchingArgs;
+use super::store::DatabaseArg;
 use crate::config::{self, Complete};
 use crate::failure::Failure;
 use crate::listen::ListenArg;
@@ -50,6 +51,11 @@ pub(crate) struct ServeArgs {
     /// the server's user and group. May be repeated [default: 127.0.0.1:7717, or the sockets of the service manager]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<ListenArg>,
+    /// Keep the server's data in this PostgreSQL database, like `postgres://hearth@db.example/hearth?sslmode=verify-full`. Other users of
+    /// this machine can read arguments: a password belongs into HEARTH_DATABASE, the config file or ~/.pgpass
+    /// [default: SQLite, in the data folder]
+    #[arg(long, value_name = "URL")]
+    database: Option<DatabaseArg>,
     /// What makes the VMs
     #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: DriverArg,
@@ -253,6 +259,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     let mut options = options(args, data_dir.clone());
     options.shared_images = places::shared_images();
     options.webhook_secret = webhook_secret(args)?;
+    options.database = args.database.as_ref().map(DatabaseArg::url).transpose()?;
     options.listen = addresses::listen(args, options.listen)?;
     let has_tls = options.tls.is_some();
     let makes_vms = matches!(args.driver, DriverArg::Qemu);

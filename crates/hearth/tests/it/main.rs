@@ -45,6 +45,7 @@ mod service;
 mod sessions;
 mod setup;
 mod sources;
+mod store;
 mod support;
 mod terminal;
 mod tls;

@@ -368,7 +368,8 @@ impl Scenario {
     }
 
     async fn census(&self) -> Census {
-        Census::of(&self.options.data_dir.join("hearth.db")).await.unwrap()
+        let file = self.options.data_dir.join("hearth.db");
+        Census::of(&file, self.options.database.as_ref()).await.unwrap()
     }
 
     /// No fault any more, another server: rows and VMs agree, no claim is lost, none is double.
