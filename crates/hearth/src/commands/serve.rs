@@ -52,8 +52,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<ListenArg>,
     /// Keep the server's data in this PostgreSQL database, like `postgres://hearth@db.example/hearth?sslmode=verify-full`. Other users of
-    /// this machine can read arguments: a password belongs into HEARTH_DATABASE, the config file or ~/.pgpass
-    /// [default: SQLite, in the data folder]
+    /// this machine can read arguments: a password belongs into HEARTH_DATABASE, the config file or ~/.pgpass. Without it: SQLite, in the
+    /// data folder
     #[arg(long, value_name = "URL")]
     database: Option<DatabaseArg>,
     /// What makes the VMs
