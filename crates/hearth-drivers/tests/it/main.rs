@@ -7,6 +7,8 @@ mod contract_forks;
 mod contract_save;
 mod fake;
 mod host;
+mod incus;
+mod incus_daemon;
 mod qemu;
 mod qemu_access;
 mod qemu_crash;
