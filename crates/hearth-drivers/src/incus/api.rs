@@ -118,7 +118,7 @@ struct Operation {
 #[derive(Debug)]
 pub(super) enum Answer {
     Now(Value),
-    /// It goes on: the operation's path, and what it says of itself.
+    /// It takes longer: the operation's path, and what it says of itself.
     Later(String, Value),
 }
 
@@ -265,7 +265,7 @@ impl Api {
                 Ok(_) => {}
             }
             if Instant::now() >= deadline {
-                return Err(ApiError::Silent("the operation goes on for too long".to_owned()));
+                return Err(ApiError::Silent("the operation takes too long".to_owned()));
             }
         }
     }

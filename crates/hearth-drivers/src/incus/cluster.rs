@@ -12,7 +12,7 @@ use crate::DriverError;
 
 /// What a daemon that is in no cluster calls its place.
 pub(super) const ALONE: &str = "none";
-/// How old an answer about members may be: whoever lists VMs asks every few seconds.
+/// How old an answer about members may be: VMs are listed every few seconds.
 const FRESH: Duration = Duration::from_secs(2);
 /// The same for how large a member is.
 const SIZE_FRESH: Duration = Duration::from_secs(30);

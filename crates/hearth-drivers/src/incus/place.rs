@@ -148,8 +148,14 @@ impl Inner {
         });
         match self.api.run(Method::POST, "/1.0/projects", Some(&body)).await {
             Ok(_) => Ok(()),
-            // Another server of this installation was quicker.
-            Err(error) if error.message().contains("already exists") => Ok(()),
+            // Another server of this installation was quicker; so Incus says it.
+            Err(error)
+                if ["already exists", "UNIQUE constraint"]
+                    .iter()
+                    .any(|word| error.message().contains(word)) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error.into_driver(format!("Incus' project {name} could not be made"))),
         }
     }

@@ -14,7 +14,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use super::options::IncusTls;
 use crate::DriverError;
 
-/// Accepts one certificate, whoever it names.
+/// Accepts one certificate, whatever name it has.
 #[derive(Debug)]
 struct Pinned {
     certificate: CertificateDer<'static>,

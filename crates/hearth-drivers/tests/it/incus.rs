@@ -124,6 +124,14 @@ impl Incus {
         }
     }
 
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
     pub(crate) fn project(&self) -> String {
         format!("hearth-{}", self.label)
     }

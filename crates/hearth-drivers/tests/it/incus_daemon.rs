@@ -182,9 +182,11 @@ impl Daemon {
                 let _ = kill(pid, Signal::SIGKILL);
                 thaw(&name, pid);
             }
+            // pause between two checks
             std::thread::sleep(CHECK);
         }
         while monitors(&self.folder) > 0 && Instant::now() < deadline {
+            // pause between two checks
             std::thread::sleep(CHECK);
         }
         for (pid, words) in processes() {
@@ -382,7 +384,8 @@ pub(crate) fn address(at: usize) -> String {
     format!("{NETWORK}.{}:18443", at + 1)
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// As Incus takes certificates and tokens.
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {

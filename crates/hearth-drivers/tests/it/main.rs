@@ -8,6 +8,7 @@ mod contract_save;
 mod fake;
 mod host;
 mod incus;
+mod incus_cluster;
 mod incus_daemon;
 mod qemu;
 mod qemu_access;

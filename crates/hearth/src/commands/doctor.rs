@@ -3,14 +3,14 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use hearth_drivers::host::{Finding, Status, check, check_incus};
 use hearth_drivers::incus::{IncusDriver, IncusOptions};
 use hearth_server::{Listen, ServeOptions};
 
-use super::serve_incus::IncusArgs;
+use super::serve_incus::{IncusArgs, RealDriver};
 use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::listen::ListenArg;
@@ -28,16 +28,9 @@ pub(crate) struct DoctorArgs {
     listen: Option<ListenArg>,
     /// What would make the VMs
     #[arg(long, value_enum, default_value = "qemu")]
-    driver: DoctorDriver,
+    driver: RealDriver,
     #[command(flatten)]
     incus: IncusArgs,
-}
-
-/// `--driver`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DoctorDriver {
-    Qemu,
-    Incus,
 }
 
 pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failure> {
@@ -67,8 +60,8 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
     });
     let images = places::images(&data);
     let mut findings = match args.driver {
-        DoctorDriver::Qemu => check(&data, &images, listen).await,
-        DoctorDriver::Incus => {
+        RealDriver::Qemu => check(&data, &images, listen).await,
+        RealDriver::Incus => {
             let options = IncusOptions {
                 settings: args.incus.settings(),
                 // Nothing is looked for that an installation has.

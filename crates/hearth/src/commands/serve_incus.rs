@@ -1,4 +1,4 @@
-//! Options for the driver `incus`: of `hearth serve`, and of `hearth doctor`.
+//! Options for the driver `incus`: of `hearth serve`, and of what is asked without a server.
 
 use std::path::PathBuf;
 
@@ -34,6 +34,13 @@ pub(super) struct IncusArgs {
     /// What VMs are, where a project's image does not begin with `vm:` or `container:` [default: container]
     #[arg(long, value_enum, value_name = "TYPE")]
     incus_type: Option<IncusType>,
+}
+
+/// `--driver` of a command that is about real VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum RealDriver {
+    Qemu,
+    Incus,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
