@@ -130,9 +130,10 @@ impl Instance {
     /// What it does; `None` when the daemon that runs it cannot be asked.
     pub(super) fn state(&self) -> Option<VmState> {
         match self.status.as_str() {
-            "Running" | "Ready" | "Starting" | "Stopping" => Some(VmState::Running),
+            "Running" | "Ready" | "Starting" => Some(VmState::Running),
             "Frozen" | "Freezing" => Some(VmState::Paused),
-            "Stopped" | "Aborting" => Some(VmState::Stopped),
+            // One that ends passes through both before it has ended.
+            "Stopped" | "Aborting" | "Stopping" => Some(VmState::Stopped),
             _ => None,
         }
     }

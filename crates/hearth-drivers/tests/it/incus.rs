@@ -51,6 +51,10 @@ pub(crate) fn small_image(images: &Path) -> String {
     for name in ["sh", "cat", "sync", "echo", "ls", "sleep", "hostname"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
+    // Commands are run by bash; busybox' shell knows the options that they are run with.
+    let bash = root.join("bin/bash");
+    std::fs::write(&bash, "#!/bin/sh\nexec /bin/sh \"$@\"\n").unwrap();
+    std::fs::set_permissions(&bash, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink("/usr/local/sbin/hearth-agent", root.join("sbin/init")).unwrap();
     std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
     std::fs::write(root.join("etc/group"), "root:x:0:\n").unwrap();
