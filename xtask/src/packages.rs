@@ -5,13 +5,17 @@ use std::process::Command;
 use crate::process::output_of;
 
 /// Everything that Hearth and its tests use, by what it is for. Names are the same in Debian 12, Debian 13 and Ubuntu 24.04.
-const NEEDED: [&str; 27] = [
+const NEEDED: [&str; 30] = [
     // Virtual machines and their network.
     "qemu-utils",
     "slirp4netns",
     "nftables",
     "uidmap",
     "iproute2",
+    // The images of the driver `incus`' tests, and the storage of their daemons.
+    "btrfs-progs",
+    "squashfs-tools",
+    "busybox-static",
     // Guest images.
     "mmdebstrap",
     "debian-archive-keyring",
@@ -53,6 +57,10 @@ pub(crate) const EMULATOR: &str = if cfg!(target_arch = "aarch64") {
 /// The browser of the tests of the pages, and what drives it. Ubuntu has no package of it; there those tests need one that somebody has installed.
 const BROWSER: [&str; 2] = ["chromium", "chromium-driver"];
 
+/// The daemon of the driver `incus`' tests: without the one for virtual machines. Debian 12 has it in backports alone, which not every
+/// machine knows; there those tests need one that somebody has installed.
+const INCUS: [&str; 2] = ["incus-base", "incus-client"];
+
 /// The packages that are not installed, the emulator last.
 pub(crate) fn missing() -> Vec<&'static str> {
     NEEDED
@@ -60,6 +68,7 @@ pub(crate) fn missing() -> Vec<&'static str> {
         .chain(
             BROWSER
                 .into_iter()
+                .chain(INCUS)
                 .filter(|name| !is_installed(name) && has_candidate(name)),
         )
         // Others' packages of Node.js bring it themselves.

@@ -1,7 +1,8 @@
-//! Where the host comes from: the virtio-serial port of a VM, or a Unix socket for tests. Each transport carries one
+//! Where the host comes from: the virtio-serial port of a VM, or a Unix socket in a container and for tests. Each transport carries one
 //! session after the other; a session's end ends what was running for it.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -112,7 +113,12 @@ async fn serve_port(name: &str, execs: &Arc<Execs>, stop: &CancellationToken) ->
 async fn listen_socket(path: PathBuf, execs: &Arc<Execs>, stop: &CancellationToken) -> io::Result<()> {
     // A leftover of an agent that was killed.
     drop(std::fs::remove_file(&path));
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     let listener = UnixListener::bind(&path)?;
+    // Who may connect is root in the guest.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     loop {
         let (stream, _) = listener.accept().await?;
         let (execs, stop) = (Arc::clone(execs), stop.clone());

@@ -1,9 +1,10 @@
 //! The agent inside a VM: a small HTTP/2 server on a virtio-serial port, and the first process where nothing else is.
 //!
-//! One static binary with five roles, told apart by its arguments (or by being process 1):
+//! One static binary with six roles, told apart by its arguments (or by being process 1):
 //!
 //! - `serve`: the server, see [`http`]; [`listen`] finds the host, the session layer is `hearth_guest::session`.
 //! - `launch`: a process that becomes a command (own session, cgroup, user, folder) when it gets its order; only the server starts it.
+//! - `relay`: carries bytes between its standard streams and the server's socket: how the host reaches the server in a container, see [`relay`].
 //! - `git-credential`: git's credential helper for every user of the VM, see [`git_credential`].
 //! - process 1 in an initial RAM disk: mounts the root disk and goes there, see [`init::initrd`].
 //! - `init`: process 1 in a root without an init of its own, see [`init::system`].
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 
 mod activate;
 mod clock;
+mod container;
 mod exec;
 mod files;
 mod fs;
@@ -25,6 +27,7 @@ mod logs;
 mod port;
 mod ports;
 mod priority;
+mod relay;
 mod reply;
 mod requests;
 mod ssh;
@@ -34,8 +37,10 @@ mod users;
 
 use listen::{Endpoint, Options};
 
-const USAGE: &str = "usage: hearth-agent serve [--socket PATH | --port-name NAME] [--setup-network] [--no-cgroups]
+const USAGE: &str =
+    "usage: hearth-agent serve [--container | --socket PATH | --port-name NAME] [--setup-network] [--no-cgroups]
                           [--log-folder PATH] [--request-folder PATH]
+       hearth-agent relay
        hearth-agent git-credential get
        hearth-agent init
        hearth-agent version";
@@ -51,6 +56,10 @@ fn main() -> ExitCode {
         Some("serve") => match serve_options(arguments) {
             Ok(options) => run_server(options),
             Err(error) => fail(&format!("{error}\n{USAGE}")),
+        },
+        Some("relay") => match relay::run(hearth_guest::SOCKET_PATH.as_ref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("the server could not be reached: {error}")),
         },
         Some("git-credential") => git_credential::run(arguments),
         Some("version") => {
@@ -78,6 +87,10 @@ fn serve_options(arguments: std::env::ArgsOs) -> Result<Options, lexopt::Error> 
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
+            Long("container") => {
+                options.endpoint = Endpoint::Socket(hearth_guest::SOCKET_PATH.into());
+                options.request_folder = Some(hearth_guest::requests::FOLDER.into());
+            }
             Long("socket") => options.endpoint = Endpoint::Socket(parser.value()?.into()),
             Long("port-name") => options.endpoint = Endpoint::Port(parser.value()?.string()?),
             Long("setup-network") => options.setup_network = true,

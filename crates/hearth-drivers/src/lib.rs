@@ -5,6 +5,7 @@ mod driver;
 mod error;
 pub mod fake;
 pub mod host;
+pub mod incus;
 mod locks;
 mod network;
 mod process;

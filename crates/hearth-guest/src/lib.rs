@@ -28,6 +28,9 @@ pub const PROTOCOL_VERSION: u32 = 12;
 /// Name of the virtio-serial port the agent listens on, as it appears under `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.hearth.agent.0";
 
+/// Where the agent listens in a container, which has no such port.
+pub const SOCKET_PATH: &str = "/run/hearth/agent.sock";
+
 /// Reply of `GET /v1/health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,6 +12,7 @@
 mod assemble;
 mod base;
 mod build;
+mod container;
 mod error;
 mod guest;
 mod initrd;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use hearth_host::sparse::copy;
 
 pub use build::build;
+pub use container::{CONTAINER_FORMAT, write_container};
 pub use error::ImageError;
 pub use manifest::{Image, Listed, Manifest, Sizes, find, list, remove};
 pub use prune::{Prunable, PrunePolicy, prune};

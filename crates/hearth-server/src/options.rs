@@ -34,6 +34,10 @@ pub struct ServeOptions {
     pub tls: Option<TlsFiles>,
     /// What makes VMs.
     pub driver: DriverKind,
+    /// Where Incus is, and what of it is used; for the driver `incus`.
+    pub incus: hearth_drivers::incus::IncusSettings,
+    /// The agent for images of Incus' own.
+    pub agent: Option<hearth_drivers::incus::AgentBinary>,
     /// Whether to use hardware virtualisation.
     pub accel: hearth_drivers::qemu::Accel,
     /// Where repositories without a URL come from: this + `org/name`.
@@ -174,6 +178,8 @@ impl ServeOptions {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 7717)).into()],
             tls: None,
             driver: DriverKind::Qemu,
+            incus: hearth_drivers::incus::IncusSettings::default(),
+            agent: None,
             accel: hearth_drivers::qemu::Accel::Auto,
             git_base_url: "https://github.com".to_owned(),
             sources: Vec::new(),
@@ -241,6 +247,8 @@ fn total_memory_mib() -> u64 {
 pub enum DriverKind {
     /// Real VMs on this machine.
     Qemu,
+    /// Instances of Incus, on this machine or on a cluster.
+    Incus,
     /// In memory, for tests of clients; never a default.
     Fake,
 }

@@ -16,8 +16,9 @@ use hearth_api::token::{Scope, TokenItem};
 use hearth_core::tenant::FIRST_TENANT;
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
+use hearth_drivers::incus::{IncusDriver, IncusOptions};
 use hearth_drivers::qemu::{QemuDriver, QemuOptions};
-use hearth_image::PrunePolicy;
+use hearth_image::{PrunePolicy, Stores};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -341,6 +342,12 @@ fn driver(options: &ServeOptions, installation: String) -> Result<Arc<dyn Driver
             vm_user: None,
             gateway: hearth_drivers::gateway_program(),
             dns_upstream: options.dns_upstream,
+        })?),
+        DriverKind::Incus => Arc::new(IncusDriver::open(IncusOptions {
+            settings: options.incus.clone(),
+            installation,
+            stores: Stores::new(options.data_dir.clone(), options.shared_images.clone()),
+            agent: options.agent.clone(),
         })?),
         DriverKind::Fake => Arc::new(FakeDriver::new(0, FakeOptions::default())),
     })

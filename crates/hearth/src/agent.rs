@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use hearth_drivers::incus::AgentBinary;
 use hearth_image::AgentSource;
 
 /// The static binary; empty in a build that was given none.
@@ -17,6 +18,14 @@ pub(crate) const HOW_TO: &str =
 pub(crate) fn inside() -> Option<AgentSource> {
     (!BYTES.is_empty()).then(|| AgentSource::Inside {
         bytes: Cow::Borrowed(BYTES),
+        version: VERSION.to_owned(),
+    })
+}
+
+/// The same for images of Incus that have none.
+pub(crate) fn for_incus() -> Option<AgentBinary> {
+    (!BYTES.is_empty()).then(|| AgentBinary {
+        bytes: BYTES.into(),
         version: VERSION.to_owned(),
     })
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 
 use super::{Part, at};
+use crate::container;
 
 /// The address that Debian gives to a machine's own name.
 const OWN_ADDRESS: &str = "127.0.1.1";
@@ -86,8 +87,12 @@ pub(crate) fn prepare_boot_id() {
     }
 }
 
-/// Lays a new boot id over the kernel's. Gives it.
+/// Lays a new boot id over the kernel's. Gives it. A copy of a container has booted by itself, and its engine gave it one.
 pub(super) fn set_boot_id() -> Part<String> {
+    if container::shares_kernel() {
+        let given = fs::read_to_string(BOOT_ID).map_err(at(Path::new(BOOT_ID)))?;
+        return Ok(given.trim().to_owned());
+    }
     let id = uuid::Builder::from_random_bytes(super::random::bytes()?);
     let id = id.into_uuid().to_string();
     lay_boot_id(&id)?;

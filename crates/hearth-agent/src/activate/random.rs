@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use super::{Part, at};
+use crate::container;
 
 /// Where systems keep a seed over a boot: systemd's, and two of before.
 const SEEDS: [&str; 3] = [
@@ -57,8 +58,12 @@ mod calls {
     }
 }
 
-/// Gives the kernel's generator new randomness, so that its numbers differ from every other fork's.
+/// Gives the kernel's generator new randomness, so that its numbers differ from every other fork's. A container draws on its host's,
+/// which no fork has a copy of.
 pub(super) fn reseed(entropy: &[u8]) -> Part<()> {
+    if container::shares_kernel() {
+        return Ok(());
+    }
     let path = Path::new("/dev/random");
     let device = File::options().write(true).open(path).map_err(at(path))?;
     let failed = |error: nix::errno::Errno| format!("the random generator: {}", error.desc());

@@ -1,4 +1,4 @@
-//! Process 1 in a root without an init: mounts what every program expects, keeps the agent's server running, reaps
+//! Process 1 in a root without an init, of a VM or of a container: mounts what every program expects, keeps the agent's server running, reaps
 //! orphans, and shuts the machine down when it is asked to.
 //!
 //! The server is a process of its own, so that reaping any child here never takes one away from it.
@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Mount, mount_all, power_off, say};
+use crate::container;
 
 /// QEMU's user-mode network answers names here.
 const NAME_SERVER: &str = "10.0.2.3";
@@ -102,6 +103,10 @@ pub(crate) fn run() -> ExitCode {
         eprintln!("hearth-agent: init is for process 1");
         return ExitCode::FAILURE;
     }
+    say(format_args!(
+        "version {} is the first process",
+        env!("CARGO_PKG_VERSION")
+    ));
     set_up();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.and_then(|runtime| runtime.block_on(supervise()));
@@ -186,7 +191,13 @@ async fn supervise() -> io::Result<()> {
 fn start_server() -> Option<Pid> {
     // By its name where there is one: it is what lists of processes show.
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-    let spawned = Command::new(program).args(["serve", "--setup-network"]).spawn();
+    // A container's network is its engine's affair.
+    let how = if container::shares_kernel() {
+        "--container"
+    } else {
+        "--setup-network"
+    };
+    let spawned = Command::new(program).args(["serve", how]).spawn();
     match spawned {
         // Not waited for through the handle: `reap` takes every child.
         Ok(child) => i32::try_from(child.id()).ok().map(Pid::from_raw),

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use hearth_image::Stores;
 
+use crate::incus::IncusDriver;
+
 pub use figures::{Load, load};
 pub(crate) use figures::{available_memory_mib, free_disk_bytes, free_disk_mib};
 
@@ -84,6 +86,25 @@ pub async fn check(data_dir: &Path, images: &Stores, listen: Option<SocketAddr>)
     findings.extend([
         checks::templates(data_dir),
         checks::reflink(data_dir),
+        checks::git().await,
+        checks::git_lfs().await,
+        checks::image(images),
+    ]);
+    findings.extend(listen.map(checks::port));
+    findings
+}
+
+/// The same for the driver `incus`: VMs are made elsewhere, and this machine has the server's files.
+pub async fn check_incus(
+    data_dir: &Path,
+    images: &Stores,
+    listen: Option<SocketAddr>,
+    driver: &IncusDriver,
+) -> Vec<Finding> {
+    let mut findings = driver.findings().await;
+    findings.extend([
+        checks::load(load()),
+        checks::disk(data_dir),
         checks::git().await,
         checks::git_lfs().await,
         checks::image(images),

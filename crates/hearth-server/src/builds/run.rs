@@ -271,7 +271,7 @@ impl Run<'_> {
     async fn stages(&self, found: &[Found]) -> Vec<Stage> {
         let BuildPlan { image, shape, .. } = &self.boot.plan;
         let driver = &self.builder.driver;
-        let environment = if self.boot.purpose.uses_cache() && driver.capabilities().memory_checkpoints {
+        let environment = if self.boot.purpose.uses_cache() && driver.capabilities().disk_checkpoints {
             // What is wrong with the image, `create_vm` will say.
             driver.environment(image.as_deref(), *shape).await.ok()
         } else {

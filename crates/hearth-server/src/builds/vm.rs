@@ -25,6 +25,9 @@ const CONNECT_TRY: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(120);
 /// Writes what is not on the disk yet, then reads what most tasks run first. An image may be without some.
 const BEFORE_FREEZE: &str = "sync; cd /bin && exec cat bash cat chmod cp env git grep head ln ls mkdir mv rm sed sh sleep tail true >/dev/null 2>&1";
+/// Where systemd is, it waits until the boot is over. A degraded system (exit code 1) is still a system.
+const AWAIT_SYSTEM: &str =
+    "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi";
 /// How much of the console an error quotes when a VM dies while it boots, bytes.
 const CONSOLE_QUOTE: u64 = 600;
 /// Bytes in a MiB.
@@ -134,12 +137,28 @@ impl Run<'_> {
             in_the_vm_ms = activated.duration_ms,
             "a fork has an identity of its own"
         );
+        self.boot_fork(&agent).await?;
         let version = match activated.agent_version {
             Some(version) => version,
             // An older agent says it when it is asked.
             None => agent.health().await.map_err(|error| self.vm_lost(&error))?.version,
         };
         Ok((agent, version))
+    }
+
+    /// What a fork lacks that has a disk and no memory: it boots, and what the set-up had left running runs again.
+    async fn boot_fork(&self, agent: &AgentClient) -> Result<(), Failure> {
+        if self.builder.driver.capabilities().memory_checkpoints {
+            return Ok(());
+        }
+        let spec = ExecSpec {
+            shell: Some(AWAIT_SYSTEM.to_owned()),
+            timeout_ms: Some(millis(HOUSEKEEPING_TIMEOUT)),
+            ..ExecSpec::default()
+        };
+        let booted = agent.exec_collect(&spec, 0).await;
+        booted.map_err(|error| self.vm_lost(&error))?;
+        self.start_background_again(agent).await
     }
 
     /// Gives the VM an identity of its own.
@@ -177,7 +196,7 @@ impl Run<'_> {
             id: self.boot.vm.clone(),
             image: image.clone(),
             shape: *shape,
-            checkpointable: self.boot.purpose.uses_cache() && self.builder.driver.capabilities().memory_checkpoints,
+            checkpointable: self.boot.purpose.uses_cache() && self.builder.driver.capabilities().disk_checkpoints,
         };
         let created = self.builder.driver.create(&spec).await;
         let mut metadata = self.create_metadata("image");
@@ -216,10 +235,9 @@ impl Run<'_> {
         let set = agent.set_clock(SystemTime::now()).await;
         set.map_err(|error| self.vm_lost(&error))?;
         let await_system = ExecSpec {
-            // Where systemd is, wait until the boot is over: whatever starts later would disturb the steps. A degraded
-            // system (exit code 1) is still a system.
+            // Whatever starts later would disturb the steps.
             shell: Some(format!(
-                "if [ -d /run/systemd/system ]; then systemctl is-system-running --wait >/dev/null || true; fi\n\
+                "{AWAIT_SYSTEM}\n\
                  command -v udevadm >/dev/null && udevadm settle && udevadm control --reload || true\n\
                  echo \"$HEARTH_NAME\" >/etc/hostname\n\
                  hostname \"$HEARTH_NAME\" 2>/dev/null || echo \"$HEARTH_NAME\" >/proc/sys/kernel/hostname\n\

@@ -46,6 +46,26 @@ pub fn is_data_folder(folder: &Path) -> bool {
     (folder.join(DATABASE).is_file() || marked(folder).is_some()) && folder.join(SECRET_KEY).is_file()
 }
 
+/// Removes all checkpoints, from the top: one that is a parent stays until what is based on it is gone.
+async fn remove_checkpoints(driver: &dyn Driver) -> Result<(), ServeError> {
+    loop {
+        let left = driver.checkpoints().await?;
+        let mut last = None;
+        let mut is_less = false;
+        for info in &left {
+            match driver.remove_checkpoint(&info.key).await {
+                Ok(()) => is_less = true,
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            None => return Ok(()),
+            Some(error) if !is_less => return Err(error.into()),
+            Some(_) => {}
+        }
+    }
+}
+
 /// Ends all VMs of a data folder whose server does not run, and removes the folder.
 pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
     let folder = options.data_dir.as_path();
@@ -68,6 +88,7 @@ pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
         driver.destroy(&vm.id).await?;
         removed.vms += 1;
     }
+    remove_checkpoints(&*driver).await?;
     driver.stand_down().await?;
     drop(driver);
     for entry in std::fs::read_dir(folder).map_err(fail(folder))? {

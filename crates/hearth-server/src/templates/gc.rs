@@ -146,7 +146,7 @@ impl Gc {
 
     /// Rounds until the server stops.
     pub async fn run(&self, stop: CancellationToken) {
-        if !self.driver.capabilities().memory_checkpoints {
+        if !self.driver.capabilities().disk_checkpoints {
             return;
         }
         let renewal = Duration::try_from(self.max_age).unwrap_or(ROUND);

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
-use hearth_drivers::host::{Finding, Status, check};
+use hearth_drivers::host::{Finding, Status, check, check_incus};
+use hearth_drivers::incus::{IncusDriver, IncusOptions};
 use hearth_server::{Listen, ServeOptions};
 
+use super::serve_incus::{IncusArgs, RealDriver};
 use crate::args::Globals;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::listen::ListenArg;
@@ -24,6 +26,11 @@ pub(crate) struct DoctorArgs {
     /// The address that a server would listen on [default: the running server's, else 127.0.0.1:7717]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<ListenArg>,
+    /// What would make the VMs
+    #[arg(long, value_enum, default_value = "qemu")]
+    driver: RealDriver,
+    #[command(flatten)]
+    incus: IncusArgs,
 }
 
 pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failure> {
@@ -51,7 +58,21 @@ pub(crate) async fn run(globals: &Globals, args: DoctorArgs) -> Result<u8, Failu
         let mut known = all.iter().map(|server| server.url.as_str()).chain(named.as_deref());
         known.all(|known| known.trim_end_matches('/') != url)
     });
-    let mut findings = check(&data, &places::images(&data), listen).await;
+    let images = places::images(&data);
+    let mut findings = match args.driver {
+        RealDriver::Qemu => check(&data, &images, listen).await,
+        RealDriver::Incus => {
+            let options = IncusOptions {
+                settings: args.incus.settings(),
+                // Nothing is looked for that an installation has.
+                installation: "doctor".to_owned(),
+                stores: images.clone(),
+                agent: agent::for_incus(),
+            };
+            let driver = IncusDriver::open(options).map_err(|error| Failure::new(error.to_string()))?;
+            check_incus(&data, &images, listen, &driver).await
+        }
+    };
     match named {
         Some(url) => findings.push(server(globals, &url, None).await),
         None if running.is_empty() => findings.push(Finding::ok(

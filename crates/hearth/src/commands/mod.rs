@@ -37,6 +37,7 @@ pub(crate) mod relay;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
+mod serve_incus;
 mod serve_watching;
 pub(crate) mod session;
 pub(crate) mod setup;

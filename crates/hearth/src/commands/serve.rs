@@ -19,12 +19,13 @@ use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, T
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
+use super::serve_incus::IncusArgs;
 use super::serve_watching::WatchingArgs;
 use super::store::DatabaseArg;
 use crate::config::{self, Complete};
 use crate::failure::Failure;
 use crate::listen::ListenArg;
-use crate::{input, output, places};
+use crate::{agent, input, output, places};
 
 /// What webhooks are signed with. Never an argument: every user of a machine can read those.
 const SECRET_VARIABLE: &str = "HEARTH_WEBHOOK_SECRET";
@@ -56,9 +57,11 @@ pub(crate) struct ServeArgs {
     /// data folder
     #[arg(long, value_name = "URL")]
     database: Option<DatabaseArg>,
-    /// What makes the VMs
-    #[arg(long, value_enum, default_value = "qemu", hide = true)]
+    /// What makes the VMs: QEMU on this machine, or Incus, on this machine or a cluster (docs/incus.md)
+    #[arg(long, value_enum, default_value = "qemu")]
     driver: DriverArg,
+    #[command(flatten)]
+    incus: IncusArgs,
     /// Hardware virtualisation: if it truly works (auto), never (tcg), or else an error (kvm)
     #[arg(long, value_enum, default_value = "auto")]
     accel: AccelArg,
@@ -156,6 +159,8 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DriverArg {
     Qemu,
+    Incus,
+    #[value(hide = true)]
     Fake,
 }
 
@@ -262,7 +267,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     options.database = args.database.as_ref().map(DatabaseArg::url).transpose()?;
     options.listen = addresses::listen(args, options.listen)?;
     let has_tls = options.tls.is_some();
-    let makes_vms = matches!(args.driver, DriverArg::Qemu);
+    let makes_vms = matches!(args.driver, DriverArg::Qemu | DriverArg::Incus);
     let control = options.control.clone();
     let shutdown = CancellationToken::new();
     let reload = service::Reload {
@@ -373,8 +378,11 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         tls: tls(args),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
+            DriverArg::Incus => DriverKind::Incus,
             DriverArg::Fake => DriverKind::Fake,
         },
+        incus: args.incus.settings(),
+        agent: agent::for_incus(),
         accel: match args.accel {
             AccelArg::Auto => Accel::Auto,
             AccelArg::Tcg => Accel::Tcg,

@@ -1,9 +1,10 @@
 //! `hearth uninstall`: everything that a server is and has on this machine, but the program.
 
 use clap::Args;
-use hearth_server::{ServeError, ServeOptions};
+use hearth_server::{DriverKind, ServeError, ServeOptions};
 
 use super::really::really;
+use super::serve_incus::{IncusArgs, RealDriver};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::{local, output, places};
@@ -20,6 +21,11 @@ pub(crate) struct UninstallArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// What has made the VMs
+    #[arg(long, value_enum, default_value = "qemu")]
+    driver: RealDriver,
+    #[command(flatten)]
+    incus: IncusArgs,
 }
 
 pub(crate) async fn run(globals: &Globals, args: UninstallArgs) -> Result<u8, Failure> {
@@ -40,6 +46,10 @@ pub(crate) async fn run(globals: &Globals, args: UninstallArgs) -> Result<u8, Fa
     }
     let mut options = ServeOptions::new(data_dir.clone());
     options.shared_images = places::shared_images();
+    if args.driver == RealDriver::Incus {
+        options.driver = DriverKind::Incus;
+        options.incus = args.incus.settings();
+    }
     let removed = hearth_server::uninstall(&options).await.map_err(|error| {
         let failure = Failure::new(hearth_api::error::chain(&error));
         match error {

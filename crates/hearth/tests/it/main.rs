@@ -26,6 +26,9 @@ mod first_steps;
 mod fork;
 mod images;
 mod import;
+mod incus;
+#[path = "../../../hearth-drivers/tests/it/incus_daemon.rs"]
+mod incus_daemon;
 mod instances;
 mod killed;
 mod leases;
