@@ -394,7 +394,10 @@ impl Store {
     #[must_use]
     pub fn elsewhere(&self) -> Option<Elsewhere> {
         let messages = self.messages.as_ref()?;
-        Some(Elsewhere(messages.messenger.elsewhere.subscribe()))
+        let mut elsewhere = messages.messenger.elsewhere.subscribe();
+        // What changed before this began may have been missed.
+        elsewhere.mark_changed();
+        Some(Elsewhere(elsewhere))
     }
 }
 
