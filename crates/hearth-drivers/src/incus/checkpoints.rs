@@ -431,10 +431,12 @@ impl Inner {
         };
         let Ok(all) = self.all().await else { return };
         for instance in all {
-            if instance.checkpoint().is_some() && instance.checkpoint_record().is_none() && old(&instance) {
-                if let Err(error) = self.remove(&instance.name).await {
-                    tracing::debug!(%error, "a half-made checkpoint stays");
-                }
+            if instance.checkpoint().is_some()
+                && instance.checkpoint_record().is_none()
+                && old(&instance)
+                && let Err(error) = self.remove(&instance.name).await
+            {
+                tracing::debug!(%error, "a half-made checkpoint stays");
             }
         }
     }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_image::{CONTAINER_FORMAT, Image, ImageError, Stores, write_container};
+use hearth_image::{CONTAINER_FORMAT, Image, ImageError, write_container};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;

@@ -237,11 +237,10 @@ async fn send(early: Vec<u8>, reader: &mut ReadHalf<DuplexStream>, to_guest: &mu
 async fn receive(from_guest: &mut SplitStream<Socket>, writer: &mut WriteHalf<DuplexStream>) {
     while let Some(Ok(message)) = from_guest.next().await {
         match message {
-            Message::Binary(bytes) => {
-                if writer.write_all(&bytes).await.is_err() {
-                    return;
-                }
-            }
+            Message::Binary(bytes) => match writer.write_all(&bytes).await {
+                Ok(()) => {}
+                Err(_) => return,
+            },
             // An empty text: the command has closed its output.
             Message::Text(_) | Message::Close(_) => return,
             _ => {}

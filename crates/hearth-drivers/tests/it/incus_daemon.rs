@@ -39,6 +39,10 @@ pub(crate) struct Daemons {
     _port: Option<File>,
 }
 
+#[allow(
+    dead_code,
+    reason = "the tests of two crates have this file, and each uses a part of it"
+)]
 impl Daemon {
     fn start(&mut self) {
         let log = File::options()

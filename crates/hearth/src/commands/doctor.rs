@@ -27,7 +27,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<ListenArg>,
     /// What would make the VMs
-    #[arg(long, value_enum, default_value = "qemu")]
+    #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: RealDriver,
     #[command(flatten)]
     incus: IncusArgs,

@@ -58,7 +58,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "URL")]
     database: Option<DatabaseArg>,
     /// What makes the VMs: QEMU on this machine, or Incus, on this machine or a cluster (docs/incus.md)
-    #[arg(long, value_enum, default_value = "qemu")]
+    #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: DriverArg,
     #[command(flatten)]
     incus: IncusArgs,

@@ -10,29 +10,29 @@ use hearth_drivers::incus::{IncusAddress, IncusKind, IncusSettings, IncusTls};
 pub(super) struct IncusArgs {
     /// Where Incus answers: `unix:/PATH` of its socket, or `https://HOST:8443`; several are members of one cluster, and the first that
     /// answers is asked [default: unix:/var/lib/incus/unix.socket]
-    #[arg(long = "incus", value_name = "ADDRESS")]
+    #[arg(hide = true, long = "incus", value_name = "ADDRESS")]
     incus: Vec<IncusAddress>,
     /// This client's certificate for Incus' port, PEM
-    #[arg(long, value_name = "FILE", requires = "incus_key")]
+    #[arg(hide = true, long, value_name = "FILE", requires = "incus_key")]
     incus_cert: Option<PathBuf>,
     /// The certificate's private key, PEM
-    #[arg(long, value_name = "FILE", requires = "incus_cert")]
+    #[arg(hide = true, long, value_name = "FILE", requires = "incus_cert")]
     incus_key: Option<PathBuf>,
     /// Incus' own certificate, PEM, which is trusted as it is: server.crt, or cluster.crt of a cluster [default: the authorities that this
     /// machine trusts]
-    #[arg(long, value_name = "FILE", requires = "incus_cert")]
+    #[arg(hide = true, long, value_name = "FILE", requires = "incus_cert")]
     incus_server_cert: Option<PathBuf>,
     /// The project of Incus that everything is in; made where it is missing [default: one named after this installation]
-    #[arg(long, value_name = "NAME")]
+    #[arg(hide = true, long, value_name = "NAME")]
     incus_project: Option<String>,
     /// The storage pool of Incus that disks are in [default: the only one, or the one called `default`]
-    #[arg(long, value_name = "NAME")]
+    #[arg(hide = true, long, value_name = "NAME")]
     incus_pool: Option<String>,
     /// The network of Incus that VMs are on [default: none; then VMs reach nothing]
-    #[arg(long, value_name = "NAME")]
+    #[arg(hide = true, long, value_name = "NAME")]
     incus_network: Option<String>,
     /// What VMs are, where a project's image does not begin with `vm:` or `container:` [default: container]
-    #[arg(long, value_enum, value_name = "TYPE")]
+    #[arg(hide = true, long, value_enum, value_name = "TYPE")]
     incus_type: Option<IncusType>,
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct UninstallArgs {
     #[arg(long)]
     yes: bool,
     /// What has made the VMs
-    #[arg(long, value_enum, default_value = "qemu")]
+    #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: RealDriver,
     #[command(flatten)]
     incus: IncusArgs,
