@@ -231,7 +231,7 @@ mod as_root_one_daemon {
 
     contract_suite!(
         Incus::one().await,
-        #[ignore = "needs root and Incus (all: cargo xtask test; alone: cargo xtask test NAME)"]
+        #[ignore = "needs Incus (all: cargo xtask test; alone: cargo xtask test NAME)"]
     );
 }
 
@@ -240,6 +240,6 @@ mod as_root_three_members {
 
     contract_suite!(
         Incus::cluster().await,
-        #[ignore = "needs root and Incus (all: cargo xtask test; alone: cargo xtask test NAME)"]
+        #[ignore = "needs Incus (all: cargo xtask test; alone: cargo xtask test NAME)"]
     );
 }
