@@ -39,7 +39,7 @@ pub(crate) struct Daemons {
     _port: Option<File>,
 }
 
-#[allow(
+#[expect(
     dead_code,
     reason = "the tests of two crates have this file, and each uses a part of it"
 )]
