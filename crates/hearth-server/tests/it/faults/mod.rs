@@ -20,7 +20,7 @@ const AT_ONCE: usize = 24;
 const PASSES: u64 = 20;
 /// In the ordinary run every so many-eth point is tried, as many of each kind; `HEARTH_FAULTS_EVERY=1` tries all of them,
 /// `HEARTH_FAULTS_ONLY=claims.rs` those whose name holds this.
-const EVERY: usize = 23;
+const EVERY: usize = 37;
 
 /// What happens at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
