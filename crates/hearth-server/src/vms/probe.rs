@@ -279,7 +279,11 @@ impl Probes {
             return Ok(());
         }
         if whose != Whose::Pool && self.pause.is_paused(&row.vm).await {
-            // Its owner has paused it meanwhile, or its checkpoint is written, which takes long on a busy disk.
+            // Its owner has paused it meanwhile, or its checkpoint is written, which takes long on a busy disk. One that is set up is to run
+            // when that is done: the driver resumes none whose checkpoint is being written.
+            if whose == Whose::Build {
+                self.let_go_on(row).await;
+            }
             self.leave_alone(row);
             return Ok(());
         }
