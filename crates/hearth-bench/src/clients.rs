@@ -1,6 +1,8 @@
 //! Row 9: programs of others. The first command of a warm VM through E2B's own Python client, unmodified, beside Hearth's own client; and an
 //! order of a cloud agent's service, from the hook's start to the worker that runs.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -30,14 +32,15 @@ struct Sdk {
 }
 
 impl Sdk {
-    fn start(python: &std::path::Path, project: &Project) -> Result<Self> {
-        let url = format!("{}/e2b", project.server.url);
+    async fn start(python: &Path, project: &Project) -> Result<Self> {
+        let mut variables = project.server.command();
+        variables.args(["--json", "--url", &project.server.url, "env", "e2b"]);
+        let variables = variables.output().await?.stdout;
+        let variables: BTreeMap<String, String> =
+            serde_json::from_slice(&variables).context("`hearth env e2b` printed no variables")?;
         let mut child = Command::new(python)
             .args(["-c", SCRIPT])
-            // As `hearth env e2b` spells it.
-            .env("E2B_API_KEY", project.server.token.replace("hearth_", "e2b_"))
-            .env("E2B_API_URL", &url)
-            .env("E2B_SANDBOX_URL", &url)
+            .envs(variables)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -120,7 +123,7 @@ async fn through_sdk(bench: &mut Bench, project: &Project) -> Result<()> {
     };
     say("row 9: first command through E2B's client");
     project.wait_for(POOL).await?;
-    let mut sdk = Sdk::start(&python, project)?;
+    let mut sdk = Sdk::start(&python, project).await?;
     // The first one imports modules and opens connections.
     sdk.take(&project.id.to_string()).await?;
     let command = ExecRequest {

@@ -25,7 +25,6 @@ pub(crate) struct Server {
     child: Child,
     pub(crate) client: Client,
     pub(crate) url: String,
-    pub(crate) token: String,
     pub(crate) data: PathBuf,
     hearth: PathBuf,
 }
@@ -53,14 +52,13 @@ impl Server {
                 bail!("the server ended at once ({status}); its log is in {}", data.display());
             }
             if let Ok(token) = fs::read_to_string(data.join("admin-token")) {
-                let (url, token) = (format!("http://{address}"), token.trim().to_owned());
-                let client = Client::new(&url, &token)?;
+                let url = format!("http://{address}");
+                let client = Client::new(&url, token.trim())?;
                 if client.health().await.is_ok() {
                     return Ok(Self {
                         child,
                         client,
                         url,
-                        token,
                         data: data.to_owned(),
                         hearth: hearth.to_owned(),
                     });

@@ -4,7 +4,7 @@ use crate::Row;
 use crate::report::{Report, Unit};
 
 /// The rows in their order, with their headings.
-const ROWS: [(Row, &str); 8] = [
+const ROWS: [(Row, &str); 9] = [
     (Row::Fork, "1  fork to paused"),
     (Row::Claim, "2  claim and first command"),
     (Row::Cold, "3  the same without templates"),
@@ -16,6 +16,7 @@ const ROWS: [(Row, &str); 8] = [
     (Row::Memory, "6  memory of a warm VM"),
     (Row::Again, "7  test boot again"),
     (Row::Work, "8  daily work in a claimed VM"),
+    (Row::Clients, "9  programs of others"),
 ];
 
 pub(crate) fn print_head(report: &Report) {

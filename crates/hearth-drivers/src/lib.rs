@@ -1,5 +1,6 @@
 //! The hands: one trait, one module per driver, one contract suite that all of them pass.
 
+mod call;
 mod checkpoint;
 mod driver;
 mod error;

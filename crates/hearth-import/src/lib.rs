@@ -124,6 +124,13 @@ impl Imported {
         self.notes.is_empty() && self.settings == Settings::default()
     }
 
+    /// What was taken, or what was not, a line each.
+    #[must_use]
+    pub fn told(&self, taken: bool) -> Vec<String> {
+        let notes = self.notes.iter().filter(|note| note.is_taken() == taken);
+        notes.map(|note| format!("{}: {note}", note.file)).collect()
+    }
+
     /// What was taken and what was not, file by file, as text for people.
     #[must_use]
     pub fn report(&self) -> String {

@@ -176,14 +176,7 @@ impl Store {
              WHERE project_id = $1 AND claimed_at < $2 AND (NOT $3 OR cause IS NOT NULL) AND ($4 IS NULL OR {found} > 0)
              ORDER BY claimed_at DESC, instance_id DESC LIMIT $5"
         );
-        let raw: Vec<RawClaim> = db::query_as(sqlx::AssertSqlSafe(query))
-            .bind(filter.project.as_str())
-            .bind(filter.before.map_or(i64::MAX, millis))
-            .bind(filter.troubled)
-            .bind(filter.text)
-            .bind(filter.limit)
-            .fetch_all(&self.read)
-            .await?;
+        let raw: Vec<RawClaim> = self.filtered(query, filter).await?;
         raw.into_iter().map(ClaimRecord::try_from).collect()
     }
 
@@ -196,15 +189,19 @@ impl Store {
              WHERE project_id = $1 AND ordered_at < $2 AND (NOT $3 OR outcome = 'failed') AND ($4 IS NULL OR {found} > 0)
              ORDER BY ordered_at DESC, instance_id DESC LIMIT $5"
         );
-        let raw: Vec<RawBoot> = db::query_as(sqlx::AssertSqlSafe(query))
+        let raw: Vec<RawBoot> = self.filtered(query, filter).await?;
+        raw.into_iter().map(BootRecord::try_from).collect()
+    }
+
+    /// What a query finds whose parameters are the filter's project, time, trouble, text and limit, in this order.
+    async fn filtered<T: db::Row>(&self, query: String, filter: HistoryFilter<'_>) -> Result<Vec<T>, StoreError> {
+        let found = db::query_as(sqlx::AssertSqlSafe(query))
             .bind(filter.project.as_str())
             .bind(filter.before.map_or(i64::MAX, millis))
             .bind(filter.troubled)
             .bind(filter.text)
-            .bind(filter.limit)
-            .fetch_all(&self.read)
-            .await?;
-        raw.into_iter().map(BootRecord::try_from).collect()
+            .bind(filter.limit);
+        Ok(found.fetch_all(&self.read).await?)
     }
 
     /// A boot of a project with its log, as it was given to [`Store::write_history`].

@@ -133,8 +133,10 @@ impl Inner {
         });
     }
 
-    /// Freezes a VM. The caller holds the VM's and the key's gate.
+    /// Freezes a VM: one freezing per VM, one maker per key.
     pub(super) async fn freeze(&self, id: &VmId, wanted: &Wanted<'_>) -> Result<CheckpointInfo, DriverError> {
+        let _freezing = self.freeze_gates.lock(id.clone()).await;
+        let _key = self.key_gates.lock(wanted.key.clone()).await;
         let all = self.all().await?;
         match self.copies_of(wanted.key, all.clone()).await {
             Ok(copies) => {

@@ -35,8 +35,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
-use tracing::Instrument as _;
 
+use crate::call::{check_installation, to_the_end};
 use crate::{
     ByteStream, Capabilities, CheckDepth, CheckpointInfo, CheckpointKey, CheckpointSpec, Created, Driver, DriverError,
     Egress, ForkSpec, FullDisk, Locks, SnapshotSpec, VmInfo, VmShape, VmSpec, VmState, VmUsage,
@@ -105,25 +105,11 @@ fn environment(image: &str, kind: IncusKind, shape: VmShape) -> String {
     hex::encode(Sha256::digest(text))
 }
 
-/// Runs a call to its end even when its caller stops waiting: a half-done one would hold no lock and leave instances behind.
-async fn to_the_end<T: Send + 'static>(
-    call: impl Future<Output = Result<T, DriverError>> + Send + 'static,
-) -> Result<T, DriverError> {
-    tokio::spawn(call.in_current_span())
-        .await
-        .unwrap_or_else(|error| Err(DriverError::unknown("the call was broken off").caused_by(error)))
-}
-
 impl IncusDriver {
     /// Prepares to speak to Incus; asks it nothing yet. Needs a tokio runtime.
     pub fn open(options: IncusOptions) -> Result<Self, DriverError> {
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
         let label = &options.installation;
-        if label.is_empty() || label.len() > 32 || !label.bytes().all(legal) {
-            return Err(DriverError::permanent(
-                "an installation's label is 1 to 32 characters of a-z, 0-9, '-' and '_'",
-            ));
-        }
+        check_installation(label)?;
         let project = options.settings.project.clone();
         let inner = Inner {
             project: project.unwrap_or_else(|| format!("{PROJECT_PREFIX}{label}")),
@@ -228,8 +214,6 @@ impl Driver for IncusDriver {
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
         let (inner, id, spec) = (self.inner.clone(), id.clone(), spec.clone());
         to_the_end(async move {
-            let _freezing = inner.freeze_gates.lock(id.clone()).await;
-            let _key = inner.key_gates.lock(spec.key.clone()).await;
             let wanted = Wanted {
                 key: &spec.key,
                 labels: &spec.labels,
@@ -244,8 +228,6 @@ impl Driver for IncusDriver {
     async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
         let (inner, id, spec) = (self.inner.clone(), id.clone(), spec.clone());
         to_the_end(async move {
-            let _freezing = inner.freeze_gates.lock(id.clone()).await;
-            let _key = inner.key_gates.lock(spec.key.clone()).await;
             let wanted = Wanted {
                 key: &spec.key,
                 labels: &spec.labels,

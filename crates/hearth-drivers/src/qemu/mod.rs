@@ -40,6 +40,7 @@ use hearth_api::ids::VmId;
 use hearth_host::background;
 use hearth_image::Stores;
 
+use crate::call::{check_installation, to_the_end};
 use crate::network::VmNetwork;
 use crate::process::ProcessId;
 use crate::vm_user::VmUser;
@@ -51,7 +52,6 @@ use async_trait::async_trait;
 use folder::VmFolder;
 use stream::Streams;
 use template::Templates;
-use tracing::Instrument as _;
 
 pub(crate) use command::PROGRAM;
 pub use folder::{ImageUse, images_in_use};
@@ -101,13 +101,7 @@ struct Inner {
 impl QemuDriver {
     /// Prepares the folders. Needs a tokio runtime; starts no process.
     pub fn open(mut options: QemuOptions) -> Result<Self, DriverError> {
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-        let label = &options.installation;
-        if label.is_empty() || label.len() > 32 || !label.bytes().all(legal) {
-            return Err(DriverError::permanent(
-                "an installation's label is 1 to 32 characters of a-z, 0-9, '-' and '_'",
-            ));
-        }
+        check_installation(&options.installation)?;
         let user = VmUser::detect(options.vm_user);
         options.data_dir = prepare(&options.data_dir)?;
         // Before the path is resolved: a link says that the images lie elsewhere, and only there.
@@ -299,15 +293,6 @@ impl Inner {
 /// Removes files where it holds up nothing else: the disk may take seconds for it.
 async fn remove_files(remove: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
     tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
-}
-
-/// Runs a call to its end even when its caller stops waiting: a half-done one would hold no lock and leave files or processes behind.
-async fn to_the_end<T: Send + 'static>(
-    call: impl Future<Output = Result<T, DriverError>> + Send + 'static,
-) -> Result<T, DriverError> {
-    tokio::spawn(call.in_current_span())
-        .await
-        .unwrap_or_else(|error| Err(DriverError::unknown("the call was broken off").caused_by(error)))
 }
 
 #[async_trait]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hearth_api::instance::{RepoSettings, StepName};
 use hearth_core::checkout::Checkout;
-use hearth_core::redact::{Redacted, Redactor};
+use hearth_core::redact::Redactor;
 use hearth_core::stage_log::{StageLog, hooks_metadata};
 use hearth_core::stages::Stage;
 use hearth_core::state::FailureKind;
@@ -32,13 +32,8 @@ pub(super) struct Import {
 }
 
 impl Import {
-    /// What it says is shown: the project's variables may stand in the repository's files, too.
     fn new(imported: &Imported, redactor: &Redactor) -> Self {
-        let told = |taken: bool| {
-            let notes = imported.notes.iter().filter(|note| note.is_taken() == taken);
-            let told = notes.map(|note| redactor.redact(&format!("{}: {note}", note.file)));
-            told.collect::<Vec<Redacted>>()
-        };
+        let told = |taken| imports::told(imported, taken, redactor);
         Self {
             report: imported.report(),
             told: json!({ "files": imported.files, "taken": told(true), "notTaken": told(false) }),

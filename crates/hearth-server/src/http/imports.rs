@@ -54,11 +54,9 @@ fn shown(checkout: &Checkout, read: Result<Imported, String>, redactor: &Redacto
         problem = Some(why);
         OwnSetUp::default()
     });
-    // The project's variables may stand in the repository's files, too.
-    let told = |taken: bool| {
-        let notes = imported.notes.iter().filter(|note| note.is_taken() == taken);
-        let told = notes.map(|note| redactor.redact(&format!("{}: {note}", note.file)).to_string());
-        told.collect()
+    let told = |taken| {
+        let lines = imports::told(&imported, taken, redactor).into_iter();
+        lines.map(String::from).collect()
     };
     ImportedRepository {
         repository: checkout.repo_full_name.clone(),

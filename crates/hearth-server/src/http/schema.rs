@@ -11,13 +11,10 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Value, json};
 
-use super::openapi::DOCUMENT;
+use super::openapi::{DOCUMENT, REFERENCE, reached};
 
 /// Most faults of one request that are listed.
 const MAX_FAULTS: usize = 100;
-
-/// How the document refers to one of its schemas.
-const REFERENCE: &str = "#/components/schemas/";
 
 /// One validator for each schema of the document, made when it is first needed; `None` inside for one that cannot be used.
 static VALIDATORS: LazyLock<HashMap<&'static str, OnceLock<Option<Validator>>>> = LazyLock::new(|| {
@@ -30,25 +27,6 @@ fn validator_of(name: &str) -> Option<&'static Validator> {
     let (name, made) = VALIDATORS.get_key_value(name)?;
     let schema = || validator(json!({ "$ref": format!("{REFERENCE}{name}") }), name);
     made.get_or_init(schema).as_ref()
-}
-
-/// The schemas that this one refers to, and those that they refer to. Each validator has only those: with the whole document each takes
-/// more than a MiB.
-fn referred(schema: &Value, found: &mut serde_json::Map<String, Value>) {
-    match schema {
-        Value::Object(object) => {
-            let name = object.get("$ref").and_then(Value::as_str);
-            let name = name.and_then(|reference| reference.strip_prefix(REFERENCE));
-            if let Some(name) = name.filter(|name| !found.contains_key(*name)) {
-                let named = &DOCUMENT["components"]["schemas"][name];
-                found.insert(name.to_owned(), named.clone());
-                referred(named, found);
-            }
-            object.values().for_each(|value| referred(value, found));
-        }
-        Value::Array(values) => values.iter().for_each(|value| referred(value, found)),
-        _ => {}
-    }
 }
 
 /// The query parameters of each operation that has any, by method and path.
@@ -130,9 +108,8 @@ pub fn query_faults(route: &str, method: &str, given: &[(Cow<'_, str>, Cow<'_, s
 }
 
 fn validator(mut schema: Value, name: &str) -> Option<Validator> {
-    let mut schemas = serde_json::Map::new();
-    referred(&schema, &mut schemas);
-    schema["components"] = json!({ "schemas": schemas });
+    // Only what it uses: with the whole document each validator takes more than a MiB.
+    schema["components"] = json!({ "schemas": reached(&schema) });
     let options = jsonschema::draft202012::options();
     // A format is a promise, as every other bound is.
     match options.should_validate_formats(true).build(&schema) {

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hearth_core::checkout::Checkout;
+use hearth_core::redact::{Redacted, Redactor};
 use hearth_import::{Entry, Fault, Files, Imported, Kind, MAX_ENTRIES};
 use tokio::runtime::Handle;
 
 use super::git::{GitError, git};
-use super::mirrors::{Freshness, MirrorCommit, MirrorError, Mirrors};
+use super::heads::look_at_head;
+use super::mirrors::{MirrorCommit, MirrorError, Mirrors};
 
 /// Time limit of one git command of these.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a request waits for repositories to be fetched. A longer first fetch continues, and a later request sees its end.
+/// How long a request waits for repositories to be fetched.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
-/// A branch head that was fetched so long ago is good enough for a look.
-const FRESH: Duration = Duration::from_secs(2);
 
 /// What each of these says at its branch's newest commit, or why it could not be read. `patience`: for a fetch.
 pub async fn of_checkouts(
@@ -23,27 +23,30 @@ pub async fn of_checkouts(
     patience: Duration,
     checkouts: &[Checkout],
 ) -> Vec<Result<Imported, String>> {
-    let reads = checkouts.iter().cloned().map(|checkout| {
-        let mirrors = mirrors.clone();
-        // A task of its own: when the request has waited long enough, the fetch continues.
-        let read = tokio::spawn(async move {
-            let remote = checkout.remote();
-            let (name, branch) = (&checkout.repo_full_name, &checkout.branch);
-            let head = mirrors.fetch(name, &remote, branch, patience, Freshness::Fetched(FRESH));
-            let head = head.await.map_err(|error| error.to_string())?;
-            let read = read(&head, &checkout.path).await;
-            read.map_err(|error| error.to_string())?
-                .map_err(|fault| fault.to_string())
-        });
-        tokio::time::timeout(REQUEST_PATIENCE, read)
+    let looks = checkouts.iter().map(|checkout| {
+        let at = (
+            checkout.repo_full_name.as_str(),
+            checkout.remote(),
+            checkout.branch.as_str(),
+        );
+        let workspace = checkout.path.clone();
+        look_at_head(mirrors, at, patience, REQUEST_PATIENCE, async move |head| {
+            read(&head, &workspace).await
+        })
     });
-    let ended = join_all(reads).await.into_iter();
-    let done = ended.map(|read| match read {
-        Ok(Ok(read)) => read,
-        Ok(Err(error)) => Err(format!("it could not be read: {error}")),
-        Err(_) => Err("it is still being fetched; try again in a moment".to_owned()),
+    let done = join_all(looks).await.into_iter().map(|read| match read {
+        Some(read) => read
+            .map_err(|error| error.to_string())?
+            .map_err(|fault| fault.to_string()),
+        None => Err("it is still being fetched; try again in a moment".to_owned()),
     });
     done.collect()
+}
+
+/// What was taken of it, or what was not, a line each. The project's variables may stand in the repository's files, too.
+pub fn told(imported: &Imported, taken: bool, redactor: &Redactor) -> Vec<Redacted> {
+    let lines = imported.told(taken).into_iter();
+    lines.map(|line| redactor.redact(&line)).collect()
 }
 
 /// What the commit says about its set-up. `workspace`: its checkout in VMs.

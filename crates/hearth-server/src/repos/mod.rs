@@ -6,6 +6,7 @@ pub mod checkout;
 pub mod checkouts;
 pub mod extra_content;
 pub mod git;
+mod heads;
 pub mod imports;
 pub mod legacy_hooks;
 pub mod lfs;

@@ -129,8 +129,10 @@ async fn warn_of_http(client: &Client, project: &ProjectFound, host: &str) {
     let Ok(view) = client.view_project(&project.id).await else {
         return;
     };
-    let is_plain = |url: &str| url.strip_prefix("http://").is_some_and(|rest| server(rest) == host);
-    let mut plain = view.repos.iter().filter(|repo| is_plain(&repo.url));
+    let mut plain = view
+        .repos
+        .iter()
+        .filter(|repo| plain_server(&repo.url).as_deref() == Some(host));
     if let Some(repo) = plain.next() {
         output::note(&format!(
             "{} is fetched over plain http://, where the token is not sent: everybody on the way could read it. To send it all the same: {}",
@@ -140,11 +142,14 @@ async fn warn_of_http(client: &Client, project: &ProjectFound, host: &str) {
     }
 }
 
-/// The server in what follows the scheme of an address, without a user and the usual port.
-fn server(rest: &str) -> String {
-    let authority = rest.split('/').next().unwrap_or_default();
-    let named = authority.rsplit('@').next().unwrap_or_default();
-    named.strip_suffix(":80").unwrap_or(named).to_ascii_lowercase()
+/// The server of an address of plain http, with its port where that is not the usual one.
+fn plain_server(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "http")?;
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
 }
 
 fn list(items: &Items<CredentialItem>) -> String {

@@ -95,17 +95,8 @@ pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 
 /// The schema of a repository's settings file, whole in itself.
 pub static SETTINGS_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let schemas = &DOCUMENT["components"]["schemas"];
-    let mut whole = schemas["Settings"].clone();
-    let mut names = BTreeSet::new();
-    reach(&whole, schemas, &mut names);
-    let definitions: Map<String, Value> = names
-        .into_iter()
-        .map(|name| {
-            let definition = schemas[&name].clone();
-            (name, definition)
-        })
-        .collect();
+    let mut whole = DOCUMENT["components"]["schemas"]["Settings"].clone();
+    let definitions = reached(&whole);
     whole["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     whole["title"] = json!("Hearth repository settings");
     whole["properties"]["$schema"] = json!({ "type": "string" });
@@ -114,8 +105,23 @@ pub static SETTINGS_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     whole
 });
 
+/// How the document refers to one of its schemas.
+pub const REFERENCE: &str = "#/components/schemas/";
+
 pub fn schema_name(reference: &str) -> Option<&str> {
-    reference.strip_prefix("#/components/schemas/")
+    reference.strip_prefix(REFERENCE)
+}
+
+/// The schemas of the document that are used from here, by their names.
+pub fn reached(from: &Value) -> Map<String, Value> {
+    let schemas = &DOCUMENT["components"]["schemas"];
+    let mut names = BTreeSet::new();
+    reach(from, schemas, &mut names);
+    let named = names.into_iter().map(|name| {
+        let schema = schemas[&name].clone();
+        (name, schema)
+    });
+    named.collect()
 }
 
 /// The names of all schemas that are used from here.

@@ -101,8 +101,8 @@ pub(crate) async fn run(globals: &Globals, args: ImportArgs) -> Result<u8, Failu
         files: &imported.files,
         settings: &imported.settings,
         vm_size: imported.needs.vm_size().map(|size| size.as_str()),
-        taken: told(&imported, true),
-        not_taken: told(&imported, false),
+        taken: imported.told(true),
+        not_taken: imported.told(false),
     };
     output::print(globals.json, &view, |view| shown(&imported, view))?;
     if args.write {
@@ -115,11 +115,6 @@ pub(crate) async fn run(globals: &Globals, args: ImportArgs) -> Result<u8, Failu
         Some(project) => pool::test_again(globals, project).await,
         None => Ok(0),
     }
-}
-
-fn told(imported: &Imported, taken: bool) -> Vec<String> {
-    let notes = imported.notes.iter().filter(|note| note.is_taken() == taken);
-    notes.map(|note| format!("{}: {note}", note.file)).collect()
 }
 
 fn shown(imported: &Imported, view: &View<'_>) -> String {
