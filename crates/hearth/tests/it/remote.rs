@@ -77,7 +77,7 @@ impl Day {
         };
         let script = day.home.path().join("dev.py");
         std::fs::write(&script, DEV_SERVER).unwrap();
-        day.server.run(&["cp", script.to_str().unwrap(), "day:/home/dev.py"]);
+        day.server.run(&["cp", script.to_str().unwrap(), "Day:/home/dev.py"]);
         day.server.run(&[
             "exec",
             "Day",
