@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{agent, contract, deny, e2b, examples, process, prometheus, python, setup, tidy, workspace};
@@ -130,12 +130,8 @@ fn all(stages: &mut Stages) -> Result<()> {
         }));
     }
     done.and(stages.stage("tests on PostgreSQL", || {
-        let server = ["--package", "hearth-server", "--test", "it"].map(str::to_owned);
-        let mut tests = tests(&agent, &server, None);
-        tests
-            .env(POSTGRES_VARIABLE, "1")
-            .arg("--")
-            .args(["--test-threads", "3"]);
+        let mut tests = front_door_tests(&agent, "hearth-server")?;
+        tests.env(POSTGRES_VARIABLE, "1").args(["--test-threads", "3"]);
         process::run(tests.args(ON_POSTGRES).args(&left_out))
     }))
 }
@@ -212,6 +208,34 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
         .args(["test", "--locked", "--no-fail-fast"])
         .args(packages)
         .args(name);
+    tell(&mut command, agent);
+    command
+}
+
+/// The built program with a crate's front-door tests. `cargo test --package` would compile every crate again, with the features that
+/// this one alone asks for.
+fn front_door_tests(agent: &Path, package: &str) -> Result<Command> {
+    let folder = workspace::root().join("crates").join(package);
+    let mut build = workspace::cargo_with_agent(agent);
+    build.args(["test", "--workspace", "--no-run", "--locked", "--message-format", "json"]);
+    let messages = process::output_of(&mut build).context("the tests do not build")?;
+    let messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let program = messages
+        .filter(|message| message["target"]["src_path"].as_str() == folder.join("tests/it/main.rs").to_str())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    let Some(program) = program else {
+        bail!("cargo does not say where the tests of `{package}` are");
+    };
+    let mut command = Command::new(program);
+    command.current_dir(&folder);
+    tell(&mut command, agent);
+    Ok(command)
+}
+
+/// Says where the image, the agent and others' programs are.
+fn tell(command: &mut Command, agent: &Path) {
     command
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
@@ -219,7 +243,6 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
         .env(python::MCP_VARIABLE, python::mcp())
         .env(examples::VARIABLE, examples::folder())
         .env(e2b::VARIABLE, e2b::folder());
-    command
 }
 
 /// What the test programs are told to leave out.
