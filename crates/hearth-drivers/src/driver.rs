@@ -177,13 +177,14 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Freezes a VM that was made `checkpointable`, or forked for [a build](crate::ForkPurpose::Build), under a key. The VM continues
     /// as soon as its memory is copied (a paused one stays paused); what is left of the call is the host's own work, and the VM
-    /// may be used meanwhile. A caller that gives up leaves a whole checkpoint or none.
+    /// may be used meanwhile. A caller that gives up leaves a whole checkpoint or none. After an error the VM may be paused: the caller
+    /// resumes it.
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError>;
 
     /// Freezes a VM that is in use, however it was made, under a key. The VM continues as soon as its memory is saved (a paused one stays
     /// paused), on the streams that are open; forks of the checkpoint continue from the same moment. The checkpoint's parent is what the
     /// VM was based on, and the VM is based on the checkpoint from then on. It is forked as an [instance](crate::ForkPurpose::Instance)
-    /// only. A caller that gives up leaves a whole checkpoint or none; whatever fails, the VM continues.
+    /// only. A caller that gives up leaves a whole checkpoint or none. After an error the VM may be paused: the caller resumes it.
     async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError>;
 
     /// Everything that a checkpoint of such a VM holds for (image, engine, accelerator, devices, size), as a digest: belongs

@@ -369,14 +369,25 @@ impl Driver for FakeDriver {
 
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
         let (of, spec) = (id.clone(), spec.clone());
-        self.change(Verb::Checkpoint, id, move |world| world.checkpoint(&of, &spec))
-            .await
+        let frozen = self
+            .change(Verb::Checkpoint, id, move |world| world.checkpoint(&of, &spec))
+            .await;
+        if frozen.is_err() {
+            // The worst that a real driver leaves. There may be no VM.
+            drop(self.world.set_paused(id, true));
+        }
+        frozen
     }
 
     async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
         let (of, spec) = (id.clone(), spec.clone());
-        self.change(Verb::Snapshot, id, move |world| world.snapshot(&of, &spec))
-            .await
+        let frozen = self
+            .change(Verb::Snapshot, id, move |world| world.snapshot(&of, &spec))
+            .await;
+        if frozen.is_err() {
+            drop(self.world.set_paused(id, true));
+        }
+        frozen
     }
 
     async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {

@@ -289,9 +289,9 @@ async fn freeze(
     let has_file = record.memory == MemoryKind::Own;
     let mut begin = Instant::now();
     let still = async {
+        monitor.extend(COPY_TIMEOUT);
         if !has_file {
             // The VM continues while most of it is written.
-            monitor.extend(COPY_TIMEOUT);
             let begun = monitor.begin_save_all(&folder.state_inside()).await;
             begun.map_err(|error| failed("its memory", error))?;
         }
@@ -321,8 +321,8 @@ async fn freeze(
         .await
         .unwrap_or_else(|_| Err(DriverError::unknown(format!("freezing {id} did not end"))));
     monitor.extend(CALL_TIMEOUT);
-    if still.is_err() && !has_file {
-        // Else QEMU might end the save later, and stop the VM for it.
+    if still.is_err() {
+        // Else QEMU might end the save later, and stop the VM for it; and until then it refuses `cont`.
         if let Err(error) = monitor.end_save().await {
             tracing::warn!(%id, %error, "a save that failed could not be broken off");
         }
@@ -338,10 +338,14 @@ async fn freeze(
     if still.is_err() && record.disks.last() != Some(&next) {
         drop(std::fs::remove_file(&layer));
     }
-    still?;
-    goes_on.map_err(|error| {
+    let goes_on = goes_on.map_err(|error| {
         DriverError::unknown(format!("{id} does not resume after it was frozen: {error}; destroy it")).caused_by(error)
-    })?;
+    });
+    if let (Err(_), Err(error)) = (&still, &goes_on) {
+        tracing::warn!(%id, %error, "a VM that could not be frozen stays paused");
+    }
+    still?;
+    goes_on?;
     Ok(Frozen { record, paused_for })
 }
 

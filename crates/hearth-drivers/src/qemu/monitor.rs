@@ -130,10 +130,7 @@ impl Monitor {
         self.prepare_migration(MemoryIs::InItsFile, Vec::new()).await?;
         let save = json!({ "uri": format!("file:{path}") });
         self.run("migrate", save).await?;
-        match self.migrated().await? {
-            true => Ok(()),
-            false => Err(self.why_not_saved().await?),
-        }
+        self.saved().await
     }
 
     /// The same, however the machine was saved before, and as fast as the disk takes it.
@@ -197,10 +194,15 @@ impl Monitor {
     pub(super) async fn end_save_all(&mut self) -> io::Result<()> {
         self.run("migrate-continue", json!({ "state": "pre-switchover" }))
             .await?;
+        self.saved().await
+    }
+
+    /// Waits until a save has ended.
+    async fn saved(&mut self) -> io::Result<()> {
         if !self.migrated().await? {
             return Err(self.why_not_saved().await?);
         }
-        // QEMU says that it is done a moment before it can be resumed.
+        // QEMU says that it is done a moment before it can be resumed: until then it refuses `cont`.
         while self.state().await?.name() == ENDING_A_SAVE {
             tokio::time::sleep(SAVE_CHECK).await;
         }

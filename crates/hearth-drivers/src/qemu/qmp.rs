@@ -53,14 +53,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
     pub(super) async fn open(stream: S) -> io::Result<Self> {
         let mut qmp = Self {
             lines: Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE)),
-            last_id: 0,
+            last_id: first_id(),
             seen: VecDeque::new(),
         };
-        if qmp.read().await?.greeting.is_none() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "QEMU's monitor does not greet",
-            ));
+        loop {
+            let message = qmp.read().await?;
+            if message.greeting.is_some() {
+                break;
+            }
+            // A server was killed in the middle of a conversation: QEMU still sends what it had to say in that one.
+            if message.id.is_none() && message.event.is_none() {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "QEMU's monitor does not greet",
+                ));
+            }
         }
         qmp.call("qmp_capabilities", json!({})).await?;
         Ok(qmp)
@@ -113,6 +120,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         let line = self.lines.next().await.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(serde_json::from_str(&line.map_err(broken)?)?)
     }
+}
+
+/// No conversation before had it, so that no late answer of one is taken for another's.
+fn first_id() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or_default()
 }
 
 fn broken(error: LinesCodecError) -> io::Error {
@@ -182,6 +194,29 @@ mod tests {
         let names: Vec<&Value> = calls.iter().map(|call| &call["execute"]).collect();
         assert_eq!(names, ["qmp_capabilities", "query-status", "blockdev-del", "cont"]);
         assert_eq!(calls[2]["arguments"], json!({ "node-name": "x" }));
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_an_earlier_conversation_is_passed_over() {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        theirs
+            .write_all(b"{\"return\": {}, \"id\": 1}\r\n{\"event\": \"STOP\"}\r\n")
+            .await
+            .unwrap();
+        let answers = [
+            concat!(
+                r#"{"return": {"status": "old"}, "id": 1}"#,
+                "\r\n",
+                r#"{"return": {}, "id": ID}"#
+            ),
+            r#"{"return": {"status": "new"}, "id": ID}"#,
+        ];
+        let talk = async {
+            let mut qmp = Qmp::open(ours).await.unwrap();
+            let status = qmp.call("query-status", json!({})).await.unwrap();
+            assert_eq!(status["status"], "new");
+        };
+        tokio::join!(qemu(theirs, &answers), talk);
     }
 
     #[tokio::test]

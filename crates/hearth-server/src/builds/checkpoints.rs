@@ -204,8 +204,12 @@ impl Run<'_> {
                 let reason = redacted!["the prepared VM could not be frozen: ", why];
                 return Err(failure(FailureKind::Host, reason).into());
             }
-            // The run continues; only a later one will have to do this stage again.
-            tracing::warn!(%error, stage = %work, "a stage could not be frozen");
+            // The run continues; only a later one will have to do this stage again. The driver may have left the VM paused.
+            tracing::warn!(%error, instance = %self.boot.id, stage = %work, "a stage could not be frozen");
+            if self.builder.driver.capabilities().pause {
+                let resumed = self.builder.driver.resume(&self.boot.vm).await;
+                resumed.map_err(|error| self.driver_failure(&error))?;
+            }
             return Ok(());
         }
         let logs = std::mem::take(&mut *self.logs.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

@@ -409,10 +409,16 @@ impl Claims {
             kept,
         };
         let frozen = self.driver.snapshot(vm, &spec).await;
-        drop(call);
         if let Some(vm) = stops {
+            // The driver may have left it paused.
+            if frozen.is_err()
+                && let Err(error) = self.pause.resume(vm).await
+            {
+                tracing::warn!(%error, %vm, "a VM that could not be frozen is not resumed");
+            }
             self.runs_again(vm).await;
         }
+        drop(call);
         Ok(frozen?)
     }
 
