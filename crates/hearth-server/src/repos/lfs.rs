@@ -22,13 +22,16 @@ pub struct LfsObject {
     pub place: String,
     /// Where it is on the host.
     pub file: PathBuf,
+    /// The file of the repository that it is the content of; the first one by name, where several are the same.
+    pub path: String,
 }
 
 impl LfsObject {
-    fn new(mirror: &Path, id: &str) -> Self {
+    fn new(mirror: &Path, id: &str, path: &str) -> Self {
         let place = format!("lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]);
         let file = mirror.join(&place);
-        Self { place, file }
+        let path = path.to_owned();
+        Self { place, file, path }
     }
 }
 
@@ -97,16 +100,19 @@ impl Mirrors {
         }
         let commit = [head.commit.clone()];
         let fetched = self.sources().git(&grant, mirror, &command, &commit, patience).await;
+        let missing = objects.iter().filter(|object| !object.file.is_file());
+        let missing = files(missing.map(|object| object.path.as_str()));
         fetched.map_err(|source| MirrorError::Lfs {
             repo: head.repo().to_owned(),
             url: endpoint.clone(),
+            missing: missing.clone().unwrap_or_default(),
             source,
         })?;
-        match objects.iter().find(|object| !object.file.is_file()) {
+        match missing {
             None => Ok((true, objects)),
-            Some(object) => Err(MirrorError::NoLfsObject {
+            Some(missing) => Err(MirrorError::NoLfsObject {
                 repo: head.repo().to_owned(),
-                id: object.place.rsplit('/').next().unwrap_or_default().to_owned(),
+                missing,
                 url: endpoint,
             }),
         }
@@ -132,12 +138,26 @@ async fn objects(head: &MirrorCommit) -> Result<Vec<LfsObject>, GitError> {
     )
     .await?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let ids = text.lines().filter_map(|line| line.split_once(' ').map(|(id, _)| id));
-    let is_id = |id: &&str| id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let mut objects: Vec<_> = ids.filter(is_id).map(|id| LfsObject::new(head.mirror(), id)).collect();
-    objects.sort_by(|one, other| one.place.cmp(&other.place));
-    objects.dedup();
+    // `ID * PATH`, or `ID - PATH` of one that is not in the working tree.
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let is_id = |id: &str| id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut objects: Vec<_> = lines
+        .filter(|(id, _)| is_id(id))
+        .map(|(id, rest)| LfsObject::new(head.mirror(), id, rest.split_once(' ').map_or(rest, |(_, path)| path)))
+        .collect();
+    objects.sort_by(|one, other| (&one.place, &one.path).cmp(&(&other.place, &other.path)));
+    objects.dedup_by(|one, other| one.place == other.place);
     Ok(objects)
+}
+
+/// The first of some files, and how many there are besides; `None` of none.
+fn files<'a>(mut paths: impl Iterator<Item = &'a str>) -> Option<Box<str>> {
+    let first = paths.next()?;
+    let named = match paths.count() {
+        0 => format!("`{first}`"),
+        more => format!("`{first}` and {more} more"),
+    };
+    Some(named.into_boxed_str())
 }
 
 /// Where the commit says that its objects are, else where Git LFS looks for those of a repository at this URL.

@@ -70,12 +70,14 @@ pub enum MirrorError {
         why: String,
     },
     /// What Git LFS keeps cannot be had.
-    #[error("what Git LFS keeps of {repo} cannot be fetched from {url}: {source}; {WITHOUT_LFS}")]
+    #[error("what Git LFS keeps of {repo} cannot be fetched from {url} (missing: {missing}): {source}; {WITHOUT_LFS}")]
     Lfs {
         /// `org/name`
         repo: String,
         /// Where from.
         url: String,
+        /// Which files are not there.
+        missing: Box<str>,
         /// The words of git-lfs.
         source: SourceError,
     },
@@ -90,12 +92,12 @@ pub enum MirrorError {
         why: &'static str,
     },
     /// Git LFS says that it fetched everything, and did not.
-    #[error("Git LFS did not fetch the object {id} of {repo} from {url}; {WITHOUT_LFS}")]
+    #[error("Git LFS did not fetch {missing} of {repo} from {url}; {WITHOUT_LFS}")]
     NoLfsObject {
         /// `org/name`
         repo: String,
-        /// The object.
-        id: String,
+        /// Which files are not there.
+        missing: Box<str>,
         /// Where from.
         url: String,
     },

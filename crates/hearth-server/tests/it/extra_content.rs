@@ -282,6 +282,7 @@ async fn what_cannot_be_brought_fails_the_clone_with_its_name_and_url() {
         reason.starts_with("what Git LFS keeps of acme/app cannot be fetched from "),
         "{reason}"
     );
+    assert!(reason.contains("(missing: `lost.bin`)"), "{reason}");
     assert!(reason.contains("missing object"), "{reason}");
     server.stop().await;
 }
