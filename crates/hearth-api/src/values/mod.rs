@@ -197,7 +197,7 @@ value! {
     /// project's own (`hearth credential set`) are their place.
     RepoUrl {
         chars: 5..=2000,
-        pattern: r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
+        pattern: r"^(https?://([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\x00-\x20\x7f]*)?|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/[^\x00-\x20\x7f]+|file:///[^\x00-\x1f\x7f]+|(?!(?:file|git|https?|ssh):)([A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/?[A-Za-z0-9~._][^\x00-\x20\x7f]*)$",
         message: "must be https://, http://, ssh://, file:/// or user@host:path, and must not hold credentials: those of the project \
          (`hearth credential set`) are their place",
         example: "https://git.example.org/acme/app.git",

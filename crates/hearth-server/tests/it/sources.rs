@@ -199,6 +199,7 @@ async fn another_tenant_is_refused_every_private_address_on_every_route() {
         "FILE:///etc/passwd",
         "File:///etc/passwd",
         "file://localhost/etc",
+        "file:/etc/app",
         "/etc/passwd",
         "../app.git",
         "-oProxyCommand=id:acme/app",
