@@ -217,7 +217,14 @@ fn tests(agent: &Path, packages: &[String], name: Option<&str>) -> Command {
 fn front_door_tests(agent: &Path, package: &str) -> Result<Command> {
     let folder = workspace::root().join("crates").join(package);
     let mut build = workspace::cargo_with_agent(agent);
-    build.args(["test", "--workspace", "--no-run", "--locked", "--message-format", "json"]);
+    build.args([
+        "test",
+        "--workspace",
+        "--no-run",
+        "--locked",
+        "--message-format",
+        "json",
+    ]);
     let messages = process::output_of(&mut build).context("the tests do not build")?;
     let messages = messages
         .lines()

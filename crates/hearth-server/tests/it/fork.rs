@@ -364,7 +364,8 @@ async fn forks_whose_request_went_away_are_taken_back_unless_they_have_a_task() 
         (json!({ "count": 2 }), &["-"][..]),
         (json!({ "count": 2, "taskId": "try" }), &["-", "try-1", "try-2"]),
     ] {
-        work.driver.answer_late(Duration::from_secs(3));
+        // Making two forks takes some seconds then, in which a busy server sees that the connection is gone.
+        work.driver.answer_late(Duration::from_secs(1));
         let request = work.server.request(Method::POST, &work.path("/fork")).json(&body);
         let request = tokio::spawn(request.send());
         let vms_are = async |wanted: &dyn Fn(usize) -> bool| {
@@ -378,13 +379,11 @@ async fn forks_whose_request_went_away_are_taken_back_unless_they_have_a_task() 
         vms_are(&|count| count >= 3).await;
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
-        // Nothing says from outside that the server has seen the end of the connection; until then its agents must not answer.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        work.driver.answer_late(Duration::ZERO);
         vms_are(&|count| count == tasks.len()).await;
         let listed = |claims: &Value| claims["items"].as_array().unwrap().len() == tasks.len();
         work.server.until(SOON, "/claims", listed).await;
         assert_eq!(work.tasks().await, tasks);
+        work.driver.answer_late(Duration::ZERO);
     }
     let forks = work.forks(json!({ "count": 2, "taskId": "try" })).await;
     work.until_vms_are(&[parent, vm(&forks[0]), vm(&forks[1])]).await;
