@@ -83,10 +83,10 @@ pub struct ClaimView {
     pub queue: QueueView,
     /// What is made for it, and what others left to it.
     pub reserved: Vec<Reserved>,
-    /// How the latest VM that was made for it was ordered.
-    pub made: Option<ClaimSource>,
-    /// It looked before, and there was nothing for it.
-    pub has_checked: bool,
+    /// How the last VM that was ordered for it is made: forked or cold.
+    pub ordered: Option<ClaimSource>,
+    /// It has ordered a VM or joined the queue.
+    pub has_waited: bool,
     /// How many VMs it took that were not fit to be handed over.
     pub unfit: usize,
     /// What was to be its VM and could not be, oldest first.
@@ -298,7 +298,8 @@ pub fn next(view: &ClaimView, order: &ClaimOrder, now: Duration) -> Next {
         if order.strict && reserved.recipe != view.pool.target {
             return Next::GiveBack(id);
         }
-        let source = view.made.unwrap_or(ClaimSource::Fork);
+        // One that it did not order was left to it by another claim.
+        let source = view.ordered.unwrap_or(ClaimSource::Joined);
         return Next::Take(Take::Reserved { id, source });
     }
     if its_turn(view, order) && fitting(view, order) > 0 {
@@ -367,9 +368,9 @@ fn fitting(view: &ClaimView, order: &ClaimOrder) -> usize {
 }
 
 fn source_in_pool(view: &ClaimView) -> ClaimSource {
-    match view.made {
-        _ if !view.has_checked => ClaimSource::Ready,
-        // It had a fork ordered and gets one, if not the very one that was begun for it.
+    match view.ordered {
+        _ if !view.has_waited => ClaimSource::Ready,
+        // It ordered a fork; a VM of the pool that is ready sooner is reported as that fork.
         Some(ClaimSource::Fork) if !view.reserved.is_empty() => ClaimSource::Fork,
         _ => ClaimSource::Joined,
     }
@@ -392,7 +393,7 @@ fn outlook<'a>(view: &'a ClaimView, order: &ClaimOrder) -> Outlook<'a> {
 
 /// When the claim is refused. Where a fork is under way, or the template that it needs, it waits long enough for that.
 fn deadline(view: &ClaimView, order: &ClaimOrder, outlook: &Outlook<'_>) -> Duration {
-    let fork_comes = match view.made {
+    let fork_comes = match view.ordered {
         Some(how) if !view.reserved.is_empty() => how == ClaimSource::Fork,
         _ => matches!(outlook, Outlook::Fork(_) | Outlook::Built),
     };

@@ -1,12 +1,14 @@
 //! The states of an instance and the one table of legal moves.
 //!
 //! ```text
-//!            ┌────────────► failed ───► retiring ───► archived
-//!            │                ▲  │          ▲ │           │
-//! (row) ► provisioning ───► ready ──────────┘ │           │
-//!            │                │ │             │           │
-//!            │                ▼ ▼             ▼           ▼
-//!            └──────► claimed ► deleting ◄────────────────┘ ► (row removed)
+//! (row) ──► provisioning ──► ready ──► claimed
+//!                │             │ │
+//!                ▼             │ ▼
+//!              failed ◄────────┘ │
+//!                │               ▼
+//!                └──────────► retiring ──► archived
+//!
+//! every state ──► deleting ──► (row removed)
 //! ```
 //!
 //! A fork of a claimed VM is claimed from its beginning: its row is made in that state, before its VM exists.

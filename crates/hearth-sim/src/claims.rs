@@ -54,8 +54,8 @@ pub(crate) struct Claim {
     queued: bool,
     /// What is reserved for it.
     slots: Vec<u32>,
-    made: Option<ClaimSource>,
-    has_checked: bool,
+    ordered: Option<ClaimSource>,
+    has_waited: bool,
     failures: Vec<Failure>,
     /// Counts up with every look: a notification from before it says nothing new.
     turn: u64,
@@ -89,8 +89,8 @@ impl Sim {
             order: ClaimOrder { strict, miss, patience },
             queued: false,
             slots: Vec::new(),
-            made: None,
-            has_checked: false,
+            ordered: None,
+            has_waited: false,
             failures: Vec::new(),
             turn: 0,
         };
@@ -151,12 +151,12 @@ impl Sim {
                         return Ok(());
                     }
                     claim.slots.push(slot);
-                    (claim.made, claim.has_checked) = (Some(how), true);
+                    (claim.ordered, claim.has_waited) = (Some(how), true);
                     self.wake();
                 }
                 Next::Join => {
                     let claim = &mut self.claims[at as usize];
-                    (claim.queued, claim.has_checked) = (true, true);
+                    (claim.queued, claim.has_waited) = (true, true);
                     let number = claim.number;
                     if let Some(queue) = self.state.sides[pool].queue(order.scope()) {
                         queue.push_back((at, number));
@@ -236,8 +236,8 @@ impl Sim {
                 QueueView::Outside { waiting }
             },
             reserved: reserved.collect(),
-            made: claim.made,
-            has_checked: claim.has_checked,
+            ordered: claim.ordered,
+            has_waited: claim.has_waited,
             // Every VM of the simulation is fit.
             unfit: 0,
             failures: claim.failures.clone(),

@@ -65,8 +65,8 @@ pub struct Claim {
     pub fate: Fate,
     pub ticket: Option<u64>,
     reserved: Vec<InstanceId>,
-    made: Option<ClaimSource>,
-    has_checked: bool,
+    ordered: Option<ClaimSource>,
+    has_waited: bool,
     unfit: usize,
     failures: Vec<Failure>,
     until: Duration,
@@ -136,8 +136,8 @@ impl ClaimModel {
             fate: Fate::Waits,
             ticket: None,
             reserved: Vec::new(),
-            made: None,
-            has_checked: false,
+            ordered: None,
+            has_waited: false,
             unfit: 0,
             failures: Vec::new(),
             until: Duration::ZERO,
@@ -260,8 +260,8 @@ impl ClaimModel {
             },
             queue,
             reserved,
-            made: claim.made,
-            has_checked: claim.has_checked,
+            ordered: claim.ordered,
+            has_waited: claim.has_waited,
             unfit: claim.unfit,
             failures: claim.failures.clone(),
         }
@@ -304,16 +304,16 @@ impl ClaimModel {
                     self.vm(&id).reserved = true;
                     let claim = &mut self.claims[at];
                     claim.reserved.push(id);
-                    claim.has_checked = true;
+                    claim.has_waited = true;
                     let forked = self.pool.template.as_ref() == Some(&recipe);
-                    claim.made = Some(if forked { ClaimSource::Fork } else { ClaimSource::Cold });
+                    claim.ordered = Some(if forked { ClaimSource::Fork } else { ClaimSource::Cold });
                 }
                 Next::Make { .. } => panic!("a second VM is made"),
                 Next::Join => {
                     self.tickets += 1;
                     let claim = &mut self.claims[at];
                     assert_eq!(claim.ticket, None);
-                    (claim.ticket, claim.has_checked) = (Some(self.tickets), true);
+                    (claim.ticket, claim.has_waited) = (Some(self.tickets), true);
                 }
                 Next::Wait { until } => {
                     assert!(until > now, "it would wait for what is past");

@@ -71,7 +71,7 @@ fn views() -> impl Strategy<Value = ClaimView> {
         });
         reserved.collect::<Vec<_>>()
     });
-    let made = prop::option::of(select(vec![ClaimSource::Fork, ClaimSource::Cold]));
+    let ordered = prop::option::of(select(vec![ClaimSource::Fork, ClaimSource::Cold]));
     let failures = prop::collection::vec((causes(), seconds(60)), 0..4).prop_map(|mut all| {
         all.sort_by_key(|(_, at)| *at);
         let failures = all.into_iter().map(|(cause, at)| Failure {
@@ -86,19 +86,19 @@ fn views() -> impl Strategy<Value = ClaimView> {
         pools(),
         queue,
         reserved,
-        made,
+        ordered,
         any::<bool>(),
         (0..3_usize, failures, prop::option::of((0..4_u64, 1..4_u64))),
     );
     view.prop_map(
-        |(earlier, pool, queue, reserved, made, has_checked, (unfit, failures, held))| ClaimView {
+        |(earlier, pool, queue, reserved, ordered, has_waited, (unfit, failures, held))| ClaimView {
             earlier,
             held: held.map(|(now, most)| Held { now, most }),
             pool,
             queue,
             reserved,
-            made,
-            has_checked,
+            ordered,
+            has_waited,
             unfit,
             failures,
         },

@@ -54,7 +54,7 @@ impl Run<'_> {
         let read = read.map_err(|error| self.failure(FailureKind::Host, &error.to_string()))?;
         let imported = read.map_err(|fault| {
             let reason =
-                format!("{fault}; mend it, or save a setup object: then the repository's own files are not read");
+                format!("{fault}; fix it, or save a setup object: then the repository's own files are not read");
             self.failure(FailureKind::Setup, &reason)
         })?;
         if imported.is_empty() {

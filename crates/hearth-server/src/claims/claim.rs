@@ -27,11 +27,12 @@ use crate::repos::checkouts::checkouts;
 use crate::store::{AskedFields, BranchHeads, ClaimRow, NewInstance, PoolRow, ProjectRow, StoreError};
 use crate::templates::select::serving;
 
-/// So much later than its time a claim is answered when the database takes long to say how things are. The caller must not wait
-/// for a busy host any longer than he said.
+/// Each look into the database may take so much longer than the claim's longest wait; then the claim is refused because the server is
+/// too busy. The caller must not wait for that any longer.
 const LAST_CHECK: Duration = Duration::from_secs(5);
 
-/// The fields of a claim that decide which VM it gets.
+/// The fields of a claim that decide which VM it gets. The order matters: `http/claims.rs` hashes them one by one; the E2B door hashes its
+/// whole body for each.
 pub const FIELDS_OF_A_KEY: [&str; 5] = ["branch", "strict", "env", "gitIdentity", "ttlMinutes"];
 
 /// What a claim asks for: a VM, and what it needs in it.
@@ -69,10 +70,10 @@ pub(super) struct Progress {
     pub ticket: Option<Ticket>,
     /// What is reserved for it.
     pub reservation: Reservation,
-    /// How the latest VM that was made for it was ordered.
-    pub made: Option<ClaimSource>,
-    /// It checked before, and there was nothing for it.
-    pub has_checked: bool,
+    /// How the last VM that was ordered for it is made.
+    pub ordered: Option<ClaimSource>,
+    /// It has ordered a VM or joined the queue.
+    pub has_waited: bool,
     /// How many VMs it took that were not fit.
     pub unfit: usize,
     /// What was to be its VM and could not be.
@@ -121,7 +122,7 @@ impl Progress {
         self.failures.push(Failure { at, cause, reason });
     }
 
-    /// Until something changes, or until then.
+    /// Until something changes, or until then. `next` says so only to a claim with a ticket: it has it join first.
     async fn wait(&self, until: Duration) {
         if let Some(ticket) = &self.ticket {
             let left = until.saturating_sub(self.trace.age());
@@ -131,7 +132,7 @@ impl Progress {
     }
 }
 
-/// What comes of this work of a claim that came so long ago; `None` when the claim must be answered before it is done.
+/// Does this work for a claim of that age; `None` when it is not done within the claim's longest wait and [`LAST_CHECK`].
 async fn in_time<T>(age: Duration, order: &ClaimOrder, work: impl Future<Output = T>) -> Option<T> {
     let left = order.longest_wait().saturating_sub(age);
     tokio::time::timeout(left + LAST_CHECK, work).await.ok()
@@ -155,8 +156,8 @@ impl Claims {
             branch: self.find_branch(project, task).await?,
             ticket: None,
             reservation: Reservation::new(self, &project.id, task.order.scope() != ClaimScope::Own),
-            made: None,
-            has_checked: false,
+            ordered: None,
+            has_waited: false,
             unfit: 0,
             failures: Vec::new(),
             trace,
@@ -192,7 +193,7 @@ impl Claims {
                     let own = progress.reservation.ids().first().cloned();
                     let (scope, inbox) = (task.order.scope(), progress.reservation.inbox());
                     progress.ticket = Some(self.queues.join(&project.id, scope, own, inbox));
-                    progress.has_checked = true;
+                    progress.has_waited = true;
                 }
                 Next::Wait { until } => progress.wait(until).instrument(tracing::info_span!("wait")).await,
                 Next::Refuse(why) => {
@@ -264,8 +265,8 @@ impl Claims {
                 None => self.queues.outside(&project.id, task.order.scope()),
             },
             reserved: self.reserved(progress).await?,
-            made: progress.made,
-            has_checked: progress.has_checked,
+            ordered: progress.ordered,
+            has_waited: progress.has_waited,
             unfit: progress.unfit,
             failures: progress.failures.clone(),
             pool: PoolView {
@@ -346,7 +347,7 @@ impl Claims {
         if let Some(ticket) = &progress.ticket {
             ticket.owns(&id);
         }
-        (progress.made, progress.has_checked) = (Some(how), true);
+        (progress.ordered, progress.has_waited) = (Some(how), true);
         let shape = self.recipes.shape(project);
         let new = NewInstance {
             id,
@@ -358,6 +359,7 @@ impl Claims {
                 "a claim waits, and nothing is ready for it",
             )
         };
+        // The boot's trace continues this request's.
         cause::note(&new.id);
         self.store.insert_instance(&new, Timestamp::now()).await?;
         self.wake.wake();

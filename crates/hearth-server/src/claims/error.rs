@@ -61,7 +61,7 @@ pub enum ClaimError {
         blames_recipe: bool,
     },
     /// A script of the setup object failed in the VM while it was handed over.
-    #[error("{}; the VM was deleted; mend the script or claim another branch", clause(.0))]
+    #[error("{}; the VM was deleted; fix the script or claim another branch", clause(.0))]
     Script(Redacted),
     /// The branch is not there, or could not be looked up.
     #[error("{0}; nothing was handed over")]
@@ -103,7 +103,7 @@ impl ClaimError {
     }
 }
 
-/// `; `branch` and `env` differ`.
+/// Such as `` (`branch` and `env` differ)``; nothing when no field can be named.
 fn differing(fields: &[&'static str]) -> String {
     let named: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
     match named.as_slice() {

@@ -134,7 +134,7 @@ impl Claims {
                 progress.reservation.forget(&row.id);
                 self.wake.wake();
                 let redactor = self.redactor(&row, task).await?;
-                unfit.note(&redactor, which, &row, progress)?;
+                unfit.retry_or_fail(&redactor, which, &row, progress)?;
                 Ok(None)
             }
         }
@@ -213,6 +213,7 @@ impl Claims {
         trace.phase("variables");
         let files = variables.as_deref().map(env_file::file).into_iter();
         let files = files.chain(identity.as_ref().map(git_config::file)).collect();
+        // It sets the guest's clock too, so it is called without files as well.
         let prepared = tokio::time::timeout_at(budget, agent.hand_over(files)).await;
         prepared.map_err(|_| Unfit::Instance(NO_ANSWER.to_owned()))??;
         trace.phase("prepare");
@@ -324,8 +325,9 @@ impl Claims {
 }
 
 impl Unfit {
-    /// Records why a VM that was taken could not be used; an error where the next one would be no better.
-    fn note(
+    /// Where the next VM would be no better, the error of the claim. Else it is recorded why this one could not be used, and the claim takes
+    /// another one.
+    fn retry_or_fail(
         self,
         redactor: &Redactor,
         which: &Take,

@@ -1,8 +1,12 @@
-//! Claims: one VM for one task. `claim.rs` reads the state, asks `hearth_core::claim` what to do next and does it; `handoff.rs`
-//! takes a VM and makes it the task's own; `terminals.rs` starts its terminals; `update_checkout.rs` moves its checkouts; `queue.rs` keeps the order of those that wait.
-//! `release_session.rs` releases VMs with
-//! a session. `forks.rs` copies a claimed VM, and `checkpoints.rs` keeps copies by name.
-//! Nothing here decides how many VMs a pool has.
+//! Claims: one VM for one task. Nothing here decides how many VMs a pool has.
+//!
+//! * `claim.rs`: the loop, which reads the state, asks `hearth_core::claim` what to do next and does it.
+//! * `queue.rs`: the order of the claims that wait. `reservation.rs`: what is made for a claim, and what becomes of it when the claim goes away.
+//! * `handoff.rs`: takes a VM and makes it the task's own. `update_checkout.rs` moves its checkouts, `terminals.rs` starts its terminals.
+//! * `trace.rs`: what a claim was offered and where its time went. `error.rs`: why there is no VM.
+//! * `release_session.rs`: releases, by hand and with a session.
+//! * `forks.rs`: copies of a claimed VM; `checkpoints.rs`: copies that are kept by name; `fork_error.rs`: why there are none. A claim from a
+//!   checkpoint needs neither the loop nor the queue; its check of the key is in `checkpoints.rs`.
 
 mod checkpoints;
 mod claim;
@@ -43,7 +47,7 @@ pub use forks::ForkOrder;
 pub use queue::Queues;
 pub use trace::explain_claim;
 
-/// What keeps a pool from having more VMs: the room that plans for the pools records it, and claims ask.
+/// What keeps a pool from having more VMs: `pools/blockers.rs` records it, and claims ask.
 #[async_trait]
 pub trait Blockers: Debug + Send + Sync {
     /// As a message, as of the last pass.
@@ -56,10 +60,10 @@ pub trait Blockers: Debug + Send + Sync {
     fn needs_repair(&self, project: &ProjectId, recipe: &str) -> bool;
 }
 
-/// Room that is taken: nobody else gets it until this is dropped.
+/// Memory and places for VMs that are taken: nobody else gets them until this is dropped.
 pub type Room = tokio::sync::OwnedMutexGuard<()>;
 
-/// Whether there is room for VMs beside those that the pools plan: the room that plans for the pools knows.
+/// Whether there is room for VMs beside those that the pools plan: `pools/observe.rs` knows.
 #[async_trait]
 pub trait Admission: Debug + Send + Sync {
     /// Takes room for so many more VMs of this size, all at once, or says why there is none.

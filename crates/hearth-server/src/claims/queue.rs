@@ -125,7 +125,7 @@ impl Queues {
         self.with(|kept| kept.queues.values().for_each(notify_first));
     }
 
-    /// Leaves an instance to the claim that has waited longest and takes what the pool has. False when none waits.
+    /// Leaves an instance to the first waiting claim that takes any recipe, else to the first strict one. False when none waits.
     pub(super) fn hand_on(&self, project: &ProjectId, instance: &InstanceId) -> bool {
         self.with(|kept| {
             [ClaimScope::Any, ClaimScope::Target].into_iter().any(|scope| {

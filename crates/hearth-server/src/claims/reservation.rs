@@ -54,7 +54,7 @@ pub(super) struct Reservation {
     /// The one that it ordered, then those that others left it.
     ids: Vec<InstanceId>,
     inbox: Inbox,
-    /// Back to the pool, or away with them.
+    /// What is not used goes to the pool or the next claim; else (`miss: bypass`) it is deleted.
     pooled: bool,
 }
 
@@ -111,8 +111,8 @@ impl Drop for Reservation {
 }
 
 impl Claims {
-    /// An instance was made, or is being made, for a claim that is gone. An enabled pool takes it; of a disabled one the claim that has
-    /// waited longest has it, since that pool keeps none.
+    /// An instance was made, or is being made, for a claim that is gone. An enabled pool takes it; of a disabled one a claim that waits
+    /// has it, since that pool keeps none.
     async fn give_back(&self, project: &ProjectId, id: &InstanceId, pooled: bool) -> Result<(), StoreError> {
         let store = &self.store;
         if !pooled {

@@ -163,7 +163,7 @@ async fn what_fails_is_named_with_its_file_and_its_place() {
     let reason = boot["failureReason"].as_str().unwrap();
     assert!(reason.starts_with(&format!("{FILE}, line 3, column 1: ")), "{reason}");
     assert!(
-        reason.ends_with("; mend it, or save a setup object: then the repository's own files are not read"),
+        reason.ends_with("; fix it, or save a setup object: then the repository's own files are not read"),
         "{reason}"
     );
     assert_eq!(step(&boot, "init_repo").unwrap()["status"], "error");
