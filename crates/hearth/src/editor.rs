@@ -80,7 +80,7 @@ fn run_editor(file: &Path) -> Result<(), Failure> {
     .hint("name another editor in VISUAL or EDITOR"))
 }
 
-/// Says what is wrong, and whether the person wants to mend it.
+/// Says what is wrong, and whether the person wants to fix it.
 fn asks_again(failure: &Failure) -> bool {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return false;

@@ -57,7 +57,7 @@ pub(super) fn ask(args: &DemoArgs, places: &Places, plan: &Plan) -> Result<Answe
     if args.yes || !needs_asking || !can_answer {
         return Ok(Answer::Yes);
     }
-    print!("Go on? [Y/n] ");
+    print!("Continue? [Y/n] ");
     std::io::stdout().flush().context("the terminal is gone")?;
     // Ctrl-C does not end the reading of a line.
     process::wait_until(Duration::MAX, is_something_typed)?;

@@ -281,7 +281,7 @@ fn say_what_stays(places: &Places, args: &DemoArgs) {
     println!("\nThe program is {hearth}; it works wherever you copy it. It was compiled to be there soon:");
     println!("`cargo xtask build` compiles the one to keep, which is smaller and quicker.");
     if args.keep {
-        println!("The VMs of the demo go on running. Next:");
+        println!("The VMs of the demo keep running. Next:");
         println!("  {hearth} serve --data-dir {}", places.data.display());
     } else {
         println!("Next:");
@@ -297,7 +297,7 @@ fn end(args: &DemoArgs, places: &Places, server: Option<Server>, stages: &mut St
     if args.keep {
         return match server {
             Some(server) => stages.stage("stop the server", |told| {
-                told.note("its VMs go on running, and the next demo finds them");
+                told.note("its VMs keep running, and the next demo finds them");
                 server.stop()
             }),
             None => Ok(()),

@@ -113,7 +113,7 @@ async fn edit(globals: &Globals, args: EditArgs) -> Result<Edited<SetupView>, Fa
     let save_it = |file: &Path| {
         let file = file.display().to_string();
         let save = hint::command(["setup", "save", project.name.as_str(), file.as_str()]);
-        format!("mend it there, then `{save}`")
+        format!("fix it there, then `{save}`")
     };
     let edited = editor::edit(&format!("{text}\n"), save_it, async |written| {
         let setup = SetupFile::read("what you wrote", written)?;

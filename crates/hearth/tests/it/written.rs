@@ -221,7 +221,7 @@ fn setup_and_project_are_changed_in_the_persons_editor() {
     assert!(text.contains("vmSiez"));
     assert!(
         ran.stderr
-            .contains(&format!("hint: mend it there, then `hearth setup save web {file}`")),
+            .contains(&format!("hint: fix it there, then `hearth setup save web {file}`")),
         "{}",
         ran.stderr
     );

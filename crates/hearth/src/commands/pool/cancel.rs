@@ -14,7 +14,7 @@ use crate::{connect, hint, output, resolve};
 
 pub(super) const AFTER_HELP: &str = "\
 The command that runs is ended, its VM is removed, and the record says who cancelled it. An enabled pool makes another VM: when
-its set-up hangs, mend it first, or disable the pool. Of a test boot that has ended, the VM that is kept for 15 minutes goes.";
+its set-up hangs, fix it first, or disable the pool. Of a test boot that has ended, the VM that is kept for 15 minutes goes.";
 
 /// A boot that ended on its own is followed by the one in its place within this time.
 const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(5);
