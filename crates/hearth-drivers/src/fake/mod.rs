@@ -181,6 +181,21 @@ impl FakeDriver {
             .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
     }
 
+    /// A call that freezes a VM. One that fails leaves it paused, which is the worst that a real driver does.
+    async fn freeze(
+        &self,
+        verb: Verb,
+        id: &VmId,
+        work: impl FnOnce(&World) -> Result<CheckpointInfo, DriverError> + Send + 'static,
+    ) -> Result<CheckpointInfo, DriverError> {
+        let frozen = self.change(verb, id, work).await;
+        if frozen.is_err() {
+            // There may be no VM.
+            drop(self.world.set_paused(id, true));
+        }
+        frozen
+    }
+
     /// One call: its delay, its planned failure, its work.
     async fn call<T>(&self, verb: Verb, work: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
         let count = {
@@ -369,25 +384,14 @@ impl Driver for FakeDriver {
 
     async fn checkpoint(&self, id: &VmId, spec: &CheckpointSpec) -> Result<CheckpointInfo, DriverError> {
         let (of, spec) = (id.clone(), spec.clone());
-        let frozen = self
-            .change(Verb::Checkpoint, id, move |world| world.checkpoint(&of, &spec))
-            .await;
-        if frozen.is_err() {
-            // The worst that a real driver leaves. There may be no VM.
-            drop(self.world.set_paused(id, true));
-        }
-        frozen
+        self.freeze(Verb::Checkpoint, id, move |world| world.checkpoint(&of, &spec))
+            .await
     }
 
     async fn snapshot(&self, id: &VmId, spec: &SnapshotSpec) -> Result<CheckpointInfo, DriverError> {
         let (of, spec) = (id.clone(), spec.clone());
-        let frozen = self
-            .change(Verb::Snapshot, id, move |world| world.snapshot(&of, &spec))
-            .await;
-        if frozen.is_err() {
-            drop(self.world.set_paused(id, true));
-        }
-        frozen
+        self.freeze(Verb::Snapshot, id, move |world| world.snapshot(&of, &spec))
+            .await
     }
 
     async fn environment(&self, image: Option<&str>, shape: VmShape) -> Result<String, DriverError> {

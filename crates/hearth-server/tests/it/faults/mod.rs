@@ -106,13 +106,25 @@ async fn whatever_fails_or_dies_nothing_is_lost_double_or_left() {
         })
         .buffer_unordered(AT_ONCE);
     let mut counts: BTreeMap<(&str, How), (usize, usize)> = BTreeMap::new();
-    let mut broken = Vec::new();
+    let (mut broken, mut done) = (Vec::new(), 0_usize);
     while let Some((what, how, name, hit)) = scenarios.next().await {
         let (tried, reached) = counts.entry((what, how)).or_default();
         *tried += 1;
         match hit {
             Ok(hit) => *reached += usize::from(hit),
-            Err(error) => broken.push(format!("{name}: {error}")),
+            Err(error) => {
+                println!("broken: {name}: {error}");
+                broken.push(format!("{name}: {error}"));
+            }
+        }
+        done += 1;
+        // All points take an hour of two processors: what is known by then is not lost when it is ended.
+        if done.is_multiple_of(100) {
+            println!(
+                "{done} points tried, {} broke something, {:?}",
+                broken.len(),
+                begun.elapsed()
+            );
         }
     }
     println!("{known} points, every {every}. of them in {:?}:", begun.elapsed());
