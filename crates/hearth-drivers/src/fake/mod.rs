@@ -181,7 +181,8 @@ impl FakeDriver {
             .unwrap_or_else(|error| Err(DriverError::unknown("broken off").caused_by(error)))
     }
 
-    /// A call that freezes a VM. One that fails leaves it paused, which is the worst that a real driver does.
+    /// A call that freezes a VM. One that fails in the middle leaves it paused, which is the worst that a real driver does; a refused one has
+    /// not begun.
     async fn freeze(
         &self,
         verb: Verb,
@@ -189,7 +190,7 @@ impl FakeDriver {
         work: impl FnOnce(&World) -> Result<CheckpointInfo, DriverError> + Send + 'static,
     ) -> Result<CheckpointInfo, DriverError> {
         let frozen = self.change(verb, id, work).await;
-        if frozen.is_err() {
+        if matches!(frozen, Err(DriverError::Retry { .. } | DriverError::Unknown { .. })) {
             // There may be no VM.
             drop(self.world.set_paused(id, true));
         }
