@@ -37,9 +37,9 @@ pub(crate) struct ClaimArgs {
     /// Check this branch out in every repository that has it; when none has it, nothing is claimed
     #[arg(long)]
     branch: Option<Branch>,
-    /// What to do when none is ready: wait for one that is being made or make one (prefer, the default), take a ready VM
-    /// only and else say so with exit code 5, after --wait if that is given (require), or leave the pool alone and make one (bypass). Making one without a template takes time: without --wait,
-    /// prefer and bypass make none then and say so with exit code 5 too
+    /// What to do when none is ready: wait for one that is being made or make one (prefer, the default), take a ready VM only and else say
+    /// so with exit code 5, after --wait if that is given (require), or leave the pool alone and make one (bypass). Making one without a
+    /// template takes time: without --wait, prefer and bypass make none then and say so with exit code 5 too
     #[arg(long, value_enum)]
     miss: Option<MissArg>,
     /// Wait for one that is being made, at most so many seconds (600 when no number stands behind it)

@@ -104,10 +104,11 @@ async fn whatever_fails_or_dies_nothing_is_lost_double_or_left() {
             let message = tokio::spawn(Scenario::run(http.clone(), point));
             async move { (what, how, name, message.await.map(|message| message.hit)) }
         })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(AT_ONCE)
+        .enumerate();
     let mut counts: BTreeMap<(&str, How), (usize, usize)> = BTreeMap::new();
-    let (mut broken, mut done) = (Vec::new(), 0_usize);
-    while let Some((what, how, name, hit)) = scenarios.next().await {
+    let mut broken = Vec::new();
+    while let Some((before, (what, how, name, hit))) = scenarios.next().await {
         let (tried, reached) = counts.entry((what, how)).or_default();
         *tried += 1;
         match hit {
@@ -117,7 +118,7 @@ async fn whatever_fails_or_dies_nothing_is_lost_double_or_left() {
                 broken.push(format!("{name}: {error}"));
             }
         }
-        done += 1;
+        let done = before + 1;
         // All points take an hour of two processors: what is known by then is not lost when it is ended.
         if done.is_multiple_of(100) {
             println!(
