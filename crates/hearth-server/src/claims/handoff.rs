@@ -40,7 +40,7 @@ pub(super) const NO_ANSWER: &str = "its agent did not answer in time";
 /// A task runs something in its VM at once: the refill waits this long, so that it does not take the processor from that.
 const REFILL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why an instance could not be made the task's own: what the guest or git said of it, as they said it. [`Unfit::note`] redacts it.
+/// Why an instance could not be made the task's own: what the guest or git said of it, as they said it. [`Unfit::retry_or_fail`] redacts it.
 pub(super) enum Unfit {
     /// It does not answer as it should: the next one may.
     Instance(String),
