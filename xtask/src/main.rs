@@ -13,14 +13,15 @@ mod examples;
 mod forecast;
 mod npm;
 mod openapi;
+mod openid;
 mod packages;
 mod process;
-mod prometheus;
 mod python;
 mod setup;
 mod sim;
 mod test;
 mod tidy;
+mod unpacked;
 mod workspace;
 
 use std::process::ExitCode;

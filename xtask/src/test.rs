@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{agent, contract, deny, e2b, examples, process, prometheus, python, setup, tidy, workspace};
+use crate::unpacked::{PEBBLE, PROMETHEUS};
+use crate::{agent, contract, deny, e2b, examples, openid, process, python, setup, tidy, workspace};
 
 /// `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -178,9 +179,11 @@ fn some(name: &str, stages: &mut Stages) -> Result<()> {
 
 /// Programs of others that tests run: Prometheus, and clients from PyPI and npm.
 fn other_programs() -> Result<()> {
-    prometheus::unpack()?;
+    PROMETHEUS.fetch()?;
+    PEBBLE.fetch()?;
     python::install_mcp()?;
     examples::install()?;
+    openid::install()?;
     e2b::install()
 }
 
@@ -246,10 +249,12 @@ fn tell(command: &mut Command, agent: &Path) {
     command
         .env(DATA_VARIABLE, data())
         .env(AGENT_VARIABLE, agent)
-        .env(prometheus::VARIABLE, prometheus::programs())
+        .env(PROMETHEUS.variable, PROMETHEUS.programs())
+        .env(PEBBLE.variable, PEBBLE.programs())
         .env(python::MCP_VARIABLE, python::mcp())
         .env(examples::VARIABLE, examples::folder())
-        .env(e2b::VARIABLE, e2b::folder());
+        .env(e2b::VARIABLE, e2b::folder())
+        .env(openid::VARIABLE, openid::folder());
 }
 
 /// What the test programs are told to leave out.

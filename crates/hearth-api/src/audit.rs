@@ -26,7 +26,7 @@ pub struct AuditEntry {
     /// The address that the request came from: of the last proxy, if there is one.
     #[schema(required)]
     pub address: Option<String>,
-    /// The operation's id in the OpenAPI document.
+    /// The operation's id in the OpenAPI document; `sign_in_with_openid` where somebody signed in to the pages at a provider.
     pub operation: String,
     /// What project it was about, if one.
     #[schema(required)]

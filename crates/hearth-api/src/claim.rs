@@ -76,7 +76,7 @@ impl std::fmt::Debug for ClaimRequest {
 }
 
 /// Where a claimed VM came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimSource {
     /// It was ready in the pool.

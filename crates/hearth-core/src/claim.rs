@@ -8,12 +8,15 @@
 //!
 //! Time is the time since the claim came.
 
+mod miss;
+
 use std::time::Duration;
 
 use hearth_api::claim::{ClaimSource, Miss};
 use hearth_api::ids::InstanceId;
 
 use crate::plan::FORK_BUDGET;
+pub use miss::MissFacts;
 
 /// So many VMs are spent on a checkout that cannot be moved to the claim's branch: VMs of one template are alike.
 const MOST_STUCK_VMS: usize = 2;
@@ -329,8 +332,7 @@ pub fn next(view: &ClaimView, order: &ClaimOrder, now: Duration) -> Next {
 }
 
 /// Whether there is a template that a fork for this claim can come from.
-#[must_use]
-pub fn has_template(view: &ClaimView, order: &ClaimOrder) -> bool {
+fn has_template(view: &ClaimView, order: &ClaimOrder) -> bool {
     template(view, order).is_some()
 }
 

@@ -54,8 +54,8 @@ pub enum AppError {
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The certificates of this machine cannot be read, say.
-    #[error("the client for webhooks cannot be set up: {0}")]
-    Webhooks(#[from] reqwest::Error),
+    #[error("the HTTP client for webhooks and sign-ins cannot be set up: {0}")]
+    Client(#[from] reqwest::Error),
 }
 
 /// A server's components.
@@ -180,7 +180,7 @@ impl App {
             pause: pause.clone(),
             wake: wake.clone(),
             blockers: Arc::new(status.clone()),
-            admission: Arc::new(pools.clone()),
+            capacity: Arc::new(pools.clone()),
             host_keys,
             guest_requests: guest_requests.clone(),
             egress: egress.clone(),

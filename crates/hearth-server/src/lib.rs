@@ -32,7 +32,8 @@ pub use hearth_store::{
 };
 pub use http::{MAX_BODY_BYTES, TlsError, body_faults, openapi_document};
 pub use options::{
-    Address, Changeable, Control, DriverKind, Listen, Listener, Pulse, ServeOptions, Sizes, TlsFiles, UNIX,
+    AcmeSettings, Address, Changeable, Control, DriverKind, Listen, Listener, OpenIdSettings, Pulse, ServeOptions,
+    SignInRule, Sizes, TlsFiles, TlsSource, UNIX,
 };
 pub use repos::sources::SourceRule;
 pub use repos::watch::WebhookSecret;

@@ -2,6 +2,8 @@
 
 mod control;
 mod listen;
+mod openid;
+mod tls;
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -12,8 +14,10 @@ use hearth_api::project::VmSize;
 use hearth_core::world::Limits;
 use hearth_drivers::VmShape;
 
-pub use control::{Changeable, Control, Pulse, TlsFiles};
+pub use control::{Changeable, Control, Pulse};
 pub use listen::{Address, Listen, Listener, UNIX};
+pub use openid::{OpenIdSettings, SignInRule, claim};
+pub use tls::{AcmeSettings, TlsFiles, TlsSource};
 
 use crate::repos::sources::SourceRule;
 use crate::repos::watch::WebhookSecret;
@@ -31,7 +35,7 @@ pub struct ServeOptions {
     /// Where to listen.
     pub listen: Vec<Listen>,
     /// The certificate with which ports are listened at; without one they speak plain HTTP. Unix sockets always do.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<TlsSource>,
     /// What makes VMs.
     pub driver: DriverKind,
     /// Where Incus is, and what of it is used; for the driver `incus`.
@@ -71,6 +75,8 @@ pub struct ServeOptions {
     pub probe_patience: Duration,
     /// Time between two looks at a repository whose branches are followed; zero: it looks once, and then only for webhooks.
     pub watch_interval: Duration,
+    /// Where people sign in to the pages without a token; `None`: only with one.
+    pub openid: Option<OpenIdSettings>,
     /// What webhooks are signed with; without one none is taken.
     pub webhook_secret: Option<WebhookSecret>,
     /// An unused image that no project names and that a newer one of its name has replaced is removed at this age; zero: never.
@@ -196,6 +202,7 @@ impl ServeOptions {
             probe_interval: PROBE_INTERVAL,
             probe_patience: PROBE_PATIENCE,
             watch_interval: WATCH_INTERVAL,
+            openid: None,
             webhook_secret: None,
             image_max_age: IMAGE_MAX_AGE,
             image_disk_mib: None,

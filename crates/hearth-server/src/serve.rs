@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, AppError};
 use crate::doors;
 use crate::http::{Answering, Tls, TlsError, answer, answer_metrics, new_token};
-use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions};
+use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions, TlsSource};
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::secrets::links::LinkKey;
@@ -44,6 +44,8 @@ const DATABASE: &str = "hearth.db";
 const SECRET_KEY: &str = "secret.key";
 /// The first token.
 const ADMIN_TOKEN: &str = "admin-token";
+/// What an authority gave by ACME: the certificate, its key and the account's.
+const CERTIFICATES: &str = "certificates";
 /// How long requests that are under way may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// So long a server waits for the lock of the data folder: one that was just killed still has it for some milliseconds.
@@ -162,12 +164,19 @@ pub async fn serve_with(
         .await?;
     database::note(options, &installation)?;
     store.unreserve_all().await?;
-    store.undo_unasked(Timestamp::now()).await?;
+    store.undo_unanswered_claims(Timestamp::now()).await?;
     store.undo_checkpoints().await?;
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let app = App::new(&store, driver.clone(), mirrors, links, options)?;
-    let tls = options.tls.as_ref().map(Tls::open).transpose()?;
+    let openid = options.openid.clone().map(web::Provider::new).transpose();
+    let openid = openid.map_err(AppError::from)?.map(Arc::new);
+    let certificates = folder.join(CERTIFICATES);
+    if let Some(TlsSource::Acme(_)) = &options.tls {
+        private_folder(&certificates).map_err(fail(&certificates))?;
+    }
+    let tls = options.tls.as_ref().map(|source| Tls::open(source, &certificates));
+    let tls = tls.transpose()?;
     let (listeners, addresses) = open(&options.listen)?;
     let policy = PrunePolicy {
         max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
@@ -226,7 +235,7 @@ pub async fn serve_with(
     let (shared, stopping) = (state.clone(), stop.clone());
     let pages = move |api| {
         let others = doors::mcp::routes(&api, stopping).merge(doors::e2b::routes(shared.clone(), &api));
-        web::pages(shared, api, options).merge(others)
+        web::pages(shared, api, openid, options).merge(others)
     };
     let domain = options.ports_domain.clone();
     let around = move |router| doors::e2b::around(router, domain);

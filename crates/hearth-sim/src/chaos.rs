@@ -152,6 +152,7 @@ impl Sim {
                 let wanted = self.state.world.pools[pool].recipe.clone();
                 let slot = self.state.add_row(pool, wanted)?;
                 self.state.row_mut(slot).purpose = Purpose::Test { use_cache: true };
+                self.tell_ordered(slot);
             }
             Befalls::VmDies => self.kill_one(pool),
             Befalls::TemplateDamaged => self.damage(pool)?,

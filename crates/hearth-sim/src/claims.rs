@@ -6,7 +6,8 @@ use std::time::Duration;
 use hearth_api::claim::{ClaimSource, Miss};
 use hearth_api::ids::InstanceId;
 use hearth_core::claim::{
-    Cause, ClaimOrder, ClaimScope, ClaimView, Failure, Next, PoolView, QueueView, Ready, Refusal, Reserved, Take, next,
+    Cause, ClaimOrder, ClaimScope, ClaimView, Failure, MissFacts, Next, PoolView, QueueView, Ready, Refusal, Reserved,
+    Take, next,
 };
 use hearth_core::memory::counts_in_use;
 use hearth_core::purpose::Purpose;
@@ -16,6 +17,7 @@ use rand::RngExt;
 
 use crate::sim::{Happens, Sim};
 use crate::state::{FORK_MIB, Micros, NOBODY, SECOND, WHOLE_MIB, moment};
+use crate::tale::Served;
 
 /// Who has a cold one made knows that it takes so many times as long.
 const COLD_PATIENCE: u32 = 5;
@@ -57,6 +59,8 @@ pub(crate) struct Claim {
     ordered: Option<ClaimSource>,
     has_waited: bool,
     failures: Vec<Failure>,
+    /// From which follows why it was not warm.
+    facts: MissFacts,
     /// Counts up with every look: a notification from before it says nothing new.
     turn: u64,
 }
@@ -92,6 +96,7 @@ impl Sim {
             ordered: None,
             has_waited: false,
             failures: Vec::new(),
+            facts: MissFacts::default(),
             turn: 0,
         };
         let number = claim.number;
@@ -129,7 +134,9 @@ impl Sim {
             let claim = &self.claims[at as usize];
             let (pool, order, began) = (claim.pool as usize, claim.order, claim.began);
             let now = Duration::from_micros(self.state.now - began);
-            match next(&view, &order, now) {
+            let step = next(&view, &order, now);
+            self.claims[at as usize].facts.note_view(&view, &order, &step);
+            match step {
                 Next::Take(which) => {
                     if self.take(at, &which) {
                         return Ok(());
@@ -144,6 +151,7 @@ impl Sim {
                     let slot = self.state.add_row(pool, recipe)?;
                     self.state.row_mut(slot).purpose = Purpose::Claim;
                     self.state.slots[slot as usize].claim = at;
+                    self.tell_ordered(slot);
                     let claim = &mut self.claims[at as usize];
                     if !claim.slots.is_empty() {
                         let what = format!("claim {} has a second VM made", claim.number);
@@ -270,6 +278,8 @@ impl Sim {
         self.note("does not answer", pool, self.state.slots[slot as usize].serial);
         self.state.move_row(slot, InstanceState::Claimed, None);
         self.state.move_row(slot, InstanceState::Deleting, None);
+        self.tell_gone(slot, false);
+        self.claims[at as usize].facts.note_unfit();
         if matches!(which, Take::Reserved { .. }) {
             self.state.slots[slot as usize].claim = NOBODY;
             self.state.row_mut(slot).release();
@@ -339,6 +349,15 @@ impl Sim {
         self.figures
             .waits
             .saturating_record(self.state.now - began + activation);
+        let claim = &self.claims[at as usize];
+        let waited = self.state.now - began;
+        let served = Served {
+            source,
+            cause: (source != ClaimSource::Ready).then(|| claim.facts.cause(&claim.order)),
+            waited,
+            total: waited + activation,
+        };
+        self.tell_handed_over(slot, served);
         match source {
             ClaimSource::Ready => self.figures.warm += 1,
             ClaimSource::Fork => self.figures.fork += 1,
@@ -421,6 +440,7 @@ impl Sim {
             if scope == ClaimScope::Own {
                 self.state.row_mut(slot).release();
                 self.state.move_row(slot, InstanceState::Deleting, None);
+                self.tell_gone(slot, false);
                 continue;
             }
             let side = &self.state.sides[pool];
@@ -475,6 +495,7 @@ impl Sim {
             && self.state.row(slot).state == InstanceState::Claimed
             && self.state.move_row(slot, InstanceState::Deleting, None)
         {
+            self.tell_gone(slot, true);
             self.wake();
         }
     }

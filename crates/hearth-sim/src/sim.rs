@@ -16,6 +16,7 @@ use crate::claims::Claim;
 use crate::figures::Figures;
 use crate::machines::Birth;
 use crate::state::{Micros, SECOND, State, WHOLE_MIB, moment, pool_of};
+use crate::tale::Telling;
 
 /// A pass begins this long after the one before at the latest, as in the server.
 const TICK: Micros = 3 * SECOND;
@@ -116,6 +117,8 @@ pub(crate) struct Sim {
     pick: WeightedAliasIndex<f64>,
     recent: VecDeque<Note>,
     pub(crate) broken: Option<String>,
+    /// What is told of it, if anything.
+    pub(crate) tale: Option<Telling>,
 }
 
 impl Sim {
@@ -149,6 +152,7 @@ impl Sim {
             pick: WeightedAliasIndex::new(weights)?,
             recent: VecDeque::new(),
             broken: None,
+            tale: None,
             plan,
         };
         sim.populate()?;
@@ -159,22 +163,37 @@ impl Sim {
 
     /// To the end, or to the first broken promise.
     pub(crate) fn run(mut self) -> Result<Figures, Box<Broken>> {
-        let done = self.go();
-        if let Err(error) = done {
+        self.run_through()?;
+        self.figures.calls = self.state.calls;
+        Ok(self.figures)
+    }
+
+    /// The same of a run that is told: the pools' targets in the end, and the tale.
+    pub(crate) fn run_told(mut self) -> Result<(Vec<usize>, Telling), Box<Broken>> {
+        self.run_through()?;
+        let targets = self.state.world.pools.iter().map(|pool| pool.target).collect();
+        let tale = self.tale.take();
+        tale.map(|tale| (targets, tale))
+            .ok_or_else(|| self.as_broken("nothing was told".to_owned()))
+    }
+
+    fn run_through(&mut self) -> Result<(), Box<Broken>> {
+        if let Err(error) = self.go() {
             self.broken.get_or_insert(format!("the simulation itself: {error:#}"));
         }
-        match self.broken {
-            None => {
-                self.figures.calls = self.state.calls;
-                Ok(self.figures)
-            }
-            Some(what) => Err(Box::new(Broken {
-                seed: self.plan.seed,
-                at: self.state.now,
-                what,
-                recent: self.recent.iter().map(describe).collect(),
-            })),
+        match self.broken.take() {
+            None => Ok(()),
+            Some(what) => Err(self.as_broken(what)),
         }
+    }
+
+    fn as_broken(&self, what: String) -> Box<Broken> {
+        Box::new(Broken {
+            seed: self.plan.seed,
+            at: self.state.now,
+            what,
+            recent: self.recent.iter().map(describe).collect(),
+        })
     }
 
     fn go(&mut self) -> anyhow::Result<()> {

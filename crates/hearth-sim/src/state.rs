@@ -347,6 +347,11 @@ impl State {
         (slot.pool as usize, slot.at as usize)
     }
 
+    /// Whose instance it is.
+    pub(crate) fn project(&self, slot: u32) -> &ProjectId {
+        &self.world.pools[self.place(slot).0].project
+    }
+
     pub(crate) fn row(&self, slot: u32) -> &InstanceWorld {
         let (pool, at) = self.place(slot);
         &self.world.pools[pool].instances[at]

@@ -56,6 +56,7 @@ impl Sim {
             Action::Create { project, recipe, .. } => {
                 if let Some(pool) = pool_of(project) {
                     let slot = self.state.add_row(pool, recipe.clone())?;
+                    self.tell_ordered(slot);
                     self.begin_boot(slot)?;
                 }
             }
@@ -63,6 +64,7 @@ impl Sim {
                 if let Some(pool) = pool_of(project) {
                     let recipe = self.state.world.pools[pool].recipe.clone();
                     let slot = self.state.add_row(pool, recipe)?;
+                    self.tell_ordered(slot);
                     self.figures.beside += 1;
                     self.begin_boot(slot)?;
                 }
@@ -95,6 +97,7 @@ impl Sim {
                     let asked_in_vain = failure.kind == FailureKind::VmLost && alive;
                     if !asked_in_vain && self.state.move_row(slot, InstanceState::Failed, Some(*generation)) {
                         self.state.row_mut(slot).failure = Some(failure.kind);
+                        self.tell_boot(slot, Some(failure.kind.as_str()));
                         self.disappoint(slot);
                         self.wake();
                     }
@@ -125,9 +128,11 @@ impl Sim {
     }
 
     fn end(&mut self, found: Option<u32>, to: InstanceState, generation: i64) {
+        let was_claimed = found.is_some_and(|slot| self.state.row(slot).state == InstanceState::Claimed);
         if let Some(slot) = found
             && self.state.move_row(slot, to, Some(generation))
         {
+            self.tell_gone(slot, was_claimed);
             self.disappoint(slot);
             self.tear_down(slot);
             self.wake();
@@ -241,6 +246,7 @@ impl Sim {
                     self.state.freeze(slot)?;
                     self.notify_all(pool);
                 }
+                self.tell_boot(slot, None);
                 self.state.move_row(slot, InstanceState::Ready, None);
                 // A VM that a claim waited for keeps running; the planner pauses it if that claim is gone.
                 if !reserved && self.chance(0.9) {
@@ -252,6 +258,7 @@ impl Sim {
                 self.note(kind.as_str(), pool, serial);
                 self.state.move_row(slot, InstanceState::Failed, None);
                 self.state.row_mut(slot).failure = Some(kind);
+                self.tell_boot(slot, Some(kind.as_str()));
                 self.disappoint(slot);
             }
         }

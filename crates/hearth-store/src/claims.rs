@@ -346,20 +346,20 @@ impl Store {
 
     /// At start: claims without a key that were not answered are taken back, since no request can ask for them again; and forks that
     /// were being made, all of them.
-    pub async fn undo_unasked(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.freeing(|| self.undo_unasked_once(now)).await
+    pub async fn undo_unanswered_claims(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.freeing(|| self.undo_unanswered_claims_once(now)).await
     }
 
-    async fn undo_unasked_once(&self, now: Timestamp) -> Result<(), StoreError> {
-        const UNASKED: &str = "FROM claim WHERE NOT handed_over AND ended_at IS NULL
+    async fn undo_unanswered_claims_once(&self, now: Timestamp) -> Result<(), StoreError> {
+        const UNANSWERED: &str = "FROM claim WHERE NOT handed_over AND ended_at IS NULL
             AND (key IS NULL OR instance_id IN (SELECT id FROM instance WHERE fork_of IS NOT NULL))";
         let mut tx = self.write.begin().await?;
-        let ids = db::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNASKED}")))
+        let ids = db::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNANSWERED}")))
             .fetch_all(&mut *tx)
             .await?;
         delete_rows(&mut tx, ids, "nobody can ask for its claim again", now).await?;
         let undone: Vec<(String, String)> = db::query_as(sqlx::AssertSqlSafe(format!(
-            "DELETE {UNASKED} RETURNING instance_id, project_id"
+            "DELETE {UNANSWERED} RETURNING instance_id, project_id"
         )))
         .fetch_all(&mut *tx)
         .await?;

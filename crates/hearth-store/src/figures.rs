@@ -1,11 +1,12 @@
 //! Counts over all projects, for metrics.
 
+use hearth_api::claim::ClaimedRepo;
 use hearth_api::ids::ProjectId;
 use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use jiff::Timestamp;
 
-use super::{Store, StoreError, db, millis, parse, timestamp};
+use super::{Store, StoreError, db, from_json, millis, parse, timestamp};
 
 /// So many instances of a project in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,20 @@ impl Store {
                     count: count(number),
                     oldest: timestamp(oldest)?,
                 })
+            })
+            .collect()
+    }
+
+    /// What the ready VMs of pools have checked out: one entry for all of a project that have the same.
+    pub async fn ready_checkouts(&self) -> Result<Vec<(ProjectId, Vec<ClaimedRepo>)>, StoreError> {
+        let rows: Vec<(String, String)> =
+            db::query_as("SELECT DISTINCT project_id, repos FROM instance WHERE state = 'ready' AND purpose = 'pool'")
+                .fetch_all(&self.read)
+                .await?;
+        rows.into_iter()
+            .map(|(project, repos)| {
+                let project = parse("instance.project_id", &project)?;
+                Ok((project, from_json("instance.repos", &repos)?))
             })
             .collect()
     }

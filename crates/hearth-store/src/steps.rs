@@ -2,7 +2,7 @@
 
 use hearth_api::event::EventKind;
 use hearth_api::ids::InstanceId;
-use hearth_api::instance::{Step, failure_with_names};
+use hearth_api::instance::{Step, StepName, StepStatus, failure_with_names};
 use hearth_core::step_record::StepRecord;
 use jiff::Timestamp;
 use serde_json::json;
@@ -44,6 +44,12 @@ impl Store {
             .fetch_all(&self.read)
             .await?;
         entries.iter().map(|entry| from_json("step.entry", entry)).collect()
+    }
+
+    /// Whether the first step made a VM for it.
+    pub(super) async fn made_vm(&self, id: &InstanceId) -> Result<bool, StoreError> {
+        let is_done = |step: &Step| step.name == StepName::CreateVm.as_str() && step.status == StepStatus::Success;
+        Ok(self.steps(id).await?.iter().any(is_done))
     }
 
     /// Why an instance failed, with the step and the command; `None` when it did not.

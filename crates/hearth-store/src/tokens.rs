@@ -108,6 +108,29 @@ impl Store {
         Ok(())
     }
 
+    /// Writes the token of somebody who shows no secret, or what has changed of it; its id stays. `hash` is then a key that is no hash.
+    /// `None` when it was revoked in the same moment.
+    pub async fn put_token(&self, new: &NewToken<'_>) -> Result<Option<TokenRow>, StoreError> {
+        let item = new.item;
+        db::query(
+            "INSERT INTO token (id, tenant, name, owner, hash, scopes, created_at, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (hash) DO UPDATE SET tenant = excluded.tenant, name = excluded.name, owner = excluded.owner,
+                                              scopes = excluded.scopes, expires_at = excluded.expires_at",
+        )
+        .bind(item.id.as_str())
+        .bind(&item.tenant)
+        .bind(&item.name)
+        .bind(&item.owner)
+        .bind(new.hash)
+        .bind(to_json(&item.scopes)?)
+        .bind(millis(item.created_at))
+        .bind(item.expires_at.map(millis))
+        .run_on(&self.write)
+        .await?;
+        self.token_by_hash(new.hash).await
+    }
+
     /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing; the found
     /// one is compared in constant time all the same.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {

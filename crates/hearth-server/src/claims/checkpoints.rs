@@ -111,8 +111,8 @@ impl Claims {
                 earlier => Ok(earlier.reply),
             };
         }
-        let admitted = self.admission.admit(&from.project, from.memory_mib, 1).await?;
-        let room = admitted.map_err(|reason| ForkError::NoRoom { reason, count: 1 })?;
+        let reserved = self.capacity.reserve(&from.project, from.memory_mib, 1).await?;
+        let room = reserved.map_err(|reason| ForkError::NoRoom { reason, count: 1 })?;
         let now = Timestamp::now();
         let forks = vec![new_fork(task.key.clone(), &from.reply, now + task.lease)];
         let order = ForksOrder {

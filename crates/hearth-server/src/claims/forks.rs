@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 
 use super::fork_error::ForkError;
 use super::handoff::agent_paths;
-use super::{Claims, Room};
+use super::{Claims, ReservedRoom};
 use crate::store::{BegunForks, ClaimRow, ForksOrder, InstanceRow, MadeFork, NewFork};
 use crate::templates::gc::{INSTANCE_LABEL, PROJECT_LABEL, STAGE_LABEL};
 use crate::vms::identity;
@@ -158,9 +158,9 @@ impl Claims {
     }
 
     /// Room for so many more VMs of this one's size; nobody else takes it until this is dropped.
-    pub(super) async fn room(&self, row: &InstanceRow, count: usize) -> Result<Room, ForkError> {
-        let admitted = self.admission.admit(&row.project, row.memory_mib, count).await?;
-        admitted.map_err(|reason| ForkError::NoRoom { reason, count })
+    pub(super) async fn room(&self, row: &InstanceRow, count: usize) -> Result<ReservedRoom, ForkError> {
+        let reserved = self.capacity.reserve(&row.project, row.memory_mib, count).await?;
+        reserved.map_err(|reason| ForkError::NoRoom { reason, count })
     }
 
     /// What was answered to the same request before, if it came before.

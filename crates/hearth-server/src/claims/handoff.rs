@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::claim::{ClaimTask, Progress, Seen};
-use super::reservation::Unasked;
+use super::reservation::UndoGuard;
 use super::trace::Trace;
 use super::update_checkout::FETCH_BUDGET;
 use super::{ClaimError, Claims};
@@ -103,7 +103,7 @@ impl Claims {
         };
         progress.trace.phase("take");
         tracing::Span::current().record("instance", row.id.as_str());
-        let mut unasked = Unasked::new(self, task.key.is_none().then(|| row.id.clone()));
+        let mut undo = UndoGuard::new(self, task.key.is_none().then(|| row.id.clone()));
         let store = &self.store;
         match self
             .hand_off(seen, task, progress.branch.as_ref(), &row, &mut progress.trace)
@@ -120,7 +120,7 @@ impl Claims {
                 reply.wait_ms = millis(progress.trace.age());
                 let hand_over = progress.trace.end(&task.order, reply.source, row.recipe == *target);
                 store.end_hand_over(&row.project, &reply, &hand_over).await?;
-                unasked.disarm();
+                undo.disarm();
                 progress.reservation.forget(&reply.id);
                 tracing::info!(instance = %row.id, project = %row.project, source = reply.source.as_str(), "handed over");
                 self.guest_requests.run_soon();
@@ -130,7 +130,7 @@ impl Claims {
             }
             Err(unfit) => {
                 store.undo_claim(&row.id, Timestamp::now()).await?;
-                unasked.disarm();
+                undo.disarm();
                 progress.reservation.forget(&row.id);
                 self.wake.wake();
                 let redactor = self.redactor(&row, task).await?;

@@ -61,18 +61,18 @@ pub trait Blockers: Debug + Send + Sync {
 }
 
 /// Memory and places for VMs that are taken: nobody else gets them until this is dropped.
-pub type Room = tokio::sync::OwnedMutexGuard<()>;
+pub type ReservedRoom = tokio::sync::OwnedMutexGuard<()>;
 
 /// Whether there is room for VMs beside those that the pools plan: `pools/observe.rs` knows.
 #[async_trait]
-pub trait Admission: Debug + Send + Sync {
+pub trait Capacity: Debug + Send + Sync {
     /// Takes room for so many more VMs of this size, all at once, or says why there is none.
-    async fn admit(
+    async fn reserve(
         &self,
         project: &ProjectId,
         memory_mib: u64,
         count: usize,
-    ) -> Result<Result<Room, String>, StoreError>;
+    ) -> Result<Result<ReservedRoom, String>, StoreError>;
 }
 
 /// What keeps a pool from having more VMs.
@@ -111,7 +111,7 @@ pub struct Parts {
     /// What keeps pools from having more VMs.
     pub blockers: Arc<dyn Blockers>,
     /// Whether there is room for forks.
-    pub admission: Arc<dyn Admission>,
+    pub capacity: Arc<dyn Capacity>,
     /// RSA keys for forks with an SSH server.
     pub host_keys: HostKeys,
     /// Answers what is asked in claimed VMs.

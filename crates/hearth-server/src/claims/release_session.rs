@@ -22,7 +22,7 @@ const HOST_CHECK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of the session, as far as it is known.
-enum Seen {
+enum SessionState {
     /// It runs, or nothing is known.
     Running,
     /// It has ended, for this reason.
@@ -100,10 +100,12 @@ impl Claims {
             return Ok(true);
         }
         let seen = match row.vm_ended {
-            Some(_) => Seen::Ended("its VM ended, and with it the session that releases it"),
+            Some(_) => SessionState::Ended("its VM ended, and with it the session that releases it"),
             None => self.session_of(&row, &session).await,
         };
-        let Seen::Ended(why) = seen else { return Ok(true) };
+        let SessionState::Ended(why) = seen else {
+            return Ok(true);
+        };
         if self.release(&row, why).await? {
             tracing::info!(instance = %id, session, why, "released with its session");
             return Ok(false);
@@ -112,7 +114,7 @@ impl Claims {
         Ok(true)
     }
 
-    async fn session_of(&self, row: &InstanceRow, session: &str) -> Seen {
+    async fn session_of(&self, row: &InstanceRow, session: &str) -> SessionState {
         // It works without a call from outside: it is not paused for being idle.
         let _call = self.pause.begin_call(&row.vm);
         let asked = async {
@@ -120,19 +122,19 @@ impl Claims {
             Some(agent.wait_session(session, QUESTION).await)
         };
         match asked.await {
-            Some(Ok(info)) if !info.runs() => Seen::Ended("the session that releases it ended"),
+            Some(Ok(info)) if !info.runs() => SessionState::Ended("the session that releases it ended"),
             // The agent is another one: what it had is gone.
             Some(Err(AgentError::Refused { status: 404, .. })) => {
-                Seen::Ended("the session that releases it is gone, with the agent that had it")
+                SessionState::Ended("the session that releases it is gone, with the agent that had it")
             }
-            Some(Ok(_)) => Seen::Running,
+            Some(Ok(_)) => SessionState::Running,
             Some(Err(_)) | None => {
                 let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;
                 match seen {
                     Ok(Ok(Some(VmState::Stopped) | None)) => {
-                        Seen::Ended("its VM ended, and with it the session that releases it")
+                        SessionState::Ended("its VM ended, and with it the session that releases it")
                     }
-                    _ => Seen::Running,
+                    _ => SessionState::Running,
                 }
             }
         }

@@ -146,12 +146,12 @@ impl Claims {
 }
 
 /// Takes a claim back that has no key, when its request is gone before the VM was handed over: no request can ask for it again.
-pub(super) struct Unasked {
+pub(super) struct UndoGuard {
     claims: Claims,
     id: Option<InstanceId>,
 }
 
-impl Unasked {
+impl UndoGuard {
     pub(super) fn new(claims: &Claims, id: Option<InstanceId>) -> Self {
         Self {
             claims: claims.clone(),
@@ -165,7 +165,7 @@ impl Unasked {
     }
 }
 
-impl Drop for Unasked {
+impl Drop for UndoGuard {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
         let claims = self.claims.clone();

@@ -1,31 +1,20 @@
 //! The trace of a claim: what was ready, where its time went, and the message that explains it.
 
 use hearth_api::claim::{ClaimReply, ClaimSource, Miss};
-use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, MissCause, SkippedInstance};
+use hearth_api::explain::{ClaimExplained, ClaimPhase, HandOver, SkippedInstance};
 use hearth_api::ids::InstanceId;
-use hearth_core::claim::{ClaimOrder, ClaimScope, ClaimView, Next, QueueView, Take, has_template};
+use hearth_core::claim::{ClaimOrder, ClaimView, MissFacts, Next, Ready};
 use hearth_core::redact::Redacted;
 use tokio::time::{Duration, Instant};
 
 use crate::store::{ClaimRow, ReadyCount};
-
-/// The pool when the claim first checked.
-#[derive(Debug, Clone, Copy, Default)]
-struct PoolThen {
-    enabled: bool,
-    /// Its set-up fails until a person repairs something.
-    needs_repair: bool,
-}
 
 /// One hand-over on its way.
 #[derive(Debug)]
 pub(super) struct Trace {
     began: Instant,
     phase_began: Instant,
-    ready: Option<ReadyCount>,
-    template: Option<bool>,
-    /// When the claim first checked: the pool was enabled, and its set-up was known to fail.
-    pool: Option<PoolThen>,
+    facts: MissFacts,
     skipped: Vec<SkippedInstance>,
     waited: Duration,
     phases: Vec<(&'static str, Duration)>,
@@ -37,9 +26,7 @@ impl Trace {
         Self {
             began,
             phase_began: began,
-            ready: None,
-            template: None,
-            pool: None,
+            facts: MissFacts::default(),
             skipped: Vec::new(),
             waited: Duration::ZERO,
             phases: Vec::new(),
@@ -61,31 +48,16 @@ impl Trace {
 
     /// How many VMs were ready when the claim first checked.
     pub(super) fn note_ready(&mut self, ready: ReadyCount) {
-        self.ready.get_or_insert(ready);
+        let count = |ready: u32| usize::try_from(ready).unwrap_or(usize::MAX);
+        self.facts.note_ready(Ready {
+            any: count(ready.ready),
+            target: count(ready.current),
+        });
     }
 
     /// Records what the claim saw when it decided on this step.
     pub(super) fn note_view(&mut self, view: &ClaimView, order: &ClaimOrder, step: &Next) {
-        self.pool.get_or_insert(PoolThen {
-            enabled: view.pool.enabled,
-            needs_repair: view.pool.needs_repair,
-        });
-        let takes = matches!(step, Next::Take(Take::Pool { .. }));
-        if order.scope() != ClaimScope::Own && !takes {
-            let count = |ready: usize| u32::try_from(ready).unwrap_or(u32::MAX);
-            self.note_ready(match view.queue {
-                // Claims that wait already have the first call on what is ready.
-                QueueView::Outside { waiting: 1.. } => ReadyCount::default(),
-                _ => ReadyCount {
-                    ready: count(view.pool.ready.any),
-                    current: count(view.pool.ready.target),
-                },
-            });
-        }
-        let waits = matches!(step, Next::Make { .. } | Next::Join | Next::Wait { .. });
-        if waits && view.reserved.is_empty() && order.miss != Miss::Require {
-            self.template = Some(has_template(view, order));
-        }
+        self.facts.note_view(view, order, step);
     }
 
     /// A phase of the work is done.
@@ -99,6 +71,7 @@ impl Trace {
     pub(super) fn skip(&mut self, id: &InstanceId, reason: &Redacted) {
         let lost: Duration = self.phases.drain(..).map(|(_, length)| length).sum();
         let now = Instant::now();
+        self.facts.note_unfit();
         self.skipped.push(SkippedInstance {
             id: id.clone(),
             reason: reason.to_string(),
@@ -124,40 +97,18 @@ impl Trace {
             phases.push(phase("skipped", lost));
         }
         phases.extend(self.phases.iter().map(|(name, length)| phase(name, in_ms(*length))));
+        let count = |ready: usize| u32::try_from(ready).unwrap_or(u32::MAX);
         HandOver {
-            ready: self.ready.map(|ready| ready.ready),
-            ready_current: self.ready.map(|ready| ready.current),
+            ready: self.facts.ready.map(|ready| count(ready.any)),
+            ready_current: self.facts.ready.map(|ready| count(ready.target)),
             strict: order.strict,
             miss: order.miss,
             current,
-            template: self.template,
+            template: self.facts.template,
             skipped: self.skipped.clone(),
-            cause: (source != ClaimSource::Ready).then(|| self.cause(order)),
+            cause: (source != ClaimSource::Ready).then(|| self.facts.cause(order)),
             phases,
             total_ms: in_ms(self.phase_began - self.began),
-        }
-    }
-}
-
-impl Trace {
-    /// Why no ready VM was handed over. The first of these that holds is the cause.
-    fn cause(&self, order: &ClaimOrder) -> MissCause {
-        let ready = self.ready.unwrap_or_default();
-        let pool = self.pool.unwrap_or_default();
-        if order.miss == Miss::Bypass {
-            MissCause::Bypass
-        } else if !pool.enabled {
-            MissCause::PoolDisabled
-        } else if !self.skipped.is_empty() {
-            MissCause::Unfit
-        } else if order.strict && ready.ready > 0 && ready.current == 0 {
-            MissCause::OlderRecipe
-        } else if pool.needs_repair {
-            MissCause::SetUpFails
-        } else if self.template == Some(false) {
-            MissCause::NoTemplate
-        } else {
-            MissCause::Drained
         }
     }
 }

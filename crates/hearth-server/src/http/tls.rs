@@ -1,8 +1,10 @@
-//! TLS: the certificate from files, which may change while the server runs.
+//! TLS: the certificate from files, which may change while the server runs, or from an authority ([`acme`]).
+
+mod acme;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum_server::tls_rustls::RustlsConfig;
@@ -11,7 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 
-use crate::options::TlsFiles;
+use crate::options::{TlsFiles, TlsSource};
 
 /// How often the files are checked. Who renews a certificate does so days before it ends.
 const CHECK: Duration = Duration::from_secs(10);
@@ -37,56 +39,102 @@ pub enum TlsError {
         key: PathBuf,
         why: String,
     },
+    /// No certificate of an authority can be used here at all.
+    #[error("TLS cannot be set up: {0}")]
+    Acme(rustls::Error),
 }
 
 /// What the files looked like: changed when it differs.
 type Seen = [Option<(SystemTime, u64)>; 2];
 
-/// The server's certificate. Cheap to clone; connections that come after a reload get the new one.
+/// The server's certificate. Cheap to clone; connections that come after a change get the new one.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    files: TlsFiles,
     config: RustlsConfig,
+    source: Source,
+}
+
+/// What changes it.
+#[derive(Debug, Clone)]
+enum Source {
+    Files(Files),
+    /// Until it is watched.
+    Acme(Arc<Mutex<Option<acme::Renewal>>>),
+}
+
+#[derive(Debug, Clone)]
+struct Files {
+    paths: TlsFiles,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl Tls {
-    /// Reads the files.
-    pub fn open(files: &TlsFiles) -> Result<Self, TlsError> {
-        let seen = seen(files);
-        let config = RustlsConfig::from_config(Arc::new(read(files)?));
-        Ok(Self {
-            files: files.clone(),
-            config,
-            seen: Arc::new(Mutex::new(seen)),
-        })
+    /// Reads the files, or what an authority gave before: that is kept in the folder.
+    pub fn open(source: &TlsSource, folder: &Path) -> Result<Self, TlsError> {
+        let (config, source) = match source {
+            TlsSource::Files(paths) => {
+                let seen = Arc::new(Mutex::new(seen(paths)));
+                let paths = paths.clone();
+                (read(&paths)?, Source::Files(Files { paths, seen }))
+            }
+            TlsSource::Acme(settings) => {
+                let (config, renewal) = acme::open(settings, folder)?;
+                (config, Source::Acme(Arc::new(Mutex::new(Some(renewal)))))
+            }
+        };
+        let config = RustlsConfig::from_config(Arc::new(config));
+        Ok(Self { config, source })
     }
 
     /// Reads the files again; with a fault in them the old certificate stays.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let seen = seen(&self.files);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-        self.config.reload_from_config(Arc::new(read(&self.files)?));
-        tracing::info!(certificate = %self.files.certificate.display(), "the certificate was read again");
-        Ok(())
+        match &self.source {
+            Source::Files(files) => files.reload(&self.config),
+            Source::Acme(_) => Ok(()),
+        }
     }
 
-    /// Reads them again whenever they have changed.
+    /// Reads the files again whenever they have changed, or gets and renews the authority's, until `stop`.
     pub async fn watch(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(CHECK) => {}
-            }
-            let changed = *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != seen(&self.files);
-            if changed && let Err(error) = self.reload() {
-                tracing::warn!(%error, "the certificate that was in use stays; the next change of the files is tried");
+        match self.source {
+            Source::Files(files) => files.watch(&self.config, stop).await,
+            Source::Acme(renewal) => {
+                let renewal = renewal.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(renewal) = renewal {
+                    acme::renew(renewal, stop).await;
+                }
             }
         }
     }
 
     pub(super) fn config(&self) -> RustlsConfig {
         self.config.clone()
+    }
+}
+
+impl Files {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reload(&self, config: &RustlsConfig) -> Result<(), TlsError> {
+        *self.seen() = seen(&self.paths);
+        config.reload_from_config(Arc::new(read(&self.paths)?));
+        tracing::info!(certificate = %self.paths.certificate.display(), "the certificate was read again");
+        Ok(())
+    }
+
+    async fn watch(self, config: &RustlsConfig, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(CHECK) => {}
+            }
+            let changed = *self.seen() != seen(&self.paths);
+            if changed && let Err(error) = self.reload(config) {
+                tracing::warn!(%error, "the certificate that was in use stays; the next change of the files is tried");
+            }
+        }
     }
 }
 

@@ -156,6 +156,15 @@ impl Metrics {
                 gauge.set(gauge.get().max(age(figure.oldest, now)));
             }
         }
+        let lag = reading.gauge(
+            "hearth_checkout_lag_commits",
+            "Commits of their branches that the ready VM of a pool lacks that lacks most; nothing where that is not known.",
+            &["project"],
+        )?;
+        for (project, commits) in self.status.checkout_lags().await? {
+            let gauge = lag.with_label_values(&[self.projects.label(&project)]);
+            gauge.set(gauge.get().max(float(commits)));
+        }
         let breaker = reading.gauge(
             "hearth_breaker_open",
             "1 for a pool that is not filled because its set-up failed again and again.",

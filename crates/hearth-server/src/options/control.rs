@@ -1,20 +1,10 @@
 //! What can be done with a server while it runs: change some settings, and see that its loop works.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::repos::watch::WebhookSecret;
-
-/// The files of a certificate, PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The certificate, and those between it and the authority's.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
 
 /// The settings that a running server takes over.
 #[derive(Debug, Clone)]

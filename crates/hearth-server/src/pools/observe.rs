@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::act::Actor;
 use super::schedule::Schedules;
 use super::tasks::Tasks;
-use crate::claims::{Admission, Queues, Room};
+use crate::claims::{Capacity, Queues, ReservedRoom};
 use crate::options::SharedLimits;
 use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
@@ -48,13 +48,13 @@ pub struct Observer {
 }
 
 #[async_trait]
-impl Admission for Observer {
-    async fn admit(
+impl Capacity for Observer {
+    async fn reserve(
         &self,
         project: &ProjectId,
         memory_mib: u64,
         count: usize,
-    ) -> Result<Result<Room, String>, StoreError> {
+    ) -> Result<Result<ReservedRoom, String>, StoreError> {
         let room = self.begin_pass().await;
         let (world, _) = self.observe(Timestamp::now(), 0).await?;
         let each = self.memory.counts_new(memory_mib, UNKNOWN_FORK_MIB);
@@ -93,7 +93,7 @@ impl Observer {
     }
 
     /// Waits until nobody else counts what there is in order to make more.
-    pub(super) async fn begin_pass(&self) -> Room {
+    pub(super) async fn begin_pass(&self) -> ReservedRoom {
         self.passes.clone().lock_owned().await
     }
 
@@ -171,6 +171,7 @@ impl Observer {
                 .push(self.instance_world(row, prepared, &vms));
         }
         let mut configured = self.store.pools().await?;
+        self.schedules.keep(&configured);
         let streaks = self.store.failure_streaks(None).await?;
         let mut pools = Vec::new();
         let mut tenants: HashMap<String, usize> = HashMap::new();

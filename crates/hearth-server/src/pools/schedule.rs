@@ -23,6 +23,12 @@ struct Known {
 }
 
 impl Schedules {
+    /// Forgets every pool but these.
+    pub(super) fn keep(&self, pools: &HashMap<ProjectId, PoolRow>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|project, _| pools.contains_key(project));
+    }
+
     /// How many VMs this pool is to keep ready.
     pub(super) fn target_size(&self, project: &ProjectId, pool: &PoolRow, now: Timestamp) -> i64 {
         let own = pool.config.target_size;

@@ -11,9 +11,10 @@ use crate::options::ServeOptions;
 use crate::secrets::cipher::Cipher;
 
 /// What Hearth itself makes in a data folder; anything else is somebody else's.
-const OURS: [&str; 16] = [
+const OURS: [&str; 17] = [
     "admin-token",
     "cache",
+    "certificates",
     MARKER,
     "hearth.db",
     "hearth.db-shm",

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hearth_api::claim::ClaimedRepo;
 use hearth_api::explain::{
     AtWork, HostUse, InstanceExplained, PoolExplained, RepoBehind, RepositoryExplained, TemplateInfo,
 };
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use crate::builds::live_log::LiveLogs;
 use crate::options::SharedLimits;
 use crate::recipes::target::Target;
+use crate::repos::checkouts::checkouts;
 use crate::repos::mirrors::Mirrors;
 use crate::store::{BranchHeads, InstanceRow, ProjectRow, Store, StoreError, TemplateRow};
 use crate::templates::gc::Gc;
@@ -345,24 +347,55 @@ impl PoolStatus {
         for row in rows {
             let mut repos = Vec::with_capacity(row.repos.len());
             for repo in &row.repos {
-                let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path);
-                let wanted = checkout.and_then(|it| Some((it, heads.commit(&it.remote(), &it.branch)?)));
-                let left = deadline.saturating_duration_since(Instant::now());
-                let mirrors = &self.mirrors;
-                let behind = match wanted {
-                    Some((checkout, commit)) => mirrors.behind(&checkout.remote(), &repo.commit, commit, left).await,
-                    None => None,
-                };
                 repos.push(RepoBehind {
                     repo_full_name: repo.repo_full_name.clone(),
                     branch: repo.branch.clone(),
                     commit: repo.commit.clone(),
-                    behind,
+                    behind: self.commits_behind(repo, checkouts, heads, deadline).await,
                 });
             }
             all.push(repos);
         }
         all
+    }
+
+    /// How many commits of its branch a checkout lacks, where that is known before the deadline.
+    async fn commits_behind(
+        &self,
+        repo: &ClaimedRepo,
+        checkouts: &[Checkout],
+        heads: &BranchHeads,
+        deadline: Instant,
+    ) -> Option<u64> {
+        let checkout = checkouts.iter().find(|checkout| checkout.path == repo.path)?;
+        let remote = checkout.remote();
+        let head = heads.commit(&remote, &checkout.branch)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.mirrors.behind(&remote, &repo.commit, head, left).await
+    }
+
+    /// How many commits the ready VM of each pool lacks, over all its repositories, that lacks most. Pools of which that is not known are
+    /// left out.
+    pub async fn checkout_lags(&self) -> Result<Vec<(ProjectId, u64)>, StoreError> {
+        let deadline = Instant::now() + BEHIND_PATIENCE;
+        let (ready, heads) = (self.store.ready_checkouts().await?, self.store.branch_heads().await?);
+        let (projects, pools) = (self.store.all_projects().await?, self.store.pools().await?);
+        let projects: HashMap<&ProjectId, &ProjectRow> = projects.iter().map(|row| (&row.id, row)).collect();
+        let mut lags: HashMap<ProjectId, u64> = HashMap::new();
+        for (project, repos) in ready {
+            let Some(row) = projects.get(&project) else { continue };
+            let checkouts = checkouts(row, pools.get(&project));
+            let mut lag = None;
+            for repo in &repos {
+                let behind = self.commits_behind(repo, &checkouts, &heads, deadline).await;
+                lag = behind.map(|behind| lag.unwrap_or(0) + behind).or(lag);
+            }
+            if let Some(lag) = lag {
+                let most = lags.entry(project).or_default();
+                *most = lag.max(*most);
+            }
+        }
+        Ok(lags.into_iter().collect())
     }
 }
 

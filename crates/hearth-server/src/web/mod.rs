@@ -20,6 +20,7 @@ mod frame;
 mod history;
 mod host;
 mod instance;
+mod openid;
 mod parts;
 mod pool;
 mod project;
@@ -34,15 +35,19 @@ mod variables;
 mod visitor;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post};
+use hearth_api::error::ErrorCode;
 use hearth_image::Stores;
 use tower_http::compression::CompressionLayer;
 
+pub use self::openid::Provider;
+use self::refusal::Refusal;
 use crate::http::{AppState, ForPeople};
 use crate::options::ServeOptions;
 
@@ -61,19 +66,34 @@ struct Pages {
     /// What `hearth doctor` would check.
     data_dir: PathBuf,
     images: Stores,
+    /// Where people may sign in without a token.
+    openid: Option<Arc<Provider>>,
+}
+
+impl Pages {
+    /// 404 where nobody signs in so.
+    fn provider(&self) -> Result<&Provider, Refusal> {
+        let why = "no one signs in by OpenID Connect here: the server was started without `--openid-issuer`";
+        self.openid
+            .as_deref()
+            .ok_or_else(|| Refusal::new(ErrorCode::NotFound, why))
+    }
 }
 
 /// The pages, around the API that they call.
-pub fn pages(state: AppState, api: Router, options: &ServeOptions) -> Router<AppState> {
+pub fn pages(state: AppState, api: Router, openid: Option<Arc<Provider>>, options: &ServeOptions) -> Router<AppState> {
     let pages = Pages {
         state,
         api,
         data_dir: options.data_dir.clone(),
         images: Stores::new(&options.data_dir, options.shared_images.clone()),
+        openid,
     };
     let shown = Router::new()
         .route("/", get(projects::list))
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
+        .route("/sign-in/openid", get(openid::begin))
+        .route("/sign-in/openid/back", get(openid::come_back))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/projects", post(project::create))
         .route("/projects/new", get(project::new))

@@ -30,15 +30,7 @@ pub struct Session(String);
 impl Session {
     /// The one that a request names.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let all = headers.get_all(header::COOKIE).into_iter();
-        let pairs = all
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(';'));
-        let named = pairs.filter_map(|pair| pair.trim().split_once('='));
-        let secret = named
-            .into_iter()
-            .find_map(|(name, value)| (name == COOKIE).then_some(value))?;
-        Some(Self(secret.to_owned()))
+        cookie_of(headers, COOKIE).map(|secret| Self(secret.to_owned()))
     }
 
     /// A new one of a token, and its cookie.
@@ -79,14 +71,49 @@ impl Session {
     }
 }
 
-fn cookie(value: &str, seconds: i64, headers: &HeaderMap) -> HeaderValue {
+/// The cookie of this name that a request brings.
+pub fn cookie_of<'a>(headers: &'a HeaderMap, cookie: &str) -> Option<&'a str> {
+    let all = headers.get_all(header::COOKIE).into_iter();
+    let mut pairs = all
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs.find_map(|(name, value)| (name == cookie).then_some(value))
+}
+
+/// Who sends a cookie along.
+#[derive(Debug, Clone, Copy)]
+pub enum SentFrom {
+    /// Our own pages alone.
+    OwnPages,
+    /// Also a page of another site that leads here.
+    AnyLink,
+}
+
+/// A cookie that no script can read.
+pub fn cookie_text(
+    name: &str,
+    value: &str,
+    path: &str,
+    from: SentFrom,
+    seconds: i64,
+    headers: &HeaderMap,
+) -> HeaderValue {
+    let same_site = match from {
+        SentFrom::OwnPages => "Strict",
+        SentFrom::AnyLink => "Lax",
+    };
     let secure = if outer_scheme(headers) == "https" {
         "; Secure"
     } else {
         ""
     };
-    let text = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let text = format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite={same_site}{secure}");
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn cookie(value: &str, seconds: i64, headers: &HeaderMap) -> HeaderValue {
+    cookie_text(COOKIE, value, "/", SentFrom::OwnPages, seconds, headers)
 }
 
 fn said<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -1,4 +1,4 @@
-//! Signing in with a token, and out. OpenID Connect will be a second way in beside the form, and begin the same session.
+//! Signing in with a token, and out. OpenID Connect is a second way in beside the form, and begins the same session.
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -8,7 +8,7 @@ use hearth_api::token::Scope;
 use maud::html;
 
 use super::Pages;
-use super::form::{Fields, Posted, fields_of};
+use super::form::{Fields, Posted, fields_of, pairs};
 use super::frame;
 use super::refusal::Refusal;
 use super::session::{Session, is_own_origin};
@@ -20,23 +20,27 @@ pub async fn show(State(pages): State<Pages>, query: Fields, request: Request) -
     if let Some(visitor) = Visitor::by_cookie(request.headers(), &pages).await? {
         return Ok(Redirect::to(&next(query.get("next"), &visitor.caller)).into_response());
     }
-    Ok(form(query.get("next"), None))
+    Ok(form(&pages, query.get("next"), None))
 }
 
-fn form(next: Option<&str>, refusal: Option<&Refusal>) -> Response {
+pub fn form(pages: &Pages, next: Option<&str>, refusal: Option<&Refusal>) -> Response {
     let body = html! {
         h1 { "Sign in" }
         @if let Some(refusal) = refusal { (refusal.notice()) }
+        @if let Some(provider) = &pages.openid {
+            p { a.button.main href={ "/sign-in/openid?" (pairs(&[("next", next)])) } { "Sign in at " (provider.host()) } }
+            p.help { "Or with a token:" }
+        }
         form.stacked method="post" action="/sign-in" {
             @if let Some(next) = next { input type="hidden" name="next" value=(next); }
             label for="token" { "Token" }
-            input #token type="password" name="token" required autofocus autocomplete="off" spellcheck="false"
+            input #token type="password" name="token" required autofocus[pages.openid.is_none()] autocomplete="off" spellcheck="false"
                 placeholder="hearth_…" aria-describedby="token-help";
             p #token-help.help {
                 "The server wrote the first one to " code { "admin-token" } " in its data folder; "
                 code { "hearth token create" } " makes others."
             }
-            button.main type="submit" { "Sign in" }
+            button .main[pages.openid.is_none()] type="submit" { "Sign in" }
         }
     };
     let status = refusal.map_or(StatusCode::OK, Refusal::status);
@@ -49,7 +53,7 @@ fn form(next: Option<&str>, refusal: Option<&Refusal>) -> Response {
 }
 
 /// Where somebody is sent who has signed in: back to the page they came for, if it is one of ours.
-fn next(named: Option<&str>, caller: &Caller) -> String {
+pub fn next(named: Option<&str>, caller: &Caller) -> String {
     let is_ours = |path: &&str| {
         let rest = path.strip_prefix('/').unwrap_or("/");
         !rest.starts_with(['/', '\\']) && path.bytes().all(|byte| byte.is_ascii_graphic())
@@ -72,7 +76,7 @@ pub async fn sign_in(State(pages): State<Pages>, request: Request) -> Result<Res
     let token = fields.filled("token").unwrap_or_default();
     let caller = match Caller::of_token(&pages.state, token).await {
         Ok(caller) => caller,
-        Err(error) => return Ok(form(fields.get("next"), Some(&error.into()))),
+        Err(error) => return Ok(form(&pages, fields.get("next"), Some(&error.into()))),
     };
     let cookie = Session::begin(&pages.state.store, &caller, &headers).await?;
     let to = next(fields.get("next"), &caller);

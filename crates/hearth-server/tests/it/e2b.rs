@@ -379,7 +379,8 @@ async fn told(mut command: tokio::process::Command) {
     println!("{}", text(&output.stdout));
     assert!(
         output.status.success() && text(&output.stdout).contains("told"),
-        "{command:?}: {}",
+        "{command:?}: {}: {}",
+        output.status,
         text(&output.stderr)
     );
 }

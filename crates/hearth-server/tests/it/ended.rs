@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hearth_api::ids::VmId;
 use hearth_drivers::Driver;
-use hearth_drivers::fake::{FakeDriver, FakeOptions};
+use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Fault, FaultKind, FaultMoment, Verb};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -170,4 +170,54 @@ async fn a_set_up_on_a_full_disk_ends_and_says_so() {
     let failed = server.until(SOON, &detail, |it| it["status"] == "failed").await;
     let reason = failed["failureReason"].as_str().unwrap();
     assert!(reason.contains("the disk of the host is full"), "{reason}");
+}
+
+#[tokio::test]
+async fn no_vm_is_said_to_have_ended_that_was_never_made() {
+    let no_room = Fault {
+        verb: Verb::Create,
+        call: 1,
+        kind: FaultKind::Permanent,
+        moment: FaultMoment::Before,
+    };
+    let fake = FakeOptions {
+        faults: vec![no_room],
+        rules: vec![ExecRule::fails("broken", 1, "no")],
+        ..FakeOptions::default()
+    };
+    let (server, _) = Server::fake(fake).await;
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let broken = json!([{ "name": "broken", "command": "broken" }]);
+    server
+        .patch(
+            &pool,
+            json!({ "enabled": true, "targetSize": 1, "setupCommands": broken }),
+        )
+        .await;
+    let instances = format!("{pool}/instances");
+    let failed = |all: &Value| {
+        let items = all["items"].as_array().unwrap().iter();
+        items.filter(|it| it["status"] == "failed").count()
+    };
+    server.until(SOON, &instances, |all| failed(all) == 1).await;
+    // All fail, and only the newest keeps its VM; the first had none.
+    server.post(&format!("{pool}/retry"), json!({})).await;
+    let all = server.until(SOON, &instances, |all| failed(all) >= 3).await;
+    let ids: Vec<&str> = all["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|it| it["id"].as_str().unwrap())
+        .collect();
+    let second = format!("/instances/{}", ids[1]);
+    let gone = server.until(SOON, &second, |it| it["vmEndedAt"].is_string()).await;
+    assert_eq!(gone["vmEndedBecause"], "it had failed, and its VM was not needed");
+    let first = server.get(&format!("/instances/{}", ids[0])).await;
+    assert_eq!(
+        (&first["vmEndedAt"], &first["vmEndedBecause"]),
+        (&Value::Null, &Value::Null)
+    );
+    server.stop().await;
 }

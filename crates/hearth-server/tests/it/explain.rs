@@ -187,6 +187,17 @@ async fn a_push_that_breaks_the_set_up_says_so_while_the_recipe_before_serves_an
             (&json!(1), &json!(false))
         );
     }
+    let metrics = reqwest::Client::new().get(format!("http://{}/metrics", server.address));
+    let metrics = metrics
+        .bearer_auth(&server.token)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let lag = format!("hearth_checkout_lag_commits{{project=\"{id}\"}} 1\n");
+    assert!(metrics.contains(&lag), "{metrics}");
     let kept = instances.iter().find(|it| !it["keptUntil"].is_null()).unwrap();
     says(
         &condition(&failing, "DebugVmKept")["message"],

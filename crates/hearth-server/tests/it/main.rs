@@ -32,6 +32,7 @@ mod git_host;
 mod guests;
 mod harness;
 mod history;
+mod history_day;
 mod images;
 mod import_vms;
 mod imports;

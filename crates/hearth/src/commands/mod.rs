@@ -38,6 +38,8 @@ pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
 mod serve_incus;
+mod serve_openid;
+mod serve_tls;
 mod serve_watching;
 pub(crate) mod session;
 pub(crate) mod setup;

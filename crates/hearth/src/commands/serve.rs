@@ -15,11 +15,13 @@ use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
 use hearth_image::Stores;
-use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, TlsFiles, WebhookSecret};
+use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, WebhookSecret};
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
 use super::serve_incus::IncusArgs;
+use super::serve_openid::OpenIdArgs;
+use super::serve_tls::TlsArgs;
 use super::serve_watching::WatchingArgs;
 use super::store::DatabaseArg;
 use crate::config::{self, Complete};
@@ -36,6 +38,12 @@ Rules of --source: [tenant=NAME] allow=PATTERN|deny=PATTERN [credentials=server]
   PATTERN             SCHEME://HOST[:PORT][/PATH] with https, ssh or http, or file:///PATH. HOST may be `*.corp.example` or `*`,
                       PORT `*`; a PATH may end with `*`, and without one all of the host is meant
   credentials=server  fetch with the credentials of the server's user (git's credential helpers, SSH keys)
+
+Rules of --openid-rule: CLAIM=VALUE [CLAIM=VALUE ...] scopes=SCOPE[,SCOPE ...] [tenant=NAME]
+  CLAIM               what the provider says of somebody: groups, email, sub, realm_access.roles; of a list one is enough
+  VALUE               a `*` at its beginning or end stands for anything; an email counts once the provider has checked it
+  SCOPE               admin, project:read, project:write, claim
+  tenant=NAME         without it the first tenant, default
 
 Every option is also a key of the config file (`hearth config example`) and a variable, like HEARTH_MAX_VMS for --max-vms. The
 command line counts first, then the environment, then the file.
@@ -137,18 +145,16 @@ pub(crate) struct ServeArgs {
     /// [default: this machine's own]
     #[arg(long, value_name = "ADDRESS", value_parser = hearth_drivers::parse_resolver)]
     dns_upstream: Option<SocketAddrV4>,
-    /// The certificate that ports are served with, PEM: its own first, then those up to the authority's. Read again when it changes
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// The certificate's private key, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Where traces go: the address of a collector that takes OTLP over HTTP, like `http://127.0.0.1:4318` [default: nowhere]
     #[arg(long, value_name = "URL", value_parser = log::parse_endpoint)]
     otlp_endpoint: Option<String>,
     /// The config file [env: HEARTH_CONFIG] [default: /etc/hearth/hearth.toml, where it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    openid: OpenIdArgs,
     #[command(flatten)]
     watching: WatchingArgs,
     /// Form of the log on standard error
@@ -239,7 +245,7 @@ fn parse_base_url(text: &str) -> Result<String, String> {
 }
 
 /// A host name, without what stands around it in a URL. Below it comes a label of up to 63 characters.
-fn parse_domain(text: &str) -> Result<String, String> {
+pub(super) fn parse_domain(text: &str) -> Result<String, String> {
     const LONGEST: usize = 189;
     let text = text.trim_start_matches("*.").trim_end_matches('.').to_ascii_lowercase();
     let is_label = |label: &str| {
@@ -264,6 +270,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     let mut options = options(args, data_dir.clone());
     options.shared_images = places::shared_images();
     options.webhook_secret = webhook_secret(args)?;
+    options.openid = args.openid.settings()?;
     options.database = args.database.as_ref().map(DatabaseArg::url).transpose()?;
     options.listen = addresses::listen(args, options.listen)?;
     let has_tls = options.tls.is_some();
@@ -338,7 +345,8 @@ fn refused(error: &ServeError) -> Failure {
             _ => failure,
         },
         ServeError::Tls(_) => failure.hint(
-            "--tls-cert names the certificate and those up to its authority's, --tls-key its key; both are PEM and readable for this user",
+            "--tls-cert names the certificate and those up to its authority's, --tls-key its key, --acme-ca an authority's certificate; all are \
+             PEM and readable for this user",
         ),
         _ => failure,
     }
@@ -375,7 +383,7 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         sizes.set(arg.size, arg.shape);
     }
     let options = ServeOptions {
-        tls: tls(args),
+        tls: args.tls.source(),
         driver: match args.driver {
             DriverArg::Qemu => DriverKind::Qemu,
             DriverArg::Incus => DriverKind::Incus,
@@ -411,11 +419,6 @@ fn options(args: &ServeArgs, data_dir: PathBuf) -> ServeOptions {
         ..usual
     };
     args.watching.set(options)
-}
-
-fn tls(args: &ServeArgs) -> Option<TlsFiles> {
-    let (certificate, key) = (args.tls_cert.clone()?, args.tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
-//! TLS: certificates from files, the client that trusts their authority, and what happens when they change.
+//! TLS: certificates from files and by ACME, the client that trusts their authority, and what happens when they change.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::json;
 
 use crate::server::{self, Server};
 use crate::support::{Ran, eventually, run};
@@ -139,4 +142,134 @@ fn certificate_that_cannot_be_used_is_refused_at_the_start() {
             refused.stderr
         );
     }
+}
+
+/// An authority that speaks ACME, as Let's Encrypt does; it ends with this.
+struct Pebble {
+    child: Child,
+    directory: String,
+    management: u16,
+}
+
+impl Drop for Pebble {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Pebble {
+    /// One whose certificates hold for 36 seconds, and which finds the server that it checks at this port. Its own certificate is signed by
+    /// `authority`.
+    fn start(folder: &Path, authority: &Authority, checked: u16) -> Self {
+        let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/pebble/usr/bin");
+        let programs = std::env::var_os("HEARTH_PEBBLE").map_or_else(|| PathBuf::from(unpacked), PathBuf::from);
+        let (certificate, key) = (folder.join("pebble.pem"), folder.join("pebble.key"));
+        authority.sign(&certificate, &key);
+        let (port, management) = (free_port(), free_port());
+        let config = json!({ "pebble": {
+            "listenAddress": format!("127.0.0.1:{port}"),
+            "managementListenAddress": format!("127.0.0.1:{management}"),
+            "certificate": certificate,
+            "privateKey": key,
+            "httpPort": free_port(),
+            "tlsPort": checked,
+            "certificateValidityPeriod": 36,
+        } });
+        let file = folder.join("pebble.json");
+        fs::write(&file, config.to_string()).unwrap();
+        let log = fs::File::create(folder.join("pebble.log")).unwrap();
+        let child = Command::new(programs.join("pebble"))
+            .arg("-config")
+            .arg(file)
+            // It refuses some requests, as the protocol allows, and those are sent again; but it does not sleep.
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("pebble does not start: `cargo xtask test acme` fetches it");
+        let directory = format!("https://127.0.0.1:{port}/dir");
+        Self {
+            child,
+            directory,
+            management,
+        }
+    }
+
+    /// Writes the certificate that all its certificates come from.
+    fn write_root(&self, file: &Path) {
+        eventually("the authority listens", || {
+            let root = Command::new("curl")
+                .args(["--silent", "--fail", "--insecure"])
+                .arg(format!("https://127.0.0.1:{}/roots/0", self.management))
+                .output()
+                .unwrap();
+            fs::write(file, &root.stdout).unwrap();
+            root.status.success()
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's package pebble (all: cargo xtask test; alone: cargo xtask test NAME)"]
+fn certificate_comes_from_an_authority_by_acme_and_is_renewed() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Authority::new(folder.path(), "own.pem");
+    let port = free_port();
+    let pebble = Pebble::start(folder.path(), &own, port);
+    let root = folder.path().join("root.pem");
+    pebble.write_root(&root);
+    let directory = pebble.directory.clone();
+    let listen = format!("127.0.0.1:{port}");
+    let args = [
+        "--listen",
+        &listen,
+        "--acme-domain",
+        "localhost",
+        "--acme-contact",
+        "ops@example.com",
+        "--acme-directory",
+        &directory,
+        "--acme-ca",
+        own.file.to_str().unwrap(),
+    ];
+    let mut server = Server::start(folder.path(), &args);
+    let url = format!("https://localhost:{port}");
+    eventually("the authority's certificate is served", || {
+        asked(&server, &url, Some(&root)).code == 0
+    });
+    let kept = folder.path().join("data/certificates");
+    let certificate = || {
+        let files = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path());
+        let mut certificates = files.filter(|path| path.to_string_lossy().contains("cached_cert"));
+        fs::read_to_string(certificates.next().unwrap()).unwrap()
+    };
+    eventually("it is kept", || fs::read_dir(&kept).unwrap().count() == 2);
+    let first = certificate();
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700);
+
+    // After two thirds of its time there is a new one, and no request is refused.
+    eventually("it is renewed", || {
+        assert_eq!(asked(&server, &url, Some(&root)).code, 0);
+        certificate() != first
+    });
+    // A server that begins again has it at once.
+    let second = certificate();
+    server.signal(Signal::SIGTERM);
+    server.wait();
+    drop(pebble);
+    let server = Server::start(folder.path(), &args);
+    eventually("the kept certificate is served", || {
+        asked(&server, &url, Some(&root)).code == 0
+    });
+    assert_eq!(certificate(), second);
+    // And says why it gets no other: the authority is away.
+    server.says("could not be got or renewed by ACME");
+    let key = second.lines().nth(1).unwrap();
+    assert!(!server.log().contains(key));
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::harness::{SOON, Server, bare_project, options, pause};
 
 /// An address that nobody listens on at this moment.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap()
 }

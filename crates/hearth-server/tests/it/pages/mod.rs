@@ -4,6 +4,7 @@ mod browser;
 mod guard;
 mod lists;
 mod looks;
+mod openid;
 mod story;
 
 use std::time::Instant;

@@ -23,7 +23,7 @@ pub(super) fn listen(args: &ServeArgs, usual: Vec<Listen>) -> Result<Vec<Listen>
     }
     // A certificate holds the name that others know the server by: clients on this machine take another way.
     let only_ports = all.iter().all(|listen| matches!(listen, Listen::Tcp(_)));
-    if args.tls_cert.is_some() && only_ports {
+    if args.tls.source().is_some() && only_ports {
         match local::private_socket() {
             Ok(path) => all.push(Listen::Unix(path)),
             Err(error) => tracing::warn!(%error, "there is no socket for clients on this machine"),
@@ -64,7 +64,7 @@ pub(super) fn say_where(address: &Address, url: &str, data_dir: &Path) {
     if !port.ip().is_loopback() && url.starts_with("http://") {
         tracing::warn!(
             "{port} can be reached from other machines, and the server speaks plain HTTP: tokens and variables can be read on the \
-             way. Give it a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front and listen on 127.0.0.1"
+             way. Give it a certificate (--tls-cert and --tls-key, or --acme-domain), or put a proxy with TLS in front and listen on 127.0.0.1"
         );
     }
 }
