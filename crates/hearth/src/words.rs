@@ -8,6 +8,7 @@ const WORDS: &[(&str, &str)] = &[
     ("enabled", "--enabled"),
     ("env", "--env"),
     ("expiresAt", "--expires"),
+    ("expiresInSeconds", "--for"),
     ("image", "--image"),
     ("limit", "--limit"),
     ("maxAgeMinutes", "--max-age"),
@@ -49,6 +50,8 @@ const VALUES: &[(&str, &str)] = &[
 /// The word for a field's path: `targetSize` → `--target`, `setupCommands[1].name` → `--command number 2, name`. `None` for what
 /// this program has no word for.
 pub(crate) fn of(path: &str) -> Option<String> {
+    // A stream's first message holds the request.
+    let path = path.strip_prefix("request.").unwrap_or(path);
     let end = path.find(['[', '.']).unwrap_or(path.len());
     let (field, rest) = path.split_at(end);
     let (_, word) = WORDS.iter().find(|(known, _)| *known == field)?;

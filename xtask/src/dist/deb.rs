@@ -14,7 +14,7 @@ use crate::{process, workspace};
 const DEPENDS: &str = "adduser, ca-certificates, e2fsprogs, git, init-system-helpers, iproute2, mount, nftables, qemu-utils, \
                        slirp4netns, util-linux";
 /// And what images are built with.
-const RECOMMENDS: &str = "mmdebstrap, debian-archive-keyring, git-lfs, openssh-client, xz-utils, zstd";
+const RECOMMENDS: &str = "mmdebstrap, debian-archive-keyring, git-lfs, openssh-client, uidmap, xz-utils, zstd";
 /// The first QEMU that freezes a VM into files; Debian 12 has it in its backports.
 const QEMU: &str = "1:8.2";
 const UNITS: &str = "lib/systemd/system";
@@ -29,7 +29,7 @@ pub(super) fn package(release: &Release) -> Result<PathBuf> {
     for page in fs::read_dir(root.join("usr/share/man/man1"))? {
         process::run(Command::new("gzip").args(["--best", "--no-name"]).arg(page?.path()))?;
     }
-    write(&root.join("etc/hearth/hearth.toml"), &release.example()?, 0o644)?;
+    write(&root.join("etc/hearth/hearth.toml"), &release.example()?, 0o640)?;
     let doc = root.join("usr/share/doc/hearth");
     copy(&workspace::root().join("LICENSE"), &doc.join("copyright"), 0o644)?;
     copy(

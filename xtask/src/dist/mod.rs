@@ -98,7 +98,13 @@ impl Release {
         let man = root.join("share/man/man1");
         process::run(Command::new(&self.program).arg("man").arg(&man))?;
         for (shell, path) in COMPLETIONS {
+            // They call the program that printed them; what is installed is found by its name.
             let text = read(Command::new(&self.program).args(["completion", shell]))?;
+            let text = text.replace(&*self.program.to_string_lossy(), "hearth");
+            ensure!(
+                !text.contains(&*workspace::root().to_string_lossy()),
+                "the completion for {shell} names a path of this machine"
+            );
             write(&root.join("share").join(path), &text, 0o644)?;
         }
         for unit in ["hearth.service", "hearth.socket"] {

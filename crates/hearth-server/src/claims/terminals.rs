@@ -50,7 +50,8 @@ impl Claims {
             tokio::time::sleep(PAUSE).await;
             let agent = match connections.get(&vm, CONNECT_PATIENCE).await {
                 Ok(agent) => agent,
-                Err(error) => return tracing::warn!(%vm, %error, "the terminals of a VM could not be started"),
+                // It was released already, say: `hearth claim --exec` keeps a VM for a moment.
+                Err(error) => return tracing::info!(%vm, %error, "the terminals of a VM could not be started"),
             };
             for spec in specs {
                 start(&agent, &spec).await;
@@ -66,7 +67,7 @@ async fn start(agent: &AgentClient, spec: &SessionSpec) {
         Ok(SessionStart::NotStarted { reason, .. }) => tracing::warn!(tag, reason, "a terminal could not be started"),
         // It runs already, or the agent is older than sessions.
         Err(AgentError::Refused { message, .. }) => tracing::debug!(tag, message, "a terminal was not started"),
-        Err(error) => tracing::warn!(tag, %error, "a terminal could not be started"),
+        Err(error) => tracing::info!(tag, %error, "a terminal could not be started"),
     }
 }
 

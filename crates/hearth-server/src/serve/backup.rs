@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hearth_store::{Holdings, StoreError};
@@ -249,12 +249,16 @@ pub async fn restore(file: &Path, data_dir: &Path, key: KeySource) -> Result<Des
     if !is_empty {
         return Err(BackupError::NotEmpty(data_dir.to_owned()));
     }
-    let parent = data_dir.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent).map_err(at(parent))?;
+    let is_there = data_dir.is_dir();
+    let near = match data_dir.parent() {
+        Some(parent) if !is_there => parent,
+        _ => data_dir,
+    };
+    std::fs::create_dir_all(near).map_err(at(near))?;
     let work = tempfile::Builder::new()
         .prefix(".hearth-restore-")
-        .tempdir_in(parent)
-        .map_err(at(parent))?;
+        .tempdir_in(near)
+        .map_err(at(near))?;
     let new = work.path().join("data");
     std::fs::DirBuilder::new()
         .mode(OWNER_ALONE)
@@ -283,9 +287,30 @@ pub async fn restore(file: &Path, data_dir: &Path, key: KeySource) -> Result<Des
     File::open(&new)
         .and_then(|folder| folder.sync_all())
         .map_err(at(&new))?;
-    // A folder that is there is empty, and is replaced by this one.
-    std::fs::rename(&new, data_dir).map_err(at(data_dir))?;
+    if is_there {
+        move_into(&new, data_dir).map_err(at(data_dir))?;
+    } else {
+        std::fs::rename(&new, data_dir).map_err(at(data_dir))?;
+    }
     Ok(description)
+}
+
+/// Moves what was restored into a folder that was made for it, and gives it to that folder's owner. The database comes last: without it
+/// there is no server's data.
+fn move_into(new: &Path, data_dir: &Path) -> std::io::Result<()> {
+    let owner = std::fs::metadata(data_dir)?;
+    let mut names: Vec<_> = std::fs::read_dir(new)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<std::io::Result<_>>()?;
+    names.sort_by_key(|name| name == DATABASE);
+    for name in names {
+        let file = new.join(&name);
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        std::fs::rename(file, data_dir.join(name))?;
+    }
+    std::fs::set_permissions(data_dir, std::fs::Permissions::from_mode(OWNER_ALONE))
 }
 
 /// Unpacks the database, and gives what is sealed. Other members are not written anywhere.

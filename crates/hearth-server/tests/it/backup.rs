@@ -1,5 +1,6 @@
 //! A backup of a running server, and the server that begins with it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::harness::{SOON, Server, bare_project, options};
 /// What is looked for; long and unlikely enough.
 const VALUE: &str = "value-of-a-variable-4711";
 const CREDENTIAL: &str = "ghp_credentialThatIsNowhereElse0815";
+/// Some user without a name.
+const OTHER_USER: u32 = 60_123;
 const PASSPHRASE: &str = "correct horse battery staple";
 
 fn passphrase(text: &str) -> SecretString {
@@ -159,10 +162,39 @@ async fn backup_without_its_key_needs_it_from_elsewhere() {
     let wrong = restore(&path("b.tar"), &path("data"), KeySource::File(path("other.key"))).await;
     assert!(matches!(wrong, Err(BackupError::WrongKey)), "{wrong:?}");
     let key = server.options.data_dir.join("secret.key");
-    restore(&path("b.tar"), &path("data"), KeySource::File(key))
+    restore(&path("b.tar"), &path("data"), KeySource::File(key.clone()))
         .await
         .unwrap();
     assert!(!path("data/admin-token").exists());
+
+    // A folder that was made for it stays the one it is, its owner's.
+    std::fs::create_dir(path("made")).unwrap();
+    let is_root = nix::unistd::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(path("made"), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    }
+    let before = std::fs::metadata(path("made")).unwrap();
+    restore(&path("b.tar"), &path("made"), KeySource::File(key))
+        .await
+        .unwrap();
+    let after = std::fs::metadata(path("made")).unwrap();
+    assert_eq!(
+        (after.ino(), after.uid(), after.mode() & 0o777),
+        (before.ino(), before.uid(), 0o700)
+    );
+    let entries: Vec<_> = std::fs::read_dir(path("made"))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .collect();
+    assert!(entries.iter().any(|entry| entry.file_name() == "hearth.db"));
+    for entry in &entries {
+        let owner = entry.metadata().unwrap().uid();
+        assert_eq!(owner, before.uid(), "{entry:?}");
+        assert!(
+            !entry.file_name().to_string_lossy().starts_with(".hearth-restore"),
+            "{entry:?}"
+        );
+    }
 
     // What is no backup, or is cut off, is refused, and leaves nothing.
     std::fs::write(path("text"), "a text").unwrap();

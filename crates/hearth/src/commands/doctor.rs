@@ -151,7 +151,7 @@ fn limits(data: PathBuf) -> Finding {
         name: "limits",
         status: Status::Ok,
         summary: format!(
-            "at most {} VMs with {:.1} GiB of memory in all, and {:.1} GiB of disk for templates; `hearth serve` --max-vms, --memory and \
+            "a server without settings takes at most {} VMs with {:.1} GiB of memory in all, and {:.1} GiB of disk for templates; `hearth serve` --max-vms, --memory and \
              --template-disk say otherwise, `hearth pool explain` says what is used",
             usual.max_vms,
             gib(usual.memory_mib),

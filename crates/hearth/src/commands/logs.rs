@@ -63,7 +63,7 @@ pub(crate) async fn run(globals: &Globals, args: LogsArgs) -> Result<u8, Failure
         if let Some(session) = session_of(&client, &id, &name).await {
             return print_session(&client, &id, &session, args.follow).await;
         }
-        let failure = Failure::usage(format!(
+        let failure = Failure::new(format!(
             "there is no log and no session `{}` in this VM",
             clean_line(&name)
         ));

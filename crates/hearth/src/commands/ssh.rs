@@ -16,7 +16,7 @@ use super::forward::{down, up};
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::lease_warning::Meanwhile;
-use crate::{connect, lease_warning, output, resolve};
+use crate::{connect, lease_warning, output, places, resolve};
 
 /// Behind the name of a VM it makes a host name that `~/.ssh/config` can tell from others.
 const SUFFIX: &str = ".hearth";
@@ -229,7 +229,12 @@ impl Folder {
         if let Some(url) = &globals.url {
             words.extend(["--url".to_owned(), url.clone()]);
         }
-        for (option, path) in [("--token-file", &globals.token_file), ("--data-dir", &globals.data_dir)] {
+        // What the environment says now: an editor that starts ssh later may have another one.
+        let data_dir = match &globals.url {
+            None => places::named_data_dir(globals),
+            Some(_) => globals.data_dir.clone(),
+        };
+        for (option, path) in [("--token-file", &globals.token_file), ("--data-dir", &data_dir)] {
             if let Some(path) = path {
                 words.extend([option.to_owned(), connect::absolute(path).display().to_string()]);
             }

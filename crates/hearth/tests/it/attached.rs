@@ -283,6 +283,6 @@ fn however_a_command_ends_the_code_and_a_sentence_say_it() {
     let log = run(house.command(&["logs", &house.id, "exec-1"]));
     assert_eq!((log.code, log.stdout.as_str()), (0, "GET /\n"));
     let none = run(house.command(&["logs", &house.id, "web"]));
-    assert_eq!(none.code, 2);
+    assert_eq!(none.code, 1);
     assert!(none.stderr.contains("there are: exec-1, exec-2"), "{}", none.stderr);
 }

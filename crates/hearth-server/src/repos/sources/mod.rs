@@ -199,6 +199,10 @@ impl Grant {
 
     fn advice_by_access(&self) -> &'static str {
         match self.access {
+            Access::Own if self.remote.url.starts_with("file:") => {
+                "check the address, and that the server's user may read it; git reads a repository that belongs to another user only when \
+                 the server's user has said so: `git config --global --add safe.directory PATH`"
+            }
             Access::Own | Access::Lent(_) => {
                 "check the address, and that the server's user may read it (git credentials, SSH key), or give the project a \
                  credential of its own (`hearth credential set PROJECT HOST`)"

@@ -127,6 +127,10 @@ async fn file(vm: &Vm<'_>, path: &str, target: &Path, progress: &Progress) -> Re
     let folder = location.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mode = content.mode.unwrap_or(0o644) & MODE_BITS;
     // Removed unless it gets its name. What the umask takes away is not given.
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let message = format!("there is no folder {} here", folder.display());
+        return Err(Failure::new(message).hint("make it with `mkdir -p`"));
+    }
     let mut file = tempfile::Builder::new()
         .prefix(".hearth-")
         .permissions(Permissions::from_mode(mode | 0o200))

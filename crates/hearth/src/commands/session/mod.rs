@@ -14,7 +14,7 @@ use hearth_api::find::LAST;
 use hearth_api::ids::InstanceId;
 use hearth_api::session::Session;
 
-use crate::failure::{EXIT_USAGE, Failure};
+use crate::failure::Failure;
 use crate::hint;
 use crate::text::clean_line;
 
@@ -62,7 +62,7 @@ pub(super) fn choose(all: Vec<Session>, id: &InstanceId, text: &str) -> Result<S
 }
 
 fn none(all: &[Session], id: &InstanceId, text: &str) -> Failure {
-    let failure = Failure::new(format!("there is no session `{}` in this VM", clean_line(text))).with_code(EXIT_USAGE);
+    let failure = Failure::new(format!("there is no session `{}` in this VM", clean_line(text)));
     if all.is_empty() {
         let start = hint::command(["exec", "--detach", id.as_str()]);
         return failure.hint(format!(
