@@ -2,6 +2,7 @@
 //! on this machine.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use hearth_api::client::Client;
@@ -17,6 +18,9 @@ const URL_VARIABLE: &str = "HEARTH_URL";
 /// The token.
 pub(crate) const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
 
+/// Where systemd listens for the service of the package, and its data folder: `deploy/systemd/`.
+const SERVICE_SOCKET: &str = "/run/hearth.sock";
+const SERVICE_DATA_DIR: &str = "/var/lib/hearth";
 /// The file of the authority that signed the server's certificate.
 const CA_VARIABLE: &str = "HEARTH_CA";
 /// All authorities of a system have less.
@@ -137,7 +141,8 @@ fn the_local_server(data_dir: Option<&Path>) -> Result<LocalServer, Failure> {
             places::DATA_DIR_VARIABLE
         )));
     }
-    fitting.pop().ok_or_else(|| match wanted {
+    let found = fitting.pop().or_else(|| asleep(wanted.as_deref()));
+    found.ok_or_else(|| match wanted {
         Some(dir) => Failure::new(format!(
             "no Hearth server of yours runs with the data folder {}",
             dir.display()
@@ -149,6 +154,20 @@ fn the_local_server(data_dir: Option<&Path>) -> Result<LocalServer, Failure> {
             .hint(format!(
                 "start one with `hearth serve`, or name one with {URL_VARIABLE} and {TOKEN_VARIABLE}"
             )),
+    })
+}
+
+/// The service of the package where systemd listens for it: it starts with the first request.
+fn asleep(data_dir: Option<&Path>) -> Option<LocalServer> {
+    let service = Path::new(SERVICE_DATA_DIR);
+    let listens = fs::symlink_metadata(SERVICE_SOCKET).is_ok_and(|socket| socket.file_type().is_socket());
+    let token_file = service.join("admin-token");
+    let is_ours = data_dir.is_none_or(|dir| dir == service) && fs::File::open(&token_file).is_ok();
+    (listens && is_ours).then(|| LocalServer {
+        url: format!("unix:{SERVICE_SOCKET}"),
+        token_file,
+        pid: 0,
+        data_dir: service.to_owned(),
     })
 }
 

@@ -25,7 +25,7 @@ use super::serve_tls::TlsArgs;
 use super::serve_watching::WatchingArgs;
 use super::store::DatabaseArg;
 use crate::config::{self, Complete};
-use crate::failure::Failure;
+use crate::failure::{EXIT_USAGE, Failure};
 use crate::listen::ListenArg;
 use crate::{agent, input, output, places};
 
@@ -344,7 +344,8 @@ fn refused(error: &ServeError) -> Failure {
             }
             _ => failure,
         },
-        ServeError::Tls(_) => failure.hint(
+        // Starting again does not help.
+        ServeError::Tls(_) => failure.with_code(EXIT_USAGE).hint(
             "--tls-cert names the certificate and those up to its authority's, --tls-key its key, --acme-ca an authority's certificate; all are \
              PEM and readable for this user",
         ),

@@ -134,7 +134,8 @@ fn certificate_that_cannot_be_used_is_refused_at_the_start() {
         let mut command = server::command(folder.path(), &args);
         command.stderr(std::process::Stdio::piped());
         let refused = run(command);
-        assert_eq!(refused.code, 1, "{why}: {}", refused.stderr);
+        // Of the settings: a service manager does not try again.
+        assert_eq!(refused.code, 2, "{why}: {}", refused.stderr);
         let error = refused.stderr.split("error: ").nth(1).unwrap_or_default();
         assert!(
             error.contains(why) && error.contains("hint: "),
