@@ -254,6 +254,8 @@ impl From<ClientError> for Failure {
                     401 => failure.with_code(EXIT_REFUSED).hint(
                         "give a valid token in HEARTH_TOKEN; the first one of a server is in the file admin-token of its data folder",
                     ),
+                    // Of a user in the VM, and not of the token.
+                    403 if is_of_a_file(&failure.message) => failure,
                     403 => {
                         let advice = advice_for_scope(&failure.message);
                         let failure = failure.with_code(EXIT_REFUSED);
@@ -273,6 +275,13 @@ impl From<ClientError> for Failure {
             }
         }
     }
+}
+
+/// Whether a file of a VM may not be read or written, as the agent says it.
+fn is_of_a_file(message: &str) -> bool {
+    ["has no permission for this at", "on a file system that is read-only"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// Whether a message of the server holds its own advice, which trying again would only delay.

@@ -17,6 +17,7 @@ use super::progress::Progress;
 use super::{Copied, Vm, channel};
 use crate::commands::exec::until_stopped;
 use crate::failure::Failure;
+use crate::hint;
 use crate::text::clean_line;
 
 /// Permission bits that travel: a VM does not make programs here that run as somebody else.
@@ -97,7 +98,21 @@ impl Output for io::Stdout {
 }
 
 async fn to_stdout(vm: &Vm<'_>, path: &str, progress: &Progress) -> Result<Copied, Failure> {
-    let content = vm.client.read_file(&vm.id, path, vm.user, None).await?;
+    let content = match vm.client.read_file(&vm.id, path, vm.user, None).await {
+        Ok(content) => content,
+        Err(refused) => {
+            let found = vm.client.stat_file(&vm.id, path, vm.user).await;
+            if found.is_ok_and(|found| found.kind == FileKind::Directory) {
+                let failure = Failure::new(format!(
+                    "{} is a folder, and standard output takes one file",
+                    clean_line(path)
+                ));
+                let tar = hint::command(["exec", vm.id.as_str()]);
+                return Err(failure.hint(format!("`{tar} -- tar c -C {} .` writes it as a tar", clean_line(path))));
+            }
+            return Err(refused.into());
+        }
+    };
     let bytes = fetch(vm, path, content, &mut io::stdout(), progress).await?;
     io::stdout().flush()?;
     Ok(one_file(bytes))
