@@ -1,6 +1,7 @@
 //! `kill -9` of the real server with real VMs: the next one continues, and nothing is lost or left over.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -287,12 +288,15 @@ fn a_detached_build_outlives_the_server_and_its_output_is_complete() {
     let session = session.trim();
     server.wait("it prints", || server.run(&["logs", id, "build"]).contains("step 3\n"));
     // One that is attached stays so: it connects to the next server.
-    let attached = server
+    let mut attached = server
         .command(&["attach", id, session])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut output = BufReader::new(attached.stdout.take().unwrap());
+    let mut shown = String::new();
+    output.read_line(&mut shown).unwrap();
     let address = server.address();
     server.kill_and_restart_at(&address);
     let again = server.command(&["wait", id, "build"]).status().unwrap();
@@ -304,8 +308,9 @@ fn a_detached_build_outlives_the_server_and_its_output_is_complete() {
         logs.stderr.lines().filter(|line| line.starts_with("warning ")).count(),
         STEPS
     );
+    output.read_to_string(&mut shown).unwrap();
     let attached = attached.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(attached.stdout).unwrap(), complete);
+    assert_eq!(shown, complete);
     assert_eq!(
         attached.status.code(),
         Some(7),
