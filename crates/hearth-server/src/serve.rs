@@ -169,6 +169,8 @@ pub async fn serve_with(
     first_token(&store, folder).await?;
     let driver = make(installation)?;
     let app = App::new(&store, driver.clone(), mirrors, links, options)?;
+    let rules = options.openid.as_ref().map(ToString::to_string).unwrap_or_default();
+    store.end_sign_ins_unless(&rules, Timestamp::now()).await?;
     let openid = options.openid.clone().map(web::Provider::new).transpose();
     let openid = openid.map_err(AppError::from)?.map(Arc::new);
     let certificates = folder.join(CERTIFICATES);
@@ -217,11 +219,11 @@ pub async fn serve_with(
     }
     let reload = tls.clone();
     options.control.on_change(move |settings| {
+        // First what may fail: with a fault nothing changes.
+        let reloaded = reload.as_ref().map_or(Ok(()), Tls::reload);
+        reloaded.map_err(|error| error.to_string())?;
         change(&settings);
-        reload
-            .as_ref()
-            .map_or(Ok(()), Tls::reload)
-            .map_err(|error| error.to_string())
+        Ok(())
     });
     for address in &addresses {
         tracing::info!(%address, tls = tls.is_some() && address.tcp().is_some(), data = %folder.display(), "listening");

@@ -7,6 +7,9 @@ use subtle::ConstantTimeEq as _;
 
 use super::{RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json};
 
+/// By which settings people were let in who show no secret.
+const SIGN_IN_SETTINGS: &str = "openid_settings";
+
 /// A token as the server knows it.
 pub type TokenRow = TokenItem;
 
@@ -131,6 +134,32 @@ impl Store {
         self.token_by_hash(new.hash).await
     }
 
+    /// Ends the tokens of those who show no secret where these are not the settings by which they were let in: they sign in again, and their
+    /// tokens keep their ids.
+    pub async fn end_sign_ins_unless(&self, settings: &str, now: Timestamp) -> Result<(), StoreError> {
+        let before: Option<String> = db::query_scalar("SELECT value FROM meta WHERE key = $1")
+            .bind(SIGN_IN_SETTINGS)
+            .fetch_optional(&self.read)
+            .await?;
+        if before.unwrap_or_default() == settings {
+            return Ok(());
+        }
+        let mut tx = self.write.begin().await?;
+        db::query("UPDATE token SET expires_at = $1 WHERE hash LIKE 'openid:%' AND expires_at > $1")
+            .bind(millis(now))
+            .execute(&mut *tx)
+            .await?;
+        db::query(
+            "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )
+        .bind(SIGN_IN_SETTINGS)
+        .bind(settings)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// The token with this hash. The hash is of 256 random bits, so the index look-up tells a guesser nothing; the found
     /// one is compared in constant time all the same.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {
@@ -197,5 +226,62 @@ impl Store {
             .run_on(&self.write)
             .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::testing::{Database, Kind, on_both};
+
+    on_both!(other_settings_end_sign_ins_and_their_tokens_keep_their_ids);
+
+    async fn other_settings_end_sign_ins_and_their_tokens_keep_their_ids(kind: Kind) {
+        let database = Database::new(kind);
+        let (store, now) = (database.open().await, Timestamp::now());
+        let item = |name: &str| TokenItem {
+            id: TokenId::generate(),
+            name: name.to_owned(),
+            owner: "ada".to_owned(),
+            tenant: "default".to_owned(),
+            scopes: vec![Scope::Admin],
+            project_id: None,
+            name_prefix: None,
+            max_vms: None,
+            created_at: now,
+            last_used_at: None,
+            expires_at: Some(now + SignedDuration::from_hours(12)),
+        };
+        store.end_sign_ins_unless("rules", now).await.unwrap();
+        let (first, other) = (item("sign-in"), item("by hand"));
+        let person = NewToken {
+            item: &first,
+            hash: "openid:1",
+        };
+        let signed_in = store.put_token(&person).await.unwrap().unwrap();
+        let by_hand = NewToken {
+            item: &other,
+            hash: "2",
+        };
+        store.insert_token(&by_hand).await.unwrap();
+        let later = now + SignedDuration::from_secs(1);
+        let lives = async |id: &TokenId| {
+            let after = later + SignedDuration::from_secs(1);
+            store.token_lives(id, after).await.unwrap()
+        };
+        store.end_sign_ins_unless("rules", later).await.unwrap();
+        assert!(lives(&signed_in.id).await);
+        store.end_sign_ins_unless("other rules", later).await.unwrap();
+        assert!(!lives(&signed_in.id).await && lives(&other.id).await);
+        let again = item("sign-in");
+        let person = NewToken {
+            item: &again,
+            hash: "openid:1",
+        };
+        let again = store.put_token(&person).await.unwrap().unwrap();
+        assert_eq!(again.id, signed_in.id);
+        assert!(lives(&again.id).await);
     }
 }

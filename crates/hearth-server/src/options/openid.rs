@@ -46,6 +46,14 @@ impl OpenIdSettings {
     }
 }
 
+/// All that decides who is let in, and as whom.
+impl fmt::Display for OpenIdSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.issuer, self.client, self.owner_claim)?;
+        self.rules.iter().try_for_each(|rule| write!(f, "\n{rule}"))
+    }
+}
+
 /// Who may sign in, and as what: `groups=platform scopes=admin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignInRule {
@@ -113,7 +121,8 @@ impl FromStr for SignInRule {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut conditions, mut scopes, mut tenant) = (Vec::new(), None, None);
-        for word in text.split_whitespace() {
+        let words = shlex::split(text).ok_or("a quote in it has no end")?;
+        for word in &words {
             let (name, value) = word
                 .split_once('=')
                 .filter(|(name, value)| !name.is_empty() && !value.is_empty())
@@ -163,7 +172,12 @@ impl FromStr for SignInRule {
 impl fmt::Display for SignInRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Condition { claim, pattern } in &self.conditions {
-            write!(f, "{claim}={pattern} ")?;
+            let word = format!("{claim}={pattern}");
+            if word.contains([' ', '\t', '\'', '"', '\\']) {
+                write!(f, "{} ", shlex::try_quote(&word).unwrap_or_default())?;
+            } else {
+                write!(f, "{word} ")?;
+            }
         }
         let scopes: Vec<&str> = self.scopes.iter().map(|scope| scope.as_str()).collect();
         write!(f, "{SCOPES}={} {TENANT}={}", scopes.join(","), self.tenant)
@@ -183,7 +197,7 @@ mod tests {
     #[test]
     fn rule_fits_who_has_all_its_claims() {
         let ada = json!({
-            "sub": "1", "email": "ada@example.com", "email_verified": true, "groups": ["platform", "ops"],
+            "sub": "1", "email": "ada@example.com", "email_verified": true, "groups": ["platform", "ops", "Platform Team"],
             "realm_access": { "roles": ["dev"] }, "level": 3,
         });
         for (rule, expected) in [
@@ -196,6 +210,8 @@ mod tests {
             ("realm_access.roles=admin scopes=claim", false),
             ("level=3 scopes=claim", true),
             ("sub=* scopes=claim", true),
+            ("'groups=Platform Team' scopes=claim", true),
+            ("groups=\"Platform Team\" scopes=claim", true),
             ("nothing=* scopes=claim", false),
             ("realm_access=* scopes=claim", false),
         ] {
@@ -221,6 +237,7 @@ mod tests {
             ("", "names no claim"),
             ("scopes=admin", "names no claim"),
             ("groups=a", "lacks scopes"),
+            ("groups='a scopes=claim", "a quote in it has no end"),
             ("groups=a scopes=root", "`root` is no scope"),
             ("groups scopes=admin", "`groups` is no CLAIM=VALUE"),
             ("groups= scopes=admin", "`groups=` is no CLAIM=VALUE"),

@@ -198,7 +198,10 @@ impl FromRequestParts<Pages> for Visitor {
         let Some(visitor) = visitor else {
             return Err(sign_in_first(parts));
         };
-        if parts.method == Method::GET && is_opened(headers) {
+        // Over plain http browsers do not say who asks, but for the origin of what a script of another page opens: a socket, say.
+        let is_page =
+            is_opened(headers) && !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::ORIGIN);
+        if parts.method == Method::GET && is_page {
             return Ok(visitor);
         }
         let in_header = headers.get(PROOF_HEADER).and_then(|value| value.to_str().ok());

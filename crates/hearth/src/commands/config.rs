@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use hearth_server::PostgresUrl;
 use serde_json::{Map, Value};
 
 use crate::args::Globals;
 use crate::config::{self, USUAL_FILE};
 use crate::failure::Failure;
 use crate::output;
+
+/// The one key whose value may hold a secret.
+const DATABASE_KEY: &str = "database";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -62,13 +66,17 @@ fn check(globals: &Globals, args: &CheckArgs) -> Result<u8, Failure> {
     if globals.json {
         let said: Map<String, Value> = settings
             .iter()
-            .map(|setting| (setting.key.clone(), setting.texts.clone().into()))
+            .map(|setting| (setting.key.clone(), shown(&setting.key, &setting.texts).into()))
             .collect();
         output::print_json(&serde_json::json!({ "file": args.file, "settings": said }))?;
         return Ok(0);
     }
     for setting in &settings {
-        output::print_line(&format!("{} = {}", setting.key, setting.texts.join(", ")))?;
+        output::print_line(&format!(
+            "{} = {}",
+            setting.key,
+            shown(&setting.key, &setting.texts).join(", ")
+        ))?;
     }
     output::note(&format!(
         "{}: {}, no fault",
@@ -76,4 +84,14 @@ fn check(globals: &Globals, args: &CheckArgs) -> Result<u8, Failure> {
         output::count(settings.len() as u64, "setting")
     ));
     Ok(0)
+}
+
+/// The values without the password that a database's address may hold.
+fn shown(key: &str, texts: &[String]) -> Vec<String> {
+    let shown = |text: &String| match text.parse::<PostgresUrl>() {
+        Ok(url) if key == DATABASE_KEY => url.to_string(),
+        Err(_) if key == DATABASE_KEY => "(not shown)".to_owned(),
+        _ => text.clone(),
+    };
+    texts.iter().map(shown).collect()
 }

@@ -32,7 +32,7 @@ pub(super) struct OpenIdArgs {
     #[arg(long = "openid-rule", value_name = "RULE", requires = "openid_issuer")]
     openid_rules: Vec<SignInRule>,
     /// The claim that says who somebody is here: the owner of what they make and claim. Choose one that people cannot change themselves
-    /// [default: email, if the provider has checked it, or else sub]
+    /// [default: email, if the provider has checked it, or else `sub:` and the sub]
     #[arg(long, value_name = "CLAIM", requires = "openid_issuer")]
     openid_owner: Option<String>,
 }

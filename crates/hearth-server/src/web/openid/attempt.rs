@@ -16,6 +16,8 @@ const PATH: &str = "/sign-in/openid";
 /// How long somebody may take at the provider.
 const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 const NAME_BYTES: usize = 16;
+/// The longest address that somebody is sent back to.
+const LONGEST_NEXT: usize = 1000;
 
 /// The attempt.
 pub struct Attempt {
@@ -31,7 +33,8 @@ impl Attempt {
         let name: [u8; NAME_BYTES] = rand::rng().random();
         Self {
             name: hex::encode(name),
-            next: next.map(str::to_owned),
+            // Browsers drop a cookie of more than 4 KB.
+            next: next.filter(|next| next.len() <= LONGEST_NEXT).map(str::to_owned),
             key: key.clone(),
         }
     }

@@ -24,7 +24,7 @@ use super::session::Session;
 use super::{frame, sign_in};
 use crate::http::{About, Asked, Caller, Came, outer_host, outer_scheme};
 use crate::options::claim;
-use crate::store::{NewToken, TokenRow};
+use crate::store::{NewToken, TokenReach, TokenRow};
 
 pub use self::provider::Provider;
 
@@ -36,8 +36,10 @@ const KEY_PREFIX: &str = "openid:";
 const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 /// In the audit log.
 const OPERATION: &str = "sign_in_with_openid";
-/// Longest name of an owner, as for tokens that are made by hand.
-const LONGEST_OWNER: usize = 100;
+/// Longest name of an owner; OpenID Connect's subjects have at most as many bytes.
+const LONGEST_OWNER: usize = 255;
+/// Begins the owner's name where there is no better one than the subject.
+const SUBJECT_PREFIX: &str = "sub:";
 
 /// `GET /sign-in/openid`: to the provider.
 pub async fn begin(
@@ -67,10 +69,8 @@ pub async fn come_back(State(pages): State<Pages>, query: Fields, mut request: R
     let ended = Attempt::end(headers);
     let caller = match signed_in(&pages, &query, &callback(&parts.uri, headers)?, attempt).await {
         Ok(caller) => caller,
-        Err(refusal) => {
-            let page = refused(&pages, next.as_deref(), refusal);
-            return Ok(([(header::SET_COOKIE, ended)], page).into_response());
-        }
+        // The cookie stays: it may be that of a sign-in in another window.
+        Err(refusal) => return Ok(refused(&pages, next.as_deref(), refusal)),
     };
     if let Some(asked) = parts.extensions.get::<Asked>() {
         asked.note(&caller.0);
@@ -118,8 +118,21 @@ async fn signed_in(pages: &Pages, query: &Fields, callback: &str, attempt: Optio
         .filled("code")
         .ok_or_else(|| Refusal::new(ErrorCode::ValidationError, "the provider sent no code; begin again"))?;
     let person = provider.person(&attempt, code, callback).await?;
-    let item = token_of(provider, &person)?;
     let key = key_of(&provider.settings().issuer, &person.subject);
+    let item = match token_of(provider, &person) {
+        Ok(item) => item,
+        Err(refusal) => {
+            // Whom no rule lets in any more is out at once.
+            if let Some(token) = pages.state.store.token_by_hash(&key).await? {
+                pages
+                    .state
+                    .store
+                    .delete_token(TokenReach::Everywhere, &token.id)
+                    .await?;
+            }
+            return Err(refusal);
+        }
+    };
     let new = NewToken {
         item: &item,
         hash: &key,
@@ -134,14 +147,19 @@ async fn signed_in(pages: &Pages, query: &Fields, callback: &str, attempt: Optio
 fn token_of(provider: &Provider, person: &Person) -> Result<TokenRow, Refusal> {
     let settings = provider.settings();
     let rule = settings.rules.iter().find(|rule| rule.fits(&person.claims));
+    let is_name = |name: &str| {
+        !name.is_empty() && name.trim() == name && name.len() <= LONGEST_OWNER && !name.chars().any(char::is_control)
+    };
+    if !is_name(&person.subject) {
+        let why = "the provider names you by something that is no name: empty, too long, or with control characters";
+        return Err(Refusal::new(ErrorCode::Forbidden, why));
+    }
+    // A subject is no name that people go by, and must not be taken for one.
     let named = claim(&person.claims, &settings.owner_claim).and_then(Value::as_str);
-    let owner: String = named
-        .map(str::trim)
-        .filter(|name| !name.is_empty() && !name.chars().any(char::is_control))
-        .unwrap_or(&person.subject)
-        .chars()
-        .take(LONGEST_OWNER)
-        .collect();
+    let owner = match named.filter(|name| is_name(name)) {
+        Some(name) => name.to_owned(),
+        None => format!("{SUBJECT_PREFIX}{}", person.subject),
+    };
     let rule = rule.ok_or_else(|| {
         tracing::info!(
             owner,

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use hearth_api::error::chain;
 use openidconnect::core::{
-    CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim, CoreJsonWebKey,
-    CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreRevocableToken,
-    CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
+    CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClientAuthMethod, CoreErrorResponseType,
+    CoreGenderClaim, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
+    CoreRevocableToken, CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
 };
 use openidconnect::{
-    AccessToken, AdditionalClaims, AsyncHttpClient, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdTokenFields,
-    IssuerUrl, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope,
+    AccessToken, AdditionalClaims, AsyncHttpClient, AuthType, AuthorizationCode, Client, ClientId, ClientSecret,
+    CsrfToken, EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
+    IdTokenFields, IssuerUrl, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope,
     StandardErrorResponse, StandardTokenResponse, SubjectIdentifier, TokenResponse as _, UserInfoClaims,
 };
 use secrecy::ExposeSecret as _;
@@ -132,11 +132,18 @@ pub struct Person {
     pub claims: Value,
 }
 
+/// What it said of itself, and why it last said nothing.
+#[derive(Default)]
+struct Known {
+    said: Option<(Instant, Arc<CoreProviderMetadata>)>,
+    failed: Option<(Instant, String)>,
+}
+
 /// The provider.
 pub struct Provider {
     settings: OpenIdSettings,
     http: Http,
-    metadata: Mutex<Option<(Instant, Arc<CoreProviderMetadata>)>>,
+    metadata: Mutex<Known>,
 }
 
 impl Provider {
@@ -208,7 +215,13 @@ impl Provider {
             }
             Err(error) => return Err(error),
         };
-        for (name, value) in self.user_info(&client, answer.access_token(), &subject).await? {
+        let info = self.user_info(&client, answer.access_token(), &subject).await?;
+        // Whether an address was checked is said of the address that stands beside it.
+        let is_other = claims.get("email").is_some_and(|own| info.get("email") != Some(own));
+        for (name, value) in info
+            .into_iter()
+            .filter(|(name, _)| !(is_other && name == "email_verified"))
+        {
             if let Some(claims) = claims.as_object_mut() {
                 claims.entry(name).or_insert(value);
             }
@@ -266,21 +279,41 @@ impl Provider {
             ClientId::new(self.settings.client.clone()),
             secret.map(|secret| ClientSecret::new(secret.expose_secret().to_owned())),
         );
-        Ok(client.set_redirect_uri(callback))
+        let takes = metadata.token_endpoint_auth_methods_supported();
+        let takes_post_alone = takes.is_some_and(|takes| {
+            takes.contains(&CoreClientAuthMethod::ClientSecretPost)
+                && !takes.contains(&CoreClientAuthMethod::ClientSecretBasic)
+        });
+        let way = if takes_post_alone {
+            AuthType::RequestBody
+        } else {
+            AuthType::BasicAuth
+        };
+        Ok(client.set_redirect_uri(callback).set_auth_type(way))
     }
 
     async fn metadata(&self, age: Duration) -> Result<Arc<CoreProviderMetadata>, ProviderError> {
-        // Held while it is asked: many who sign in at once ask it once.
+        let came = Instant::now();
+        // Held while it is asked: many who sign in at once ask it once, and all get its answer, or that there is none.
         let mut known = self.metadata.lock().await;
-        if let Some((_, metadata)) = known.as_ref().filter(|(at, _)| at.elapsed() < age) {
+        if let Some((_, metadata)) = known.said.as_ref().filter(|(at, _)| at.elapsed() < age) {
             return Ok(metadata.clone());
         }
+        if let Some((_, why)) = known.failed.as_ref().filter(|(at, _)| *at >= came) {
+            return Err(ProviderError::Away {
+                issuer: self.settings.issuer.clone(),
+                why: why.clone(),
+            });
+        }
         let issuer = IssuerUrl::new(self.settings.issuer.clone()).map_err(|error| self.away(&error))?;
-        let metadata = CoreProviderMetadata::discover_async(issuer, &self.http)
-            .await
-            .map_err(|error| self.away(&error))?;
-        let metadata = Arc::new(metadata);
-        *known = Some((Instant::now(), metadata.clone()));
+        let metadata = match CoreProviderMetadata::discover_async(issuer, &self.http).await {
+            Ok(metadata) => Arc::new(metadata),
+            Err(error) => {
+                known.failed = Some((Instant::now(), chain(&error)));
+                return Err(self.away(&error));
+            }
+        };
+        known.said = Some((Instant::now(), metadata.clone()));
         Ok(metadata)
     }
 

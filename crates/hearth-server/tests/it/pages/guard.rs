@@ -329,3 +329,39 @@ async fn no_page_holds_a_token_a_variable_or_a_credential() {
     assert_eq!(made.matches("hearth_").count(), 1, "{made}");
     assert!(!person.page("/tokens").await.contains("hearth_"));
 }
+
+#[tokio::test]
+async fn socket_of_a_terminal_opens_for_our_own_pages_alone() {
+    let (server, _) = Server::fake(FakeOptions::default()).await;
+    let (_, pool) = server.full_pool(1).await;
+    let claim = server.post(&format!("{pool}/claim"), json!({})).await;
+    let person = Person::sign_in(&server, &server.token).await;
+    let path = format!("/instances/{}/terminal/socket", claim["id"].as_str().unwrap());
+    let own = format!("http://{}", server.address);
+    // Over plain http a browser sends the cookie and an origin, and says nothing else.
+    for (origin, proof, expected) in [
+        (Some("http://evil.example"), None, StatusCode::FORBIDDEN),
+        (Some("http://evil.example"), Some(&person.proof), StatusCode::FORBIDDEN),
+        (Some(own.as_str()), None, StatusCode::FORBIDDEN),
+        (None, None, StatusCode::FORBIDDEN),
+        (Some(own.as_str()), Some(&person.proof), StatusCode::SWITCHING_PROTOCOLS),
+    ] {
+        let query = proof.map(|proof| format!("?page={proof}")).unwrap_or_default();
+        let mut request = person
+            .request(Method::GET, &format!("{path}{query}"))
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{origin:?} {proof:?}");
+    }
+    // Nor does another page read a page of ours.
+    let page = person
+        .request(Method::GET, "/claims")
+        .header("origin", "http://evil.example");
+    assert_eq!(page.send().await.unwrap().status(), StatusCode::FORBIDDEN);
+}

@@ -147,7 +147,7 @@ async fn people_sign_in_at_a_provider_as_the_rules_say() {
     window.close().await;
 
     // One whom no rule fits, and one whose address the provider has not checked: both stay out, and are told why.
-    for (name, known_as) in [("bob", "bob@elsewhere.example"), ("eve", "eve")] {
+    for (name, known_as) in [("bob", "bob@elsewhere.example"), ("eve", "sub:eve")] {
         let window = Window::open(&server).await;
         log_in(&window, name).await;
         window
