@@ -67,17 +67,22 @@ pub struct Webhooks {
     changed: Arc<Notify>,
 }
 
+/// A client for addresses that an admin has named; each request may take so long.
+pub fn outgoing_client(patience: Duration) -> reqwest::Result<reqwest::Client> {
+    // The second call in a process is refused, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        // What one of them redirects to was not named.
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(patience)
+        .user_agent(concat!("Hearth/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
 impl Webhooks {
     /// Delivers nothing until [`Webhooks::run`].
     pub fn new(store: Store, feed: Feed, second: Duration) -> reqwest::Result<Self> {
-        // The second call in a process is refused, which is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            // What a receiver redirects to was not named by an admin.
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(PATIENCE)
-            .user_agent(concat!("Hearth/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let http = outgoing_client(PATIENCE)?;
         Ok(Self {
             store,
             feed,

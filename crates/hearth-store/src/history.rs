@@ -9,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::writer::Writing;
 use super::{
-    EventRow, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+    EventRow, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, set_meta, timestamp,
+    to_json,
 };
 
 /// The last event that is in the history.
@@ -127,10 +128,7 @@ impl TryFrom<RawBoot> for BootRecord {
 impl Store {
     /// The last event that is in the history.
     pub async fn history_cursor(&self) -> Result<u64, StoreError> {
-        let value: Option<String> = db::query_scalar("SELECT value FROM meta WHERE key = $1")
-            .bind(CURSOR)
-            .fetch_optional(&self.read)
-            .await?;
+        let value = self.meta(CURSOR).await?;
         value.map_or(Ok(0), |value| parse("meta.history_after", &value))
     }
 
@@ -154,13 +152,7 @@ impl Store {
                 _ => {}
             }
         }
-        db::query(
-            "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        )
-        .bind(CURSOR)
-        .bind(upto.to_string())
-        .execute(&mut *tx)
-        .await?;
+        set_meta(&mut tx, CURSOR, &upto.to_string()).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -90,7 +90,7 @@ pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;
 pub use seal::{Seal, SealError};
 pub use streaks::Streaks;
-pub use tokens::{NewToken, TokenReach, TokenRow};
+pub use tokens::{NewToken, SIGN_IN_PREFIX, TokenReach, TokenRow};
 pub use transfer::{CopiedTable, CopyError, CopyProgress, TableSum, copy_to_postgres, installation_of};
 pub use variables::{VariableOwner, VariableRow};
 pub use webhooks::{Attempt, DueDelivery, NewDelivery, NewWebhook, WebhookReach, WebhookRow};
@@ -183,6 +183,16 @@ impl StoreError {
             what: format!("{what}: {cause}"),
         }
     }
+}
+
+/// Gives one of the installation's own values, whatever it was before.
+async fn set_meta(tx: &mut writer::Writing, key: &str, value: &str) -> Result<(), StoreError> {
+    db::query("INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
+        .bind(key)
+        .bind(value)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// The database.

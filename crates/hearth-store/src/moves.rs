@@ -241,27 +241,30 @@ impl Store {
         end: End<'_>,
         now: Timestamp,
     ) -> Result<Moved, StoreError> {
-        let made_vm = self.made_vm(id).await?;
+        // The disk was full, say: no VM has ended that never was.
+        let ends_vm = matches!(end, End::Retired(_)) && self.made_vm(id).await?;
         let mut tx = self.write.begin_shared().await?;
         let moved = move_row(&mut tx, id, end.state(), generation, end.why(), now).await?;
-        let end = match end {
-            End::Failed(failure) => Some(
-                db::query("UPDATE instance SET failure_kind = $2, failure_reason = $3 WHERE id = $1")
-                    .bind(id.as_str())
-                    .bind(failure.kind.as_str())
-                    .bind(failure.reason.as_str()),
-            ),
-            End::Retired(why) if made_vm => Some(
-                db::query("UPDATE instance SET vm_ended_at = $2, vm_ended_why = $3 WHERE id = $1")
-                    .bind(id.as_str())
-                    .bind(millis(now))
-                    .bind(why),
-            ),
-            // The disk was full, say: no VM has ended that never was.
-            End::Retired(_) => None,
-        };
-        if let (Some(end), true) = (end, moved != Moved::Lost) {
-            end.execute(&mut *tx).await?;
+        if moved != Moved::Lost {
+            match end {
+                End::Failed(failure) => {
+                    db::query("UPDATE instance SET failure_kind = $2, failure_reason = $3 WHERE id = $1")
+                        .bind(id.as_str())
+                        .bind(failure.kind.as_str())
+                        .bind(failure.reason.as_str())
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                End::Retired(why) if ends_vm => {
+                    db::query("UPDATE instance SET vm_ended_at = $2, vm_ended_why = $3 WHERE id = $1")
+                        .bind(id.as_str())
+                        .bind(millis(now))
+                        .bind(why)
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                End::Retired(_) => {}
+            }
         }
         tx.commit().await?;
         Ok(moved)

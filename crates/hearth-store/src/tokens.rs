@@ -5,8 +5,12 @@ use hearth_api::token::{Scope, TokenItem};
 use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
-use super::{RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json};
+use super::{
+    RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, set_meta, timestamp, to_json,
+};
 
+/// What begins the key of a token that has no secret, where others have a hash: no secret leads to it.
+pub const SIGN_IN_PREFIX: &str = "openid:";
 /// By which settings people were let in who show no secret.
 const SIGN_IN_SETTINGS: &str = "openid_settings";
 
@@ -137,25 +141,17 @@ impl Store {
     /// Ends the tokens of those who show no secret where these are not the settings by which they were let in: they sign in again, and their
     /// tokens keep their ids.
     pub async fn end_sign_ins_unless(&self, settings: &str, now: Timestamp) -> Result<(), StoreError> {
-        let before: Option<String> = db::query_scalar("SELECT value FROM meta WHERE key = $1")
-            .bind(SIGN_IN_SETTINGS)
-            .fetch_optional(&self.read)
-            .await?;
+        let before = self.meta(SIGN_IN_SETTINGS).await?;
         if before.unwrap_or_default() == settings {
             return Ok(());
         }
         let mut tx = self.write.begin().await?;
-        db::query("UPDATE token SET expires_at = $1 WHERE hash LIKE 'openid:%' AND expires_at > $1")
+        db::query("UPDATE token SET expires_at = $1 WHERE hash LIKE $2 || '%' AND expires_at > $1")
             .bind(millis(now))
+            .bind(SIGN_IN_PREFIX)
             .execute(&mut *tx)
             .await?;
-        db::query(
-            "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        )
-        .bind(SIGN_IN_SETTINGS)
-        .bind(settings)
-        .execute(&mut *tx)
-        .await?;
+        set_meta(&mut tx, SIGN_IN_SETTINGS, settings).await?;
         tx.commit().await?;
         Ok(())
     }

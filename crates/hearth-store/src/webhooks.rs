@@ -6,7 +6,8 @@ use hearth_api::webhook::{Delivery, WebhookItem};
 use jiff::Timestamp;
 
 use super::{
-    EventRow, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, timestamp, to_json,
+    EventRow, RunOn as _, Store, StoreError, db, from_json, millis, optional_timestamp, parse, set_meta, timestamp,
+    to_json,
 };
 
 /// The last event that was put on its way.
@@ -234,10 +235,7 @@ impl Store {
 
     /// The last event that was put on its way to webhooks.
     pub async fn webhook_cursor(&self) -> Result<u64, StoreError> {
-        let value: Option<String> = db::query_scalar("SELECT value FROM meta WHERE key = $1")
-            .bind(CURSOR)
-            .fetch_optional(&self.read)
-            .await?;
+        let value = self.meta(CURSOR).await?;
         value.map_or(Ok(0), |value| parse("meta.webhooks_after", &value))
     }
 
@@ -259,13 +257,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        db::query(
-            "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        )
-        .bind(CURSOR)
-        .bind(upto.to_string())
-        .execute(&mut *tx)
-        .await?;
+        set_meta(&mut tx, CURSOR, &upto.to_string()).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -24,14 +24,12 @@ use super::session::Session;
 use super::{frame, sign_in};
 use crate::http::{About, Asked, Caller, Came, outer_host, outer_scheme};
 use crate::options::claim;
-use crate::store::{NewToken, TokenReach, TokenRow};
+use crate::store::{NewToken, SIGN_IN_PREFIX, TokenReach, TokenRow};
 
 pub use self::provider::Provider;
 
 /// Where the provider sends people back to; an admin tells it this address.
 const BACK: &str = "/sign-in/openid/back";
-/// What begins the key of such a token, where others have a hash: no secret leads to it.
-const KEY_PREFIX: &str = "openid:";
 /// The rules are asked again after this time, at the latest.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 /// In the audit log.
@@ -55,7 +53,7 @@ pub async fn begin(
             let cookie = attempt.cookie(&headers);
             Ok(([(header::SET_COOKIE, cookie)], Redirect::to(&address)).into_response())
         }
-        Err(error) => Ok(refused(&pages, attempt.next.as_deref(), error.into())),
+        Err(error) => Ok(sign_in::form(&pages, attempt.next.as_deref(), Some(&error.into()))),
     }
 }
 
@@ -70,7 +68,7 @@ pub async fn come_back(State(pages): State<Pages>, query: Fields, mut request: R
     let caller = match signed_in(&pages, &query, &callback(&parts.uri, headers)?, attempt).await {
         Ok(caller) => caller,
         // The cookie stays: it may be that of a sign-in in another window.
-        Err(refusal) => return Ok(refused(&pages, next.as_deref(), refusal)),
+        Err(refusal) => return Ok(sign_in::form(&pages, next.as_deref(), Some(&refusal))),
     };
     if let Some(asked) = parts.extensions.get::<Asked>() {
         asked.note(&caller.0);
@@ -193,7 +191,7 @@ fn key_of(issuer: &str, subject: &str) -> String {
         .chain_update(issuer)
         .chain_update("\n")
         .chain_update(subject);
-    format!("{KEY_PREFIX}{}", hex::encode(digest.finalize()))
+    format!("{SIGN_IN_PREFIX}{}", hex::encode(digest.finalize()))
 }
 
 /// The address that the provider sends people back to, as this browser reaches us.
@@ -202,11 +200,6 @@ fn callback(uri: &Uri, headers: &HeaderMap) -> Result<String, Refusal> {
     let host = outer_host(headers).or_else(|| uri.authority().map(|authority| authority.as_str()));
     let host = host.ok_or(ProviderError::OurAddress)?;
     Ok(format!("{}://{host}{BACK}", outer_scheme(headers)))
-}
-
-/// The sign-in page again, with why.
-fn refused(pages: &Pages, next: Option<&str>, refusal: Refusal) -> Response {
-    sign_in::form(pages, next, Some(&refusal))
 }
 
 impl From<ProviderError> for Refusal {

@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use super::attempt::Attempt;
 use crate::options::OpenIdSettings;
+use crate::webhooks::outgoing_client;
 
 /// How long the provider has for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -149,17 +150,9 @@ pub struct Provider {
 impl Provider {
     /// It is asked when somebody signs in, so it may be away until then.
     pub fn new(settings: OpenIdSettings) -> Result<Self, reqwest::Error> {
-        // The second call in a process is refused, which is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            // What it redirects to was not named by an admin.
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(PATIENCE)
-            .user_agent(concat!("Hearth/", env!("CARGO_PKG_VERSION")))
-            .build()?;
         Ok(Self {
             settings,
-            http: Http(http),
+            http: Http(outgoing_client(PATIENCE)?),
             metadata: Mutex::default(),
         })
     }
