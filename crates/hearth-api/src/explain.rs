@@ -18,6 +18,11 @@ pub struct PoolExplained {
     pub summary: String,
     /// The counts of the pool at the same moment.
     pub status: Status,
+    /// How many VMs the pool keeps ready while it is enabled: its target size, or another number by its schedule, and no more than its
+    /// project may have.
+    #[serde(default)]
+    #[schema(required)]
+    pub target: u64,
     /// Claims that wait for a VM of this pool now.
     #[serde(default)]
     #[schema(required)]

@@ -205,6 +205,7 @@ impl App {
             status.clone(),
             gc.clone(),
             feed.clone(),
+            pools.schedules().clone(),
             &options.data_dir,
         );
         let keep = KeepHistory {

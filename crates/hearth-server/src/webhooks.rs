@@ -1,17 +1,20 @@
 //! Outgoing webhooks: events are put on their way in the order in which they were written, and posted until the receiver takes them or they
 //! are given up. Signed as Standard Webhooks are: HMAC-SHA-256 over the id, the time of the attempt and the body.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use hearth_api::ids::WebhookId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
 use serde_json::json;
 use sha2::Sha256;
-use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -24,9 +27,9 @@ const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES: usize = 24;
 /// Events that are put on their way at a time.
 const PAGE: u32 = 200;
-/// Deliveries that are taken up at a time, and posted at once.
+/// Deliveries to one receiver that are taken up at a time, and posted at once.
 const TAKEN: u32 = 64;
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 /// A receiver has this long to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Pauses before the attempts after the first, seconds: about 28 hours in all. After the last one a delivery is given up.
@@ -155,11 +158,19 @@ impl Webhooks {
         }
     }
 
-    /// Posts what is due.
+    /// Posts what is due, to every receiver by itself: one that is slow delays no other.
     async fn deliver(&self) {
+        let mut working = BTreeSet::new();
+        let mut receivers = FuturesUnordered::new();
         loop {
-            let pause = match self.deliver_due().await {
-                Ok(pause) => pause,
+            let pause = match self.due_receivers(&working).await {
+                Ok((due, pause)) => {
+                    for webhook in due {
+                        working.insert(webhook.clone());
+                        receivers.push(self.deliver_to(webhook));
+                    }
+                    pause
+                }
                 Err(error) => {
                     tracing::warn!(%error, "webhooks could not be delivered; it is tried again");
                     LONGEST_PAUSE
@@ -168,17 +179,42 @@ impl Webhooks {
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+                Some(webhook) = receivers.next() => {
+                    working.remove(&webhook);
+                }
             }
         }
     }
 
-    /// How long until the next one is due.
-    async fn deliver_due(&self) -> Result<Duration, StoreError> {
-        self.store.remove_deliveries(Timestamp::now() - KEPT, BATCH).await?;
+    /// The receivers that something is due for, and how long until something is due for another; without those that are posted to
+    /// at this moment.
+    async fn due_receivers(&self, working: &BTreeSet<WebhookId>) -> Result<(Vec<WebhookId>, Duration), StoreError> {
+        let now = Timestamp::now();
+        self.store.remove_deliveries(now - KEPT, BATCH).await?;
+        let mut next = self.store.next_deliveries().await?;
+        next.retain(|(webhook, _)| !working.contains(webhook));
+        let (due, later): (Vec<_>, Vec<_>) = next.into_iter().partition(|(_, at)| *at <= now);
+        let pause = later
+            .into_iter()
+            .filter_map(|(_, at)| Duration::try_from(at.duration_since(now)).ok())
+            .fold(LONGEST_PAUSE, Duration::min);
+        Ok((due.into_iter().map(|(webhook, _)| webhook).collect(), pause))
+    }
+
+    /// Posts what is due to one receiver.
+    async fn deliver_to(&self, webhook: WebhookId) -> WebhookId {
+        if let Err(error) = self.deliver_due(&webhook).await {
+            tracing::warn!(%error, %webhook, "a webhook could not be delivered to; it is tried again");
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+        webhook
+    }
+
+    async fn deliver_due(&self, webhook: &WebhookId) -> Result<(), StoreError> {
         loop {
-            let due = self.store.due_deliveries(Timestamp::now(), TAKEN).await?;
+            let due = self.store.due_deliveries(webhook, Timestamp::now(), TAKEN).await?;
             if due.is_empty() {
-                break;
+                return Ok(());
             }
             let posted = futures::stream::iter(due)
                 .map(|due| async move {
@@ -189,9 +225,6 @@ impl Webhooks {
             let noted: Vec<Result<(), StoreError>> = posted.collect().await;
             noted.into_iter().collect::<Result<(), StoreError>>()?;
         }
-        let next = self.store.next_delivery().await?;
-        let pause = next.map(|next| Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default());
-        Ok(pause.unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE))
     }
 
     async fn post(&self, due: &DueDelivery) -> Attempt {
@@ -233,7 +266,7 @@ impl Webhooks {
             let pause = (self.second * *pause).mul_f64(jitter);
             Timestamp::now().checked_add(SignedDuration::try_from(pause).ok()?).ok()
         });
-        tracing::info!(delivery = %due.id, status, error, given_up = next_at.is_none(), "a webhook was not delivered");
+        tracing::info!(webhook = %due.webhook, delivery = %due.id, status, error, given_up = next_at.is_none(), "a webhook was not delivered");
         Attempt {
             status,
             error: Some(error),

@@ -2,10 +2,12 @@
 
 use hearth_api::event::EventKind;
 use hearth_api::ids::ProjectId;
+use hearth_api::schedule::PoolSchedule;
+use hearth_core::schedule::Schedule;
 use jiff::Timestamp;
 
 use super::history::named;
-use super::{ClaimSeen, Sight, Store, StoreError, db, millis, timestamp};
+use super::{ClaimSeen, Sight, Store, StoreError, db, from_json, millis, timestamp};
 
 /// Most rows of one kind that are read: the newest.
 const MOST: u32 = 50_000;
@@ -29,6 +31,33 @@ pub struct PoolCourse {
 fn spans(rows: Vec<(i64, Option<i64>)>) -> Result<Vec<Span>, StoreError> {
     let span = |(begin, end): (i64, Option<i64>)| Ok((timestamp(begin)?, end.map(timestamp).transpose()?));
     rows.into_iter().map(span).collect()
+}
+
+/// How many VMs a pool kept ready from when on, by its target size and its schedule.
+fn in_force_between(
+    own: i64,
+    schedule: Option<&PoolSchedule>,
+    since: Timestamp,
+    until: Timestamp,
+) -> Vec<(Timestamp, u64)> {
+    let count = |target: i64| u64::try_from(target).unwrap_or(0);
+    // One that is not understood any more changes nothing.
+    let Some(schedule) = schedule.and_then(|schedule| Schedule::parse(schedule).ok()) else {
+        return vec![(since, count(own))];
+    };
+    let mut found = Vec::new();
+    let mut at = since;
+    while found.len() < MOST as usize {
+        let now = schedule.in_force(own, at);
+        if found.last().is_none_or(|(_, before)| *before != count(now.target_size)) {
+            found.push((at, count(now.target_size)));
+        }
+        match now.until {
+            Some(next) if at < next && next < until => at = next,
+            _ => break,
+        }
+    }
+    found
 }
 
 impl Store {
@@ -58,9 +87,10 @@ impl Store {
         .fetch_all(&self.read)
         .await?;
         // The last change before `since` says how it began.
-        let targets: Vec<(i64, i64)> = db::query_as(
+        let changes: Vec<(i64, Option<i64>, Option<String>)> = db::query_as(
             "SELECT at, CASE WHEN CAST(json(detail) ->> 'enabled' AS TEXT) IN ('1', 'true')
-                             THEN coalesce(CAST(json(detail) ->> 'targetSize' AS BIGINT), 0) ELSE 0 END FROM event
+                             THEN CAST(json(detail) ->> 'targetSize' AS BIGINT) END,
+                    json(detail) ->> 'schedule' FROM event
              WHERE project_id = $1 AND kind = $2
                AND at >= coalesce((SELECT max(at) FROM event WHERE project_id = $1 AND kind = $2 AND at < $3), $3)
              ORDER BY id LIMIT $4",
@@ -71,9 +101,28 @@ impl Store {
         .bind(MOST)
         .fetch_all(&self.read)
         .await?;
-        let targets = targets
-            .into_iter()
-            .map(|(at, target)| Ok((timestamp(at)?, u64::try_from(target).unwrap_or(0))));
+        let mut targets = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while let Some((at, own, schedule)) = changes.next() {
+            let until = match changes.peek() {
+                Some((next, ..)) => timestamp(*next)?,
+                None => Timestamp::now(),
+            };
+            let Some(own) = own else {
+                targets.push((timestamp(at)?, 0));
+                continue;
+            };
+            let schedule = schedule
+                .as_deref()
+                .map(|text| from_json("event.detail", text))
+                .transpose()?;
+            targets.extend(in_force_between(
+                own,
+                schedule.as_ref(),
+                timestamp(at)?.max(since),
+                until,
+            ));
+        }
         let steps: Vec<(String, i64)> = db::query_as(
             "SELECT json(detail) ->> 'step', CAST(json(detail) ->> 'durationMs' AS BIGINT) FROM event
              WHERE project_id = $1 AND kind = $2 AND at >= $3 AND json(detail) ->> 'status' = 'success'
@@ -92,7 +141,7 @@ impl Store {
         Ok(PoolCourse {
             ready: spans(ready)?,
             claimed: spans(claimed)?,
-            targets: targets.collect::<Result<_, StoreError>>()?,
+            targets,
             steps: steps.collect(),
         })
     }

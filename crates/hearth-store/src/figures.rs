@@ -6,7 +6,7 @@ use hearth_core::purpose::Purpose;
 use hearth_core::state::InstanceState;
 use jiff::Timestamp;
 
-use super::{Store, StoreError, db, from_json, millis, parse, timestamp};
+use super::{PoolSize, Store, StoreError, db, from_json, millis, parse, timestamp};
 
 /// So many instances of a project in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +23,20 @@ pub struct InstanceFigure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolFigure {
     pub project: ProjectId,
-    pub target: u64,
+    pub size: PoolSize,
     pub max_age_minutes: u64,
     /// When its newest template was made.
     pub template: Option<Timestamp>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RawPool {
+    project_id: String,
+    target_size: i64,
+    schedule: Option<String>,
+    max_vms: Option<i64>,
+    max_age_minutes: i64,
+    template: Option<i64>,
 }
 
 /// A project's names.
@@ -79,20 +89,20 @@ impl Store {
 
     /// The enabled pools.
     pub async fn pool_figures(&self) -> Result<Vec<PoolFigure>, StoreError> {
-        let rows: Vec<(String, i64, i64, Option<i64>)> = db::query_as(
-            "SELECT project_id, target_size, max_age_minutes,
-                    (SELECT max(created_at) FROM template WHERE template.project_id = pool.project_id)
-             FROM pool WHERE enabled",
+        let rows: Vec<RawPool> = db::query_as(
+            "SELECT project_id, target_size, schedule, project.max_vms, max_age_minutes,
+                    (SELECT max(created_at) FROM template WHERE template.project_id = pool.project_id) AS template
+             FROM pool JOIN project ON project.id = pool.project_id WHERE enabled",
         )
         .fetch_all(&self.read)
         .await?;
         rows.into_iter()
-            .map(|(project, target, max_age, template)| {
+            .map(|raw| {
                 Ok(PoolFigure {
-                    project: parse("pool.project_id", &project)?,
-                    target: count(target),
-                    max_age_minutes: count(max_age),
-                    template: template.map(timestamp).transpose()?,
+                    project: parse("pool.project_id", &raw.project_id)?,
+                    size: PoolSize::read(raw.target_size, raw.schedule, raw.max_vms)?,
+                    max_age_minutes: count(raw.max_age_minutes),
+                    template: raw.template.map(timestamp).transpose()?,
                 })
             })
             .collect()

@@ -9,7 +9,7 @@ use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_core::redact::Redacted;
 use jiff::Timestamp;
 
-use super::{Sight, Store, StoreError, db, from_json, millis, parse, timestamp};
+use super::{PoolSize, Sight, Store, StoreError, db, from_json, millis, parse, timestamp};
 
 /// A project in the list.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct ProjectOverview {
     pub id: ProjectId,
     pub name: String,
     pub description: Option<String>,
-    /// Its pool: whether it is enabled, and its target size; `None` until it is first configured.
+    /// Its pool: whether it is enabled, and how many VMs it keeps ready then; `None` until it is first configured.
     pub pool: Option<(bool, u64)>,
     /// VMs that can be claimed.
     pub ready: u64,
@@ -56,6 +56,8 @@ struct RawProject {
     description: Option<String>,
     enabled: Option<bool>,
     target_size: Option<i64>,
+    schedule: Option<String>,
+    max_vms: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -72,15 +74,17 @@ fn count(n: i64) -> u64 {
 }
 
 impl Store {
-    /// The projects that a caller sees, by name; failures count since then.
+    /// The projects that a caller sees, by name; failures count since then. `target`: how many VMs a pool of this size keeps ready.
     pub async fn overview(
         &self,
         sight: Sight<'_>,
         failed_since: Timestamp,
+        target: impl Fn(&ProjectId, &PoolSize) -> u64,
     ) -> Result<Vec<ProjectOverview>, StoreError> {
         let only = sight.project.map(ProjectId::as_str);
         let projects: Vec<RawProject> = db::query_as(
-            "SELECT project.id, project.name, project.description, pool.enabled, pool.target_size
+            "SELECT project.id, project.name, project.description, pool.enabled, pool.target_size, pool.schedule,
+                    project.max_vms
              FROM project LEFT JOIN pool ON pool.project_id = project.id
              WHERE project.tenant = $1 AND ($2 IS NULL OR project.id = $2)
                AND ($3 IS NULL OR substr(project.name, 1, length($3)) = $3)
@@ -112,15 +116,23 @@ impl Store {
         let overview = projects.into_iter().map(|raw| {
             let of = counts.remove(&raw.id);
             let of = |pick: fn(&RawCounts) -> i64| of.as_ref().map(pick).map(count).unwrap_or_default();
+            let id = parse("project.id", &raw.id)?;
+            let pool = match raw.enabled.zip(raw.target_size) {
+                Some((enabled, own)) => {
+                    let size = PoolSize::read(own, raw.schedule, raw.max_vms)?;
+                    Some((enabled, target(&id, &size)))
+                }
+                None => None,
+            };
             Ok(ProjectOverview {
                 ready: of(|raw| raw.ready),
                 provisioning: of(|raw| raw.provisioning),
                 failed: of(|raw| raw.failed),
                 claimed: of(|raw| raw.claimed),
-                id: parse("project.id", &raw.id)?,
+                id,
                 name: raw.name,
                 description: raw.description,
-                pool: raw.enabled.zip(raw.target_size.map(count)),
+                pool,
             })
         });
         overview.collect()
@@ -230,7 +242,7 @@ mod tests {
         let mut quickest = Duration::MAX;
         for _ in 0..5 {
             let start = Instant::now();
-            let all = store.overview(sight, since).await.unwrap();
+            let all = store.overview(sight, since, |_, size| count(size.own)).await.unwrap();
             quickest = quickest.min(start.elapsed());
             assert_eq!(all.len(), 1000);
             let counts = |one: &ProjectOverview| (one.ready, one.provisioning, one.claimed, one.failed, one.pool);

@@ -29,6 +29,27 @@ pub struct PoolRow {
     pub schedule: Option<PoolSchedule>,
 }
 
+/// What says how many VMs a pool keeps ready while it is enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSize {
+    /// Its target size.
+    pub own: i64,
+    /// When that is another one.
+    pub schedule: Option<PoolSchedule>,
+    /// More VMs its project may not have.
+    pub max_vms: Option<i64>,
+}
+
+impl PoolSize {
+    pub(crate) fn read(own: i64, schedule: Option<String>, max_vms: Option<i64>) -> Result<Self, StoreError> {
+        Ok(Self {
+            own,
+            schedule: schedule.map(|text| from_json("pool.schedule", &text)).transpose()?,
+            max_vms,
+        })
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct Raw {
     project_id: String,
@@ -174,6 +195,18 @@ impl Store {
                 .fetch_optional(&mut *tx)
                 .await?;
         changed(tx, project, raw, now).await
+    }
+}
+
+impl PoolRow {
+    /// What says how many VMs it keeps ready.
+    #[must_use]
+    pub fn size(&self, project: &ProjectRow) -> PoolSize {
+        PoolSize {
+            own: self.config.target_size,
+            schedule: self.schedule.clone(),
+            max_vms: project.max_vms.map(i64::from),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::postgres::{PostgresUrl, migrate};
 use super::{BUSY_TIMEOUT, StoreError};
 
 /// All tables; one that refers to another comes after it.
-pub(super) const TABLES: [&str; 27] = [
+pub(super) const TABLES: [&str; 28] = [
     "meta",
     "token",
     "project",
@@ -42,6 +42,7 @@ pub(super) const TABLES: [&str; 27] = [
     "webhook_delivery",
     "web_session",
     "e2b_sandbox",
+    "e2b_tag",
     "claim_egress",
 ];
 /// Rows that are read at a time.

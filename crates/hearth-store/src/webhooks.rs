@@ -66,6 +66,7 @@ pub struct NewDelivery {
 #[derive(Clone)]
 pub struct DueDelivery {
     pub id: DeliveryId,
+    pub webhook: WebhookId,
     pub url: String,
     pub secret: String,
     pub body: String,
@@ -262,13 +263,19 @@ impl Store {
         Ok(())
     }
 
-    /// Deliveries whose time has come, the ones that wait longest first; at most so many.
-    pub async fn due_deliveries(&self, now: Timestamp, limit: u32) -> Result<Vec<DueDelivery>, StoreError> {
+    /// Deliveries to this receiver whose time has come, the ones that wait longest first; at most so many.
+    pub async fn due_deliveries(
+        &self,
+        webhook: &WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<DueDelivery>, StoreError> {
         let rows: Vec<(String, String, String, Vec<u8>, String, i64)> = db::query_as(
             "SELECT webhook_delivery.id, webhook.id, webhook.url, webhook.secret, webhook_delivery.body, webhook_delivery.attempts
              FROM webhook_delivery JOIN webhook ON webhook.id = webhook_delivery.webhook_id
-             WHERE next_at <= $1 ORDER BY next_at, webhook_delivery.event_id LIMIT $2",
+             WHERE webhook.id = $1 AND next_at <= $2 ORDER BY next_at, webhook_delivery.event_id LIMIT $3",
         )
+        .bind(webhook.as_str())
         .bind(millis(now))
         .bind(limit)
         .fetch_all(&self.read)
@@ -278,6 +285,7 @@ impl Store {
                 Ok(DueDelivery {
                     id: parse("webhook_delivery.id", &id)?,
                     secret: self.cipher.open_value(&context(&webhook), &secret)?,
+                    webhook: parse("webhook.id", &webhook)?,
                     attempts: number(attempts),
                     url,
                     body,
@@ -286,12 +294,16 @@ impl Store {
             .collect()
     }
 
-    /// When the next delivery is due.
-    pub async fn next_delivery(&self) -> Result<Option<Timestamp>, StoreError> {
-        let next: Option<i64> = db::query_scalar("SELECT min(next_at) FROM webhook_delivery WHERE next_at IS NOT NULL")
-            .fetch_one(&self.read)
-            .await?;
-        optional_timestamp(next)
+    /// The receivers that something is on its way to, and when the next delivery to each is due.
+    pub async fn next_deliveries(&self) -> Result<Vec<(WebhookId, Timestamp)>, StoreError> {
+        let rows: Vec<(String, i64)> = db::query_as(
+            "SELECT webhook_id, min(next_at) FROM webhook_delivery WHERE next_at IS NOT NULL GROUP BY webhook_id",
+        )
+        .fetch_all(&self.read)
+        .await?;
+        rows.into_iter()
+            .map(|(webhook, next_at)| Ok((parse("webhook_delivery.webhook_id", &webhook)?, timestamp(next_at)?)))
+            .collect()
     }
 
     /// Notes how an attempt ended.

@@ -126,8 +126,8 @@ pub fn what_happened(became: Became) -> String {
             );
         }
         Became::Saved => {
-            "the VM was paused to the disk while the command ran: the command is ended when the VM is resumed. Detached sessions (`hearth run`) \
-             continue then"
+            "the VM was paused to the disk while the command ran: the command is ended when the VM is resumed. Detached \
+             sessions (`hearth exec --detach`) continue then"
         }
         Became::AgentDied => {
             "the agent in the VM died while the command ran, and was started again: whether the command has ended, was killed too or \

@@ -410,7 +410,6 @@ fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Ro
         .route(openapi::SETTINGS_PATH, get(async || Json(&*openapi::SETTINGS_SCHEMA)))
         .merge(documents_page())
         .merge(ports::routes())
-        .fallback(async || ApiError::not_found("path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "this path does not take this method")
         })

@@ -90,7 +90,7 @@ fn view(pool: Option<PoolRow>) -> PoolScheduleView {
             changes_at: None,
         };
     };
-    let now = in_force(&pool, Timestamp::now());
+    let now = in_force(pool.config.target_size, pool.schedule.as_ref(), Timestamp::now());
     let (time_zone, windows) = pool
         .schedule
         .map(|schedule| (schedule.time_zone, schedule.windows))

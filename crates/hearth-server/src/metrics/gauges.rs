@@ -99,7 +99,7 @@ impl Metrics {
         }
         let target = reading.gauge(
             "hearth_pool_target",
-            "VMs that an enabled pool is to have ready.",
+            "VMs that an enabled pool is to have ready now, by its target size or its schedule.",
             &["project"],
         )?;
         let max_age = reading.gauge(
@@ -119,7 +119,8 @@ impl Metrics {
         )?;
         for pool in self.store.pool_figures().await? {
             let label = self.projects.label(&pool.project);
-            target.with_label_values(&[label]).add(float(pool.target));
+            let ready = self.schedules.target_size(&pool.project, &pool.size, now);
+            target.with_label_values(&[label]).add(float(ready));
             max_age
                 .with_label_values(&[label])
                 .set(float(pool.max_age_minutes * MINUTE));

@@ -16,6 +16,7 @@ use prometheus::{Encoder as _, TextEncoder};
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Feed;
+use crate::pools::schedule::Schedules;
 use crate::status::PoolStatus;
 use crate::store::{Store, StoreError};
 use crate::templates::gc::Gc;
@@ -44,6 +45,7 @@ pub struct Metrics {
     status: PoolStatus,
     gc: Gc,
     feed: Feed,
+    schedules: Schedules,
     /// Where the data folder is.
     data_dir: Arc<std::path::Path>,
     counted: Counted,
@@ -57,6 +59,7 @@ impl Metrics {
         status: PoolStatus,
         gc: Gc,
         feed: Feed,
+        schedules: Schedules,
         data_dir: &std::path::Path,
     ) -> Result<Self, prometheus::Error> {
         Ok(Self {
@@ -64,6 +67,7 @@ impl Metrics {
             status,
             gc,
             feed,
+            schedules,
             data_dir: data_dir.into(),
             counted: Counted::new()?,
             projects: Projects::default(),

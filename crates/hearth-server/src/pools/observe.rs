@@ -21,7 +21,9 @@ use crate::recipes::set_ups::SetUps;
 use crate::recipes::target::Recipes;
 use crate::status::PoolSeen;
 use crate::status::messages::blocker_message;
-use crate::store::{InstanceRow, PoolRow, ProjectRow, Store, StoreError, Streaks, TemplateRow};
+use crate::store::{
+    InstanceRow, PoolRow, PoolSize, ProjectOverview, ProjectRow, Sight, Store, StoreError, Streaks, TemplateRow,
+};
 use crate::templates::select::serving;
 use crate::vms::ended::VmEnds;
 use crate::vms::memory::Memory;
@@ -95,6 +97,22 @@ impl Observer {
     /// Waits until nobody else counts what there is in order to make more.
     pub(super) async fn begin_pass(&self) -> ReservedRoom {
         self.passes.clone().lock_owned().await
+    }
+
+    /// How many VMs pools keep ready now.
+    pub fn schedules(&self) -> &Schedules {
+        &self.schedules
+    }
+
+    /// The projects that a caller sees, by name; failures count since then.
+    pub async fn overview(
+        &self,
+        sight: Sight<'_>,
+        failed_since: Timestamp,
+    ) -> Result<Vec<ProjectOverview>, StoreError> {
+        let now = Timestamp::now();
+        let target = |project: &ProjectId, size: &PoolSize| self.schedules.target_size(project, size, now);
+        self.store.overview(sight, failed_since, target).await
     }
 
     /// One pool as it is now, for those who ask why.
@@ -254,16 +272,17 @@ impl Observer {
             streak: streaks.get(&project.id, &template.recipe),
         });
         let config = pool.as_ref().map(|pool| &pool.config);
+        let size = pool.as_ref().map(|pool| pool.size(&project));
+        let target = size.map_or(0, |size| {
+            self.schedules.target_size(&project.id, &size, Timestamp::now())
+        });
+        let target = usize::try_from(target).unwrap_or(usize::MAX);
         let max_vms = project.max_vms.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         let whole = u64::from(self.recipes.shape(&project).memory_mib);
         PoolWorld {
             tenant: 0,
             enabled: config.is_some_and(|config| config.enabled),
-            target: pool
-                .as_ref()
-                .and_then(|pool| usize::try_from(self.schedules.target_size(&project.id, pool, Timestamp::now())).ok())
-                .unwrap_or_default()
-                .min(max_vms.unwrap_or(usize::MAX)),
+            target,
             max_vms,
             max_age_seconds: config.map_or(i64::MAX / 1000, |config| config.max_age_minutes * 60),
             memory_mib: if forked { cost } else { whole },

@@ -1,4 +1,5 @@
-//! What pools' schedules come to now. What was found is kept until it changes: a pass asks for every pool.
+//! How many VMs pools keep ready now, by their own target sizes and their schedules. What was found is kept until it changes: a pass asks
+//! for every pool, and so do metrics and pages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,11 +9,11 @@ use hearth_api::schedule::PoolSchedule;
 use hearth_core::schedule::{InForce, Schedule};
 use jiff::Timestamp;
 
-use crate::store::PoolRow;
+use crate::store::PoolSize;
 
-/// What holds now, by pool.
+/// What holds now, by pool. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Schedules(Arc<Mutex<HashMap<ProjectId, Known>>>);
+pub struct Schedules(Arc<Mutex<HashMap<ProjectId, Known>>>);
 
 #[derive(Debug)]
 struct Known {
@@ -24,16 +25,22 @@ struct Known {
 
 impl Schedules {
     /// Forgets every pool but these.
-    pub(super) fn keep(&self, pools: &HashMap<ProjectId, PoolRow>) {
+    pub(super) fn keep<T>(&self, pools: &HashMap<ProjectId, T>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|project, _| pools.contains_key(project));
     }
 
-    /// How many VMs this pool is to keep ready.
-    pub(super) fn target_size(&self, project: &ProjectId, pool: &PoolRow, now: Timestamp) -> i64 {
-        let own = pool.config.target_size;
+    /// How many VMs this pool is to keep ready while it is enabled.
+    pub fn target_size(&self, project: &ProjectId, size: &PoolSize, now: Timestamp) -> u64 {
+        let target = self.in_force(project, size, now);
+        let target = size.max_vms.map_or(target, |most| most.min(target));
+        u64::try_from(target).unwrap_or_default()
+    }
+
+    fn in_force(&self, project: &ProjectId, size: &PoolSize, now: Timestamp) -> i64 {
+        let own = size.own;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(schedule) = &pool.schedule else {
+        let Some(schedule) = &size.schedule else {
             known.remove(project);
             return own;
         };
@@ -47,12 +54,11 @@ impl Schedules {
         if let Some(known) = holds {
             return known.found.target_size;
         }
-        let found = in_force(pool, now);
-        let schedule = schedule.clone();
+        let found = in_force(own, Some(schedule), now);
         known.insert(
             project.clone(),
             Known {
-                schedule,
+                schedule: schedule.clone(),
                 own,
                 since: now,
                 found,
@@ -63,13 +69,12 @@ impl Schedules {
 }
 
 /// What a pool's schedule comes to. One that is not understood any more, because its time zone is gone from this host, changes nothing.
-pub fn in_force(pool: &PoolRow, now: Timestamp) -> InForce {
-    let own = pool.config.target_size;
+pub fn in_force(own: i64, schedule: Option<&PoolSchedule>, now: Timestamp) -> InForce {
     let unchanged = InForce {
         target_size: own,
         until: None,
     };
-    let Some(schedule) = &pool.schedule else {
+    let Some(schedule) = schedule else {
         return unchanged;
     };
     match Schedule::parse(schedule) {

@@ -2,7 +2,7 @@
 //! database, and what opens its secrets, sealed by a passphrase. VMs, templates, images and mirrors are made anew.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,9 @@ pub struct Description {
     pub has_key: bool,
     /// A digest of the key, which tells it from others.
     pub key_check: String,
+    /// SHA-256 of the database, hexadecimal; backups made before 30 November 2026 have none.
+    #[serde(default)]
+    pub database_sha256: Option<String>,
     pub projects: u64,
     pub variables: u64,
     pub credentials: u64,
@@ -134,7 +137,8 @@ pub async fn back_up(
         .map_err(at(folder))?;
     let copy = work.path().join(DATABASE);
     let holdings = hearth_store::copy_database(&database, &copy).await?;
-    let description = description(&key, passphrase.is_some(), holdings);
+    let digest = digest_of(&copy).map_err(at(&copy))?;
+    let description = description(&key, passphrase.is_some(), digest, holdings);
     let sealed = match passphrase {
         Some(passphrase) => {
             let token = std::fs::read_to_string(data_dir.join(ADMIN_TOKEN)).ok();
@@ -160,13 +164,29 @@ pub async fn back_up(
     Ok(description)
 }
 
-fn description(key: &[u8], has_key: bool, holdings: Holdings) -> Description {
+fn digest_of(file: &Path) -> std::io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut reader = BufReader::new(File::open(file)?);
+    loop {
+        let read = reader.fill_buf()?;
+        if read.is_empty() {
+            break;
+        }
+        digest.update(read);
+        let length = read.len();
+        reader.consume(length);
+    }
+    Ok(hex::encode(digest.finalize()))
+}
+
+fn description(key: &[u8], has_key: bool, digest: String, holdings: Holdings) -> Description {
     Description {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         created_at: Timestamp::now(),
         has_key,
         key_check: check_of(key),
+        database_sha256: Some(digest),
         projects: holdings.projects,
         variables: holdings.variables,
         credentials: holdings.credentials,
@@ -265,6 +285,17 @@ pub async fn restore(file: &Path, data_dir: &Path, key: KeySource) -> Result<Des
         .create(&new)
         .map_err(at(&new))?;
     let sealed = unpack(file, &new.join(DATABASE))?;
+    let digest = digest_of(&new.join(DATABASE)).map_err(at(&new))?;
+    if description
+        .database_sha256
+        .as_ref()
+        .is_some_and(|written| *written != digest)
+    {
+        return Err(BackupError::NoBackup {
+            path: file.to_owned(),
+            why: "its database is damaged: it is not what was written".to_owned(),
+        });
+    }
     let (bytes, admin_token) = match key {
         KeySource::File(path) => (std::fs::read(&path).map_err(at(&path))?, None),
         KeySource::Passphrase(passphrase) => {

@@ -229,6 +229,7 @@ impl PoolStatus {
         Ok(PoolExplained {
             summary: conditions::summary(&facts, &own.blockers),
             status: counts(&rows, Store::failed_window(now)),
+            target: world.target as u64,
             waiting_claims: waiting_claims as u64,
             conditions: conditions::all(&facts, &own.blockers, &own.since)
                 .into_iter()

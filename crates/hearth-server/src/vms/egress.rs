@@ -125,10 +125,18 @@ impl Egress {
         Ok(())
     }
 
+    /// A copy is claimed before it is made, and a VM can end; what is not known counts as there.
+    async fn is_there(&self, vm: &VmId) -> bool {
+        let listed = self.driver.list().await;
+        listed.map_or(true, |all| all.iter().any(|one| one.id == *vm))
+    }
+
     async fn hold_all(&self, vms: impl Iterator<Item = ClaimedVm>) {
         futures::stream::iter(vms)
             .for_each_concurrent(AT_ONCE, async |one| {
-                if let Err(error) = self.hold(&one.project, &one.vm).await {
+                if let Err(error) = self.hold(&one.project, &one.vm).await
+                    && self.is_there(&one.vm).await
+                {
                     tracing::warn!(instance = %one.id, %error, "a claimed VM is not held to its egress policy; it is tried again");
                 }
             })

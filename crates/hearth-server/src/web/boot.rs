@@ -4,15 +4,15 @@
 use axum::extract::Request;
 use axum::http::Method;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use hearth_api::history::{BootDetail, History};
 use hearth_api::ids::{InstanceId, ProjectId};
 use hearth_api::instance::{
-    BootEnded, InstanceDetail, InstanceItem, InstanceStatus, Step, StepName, StepStatus, failure_with_names,
-    interruption_of,
+    BootEnded, InstanceDetail, InstanceStatus, Step, StepName, StepStatus, failure_with_names, interruption_of,
 };
-use hearth_api::page::Items;
 use hearth_api::pool::TestReply;
 use hearth_api::project::ProjectView;
 use hearth_api::token::Scope;
+use hearth_core::purpose::Purpose;
 use maud::{Markup, html};
 
 use super::done::{self, Done};
@@ -24,28 +24,24 @@ use super::refusal::Refusal;
 use super::session::PROOF_FIELD;
 use super::visitor::Visitor;
 
+/// Boots of the history among which the last that succeeded is looked for.
+const BOOTS: usize = 200;
+
 /// A boot, and what it is held against.
 struct Boot {
     project: ProjectId,
     detail: InstanceDetail,
-    /// The newest other boot that succeeded.
-    before: Option<InstanceDetail>,
+    /// The last boot before it that succeeded.
+    before: Option<BootDetail>,
 }
 
 impl Boot {
     async fn of(visitor: &Visitor, project: &ProjectId, id: &InstanceId) -> Result<Self, Refusal> {
         let path = format!("/projects/{project}/warm-pool/instances");
         let detail: InstanceDetail = visitor.get(&format!("{path}/{id}")).await?;
-        let all: Items<InstanceItem> = visitor.get(&format!("{path}?limit=50")).await?;
-        let succeeded = |item: &&InstanceItem| {
-            item.id != *id && matches!(item.status, InstanceStatus::Ready | InstanceStatus::Claimed)
-        };
-        let others = || all.items.iter().filter(succeeded);
-        // A test boot shows what its steps took; a fork of the template hardly does anything.
-        let newest = others().find(|item| item.is_test).or_else(|| others().next());
-        let before = match newest {
-            // It may be gone this moment.
-            Some(item) => visitor.get(&format!("{path}/{}", item.id)).await.ok(),
+        let before = match last_success(visitor, project, &detail).await? {
+            // It may be removed this moment.
+            Some(id) => visitor.get(&format!("/projects/{project}/history/{id}")).await.ok(),
             None => None,
         };
         Ok(Self {
@@ -62,6 +58,31 @@ impl Boot {
     fn href(&self) -> String {
         format!("/projects/{}/boots/{}", self.project, self.detail.id)
     }
+}
+
+/// The last boot before this one that succeeded and says how long the steps take.
+async fn last_success(
+    visitor: &Visitor,
+    project: &ProjectId,
+    detail: &InstanceDetail,
+) -> Result<Option<InstanceId>, Refusal> {
+    let until = hearth_api::time::format(detail.created_at);
+    let path = format!("/projects/{project}/history?limit={BOOTS}&before={until}");
+    let history: History = visitor.get(&path).await?;
+    let ready = || {
+        history
+            .boots
+            .iter()
+            .filter(|boot| boot.outcome.as_deref() == Some("ready"))
+    };
+    // A fork of the template hardly does anything: it is held against others of its kind alone.
+    let whole = ready().find(|boot| {
+        boot.purpose
+            .parse()
+            .is_ok_and(|purpose: Purpose| !purpose.serves_claims())
+    });
+    let found = whole.or_else(|| ready().next().filter(|_| !detail.is_test));
+    Ok(found.map(|boot| boot.id.clone()))
 }
 
 /// How one of the eight steps is.
@@ -143,8 +164,8 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
     let detail = &boot.detail;
     let trigger = boot.runs().then_some("every 2s, refresh");
     let longest = StepName::ALL.into_iter().map(|name| {
-        let before = boot.before.as_ref().map_or(0, |before| took(before, name));
-        took(detail, name).max(before)
+        let before = boot.before.as_ref().map_or(0, |before| took(&before.steps, name));
+        took(&detail.steps, name).max(before)
     });
     let longest = longest.max().unwrap_or(1);
     html! {
@@ -171,8 +192,8 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
             @if let Some(before) = &boot.before {
                 p.help {
                     "The lighter bar is what the step took in "
-                    a href=(format!("/projects/{}/boots/{}", boot.project, before.id)) { "the last boot that succeeded" }
-                    " (" (parts::time(before.created_at)) ", " (parts::millis(before.summary.total_duration_ms)) ")."
+                    a href=(format!("/projects/{}/history/{}", boot.project, before.boot.id)) { "the last boot before it that succeeded" }
+                    " (" (parts::time(before.boot.ordered_at)) ", " (parts::millis(total(&before.steps))) ")."
                 }
             }
         }
@@ -192,17 +213,21 @@ fn failure(boot: &Boot, reason: &str) -> Markup {
     }
 }
 
-fn of(detail: &InstanceDetail, name: StepName) -> impl Iterator<Item = &Step> {
-    detail.steps.iter().filter(move |step| step.name == name.as_str())
+fn of(steps: &[Step], name: StepName) -> impl Iterator<Item = &Step> {
+    steps.iter().filter(move |step| step.name == name.as_str())
 }
 
-fn took(detail: &InstanceDetail, name: StepName) -> u64 {
-    of(detail, name).filter_map(|step| step.duration_ms).sum()
+fn took(steps: &[Step], name: StepName) -> u64 {
+    of(steps, name).filter_map(|step| step.duration_ms).sum()
+}
+
+fn total(steps: &[Step]) -> u64 {
+    steps.iter().filter_map(|step| step.duration_ms).sum()
 }
 
 fn state(visitor: &Visitor, boot: &Boot, name: StepName) -> StepState {
     let detail = &boot.detail;
-    if of(detail, name).any(|step| step.status == StepStatus::Error) {
+    if of(&detail.steps, name).any(|step| step.status == StepStatus::Error) {
         return StepState::Failed;
     }
     if boot.runs() {
@@ -216,7 +241,7 @@ fn state(visitor: &Visitor, boot: &Boot, name: StepName) -> StepState {
             };
         }
     }
-    let mut entries = of(detail, name).peekable();
+    let mut entries = of(&detail.steps, name).peekable();
     if entries.peek().is_some() {
         return StepState::Done {
             cached: entries.all(is_cached),
@@ -258,8 +283,8 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
         StepState::NotReached => ("waiting", "·", "not reached".to_owned()),
     };
     let (now, before) = (
-        took(&boot.detail, name),
-        boot.before.as_ref().map(|before| took(before, name)),
+        took(&boot.detail.steps, name),
+        boot.before.as_ref().map(|before| took(&before.steps, name)),
     );
     html! {
         li #(format!("step-{}", name.as_str())).(class) data-step=(name.as_str()) {
@@ -272,10 +297,10 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
                 }
                 span.took {
                     @if class == "done" || class == "failed" { (parts::millis(now)) }
-                    @if let Some(before) = before { " " span.dim title="the last boot that succeeded" { "(" (parts::millis(before)) ")" } }
+                    @if let Some(before) = before { " " span.dim title="the last boot before it that succeeded" { "(" (parts::millis(before)) ")" } }
                 }
             }
-            @for (at, entry) in of(&boot.detail, name).enumerate() {
+            @for (at, entry) in of(&boot.detail.steps, name).enumerate() {
                 @if has_more(entry) { (self::entry(name, at, entry)) }
             }
         }
@@ -284,7 +309,7 @@ fn step(visitor: &Visitor, boot: &Boot, name: StepName, longest: u64) -> Markup 
 
 /// `done`, and what of it was not run again.
 fn done_word(detail: &InstanceDetail, name: StepName) -> String {
-    let commands = of(detail, name).filter_map(|step| step.metadata.as_ref()?.get("commands")?.as_array());
+    let commands = of(&detail.steps, name).filter_map(|step| step.metadata.as_ref()?.get("commands")?.as_array());
     let cached = commands.flatten().filter(|command| command["cached"] == true);
     let names: Vec<&str> = cached.filter_map(|command| command["name"].as_str()).collect();
     match names.is_empty() {
@@ -311,10 +336,10 @@ fn entry(name: StepName, at: usize, entry: &Step) -> Markup {
                 @if failed { " " (badge(Tone::Bad, "failed")) }
                 @if let Some(ms) = entry.duration_ms { " " span.dim { (parts::millis(ms)) } }
             }
-            @if let Some(error) = &entry.error { pre.error tabindex="0" { (error) } }
+            @if let Some(error) = &entry.error { pre.error tabindex="0" { (parts::plain(error)) } }
             (commands(entry))
             @match entry.output.as_deref().filter(|output| !output.trim().is_empty()) {
-                Some(output) => pre tabindex="0" { (output) },
+                Some(output) => pre tabindex="0" { (parts::plain(output)) },
                 None => p.dim { "It printed nothing." },
             }
         }

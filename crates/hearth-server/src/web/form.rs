@@ -136,7 +136,7 @@ impl FromRequest<Pages> for Posted {
     type Rejection = Response;
     async fn from_request(request: Request, pages: &Pages) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let visitor = Visitor::by_cookie(&parts.headers, pages).await;
+        let visitor = Visitor::by_cookie(&parts.headers, &parts.extensions, pages).await;
         let Some(visitor) = visitor.map_err(Refusal::into_response)? else {
             return Err(sign_in_first(&parts));
         };

@@ -225,9 +225,9 @@ fn step(step: &Step) -> Markup {
                 @if failed { (badge(Tone::Bad, "failed")) }
                 @if let Some(took) = step.duration_ms { " " span.dim { (parts::millis(took)) } }
             }
-            @if let Some(error) = &step.error { pre.error { (error) } }
+            @if let Some(error) = &step.error { pre.error { (parts::plain(error)) } }
             @match &step.output {
-                Some(output) => pre tabindex="0" aria-label=(format!("Output of {}", step.name)) { (output) },
+                Some(output) => pre tabindex="0" aria-label=(format!("Output of {}", step.name)) { (parts::plain(output)) },
                 None => p.dim { "It printed nothing." },
             }
         }

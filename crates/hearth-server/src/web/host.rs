@@ -38,7 +38,7 @@ pub async fn show(visitor: Visitor, headers: HeaderMap) -> Result<Response, Refu
     };
     let projects = visitor
         .state
-        .store
+        .pools
         .overview(sight, Store::failed_window(jiff::Timestamp::now()))
         .await?;
     let name = |item: &CheckpointItem| {

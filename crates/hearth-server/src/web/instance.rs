@@ -2,7 +2,7 @@
 
 use axum::extract::Path;
 use axum::http::Method;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Redirect, Response};
 use hearth_api::claim::{Heartbeat, Paused};
 use hearth_api::error::ErrorCode;
 use hearth_api::explain::ClaimExplained;
@@ -28,12 +28,10 @@ use super::project::refused;
 use super::refusal::Refusal;
 use super::visitor::Visitor;
 
-/// A link to a preview works for so long; the page makes new ones while it is open.
+/// A link to a preview works for so long after it was opened.
 const PREVIEW_SECONDS: u64 = 3600;
 /// What of a log a page shows, from its end.
 const LOG_BYTES: usize = 256 * 1024;
-/// Ports of a VM that get a link.
-const LINKED_PORTS: usize = 20;
 
 /// The crumbs and the name of an instance's page.
 pub fn head(view: &InstanceView, project: Option<&ProjectView>, here: Option<&str>) -> Markup {
@@ -206,17 +204,9 @@ pub async fn inside(Named(id): Named<InstanceId>, visitor: Visitor) -> Result<Re
     let ports: Result<InstancePorts, _> = visitor.get(&format!("{here}/ports")).await;
     let sessions: Result<Items<Session>, _> = visitor.get(&format!("{here}/sessions")).await;
     let logs: Result<Items<InstanceLog>, _> = visitor.get(&format!("{here}/logs")).await;
-    let mut linked = Vec::new();
-    if let Ok(ports) = &ports {
-        // One server may listen on several addresses.
-        let mut items: Vec<&InstancePort> = ports.items.iter().collect();
-        items.dedup_by_key(|port| port.port);
-        for port in items.into_iter().take(LINKED_PORTS) {
-            let body = json!({ "port": port.port, "expiresInSeconds": PREVIEW_SECONDS });
-            let share: Result<Share, _> = visitor.send(Method::POST, &format!("{here}/shares"), &body).await;
-            linked.push((port, share.ok()));
-        }
-    }
+    let mut listening: Vec<&InstancePort> = ports.iter().flat_map(|ports| &ports.items).collect();
+    // One server may listen on several addresses.
+    listening.dedup_by_key(|port| port.port);
     let name = |port: u16| {
         let named = ports
             .as_ref()
@@ -232,16 +222,14 @@ pub async fn inside(Named(id): Named<InstanceId>, visitor: Visitor) -> Result<Re
                 h2 #ports-title { "Ports and previews" }
                 @match &ports {
                     Err(refusal) => (refusal.notice()),
-                    Ok(_) if linked.is_empty() => p.empty { "Nothing listens on a port in this VM." },
+                    Ok(_) if listening.is_empty() => p.empty { "Nothing listens on a port in this VM." },
                     Ok(_) => ul.list {
-                        @for (port, share) in &linked {
+                        @for port in &listening {
                             li {
                                 strong { (port.port) } " "
                                 @if let Some(name) = name(port.port) { (name) " " }
                                 span.dim { (port.process.as_deref().unwrap_or("")) " on " (port.address) } " "
-                                @if let Some(share) = share {
-                                    a href=(share.url) target="_blank" rel="noopener noreferrer" { "Open preview" span.hidden { " of port " (port.port) } }
-                                }
+                                a href=(format!("{here}/ports/{}", port.port)) target="_blank" rel="noopener noreferrer" { "Open preview" span.hidden { " of port " (port.port) } }
                             }
                         }
                     },
@@ -282,6 +270,22 @@ pub async fn inside(Named(id): Named<InstanceId>, visitor: Visitor) -> Result<Re
     }))
 }
 
+/// `GET …/ports/{port}`: to what listens there, by a link of its own.
+pub async fn preview(
+    Path((_, port)): Path<(String, String)>,
+    Named(id): Named<InstanceId>,
+    visitor: Visitor,
+) -> Result<Response, Refusal> {
+    let port: u16 = port
+        .parse()
+        .map_err(|_| Refusal::new(ErrorCode::NotFound, "there is no such port"))?;
+    let body = json!({ "port": port, "expiresInSeconds": PREVIEW_SECONDS });
+    let share: Share = visitor
+        .send(Method::POST, &format!("/instances/{id}/shares"), &body)
+        .await?;
+    Ok(Redirect::to(&share.url).into_response())
+}
+
 /// `GET …/logs/{log}`.
 pub async fn log(
     Path((_, name)): Path<(String, String)>,
@@ -312,7 +316,7 @@ async fn text(visitor: &Visitor, id: &InstanceId, kind: &str, name: &str, path: 
     let body = html! {
         (head(&view, project.as_ref(), Some(kind)))
         h2 { code { (name) } }
-        @if text.is_empty() { p.empty { "Nothing was printed." } } @else { pre tabindex="0" { (text) } }
+        @if text.is_empty() { p.empty { "Nothing was printed." } } @else { pre tabindex="0" { (parts::plain(&text)) } }
     };
     Ok(Frame::new(visitor, Section::Claims, kind).show(&body))
 }

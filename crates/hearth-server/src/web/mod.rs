@@ -38,9 +38,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::map_response;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use hearth_api::error::ErrorCode;
 use hearth_image::Stores;
@@ -48,7 +49,7 @@ use tower_http::compression::CompressionLayer;
 
 pub use self::openid::Provider;
 use self::refusal::Refusal;
-use crate::http::{AppState, ForPeople};
+use crate::http::{ApiError, AppState, BASE, ForPeople, wants_page};
 use crate::options::ServeOptions;
 
 /// What may be loaded, run, asked and framed: files and answers of this server alone.
@@ -126,6 +127,7 @@ pub fn pages(state: AppState, api: Router, openid: Option<Arc<Provider>>, option
         .route("/tokens/{token}/revoke", post(tokens::revoke))
         .route("/instances/{instance}", get(instance::show))
         .route("/instances/{instance}/inside", get(instance::inside))
+        .route("/instances/{instance}/ports/{port}", get(instance::preview))
         .route("/instances/{instance}/logs/{log}", get(instance::log))
         .route("/instances/{instance}/sessions/{session}", get(instance::session))
         .route("/instances/{instance}/{action}", post(instance::act))
@@ -136,9 +138,19 @@ pub fn pages(state: AppState, api: Router, openid: Option<Arc<Provider>>, option
         .layer(map_response(never_kept));
     shown
         .route(assets::PATH, get(assets::file))
+        .fallback(nowhere)
         .layer(CompressionLayer::new())
         .layer(map_response(guarded))
         .with_state(pages)
+}
+
+/// What leads nowhere: a page for people, a refusal of the API for programs.
+async fn nowhere(request: Request) -> Response {
+    if wants_page(request.headers()) && !request.uri().path().starts_with(BASE) {
+        Refusal::new(ErrorCode::NotFound, "there is no such page").into_response()
+    } else {
+        ApiError::not_found("path").into_response()
+    }
 }
 
 /// What is shown to one is not kept for another.

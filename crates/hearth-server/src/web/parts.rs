@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hearth_api::instance::InstanceStatus;
+use hearth_core::plain_text::plain_lines;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
@@ -141,6 +142,11 @@ pub fn meter(value: u64, most: u64, text: &str) -> Markup {
             span { (text) }
         }
     }
+}
+
+/// A text as a terminal would show it, without colours and what was overwritten.
+pub fn plain(text: &str) -> String {
+    plain_lines(text).join("\n")
 }
 
 /// A message of the API as a sentence: they begin with a small letter and end with none.

@@ -94,7 +94,7 @@ async fn pool_part(visitor: &Visitor, id: &ProjectId, config: Option<&Config>) -
         .await?;
     let is_record = |item: &&InstanceItem| item.is_test || item.status == InstanceStatus::Failed;
     let records: Vec<&InstanceItem> = records.items.iter().filter(is_record).take(RECORDS).collect();
-    let target = config.filter(|config| config.enabled).map(|config| config.target_size);
+    let target = config.filter(|config| config.enabled).map(|_| explained.target);
     let status = &explained.status;
     Ok(html! {
         div #pool hx-get=(format!("/projects/{id}/pool")) hx-trigger="every 2s" hx-swap="outerMorph" {

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse as _, Response};
 use hearth_api::error::ErrorCode;
 use hearth_api::ids::ProjectId;
 use hearth_api::project::{Project, ProjectDeleted, ProjectView, VmSize};
+use hearth_api::token::Scope;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
@@ -18,8 +19,9 @@ use super::visitor::Visitor;
 const REPOSITORIES: usize = 2;
 
 /// `GET /projects/new`.
-pub async fn new(visitor: Visitor) -> Response {
-    form(&visitor, &Fields::default(), None)
+pub async fn new(visitor: Visitor) -> Result<Response, Refusal> {
+    visitor.caller.need(Scope::ProjectWrite)?;
+    Ok(form(&visitor, &Fields::default(), None))
 }
 
 fn form(visitor: &Visitor, fields: &Fields, refusal: Option<&Refusal>) -> Response {

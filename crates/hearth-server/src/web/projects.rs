@@ -134,7 +134,7 @@ async fn shown(visitor: &Visitor, query: &Fields, is_part: bool) -> Result<Respo
         claimed_by: None,
         name_prefix: caller.0.name_prefix.as_deref(),
     };
-    let all = visitor.state.store.overview(sight, since).await?;
+    let all = visitor.state.pools.overview(sight, since).await?;
     let list = part(visitor, &all, query, since).await?;
     if is_part {
         return Ok(frame::part(list));

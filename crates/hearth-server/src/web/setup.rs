@@ -333,7 +333,7 @@ fn repository(repo: &RepoSetup) -> Markup {
         fieldset {
             legend { (repo.repository.to_string()) }
             input type="hidden" name="repository" value=(repo.repository.to_string());
-            label { span { "Branch" } input name="branch" value=(repo.branch.to_string()); }
+            div.row { label { span { "Branch" } input name="branch" value=(repo.branch.to_string()); } }
             @for (((name, label, when), script), limit) in PHASES.into_iter().zip(scripts).zip(limits) {
                 @let text = script.as_ref().map(ToString::to_string).unwrap_or_default();
                 div.row {

@@ -17,7 +17,7 @@ use crate::http::Caller;
 
 /// `GET /sign-in`.
 pub async fn show(State(pages): State<Pages>, query: Fields, request: Request) -> Result<Response, Refusal> {
-    if let Some(visitor) = Visitor::by_cookie(request.headers(), &pages).await? {
+    if let Some(visitor) = Visitor::by_cookie(request.headers(), request.extensions(), &pages).await? {
         return Ok(Redirect::to(&next(query.get("next"), &visitor.caller)).into_response());
     }
     Ok(form(&pages, query.get("next"), None))

@@ -1,10 +1,12 @@
 //! Who has signed in, and the API as they may use it: each call is an operation of the public API, in this process.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRef, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, FromRef, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use futures::StreamExt as _;
 use hearth_api::error::ErrorCode;
@@ -13,6 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::ServiceExt as _;
+use tower_http::request_id::RequestId;
 
 use super::Pages;
 use super::form::Fields;
@@ -43,11 +46,18 @@ pub struct Visitor {
     session: Session,
     api: Router,
     outer: HeaderMap,
+    /// Where they ask from, and their request's id, for the audit log.
+    address: Option<ConnectInfo<SocketAddr>>,
+    request_id: Option<RequestId>,
 }
 
 impl Visitor {
     /// By the cookie alone: what else must be shown, the extractors know.
-    pub async fn by_cookie(headers: &HeaderMap, pages: &Pages) -> Result<Option<Self>, Refusal> {
+    pub async fn by_cookie(
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        pages: &Pages,
+    ) -> Result<Option<Self>, Refusal> {
         let Some(session) = Session::of(headers) else {
             return Ok(None);
         };
@@ -70,6 +80,8 @@ impl Visitor {
             session,
             api: pages.api.clone(),
             outer: outer.collect(),
+            address: extensions.get().copied(),
+            request_id: extensions.get().cloned(),
         }))
     }
 
@@ -185,6 +197,12 @@ impl Visitor {
             extensions.insert(upgrade);
         }
         extensions.insert(self.caller.clone());
+        if let Some(address) = self.address {
+            extensions.insert(address);
+        }
+        if let Some(id) = &self.request_id {
+            extensions.insert(id.clone());
+        }
         let Ok(response) = self.api.clone().oneshot(request).await;
         Ok(response)
     }
@@ -194,7 +212,9 @@ impl FromRequestParts<Pages> for Visitor {
     type Rejection = Response;
     async fn from_request_parts(parts: &mut Parts, pages: &Pages) -> Result<Self, Response> {
         let headers = &parts.headers;
-        let visitor = Self::by_cookie(headers, pages).await.map_err(Refusal::into_response)?;
+        let visitor = Self::by_cookie(headers, &parts.extensions, pages)
+            .await
+            .map_err(Refusal::into_response)?;
         let Some(visitor) = visitor else {
             return Err(sign_in_first(parts));
         };

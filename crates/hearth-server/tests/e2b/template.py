@@ -23,10 +23,15 @@ steps = (
     .set_start_cmd("python3 -m http.server 8000", wait_for_port(8000))
 )
 logs = []
-info = Template.build(steps, name, cpu_count=1, memory_mb=512, on_build_logs=logs.append)
+info = Template.build(steps, f"{name}:v1", tags=["stable"], cpu_count=1, memory_mb=512, on_build_logs=logs.append)
 assert any("copied" in entry.message for entry in logs), [entry.message for entry in logs]
-assert Template.exists(name) and not Template.exists("never-built")
-sandbox = Sandbox.create(name, timeout=600)
+assert sorted(info.tags) == ["stable", "v1"], info.tags
+assert Template.exists(name) and Template.exists(f"{name}:v1") and not Template.exists(f"{name}:v2")
+assert Template.assign_tags(f"{name}:v1", "best").build_id == info.build_id
+Template.remove_tags(name, "stable")
+assert {(tag.tag, tag.build_id) for tag in Template.get_tags(name)} == {(tag, info.build_id) for tag in ["v1", "best"]}
+assert not Template.exists("never-built")
+sandbox = Sandbox.create(f"{name}:{info.build_id}", timeout=600)
 assert sandbox.files.read("/srv/app/where") == "/srv/app\n"
 assert sandbox.commands.run("cat /srv/app/step /tmp/who; echo $STEP").stdout == "two words\nuser\ntwo words\n"
 assert "copied" in sandbox.commands.run("curl -s localhost:8000/data.txt || python3 -c \"import urllib.request as u; print(u.urlopen('http://localhost:8000/data.txt').read().decode())\"").stdout
@@ -41,4 +46,6 @@ try:
     sys.exit("its set-up fails")
 except BuildException as error:
     print(f"as it should: {error}")
+Template.build(steps, f"{name}:v2", cpu_count=1, memory_mb=512)
+assert Template.exists(f"{name}:v2") and not Template.exists(f"{name}:v1")
 print("told")

@@ -200,7 +200,11 @@ async fn backup_without_its_key_needs_it_from_elsewhere() {
     std::fs::write(path("text"), "a text").unwrap();
     let whole = std::fs::read(path("b.tar")).unwrap();
     std::fs::write(path("half.tar"), &whole[..whole.len() / 2]).unwrap();
-    for name in ["text", "half.tar"] {
+    let mut damaged = whole.clone();
+    let near_the_end = damaged.len() - 3000;
+    damaged[near_the_end] ^= 1;
+    std::fs::write(path("damaged.tar"), &damaged).unwrap();
+    for name in ["text", "half.tar", "damaged.tar"] {
         let refused = restore(&path(name), &path("new"), KeySource::File(path("other.key"))).await;
         assert!(
             matches!(refused, Err(BackupError::NoBackup { .. })),

@@ -51,6 +51,65 @@ async fn roomy(tell: impl FnOnce(&mut hearth_server::ServeOptions)) -> Server {
 }
 
 #[tokio::test]
+async fn tag_names_the_build_that_it_was_given_to_and_no_later_one() {
+    let server = roomy(|_| ()).await;
+    let ask = async |method: Method, path: &str, body: Value| {
+        let (response, said) = call(&server, &server.token, method, path, body).await;
+        (response.status(), said)
+    };
+    let build = async |body: Value| {
+        let (_, begun) = ask(Method::POST, "/v3/templates", body).await;
+        let (id, build) = (
+            begun["templateID"].as_str().unwrap(),
+            begun["buildID"].as_str().unwrap(),
+        );
+        let steps = json!({ "steps": [{ "type": "RUN", "args": [format!("echo {build}")] }], "force": false });
+        let (status, said) = ask(Method::POST, &format!("/v2/templates/{id}/builds/{build}"), steps).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{said}");
+        begun
+    };
+    let first = build(json!({ "name": "web:v1", "tags": ["stable", "v1"] })).await;
+    assert_eq!(first["tags"], json!(["v1", "stable"]));
+    let given = json!({ "target": "web:stable", "tags": ["best"] });
+    let (status, said) = ask(Method::POST, "/templates/tags", given).await;
+    assert_eq!((status, &said["buildID"]), (StatusCode::CREATED, &first["buildID"]));
+    let taken = json!({ "name": "web", "tags": ["stable"] });
+    let (status, _) = ask(Method::DELETE, "/templates/tags", taken).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let (_, tags) = ask(Method::GET, "/templates/web/tags", json!({})).await;
+    let named: Vec<&Value> = tags.as_array().unwrap().iter().map(|tag| &tag["tag"]).collect();
+    assert_eq!(named, ["best", "v1"]);
+    let exists = async |name: &str| ask(Method::GET, &format!("/templates/aliases/{name}"), json!({})).await;
+    let built = first["buildID"].as_str().unwrap();
+    for name in [
+        "web",
+        "web:v1",
+        "team/web:best".replace('/', "%2F").as_str(),
+        &format!("web:{built}"),
+        "web:default",
+    ] {
+        assert_eq!(exists(name).await.0, StatusCode::OK, "{name}");
+    }
+    // Begun alone, it replaces nothing.
+    ask(Method::POST, "/v3/templates", json!({ "name": "web:v3" })).await;
+    assert_eq!(exists("web:v1").await.0, StatusCode::OK);
+    build(json!({ "name": "web:v2" })).await;
+    for (name, word) in [("web:v1", "a later build"), ("web:v3", "`best`, `v1`, `v2`")] {
+        let (status, said) = exists(name).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{said}");
+        assert!(said["message"].as_str().unwrap().contains(word), "{said}");
+    }
+    assert_eq!(exists("web").await.0, StatusCode::OK);
+    let wrong = json!({ "name": "web", "tags": ["a b"] });
+    let (status, _) = ask(Method::POST, "/v3/templates", wrong).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    server.project(json!({ "name": "plain", "repos": [] })).await;
+    let (status, said) = exists("plain:v1").await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{said}");
+    assert_eq!(exists("plain:default").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn e2b_says_what_is_wrong_in_its_clients_words() {
     let (server, _) = Server::fake(FakeOptions::default()).await;
     server.full_pool(1).await;

@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, bare_project, git_repo};
+use crate::pages::Person;
 
 fn ids(list: &Value) -> Vec<String> {
     list["items"]
@@ -56,6 +57,16 @@ async fn a_schedule_keeps_another_number_ready_and_its_removal_gives_the_pool_it
     assert!(view["changesAt"].is_string(), "{view}");
     server.until_full(SOON, &project, 3).await;
     assert_eq!(server.get(&pool).await["config"]["targetSize"], 1);
+    // All that say how many there are to be say the schedule's number.
+    assert_eq!(server.get(&format!("{pool}/explain")).await["target"], 3);
+    let metrics = reqwest::Client::new().get(format!("http://{}/metrics", server.address));
+    let metrics = metrics.bearer_auth(&server.token).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let target = metrics.lines().find(|line| line.starts_with("hearth_pool_target{"));
+    assert!(target.is_some_and(|line| line.ends_with(" 3")), "{target:?}");
+    let person = Person::sign_in(&server, &server.token).await;
+    let overview = person.page("/").await;
+    assert!(overview.contains("3 of 3") && overview.contains(">Full<"), "{overview}");
     let zone = json!({ "timeZone": "Europe/Atlantis", "windows": [] });
     let day = json!({ "timeZone": "UTC", "windows": [window("0 8 * * 5-1", "0 9 * * *", 2)] });
     for (body, path) in [(zone, "timeZone"), (day, "windows[0].start")] {

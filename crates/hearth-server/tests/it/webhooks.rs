@@ -20,6 +20,9 @@ use crate::harness::{SOON, Server, bare_project, options, pause};
 /// A second of the pauses between attempts.
 const SECOND: Duration = Duration::from_millis(20);
 
+/// So long a receiver may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// One request as it came.
 #[derive(Debug, Clone)]
 struct Posted {
@@ -182,6 +185,29 @@ async fn events_are_posted_signed_and_tried_again_with_one_id_until_they_are_tak
     assert_eq!(server.get("/webhooks").await, json!({ "items": [] }));
     let gone = server.send(server.request(Method::GET, &log)).await;
     assert_eq!(gone.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_answers_delays_no_other() {
+    let server = server().await;
+    // It takes connections and says nothing: the kernel accepts them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", silent.local_addr().unwrap());
+    let receiver = Receiver::start(vec![]).await;
+    for url in [url, receiver.url()] {
+        let made = server.post("/webhooks", json!({ "url": url, "kinds": ["project.changed"] }));
+        made.await;
+    }
+    let project = server.project(bare_project()).await;
+    // More than are taken up at a time.
+    let changes = 80;
+    for change in 0..changes {
+        let change = json!({ "description": change.to_string() });
+        server.patch(&project, change).await;
+    }
+    let begun = std::time::Instant::now();
+    receiver.until(changes).await;
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -70,7 +70,11 @@ pub(crate) enum EnvCommand {
         personal: bool,
     },
     /// Print the variables by which E2B's clients use this server: `eval "$(hearth env e2b)"`. The key is your token
-    E2b,
+    E2b {
+        /// The server's `--ports-domain`, where it has a certificate for every name below it: clients then use names, not an address
+        #[arg(long)]
+        domain: Option<String>,
+    },
 }
 
 /// `hearth env set`.
@@ -105,7 +109,7 @@ impl std::fmt::Debug for SetArgs {
 
 pub(crate) async fn run(globals: &Globals, command: EnvCommand) -> Result<u8, Failure> {
     match command {
-        EnvCommand::E2b => return super::env_e2b::run(globals),
+        EnvCommand::E2b { domain } => return super::env_e2b::run(globals, domain),
         EnvCommand::Set(args) => {
             // Before the server is asked: a mistake in the arguments needs no server to be seen.
             let body = PutVariables {

@@ -19,17 +19,29 @@ const THEIR_PREFIX: &str = "e2b_";
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Variables {
     e2b_api_key: String,
-    e2b_api_url: String,
-    e2b_sandbox_url: String,
+    #[serde(flatten)]
+    place: Place,
 }
 
-pub(crate) fn run(globals: &Globals) -> Result<u8, Failure> {
+/// How clients reach the server.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Place {
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+    Address {
+        e2b_api_url: String,
+        e2b_sandbox_url: String,
+    },
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+    Domain { e2b_domain: String },
+}
+
+pub(crate) fn run(globals: &Globals, domain: Option<String>) -> Result<u8, Failure> {
     let (url, token) = connect::server(globals)?;
-    if !url.starts_with("http") {
-        return Err(Failure::new(format!("E2B's clients cannot connect to {url}"))
-            .hint("let the server listen at a port too (`hearth serve --listen 127.0.0.1:7717`), and name it: `hearth --url http://127.0.0.1:7717 env e2b`"));
-    }
-    let url = format!("{}{PREFIX}", url.trim_end_matches('/'));
+    let place = match domain {
+        Some(e2b_domain) => Place::Domain { e2b_domain },
+        None => address(&url)?,
+    };
     // Some of its clients take no key that begins in another way; the server takes both spellings.
     let key = match token.strip_prefix(OUR_PREFIX) {
         Some(rest) => format!("{THEIR_PREFIX}{rest}"),
@@ -37,21 +49,36 @@ pub(crate) fn run(globals: &Globals) -> Result<u8, Failure> {
     };
     let variables = Variables {
         e2b_api_key: key,
-        e2b_api_url: url.clone(),
-        e2b_sandbox_url: url,
+        place,
     };
     output::print(globals.json, &variables, |variables| {
-        let line = |name: &str, value: &str| {
+        let mut lines = vec![("E2B_API_KEY", &variables.e2b_api_key)];
+        match &variables.place {
+            Place::Address {
+                e2b_api_url,
+                e2b_sandbox_url,
+            } => lines.extend([("E2B_API_URL", e2b_api_url), ("E2B_SANDBOX_URL", e2b_sandbox_url)]),
+            Place::Domain { e2b_domain } => lines.push(("E2B_DOMAIN", e2b_domain)),
+        }
+        let lines = lines.into_iter().map(|(name, value)| {
             // What holds a zero byte is no token and no address.
-            let quoted = shlex::try_quote(value).unwrap_or_default();
-            format!("export {name}={quoted}")
-        };
-        [
-            line("E2B_API_KEY", &variables.e2b_api_key),
-            line("E2B_API_URL", &variables.e2b_api_url),
-            line("E2B_SANDBOX_URL", &variables.e2b_sandbox_url),
-        ]
-        .join("\n")
+            format!("export {name}={}", shlex::try_quote(value).unwrap_or_default())
+        });
+        lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(0)
+}
+
+fn address(url: &str) -> Result<Place, Failure> {
+    if !url.starts_with("http") {
+        return Err(Failure::new(format!("E2B's clients cannot connect to {url}")).hint(
+            "name the port that the server listens at (`hearth --url http://127.0.0.1:7717 env e2b`; `hearth serve --listen` adds one), or \
+             its domain, where it has a certificate for every name below it: `hearth env e2b --domain vm.example.net`",
+        ));
+    }
+    let url = format!("{}{PREFIX}", url.trim_end_matches('/'));
+    Ok(Place::Address {
+        e2b_api_url: url.clone(),
+        e2b_sandbox_url: url,
+    })
 }

@@ -9,6 +9,7 @@ use console::Term;
 use hearth_api::client::{Client, ClientError, Screen, Shown, TerminalRequest, Typing};
 use hearth_api::exec::{ExecExit, ExecRequest};
 use hearth_api::ids::InstanceId;
+use hearth_api::instance::InstanceStatus;
 use hearth_api::session::{Session, StartSession};
 use hearth_api::terminal::TerminalSize;
 use hearth_api::values::{GuestPath, Invalid, Name, SessionTag, Word};
@@ -17,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::exec::{apart_from_the_commands, exit_code, pass_on, until_stopped};
-use super::session::attach::attach;
+use super::session::attach::{AttachAs, attach};
 use super::unfinished;
 use crate::args::Globals;
 use crate::failure::Failure;
@@ -36,10 +37,11 @@ Examples:
   hearth shell wpi_… --session work
 
 Works in a claimed VM, and for an admin in a ready one, one that is being made, or a failed one that was kept. `exit` or Ctrl-D ends it, with the shell's
-own exit code; closing the window ends everything that runs in it. For a single command: hearth exec.
+own exit code. `~.` at the beginning of a line, or closing the window, ends it with everything that runs in it; `~~` types a tilde.
+When the connection is cut, it is made again for two minutes, to the same shell. For a single command: hearth exec.
 
-With --session it is a session of this name (hearth ps), made when none runs: `~.` at the beginning of a line, a closed
-window or a cut connection leaves it running, and the same command comes back to it.";
+With --session it is a session of this name (hearth ps), made when none runs: `~.`, a closed window or a cut connection
+leaves it running, and the same command comes back to it. In a VM that nobody has claimed a cut connection ends the shell.";
 
 /// `hearth shell`.
 #[derive(Debug, Args)]
@@ -69,40 +71,50 @@ async fn work_in_session(
     let running = |session: &Session| session.is_running() && session.tag.as_deref() == Some(tag.as_str());
     let session = match client.list_sessions(id).await?.into_iter().find(running) {
         Some(session) => session,
-        None => {
-            let word = |text: &str| text.parse::<Word>().map_err(|error| Failure::usage(error.to_string()));
-            let mut env = BTreeMap::new();
-            if let Some(term) = std::env::var("TERM").ok().filter(|term| !term.is_empty()) {
-                let (name, value) = caller_env::variable("TERM", term)?;
-                env.insert(name, value);
-            }
-            let request = ExecRequest {
-                argv: Some(vec![word("bash")?, word("-l")?]),
-                cwd: args
-                    .cwd
-                    .map(|cwd| cwd.parse::<GuestPath>())
-                    .transpose()
-                    .map_err(invalid("--cwd"))?,
-                user: args
-                    .user
-                    .map(|user| user.parse::<Name>())
-                    .transpose()
-                    .map_err(invalid("--user"))?,
-                env: Some(env),
-                ..ExecRequest::default()
-            };
-            let body = StartSession {
-                request,
-                tag: Some(tag),
-                terminal: Some(size()),
-                open_stdin: false,
-                read_only: false,
-                release_when_ended: false,
-            };
-            client.start_session(id, &body).await?
-        }
+        None => start(client, id, Some(tag), args).await?,
     };
-    attach(globals, client, id, &session, true, false).await
+    attach(globals, client, id, &session, AttachAs::default()).await
+}
+
+/// Starts a shell in a session.
+async fn start(client: &Client, id: &InstanceId, tag: Option<SessionTag>, args: ShellArgs) -> Result<Session, Failure> {
+    let word = |text: &str| text.parse::<Word>().map_err(|error| Failure::usage(error.to_string()));
+    let mut env = BTreeMap::new();
+    if let Some(term) = std::env::var("TERM").ok().filter(|term| !term.is_empty()) {
+        let (name, value) = caller_env::variable("TERM", term)?;
+        env.insert(name, value);
+    }
+    let request = ExecRequest {
+        argv: Some(vec![word("bash")?, word("-l")?]),
+        cwd: args
+            .cwd
+            .map(|cwd| cwd.parse::<GuestPath>())
+            .transpose()
+            .map_err(invalid("--cwd"))?,
+        user: args
+            .user
+            .map(|user| user.parse::<Name>())
+            .transpose()
+            .map_err(invalid("--user"))?,
+        env: Some(env),
+        ..ExecRequest::default()
+    };
+    let body = StartSession {
+        request,
+        tag,
+        terminal: Some(size()),
+        open_stdin: false,
+        read_only: false,
+        release_when_ended: false,
+    };
+    Ok(client.start_session(id, &body).await?)
+}
+
+/// Whether somebody has claimed it. What runs on in a VM that nobody has could become part of a template.
+async fn is_claimed(client: &Client, id: &InstanceId) -> bool {
+    // One that cannot be looked at says why when the terminal is opened.
+    let view = client.view_instance(id).await;
+    view.is_ok_and(|view| view.status == InstanceStatus::Claimed)
 }
 
 fn invalid(option: &'static str) -> impl Fn(Invalid) -> Failure {
@@ -122,6 +134,14 @@ pub(crate) async fn run(globals: &Globals, args: ShellArgs) -> Result<u8, Failur
         let id = resolve::instance(&client, &args.id).await?;
         if let Some(tag) = args.session.clone() {
             return work_in_session(globals, &client, &id, tag, args).await;
+        }
+        if is_claimed(&client, &id).await {
+            let session = start(&client, &id, None, args).await?;
+            let how = AttachAs {
+                ends_when_left: true,
+                ..AttachAs::default()
+            };
+            return attach(globals, &client, &id, &session, how).await;
         }
         let wanted = TerminalRequest {
             size: size(),

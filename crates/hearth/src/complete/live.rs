@@ -11,6 +11,7 @@ use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter a
 use hearth_api::client::Client;
 use hearth_api::file::FileKind;
 use hearth_api::find::{ClaimItem, LAST};
+use hearth_api::fork::NamedCheckpointItem;
 use hearth_api::ids::InstanceId;
 use hearth_api::log::InstanceLog;
 use hearth_api::session::{Session, SessionStatus};
@@ -102,6 +103,22 @@ fn ask(kind: Kind, word: &str) -> Option<Vec<Name>> {
             Kind::Instance => instances(&client).await,
             Kind::Project => projects(&client).await,
             Kind::Session => Some(sessions(&client, &awake(&client, &typed.instance?).await?).await),
+            Kind::Checkpoint => {
+                let project = match (&typed.project, &typed.instance) {
+                    (Some(project), _) => connect::project(&client, project).await.ok()?.id,
+                    (None, Some(instance)) => {
+                        let id = resolve::instance(&client, instance).await.ok()?;
+                        client.view_instance(&id).await.ok()?.project_id
+                    }
+                    (None, None) => return None,
+                };
+                let checkpoints = client.list_checkpoints(&project).await.ok()?.items;
+                let name = |one: NamedCheckpointItem| Name {
+                    about: format!("made {}", output::ago(one.created_at)),
+                    text: one.name,
+                };
+                Some(checkpoints.into_iter().map(name).collect())
+            }
             Kind::Log => {
                 let id = awake(&client, &typed.instance?).await?;
                 let (mut logs, sessions) = tokio::join!(logs(&client, &id), sessions(&client, &id));

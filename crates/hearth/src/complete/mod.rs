@@ -39,6 +39,8 @@ enum Kind {
     Session,
     /// A log of that instance, or a session.
     Log,
+    /// A named checkpoint of the project, or of the instance's project.
+    Checkpoint,
     /// A file of this machine, or `INSTANCE:PATH`.
     Location,
 }
@@ -52,6 +54,7 @@ fn kind(command: &str, arg: &Arg) -> Option<Kind> {
         _ if takes_instance => Some(Kind::Instance),
         ("cp", "locations") => Some(Kind::Location),
         ("logs", "name") => Some(Kind::Log),
+        ("restore", "name") | ("delete", "names") | ("claim", "checkpoint") => Some(Kind::Checkpoint),
         (_, "session") => Some(Kind::Session),
         (_, "project") => Some(Kind::Project),
         _ => None,
@@ -190,6 +193,10 @@ mod tests {
             assert_eq!(kinds(&[command])[1].1, Kind::Session, "{command}");
         }
         assert_eq!(kinds(&["logs"])[1].1, Kind::Log);
+        for path in [&["checkpoint", "restore"][..], &["checkpoint", "delete"]] {
+            assert_eq!(kinds(path)[1].1, Kind::Checkpoint, "{path:?}");
+        }
+        assert!(kinds(&["claim"]).iter().any(|(_, kind)| *kind == Kind::Checkpoint));
         assert_eq!(kinds(&["cp"])[0].1, Kind::Location);
     }
 }

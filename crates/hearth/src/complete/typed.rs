@@ -11,6 +11,8 @@ pub(super) struct Typed {
     pub(super) globals: Globals,
     /// The instance that stands there.
     pub(super) instance: Option<String>,
+    /// The project that stands there.
+    pub(super) project: Option<String>,
 }
 
 impl Typed {
@@ -23,8 +25,12 @@ impl Typed {
         while let Some((_, below)) = last.subcommand() {
             last = below;
         }
-        let instance = last.try_get_one::<String>("id").ok().flatten().cloned();
-        Some(Self { globals, instance })
+        let named = |name: &str| last.try_get_one::<String>(name).ok().flatten().cloned();
+        Some(Self {
+            globals,
+            instance: named("id"),
+            project: named("project"),
+        })
     }
 }
 

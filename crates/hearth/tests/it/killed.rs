@@ -341,6 +341,12 @@ fn a_detached_build_outlives_the_server_and_its_output_is_complete() {
         eats.code,
         eats.stderr
     );
+    // A shell of its own takes what runs in it along.
+    let typed = b"sleep 5551 &\rtrap '' HUP; sleep 5552 &\r~.";
+    let (code, shown) = run_at_terminal(server.command(&["shell", id]), typed);
+    assert!(code == Some(0) && shown.contains("the shell was ended"), "{shown}");
+    let left = server.try_run(&["exec", id, "--", "pgrep", "-f", "sleep 555"]);
+    assert_eq!((left.code, left.stdout.as_str()), (1, ""));
     let (code, shown) = run_at_terminal(
         server.command(&["shell", id, "--session", "work"]),
         b"tty; kept=$((40+2))\r~.",

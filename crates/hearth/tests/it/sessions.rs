@@ -160,6 +160,17 @@ fn a_shell_with_a_session_is_left_with_a_tilde_and_found_again() {
 }
 
 #[test]
+fn a_shell_of_its_own_ends_with_a_tilde_and_leaves_nothing() {
+    let house = house();
+    let shell = || house.command(&["shell", &house.id]);
+    let (code, shown) = run_at_terminal_after(shell(), "99", b"hello\r~.");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("the shell was ended"), "{shown}");
+    let list: Value = serde_json::from_str(&run(house.command(&["ps", &house.id, "--json"])).stdout).unwrap();
+    assert_eq!(list["items"], serde_json::json!([]));
+}
+
+#[test]
 fn a_command_can_be_run_in_a_vm_of_its_own() {
     let house = house();
     let all = run(house.command(&["release", "--all"]));

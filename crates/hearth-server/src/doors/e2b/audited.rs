@@ -10,7 +10,7 @@ use super::access::instance_id;
 use crate::http::{About, AppState, Came};
 
 /// What changes something, by method and the end of the route's path.
-const OPERATIONS: [(Method, &str, &str); 14] = [
+const OPERATIONS: [(Method, &str, &str); 16] = [
     (Method::POST, "/sandboxes", "e2b_create_sandbox"),
     (Method::DELETE, "/sandboxes/{id}", "e2b_kill_sandbox"),
     (Method::POST, "/sandboxes/{id}/connect", "e2b_connect_sandbox"),
@@ -23,6 +23,8 @@ const OPERATIONS: [(Method, &str, &str); 14] = [
     (Method::PUT, "/sandboxes/{id}/network", "e2b_change_network"),
     (Method::POST, "/v3/templates", "e2b_begin_template"),
     (Method::DELETE, "/templates/{id}", "e2b_delete_template"),
+    (Method::POST, "/templates/tags", "e2b_tag_template"),
+    (Method::DELETE, "/templates/tags", "e2b_untag_template"),
     (Method::POST, "/v2/sandboxes", "e2b_create_sandbox"),
     (Method::POST, "/v2/templates/{id}/builds/{build}", "e2b_build_template"),
 ];

@@ -2,6 +2,7 @@
 
 use super::access::Key;
 use super::fault::Refusal;
+use super::tags;
 use crate::http::AppState;
 use crate::store::{NamedCheckpoint, ProjectRow};
 
@@ -55,17 +56,37 @@ pub async fn projects(state: &AppState, key: &Key) -> Result<Vec<ProjectRow>, Re
         .await?)
 }
 
-/// A name without the tag that E2B puts behind it, and without the team before it.
-fn bare(name: &str) -> &str {
+/// A name without the team before it, and the tag behind it.
+pub fn parted(name: &str) -> (&str, Option<&str>) {
+    let name = name.trim();
     let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
-    name.split_once(':').map_or(name, |(name, _)| name)
+    match name.split_once(':') {
+        Some((name, tag)) => (name, Some(tag)),
+        None => (name, None),
+    }
 }
 
 /// What a text means.
 pub async fn template(state: &AppState, key: &Key, text: &str) -> Result<Template, Refusal> {
+    let found = named(state, key, text).await?;
+    if let Template::Project(project) = &found {
+        tags::must_be_newest(state, &project.id, parted(text).1, text).await?;
+    }
+    Ok(found)
+}
+
+/// The project that a text names, whatever its tag.
+pub async fn named_project(state: &AppState, key: &Key, text: &str) -> Result<ProjectRow, Refusal> {
+    match named(state, key, text).await? {
+        Template::Project(project) => Ok(*project),
+        Template::Checkpoint(..) => Err(Refusal::wrong(format!("`{text}` is a snapshot, which has no tags"))),
+    }
+}
+
+async fn named(state: &AppState, key: &Key, text: &str) -> Result<Template, Refusal> {
     let projects = projects(state, key).await?;
     let checkpoints = state.store.checkpoints_in_sight(key.0.sees(None)).await?;
-    let wanted = bare(text.trim());
+    let (wanted, _) = parted(text);
     let of = |checkpoint: &NamedCheckpoint| {
         let project = projects.iter().find(|project| project.id == checkpoint.project)?;
         Some(Template::Checkpoint(
@@ -132,7 +153,7 @@ fn none(text: &str, projects: &[ProjectRow]) -> Refusal {
         (false, 0) => format!("templates are Hearth's projects: {}", names.join(", ")),
         (false, more) => format!("templates are Hearth's projects: {} and {more} more", names.join(", ")),
     };
-    let base = match bare(text) {
+    let base = match parted(text).0 {
         BASE => ". `base` is what a client asks for that names no template: the only project, or the one of this name",
         _ => "",
     };
@@ -159,9 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn team_and_tag_are_left_out() {
-        for name in ["app", "team/app", "app:v1", "team/app:default"] {
-            assert_eq!(bare(name), "app", "{name}");
+    fn team_and_tag_are_told_apart() {
+        for (name, tag) in [
+            ("app", None),
+            ("team/app", None),
+            (" app:v1", Some("v1")),
+            ("team/app:a:b", Some("a:b")),
+        ] {
+            assert_eq!(parted(name), ("app", tag), "{name}");
         }
     }
 }

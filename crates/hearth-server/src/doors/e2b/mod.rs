@@ -22,6 +22,7 @@ mod process;
 mod sandboxes;
 mod steps;
 mod stream;
+mod tags;
 mod templates;
 mod users;
 mod variables;
@@ -70,6 +71,11 @@ pub fn routes(state: AppState, api: &Router) -> Router<AppState> {
         .route("/v2/templates", get(templates::list))
         .route("/templates", get(templates::list))
         .route("/templates/aliases/{name}", get(templates::alias))
+        .route(
+            "/templates/tags",
+            post(templates::give_tags).delete(templates::take_tags),
+        )
+        .route("/templates/{id}/tags", get(templates::list_tags))
         .route("/templates/{id}", delete(delete_template))
         .route(
             "/templates/{id}/files/{hash}",

@@ -25,9 +25,9 @@ use tower::ServiceExt as _;
 use super::access::Key;
 use super::body::Json;
 use super::fault::Refusal;
-use super::find::{Template, projects, slug_or_id, template};
+use super::find::{Template, named_project, parted, projects, slug_or_id, template};
 use super::steps::Build;
-use super::{PREFIX, find};
+use super::{PREFIX, find, tags};
 use crate::http::{AppState, BASE, MAX_BODY_BYTES, outer_host, outer_scheme, read, status_of};
 use crate::store::ProjectRow;
 
@@ -102,6 +102,7 @@ impl Api {
 struct Begun {
     build: String,
     project: ProjectId,
+    tags: Vec<String>,
     /// Its test boot, once there is one.
     boot: Option<InstanceId>,
 }
@@ -142,6 +143,8 @@ fn begun(build: &str, project: &ProjectId) -> Result<Begun, Refusal> {
 pub struct NewTemplate {
     name: Option<String>,
     alias: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
     cpu_count: Option<u32>,
     #[serde(rename = "memoryMB")]
     memory_mb: Option<u32>,
@@ -163,18 +166,21 @@ pub async fn begin(
 ) -> Result<Response, Refusal> {
     key.0.need(Scope::ProjectWrite)?;
     let name = body.name.or(body.alias).unwrap_or_default();
-    let name = name
-        .split_once(':')
-        .map_or(name.as_str(), |(name, _)| name)
-        .trim()
-        .to_owned();
-    if find::slug(&name).is_empty() {
+    let (name, tag) = parted(&name);
+    let mut tags = vec![tag.unwrap_or(tags::DEFAULT).to_owned()];
+    for tag in body.tags {
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    tags::check(&tags)?;
+    if find::slug(name).is_empty() {
         return Err(Refusal::wrong("`name` must hold a letter or a digit"));
     }
     let all = projects(&state, &key).await?;
     let same = all
         .into_iter()
-        .find(|project| find::slug(&project.name) == find::slug(&name));
+        .find(|project| find::slug(&project.name) == find::slug(name));
     let project = match same {
         Some(project) if project.description.as_deref() == Some(DESCRIPTION) => project,
         Some(project) => {
@@ -210,6 +216,7 @@ pub async fn begin(
         kept.builds.push_back(Begun {
             build: build.clone(),
             project: project.id.clone(),
+            tags: tags.clone(),
             boot: None,
         });
         while kept.builds.len() > MOST_BUILDS {
@@ -218,7 +225,7 @@ pub async fn begin(
     }
     let named = slug_or_id(&project);
     let answer = json!({
-        "templateID": project.id, "buildID": build, "public": false, "names": [named], "aliases": [named], "tags": ["default"],
+        "templateID": project.id, "buildID": build, "public": false, "names": [named], "aliases": [named], "tags": tags,
     });
     Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
 }
@@ -310,7 +317,7 @@ pub async fn build(
 ) -> Result<StatusCode, Refusal> {
     key.0.need(Scope::ProjectWrite)?;
     let project = project_of(&state, &key, &id).await?;
-    begun(&build, &project.id)?;
+    let begun = begun(&build, &project.id)?;
     let mut commands = match &body.from_template {
         None => Vec::new(),
         Some(name) => commands_of(&state, &key, name).await?,
@@ -327,6 +334,7 @@ pub async fn build(
     let pool = format!("/projects/{}/warm-pool", project.id);
     api.ask(&key, Method::PATCH, &pool, &json!({ "setupCommands": commands }))
         .await?;
+    tags::give(&state, &project.id, &build, Timestamp::now(), &begun.tags).await?;
     let boot = api.ask(&key, Method::POST, &format!("{pool}/test"), &json!({})).await?;
     let boot: Option<InstanceId> = boot["id"].as_str().and_then(|id| id.parse().ok());
     for one in kept().builds.iter_mut().filter(|one| one.build == build) {
@@ -458,4 +466,61 @@ pub async fn list(State(state): State<AppState>, key: Key) -> Result<axum::Json<
         })
     });
     Ok(axum::Json(json!(shown.collect::<Vec<_>>())))
+}
+
+/// The tags of a template.
+pub async fn list_tags(
+    State(state): State<AppState>,
+    key: Key,
+    Path(name): Path<String>,
+) -> Result<axum::Json<Value>, Refusal> {
+    let project = named_project(&state, &key, &name).await?;
+    let tags = state.store.e2b_tags(&project.id).await?;
+    let shown = tags
+        .iter()
+        .map(|tag| json!({ "tag": tag.tag, "buildID": tag.build, "createdAt": tag.tagged_at.to_string() }));
+    Ok(axum::Json(json!(shown.collect::<Vec<_>>())))
+}
+
+#[derive(Deserialize)]
+pub struct GivenTags {
+    /// A name with the tag of the build that gets them.
+    target: String,
+    tags: Vec<String>,
+}
+
+/// Gives a build more tags.
+pub async fn give_tags(
+    State(state): State<AppState>,
+    key: Key,
+    Json(body): Json<GivenTags>,
+) -> Result<Response, Refusal> {
+    key.0.need(Scope::ProjectWrite)?;
+    tags::check(&body.tags)?;
+    let project = named_project(&state, &key, &body.target).await?;
+    let (_, tag) = parted(&body.target);
+    let known = state.store.e2b_tags(&project.id).await?;
+    let build = tags::build_of(&known, tag.unwrap_or(tags::DEFAULT), &body.target)?;
+    tags::give(&state, &project.id, &build.build, build.built_at, &body.tags).await?;
+    let answer = json!({ "buildID": build.build, "tags": body.tags });
+    Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+}
+
+#[derive(Deserialize)]
+pub struct TakenTags {
+    name: String,
+    tags: Vec<String>,
+}
+
+/// Takes tags away.
+pub async fn take_tags(
+    State(state): State<AppState>,
+    key: Key,
+    Json(body): Json<TakenTags>,
+) -> Result<StatusCode, Refusal> {
+    key.0.need(Scope::ProjectWrite)?;
+    tags::check(&body.tags)?;
+    let project = named_project(&state, &key, &body.name).await?;
+    state.store.remove_e2b_tags(&project.id, &body.tags).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -13,6 +13,7 @@ use hearth_api::error::ErrorCode;
 use hearth_api::file::{FileEntry, FileKind, FileList, FileRemoved, MakeDirectory, MoveFile};
 use hearth_api::ids::InstanceId;
 use hearth_api::values::{GuestPath, Name};
+use hearth_core::plain_text::plain_lines;
 use hearth_guest::client::{AgentError, NewFile};
 use hearth_guest::files::{Entry, EntryKind, MAX_ENTRIES};
 use jiff::Timestamp;
@@ -115,7 +116,8 @@ pub fn refused(error: AgentError) -> ApiError {
         (400, _) => ErrorCode::ValidationError,
         _ => return ApiError::unavailable(format!("the agent in the VM refused ({status}): {message}")),
     };
-    ApiError::new(code, message)
+    // It may quote what was sent.
+    ApiError::new(code, plain_lines(&message).join(" "))
 }
 
 /// What the agent answers to a request that ends with its answer.

@@ -48,6 +48,7 @@ pub fn pool_explained() -> Value {
         "summary": format!("the set-up fails since the push of 1a2b3c4 to acme/app (warm_pool_setup: the command `build` ended with exit \
                             code 7: boom); 1 VM of the recipe before keeps serving; `hearth pool instance web {failed} --log` shows why"),
         "status": { "ready": 1, "provisioning": 0, "failed": 3 },
+        "target": 1,
         "waitingClaims": 0,
         "conditions": [
             condition("Full", true, "1 of 1 is ready"),

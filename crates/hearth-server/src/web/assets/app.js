@@ -51,6 +51,8 @@
 
   // A boot's output as it comes. What was printed before comes first, so a connection that was lost begins anew.
   const MOST = 400000;
+  // Colours and what else terminals do, without the text.
+  const plain = (text) => text.replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g, "");
   const follow = (section) => {
     const output = section.querySelector("pre");
     const events = new EventSource(section.dataset.events);
@@ -71,7 +73,7 @@
       refresh();
     });
     on("commandStarted", (event) => show(`$ ${event.command}\n`));
-    on("output", (event) => show(event.text));
+    on("output", (event) => show(plain(event.text)));
     on("stepEnded", refresh);
     on("ended", (event) => {
       events.close();

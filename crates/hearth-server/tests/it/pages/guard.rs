@@ -33,6 +33,16 @@ async fn browsers_get_the_pages_at_the_root_and_programs_what_they_always_got() 
         (browser.status(), &browser.headers()[LOCATION]),
         (StatusCode::SEE_OTHER, &"/sign-in".parse().unwrap())
     );
+    for (path, accept, kind) in [
+        ("nowhere", "text/html,*/*", "text/html; charset=utf-8"),
+        ("nowhere", "*/*", "application/json"),
+        ("api/v1/nowhere", "text/html,*/*", "application/json"),
+    ] {
+        let answer = client().get(format!("{at}{path}")).header(ACCEPT, accept);
+        let answer = answer.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(answer.headers()["content-type"], kind, "{path}");
+    }
     let page = client().get(format!("{at}sign-in")).send().await.unwrap();
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(

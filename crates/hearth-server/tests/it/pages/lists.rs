@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
+use reqwest::header::LOCATION;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -145,6 +146,14 @@ async fn project_is_made_tested_enabled_claimed_and_deleted_without_a_script() {
         audit.contains("create_project") && audit.contains("422 refused"),
         "{audit}"
     );
+    // What was done in the pages came from somewhere, too.
+    let written = server.get("/audit").await;
+    for entry in written["items"].as_array().unwrap() {
+        assert!(
+            entry["address"] == "127.0.0.1" && entry["requestId"].is_string(),
+            "{entry}"
+        );
+    }
 
     let slip = person.post(&format!("{project}/delete"), &[("name", "shopp")]).await;
     assert_eq!(slip.status(), StatusCode::UNPROCESSABLE_ENTITY);
@@ -187,7 +196,10 @@ async fn files_go_in_and_come_out_as_they_are() {
 async fn what_is_in_a_vm_is_shown_on_its_page() {
     let (server, driver) = Server::fake(FakeOptions::default()).await;
     let (_, pool) = server.full_pool(1).await;
-    driver.add_rule(ExecRule::prints("count-things", "<b>three</b> things\n"));
+    driver.add_rule(ExecRule::prints(
+        "count-things",
+        "\u{1b}[32m<b>three</b>\u{1b}[0m things\n",
+    ));
     let claim = server.post(&format!("{pool}/claim"), json!({})).await;
     let vm = format!("/instances/{}", claim["id"].as_str().unwrap());
     let person = Person::sign_in(&server, &server.token).await;
@@ -200,9 +212,26 @@ async fn what_is_in_a_vm_is_shown_on_its_page() {
     let session = json!({ "request": { "command": "count-things" } });
     let session = server.post(&format!("{vm}/sessions"), session).await;
     let page = person.page(&format!("{vm}/inside")).await;
+    let link = format!("{vm}/ports/3000");
+    assert!(page.contains("count-things") && page.contains(&link), "{page}");
+    // What a page asks for by itself gives nobody a way in: only who opens the preview gets a link, and that is written down.
+    assert!(!page.contains("hearth_share="), "{page}");
+    let opened = person.get(&link).await;
+    let to = opened.headers()[LOCATION].to_str().unwrap();
     assert!(
-        page.contains("count-things") && page.contains("hearth_share="),
-        "{page}"
+        opened.status() == StatusCode::SEE_OTHER && to.contains("hearth_share="),
+        "{to}"
+    );
+    assert_eq!(
+        person.get(&format!("{vm}/ports/x")).await.status(),
+        StatusCode::NOT_FOUND
+    );
+    let audit = server.get("/audit").await;
+    let shares = audit["items"].as_array().unwrap().iter();
+    assert_eq!(
+        shares.filter(|entry| entry["operation"] == "share_port").count(),
+        1,
+        "{audit}"
     );
     let output = person
         .page(&format!("{vm}/sessions/{}", session["id"].as_str().unwrap()))

@@ -318,7 +318,7 @@ async fn set(globals: &Globals, args: SetArgs) -> Result<u8, Failure> {
 }
 
 fn configured(reply: &PatchPoolReply) -> String {
-    show::config_and_counts(reply.config.as_ref(), &reply.status)
+    show::config_and_counts(reply.config.as_ref(), &reply.status, None)
 }
 
 async fn status(globals: &Globals, args: StatusArgs) -> Result<u8, Failure> {

@@ -33,7 +33,11 @@ pub(super) async fn both(
 pub(super) fn pool(view: &PoolView, explained: &PoolExplained) -> String {
     let mut text = explain::headline(explained);
     text.push_str("\n\n");
-    text.push_str(&config_and_counts(view.config.as_ref(), &view.status));
+    text.push_str(&config_and_counts(
+        view.config.as_ref(),
+        &view.status,
+        Some(explained.target),
+    ));
     if let Some(metadata) = &view.metadata {
         text.push('\n');
         text.push_str(&output::pairs([
@@ -47,12 +51,20 @@ pub(super) fn pool(view: &PoolView, explained: &PoolExplained) -> String {
     text
 }
 
-pub(super) fn config_and_counts(config: Option<&Config>, status: &Status) -> String {
+/// `target`: what is kept ready now, where that is known; a schedule may say another number than the configuration.
+pub(super) fn config_and_counts(config: Option<&Config>, status: &Status, target: Option<u64>) -> String {
     let Some(config) = config else {
         return format!(
             "not set up yet ({}): say what it should be with `hearth pool set PROJECT`",
             counts(status)
         );
+    };
+    let own = config.target_size.to_string();
+    let target = match target {
+        Some(now) if now.to_string() != own => {
+            format!("{now} now, by the schedule or what the project may have; {own} is the pool's own")
+        }
+        _ => own,
     };
     let commands = match config.setup_commands.as_deref() {
         None | Some([]) => "-".to_owned(),
@@ -75,7 +87,7 @@ pub(super) fn config_and_counts(config: Option<&Config>, status: &Status) -> Str
     output::pairs([
         ("now", counts(status)),
         ("enabled", if config.enabled { "yes" } else { "no" }.to_owned()),
-        ("target", config.target_size.to_string()),
+        ("target", target),
         ("maximum age", format!("{} min", config.max_age_minutes)),
         (
             "branch",

@@ -37,30 +37,26 @@ pub(super) async fn until_full(
     let mut failed_before = None;
     let mut last_making = Instant::now();
     loop {
-        let mut view = client.get_pool(&project.id).await?;
-        let Some(config) = view.config.as_ref().filter(|config| config.enabled) else {
+        let view = client.get_pool(&project.id).await?;
+        let (view, explained) = show::both(client, project, view).await?;
+        if !view.config.as_ref().is_some_and(|config| config.enabled) {
             return Err(
                 Failure::new("the pool is not enabled, so it will not fill").hint(format!(
                     "enable it with `{}`",
                     hint::command(["pool", "set", project.name.as_str(), "--enabled"])
                 )),
             );
-        };
-        let target = u64::try_from(config.target_size).unwrap_or_default();
+        }
+        let target = explained.target;
         picture.show(&view.status, target);
         let is_late = start.elapsed() > limit;
         if is_late || view.status.ready >= target {
-            // What is said in the end is one look, and that look decides.
-            let explained;
-            (view, explained) = show::both(client, project, view).await?;
+            picture.done();
             let is_full = view.status.ready >= target;
-            if is_full || is_late {
-                picture.done();
-                if !is_full {
-                    output::note(&format!("not full after {}", output::duration(limit)));
-                }
-                return Ok((view, explained, is_full));
+            if !is_full {
+                output::note(&format!("not full after {}", output::duration(limit)));
             }
+            return Ok((view, explained, is_full));
         }
         let failures = view
             .status

@@ -134,7 +134,7 @@ impl Reload {
         let next = config::complete(self.started.args.config.as_deref())?;
         let mut options = super::options(&next.args, self.data_dir.clone());
         options.webhook_secret = super::webhook_secret(&next.args)?;
-        let changed = self.control.change(options.changeable());
+        self.control.change(options.changeable()).map_err(Failure::new)?;
         let is_live = |name: &String| CHANGEABLE.contains(&name.as_str());
         let taken: Vec<String> = next.effective.changed(now).into_iter().filter(is_live).collect();
         let waiting = next.effective.changed(&self.started.effective);
@@ -146,7 +146,6 @@ impl Reload {
                 "these have changed, and hold after a restart of the server"
             );
         }
-        changed.map_err(Failure::new)?;
         Ok(next.effective)
     }
 }

@@ -1,11 +1,15 @@
 //! `hearth attach`: a session in this terminal, or its output here and our input there.
 
 use std::io::{self, IsTerminal as _};
+use std::time::Duration;
 
 use clap::Args;
 use hearth_api::client::{AttachOptions, Client};
 use hearth_api::ids::InstanceId;
-use hearth_api::session::{ReadUntil, Session};
+use hearth_api::session::{ReadUntil, SendSignal, Session};
+use hearth_api::values::SignalName;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use super::super::attached::has_input;
 use super::super::exec::{apart_from_the_commands, exit_code, until_stopped};
@@ -52,9 +56,64 @@ pub(crate) async fn run(globals: &Globals, args: AttachArgs) -> Result<u8, Failu
         let client = connect::client(globals)?;
         let id = resolve::instance(&client, &args.id).await?;
         let session = find(&client, &id, &args.session).await?;
-        attach(globals, &client, &id, &session, !args.no_stdin, args.lossless).await
+        let how = AttachAs {
+            input: !args.no_stdin,
+            lossless: args.lossless,
+            ends_when_left: false,
+        };
+        attach(globals, &client, &id, &session, how).await
     };
     apart_from_the_commands(code.await)
+}
+
+/// How a session is attached to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttachAs {
+    /// What is typed or piped in here goes to it.
+    pub(crate) input: bool,
+    /// It waits where it prints faster than this takes.
+    pub(crate) lossless: bool,
+    /// It is this person's shell: it ends with its client, and leaves no record.
+    pub(crate) ends_when_left: bool,
+}
+
+impl Default for AttachAs {
+    fn default() -> Self {
+        Self {
+            input: true,
+            lossless: false,
+            ends_when_left: false,
+        }
+    }
+}
+
+/// How long what runs in a shell has to end by itself once it is left, seconds.
+const HANG_UP_SECONDS: u64 = 1;
+/// All of ending a shell may take so long: its client is to be gone.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// Hangs up, and kills what does not end by that; the record goes too.
+async fn end(client: &Client, id: &InstanceId, session: &str) -> Result<(), Failure> {
+    for signal in ["HUP", "KILL"] {
+        let signal = signal.parse::<SignalName>();
+        let signal = signal.map_err(|error| Failure::new(error.to_string()))?;
+        let body = SendSignal { signal, tree: true };
+        client.signal_session(id, session, &body).await?;
+        let seen = client.wait_session(id, session, Some(HANG_UP_SECONDS)).await?;
+        if !seen.is_running() {
+            break;
+        }
+    }
+    client.remove_session(id, session).await?;
+    Ok(())
+}
+
+/// The window is closed. What the shell was told to ignore stays ignored.
+async fn hung_up() {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hang_up) => drop(hang_up.recv().await),
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The same for a session that is known.
@@ -63,9 +122,13 @@ pub(crate) async fn attach(
     client: &Client,
     id: &InstanceId,
     session: &Session,
-    input: bool,
-    lossless: bool,
+    how: AttachAs,
 ) -> Result<u8, Failure> {
+    let AttachAs {
+        input,
+        lossless,
+        ends_when_left,
+    } = how;
     let here = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mode = match session.terminal {
         Some(_) if here && input => Mode::Terminal,
@@ -81,7 +144,24 @@ pub(crate) async fn attach(
     let _warning = lease_warning::watch(client, id, Meanwhile::Renews);
     let over = {
         let _raw = (mode == Mode::Terminal).then(Raw::begin).transpose()?;
-        until_stopped(follow(client, id, &session.id, options, mode)).await
+        until_stopped(async {
+            tokio::select! {
+                over = follow(client, id, &session.id, options, mode) => over,
+                () = hung_up(), if ends_when_left => Ok(Over::Left),
+            }
+        })
+        .await
+    };
+    let ended = match &over {
+        Ok(Over::Ended(_)) if ends_when_left => {
+            // It is told what it ended with; a record that stays is no loss.
+            drop(timeout(ENDING, client.remove_session(id, &session.id)).await);
+            true
+        }
+        Ok(Over::Left) | Err(_) if ends_when_left => {
+            matches!(timeout(ENDING, end(client, id, &session.id)).await, Ok(Ok(())))
+        }
+        _ => false,
     };
     let again = || hint::command(["attach", id.as_str(), session.id.as_str()]);
     match over {
@@ -94,13 +174,17 @@ pub(crate) async fn attach(
                 None => Err(Failure::new("the server did not say how the session ended")),
             }
         }
+        Ok(Over::Left) if ended => {
+            say("\nthe shell was ended, and what ran in it");
+            Ok(0)
+        }
         Ok(Over::Left) => {
             say(&format!("\nthe session {} runs on; `{}`", session.id, again()));
             Ok(0)
         }
         Err(failure) => {
             // Ctrl-C, or an error that is said.
-            if io::stderr().is_terminal() {
+            if !ended && io::stderr().is_terminal() {
                 say(&format!("the session {} was not ended; `{}`", session.id, again()));
             }
             Err(failure)

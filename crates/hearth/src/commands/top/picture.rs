@@ -270,11 +270,10 @@ fn block(title: &str, has_focus: bool) -> Block<'static> {
 }
 
 fn state(pool: &Pool) -> &'static str {
-    let target = u64::try_from(pool.target).unwrap_or_default();
     match pool {
         Pool { enabled: false, .. } => "off",
         Pool { waiting: 1.., .. } => "claims wait",
-        _ if pool.ready >= target => "full",
+        _ if pool.ready >= pool.target => "full",
         _ if pool.provisioning > 0 => "filling",
         _ => "below its target",
     }

@@ -34,7 +34,7 @@ pub(super) struct Seen {
 pub(super) struct Pool {
     pub(super) name: String,
     pub(super) enabled: bool,
-    pub(super) target: i64,
+    pub(super) target: u64,
     pub(super) ready: u64,
     pub(super) provisioning: u64,
     pub(super) failed: u64,
@@ -45,8 +45,7 @@ pub(super) struct Pool {
 impl Pool {
     /// It has less than it should and nothing is on its way, or claims wait.
     pub(super) fn needs_a_look(&self) -> bool {
-        let target = u64::try_from(self.target).unwrap_or_default();
-        self.enabled && (self.waiting > 0 || (self.ready < target && self.provisioning == 0))
+        self.enabled && (self.waiting > 0 || (self.ready < self.target && self.provisioning == 0))
     }
 }
 
@@ -89,7 +88,7 @@ async fn pool(client: &Client, project: Project) -> Result<Option<(Pool, HostUse
     let pool = Pool {
         name: clean_line(&project.name),
         enabled: config.is_some_and(|config| config.enabled),
-        target: config.map_or(0, |config| config.target_size),
+        target: config.map_or(0, |_| explained.target),
         ready: explained.status.ready,
         provisioning: explained.status.provisioning,
         failed: explained.status.failed,
