@@ -96,7 +96,7 @@ pub use tokens::{NewToken, SIGN_IN_PREFIX, TokenReach, TokenRow};
 pub use transfer::{CopiedTable, CopyError, CopyProgress, TableSum, copy_to_postgres, installation_of};
 pub use variables::{VariableOwner, VariableRow};
 pub use webhooks::{Attempt, DueDelivery, NewDelivery, NewWebhook, WebhookReach, WebhookRow};
-use writer::{RunOn, Writer};
+use writer::{RunOn, Writer, can_begin};
 pub use writer::{WriteFault, WriteFaults, WriteMoment};
 
 use db::Pool;
@@ -262,6 +262,7 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         let write = SqlitePoolOptions::new()
             .max_connections(1)
+            .after_release(|connection, _| Box::pin(can_begin(connection)))
             .connect_with(options.clone())
             .await?;
         sqlx::migrate!("./migrations").run(&write).await?;

@@ -6,8 +6,8 @@ use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::sqlite::SqlitePool;
-use sqlx::{Connection as _, Sqlite, Transaction};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -102,7 +102,7 @@ impl Writer {
 
     async fn begin_by(&self, on_postgres: &'static str, write: Write) -> sqlx::Result<Writing> {
         let tx = match &self.pool {
-            Pool::Sqlite(pool) => Tx::Sqlite(begin_on_sqlite(pool).await?),
+            Pool::Sqlite(pool) => Tx::Sqlite(pool.begin_with(BEGIN).await?),
             // The first statement tells a connection that broke meanwhile; nothing was done yet, so another one may begin.
             Pool::Postgres(pool) => match pool.begin_with(on_postgres).await {
                 Err(sqlx::Error::Io(_)) => Tx::Postgres(named(pool.begin_with(on_postgres).await)?),
@@ -155,18 +155,12 @@ impl Writer {
     }
 }
 
-async fn begin_on_sqlite(pool: &SqlitePool) -> sqlx::Result<Transaction<'static, Sqlite>> {
-    match pool.begin_with(BEGIN).await {
-        // SQLite has ended a transaction on its own, because the disk was full, and the connection still believes in it: no
-        // transaction could ever begin on it again.
-        Err(sqlx::Error::InvalidSavePointStatement | sqlx::Error::BeginFailed) => {
-            let broken = pool.acquire().await?.detach();
-            // Whatever it says: it is of no use.
-            drop(broken.close().await);
-            pool.begin_with(BEGIN).await
-        }
-        begun => begun,
-    }
+/// Whether a connection that comes back can begin a transaction again. SQLite ends one on its own when the disk is full, the connection
+/// still believes in it, and then none could ever begin on it.
+pub(super) async fn can_begin(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    // What was dropped is rolled back by then.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 async fn run_unsynced_on_sqlite(pool: &SqlitePool, query: Query<'static>, event: Query<'static>) -> sqlx::Result<Done> {
@@ -343,6 +337,39 @@ impl Write {
         match (&self.faults, planned) {
             (Some(faults), Some(fault)) => Err(faults.strike(&fault).await),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::JoinSet;
+
+    use super::super::seal::tests::NoVariables;
+    use super::super::{Store, db};
+
+    #[tokio::test]
+    async fn transaction_that_sqlite_ended_on_its_own_harms_no_later_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hearth.db");
+        let store = Store::open(&file, Arc::new(NoVariables), None).await.unwrap();
+        // As when the disk is full; several wait for the connection meanwhile.
+        let mut writes = JoinSet::new();
+        for number in 0..20 {
+            let store = store.clone();
+            writes.spawn(async move {
+                let mut tx = store.write.begin().await?;
+                if number % 2 == 1 {
+                    return tx.commit().await;
+                }
+                db::query("ROLLBACK").execute(&mut *tx).await?;
+                Ok::<(), sqlx::Error>(())
+            });
+        }
+        for done in writes.join_all().await {
+            assert!(done.is_ok(), "{done:?}");
         }
     }
 }

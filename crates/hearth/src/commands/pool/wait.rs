@@ -38,7 +38,6 @@ pub(super) async fn until_full(
     let mut last_making = Instant::now();
     loop {
         let view = client.get_pool(&project.id).await?;
-        let (view, explained) = show::both(client, project, view).await?;
         if !view.config.as_ref().is_some_and(|config| config.enabled) {
             return Err(
                 Failure::new("the pool is not enabled, so it will not fill").hint(format!(
@@ -47,6 +46,7 @@ pub(super) async fn until_full(
                 )),
             );
         }
+        let (view, explained) = show::both(client, project, view).await?;
         let target = explained.target;
         picture.show(&view.status, target);
         let is_late = start.elapsed() > limit;
