@@ -121,7 +121,7 @@ fn all(stages: &mut Stages) -> Result<()> {
     // Those without a VM wait more than they work; each VM takes a processor where it is emulated.
     let (mut done, left_out) = (Ok(()), left_out());
     for (name, arguments) in [
-        ("tests", ["--test-threads", "3"].as_slice()),
+        ("tests", ["--test-threads", "4"].as_slice()),
         ("tests with real VMs", ["--ignored"].as_slice()),
     ] {
         // One that fails is known with all others that fail.
@@ -132,7 +132,7 @@ fn all(stages: &mut Stages) -> Result<()> {
     }
     done.and(stages.stage("tests on PostgreSQL", || {
         let mut tests = front_door_tests(&agent, "hearth-server")?;
-        tests.env(POSTGRES_VARIABLE, "1").args(["--test-threads", "3"]);
+        tests.env(POSTGRES_VARIABLE, "1").args(["--test-threads", "4"]);
         process::run(tests.args(ON_POSTGRES).args(&left_out))
     }))
 }
