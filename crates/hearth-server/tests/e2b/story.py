@@ -233,7 +233,7 @@ assert closed.status_code == 502 and "port is not open" in closed.text, closed.t
 
 chapter("the end")
 page.disconnect()
-listed = Sandbox.list(query=SandboxQuery(metadata={"run": run}))
+listed = Sandbox.list(query=SandboxQuery(metadata={"run": run, "kind": "a b&c"}))
 assert [one.sandbox_id for one in listed.next_items()] == [sandbox.sandbox_id] and not listed.has_next
 running = sandbox.commands.run("sleep 600", background=True, timeout=0)
 assert sandbox.kill() and not sandbox.kill()

@@ -48,4 +48,11 @@ except BuildException as error:
     print(f"as it should: {error}")
 Template.build(steps, f"{name}:v2", cpu_count=1, memory_mb=512)
 assert Template.exists(f"{name}:v2") and not Template.exists(f"{name}:v1")
+try:
+    Template.build(Template().from_base_image().run_cmd("echo three >/which; exit 3"), f"{name}:v3")
+    sys.exit("its set-up fails, too")
+except BuildException:
+    pass
+# What was built before stays.
+assert Template.exists(f"{name}:v2") and not Template.exists(f"{name}:v3")
 print("told")

@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::harness::{BOOT, Server, options};
+use crate::harness::{BOOT, SOON, Server, options};
 use crate::secrets::files_with;
 use crate::vms::{clean_up, qemu_of, server_with};
 
@@ -66,7 +66,23 @@ async fn tag_names_the_build_that_it_was_given_to_and_no_later_one() {
         let steps = json!({ "steps": [{ "type": "RUN", "args": [format!("echo {build}")] }], "force": false });
         let (status, said) = ask(Method::POST, &format!("/v2/templates/{id}/builds/{build}"), steps).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{said}");
-        begun
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            let (_, said) = ask(
+                Method::GET,
+                &format!("/templates/{id}/builds/{build}/status"),
+                json!({}),
+            )
+            .await;
+            if said["status"] == "ready" {
+                return begun;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline && said["status"] != "error",
+                "{said}"
+            );
+            crate::harness::pause().await;
+        }
     };
     let first = build(json!({ "name": "web:v1", "tags": ["stable", "v1"] })).await;
     assert_eq!(first["tags"], json!(["v1", "stable"]));
@@ -288,6 +304,8 @@ async fn five_hundred_sandboxes_are_listed_page_by_page() {
     assert_eq!((count, found.len(), pages), (501, 501, 6));
     for (query, expected) in [
         ("metadata=of%3Dother", 0),
+        // As clients write it.
+        ("limit=1000&metadata=of%3Da%252526b", 501),
         ("state=paused", 0),
         ("template=demo&limit=1000", 501),
     ] {

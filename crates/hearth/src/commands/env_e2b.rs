@@ -4,10 +4,14 @@ use serde::Serialize;
 
 use crate::args::Globals;
 use crate::failure::Failure;
+use crate::text::clean_line;
 use crate::{connect, output};
 
 /// Below this the server speaks E2B's protocol.
 const PREFIX: &str = "/e2b";
+
+/// Takes away what an earlier call has set.
+const UNSET: &str = "unset E2B_API_URL E2B_SANDBOX_URL";
 
 /// How tokens begin.
 const OUR_PREFIX: &str = "hearth_";
@@ -39,7 +43,11 @@ enum Place {
 pub(crate) fn run(globals: &Globals, domain: Option<String>) -> Result<u8, Failure> {
     let (url, token) = connect::server(globals)?;
     let place = match domain {
-        Some(e2b_domain) => Place::Domain { e2b_domain },
+        Some(e2b_domain) if is_domain(&e2b_domain) => Place::Domain { e2b_domain },
+        Some(other) => {
+            let failure = Failure::usage(format!("`{}` is no domain", clean_line(&other)));
+            return Err(failure.hint("it is what the server's `--ports-domain` says, like vm.example.net"));
+        }
         None => address(&url)?,
     };
     // Some of its clients take no key that begins in another way; the server takes both spellings.
@@ -60,13 +68,21 @@ pub(crate) fn run(globals: &Globals, domain: Option<String>) -> Result<u8, Failu
             } => lines.extend([("E2B_API_URL", e2b_api_url), ("E2B_SANDBOX_URL", e2b_sandbox_url)]),
             Place::Domain { e2b_domain } => lines.push(("E2B_DOMAIN", e2b_domain)),
         }
+        // Clients look at addresses first.
+        let no_addresses = matches!(variables.place, Place::Domain { .. }).then(|| UNSET.to_owned());
         let lines = lines.into_iter().map(|(name, value)| {
             // What holds a zero byte is no token and no address.
             format!("export {name}={}", shlex::try_quote(value).unwrap_or_default())
         });
-        lines.collect::<Vec<_>>().join("\n")
+        no_addresses.into_iter().chain(lines).collect::<Vec<_>>().join("\n")
     })?;
     Ok(0)
+}
+
+fn is_domain(text: &str) -> bool {
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|sign| sign.is_ascii_alphanumeric() || sign == b'-');
+    text.split('.').all(is_label)
 }
 
 fn address(url: &str) -> Result<Place, Failure> {

@@ -7,6 +7,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use hearth_api::token::Scope;
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 
 use super::access::{Key, sandbox_id};
 use super::fault::Refusal;
@@ -39,12 +40,13 @@ impl Asked {
         let mut asked = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                // Encoded once more.
+                // A form in itself, and clients encode its names and values before they write it.
                 "metadata" => {
+                    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
                     let pairs = form_urlencoded::parse(value.as_bytes());
                     asked
                         .metadata
-                        .extend(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())));
+                        .extend(pairs.map(|(name, value)| (plain(&name), plain(&value))));
                 }
                 "state" => asked
                     .states

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hearth_api::error::ErrorBody;
 use hearth_api::ids::{InstanceId, ProjectId};
+use hearth_api::pool::SetupCommand;
 use hearth_api::project::VmSize;
 use hearth_api::token::Scope;
 use hearth_core::state::InstanceState;
@@ -45,6 +46,8 @@ const LINK: SignedDuration = SignedDuration::from_hours(1);
 const MOST_BUILDS: usize = 1000;
 /// How often a build is looked at whose pool is to be filled then.
 const ROUND: Duration = Duration::from_millis(500);
+/// How long the log of a build that succeeded can be read.
+const LOG_PATIENCE: Duration = Duration::from_secs(30);
 /// Log entries of one answer.
 const MOST_ENTRIES: usize = 100;
 
@@ -105,6 +108,8 @@ struct Begun {
     tags: Vec<String>,
     /// Its test boot, once there is one.
     boot: Option<InstanceId>,
+    /// Whether it succeeded, once its tags are given or the set-up before it is back.
+    succeeded: Option<bool>,
 }
 
 struct Archive {
@@ -218,6 +223,7 @@ pub async fn begin(
             project: project.id.clone(),
             tags: tags.clone(),
             boot: None,
+            succeeded: None,
         });
         while kept.builds.len() > MOST_BUILDS {
             kept.builds.pop_front();
@@ -332,16 +338,26 @@ pub async fn build(
     });
     commands.extend(own.map_err(|why| Refusal::wrong(why).never_again())?);
     let pool = format!("/projects/{}/warm-pool", project.id);
+    let before = state.store.pool(&project.id).await?;
+    let before = before.and_then(|pool| pool.config.setup_commands);
     api.ask(&key, Method::PATCH, &pool, &json!({ "setupCommands": commands }))
         .await?;
-    tags::give(&state, &project.id, &build, Timestamp::now(), &begun.tags).await?;
     let boot = api.ask(&key, Method::POST, &format!("{pool}/test"), &json!({})).await?;
     let boot: Option<InstanceId> = boot["id"].as_str().and_then(|id| id.parse().ok());
     for one in kept().builds.iter_mut().filter(|one| one.build == build) {
         one.boot.clone_from(&boot);
     }
     if let Some(boot) = boot {
-        tokio::spawn(fill_after(state, api, key, pool, boot));
+        let settling = Settling {
+            state,
+            api,
+            key,
+            pool,
+            begun,
+            boot,
+            before,
+        };
+        tokio::spawn(settling.run());
     }
     Ok(StatusCode::ACCEPTED)
 }
@@ -363,21 +379,80 @@ async fn commands_of(state: &AppState, key: &Key, name: &str) -> Result<Vec<Valu
     Ok(commands.iter().map(|command| json!(command)).collect())
 }
 
-/// Once a build is ready, sandboxes are kept ready of it.
-async fn fill_after(state: AppState, api: Api, key: Key, pool: String, boot: InstanceId) {
-    loop {
-        match state.store.instance(&boot).await {
-            Ok(Some(row)) if row.state == InstanceState::Provisioning => tokio::time::sleep(ROUND).await,
-            Ok(Some(row)) if row.failure_reason.is_none() => break,
-            Ok(_) | Err(_) => return,
+/// A build that is under way.
+struct Settling {
+    state: AppState,
+    api: Api,
+    key: Key,
+    /// The path of its pool.
+    pool: String,
+    begun: Begun,
+    boot: InstanceId,
+    /// The set-up until now.
+    before: Option<Vec<SetupCommand>>,
+}
+
+impl Settling {
+    /// Once it is ready it has its tags, and sandboxes are kept ready of it; one that fails leaves the template as it was.
+    async fn run(self) {
+        let succeeded = self.is_ready().await;
+        let done = match succeeded {
+            true => self.keep().await,
+            false => self.undo().await,
+        };
+        if let Err(refusal) = done {
+            let why = refusal.message();
+            tracing::warn!(
+                pool = self.pool,
+                "what follows a build of a template could not be done: {why}"
+            );
+        }
+        for one in kept().builds.iter_mut().filter(|one| one.build == self.begun.build) {
+            one.succeeded = Some(succeeded);
+        }
+        if succeeded {
+            // Its client reads the log to its end. Then its VM makes room: nobody who builds so would look into it.
+            tokio::time::sleep(LOG_PATIENCE).await;
+            let path = format!("/instances/{}", self.boot);
+            // It may have been removed already.
+            drop(self.api.ask(&self.key, Method::DELETE, &path, &Value::Null).await);
         }
     }
-    if let Err(refusal) = api.ask(&key, Method::PATCH, &pool, &json!({ "enabled": true })).await {
-        let why = refusal.message();
-        tracing::warn!(
-            pool,
-            "the pool of a template that was built could not be enabled: {why}"
-        );
+
+    async fn is_ready(&self) -> bool {
+        loop {
+            match self.state.store.instance(&self.boot).await {
+                Ok(Some(row)) if row.state == InstanceState::Provisioning => tokio::time::sleep(ROUND).await,
+                Ok(Some(row)) => return row.failure_reason.is_none(),
+                Ok(None) => return false,
+                // It is looked again.
+                Err(_) => tokio::time::sleep(ROUND).await,
+            }
+        }
+    }
+
+    async fn keep(&self) -> Result<(), Refusal> {
+        let Begun {
+            project, build, tags, ..
+        } = &self.begun;
+        tags::give(&self.state, project, build, Timestamp::now(), tags).await?;
+        let enabled = json!({ "enabled": true });
+        self.api.ask(&self.key, Method::PATCH, &self.pool, &enabled).await?;
+        Ok(())
+    }
+
+    async fn undo(&self) -> Result<(), Refusal> {
+        let builds = kept().builds.clone();
+        let is_newest = builds
+            .iter()
+            .rfind(|one| one.project == self.begun.project && one.boot.is_some())
+            .is_none_or(|newest| newest.build == self.begun.build);
+        // The first build of a template leaves its steps, to be looked at; another one has changed them since.
+        if let Some(before) = self.before.as_ref().filter(|_| is_newest) {
+            let before = json!({ "setupCommands": before });
+            self.api.ask(&self.key, Method::PATCH, &self.pool, &before).await?;
+        }
+        Ok(())
     }
 }
 
@@ -407,7 +482,13 @@ pub async fn status(
         return Ok(axum::Json(answer));
     };
     let path = format!("/projects/{}/warm-pool/instances/{boot}", project.id);
-    let boot = api.ask(&key, Method::GET, &path, &Value::Null).await?;
+    let boot = match api.ask(&key, Method::GET, &path, &Value::Null).await {
+        Err(_) if begun.succeeded == Some(true) => {
+            answer["status"] = json!("ready");
+            return Ok(axum::Json(answer));
+        }
+        boot => boot?,
+    };
     let entries: Vec<Value> = entries(&boot)
         .into_iter()
         .skip(offset)
@@ -417,6 +498,7 @@ pub async fn status(
     (answer["logEntries"], answer["logs"]) = (json!(entries), json!(texts));
     answer["status"] = match boot["status"].as_str() {
         Some("provisioning") => json!("building"),
+        _ if begun.succeeded.is_none() => json!("building"),
         Some("failed") => {
             let why = boot["failureReason"].as_str().unwrap_or("the build failed");
             answer["reason"] = json!({ "message": why });

@@ -238,8 +238,9 @@ impl Order {
             Ok::<(), Outcome>(())
         };
         for name in &options.pass {
-            if let Some(text) = super::given(name) {
-                set(name, text)?;
+            match super::given(name) {
+                Some(text) => set(name, text)?,
+                None => crate::output::note(&format!("note: {name} is not set here, so the worker does not get it")),
             }
         }
         set("HEARTH_ORDER", self.key.clone())?;
