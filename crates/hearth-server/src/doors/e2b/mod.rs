@@ -20,6 +20,7 @@ mod network;
 mod pause;
 mod process;
 mod sandboxes;
+mod settling;
 mod steps;
 mod stream;
 mod tags;

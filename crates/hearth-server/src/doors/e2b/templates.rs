@@ -14,10 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hearth_api::error::ErrorBody;
 use hearth_api::ids::{InstanceId, ProjectId};
-use hearth_api::pool::SetupCommand;
 use hearth_api::project::VmSize;
 use hearth_api::token::Scope;
-use hearth_core::state::InstanceState;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,6 +25,7 @@ use super::access::Key;
 use super::body::Json;
 use super::fault::Refusal;
 use super::find::{Template, named_project, parted, projects, slug_or_id, template};
+use super::settling::Settling;
 use super::steps::Build;
 use super::{PREFIX, find, tags};
 use crate::http::{AppState, BASE, MAX_BODY_BYTES, outer_host, outer_scheme, read, status_of};
@@ -44,10 +43,6 @@ const ARCHIVE_PATIENCE: Duration = Duration::from_secs(120);
 const LINK: SignedDuration = SignedDuration::from_hours(1);
 /// Builds that are known; older ones are asked for as what they are, test boots.
 const MOST_BUILDS: usize = 1000;
-/// How often a build is looked at whose pool is to be filled then.
-const ROUND: Duration = Duration::from_millis(500);
-/// How long the log of a build that succeeded can be read.
-const LOG_PATIENCE: Duration = Duration::from_secs(30);
 /// Log entries of one answer.
 const MOST_ENTRIES: usize = 100;
 
@@ -56,7 +51,7 @@ const MOST_ENTRIES: usize = 100;
 pub struct Api(pub Router);
 
 impl Api {
-    async fn ask(&self, key: &Key, method: Method, path: &str, body: &Value) -> Result<Value, Refusal> {
+    pub async fn ask(&self, key: &Key, method: Method, path: &str, body: &Value) -> Result<Value, Refusal> {
         let broken = || {
             Refusal::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -102,14 +97,14 @@ impl Api {
 
 /// A build that was begun. What is not known any more after a restart of the server is asked for anew: its steps are checkpointed.
 #[derive(Debug, Clone)]
-struct Begun {
-    build: String,
-    project: ProjectId,
-    tags: Vec<String>,
+pub struct Begun {
+    pub build: String,
+    pub project: ProjectId,
+    pub tags: Vec<String>,
     /// Its test boot, once there is one.
-    boot: Option<InstanceId>,
+    pub boot: Option<InstanceId>,
     /// Whether it succeeded, once its tags are given or the set-up before it is back.
-    succeeded: Option<bool>,
+    pub succeeded: Option<bool>,
 }
 
 struct Archive {
@@ -119,14 +114,14 @@ struct Archive {
 }
 
 #[derive(Default)]
-struct Kept {
-    builds: VecDeque<Begun>,
+pub struct Kept {
+    pub builds: VecDeque<Begun>,
     archives: VecDeque<Archive>,
 }
 
 static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(Mutex::default);
 
-fn kept() -> MutexGuard<'static, Kept> {
+pub fn kept() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -377,83 +372,6 @@ async fn commands_of(state: &AppState, key: &Key, name: &str) -> Result<Vec<Valu
     let pool = state.store.pool(&project.id).await?;
     let commands = pool.and_then(|pool| pool.config.setup_commands).unwrap_or_default();
     Ok(commands.iter().map(|command| json!(command)).collect())
-}
-
-/// A build that is under way.
-struct Settling {
-    state: AppState,
-    api: Api,
-    key: Key,
-    /// The path of its pool.
-    pool: String,
-    begun: Begun,
-    boot: InstanceId,
-    /// The set-up until now.
-    before: Option<Vec<SetupCommand>>,
-}
-
-impl Settling {
-    /// Once it is ready it has its tags, and sandboxes are kept ready of it; one that fails leaves the template as it was.
-    async fn run(self) {
-        let succeeded = self.is_ready().await;
-        let done = match succeeded {
-            true => self.keep().await,
-            false => self.undo().await,
-        };
-        if let Err(refusal) = done {
-            let why = refusal.message();
-            tracing::warn!(
-                pool = self.pool,
-                "what follows a build of a template could not be done: {why}"
-            );
-        }
-        for one in kept().builds.iter_mut().filter(|one| one.build == self.begun.build) {
-            one.succeeded = Some(succeeded);
-        }
-        if succeeded {
-            // Its client reads the log to its end. Then its VM makes room: nobody who builds so would look into it.
-            tokio::time::sleep(LOG_PATIENCE).await;
-            let path = format!("/instances/{}", self.boot);
-            // It may have been removed already.
-            drop(self.api.ask(&self.key, Method::DELETE, &path, &Value::Null).await);
-        }
-    }
-
-    async fn is_ready(&self) -> bool {
-        loop {
-            match self.state.store.instance(&self.boot).await {
-                Ok(Some(row)) if row.state == InstanceState::Provisioning => tokio::time::sleep(ROUND).await,
-                Ok(Some(row)) => return row.failure_reason.is_none(),
-                Ok(None) => return false,
-                // It is looked again.
-                Err(_) => tokio::time::sleep(ROUND).await,
-            }
-        }
-    }
-
-    async fn keep(&self) -> Result<(), Refusal> {
-        let Begun {
-            project, build, tags, ..
-        } = &self.begun;
-        tags::give(&self.state, project, build, Timestamp::now(), tags).await?;
-        let enabled = json!({ "enabled": true });
-        self.api.ask(&self.key, Method::PATCH, &self.pool, &enabled).await?;
-        Ok(())
-    }
-
-    async fn undo(&self) -> Result<(), Refusal> {
-        let builds = kept().builds.clone();
-        let is_newest = builds
-            .iter()
-            .rfind(|one| one.project == self.begun.project && one.boot.is_some())
-            .is_none_or(|newest| newest.build == self.begun.build);
-        // The first build of a template leaves its steps, to be looked at; another one has changed them since.
-        if let Some(before) = self.before.as_ref().filter(|_| is_newest) {
-            let before = json!({ "setupCommands": before });
-            self.api.ask(&self.key, Method::PATCH, &self.pool, &before).await?;
-        }
-        Ok(())
-    }
 }
 
 /// How a build stands, and what it has printed from this entry on.
