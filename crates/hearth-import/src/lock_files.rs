@@ -104,13 +104,34 @@ const LOCKS: [Lock; 15] = [
     ),
 ];
 
+impl Lock {
+    /// The file that says what is wanted, without which its manager installs nothing.
+    fn manifest(&self) -> &'static str {
+        match (self.kind, self.file) {
+            (Kind::JavaScript, _) => "package.json",
+            (_, "uv.lock" | "poetry.lock") => "pyproject.toml",
+            (_, "Pipfile.lock") => "Pipfile",
+            (_, "Cargo.lock") => "Cargo.toml",
+            (_, "go.sum") => "go.mod",
+            (_, "Gemfile.lock") => "Gemfile",
+            (_, "composer.lock") => "composer.json",
+            (_, own) => own,
+        }
+    }
+}
+
 pub(crate) fn take(reader: &mut Reader<'_>, draft: &mut Draft) -> Result<(), Fault> {
     tools::take(reader, draft)?;
     let names = reader.root()?;
-    let there: Vec<&Lock> = LOCKS
+    let is_there = |file: &str| names.iter().any(|name| name == file);
+    let (there, alone): (Vec<&Lock>, Vec<&Lock>) = LOCKS
         .iter()
-        .filter(|lock| names.iter().any(|name| name == lock.file))
-        .collect();
+        .filter(|lock| is_there(lock.file))
+        .partition(|lock| is_there(lock.manifest()));
+    for lock in alone {
+        let why = format!("{}, which it belongs to, is not there", lock.manifest());
+        draft.left_out(lock.file, "the file", why);
+    }
     if there.is_empty() {
         return Ok(());
     }

@@ -94,6 +94,14 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// A version: a text, or a number, which `20` is taken for.
+    pub(crate) fn version(&self) -> Result<String, Fault> {
+        match self.value {
+            Value::String(_) | Value::Number(_) => self.scalar(),
+            _ => Err(self.wrong("a version")),
+        }
+    }
+
     pub(crate) fn text_of(&self, key: &str) -> Result<Option<&'a str>, Fault> {
         self.get(key)?.map(|node| node.text()).transpose()
     }

@@ -36,6 +36,7 @@ impl Imported {
                 name: Name::try_from(name).map_err(invalid)?,
                 command: CommandText::try_from(format!("cd {workspace}\n{}", hook.command())).map_err(invalid)?,
                 background: None,
+                timeout_seconds: None,
             });
         }
         Ok(OwnSetUp {

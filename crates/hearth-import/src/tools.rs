@@ -55,11 +55,11 @@ fn mise(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Result<(), Fa
         for (name, node) in tools.entries()? {
             let version = match node.value {
                 Value::Array(_) => match node.items()?.first() {
-                    Some(first) => Some(first.scalar()?),
+                    Some(first) => Some(first.version()?),
                     None => None,
                 },
-                Value::Object(_) => node.scalar_of("version")?,
-                _ => Some(node.scalar()?),
+                Value::Object(_) => node.get("version")?.map(|node| node.version()).transpose()?,
+                _ => Some(node.version()?),
             };
             one(draft, file, &node.place, name, version.as_deref());
         }

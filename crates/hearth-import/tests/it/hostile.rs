@@ -105,6 +105,11 @@ fn wrong_types_are_named_with_their_place_and_without_their_content() {
             "tools = 's3cret'",
             "tools: is a text, and must be an object",
         ),
+        (
+            "mise.toml",
+            "[tools]\nnode = true",
+            "tools.node: is true or false, and must be a version",
+        ),
     ] {
         let fault = fault(path, text.as_bytes());
         assert!(fault.ends_with(says), "{fault}");
