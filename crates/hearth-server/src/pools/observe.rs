@@ -189,7 +189,7 @@ impl Observer {
                 .push(self.instance_world(row, prepared, &vms));
         }
         let mut configured = self.store.pools().await?;
-        self.schedules.keep(&configured);
+        self.schedules.keep(|project| configured.contains_key(project));
         let streaks = self.store.failure_streaks(None).await?;
         let mut pools = Vec::new();
         let mut tenants: HashMap<String, usize> = HashMap::new();

@@ -24,10 +24,10 @@ struct Known {
 }
 
 impl Schedules {
-    /// Forgets every pool but these.
-    pub(super) fn keep<T>(&self, pools: &HashMap<ProjectId, T>) {
+    /// Forgets the pools that are gone.
+    pub(super) fn keep(&self, is_there: impl Fn(&ProjectId) -> bool) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|project, _| pools.contains_key(project));
+        known.retain(|project, _| is_there(project));
     }
 
     /// How many VMs this pool is to keep ready while it is enabled.

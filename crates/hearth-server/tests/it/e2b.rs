@@ -216,6 +216,16 @@ async fn e2b_says_what_is_wrong_in_its_clients_words() {
         (response.status(), &said["code"]),
         (StatusCode::UNAUTHORIZED, &json!("unauthenticated"))
     );
+    for port in ["0", "65536", "http"] {
+        let url = format!("http://{}/e2b/process.Process/List", server.address);
+        let request = client.post(url).header("e2b-sandbox-id", id);
+        let request = request
+            .header("x-access-token", secret)
+            .header("e2b-sandbox-port", port);
+        let (response, said) = answer(request.json(&json!({}))).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{said}");
+        assert!(said["message"].as_str().unwrap().contains("1 to 65535"), "{said}");
+    }
     let (response, said) = list(&"0".repeat(32), secret).await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert_eq!(said["message"], json!("The sandbox was not found"));

@@ -154,11 +154,13 @@ pub async fn ports(State(state): State<AppState>, mut request: Request, next: Ne
     let headers = request.headers_mut();
     let by_name = headers.remove(BY_NAME).is_some();
     let host = headers.remove(THEIR_HOST);
-    let port = headers
-        .get(PORT)
-        .and_then(|port| port.to_str().ok()?.trim().parse().ok());
+    let port = headers.get(PORT).map(|port| {
+        let number = port.to_str().ok().and_then(|port| port.trim().parse::<u16>().ok());
+        number.filter(|number| *number > 0)
+    });
     match port {
-        Some(port) if port != ENVD_PORT => {
+        Some(None) => Fault::wrong(format!("`{PORT}` must be a port, 1 to 65535")).into_plain(),
+        Some(Some(port)) if port != ENVD_PORT => {
             let passed = pass(&state, request, port, by_name, host).await;
             let mut response = passed.unwrap_or_else(Fault::into_plain);
             response.extensions_mut().insert(Proxied);

@@ -7,6 +7,7 @@
 mod access;
 mod audited;
 mod body;
+mod builds;
 mod fault;
 mod files;
 mod filesystem;
@@ -84,7 +85,7 @@ pub fn routes(state: AppState, api: &Router) -> Router<AppState> {
         )
         .route("/v2/templates/{id}/builds/{build}", post(templates::build))
         .route("/templates/{id}/builds/{build}/status", get(templates::status))
-        .layer(Extension(templates::Api(api.clone())))
+        .layer(Extension(builds::Api(api.clone())))
         .layer(from_fn_with_state(state.clone(), audited::write_down));
     let files = Router::new()
         .route("/files", get(files::read).post(files::write))

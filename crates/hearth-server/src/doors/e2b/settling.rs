@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::access::Key;
+use super::builds::{Api, Begun, kept};
 use super::fault::Refusal;
 use super::tags;
-use super::templates::{Api, Begun, kept};
 use crate::http::AppState;
 
 /// How often a build is looked at.
