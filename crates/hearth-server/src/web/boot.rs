@@ -36,10 +36,31 @@ struct Boot {
 }
 
 impl Boot {
+    /// As a page shows it first.
     async fn of(visitor: &Visitor, project: &ProjectId, id: &InstanceId) -> Result<Self, Refusal> {
-        let path = format!("/projects/{project}/warm-pool/instances");
-        let detail: InstanceDetail = visitor.get(&format!("{path}/{id}")).await?;
-        let before = match last_success(visitor, project, &detail).await? {
+        let detail = detail(visitor, project, id).await?;
+        let before = last_success(visitor, project, &detail).await?;
+        Self::beside(visitor, project, detail, before).await
+    }
+
+    /// As its page follows it: `before` was looked for when the page was made.
+    async fn followed(
+        visitor: &Visitor,
+        project: &ProjectId,
+        id: &InstanceId,
+        before: Option<InstanceId>,
+    ) -> Result<Self, Refusal> {
+        let detail = detail(visitor, project, id).await?;
+        Self::beside(visitor, project, detail, before).await
+    }
+
+    async fn beside(
+        visitor: &Visitor,
+        project: &ProjectId,
+        detail: InstanceDetail,
+        before: Option<InstanceId>,
+    ) -> Result<Self, Refusal> {
+        let before = match before {
             // It may be removed this moment.
             Some(id) => visitor.get(&format!("/projects/{project}/history/{id}")).await.ok(),
             None => None,
@@ -58,6 +79,17 @@ impl Boot {
     fn href(&self) -> String {
         format!("/projects/{}/boots/{}", self.project, self.detail.id)
     }
+
+    /// Where its page asks for what moved.
+    fn live_href(&self) -> String {
+        let before = self.before.as_ref().map(|before| format!("?before={}", before.boot.id));
+        format!("{}/steps{}", self.href(), before.unwrap_or_default())
+    }
+}
+
+async fn detail(visitor: &Visitor, project: &ProjectId, id: &InstanceId) -> Result<InstanceDetail, Refusal> {
+    let path = format!("/projects/{project}/warm-pool/instances/{id}");
+    visitor.get(&path).await
 }
 
 /// The last boot before this one that succeeded and says how long the steps take.
@@ -155,8 +187,10 @@ pub async fn live(
     Named(project): Named<ProjectId>,
     Named(id): Named<InstanceId>,
     visitor: Visitor,
+    query: Fields,
 ) -> Result<Response, Refusal> {
-    let boot = Boot::of(&visitor, &project, &id).await?;
+    let before = query.get("before").and_then(|id| id.parse().ok());
+    let boot = Boot::followed(&visitor, &project, &id, before).await?;
     Ok(frame::part(steps_part(&visitor, &boot)))
 }
 
@@ -169,7 +203,7 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
     });
     let longest = longest.max().unwrap_or(1);
     html! {
-        div #steps hx-get=[trigger.map(|_| format!("{}/steps", boot.href()))] hx-trigger=[trigger] hx-swap="outerMorph"
+        div #steps hx-get=[trigger.map(|_| boot.live_href())] hx-trigger=[trigger] hx-swap="outerMorph"
             data-status=(detail.status.as_str()) {
             p.summary role="status" {
                 (parts::status_of(detail.status, detail.is_test)) " "
