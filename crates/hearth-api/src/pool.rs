@@ -1,5 +1,7 @@
 //! The warm pool of a project: its configuration, and how far it is fulfilled.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,6 +13,7 @@ use crate::values::{Branch, CommandText, Name};
 
 /// One set-up command.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct SetupCommand {
     /// What it is called in logs.
     pub name: Name,
@@ -20,6 +23,20 @@ pub struct SetupCommand {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub background: Option<bool>,
+    /// Its time limit, seconds; absent: the server's. One in the background has none.
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 86400)]
+    pub timeout_seconds: Option<i64>,
+}
+
+impl SetupCommand {
+    /// How long it may run, where a command may run for `usual`. `None`: it is started in the background.
+    #[must_use]
+    pub fn limit(&self, usual: Duration) -> Option<Duration> {
+        let own = self.timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let limit = own.map_or(usual, Duration::from_secs);
+        (self.background != Some(true)).then_some(limit)
+    }
 }
 
 /// What the pool should be.

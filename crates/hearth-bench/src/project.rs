@@ -46,6 +46,7 @@ pub(crate) fn commands(first: usize, last: usize) -> Result<Vec<SetupCommand>> {
             name: name.parse()?,
             command: command.try_into()?,
             background: None,
+            timeout_seconds: None,
         })
     };
     let wait = OWN_TIME.as_secs();

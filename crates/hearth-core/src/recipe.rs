@@ -148,6 +148,7 @@ mod tests {
             name: "a".parse().unwrap(),
             command: "true".parse().unwrap(),
             background: None,
+            timeout_seconds: None,
         };
         let commands = [command];
         let base = Recipe {

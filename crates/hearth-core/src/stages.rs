@@ -206,6 +206,7 @@ mod tests {
             name: "setup".parse().unwrap(),
             command: text.parse().unwrap(),
             background: None,
+            timeout_seconds: None,
         }
     }
 

@@ -114,12 +114,12 @@ async fn one(client: &Client, id: &ProjectId) -> Result<String, Refusal> {
 
 fn set_up(text: &mut String, commands: &Option<Vec<SetupCommand>>, what: &str) {
     for command in commands.iter().flatten() {
-        let background = if command.background.unwrap_or(false) {
-            " (background)"
-        } else {
-            ""
+        let how = match (command.background, command.timeout_seconds) {
+            (Some(true), _) => " (background)".to_owned(),
+            (_, Some(seconds)) => format!(" (at most {seconds} s)"),
+            _ => String::new(),
         };
-        let _ = write!(text, "\n{what} {}{background}: {}", command.name, &*command.command);
+        let _ = write!(text, "\n{what} {}{how}: {}", command.name, &*command.command);
     }
 }
 
@@ -274,8 +274,10 @@ fn changed(mut commands: Vec<SetupCommand>, changes: Vec<Command>) -> Result<Vec
                 )));
             }
             (at, Some(text)) => {
+                let before = at.map(|at| &commands[at]);
                 let new = SetupCommand {
-                    background: change.background.or_else(|| at.and_then(|at| commands[at].background)),
+                    background: change.background.or_else(|| before?.background),
+                    timeout_seconds: before.and_then(|before| before.timeout_seconds),
                     name: value::<Name>("commands.name", change.name)?,
                     command: value::<CommandText>("commands.command", text)?,
                 };
@@ -335,6 +337,7 @@ mod tests {
             name: Name::try_from(name).unwrap(),
             command: CommandText::try_from(text).unwrap(),
             background: None,
+            timeout_seconds: None,
         }
     }
 

@@ -61,11 +61,17 @@ fn told(boot: &InstanceDetail, project: &ProjectId, full: bool) -> String {
     let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
     let took = seconds(boot.summary.total_duration_ms);
     let head = match boot.status {
+        InstanceStatus::Provisioning if boot.steps.is_empty() => format!(
+            "the boot {id} has done no step in {took:.1} s: its VM starts, or the host has no place for it yet; \
+             call `test_setup` with `instance`: {id} to wait on"
+        ),
         InstanceStatus::Provisioning => {
             format!("the boot {id} still runs after {took:.1} s; call `test_setup` with `instance`: {id} to wait on")
         }
         InstanceStatus::Failed => format!("the boot {id} failed after {took:.1} s"),
-        InstanceStatus::Ready | InstanceStatus::Claimed => format!("the boot {id} succeeded in {took:.1} s"),
+        InstanceStatus::Ready | InstanceStatus::Claimed => {
+            format!("the boot {id} succeeded in {took:.1} s; its VM goes after 15 minutes, or now by `release`")
+        }
     };
     let mut lines = vec![head];
     for step in &boot.steps {

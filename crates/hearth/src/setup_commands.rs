@@ -47,7 +47,7 @@ fn read_file(path: &Path) -> Result<Vec<SetupCommand>, Failure> {
     let text = input::text(path)?;
     let with_help = |failure: Failure| {
         failure.hint(
-            r#"write it like [{"name": "install", "command": "npm ci"}, {"name": "db", "command": "...", "background": true}]"#,
+            r#"write it like [{"name": "install", "command": "npm ci", "timeoutSeconds": 600}, {"name": "db", "command": "...", "background": true}]"#,
         )
     };
     let mut file = JsonFile::parse(&name, &text, None).map_err(with_help)?;
@@ -72,6 +72,7 @@ pub(crate) fn parse_command(text: &str) -> Result<SetupCommand, String> {
         name: name.parse().map_err(|fault| format!("the name {fault}"))?,
         command: command.parse().map_err(|fault| format!("the command {fault}"))?,
         background: None,
+        timeout_seconds: None,
     })
 }
 

@@ -48,7 +48,10 @@ impl Run<'_> {
             let background = command.background.unwrap_or_default();
             let spec = match background {
                 true => self.background(command),
-                false => self.shell(&command.command, "/home"),
+                false => ExecSpec {
+                    timeout_ms: command.limit(self.builder.timeouts.command).map(millis),
+                    ..self.shell(&command.command, "/home")
+                },
             };
             recorder.next_command();
             let began = Instant::now();

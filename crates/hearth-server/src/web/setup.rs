@@ -34,8 +34,18 @@ const PHASES: [(&str, &str, &str); 3] = [
     ("startup", "Startup", "when the VM becomes ready: starts services"),
 ];
 
-/// Rows of commands as they are being edited: name, text, background.
-type Rows = Vec<(String, String, bool)>;
+/// Rows of commands as they are being edited.
+type Rows = Vec<Row>;
+
+/// A command as it stands in the form.
+#[derive(Default)]
+struct Row {
+    name: String,
+    text: String,
+    background: bool,
+    /// Seconds, as they were typed; empty: the server's limit.
+    limit: String,
+}
 
 /// `GET /projects/{project}/setup`.
 pub async fn show(Named(id): Named<ProjectId>, visitor: Visitor, query: Fields) -> Result<Response, Refusal> {
@@ -93,6 +103,7 @@ pub async fn page(
         None => None,
     };
     let may_write = visitor.may(Scope::ProjectWrite);
+    let usual_limit = visitor.state.command_timeout.as_secs();
     let body = html! {
         (head(&project, Some(Tab::Setup)))
         (notice)
@@ -101,11 +112,11 @@ pub async fn page(
             h2 #commands-title { "Set-up commands" }
             p.help {
                 "They run last, in this order, from " code { "/home" } " as root, each as one " code { "bash -eo pipefail" }
-                ". Each ends within the server's time limit for commands; one in the background is started and left running."
+                ". Each ends within its time limit, or the server's; one in the background is started and left running."
             }
             form.stacked method="post" action=(format!("/projects/{id}/setup/commands")) {
                 (proof_field(visitor))
-                (commands(&rows, "build"))
+                (commands(&rows, "build", usual_limit))
                 @if may_write {
                     div.buttons {
                         button.main type="submit" name="do" value="test" { "Save and test" }
@@ -122,7 +133,7 @@ pub async fn page(
             p.help { "They run before those above, in every VM of the project, as the step " code { "project_setup" } "." }
             form.stacked method="post" action=(format!("/projects/{id}/setup/project")) {
                 (proof_field(visitor))
-                (commands(&of_project, "tools"))
+                (commands(&of_project, "tools", usual_limit))
                 @if may_write { div.buttons { button.main type="submit" { "Save" } } }
             }
         }
@@ -188,22 +199,24 @@ fn told(repo: &ImportedRepository) -> Markup {
 }
 
 fn rows_of(commands: &[SetupCommand]) -> Rows {
-    let rows = commands.iter().map(|one| {
-        (
-            one.name.to_string(),
-            one.command.to_string(),
-            one.background.unwrap_or_default(),
-        )
+    let rows = commands.iter().map(|one| Row {
+        name: one.name.to_string(),
+        text: one.command.to_string(),
+        background: one.background.unwrap_or_default(),
+        limit: one
+            .timeout_seconds
+            .map(|seconds| seconds.to_string())
+            .unwrap_or_default(),
     });
     rows.collect()
 }
 
 /// The editor of a list of commands. The order of the rows is the order in which they run.
-fn commands(rows: &Rows, example: &str) -> Markup {
-    let blank = (String::new(), String::new(), false);
+fn commands(rows: &Rows, example: &str, usual_limit: u64) -> Markup {
+    let blank = Row::default();
     html! {
         ol.commands data-rows="" {
-            @for (name, text, background) in rows.iter().chain(std::iter::once(&blank)) {
+            @for Row { name, text, background, limit } in rows.iter().chain(std::iter::once(&blank)) {
                 li.command data-row="" {
                     label.name { span { "Name" } input name="name" value=(name) maxlength="191" placeholder=(example); }
                     label.text {
@@ -216,6 +229,10 @@ fn commands(rows: &Rows, example: &str) -> Markup {
                             option value="no" selected[!*background] { "wait for its end" }
                             option value="yes" selected[*background] { "in the background" }
                         }
+                    }
+                    label.limit {
+                        span { "Time limit, s" }
+                        input type="number" name="limit" min="1" max="86400" value=(limit) placeholder=(usual_limit);
                     }
                     div.moves {
                         button.quiet type="button" data-move="up" aria-label="Move up" { "↑" }
@@ -232,24 +249,37 @@ fn commands(rows: &Rows, example: &str) -> Markup {
 
 /// The commands of a form: rows in which nothing stands are none.
 fn rows_in(fields: &Fields) -> Rows {
-    let all = fields
-        .all("name")
-        .zip(fields.all("command"))
-        .zip(fields.all("background"));
-    all.filter(|((name, text), _)| !name.trim().is_empty() || !text.trim().is_empty())
-        .map(|((name, text), how)| (name.trim().to_owned(), text.to_owned(), how == "yes"))
+    let said = fields.all("name").zip(fields.all("command"));
+    // A form without limits says nothing of them.
+    let limits = fields.all("limit").chain(std::iter::repeat(""));
+    let how = fields.all("background").zip(limits);
+    let rows = said.zip(how).map(|((name, text), (how, limit))| Row {
+        name: name.trim().to_owned(),
+        text: text.to_owned(),
+        background: how == "yes",
+        limit: limit.trim().to_owned(),
+    });
+    rows.filter(|row| !row.name.is_empty() || !row.text.trim().is_empty())
         .collect()
 }
 
 fn to_json(rows: &Rows) -> Value {
-    let commands = rows.iter().map(|(name, text, background)| {
-        let mut command = json!({ "name": name, "command": text });
-        if *background {
+    let commands = rows.iter().map(|row| {
+        let mut command = json!({ "name": row.name, "command": row.text });
+        if row.background {
             command["background"] = true.into();
+        }
+        if !row.limit.is_empty() {
+            command["timeoutSeconds"] = seconds(&row.limit);
         }
         command
     });
     commands.collect::<Vec<Value>>().into()
+}
+
+/// What was typed as a number; what is none stays a text, which the API refuses.
+fn seconds(typed: &str) -> Value {
+    typed.trim().parse::<i64>().map_or_else(|_| typed.into(), Into::into)
 }
 
 /// `POST …/setup/commands`.
@@ -363,7 +393,7 @@ pub async fn save_object(Named(id): Named<ProjectId>, Posted { visitor, fields }
         for (phase, ..) in PHASES {
             scripts[phase] = nth(phase).into();
             if let Some(limit) = nth(&format!("{phase}Limit")) {
-                timeouts[phase] = limit.trim().parse::<i64>().map_or_else(|_| limit.into(), Into::into);
+                timeouts[phase] = seconds(limit);
             }
         }
         let before = saved.setup.repositories.iter().find(|repo| *repo.repository == *name);
@@ -407,12 +437,16 @@ mod tests {
     #[test]
     fn rows_of_a_form_keep_their_order_and_blank_ones_are_none() {
         let fields = Fields::parse(
-            "name=b&command=make&background=no&name=&command=+&background=no&name=a&command=x%0D%0Ay&background=yes",
+            "name=b&command=make&background=no&limit=+90&name=&command=+&background=no&limit=\
+             &name=a&command=x%0D%0Ay&background=yes&limit=soon",
         );
         let rows = rows_in(&fields);
         assert_eq!(
             to_json(&rows),
-            json!([{ "name": "b", "command": "make" }, { "name": "a", "command": "x\ny", "background": true }])
+            json!([
+                { "name": "b", "command": "make", "timeoutSeconds": 90 },
+                { "name": "a", "command": "x\ny", "background": true, "timeoutSeconds": "soon" },
+            ])
         );
     }
 }

@@ -131,6 +131,11 @@ async fn a_command_under_which_the_agent_dies_or_that_it_does_not_end_is_named()
         "{record}"
     );
     assert!(reason(&record).contains("larger `vmSize`"), "{record}");
+}
+
+/// The server's limit, or the command's own.
+#[tokio::test]
+async fn a_command_ends_within_its_time_limit() {
     let rules = vec![ExecRule::does("bomb", Special::NeverEnds)];
     let driver = FakeDriver::new(
         1,
@@ -151,6 +156,16 @@ async fn a_command_under_which_the_agent_dies_or_that_it_does_not_end_is_named()
         reason(&record).starts_with("timed out after 1 s; the agent in the VM was to end the command"),
         "{record}"
     );
+    let body = json!({ "setupCommands": [{ "name": "it", "command": "bomb", "timeoutSeconds": 2 }] });
+    let record = server.test_boot(SOON, &project, body).await;
+    assert!(reason(&record).starts_with("timed out after 2 s;"), "{record}");
+    for wrong in [json!(0), json!(86_401), json!("soon"), json!(null), json!(1.5)] {
+        let body = json!({ "setupCommands": [{ "name": "it", "command": "bomb", "timeoutSeconds": wrong }] });
+        let test = server.request(Method::POST, &format!("{project}/warm-pool/test"));
+        let (status, faults) = refused(&server, test.json(&body)).await;
+        assert_eq!(status, 422);
+        assert!(faults[0].starts_with("setupCommands[0].timeoutSeconds: "), "{faults:?}");
+    }
 }
 
 #[tokio::test]

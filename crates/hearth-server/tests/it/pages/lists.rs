@@ -38,6 +38,7 @@ async fn project_is_made_tested_enabled_claimed_and_deleted_without_a_script() {
         ("name", "second"),
         ("command", "true"),
         ("background", "no"),
+        ("limit", "90"),
         ("name", "first"),
         ("command", "sleep 1"),
         ("background", "yes"),
@@ -50,7 +51,7 @@ async fn project_is_made_tested_enabled_claimed_and_deleted_without_a_script() {
     assert_eq!(
         saved,
         json!([
-            { "name": "second", "command": "true" },
+            { "name": "second", "command": "true", "timeoutSeconds": 90 },
             { "name": "first", "command": "sleep 1", "background": true },
         ])
     );

@@ -70,13 +70,13 @@ pub(super) fn config_and_counts(config: Option<&Config>, status: &Status, target
         None | Some([]) => "-".to_owned(),
         Some(commands) => {
             let line = |command: &hearth_api::pool::SetupCommand| {
-                let kind = if command.background == Some(true) {
-                    " (in the background)"
-                } else {
-                    ""
+                let how = match (command.background, command.timeout_seconds) {
+                    (Some(true), _) => " (in the background)".to_owned(),
+                    (_, Some(seconds)) => format!(" (at most {seconds} s)"),
+                    _ => String::new(),
                 };
                 format!(
-                    "{}{kind}: {}",
+                    "{}{how}: {}",
                     command.name,
                     clean_line(&command.command.replace('\n', "; "))
                 )
