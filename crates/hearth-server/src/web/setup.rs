@@ -232,7 +232,8 @@ fn commands(rows: &Rows, example: &str, usual_limit: u64) -> Markup {
                     }
                     label.limit {
                         span { "Time limit, s" }
-                        input type="number" name="limit" min="1" max="86400" value=(limit) placeholder=(usual_limit);
+                        input type="number" name="limit" min="1" max="86400" value=(limit)
+                            placeholder=(if *background { "none".to_owned() } else { usual_limit.to_string() });
                     }
                     div.moves {
                         button.quiet type="button" data-move="up" aria-label="Move up" { "↑" }

@@ -89,6 +89,18 @@ impl Refusal {
         }
     }
 
+    /// A client that has waited this long, and would wait for `patience` again, may reach its own end in between and then know no reason. It is
+    /// told a time beyond that end instead, so that it shows this refusal.
+    pub fn worth_waiting_for(self, waited: Duration, patience: Duration, end: Duration) -> Self {
+        match self.again {
+            Again::After(wait) if waited + wait + patience > end => {
+                let beyond = end.saturating_sub(waited) + Duration::from_secs(1);
+                self.again_after(wait.max(beyond))
+            }
+            _ => self,
+        }
+    }
+
     fn body(&self) -> Value {
         let mut body = json!({ "code": self.status.as_u16(), "message": self.message });
         if let Some(code) = self.error_code {
@@ -338,5 +350,24 @@ impl From<ApiError> for Fault {
             _ => Code::Unavailable,
         };
         Self::new(code, error.message())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_that_would_give_up_while_it_waits_again_is_told_to_stop() {
+        let s = Duration::from_secs;
+        for (wait, waited, told) in [(s(5), s(0), s(5)), (s(5), s(40), s(21)), (s(30), s(40), s(30))] {
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy").again_after(wait);
+            let refusal = refusal.worth_waiting_for(waited, s(40), s(60));
+            assert_eq!(refusal.again, Again::After(told), "{wait:?} after {waited:?}");
+        }
+        let never = Refusal::wrong("no")
+            .never_again()
+            .worth_waiting_for(s(40), s(40), s(60));
+        assert_eq!(never.again, Again::Never);
     }
 }

@@ -32,8 +32,10 @@ use crate::store::{AskedFields, E2bRow, Moved, ProjectRow, SandboxSeen};
 
 /// Lifetime of a sandbox that is not told.
 const DEFAULT_TIMEOUT: i64 = 300;
-/// How long a VM is waited for: clients give up after 60 s, and ask again.
+/// How long a VM is waited for.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How long clients wait in all, for every answer and between them (`REQUEST_TIMEOUT` of E2B's SDKs).
+const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
 /// What is added to that for a VM that is being handed over.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// When a client is to ask again for a VM that is being made.
@@ -173,6 +175,7 @@ impl Wanted {
     async fn claim(&self, state: &AppState, key: &Key, from: &Template) -> Result<ClaimReply, Refusal> {
         let mut task = self.task.clone();
         task.order.patience = PATIENCE.min(state.longest_wait);
+        let begun = Instant::now();
         match from {
             Template::Project(project) => {
                 let claimed = tokio::time::timeout(task.order.patience + HAND_OVER, state.claims.claim(project, &task));
@@ -183,7 +186,7 @@ impl Wanted {
                     Err(_) => (no_capacity(), ErrorCode::Unavailable),
                 };
                 state.metrics.claim_refused(&project.id, code);
-                Err(refusal)
+                Err(refusal.worth_waiting_for(begun.elapsed(), task.order.patience, CLIENT_PATIENCE))
             }
             Template::Checkpoint(_, checkpoint) => {
                 need_owner(&key.0, checkpoint)?;
