@@ -1,11 +1,13 @@
 //! Claims that end with a session: the VM is released when that session's first process has ended, whether or not the client that started it is
 //! still there. What is to happen stands in the claim's row before the session begins, so a server that starts again watches on.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use hearth_api::ids::InstanceId;
 use hearth_core::state::InstanceState;
 use hearth_drivers::VmState;
+use hearth_guest::ExecEnd;
 use hearth_guest::client::AgentError;
 use jiff::Timestamp;
 
@@ -26,7 +28,27 @@ enum SessionState {
     /// It runs, or nothing is known.
     Running,
     /// It has ended, for this reason.
-    Ended(&'static str),
+    Ended(Cow<'static, str>),
+}
+
+impl SessionState {
+    fn ended(why: &'static str) -> Self {
+        Self::Ended(why.into())
+    }
+
+    /// The first process has ended in this way. A worker that could not begin shows here, since nobody waits for it.
+    fn ended_by_itself(end: Option<&ExecEnd>) -> Self {
+        const ENDED: &str = "the session that releases it ended";
+        Self::Ended(match end {
+            Some(ExecEnd::Exited { code: Some(0), .. }) | None => ENDED.into(),
+            Some(ExecEnd::Exited { code: Some(code), .. }) => format!("{ENDED} with exit code {code}").into(),
+            Some(ExecEnd::Exited {
+                signal: Some(signal), ..
+            }) => format!("{ENDED} by signal {signal}").into(),
+            Some(ExecEnd::TimedOut { .. }) => format!("{ENDED} at its time limit").into(),
+            Some(_) => ENDED.into(),
+        })
+    }
 }
 
 impl Claims {
@@ -100,14 +122,14 @@ impl Claims {
             return Ok(true);
         }
         let seen = match row.vm_ended {
-            Some(_) => SessionState::Ended("its VM ended, and with it the session that releases it"),
+            Some(_) => SessionState::ended("its VM ended, and with it the session that releases it"),
             None => self.session_of(&row, &session).await,
         };
         let SessionState::Ended(why) = seen else {
             return Ok(true);
         };
-        if self.release(&row, why).await? {
-            tracing::info!(instance = %id, session, why, "released with its session");
+        if self.release(&row, &why).await? {
+            tracing::info!(instance = %id, session, %why, "released with its session");
             return Ok(false);
         }
         // Its row has changed meanwhile.
@@ -122,17 +144,17 @@ impl Claims {
             Some(agent.wait_session(session, QUESTION).await)
         };
         match asked.await {
-            Some(Ok(info)) if !info.runs() => SessionState::Ended("the session that releases it ended"),
+            Some(Ok(info)) if !info.runs() => SessionState::ended_by_itself(info.end.as_ref()),
             // The agent is another one: what it had is gone.
             Some(Err(AgentError::Refused { status: 404, .. })) => {
-                SessionState::Ended("the session that releases it is gone, with the agent that had it")
+                SessionState::ended("the session that releases it is gone, with the agent that had it")
             }
             Some(Ok(_)) => SessionState::Running,
             Some(Err(_)) | None => {
                 let seen = tokio::time::timeout(HOST_CHECK, self.driver.inspect(&row.vm)).await;
                 match seen {
                     Ok(Ok(Some(VmState::Stopped) | None)) => {
-                        SessionState::Ended("its VM ended, and with it the session that releases it")
+                        SessionState::ended("its VM ended, and with it the session that releases it")
                     }
                     _ => SessionState::Running,
                 }

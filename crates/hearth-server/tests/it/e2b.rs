@@ -116,6 +116,9 @@ async fn tag_names_the_build_that_it_was_given_to_and_no_later_one() {
         assert!(said["message"].as_str().unwrap().contains(word), "{said}");
     }
     assert_eq!(exists("web").await.0, StatusCode::OK);
+    let given = json!({ "target": "web:v1", "tags": ["late"] });
+    let (status, said) = ask(Method::POST, "/templates/tags", given).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{said}");
     let wrong = json!({ "name": "web", "tags": ["a b"] });
     let (status, _) = ask(Method::POST, "/v3/templates", wrong).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -447,7 +447,10 @@ async fn a_session_releases_its_vm_when_it_ends_also_after_a_restart_of_the_serv
         .await
         .unwrap();
     let events = events.text().await.unwrap();
-    assert!(events.contains("the session that releases it ended"), "{events}");
+    assert!(
+        events.contains("the session that releases it ended by signal 9"),
+        "{events}"
+    );
 }
 
 #[tokio::test]

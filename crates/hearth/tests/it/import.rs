@@ -119,7 +119,7 @@ fn an_address_is_cloned_for_the_moment_and_its_password_never_shown() {
     assert!(ran.stderr.contains("--project"), "{}", ran.stderr);
     let ran = run(hearth(&["import", &format!("{url}-none")]));
     assert!(
-        ran.code == 1 && ran.stderr.contains("cannot be cloned"),
+        ran.code == 1 && ran.stderr.contains("-none cannot be cloned: ") && ran.stderr.contains("does not"),
         "{}",
         ran.stderr
     );

@@ -51,7 +51,7 @@ pub async fn give(
 }
 
 /// The build that a tag, or its own id, names. `text` is what the client wrote.
-pub fn build_of<'a>(tags: &'a [E2bTag], wanted: &str, text: &str) -> Result<&'a E2bTag, Refusal> {
+fn build_of<'a>(tags: &'a [E2bTag], wanted: &str, text: &str) -> Result<&'a E2bTag, Refusal> {
     let found = tags.iter().find(|tag| tag.tag == wanted || tag.build == wanted);
     found.ok_or_else(|| {
         let known: Vec<String> = tags.iter().map(|tag| format!("`{}`", tag.tag)).collect();
@@ -79,13 +79,17 @@ pub async fn must_be_newest(
     if wanted == DEFAULT && !tags.iter().any(|tag| tag.tag == DEFAULT) {
         return Ok(());
     }
-    let build = build_of(&tags, wanted, text)?;
-    let newest = tags.iter().map(|tag| tag.built_at).max();
-    if newest.is_some_and(|newest| newest > build.built_at) {
+    newest(&tags, wanted, text).map(drop)
+}
+
+/// The build that a tag names; 404 when a later one has replaced it.
+pub fn newest<'a>(tags: &'a [E2bTag], wanted: &str, text: &str) -> Result<&'a E2bTag, Refusal> {
+    let build = build_of(tags, wanted, text)?;
+    if tags.iter().any(|tag| tag.built_at > build.built_at) {
         let why = format!(
             "template `{text}` was not found: a later build has replaced that of the tag `{wanted}`; leave the tag out, or build it again"
         );
         return Err(Refusal::not_found(why));
     }
-    Ok(())
+    Ok(build)
 }

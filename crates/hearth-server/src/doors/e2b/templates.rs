@@ -403,7 +403,7 @@ pub async fn give_tags(
     let project = named_project(&state, &key, &body.target).await?;
     let (_, tag) = parted(&body.target);
     let known = state.store.e2b_tags(&project.id).await?;
-    let build = tags::build_of(&known, tag.unwrap_or(tags::DEFAULT), &body.target)?;
+    let build = tags::newest(&known, tag.unwrap_or(tags::DEFAULT), &body.target)?;
     tags::give(&state, &project.id, &build.build, build.built_at, &body.tags).await?;
     let answer = json!({ "buildID": build.build, "tags": body.tags });
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())

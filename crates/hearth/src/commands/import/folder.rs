@@ -65,11 +65,10 @@ impl Folder {
             .map_err(|error| Failure::new(format!("git cannot be run: {error}")))?;
         if !said.status.success() {
             let said = String::from_utf8_lossy(&said.stderr);
-            let last = said
-                .lines()
-                .rfind(|line| !line.trim().is_empty())
-                .unwrap_or("git said nothing");
-            return Err(Failure::new(format!("{source} cannot be cloned: {}", clean_line(last))));
+            let why = said.lines().find_map(|line| line.strip_prefix("fatal: "));
+            let why = why.or_else(|| said.lines().rfind(|line| !line.trim().is_empty()));
+            let why = clean_line(why.unwrap_or("git said nothing"));
+            return Err(Failure::new(format!("{source} cannot be cloned: {why}")));
         }
         let name = source
             .trim_end_matches('/')
