@@ -169,13 +169,13 @@ fn warn_of_common(variables: &[Variable]) {
     if names.is_empty() {
         return;
     }
-    let (values, it) = match names.len() {
-        1 => ("the value is short or a common word", "it"),
-        _ => ("the values are short or common words", "them"),
+    let (values, has, one) = match names.len() {
+        1 => ("the value is short or a common word", "has it", "it"),
+        _ => ("the values are short or common words", "has one of them", "one"),
     };
     output::note(&format!(
-        "warning: {}: {values}, and every place that has {it} is redacted (***) in what the set-up prints, inside other words too; if \
-         {it} needs no hiding, set it in a command or a script of the set-up instead",
+        "warning: {}: {values}, and every place that {has} is redacted (***) in what the set-up prints, inside other words too; if \
+         {one} needs no hiding, set it in a command or a script of the set-up instead",
         names.join(", ")
     ));
 }
