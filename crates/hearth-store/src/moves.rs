@@ -299,7 +299,7 @@ impl Store {
         let mut tx = self.write.begin().await?;
         let ids: Vec<String> = db::query_scalar(
             "SELECT id FROM instance
-             WHERE project_id = $1 AND purpose <> 'claim' AND state NOT IN ('claimed', 'deleting')",
+             WHERE project_id = $1 AND (purpose <> 'claim' OR failure_reason IS NOT NULL) AND state NOT IN ('claimed', 'deleting')",
         )
         .bind(project.as_str())
         .fetch_all(&mut *tx)

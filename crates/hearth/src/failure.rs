@@ -179,6 +179,11 @@ fn advice_for_connecting(url: &str, reason: &str) -> &'static str {
     if url.starts_with("https://") && no_tls.iter().any(|words| reason.contains(words)) {
         return "that server speaks plain HTTP, not HTTPS: write http:// instead of https://, or start it with --tls-cert";
     }
+    // A certificate that `openssl req -x509` makes without more words is an authority's, and serves nobody.
+    if url.starts_with("https://") && reason.contains("CaUsedAsEndEntity") {
+        return "the server shows the certificate of an authority, which is none for a server: sign one for it with that authority, or make one with \
+                `openssl req -x509 … -addext basicConstraints=critical,CA:FALSE` and name it with --ca";
+    }
     if url.starts_with("https://") && reason.contains("certificate") {
         return "the server's certificate is not trusted here: name the file of its authority with --ca or HEARTH_CA, and use a name that the certificate \
                 holds";

@@ -41,6 +41,17 @@ pub(super) async fn explain(
     }
 }
 
+/// Why the VM was lost right after a command that ended well: what it did to the VM, where that is known.
+pub(super) async fn after(
+    connections: &Connections,
+    vm: &VmId,
+    command: &Redacted,
+    given: &Given,
+    redactor: &Redactor,
+) -> Option<Failure> {
+    say(&connections.find_out(vm, given, PATIENCE).await, command, redactor)
+}
+
 fn say(became: &Became, command: &Redacted, redactor: &Redactor) -> Option<Failure> {
     let frozen = "the VM is frozen as it runs after its set-up, and forks of it start from there";
     let (kind, reason) = match became {

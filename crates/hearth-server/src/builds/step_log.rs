@@ -23,7 +23,7 @@ use super::lost;
 use super::output::CommandOutput;
 use super::run::{Boot, vm_lost};
 use crate::store::StoreError;
-use crate::vms::lost::Given;
+use crate::vms::lost::{Given, out_of_memory};
 
 /// A step that is running.
 pub struct Recorder<'a> {
@@ -331,6 +331,13 @@ pub fn message(end: &ExecEnd, spec: &ExecSpec, last_error_lines: &Redacted, reda
         Redacted::default()
     } else {
         redacted![": ", last_error_lines]
+    };
+    let quote = match end {
+        ExecEnd::Exited {
+            out_of_memory: Some(whom),
+            ..
+        } => redacted!["; ", redactor.redact(&out_of_memory(whom)), quote],
+        _ => quote,
     };
     match end {
         ExecEnd::Exited { code: Some(0), .. } if spec.detach.is_some() => {

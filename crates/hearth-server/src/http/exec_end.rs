@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::AppState;
 use crate::store::InstanceRow;
 use crate::vms::connections::Connections;
-use crate::vms::lost::{Became, Given};
+use crate::vms::lost::{self, Became, Given};
 
 /// How long an agent whose connection was lost has to be there again: it is restarted, or its VM is, which takes an emulated one long.
 pub const RETURN_PATIENCE: Duration = Duration::from_secs(60);
@@ -173,12 +173,7 @@ pub fn to_exit(end: &ExecEnd, timeout_ms: Option<u64>) -> ExecExit {
         } => ExecExit {
             log: log.clone(),
             oom_killed: out_of_memory.is_some(),
-            error: out_of_memory.as_ref().map(|whom| {
-                format!(
-                    "the VM had no memory left, so its kernel killed {whom} while the command ran; let it use less, or give the \
-                     project's VMs more with a larger `vmSize`"
-                )
-            }),
+            error: out_of_memory.as_deref().map(lost::out_of_memory),
             ..exit(*code, *signal, *duration_ms)
         },
         ExecEnd::TimedOut {

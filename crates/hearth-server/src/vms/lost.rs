@@ -54,6 +54,14 @@ pub struct Given {
     pub text: String,
 }
 
+/// What is said of a command during which the kernel killed for memory: whom, as the agent names it.
+pub fn out_of_memory(whom: &str) -> String {
+    format!(
+        "the VM had no memory left, so its kernel killed {whom} while the command ran; let it use less, or give the project's VMs more \
+         with a larger `vmSize`"
+    )
+}
+
 impl Connections {
     /// Finds out which agent answers in the VM now, and if none does, why.
     pub async fn find_out(&self, vm: &VmId, given: &Given, patience: Duration) -> Became {

@@ -13,6 +13,7 @@ use hearth_api::pool::TestReply;
 use hearth_api::project::ProjectView;
 use hearth_api::token::Scope;
 use hearth_core::purpose::Purpose;
+use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::done::{self, Done};
@@ -208,8 +209,9 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
             p.summary role="status" {
                 (parts::status_of(detail.status, detail.is_test)) " "
                 span.dim {
-                    "begun " (parts::time(detail.created_at)) ", " (parts::millis(detail.summary.total_duration_ms))
-                    @if boot.runs() { " so far" }
+                    "begun " (parts::time(detail.created_at)) ", "
+                    @if boot.runs() { (parts::millis(since(detail.created_at))) " so far" }
+                    @else { (parts::millis(detail.summary.total_duration_ms)) }
                 }
             }
             @if let Some(text) = interruption_of(&detail.steps) { div.notice { p { (text) } } }
@@ -232,6 +234,12 @@ fn steps_part(visitor: &Visitor, boot: &Boot) -> Markup {
             }
         }
     }
+}
+
+/// Whole seconds from then until now, in milliseconds.
+fn since(at: Timestamp) -> u64 {
+    let seconds = Timestamp::now().duration_since(at).as_secs();
+    u64::try_from(seconds).unwrap_or_default() * 1000
 }
 
 /// Why it failed, and what to do about it.

@@ -66,12 +66,18 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
     let axis = Axis::until(now, range);
     let store = &visitor.state.store;
     let sight = caller.sees(project.as_ref().map(|project| &project.id));
-    let claims = if caller.has(Scope::ProjectRead) {
+    // Only the history knows them.
+    let tells_causes = caller.has(Scope::ProjectRead);
+    let claims = if tells_causes {
         store.claims_told(sight, axis.since()).await?
     } else {
         caller.need(Scope::Claim)?;
         store.claims_since(sight, axis.since()).await?
     };
+    // Copies of a VM in use, and claims of a checkpoint, ask no pool.
+    let (claims, copies): (Vec<_>, Vec<_>) = claims
+        .into_iter()
+        .partition(|claim| claim.source == ClaimSource::Ready || claim.cause.is_some() || !tells_causes);
     let course = match &project {
         Some(project) if caller.has(Scope::ProjectRead) => Some(store.pool_course(&project.id, axis.since()).await?),
         _ => None,
@@ -83,6 +89,9 @@ pub async fn show(visitor: Visitor, query: Fields, headers: axum::http::HeaderMa
     let part = html! {
         div #charts hx-get=(address(range)) hx-trigger="every 10s" hx-swap="outerMorph" {
             (of_claims(&parted(&claims, &axis), &axis, &claims))
+            @if !copies.is_empty() {
+                p.help { (parts::counted(copies.len() as u64, "VM")) " more came from a copy or a checkpoint, and asked no pool." }
+            }
             @if let Some(course) = &course { (course::show(course, &axis, now)) }
         }
     };
@@ -114,7 +123,7 @@ fn of_claims(all: &[Part], axis: &Axis, claims: &[ClaimSeen]) -> Markup {
     html! {
         dl.figures {
             div { dt { "Claims" } dd { (total) } }
-            div { dt { "From a ready VM" } dd { (warm) @if total > 0 { small { " " (warm * 100 / total) " %" } } } }
+            div { dt { "From a ready VM" } dd { (warm) @if total > 0 { small { " " ((warm * 100 + total / 2) / total) " %" } } } }
             div { dt { "Wait, median" } dd { (wait(50)) } }
             div { dt { "Wait, p95" } dd { (wait(95)) } }
             div { dt { "Wait, p99" } dd { (wait(99)) } }

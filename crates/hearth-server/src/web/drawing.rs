@@ -131,15 +131,16 @@ pub fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
     sorted.get(rank - 1).copied()
 }
 
-/// The next number that a scale ends with: 1, 2 or 5 with zeros.
+/// The next number that a scale ends with: 1, 2, 4 or 8 with zeros, whose steps are whole.
 pub fn round_up(value: u64) -> u64 {
     let mut unit = 1_u64;
     loop {
-        for step in [1, 2, 5] {
+        for step in [1, 2, 4, 8] {
             if let Some(end) = unit.checked_mul(step)
                 && end >= value
+                && end.is_multiple_of(STEPS as u64)
             {
-                return end.max(STEPS as u64);
+                return end;
             }
         }
         let Some(next) = unit.checked_mul(10) else { return value };
@@ -224,6 +225,6 @@ mod tests {
             [Some(50), Some(95), Some(99)]
         );
         assert_eq!((percentile(&[], 50), percentile(&[7], 99)), (None, Some(7)));
-        assert_eq!([0, 3, 7, 60, 1000].map(round_up), [4, 5, 10, 100, 1000]);
+        assert_eq!([0, 3, 7, 60, 1000].map(round_up), [4, 4, 8, 80, 1000]);
     }
 }

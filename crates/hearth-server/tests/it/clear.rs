@@ -149,3 +149,22 @@ async fn each_field_alone_two_hundred_commands_and_a_hundred_kibibytes_are_kept_
         assert_eq!(reply["config"], expected, "{field}");
     }
 }
+
+#[tokio::test]
+async fn clear_takes_what_failed_for_a_claim_too() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    driver.add_rule(ExecRule::fails("broken", 3, "no"));
+    let project = server.project(bare_project()).await;
+    let pool = format!("{project}/warm-pool");
+    let commands = json!([{ "name": "it", "command": "broken" }]);
+    server.patch(&pool, json!({ "setupCommands": commands })).await;
+    let (status, said) = server
+        .call(Method::POST, &format!("{pool}/claim"), json!({ "waitMs": 20_000 }))
+        .await;
+    assert_eq!(status, StatusCode::CONFLICT, "{said}");
+    let list = format!("{pool}/instances?limit=50");
+    server.until(SOON, &list, |list| ids(list, "failed").len() == 1).await;
+    let reply = server.post(&format!("{pool}/clear"), json!({})).await;
+    assert_eq!((&reply["cleared"], &reply["status"]["failed"]), (&json!(1), &json!(0)));
+    assert_eq!(server.get(&list).await["items"], json!([]));
+}

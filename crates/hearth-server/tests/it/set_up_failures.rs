@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_drivers::Driver;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions, Special};
+use hearth_guest::ExecEnd;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -130,6 +131,22 @@ async fn a_command_under_which_the_agent_dies_or_that_it_does_not_end_is_named()
         reason(&record).starts_with("the agent in the VM died during the command `"),
         "{record}"
     );
+    assert!(reason(&record).contains("larger `vmSize`"), "{record}");
+}
+
+#[tokio::test]
+async fn a_command_that_runs_out_of_memory_says_so() {
+    let killed = ExecEnd::Exited {
+        code: None,
+        signal: Some(9),
+        duration_ms: 5,
+        log: None,
+        out_of_memory: Some("python3 (process 322, which used 818 MiB)".to_owned()),
+    };
+    let record = failed_by(ExecRule::does("hungry", Special::End(killed)), "hungry").await;
+    let said =
+        "ended by signal 9; the VM had no memory left, so its kernel killed python3 (process 322, which used 818 MiB)";
+    assert!(reason(&record).contains(said), "{record}");
     assert!(reason(&record).contains("larger `vmSize`"), "{record}");
 }
 

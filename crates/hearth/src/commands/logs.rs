@@ -101,7 +101,7 @@ async fn print_session(client: &Client, id: &InstanceId, session: &Session, foll
         until: if follows { ReadUntil::Closed } else { ReadUntil::Now },
         ..AttachOptions::default()
     };
-    until_stopped(follow(client, id, &session.id, options, Mode::Read)).await?;
+    until_stopped(follow(client, id, session, options, Mode::Read)).await?;
     Ok(0)
 }
 

@@ -7,7 +7,7 @@ use hearth_drivers::Driver;
 use hearth_drivers::fake::{ExecRule, FakeDriver, FakeOptions};
 use reqwest::header::LOCATION;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Person;
 use crate::harness::{SOON, Server, options};
@@ -227,13 +227,13 @@ async fn what_is_in_a_vm_is_shown_on_its_page() {
         person.get(&format!("{vm}/ports/x")).await.status(),
         StatusCode::NOT_FOUND
     );
-    let audit = server.get("/audit").await;
-    let shares = audit["items"].as_array().unwrap().iter();
-    assert_eq!(
-        shares.filter(|entry| entry["operation"] == "share_port").count(),
-        1,
-        "{audit}"
-    );
+    let shares = |audit: &Value| {
+        let items = audit["items"].as_array().unwrap().iter();
+        items.filter(|entry| entry["operation"] == "share_port").count()
+    };
+    // It is written down beside the answer.
+    let audit = server.until(SOON, "/audit", |audit| shares(audit) > 0).await;
+    assert_eq!(shares(&audit), 1, "{audit}");
     let output = person
         .page(&format!("{vm}/sessions/{}", session["id"].as_str().unwrap()))
         .await;

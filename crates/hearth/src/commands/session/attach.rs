@@ -146,7 +146,7 @@ pub(crate) async fn attach(
         let _raw = (mode == Mode::Terminal).then(Raw::begin).transpose()?;
         until_stopped(async {
             tokio::select! {
-                over = follow(client, id, &session.id, options, mode) => over,
+                over = follow(client, id, session, options, mode) => over,
                 () = hung_up(), if ends_when_left => Ok(Over::Left),
             }
         })

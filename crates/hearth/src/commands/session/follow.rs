@@ -1,6 +1,7 @@
 //! A session in this terminal: what it prints comes out here, what is typed here goes in. The connection may be cut: then it is made
 //! again, and continues where it was.
 
+use std::borrow::Cow;
 use std::io::{self, Read as _};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::exec::pass_on;
 use super::super::shell::size;
+use super::replay::Replay;
 use super::say;
 use crate::failure::Failure;
 use crate::output;
@@ -52,10 +54,12 @@ pub(crate) enum Over {
 pub(crate) async fn follow(
     client: &Client,
     id: &InstanceId,
-    session: &str,
+    session: &Session,
     mut options: AttachOptions,
     mode: Mode,
 ) -> Result<Over, Failure> {
+    let mut replay = (mode == Mode::Terminal).then(|| Replay::until(session.output_bytes));
+    let session = session.id.as_str();
     let mut keys = match mode {
         Mode::Read => None,
         Mode::Pipe | Mode::Terminal => Some(Keys::read(mode)),
@@ -74,7 +78,7 @@ pub(crate) async fn follow(
                 if away_since.take().is_some() {
                     say_between("the connection is there again", mode);
                 }
-                let shown = show(&mut output, &mut options);
+                let shown = show(&mut output, &mut options, &mut replay);
                 tokio::select! {
                     over = shown => match over {
                         Ok(session) => return Ok(Over::Ended(session)),
@@ -132,7 +136,11 @@ enum Broken {
 }
 
 /// Everything that it prints. `options` says what is still to come, for another connection.
-async fn show(output: &mut SessionOutput, options: &mut AttachOptions) -> Result<Box<Session>, Broken> {
+async fn show(
+    output: &mut SessionOutput,
+    options: &mut AttachOptions,
+    replay: &mut Option<Replay>,
+) -> Result<Box<Session>, Broken> {
     loop {
         match output.next().await.map_err(Broken::There)? {
             SessionEvent::Begin(begin) => {
@@ -140,7 +148,11 @@ async fn show(output: &mut SessionOutput, options: &mut AttachOptions) -> Result
                 options.last = None;
             }
             SessionEvent::Stdout(bytes) => {
-                pass_on(&mut io::stdout().lock(), &bytes).map_err(Broken::Here)?;
+                let shown: Cow<'_, [u8]> = match replay {
+                    Some(replay) => replay.pass(options.from, &bytes).into(),
+                    None => bytes.as_ref().into(),
+                };
+                pass_on(&mut io::stdout().lock(), &shown).map_err(Broken::Here)?;
                 options.from += bytes.len() as u64;
             }
             SessionEvent::Stderr(bytes) => {

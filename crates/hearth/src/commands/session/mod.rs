@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod follow;
 pub(crate) mod kill;
 pub(crate) mod ps;
+mod replay;
 pub(crate) mod wait;
 
 use std::io::{self, Write as _};
