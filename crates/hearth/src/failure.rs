@@ -105,6 +105,12 @@ impl Failure {
     }
 
     /// What happened and what to do, for a table.
+    /// Everything that is wrong, for a log.
+    pub(crate) fn in_one_line(&self) -> String {
+        let all = std::iter::once(&self.message).chain(&self.details);
+        all.map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+
     pub(crate) fn into_parts(self) -> (String, Option<String>) {
         (self.message, self.hint)
     }

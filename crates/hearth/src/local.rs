@@ -153,7 +153,16 @@ fn check_folder(folder: &Path) -> io::Result<()> {
     if !meta.is_dir() {
         return refuse("is no folder");
     }
-    if meta.uid() != nix::unistd::geteuid().as_raw() {
+    let user = nix::unistd::geteuid();
+    if meta.uid() != user.as_raw() {
+        if user.is_root() && folder == Path::new(SERVICE) {
+            let owner = nix::unistd::User::from_uid(meta.uid().into()).ok().flatten();
+            let owner = owner.map_or_else(|| meta.uid().to_string(), |owner| owner.name);
+            let text = format!(
+                "the server on this machine is the service of the user {owner}: run `sudo -u {owner} hearth …`, or set HEARTH_URL and HEARTH_TOKEN"
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
         return refuse("belongs to another user");
     }
     if meta.permissions().mode() & OTHERS_WRITE_BITS != 0 {

@@ -14,10 +14,8 @@ use hearth_guest::{Detach, ExecEnd, ExecSpec};
 use serde_json::json;
 
 use super::checkpoints::Freezer;
-use super::lost;
 use super::run::{Run, Stop, command_failure};
 use super::step_log::{CommandFailure, Named};
-use crate::vms::lost::Given;
 
 /// A background command has this long to crash.
 const BACKGROUND_GRACE: Duration = Duration::from_secs(1);
@@ -45,7 +43,6 @@ impl Run<'_> {
             recorder.replay(&log.output);
         }
         let mut result = Ok(());
-        let boot = self.builder.connections.known_boot(&self.boot.vm).await;
         let left = commands.get(from..).unwrap_or_default();
         for (at, command) in left.iter().enumerate() {
             let background = command.background.unwrap_or_default();
@@ -84,30 +81,15 @@ impl Run<'_> {
                 }
                 self.freeze(agent, &stages[at..], freezer).await
             };
-            match kept.await {
+            self.note_last(&command.name, &command.command, began).await;
+            if let Err(stop) = kept.await {
                 // It has told the guest to restart or to go off, and has ended before that.
-                Err(Stop::Failure(lost)) if lost.kind == FailureKind::VmLost => {
-                    result = Err(self.why_lost(command, began, boot.clone(), lost).await);
-                    break;
-                }
-                kept => kept?,
+                result = Err(self.what_it_did(&stop).await.ok_or(stop)?);
+                break;
             }
         }
         self.end_apart(recorder, result, json!({ "commands": lines })).await?;
         Ok(left.len())
-    }
-
-    /// Why the VM was lost right after a command: what the command did to it, where that is known.
-    async fn why_lost(&self, command: &SetupCommand, began: Instant, boot: Option<String>, lost: Failure) -> Failure {
-        let given = Given {
-            at: began.into(),
-            boot,
-            text: command.command.to_string(),
-        };
-        let name = self.redactor().redact(&command.name);
-        let connections = &self.builder.connections;
-        let became = lost::after(connections, &self.boot.vm, &name, &given, self.redactor()).await;
-        became.unwrap_or(lost)
     }
 
     /// How a command in the background is started.

@@ -1,6 +1,6 @@
 //! The agent was lost while a set-up command ran: why, in a sentence for its entry.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_api::ids::VmId;
 use hearth_core::redact::{Redacted, Redactor};
@@ -9,7 +9,7 @@ use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
 use hearth_guest::client::AgentError;
 
-use super::run::{failure, vm_lost};
+use super::run::{Run, Stop, failure, vm_lost};
 use crate::vms::connections::Connections;
 use crate::vms::lost::{Became, Given};
 
@@ -41,15 +41,37 @@ pub(super) async fn explain(
     }
 }
 
-/// Why the VM was lost right after a command that ended well: what it did to the VM, where that is known.
-pub(super) async fn after(
-    connections: &Connections,
-    vm: &VmId,
-    command: &Redacted,
-    given: &Given,
-    redactor: &Redactor,
-) -> Option<Failure> {
-    say(&connections.find_out(vm, given, PATIENCE).await, command, redactor)
+/// The last command that ended well.
+#[derive(Debug)]
+pub(super) struct LastCommand {
+    name: Redacted,
+    given: Given,
+}
+
+impl Run<'_> {
+    pub(super) async fn note_last(&self, name: &str, text: &str, began: Instant) {
+        let given = Given {
+            at: began.into(),
+            boot: self.builder.connections.known_boot(&self.boot.vm).await,
+            text: text.to_owned(),
+        };
+        let name = self.redactor().redact(name);
+        *self.last.lock().await = Some(LastCommand { name, given });
+    }
+
+    /// What the last command did to the VM, when that is why the run cannot continue: commands that restart the guest end well before it
+    /// does.
+    pub(super) async fn what_it_did(&self, stop: &Stop) -> Option<Failure> {
+        let Stop::Failure(failure) = stop else { return None };
+        if !matches!(failure.kind, FailureKind::VmLost | FailureKind::Host) {
+            return None;
+        }
+        let last = self.last.lock().await;
+        let LastCommand { name, given } = last.as_ref()?;
+        let connections = &self.builder.connections;
+        let became = connections.find_out(&self.boot.vm, given, PATIENCE).await;
+        say(&became, name, self.redactor())
+    }
 }
 
 fn say(became: &Became, command: &Redacted, redactor: &Redactor) -> Option<Failure> {

@@ -28,12 +28,14 @@ use serde_json::json;
 use super::Builder;
 use super::end_request::EndRequest;
 use super::hooks::Import;
+use super::lost::LastCommand;
 use super::plan::BuildPlan;
 use super::step_log::{CommandFailure, Recorder};
 use crate::repos::checkout;
 use crate::repos::mirrors::{Freshness, MirrorCommit};
 use crate::secrets::{env_file, git_config};
 use crate::store::{StoreError, TemplateRow};
+use crate::templates::gc::forget_checkpoint;
 
 /// a branch head that was fetched so long ago is new enough for a VM of the pool: a filling pool asks a repository's host once.
 const POOL_FRESH: Duration = Duration::from_secs(30);
@@ -147,6 +149,7 @@ pub(super) struct Run<'a> {
     pub(super) logs: Mutex<Vec<StageLog>>,
     /// Where the set-up left the checkouts, once that is known.
     left: Mutex<Vec<CheckoutState>>,
+    pub(super) last: tokio::sync::Mutex<Option<LastCommand>>,
 }
 
 /// What was found of a repository before the run.
@@ -164,6 +167,7 @@ impl<'a> Run<'a> {
             boot,
             logs: Mutex::default(),
             left: Mutex::default(),
+            last: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -193,6 +197,20 @@ impl Run<'_> {
 
     async fn all(&self, found: Vec<Found>) -> Result<Provisioned, Stop> {
         let stages = self.stages(&found).await;
+        let made = self.follow(&stages, found).await;
+        let Err(stop) = made else { return made };
+        let Some(failure) = self.what_it_did(&stop).await else {
+            return Err(stop);
+        };
+        // Every fork of what was frozen meanwhile would end the same.
+        if let Some(key) = stages.last().and_then(|stage| stage.key.as_ref()) {
+            let (store, driver) = (&self.builder.store, &*self.builder.driver);
+            forget_checkpoint(store, driver, key, failure.reason.as_str()).await?;
+        }
+        Err(failure.into())
+    }
+
+    async fn follow(&self, stages: &[Stage], found: Vec<Found>) -> Result<Provisioned, Stop> {
         let agent = if stages.iter().all(|stage| stage.key.is_none()) {
             let (agent, mut freezer) = (self.create().await?, None);
             self.run_stages(&agent, &stages[1..], &found, Vec::new(), &mut freezer)
@@ -200,7 +218,7 @@ impl Run<'_> {
             self.record_checkouts(&agent).await?;
             agent
         } else {
-            self.fork_or_build(&stages, &found).await?
+            self.fork_or_build(stages, &found).await?
         };
         let private_mib = self.finish(&agent).await?;
         let (repos, settings) = self.holds(&found)?;

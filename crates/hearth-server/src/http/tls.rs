@@ -68,6 +68,13 @@ struct Files {
     seen: Arc<Mutex<Seen>>,
 }
 
+impl TlsFiles {
+    /// Whether a server can show this certificate: what is wrong otherwise.
+    pub fn check(&self) -> Result<(), TlsError> {
+        read(self).map(drop)
+    }
+}
+
 impl Tls {
     /// Reads the files, or what an authority gave before: that is kept in the folder.
     pub fn open(source: &TlsSource, folder: &Path) -> Result<Self, TlsError> {

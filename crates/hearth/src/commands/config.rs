@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use hearth_server::PostgresUrl;
 use serde_json::{Map, Value};
 
+use super::serve;
 use crate::args::Globals;
 use crate::config::{self, USUAL_FILE};
 use crate::failure::Failure;
@@ -51,17 +52,24 @@ pub(crate) fn run(globals: &Globals, command: &ConfigCommand) -> Result<u8, Fail
 fn check(globals: &Globals, args: &CheckArgs) -> Result<u8, Failure> {
     let text = config::text(&args.file)?;
     let settings = config::read(&args.file, &text)?;
-    config::check(&settings)?;
-    for key in config::keys() {
-        let setting = settings.iter().find(|setting| setting.key == key.name());
-        if let (true, Some(setting)) = (key.is_file(), setting) {
-            for path in &setting.texts {
-                std::fs::File::open(path).map_err(|error| {
-                    Failure::new(format!("{}: the file {path} cannot be read: {error}", key.name()))
-                        .hint("it must be there and readable for the user that the server runs as")
-                })?;
+    let complete = config::check(&settings)?;
+    let mut faults = Vec::new();
+    for key in config::keys().iter().filter(|key| key.is_file()) {
+        let named = settings.iter().filter(|setting| setting.key == key.name());
+        for path in named.flat_map(|setting| &setting.texts) {
+            if let Err(error) = std::fs::File::open(path) {
+                faults.push(format!("{}: the file {path} cannot be read: {error}", key.name()));
             }
         }
+    }
+    if faults.is_empty() {
+        faults = serve::unusable(&complete.args);
+    }
+    if !faults.is_empty() {
+        let count = output::count(faults.len() as u64, "setting");
+        let failure = Failure::usage(format!("{}: {count} cannot be used", args.file.display()));
+        let failure = faults.into_iter().fold(failure, Failure::detail);
+        return Err(failure.hint("files must be there, and readable for the user that the server runs as"));
     }
     if globals.json {
         let said: Map<String, Value> = settings

@@ -15,7 +15,7 @@ use hearth_api::project::VmSize;
 use hearth_drivers::VmShape;
 use hearth_drivers::qemu::Accel;
 use hearth_image::Stores;
-use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, WebhookSecret};
+use hearth_server::{Address, DriverKind, ServeError, ServeOptions, SourceRule, TlsSource, WebhookSecret};
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
@@ -354,6 +354,25 @@ fn refused(error: &ServeError) -> Failure {
 }
 
 /// From the file, or else from the environment.
+/// What is wrong with settings whose words are right, and what the server would therefore not start with.
+pub(crate) fn unusable(args: &ServeArgs) -> Vec<String> {
+    let said = |failure: Failure| failure.into_parts().0;
+    let tls = match args.tls.source() {
+        Some(TlsSource::Files(files)) => files.check().map_err(|error| error.to_string()),
+        _ => Ok(()),
+    };
+    let all = [
+        tls,
+        webhook_secret(args).map(drop).map_err(said),
+        args.openid.settings().map(drop).map_err(said),
+        args.database
+            .as_ref()
+            .map_or(Ok(()), |database| database.url().map(drop))
+            .map_err(said),
+    ];
+    all.into_iter().filter_map(Result::err).collect()
+}
+
 fn webhook_secret(args: &ServeArgs) -> Result<Option<WebhookSecret>, Failure> {
     let (text, from) = if let Some(file) = &args.webhook_secret_file {
         let from = format!("the webhook secret's file {}", file.display());

@@ -97,14 +97,14 @@ pub(crate) fn complete(named: Option<&Path>) -> Result<Complete, Failure> {
 }
 
 /// Whether these settings can be together, as `hearth serve` would find.
-pub(crate) fn check(settings: &[Setting]) -> Result<(), Failure> {
+pub(crate) fn check(settings: &[Setting]) -> Result<Complete, Failure> {
     let mut words: Vec<OsString> = vec!["hearth".into(), keys::SERVE.into()];
     for key in keys() {
         if let Some(setting) = settings.iter().find(|setting| setting.key == key.name()) {
             words.extend(key.words(&setting.texts));
         }
     }
-    parsed(words, None).map(drop)
+    parsed(words, None)
 }
 
 fn parsed(words: Vec<OsString>, file: Option<PathBuf>) -> Result<Complete, Failure> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 
@@ -52,7 +53,7 @@ fn example_has_a_key_for_every_option_and_is_a_config_file() {
     };
     for (text, count) in [(example.clone(), 0), set("tls-"), set("acme-")] {
         for quoted in text.split('"').filter(|part| part.starts_with(named)) {
-            fs::write(quoted, "").unwrap();
+            fs::write(quoted, content(quoted)).unwrap();
         }
         fs::write(&file, text).unwrap();
         let checked = run(hearth(&["config", "check", file.to_str().unwrap()]));
@@ -63,13 +64,43 @@ fn example_has_a_key_for_every_option_and_is_a_config_file() {
     let json = run(hearth(&["config", "check", file.to_str().unwrap(), "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(json["settings"]["max-vms"], serde_json::json!(["500"]));
-    fs::remove_file(folder.path().join("tls-key")).unwrap();
-    let checked = run(hearth(&["config", "check", file.to_str().unwrap()]));
-    assert!(
-        checked.code == 1 && checked.stderr.contains("tls-key"),
-        "{}",
+    // So is one that the server would not start with, and all are said.
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let checked = run(hearth(&["config", "check", file.to_str().unwrap()]));
+        assert_eq!(checked.code, 2, "{}", checked.stderr);
         checked.stderr
+    };
+    let said = check("tls-cert = \"/nowhere/cert\"\ntls-key = \"/nowhere/key\"\n");
+    assert!(
+        said.contains("/nowhere/cert") && said.contains("/nowhere/key"),
+        "{said}"
     );
+    let junk = folder.path().join("junk");
+    fs::write(&junk, "junk").unwrap();
+    let junk = junk.display();
+    let said = check(&format!(
+        "tls-cert = \"{junk}\"\ntls-key = \"{junk}\"\ndatabase = \"mysql://x:s3cret-4711@y/z\"\n"
+    ));
+    assert!(
+        said.contains("no certificate in PEM") && said.contains("the address of the database"),
+        "{said}"
+    );
+    assert!(!said.contains("s3cret-4711"), "{said}");
+}
+
+/// What makes a file of the example one that can be used.
+fn content(path: &str) -> String {
+    static PAIR: OnceLock<(String, String)> = OnceLock::new();
+    let (certificate, key) = PAIR.get_or_init(|| {
+        let own = rcgen::generate_simple_self_signed(vec!["hearth.example".to_owned()]).unwrap();
+        (own.cert.pem(), own.signing_key.serialize_pem())
+    });
+    match path {
+        _ if path.ends_with("tls-cert") => certificate.clone(),
+        _ if path.ends_with("tls-key") => key.clone(),
+        _ => "0123456789abcdef0123456789abcdef".to_owned(),
+    }
 }
 
 fn refusal(folder: &Path, text: &str) -> String {

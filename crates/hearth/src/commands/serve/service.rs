@@ -120,8 +120,10 @@ impl Reload {
             match self.reload(&now) {
                 Ok(next) => now = next,
                 Err(failure) => {
-                    let (why, _) = failure.into_parts();
-                    tracing::error!("the settings were read again and not taken over: {why}");
+                    tracing::error!(
+                        "the settings were read again and not taken over: {}",
+                        failure.in_one_line()
+                    );
                 }
             }
             tell(&[NotifyState::Ready]);
