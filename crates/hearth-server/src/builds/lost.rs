@@ -7,6 +7,7 @@ use hearth_core::redact::{Redacted, Redactor};
 use hearth_core::redacted;
 use hearth_core::state::FailureKind;
 use hearth_core::world::Failure;
+use hearth_drivers::VmState;
 use hearth_guest::client::AgentError;
 
 use super::run::{Run, Stop, failure, vm_lost};
@@ -63,7 +64,13 @@ impl Run<'_> {
     /// does.
     pub(super) async fn what_it_did(&self, stop: &Stop) -> Option<Failure> {
         let Stop::Failure(failure) = stop else { return None };
-        if !matches!(failure.kind, FailureKind::VmLost | FailureKind::Host) {
+        let is_lost = match self.builder.driver.inspect(&self.boot.vm).await {
+            Ok(None | Some(VmState::Stopped)) => matches!(failure.kind, FailureKind::VmLost | FailureKind::Host),
+            Ok(Some(VmState::Running)) => failure.kind == FailureKind::VmLost,
+            // A paused one answers nobody, and did not do that itself.
+            _ => false,
+        };
+        if !is_lost {
             return None;
         }
         let last = self.last.lock().await;
