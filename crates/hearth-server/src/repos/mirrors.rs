@@ -15,6 +15,7 @@ use super::extra_content::{ExtraContent, ExtraContentKey};
 use super::git::{Answer, GitError, MAX_ANSWER, git, git_fed};
 use super::lfs::LfsObject;
 use super::mirror_use::{InUse, Uses};
+use super::remote_branches::point_head;
 
 pub use super::mirror_error::MirrorError;
 use crate::repos::sources::{Grant, SourceError, Sources, credential_advice};
@@ -298,8 +299,13 @@ impl Mirrors {
         mirror: &Path,
     ) -> Result<Answer, MirrorError> {
         let refspecs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"].map(str::to_owned);
-        self.fetch_refs(repo, (grant, url), &["--prune"], &refspecs, patience, mirror)
-            .await
+        let answer = self
+            .fetch_refs(repo, (grant, url), &["--prune"], &refspecs, patience, mirror)
+            .await?;
+        if let Err(error) = point_head(&self.sources, grant, patience, mirror).await {
+            tracing::debug!(repo, %error, "which branch is the repository's default is not known");
+        }
+        Ok(answer)
     }
 
     /// These references, into a mirror that is made when it is not there.

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use hearth_core::checkout::Remote;
 
+use super::git::git;
 use crate::repos::sources::{Grant, SourceError, Sources};
 
 /// A person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest look into a mirror.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(60);
 /// No repository is there whose configuration git would read.
 const NOWHERE: &str = "/";
 
@@ -41,6 +44,41 @@ pub async fn heads(
     Ok(read(&String::from_utf8_lossy(&answer.stdout)))
 }
 
+/// Lets a mirror's `HEAD` name the default branch, so that clones of it have `origin/HEAD`, as any clone has. It is asked for once.
+pub async fn point_head(
+    sources: &Sources,
+    grant: &Grant,
+    patience: Duration,
+    mirror: &Path,
+) -> Result<(), SourceError> {
+    let known = ["rev-parse", "--quiet", "--verify", "HEAD"];
+    if git(mirror, known, LOCAL_PATIENCE).await.is_ok() {
+        return Ok(());
+    }
+    if let Some(branch) = default_branch(sources, grant, patience).await? {
+        let name = format!("refs/heads/{branch}");
+        git(mirror, ["symbolic-ref", "HEAD", &name], LOCAL_PATIENCE).await?;
+    }
+    Ok(())
+}
+
+/// The branch that the repository's server names as its default. `None`: it names none, as for one without commits.
+async fn default_branch(sources: &Sources, grant: &Grant, patience: Duration) -> Result<Option<String>, SourceError> {
+    let command = ["ls-remote", "--symref"];
+    let answer = sources
+        .git(grant, Path::new(NOWHERE), &command, &["HEAD".to_owned()], patience)
+        .await?;
+    Ok(read_default(&String::from_utf8_lossy(&answer.stdout)))
+}
+
+/// A line of `ref: refs/heads/<branch><tab>HEAD`.
+fn read_default(answer: &str) -> Option<String> {
+    let mut lines = answer.lines().filter_map(|line| line.strip_suffix("\tHEAD"));
+    lines
+        .find_map(|line| line.strip_prefix("ref: refs/heads/"))
+        .map(str::to_owned)
+}
+
 /// Lines of `<commit><tab>refs/heads/<branch>`.
 fn read(answer: &str) -> Vec<Head> {
     let heads = answer.lines().filter_map(|line| {
@@ -58,6 +96,15 @@ fn read(answer: &str) -> Vec<Head> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_branch_is_what_head_points_at() {
+        let answer = "ref: refs/heads/a/b\tHEAD\n8c5f0a1e6f4b7d2c9e3a5b8d1f6c4e2a7b9d0c3e\tHEAD\n";
+        assert_eq!(read_default(answer).as_deref(), Some("a/b"));
+        for other in ["", "8c5f0a1e\tHEAD\n", "ref: refs/heads/x\trefs/remotes/origin/HEAD\n"] {
+            assert_eq!(read_default(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn only_whole_lines_of_branches_are_read() {

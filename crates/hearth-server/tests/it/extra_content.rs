@@ -167,6 +167,10 @@ async fn lfs_files_and_nested_submodules_come_with_the_clone_and_git_is_content_
     // A user in the VM can fetch as from any clone.
     let core = guest.git("/home/app/deps/lib/vendor/core", &["remote", "get-url", "origin"]);
     assert_eq!(core, format!("file://{}", sources.core.display()));
+    for path in ["/home/app", "/home/app/deps/lib", "/home/app/deps/lib/vendor/core"] {
+        let head = guest.git(path, &["symbolic-ref", "refs/remotes/origin/HEAD"]);
+        assert_eq!(head, "refs/remotes/origin/main", "{path}");
+    }
     server.stop().await;
 }
 
