@@ -107,7 +107,7 @@ fn value_that_is_short_or_a_common_word_is_warned_of_and_not_said() {
     );
     assert!(
         ran.stderr.starts_with(
-            "warning: LEVEL, MODE: the values are short or common words, and every place that has them is redacted"
+            "warning: LEVEL, MODE: the values are short or common words, and every place that has one of them is redacted"
         ),
         "{}",
         ran.stderr
