@@ -54,6 +54,8 @@ impl Run<'_> {
                 },
             };
             recorder.next_command();
+            // A command that does not end well says itself why.
+            self.last.lock().await.take();
             let began = Instant::now();
             let ended = recorder.run(agent, &spec, &Named::Command(&command.name)).await;
             let duration_ms = millis(began.elapsed());

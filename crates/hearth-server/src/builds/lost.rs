@@ -42,7 +42,7 @@ pub(super) async fn explain(
     }
 }
 
-/// The last command that ended well.
+/// The command that ended well last, while nothing else has run since.
 #[derive(Debug)]
 pub(super) struct LastCommand {
     name: Redacted,
@@ -64,6 +64,8 @@ impl Run<'_> {
     /// does.
     pub(super) async fn what_it_did(&self, stop: &Stop) -> Option<Failure> {
         let Stop::Failure(failure) = stop else { return None };
+        // Asked once: finding out takes long where the guest is silent.
+        let LastCommand { name, given } = self.last.lock().await.take()?;
         let is_lost = match self.builder.driver.inspect(&self.boot.vm).await {
             Ok(None | Some(VmState::Stopped)) => matches!(failure.kind, FailureKind::VmLost | FailureKind::Host),
             Ok(Some(VmState::Running)) => failure.kind == FailureKind::VmLost,
@@ -73,11 +75,9 @@ impl Run<'_> {
         if !is_lost {
             return None;
         }
-        let last = self.last.lock().await;
-        let LastCommand { name, given } = last.as_ref()?;
         let connections = &self.builder.connections;
-        let became = connections.find_out(&self.boot.vm, given, PATIENCE).await;
-        say(&became, name, self.redactor())
+        let became = connections.find_out(&self.boot.vm, &given, PATIENCE).await;
+        say(&became, &name, self.redactor())
     }
 }
 

@@ -332,6 +332,7 @@ impl Run<'_> {
         let mut at = 0;
         while let Some(stage) = stages.get(at) {
             let left = &stages[at..];
+            self.last.lock().await.take();
             at += if let Some(commands) = self.commands_from(stage.work) {
                 let begun = std::mem::take(&mut begun);
                 self.run_commands(agent, commands, left, begun, freezer).await?

@@ -135,6 +135,24 @@ async fn a_command_under_which_the_agent_dies_or_that_it_does_not_end_is_named()
 }
 
 #[tokio::test]
+async fn of_two_commands_the_one_under_which_the_agent_dies_is_named() {
+    let (server, driver) = Server::fake(FakeOptions::default()).await;
+    driver.add_rule(ExecRule {
+        takes: Duration::from_millis(200),
+        ..ExecRule::does("kill -9 -1", Special::AgentDies)
+    });
+    let project = server.project(bare_project()).await;
+    let commands = json!([{ "name": "good", "command": "true" }, { "name": "bad", "command": "kill -9 -1" }]);
+    let record = server
+        .test_boot(SOON, &project, json!({ "setupCommands": commands }))
+        .await;
+    assert!(
+        reason(&record).starts_with("the agent in the VM died during the command `bad`"),
+        "{record}"
+    );
+}
+
+#[tokio::test]
 async fn a_command_that_runs_out_of_memory_says_so() {
     let killed = ExecEnd::Exited {
         code: None,
