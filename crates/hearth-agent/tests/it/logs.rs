@@ -84,9 +84,10 @@ async fn a_child_that_never_stops_writing_fills_no_disk_and_the_rest_is_counted(
     })
     .await;
     assert!(found.bytes <= 3 * MAX as u64, "{found:?}");
-    // Read without following, it ends although more comes all the time.
+    // Read without following, it ends although more comes all the time. What turned over while it was read is not in it: how much is left
+    // depends on who is quicker.
     let read = tokio::time::timeout(DEADLINE, text(&client, &name)).await.unwrap();
-    assert!(read.len() > MAX / 2 && read.contains("y\ny\n"), "{}", read.len());
+    assert!(read.contains("y\ny\n"), "{}", read.len());
     let pid = pid_in(&file).await;
     assert!(alive(pid));
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
