@@ -178,6 +178,9 @@ impl<'a> Step<'a> {
             "sh" => text.push_str(&format!("sh -e -c {}", quote(&command))),
             _ => text.push_str(&format!("python3 -c {}", quote(&command))),
         }
+        if has_long_variables(&command) {
+            text.push_str(KEEP_LONG_VARIABLES);
+        }
         if command.contains("GITHUB_PATH") {
             text.push_str(
                 "\nwhile read -r folder; do PATH=\"$folder:$PATH\"; done <\"$GITHUB_PATH\"\nprintf \"PATH='%s'\\n\" \"$PATH\" >>/etc/environment",
@@ -278,10 +281,29 @@ impl<'a> Step<'a> {
     }
 }
 
+/// Whether it may write variables in the form for several lines, `NAME<<END`, the lines, `END`: see "Workflow commands for GitHub Actions".
+fn has_long_variables(command: &str) -> bool {
+    command.contains("GITHUB_ENV") && command.contains("<<")
+}
+
+/// Keeps what was written so. There is no room for a line's end in `/etc/environment`.
+const KEEP_LONG_VARIABLES: &str = r#"
+while IFS= read -r line; do
+  name=${line%%<<*}
+  case $name in
+    "$line" | *=*) echo "$line"; continue ;;
+  esac
+  end=${line#*<<} value= lines=0
+  while IFS= read -r more && [ "$more" != "$end" ]; do value=$more lines=$((lines + 1)); done
+  if [ "$lines" -le 1 ]; then echo "$name=$value"; else echo "$name has several lines and is not kept: give it with hearth env set" >&2; fi
+done <"$GITHUB_ENV" >>/etc/environment"#;
+
 /// The files through which steps talk to each other.
 fn files_of_a_step(command: &str) -> String {
     let mut text = String::new();
-    if command.contains("GITHUB_ENV") {
+    if has_long_variables(command) {
+        text.push_str("export GITHUB_ENV=$(mktemp)\n");
+    } else if command.contains("GITHUB_ENV") {
         text.push_str("export GITHUB_ENV=/etc/environment\n");
     }
     if command.contains("GITHUB_PATH") {

@@ -65,16 +65,17 @@ pub(crate) fn take(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Re
     if !made_of(&root, reader, draft)? {
         return Ok(false);
     }
-    if let Some(features) = root.get("features")? {
-        feature::take(&root, &features, reader, draft)?;
-    }
-    variables(&root, draft)?;
+    // Features are told of the user.
     for key in ["remoteUser", "containerUser"] {
         if let Some(user) = root.text_of(key)? {
             draft.user(file, key, user);
             break;
         }
     }
+    if let Some(features) = root.get("features")? {
+        feature::take(&root, &features, reader, draft)?;
+    }
+    variables(&root, draft)?;
     for key in PREPARES {
         for (place, command) in commands(&root, key, draft)? {
             draft.run(file, &place, &command);
@@ -186,6 +187,7 @@ fn made_of(root: &Node<'_>, reader: &mut Reader<'_>, draft: &mut Draft) -> Resul
 }
 
 fn variables(root: &Node<'_>, draft: &mut Draft) -> Result<(), Fault> {
+    let mut missing: Vec<&str> = Vec::new();
     for key in ["containerEnv", "remoteEnv"] {
         let Some(all) = root.get(key)? else { continue };
         for (name, node) in all.entries()? {
@@ -198,6 +200,14 @@ fn variables(root: &Node<'_>, draft: &mut Draft) -> Result<(), Fault> {
             if is_of_there && text.matches(':').count() == 1 {
                 let why = "its value is the one on the machine that opens the container; give it with `hearth env set`";
                 draft.left_out(root.file, &node.place, why);
+                missing.push(name);
+                continue;
+            }
+            let is_of = |name: &&&str| text.contains(&format!("${{containerEnv:{name}}}"));
+            if let Some(other) = missing.iter().find(is_of) {
+                let why = format!("it is made of {other}, which is not taken");
+                draft.left_out(root.file, &node.place, why);
+                missing.push(name);
                 continue;
             }
             let value = put_in(&text, draft, &node);

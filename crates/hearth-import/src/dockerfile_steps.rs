@@ -122,7 +122,11 @@ impl<'a> Steps<'a> {
             }
             "EXPOSE" => {
                 for port in instruction.text.split_whitespace() {
-                    let number = port.split('/').next().unwrap_or_default();
+                    let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+                    if !protocol.eq_ignore_ascii_case("tcp") {
+                        self.not(instruction, "a preview is HTTP, over TCP");
+                        continue;
+                    }
                     match number.parse() {
                         Ok(port) => self.draft.preview(self.file, &place, port, None),
                         Err(_) => self.not(instruction, "it is no number"),

@@ -247,6 +247,11 @@ impl Draft {
         self.user = Some(name.to_owned());
     }
 
+    /// Who commands run as, when that is not root.
+    pub(crate) fn user_name(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     /// The command as the named user runs it.
     pub(crate) fn as_user(&self, text: &str) -> String {
         match &self.user {

@@ -134,8 +134,12 @@ fn local(id: &str, options: &Node<'_>, reader: &mut Reader<'_>, draft: &mut Draf
         .iter()
         .map(|(name, value)| format!("{name}={} ", quote(value)))
         .collect();
-    let user = "_REMOTE_USER=root _REMOTE_USER_HOME=/root _CONTAINER_USER=root _CONTAINER_USER_HOME=/root";
-    let text = format!("cd {} && env {user} {given}bash ./install.sh", quote(&folder));
+    let (user, home) = match draft.user_name() {
+        Some(name) => (name, format!("\"$(getent passwd {name} | cut -d: -f6)\"")),
+        None => ("root", "/root".to_owned()),
+    };
+    let users = format!("_REMOTE_USER={user} _REMOTE_USER_HOME={home} _CONTAINER_USER=root _CONTAINER_USER_HOME=/root");
+    let text = format!("cd {} && env {users} {given}bash ./install.sh", quote(&folder));
     draft.taken(file, place, format!("{script} runs in the set-up, as root"));
     draft.run_as_root(file, place, text);
     for (name, value) in kept {

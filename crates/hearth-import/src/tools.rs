@@ -46,6 +46,9 @@ pub(crate) fn take(reader: &mut Reader<'_>, draft: &mut Draft) -> Result<(), Fau
     Ok(())
 }
 
+/// What is said of a tool's second version.
+const ONE_VERSION: &str = "a VM gets one version of a tool, the first that is named";
+
 fn mise(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Result<(), Fault> {
     let Some(text) = reader.text(file)? else { return Ok(()) };
     let value = formats::toml(file, &text)?;
@@ -54,10 +57,14 @@ fn mise(reader: &mut Reader<'_>, draft: &mut Draft, file: &str) -> Result<(), Fa
     if let Some(tools) = root.get("tools")? {
         for (name, node) in tools.entries()? {
             let version = match node.value {
-                Value::Array(_) => match node.items()?.first() {
-                    Some(first) => Some(first.version()?),
-                    None => None,
-                },
+                Value::Array(_) => {
+                    let mut versions = node.items()?.into_iter();
+                    let first = versions.next().map(|first| first.version()).transpose()?;
+                    for other in versions {
+                        draft.left_out(file, &other.place, ONE_VERSION);
+                    }
+                    first
+                }
                 Value::Object(_) => node.get("version")?.map(|node| node.version()).transpose()?,
                 _ => Some(node.version()?),
             };
@@ -100,7 +107,12 @@ fn asdf(reader: &mut Reader<'_>, draft: &mut Draft) -> Result<(), Fault> {
         let Some(name) = words.next() else { continue };
         let place = format!("line {}", at + 1);
         match words.next() {
-            Some(version) => one(draft, ASDF, &place, name, Some(version)),
+            Some(version) => {
+                one(draft, ASDF, &place, name, Some(version));
+                for other in words {
+                    draft.left_out(ASDF, &place, format!("{other}: {ONE_VERSION}"));
+                }
+            }
             None => return Err(Fault::new(ASDF, place, "names no version")),
         }
     }

@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
+
+use crate::beside;
 
 /// Attempts to find a name that nobody has.
 const ATTEMPTS: u32 = 1000;
@@ -104,8 +106,10 @@ impl Below {
         let mut attempts = 0;
         loop {
             self.next_name = self.next_name.wrapping_add(1);
-            let hidden = format!(".hearth-{}-{}", std::process::id(), self.next_name);
+            let hidden = format!("{}{}-{}", beside::PREFIX, std::process::id(), self.next_name);
             let at = self.enter(parents).map_err(PutError::Way)?;
+            let replaces = statat(at, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            beside::note(OsStr::new(&hidden), replaces);
             let made = match make(at, &hidden) {
                 Err(PutError::Taken) if attempts < ATTEMPTS => {
                     attempts += 1;

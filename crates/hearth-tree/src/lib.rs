@@ -4,6 +4,7 @@
 //! What could not be packed is named at the end of the stream, in a global pax header that other programs skip.
 
 mod below;
+pub mod beside;
 mod pack;
 mod skipped;
 mod unpack;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_guest::files::{Change, ChangeKind, FaultCode};
+use hearth_tree::beside;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
@@ -191,7 +192,7 @@ impl Watcher {
             for entry in entries.flatten() {
                 let path = folder.join(entry.file_name());
                 let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                if says {
+                if says && beside::replaces(&entry.file_name()).is_none() {
                     let said = self.say(ChangeKind::Created, &path, None, is_folder);
                     said.map_err(|Over| AddError::Over)?;
                 }
@@ -298,6 +299,14 @@ impl Watcher {
             let _ = self.say(ChangeKind::Ended, Path::new(""), None, event.is_folder());
             return Err(Over);
         }
+        let is_unfinished = event
+            .name
+            .as_deref()
+            .is_some_and(|name| beside::replaces(name.as_os_str()).is_some());
+        if is_unfinished && !flags.contains(ReadFlags::MOVED_FROM) {
+            // A file that is written beside its place: said when it is there.
+            return Ok(());
+        }
         if flags.contains(ReadFlags::MOVED_FROM) {
             *half = Some(Half {
                 path,
@@ -347,6 +356,12 @@ impl Watcher {
     }
 
     fn renamed(&mut self, old: &Path, new: &Path, is_folder: bool) -> Result<(), Over> {
+        if let Some(replaces) = old.file_name().and_then(beside::replaces) {
+            if !replaces {
+                self.say(ChangeKind::Created, new, None, is_folder)?;
+            }
+            return self.say(ChangeKind::Written, new, None, is_folder);
+        }
         if is_folder {
             for path in self.folders.values_mut() {
                 let moved = path
@@ -379,6 +394,9 @@ impl Watcher {
                 // It may be gone already.
                 let _ = inotify::remove_watch(&self.kernel, number);
             }
+        }
+        if path.file_name().and_then(beside::replaces).is_some() {
+            return Ok(());
         }
         self.say(ChangeKind::Removed, path, None, half.is_folder)
     }

@@ -6,11 +6,15 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use hearth_guest::files::FaultCode;
+use hearth_tree::beside;
 
 use super::fault;
 use crate::files::{ALL_MODE_BITS, DEFAULT_MODE, make_folders};
 use crate::reply::Fault;
 use crate::users::Identity;
+
+/// Mode of a file that is not whole yet.
+const OWNER_ALONE: u32 = 0o600;
 
 /// How what is made is to be; what is not given is as it was, or as usual.
 #[derive(Debug, Clone, Copy)]
@@ -46,10 +50,21 @@ pub(super) fn replace(
     let existing = existing(&path, user)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     make_folders(folder, attributes.owner).map_err(refused)?;
+    let make = |path: &Path| {
+        // Before it is there: watchers look.
+        if let Some(name) = path.file_name() {
+            beside::note(name, existing.is_some());
+        }
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(OWNER_ALONE)
+            .open(path)
+    };
     // Removed when anything below fails. No fsync: a VM that crashes is deleted.
     let mut file = tempfile::Builder::new()
-        .prefix(".hearth-")
-        .tempfile_in(folder)
+        .prefix(beside::PREFIX)
+        .make_in(folder, make)
         .map_err(|error| not_beside(folder, user, &error))?;
     io::copy(body, file.as_file_mut()).map_err(refused)?;
     let kept = Attributes {

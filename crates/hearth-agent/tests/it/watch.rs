@@ -4,7 +4,7 @@ use std::fs;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use hearth_guest::client::AgentError;
+use hearth_guest::client::{AgentError, NewFile};
 use hearth_guest::files::{Change, ChangeKind, FaultCode};
 
 use crate::support::*;
@@ -72,6 +72,48 @@ async fn files_are_made_written_renamed_and_removed() {
     );
     fs::remove_file(folder.join("back")).unwrap();
     until(&mut changes, ChangeKind::Removed, "back").await;
+}
+
+/// A file that is written whole is said to be made, or written; not that it was something else before.
+#[tokio::test]
+async fn files_written_by_this_agent_are_said_once_they_are_there() {
+    let agent = Agent::start();
+    let client = agent.client().await;
+    let folder = agent.path("top");
+    fs::create_dir_all(&folder).unwrap();
+    let mut changes = client.watch_files(folder.to_str().unwrap(), None, true).await.unwrap();
+    assert_eq!(kind_and_path(&mut changes).await, (ChangeKind::Started, String::new()));
+    let file = agent.path_text("top/file");
+    for text in ["one", "two"] {
+        client.replace_file(&file, NewFile::default(), text).await.unwrap();
+    }
+    fs::create_dir(agent.path("from")).unwrap();
+    fs::write(agent.path("from/file"), "three").unwrap();
+    fs::write(agent.path("from/other"), "x").unwrap();
+    let stream = client.read_tree(&agent.path_text("from"), None).await.unwrap();
+    let stream = stream.collect(1 << 20).await.unwrap();
+    client
+        .write_tree(folder.to_str().unwrap(), None, None, stream)
+        .await
+        .unwrap();
+    fs::write(folder.join("end"), "").unwrap();
+    let mut said = Vec::new();
+    loop {
+        let (kind, path) = kind_and_path(&mut changes).await;
+        if path == "end" {
+            break;
+        }
+        said.push((kind, path));
+    }
+    said.retain(|(kind, path)| *kind != ChangeKind::Attributes && !path.is_empty());
+    said.dedup();
+    let expected = [
+        (ChangeKind::Created, "file"),
+        (ChangeKind::Written, "file"),
+        (ChangeKind::Created, "other"),
+        (ChangeKind::Written, "other"),
+    ];
+    assert_eq!(said, expected.map(|(kind, path)| (kind, path.to_owned())));
 }
 
 #[tokio::test]

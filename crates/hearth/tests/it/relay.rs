@@ -258,6 +258,9 @@ fn exit_codes_say_whether_an_order_may_be_tried_again_or_needs_a_person() {
     let mut command = hook.command("o", &[]);
     command.env("CLAUDE_RUNNER_WORK_ORDER_FILE", &empty);
     assert_eq!(code("empty work order", command, "is empty"), 2);
+    let mut command = hook.command("o", &[]);
+    command.env("CLAUDE_RUNNER_WORK_ORDER_FILE", elsewhere.path());
+    assert_eq!(code("folder as work order", command, "work order"), 2);
     // 1: the same may work later.
     let mut command = hook.command("o", &[]);
     command.env("CLAUDE_RUNNER_WORK_ORDER_FILE", elsewhere.path().join("gone"));

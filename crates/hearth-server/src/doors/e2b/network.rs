@@ -47,6 +47,23 @@ pub fn policy(internet: Option<bool>, network: Option<&Value>) -> Result<Option<
     }
     let (allow, deny) = (texts(network, "allowOut")?, texts(network, "denyOut")?);
     let denies_all = internet == Some(false) || deny.iter().any(|text| ALL.contains(&text.as_str()));
+    let mut opens_all = false;
+    let mut policy = EgressPolicy {
+        mode: EgressMode::Allow,
+        ..EgressPolicy::default()
+    };
+    for text in allow {
+        if ALL.contains(&text.as_str()) {
+            opens_all = true;
+        } else if let Ok(network) = EgressNetwork::try_from(text.as_str()) {
+            policy.cidrs.push(network);
+        } else if let Ok(host) = EgressHost::try_from(text.to_lowercase().as_str()) {
+            policy.hosts.push(host);
+        } else {
+            let why = format!("`network.allowOut`: `{text}` is no name, IPv4 address or IPv4 network");
+            return Err(Refusal::wrong(why));
+        }
+    }
     if !denies_all {
         if let Some(text) = deny.first() {
             let why = format!(
@@ -57,22 +74,8 @@ pub fn policy(internet: Option<bool>, network: Option<&Value>) -> Result<Option<
         }
         return Ok(None);
     }
-    let mut policy = EgressPolicy {
-        mode: EgressMode::Allow,
-        ..EgressPolicy::default()
-    };
-    for text in allow {
-        if ALL.contains(&text.as_str()) {
-            return Ok(None);
-        }
-        if let Ok(network) = EgressNetwork::try_from(text.as_str()) {
-            policy.cidrs.push(network);
-        } else if let Ok(host) = EgressHost::try_from(text.to_lowercase().as_str()) {
-            policy.hosts.push(host);
-        } else {
-            let why = format!("`network.allowOut`: `{text}` is no name, IPv4 address or IPv4 network");
-            return Err(Refusal::wrong(why));
-        }
+    if opens_all {
+        return Ok(None);
     }
     Ok(Some(policy))
 }

@@ -25,7 +25,7 @@ use super::fault::Refusal;
 use super::find::{Template, slug_or_id, template};
 use super::hosts::sandbox_domain;
 use super::wire::{CLIENT_ID, ENVD_VERSION, Lifecycle, Made, More, NewSandbox, PAUSED, RUNNING, Shown};
-use super::{network, pause, variables};
+use super::{network, pause, templates, variables};
 use crate::claims::{ClaimError, ClaimTask, FIELDS_OF_A_KEY};
 use crate::http::{ApiError, AppState, need_allowed, need_owner};
 use crate::store::{AskedFields, E2bRow, Moved, ProjectRow, SandboxSeen};
@@ -71,6 +71,9 @@ pub async fn create(
     key.0.need(Scope::Claim)?;
     let wanted = Wanted::of(&key, &headers, body, came)?;
     let from = template(&state, &key, &wanted.row.template).await?;
+    if let Template::Project(project) = &from {
+        templates::must_be_built(&state, project).await?;
+    }
     need_allowed(from.project())?;
     let reply = wanted.claim(&state, &key, &from).await?;
     let begun = wanted.begin(&state, &reply, &from).await;

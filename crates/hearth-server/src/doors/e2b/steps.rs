@@ -117,9 +117,9 @@ fn variable(pair: &[String]) -> Result<String, String> {
         return Err("a step ENV must hold names and values in turn".to_owned());
     };
     let is_name = !name.is_empty() && name.chars().all(|one| one.is_ascii_alphanumeric() || one == '_');
-    if !is_name || value.contains(['\n', '"']) {
+    if !is_name || value.contains(['\n', '\r']) {
         return Err(format!(
-            "the variable {name} of a step ENV cannot be set: its value is to be one line without double quotes"
+            "the variable {name} of a step ENV cannot be set: its value is to be one line"
         ));
     }
     let line = quote(&format!("{name}=\"{value}\""));

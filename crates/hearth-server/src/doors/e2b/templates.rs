@@ -60,6 +60,22 @@ async fn project_of(state: &AppState, key: &Key, id: &str) -> Result<ProjectRow,
     found.ok_or_else(|| Refusal::not_found(format!("template `{id}` was not found")))
 }
 
+/// 404 for a template whose first build has not begun: its VM would hold nothing of it.
+pub async fn must_be_built(state: &AppState, project: &ProjectRow) -> Result<(), Refusal> {
+    if project.description.as_deref() != Some(DESCRIPTION) {
+        return Ok(());
+    }
+    let pool = state.store.pool(&project.id).await?;
+    let has_steps = pool.is_some_and(|pool| pool.config.setup_commands.is_some());
+    if has_steps || !state.store.e2b_tags(&project.id).await?.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::not_found(format!(
+        "template `{}` was not found: none of its builds has succeeded",
+        project.name
+    )))
+}
+
 /// Begins a template: its project is there afterwards.
 pub async fn begin(
     State(state): State<AppState>,
@@ -100,6 +116,9 @@ pub async fn begin(
         }
     };
     let (cpus, memory) = (body.cpu_count.unwrap_or(1), body.memory_mb.unwrap_or(512));
+    if cpus == 0 || memory == 0 {
+        return Err(Refusal::wrong("`cpuCount` and `memoryMB` must be at least 1"));
+    }
     let fits = |size: &VmSize| {
         let shape = state.claims.recipes.shape(&ProjectRow {
             vm_size: *size,

@@ -44,9 +44,15 @@ impl ClaudeCodeArgs {
 fn read(runner: Vec<String>) -> Result<Order, Outcome> {
     let key = needed(ORDER_ID)?;
     let file = needed(WORK_ORDER_FILE)?;
-    // It may be gone when the orchestrator gave up on this hook: the next request brings another one.
-    let secret = input::secret(Path::new(&file), "the work order")
-        .map_err(|failure| Outcome::Again(format!("the work order cannot be read: {failure}")))?;
+    let file = Path::new(&file);
+    let secret = input::secret(file, "the work order").map_err(|failure| {
+        let why = failure.into_parts().0;
+        // It may be gone when the orchestrator gave up on this hook: the next request brings another one.
+        match file.exists() {
+            true => Outcome::Blocked(why),
+            false => Outcome::Again(why),
+        }
+    })?;
     let secret = secret.trim().to_owned();
     if secret.is_empty() {
         return Err(Outcome::Blocked("the work order's file is empty".to_owned()));
