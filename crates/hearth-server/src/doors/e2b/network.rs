@@ -64,20 +64,14 @@ pub fn policy(internet: Option<bool>, network: Option<&Value>) -> Result<Option<
             return Err(Refusal::wrong(why));
         }
     }
-    if !denies_all {
-        if let Some(text) = deny.first() {
-            let why = format!(
-                "`network.denyOut` can be everything (0.0.0.0/0) with exceptions in `allowOut`, and not `{text}` alone: Hearth lets \
-                 everything public through, or a list"
-            );
-            return Err(Refusal::wrong(why).never_again());
-        }
-        return Ok(None);
+    if let Some(text) = deny.first().filter(|_| !denies_all) {
+        let why = format!(
+            "`network.denyOut` can be everything (0.0.0.0/0) with exceptions in `allowOut`, and not `{text}` alone: Hearth lets \
+             everything public through, or a list"
+        );
+        return Err(Refusal::wrong(why).never_again());
     }
-    if opens_all {
-        return Ok(None);
-    }
-    Ok(Some(policy))
+    Ok((denies_all && !opens_all).then_some(policy))
 }
 
 /// Whether its ports need no token.

@@ -60,7 +60,7 @@ async fn project_of(state: &AppState, key: &Key, id: &str) -> Result<ProjectRow,
     found.ok_or_else(|| Refusal::not_found(format!("template `{id}` was not found")))
 }
 
-/// 404 for a template whose first build has not begun: its VM would hold nothing of it.
+/// 404 for a template without steps: no build of it has succeeded, and none is being made, so its VM would hold nothing of it.
 pub async fn must_be_built(state: &AppState, project: &ProjectRow) -> Result<(), Refusal> {
     if project.description.as_deref() != Some(DESCRIPTION) {
         return Ok(());
