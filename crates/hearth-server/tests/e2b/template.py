@@ -4,9 +4,8 @@ import os
 import pathlib
 import sys
 import tempfile
-import time
 
-from e2b import BuildException, Sandbox, Template, wait_for_port
+from e2b import BuildException, NotFoundException, Sandbox, Template, wait_for_port
 
 name = f"built-{sys.argv[1]}"
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -15,10 +14,10 @@ folder = pathlib.Path(tempfile.mkdtemp())
 steps = (
     Template(file_context_path=str(folder))
     .from_base_image()
-    .set_envs({"STEP": "two words"})
+    .set_envs({"STEP": "two words", "QUOTED": 'say "hi"'})
     .set_workdir("/srv/app")
     .copy("app", ".")
-    .run_cmd("cat data.txt; echo $STEP >step; pwd >where")
+    .run_cmd("cat data.txt; echo $STEP >step; pwd >where; echo $QUOTED >quoted")
     .run_cmd("id -un >/tmp/who", user="user")
     .set_start_cmd("python3 -m http.server 8000", wait_for_port(8000))
 )
@@ -34,6 +33,8 @@ assert not Template.exists("never-built")
 sandbox = Sandbox.create(f"{name}:{info.build_id}", timeout=600)
 assert sandbox.files.read("/srv/app/where") == "/srv/app\n"
 assert sandbox.commands.run("cat /srv/app/step /tmp/who; echo $STEP").stdout == "two words\nuser\ntwo words\n"
+quoted = sandbox.commands.run("cat /srv/app/quoted; echo $QUOTED").stdout
+assert quoted == 'say "hi"\nsay "hi"\n', quoted
 assert "copied" in sandbox.commands.run("curl -s localhost:8000/data.txt || python3 -c \"import urllib.request as u; print(u.urlopen('http://localhost:8000/data.txt').read().decode())\"").stdout
 sandbox.kill()
 try:
@@ -46,6 +47,11 @@ try:
     sys.exit("its set-up fails")
 except BuildException as error:
     print(f"as it should: {error}")
+try:
+    Sandbox.create(f"{name}-broken")
+    sys.exit("it was never built")
+except NotFoundException as error:
+    assert "none of its builds has succeeded" in str(error), error
 Template.build(steps, f"{name}:v2", cpu_count=1, memory_mb=512)
 assert Template.exists(f"{name}:v2") and not Template.exists(f"{name}:v1")
 try:
@@ -53,6 +59,9 @@ try:
     sys.exit("its set-up fails, too")
 except BuildException:
     pass
-# What was built before stays.
+# What was built before stays, and makes sandboxes.
 assert Template.exists(f"{name}:v2") and not Template.exists(f"{name}:v3")
+sandbox = Sandbox.create(name, timeout=600)
+assert sandbox.commands.run("cat /srv/app/step; ls /which 2>/dev/null || echo none").stdout == "two words\nnone\n"
+sandbox.kill()
 print("told")

@@ -156,8 +156,18 @@ async fn e2b_says_what_is_wrong_in_its_clients_words() {
         (json!({ "envVars": { "a b": "1" } }), "a b"),
         (json!({ "metadata": { "a": 1 } }), "metadata"),
         (json!({ "network": { "denyOut": ["203.0.113.1"] } }), "denyOut"),
+        (json!({ "network": { "allowOut": ["not a host"] } }), "allowOut"),
     ] {
         let (response, said) = call(&server, &server.token, Method::POST, "/v2/sandboxes", body).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{said}");
+        assert!(said["message"].as_str().unwrap().contains(word), "{said}");
+    }
+
+    for (body, word) in [
+        (json!({ "name": "none", "cpuCount": 0 }), "cpuCount"),
+        (json!({ "name": "--" }), "`name`"),
+    ] {
+        let (response, said) = call(&server, &server.token, Method::POST, "/v3/templates", body).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{said}");
         assert!(said["message"].as_str().unwrap().contains(word), "{said}");
     }

@@ -32,6 +32,9 @@ async fn ready_and_claimed_instances_survive_and_half_made_ones_are_made_anew() 
         )
         .await;
     server.until(SOON, &pool, |it| it["status"]["provisioning"] == 1).await;
+    // Its command has begun: only the first one takes that long.
+    let runs = |it: &serde_json::Value| it["conditions"].to_string().contains("s has run for");
+    server.until(SOON, &format!("{pool}/explain"), runs).await;
     let test = server.post(&format!("{pool}/test"), json!({})).await;
     let (folder, options) = server.stop().await;
     let again: Arc<dyn Driver> = Arc::new(driver.reopen());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::killed;
 use crate::server::Server;
-use crate::support::{Ran, hearth, run, run_with_stdin};
+use crate::support::{Ran, eventually, hearth, run, run_with_stdin};
 
 /// A value that no tool shows.
 const SECRET: &str = "known-secret-7d1f4c";
@@ -239,6 +239,21 @@ fn both_ways_have_the_same_tools_and_say_the_same() {
         let (text, is_error) = call(name, arguments);
         assert!(is_error && text.contains(says), "{name}: {text}");
     }
+    // The VM of a test boot is nobody's claim, and goes too.
+    server.ok(&["pool", "test", "mcp-one"]);
+    let boots: Value = serde_json::from_str(&server.ok(&["pool", "instances", "mcp-one", "--json"])).unwrap();
+    let boot = boots["items"][0]["id"].as_str().unwrap();
+    let release = request(
+        "tools/call",
+        json!({ "name": "release", "arguments": { "instance": boot } }),
+    );
+    let (status, answer) = post(&server, Some(token), &release);
+    assert!(status == 200 && answer.contains("is over"), "{answer}");
+    eventually("the test boot's VM goes", || {
+        run(server.client(&["exec", boot, "true"]))
+            .stderr
+            .contains("was removed")
+    });
     // Without a token there is nothing at all.
     let (status, answer) = post(&server, None, &request("tools/list", json!({})));
     assert_eq!(status, 401, "{answer}");
