@@ -19,6 +19,29 @@ const PACKAGES: [(&str, &[&str]); 5] = [
     ("sshd", &["openssh-server"]),
 ];
 
+/// What a feature in the repository may say besides, and why it is not taken.
+const NOT_TAKEN: [(&str, &str); 13] = [
+    ("dependsOn", DEPENDS),
+    (
+        "installsAfter",
+        "features run in the order of devcontainer.json and its overrideFeatureInstallOrder",
+    ),
+    ("onCreateCommand", COMMAND),
+    ("updateContentCommand", COMMAND),
+    ("postCreateCommand", COMMAND),
+    ("postStartCommand", COMMAND),
+    ("postAttachCommand", COMMAND),
+    ("entrypoint", COMMAND),
+    ("mounts", "a VM has a disk of its own"),
+    ("privileged", PRIVILEGED),
+    ("capAdd", PRIVILEGED),
+    ("securityOpt", PRIVILEGED),
+    ("init", "a VM has an init of its own"),
+];
+const DEPENDS: &str = "features are not looked for: name this one in devcontainer.json, before the one that needs it";
+const COMMAND: &str = "of a feature only install.sh is run; this can be a command of the set-up";
+const PRIVILEGED: &str = "it is a container's; in a VM root may do everything";
+
 pub(crate) fn take(
     root: &Node<'_>,
     features: &Node<'_>,
@@ -112,6 +135,11 @@ fn local(id: &str, options: &Node<'_>, reader: &mut Reader<'_>, draft: &mut Draf
         }
         if let Some(all) = root.get("containerEnv")? {
             kept = all.scalars()?;
+        }
+        for (key, why) in NOT_TAKEN {
+            if root.get(key)?.is_some() {
+                draft.left_out(&about, key, why);
+            }
         }
     }
     match options.value {

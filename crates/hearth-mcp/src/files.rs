@@ -67,6 +67,8 @@ struct Lines {
     most: u64,
     /// Number of the line that the next byte belongs to.
     at: u64,
+    /// That line has a byte.
+    in_line: bool,
     kept: Vec<u8>,
     is_cut: bool,
 }
@@ -77,6 +79,7 @@ impl Lines {
             first,
             most,
             at: 1,
+            in_line: false,
             kept: Vec::new(),
             is_cut: false,
         }
@@ -92,7 +95,8 @@ impl Lines {
             if self.at >= self.first {
                 self.kept.push(*byte);
             }
-            if *byte == b'\n' {
+            self.in_line = *byte != b'\n';
+            if !self.in_line {
                 self.at += 1;
             }
         }
@@ -106,9 +110,11 @@ impl Lines {
             )));
         }
         if self.kept.is_empty() && size > 0 && !self.is_cut {
+            // After the last line end there is no line.
+            let lines = if self.in_line { self.at } else { self.at - 1 };
             return Err(Refusal::new(format!(
-                "the file has {} lines, and `offset` is {}",
-                self.at, self.first
+                "the file has {lines} lines, and `offset` is {}",
+                self.first
             )));
         }
         // A line that is cut is read again whole, unless it is all there is.
@@ -119,7 +125,17 @@ impl Lines {
             self.kept.truncate(end + 1);
         }
         let mut text = String::from_utf8_lossy(&self.kept).into_owned();
-        if self.is_cut {
+        if self.is_cut && self.at == self.first {
+            // Asked for again it would be as long.
+            text.push_str(&format!(
+                "\n[the file has {size} bytes; line {} is longer than what is shown: read on in it with `run`, like `sed -n {}p FILE | cut -b \
+                 {}-`; the next line is {}: `offset`]",
+                self.at,
+                self.at,
+                self.kept.len() + 1,
+                self.at + 1
+            ));
+        } else if self.is_cut {
             text.push_str(&format!(
                 "\n[the file has {size} bytes; the next line is {}: `offset`]",
                 self.at
@@ -229,6 +245,18 @@ mod tests {
         let cut = read(&long.repeat(1000), 1, 500).unwrap();
         assert!(cut.len() < MOST_BYTES + 100, "{}", cut.len());
         assert!(cut.contains("the next line is 246"), "{}", &cut[cut.len() - 80..]);
+        // Where one line is more than is shown, reading on does not show the same again.
+        let text = format!("one\n{}\nthree", "y".repeat(2 * MOST_BYTES));
+        let cut = read(&text, 2, 500).unwrap();
+        let said = &cut[MOST_BYTES..];
+        assert!(
+            said.contains("line 2 is longer") && said.contains(&format!("{}-", MOST_BYTES + 1)),
+            "{said}"
+        );
+        assert!(said.contains("the next line is 3"), "{said}");
+        assert_eq!(read(&text, 3, 500).unwrap(), "three");
+        assert!(read(&text, 4, 500).unwrap_err().contains("has 3 lines"));
+        assert!(read("one\ntwo\n", 5, 1).unwrap_err().contains("has 2 lines"));
     }
 
     #[test]

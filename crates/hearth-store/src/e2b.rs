@@ -49,6 +49,8 @@ pub struct SandboxSeen {
     pub claimed_at: Timestamp,
     /// End of the lease.
     pub expires_at: Timestamp,
+    /// Its VM has ended by itself.
+    pub vm_ended: bool,
     /// Nothing when the claim is another client's.
     pub kept: Option<E2bRow>,
 }
@@ -79,6 +81,7 @@ struct Raw {
     token_id: String,
     created_at: i64,
     expires_at: i64,
+    vm_ended: bool,
     template: Option<String>,
     metadata: Option<String>,
     timeout_ms: Option<i64>,
@@ -118,6 +121,7 @@ impl TryFrom<Raw> for SandboxSeen {
             token: parse("claim.token_id", &raw.token_id)?,
             claimed_at: timestamp(raw.created_at)?,
             expires_at: timestamp(raw.expires_at)?,
+            vm_ended: raw.vm_ended,
             kept,
         })
     }
@@ -125,7 +129,7 @@ impl TryFrom<Raw> for SandboxSeen {
 
 const SEEN: &str =
     "SELECT claim.instance_id, instance.vm_id, claim.project_id, project.name AS project_name, claim.token_id,
-           claim.created_at, claim.expires_at, kept.template, kept.metadata, kept.timeout_ms, kept.auto_pause,
+           claim.created_at, claim.expires_at, instance.vm_ended_at IS NOT NULL AS vm_ended, kept.template, kept.metadata, kept.timeout_ms, kept.auto_pause,
            kept.auto_resume, kept.public_traffic, kept.network, kept.ends_at, kept.paused_at
     FROM claim
     JOIN project ON project.id = claim.project_id

@@ -2,6 +2,7 @@
 //! and what the host gives to VMs.
 
 use hearth_api::pool::SetupCommand;
+use hearth_api::project::VmSize;
 use hearth_core::checkout::Checkout;
 use hearth_core::recipe::{Recipe, RecipeRepo, ResolvedInputs, set_up_of};
 use hearth_core::scripts::Phase;
@@ -62,7 +63,13 @@ impl Recipes {
     /// The size of the project's VMs.
     #[must_use]
     pub fn shape(&self, project: &ProjectRow) -> VmShape {
-        self.sizes.shape(project.vm_size)
+        self.shape_of(project.vm_size)
+    }
+
+    /// What a VM size means here.
+    #[must_use]
+    pub fn shape_of(&self, size: VmSize) -> VmShape {
+        self.sizes.shape(size)
     }
 }
 

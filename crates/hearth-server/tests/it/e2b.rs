@@ -165,6 +165,7 @@ async fn e2b_says_what_is_wrong_in_its_clients_words() {
 
     for (body, word) in [
         (json!({ "name": "none", "cpuCount": 0 }), "cpuCount"),
+        (json!({ "name": "none", "cpuCount": 9999 }), "9999 processors"),
         (json!({ "name": "--" }), "`name`"),
     ] {
         let (response, said) = call(&server, &server.token, Method::POST, "/v3/templates", body).await;
@@ -172,7 +173,7 @@ async fn e2b_says_what_is_wrong_in_its_clients_words() {
         assert!(said["message"].as_str().unwrap().contains(word), "{said}");
     }
 
-    // `base` is the only project, by whatever name.
+    // `base` is the only project, by whatever name: what was refused has made none.
     let made = create(&server, json!({ "templateID": "base", "timeout": 60 })).await;
     let id = made["sandboxID"].as_str().unwrap();
     assert!(

@@ -273,8 +273,17 @@ impl Link<'_> {
     }
 }
 
-/// A claim that a key may manage: its own, or any of its tenant for an admin.
+/// A claim that a key may manage: its own, or any of its tenant for an admin. One whose VM has ended by itself is no sandbox any more.
 pub async fn managed(state: &AppState, key: &Key, name: &str) -> Result<SandboxSeen, Refusal> {
+    let seen = held(state, key, name).await?;
+    if seen.vm_ended {
+        return Err(Refusal::no_sandbox(name));
+    }
+    Ok(seen)
+}
+
+/// The same, whatever became of its VM.
+pub async fn held(state: &AppState, key: &Key, name: &str) -> Result<SandboxSeen, Refusal> {
     let gone = || Refusal::no_sandbox(name);
     let id = instance_id(name).ok_or_else(gone)?;
     key.0.need(Scope::Claim)?;

@@ -123,7 +123,7 @@ async fn all(state: &AppState, key: &Key, query: &str, page: Option<usize>) -> R
         .sandboxes(key.0.sees(None))
         .await?
         .into_iter()
-        .filter(|seen| seen.expires_at > now)
+        .filter(|seen| seen.expires_at > now && !seen.vm_ended)
         .filter_map(|seen| Some((seen.clone(), *projects.get(&seen.project)?)))
         .filter(|(seen, project)| asked.wants(seen, project))
         .collect();

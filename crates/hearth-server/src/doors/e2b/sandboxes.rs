@@ -18,7 +18,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::access::{Key, access_token, managed, sandbox_id, traffic_token};
+use super::access::{Key, access_token, held, managed, sandbox_id, traffic_token};
 use super::audited::Claimed;
 use super::body::Json;
 use super::fault::Refusal;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// How long clients wait in all, for every answer and between them (`REQUEST_TIMEOUT` of E2B's SDKs).
 const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
 /// What is added to that for a VM that is being handed over.
-const HAND_OVER: Duration = Duration::from_secs(5);
+const HAND_OVER: Duration = Duration::from_secs(13);
 /// When a client is to ask again for a VM that is being made.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Longest idempotency key.
@@ -186,7 +186,7 @@ impl Wanted {
                     Ok(Ok(reply)) => return Ok(reply),
                     Ok(Err(error)) => refused(error),
                     // What was begun serves the next one that asks.
-                    Err(_) => (no_capacity(), ErrorCode::Unavailable),
+                    Err(_) => (no_capacity(state, project).await, ErrorCode::Unavailable),
                 };
                 state.metrics.claim_refused(&project.id, code);
                 Err(refusal.worth_waiting_for(begun.elapsed(), task.order.patience, CLIENT_PATIENCE))
@@ -227,9 +227,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     Ok(Some(key.into()))
 }
 
-/// None became ready in time.
-fn no_capacity() -> Refusal {
-    let why = "no VM of this template became ready in time; one is being made, ask again";
+/// None became ready in time. What keeps the pool from having one is said where it is known.
+async fn no_capacity(state: &AppState, project: &ProjectRow) -> Refusal {
+    let why = match state.claims.blockers.blocker(project).await {
+        Ok(Some(blocker)) => format!("no VM of this template became ready in time: {}", blocker.message),
+        _ => "no VM of this template became ready in time; one is being made, ask again".to_owned(),
+    };
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         .coded(NO_CAPACITY)
         .again_after(ASK_AGAIN)
@@ -300,6 +303,12 @@ pub async fn connect(
 ) -> Result<Response, Refusal> {
     let seen = managed(&state, &key, &name).await?;
     let timeout = lifetime(body.timeout)?;
+    // Who connects is told now, and not by the first command.
+    if let Some(row) = state.store.instance(&seen.id).await?
+        && state.probes.ends().check(&row).await?.is_some()
+    {
+        return Err(Refusal::no_sandbox(&name));
+    }
     let was_paused = seen.is_paused();
     if was_paused {
         pause::wake(&state, &seen, timeout).await.map_err(|fault| {
@@ -452,7 +461,7 @@ pub async fn info(
 
 /// Ends a sandbox. Its VM is destroyed.
 pub async fn kill(State(state): State<AppState>, key: Key, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
-    let seen = managed(&state, &key, &name).await?;
+    let seen = held(&state, &key, &name).await?;
     match release(&state, &seen.id, "a client of E2B killed it").await {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Refusal::no_sandbox(&name)),

@@ -96,6 +96,17 @@ pub async fn begin(
     if find::slug(name).is_empty() {
         return Err(Refusal::wrong("`name` must hold a letter or a digit"));
     }
+    let (cpus, memory) = (body.cpu_count.unwrap_or(1), body.memory_mb.unwrap_or(512));
+    if cpus == 0 || memory == 0 {
+        return Err(Refusal::wrong("`cpuCount` and `memoryMB` must be at least 1"));
+    }
+    let fits = |size: &VmSize| {
+        let shape = state.claims.recipes.shape_of(*size);
+        shape.vcpus >= cpus && shape.memory_mib >= memory
+    };
+    let size = VmSize::ALL.into_iter().find(fits);
+    let size =
+        size.ok_or_else(|| Refusal::wrong(format!("no VM here has {cpus} processors and {memory} MiB of memory")))?;
     let all = projects(&state, &key).await?;
     let same = all
         .into_iter()
@@ -115,20 +126,6 @@ pub async fn begin(
             project_of(&state, &key, made["id"].as_str().unwrap_or_default()).await?
         }
     };
-    let (cpus, memory) = (body.cpu_count.unwrap_or(1), body.memory_mb.unwrap_or(512));
-    if cpus == 0 || memory == 0 {
-        return Err(Refusal::wrong("`cpuCount` and `memoryMB` must be at least 1"));
-    }
-    let fits = |size: &VmSize| {
-        let shape = state.claims.recipes.shape(&ProjectRow {
-            vm_size: *size,
-            ..project.clone()
-        });
-        shape.vcpus >= cpus && shape.memory_mib >= memory
-    };
-    let size = VmSize::ALL.into_iter().find(fits);
-    let size =
-        size.ok_or_else(|| Refusal::wrong(format!("no VM here has {cpus} processors and {memory} MiB of memory")))?;
     let path = format!("/projects/{}", project.id);
     api.ask(&key, Method::PATCH, &path, &json!({ "vmSize": size.as_str() }))
         .await?;
