@@ -65,8 +65,13 @@ impl Server {
 
 /// A server with a project of that repository, so many VMs ready.
 fn warm(folder: &Path, ready: usize) -> (Server, String) {
+    warm_with(folder, ready, vec![ExecRule::does("worker", Special::NeverEnds)])
+}
+
+/// The same, where commands do what these say, and else end at once.
+fn warm_with(folder: &Path, ready: usize, rules: Vec<ExecRule>) -> (Server, String) {
     let url = repository(folder);
-    let server = Server(House::start(vec![ExecRule::does("worker", Special::NeverEnds)]));
+    let server = Server(House::start(rules));
     server.ok(&["project", "create", "web", "--repo", &url]);
     server.ok(&["pool", "set", "web", "--enabled", "--target", &ready.to_string()]);
     eventually("the pool is full", || pool(&server)["status"]["ready"] == ready);
@@ -278,6 +283,30 @@ fn exit_codes_say_whether_an_order_may_be_tried_again_or_needs_a_person() {
     server.ok(&["project", "set", "web", "--max-claims", "1"]);
     let command = hook.command("second", &["--wait", "0"]);
     assert_eq!(code("full", command, "hold"), 1);
+}
+
+#[test]
+fn deliveries_at_the_same_moment_whose_worker_ends_at_once_need_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, url) = warm_with(folder.path(), 2, Vec::new());
+    for order in ["one", "two", "three"] {
+        let deliver = || {
+            let args = ["relay", "command", "--order", order, "--repo", &url, "--", "true"];
+            let mut command = server.client(&args);
+            command.env("PATH", std::env::var_os("PATH").unwrap());
+            run(command)
+        };
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..12).map(|_| scope.spawn(deliver)).collect();
+            for one in all {
+                let Ran { code, stderr, .. } = one.join().unwrap();
+                assert!(code == 0 || code == 1, "{order}: {code}: {stderr}");
+            }
+        });
+        let Ran { code, stderr, .. } = deliver();
+        assert!(code == 0 && stderr.contains("it gets no second one"), "{stderr}");
+    }
+    assert!(claims(&server).is_empty());
 }
 
 #[test]

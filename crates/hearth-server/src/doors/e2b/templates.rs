@@ -368,6 +368,9 @@ pub async fn alias(
     Path(name): Path<String>,
 ) -> Result<axum::Json<Value>, Refusal> {
     let found = template(&state, &key, &name).await?;
+    if let Template::Project(project) = &found {
+        must_be_built(&state, project).await?;
+    }
     Ok(axum::Json(json!({ "templateID": found.project().id, "public": false })))
 }
 

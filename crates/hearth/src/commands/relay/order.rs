@@ -8,6 +8,7 @@ use hearth_api::claim::{ClaimReply, ClaimRequest, ClaimedRepo};
 use hearth_api::client::{Client, ClientError};
 use hearth_api::exec::ExecRequest;
 use hearth_api::find::ProjectFound;
+use hearth_api::ids::InstanceId;
 use hearth_api::session::StartSession;
 use hearth_api::values::{Branch, GuestPath, Name, SessionTag, TaskId, VariableName, VariableValue, Word};
 use jiff::Timestamp;
@@ -26,6 +27,8 @@ fi
 exec "$@""#;
 /// So often an order that may have another VM gets one after the VM before has ended.
 const MOST_VMS: u32 = 100;
+/// So often a worker is started in one VM: the one of a delivery before may end in between.
+const MOST_STARTS: u32 = 3;
 /// Lease of a VM whose worker does not run yet, minutes: a hook that is killed in between leaves it no longer than that.
 const UNSTARTED_MINUTES: u64 = 10;
 /// Fewest digits of a commit.
@@ -103,31 +106,33 @@ impl Order {
         };
         let (id, key) = (claim.id.clone(), self.key.clone());
         let request = self.worker(&claim, revision, options)?;
-        match client.start_session(&id, &request).await {
-            Ok(_) => {
-                keep(client, &claim, options).await?;
-                Ok(Outcome::Done(format!("the worker of the order {key} runs in {id}")))
-            }
-            // A delivery before this one was faster.
-            Err(ClientError::Api { status: 409, .. }) if has_worker(client, &id).await => {
-                keep(client, &claim, options).await?;
-                Ok(Outcome::Done(format!(
-                    "the worker of the order {key} runs in {id} already"
-                )))
-            }
-            // Its worker ended this moment.
-            Err(error) if error.is_not_found() => {
-                Err(Outcome::Again(format!("the VM of the order {key} has just ended")))
-            }
-            Err(error) => {
-                let outcome = Outcome::from(error);
-                // A worker that cannot be started has no use for the VM; where it is not known, the server watches.
-                if matches!(outcome, Outcome::Blocked(_)) {
-                    let _ = client.release(&id).await;
+        for _ in 0..MOST_STARTS {
+            match client.start_session(&id, &request).await {
+                Ok(_) => {
+                    keep(client, &claim, options).await?;
+                    return Ok(Outcome::Done(format!("the worker of the order {key} runs in {id}")));
                 }
-                Err(outcome)
+                // A delivery before this one was faster, or the VM is not the order's any more.
+                Err(ClientError::Api { status: 409 | 410, .. }) => {
+                    if has_worker(client, &id, &key).await? {
+                        keep(client, &claim, options).await?;
+                        return Ok(Outcome::Done(format!(
+                            "the worker of the order {key} runs in {id} already"
+                        )));
+                    }
+                }
+                Err(error) if error.is_not_found() => return Err(just_ended(&key)),
+                Err(error) => {
+                    let outcome = Outcome::from(error);
+                    // A worker that cannot be started has no use for the VM; where it is not known, the server watches.
+                    if matches!(outcome, Outcome::Blocked(_)) {
+                        let _ = client.release(&id).await;
+                    }
+                    return Err(outcome);
+                }
             }
         }
+        Err(just_ended(&key))
     }
 
     /// The project whose VMs hold the repository.
@@ -318,10 +323,24 @@ async fn keep(client: &Client, claim: &ClaimReply, options: &RelayOptions) -> Re
     }
 }
 
-/// Whether a VM has the worker.
-async fn has_worker(client: &Client, id: &hearth_api::ids::InstanceId) -> bool {
-    let sessions = client.list_sessions(id).await.unwrap_or_default();
-    sessions.iter().any(|session| session.tag.as_deref() == Some(TAG))
+/// Its worker ended this moment.
+fn just_ended(key: &str) -> Outcome {
+    Outcome::Again(format!("the VM of the order {key} has just ended"))
+}
+
+/// Whether a VM has the worker. What cannot be asked is asked again by the next delivery, and a VM that has ended is given back for it.
+async fn has_worker(client: &Client, id: &InstanceId, key: &str) -> Result<bool, Outcome> {
+    match client.list_sessions(id).await {
+        Ok(sessions) => Ok(sessions.iter().any(|session| session.tag.as_deref() == Some(TAG))),
+        Err(ClientError::Api {
+            status: 404 | 409 | 410,
+            ..
+        }) => {
+            let _ = client.release(id).await;
+            Err(just_ended(key))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
