@@ -44,6 +44,8 @@ kinds! {
     PoolChanged = "pool.changed",
     /// Failures up to now do not count against the pool any more.
     PoolRetried = "pool.retried",
+    /// A pool has another home among the servers of one database; `detail.server` says which.
+    PoolMoved = "pool.moved",
     /// An instance was ordered.
     InstanceProvisioning = "instance.provisioning",
     /// The server began to make an instance.

@@ -27,6 +27,7 @@ pub mod pool;
 pub mod port;
 pub mod project;
 pub mod schedule;
+pub mod server;
 pub mod session;
 pub mod settings;
 pub mod setup;

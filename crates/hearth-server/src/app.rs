@@ -16,7 +16,7 @@ use crate::claims::{self, Claims, Queues};
 use crate::doors;
 use crate::events::{Feed, Keep};
 use crate::history::{Historian, KeepHistory};
-use crate::http::{AppState, HookGate, Pace, PortAccess, VisitorLimit};
+use crate::http::{AppState, HookGate, Pace, PortAccess, Relay, VisitorLimit};
 use crate::metrics::Metrics;
 use crate::options::{Changeable, ServeOptions, SharedLimits};
 use crate::pools::act::Actor;
@@ -31,6 +31,7 @@ use crate::repos::mirrors::Mirrors;
 use crate::repos::sources::{Sources, known_hosts};
 use crate::repos::watch::Watch;
 use crate::secrets::links::LinkKey;
+use crate::servers::Servers;
 use crate::status::PoolStatus;
 use crate::store::{Elsewhere, Store};
 use crate::templates::environment::Environments;
@@ -54,7 +55,7 @@ pub enum AppError {
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The certificates of this machine cannot be read, say.
-    #[error("the HTTP client for webhooks and sign-ins cannot be set up: {0}")]
+    #[error("the HTTP client for webhooks, sign-ins and other servers cannot be set up: {0}")]
     Client(#[from] reqwest::Error),
 }
 
@@ -81,6 +82,15 @@ impl App {
         options: &ServeOptions,
     ) -> Result<Self, AppError> {
         let (store, wake, queues) = (store.clone(), Wake::default(), Queues::default());
+        let session: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
+        let servers = Servers::new(store.clone(), wake.clone(), session.to_string());
+        let relay = Relay::new(
+            servers.clone(),
+            links.clone(),
+            options.ports_domain.clone(),
+            options.peer_authority.as_deref(),
+            doors::e2b::about,
+        )?;
         let connections = Connections::new(driver.clone());
         let memory = Memory::new(driver.clone(), options.claimed_reserve);
         let admission = Admission::new(store.clone(), driver.clone(), memory.clone(), options.memory_mib);
@@ -158,7 +168,7 @@ impl App {
         );
         let guest_requests = GuestRequests::new(store.clone(), connections.clone());
         let host_keys = builder.host_keys();
-        let boots = Actor::new(driver.clone(), builder, pause.clone(), endings);
+        let boots = Actor::new(driver.clone(), builder, pause.clone(), endings, session);
         let egress = Egress::new(store.clone(), driver.clone());
         let pools = Observer::new(
             &boots,
@@ -212,11 +222,13 @@ impl App {
             age: options.history_max_age,
             bytes: options.history_disk_mib << 20,
         };
-        let historian = Historian::new(store.clone(), feed.clone(), keep);
-        let webhooks = Webhooks::new(store.clone(), feed.clone(), options.webhook_second)?;
+        let historian = Historian::new(store.clone(), feed.clone(), servers.clone(), keep);
+        let webhooks = Webhooks::new(store.clone(), feed.clone(), servers.clone(), options.webhook_second)?;
         let (audit_log, audit) = audit_log(store.clone(), options.audit_max_age);
         let state = AppState {
             audit: audit_log,
+            servers,
+            relay,
             webhooks,
             feed,
             metrics: metrics?,
@@ -294,9 +306,11 @@ impl App {
         let history_stop = stop.clone();
         let (webhooks, webhooks_stop) = (state.webhooks.clone(), stop.clone());
         let (metrics, metrics_stop) = (state.metrics.clone(), stop.clone());
+        let (servers, servers_stop) = (state.servers.clone(), stop.clone());
         let elsewhere = hear_others(state.store.elsewhere(), state.wake.clone(), queues, stop.clone());
         let tasks = vec![
             tokio::spawn(elsewhere),
+            tokio::spawn(async move { servers.run(servers_stop).await }),
             tokio::spawn(async move { gc.run(gc_stop).await }),
             tokio::spawn(async move { mirror_gc.run(mirrors_stop).await }),
             tokio::spawn(async move { probes.run(probes_stop).await }),

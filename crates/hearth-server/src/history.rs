@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Feed;
 use crate::retention;
+use crate::servers::Servers;
 use crate::store::{EventFilter, HistoryKept, Store, StoreError};
 
 /// Events that are written at a time.
@@ -43,14 +44,20 @@ pub struct KeepHistory {
 pub struct Historian {
     store: Store,
     feed: Feed,
+    servers: Servers,
     keep: KeepHistory,
 }
 
 impl Historian {
     /// Writes nothing until [`Historian::run`].
     #[must_use]
-    pub fn new(store: Store, feed: Feed, keep: KeepHistory) -> Self {
-        Self { store, feed, keep }
+    pub fn new(store: Store, feed: Feed, servers: Servers, keep: KeepHistory) -> Self {
+        Self {
+            store,
+            feed,
+            servers,
+            keep,
+        }
     }
 
     /// Writes until the server stops. The next server continues where this one was.
@@ -79,7 +86,8 @@ impl Historian {
     }
 
     async fn write_new(&self) -> Result<(), StoreError> {
-        loop {
+        // One of several servers writes for all.
+        while self.servers.leads() {
             let after = self.store.history_cursor().await?;
             let events = self.store.events_after(EventFilter::default(), after, PAGE).await?;
             let Some(last) = events.last().map(|row| row.event.id) else {
@@ -97,6 +105,7 @@ impl Historian {
             }
             self.store.write_history(&events, &logs, last).await?;
         }
+        Ok(())
     }
 
     async fn remove(&self) {

@@ -16,6 +16,7 @@ mod repos;
 mod retention;
 mod secrets;
 mod serve;
+mod servers;
 mod status;
 mod templates;
 mod vms;

@@ -75,6 +75,10 @@ pub struct ServeOptions {
     pub probe_patience: Duration,
     /// Time between two looks at a repository whose branches are followed; zero: it looks once, and then only for webhooks.
     pub watch_interval: Duration,
+    /// Where other servers of the same database reach this one; `None`: at the first port that it listens at, if that has an address.
+    pub advertise: Option<String>,
+    /// The authority of the other servers' certificates, PEM, beside those that every program trusts.
+    pub peer_authority: Option<Vec<u8>>,
     /// Where people sign in to the pages without a token; `None`: only with one.
     pub openid: Option<OpenIdSettings>,
     /// What webhooks are signed with; without one none is taken.
@@ -202,6 +206,8 @@ impl ServeOptions {
             probe_interval: PROBE_INTERVAL,
             probe_patience: PROBE_PATIENCE,
             watch_interval: WATCH_INTERVAL,
+            advertise: None,
+            peer_authority: None,
             openid: None,
             webhook_secret: None,
             image_max_age: IMAGE_MAX_AGE,

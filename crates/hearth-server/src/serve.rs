@@ -2,6 +2,7 @@
 
 mod backup;
 mod database;
+mod identity;
 mod move_store;
 mod uninstall;
 
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::identity::{IdentityError, advertised, label, place};
 use crate::app::{App, AppError};
 use crate::doors;
 use crate::http::{Answering, Tls, TlsError, answer, answer_metrics, new_token};
@@ -30,6 +32,7 @@ use crate::options::{Address, DriverKind, Listen, Listener, ServeOptions, TlsSou
 use crate::repos::mirrors::sweep;
 use crate::secrets::cipher::{Cipher, SecretError, write_private};
 use crate::secrets::links::LinkKey;
+use crate::servers::ServerError;
 use crate::store::{NewToken, Store, StoreError};
 use crate::templates::images;
 use crate::web;
@@ -59,8 +62,10 @@ pub enum ServeError {
     /// Another server works on this data folder.
     #[error("another Hearth server uses the data folder {}; stop it first, or use another --data-dir", .0.display())]
     InUse(PathBuf),
-    /// Another server works on this database.
-    #[error("another Hearth server works with this database; stop it first, or name another one with --database")]
+    /// Another process has this database alone.
+    #[error(
+        "an older Hearth server, or `hearth store move`, has this database alone; stop it first, or name another database with --database"
+    )]
     DatabaseInUse,
     /// The server was started without what says where its store is.
     #[error(
@@ -103,6 +108,11 @@ pub enum ServeError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It cannot be one of several servers.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Secret(#[from] SecretError),
     #[error(transparent)]
@@ -162,13 +172,24 @@ pub async fn serve_with(
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
+    let label = label(&store, &installation, &links).await?;
     database::note(options, &installation)?;
     store.unreserve_all().await?;
     store.undo_unanswered_claims(Timestamp::now()).await?;
     store.undo_checkpoints().await?;
     first_token(&store, folder).await?;
-    let driver = make(installation)?;
+    // An engine that several servers share knows the installation; whatever is one machine's is its own server's.
+    let driver = make(match options.driver {
+        DriverKind::Incus => installation,
+        DriverKind::Qemu | DriverKind::Fake => label,
+    })?;
     let app = App::new(&store, driver.clone(), mirrors, links, options)?;
+    let (listeners, addresses) = open(&options.listen)?;
+    let url = advertised(options, &addresses);
+    app.state
+        .servers
+        .begin(&place(folder), url.as_deref(), options.memory_mib)
+        .await?;
     let rules = options.openid.as_ref().map(ToString::to_string).unwrap_or_default();
     store.end_sign_ins_unless(&rules, Timestamp::now()).await?;
     let openid = options.openid.clone().map(web::Provider::new).transpose();
@@ -179,7 +200,6 @@ pub async fn serve_with(
     }
     let tls = options.tls.as_ref().map(|source| Tls::open(source, &certificates));
     let tls = tls.transpose()?;
-    let (listeners, addresses) = open(&options.listen)?;
     let policy = PrunePolicy {
         max_age: Some(options.image_max_age).filter(|age| !age.is_zero()),
         max_bytes: options.image_disk_mib.map(|mib| mib << 20),

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Feed;
+use crate::servers::Servers;
 use crate::store::{Attempt, DueDelivery, EventFilter, EventRow, NewDelivery, Store, StoreError};
 
 /// Secrets begin so, and the rest is Base64.
@@ -63,6 +64,7 @@ fn signature(secret: &str, id: &str, at: i64, body: &str) -> Option<String> {
 pub struct Webhooks {
     store: Store,
     feed: Feed,
+    servers: Servers,
     http: reqwest::Client,
     /// How long a second of the pauses lasts.
     second: Duration,
@@ -84,11 +86,12 @@ pub fn outgoing_client(patience: Duration) -> reqwest::Result<reqwest::Client> {
 
 impl Webhooks {
     /// Delivers nothing until [`Webhooks::run`].
-    pub fn new(store: Store, feed: Feed, second: Duration) -> reqwest::Result<Self> {
+    pub fn new(store: Store, feed: Feed, servers: Servers, second: Duration) -> reqwest::Result<Self> {
         let http = outgoing_client(PATIENCE)?;
         Ok(Self {
             store,
             feed,
+            servers,
             http,
             second,
             changed: Arc::default(),
@@ -128,7 +131,8 @@ impl Webhooks {
     }
 
     async fn queue_new(&self, seen: &mut u64) -> Result<(), StoreError> {
-        loop {
+        // One of several servers posts for all.
+        while self.servers.leads() {
             let webhooks = self.store.all_webhooks().await?;
             let Some(oldest) = webhooks.iter().map(|webhook| webhook.after).min() else {
                 *seen = self.store.event_span().await?.newest;
@@ -156,6 +160,7 @@ impl Webhooks {
             }
             *seen = last;
         }
+        Ok(())
     }
 
     /// Posts what is due, to every receiver by itself: one that is slow delays no other.
@@ -189,6 +194,9 @@ impl Webhooks {
     /// The receivers that something is due for, and how long until something is due for another; without those that are posted to
     /// at this moment.
     async fn due_receivers(&self, working: &BTreeSet<WebhookId>) -> Result<(Vec<WebhookId>, Duration), StoreError> {
+        if !self.servers.leads() {
+            return Ok((Vec::new(), LONGEST_PAUSE));
+        }
         let now = Timestamp::now();
         self.store.remove_deliveries(now - KEPT, BATCH).await?;
         let mut next = self.store.next_deliveries().await?;

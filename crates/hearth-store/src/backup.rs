@@ -10,7 +10,7 @@ use super::{BUSY_TIMEOUT, StoreError, millis};
 
 /// What belongs to the machine and its VMs, and not to what a person set up: none of it is there when a backup is restored. A
 /// record without its VM would be taken for one that was lost, and a label that two data folders have for one installation.
-const OF_THE_MACHINE: [&str; 11] = [
+const OF_THE_MACHINE: [&str; 13] = [
     "DELETE FROM instance",
     "DELETE FROM claim",
     "DELETE FROM template",
@@ -19,6 +19,8 @@ const OF_THE_MACHINE: [&str; 11] = [
     "DELETE FROM named_checkpoint",
     "DELETE FROM stopped_vm",
     "DELETE FROM controller",
+    "DELETE FROM home",
+    "DELETE FROM server",
     // The server that was backed up delivers them.
     "DELETE FROM webhook_delivery WHERE status = 'pending'",
     // Browsers sign in again: it is another address.

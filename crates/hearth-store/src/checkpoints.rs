@@ -85,7 +85,7 @@ impl Store {
     /// Writes a checkpoint whose files are whole.
     pub async fn insert_checkpoint(&self, row: &CheckpointRow, now: Timestamp) -> Result<(), StoreError> {
         db::query(
-            "INSERT INTO checkpoint (key, parent, project_id, logs, created_at, checkouts) VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO checkpoint (server, key, parent, project_id, logs, created_at, checkouts) VALUES ($7, $1, $2, $3, $4, $5, $6)
              ON CONFLICT DO NOTHING",
         )
         .bind(row.key.as_str())
@@ -94,6 +94,7 @@ impl Store {
         .bind(to_json(&row.logs)?)
         .bind(millis(now))
         .bind(row.checkouts.as_ref().map(to_json).transpose()?)
+        .bind(self.server())
         .run_on(&self.write)
         .await?;
         Ok(())
@@ -101,10 +102,12 @@ impl Store {
 
     /// Where a set-up left the checkouts, in their order; nothing where that was not recorded.
     pub async fn checkouts_of(&self, key: &CheckpointKey) -> Result<Vec<CheckoutState>, StoreError> {
-        let told: Option<Option<String>> = db::query_scalar("SELECT checkouts FROM checkpoint WHERE key = $1")
-            .bind(key.as_str())
-            .fetch_optional(&self.read)
-            .await?;
+        let told: Option<Option<String>> =
+            db::query_scalar("SELECT checkouts FROM checkpoint WHERE server = $1 AND key = $2")
+                .bind(self.server())
+                .bind(key.as_str())
+                .fetch_optional(&self.read)
+                .await?;
         let told = told.flatten().map(|told| from_json("checkpoint.checkouts", &told));
         told.transpose().map(Option::unwrap_or_default)
     }
@@ -115,7 +118,8 @@ impl Store {
         let mut at = Some(key.as_str().to_owned());
         while let Some(key) = at.take() {
             let row: Option<(Option<String>, String)> =
-                db::query_as("SELECT parent, logs FROM checkpoint WHERE key = $1")
+                db::query_as("SELECT parent, logs FROM checkpoint WHERE server = $1 AND key = $2")
+                    .bind(self.server())
                     .bind(&key)
                     .fetch_optional(&self.read)
                     .await?;
@@ -127,11 +131,13 @@ impl Store {
         Ok(Some(logs.concat()))
     }
 
-    /// Every checkpoint that has a row, and whose it is.
+    /// Every checkpoint of this server that has a row, and whose it is.
     pub async fn checkpoint_owners(&self) -> Result<HashMap<CheckpointKey, Option<ProjectId>>, StoreError> {
-        let rows: Vec<(String, Option<String>)> = db::query_as("SELECT key, project_id FROM checkpoint")
-            .fetch_all(&self.read)
-            .await?;
+        let rows: Vec<(String, Option<String>)> =
+            db::query_as("SELECT key, project_id FROM checkpoint WHERE server = $1")
+                .bind(self.server())
+                .fetch_all(&self.read)
+                .await?;
         rows.into_iter()
             .map(|(key, project)| {
                 let project = project
@@ -161,16 +167,18 @@ impl Store {
     ) -> Result<(), StoreError> {
         let gone = format!(
             "WITH RECURSIVE gone (key) AS (
-                SELECT {} UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key)",
+                SELECT {} UNION SELECT checkpoint.key FROM checkpoint JOIN gone ON checkpoint.parent = gone.key
+                WHERE checkpoint.server = $2)",
             self.dialect().key("$1")
         );
         let mut tx = self.write.begin().await?;
         if damaged {
             let ids: Vec<String> = db::query_scalar(sqlx::AssertSqlSafe(format!(
                 "{gone} SELECT id FROM instance
-                 WHERE template_key IN (SELECT key FROM gone) AND state = 'ready' AND purpose <> 'claim'"
+                 WHERE server = $2 AND template_key IN (SELECT key FROM gone) AND state = 'ready' AND purpose <> 'claim'"
             )))
             .bind(key.as_str())
+            .bind(self.server())
             .fetch_all(&mut *tx)
             .await?;
             delete_rows(
@@ -182,9 +190,10 @@ impl Store {
             .await?;
         }
         let templates: Vec<(String, String, String)> = db::query_as(sqlx::AssertSqlSafe(format!(
-            "{gone} SELECT project_id, recipe, key FROM template WHERE key IN (SELECT key FROM gone)"
+            "{gone} SELECT project_id, recipe, key FROM template WHERE server = $2 AND key IN (SELECT key FROM gone)"
         )))
         .bind(key.as_str())
+        .bind(self.server())
         .fetch_all(&mut *tx)
         .await?;
         for (project, recipe, key) in templates {
@@ -199,9 +208,10 @@ impl Store {
                 .await?;
         }
         db::query(sqlx::AssertSqlSafe(format!(
-            "{gone} DELETE FROM checkpoint WHERE key IN (SELECT key FROM gone)"
+            "{gone} DELETE FROM checkpoint WHERE server = $2 AND key IN (SELECT key FROM gone)"
         )))
         .bind(key.as_str())
+        .bind(self.server())
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -229,11 +239,12 @@ impl Store {
         let noted: Option<Option<String>> = db::query_scalar(
             "INSERT INTO checkpoint_fault (key, project_id, reason, at)
              SELECT key, project_id, $2, $3 FROM checkpoint
-             WHERE key = $1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project)) RETURNING project_id",
+             WHERE server = $4 AND key = $1 AND (project_id IS NULL OR project_id IN (SELECT id FROM project)) RETURNING project_id",
         )
         .bind(key.as_str())
         .bind(reason)
         .bind(millis(now))
+        .bind(self.server())
         .fetch_optional(&mut *tx)
         .await?;
         // A base is no project's.
@@ -272,15 +283,17 @@ impl Store {
     /// Notes which checkpoint the instances of a recipe are forked from. Not when that has no row any more.
     pub async fn set_template(&self, row: &TemplateRow) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
-        let before: Option<String> = db::query_scalar("SELECT key FROM template WHERE project_id = $1 AND recipe = $2")
-            .bind(row.project.as_str())
-            .bind(&row.recipe)
-            .fetch_optional(&mut *tx)
-            .await?;
+        let before: Option<String> =
+            db::query_scalar("SELECT key FROM template WHERE server = $1 AND project_id = $2 AND recipe = $3")
+                .bind(self.server())
+                .bind(row.project.as_str())
+                .bind(&row.recipe)
+                .fetch_optional(&mut *tx)
+                .await?;
         let done = db::query(
-            "INSERT INTO template (project_id, recipe, key, created_at, repos, settings)
-             SELECT $1, $2, key, $4, $5, $6 FROM checkpoint WHERE key = $3
-             ON CONFLICT (project_id, recipe) DO UPDATE
+            "INSERT INTO template (server, project_id, recipe, key, created_at, repos, settings)
+             SELECT server, $1, $2, key, $4, $5, $6 FROM checkpoint WHERE server = $7 AND key = $3
+             ON CONFLICT (server, project_id, recipe) DO UPDATE
              SET created_at = CASE WHEN template.key = excluded.key THEN template.created_at ELSE excluded.created_at END,
                  key = excluded.key, repos = excluded.repos, settings = excluded.settings",
         )
@@ -290,6 +303,7 @@ impl Store {
         .bind(millis(row.created_at))
         .bind(to_json(&row.repos)?)
         .bind(to_json(&row.settings)?)
+        .bind(self.server())
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() > 0 && before.is_none_or(|before| before != row.key.as_str()) {
@@ -301,30 +315,36 @@ impl Store {
         Ok(())
     }
 
-    /// The template of a recipe.
+    /// The template of a recipe on this server.
     pub async fn template(&self, project: &ProjectId, recipe: &str) -> Result<Option<TemplateRow>, StoreError> {
-        let raw: Option<RawTemplate> = db::query_as("SELECT * FROM template WHERE project_id = $1 AND recipe = $2")
-            .bind(project.as_str())
-            .bind(recipe)
-            .fetch_optional(&self.read)
-            .await?;
+        let raw: Option<RawTemplate> =
+            db::query_as("SELECT * FROM template WHERE server = $1 AND project_id = $2 AND recipe = $3")
+                .bind(self.server())
+                .bind(project.as_str())
+                .bind(recipe)
+                .fetch_optional(&self.read)
+                .await?;
         raw.map(TemplateRow::try_from).transpose()
     }
 
-    /// Every template of a project.
+    /// Every template of a project on this server.
     pub async fn templates_of(&self, project: &ProjectId) -> Result<Vec<TemplateRow>, StoreError> {
-        let raw: Vec<RawTemplate> = db::query_as("SELECT * FROM template WHERE project_id = $1 ORDER BY recipe")
-            .bind(project.as_str())
-            .fetch_all(&self.read)
-            .await?;
+        let raw: Vec<RawTemplate> =
+            db::query_as("SELECT * FROM template WHERE server = $1 AND project_id = $2 ORDER BY recipe")
+                .bind(self.server())
+                .bind(project.as_str())
+                .fetch_all(&self.read)
+                .await?;
         raw.into_iter().map(TemplateRow::try_from).collect()
     }
 
-    /// Every template.
+    /// Every template on this server.
     pub async fn templates(&self) -> Result<Vec<TemplateRow>, StoreError> {
-        let raw: Vec<RawTemplate> = db::query_as("SELECT * FROM template ORDER BY project_id, recipe")
-            .fetch_all(&self.read)
-            .await?;
+        let raw: Vec<RawTemplate> =
+            db::query_as("SELECT * FROM template WHERE server = $1 ORDER BY project_id, recipe")
+                .bind(self.server())
+                .fetch_all(&self.read)
+                .await?;
         raw.into_iter().map(TemplateRow::try_from).collect()
     }
 }

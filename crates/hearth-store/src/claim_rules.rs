@@ -131,15 +131,17 @@ impl Store {
             .collect()
     }
 
-    /// The claimed VMs that are to be paused when nobody uses them.
+    /// The claimed VMs of this server that are to be paused when nobody uses them.
     pub async fn idle_rules(&self) -> Result<Vec<IdleRule>, StoreError> {
         let rows: Vec<(String, String, i64, bool)> = db::query_as(
             "SELECT claim.instance_id, instance.vm_id, project.idle_pause_minutes, project.idle_pause_to_disk
              FROM project
              JOIN claim ON claim.project_id = project.id AND claim.ended_at IS NULL AND claim.handed_over
              JOIN instance ON instance.id = claim.instance_id AND instance.state = 'claimed' AND instance.vm_ended_at IS NULL
+               AND instance.server = $1
              WHERE project.idle_pause_minutes IS NOT NULL",
         )
+        .bind(self.server())
         .fetch_all(&self.read)
         .await?;
         rows.into_iter()

@@ -168,9 +168,8 @@ impl TryFrom<Raw> for ClaimRow {
 
 /// The statement that picks a ready row: nobody else gets it until the transaction ends.
 fn pick(dialect: Dialect) -> String {
-    /// Of a pool, or the one that was made for the claim.
-    const FITS: &str =
-        "project_id = $1 AND state = 'ready' AND serves_claims AND ($2 IS NULL AND purpose = 'pool' OR id = $2)";
+    /// Of a pool, or the one that was made for the claim; with its VM on this server.
+    const FITS: &str = "project_id = $1 AND server = $4 AND state = 'ready' AND serves_claims AND ($2 IS NULL AND purpose = 'pool' OR id = $2)";
     let lock = dialect.skip_locked("instance");
     format!(
         "WITH counted AS (SELECT count(*) AS ready, count(*) FILTER (WHERE recipe = $3) AS current FROM instance WHERE {FITS})
@@ -230,6 +229,7 @@ impl Store {
             .bind(claim.project.as_str())
             .bind(claim.only.map(InstanceId::as_str))
             .bind(claim.strict_recipe.unwrap_or(current_recipe))
+            .bind(self.server())
             .fetch_optional(&mut *tx)
             .await?;
         let ready = picked.as_ref().map_or_else(ReadyCount::default, |picked| ReadyCount {
@@ -292,10 +292,11 @@ impl Store {
     pub async fn ready_by_recipe(&self, project: &ProjectId) -> Result<Vec<(String, usize)>, StoreError> {
         let counts: Vec<(String, i64)> = db::query_as(
             "SELECT recipe, count(*) FROM instance
-             WHERE project_id = $1 AND state = 'ready' AND purpose = 'pool'
+             WHERE project_id = $1 AND server = $2 AND state = 'ready' AND purpose = 'pool'
              GROUP BY recipe",
         )
         .bind(project.as_str())
+        .bind(self.server())
         .fetch_all(&self.read)
         .await?;
         let count = |(recipe, count)| (recipe, usize::try_from(count).unwrap_or_default());
@@ -352,15 +353,17 @@ impl Store {
 
     async fn undo_unanswered_claims_once(&self, now: Timestamp) -> Result<(), StoreError> {
         const UNANSWERED: &str = "FROM claim WHERE NOT handed_over AND ended_at IS NULL
-            AND (key IS NULL OR instance_id IN (SELECT id FROM instance WHERE fork_of IS NOT NULL))";
+            AND instance_id IN (SELECT id FROM instance WHERE server = $1 AND (claim.key IS NULL OR fork_of IS NOT NULL))";
         let mut tx = self.write.begin().await?;
         let ids = db::query_scalar(sqlx::AssertSqlSafe(format!("SELECT instance_id {UNANSWERED}")))
+            .bind(self.server())
             .fetch_all(&mut *tx)
             .await?;
         delete_rows(&mut tx, ids, "nobody can ask for its claim again", now).await?;
         let undone: Vec<(String, String)> = db::query_as(sqlx::AssertSqlSafe(format!(
             "DELETE {UNANSWERED} RETURNING instance_id, project_id"
         )))
+        .bind(self.server())
         .fetch_all(&mut *tx)
         .await?;
         for (id, project) in undone {

@@ -194,11 +194,11 @@ impl Store {
         Ok(deleted)
     }
 
-    /// The VMs that are claimed and have not ended; without copies that are not handed over yet.
+    /// The VMs of this server that are claimed and have not ended; without copies that are not handed over yet.
     pub async fn claimed_vms(&self) -> Result<Vec<ClaimedVm>, StoreError> {
         self.claimed(
             "SELECT id, vm_id, project_id FROM instance
-             WHERE state = 'claimed' AND vm_ended_at IS NULL AND (fork_of IS NULL
+             WHERE server = $1 AND state = 'claimed' AND vm_ended_at IS NULL AND (fork_of IS NULL
                OR EXISTS (SELECT 1 FROM claim WHERE instance_id = instance.id AND handed_over))",
         )
         .await
@@ -206,12 +206,15 @@ impl Store {
 
     /// The same with those: their processes run already.
     pub async fn claimed_vms_and_copies(&self) -> Result<Vec<ClaimedVm>, StoreError> {
-        self.claimed("SELECT id, vm_id, project_id FROM instance WHERE state = 'claimed' AND vm_ended_at IS NULL")
-            .await
+        self.claimed(
+            "SELECT id, vm_id, project_id FROM instance
+             WHERE server = $1 AND state = 'claimed' AND vm_ended_at IS NULL",
+        )
+        .await
     }
 
     async fn claimed(&self, query: &'static str) -> Result<Vec<ClaimedVm>, StoreError> {
-        let rows: Vec<(String, String, String)> = db::query_as(query).fetch_all(&self.read).await?;
+        let rows: Vec<(String, String, String)> = db::query_as(query).bind(self.server()).fetch_all(&self.read).await?;
         rows.into_iter()
             .map(|(id, vm, project)| {
                 Ok(ClaimedVm {

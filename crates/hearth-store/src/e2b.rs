@@ -188,11 +188,14 @@ impl Store {
         raw.into_iter().map(SandboxSeen::try_from).collect()
     }
 
-    /// The claims of clients of E2B that are paused at their end, and whose end was before.
+    /// The claims of clients of E2B on this server that are paused at their end, and whose end was before.
     pub async fn e2b_to_pause(&self, now: Timestamp) -> Result<Vec<SandboxSeen>, StoreError> {
-        let query = format!("{SEEN} AND kept.auto_pause AND kept.paused_at IS NULL AND kept.ends_at <= $1");
+        let query = format!(
+            "{SEEN} AND kept.auto_pause AND kept.paused_at IS NULL AND kept.ends_at <= $1 AND instance.server = $2"
+        );
         let raw: Vec<Raw> = db::query_as(sqlx::AssertSqlSafe(query))
             .bind(millis(now))
+            .bind(self.server())
             .fetch_all(&self.read)
             .await?;
         raw.into_iter().map(SandboxSeen::try_from).collect()

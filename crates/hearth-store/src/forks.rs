@@ -87,9 +87,9 @@ async fn is_claimed(tx: &mut db::Tx, id: &InstanceId) -> Result<bool, StoreError
 }
 
 /// Notes that a VM is stopped for a moment.
-pub(super) async fn note_stopped(tx: &mut db::Tx, vm: &VmId) -> Result<(), StoreError> {
-    let note = db::query("INSERT INTO stopped_vm (vm_id) VALUES ($1) ON CONFLICT DO NOTHING");
-    note.bind(vm.as_str()).execute(tx).await?;
+pub(super) async fn note_stopped(tx: &mut db::Tx, vm: &VmId, server: &str) -> Result<(), StoreError> {
+    let note = db::query("INSERT INTO stopped_vm (vm_id, server) VALUES ($1, $2) ON CONFLICT DO NOTHING");
+    note.bind(vm.as_str()).bind(server).execute(tx).await?;
     Ok(())
 }
 
@@ -157,8 +157,8 @@ impl Store {
             let reply = &fork.reply;
             db::query(
                 "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib, repos, settings,
-                                       fork_of, created_at, state_since)
-                 VALUES ($1, $2, $3, 'claimed', 1, 'pool', $4, $5, $6, $7, $8, $9, $9)",
+                                       fork_of, created_at, state_since, server)
+                 VALUES ($1, $2, $3, 'claimed', 1, 'pool', $4, $5, $6, $7, $8, $9, $9, $10)",
             )
             .bind(reply.id.as_str())
             .bind(order.project.as_str())
@@ -169,6 +169,7 @@ impl Store {
             .bind(to_json(&order.settings)?)
             .bind(order.from.as_str())
             .bind(millis(now))
+            .bind(self.server())
             .execute(&mut *tx)
             .await?;
             db::query(
@@ -201,7 +202,7 @@ impl Store {
             tx.tell(change.because("it is forked for a claim").with(detail)).await?;
         }
         if let Some(vm) = order.stops {
-            note_stopped(&mut tx, vm).await?;
+            note_stopped(&mut tx, vm, self.server()).await?;
         }
         tx.commit().await?;
         Ok(BegunForks::Begun)
@@ -221,7 +222,8 @@ impl Store {
 
     /// The VMs that a server which is gone had stopped for a moment.
     pub async fn stopped_vms(&self) -> Result<Vec<VmId>, StoreError> {
-        let vms: Vec<String> = db::query_scalar("SELECT vm_id FROM stopped_vm")
+        let vms: Vec<String> = db::query_scalar("SELECT vm_id FROM stopped_vm WHERE server = $1")
+            .bind(self.server())
             .fetch_all(&self.read)
             .await?;
         vms.iter().map(|vm| super::parse("stopped_vm.vm_id", vm)).collect()

@@ -19,6 +19,8 @@ pub struct InstanceRow {
     pub project: ProjectId,
     /// Its VM.
     pub vm: VmId,
+    /// The server that runs it; empty where there can be only one.
+    pub server: String,
     pub state: InstanceState,
     /// Counts up with every move.
     pub generation: i64,
@@ -137,6 +139,7 @@ struct Raw {
     id: String,
     project_id: String,
     vm_id: String,
+    server: String,
     state: String,
     generation: i64,
     purpose: String,
@@ -168,6 +171,7 @@ impl TryFrom<Raw> for InstanceRow {
             id: parse("instance.id", &raw.id)?,
             project: parse("instance.project_id", &raw.project_id)?,
             vm: parse("instance.vm_id", &raw.vm_id)?,
+            server: raw.server,
             state: parse("instance.state", &raw.state)?,
             generation: raw.generation,
             purpose: parse("instance.purpose", &raw.purpose)?,
@@ -222,13 +226,14 @@ pub(super) async fn select_instance(
 }
 
 impl Store {
-    /// The instances that another server, which is gone, had begun to make; not those that it happened to too often.
+    /// The instances that the server before this one, with its VMs, had begun to make; not those that it happened to too often.
     pub async fn half_made(&self, session: &str, most_restarts: i64) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = db::query_as(select_where!(
-            "state = 'provisioning' AND started_by IS NOT NULL AND started_by <> $1 AND restarts < $2 ORDER BY instance.id"
+            "server = $3 AND state = 'provisioning' AND started_by IS NOT NULL AND started_by <> $1 AND restarts < $2 ORDER BY instance.id"
         ))
         .bind(session)
         .bind(most_restarts)
+        .bind(self.server())
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
@@ -252,24 +257,26 @@ impl Store {
         select_instance(&self.read, id).await
     }
 
-    /// Every instance that there is something to do about: what the pool loop sees. Of mere records only those that ended before
+    /// Every instance of this server that there is something to do about: what the pool loop sees. Of mere records only those that ended before
     /// this time: an outage can leave very many.
     pub async fn all_instances(&self, records_before: Timestamp) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = db::query_as(select_where!(
-            "state <> 'archived' OR state_since <= $1 ORDER BY instance.id"
+            "server = $2 AND (state <> 'archived' OR state_since <= $1) ORDER BY instance.id"
         ))
         .bind(millis(records_before))
+        .bind(self.server())
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
     }
 
-    /// The instances whose VM may be asked whether it answers. One that a claim is about to get is left to that.
+    /// The instances of this server whose VM may be asked whether it answers. One that a claim is about to get is left to that.
     pub async fn instances_with_guests(&self) -> Result<Vec<InstanceRow>, StoreError> {
         let raw: Vec<Raw> = db::query_as(select_where!(
-            "(state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND purpose <> 'claim')
+            "server = $1 AND (state IN ('provisioning', 'claimed', 'failed') OR state = 'ready' AND purpose <> 'claim')
              AND NOT coalesce(fork_of IS NOT NULL AND NOT handed_over, FALSE)"
         ))
+        .bind(self.server())
         .fetch_all(&self.read)
         .await?;
         raw.into_iter().map(InstanceRow::try_from).collect()
@@ -310,10 +317,11 @@ impl Store {
         raw.into_iter().map(InstanceRow::try_from).collect()
     }
 
-    /// Counts of a pool; test boots and claimed instances apart.
+    /// Counts of a pool; test boots and claimed instances apart. Ready is what its home has: a claim gets no other.
     pub async fn pool_status(&self, project: &ProjectId, failed_since: Timestamp) -> Result<Status, StoreError> {
         let (ready, provisioning, failed): (i64, i64, i64) = db::query_as(
-            "SELECT count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool'),
+            "SELECT count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool' AND server = coalesce(
+                        (SELECT home.server FROM home WHERE home.project_id = instance.project_id), server)),
                     count(*) FILTER (WHERE state = 'provisioning'),
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived')
                                      AND failure_reason IS NOT NULL AND state_since >= $2)

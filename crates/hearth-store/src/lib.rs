@@ -45,6 +45,7 @@ mod reserve;
 mod seal;
 #[cfg(test)]
 mod server_tests;
+mod servers;
 mod set_ups;
 mod steps;
 mod streaks;
@@ -91,6 +92,7 @@ pub use postgres::{Alone, Elsewhere, PostgresUrl, UrlError};
 pub use projects::{ProjectRow, RepoSource, images_of_data_folder};
 pub use reserve::Reserve;
 pub use seal::{Seal, SealError};
+pub use servers::{Homes, NewServer, Registered, ServerRow};
 pub use streaks::Streaks;
 pub use tokens::{NewToken, SIGN_IN_PREFIX, TokenReach, TokenRow};
 pub use transfer::{CopiedTable, CopyError, CopyProgress, TableSum, copy_to_postgres, installation_of};
@@ -141,6 +143,9 @@ pub enum StoreError {
         /// Without its password.
         url: String,
     },
+    /// Another server has the project's pool since a moment ago.
+    #[error("another server of this installation looks after the project's pool since a moment ago; ask again")]
+    NotAtHome,
     /// A secret could not be sealed or opened.
     #[error(transparent)]
     Secret(#[from] SealError),
@@ -207,6 +212,8 @@ pub struct Store {
     reserve: Option<Reserve>,
     /// What servers tell each other, on PostgreSQL.
     messages: Option<Arc<Messages>>,
+    /// The server whose VMs and checkpoints these are, where several share a database.
+    server: Arc<str>,
 }
 
 impl Store {
@@ -276,7 +283,21 @@ impl Store {
             cipher,
             reserve: None,
             messages: None,
+            server: Arc::default(),
         })
+    }
+
+    /// The same for the server of this name: what it writes of VMs and checkpoints is this server's, and so is what it finds.
+    #[must_use]
+    pub fn of_server(self, name: &str) -> Self {
+        let server = name.into();
+        Self { server, ..self }
+    }
+
+    /// The server whose VMs and checkpoints these are; empty where there can be only one.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     fn dialect(&self) -> Dialect {

@@ -34,17 +34,19 @@ impl Store {
         Ok(())
     }
 
-    /// At start: no claim waits any more.
+    /// At start: no claim waits for this server any more.
     pub async fn unreserve_all(&self) -> Result<(), StoreError> {
         self.freeing(|| self.unreserve_all_once()).await
     }
 
     async fn unreserve_all_once(&self) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
-        let pooled: Vec<(String, String)> =
-            db::query_as("UPDATE instance SET purpose = 'pool' WHERE purpose = 'claim' RETURNING id, project_id")
-                .fetch_all(&mut *tx)
-                .await?;
+        let pooled: Vec<(String, String)> = db::query_as(
+            "UPDATE instance SET purpose = 'pool' WHERE server = $1 AND purpose = 'claim' RETURNING id, project_id",
+        )
+        .bind(self.server())
+        .fetch_all(&mut *tx)
+        .await?;
         tell_pooled(&mut tx, pooled).await?;
         tx.commit().await?;
         Ok(())

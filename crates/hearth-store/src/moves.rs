@@ -111,7 +111,7 @@ pub(super) async fn delete_rows(
 }
 
 /// Ends the claim of an instance, if it has one that has not ended.
-async fn end_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp) -> Result<(), StoreError> {
+pub(super) async fn end_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp) -> Result<(), StoreError> {
     let ended: Option<String> = db::query_scalar(
         "UPDATE claim SET ended_at = $2 WHERE instance_id = $1 AND ended_at IS NULL RETURNING project_id",
     )
@@ -127,13 +127,14 @@ async fn end_claim(tx: &mut Writing, id: &InstanceId, why: &str, now: Timestamp)
 }
 
 impl Store {
-    /// Writes a row in the state `provisioning`.
+    /// Writes a row in the state `provisioning`. Refused where another server has the project's pool by now.
     pub async fn insert_instance(&self, new: &NewInstance, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.write.begin_shared().await?;
-        db::query(
+        let done = db::query(
             "INSERT INTO instance (id, project_id, vm_id, state, generation, purpose, recipe, memory_mib,
-                                   started_by, created_at, state_since)
-             VALUES ($1, $2, $3, 'provisioning', 1, $4, $5, $6, $7, $8, $8)",
+                                   started_by, created_at, state_since, server)
+             SELECT $1, $2, $3, 'provisioning', 1, $4, $5, $6, $7, $8, $8, $9
+             WHERE $9 = '' OR EXISTS (SELECT 1 FROM home WHERE project_id = $2 AND server = $9)",
         )
         .bind(new.id.as_str())
         .bind(new.project.as_str())
@@ -143,8 +144,12 @@ impl Store {
         .bind(i64::try_from(new.memory_mib).unwrap_or(i64::MAX))
         .bind(&new.started_by)
         .bind(millis(now))
+        .bind(self.server())
         .execute(&mut *tx)
         .await?;
+        if done.rows_affected() == 0 {
+            return Err(StoreError::NotAtHome);
+        }
         let detail = json!({ "purpose": new.purpose.as_str(), "recipe": new.recipe });
         let change = Change::of_instance(EventKind::InstanceProvisioning, new.project.as_str(), &new.id, now);
         tx.tell(change.because(new.reason.as_str()).with(detail)).await?;

@@ -103,8 +103,8 @@ impl Store {
     pub async fn begin_checkpoint(&self, new: &NamedCheckpoint, stops: Option<&VmId>) -> Result<bool, StoreError> {
         let mut tx = self.write.begin().await?;
         let done = db::query(
-            "INSERT INTO named_checkpoint (project_id, name, key, instance_id, owner, note, claim_reply, settings, memory_mib, created_at)
-             SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM project WHERE id = $1
+            "INSERT INTO named_checkpoint (project_id, name, key, instance_id, owner, note, claim_reply, settings, memory_mib, created_at, server)
+             SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM project WHERE id = $1
              ON CONFLICT DO NOTHING",
         )
         .bind(new.project.as_str())
@@ -117,13 +117,14 @@ impl Store {
         .bind(to_json(&new.settings)?)
         .bind(i64::try_from(new.memory_mib).unwrap_or(i64::MAX))
         .bind(millis(new.created_at))
+        .bind(self.server())
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
             return Ok(false);
         }
         if let Some(vm) = stops {
-            note_stopped(&mut tx, vm).await?;
+            note_stopped(&mut tx, vm, self.server()).await?;
         }
         tx.commit().await?;
         Ok(true)
@@ -177,13 +178,16 @@ impl Store {
     }
 
     async fn undo_checkpoints_once(&self) -> Result<(), StoreError> {
-        let some: bool = db::query_scalar("SELECT EXISTS (SELECT 1 FROM named_checkpoint WHERE bytes IS NULL)")
+        const BEGUN: &str = "FROM named_checkpoint WHERE server = $1 AND bytes IS NULL";
+        let some: bool = db::query_scalar(sqlx::AssertSqlSafe(format!("SELECT EXISTS (SELECT 1 {BEGUN})")))
+            .bind(self.server())
             .fetch_one(&self.read)
             .await?;
         if !some {
             return Ok(());
         }
-        db::query("DELETE FROM named_checkpoint WHERE bytes IS NULL")
+        db::query(sqlx::AssertSqlSafe(format!("DELETE {BEGUN}")))
+            .bind(self.server())
             .run_on(&self.write)
             .await?;
         Ok(())
@@ -214,10 +218,11 @@ impl Store {
         raw.into_iter().map(NamedCheckpoint::try_from).collect()
     }
 
-    /// The checkpoints with a name, those that are being made too.
+    /// The checkpoints with a name on this server, those that are being made too.
     pub async fn named_checkpoint_keys(&self) -> Result<Vec<NamedKey>, StoreError> {
         let rows: Vec<(String, String, bool)> =
-            db::query_as("SELECT key, project_id, bytes IS NOT NULL FROM named_checkpoint")
+            db::query_as("SELECT key, project_id, bytes IS NOT NULL FROM named_checkpoint WHERE server = $1")
+                .bind(self.server())
                 .fetch_all(&self.read)
                 .await?;
         rows.iter()

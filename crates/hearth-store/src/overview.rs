@@ -97,7 +97,8 @@ impl Store {
         .await?;
         let counts: Vec<RawCounts> = db::query_as(
             "SELECT project_id,
-                    count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool') AS ready,
+                    count(*) FILTER (WHERE state = 'ready' AND purpose = 'pool' AND server = coalesce(
+                        (SELECT home.server FROM home WHERE home.project_id = instance.project_id), server)) AS ready,
                     count(*) FILTER (WHERE state = 'provisioning' AND serves_claims) AS provisioning,
                     count(*) FILTER (WHERE state IN ('failed', 'retiring', 'archived') AND serves_claims
                                      AND failure_reason IS NOT NULL AND state_since >= $3) AS failed,

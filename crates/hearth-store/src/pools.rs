@@ -102,9 +102,15 @@ impl Store {
         raw.map(PoolRow::try_from).transpose()
     }
 
-    /// Every pool that was ever configured, by its project.
+    /// Every pool that was ever configured and is at home on this server, by its project.
     pub async fn pools(&self) -> Result<HashMap<ProjectId, PoolRow>, StoreError> {
-        let raw: Vec<Raw> = db::query_as("SELECT * FROM pool").fetch_all(&self.read).await?;
+        let raw: Vec<Raw> = db::query_as(
+            "SELECT * FROM pool
+             WHERE $1 = '' OR EXISTS (SELECT 1 FROM home WHERE home.project_id = pool.project_id AND home.server = $1)",
+        )
+        .bind(self.server())
+        .fetch_all(&self.read)
+        .await?;
         let pools = raw.into_iter().map(|raw| {
             let project = parse("pool.project_id", &raw.project_id)?;
             Ok((project, PoolRow::try_from(raw)?))
@@ -112,7 +118,7 @@ impl Store {
         pools.collect()
     }
 
-    /// Every project whose pool is enabled, with its pool.
+    /// Every project whose pool is enabled and at home on this server, with its pool.
     pub async fn enabled_pools(&self) -> Result<Vec<(ProjectRow, PoolRow)>, StoreError> {
         let mut pools = self.pools().await?;
         let projects = self.all_projects().await?.into_iter();

@@ -39,8 +39,11 @@ const CHANNEL: &str = "hearth";
 const GATHER: Duration = Duration::from_millis(10);
 /// Between two attempts to hear again.
 const RETRY: Duration = Duration::from_millis(500);
-/// The lock of the one server that works with a database, with a session of its own. (`server` in ASCII.)
+/// The lock of servers that work with a database, each with a session of its own. (`server` in ASCII.)
 const SERVER_LOCK: i64 = 0x7365_7276_6572;
+/// How it is taken beside others, and alone.
+const SHARED: &str = "SELECT pg_try_advisory_lock_shared($1)";
+const ALONE: &str = "SELECT pg_try_advisory_lock($1)";
 /// So long a server waits for it: PostgreSQL needs a moment to notice that the one before has ended.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the lock is tried, and later whether it is still there.
@@ -120,11 +123,21 @@ impl fmt::Debug for PostgresUrl {
 }
 
 impl PostgresUrl {
-    /// Takes the database for this process alone, before anything in it is touched; `None` when another one has it.
+    /// Takes the database for this process alone, before anything in it is touched; `None` when a server works with it.
     pub async fn hold_alone(&self) -> Result<Option<Alone>, StoreError> {
+        self.hold(ALONE).await
+    }
+
+    /// Works with the database beside other servers; `None` when one process has it alone: a store that is moved there, or a server of a
+    /// version that knew no others.
+    pub async fn hold_shared(&self) -> Result<Option<Alone>, StoreError> {
+        self.hold(SHARED).await
+    }
+
+    async fn hold(&self, lock: &'static str) -> Result<Option<Alone>, StoreError> {
         let mut connection = self.connect().await?;
         let deadline = Instant::now() + LOCK_PATIENCE;
-        while !try_lock(&mut connection).await? {
+        while !try_lock(&mut connection, lock).await? {
             if Instant::now() > deadline {
                 return Ok(None);
             }
@@ -133,7 +146,7 @@ impl PostgresUrl {
         let url = self.clone();
         let (lose, lost) = watch::channel(false);
         let task = tokio::spawn(async move {
-            keep_lock(connection, url).await;
+            keep_lock(connection, url, lock).await;
             lose.send_replace(true);
         });
         let _task = Some(Arc::new(Keeping(task)));
@@ -300,7 +313,7 @@ impl Elsewhere {
     }
 }
 
-/// A store is this process's alone until this and its clones are dropped.
+/// A store is held until this and its clones are dropped.
 #[derive(Debug, Clone)]
 pub struct Alone {
     lost: watch::Receiver<bool>,
@@ -334,13 +347,13 @@ impl Alone {
     }
 }
 
-async fn try_lock(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(SERVER_LOCK);
+async fn try_lock(connection: &mut PgConnection, lock: &'static str) -> sqlx::Result<bool> {
+    let lock = sqlx::query_scalar(lock).bind(SERVER_LOCK);
     named(lock.fetch_one(connection).await)
 }
 
 /// Looks whether the lock is still there; where its connection broke, takes it again on a new one. Ends when another process has it.
-async fn keep_lock(mut connection: PgConnection, url: PostgresUrl) {
+async fn keep_lock(mut connection: PgConnection, url: PostgresUrl, lock: &'static str) {
     loop {
         sleep(LOCK_PULSE).await;
         if matches!(tokio::time::timeout(PATIENCE, connection.ping()).await, Ok(Ok(()))) {
@@ -350,7 +363,7 @@ async fn keep_lock(mut connection: PgConnection, url: PostgresUrl) {
             let mut again = url.connect().await?;
             let deadline = Instant::now() + LOCK_PATIENCE;
             loop {
-                if try_lock(&mut again).await? {
+                if try_lock(&mut again, lock).await? {
                     return Ok::<_, StoreError>(Some(again));
                 }
                 if Instant::now() > deadline {
@@ -387,6 +400,7 @@ impl Store {
             cipher,
             reserve: None,
             messages: Some(Arc::new(messages)),
+            server: Arc::default(),
         })
     }
 

@@ -36,12 +36,15 @@ impl Store {
         Ok(())
     }
 
-    /// The claimed VMs that the end of a session releases.
+    /// The claimed VMs of this server that the end of a session releases.
     pub async fn release_sessions(&self) -> Result<Vec<InstanceId>, StoreError> {
-        let rows: Vec<String> =
-            db::query_scalar("SELECT instance_id FROM claim WHERE release_session IS NOT NULL AND ended_at IS NULL")
-                .fetch_all(&self.read)
-                .await?;
+        let rows: Vec<String> = db::query_scalar(
+            "SELECT instance_id FROM claim JOIN instance ON instance.id = claim.instance_id AND instance.server = $1
+                 WHERE release_session IS NOT NULL AND ended_at IS NULL",
+        )
+        .bind(self.server())
+        .fetch_all(&self.read)
+        .await?;
         rows.iter().map(|id| parse("claim.instance_id", id)).collect()
     }
 }

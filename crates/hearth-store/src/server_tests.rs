@@ -132,7 +132,7 @@ async fn full_store(file: &Path) {
         "INSERT INTO audit (at, tenant, token_id, token_name, owner, operation, status) VALUES (1, 'acme', 't', 't', 'o', 'op', 200)",
         "INSERT INTO webhook VALUES ('wh_1', 'acme', NULL, 'https://r', NULL, x'01', 0, 1)",
         "INSERT INTO webhook_delivery VALUES ('dl_1', 'wh_1', 1, 'k', '{}', 'failed', 1, NULL, NULL, NULL, 1)",
-        "INSERT INTO stopped_vm VALUES ('vm-1')",
+        "INSERT INTO stopped_vm VALUES ('vm-1', '')",
     ] {
         db::query(statement).run_on(&store.write).await.unwrap();
     }

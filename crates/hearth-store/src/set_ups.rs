@@ -13,6 +13,10 @@ impl Store {
     /// forgotten.
     pub async fn note_set_up(&self, project: &ProjectId, set_up: &SetUp, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
+        // Elsewhere it may be another one, until that server has seen the same changes.
+        if !self.is_home(&mut tx, project).await? {
+            return Ok(());
+        }
         let known =
             db::query("UPDATE project SET set_up = $2, set_up_since = $3 WHERE id = $1 AND set_up IS DISTINCT FROM $2")
                 .bind(project.as_str())

@@ -15,10 +15,12 @@ use super::postgres::{PostgresUrl, migrate};
 use super::{BUSY_TIMEOUT, StoreError};
 
 /// All tables; one that refers to another comes after it.
-pub(super) const TABLES: [&str; 28] = [
+pub(super) const TABLES: [&str; 30] = [
     "meta",
     "token",
     "project",
+    "server",
+    "home",
     "variable",
     "pool",
     "instance",

@@ -9,7 +9,7 @@ use hearth_api::values::{Email, GitName};
 use crate::commands::{
     audit, backup, checkpoint, claim, claims, completion, config, cp, credential, doctor, egress, env, events, exec,
     fork, forward, history, image, import, instance, logs, ls, man, mcp, pause, pool, ports, project, relay, release,
-    run, serve, session, setup, shell, ssh, store, template, token, top, uninstall, webhook,
+    run, serve, server, session, setup, shell, ssh, store, template, token, top, uninstall, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -196,6 +196,9 @@ pub(crate) enum Command {
     /// Where the server's data are kept: move them from SQLite to PostgreSQL
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// The servers that share one database: which are alive, and where pools are at home (admins)
+    #[command(subcommand)]
+    Server(server::ServerCommand),
     /// Remove a server's data folder, its VMs and what else it has on this machine
     Uninstall(uninstall::UninstallArgs),
     /// What happened to projects, pools, instances and claims, and why; with --follow what happens

@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 9] = [
     &["recipes"],
     &["options"],
     &["secrets", "repos", "vms", "templates"],
-    &["audit", "events", "history", "retention", "wake", "webhooks"],
+    &["audit", "events", "history", "retention", "servers", "wake", "webhooks"],
 ];
 /// The crate whose rooms have an order.
 const SERVER: &str = "hearth-server";

@@ -22,6 +22,7 @@ mod pool;
 mod ports;
 mod projects;
 mod schedule;
+mod servers;
 mod sessions;
 mod setup;
 mod socket;

@@ -206,6 +206,9 @@ impl From<StoreError> for ApiError {
                 ..Self::new(ErrorCode::Conflict, message)
             };
         }
+        if matches!(error, StoreError::NotAtHome) {
+            return Self::unavailable(error.to_string());
+        }
         // The cause is for the operator's log; a client can only report it.
         tracing::error!(%error, "a request failed");
         if error.is_away() {

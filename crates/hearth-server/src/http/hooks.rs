@@ -15,6 +15,7 @@ use super::AppState;
 use super::error::{ACCEPTED, ApiError, OK};
 use super::extract::{check_content_type, parse, read};
 use super::pace::Pace;
+use super::relay::Relayed;
 use crate::repos::watch::{Pushed, WebhookSecret};
 
 /// Longest body: as long as GitHub's longest.
@@ -130,7 +131,11 @@ pub async fn take_git_hook(
              HEARTH_WEBHOOK_SECRET, and give the git host the same secret",
         ));
     };
+    let relayed = request.extensions().get::<Relayed>().is_some();
     let (headers, body) = signed(gate, &secret, request).await?;
+    if !relayed {
+        state.relay.tell_others("/hooks/git", &headers, &body).await;
+    }
     if let Some(wait) = gate.pace.must_wait(&()) {
         // What it says is not lost: it may be the last one for a long time.
         state.watch.hook_unread();

@@ -30,9 +30,11 @@ mod pause;
 mod pool;
 mod ports;
 mod projects;
+mod relay;
 mod root;
 mod schedule;
 mod schema;
+mod servers;
 mod sessions;
 mod setup;
 mod socket;
@@ -83,6 +85,7 @@ use crate::recipes::set_ups::SetUps;
 use crate::repos::mirror_gc::MirrorGc;
 use crate::repos::mirrors::Mirrors;
 use crate::repos::watch::Watch;
+use crate::servers::Servers;
 use crate::status::PoolStatus;
 use crate::store::Store;
 use crate::templates::gc::Gc;
@@ -109,6 +112,7 @@ pub use pause::claimed_and_there;
 pub use pool::need_allowed;
 pub use ports::{LOCAL_DOMAIN, Outside, PortAccess, Proxied, VisitorLimit, outer_host, outer_scheme};
 pub use ports::{answer as answer_port, pass as pass_to_port};
+pub use relay::{Relay, Subject};
 pub use root::{places, wants_page};
 pub use sessions::attach::Reading;
 pub use tls::{Tls, TlsError};
@@ -191,6 +195,10 @@ pub struct AppState {
     pub audit: AuditLog,
     /// Posts events.
     pub webhooks: Webhooks,
+    /// The servers of this database.
+    pub servers: Servers,
+    /// Passes requests on to them.
+    pub relay: Relay,
 }
 
 impl AppState {
@@ -345,6 +353,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(webhooks::delete_webhook))
         .routes(routes!(webhooks::list_deliveries))
         .routes(routes!(webhooks::replay_delivery))
+        .routes(routes!(servers::list_servers))
+        .routes(routes!(servers::put_pool_home))
         .layer(patience());
     let hooks = OpenApiRouter::new()
         .routes(routes!(hooks::take_git_hook))
@@ -403,7 +413,8 @@ fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Ro
     let (api, _) = routes().split_for_parts();
     // Also what pages ask the API for.
     let api = api.layer(axum::middleware::from_fn_with_state(state.clone(), audit::write_down));
-    let pages = pages(api.clone().with_state(state.clone()));
+    let relay = axum::middleware::from_fn_with_state(state.clone(), relay::to_its_server);
+    let pages = pages(api.clone().layer(relay.clone()).with_state(state.clone()));
     api.merge(pages)
         .route("/metrics", get(metrics::read_metrics))
         .route(openapi::PATH, get(async || Json(&*openapi::DOCUMENT)))
@@ -417,6 +428,7 @@ fn router(state: AppState, pages: impl FnOnce(Router) -> Router<AppState>) -> Ro
             state.clone(),
             ports::by_name_or_header,
         ))
+        .layer(relay)
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             ApiError::new(
                 ErrorCode::InternalError,

@@ -52,9 +52,9 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Nothing is under way.
+    /// Nothing is under way. `session` names this server process.
     #[must_use]
-    pub fn new(driver: Arc<dyn Driver>, builder: Builder, pause: Pause, endings: Endings) -> Self {
+    pub fn new(driver: Arc<dyn Driver>, builder: Builder, pause: Pause, endings: Endings, session: Arc<str>) -> Self {
         Self {
             store: endings.store.clone(),
             driver,
@@ -67,7 +67,7 @@ impl Actor {
             endings,
             tasks: Tasks::default(),
             tokens: Arc::new(Mutex::new(Bucket::full())),
-            session: uuid::Uuid::now_v7().simple().to_string().into(),
+            session,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which database a data folder's store is in, and that one server works with it. A folder whose store is in PostgreSQL says so in a file:
+//! Which database a data folder's store is in, and that no other process has it alone. A folder whose store is in PostgreSQL says so in a file:
 //! a server that is started on it without that would begin with nothing, and take the VMs for orphans.
 
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hearth_store::{Alone, Reserve, Store};
 
+use super::identity::own_id;
 use super::{DATABASE, ServeError};
 use crate::options::ServeOptions;
 use crate::secrets::cipher::{Cipher, write_private};
@@ -56,7 +57,7 @@ pub(super) fn note(options: &ServeOptions, installation: &str) -> Result<(), Ser
     mark(&options.data_dir, &now).map_err(|(path, source)| ServeError::DataDir { path, source })
 }
 
-/// Opens the store of a data folder, whose lock the caller has, for this process alone.
+/// Opens the store of a data folder, whose lock the caller has.
 pub(super) async fn open(options: &ServeOptions, cipher: Arc<Cipher>) -> Result<(Store, Alone), ServeError> {
     let folder = options.data_dir.as_path();
     let faults = options.write_faults.clone();
@@ -69,15 +70,15 @@ pub(super) async fn open(options: &ServeOptions, cipher: Arc<Cipher>) -> Result<
         }
         (Some(_), _) if folder.join(DATABASE).exists() => Err(ServeError::StoreHere(folder.to_owned())),
         (Some(url), marked) => {
-            // First: a newer program must not bring the schema up to date under a server that runs.
-            let alone = url.hold_alone().await?.ok_or(ServeError::DatabaseInUse)?;
-            let store = Store::connect(url, cipher, faults).await?;
+            // First: nothing is touched while somebody has it alone.
+            let held = url.hold_shared().await?.ok_or(ServeError::DatabaseInUse)?;
+            let store = Store::connect(url, cipher, faults).await?.of_server(&own_id(folder)?);
             let ours = marked.and_then(|marked| marked.installation);
             if ours.is_some() && ours != store.meta("installation").await? {
                 return Err(ServeError::OtherStore);
             }
             tracing::info!(database = %url, "the store is in PostgreSQL");
-            Ok((store, alone))
+            Ok((store, held))
         }
     }
 }

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hearth_drivers::Driver;
+use jiff::Timestamp;
 
 use super::database::{self, MARKER, MOVED, marked};
+use super::identity::label;
 use super::{DATABASE, SECRET_KEY, ServeError, driver, lock};
-use crate::options::ServeOptions;
+use crate::options::{DriverKind, ServeOptions};
 use crate::secrets::cipher::Cipher;
+use crate::secrets::links::LinkKey;
 
 /// What Hearth itself makes in a data folder; anything else is somebody else's.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "admin-token",
     "cache",
     "certificates",
@@ -27,6 +30,7 @@ const OURS: [&str; 17] = [
     "network",
     "reserve",
     "secret.key",
+    "server-id",
     "templates",
     "vms",
 ];
@@ -78,12 +82,19 @@ pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
     let cipher = Arc::new(Cipher::open(&folder.join(SECRET_KEY))?);
     let options_of_store = ServeOptions {
         reserve_mib: 0,
+        database: options.database.clone().filter(|_| marked(folder).is_some()),
         ..options.clone()
     };
     let (store, _alone) = database::open(&options_of_store, cipher).await?;
     let installation = store.meta_or_insert("installation", "none").await?;
-    store.close().await;
-    let driver: Arc<dyn Driver> = driver(options, installation)?;
+    let label = match options.driver {
+        DriverKind::Incus => installation,
+        DriverKind::Qemu | DriverKind::Fake => {
+            let key = LinkKey::open(&folder.join(SECRET_KEY))?;
+            label(&store, &installation, &key).await?
+        }
+    };
+    let driver: Arc<dyn Driver> = driver(options, label)?;
     let mut removed = Removed::default();
     for vm in driver.list().await? {
         driver.destroy(&vm.id).await?;
@@ -92,6 +103,9 @@ pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
     remove_checkpoints(&*driver).await?;
     driver.stand_down().await?;
     drop(driver);
+    // The others of a shared database would wait for it.
+    store.forget_server(Timestamp::now()).await?;
+    store.close().await;
     for entry in std::fs::read_dir(folder).map_err(fail(folder))? {
         let entry = entry.map_err(fail(folder))?;
         let path = entry.path();

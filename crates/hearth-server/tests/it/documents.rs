@@ -71,7 +71,7 @@ async fn every_operation_is_described_with_its_refusals() {
             }
         }
     }
-    assert_eq!(count, 102);
+    assert_eq!(count, 104);
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ mod repositories;
 mod restart;
 mod rubbish;
 mod secrets;
+mod servers;
 mod sessions;
 mod set_up_failures;
 mod set_ups;

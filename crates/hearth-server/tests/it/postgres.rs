@@ -77,7 +77,7 @@ async fn folder_and_database_that_do_not_belong_together_are_refused() {
     };
     let server = start(&one, &with(&one, Some(&url)), &driver).await.unwrap();
     let second = start(&other, &with(&other, Some(&url)), &driver).await.err().unwrap();
-    assert!(matches!(second, ServeError::DatabaseInUse), "{second}");
+    assert!(second.to_string().contains("copy that file"), "{second}");
     server.stop().await;
     // SQLite would begin with nothing.
     let forgotten = start(&one, &with(&one, None), &driver).await.err().unwrap();

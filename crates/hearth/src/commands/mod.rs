@@ -39,8 +39,10 @@ pub(crate) mod run;
 pub(crate) mod serve;
 mod serve_incus;
 mod serve_openid;
+mod serve_servers;
 mod serve_tls;
 mod serve_watching;
+pub(crate) mod server;
 pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod shell;
@@ -107,6 +109,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Events(args) => events::run(globals, args).await,
         Command::Audit(args) => audit::run(globals, args).await,
         Command::History(args) => history::run(globals, args).await,
+        Command::Server(command) => server::run(globals, command).await,
         Command::Webhook(command) => webhook::run(globals, command).await,
         Command::Relay(command) => relay::run(globals, command).await,
         Command::Mcp(args) => mcp::run(globals, args).await,

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve_incus::IncusArgs;
 use super::serve_openid::OpenIdArgs;
+use super::serve_servers::ServersArgs;
 use super::serve_tls::TlsArgs;
 use super::serve_watching::WatchingArgs;
 use super::store::DatabaseArg;
@@ -65,6 +66,8 @@ pub(crate) struct ServeArgs {
     /// data folder
     #[arg(long, value_name = "URL")]
     database: Option<DatabaseArg>,
+    #[command(flatten)]
+    servers: ServersArgs,
     /// What makes the VMs: QEMU on this machine, or Incus, on this machine or a cluster (docs/incus.md)
     #[arg(long, value_enum, default_value = "qemu", hide = true)]
     driver: DriverArg,
@@ -272,6 +275,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<u8, Failure> {
     options.webhook_secret = webhook_secret(args)?;
     options.openid = args.openid.settings()?;
     options.database = args.database.as_ref().map(DatabaseArg::url).transpose()?;
+    options.advertise = args.servers.advertise();
+    options.peer_authority = args.servers.peer_authority()?;
     options.listen = addresses::listen(args, options.listen)?;
     let has_tls = options.tls.is_some();
     let makes_vms = matches!(args.driver, DriverArg::Qemu | DriverArg::Incus);
@@ -369,6 +374,7 @@ pub(crate) fn unusable(args: &ServeArgs) -> Vec<String> {
             .as_ref()
             .map_or(Ok(()), |database| database.url().map(drop))
             .map_err(said),
+        args.servers.peer_authority().map(drop).map_err(said),
     ];
     all.into_iter().filter_map(Result::err).collect()
 }

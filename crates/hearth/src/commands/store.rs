@@ -49,6 +49,11 @@ impl std::fmt::Debug for DatabaseArg {
 }
 
 impl DatabaseArg {
+    /// What the environment says.
+    pub(crate) fn of_environment() -> Option<Self> {
+        std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(Self)
+    }
+
     /// What it says.
     pub(crate) fn url(&self) -> Result<PostgresUrl, Failure> {
         self.0.parse().map_err(|error| {
@@ -93,8 +98,7 @@ pub(crate) async fn run(globals: &Globals, command: StoreCommand) -> Result<u8, 
 
 async fn move_to(globals: &Globals, args: MoveArgs) -> Result<u8, Failure> {
     let data_dir = places::data_dir(globals);
-    let variable = || std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
-    let Some(to) = args.to.or_else(|| variable().map(DatabaseArg)) else {
+    let Some(to) = args.to.or_else(DatabaseArg::of_environment) else {
         return Err(Failure::usage("it is not said where to")
             .hint(format!("name an empty PostgreSQL database with --to or in {VARIABLE}")));
     };

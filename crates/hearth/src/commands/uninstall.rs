@@ -5,6 +5,7 @@ use hearth_server::{DriverKind, ServeError, ServeOptions};
 
 use super::really::really;
 use super::serve_incus::{IncusArgs, RealDriver};
+use super::store::DatabaseArg;
 use crate::args::Globals;
 use crate::failure::Failure;
 use crate::{local, output, places};
@@ -46,6 +47,9 @@ pub(crate) async fn run(globals: &Globals, args: UninstallArgs) -> Result<u8, Fa
     }
     let mut options = ServeOptions::new(data_dir.clone());
     options.shared_images = places::shared_images();
+    options.database = DatabaseArg::of_environment()
+        .map(|database| database.url())
+        .transpose()?;
     if args.driver == RealDriver::Incus {
         options.driver = DriverKind::Incus;
         options.incus = args.incus.settings();
@@ -56,6 +60,10 @@ pub(crate) async fn run(globals: &Globals, args: UninstallArgs) -> Result<u8, Fa
             ServeError::InUse(_) => {
                 failure.hint("stop it with Ctrl-C, or `systemctl stop hearth`; its VMs are ended by this command")
             }
+            ServeError::StoreElsewhere(url) => Failure::new(format!(
+                "the store of this data folder is in PostgreSQL, at {url}, where this server is to be forgotten, too"
+            ))
+            .hint("give the address, with its password, in HEARTH_DATABASE"),
             _ => failure,
         }
     })?;

@@ -97,7 +97,7 @@ fn content(path: &str) -> String {
         (own.cert.pem(), own.signing_key.serialize_pem())
     });
     match path {
-        _ if path.ends_with("tls-cert") => certificate.clone(),
+        _ if path.ends_with("tls-cert") || path.ends_with("peer-ca") => certificate.clone(),
         _ if path.ends_with("tls-key") => key.clone(),
         _ => "0123456789abcdef0123456789abcdef".to_owned(),
     }

@@ -44,6 +44,7 @@ mod projects;
 mod relay;
 mod remote;
 mod server;
+mod servers;
 mod service;
 mod sessions;
 mod setup;

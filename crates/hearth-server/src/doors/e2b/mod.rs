@@ -42,7 +42,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use self::access::Key;
 use self::fault::Refusal;
-use crate::http::AppState;
+use crate::http::{AppState, Subject};
 
 pub use hosts::around;
 pub use pause::run;
@@ -135,6 +135,23 @@ async fn compressed_on_purpose(mut request: Request) -> Request {
         request.headers_mut().remove(header::ACCEPT_ENCODING);
     }
     request
+}
+
+/// What a request below [`PREFIX`] is about, where its path or its headers say so.
+pub fn about(parts: &axum::http::request::Parts) -> Option<Subject> {
+    let rest = parts.uri.path().strip_prefix(PREFIX)?;
+    let named = parts.headers.get(access::SANDBOX).and_then(|name| name.to_str().ok());
+    let mut path = rest
+        .trim_start_matches('/')
+        .split('/')
+        .skip_while(|part| ["v2", "v3"].contains(part));
+    let below = (path.next(), path.next());
+    match (named, below) {
+        (Some(name), _) => access::instance_id(name).map(Subject::Instance),
+        (None, (Some("sandboxes"), Some(name))) => access::instance_id(name).map(Subject::Instance),
+        (None, (Some("templates"), Some(id))) => id.parse().ok().map(Subject::Project),
+        _ => None,
+    }
 }
 
 /// What runs in a sandbox prints to who started it: there is no log beside that.

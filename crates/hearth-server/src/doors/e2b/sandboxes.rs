@@ -32,6 +32,8 @@ use crate::store::{AskedFields, E2bRow, Moved, ProjectRow, SandboxSeen};
 
 /// Lifetime of a sandbox that is not told.
 const DEFAULT_TIMEOUT: i64 = 300;
+/// Where it is done.
+const CREATE: &str = "/e2b/v2/sandboxes";
 /// How long a VM is waited for.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long clients wait in all, for every answer and between them (`REQUEST_TIMEOUT` of E2B's SDKs).
@@ -69,12 +71,17 @@ pub async fn create(
 ) -> Result<Response, Refusal> {
     let came = Instant::now();
     key.0.need(Scope::Claim)?;
+    let again = serde_json::to_vec(&body).unwrap_or_default();
     let wanted = Wanted::of(&key, &headers, body, came)?;
     let from = template(&state, &key, &wanted.row.template).await?;
     if let Template::Project(project) = &from {
         templates::must_be_built(&state, project).await?;
     }
     need_allowed(from.project())?;
+    let home = state.relay.to_home(&from.project().id, CREATE, &headers, again.into());
+    if let Some(answer) = home.await? {
+        return Ok(answer);
+    }
     let reply = wanted.claim(&state, &key, &from).await?;
     let begun = wanted.begin(&state, &reply, &from).await;
     if let Err(refusal) = begun {

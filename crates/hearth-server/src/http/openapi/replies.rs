@@ -214,6 +214,10 @@ fn example(schema: &str) -> Option<Value> {
         "Items_RepoBranches" => item(json!({
             "repoFullName": "acme/app", "branch": "main", "isThere": true, "branches": ["main", "topic"]
         })),
+        "Items_ServerItem" => item(json!({
+            "id": "srv_3f0c2a9b1d4e", "place": "box1:/var/lib/hearth", "url": "https://box1.example:7717", "version": "0.1.0",
+            "alive": true, "answers": true, "startedAt": CREATED, "aliveUntil": LATER, "pools": 12, "vms": 80, "memoryMib": 196_608
+        })),
         "ProjectDeleted" => json!({ "deleted": true, "id": project_id() }),
         "Items_VariableItem" => item(json!({
             "name": "API_KEY", "configured": true, "updatedAt": CREATED, "lastUpdatedByUserId": "ada"

@@ -28,7 +28,7 @@ use super::extract::Path;
 use crate::secrets::links::LinkKey;
 use crate::store::InstanceRow;
 
-pub use address::{FORWARDED_PROTO, LOCAL_DOMAIN, outer_host, outer_scheme};
+pub use address::{FORWARDED_PROTO, LOCAL_DOMAIN, named, outer_host, outer_scheme};
 pub use proxy::{Proxied, pass};
 pub use rewrite::Outside;
 pub use route::{answer, by_name_or_header, routes};
