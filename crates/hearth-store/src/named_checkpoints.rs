@@ -20,6 +20,8 @@ pub struct NamedCheckpoint {
     pub name: String,
     /// The driver's name for it.
     pub key: CheckpointKey,
+    /// The server with its files; empty where there can be only one.
+    pub server: String,
     /// What it was made of.
     pub instance: InstanceId,
     /// Whose claim that was.
@@ -51,6 +53,7 @@ struct Raw {
     project_id: String,
     name: String,
     key: String,
+    server: String,
     instance_id: String,
     owner: String,
     note: Option<String>,
@@ -68,6 +71,7 @@ impl TryFrom<Raw> for NamedCheckpoint {
             project: parse("named_checkpoint.project_id", &raw.project_id)?,
             name: raw.name,
             key: parse("named_checkpoint.key", &raw.key)?,
+            server: raw.server,
             instance: parse("named_checkpoint.instance_id", &raw.instance_id)?,
             owner: raw.owner,
             note: raw.note,

@@ -36,6 +36,7 @@ impl Claims {
         let stops = (!is_paused).then(|| row.vm.clone());
         let labels = labels_of(row, &format!("checkpoint {name}"));
         let new = NamedCheckpoint {
+            server: self.store.server().to_owned(),
             project: row.project.clone(),
             name,
             key: new_key()?,
@@ -94,6 +95,16 @@ impl Claims {
         }
     }
 
+    fn must_be_here(&self, checkpoint: &NamedCheckpoint) -> Result<(), ForkError> {
+        if checkpoint.server == self.store.server() {
+            return Ok(());
+        }
+        Err(ForkError::OtherServer {
+            name: checkpoint.name.clone(),
+            server: checkpoint.server.clone(),
+        })
+    }
+
     /// Hands a VM over that continues from a checkpoint.
     pub async fn claim_checkpoint(&self, from: &NamedCheckpoint, task: &ClaimTask) -> Result<ClaimReply, ForkError> {
         let _alone = match &task.key {
@@ -111,6 +122,7 @@ impl Claims {
                 earlier => Ok(earlier.reply),
             };
         }
+        self.must_be_here(from)?;
         let reserved = self.capacity.reserve(&from.project, from.memory_mib, 1).await?;
         let room = reserved.map_err(|reason| ForkError::NoRoom { reason, count: 1 })?;
         let now = Timestamp::now();
@@ -159,6 +171,7 @@ impl Claims {
     /// Lets a claimed VM continue from a checkpoint: another VM is made of it, and takes the place of the one that is there when it answers.
     pub async fn restore(&self, row: &InstanceRow, from: &NamedCheckpoint) -> Result<ClaimReply, ForkError> {
         let came = tokio::time::Instant::now();
+        self.must_be_here(from)?;
         let claim = self.claim_of_owner(row).await?;
         let room = self.room(row, 1).await?;
         let now = Timestamp::now();

@@ -57,6 +57,12 @@ pub enum ForkError {
     /// The name of a checkpoint.
     #[error("the project has a checkpoint of this name already: delete it, or choose another name")]
     NameTaken,
+    /// Its files are on another machine.
+    #[error(
+        "the checkpoint {name} is on the server {server}: VMs continue from it there alone; for a claim `hearth server move PROJECT {server}` \
+         gives the pool that home"
+    )]
+    OtherServer { name: String, server: String },
     /// The VM could not be frozen.
     #[error("no checkpoint of the VM could be made: {0}")]
     Freeze(#[from] DriverError),

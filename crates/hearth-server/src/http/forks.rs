@@ -255,6 +255,7 @@ impl From<ForkError> for ApiError {
             ForkError::Unable(_)
             | ForkError::OtherRequest(_)
             | ForkError::NameTaken
+            | ForkError::OtherServer { .. }
             | ForkError::Freeze(DriverError::Permanent { .. }) => Self::new(ErrorCode::Conflict, message),
             ForkError::Freeze(_) | ForkError::Copy(_) | ForkError::Broken(_) => Self::unavailable(message),
             ForkError::Store(error) => error.into(),

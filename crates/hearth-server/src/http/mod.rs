@@ -112,7 +112,7 @@ pub use pause::claimed_and_there;
 pub use pool::need_allowed;
 pub use ports::{LOCAL_DOMAIN, Outside, PortAccess, Proxied, VisitorLimit, outer_host, outer_scheme};
 pub use ports::{answer as answer_port, pass as pass_to_port};
-pub use relay::{Relay, Subject};
+pub use relay::{Relay, Relayed, Subject};
 pub use root::{places, wants_page};
 pub use sessions::attach::Reading;
 pub use tls::{Tls, TlsError};

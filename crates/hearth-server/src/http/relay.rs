@@ -265,6 +265,7 @@ impl Relay {
         project: &ProjectId,
         path: &str,
         headers: &HeaderMap,
+        relayed: Option<Relayed>,
         body: Bytes,
     ) -> Result<Option<Response>, ApiError> {
         if !self.servers.are_several() {
@@ -286,6 +287,9 @@ impl Relay {
         sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(Subject::Project(project.clone()));
+        if let Some(relayed) = relayed {
+            parts.extensions.insert(relayed);
+        }
         match self.pass(Request::from_parts(parts, body)).await? {
             Passed::Here(_) => Ok(None),
             Passed::Answered(response) => Ok(Some(response)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -27,7 +28,7 @@ use super::hosts::sandbox_domain;
 use super::wire::{CLIENT_ID, ENVD_VERSION, Lifecycle, Made, More, NewSandbox, PAUSED, RUNNING, Shown};
 use super::{network, pause, templates, variables};
 use crate::claims::{ClaimError, ClaimTask, FIELDS_OF_A_KEY};
-use crate::http::{ApiError, AppState, need_allowed, need_owner};
+use crate::http::{ApiError, AppState, Relayed, need_allowed, need_owner};
 use crate::store::{AskedFields, E2bRow, Moved, ProjectRow, SandboxSeen};
 
 /// Lifetime of a sandbox that is not told.
@@ -67,6 +68,7 @@ pub async fn create(
     State(state): State<AppState>,
     key: Key,
     headers: HeaderMap,
+    relayed: Option<Extension<Relayed>>,
     Json(body): Json<NewSandbox>,
 ) -> Result<Response, Refusal> {
     let came = Instant::now();
@@ -78,7 +80,8 @@ pub async fn create(
         templates::must_be_built(&state, project).await?;
     }
     need_allowed(from.project())?;
-    let home = state.relay.to_home(&from.project().id, CREATE, &headers, again.into());
+    let (relayed, project) = (relayed.map(|Extension(relayed)| relayed), &from.project().id);
+    let home = state.relay.to_home(project, CREATE, &headers, relayed, again.into());
     if let Some(answer) = home.await? {
         return Ok(answer);
     }
