@@ -252,9 +252,12 @@ impl Servers {
         if let Some(place) = self.place(&homes, homes.of.get(project)) {
             return Ok(place);
         }
+        // No such project: that is said here.
+        if !homes.lost.iter().any(|(lost, _)| lost == project) {
+            return Ok(Place::Here);
+        }
         self.find_homes(std::slice::from_ref(project)).await?;
         let homes = self.read().await?;
-        // Without one there is no such project: that is said here.
         Ok(self.place(&homes, homes.of.get(project)).unwrap_or(Place::Here))
     }
 
