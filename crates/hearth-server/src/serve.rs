@@ -108,6 +108,9 @@ pub enum ServeError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Each would take the other's VMs for its own.
+    #[error("another server works with this database, and with the driver `incus` there can be one: stop it first")]
+    OneForIncus,
     /// It cannot be one of several servers.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -172,11 +175,9 @@ pub async fn serve_with(
     let installation = store
         .meta_or_insert("installation", &uuid::Uuid::now_v7().simple().to_string())
         .await?;
-    let label = label(&store, &installation, &links).await?;
+    let known = database::is_known(options);
+    let (label, adopts) = label(&store, &installation, &links, known).await?;
     database::note(options, &installation)?;
-    store.unreserve_all().await?;
-    store.undo_unanswered_claims(Timestamp::now()).await?;
-    store.undo_checkpoints().await?;
     first_token(&store, folder).await?;
     // An engine that several servers share knows the installation; whatever is one machine's is its own server's.
     let driver = make(match options.driver {
@@ -188,8 +189,15 @@ pub async fn serve_with(
     let url = advertised(options, &addresses);
     app.state
         .servers
-        .begin(&place(folder), url.as_deref(), options.memory_mib)
+        .begin(&place(folder), url.as_deref(), options.memory_mib, adopts)
         .await?;
+    if options.driver == DriverKind::Incus && !app.state.servers.others().await?.is_empty() {
+        return Err(ServeError::OneForIncus);
+    }
+    // Of the server before this one with these VMs.
+    store.unreserve_all().await?;
+    store.undo_unanswered_claims(Timestamp::now()).await?;
+    store.undo_checkpoints().await?;
     let rules = options.openid.as_ref().map(ToString::to_string).unwrap_or_default();
     store.end_sign_ins_unless(&rules, Timestamp::now()).await?;
     let openid = options.openid.clone().map(web::Provider::new).transpose();

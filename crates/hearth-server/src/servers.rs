@@ -5,7 +5,7 @@
 //! In SQLite there is one server: everything is here, and nothing of this runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hearth_api::ids::{InstanceId, ProjectId};
@@ -19,7 +19,8 @@ use crate::wake::Wake;
 const LIVES: SignedDuration = SignedDuration::from_secs(6);
 /// How often it says so, and looks for those that are silent.
 const BEAT: Duration = Duration::from_millis(1500);
-/// So long after its own start a server takes no pool from another one: when a whole house comes back, each gets its own again.
+/// So long after its own start, or after a time in which it could not say that it is alive, a server takes no pool from another one: when a
+/// whole house comes back, or PostgreSQL, each gets its own again.
 const NEWCOMER: Duration = Duration::from_secs(10);
 /// How long a lease of what one server does for all lasts.
 const LEASE: SignedDuration = SignedDuration::from_secs(6);
@@ -61,7 +62,8 @@ struct Inner {
     wake: Wake,
     /// Names this process.
     session: String,
-    began: Instant,
+    /// Since when it says without a gap that it is alive.
+    began: Mutex<Instant>,
     known: RwLock<Known>,
     /// One reads at a time.
     reading: tokio::sync::Mutex<()>,
@@ -88,7 +90,7 @@ impl Servers {
             store,
             wake,
             session,
-            began: Instant::now(),
+            began: Mutex::new(Instant::now()),
             known: RwLock::default(),
             reading: tokio::sync::Mutex::default(),
             leads: AtomicBool::new(alone),
@@ -96,7 +98,13 @@ impl Servers {
     }
 
     /// This process works from now on. Nothing where there is one server.
-    pub async fn begin(&self, place: &str, url: Option<&str>, memory_mib: u64) -> Result<(), ServerError> {
+    pub async fn begin(
+        &self,
+        place: &str,
+        url: Option<&str>,
+        memory_mib: u64,
+        adopts: bool,
+    ) -> Result<(), ServerError> {
         let inner = &self.0;
         if !inner.store.is_shared() {
             return Ok(());
@@ -107,6 +115,7 @@ impl Servers {
             version: env!("CARGO_PKG_VERSION"),
             session: &inner.session,
             memory_mib,
+            adopts,
         };
         match inner.store.register_server(new, LIVES, Timestamp::now()).await? {
             Registered::Begun(generation) => {
@@ -125,19 +134,44 @@ impl Servers {
     /// Says that this server is alive, and finds homes for pools of those that are silent, until `stop`. When another process took its
     /// place meanwhile, `stop` is cancelled here.
     pub async fn run(&self, stop: CancellationToken) {
-        let inner = &self.0;
-        if !inner.store.is_shared() {
-            return;
+        if self.0.store.is_shared() {
+            // Apart: what waits for a lock must not keep this server from saying that it is alive.
+            tokio::join!(self.say_alive(&stop), self.look_after(&stop));
         }
+    }
+
+    async fn say_alive(&self, stop: &CancellationToken) {
+        let inner = &self.0;
+        let mut said = Instant::now();
         loop {
             match inner.store.keep_alive(&inner.session, LIVES).await {
-                Ok(true) => {}
+                Ok(true) => {
+                    if said.elapsed() > BEAT * 2 {
+                        *inner.began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    }
+                    said = Instant::now();
+                }
                 Ok(false) => {
                     tracing::error!("another process has this server's place in the database; this one ends");
                     return stop.cancel();
                 }
                 Err(error) => tracing::warn!(%error, "the other servers cannot be told that this one is alive"),
             }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(BEAT) => {}
+            }
+        }
+    }
+
+    fn is_newcomer(&self) -> bool {
+        let began = *self.0.began.lock().unwrap_or_else(PoisonError::into_inner);
+        began.elapsed() < NEWCOMER
+    }
+
+    async fn look_after(&self, stop: &CancellationToken) {
+        let inner = &self.0;
+        loop {
             self.lead().await;
             if let Err(error) = self.look_after_all().await {
                 tracing::warn!(%error, "the servers of this database could not be read; it is tried again");
@@ -174,7 +208,7 @@ impl Servers {
         if homes.lost.is_empty() {
             return Ok(());
         }
-        let newcomer = self.0.began.elapsed() < NEWCOMER;
+        let newcomer = self.is_newcomer();
         let wanted: Vec<ProjectId> = homes
             .lost
             .iter()
@@ -253,8 +287,13 @@ impl Servers {
             return Ok(place);
         }
         // No such project: that is said here.
-        if !homes.lost.iter().any(|(lost, _)| lost == project) {
+        let Some((_, silent)) = homes.lost.iter().find(|(lost, _)| lost == project) else {
             return Ok(Place::Here);
+        };
+        if self.is_newcomer()
+            && let Some(place @ Place::Silent(_)) = self.place(&homes, silent.as_ref())
+        {
+            return Ok(place);
         }
         self.find_homes(std::slice::from_ref(project)).await?;
         let homes = self.read().await?;

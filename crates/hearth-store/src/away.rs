@@ -2,8 +2,8 @@
 
 use std::io::{Error as IoError, ErrorKind};
 
-/// What PostgreSQL says when it ends, begins, or has no connection left: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-const CODES: [&str; 5] = ["57P01", "57P02", "57P03", "57P05", "53300"];
+/// What PostgreSQL says when it ends, begins, has no connection left, or let a transaction wait for others in vain: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+const CODES: [&str; 7] = ["57P01", "57P02", "57P03", "57P05", "53300", "55P03", "40P01"];
 /// The class of codes of connections that broke.
 const CONNECTION: &str = "08";
 

@@ -45,10 +45,14 @@ impl Store {
     /// The host's clock jumped ahead: leases last as long as they were given, not as long as the clock says.
     pub async fn shift_leases(&self, by: SignedDuration) -> Result<(), StoreError> {
         let mut tx = self.write.begin().await?;
-        db::query("UPDATE claim SET expires_at = expires_at + $1 WHERE ended_at IS NULL")
-            .bind(i64::try_from(by.as_millis()).unwrap_or_default())
-            .execute(&mut *tx)
-            .await?;
+        db::query(
+            "UPDATE claim SET expires_at = expires_at + $1
+             WHERE ended_at IS NULL AND instance_id IN (SELECT id FROM instance WHERE server = $2)",
+        )
+        .bind(i64::try_from(by.as_millis()).unwrap_or_default())
+        .bind(self.server())
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }

@@ -27,10 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const DOUBTFUL: Duration = Duration::from_secs(1);
 /// All statements of the store, each prepared once per connection.
 const STATEMENTS: usize = 400;
-/// What every connection is set to. A server whose host is gone without a word must not keep others from writing for long.
+/// What every connection is set to. A server whose host is gone without a word must not keep others from writing for long: it is noticed
+/// before they give up.
 const SETTINGS: &str =
-    "SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '20s'; SET tcp_keepalives_idle = 10;
-    SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
+    "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '20s'; SET tcp_keepalives_idle = 5;
+    SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
 /// And those that only read.
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
 /// Where servers tell each other that something changed. The message is who tells; it carries nothing else.

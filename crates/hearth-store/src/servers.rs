@@ -30,6 +30,8 @@ pub struct NewServer<'a> {
     pub session: &'a str,
     /// What its VMs may have together, MiB.
     pub memory_mib: u64,
+    /// It gets what was there before servers had names.
+    pub adopts: bool,
 }
 
 /// How a server began.
@@ -140,7 +142,14 @@ impl Store {
         self.dialect() == Dialect::Postgres
     }
 
-    /// This server begins, and is alive for so long. The first one of a store gets what was there before servers had names.
+    /// Whether there are VMs or checkpoints of the time before servers had names.
+    pub async fn has_unnamed(&self) -> Result<bool, StoreError> {
+        const UNNAMED: &str = "SELECT EXISTS (SELECT 1 FROM instance WHERE server = '')
+            OR EXISTS (SELECT 1 FROM checkpoint WHERE server = '')";
+        Ok(db::query_scalar(UNNAMED).fetch_one(&self.read).await?)
+    }
+
+    /// This server begins, and is alive for so long.
     pub async fn register_server(
         &self,
         new: NewServer<'_>,
@@ -148,9 +157,6 @@ impl Store {
         now: Timestamp,
     ) -> Result<Registered, StoreError> {
         let mut tx = self.write.begin().await?;
-        let first: bool = db::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM server)")
-            .fetch_one(&mut *tx)
-            .await?;
         let begun: Option<i64> = db::query_scalar(sqlx::AssertSqlSafe(format!(
             "INSERT INTO server (id, place, url, version, session, generation, memory_mib, started_at, alive_until)
              VALUES ($1, $2, $3, $4, $5, 1, $6, $7, {NOW} + $8)
@@ -178,7 +184,7 @@ impl Store {
                 .await?;
             return Ok(Registered::Elsewhere(place));
         };
-        if first {
+        if new.adopts {
             for statement in ADOPT {
                 db::query(statement).bind(self.server()).execute(&mut *tx).await?;
             }
@@ -373,6 +379,7 @@ mod tests {
             version: "1",
             session,
             memory_mib: 1000,
+            adopts: place == "host a",
         }
     }
 
@@ -437,7 +444,7 @@ mod tests {
 
     #[tokio::test]
     #[ignore = "needs PostgreSQL (all: cargo xtask test; alone: cargo xtask test NAME)"]
-    async fn what_is_there_before_servers_have_names_is_the_first_ones_and_others_neither_see_nor_claim_it() {
+    async fn what_is_there_before_servers_have_names_is_the_ones_that_adopts_it_and_others_neither_see_nor_claim_it() {
         let database = Database::new(Kind::Postgres);
         let before = database.open().await;
         let web = project(&before, "web").await;
@@ -446,8 +453,10 @@ mod tests {
             database.open().await.of_server("a"),
             database.open().await.of_server("b"),
         );
-        begin(&a, "host a", LIVES).await;
+        assert!(before.has_unnamed().await.unwrap());
         begin(&b, "host b", LIVES).await;
+        begin(&a, "host a", LIVES).await;
+        assert!(!before.has_unnamed().await.unwrap());
         let seen = async |store: &Store| store.all_instances(Timestamp::now()).await.unwrap().len();
         assert_eq!((seen(&a).await, seen(&b).await), (2, 0));
         let home = |server: &str| vec![(web.clone(), server.to_owned())];

@@ -6,8 +6,9 @@ use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::Connection as _;
+use sqlx::postgres::PgPool;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, Postgres, Transaction};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -17,13 +18,12 @@ use super::db::{Done, Pool, Query, Tx};
 
 /// How a transaction begins on SQLite: it has the database for itself from now on.
 const BEGIN: &str = "BEGIN IMMEDIATE";
-/// The same on PostgreSQL: all servers ask for this lock, and it goes with the transaction. (`hearth` in ASCII.)
-const BEGIN_ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(114784635876456)";
+/// The same on PostgreSQL, in a transaction: all servers ask for this lock, and it goes with the transaction. (`hearth` in ASCII.)
+const ALONE: &str = "SELECT pg_advisory_xact_lock(114784635876456)";
 /// Beside others that begin so, and beside none that begins alone.
-const BEGIN_SHARED: &str = "BEGIN; SELECT pg_advisory_xact_lock_shared(114784635876456)";
+const SHARED: &str = "SELECT pg_advisory_xact_lock_shared(114784635876456)";
 /// The same; its commit is not waited for on the disk.
-const BEGIN_UNSYNCED: &str =
-    "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_advisory_xact_lock_shared(114784635876456)";
+const UNSYNCED: &str = "SET LOCAL synchronous_commit = off; SELECT pg_advisory_xact_lock_shared(114784635876456)";
 
 /// What writes: the one connection of SQLite, or those of PostgreSQL.
 #[derive(Debug, Clone)]
@@ -90,24 +90,20 @@ impl Writer {
     /// Begins a transaction; it has the database for itself from now on, whatever the database is.
     #[track_caller]
     pub(super) fn begin(&self) -> impl Future<Output = sqlx::Result<Writing>> + Send {
-        self.begin_by(BEGIN_ALONE, self.write())
+        self.begin_by(ALONE, self.write())
     }
 
     /// Begins a transaction that others may run beside, on PostgreSQL: for what is done often, and decides only by rows that it has
     /// locked or that it writes by compare-and-set. On SQLite there is one writer.
     #[track_caller]
     pub(super) fn begin_shared(&self) -> impl Future<Output = sqlx::Result<Writing>> + Send {
-        self.begin_by(BEGIN_SHARED, self.write())
+        self.begin_by(SHARED, self.write())
     }
 
-    async fn begin_by(&self, on_postgres: &'static str, write: Write) -> sqlx::Result<Writing> {
+    async fn begin_by(&self, lock: &'static str, write: Write) -> sqlx::Result<Writing> {
         let tx = match &self.pool {
             Pool::Sqlite(pool) => Tx::Sqlite(pool.begin_with(BEGIN).await?),
-            // The first statement tells a connection that broke meanwhile; nothing was done yet, so another one may begin.
-            Pool::Postgres(pool) => match pool.begin_with(on_postgres).await {
-                Err(sqlx::Error::Io(_)) => Tx::Postgres(named(pool.begin_with(on_postgres).await)?),
-                begun => Tx::Postgres(named(begun)?),
-            },
+            Pool::Postgres(pool) => Tx::Postgres(named(begin_on_postgres(pool, lock).await)?),
         };
         let told = self.told.clone();
         Ok(Writing {
@@ -132,7 +128,7 @@ impl Writer {
             let done = match &pool {
                 Pool::Sqlite(pool) => run_unsynced_on_sqlite(pool, query, event).await?,
                 Pool::Postgres(pool) => {
-                    let mut tx = Tx::Postgres(named(pool.begin_with(BEGIN_UNSYNCED).await)?);
+                    let mut tx = Tx::Postgres(named(begin_on_postgres(pool, UNSYNCED).await)?);
                     let done = query.execute(&mut tx).await?;
                     event.execute(&mut tx).await?;
                     tx.commit().await?;
@@ -153,6 +149,18 @@ impl Writer {
     pub(super) async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// A transaction that has this lock. It begins by a statement of its own: who stops waiting for the lock gives the connection back, and it must
+/// be known then that a transaction is to be rolled back.
+async fn begin_on_postgres(pool: &PgPool, lock: &'static str) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let mut tx = match pool.begin().await {
+        // The first statement tells a connection that broke meanwhile; nothing was done yet, so another one may begin.
+        Err(sqlx::Error::Io(_)) => pool.begin().await?,
+        begun => begun?,
+    };
+    sqlx::raw_sql(lock).execute(&mut *tx).await?;
+    Ok(tx)
 }
 
 /// Whether a connection that comes back can begin a transaction again. SQLite ends one on its own when the disk is full, the connection

@@ -302,6 +302,8 @@ impl Claims {
             let id = &earlier.reply.id;
             let row = self.store.instance(id).await?;
             match row.filter(|row| row.state == InstanceState::Claimed) {
+                // It may be about to answer there.
+                Some(row) if row.server != self.store.server() => return Err(StoreError::NotAtHome),
                 Some(_) => Earlier::Unfinished(id.clone()),
                 None => Earlier::Ended,
             }

@@ -32,7 +32,8 @@ const RELAYED: HeaderName = HeaderName::from_static("x-hearth-relayed");
 const BELIEVED: SignedDuration = SignedDuration::from_secs(60);
 /// What the signature is for.
 const PURPOSE: &str = "relayed for";
-/// Says in an answer that the server that was asked is not the one to ask any more.
+const MOVED_PURPOSE: &str = "it moved";
+/// Says in an answer that the server that was asked is not the one to ask any more, signed: what a program in a VM answers says nothing.
 const MOVED: HeaderName = HeaderName::from_static("x-hearth-moved");
 /// How long a server is looked for that takes the request: as long as another one needs to take over.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -124,11 +125,12 @@ impl Carried {
         }
     }
 
-    fn into_body(self) -> Body {
+    /// `None`: it is on its way to a server that did not take it.
+    fn into_body(self) -> Option<Body> {
         match self {
-            Self::Kept(bytes) => Body::from(bytes),
-            Self::Once(body) => body,
-            Self::Spent => Body::empty(),
+            Self::Kept(bytes) => Some(Body::from(bytes)),
+            Self::Once(body) => Some(body),
+            Self::Spent => None,
         }
     }
 }
@@ -217,18 +219,24 @@ impl Relay {
                 None => self.place(&about).await?,
             };
             match now {
-                Place::Here => return Ok(here(parts, carried.into_body(), upgraded)),
+                Place::Here => {
+                    let body = carried.into_body().ok_or_else(spent)?;
+                    return Ok(here(parts, body, upgraded));
+                }
                 Place::Silent(row) if matches!(about, Subject::Instance(_)) => {
-                    if is_about_the_row(&parts) {
-                        return Ok(here(parts, carried.into_body(), upgraded));
-                    }
-                    return Err(silent(&row));
+                    return match carried.into_body().filter(|_| is_about_the_row(&parts)) {
+                        Some(body) => Ok(here(parts, body, upgraded)),
+                        None => Err(silent(&row)),
+                    };
                 }
                 Place::There(_) if relayed => {
                     let mut moved =
                         ApiError::unavailable("another server looks after this since a moment ago; ask again")
                             .into_response();
-                    moved.headers_mut().insert(MOVED, HeaderValue::from_static("1"));
+                    let signed = self.links.sign(MOVED_PURPOSE, Timestamp::now() + BELIEVED);
+                    if let Ok(signed) = HeaderValue::from_str(&signed) {
+                        moved.headers_mut().insert(MOVED, signed);
+                    }
                     // Nothing has failed here: the server that asked looks again.
                     moved.extensions_mut().insert(Proxied);
                     return Ok(Passed::Answered(moved));
@@ -238,7 +246,7 @@ impl Relay {
                         return Err(not_taken(&row));
                     };
                     match self.send(&row, &mut parts, body, &upgraded).await {
-                        Ok(answer) if answer.headers().contains_key(MOVED) => self.servers.doubt(),
+                        Ok(answer) if self.says_moved(&answer) => self.servers.doubt(),
                         Ok(answer) => return Ok(Passed::Answered(passed_back(answer, upgraded))),
                         Err(NoAnswer::NotSent) => self.servers.doubt(),
                         Err(NoAnswer::Broken(_)) if parts.method.is_safe() => self.servers.doubt(),
@@ -320,6 +328,11 @@ impl Relay {
                 }
             });
         }
+    }
+
+    fn says_moved(&self, answer: &reqwest::Response) -> bool {
+        let signed = answer.headers().get(MOVED).and_then(|signed| signed.to_str().ok());
+        signed.is_some_and(|signed| self.links.check(MOVED_PURPOSE, signed, Timestamp::now()).is_ok())
     }
 
     async fn place(&self, about: &Subject) -> Result<Place, ApiError> {
@@ -467,8 +480,8 @@ fn is_about_the_row(parts: &Parts) -> bool {
 
 fn silent(row: &ServerRow) -> ApiError {
     ApiError::unavailable(format!(
-        "this VM is on the server {} ({}), which has not been heard of since {}; the VM stays its claim's, and is reached again when that server is back",
-        row.id, row.place, row.alive_until
+        "this is on the server {}, which has not been heard of since {}; a VM stays its claim's, and is reached again when that server is back",
+        row.id, row.alive_until
     ))
 }
 
@@ -477,10 +490,12 @@ fn not_taken(row: &ServerRow) -> ApiError {
         None => "it has said no address where other servers reach it: start it with --advertise URL",
         Some(_) => "it could not be reached",
     };
-    ApiError::unavailable(format!(
-        "the server {} ({}) looks after this, and {why}; ask again",
-        row.id, row.place
-    ))
+    ApiError::unavailable(format!("the server {} looks after this, and {why}; ask again", row.id))
+}
+
+/// Its body is gone with the attempt.
+fn spent() -> ApiError {
+    ApiError::unavailable("another server looks after this since a moment ago; ask again")
 }
 
 fn broken(row: &ServerRow, why: &str) -> ApiError {

@@ -44,6 +44,11 @@ pub(super) fn mark(folder: &Path, marked: &Marked) -> Result<(), (PathBuf, std::
     write_private(&path, text.as_bytes()).map_err(|error| (path, error))
 }
 
+/// Whether the folder said before this start that its store is in PostgreSQL.
+pub(super) fn is_known(options: &ServeOptions) -> bool {
+    marked(&options.data_dir).is_some_and(|marked| marked.installation.is_some())
+}
+
 /// Writes it where the server begins to work with PostgreSQL.
 pub(super) fn note(options: &ServeOptions, installation: &str) -> Result<(), ServeError> {
     let Some(url) = &options.database else { return Ok(()) };

@@ -45,22 +45,29 @@ pub(super) fn own_id(data_dir: &Path) -> Result<String, IdentityError> {
 }
 
 /// What this server's VMs are labelled with, so that two servers of one machine do not take each other's for their own: the installation's
-/// name for the first one of a store, or the only one. Fails where this server could not read the secrets of the others.
-pub(super) async fn label(store: &Store, installation: &str, key: &LinkKey) -> Result<String, IdentityError> {
+/// name for the first one of a store, or the only one; and whether it gets what was there before servers had names. That is the first one's,
+/// and where there is something, the first one is a server whose folder was `known` to belong to the store. Fails where this server could not read
+/// the secrets of the others.
+pub(super) async fn label(
+    store: &Store,
+    installation: &str,
+    key: &LinkKey,
+    known: bool,
+) -> Result<(String, bool), IdentityError> {
     if !store.is_shared() {
-        return Ok(installation.to_owned());
+        return Ok((installation.to_owned(), false));
     }
     let own = key.secret_of("the key of an installation");
     if store.meta_or_insert("keyCheck", &own).await? != own {
         return Err(IdentityError::OtherKey);
     }
-    let first = store.meta_or_insert("firstServer", store.server()).await?;
-    let label = if first == store.server() {
-        installation
-    } else {
-        store.server()
+    let first = match known || !store.has_unnamed().await? {
+        true => Some(store.meta_or_insert("firstServer", store.server()).await?),
+        false => store.meta("firstServer").await?,
     };
-    Ok(label.to_owned())
+    let is_first = first.as_deref() == Some(store.server());
+    let label = if is_first { installation } else { store.server() };
+    Ok((label.to_owned(), is_first))
 }
 
 /// Host and data folder: where a server is, for people. Two servers of one place are one after the other.

@@ -91,7 +91,7 @@ pub async fn uninstall(options: &ServeOptions) -> Result<Removed, ServeError> {
         DriverKind::Incus => installation,
         DriverKind::Qemu | DriverKind::Fake => {
             let key = LinkKey::open(&folder.join(SECRET_KEY))?;
-            label(&store, &installation, &key).await?
+            label(&store, &installation, &key, true).await?.0
         }
     };
     let driver: Arc<dyn Driver> = driver(options, label)?;

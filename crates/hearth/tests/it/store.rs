@@ -70,7 +70,7 @@ fn store_is_moved_and_served_by_what_the_command_says() {
     assert!(
         moved
             .stdout
-            .contains("of 28 tables are in postgres://hearth@localhost/"),
+            .contains("of 30 tables are in postgres://hearth@localhost/"),
         "{}",
         moved.stdout
     );
