@@ -122,7 +122,17 @@ fn variable(pair: &[String]) -> Result<String, String> {
             "the variable {name} of a step ENV cannot be set: its value is to be one line"
         ));
     }
-    let line = quote(&format!("{name}=\"{value}\""));
+    // Login shells read the file as shell, other commands take one pair of quotes away: both must see the same.
+    let quotes = match value {
+        plain if !plain.contains('\'') => '\'',
+        plain if !plain.contains(['"', '$', '`', '\\']) => '"',
+        _ => {
+            return Err(format!(
+                "the variable {name} of a step ENV cannot be set: beside a single quote its value can have no double quote, `$`, backtick or backslash"
+            ));
+        }
+    };
+    let line = quote(&format!("{name}={quotes}{value}{quotes}"));
     Ok(format!("printf '%s\\n' {line} >>/etc/environment"))
 }
 
@@ -197,7 +207,7 @@ mod tests {
         let commands = build(json!({
             "fromImage": "e2bdev/base",
             "steps": [
-                { "type": "ENV", "args": ["A", "1", "B", "two words"] },
+                { "type": "ENV", "args": ["A", "1", "B", "it's \u{fc}", "C", "say \"hi\" $x"] },
                 { "type": "WORKDIR", "args": ["/srv"] },
                 { "type": "WORKDIR", "args": ["app"] },
                 { "type": "RUN", "args": ["echo it's"] },
@@ -211,7 +221,9 @@ mod tests {
         let text = |at: usize| commands[at]["command"].as_str().unwrap();
         assert_eq!(commands.len(), 6);
         assert!(
-            text(0).contains("'A=\"1\"'") && text(0).contains("'B=\"two words\"'"),
+            text(0).contains(r"A='\''1'\''")
+                && text(0).contains(r#"B="it'\''s ü""#)
+                && text(0).contains(r#"C='\''say "hi" $x'\''"#),
             "{}",
             text(0)
         );
@@ -241,6 +253,10 @@ mod tests {
                 "uploaded",
             ),
             (json!({ "steps": [{ "type": "ENV", "args": ["A"] }] }), "ENV"),
+            (
+                json!({ "steps": [{ "type": "ENV", "args": ["A", "it's \"x\""] }] }),
+                "single quote",
+            ),
         ] {
             let why = build(body.clone()).unwrap_err();
             assert!(why.contains(word), "{body}: {why}");
