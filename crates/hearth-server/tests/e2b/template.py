@@ -5,7 +5,7 @@ import pathlib
 import sys
 import tempfile
 
-from e2b import BuildException, NotFoundException, Sandbox, Template, wait_for_port
+from e2b import BuildException, Sandbox, SandboxException, Template, wait_for_port
 
 name = f"built-{sys.argv[1]}"
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -49,8 +49,20 @@ except BuildException as error:
     print(f"as it should: {error}")
 try:
     Sandbox.create(f"{name}-broken")
+    sys.exit("its set-up fails here, too")
+except SandboxException as error:
+    assert "exit code 3" in str(error), error
+# Begun, and refused before anything was built.
+assert not Template.exists(name + "-none")
+try:
+    Template.build(Template().from_image("python:3.12").run_cmd("true"), name + "-none")
+except Exception as error:
+    print(f"as it should: {error}")
+assert not Template.exists(name + "-none")
+try:
+    Sandbox.create(name + "-none")
     sys.exit("it was never built")
-except NotFoundException as error:
+except SandboxException as error:
     assert "none of its builds has succeeded" in str(error), error
 Template.build(steps, f"{name}:v2", cpu_count=1, memory_mb=512)
 assert Template.exists(f"{name}:v2") and not Template.exists(f"{name}:v1")
