@@ -11,6 +11,7 @@ mod dist;
 mod e2b;
 mod examples;
 mod forecast;
+mod load;
 mod npm;
 mod openapi;
 mod openid;
@@ -48,6 +49,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Measure what Hearth promises, each figure beside what it is compared with
     Bench(bench::BenchArgs),
+    /// Claim as fast as clients can on SQLite and PostgreSQL, with one to three servers, beside what PostgreSQL does alone
+    Load(load::LoadArgs),
     /// Run the planner through simulated days with faults, and check what it promises
     Sim(sim::SimArgs),
     /// All set-up, then every check and every test, those with real VMs included; with a name, only the tests of that name
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args).map(|path| println!("{}", path.display())),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Load(args) => load::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Openapi => openapi::write().map(|path| println!("{}", path.display())),

@@ -21,9 +21,12 @@ pub const VARIABLE: &str = "HEARTH_TEST_POSTGRES";
 const PROGRAMS: &str = "/usr/lib/postgresql";
 /// Who runs it where the tests are root's: the package makes this user.
 const RUNS_IT: [&str; 2] = ["postgres", "nobody"];
-/// What makes tests quick (nothing outlives them) and lets many run at once.
-const SETTINGS: &str = "-c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=900 -c shared_buffers=64MB \
-    -c autovacuum=off -c log_min_messages=fatal";
+/// Of any cluster here: no network, and nothing in the log that is no error.
+const SETTINGS: &str = "-c listen_addresses= -c log_min_messages=fatal -c max_connections=900";
+/// What makes tests quick: nothing outlives them.
+const QUICK: &str = "-c fsync=off -c full_page_writes=off -c shared_buffers=64MB -c autovacuum=off";
+/// What a person would have: a commit is on the disk when it is answered.
+const DURABLE: &str = "-c shared_buffers=1GB -c max_wal_size=8GB";
 /// Lasts as long as its standard input, then ends PostgreSQL and removes the folder.
 const CLEANER: &str = r#"cat >/dev/null; "$1/run" pg_ctl -D "$1/data" -m immediate stop >/dev/null 2>&1; rm -rf "$1""#;
 
@@ -31,6 +34,8 @@ const CLEANER: &str = r#"cat >/dev/null; "$1/run" pg_ctl -D "$1/data" -m immedia
 #[derive(Debug)]
 pub struct Postgres {
     folder: PathBuf,
+    /// Its settings beside [`SETTINGS`].
+    settings: &'static str,
     databases: AtomicU32,
     /// Its end is the cluster's.
     _cleaner: (Child, Mutex<Option<ChildStdin>>),
@@ -56,7 +61,7 @@ pub fn wanted() -> Option<String> {
 }
 
 /// The folder of PostgreSQL's programs, of the newest version that is installed.
-fn programs() -> PathBuf {
+pub fn programs() -> PathBuf {
     let version = |path: &Path| -> Option<u32> { path.file_name()?.to_str()?.parse().ok() };
     let versions = std::fs::read_dir(PROGRAMS).into_iter().flatten().flatten();
     let newest = versions.map(|entry| entry.path()).max_by_key(|path| version(path));
@@ -67,6 +72,15 @@ fn programs() -> PathBuf {
 impl Postgres {
     /// A new cluster of the caller's own, for a test that ends it.
     pub fn start() -> Self {
+        Self::start_with(QUICK)
+    }
+
+    /// A new cluster that loses nothing, as one that is measured.
+    pub fn durable() -> Self {
+        Self::start_with(DURABLE)
+    }
+
+    fn start_with(settings: &'static str) -> Self {
         let folder = tempfile::Builder::new().prefix("hearth-pg-").tempdir().unwrap().keep();
         let mut switch = String::new();
         if Uid::effective().is_root() {
@@ -96,6 +110,7 @@ impl Postgres {
         let input = cleaner.stdin.take();
         let cluster = Self {
             folder,
+            settings,
             databases: AtomicU32::default(),
             _cleaner: (cleaner, Mutex::new(input)),
         };
@@ -139,7 +154,11 @@ impl Postgres {
 
     /// Begins again.
     pub fn begin(&self) {
-        let socket = format!("{SETTINGS} -c unix_socket_directories={}", self.folder.display());
+        let socket = format!(
+            "{SETTINGS} {} -c unix_socket_directories={}",
+            self.settings,
+            self.folder.display()
+        );
         let log = self.folder.join("log");
         self.run(&[
             "pg_ctl",
