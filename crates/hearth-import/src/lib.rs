@@ -26,6 +26,7 @@ use hearth_api::settings::Settings;
 pub use files::{Entry, Files, Kind, MAX_ENTRIES, MAX_FILE, MAX_FILES};
 pub use formats::JSONC;
 pub use own::OwnSetUp;
+pub use shell::expanding;
 
 use draft::Draft;
 use files::Reader;

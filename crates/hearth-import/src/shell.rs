@@ -12,7 +12,8 @@ pub(crate) fn words(words: &[String]) -> String {
 }
 
 /// In double quotes: variables are put in by the shell, and nothing else is done.
-pub(crate) fn expanding(text: &str) -> String {
+#[must_use]
+pub fn expanding(text: &str) -> String {
     let mut quoted = String::from("\"");
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

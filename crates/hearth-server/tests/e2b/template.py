@@ -14,7 +14,7 @@ folder = pathlib.Path(tempfile.mkdtemp())
 steps = (
     Template(file_context_path=str(folder))
     .from_base_image()
-    .set_envs({"STEP": "two words", "QUOTED": 'say "hi"'})
+    .set_envs({"STEP": "two words", "QUOTED": 'say "hi"', "WITH": "/opt/x:$PATH$UNSET"})
     .set_workdir("/srv/app")
     .copy("app", ".")
     .run_cmd("cat data.txt; echo $STEP >step; pwd >where; echo $QUOTED >quoted")
@@ -35,6 +35,8 @@ assert sandbox.files.read("/srv/app/where") == "/srv/app\n"
 assert sandbox.commands.run("cat /srv/app/step /tmp/who; echo $STEP").stdout == "two words\nuser\ntwo words\n"
 quoted = sandbox.commands.run("cat /srv/app/quoted; echo $QUOTED").stdout
 assert quoted == 'say "hi"\nsay "hi"\n', quoted
+found = sandbox.commands.run("printenv WITH").stdout
+assert found.startswith("/opt/x:/") and "$" not in found, found
 assert "copied" in sandbox.commands.run("curl -s localhost:8000/data.txt || python3 -c \"import urllib.request as u; print(u.urlopen('http://localhost:8000/data.txt').read().decode())\"").stdout
 sandbox.kill()
 try:

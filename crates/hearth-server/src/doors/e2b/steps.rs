@@ -122,18 +122,18 @@ fn variable(pair: &[String]) -> Result<String, String> {
             "the variable {name} of a step ENV cannot be set: its value is to be one line"
         ));
     }
-    // Login shells read the file as shell, other commands take one pair of quotes away: both must see the same.
-    let quotes = match value {
-        plain if !plain.contains('\'') => '\'',
-        plain if !plain.contains(['"', '$', '`', '\\']) => '"',
-        _ => {
-            return Err(format!(
-                "the variable {name} of a step ENV cannot be set: beside a single quote its value can have no double quote, `$`, backtick or backslash"
-            ));
-        }
-    };
-    let line = quote(&format!("{name}={quotes}{value}{quotes}"));
-    Ok(format!("printf '%s\\n' {line} >>/etc/environment"))
+    if value.contains('\'') && value.contains(['"', '$', '`', '\\']) {
+        return Err(format!(
+            "the variable {name} of a step ENV cannot be set: beside a single quote its value can have no double quote, `$`, backtick or backslash"
+        ));
+    }
+    // Variables in it are those of the build, as in `PATH=/opt/bin:$PATH`; no command is run for it. Login shells read the file as shell, other
+    // commands take one pair of quotes away: both see the same.
+    let value = hearth_import::expanding(value);
+    Ok(format!(
+        "set +u; export {name}={value}; case \"${name}\" in *\\'*) printf '%s=\"%s\"\\n' {name} \"${name}\" ;; *) printf \"%s='%s'\\n\" {name} \"${name}\" ;; \
+         esac >>/etc/environment"
+    ))
 }
 
 impl Place {
@@ -220,13 +220,9 @@ mod tests {
         .unwrap();
         let text = |at: usize| commands[at]["command"].as_str().unwrap();
         assert_eq!(commands.len(), 6);
-        assert!(
-            text(0).contains(r"A='\''1'\''")
-                && text(0).contains(r#"B="it'\''s ü""#)
-                && text(0).contains(r#"C='\''say "hi" $x'\''"#),
-            "{}",
-            text(0)
-        );
+        for word in [r#"A="1";"#, r#"B="it's ü";"#, r#"C="say \"hi\" $x";"#] {
+            assert!(text(0).contains(word), "{word}: {}", text(0));
+        }
         assert!(
             text(1).contains("cd '/srv/app'") && text(1).ends_with("echo it's"),
             "{}",
