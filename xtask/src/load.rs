@@ -29,15 +29,16 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
         true => fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display())),
         false => Ok(()),
     };
-    // What a run left that was killed.
+    // What an earlier run left, its logs among it.
     tidy()?;
     let mut command = Command::new(release.join("hearth-load"));
     command.arg("--hearth").arg(release.join("hearth"));
     command.arg("--folder").arg(&folder);
-    let done = process::run_for_status(command.args(&args.args));
-    tidy()?;
-    if !done?.success() {
-        bail!("the load could not be made; the message is above");
+    if !process::run_for_status(command.args(&args.args))?.success() {
+        bail!(
+            "the load could not be made; the message is above, and what it left is in {}",
+            folder.display()
+        );
     }
-    Ok(())
+    tidy()
 }

@@ -28,7 +28,7 @@ impl Run {
     }
 }
 
-/// Takes every VM of all pools, each through the next server in turn. Every claim must get a VM, and each VM goes to one claim.
+/// Takes every VM of all pools; those of one pool through the servers in turn. Every claim must get a VM, and each VM goes to one claim.
 pub(crate) async fn take_all(servers: &Servers, pools: &[ProjectId], of_a_pool: usize, clients: usize) -> Result<Run> {
     let (next, total) = (AtomicUsize::new(0), pools.len() * of_a_pool);
     let begin = Instant::now();
@@ -45,7 +45,7 @@ pub(crate) async fn take_all(servers: &Servers, pools: &[ProjectId], of_a_pool: 
                 ..ClaimRequest::default()
             };
             let begun = Instant::now();
-            let reply = servers.client(number).claim(pool, &body).await?;
+            let reply = servers.client(number + number / pools.len()).claim(pool, &body).await?;
             done.push((reply.id, begun.elapsed()));
         }
     };

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use hearth_test_postgres::programs;
 
 /// Rows for each second that pgbench runs: more than any machine of this kind claims.
-const ROWS_A_SECOND: u64 = 20_000;
+const ROWS_A_SECOND: u64 = 60_000;
 
 /// Claims per second of the statement alone, by so many clients: it decides who gets a VM, so that no two get the same and none waits for another.
 pub(crate) fn bare_claims(url: &str, folder: &Path, pools: usize, clients: usize, time: Duration) -> Result<f64> {

@@ -34,7 +34,7 @@ struct Args {
     #[arg(long)]
     folder: PathBuf,
     /// Pools; each has 20 VMs ready
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 60)]
     pools: usize,
     /// Clients that claim at the same time
     #[arg(long, default_value_t = 32)]
@@ -125,7 +125,10 @@ async fn measure(args: &Args) -> Result<()> {
         let postgres = tokio::task::spawn_blocking(Postgres::durable).await?;
         std::fs::create_dir_all(&args.folder)?;
         let time = Duration::from_secs(args.seconds);
-        let bare = database::bare_claims(&postgres.database(), &args.folder, args.pools, args.clients, time)?;
+        let (url, folder) = (postgres.database(), args.folder.clone());
+        let (pools, clients) = (args.pools, args.clients);
+        let bare = move || database::bare_claims(&url, &folder, pools, clients, time);
+        let bare = tokio::task::spawn_blocking(bare).await??;
         let run = one_run(args, Some(&postgres.database()), count, vms)
             .await
             .with_context(|| what.clone())?;

@@ -35,7 +35,7 @@ const AT_ONCE: usize = 8;
 pub(crate) struct Servers(Vec<(Child, Client)>);
 
 impl Servers {
-    /// `database`: none for SQLite. They have room for `vms` in all, so that none is made anew while claims are counted.
+    /// `database`: none for SQLite. Each has room for `vms`.
     pub(crate) async fn start(
         hearth: &Path,
         folder: &Path,
@@ -74,7 +74,8 @@ impl Servers {
                 image: None,
                 project_setup: None,
                 vm_size: Some(VmSize::Small),
-                max_vms: None,
+                // What is claimed counts, too: none is made anew while claims are counted.
+                max_vms: Some(u32::try_from(of_a_pool)?),
                 git_identity: None,
                 lfs: None,
                 submodules: None,
