@@ -50,6 +50,16 @@ impl Server {
         (Self::start(folder, options, move |_| Ok(made)).await.unwrap(), driver)
     }
 
+    /// A server with these VMs, which may be of one before it.
+    pub async fn with_vms(
+        folder: &Arc<tempfile::TempDir>,
+        options: &ServeOptions,
+        driver: &FakeDriver,
+    ) -> Result<Self, ServeError> {
+        let driver: Arc<dyn Driver> = Arc::new(driver.clone());
+        Self::start(folder.clone(), options.clone(), move |_| Ok(driver)).await
+    }
+
     pub async fn start(
         folder: Arc<tempfile::TempDir>,
         options: ServeOptions,

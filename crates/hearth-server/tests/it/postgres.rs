@@ -3,23 +3,14 @@
 
 use std::sync::Arc;
 
-use hearth_drivers::Driver;
+use hearth_drivers::Driver as _;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
-use hearth_server::{MoveError, ServeError, ServeOptions, move_store};
+use hearth_server::{MoveError, ServeError, move_store};
 use hearth_test_postgres::Postgres;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{SOON, Server, options, pause};
-
-async fn start(
-    folder: &Arc<tempfile::TempDir>,
-    options: &ServeOptions,
-    driver: &FakeDriver,
-) -> Result<Server, ServeError> {
-    let driver: Arc<dyn Driver> = Arc::new(driver.clone());
-    Server::start(folder.clone(), options.clone(), move |_| Ok(driver)).await
-}
 
 fn folder() -> Arc<tempfile::TempDir> {
     Arc::new(tempfile::tempdir().unwrap())
@@ -32,7 +23,7 @@ async fn requests_are_refused_with_a_sentence_while_postgresql_is_away_and_nothi
     let (folder, driver) = (folder(), FakeDriver::new(1, FakeOptions::default()));
     let mut options = options(folder.path());
     options.database = Some(cluster.database().parse().unwrap());
-    let server = start(&folder, &options, &driver).await.unwrap();
+    let server = Server::with_vms(&folder, &options, &driver).await.unwrap();
     let (_, pool) = server.full_pool(2).await;
     let claim = format!("{pool}/claim");
     let first = server.post(&claim, json!({ "taskId": "T-1" })).await;
@@ -75,35 +66,48 @@ async fn folder_and_database_that_do_not_belong_together_are_refused() {
         options.database = url.map(|url| url.parse().unwrap());
         options
     };
-    let server = start(&one, &with(&one, Some(&url)), &driver).await.unwrap();
-    let second = start(&other, &with(&other, Some(&url)), &driver).await.err().unwrap();
+    let server = Server::with_vms(&one, &with(&one, Some(&url)), &driver).await.unwrap();
+    let second = Server::with_vms(&other, &with(&other, Some(&url)), &driver)
+        .await
+        .err()
+        .unwrap();
     assert!(second.to_string().contains("copy that file"), "{second}");
     server.stop().await;
     // SQLite would begin with nothing.
-    let forgotten = start(&one, &with(&one, None), &driver).await.err().unwrap();
+    let forgotten = Server::with_vms(&one, &with(&one, None), &driver).await.err().unwrap();
     assert!(
         matches!(&forgotten, ServeError::StoreElsewhere(there) if url.starts_with(there.split('?').next().unwrap()))
     );
     assert!(!one.path().join("data/hearth.db").exists());
     // And so would another database.
     let empty = hearth_test_postgres::shared().database();
-    let other_store = start(&one, &with(&one, Some(&empty)), &driver).await.err().unwrap();
+    let other_store = Server::with_vms(&one, &with(&one, Some(&empty)), &driver)
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(other_store, ServeError::OtherStore), "{other_store}");
-    start(&one, &with(&one, Some(&url)), &driver)
+    Server::with_vms(&one, &with(&one, Some(&url)), &driver)
         .await
         .unwrap()
         .stop()
         .await;
     // And PostgreSQL without what is in SQLite.
     let third = folder();
-    start(&third, &with(&third, None), &driver).await.unwrap().stop().await;
-    let refused = start(&third, &with(&third, Some(&url)), &driver).await.err().unwrap();
+    Server::with_vms(&third, &with(&third, None), &driver)
+        .await
+        .unwrap()
+        .stop()
+        .await;
+    let refused = Server::with_vms(&third, &with(&third, Some(&url)), &driver)
+        .await
+        .err()
+        .unwrap();
     assert!(
         refused.to_string().contains("`hearth store move --to URL`"),
         "{refused}"
     );
     let nowhere = "postgres://hearth:s3cret@localhost/x?host=/nowhere";
-    let away = start(&other, &with(&other, Some(nowhere)), &driver)
+    let away = Server::with_vms(&other, &with(&other, Some(nowhere)), &driver)
         .await
         .err()
         .unwrap()
@@ -121,7 +125,7 @@ async fn store_that_moves_to_postgresql_keeps_claims_pools_and_vms() {
     let mut options = options(folder.path());
     options.database = None;
     let url = hearth_test_postgres::shared().database().parse().unwrap();
-    let server = start(&folder, &options, &driver).await.unwrap();
+    let server = Server::with_vms(&folder, &options, &driver).await.unwrap();
     let (project, pool) = server.full_pool(3).await;
     let claimed = server.post(&format!("{pool}/claim"), json!({ "taskId": "T-1" })).await;
     server.until_full(SOON, &project, 3).await;
@@ -142,7 +146,7 @@ async fn store_that_moves_to_postgresql_keeps_claims_pools_and_vms() {
     assert_eq!(move_store(data, &url, |_| {}).await.unwrap(), moved);
 
     options.database = Some(url);
-    let server = start(&folder, &options, &driver).await.unwrap();
+    let server = Server::with_vms(&folder, &options, &driver).await.unwrap();
     assert_eq!(server.get(&format!("{pool}/instances")).await, instances);
     let again = server.post(&format!("{pool}/claim"), json!({ "taskId": "T-1" })).await;
     assert_eq!(again["id"], claimed["id"]);

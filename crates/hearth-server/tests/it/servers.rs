@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_drivers::Driver;
+use hearth_drivers::Driver as _;
 use hearth_drivers::fake::{FakeDriver, FakeOptions};
-use hearth_server::{ServeError, ServeOptions};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -44,19 +43,10 @@ impl House {
         let mut options = options(folder.path());
         options.provision_concurrency = 4;
         options.database = Some(self.url.parse().unwrap());
-        let server = again(&folder, &options, &driver).await.unwrap();
+        let server = Server::with_vms(&folder, &options, &driver).await.unwrap();
         self.first.get_or_insert(folder);
         (server, driver)
     }
-}
-
-async fn again(
-    folder: &Arc<tempfile::TempDir>,
-    options: &ServeOptions,
-    driver: &FakeDriver,
-) -> Result<Server, ServeError> {
-    let driver: Arc<dyn Driver> = Arc::new(driver.clone());
-    Server::start(folder.clone(), options.clone(), move |_| Ok(driver)).await
 }
 
 /// The servers by whether they are alive, as one of them says it.
@@ -162,7 +152,7 @@ async fn any_server_answers_for_all_and_what_one_leaves_another_takes_up() {
         assert_eq!(status, StatusCode::OK, "{body}");
     }
     // It is back: its claimed VMs are reached again, and its ready ones go, for their pools are at home elsewhere.
-    let other = again(&folder, &other_options, &other_vms).await.unwrap();
+    let other = Server::with_vms(&folder, &other_options, &other_vms).await.unwrap();
     for id in &claims {
         let ran = one
             .post(&format!("/instances/{id}/exec"), json!({ "command": "echo back" }))
@@ -221,7 +211,7 @@ async fn pool_moves_where_a_person_says_and_a_server_with_another_key_is_refused
     let mut options = options(folder.path());
     options.database = Some(house.url.parse().unwrap());
     let driver = FakeDriver::new(1, FakeOptions::default());
-    let refused = again(&folder, &options, &driver).await.err().unwrap();
+    let refused = Server::with_vms(&folder, &options, &driver).await.err().unwrap();
     assert!(refused.to_string().contains("copy that file"), "{refused}");
     one.stop().await;
     other.stop().await;
