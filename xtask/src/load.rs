@@ -31,8 +31,8 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     };
     // What an earlier run left, its logs among it.
     tidy()?;
-    let mut command = Command::new(release.join("hearth-load"));
-    command.arg("--hearth").arg(release.join("hearth"));
+    let mut command = Command::new(release.join("hearth-bench"));
+    command.arg("load").arg("--hearth").arg(release.join("hearth"));
     command.arg("--folder").arg(&folder);
     if !process::run_for_status(command.args(&args.args))?.success() {
         bail!(

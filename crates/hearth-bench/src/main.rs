@@ -1,4 +1,4 @@
-//! What `cargo xtask bench` runs when everything is set up: measures, prints a table, writes JSON. Made to be called by it:
+//! What `cargo xtask bench` and `cargo xtask load` run when everything is set up: measures, prints a table, writes JSON. Made to be called by them:
 //! xtask gives it a folder and a guest image, and ends whatever is left in that folder afterwards, however this ended.
 
 mod again;
@@ -8,6 +8,7 @@ mod clients;
 mod cold;
 mod fill;
 mod fork;
+mod load;
 mod machine;
 mod peers;
 mod project;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use report::Report;
@@ -29,8 +30,22 @@ use report::Report;
 /// What a shell gives for a program that Ctrl-C ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// What `cargo xtask bench` runs
+/// What the project's own tasks measure with
 #[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// What `cargo xtask bench` runs
+    Bench(Args),
+    /// What `cargo xtask load` runs
+    Load(load::LoadArgs),
+}
+
+#[derive(Debug, clap::Args)]
 struct Args {
     /// The built binary `hearth`
     #[arg(long)]
@@ -163,8 +178,7 @@ fn say(text: &str) {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let folder = args.folder.clone();
+    let task = Cli::parse().task;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -173,16 +187,17 @@ fn main() -> ExitCode {
         }
     };
     let done = runtime.block_on(async {
-        let done = tokio::select! {
-            done = run(args) => Some(done),
-            stop = stopped() => match stop {
-                Ok(()) => None,
-                Err(error) => Some(Err(error)),
-            },
-        };
-        // What containers left is not in any record of Hearth's.
-        peers::clean(&folder).await;
-        done
+        match task {
+            Task::Bench(args) => {
+                let folder = args.folder.clone();
+                let done = until_stopped(run(args)).await;
+                // What containers left is not in any record of Hearth's.
+                peers::clean(&folder).await;
+                done
+            }
+            // Servers and PostgreSQL end with the run, however it ends.
+            Task::Load(args) => until_stopped(load::measure(&args)).await,
+        }
     });
     match done {
         Some(Ok(())) => ExitCode::SUCCESS,
@@ -191,6 +206,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         None => ExitCode::from(EXIT_INTERRUPTED),
+    }
+}
+
+/// What comes of it; `None` where a signal was sooner.
+async fn until_stopped(work: impl Future<Output = Result<()>>) -> Option<Result<()>> {
+    tokio::select! {
+        done = work => Some(done),
+        stop = stopped() => stop.err().map(Err),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The server that is measured: the release binary, in a process group of its own, so that Ctrl-C reaches us first.
+//! A server that is measured: the release binary, in a process group of its own, so that Ctrl-C reaches us first.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -18,8 +18,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks whether it answers.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
-/// Seventy VMs of 1 GiB, by name; they cost a tenth of it.
-const MEMORY_MIB: &str = "131072";
+
+/// Where the store is, when it is not in the data folder.
+const DATABASE: &str = "HEARTH_DATABASE";
 
 pub(crate) struct Server {
     child: Child,
@@ -30,7 +31,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(hearth: &Path, data: &Path) -> Result<Self> {
+    /// `database`: none for SQLite. `args`: more of `hearth serve`.
+    pub(crate) async fn start(hearth: &Path, data: &Path, database: Option<&str>, args: &[&str]) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
         let address = listener.local_addr()?.to_string();
         drop(listener);
@@ -38,7 +40,8 @@ impl Server {
         let log = File::create(data.join("server.log"))?;
         let mut child = command(hearth, data)
             .args(["serve", "--listen", &address, "--requests-per-second", "0"])
-            .args(["--memory", MEMORY_MIB])
+            .args(args)
+            .envs(database.map(|database| (DATABASE, database)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -101,7 +104,7 @@ fn command(hearth: &Path, data: &Path) -> Command {
 
 fn set_env(command: &mut Command, data: &Path) {
     // A server of the person's own must not get the bench's commands.
-    for name in ["HEARTH_URL", "HEARTH_TOKEN"] {
+    for name in ["HEARTH_URL", "HEARTH_TOKEN", DATABASE] {
         command.env_remove(name);
     }
     command.env("HEARTH_RUNTIME_DIR", data.join("run"));

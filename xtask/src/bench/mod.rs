@@ -94,7 +94,7 @@ fn measure(args: &BenchArgs, folder: &Path) -> Result<()> {
             .arg(workspace::shared_packages()),
     )?;
     let mut command = Command::new(program("hearth-bench"));
-    command.arg("--hearth").arg(program("hearth"));
+    command.arg("bench").arg("--hearth").arg(program("hearth"));
     command.arg("--images").arg(workspace::shared_images());
     command.arg("--folder").arg(folder);
     if e2b::python().exists() {

@@ -9,23 +9,14 @@ use futures::future::try_join_all;
 use hearth_api::claim::ClaimRequest;
 use hearth_api::ids::{InstanceId, ProjectId};
 
-use crate::servers::Servers;
+use super::servers::Servers;
 
 /// All claims of a run.
 pub(crate) struct Run {
-    /// Of each claim, shortest first.
-    pub(crate) took: Vec<Duration>,
+    /// Of each claim, shortest first, milliseconds.
+    pub(crate) took: Vec<f64>,
     /// From the first request to the last answer.
     pub(crate) all: Duration,
-}
-
-impl Run {
-    /// So many of all claims took no longer, milliseconds.
-    pub(crate) fn at(&self, part: f64) -> f64 {
-        let last = self.took.len().saturating_sub(1);
-        let at = (last as f64 * part).round() as usize;
-        self.took.get(at).map_or(f64::NAN, |took| took.as_secs_f64() * 1000.0)
-    }
 }
 
 /// Takes every VM of all pools; those of one pool through the servers in turn. Every claim must get a VM, and each VM goes to one claim.
@@ -59,7 +50,7 @@ pub(crate) async fn take_all(servers: &Servers, pools: &[ProjectId], of_a_pool: 
     if different.len() != done.len() {
         bail!("{} claims got {} VMs: some got the same", done.len(), different.len());
     }
-    let mut took: Vec<Duration> = done.into_iter().map(|(_, took)| took).collect();
-    took.sort_unstable();
+    let mut took: Vec<f64> = done.iter().map(|(_, took)| took.as_secs_f64() * 1000.0).collect();
+    took.sort_by(f64::total_cmp);
     Ok(Run { took, all })
 }

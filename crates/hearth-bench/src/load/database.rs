@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use hearth_test_postgres::programs;
+use tokio::process::Command;
+
+use crate::peers::output;
 
 /// Rows for each second that pgbench runs: more than any machine of this kind claims.
 const ROWS_A_SECOND: u64 = 60_000;
 
 /// Claims per second of the statement alone, by so many clients: it decides who gets a VM, so that no two get the same and none waits for another.
-pub(crate) fn bare_claims(url: &str, folder: &Path, pools: usize, clients: usize, time: Duration) -> Result<f64> {
+pub(crate) async fn bare_claims(url: &str, folder: &Path, pools: usize, clients: usize, time: Duration) -> Result<f64> {
     let file = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::write(&path, text).map(|()| path)
@@ -24,7 +26,8 @@ pub(crate) fn bare_claims(url: &str, folder: &Path, pools: usize, clients: usize
             .args(["--set", &format!("rows={}", ROWS_A_SECOND * time.as_secs()), "--file"])
             .arg(file("tables.sql", include_str!("tables.sql"))?)
             .arg(url),
-    )?;
+    )
+    .await?;
     let said = output(
         Command::new(programs().join("pgbench"))
             .args(["--no-vacuum", "--protocol", "prepared", "--define", &pools])
@@ -37,24 +40,11 @@ pub(crate) fn bare_claims(url: &str, folder: &Path, pools: usize, clients: usize
             ])
             .arg(file("claim.sql", include_str!("claim.sql"))?)
             .arg(url),
-    )?;
+    )
+    .await?;
     let rate = said
         .lines()
         .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next());
     let rate = rate.with_context(|| format!("pgbench said no rate: {said}"))?;
     Ok(rate.parse()?)
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
-    if !output.status.success() {
-        bail!(
-            "{} failed: {}",
-            command.get_program().display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

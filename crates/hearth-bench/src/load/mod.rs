@@ -1,4 +1,4 @@
-//! What `cargo xtask load` runs when everything is built: claims over real HTTP, as fast as clients can make them, on SQLite and on a durable
+//! `cargo xtask load`: claims over real HTTP, as fast as clients can make them, on SQLite and on a durable
 //! PostgreSQL with one, two and three servers. The VMs are the fake driver's, so that neither memory nor processor sets the limit. Beside
 //! each run on PostgreSQL, pgbench runs the bare claim statement with as many clients: what the database alone could do.
 
@@ -7,26 +7,23 @@ mod database;
 mod servers;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use hearth_api::counted::count;
 use hearth_test_postgres::Postgres;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use claims::Run;
 use servers::Servers;
 
+use crate::report::percentile;
+
 /// VMs of a pool: the most that one may have ready.
 const OF_A_POOL: usize = 20;
-/// What a shell gives for a program that Ctrl-C ended.
-const EXIT_INTERRUPTED: u8 = 130;
 
-/// What `cargo xtask load` runs
-#[derive(Debug, Parser)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
     /// The built binary `hearth`
     #[arg(long)]
     hearth: PathBuf,
@@ -64,37 +61,7 @@ struct Line {
     bare_per_second: Option<f64>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let args = Args::parse();
-    // Servers and PostgreSQL end with the run, however it ends.
-    let done = tokio::select! {
-        done = measure(&args) => done,
-        stopped = stopped() => match stopped {
-            Ok(()) => return ExitCode::from(EXIT_INTERRUPTED),
-            Err(error) => Err(error),
-        },
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn stopped() -> Result<()> {
-    let listen = |kind| signal(kind).context("signals cannot be received");
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
-async fn measure(args: &Args) -> Result<()> {
+pub(crate) async fn measure(args: &LoadArgs) -> Result<()> {
     let vms = args.pools * OF_A_POOL;
     println!(
         "{} pools of {OF_A_POOL} VMs, {} clients, {} processors for servers, database and clients together\n",
@@ -120,16 +87,13 @@ async fn measure(args: &Args) -> Result<()> {
     };
     let run = one_run(args, None, 1, vms).await.context("SQLite, 1 server")?;
     tell(line("SQLite, 1 server".to_owned(), &run, None));
-    for &count in &args.servers {
-        let what = format!("PostgreSQL, {count} server{}", if count == 1 { "" } else { "s" });
+    for &servers in &args.servers {
+        let what = format!("PostgreSQL, {}", count(servers as u64, "server"));
         let postgres = tokio::task::spawn_blocking(Postgres::durable).await?;
         std::fs::create_dir_all(&args.folder)?;
         let time = Duration::from_secs(args.seconds);
-        let (url, folder) = (postgres.database(), args.folder.clone());
-        let (pools, clients) = (args.pools, args.clients);
-        let bare = move || database::bare_claims(&url, &folder, pools, clients, time);
-        let bare = tokio::task::spawn_blocking(bare).await??;
-        let run = one_run(args, Some(&postgres.database()), count, vms)
+        let bare = database::bare_claims(&postgres.database(), &args.folder, args.pools, args.clients, time).await?;
+        let run = one_run(args, Some(&postgres.database()), servers, vms)
             .await
             .with_context(|| what.clone())?;
         tell(line(what, &run, Some(bare)));
@@ -141,9 +105,9 @@ async fn measure(args: &Args) -> Result<()> {
     Ok(())
 }
 
-async fn one_run(args: &Args, database: Option<&str>, count: usize, vms: usize) -> Result<Run> {
+async fn one_run(args: &LoadArgs, database: Option<&str>, servers: usize, vms: usize) -> Result<Run> {
     let folder = args.folder.join("servers");
-    let servers = Servers::start(&args.hearth, &folder, database, count, vms).await?;
+    let servers = Servers::start(&args.hearth, &folder, database, servers, vms).await?;
     let pools = servers.fill(args.pools, OF_A_POOL).await?;
     let run = claims::take_all(&servers, &pools, OF_A_POOL, args.clients).await;
     servers.stop().await?;
@@ -156,8 +120,8 @@ fn line(what: String, run: &Run, bare_per_second: Option<f64>) -> Line {
         what,
         claims: run.took.len(),
         per_second: run.took.len() as f64 / run.all.as_secs_f64(),
-        p50_ms: run.at(0.5),
-        p99_ms: run.at(0.99),
+        p50_ms: percentile(&run.took, 50),
+        p99_ms: percentile(&run.took, 99),
         bare_per_second,
     }
 }
